@@ -1,0 +1,1 @@
+"""int8 embedding and reranking on plain CPUs."""

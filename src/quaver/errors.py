@@ -1,0 +1,103 @@
+"""Every error Quaver raises on purpose, as one tree.
+
+    QuaverError
+    ├── ModelError                         the model cannot be used
+    │   ├── ModelNotFoundError             no such folder, or the hub does not have (or reach) it
+    │   ├── ModelFolderError               a file of the folder is missing, broken or contradicts another
+    │   ├── WeightsError                   a tensor is missing, has a wrong shape or dtype, or is not finite
+    │   ├── UnsupportedArchitectureError   an architecture, or one of its options, that Quaver does not run
+    │   ├── PoolingError                   the folder does not say how to pool and nobody else did
+    │   └── TokenizerError                 the tokenizer is missing, broken or does not fit the vocabulary
+    ├── InputError (ValueError)            an argument of a call is outside its rule
+    │   └── TokenRangeError                a token, token type or position id is outside its table
+    ├── EngineError                        the native engine cannot run as asked
+    │   └── InstructionSetError            the instruction set is unknown, or this machine lacks it
+    ├── DocumentError                      a document, or a folder of documents, cannot be read
+    └── StoreError                         a store cannot be used
+        ├── StoreNotFoundError             nothing is stored at this path
+        ├── StoreExistsError               something is already stored at this path
+        ├── StoreLockedError               another process holds the store
+        ├── StoreMismatchError             the store was made with another model, dimension or version
+        └── StoreWriteError                writing failed: disk full, read-only folder
+
+A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all of them; nothing is half
+written when one is raised. A missing extra is an ordinary ``ImportError`` that names the extra to install.
+"""
+
+from __future__ import annotations
+
+
+class QuaverError(Exception):
+    """The root of every error that Quaver raises on purpose."""
+
+
+class ModelError(QuaverError):
+    """The model cannot be used."""
+
+
+class ModelNotFoundError(ModelError):
+    """There is no such folder, or the hub does not have the model or cannot be reached."""
+
+
+class ModelFolderError(ModelError):
+    """A file of the model folder is missing, broken, or contradicts another."""
+
+
+class WeightsError(ModelError):
+    """A tensor is missing, has the wrong shape or dtype, or holds NaN or infinity."""
+
+
+class UnsupportedArchitectureError(ModelError):
+    """The model's architecture, or one of its options, is one that Quaver does not run."""
+
+
+class PoolingError(ModelError):
+    """The folder does not say how token vectors become one vector, and no argument did."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer is missing, broken, or does not fit the model's vocabulary."""
+
+
+class InputError(QuaverError, ValueError):
+    """An argument of a call is outside its rule."""
+
+
+class TokenRangeError(InputError):
+    """A token, token type or position id is outside its embedding table."""
+
+
+class EngineError(QuaverError):
+    """The native engine cannot run as asked."""
+
+
+class InstructionSetError(EngineError):
+    """The instruction set is unknown, or this CPU or operating system lacks it."""
+
+
+class DocumentError(QuaverError):
+    """A document, or a folder of documents, cannot be read."""
+
+
+class StoreError(QuaverError):
+    """A store of passages cannot be used."""
+
+
+class StoreNotFoundError(StoreError):
+    """Nothing is stored at this path."""
+
+
+class StoreExistsError(StoreError):
+    """Something is already stored at this path."""
+
+
+class StoreLockedError(StoreError):
+    """Another process holds the store."""
+
+
+class StoreMismatchError(StoreError):
+    """The store was made with another model, another dimension, or another version."""
+
+
+class StoreWriteError(StoreError):
+    """Writing to the store failed: the disk is full, or the folder is read-only."""
