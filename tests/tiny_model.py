@@ -1,0 +1,173 @@
+"""A tiny random BERT in the sentence-transformers folder layout, written in milliseconds, the same on every machine.
+
+Its vectors mean nothing; its files, shapes, tokenizer and prompts are those of a real model, so everything but the
+quality of a search can be tested with it. The settings baked into tokenizer.json (padding and truncation to 16) are wrong
+on purpose: real models carry such settings too, and Quaver has to override them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
+from tokenizers.models import WordPiece
+
+SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = (
+    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which "
+    "one you were all her she there would their we him been has when who will no more if out so up said what its about "
+    "than into them can only other time new some could these two may first then do any like my now over such our man me "
+    "even most made after also well many must before back through where much your way down should because long each "
+    "file files list dict string value key function class module python code data text query passage error return import"
+).split()
+ENDINGS = ("##ing", "##ed", "##er", "##ly", "##ion", "##es", "##al", "##ment", "##able", "##ness")
+PROMPTS = {"query": "query: ", "document": "passage: "}
+
+
+def tiny_vocabulary() -> list[str]:
+    """Return about 300 word pieces: special tokens, characters, words, endings."""
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789"
+    symbols = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    pieces = [*SPECIALS, *letters, *symbols, *(f"##{c}" for c in letters), *WORDS, *ENDINGS]
+    return list(dict.fromkeys(pieces))
+
+
+def tiny_tokenizer() -> Tokenizer:
+    """Build the WordPiece tokenizer of the tiny model."""
+    vocabulary = {piece: i for i, piece in enumerate(tiny_vocabulary())}
+    tokenizer = Tokenizer(WordPiece(vocab=vocabulary, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(piece, vocabulary[piece]) for piece in ("[CLS]", "[SEP]")],
+    )
+    tokenizer.add_special_tokens(list(SPECIALS))
+    tokenizer.enable_truncation(16)
+    tokenizer.enable_padding(length=16)
+    return tokenizer
+
+
+def tiny_config(
+    *, hidden: int = 64, layers: int = 2, heads: int = 4, max_positions: int = 64
+) -> dict[str, Any]:
+    """Return config.json of the tiny model."""
+    return {
+        "architectures": ["BertModel"],
+        "model_type": "bert",
+        "hidden_act": "gelu",
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "layer_norm_eps": 1e-12,
+        "max_position_embeddings": max_positions,
+        "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+        "pad_token_id": 0,
+        "position_embedding_type": "absolute",
+        "type_vocab_size": 2,
+        "vocab_size": len(tiny_vocabulary()),
+    }
+
+
+def tiny_tensors(config: dict[str, Any], *, seed: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Draw the weights, wide enough that different texts get clearly different vectors."""
+    rng = np.random.default_rng(seed)
+    hidden, inner = config["hidden_size"], config["intermediate_size"]
+    tensors: dict[str, NDArray[np.float32]] = {}
+
+    def draw(name: str, *shape: int, std: float) -> None:
+        tensors[name] = (rng.standard_normal(shape) * std).astype(np.float32)
+
+    def linear(name: str, rows: int, columns: int) -> None:
+        draw(f"{name}.weight", rows, columns, std=columns**-0.5)
+        draw(f"{name}.bias", rows, std=0.1)
+
+    def norm(name: str) -> None:
+        draw(f"{name}.weight", hidden, std=0.1)
+        tensors[f"{name}.weight"] += 1
+        draw(f"{name}.bias", hidden, std=0.1)
+
+    draw("embeddings.word_embeddings.weight", config["vocab_size"], hidden, std=1)
+    draw(
+        "embeddings.position_embeddings.weight", config["max_position_embeddings"], hidden, std=0.3
+    )
+    draw("embeddings.token_type_embeddings.weight", config["type_vocab_size"], hidden, std=0.3)
+    norm("embeddings.LayerNorm")
+    for i in range(config["num_hidden_layers"]):
+        layer = f"encoder.layer.{i}"
+        for part in ("query", "key", "value"):
+            linear(f"{layer}.attention.self.{part}", hidden, hidden)
+        linear(f"{layer}.attention.output.dense", hidden, hidden)
+        norm(f"{layer}.attention.output.LayerNorm")
+        linear(f"{layer}.intermediate.dense", inner, hidden)
+        linear(f"{layer}.output.dense", hidden, inner)
+        norm(f"{layer}.output.LayerNorm")
+    return tensors
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write one JSON file, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1), encoding="utf-8")
+
+
+def write_tiny_model(
+    folder: Path,
+    *,
+    seed: int = 0,
+    hidden: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    max_positions: int = 64,
+    pooling: str | None = "mean",
+    normalize: bool = True,
+    prompts: dict[str, str] | None = None,
+) -> Path:
+    """Write the model folder and return it.
+
+    Args:
+        folder: where to write; made when missing.
+        seed: another seed gives another model with the same tokenizer.
+        hidden: hidden size H, a multiple of `heads`.
+        layers: encoder layers.
+        heads: attention heads.
+        max_positions: longest text in tokens, special tokens included.
+        pooling: "mean", "cls", "max"; None leaves out modules.json.
+        normalize: whether modules.json ends with Normalize.
+        prompts: prompts of the model; None means `PROMPTS`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = tiny_config(hidden=hidden, layers=layers, heads=heads, max_positions=max_positions)
+    write_json(folder / "config.json", config)
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    save_file(tiny_tensors(config, seed=seed), folder / "model.safetensors", {"format": "pt"})
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {"prompts": PROMPTS if prompts is None else prompts, "default_prompt_name": None},
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_positions})
+    if pooling is not None:
+        flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
+        settings = {f"pooling_mode_{flag}": mode == pooling for mode, flag in flags.items()}
+        write_json(
+            folder / "1_Pooling/config.json", {"word_embedding_dimension": hidden, **settings}
+        )
+        names = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
+        paths = ["", "1_Pooling", "2_Normalize"]
+        modules = [
+            {
+                "idx": i,
+                "name": str(i),
+                "path": paths[i],
+                "type": f"sentence_transformers.models.{n}",
+            }
+            for i, n in enumerate(names)
+        ]
+        write_json(folder / "modules.json", modules)
+    return folder
