@@ -1,0 +1,107 @@
+"""The visible text of an HTML page and its sections, by Beautiful Soup."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+from bs4 import BeautifulSoup, NavigableString, Tag, XMLParsedAsHTMLWarning
+from bs4.element import PreformattedString
+
+from quaver.passages.outline import Heading, sections_between
+from quaver.passages.passage import Section
+
+_UNSEEN = ["script", "style", "template", "noscript", "nav", "aside", "head", "svg", "button", "form", "iframe"]
+_INLINE = frozenset(
+    "a abbr b bdi bdo cite code data del dfn em font i ins kbd label mark q ruby s samp small span strong sub sup time "
+    "tt u var wbr".split()
+)
+_HEADING = re.compile(r"h[1-6]")
+
+
+def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
+    """Extracts the visible text of a page and finds its sections.
+
+    Only the main content counts where the page names one (``<main>``, ``role="main"``, ``<article>``): menus and page
+    furniture would otherwise become passages.
+
+    Args:
+        markup: The decoded page.
+
+    Returns:
+        The visible text (blocks separated by an empty line, white space collapsed outside ``<pre>``) and its sections,
+        whose offsets are characters of this text, not of the file.
+    """
+    with warnings.catch_warnings():
+        # An XHTML page is a page: read as HTML its text is the same.
+        warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
+        page = BeautifulSoup(markup, "html.parser")
+    for unseen in page(_UNSEEN):
+        unseen.decompose()
+    for link in page.select("a.headerlink"):
+        link.decompose()
+    writer = _Writer()
+    writer.write(page.find("main") or page.find(attrs={"role": "main"}) or page.find("article") or page.body or page)
+    return writer.finish()
+
+
+class _Writer:
+    """Collects the text block by block and remembers where the headings are."""
+
+    def __init__(self) -> None:
+        self._blocks: list[str] = []
+        self._length = 0
+        self._line: list[str] = []
+        self._headings: list[Heading] = []
+
+    def finish(self) -> tuple[str, tuple[Section, ...]]:
+        self._end_block()
+        text = "".join(self._blocks)
+        return text, sections_between(text, self._headings)
+
+    def write(self, node: Tag) -> None:
+        """Writes an element; a stack instead of recursion, because pages nest as deep as they like."""
+        stack: list[Tag | str] = list(reversed([*_parts(node)]))
+        while stack:
+            part = stack.pop()
+            if isinstance(part, str):
+                self._line.append(part) if part else self._end_block()
+            elif part.name == "pre":
+                self._end_block()
+                self._add_block(part.get_text().strip("\r\n"))
+            elif _HEADING.fullmatch(part.name):
+                self._end_block()
+                self._add_heading(part)
+            elif part.name in _INLINE:
+                stack.extend(reversed([*_parts(part)]))
+            else:
+                # An empty string stands for the border of a block.
+                stack.extend(reversed(["", *_parts(part), ""]))
+
+    def _add_heading(self, tag: Tag) -> None:
+        title = " ".join(tag.get_text().split())
+        if title:
+            start = self._length
+            self._add_block(title)
+            self._headings.append(Heading(int(tag.name[1]), title, start, self._length))
+
+    def _end_block(self) -> None:
+        block = " ".join("".join(self._line).split())
+        self._line.clear()
+        self._add_block(block)
+
+    def _add_block(self, block: str) -> None:
+        if block:
+            self._blocks.append(block + "\n\n")
+            self._length += len(block) + 2
+
+
+def _parts(node: Tag) -> list[Tag | str]:
+    """Returns the children that can be seen: elements and text, no comments, declarations or processing."""
+    parts: list[Tag | str] = []
+    for child in node.children:
+        if isinstance(child, Tag):
+            parts.append(child)
+        elif isinstance(child, NavigableString) and not isinstance(child, PreformattedString) and str(child):
+            parts.append(str(child))
+    return parts

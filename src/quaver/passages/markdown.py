@@ -1,0 +1,46 @@
+"""Sections of Markdown (CommonMark), by markdown-it-py: it knows fences, so ``# a comment`` in code is no heading."""
+
+from __future__ import annotations
+
+import re
+
+from markdown_it import MarkdownIt
+
+from quaver.passages.outline import Heading, sections_between
+from quaver.passages.passage import Section
+
+_FRONT_MATTER = re.compile(r"---[ \t]*(?:\r\n?|\n).*?^(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL | re.MULTILINE)
+_LINE_END = re.compile(r"\r\n?|\n")
+
+
+def markdown_sections(text: str) -> tuple[Section, ...]:
+    """Finds the sections of a Markdown document.
+
+    Args:
+        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is left out: read as
+            CommonMark it would become a heading.
+
+    Returns:
+        The sections in order; offsets are exact characters of ``text``.
+
+    Source:
+        CommonMark 0.31, "ATX headings" and "Setext headings".
+    """
+    front = _FRONT_MATTER.match(text)
+    begin = front.end() if front else 0
+    # The parser counts lines in the same way: \r\n, \n and a lone \r each end one.
+    starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]
+    tokens = MarkdownIt("commonmark").parse(text[begin:])
+    headings = []
+    for token, inline in zip(tokens, tokens[1:], strict=False):
+        # A heading inside a list or a quotation (level > 0) does not structure the document.
+        if token.type != "heading_open" or token.level > 0 or token.map is None:
+            continue
+        first, last = token.map
+        end = starts[last] if last < len(starts) else len(text)
+        title = "".join(part.content or " " for part in inline.children or () if part.type in _WITH_TEXT)
+        headings.append(Heading(int(token.tag[1]), " ".join(title.split()), starts[first], end))
+    return sections_between(text, [heading for heading in headings if heading.title], start=begin)
+
+
+_WITH_TEXT = frozenset({"text", "code_inline", "softbreak", "hardbreak", "image"})

@@ -1,0 +1,54 @@
+"""Headings with levels become sections with heading paths: the part every format shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from quaver.passages.passage import Section
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading in a text.
+
+    Attributes:
+        level: 0 is the outermost; levels may be skipped.
+        title: One line, without markup of the heading itself.
+        start: Where the heading begins; the section before it ends here.
+        end: Where its own section's body begins.
+    """
+
+    level: int
+    title: str
+    start: int
+    end: int
+
+
+def sections_between(text: str, headings: Iterable[Heading], start: int = 0) -> tuple[Section, ...]:
+    """Cuts a text at its headings.
+
+    Args:
+        text: The whole text.
+        headings: In the order of the text.
+        start: First character that belongs to a section (metadata before it is left out).
+
+    Returns:
+        One section per heading, and one before the first heading, each with the headings above it. Sections without
+        anything but white space are left out.
+    """
+    sections: list[Section] = []
+    open_headings: list[Heading] = []
+
+    def close(end: int) -> None:
+        if text[start:end].strip():
+            sections.append(Section(tuple(heading.title for heading in open_headings), start, end))
+
+    for heading in headings:
+        close(heading.start)
+        while open_headings and open_headings[-1].level >= heading.level:
+            open_headings.pop()
+        open_headings.append(heading)
+        start = heading.end
+    close(len(text))
+    return tuple(sections)

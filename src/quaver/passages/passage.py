@@ -1,0 +1,109 @@
+"""What the other modules of this package exchange: a document, its sections, its passages."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+
+HEADING_SEPARATOR = " > "
+"""Joins the headings above a passage: ``Tutorial > Data Structures > More on Lists``."""
+
+_NAMESPACE = uuid.UUID("6c1d4f0e-6d0c-5e43-9a3c-6f2a1f5f0b77")
+
+
+@dataclass(frozen=True)
+class Section:
+    """The text between one heading and the next.
+
+    Attributes:
+        headings: The headings above the text, outermost first; empty before the first heading.
+        start: First character of the section's body in ``Document.text``; the heading itself is not part of it.
+        end: One past its last character.
+    """
+
+    headings: tuple[str, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Document:
+    """One file as text, with its sections.
+
+    Attributes:
+        source: Path relative to the indexed folder, with forward slashes.
+        text: For .txt, .md and .rst the decoded file, character for character (line ends are kept, a byte order mark
+            is not part of it). For .html the visible text, because the file's own characters are mostly markup.
+        sections: In the order of the text, without overlap. Characters outside every section are headings and
+            metadata.
+        markdown: Whether ``text`` is Markdown, so that splitting respects its blocks.
+    """
+
+    source: str
+    text: str
+    sections: tuple[Section, ...]
+    markdown: bool = False
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of a document that fits the model.
+
+    Attributes:
+        id: A UUID made from source, heading, text and how often the three occurred before in the file. It does not
+            depend on the position, so text that only moved keeps its id and its vector.
+        text: ``document.text[start:end]``.
+        source: Path relative to the indexed folder, with forward slashes.
+        heading: The headings above the text, joined by " > "; empty where there is none.
+        start: First character in ``Document.text``: for .txt, .md and .rst an exact offset into the decoded file, for
+            .html an offset into the visible text that ``read_document`` returns.
+        end: One past the last character, counted in the same way.
+    """
+
+    id: str
+    text: str
+    source: str
+    heading: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file or folder that could not be read, and why.
+
+    Attributes:
+        source: Path relative to the indexed folder, with forward slashes.
+        reason: One line for people.
+    """
+
+    source: str
+    reason: str
+
+
+def passage_id(source: str, heading: str, text: str, occurrence: int) -> str:
+    """Makes the id of a passage: the same passage gets the same id in every run.
+
+    Args:
+        source: Path relative to the indexed folder.
+        heading: The joined heading path.
+        text: The passage's text.
+        occurrence: How many passages of the file with the same heading and text came before, from 0.
+
+    Returns:
+        A UUID (version 5) in its usual text form.
+    """
+    return str(uuid.uuid5(_NAMESPACE, "\0".join((source, heading, text, str(occurrence)))))
+
+
+def embedded_text(heading: str, text: str) -> str:
+    r"""Returns what the model reads for a passage: ``heading + "\n" + text``, or the text alone without a heading.
+
+    Args:
+        heading: The joined heading path; may be empty.
+        text: The passage's text.
+
+    Returns:
+        The text to embed.
+    """
+    return f"{heading}\n{text}" if heading else text

@@ -1,0 +1,78 @@
+"""A document becomes passages that fit the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+from semantic_text_splitter import MarkdownSplitter, TextSplitter
+
+from quaver.errors import InputError
+from quaver.passages.passage import HEADING_SEPARATOR, Document, Passage, embedded_text, passage_id
+
+SMALLEST_BUDGET = 8
+"""Fewer tokens than this do not hold a heading and a sentence."""
+
+
+class TokenCounter(Protocol):
+    """The part of a tokenizer that splitting needs."""
+
+    def count(self, text: str) -> int:
+        """Returns the number of tokens of a text, without special tokens."""
+        ...
+
+
+def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
+    """Splits a document on its headings, then on paragraphs and sentences, then, if it must, on words.
+
+    Each passage is as long as it can be under one heading: ``count(heading + newline + text) <= max_tokens``. A heading
+    path longer than a quarter of ``max_tokens`` loses its outermost headings.
+
+    Args:
+        document: The document.
+        tokenizer: The model's own tokenizer.
+        max_tokens: Tokens that the model reads, without special tokens and without its prompt; at least 8.
+
+    Returns:
+        The passages in the order of the document. White space at their ends is cut off.
+
+    Raises:
+        InputError: ``max_tokens`` is below 8.
+
+    Source:
+        semantic-text-splitter, "Method": the largest semantic unit that fits, by Unicode sentences and words.
+    """
+    if max_tokens < SMALLEST_BUDGET:
+        raise InputError(f"max_tokens must be at least {SMALLEST_BUDGET}: got {max_tokens}; use a larger max_seq_length")
+    splitter = MarkdownSplitter if document.markdown else TextSplitter
+    seen: Counter[tuple[str, str]] = Counter()
+    passages = []
+    for section in document.sections:
+        heading = _heading(section.headings, tokenizer, max_tokens // 4)
+        pieces = splitter.from_callback(_counter(tokenizer, heading), max_tokens)
+        for offset, text in pieces.chunk_indices(document.text[section.start : section.end]):
+            if not text:
+                continue
+            start = section.start + offset
+            identity = passage_id(document.source, heading, text, seen[heading, text])
+            seen[heading, text] += 1
+            passages.append(Passage(identity, text, document.source, heading, start, start + len(text)))
+    return passages
+
+
+def _counter(tokenizer: TokenCounter, heading: str) -> Callable[[str], int]:
+    """Counts a piece as the model will read it, with its heading."""
+    return lambda text: tokenizer.count(embedded_text(heading, text))
+
+
+def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:
+    """Joins the innermost headings that fit; a single heading that is too long loses words at its end."""
+    for first in range(len(headings)):
+        path = HEADING_SEPARATOR.join(headings[first:])
+        if tokenizer.count(path) <= budget:
+            return path
+    if not headings or budget < 1:
+        return ""
+    pieces = TextSplitter.from_callback(tokenizer.count, budget).chunks(headings[-1])
+    return pieces[0] if pieces else ""
