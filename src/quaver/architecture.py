@@ -1,0 +1,314 @@
+"""config.json to an EncoderSpec, tensors to EncoderWeights: everything about an architecture, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import (
+    ModelFolderError,
+    PoolingError,
+    UnsupportedArchitectureError,
+    WeightsError,
+)
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
+Pooling = Literal["cls", "mean"]
+
+SUPPORTED = ("bert",)
+POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+# Options of config.json that change the forward pass, with the values that leave it as Quaver runs it.
+_REQUIRED_OPTIONS: dict[str, tuple[object, ...]] = {
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+}
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """The encoder as data. Only values that Quaver runs.
+
+    Attributes:
+        model_type: as config.json names it.
+        vocab_size: V, rows of the word embeddings.
+        hidden_size: H, a multiple of `heads`.
+        layers: number of layers.
+        heads: attention heads.
+        intermediate_size: inner size of the feed-forward part.
+        max_positions: P, rows of the position embeddings.
+        position_offset: position of the first token.
+        type_vocab_size: rows of the token type embeddings.
+        norm_eps: added to the variance in LayerNorm.
+        activation: of the feed-forward part; "gelu" is the exact one (erf).
+        pooling: how token vectors become one.
+        normalize: whether the pooled vector is divided by its length.
+    """
+
+    model_type: str
+    vocab_size: int
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    max_positions: int
+    position_offset: int
+    type_vocab_size: int
+    norm_eps: float
+    activation: Activation
+    pooling: Pooling
+    normalize: bool
+
+
+@dataclass(frozen=True)
+class LinearWeights:
+    """y = x @ weight.T + bias: weight float32 (O, K), bias float32 (O,)."""
+
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NormWeights:
+    """LayerNorm: gamma float32 (H,), beta float32 (H,)."""
+
+    gamma: NDArray[np.float32]
+    beta: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One layer: qkv (3H, H) with the rows of query, key, value stacked; out (H, H); up (I, H); down (H, I)."""
+
+    qkv: LinearWeights
+    out: LinearWeights
+    attention_norm: NormWeights
+    up: LinearWeights
+    down: LinearWeights
+    output_norm: NormWeights
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """All weights: word float32 (V, H), position (P, H), token_type (types, H), one LayerWeights for each layer."""
+
+    word: NDArray[np.float32]
+    position: NDArray[np.float32]
+    token_type: NDArray[np.float32]
+    embedding_norm: NormWeights
+    layers: tuple[LayerWeights, ...]
+
+
+def encoder_spec(
+    config: Mapping[str, Any], *, pooling: str | None, normalize: bool
+) -> EncoderSpec:
+    """Read config.json and refuse what Quaver does not run.
+
+    Args:
+        config: config.json of the model.
+        pooling: "cls" or "mean"; from the model folder or from the user, never a guess.
+        normalize: whether pooled vectors are divided by their length.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, or an option, is not supported; both sides are named.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+        PoolingError: pooling is None.
+    """
+    model_type = config.get("model_type")
+    if model_type not in SUPPORTED:
+        raise UnsupportedArchitectureError(
+            f"model_type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}"
+        )
+    for key, values in _REQUIRED_OPTIONS.items():
+        if config.get(key) not in values:
+            raise UnsupportedArchitectureError(
+                f"config.json has {key}={config[key]!r}; {model_type} is supported with {key}={values[0]!r}"
+            )
+    hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    if hidden % heads:
+        raise ModelFolderError(
+            f"hidden_size must be a multiple of num_attention_heads: got {hidden} and {heads} in config.json"
+        )
+    return EncoderSpec(
+        model_type=str(model_type),
+        vocab_size=_size(config, "vocab_size"),
+        hidden_size=hidden,
+        layers=_size(config, "num_hidden_layers"),
+        heads=heads,
+        intermediate_size=_size(config, "intermediate_size"),
+        max_positions=_size(config, "max_position_embeddings"),
+        position_offset=0,
+        type_vocab_size=_size(config, "type_vocab_size"),
+        norm_eps=_norm_eps(config),
+        activation=_activation(config),
+        pooling=_pooling(pooling),
+        normalize=normalize,
+    )
+
+
+def _size(config: Mapping[str, Any], key: str) -> int:
+    value = config.get(key)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ModelFolderError(f"config.json must have {key}, a positive whole number: got {value!r}")
+    return value
+
+
+def _norm_eps(config: Mapping[str, Any]) -> float:
+    value = config.get("layer_norm_eps")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ModelFolderError(
+            f"config.json must have layer_norm_eps, a small positive number: got {value!r}"
+        )
+    return float(value)
+
+
+def _activation(config: Mapping[str, Any]) -> Activation:
+    name = config.get("hidden_act")
+    if name not in _ACTIVATIONS:
+        raise UnsupportedArchitectureError(
+            f"config.json has hidden_act={name!r}; supported: {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def _pooling(pooling: str | None) -> Pooling:
+    if pooling is None:
+        raise PoolingError(
+            "the model folder does not say how to pool (it has no modules.json), and with the wrong pooling the vectors look "
+            "healthy and are useless; look it up in the model's card and pass pooling='cls' or pooling='mean'"
+        )
+    for supported in POOLINGS:
+        if pooling == supported:
+            return supported
+    raise UnsupportedArchitectureError(
+        f"pooling {pooling!r} is not supported; supported: {', '.join(POOLINGS)}"
+    )
+
+
+def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> EncoderWeights:
+    """Pick the encoder's tensors by name; check shape, dtype and that every value is finite.
+
+    A prefix such as "bert." is found and left out, old names (LayerNorm.gamma) are understood, heads and poolers ignored.
+
+    Args:
+        spec: the encoder.
+        tensors: tensors by name, as the model folder gives them.
+
+    Returns:
+        The weights; arrays are C-contiguous float32, views where possible.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected, has the wrong shape or dtype, or holds NaN or infinity; it is named.
+    """
+    picker = _Picker(tensors)
+    hidden = spec.hidden_size
+    weights = EncoderWeights(
+        word=picker.take("embeddings.word_embeddings.weight", spec.vocab_size, hidden),
+        position=picker.take("embeddings.position_embeddings.weight", spec.max_positions, hidden),
+        token_type=picker.take(
+            "embeddings.token_type_embeddings.weight", spec.type_vocab_size, hidden
+        ),
+        embedding_norm=picker.norm("embeddings.LayerNorm", hidden),
+        layers=tuple(_layer(picker, f"encoder.layer.{i}", spec) for i in range(spec.layers)),
+    )
+    picker.require_nothing_left("encoder.", spec)
+    return weights
+
+
+def _layer(picker: _Picker, name: str, spec: EncoderSpec) -> LayerWeights:
+    hidden, inner = spec.hidden_size, spec.intermediate_size
+    parts = [
+        picker.linear(f"{name}.attention.self.{part}", hidden, hidden)
+        for part in ("query", "key", "value")
+    ]
+    qkv = LinearWeights(
+        np.concatenate([part.weight for part in parts]), np.concatenate([p.bias for p in parts])
+    )
+    return LayerWeights(
+        qkv=qkv,
+        out=picker.linear(f"{name}.attention.output.dense", hidden, hidden),
+        attention_norm=picker.norm(f"{name}.attention.output.LayerNorm", hidden),
+        up=picker.linear(f"{name}.intermediate.dense", inner, hidden),
+        down=picker.linear(f"{name}.output.dense", hidden, inner),
+        output_norm=picker.norm(f"{name}.output.LayerNorm", hidden),
+    )
+
+
+class _Picker:
+    """Takes tensors by name and remembers which were taken."""
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        anchor = "embeddings.word_embeddings.weight"
+        found = [name for name in tensors if name == anchor or name.endswith(f".{anchor}")]
+        if len(found) != 1:
+            raise WeightsError(
+                f"the weights must have exactly one tensor {anchor!r}: found {found or 'none'} "
+                f"among {len(tensors)}; is this the model that config.json describes?"
+            )
+        self._prefix = found[0].removesuffix(anchor)
+        self._tensors = tensors
+        self._taken: set[str] = set()
+
+    def linear(self, name: str, rows: int, columns: int) -> LinearWeights:
+        return LinearWeights(
+            self.take(f"{name}.weight", rows, columns), self.take(f"{name}.bias", rows)
+        )
+
+    def norm(self, name: str, size: int) -> NormWeights:
+        old = self._prefix + f"{name}.gamma" in self._tensors
+        gamma, beta = ("gamma", "beta") if old else ("weight", "bias")
+        return NormWeights(self.take(f"{name}.{gamma}", size), self.take(f"{name}.{beta}", size))
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        full = self._prefix + name
+        tensor = self._tensors.get(full)
+        if tensor is None:
+            raise WeightsError(f"tensor {full!r} is missing from the weights")
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
+            )
+        if tensor.dtype != np.float32:
+            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
+        if not _all_finite(tensor):
+            raise WeightsError(
+                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged or training diverged"
+            )
+        self._taken.add(full)
+        return np.ascontiguousarray(tensor)
+
+    def require_nothing_left(self, part: str, spec: EncoderSpec) -> None:
+        start = self._prefix + part
+        left = sorted(name for name in self._tensors.keys() - self._taken if name.startswith(start))
+        if left:
+            raise WeightsError(
+                f"the weights have {len(left)} tensors that a {spec.model_type} of {spec.layers} layers does not have, first "
+                f"{left[0]!r}; config.json and weights contradict each other"
+            )
+
+
+def _all_finite(tensor: NDArray[Any]) -> bool:
+    # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is looked at closely.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = tensor.sum(dtype=np.float32)
+    return bool(np.isfinite(total)) or bool(np.isfinite(tensor).all())

@@ -1,0 +1,87 @@
+"""A model's name or path to a folder on this machine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from quaver.errors import InputError, ModelNotFoundError
+
+_NEEDED = ["*.json", "model*.safetensors", "0_Transformer/model*.safetensors"]
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+
+
+def find_folder(
+    name_or_path: str | Path, revision: str | None, local_files_only: bool, token: str | bool | None
+) -> tuple[Path, str]:
+    """Find a model folder: a local folder if it exists, else the hub.
+
+    Args:
+        name_or_path: a folder, or a hub id such as "BAAI/bge-small-en-v1.5".
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        token: access token of the hub.
+
+    Returns:
+        The folder, and the name of the model: the hub id, or the folder's name.
+
+    Raises:
+        ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked for it.
+        InputError: name_or_path is neither str nor Path, or empty.
+    """
+    if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
+        raise InputError(f"a model is a hub id or a folder: got {name_or_path!r}")
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path, path.resolve().name
+    name = str(name_or_path)
+    if path.is_file():
+        raise ModelNotFoundError(
+            f"{name} is a file; give the folder that holds config.json and model.safetensors"
+        )
+    if isinstance(name_or_path, Path) or name[0] in "./~" or not _HUB_ID.fullmatch(name):
+        raise ModelNotFoundError(
+            f"there is no folder {name}; give an existing model folder, or a hub id such as BAAI/bge-small-en-v1.5"
+        )
+    return _download(name, revision, local_files_only, token), name
+
+
+def _download(
+    name: str, revision: str | None, local_files_only: bool, token: str | bool | None
+) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    at = f" at revision {revision!r}" if revision else ""
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=_NEEDED,
+        )
+    except GatedRepoError as error:
+        advice = "accept its terms on the hub and pass token="
+        raise ModelNotFoundError(f"{name} needs permission: {advice}") from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFoundError(f"{name} has no revision {revision!r} on the hub") from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFoundError(
+            f"{name} is neither a folder here nor a model on the hub; check the spelling, or pass token= if it is private"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        reason = "local_files_only is set" if local_files_only else "the hub cannot be reached"
+        raise ModelNotFoundError(
+            f"{name}{at} is no folder here, it is not in the download cache, and {reason}; go online once, or give a local "
+            "model folder"
+        ) from error
+    except (HFValidationError, OSError) as error:
+        raise ModelNotFoundError(f"cannot get {name}{at} from the hub: {error}") from error
+    return Path(folder)

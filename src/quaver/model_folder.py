@@ -1,0 +1,239 @@
+"""A Hugging Face model folder in the sentence-transformers layout: found, fetched, read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from quaver.errors import (
+    InputError,
+    ModelFolderError,
+    TokenizerError,
+    UnsupportedArchitectureError,
+)
+from quaver.hub import find_folder
+from quaver.weights_file import read_tensors, sample_tensors
+
+_POOLING_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_MODULES = "Transformer, Pooling, Normalize"
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a model folder says about itself.
+
+    Attributes:
+        path: the folder.
+        transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly every model.
+        name: what the user asked for: a hub id, or the folder's name.
+        config: config.json.
+        pooling: how token vectors become one ("cls", "mean", "max", ...), or None when the folder does not say.
+        normalize: whether modules.json ends with Normalize.
+        prompts: texts put before a text, by name.
+        default_prompt_name: the prompt used when none is named.
+        similarity: "cosine" or "dot".
+        max_seq_length: most tokens of a text, special tokens included.
+        lowercase: whether texts are lowered before the tokenizer.
+    """
+
+    path: Path
+    transformer: Path
+    name: str
+    config: dict[str, Any]
+    pooling: str | None
+    normalize: bool
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity: str
+    max_seq_length: int
+    lowercase: bool
+
+    @classmethod
+    def open(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> ModelFolder:
+        """Open a local folder, or fetch a model from the Hugging Face hub and open it.
+
+        Args:
+            name_or_path: an existing folder wins; anything else is a hub id such as "BAAI/bge-small-en-v1.5".
+            revision: branch, tag or commit on the hub; no effect on a local folder.
+            local_files_only: never use the network, only what was downloaded before.
+            token: access token of the hub for private models.
+
+        Returns:
+            The folder; weights and tokenizer are not read yet.
+
+        Raises:
+            ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked for it.
+            ModelFolderError: a JSON file is missing, broken, or contradicts another.
+            UnsupportedArchitectureError: modules.json has a module, or pooling an option, that Quaver does not run.
+        """
+        path, name = find_folder(name_or_path, revision, local_files_only, token)
+        transformer, pooling, normalize = _modules(path)
+        config = _read_json(transformer / "config.json")
+        if config is None:
+            raise ModelFolderError(
+                f"a model folder needs config.json: {transformer} has none; give the folder that holds config.json, "
+                "tokenizer.json and model.safetensors"
+            )
+        settings = _read_json(path / "config_sentence_transformers.json") or {}
+        text_settings = _read_json(transformer / "sentence_bert_config.json") or {}
+        return cls(
+            path=path,
+            transformer=transformer,
+            name=name,
+            config=config,
+            pooling=pooling,
+            normalize=normalize,
+            prompts=_prompts(path, settings),
+            default_prompt_name=settings.get("default_prompt_name"),
+            similarity=_similarity(settings),
+            max_seq_length=_max_seq_length(transformer, config, text_settings),
+            lowercase=bool(text_settings.get("do_lower_case")),
+        )
+
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Read the weights; see `quaver.weights_file.read_tensors`."""
+        return read_tensors(self.transformer)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify the model: the same files give the same 64 hex digits, wherever they lie.
+
+        sha256 over config.json, tokenizer.json, and name, dtype, shape and the first 4 KiB of every tensor. Training changes
+        every layer it reaches, so the samples tell two trainings of one model apart at a hundredth of the reading.
+
+        Raises:
+            ModelFolderError: there is no safetensors file.
+            WeightsError: a safetensors file is broken.
+            TokenizerError: tokenizer.json is missing.
+        """
+        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        try:
+            digest.update((self.transformer / "tokenizer.json").read_bytes())
+        except OSError as error:
+            raise TokenizerError(f"cannot read tokenizer.json of {self.name}: {error}") from error
+        for description, sample in sample_tensors(self.transformer):
+            digest.update(description.encode())
+            digest.update(sample)
+        return digest.hexdigest()
+
+    def prompt(self, name: str) -> str:
+        """Return a prompt by name.
+
+        Raises:
+            InputError: the model has no prompt of this name; those it has are listed.
+        """
+        if name not in self.prompts:
+            have = ", ".join(map(repr, self.prompts)) or "none"
+            raise InputError(f"no prompt is named {name!r}: {self.name} has {have}")
+        return self.prompts[name]
+
+
+def _read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file of the folder; None when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise ModelFolderError(f"{path} is no readable JSON: {error}; download it again") from error
+    if not isinstance(value, kind):
+        raise ModelFolderError(f"{path} must hold a JSON {kind.__name__}: got {type(value).__name__}")
+    return value
+
+
+def _modules(path: Path) -> tuple[Path, str | None, bool]:
+    """Read modules.json: the transformer's folder, the pooling mode or None, whether to normalise."""
+    modules = _read_json(path / "modules.json", list)
+    if modules is None:
+        return path, None, False
+    try:
+        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
+        paths = [path / module["path"] for module in modules]
+    except (KeyError, TypeError) as error:
+        raise ModelFolderError(
+            f"{path / 'modules.json'} must list modules with type and path: {error!r}"
+        ) from error
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise UnsupportedArchitectureError(
+            f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are {_MODULES}, in this order"
+        )
+    return paths[0], _pooling(paths[1] / "config.json"), "Normalize" in kinds
+
+
+def _pooling(path: Path) -> str:
+    config = _read_json(path)
+    if config is None:
+        raise ModelFolderError(f"modules.json names a Pooling module, but there is no {path}")
+    if config.get("include_prompt") is False:
+        raise UnsupportedArchitectureError(
+            f"{path} says include_prompt=false; supported is pooling over all tokens, prompt included"
+        )
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or not modes:
+        raise ModelFolderError(f"{path} must name a pooling mode: got {config}")
+    if len(modes) > 1:
+        raise UnsupportedArchitectureError(
+            f"{path} joins the pooling modes {', '.join(map(str, modes))}; supported is one mode: cls or mean"
+        )
+    return str(modes[0])
+
+
+def _prompts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+    prompts = settings.get("prompts") or {}
+    fits = isinstance(prompts, dict) and all(isinstance(value, str) for value in prompts.values())
+    default = settings.get("default_prompt_name")
+    if not fits or (default is not None and default not in prompts):
+        raise ModelFolderError(
+            f"config_sentence_transformers.json of {path} must map prompt names to texts, default_prompt_name among them: "
+            f"got prompts={prompts!r}, default_prompt_name={default!r}"
+        )
+    return dict(prompts)
+
+
+def _similarity(settings: dict[str, Any]) -> str:
+    name = settings.get("similarity_fn_name") or "cosine"
+    known = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}
+    if name not in known:
+        raise UnsupportedArchitectureError(
+            f"similarity_fn_name is {name!r}; supported are {', '.join(known)}"
+        )
+    return known[name]
+
+
+def _max_seq_length(path: Path, config: dict[str, Any], text_settings: dict[str, Any]) -> int:
+    """Return the first of the stated lengths, never more than the model has positions."""
+    tokenizer = _read_json(path / "tokenizer_config.json") or {}
+    stated = text_settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    positions = config.get("max_position_embeddings")
+    lengths = [n for n in (stated, positions) if n is not None]
+    for length in lengths:
+        if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
+            raise ModelFolderError(f"the length of {path} must be a positive number: got {length!r}")
+    if not lengths:
+        raise ModelFolderError(
+            f"{path} must state its length: max_seq_length or max_position_embeddings"
+        )
+    return int(min(lengths))

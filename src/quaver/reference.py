@@ -1,0 +1,183 @@
+"""The encoder in plain NumPy, float32: the specification that every kernel is measured against.
+
+Written to be read, not to be fast. T tokens in the batch, N sequences, H hidden size, I inner size.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.architecture import (
+    Activation,
+    EncoderSpec,
+    EncoderWeights,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+)
+from quaver.tokenizer import TokenBatch
+
+FloatArray = NDArray[np.float32]
+
+
+def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
+    """Run the whole encoder: tokens to one vector for each sequence.
+
+    Formula:
+        pool(h_L), divided by its length when spec.normalize, with h_L the last of `hidden_states`.
+
+    Args:
+        spec: the encoder.
+        weights: its weights.
+        batch: N sequences; ids in [0, V), lengths in [1, P].
+
+    Returns:
+        float32 (N, H).
+    """
+    pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
+    return normalized(pooled) if spec.normalize else pooled
+
+
+def hidden_states(
+    spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch
+) -> list[FloatArray]:
+    """Run the layers and keep what each one gives.
+
+    Formula:
+        h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
+
+    Args:
+        spec: the encoder.
+        weights: its weights.
+        batch: N sequences of T tokens together.
+
+    Returns:
+        layers + 1 arrays float32 (T, H): the embeddings, then the output of each layer.
+    """
+    states = [embed(spec, weights, batch)]
+    for layer in weights.layers:
+        states.append(run_layer(spec, layer, states[-1], batch.offsets))
+    return states
+
+
+def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
+    """Sum the three embeddings of every token and normalise; float32 (T, H)."""
+    lengths = np.diff(batch.offsets)
+    positions = np.concatenate([np.arange(n) for n in lengths] or [np.arange(0)])
+    types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
+    total = weights.word[batch.ids] + weights.position[positions + spec.position_offset]
+    return layer_norm(total + weights.token_type[types], weights.embedding_norm, spec.norm_eps)
+
+
+def run_layer(
+    spec: EncoderSpec, layer: LayerWeights, x: FloatArray, offsets: NDArray[np.int32]
+) -> FloatArray:
+    """Run one layer, norm after the residual.
+
+    Formula:
+        a = norm(x + out(attention(qkv(x))));  y = norm(a + down(act(up(a))))
+
+    Args:
+        spec: the encoder.
+        layer: the layer's weights.
+        x: float32 (T, H).
+        offsets: int32 (N + 1,).
+
+    Returns:
+        float32 (T, H).
+    """
+    context = attention(linear(x, layer.qkv), offsets, spec.heads)
+    a = layer_norm(x + linear(context, layer.out), layer.attention_norm, spec.norm_eps)
+    inner = activate(linear(a, layer.up), spec.activation)
+    return layer_norm(a + linear(inner, layer.down), layer.output_norm, spec.norm_eps)
+
+
+def linear(x: FloatArray, weights: LinearWeights) -> FloatArray:
+    """Return x @ weight.T + bias: float32 (T, K) to (T, O)."""
+    return x @ weights.weight.T + weights.bias
+
+
+def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
+    """Return (x - mean) / sqrt(var + eps) * gamma + beta over each row, float32 (T, H)."""
+    centred = x - x.mean(axis=1, keepdims=True)
+    variance = np.square(centred).mean(axis=1, keepdims=True)
+    return centred / np.sqrt(variance + np.float32(eps)) * weights.gamma + weights.beta
+
+
+def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatArray:
+    """Let every token look at the tokens of its own sequence.
+
+    Formula:
+        softmax(q k^T / sqrt(H / heads)) v, for each sequence and head
+
+    Args:
+        qkv: float32 (T, 3H), query, key and value side by side.
+        offsets: int32 (N + 1,).
+        heads: number of heads.
+
+    Returns:
+        float32 (T, H).
+    """
+    tokens, hidden = len(qkv), qkv.shape[1] // 3
+    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, heads, hidden // heads), 0, 2)
+    scale = np.float32(1 / math.sqrt(hidden // heads))
+    context = np.empty((heads, tokens, hidden // heads), np.float32)
+    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+        one = np.s_[:, begin:end]
+        scores = q[one] @ k[one].swapaxes(1, 2) * scale
+        powers = np.exp(scores - scores.max(axis=2, keepdims=True))
+        context[one] = powers / powers.sum(axis=2, keepdims=True) @ v[one]
+    return context.swapaxes(0, 1).reshape(tokens, hidden)
+
+
+def activate(x: FloatArray, activation: Activation) -> FloatArray:
+    """Apply the activation to every value.
+
+    Formula:
+        gelu      x / 2 * (1 + erf(x / sqrt(2)))
+        gelu_tanh x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
+        relu      max(x, 0)
+        silu      x / (1 + exp(-x))
+
+    Args:
+        x: float32, any shape.
+        activation: which one.
+
+    Returns:
+        float32, the shape of x.
+    """
+    if activation == "gelu":
+        erf = np.frompyfunc(math.erf, 1, 1)(x / np.float32(math.sqrt(2))).astype(np.float32)
+        return x * np.float32(0.5) * (1 + erf)
+    if activation == "gelu_tanh":
+        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
+        return x * np.float32(0.5) * (1 + np.tanh(inner))
+    if activation == "relu":
+        return np.maximum(x, 0)
+    return x * (np.tanh(x * np.float32(0.5)) + 1) * np.float32(0.5)
+
+
+def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:
+    """Make one vector of each sequence: its first token (cls) or the mean of its tokens.
+
+    Args:
+        spec: the encoder.
+        x: float32 (T, H).
+        offsets: int32 (N + 1,).
+
+    Returns:
+        float32 (N, H).
+    """
+    if spec.pooling == "cls":
+        return x[offsets[:-1]]
+    means = [x[a:b].mean(axis=0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    return np.stack(means) if means else np.empty((0, x.shape[1]), np.float32)
+
+
+def normalized(x: FloatArray) -> FloatArray:
+    """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
+    lengths = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
+    return x / np.where(lengths > 0, lengths, np.float32(1))
