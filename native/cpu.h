@@ -1,0 +1,22 @@
+// Which instruction sets this build has, and which of them this CPU and operating system allow.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+namespace quaver {
+
+struct InstructionSet {
+  const KernelTable *kernels;
+  bool available; // CPUID has every feature the file was compiled for, and XGETBV says the registers are saved
+};
+
+// Every instruction set of this build, the best first; the last is "scalar", which is always available.
+const std::vector<InstructionSet> &instruction_sets();
+
+// What the CPU calls itself, for reports.
+std::string cpu_name();
+
+} // namespace quaver

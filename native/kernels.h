@@ -1,0 +1,121 @@
+// The hot functions of the encoder, one table of them for each instruction set.
+//
+// Letters, the same everywhere in Quaver:
+//   T  tokens in a batch         N  sequences          H  hidden size
+//   K  input features of a linear layer                O  output features of a linear layer
+//   D  features of one attention head
+//
+// Layouts
+//   activations   float32, row-major, one row per token, leading dimension in elements
+//   int8 rows     u8 [rows][K'], K' = K rounded up to 64; the bytes behind K hold anything, their weights are zero
+//   int8 panels   s8 [O'/64][K'/4][64][4]: 64 outputs side by side, four inputs deep. One 64-byte load is 16 outputs for
+//                 AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads the same panel as tiles (stride 256 bytes), and
+//                 Arm's dot product uses the same groups of four.
+//   float panels  f32 [O'/64][K][64]
+//   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
+//
+// Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing may
+// saturate on the way: the int32 sums are the same numbers on every instruction set.
+//
+// Bits: every function computes a row from that row alone, in an order that does not depend on how many rows it was given.
+// So a text's vector is the same bits alone or in any batch. Files of kernels are compiled with -ffp-contract=off: a
+// multiply-add happens where the source says so and nowhere else.
+//
+// Contract: noexcept, no allocation, no threads, no locale, no errno. Pointers are valid for what the layouts above say;
+// vector loads never touch a byte outside of them. Arguments were checked by the caller.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace quaver {
+
+inline constexpr int kPanel = 64;       // outputs in a panel
+inline constexpr int kGroup = 4;        // inputs in one 32-bit lane
+inline constexpr int kDepthStep = 64;   // K is padded to this
+inline constexpr int kMaxDepth = 65536; // see Overflow
+
+static constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu };
+
+// Rows quantized with one scale and one zero point per token: x ~ scale * (q - zero).
+struct Int8Rows {
+  const std::uint8_t *q;      // [rows][ldq]
+  std::ptrdiff_t ldq;         // bytes, >= K'
+  const float *scale;         // [rows], > 0
+  const std::int32_t *zero;   // [rows], 0..255
+};
+
+// A linear layer with one scale per output: w ~ scale * q.
+struct Int8Linear {
+  const std::int8_t *panels;  // int8 panels
+  const float *scale;         // [O']
+  const float *column_sums;   // [O'], sum over K of the s8 weights, exact in float32 for K' <= 131072
+  const float *bias;          // [O']
+  int depth;                  // K'
+};
+
+struct FloatLinear {
+  const float *panels;        // float panels
+  const float *bias;          // [O']
+  int depth;                  // K
+};
+
+// One head of one sequence: rows of query, key and value lie `ld` floats apart.
+struct AttentionHead {
+  const float *query;         // [length][D], already multiplied by log2(e) / sqrt(D) through the query weights
+  const float *key;           // [length][D]
+  const float *value;         // [length][D]
+  std::ptrdiff_t ld;
+  int length;                 // tokens in the sequence, >= 1
+  int head_size;              // D
+};
+
+struct KernelTable {
+  // The feature that names it: "scalar", "avx2", "avxvnni", "avx512vnni".
+  const char *name;
+
+  // q = clamp(round(x / scale) + zero, 0, 255), with scale = (max - min) / 255 over the row and 0, zero = round(-min / scale).
+  // A row of zeros gets scale 1 and zero 0. Columns [cols, round_up(cols, 64)) of q are written with the zero point.
+  //   x f32 [rows][ldx], q u8 [rows][ldq], scale f32 [rows], zero s32 [rows]
+  void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
+                        float *scale, std::int32_t *zero) noexcept;
+
+  // sums[r][o] = sum over k of q[r][k] * panel[k/4][o][k%4], exact int32. One panel.
+  //   sums s32 [rows][64]
+  void (*sum_int8)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
+                   std::int32_t *sums) noexcept;
+
+  // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
+  // [first_panel, last_panel).
+  //   y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
+  void (*linear_int8)(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
+                      std::ptrdiff_t ldy, Activation act) noexcept;
+
+  // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
+  void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,
+                         int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
+
+  // Repack the keys of one head for `attend`: packed f32 [ceil(length/64)][D][64], zero behind the last key.
+  void (*pack_keys)(const AttentionHead &head, float *packed) noexcept;
+
+  // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query), for
+  // the rows [first_row, last_row) of the sequence.
+  //   packed_keys as made by pack_keys; scores is scratch of 8 * round_up(length, 64) floats; out f32 [length][ldo]
+  void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
+                 float *out, std::ptrdiff_t ldo) noexcept;
+
+  // x[r] = norm(x[r] + y[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta; y may be null (no residual).
+  //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols]
+  void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
+                   const float *gamma, const float *beta, float eps) noexcept;
+};
+
+// One table per file in kernels/. Only cpu.cpp names them; everything else asks cpu.h for one.
+extern const KernelTable scalar_kernels;
+extern const KernelTable avx2_kernels;
+extern const KernelTable avxvnni_kernels;
+extern const KernelTable avx512vnni_kernels;
+
+} // namespace quaver

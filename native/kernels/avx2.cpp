@@ -1,0 +1,85 @@
+// AVX2 without a dot product of bytes.
+//
+// Why not vpmaddubsw: it adds two products u8 * s8 in int16 and saturates (2 * 255 * 127 > 32767). Here bytes are taken
+// apart into even and odd int16 and multiplied with vpmaddwd, whose int32 sum of two products cannot overflow.
+#include "lanes_avx2.h"
+#include "vector_kernels.h"
+
+namespace quaver {
+namespace {
+
+struct Tile {
+  static constexpr int rows = 4;
+  static constexpr int block = 256; // groups of K that are taken apart at a time: 8 KB on the stack
+
+  // Bytes 0, 2 and bytes 1, 3 of each group of four activations, as pairs of int16, ready to be broadcast.
+  struct Pairs {
+    alignas(32) std::int32_t even[rows][block];
+    alignas(32) std::int32_t odd[rows][block];
+  };
+
+  template <int R> static void take_apart(const std::uint8_t *q, std::ptrdiff_t ldq, int groups, Pairs &pairs) {
+    const __m256i low = _mm256_set1_epi16(0x00ff);
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      for (int g = 0; g < groups; g += 8) { // K' is a multiple of 64: groups is one of 16
+        const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
+        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.even[r][g]), _mm256_and_si256(bytes, low));
+        _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.odd[r][g]), _mm256_srli_epi16(bytes, 8));
+      }
+  }
+
+  // R rows x 16 outputs over `groups` groups, added to sums.
+  template <int R>
+  [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums) {
+    __m256i sum[R][2];
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      #pragma GCC unroll 8
+      for (int c = 0; c < 2; ++c)
+        sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * kPanel + c * 8));
+    for (int g = 0; g < groups; ++g, panel += kPanel * kGroup) {
+      __m256i even[2], odd[2];
+      #pragma GCC unroll 8
+      for (int c = 0; c < 2; ++c) {
+        const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + c * 32));
+        even[c] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
+        odd[c] = _mm256_srai_epi16(w, 8);
+      }
+      #pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const __m256i a = _mm256_set1_epi32(pairs.even[r][g]);
+        sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a, even[0]));
+        sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(a, even[1]));
+        const __m256i b = _mm256_set1_epi32(pairs.odd[r][g]);
+        sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(b, odd[0]));
+        sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(b, odd[1]));
+      }
+    }
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      #pragma GCC unroll 8
+      for (int c = 0; c < 2; ++c)
+        _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * kPanel + c * 8), sum[r][c]);
+  }
+
+  template <int R>
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth, std::int32_t *sums) {
+    alignas(32) std::int32_t totals[R * kPanel] = {};
+    Pairs pairs;
+    for (int first = 0; first < depth / kGroup; first += block) {
+      const int groups = quaver::least(block, depth / kGroup - first);
+      take_apart<R>(q + first * kGroup, ldq, groups, pairs);
+      for (int column = 0; column < kPanel; column += 16)
+        multiply<R>(pairs, panel + (first * kPanel + column) * kGroup, groups, totals + column);
+    }
+    for (int i = 0; i < R * kPanel; ++i)
+      sums[i] = totals[i];
+  }
+};
+
+} // namespace
+
+constinit const KernelTable avx2_kernels = VectorKernels<Lanes, Tile>::table("avx2");
+
+} // namespace quaver

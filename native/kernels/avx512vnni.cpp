@@ -1,0 +1,129 @@
+// AVX-512 with vpdpbusd on zmm registers: Cascade Lake and later Xeons, Zen 4 and later.
+// Needs the feature bits avx512f, bw, dq, vl and vnni.
+#include "intrinsics.h"
+
+#include "../kernels.h"
+
+namespace quaver {
+namespace {
+
+struct Lanes {
+  using V = __m512;
+  static constexpr int width = 16;
+  // The float tile: 6 x 4 sums, 4 columns and 1 broadcast fill 29 of 32 registers.
+  static constexpr int float_rows = 6;
+  static constexpr int float_columns = 4;
+
+  static V zero() { return _mm512_setzero_ps(); }
+  static V set(float x) { return _mm512_set1_ps(x); }
+  static V load(const float *p) { return _mm512_loadu_ps(p); }
+  static void store(float *p, V v) { _mm512_storeu_ps(p, v); }
+
+  static V add(V a, V b) { return _mm512_add_ps(a, b); }
+  static V sub(V a, V b) { return _mm512_sub_ps(a, b); }
+  static V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+  static V div(V a, V b) { return _mm512_div_ps(a, b); }
+  static V fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+  static V min(V a, V b) { return _mm512_min_ps(a, b); }
+  static V max(V a, V b) { return _mm512_max_ps(a, b); }
+  static V abs(V v) {
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
+  }
+  static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static V power_of_two(V n) {
+    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
+  }
+
+  // The first n lanes, 1 <= n < width; the others read nothing and are zero.
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  static V load_first(const float *p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static void store_first(float *p, V v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+  static V keep_first(V v, int n) { return _mm512_maskz_mov_ps(first(n), v); }
+
+  static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
+
+  // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
+  static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
+    const __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(origin));
+    const __m256i halves = _mm256_packs_epi32(_mm512_castsi512_si256(n), _mm512_extracti64x4_epi64(n, 1));
+    const __m256i words = _mm256_permute4x64_epi64(halves, 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), bytes);
+  }
+
+  static float sum(V v) {
+    __m256 y = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+  }
+  static float greatest(V v) {
+    __m256 y = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(y), _mm256_extractf128_ps(y, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+  }
+  static float least(V v) { return -greatest(_mm512_sub_ps(zero(), v)); }
+
+  static std::int32_t nearest(float x) { return _mm_cvtss_si32(_mm_set_ss(x)); }
+  static float square_root(float x) { return _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(x))); }
+};
+
+} // namespace
+} // namespace quaver
+
+#include "vector_kernels.h"
+
+namespace quaver {
+namespace {
+
+// sum += u[4i..4i+3] . s[4i..4i+3] in each 32-bit lane, u unsigned, s signed, no saturation.
+// Why not the intrinsic: gcc 12 spills the 24 accumulators of the tile when they pass through it (half the speed).
+inline void dot_bytes(__m512i &sum, __m512i u, __m512i s) {
+#ifdef QUAVER_EMULATE
+  sum = _mm512_dpbusd_epi32(sum, u, s);
+#else
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
+#endif
+}
+
+struct Tile {
+  static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
+
+  template <int R>
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth, std::int32_t *sums) {
+    __m512i sum[R][4];
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      #pragma GCC unroll 8
+      for (int c = 0; c < 4; ++c)
+        sum[r][c] = _mm512_setzero_si512();
+    for (const std::int8_t *end = panel + depth * kPanel; panel != end; panel += kPanel * kGroup, q += kGroup) {
+      __m512i weights[4];
+      #pragma GCC unroll 8
+      for (int c = 0; c < 4; ++c)
+        weights[c] = _mm512_loadu_si512(panel + c * 64);
+      #pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        std::int32_t four;
+        __builtin_memcpy(&four, q + r * ldq, sizeof four);
+        const __m512i bytes = _mm512_set1_epi32(four);
+        #pragma GCC unroll 8
+        for (int c = 0; c < 4; ++c)
+          dot_bytes(sum[r][c], bytes, weights[c]);
+      }
+    }
+    #pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      #pragma GCC unroll 8
+      for (int c = 0; c < 4; ++c)
+        _mm512_storeu_si512(sums + r * kPanel + c * 16, sum[r][c]);
+  }
+};
+
+} // namespace
+
+constinit const KernelTable avx512vnni_kernels = VectorKernels<Lanes, Tile>::table("avx512vnni");
+
+} // namespace quaver

@@ -1,0 +1,142 @@
+// Every kernel in plain C++: the oracle that the others are tested against, and the fallback of any machine.
+// Written for reading. Floats round twice in a multiply-add here and once on the others.
+#include <cmath>
+
+#include "../kernels.h"
+
+namespace quaver {
+namespace {
+
+float activate(float x, Activation act) {
+  switch (act) {
+  case Activation::gelu:
+    return 0.5f * x * std::erfc(-x * 0.70710678f);
+  case Activation::gelu_tanh:
+    return 0.5f * x * (1.0f + std::tanh(0.79788456f * (x + 0.044715f * x * x * x)));
+  case Activation::silu:
+    return x / (1.0f + std::exp(-x));
+  case Activation::relu:
+    return x > 0.0f ? x : 0.0f;
+  case Activation::none:
+    break;
+  }
+  return x;
+}
+
+void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
+                   float *scale, std::int32_t *zero) noexcept {
+  for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
+    float low = 0.0f, high = 0.0f;
+    for (int c = 0; c < cols; ++c) {
+      low = x[c] < low ? x[c] : low;
+      high = x[c] > high ? x[c] : high;
+    }
+    const float range = high - low;
+    const float inverse = range > 1e-30f ? 255.0f / range : 0.0f; // below: a row of zeros for eight bits
+    scale[r] = range > 1e-30f ? range / 255.0f : 1.0f;
+    zero[r] = static_cast<std::int32_t>(std::nearbyint(-low * inverse));
+    for (int c = 0; c < cols; ++c) {
+      const auto n = static_cast<std::int32_t>(std::nearbyint(x[c] * inverse)) + zero[r];
+      q[c] = static_cast<std::uint8_t>(n < 0 ? 0 : n > 255 ? 255 : n);
+    }
+    for (int c = cols; c < round_up(cols, kDepthStep); ++c)
+      q[c] = static_cast<std::uint8_t>(zero[r]);
+  }
+}
+
+void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
+              std::int32_t *sums) noexcept {
+  for (int r = 0; r < rows; ++r)
+    for (int o = 0; o < kPanel; ++o) {
+      std::int32_t sum = 0;
+      for (int k = 0; k < depth; ++k)
+        sum += static_cast<std::int32_t>(q[r * ldq + k]) * panel[(k / kGroup * kPanel + o) * kGroup + k % kGroup];
+      sums[r * kPanel + o] = sum;
+    }
+}
+
+void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
+                 std::ptrdiff_t ldy, Activation act) noexcept {
+  std::int32_t sums[kPanel];
+  for (int panel = first_panel; panel < last_panel; ++panel)
+    for (int r = 0; r < rows; ++r) {
+      sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth, sums);
+      for (int c = 0; c < kPanel; ++c) {
+        const int o = panel * kPanel + c;
+        const float sum = static_cast<float>(sums[c]) - static_cast<float>(a.zero[r]) * w.column_sums[o];
+        y[r * ldy + o] = activate(sum * a.scale[r] * w.scale[o] + w.bias[o], act);
+      }
+    }
+}
+
+void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel, int last_panel,
+                    float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+  for (int panel = first_panel; panel < last_panel; ++panel) {
+    const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
+    for (int r = 0; r < rows; ++r) {
+      float sums[kPanel] = {};
+      for (int k = 0; k < w.depth; ++k)
+        for (int c = 0; c < kPanel; ++c)
+          sums[c] += x[r * ldx + k] * weights[static_cast<std::ptrdiff_t>(k) * kPanel + c];
+      for (int c = 0; c < kPanel; ++c)
+        y[r * ldy + panel * kPanel + c] = activate(sums[c] + w.bias[panel * kPanel + c], act);
+    }
+  }
+}
+
+void pack_keys(const AttentionHead &head, float *packed) noexcept {
+  for (int first = 0; first < head.length; first += kPanel)
+    for (int c = 0; c < head.head_size; ++c)
+      for (int j = first; j < first + kPanel; ++j)
+        *packed++ = j < head.length ? head.key[j * head.ld + c] : 0.0f;
+}
+
+void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores, float *out,
+            std::ptrdiff_t ldo) noexcept {
+  for (int r = first_row; r < last_row; ++r) {
+    float top = -INFINITY;
+    for (int j = 0; j < head.length; ++j) {
+      const float *key = packed_keys + static_cast<std::ptrdiff_t>(j / kPanel) * kPanel * head.head_size + j % kPanel;
+      scores[j] = 0.0f;
+      for (int c = 0; c < head.head_size; ++c)
+        scores[j] += head.query[r * head.ld + c] * key[c * kPanel];
+      top = scores[j] > top ? scores[j] : top;
+    }
+    float sum = 0.0f;
+    for (int j = 0; j < head.length; ++j) {
+      scores[j] = std::exp2(scores[j] - top);
+      sum += scores[j];
+    }
+    for (int c = 0; c < head.head_size; ++c) {
+      float total = 0.0f;
+      for (int j = 0; j < head.length; ++j)
+        total += scores[j] * head.value[j * head.ld + c];
+      out[r * ldo + c] = total / sum;
+    }
+  }
+}
+
+void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols, const float *gamma,
+              const float *beta, float eps) noexcept {
+  for (int r = 0; r < rows; ++r, x += ldx) {
+    float sum = 0.0f;
+    for (int c = 0; c < cols; ++c) {
+      x[c] += y != nullptr ? y[r * ldy + c] : 0.0f;
+      sum += x[c];
+    }
+    const float mean = sum / static_cast<float>(cols);
+    float square = 0.0f;
+    for (int c = 0; c < cols; ++c)
+      square += (x[c] - mean) * (x[c] - mean);
+    const float factor = 1.0f / std::sqrt(square / static_cast<float>(cols) + eps);
+    for (int c = 0; c < cols; ++c)
+      x[c] = (x[c] - mean) * factor * gamma[c] + beta[c];
+  }
+}
+
+} // namespace
+
+constinit const KernelTable scalar_kernels = {"scalar", quantize_rows, sum_int8, linear_int8, linear_float32,
+                                              pack_keys, attend, add_norm};
+
+} // namespace quaver

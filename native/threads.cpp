@@ -1,0 +1,175 @@
+#include "threads.h"
+
+#include <algorithm>
+#include <chrono>
+#include <system_error>
+
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace quaver {
+namespace {
+
+// How long a worker looks for the next call, or a caller for its last helper, before it sleeps. A layer's stages follow
+// each other within a few microseconds; waking a sleeper takes about fifty.
+constexpr std::chrono::microseconds kPatience{60};
+
+void breathe() {
+#if defined(__x86_64__)
+  _mm_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+// Spins until ready() or the patience is over; true when ready.
+template <class Ready> bool spin(Ready &&ready) {
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (ready())
+        return true;
+      breathe();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
+int current_cpu() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// A worker that woke on the caller's CPU moves to another one of those that the process may use: the scheduler would leave
+// the two there, taking turns, for milliseconds.
+void leave_cpu(int cpu) {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (cpu < 0 || cpu != sched_getcpu() || sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0)
+    return;
+  CPU_CLR(cpu, &allowed);
+  if (CPU_COUNT(&allowed) > 0)
+    pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
+#else
+  (void)cpu;
+#endif
+}
+
+std::atomic<ThreadPool *> shared_pool{nullptr};
+
+// The threads of a pool do not survive a fork, and its mutex may be held: the child forgets it (and its few bytes).
+[[maybe_unused]] void forget_pool() { shared_pool.store(nullptr, std::memory_order_release); }
+
+} // namespace
+
+// Never destroyed: at exit its workers sleep, and the process ends with them.
+ThreadPool &ThreadPool::shared() {
+  ThreadPool *pool = shared_pool.load(std::memory_order_acquire);
+  if (pool != nullptr)
+    return *pool;
+#if defined(__linux__)
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  (void)registered;
+#endif
+  auto *fresh = new ThreadPool;
+  if (shared_pool.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel))
+    return *fresh;
+  delete fresh;
+  return *pool;
+}
+
+ThreadPool::~ThreadPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    stop_ = true;
+    calls_.fetch_add(1, std::memory_order_release);
+  }
+  wake_.notify_all();
+  for (std::thread &worker : workers_)
+    worker.join();
+}
+
+void ThreadPool::run(Job &job) {
+  job.cpu = current_cpu();
+  const int wanted = std::min(job.items, job.width) - 1;
+  {
+    const std::lock_guard lock(mutex_);
+    start_workers(wanted);
+    jobs_.push_back(&job);
+    calls_.fetch_add(1, std::memory_order_release);
+  }
+  for (int i = 0; i < wanted; ++i)
+    wake_.notify_one();
+
+  job.work();
+
+  {
+    const std::lock_guard lock(mutex_); // from here on nobody joins
+    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
+  }
+  await_helpers(job);
+  if (job.out_of_memory.load(std::memory_order_relaxed))
+    throw std::bad_alloc();
+}
+
+void ThreadPool::await_helpers(Job &job) {
+  if (spin([&] { return job.helpers.load(std::memory_order_acquire) == 0; })) {
+    const std::lock_guard lock(mutex_); // the last helper has let go of the job
+    return;
+  }
+  std::unique_lock lock(mutex_);
+  done_.wait(lock, [&] { return job.helpers.load(std::memory_order_acquire) == 0; });
+}
+
+void ThreadPool::start_workers(int wanted) {
+  try {
+    while (static_cast<int>(workers_.size()) < wanted)
+      workers_.emplace_back([this] { worker(); });
+  } catch (const std::system_error &) {
+    // The system gives no more threads: those that are there, or the caller alone, do the work.
+  }
+}
+
+ThreadPool::Job *ThreadPool::find_job() {
+  for (Job *job : jobs_)
+    if (job->helpers.load(std::memory_order_relaxed) < job->width - 1 &&
+        job->next.load(std::memory_order_relaxed) < job->items)
+      return job;
+  return nullptr;
+}
+
+// Waits for a call after the `seen`th; false when the pool ends.
+bool ThreadPool::await_call(unsigned seen) {
+  spin([&] { return calls_.load(std::memory_order_acquire) != seen; });
+  std::unique_lock lock(mutex_);
+  wake_.wait(lock, [&] { return stop_ || calls_.load(std::memory_order_relaxed) != seen; });
+  return !stop_;
+}
+
+void ThreadPool::worker() {
+  unsigned seen = 0;
+  while (await_call(seen)) {
+    std::unique_lock lock(mutex_);
+    seen = calls_.load(std::memory_order_relaxed);
+    while (Job *job = find_job()) {
+      job->helpers.fetch_add(1, std::memory_order_relaxed);
+      lock.unlock();
+      leave_cpu(job->cpu);
+      job->work();
+      lock.lock();
+      if (job->helpers.fetch_sub(1, std::memory_order_acq_rel) == 1)
+        done_.notify_all();
+    }
+  }
+}
+
+} // namespace quaver

@@ -1,0 +1,74 @@
+// Weights packed for the kernels: a linear layer as panels, and the buffers they live in.
+#pragma once
+
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "kernels.h"
+
+namespace quaver {
+
+// A growing array of trivially copyable values on a cache line boundary. Growing forgets the contents.
+template <class T> class Buffer {
+public:
+  Buffer() = default;
+  explicit Buffer(std::size_t size) { resize(size); }
+  Buffer(Buffer &&) noexcept = default;
+  Buffer &operator=(Buffer &&) noexcept = default;
+
+  T *data() { return data_.get(); }
+  const T *data() const { return data_.get(); }
+  std::size_t size() const { return size_; }
+
+  // At least `size` values; zeroed when freshly allocated.
+  T *resize(std::size_t size) {
+    if (size > size_) {
+      const std::size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
+      data_.reset();
+      size_ = 0;
+      void *p = std::aligned_alloc(64, bytes);
+      if (p == nullptr)
+        throw std::bad_alloc();
+      std::memset(p, 0, bytes);
+      data_.reset(static_cast<T *>(p));
+      size_ = size;
+    }
+    return data();
+  }
+
+private:
+  struct Free {
+    void operator()(T *p) const { std::free(p); }
+  };
+  std::unique_ptr<T, Free> data_;
+  std::size_t size_ = 0;
+};
+
+// One linear layer y = x W^T + b, in int8 or in float32.
+class Linear {
+public:
+  // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
+  static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs);
+  // weight f32 [outputs][inputs], bias f32 [outputs].
+  static Linear float32(const float *weight, const float *bias, int outputs, int inputs);
+
+  bool is_int8() const { return panels_.size() != 0; }
+  int inputs() const { return inputs_; }
+  int outputs() const { return outputs_; }
+  int panels() const { return round_up(outputs_, kPanel) / kPanel; }
+  Int8Linear int8_view() const;
+  FloatLinear float_view() const;
+  std::size_t bytes() const;
+
+private:
+  Linear(int outputs, int inputs);
+
+  int outputs_, inputs_;
+  Buffer<std::int8_t> panels_;
+  Buffer<float> float_panels_, scale_, column_sums_, bias_;
+};
+
+} // namespace quaver
