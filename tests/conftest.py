@@ -10,5 +10,5 @@ from tiny_model import write_tiny_model
 
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random BERT folder for reading only; a test that changes files writes its own with `write_tiny_model`."""
+    """A tiny random BERT folder, for reading only; to change files, `write_tiny_model` your own."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

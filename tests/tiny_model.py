@@ -1,13 +1,15 @@
-"""A tiny random BERT in the sentence-transformers folder layout, written in milliseconds, the same on every machine.
+"""A tiny random BERT in the sentence-transformers folder layout, the same on every machine.
 
-Its vectors mean nothing; its files, shapes, tokenizer and prompts are those of a real model, so everything but the
-quality of a search can be tested with it. The settings baked into tokenizer.json (padding and truncation to 16) are wrong
-on purpose: real models carry such settings too, and Quaver has to override them.
+Its vectors mean nothing; its files, shapes, tokenizer and prompts are those of a real model, so
+everything but the quality of a search can be tested with it. The settings baked into tokenizer.json
+(padding and truncation to 16) are wrong on purpose: real models carry such settings too, and Quaver
+has to override them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,31 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordPiece
 
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = (
-    "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which "
-    "one you were all her she there would their we him been has when who will no more if out so up said what its about "
-    "than into them can only other time new some could these two may first then do any like my now over such our man me "
-    "even most made after also well many must before back through where much your way down should because long each "
-    "file files list dict string value key function class module python code data text query passage error return import"
-).split()
-ENDINGS = ("##ing", "##ed", "##er", "##ly", "##ion", "##es", "##al", "##ment", "##able", "##ness")
+WORDS = re.findall(
+    r"\w+",
+    "the of and to in a is that for it as was with be by on not he his but at are this have from "
+    "or had an they which "
+    "one you were all her she there would their we him been has when who will no more if out so "
+    "up said what its about "
+    "than into them can only other time new some could these two may first then do any like my "
+    "now over such our man me "
+    "even most made after also well many must before back through where much your way down "
+    "should because long each "
+    "file files list dict string value key function class module python code data text query "
+    "passage error return import",
+)
+ENDINGS = (
+    "##ing",
+    "##ed",
+    "##er",
+    "##ly",
+    "##ion",
+    "##es",
+    "##al",
+    "##ment",
+    "##able",
+    "##ness",
+)
 PROMPTS = {"query": "query: ", "document": "passage: "}
 
 
@@ -33,7 +52,14 @@ def tiny_vocabulary() -> list[str]:
     """Return about 300 word pieces: special tokens, characters, words, endings."""
     letters = "abcdefghijklmnopqrstuvwxyz0123456789"
     symbols = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-    pieces = [*SPECIALS, *letters, *symbols, *(f"##{c}" for c in letters), *WORDS, *ENDINGS]
+    pieces = [
+        *SPECIALS,
+        *letters,
+        *symbols,
+        *(f"##{c}" for c in letters),
+        *WORDS,
+        *ENDINGS,
+    ]
     return list(dict.fromkeys(pieces))
 
 
@@ -95,9 +121,17 @@ def tiny_tensors(config: dict[str, Any], *, seed: int = 0) -> dict[str, NDArray[
 
     draw("embeddings.word_embeddings.weight", config["vocab_size"], hidden, std=1)
     draw(
-        "embeddings.position_embeddings.weight", config["max_position_embeddings"], hidden, std=0.3
+        "embeddings.position_embeddings.weight",
+        config["max_position_embeddings"],
+        hidden,
+        std=0.3,
     )
-    draw("embeddings.token_type_embeddings.weight", config["type_vocab_size"], hidden, std=0.3)
+    draw(
+        "embeddings.token_type_embeddings.weight",
+        config["type_vocab_size"],
+        hidden,
+        std=0.3,
+    )
     norm("embeddings.LayerNorm")
     for i in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{i}"
@@ -149,14 +183,18 @@ def write_tiny_model(
     save_file(tiny_tensors(config, seed=seed), folder / "model.safetensors", {"format": "pt"})
     write_json(
         folder / "config_sentence_transformers.json",
-        {"prompts": PROMPTS if prompts is None else prompts, "default_prompt_name": None},
+        {
+            "prompts": PROMPTS if prompts is None else prompts,
+            "default_prompt_name": None,
+        },
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_positions})
     if pooling is not None:
         flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
         settings = {f"pooling_mode_{flag}": mode == pooling for mode, flag in flags.items()}
         write_json(
-            folder / "1_Pooling/config.json", {"word_embedding_dimension": hidden, **settings}
+            folder / "1_Pooling/config.json",
+            {"word_embedding_dimension": hidden, **settings},
         )
         names = ["Transformer", "Pooling", *(["Normalize"] if normalize else [])]
         paths = ["", "1_Pooling", "2_Normalize"]

@@ -1,4 +1,4 @@
-"""config.json to an EncoderSpec, tensors to EncoderWeights: everything about an architecture, as data."""
+"""config.json to an EncoderSpec, tensors to EncoderWeights: an architecture as data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from quaver.errors import (
     ModelFolderError,
     PoolingError,
     UnsupportedArchitectureError,
-    WeightsError,
 )
+from quaver.named_tensors import NamedTensors
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean"]
@@ -31,7 +31,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
-# Options of config.json that change the forward pass, with the values that leave it as Quaver runs it.
+# Options of config.json that change the forward pass, with the values that leave it as Quaver runs
+# it.
 _REQUIRED_OPTIONS: dict[str, tuple[object, ...]] = {
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
@@ -95,7 +96,16 @@ class NormWeights:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer: qkv (3H, H) with the rows of query, key, value stacked; out (H, H); up (I, H); down (H, I)."""
+    """One layer.
+
+    Attributes:
+        qkv: weight (3H, H), the rows of query, key and value stacked.
+        out: weight (H, H), behind the attention.
+        attention_norm: behind `out` and its residual.
+        up: weight (I, H), I the inner size.
+        down: weight (H, I).
+        output_norm: behind `down` and its residual.
+    """
 
     qkv: LinearWeights
     out: LinearWeights
@@ -107,7 +117,15 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """All weights: word float32 (V, H), position (P, H), token_type (types, H), one LayerWeights for each layer."""
+    """All weights.
+
+    Attributes:
+        word: float32 (V, H).
+        position: float32 (P, H).
+        token_type: float32 (types, H).
+        embedding_norm: behind the sum of the three.
+        layers: one for each layer.
+    """
 
     word: NDArray[np.float32]
     position: NDArray[np.float32]
@@ -116,9 +134,7 @@ class EncoderWeights:
     layers: tuple[LayerWeights, ...]
 
 
-def encoder_spec(
-    config: Mapping[str, Any], *, pooling: str | None, normalize: bool
-) -> EncoderSpec:
+def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: bool) -> EncoderSpec:
     """Read config.json and refuse what Quaver does not run.
 
     Args:
@@ -130,7 +146,8 @@ def encoder_spec(
         The spec.
 
     Raises:
-        UnsupportedArchitectureError: the model type, or an option, is not supported; both sides are named.
+        UnsupportedArchitectureError: the model type, or an option, is not supported; both sides are
+            named.
         ModelFolderError: a size is missing from config.json or is no positive number.
         PoolingError: pooling is None.
     """
@@ -142,12 +159,14 @@ def encoder_spec(
     for key, values in _REQUIRED_OPTIONS.items():
         if config.get(key) not in values:
             raise UnsupportedArchitectureError(
-                f"config.json has {key}={config[key]!r}; {model_type} is supported with {key}={values[0]!r}"
+                f"config.json has {key}={config[key]!r}; {model_type} is supported with "
+                f"{key}={values[0]!r}"
             )
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if hidden % heads:
         raise ModelFolderError(
-            f"hidden_size must be a multiple of num_attention_heads: got {hidden} and {heads} in config.json"
+            f"hidden_size must be a multiple of num_attention_heads: got {hidden} and {heads} in "
+            "config.json"
         )
     return EncoderSpec(
         model_type=str(model_type),
@@ -169,7 +188,9 @@ def encoder_spec(
 def _size(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ModelFolderError(f"config.json must have {key}, a positive whole number: got {value!r}")
+        raise ModelFolderError(
+            f"config.json must have {key}, a positive whole number: got {value!r}"
+        )
     return value
 
 
@@ -194,8 +215,10 @@ def _activation(config: Mapping[str, Any]) -> Activation:
 def _pooling(pooling: str | None) -> Pooling:
     if pooling is None:
         raise PoolingError(
-            "the model folder does not say how to pool (it has no modules.json), and with the wrong pooling the vectors look "
-            "healthy and are useless; look it up in the model's card and pass pooling='cls' or pooling='mean'"
+            "the model folder does not say how to pool (it has no modules.json), and with the "
+            "wrong pooling the vectors look "
+            "healthy and are useless; look it up in the model's card and pass pooling='cls' or "
+            "pooling='mean'"
         )
     for supported in POOLINGS:
         if pooling == supported:
@@ -208,7 +231,8 @@ def _pooling(pooling: str | None) -> Pooling:
 def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> EncoderWeights:
     """Pick the encoder's tensors by name; check shape, dtype and that every value is finite.
 
-    A prefix such as "bert." is found and left out, old names (LayerNorm.gamma) are understood, heads and poolers ignored.
+    A prefix such as "bert." is found and left out, old names (LayerNorm.gamma) are understood,
+    heads and poolers ignored.
 
     Args:
         spec: the encoder.
@@ -218,97 +242,50 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
         The weights; arrays are C-contiguous float32, views where possible.
 
     Raises:
-        WeightsError: a tensor is missing, unexpected, has the wrong shape or dtype, or holds NaN or infinity; it is named.
+        WeightsError: a tensor is missing, unexpected, has the wrong shape or dtype, or holds NaN or
+            infinity; it is named.
     """
-    picker = _Picker(tensors)
+    named = NamedTensors(tensors, anchor="embeddings.word_embeddings.weight")
     hidden = spec.hidden_size
     weights = EncoderWeights(
-        word=picker.take("embeddings.word_embeddings.weight", spec.vocab_size, hidden),
-        position=picker.take("embeddings.position_embeddings.weight", spec.max_positions, hidden),
-        token_type=picker.take(
+        word=named.take("embeddings.word_embeddings.weight", spec.vocab_size, hidden),
+        position=named.take("embeddings.position_embeddings.weight", spec.max_positions, hidden),
+        token_type=named.take(
             "embeddings.token_type_embeddings.weight", spec.type_vocab_size, hidden
         ),
-        embedding_norm=picker.norm("embeddings.LayerNorm", hidden),
-        layers=tuple(_layer(picker, f"encoder.layer.{i}", spec) for i in range(spec.layers)),
+        embedding_norm=_norm(named, "embeddings.LayerNorm", hidden),
+        layers=tuple(_layer(named, f"encoder.layer.{i}", spec) for i in range(spec.layers)),
     )
-    picker.require_nothing_left("encoder.", spec)
+    named.require_all_taken("encoder.", f"a {spec.model_type} of {spec.layers} layers")
     return weights
 
 
-def _layer(picker: _Picker, name: str, spec: EncoderSpec) -> LayerWeights:
+def _layer(named: NamedTensors, name: str, spec: EncoderSpec) -> LayerWeights:
     hidden, inner = spec.hidden_size, spec.intermediate_size
     parts = [
-        picker.linear(f"{name}.attention.self.{part}", hidden, hidden)
+        _linear(named, f"{name}.attention.self.{part}", hidden, hidden)
         for part in ("query", "key", "value")
     ]
     qkv = LinearWeights(
-        np.concatenate([part.weight for part in parts]), np.concatenate([p.bias for p in parts])
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([p.bias for p in parts]),
     )
     return LayerWeights(
         qkv=qkv,
-        out=picker.linear(f"{name}.attention.output.dense", hidden, hidden),
-        attention_norm=picker.norm(f"{name}.attention.output.LayerNorm", hidden),
-        up=picker.linear(f"{name}.intermediate.dense", inner, hidden),
-        down=picker.linear(f"{name}.output.dense", hidden, inner),
-        output_norm=picker.norm(f"{name}.output.LayerNorm", hidden),
+        out=_linear(named, f"{name}.attention.output.dense", hidden, hidden),
+        attention_norm=_norm(named, f"{name}.attention.output.LayerNorm", hidden),
+        up=_linear(named, f"{name}.intermediate.dense", inner, hidden),
+        down=_linear(named, f"{name}.output.dense", hidden, inner),
+        output_norm=_norm(named, f"{name}.output.LayerNorm", hidden),
     )
 
 
-class _Picker:
-    """Takes tensors by name and remembers which were taken."""
-
-    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
-        anchor = "embeddings.word_embeddings.weight"
-        found = [name for name in tensors if name == anchor or name.endswith(f".{anchor}")]
-        if len(found) != 1:
-            raise WeightsError(
-                f"the weights must have exactly one tensor {anchor!r}: found {found or 'none'} "
-                f"among {len(tensors)}; is this the model that config.json describes?"
-            )
-        self._prefix = found[0].removesuffix(anchor)
-        self._tensors = tensors
-        self._taken: set[str] = set()
-
-    def linear(self, name: str, rows: int, columns: int) -> LinearWeights:
-        return LinearWeights(
-            self.take(f"{name}.weight", rows, columns), self.take(f"{name}.bias", rows)
-        )
-
-    def norm(self, name: str, size: int) -> NormWeights:
-        old = self._prefix + f"{name}.gamma" in self._tensors
-        gamma, beta = ("gamma", "beta") if old else ("weight", "bias")
-        return NormWeights(self.take(f"{name}.{gamma}", size), self.take(f"{name}.{beta}", size))
-
-    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        full = self._prefix + name
-        tensor = self._tensors.get(full)
-        if tensor is None:
-            raise WeightsError(f"tensor {full!r} is missing from the weights")
-        if tensor.shape != shape:
-            raise WeightsError(
-                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
-            )
-        if tensor.dtype != np.float32:
-            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
-        if not _all_finite(tensor):
-            raise WeightsError(
-                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged or training diverged"
-            )
-        self._taken.add(full)
-        return np.ascontiguousarray(tensor)
-
-    def require_nothing_left(self, part: str, spec: EncoderSpec) -> None:
-        start = self._prefix + part
-        left = sorted(name for name in self._tensors.keys() - self._taken if name.startswith(start))
-        if left:
-            raise WeightsError(
-                f"the weights have {len(left)} tensors that a {spec.model_type} of {spec.layers} layers does not have, first "
-                f"{left[0]!r}; config.json and weights contradict each other"
-            )
+def _linear(named: NamedTensors, name: str, rows: int, columns: int) -> LinearWeights:
+    return LinearWeights(
+        named.take(f"{name}.weight", rows, columns), named.take(f"{name}.bias", rows)
+    )
 
 
-def _all_finite(tensor: NDArray[Any]) -> bool:
-    # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is looked at closely.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = tensor.sum(dtype=np.float32)
-    return bool(np.isfinite(total)) or bool(np.isfinite(tensor).all())
+def _norm(named: NamedTensors, name: str, size: int) -> NormWeights:
+    gamma, beta = ("gamma", "beta") if f"{name}.gamma" in named else ("weight", "bias")
+    return NormWeights(named.take(f"{name}.{gamma}", size), named.take(f"{name}.{beta}", size))

@@ -12,7 +12,10 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 def find_folder(
-    name_or_path: str | Path, revision: str | None, local_files_only: bool, token: str | bool | None
+    name_or_path: str | Path,
+    revision: str | None,
+    local_files_only: bool,
+    token: str | bool | None,
 ) -> tuple[Path, str]:
     """Find a model folder: a local folder if it exists, else the hub.
 
@@ -26,7 +29,8 @@ def find_folder(
         The folder, and the name of the model: the hub id, or the folder's name.
 
     Raises:
-        ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked for it.
+        ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked
+            for it.
         InputError: name_or_path is neither str nor Path, or empty.
     """
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
@@ -41,7 +45,8 @@ def find_folder(
         )
     if isinstance(name_or_path, Path) or name[0] in "./~" or not _HUB_ID.fullmatch(name):
         raise ModelNotFoundError(
-            f"there is no folder {name}; give an existing model folder, or a hub id such as BAAI/bge-small-en-v1.5"
+            f"there is no folder {name}; give an existing model folder, or a hub id such as "
+            "BAAI/bge-small-en-v1.5"
         )
     return _download(name, revision, local_files_only, token), name
 
@@ -74,12 +79,14 @@ def _download(
         raise ModelNotFoundError(f"{name} has no revision {revision!r} on the hub") from error
     except RepositoryNotFoundError as error:
         raise ModelNotFoundError(
-            f"{name} is neither a folder here nor a model on the hub; check the spelling, or pass token= if it is private"
+            f"{name} is neither a folder here nor a model on the hub; check the spelling, or "
+            "pass token= if it is private"
         ) from error
     except LocalEntryNotFoundError as error:
         reason = "local_files_only is set" if local_files_only else "the hub cannot be reached"
         raise ModelNotFoundError(
-            f"{name}{at} is no folder here, it is not in the download cache, and {reason}; go online once, or give a local "
+            f"{name}{at} is no folder here, it is not in the download cache, and {reason}; go "
+            "online once, or give a local "
             "model folder"
         ) from error
     except (HFValidationError, OSError) as error:

@@ -37,10 +37,12 @@ class ModelFolder:
 
     Attributes:
         path: the folder.
-        transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly every model.
+        transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly
+            every model.
         name: what the user asked for: a hub id, or the folder's name.
         config: config.json.
-        pooling: how token vectors become one ("cls", "mean", "max", ...), or None when the folder does not say.
+        pooling: how token vectors become one ("cls", "mean", "max", ...), or None when the folder
+            does not say.
         normalize: whether modules.json ends with Normalize.
         prompts: texts put before a text, by name.
         default_prompt_name: the prompt used when none is named.
@@ -73,7 +75,8 @@ class ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
         Args:
-            name_or_path: an existing folder wins; anything else is a hub id such as "BAAI/bge-small-en-v1.5".
+            name_or_path: an existing folder wins; anything else is a hub id such as
+                "BAAI/bge-small-en-v1.5".
             revision: branch, tag or commit on the hub; no effect on a local folder.
             local_files_only: never use the network, only what was downloaded before.
             token: access token of the hub for private models.
@@ -82,16 +85,19 @@ class ModelFolder:
             The folder; weights and tokenizer are not read yet.
 
         Raises:
-            ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked for it.
+            ModelNotFoundError: there is no such folder, and the hub does not have or cannot be
+                asked for it.
             ModelFolderError: a JSON file is missing, broken, or contradicts another.
-            UnsupportedArchitectureError: modules.json has a module, or pooling an option, that Quaver does not run.
+            UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
+                Quaver does not run.
         """
         path, name = find_folder(name_or_path, revision, local_files_only, token)
         transformer, pooling, normalize = _modules(path)
         config = _read_json(transformer / "config.json")
         if config is None:
             raise ModelFolderError(
-                f"a model folder needs config.json: {transformer} has none; give the folder that holds config.json, "
+                f"a model folder needs config.json: {transformer} has none; give the folder that "
+                "holds config.json, "
                 "tokenizer.json and model.safetensors"
             )
         settings = _read_json(path / "config_sentence_transformers.json") or {}
@@ -118,8 +124,9 @@ class ModelFolder:
     def fingerprint(self) -> str:
         """Identify the model: the same files give the same 64 hex digits, wherever they lie.
 
-        sha256 over config.json, tokenizer.json, and name, dtype, shape and the first 4 KiB of every tensor. Training changes
-        every layer it reaches, so the samples tell two trainings of one model apart at a hundredth of the reading.
+        sha256 over config.json, tokenizer.json, and name, dtype, shape and the first 4 KiB of every
+        tensor. Training changes every layer it reaches, so the samples tell two trainings of one
+        model apart at a hundredth of the reading.
 
         Raises:
             ModelFolderError: there is no safetensors file.
@@ -157,12 +164,14 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     except (OSError, ValueError) as error:
         raise ModelFolderError(f"{path} is no readable JSON: {error}; download it again") from error
     if not isinstance(value, kind):
-        raise ModelFolderError(f"{path} must hold a JSON {kind.__name__}: got {type(value).__name__}")
+        raise ModelFolderError(
+            f"{path} must hold a JSON {kind.__name__}: got {type(value).__name__}"
+        )
     return value
 
 
 def _modules(path: Path) -> tuple[Path, str | None, bool]:
-    """Read modules.json: the transformer's folder, the pooling mode or None, whether to normalise."""
+    """Read modules.json: the transformer's folder, the pooling mode or None, normalise or not."""
     modules = _read_json(path / "modules.json", list)
     if modules is None:
         return path, None, False
@@ -173,9 +182,13 @@ def _modules(path: Path) -> tuple[Path, str | None, bool]:
         raise ModelFolderError(
             f"{path / 'modules.json'} must list modules with type and path: {error!r}"
         ) from error
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+    if kinds not in (
+        ["Transformer", "Pooling"],
+        ["Transformer", "Pooling", "Normalize"],
+    ):
         raise UnsupportedArchitectureError(
-            f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are {_MODULES}, in this order"
+            f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are "
+            f"{_MODULES}, in this order"
         )
     return paths[0], _pooling(paths[1] / "config.json"), "Normalize" in kinds
 
@@ -186,7 +199,8 @@ def _pooling(path: Path) -> str:
         raise ModelFolderError(f"modules.json names a Pooling module, but there is no {path}")
     if config.get("include_prompt") is False:
         raise UnsupportedArchitectureError(
-            f"{path} says include_prompt=false; supported is pooling over all tokens, prompt included"
+            f"{path} says include_prompt=false; supported is pooling over all tokens, prompt "
+            "included"
         )
     modes = config.get("pooling_mode")
     if modes is None:
@@ -196,7 +210,8 @@ def _pooling(path: Path) -> str:
         raise ModelFolderError(f"{path} must name a pooling mode: got {config}")
     if len(modes) > 1:
         raise UnsupportedArchitectureError(
-            f"{path} joins the pooling modes {', '.join(map(str, modes))}; supported is one mode: cls or mean"
+            f"{path} joins the pooling modes {', '.join(map(str, modes))}; supported is one "
+            "mode: cls or mean"
         )
     return str(modes[0])
 
@@ -207,7 +222,8 @@ def _prompts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
     default = settings.get("default_prompt_name")
     if not fits or (default is not None and default not in prompts):
         raise ModelFolderError(
-            f"config_sentence_transformers.json of {path} must map prompt names to texts, default_prompt_name among them: "
+            f"config_sentence_transformers.json of {path} must map prompt names to texts, "
+            "default_prompt_name among them: "
             f"got prompts={prompts!r}, default_prompt_name={default!r}"
         )
     return dict(prompts)
@@ -231,7 +247,9 @@ def _max_seq_length(path: Path, config: dict[str, Any], text_settings: dict[str,
     lengths = [n for n in (stated, positions) if n is not None]
     for length in lengths:
         if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
-            raise ModelFolderError(f"the length of {path} must be a positive number: got {length!r}")
+            raise ModelFolderError(
+                f"the length of {path} must be a positive number: got {length!r}"
+            )
     if not lengths:
         raise ModelFolderError(
             f"{path} must state its length: max_seq_length or max_position_embeddings"

@@ -1,4 +1,4 @@
-"""float32 to int8, in memory: weights once, activations as the native kernels do it for every token."""
+"""float32 to int8, in memory: weights once, activations as the native kernels do it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ def quantize_weight(linear: LinearWeights) -> QuantizedLinear:
     """Quantize a weight, symmetric, one scale for each output.
 
     Formula:
-        scale_o = max_k |w_ok| / 127 (1 for a row of zeros);  q_ok = round(w_ok / scale_o), half to even
+        scale_o = max_k |w_ok| / 127 (1 for a row of zeros);  q_ok = round(w_ok / scale_o), half to
+        even
 
     Args:
         linear: weight float32 (O, K), finite; bias float32 (O,).
@@ -59,14 +60,15 @@ def quantize_rows(
     """Quantize activations, asymmetric, one scale and one zero point for each token.
 
     Formula:
-        low = min(0, min x), high = max(0, max x), scale = (high - low) / 255 (1 for a row of zeros),
-        zero = round(-low / scale), q = clip(round(x / scale) + zero, 0, 255), half to even
+        low = min(0, min x), high = max(0, max x), scale = (high - low) / 255 (1 for a row of
+        zeros), zero = round(-low / scale), q = clip(round(x / scale) + zero, 0, 255), half to even
 
     Args:
         x: float32 (T, K), finite.
 
     Returns:
-        q uint8 (T, K), scale float32 (T,), zero int32 (T,) in [0, 255]; (q - zero) * scale is x within one scale.
+        q uint8 (T, K), scale float32 (T,), zero int32 (T,) in [0, 255]; (q - zero) * scale is x
+        within one scale.
     """
     low, high = x.min(axis=1, initial=0), x.max(axis=1, initial=0)
     width = (high - low) / np.float32(255)
@@ -80,7 +82,8 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     """Run a linear layer as the int8 engine does; the specification of its GEMM.
 
     Formula:
-        y_to = scale_t * scale_o * (sum_k q_tk w_ok - zero_t * sum_k w_ok) + bias_o, the sums exact in int32
+        y_to = scale_t * scale_o * (sum_k q_tk w_ok - zero_t * sum_k w_ok) + bias_o, the sums exact
+        in int32
 
     Args:
         x: float32 (T, K).
@@ -92,4 +95,5 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     q, scale, zero = quantize_rows(x)
     wide = weights.weight.astype(np.int32)
     sums = q.astype(np.int32) @ wide.T - zero[:, None] * wide.sum(axis=1)
-    return scale[:, None] * weights.scale * sums.astype(np.float32) + weights.bias
+    y: NDArray[np.float32] = scale[:, None] * weights.scale * sums.astype(np.float32)
+    return y + weights.bias

@@ -6,6 +6,7 @@ Written to be read, not to be fast. T tokens in the batch, N sequences, H hidden
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +105,8 @@ def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
     """Return (x - mean) / sqrt(var + eps) * gamma + beta over each row, float32 (T, H)."""
     centred = x - x.mean(axis=1, keepdims=True)
     variance = np.square(centred).mean(axis=1, keepdims=True)
-    return centred / np.sqrt(variance + np.float32(eps)) * weights.gamma + weights.beta
+    scaled: FloatArray = centred / np.sqrt(variance + np.float32(eps))
+    return scaled * weights.gamma + weights.beta
 
 
 def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatArray:
@@ -125,7 +127,7 @@ def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatA
     q, k, v = np.moveaxis(qkv.reshape(tokens, 3, heads, hidden // heads), 0, 2)
     scale = np.float32(1 / math.sqrt(hidden // heads))
     context = np.empty((heads, tokens, hidden // heads), np.float32)
-    for begin, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for begin, end in pairwise(offsets):
         one = np.s_[:, begin:end]
         scores = q[one] @ k[one].swapaxes(1, 2) * scale
         powers = np.exp(scores - scores.max(axis=2, keepdims=True))
@@ -151,13 +153,13 @@ def activate(x: FloatArray, activation: Activation) -> FloatArray:
     """
     if activation == "gelu":
         erf = np.frompyfunc(math.erf, 1, 1)(x / np.float32(math.sqrt(2))).astype(np.float32)
-        return x * np.float32(0.5) * (1 + erf)
+        return np.asarray(x * np.float32(0.5) * (1 + erf), np.float32)
     if activation == "gelu_tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
-        return x * np.float32(0.5) * (1 + np.tanh(inner))
+        return np.asarray(x * np.float32(0.5) * (1 + np.tanh(inner)), np.float32)
     if activation == "relu":
         return np.maximum(x, 0)
-    return x * (np.tanh(x * np.float32(0.5)) + 1) * np.float32(0.5)
+    return np.asarray(x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5))), np.float32)
 
 
 def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:
@@ -173,11 +175,12 @@ def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatA
     """
     if spec.pooling == "cls":
         return x[offsets[:-1]]
-    means = [x[a:b].mean(axis=0) for a, b in zip(offsets[:-1], offsets[1:], strict=True)]
+    means = [x[a:b].mean(axis=0) for a, b in pairwise(offsets)]
     return np.stack(means) if means else np.empty((0, x.shape[1]), np.float32)
 
 
 def normalized(x: FloatArray) -> FloatArray:
     """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
     lengths = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
-    return x / np.where(lengths > 0, lengths, np.float32(1))
+    lengths[lengths == 0] = 1
+    return x / lengths

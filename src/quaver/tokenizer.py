@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -25,7 +25,8 @@ class TokenBatch:
     Attributes:
         ids: int32 (T,), token ids; text i is ``ids[offsets[i]:offsets[i + 1]]``.
         offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T.
-        type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None when all are 0.
+        type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None when all are
+            0.
         truncated: how many of the N texts were cut.
     """
 
@@ -44,7 +45,7 @@ class TokenBatch:
         return len(self.ids)
 
     def select(self, first: int, last: int) -> TokenBatch:
-        """Return the texts [first, last) as a batch; arrays are views, `truncated` is not carried over (0).
+        """Return the texts [first, last) as a batch of views; its `truncated` is 0.
 
         Args:
             first: index of the first text, 0 <= first.
@@ -58,12 +59,30 @@ class TokenBatch:
         offsets = self.offsets[first : last + 1] - self.offsets[first]
         return TokenBatch(self.ids[begin:end], offsets, types, 0)
 
+    def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
+        """Cut into batches of at most max_tokens; a single longer text is a batch of its own.
+
+        Args:
+            max_tokens: the bound, positive.
+
+        Yields:
+            The index of the first text and the batch, in order.
+        """
+        first = 0
+        while first < len(self):
+            bound = self.offsets[first] + max_tokens
+            fitting = int(np.searchsorted(self.offsets, bound, side="right")) - 1
+            last = max(fitting, first + 1)
+            yield first, self.select(first, last)
+            first = last
+
 
 class Tokenizer:
     """A model's own tokenizer, from its tokenizer.json.
 
-    Why not the truncation of the library: it is a state of the tokenizer, so texts and pairs would need one copy each,
-    and every cut text carries its whole overflow. Cutting before the special tokens are added gives the same ids.
+    Why not the truncation of the library: it is a state of the tokenizer, so texts and pairs would
+    need one copy each, and every cut text carries its whole overflow. Cutting before the special
+    tokens are added gives the same ids.
     """
 
     def __init__(self, backend: Backend, *, max_length: int, lowercase: bool = False) -> None:
@@ -113,7 +132,8 @@ class Tokenizer:
             content = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise TokenizerError(
-                f"a model folder needs tokenizer.json: {folder} has none; load the model with transformers and save its "
+                f"a model folder needs tokenizer.json: {folder} has none; load the model with "
+                "transformers and save its "
                 "fast tokenizer with save_pretrained()"
             ) from None
         except (OSError, UnicodeDecodeError) as error:
@@ -122,7 +142,7 @@ class Tokenizer:
             # The library raises plain Exception for every fault of the file, so a fault is told by
             # what is left: no tokenizer.
             backend = Backend.from_str(content)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             raise TokenizerError(f"{path} is broken: {error}; download it again") from error
         return cls(backend, max_length=max_length, lowercase=lowercase)
 
@@ -137,7 +157,8 @@ class Tokenizer:
         """
         if self.vocab_size > rows:
             raise TokenizerError(
-                f"every token needs a row of the word embeddings: tokenizer.json goes up to id {self.vocab_size - 1}, the "
+                "every token needs a row of the word embeddings: tokenizer.json goes up to id "
+                f"{self.vocab_size - 1}, the "
                 f"model has {rows} rows; tokenizer and weights are of different models"
             )
 
@@ -151,7 +172,8 @@ class Tokenizer:
             A batch of N texts.
 
         Raises:
-            InputError: an item is not a str, or holds half of a surrogate pair; its position is named.
+            InputError: an item is not a str, or holds half of a surrogate pair; its position is
+                named.
         """
         room = self.max_length - self.special_tokens
         encodings = self._tokenize(texts)
@@ -184,7 +206,8 @@ class Tokenizer:
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
                 raise InputError(
-                    f"the first text of a pair must leave room for the second: pair {i} has {len(first)} tokens of {room}; "
+                    f"the first text of a pair must leave room for the second: pair {i} has "
+                    f"{len(first)} tokens of {room}; "
                     "shorten it"
                 )
             if len(first) + len(second) > room:
@@ -213,7 +236,8 @@ class Tokenizer:
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
-                    f"every text must be a str: {name} {i} is {type(text).__name__}; decode or drop it"
+                    f"every text must be a str: {name} {i} is {type(text).__name__}; decode or "
+                    "drop it"
                 )
         lowered = [text.lower() for text in texts] if self._lowercase else list(texts)
         try:
@@ -229,7 +253,8 @@ def _raise_for_surrogate(texts: Sequence[str], name: str) -> None:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"every text must be valid Unicode: {name} {i} has half of a surrogate pair at character {error.start}; "
+                f"every text must be valid Unicode: {name} {i} has half of a surrogate pair at "
+                f"character {error.start}; "
                 "replace it, for example with text.encode('utf-8', 'replace').decode()"
             ) from None
 

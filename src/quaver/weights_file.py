@@ -29,7 +29,7 @@ _DTYPES = {
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a folder: model.safetensors, or the shards that the index names.
+    """List the safetensors files of a folder: model.safetensors, or the shards of its index.
 
     Args:
         folder: the folder that holds config.json.
@@ -45,14 +45,18 @@ def weight_files(folder: Path) -> list[Path]:
     if not (folder / INDEX).is_file():
         found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
         raise ModelFolderError(
-            f"a model folder needs {SINGLE}: {folder} has {found}; pickled weights are never read because they can run code. "
-            "Load the model with transformers once and save it with save_pretrained(), which writes safetensors"
+            f"a model folder needs {SINGLE}: {folder} has {found}; pickled weights are never "
+            "read because they can run code. "
+            "Load the model with transformers once and save it with save_pretrained(), which "
+            "writes safetensors"
         )
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         names = sorted(set(index["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(f"{folder / INDEX} is broken: {error!r}; download it again") from error
+        raise ModelFolderError(
+            f"{folder / INDEX} is broken: {error!r}; download it again"
+        ) from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
             raise ModelFolderError(
@@ -64,7 +68,8 @@ def weight_files(folder: Path) -> list[Path]:
 def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
     """Read every tensor of a model folder.
 
-    Half precision (F16, BF16) and F64 become float32; float32 and integers stay views of the mapped file, read-only.
+    Half precision (F16, BF16) and F64 become float32; float32 and integers stay views of the mapped
+    file, read-only.
 
     Args:
         folder: the folder that holds model.safetensors.
@@ -109,11 +114,14 @@ def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]
     yield from sorted(samples)
 
 
-def _entries(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]:
+def _entries(
+    path: Path,
+) -> Iterator[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]:
     """Yield name, dtype, shape and bytes of each tensor.
 
-    The safetensors library checks the whole header (sizes, overlaps, file length) and is then closed; the bytes come from
-    our own map, because its NumPy reader copies every tensor and has no bfloat16.
+    The safetensors library checks the whole header (sizes, overlaps, file length) and is then
+    closed; the bytes come from our own map, because its NumPy reader copies every tensor and has no
+    bfloat16.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -126,7 +134,8 @@ def _entries(path: Path) -> Iterator[tuple[str, str, tuple[int, ...], NDArray[np
         mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no complete safetensors file: {error}; it is truncated or corrupt, download it again"
+            f"{path} is no complete safetensors file: {error}; it is truncated or corrupt, "
+            "download it again"
         ) from error
     data = np.asarray(mapped)[8 + length :]
     for name, entry in header.items():

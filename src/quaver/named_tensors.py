@@ -1,0 +1,106 @@
+"""A checkpoint's tensors, taken by name and checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import WeightsError
+
+
+class NamedTensors:
+    """Takes tensors by name, checks them, and remembers which were taken.
+
+    Names are those of the bare encoder; a prefix that the checkpoint puts before them ("bert.") is
+    found and added.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], *, anchor: str) -> None:
+        """Find the prefix.
+
+        Args:
+            tensors: tensors by name.
+            anchor: a name that the encoder has exactly once; what stands before it is the prefix.
+
+        Raises:
+            WeightsError: no tensor, or more than one, ends with the anchor.
+        """
+        found = [name for name in tensors if name == anchor or name.endswith(f".{anchor}")]
+        if len(found) != 1:
+            raise WeightsError(
+                f"the weights must have exactly one tensor {anchor!r}: found {found or 'none'} "
+                f"among {len(tensors)}; is this the model that config.json describes?"
+            )
+        self._prefix = found[0].removesuffix(anchor)
+        self._tensors = tensors
+        self._taken: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a tensor of this name."""
+        return f"{self._prefix}{name}" in self._tensors
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Take one tensor.
+
+        Args:
+            name: its name without the prefix.
+            shape: the shape it must have.
+
+        Returns:
+            float32, C-contiguous, a view where possible.
+
+        Raises:
+            WeightsError: it is missing, has another shape, holds no floats, or holds NaN or
+                infinity.
+        """
+        full = self._prefix + name
+        tensor = self._tensors.get(full)
+        if tensor is None:
+            raise WeightsError(
+                f"tensor {full!r} is missing from the weights; is this the model that "
+                "config.json describes?"
+            )
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
+            )
+        if tensor.dtype != np.float32:
+            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
+        if not _all_finite(tensor):
+            raise WeightsError(
+                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged "
+                "or training diverged"
+            )
+        self._taken.add(full)
+        return np.ascontiguousarray(tensor)
+
+    def require_all_taken(self, part: str, owner: str) -> None:
+        """Check that nothing of a part of the model was left over.
+
+        Args:
+            part: how the names of the part start, without the prefix.
+            owner: what was read, for the message.
+
+        Raises:
+            WeightsError: a tensor of the part was not taken, so config.json describes another
+                model.
+        """
+        start = self._prefix + part
+        left = sorted(name for name in self._tensors.keys() - self._taken if name.startswith(start))
+        if left:
+            raise WeightsError(
+                f"the weights have {len(left)} tensors that {owner} does not have, first "
+                f"{left[0]!r}; config.json and weights "
+                "contradict each other"
+            )
+
+
+def _all_finite(tensor: NDArray[Any]) -> bool:
+    # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is
+    # looked at closely.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = tensor.sum(dtype=np.float32)
+    return bool(np.isfinite(total)) or bool(np.isfinite(tensor).all())
