@@ -5,16 +5,52 @@ from __future__ import annotations
 import re
 import warnings
 
-from bs4 import BeautifulSoup, NavigableString, Tag, XMLParsedAsHTMLWarning
-from bs4.element import PreformattedString
+from bs4 import BeautifulSoup, Tag, XMLParsedAsHTMLWarning
+from bs4.element import NavigableString, PreformattedString
 
 from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
 
-_UNSEEN = ["script", "style", "template", "noscript", "nav", "aside", "head", "svg", "button", "form", "iframe"]
+_UNSEEN = (
+    "script, style, template, noscript, nav, aside, head, svg, button, form, iframe, a.headerlink"
+)
 _INLINE = frozenset(
-    "a abbr b bdi bdo cite code data del dfn em font i ins kbd label mark q ruby s samp small span strong sub sup time "
-    "tt u var wbr".split()
+    (
+        *(
+            "a",
+            "abbr",
+            "b",
+            "bdi",
+            "bdo",
+            "cite",
+            "code",
+            "data",
+            "del",
+            "dfn",
+            "em",
+            "font",
+            "i",
+            "ins",
+            "kbd",
+        ),
+        *(
+            "label",
+            "mark",
+            "q",
+            "ruby",
+            "s",
+            "samp",
+            "small",
+            "span",
+            "strong",
+            "sub",
+            "sup",
+            "time",
+            "tt",
+            "u",
+        ),
+        *("var", "wbr"),
+    )
 )
 _HEADING = re.compile(r"h[1-6]")
 
@@ -36,12 +72,16 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
         # An XHTML page is a page: read as HTML its text is the same.
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
         page = BeautifulSoup(markup, "html.parser")
-    for unseen in page(_UNSEEN):
+    for unseen in page.select(_UNSEEN):
         unseen.decompose()
-    for link in page.select("a.headerlink"):
-        link.decompose()
     writer = _Writer()
-    writer.write(page.find("main") or page.find(attrs={"role": "main"}) or page.find("article") or page.body or page)
+    writer.write(
+        page.find("main")
+        or page.select_one("[role=main]")
+        or page.find("article")
+        or page.body
+        or page
+    )
     return writer.finish()
 
 
@@ -102,6 +142,10 @@ def _parts(node: Tag) -> list[Tag | str]:
     for child in node.children:
         if isinstance(child, Tag):
             parts.append(child)
-        elif isinstance(child, NavigableString) and not isinstance(child, PreformattedString) and str(child):
+        elif (
+            isinstance(child, NavigableString)
+            and not isinstance(child, PreformattedString)
+            and str(child)
+        ):
             parts.append(str(child))
     return parts

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 from markdown_it import MarkdownIt
 
 from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
 
-_FRONT_MATTER = re.compile(r"---[ \t]*(?:\r\n?|\n).*?^(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL | re.MULTILINE)
+_FRONT_MATTER = re.compile(
+    r"---[ \t]*(?:\r\n?|\n).*?^(?:---|\.\.\.)[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL | re.MULTILINE
+)
 _LINE_END = re.compile(r"\r\n?|\n")
 
 
@@ -32,13 +35,15 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
     starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]
     tokens = MarkdownIt("commonmark").parse(text[begin:])
     headings = []
-    for token, inline in zip(tokens, tokens[1:], strict=False):
+    for token, inline in pairwise(tokens):
         # A heading inside a list or a quotation (level > 0) does not structure the document.
         if token.type != "heading_open" or token.level > 0 or token.map is None:
             continue
         first, last = token.map
         end = starts[last] if last < len(starts) else len(text)
-        title = "".join(part.content or " " for part in inline.children or () if part.type in _WITH_TEXT)
+        title = "".join(
+            part.content or " " for part in inline.children or () if part.type in _WITH_TEXT
+        )
         headings.append(Heading(int(token.tag[1]), " ".join(title.split()), starts[first], end))
     return sections_between(text, [heading for heading in headings if heading.title], start=begin)
 

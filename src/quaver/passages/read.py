@@ -26,7 +26,10 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
-_DECLARED = re.compile(rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml[^>]+encoding\s*=\s*["']([\w.:-]+)""", re.I)
+_DECLARED = re.compile(
+    rb"""<meta[^>]+charset\s*=\s*["']?\s*([\w.:-]+)|<\?xml[^>]+encoding\s*=\s*["']([\w.:-]+)""",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ def scan_folder(folder: Path) -> Scan:
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
-        raise DocumentError(f"documents come from a folder: there is {found} at {folder}; give an existing folder")
+        raise DocumentError(
+            f"documents come from a folder: there is {found} at {folder}; give an existing folder"
+        )
     files: list[Path] = []
     failures: list[Failure] = []
     for path, error in _walk(folder):
@@ -73,11 +78,15 @@ def scan_folder(folder: Path) -> Scan:
             files.append(path)
     if not files and not failures:
         endings = ", ".join(SUPPORTED_ENDINGS)
-        raise DocumentError(f"a folder needs at least one document: found none in {folder}; supported endings: {endings}")
+        raise DocumentError(
+            f"a folder needs at least one document: found none in {folder}; supported endings: {endings}"
+        )
     return Scan(tuple(sorted(files)), tuple(failures))
 
 
-def read_document(path: Path, *, source: str | None = None, content: bytes | None = None) -> Document:
+def read_document(
+    path: Path, *, source: str | None = None, content: bytes | None = None
+) -> Document:
     """Reads one file.
 
     Args:
@@ -95,7 +104,9 @@ def read_document(path: Path, *, source: str | None = None, content: bytes | Non
     ending = path.suffix.lower()
     if ending not in SUPPORTED_ENDINGS:
         endings = ", ".join(SUPPORTED_ENDINGS)
-        raise DocumentError(f"a document must have a supported ending: got {path.name}; supported: {endings}")
+        raise DocumentError(
+            f"a document must have a supported ending: got {path.name}; supported: {endings}"
+        )
     if content is None:
         content = read_bytes(path)
     is_html = ending in (".html", ".htm", ".xhtml")
@@ -106,7 +117,9 @@ def read_document(path: Path, *, source: str | None = None, content: bytes | Non
         return Document(source, visible, sections)
     if ending in (".md", ".markdown"):
         return Document(source, text, markdown_sections(text), markdown=True)
-    return Document(source, text, rst_sections(text) if ending == ".rst" else sections_between(text, ()))
+    return Document(
+        source, text, rst_sections(text) if ending == ".rst" else sections_between(text, ())
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -149,7 +162,10 @@ def _walk(root: Path) -> Iterator[tuple[Path, OSError | None]]:
                 yield path, None
                 continue
             real = path.resolve()
-            if real in seen or (entry.is_symlink() and (real.is_relative_to(real_root) or real_root.is_relative_to(real))):
+            if real in seen or (
+                entry.is_symlink()
+                and (real.is_relative_to(real_root) or real_root.is_relative_to(real))
+            ):
                 continue
             seen.add(real)
             folders.append(path)
@@ -179,12 +195,17 @@ def _decode(content: bytes, name: str, *, declared: bool) -> str:
     try:
         text = content[start:].decode(encoding)
     except LookupError as error:
-        raise DocumentError(f"{name} declares the encoding {encoding}, which does not exist; save it as UTF-8") from error
-    except UnicodeDecodeError as error:
-        byte = content[start + error.start]
         raise DocumentError(
-            f"{name} is not valid {encoding} ({why}): byte 0x{byte:02x} at position {start + error.start}; save it as UTF-8"
+            f"{name} declares the encoding {encoding}, which does not exist; save it as UTF-8"
+        ) from error
+    except UnicodeError as error:
+        at = start + getattr(error, "start", 0)
+        raise DocumentError(
+            f"{name} is not valid {encoding} ({why}): byte 0x{content[at]:02x} at position {at}; "
+            "save it as UTF-8"
         ) from error
     if "\0" in text:
-        raise DocumentError(f"{name} is not text: it holds a NUL character at position {text.index(chr(0))}")
+        raise DocumentError(
+            f"{name} is not text: it holds a NUL character at position {text.index(chr(0))}"
+        )
     return text

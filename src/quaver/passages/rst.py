@@ -14,8 +14,13 @@ from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*$")
+_MARKUP = re.compile(r"(?:(?::[\w:.+-]+:)?`{1,2}~?|\*{1,2}(?=\S))([^`*]+?)(?:`{1,2}_{0,2}|\*{1,2})")
+_DASHES = re.compile(r"(?<=\s)---?(?=\s)")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
-_TARGETS = re.compile(r"(?:^[ \t]*(?:\.\. _[^\r\n]*:|\.\.)[ \t]*(?:\r\n|\r|\n|\Z)|^[ \t]*(?:\r\n|\r|\n))+\Z", re.MULTILINE)
+_TARGETS = re.compile(
+    r"(?:^[ \t]*(?:\.\. _[^\r\n]*:|\.\.)[ \t]*(?:\r\n|\r|\n|\Z)|^[ \t]*(?:\r\n|\r|\n))+\Z",
+    re.MULTILINE,
+)
 
 
 def rst_sections(text: str) -> tuple[Section, ...]:
@@ -47,7 +52,7 @@ def rst_sections(text: str) -> tuple[Section, ...]:
         if style not in levels:
             levels.append(style)
         end = lines[row + rows][0] if row + rows < len(lines) else len(text)
-        headings.append(Heading(levels.index(style), title, lines[row][0], end))
+        headings.append(Heading(levels.index(style), _plain(title), lines[row][0], end))
         row += rows
     return tuple(_without_targets(text, section) for section in sections_between(text, headings))
 
@@ -60,7 +65,12 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
     if _ADORNMENT.match(line):
         under = lines[row + 2][1].rstrip() if row + 2 < len(lines) else ""
         title = below.strip()
-        if under == line.rstrip() and title and not _ADORNMENT.match(below) and len(under) >= len(title):
+        if (
+            under == line.rstrip()
+            and title
+            and not _ADORNMENT.match(below)
+            and len(under) >= len(title)
+        ):
             return f"over {line[0]}", title, 3
         return None
     title = line.rstrip()
@@ -72,7 +82,14 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
     return (f"under {below[0]}", title, 2) if width >= min(len(title), 4) and width > 1 else None
 
 
+def _plain(title: str) -> str:
+    """Takes inline markup off a title: ``:mod:`json` --- JSON encoder`` is ``json — JSON encoder``."""
+    return _DASHES.sub("—", _MARKUP.sub(r"\1", title))
+
+
 def _without_targets(text: str, section: Section) -> Section:
     """Cuts link targets (``.. _name:``) and blank lines off the end of a section."""
     trailing = _TARGETS.search(text, section.start, section.end)
-    return section if trailing is None else Section(section.headings, section.start, trailing.start())
+    return (
+        section if trailing is None else Section(section.headings, section.start, trailing.start())
+    )

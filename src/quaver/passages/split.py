@@ -44,7 +44,9 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
         semantic-text-splitter, "Method": the largest semantic unit that fits, by Unicode sentences and words.
     """
     if max_tokens < SMALLEST_BUDGET:
-        raise InputError(f"max_tokens must be at least {SMALLEST_BUDGET}: got {max_tokens}; use a larger max_seq_length")
+        raise InputError(
+            f"max_tokens must be at least {SMALLEST_BUDGET}: got {max_tokens}; use a larger max_seq_length"
+        )
     splitter = MarkdownSplitter if document.markdown else TextSplitter
     seen: Counter[tuple[str, str]] = Counter()
     passages = []
@@ -57,7 +59,9 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             start = section.start + offset
             identity = passage_id(document.source, heading, text, seen[heading, text])
             seen[heading, text] += 1
-            passages.append(Passage(identity, text, document.source, heading, start, start + len(text)))
+            passages.append(
+                Passage(identity, text, document.source, heading, start, start + len(text))
+            )
     return passages
 
 

@@ -1,0 +1,134 @@
+"""quaver.json: what a store was made with. It is written last, so a store that has one is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from quaver.errors import StoreError, StoreMismatchError, StoreNotFoundError, StoreWriteError
+
+FILE_NAME = "quaver.json"
+FORMAT_VERSION = 1
+"""Changes when a store written by one version cannot be read by the other."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a store was made with.
+
+    Attributes:
+        model: Hub id or absolute folder of the model, to open it again.
+        fingerprint: Identifies the vector space: vectors of another one cannot be compared.
+        dimension: Length of a vector.
+        created: UTC, ISO 8601.
+        format_version: Of the store's layout.
+    """
+
+    model: str
+    fingerprint: str
+    dimension: int
+    created: str
+    format_version: int = FORMAT_VERSION
+
+    @classmethod
+    def read(cls, store: Path) -> Manifest:
+        """Reads the manifest of a store.
+
+        Args:
+            store: The store's folder.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            StoreNotFoundError: There is no store at this path.
+            StoreMismatchError: Another version of Quaver wrote it.
+            StoreError: The file is broken or cannot be read.
+        """
+        path = store / FILE_NAME
+        try:
+            content = json.loads(path.read_bytes())
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise StoreNotFoundError(
+                f"a store is a folder with a {FILE_NAME}: there is none at {store}; make one with `quaver index`"
+            ) from error
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise StoreError(
+                f"{path} must be JSON: {error}; restore it, or index again into another folder"
+            ) from error
+        version = content.get("format_version") if isinstance(content, dict) else None
+        if isinstance(version, int) and version != FORMAT_VERSION:
+            raise StoreMismatchError(
+                f"the store at {store} has format version {version}, this Quaver reads {FORMAT_VERSION}; "
+                "index again into another folder"
+            )
+        return cls._checked(content, path)
+
+    @classmethod
+    def _checked(cls, content: object, path: Path) -> Manifest:
+        """Builds a manifest from JSON, and checks every field."""
+        fields = {
+            "model": str,
+            "fingerprint": str,
+            "dimension": int,
+            "created": str,
+            "format_version": int,
+        }
+        if not isinstance(content, dict):
+            raise StoreError(
+                f"{path} must hold a JSON object: got {type(content).__name__}; index again elsewhere"
+            )
+        for name, kind in fields.items():
+            value = content.get(name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise StoreError(
+                    f"{path} needs {name!r} as {kind.__name__}: got {value!r}; index again elsewhere"
+                )
+        return cls(**{name: content[name] for name in fields})
+
+    def write(self, store: Path) -> None:
+        """Writes the manifest so that a reader sees either all of it or nothing.
+
+        Args:
+            store: The store's folder, which exists.
+
+        Raises:
+            StoreWriteError: Writing failed.
+        """
+        path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
+        try:
+            with unfinished.open("w", encoding="utf-8") as file:
+                json.dump(asdict(self), file, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except OSError as error:
+            raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+
+    def check(self, store: Path, *, model: str, fingerprint: str, dimension: int) -> None:
+        """Checks that a model's vectors belong into the store.
+
+        Args:
+            store: The store's folder, for the message.
+            model: Name of the model in use.
+            fingerprint: Its fingerprint.
+            dimension: Length of its vectors.
+
+        Raises:
+            StoreMismatchError: They do not.
+        """
+        if dimension != self.dimension:
+            raise StoreMismatchError(
+                f"the store at {store} holds vectors of dimension {self.dimension} (model {self.model}), "
+                f"but {model} gives dimension {dimension}; use the first model, or another store"
+            )
+        if fingerprint != self.fingerprint:
+            raise StoreMismatchError(
+                f"the store at {store} was made with {self.model} (fingerprint {self.fingerprint[:12]}), "
+                f"not with {model} (fingerprint {fingerprint[:12]}); use the first model, or another store"
+            )
