@@ -183,4 +183,5 @@ def normalized(x: FloatArray) -> FloatArray:
     """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
     lengths = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
     lengths[lengths == 0] = 1
-    return x / lengths
+    unit: FloatArray = x / lengths
+    return unit

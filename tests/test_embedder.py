@@ -1,0 +1,303 @@
+"""Embedder: shapes, order, prompts, options, and every argument outside its rule."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_model import tiny_config, tiny_tensors, write_json, write_tiny_model
+
+from quaver.architecture import encoder_spec, encoder_weights
+from quaver.embedder import Embedder
+from quaver.errors import InputError, PoolingError, TokenizerError, UnsupportedArchitectureError
+from quaver.reference import encode as reference_encode
+
+TEXTS = [
+    "the file of the list",
+    "",
+    "a function returns a value",
+    "the file of the list",
+    "x" * 300,
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder: Path) -> Embedder:
+    return Embedder.from_pretrained(tiny_folder, precision="float32")
+
+
+@pytest.fixture(scope="module")
+def int8(tiny_folder: Path) -> Embedder:
+    return Embedder.from_pretrained(str(tiny_folder))
+
+
+def test_what_the_model_says(model: Embedder, int8: Embedder) -> None:
+    assert (model.name, model.dimension, model.max_seq_length) == ("tiny", 64, 64)
+    assert (model.precision, int8.precision) == ("float32", "int8")
+    assert (model.truncate_dim, model.normalize, model.default_prompt_name) == (None, True, None)
+    assert model.prompts == {"query": "query: ", "document": "passage: "}
+    assert model.document_prompt == "passage: "
+    assert model.threads >= 1
+    assert model.isa
+    assert model.tokenizer.count("the file") == 2
+
+
+def test_float32_is_the_reference(model: Embedder) -> None:
+    config = tiny_config()
+    spec = encoder_spec(config, pooling="mean", normalize=True)
+    expected = reference_encode(
+        spec, encoder_weights(spec, tiny_tensors(config)), model.tokenizer.encode(TEXTS)
+    )
+    # Sums of 64 to 256 float32 products in another order, through two layers.
+    assert np.allclose(model.encode(TEXTS), expected, atol=1e-5)
+
+
+def test_int8_is_near_float32(model: Embedder, int8: Embedder) -> None:
+    exact, quantized = model.encode(TEXTS), int8.encode(TEXTS)
+    cosines = (exact * quantized).sum(axis=1)
+    # Random weights lose more than trained ones; a wrong scale or zero point loses far more.
+    assert cosines.min() > 0.99
+    assert not np.array_equal(exact, quantized)
+
+
+def test_shapes_and_types(model: Embedder) -> None:
+    one, many, none = model.encode("the file"), model.encode(TEXTS), model.encode([])
+    assert (one.shape, many.shape, none.shape) == ((64,), (5, 64), (0, 64))
+    for vectors in (one, many, none):
+        assert vectors.dtype == np.float32
+        assert vectors.flags.c_contiguous
+    assert np.allclose(np.linalg.norm(many, axis=1), 1, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("output", "dtype", "width"), [("int8", np.int8, 64), ("binary", np.uint8, 8)]
+)
+def test_other_outputs(model: Embedder, output: Any, dtype: type, width: int) -> None:
+    for texts, shape in (("a", (width,)), (TEXTS, (5, width)), ([], (0, width))):
+        vectors = model.encode(texts, output=output)
+        assert (vectors.shape, vectors.dtype) == (shape, dtype)
+        assert vectors.flags.c_contiguous
+    assert model.encode("a", output="binary", truncate_dim=12).shape == (2,)
+
+
+def test_a_text_has_the_same_bits_alone_and_in_any_batch(int8: Embedder) -> None:
+    texts = [f"the value of key {i} in the list" + " file" * (i % 7) for i in range(50)]
+    together = int8.encode(texts)
+    for i in (0, 6, 49):
+        assert np.array_equal(int8.encode(texts[i]), together[i])
+    assert np.array_equal(int8.encode(texts[::-1])[::-1], together)
+    for bound in (1, 17, 100):
+        assert np.array_equal(int8.encode(texts, max_batch_tokens=bound), together)
+
+
+def test_more_texts_than_are_tokenized_at_once(
+    int8: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [f"file {i}" for i in range(20)]
+    expected = int8.encode(texts)
+    monkeypatch.setattr("quaver.embedder._TEXTS_AT_ONCE", 3)
+    assert np.array_equal(int8.encode(texts), expected)
+
+
+def test_identical_texts_are_encoded_once(model: Embedder) -> None:
+    twice = model.encode_with_report(["the file", "a list", "the file"])
+    once = model.encode_with_report(["the file", "a list"])
+    assert twice.tokens == once.tokens == 8
+    assert np.array_equal(twice.vectors, once.vectors[[0, 1, 0]])
+
+
+def test_the_report_counts_truncated_texts(model: Embedder) -> None:
+    report = model.encode_with_report(["file " * 100, "file " * 62, "file " * 63, "file " * 100])
+    assert (report.truncated, report.tokens) == (2, 3 * 64)
+    assert np.array_equal(report.vectors[0], report.vectors[3])
+    assert model.encode_with_report([]).tokens == 0
+
+
+def test_generators_and_tuples_are_lists_of_texts(model: Embedder) -> None:
+    expected = model.encode(["a", "b"])
+    assert np.array_equal(model.encode(("a", "b")), expected)
+    assert np.array_equal(model.encode(text for text in "ab"), expected)
+
+
+def test_prompts_go_before_the_text(model: Embedder) -> None:
+    plain = model.encode("query: the file")
+    assert np.array_equal(model.encode("the file", prompt_name="query"), plain)
+    assert np.array_equal(model.encode("the file", prompt="query: "), plain)
+    assert np.array_equal(model.encode_query("the file"), plain)
+    document = model.encode("passage: the file")
+    assert np.array_equal(model.encode_document("the file"), document)
+    assert not np.array_equal(document, plain)
+
+
+def test_models_without_prompts_use_none(tmp_path: Path) -> None:
+    bare = Embedder.from_pretrained(write_tiny_model(tmp_path / "m", prompts={}))
+    for encode in (bare.encode_query, bare.encode_document):
+        assert np.array_equal(encode(["the file"]), bare.encode(["the file"]))
+
+
+def test_the_passage_prompt_serves_documents(tiny_folder: Path) -> None:
+    renamed = Embedder.from_pretrained(tiny_folder, prompts={"passage": "p: "})
+    assert np.array_equal(renamed.encode_document("a"), renamed.encode("p: a"))
+
+
+def test_the_default_prompt(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m")
+    settings = {"prompts": {"search": "find "}, "default_prompt_name": "search"}
+    write_json(folder / "config_sentence_transformers.json", settings)
+    model = Embedder.from_pretrained(folder)
+    assert np.array_equal(model.encode("a"), model.encode("find a", prompt=""))
+    assert np.array_equal(model.encode_query("a"), model.encode("a", prompt=""))
+
+
+def test_truncate_dim_keeps_unit_length(model: Embedder, tiny_folder: Path) -> None:
+    whole = model.encode(TEXTS)
+    short = model.encode(TEXTS, truncate_dim=10)
+    expected = whole[:, :10] / np.linalg.norm(whole[:, :10], axis=1, keepdims=True)
+    assert np.allclose(short, expected, atol=1e-6)
+    always = Embedder.from_pretrained(tiny_folder, precision="float32", truncate_dim=10)
+    assert always.dimension == 10
+    assert np.array_equal(always.encode(TEXTS), short)
+    assert always.encode([]).shape == (0, 10)
+    assert model.encode(TEXTS, truncate_dim=64).shape == (5, 64)
+
+
+def test_normalize_can_be_overridden(model: Embedder, tiny_folder: Path) -> None:
+    plain = model.encode(TEXTS, normalize=False)
+    lengths = np.linalg.norm(plain, axis=1)
+    assert abs(lengths - 1).min() > 0.1
+    assert np.allclose(plain / lengths[:, None], model.encode(TEXTS), atol=1e-6)
+    never = Embedder.from_pretrained(tiny_folder, precision="float32", normalize=False)
+    assert np.array_equal(never.encode(TEXTS), plain)
+
+
+def test_max_seq_length_can_be_lowered(tiny_folder: Path) -> None:
+    short = Embedder.from_pretrained(tiny_folder, max_seq_length=5)
+    assert short.max_seq_length == 5
+    report = short.encode_with_report("the file of the list of files")
+    assert (report.tokens, report.truncated) == (5, 1)
+
+
+def test_similarity(model: Embedder, tmp_path: Path) -> None:
+    vectors = model.encode(TEXTS[:3], normalize=False)
+    scores = model.similarity(vectors[0], vectors)
+    assert scores.shape == (3,)
+    assert scores[0] == pytest.approx(1, abs=1e-6)
+    folder = write_tiny_model(tmp_path / "dot", normalize=False)
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
+    dot = Embedder.from_pretrained(folder, precision="float32")
+    assert np.allclose(dot.similarity(vectors, vectors), vectors @ vectors.T, rtol=1e-5)
+
+
+def test_the_fingerprint_says_which_vectors_compare(tiny_folder: Path, tmp_path: Path) -> None:
+    def fingerprint(folder: Path = tiny_folder, **options: Any) -> str:
+        return Embedder.from_pretrained(folder, **options).fingerprint
+
+    same = fingerprint()
+    assert len(same) == 64
+    assert fingerprint(precision="float32") == same
+    others = [
+        fingerprint(write_tiny_model(tmp_path / "b", seed=1)),
+        fingerprint(write_tiny_model(tmp_path / "c", pooling="cls")),
+        fingerprint(truncate_dim=32),
+        fingerprint(normalize=False),
+        fingerprint(prompts={"document": "other: "}),
+    ]
+    assert len({same, *others}) == 6
+
+
+def test_pooling_comes_from_the_folder_or_the_argument(tmp_path: Path, tiny_folder: Path) -> None:
+    bare = write_tiny_model(tmp_path / "bare", pooling=None)
+    with pytest.raises(PoolingError, match="does not say how to pool"):
+        Embedder.from_pretrained(bare)
+    cls = Embedder.from_pretrained(bare, pooling="cls", normalize=True, precision="float32")
+    stated = write_tiny_model(tmp_path / "cls", pooling="cls")
+    expected = Embedder.from_pretrained(stated, precision="float32").encode(TEXTS)
+    assert np.array_equal(cls.encode(TEXTS), expected)
+    with pytest.raises(PoolingError, match=r"trained with mean pooling.*got pooling='cls'"):
+        Embedder.from_pretrained(tiny_folder, pooling="cls")
+    with pytest.raises(UnsupportedArchitectureError, match="'max' is not supported"):
+        Embedder.from_pretrained(write_tiny_model(tmp_path / "max", pooling="max"))
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = write_tiny_model(tmp_path / "m")
+    write_json(folder / "config.json", {**tiny_config(), "vocab_size": 50})
+    with pytest.raises(TokenizerError, match="the model has 50 rows"):
+        Embedder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision must be 'int8' or 'float32': got 'int4'"),
+        ({"pooling": "max"}, "pooling must be one of cls, mean: got 'max'"),
+        ({"truncate_dim": 0}, "truncate_dim must be a whole number from 1 to 64: got 0"),
+        ({"truncate_dim": 65}, "from 1 to 64: got 65"),
+        ({"max_seq_length": 65}, "max_seq_length must be a whole number from 1 to 64: got 65"),
+        ({"max_seq_length": 2}, "must leave room beside the 2 special tokens"),
+        ({"prompts": {"query": 3}}, "prompts must map names to texts"),
+        ({"threads": 0}, "threads"),
+    ],
+)
+def test_arguments_of_loading(tiny_folder: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Embedder.from_pretrained(tiny_folder, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompt_name": "missing"}, "no prompt is named 'missing': tiny has 'query', 'document'"),
+        ({"prompt_name": "query", "prompt": "q"}, "give prompt or prompt_name"),
+        ({"prompt": 3}, "prompt must be a str: got int"),
+        ({"truncate_dim": 65}, "truncate_dim must be a whole number from 1 to 64: got 65"),
+        ({"truncate_dim": True}, "truncate_dim"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens must be a whole number from 1"),
+        ({"output": "float16"}, "output must be"),
+    ],
+)
+def test_arguments_of_encoding(model: Embedder, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        model.encode(["a"], **options)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"bytes", {"a": 1}])
+def test_texts_must_be_texts(model: Embedder, wrong: Any) -> None:
+    with pytest.raises(InputError, match=f"a str or a list of str: got {type(wrong).__name__}"):
+        model.encode(wrong)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["a"]])
+def test_an_item_that_is_no_text_is_named(model: Embedder, wrong: Any) -> None:
+    with pytest.raises(InputError, match=rf"texts\[1\] is {type(wrong).__name__}"):
+        model.encode(["a", wrong])
+
+
+def test_half_a_surrogate_pair_is_an_input_error(model: Embedder) -> None:
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        model.encode(["a", "\udc80"])
+
+
+def test_the_progress_bar_goes_to_stderr(
+    model: Embedder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.encode(TEXTS)
+    model.encode(TEXTS, show_progress_bar=None)
+    assert capsys.readouterr() == ("", "")
+    model.encode(TEXTS, show_progress_bar=True)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "4/4" in err
+    monkeypatch.setattr(sys, "stderr", None)
+    assert model.encode(TEXTS, show_progress_bar=True).shape == (5, 64)
+
+
+def test_importing_the_embedder_loads_no_network_and_no_torch() -> None:
+    code = "import sys, quaver.embedder; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & {"torch", "transformers", "huggingface_hub", "tokenizers", "tqdm"}

@@ -1,0 +1,114 @@
+"""Names and paths to folders; the hub itself is replaced, tests use no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import errors as hub_errors
+
+from quaver.errors import InputError, ModelNotFoundError
+from quaver.hub import find_folder
+
+
+def find(name: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
+    return find_folder(name, revision, offline, None)[0]
+
+
+def replace_hub(monkeypatch: pytest.MonkeyPatch, result: Path | Exception) -> list[dict[str, Any]]:
+    calls: list[dict[str, Any]] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        calls.append({"name": name, **options})
+        if isinstance(result, Exception):
+            raise result
+        return str(result)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return calls
+
+
+def hub_error(kind: type[Exception]) -> Exception:
+    """Make an error without the HTTP response that its constructor wants."""
+    error = kind.__new__(kind)
+    error.args = ("the hub's own words",)
+    return error
+
+
+def test_an_existing_folder_wins_over_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    calls = replace_hub(monkeypatch, RuntimeError("the hub was asked"))
+    assert find_folder("org/model", None, False, None) == (Path("org/model"), "model")
+    assert not calls
+
+
+def test_a_hub_id_fetches_only_what_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = replace_hub(monkeypatch, tmp_path)
+    assert find_folder("org/some-model", "v1", True, "key") == (tmp_path, "org/some-model")
+    (call,) = calls
+    patterns = call.pop("allow_patterns")
+    assert not any("bin" in pattern or "onnx" in pattern for pattern in patterns)
+    assert call == {
+        "name": "org/some-model",
+        "revision": "v1",
+        "local_files_only": True,
+        "token": "key",
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (hub_errors.GatedRepoError, "needs permission"),
+        (hub_errors.RevisionNotFoundError, "has no revision 'v9'"),
+        (hub_errors.RepositoryNotFoundError, "neither a folder here nor a model on the hub"),
+        (hub_errors.LocalEntryNotFoundError, "the hub cannot be reached; go online once"),
+        (hub_errors.HFValidationError, "cannot get org/m at revision 'v9' from the hub"),
+        (ConnectionError, "cannot get org/m at revision 'v9' from the hub"),
+    ],
+)
+def test_errors_of_the_hub_say_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception], message: str
+) -> None:
+    replace_hub(monkeypatch, hub_error(kind))
+    with pytest.raises(ModelNotFoundError, match=message):
+        find("org/m", revision="v9")
+
+
+def test_local_files_only_without_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="local_files_only is set"):
+        find("org/never-downloaded", offline=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["./gone", "../gone", "/gone", "~/gone", "a/b/c", "a b", "C:\\gone", "gone/"]
+)
+def test_what_looks_like_a_path_is_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = replace_hub(monkeypatch, RuntimeError("the hub was asked"))
+    with pytest.raises(ModelNotFoundError, match="there is no folder"):
+        find(name)
+    with pytest.raises(ModelNotFoundError, match="there is no folder"):
+        find(Path("org/gone"))
+    assert not calls
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ModelNotFoundError, match="is a file; give the folder"):
+        find(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("wrong", ["", None, 3])
+def test_a_name_must_be_a_text_or_a_path(wrong: Any) -> None:
+    with pytest.raises(InputError, match="a model is a hub id or a folder"):
+        find(wrong)

@@ -1,0 +1,139 @@
+"""safetensors files: one, several, half precision, damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from tiny_model import write_json
+
+from quaver.errors import ModelFolderError, WeightsError
+from quaver.weights_file import read_tensors, sample_tensors
+
+VALUES = np.array([[1.5, -2.25, 0.0], [3e-3, 1e4, -0.5]], np.float32)
+
+
+def write_raw(path: Path, entries: dict[str, tuple[str, list[int], bytes]], pad: int = 0) -> None:
+    """Write a safetensors file by hand, for dtypes and alignments the library does not write."""
+    header, data = {}, b""
+    for name, (dtype, shape, raw) in entries.items():
+        offsets = [len(data), len(data) + len(raw)]
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+        data += raw
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8 + pad)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_file({"a": VALUES, "b": np.arange(4, dtype=np.int64)}, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def test_float32_and_integers_are_views(folder: Path) -> None:
+    tensors = read_tensors(folder)
+    assert np.array_equal(tensors["a"], VALUES)
+    assert tensors["b"].tolist() == [0, 1, 2, 3]
+    assert not tensors["a"].flags.owndata
+    assert not tensors["a"].flags.writeable
+
+
+def test_half_precision_becomes_float32(tmp_path: Path) -> None:
+    brain = (VALUES.view(np.uint32) >> 16).astype(np.uint16)
+    entries = {
+        "half": ("F16", [2, 3], VALUES.astype(np.float16).tobytes()),
+        "brain": ("BF16", [2, 3], brain.tobytes()),
+        "double": ("F64", [2, 3], VALUES.astype(np.float64).tobytes()),
+    }
+    write_raw(tmp_path / "model.safetensors", entries)
+    tensors = read_tensors(tmp_path)
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype(np.float32)}
+    assert np.array_equal(tensors["half"], VALUES.astype(np.float16).astype(np.float32))
+    # bfloat16 keeps 8 bits of precision; cutting loses less than one part in 128.
+    assert np.allclose(tensors["brain"], VALUES, rtol=2**-7, atol=0)
+    assert np.array_equal(tensors["double"], VALUES)
+
+
+def test_unaligned_tensors_are_read(tmp_path: Path) -> None:
+    entries = {"byte": ("U8", [1], b"x"), "a": ("F32", [2, 3], VALUES.tobytes())}
+    write_raw(tmp_path / "model.safetensors", entries, pad=3)
+    assert np.array_equal(read_tensors(tmp_path)["a"], VALUES)
+
+
+def test_shards(tmp_path: Path) -> None:
+    save_file({"a": VALUES}, tmp_path / "model-1.safetensors")
+    save_file({"b": -VALUES}, tmp_path / "model-2.safetensors")
+    shards = {"a": "model-1.safetensors", "b": "model-2.safetensors"}
+    write_json(tmp_path / "model.safetensors.index.json", {"weight_map": shards})
+    assert {name: t[0, 0] for name, t in read_tensors(tmp_path).items()} == {"a": 1.5, "b": -1.5}
+    (tmp_path / "model-2.safetensors").unlink()
+    with pytest.raises(ModelFolderError, match=r"names 'model-2\.safetensors', which is no file"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["{", "{}", '{"weight_map": 1}', '{"weight_map": {"a": 1}}'])
+def test_a_broken_index(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ModelFolderError, match=r"model\.safetensors\.index\.json"):
+        read_tensors(tmp_path)
+
+
+def test_a_shard_outside_the_folder_is_refused(folder: Path) -> None:
+    inner = folder / "inner"
+    inner.mkdir()
+    index = {"weight_map": {"a": "../model.safetensors"}}
+    write_json(inner / "model.safetensors.index.json", index)
+    with pytest.raises(ModelFolderError, match=r"names '\.\./model\.safetensors'"):
+        read_tensors(inner)
+
+
+def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelFolderError, match=r"has \['pytorch_model\.bin'\].*can run code"):
+        read_tensors(tmp_path)
+
+
+def test_no_weights_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ModelFolderError, match="has no weights at all"):
+        read_tensors(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 8, 20, -1])
+def test_a_truncated_file_is_named(folder: Path, keep: int) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WeightsError, match=r"model\.safetensors is no complete safetensors file"):
+        read_tensors(folder)
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"garbage" * 10, b"\xff" * 64, b"\x08" + b"\0" * 7 + b"[1, 2]  "]
+)
+def test_a_corrupt_file_is_named(folder: Path, garbage: bytes) -> None:
+    (folder / "model.safetensors").write_bytes(garbage)
+    with pytest.raises(WeightsError, match="truncated or corrupt"):
+        read_tensors(folder)
+
+
+def test_a_header_that_contradicts_itself(tmp_path: Path) -> None:
+    write_raw(tmp_path / "model.safetensors", {"a": ("F32", [2, 4], VALUES.tobytes())})
+    with pytest.raises(WeightsError, match="truncated or corrupt"):
+        read_tensors(tmp_path)
+
+
+def test_a_dtype_no_encoder_uses(tmp_path: Path) -> None:
+    write_raw(tmp_path / "model.safetensors", {"a": ("F8_E4M3", [4], b"1234")})
+    with pytest.raises(WeightsError, match="'a' has dtype F8_E4M3; supported are F64"):
+        read_tensors(tmp_path)
+
+
+def test_samples_name_every_tensor(folder: Path) -> None:
+    samples = dict(sample_tensors(folder, size=8))
+    assert samples == {
+        "a F32 (2, 3)": VALUES.tobytes()[:8],
+        "b I64 (4,)": (0).to_bytes(8, "little"),
+    }
