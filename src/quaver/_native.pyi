@@ -1,0 +1,77 @@
+"""Types of the native module (native/bindings.cpp)."""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats: TypeAlias = NDArray[np.float32]
+_Int8Linear: TypeAlias = tuple[NDArray[np.int8], _Floats, _Floats]
+_FloatLinear: TypeAlias = tuple[_Floats, _Floats]
+_Norm: TypeAlias = tuple[_Floats, _Floats]
+
+compiler: str
+emulated: bool
+
+def instruction_sets() -> list[tuple[str, bool]]: ...
+def cpu_name() -> str: ...
+
+class Activation:
+    gelu: Activation
+    gelu_tanh: Activation
+    relu: Activation
+    silu: Activation
+
+class Pooling:
+    cls: Pooling
+    mean: Pooling
+
+class EncoderSpec:
+    def __init__(
+        self,
+        *,
+        hidden: int,
+        heads: int,
+        intermediate: int,
+        vocabulary: int,
+        positions: int,
+        position_offset: int,
+        token_types: int,
+        norm_eps: float,
+        activation: Activation,
+        pooling: Pooling,
+        normalize: bool,
+    ) -> None: ...
+
+class Encoder:
+    def __init__(
+        self, spec: EncoderSpec, isa: str, word: _Floats, position: _Floats, token_type: _Floats, norm: _Norm
+    ) -> None: ...
+    def add_int8_layer(
+        self,
+        qkv: _Int8Linear,
+        out: _Int8Linear,
+        attention_norm: _Norm,
+        up: _Int8Linear,
+        down: _Int8Linear,
+        output_norm: _Norm,
+    ) -> None: ...
+    def add_float32_layer(
+        self,
+        qkv: _FloatLinear,
+        out: _FloatLinear,
+        attention_norm: _Norm,
+        up: _FloatLinear,
+        down: _FloatLinear,
+        output_norm: _Norm,
+    ) -> None: ...
+    def encode(
+        self,
+        ids: NDArray[np.int32],
+        offsets: NDArray[np.int32],
+        type_ids: NDArray[np.int32] | None,
+        threads: int,
+        vectors: _Floats,
+    ) -> None: ...
+    @property
+    def weight_bytes(self) -> int: ...

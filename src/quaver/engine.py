@@ -1,0 +1,168 @@
+"""EncoderSpec + weights + TokenBatch -> vectors. The only caller of the native encoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver import _native
+from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from quaver.errors import InputError, TokenRangeError
+from quaver.machine import choose_isa, choose_threads
+from quaver.quantize import quantize_weight
+from quaver.tokenizer import TokenBatch
+
+Precision = Literal["int8", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+
+
+class Engine:
+    """An encoder with its weights packed for one instruction set.
+
+    In "int8" the linear layers multiply u8 activations (one scale and zero point for each token) with s8 weights (one scale
+    for each output); attention, norms and embeddings stay float32. "float32" is the same engine with float weights.
+
+    A text's vector is the same bits alone, in any batch, at any position, and with any number of threads. Several Python
+    threads may call `encode` at once; the work runs without the GIL. Ctrl-C ends a long call.
+
+    Attributes:
+        spec: the encoder.
+        precision: "int8" or "float32".
+        isa: the instruction set in use.
+        threads: how many threads take part in a call at most.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        weights: EncoderWeights,
+        *,
+        precision: Precision = "int8",
+        threads: int | None = None,
+        isa: str | None = None,
+    ) -> None:
+        """Pack the weights.
+
+        Args:
+            spec: the encoder.
+            weights: its weights, float32; embedding tables are read in place and stay alive with the engine.
+            precision: what the linear layers compute in.
+            threads: at least 1; None takes the CPUs this process may use.
+            isa: instruction set to force; None takes QUAVER_ISA, else the best available.
+
+        Raises:
+            InputError: precision or threads is outside its rule.
+            InstructionSetError: isa is unknown or not available here.
+        """
+        if precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}")
+        self.spec = spec
+        self.precision = precision
+        self.isa = choose_isa(isa)
+        self.threads = choose_threads(threads)
+        self._encoder = _native.Encoder(
+            _native_spec(spec), self.isa, weights.word, weights.position, weights.token_type, _norm(weights.embedding_norm)
+        )
+        for layer in weights.layers:
+            self._add_layer(layer)
+
+    def _add_layer(self, layer: LayerWeights) -> None:
+        attention_norm, output_norm = _norm(layer.attention_norm), _norm(layer.output_norm)
+        if self.precision == "int8":
+            qkv, out, up, down = (
+                (q.weight, q.scale, q.bias)
+                for q in map(quantize_weight, (layer.qkv, layer.out, layer.up, layer.down))
+            )
+            factor = _query_factor(self.spec)
+            qkv = (qkv[0], qkv[1] * factor, qkv[2] * factor)
+            self._encoder.add_int8_layer(qkv, out, attention_norm, up, down, output_norm)
+            return
+        factor = _query_factor(self.spec)
+        linears = (LinearWeights(layer.qkv.weight * factor[:, None], layer.qkv.bias * factor), layer.out, layer.up, layer.down)
+        qkv_f, out_f, up_f, down_f = ((linear.weight, linear.bias) for linear in linears)
+        self._encoder.add_float32_layer(qkv_f, out_f, attention_norm, up_f, down_f, output_norm)
+
+    def encode(self, batch: TokenBatch) -> NDArray[np.float32]:
+        """Encode a ragged batch; one native call, GIL released.
+
+        Args:
+            batch: ids int32 (T,) in [0, V), offsets int32 (N + 1,), type_ids int32 (T,) or None.
+
+        Returns:
+            float32 (N, H), pooled, and with unit rows when the spec says so.
+
+        Raises:
+            InputError: offsets do not rise from 0 to T.
+            TokenRangeError: an id or type is outside its table, or a text is longer than the position table.
+            MemoryError: scratch memory cannot be had.
+            KeyboardInterrupt: Ctrl-C while encoding.
+        """
+        self._check(batch)
+        vectors = np.empty((len(batch), self.spec.hidden_size), np.float32)
+        self._encoder.encode(batch.ids, batch.offsets, batch.type_ids, self.threads, vectors)
+        return vectors
+
+    def _check(self, batch: TokenBatch) -> None:
+        offsets, total = batch.offsets, len(batch.ids)
+        if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != total:
+            raise InputError(
+                f"offsets must start with 0 and end with the number of tokens, {total}: "
+                f"got {offsets[:1].tolist()} ... {offsets[-1:].tolist()}"
+            )
+        lengths = np.diff(offsets)
+        if len(lengths) and lengths.min() < 1:
+            at = int(np.argmax(lengths < 1))
+            raise InputError(
+                f"offsets must increase: got offsets[{at + 1}]={offsets[at + 1]} after {offsets[at]}"
+            )
+        _check_range("token id", batch.ids, self.spec.vocab_size, "the word embeddings")
+        if batch.type_ids is not None:
+            if len(batch.type_ids) != total:
+                raise InputError(f"type_ids must have one value for each of {total} tokens: got {len(batch.type_ids)}")
+            _check_range("token type", batch.type_ids, self.spec.type_vocab_size, "the token type embeddings")
+        longest = int(lengths.max(initial=0)) + self.spec.position_offset
+        if longest > self.spec.max_positions:
+            at = int(np.argmax(lengths))
+            raise TokenRangeError(
+                f"a text may have at most {self.spec.max_positions - self.spec.position_offset} tokens: "
+                f"text {at} has {int(lengths[at])}; truncate it"
+            )
+
+
+def _check_range(what: str, values: NDArray[np.int32], size: int, table: str) -> None:
+    if len(values) and (values.min() < 0 or values.max() >= size):
+        at = int(np.argmax((values < 0) | (values >= size)))
+        raise TokenRangeError(
+            f"a {what} must be in 0..{size - 1} (rows of {table}): got {int(values[at])} at position {at}; "
+            "does the tokenizer belong to this model?"
+        )
+
+
+def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
+    """Return what the rows of qkv are multiplied with, float32 (3H,): the kernels want log2(e) / sqrt(D) in the query."""
+    factor = np.ones(3 * spec.hidden_size, np.float32)
+    factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.hidden_size // spec.heads)
+    return factor
+
+
+def _native_spec(spec: EncoderSpec) -> _native.EncoderSpec:
+    return _native.EncoderSpec(
+        hidden=spec.hidden_size,
+        heads=spec.heads,
+        intermediate=spec.intermediate_size,
+        vocabulary=spec.vocab_size,
+        positions=spec.max_positions,
+        position_offset=spec.position_offset,
+        token_types=spec.type_vocab_size,
+        norm_eps=spec.norm_eps,
+        activation=getattr(_native.Activation, spec.activation),
+        pooling=getattr(_native.Pooling, spec.pooling),
+        normalize=spec.normalize,
+    )
+
+
+def _norm(norm: NormWeights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    return norm.gamma, norm.beta
