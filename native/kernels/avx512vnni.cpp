@@ -37,8 +37,24 @@ struct Lanes {
 
   // The first n lanes, 1 <= n < width; the others read nothing and are zero.
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+#ifdef QUAVER_EMULATE
+  // SIMDe's masked load and store touch all sixteen lanes in memory; the instructions do not.
+  static V load_first(const float *p, int n) {
+    float lanes[width] = {};
+    for (int i = 0; i < n; ++i)
+      lanes[i] = p[i];
+    return load(lanes);
+  }
+  static void store_first(float *p, V v, int n) {
+    float lanes[width];
+    store(lanes, v);
+    for (int i = 0; i < n; ++i)
+      p[i] = lanes[i];
+  }
+#else
   static V load_first(const float *p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
   static void store_first(float *p, V v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+#endif
   static V keep_first(V v, int n) { return _mm512_maskz_mov_ps(first(n), v); }
 
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }

@@ -46,13 +46,15 @@ void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::
 
 void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
               std::int32_t *sums) noexcept {
-  for (int r = 0; r < rows; ++r)
-    for (int o = 0; o < kPanel; ++o) {
-      std::int32_t sum = 0;
-      for (int k = 0; k < depth; ++k)
-        sum += static_cast<std::int32_t>(q[r * ldq + k]) * panel[(k / kGroup * kPanel + o) * kGroup + k % kGroup];
-      sums[r * kPanel + o] = sum;
+  for (int r = 0; r < rows; ++r, q += ldq, sums += kPanel) {
+    for (int o = 0; o < kPanel; ++o)
+      sums[o] = 0;
+    for (int k = 0; k < depth; k += kGroup) {
+      const std::int8_t *w = panel + k * kPanel;
+      for (int o = 0; o < kPanel; ++o, w += kGroup)
+        sums[o] += q[k] * w[0] + q[k + 1] * w[1] + q[k + 2] * w[2] + q[k + 3] * w[3];
     }
+  }
 }
 
 void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,

@@ -1,0 +1,91 @@
+// The smallest test harness that serves: count failures, say where, return them from main.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "cpu.h"
+
+namespace quaver::testing {
+
+inline int failures = 0;
+inline int checks = 0;
+
+#define CHECK(condition, ...)                                                                                          \
+  do {                                                                                                                 \
+    ++quaver::testing::checks;                                                                                         \
+    if (!(condition)) {                                                                                                \
+      if (++quaver::testing::failures <= 20) {                                                                         \
+        std::printf("%s:%d: %s: ", __FILE__, __LINE__, #condition);                                                    \
+        std::printf(__VA_ARGS__);                                                                                      \
+        std::printf("\n");                                                                                             \
+      }                                                                                                                \
+    }                                                                                                                  \
+  } while (0)
+
+inline int report(const char *name) {
+  std::printf("%s: %d checks, %d failed\n", name, checks, failures);
+  return failures == 0 ? 0 : 1;
+}
+
+// An array that ends where an unreadable page begins: one element too far is a crash, not a lucky read.
+template <class T> class Guarded {
+public:
+  explicit Guarded(std::size_t size) : size_(size) {
+    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+    const std::size_t bytes = (size * sizeof(T) + page - 1) / page * page;
+    length_ = bytes + page;
+    map_ = static_cast<char *>(mmap(nullptr, length_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    if (map_ == MAP_FAILED || mprotect(map_ + bytes, page, PROT_NONE) != 0)
+      std::abort();
+    data_ = reinterpret_cast<T *>(map_ + bytes - size * sizeof(T));
+  }
+  ~Guarded() { munmap(map_, length_); }
+  Guarded(const Guarded &) = delete;
+  Guarded &operator=(const Guarded &) = delete;
+
+  T *data() { return data_; }
+  const T *data() const { return data_; }
+  std::size_t size() const { return size_; }
+  T &operator[](std::size_t i) { return data_[i]; }
+  const T &operator[](std::size_t i) const { return data_[i]; }
+  T *begin() { return data_; }
+  T *end() { return data_ + size_; }
+
+private:
+  std::size_t size_, length_;
+  char *map_;
+  T *data_;
+};
+
+inline std::mt19937 generator(20240314);
+
+template <class Array> void fill_normal(Array &values, float deviation) {
+  std::normal_distribution<float> normal(0.0f, deviation);
+  for (auto &v : values)
+    v = normal(generator);
+}
+
+template <class Array> void fill_integers(Array &values, int low, int high) {
+  std::uniform_int_distribution<int> uniform(low, high);
+  using T = std::remove_reference_t<decltype(values[0])>;
+  for (auto &v : values)
+    v = static_cast<T>(uniform(generator));
+}
+
+inline std::vector<const KernelTable *> available_kernels() {
+  std::vector<const KernelTable *> tables;
+  for (const InstructionSet &set : instruction_sets())
+    if (set.available)
+      tables.push_back(set.kernels);
+  return tables;
+}
+
+} // namespace quaver::testing

@@ -1,0 +1,171 @@
+// The encoder on every available instruction set: the same bits in any batch and with any number of threads, int8 near
+// float32, float32 near the scalar one, interruption.
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "check.h"
+#include "encoder.h"
+
+using namespace quaver;
+using namespace quaver::testing;
+
+namespace {
+
+constexpr int kVocabulary = 97, kPositions = 300;
+
+struct Model {
+  EncoderSpec spec;
+  std::vector<float> word, position, token_type;
+
+  Norm norm() const {
+    Norm n{Buffer<float>(static_cast<std::size_t>(spec.hidden)), Buffer<float>(static_cast<std::size_t>(spec.hidden))};
+    for (int c = 0; c < spec.hidden; ++c) {
+      n.gamma.data()[c] = 1.0f + 0.1f * static_cast<float>(c % 7);
+      n.beta.data()[c] = 0.05f * static_cast<float>(c % 5) - 0.1f;
+    }
+    return n;
+  }
+};
+
+Model make_model(int hidden, int heads, int intermediate, Pooling pooling) {
+  Model m{{hidden, heads, intermediate, kVocabulary, kPositions, 0, 2, 1e-12f, Activation::gelu, pooling, true}, {}, {}, {}};
+  const auto h = static_cast<std::size_t>(hidden);
+  m.word.resize(kVocabulary * h);
+  m.position.resize(kPositions * h);
+  m.token_type.resize(2 * h);
+  fill_normal(m.word, 1.0f);
+  fill_normal(m.position, 0.3f);
+  fill_normal(m.token_type, 0.3f);
+  return m;
+}
+
+Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
+  std::vector<float> weight(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs)),
+      bias(static_cast<std::size_t>(outputs));
+  for (float &w : weight)
+    w = normal(random);
+  for (float &b : bias)
+    b = normal(random);
+  if (!int8)
+    return Linear::float32(weight.data(), bias.data(), outputs, inputs);
+  std::vector<std::int8_t> q(weight.size());
+  std::vector<float> scale(bias.size());
+  for (int o = 0; o < outputs; ++o) {
+    const auto first = static_cast<std::size_t>(o) * static_cast<std::size_t>(inputs);
+    float top = 1e-9f;
+    for (std::size_t i = first; i < first + static_cast<std::size_t>(inputs); ++i)
+      top = std::max(top, std::abs(weight[i]));
+    scale[static_cast<std::size_t>(o)] = top / 127.0f;
+    for (std::size_t i = first; i < first + static_cast<std::size_t>(inputs); ++i)
+      q[i] = static_cast<std::int8_t>(std::lround(weight[i] / top * 127.0f));
+  }
+  return Linear::int8(q.data(), scale.data(), bias.data(), outputs, inputs);
+}
+
+Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {
+  Encoder e(m.spec, kernels, {m.word.data(), m.position.data(), m.token_type.data(), m.norm()});
+  const int h = m.spec.hidden, wide = m.spec.intermediate;
+  for (unsigned l = 0; l < 2; ++l)
+    e.add_layer({make_linear(3 * h, h, int8, 10 * l + 1), make_linear(h, h, int8, 10 * l + 2), m.norm(),
+                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm()});
+  return e;
+}
+
+struct Batch {
+  std::vector<std::int32_t> ids, offsets{0};
+
+  void add(const std::vector<std::int32_t> &text) {
+    ids.insert(ids.end(), text.begin(), text.end());
+    offsets.push_back(static_cast<std::int32_t>(ids.size()));
+  }
+  TokenBatch view() const {
+    return {ids.data(), nullptr, offsets.data(), static_cast<int>(offsets.size()) - 1};
+  }
+};
+
+std::vector<float> encode(const Encoder &e, const Batch &batch, int threads) {
+  std::vector<float> vectors((batch.offsets.size() - 1) * static_cast<std::size_t>(e.spec().hidden));
+  CHECK(e.encode(batch.view(), threads, vectors.data(), [] { return false; }), "not interrupted");
+  return vectors;
+}
+
+std::vector<std::vector<std::int32_t>> make_texts(std::size_t count) {
+  std::vector<std::vector<std::int32_t>> texts(count);
+  for (auto &text : texts) {
+    text.resize(generator() % 20 == 0 ? kPositions : 1 + generator() % 60);
+    fill_integers(text, 0, kVocabulary - 1);
+  }
+  return texts;
+}
+
+void test_same_bits(const Encoder &e, int rounds) {
+  const auto texts = make_texts(48);
+  const auto hidden = static_cast<std::size_t>(e.spec().hidden);
+  std::vector<std::vector<float>> alone;
+  for (const auto &text : texts) {
+    Batch one;
+    one.add(text);
+    alone.push_back(encode(e, one, 1));
+  }
+  for (int round = 0; round < rounds; ++round) {
+    std::vector<std::size_t> order(texts.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::shuffle(order.begin(), order.end(), generator);
+    order.resize(1 + generator() % order.size());
+    Batch batch;
+    for (const std::size_t i : order)
+      batch.add(texts[i]);
+    const int threads = 1 + static_cast<int>(generator() % 4);
+    const auto vectors = encode(e, batch, threads);
+    for (std::size_t i = 0; i < order.size(); ++i)
+      CHECK(std::memcmp(vectors.data() + i * hidden, alone[order[i]].data(), hidden * sizeof(float)) == 0,
+            "%s: text %zu of %zu, %d threads", e.kernels().name, i, order.size(), threads);
+  }
+}
+
+float cosine(const float *a, const float *b, int size) {
+  return std::inner_product(a, a + size, b, 0.0f);
+}
+
+void test_values(const Model &m, const KernelTable &k) {
+  const Encoder exact = make_encoder(m, scalar_kernels, false), fast = make_encoder(m, k, false),
+                small = make_encoder(m, k, true);
+  Batch batch;
+  for (const auto &text : make_texts(12))
+    batch.add(text);
+  const auto expected = encode(exact, batch, 1), got = encode(fast, batch, 2), rounded = encode(small, batch, 2);
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    CHECK(std::abs(expected[i] - got[i]) < 2e-6f, "%s float32 at %zu", k.name, i);
+  for (std::size_t i = 0; i < expected.size(); i += static_cast<std::size_t>(m.spec.hidden))
+    CHECK(cosine(&expected[i], &rounded[i], m.spec.hidden) > 0.99f, "%s int8: cosine %g", k.name,
+          static_cast<double>(cosine(&expected[i], &rounded[i], m.spec.hidden)));
+}
+
+void test_interruption(const Model &m, const KernelTable &k) {
+  const Encoder e = make_encoder(m, k, true);
+  Batch batch;
+  for (const auto &text : make_texts(400))
+    batch.add(text);
+  std::vector<float> vectors((batch.offsets.size() - 1) * static_cast<std::size_t>(m.spec.hidden));
+  for (const int threads : {1, 2})
+    CHECK(!e.encode(batch.view(), threads, vectors.data(), [] { return true; }), "threads %d", threads);
+}
+
+} // namespace
+
+int main() {
+  const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls);
+  for (const KernelTable *k : available_kernels()) {
+    const int rounds = k == &scalar_kernels ? 4 : 15;
+    for (const Model *m : {&even, &odd}) {
+      test_values(*m, *k);
+      test_same_bits(make_encoder(*m, *k, true), rounds);
+      test_same_bits(make_encoder(*m, *k, false), rounds);
+    }
+    test_interruption(even, *k);
+  }
+  return report("encoder");
+}
