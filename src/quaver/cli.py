@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -16,14 +16,13 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from tqdm import tqdm
 
 from quaver.embedder import Embedder
-from quaver.machine import info as machine_info
 from quaver.errors import InputError, QuaverError
 from quaver.index import Index, Progress, UpdateReport
+from quaver.machine import info as machine_info
 from quaver.passages import scan_folder
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit
@@ -157,11 +156,12 @@ def info(
         if as_json:
             print(json.dumps(facts, indent=2, default=str))
             return
-        table = Table.grid(padding=(0, 2))
+        width = max(map(len, facts))
+        console = Console(highlight=False, soft_wrap=True)
         for name, value in facts.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            table.add_row(Text(name.replace("_", " "), style="dim"), Text(shown))
-        Console(highlight=False).print(table)
+            console.print(
+                Text.assemble((f"{name.replace('_', ' '):{width}}  ", "dim"), _shown(value))
+            )
 
 
 def _opened(store: Path, embedder: Embedder, model: str) -> Index:
@@ -196,9 +196,10 @@ def _progress_bar() -> Iterator[Callable[[Progress], None]]:
     ) as bar:
 
         def show(progress: Progress) -> None:
-            bar.total = progress.bytes_total
             rate = progress.passages / max(bar.format_dict["elapsed"], 1e-9)
             bar.set_postfix_str(f"{progress.passages} passages, {rate:.0f}/s", refresh=False)
+            if bar.total is None:
+                bar.reset(total=progress.bytes_total)
             bar.update(progress.bytes_done - bar.n)
 
         yield show
@@ -251,6 +252,17 @@ def snippet(text: str, *, width: int, lines: int = 3) -> str:
         placeholder=" …",
     )
     return short.fill(" ".join(text.split()))
+
+
+def _shown(value: object) -> str:
+    """Writes a fact for people: of yes and no the yes, of versions name and number."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(
+        str(name) if held is True else f"{name} {held}"
+        for name, held in value.items()
+        if held is not False
+    )
 
 
 def _texts(texts: list[str], file: Path | None) -> list[str]:

@@ -24,7 +24,7 @@ from quaver.store.protocol import FileVersion, StoredSource, VectorStore
 _SPLIT_VERSION = 1
 """Raise it when reading or splitting changes: every file then counts as changed once."""
 
-_BATCH = 512
+_BATCH = 256
 """Passages that are collected over files, embedded in one call and made durable together."""
 
 
@@ -181,6 +181,7 @@ class _Update:
         scan = scan_folder(self._folder)
         self._failed.extend(scan.failures)
         self._bytes_total = sum(_size(path) for path in scan.files)
+        self._advance(0)
         stored = self._store.sources()
         pending: list[_File] = []
         for path in scan.files:

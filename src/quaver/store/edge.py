@@ -211,7 +211,8 @@ class EdgeStore:
         found: dict[str, NDArray[np.float32]] = {}
         for first in range(0, len(ids), _PAGE):
             with _translated(f"cannot read {self.path}"):
-                records = self._shard.retrieve(list(ids[first : first + _PAGE]), with_vector=True)
+                page: list[Any] = list(ids[first : first + _PAGE])
+                records = self._shard.retrieve(page, with_payload=False, with_vector=True)
             for record in records:
                 named = record.vector
                 if isinstance(named, dict):
@@ -359,6 +360,8 @@ def _translated(doing: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if type(error) is not Exception:
+            raise  # a mistake of ours, such as a TypeError
         message = f"{doing}: {error}"
         if "WouldBlock" in str(error):
             raise StoreLockedError(message) from error

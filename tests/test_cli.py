@@ -1,0 +1,259 @@
+"""The command line: what it prints where, and how it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from quaver import cli
+from quaver.embedder import Embedder
+from quaver.index import Index
+
+QUAVER = [sys.executable, "-m", "quaver.cli"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("# List\n\nThe list of files.\n\n# Dict\n\nThe dict of strings.\n")
+    (folder / "b.txt").write_text("Each function returns an error.")
+    return folder
+
+
+def run(*arguments: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a process of its own, with pipes instead of a terminal."""
+    return subprocess.run(
+        [*QUAVER, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        input=stdin,
+        timeout=120,
+        check=False,
+    )
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    """Runs a command in this process, which is faster; returns exit code, stdout, stderr."""
+    result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def test_index_and_search_from_the_shell(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "kb"
+    first = run("index", folder, "--model", tiny_folder, "--store", store)
+    assert (first.returncode, first.stderr) == (0, "")
+    assert first.stdout.splitlines()[:2] == [
+        f"2 files in {store}",
+        "passages: 3 added, 0 unchanged, 0 removed; 0 texts truncated",
+    ]
+    (folder / "b.txt").unlink()
+    second = run("index", folder, "-m", tiny_folder, "-s", store, "--precision", "float32")
+    assert "passages: 0 added, 2 unchanged, 1 removed" in second.stdout
+    found = run("search", store, "list of files", "-k", "2", "--json")
+    assert (found.returncode, found.stderr) == (0, "")
+    answer = json.loads(found.stdout)
+    assert answer["query"] == "list of files"
+    with Index.open(store) as index:
+        expected = index.search("list of files", k=2)
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    assert list(answer["hits"][0]) == [
+        *("id", "score", "text", "source", "heading", "start", "end")
+    ]
+
+
+def test_search_for_people(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
+    code, output, errors = call("search", tmp_path / "kb", "list", "--model", tiny_folder)
+    assert (code, errors) == (0, "")
+    lines = output.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith("     ")] == ["1", "2", "3"]
+    assert "     Dict" in lines
+    assert "     The dict of strings." in lines
+    assert not any(line.endswith(" ") for line in lines)
+
+
+def test_failures_are_listed_and_only_all_of_them_fail(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "bad.rst").write_bytes(b"\xff")
+    code, output, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
+    assert code == 0
+    assert "2 files" in output
+    assert errors.splitlines()[0] == "quaver: 1 file could not be read:"
+    assert errors.splitlines()[1].startswith("  bad.rst: bad.rst is not valid utf-8")
+    for good in ("a.md", "b.txt"):
+        (folder / good).unlink()
+    code, output, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb2")
+    assert code == 1
+    assert "bad.rst" in errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["index", "no", "-m", "MODEL", "-s", "kb"],
+            "documents come from a folder: there is nothing at no",
+        ),
+        (["index", "empty", "-m", "MODEL", "-s", "kb"], "supported endings: .txt, .md"),
+        (["index", "docs", "-m", "./no-model", "-s", "kb"], "no-model"),
+        (["index", "docs", "-m", "MODEL", "-s", "docs"], "a new store needs an empty folder"),
+        (["search", "no", "x"], "a folder with a quaver.json: there is none at no"),
+        (["search", "kb0", " "], "a query must not be empty"),
+        (["search", "kb0", "x", "--model", "OTHER"], "was made with"),
+        (["embed", "-m", "MODEL", "--file", "no.txt"], "cannot read no.txt: No such file"),
+        (["embed", "-m", "MODEL", "--file", "bad.txt"], "bad.txt must be UTF-8: byte 0 is not"),
+        (["embed", "-m", "MODEL", "x", "-o", "no/x.npy"], "cannot write no/x.npy"),
+        (["embed", "-m", "MODEL", "x", "--prompt-name", "no"], "no prompt is named 'no'"),
+    ],
+)
+def test_errors_are_one_line_and_leave_nothing_behind(
+    tiny_folder: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    from tiny_model import write_tiny_model
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.txt").write_bytes(b"\xff")
+    write_tiny_model(tmp_path / "OTHER", seed=1)
+    Index.create("kb0", Embedder.from_pretrained(tiny_folder), model=str(tiny_folder)).close()
+    real = [str(tiny_folder) if argument == "MODEL" else argument for argument in arguments]
+    code, output, errors = call(*real)
+    assert (code, output) == (1, "")
+    assert errors.startswith("quaver: error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+    assert not (tmp_path / "kb").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["index"],
+        ["search", "kb", "x", "-k", "0"],
+        ["index", "docs", "-m", "x", "-s", "kb", "--precision", "int4"],
+        ["embed", "-m", "x"],
+        ["embed", "-m", "x", "text", "--file", "lines.txt"],
+        ["embed", "-m", "x", "text", "-o", "vectors.csv"],
+        ["embed", "text"],
+        ["nosuch"],
+    ],
+)
+def test_wrong_usage_exits_2(arguments: list[str]) -> None:
+    assert call(*arguments)[0] == 2
+
+
+def test_embed_gives_what_the_library_gives(tiny_folder: Path, tmp_path: Path) -> None:
+    texts = ["the list", "", "the dict of files"]
+    expected = Embedder.from_pretrained(tiny_folder).encode(texts)
+    (tmp_path / "lines.txt").write_text("\n".join(texts) + "\n")
+    runs = [
+        run("embed", "--model", tiny_folder, *texts),
+        run("embed", "--model", tiny_folder, "-", stdin="\n".join(texts)),
+        run("embed", "--model", tiny_folder, "--file", tmp_path / "lines.txt"),
+    ]
+    for result in runs:
+        rows = [json.loads(line) for line in result.stdout.splitlines()]
+        # seven significant digits are printed
+        np.testing.assert_allclose(np.array(rows), expected, rtol=1e-6, atol=1e-9)
+    code, output, _ = call("embed", "-m", tiny_folder, *texts, "-o", tmp_path / "vectors.npy")
+    assert (code, output) == (0, "")
+    np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected)
+
+
+def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {
+        "cpu": "a [bold] CPU",
+        "instruction_sets": {"scalar": True, "amx": False},
+        "threads": 2,
+    }
+    monkeypatch.setattr(cli, "machine_info", lambda: facts)
+    assert json.loads(call("info", "--json")[1]) == facts
+    assert call("info")[1].splitlines() == [
+        "cpu               a [bold] CPU",
+        "instruction sets  scalar",
+        "threads           2",
+    ]
+
+
+def test_a_closed_pipe_is_no_traceback(tiny_folder: Path) -> None:
+    command = [*QUAVER, "embed", "-m", str(tiny_folder), *(f"text {i}" for i in range(500))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) in (0, 1)
+
+
+def test_ctrl_c_says_that_the_work_can_be_finished(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    for i in range(400):
+        (folder / f"{i}.txt").write_text(f"file {i} of many. " * 200)
+    command = [*QUAVER, "index", str(folder), "-m", str(tiny_folder), "-s", str(tmp_path / "kb")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not (tmp_path / "kb" / "quaver.json").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "quaver: interrupted: what was stored stays; run it again to finish\n"
+    assert output == ""
+
+
+def test_a_terminal_gets_a_progress_bar(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    for i in range(300):
+        (folder / f"{i}.txt").write_text(f"file {i} of many. " * 100)
+    command = [*QUAVER, "index", str(folder), "-m", str(tiny_folder), "-s", str(tmp_path / "kb")]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 4096)
+        except OSError:  # the terminal's other side is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(ours)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.wait(60) == 0
+    assert re.search(rb"indexing: .*%.*B/s.* passages, \d+/s", shown)
+
+
+def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    store = tmp_path / "kb"
+    with Index.create(store, Embedder.from_pretrained(tiny_folder), model=str(tiny_folder)):
+        result = run("search", store, "x")
+    assert result.returncode == 1
+    assert "is open in another; close that one" in result.stderr

@@ -1,0 +1,314 @@
+"""Index: what is embedded, kept, dropped and reported, with the real engine on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import write_tiny_model
+
+from quaver.embedder import Embedder
+from quaver.errors import (
+    DocumentError,
+    InputError,
+    StoreExistsError,
+    StoreLockedError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
+from quaver.index import Index, Progress
+from quaver.passages import embedded_text, read_document, split
+from quaver.store import edge
+from quaver.update import passage_budget
+
+
+@pytest.fixture(scope="module")
+def embedder(tiny_folder: Path) -> Embedder:
+    return Embedder.from_pretrained(tiny_folder, threads=1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three documents, one of them in a sub-folder and in several passages."""
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.md").write_text("# List\n\nThe list of files.\n\n# Dict\n\nThe dict of strings.\n")
+    (folder / "b.txt").write_text("Each function returns an error.")
+    paragraphs = "\n\n".join(f"Number {i} of the many long texts." for i in range(40))
+    (folder / "sub" / "c.rst").write_text(f"Title\n=====\n\n{paragraphs}\n")
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path, embedder: Embedder) -> Index:
+    return Index.create(tmp_path / "kb", embedder)
+
+
+def stored_texts(index: Index) -> list[str]:
+    query = np.ones(index.embedder.dimension, np.float32)
+    return sorted(hit.text for hit in index.store.search(query, k=10_000))
+
+
+def test_update_stores_every_passage_with_its_vector(index: Index, folder: Path) -> None:
+    report = index.update(folder)
+    expected = {
+        passage.id: passage
+        for path in sorted(folder.rglob("*.*"))
+        for passage in split(
+            read_document(path, source=path.relative_to(folder).as_posix()),
+            index.embedder.tokenizer,
+            passage_budget(index.embedder),
+        )
+    }
+    assert (report.files, report.added, report.unchanged, report.removed) == (
+        3,
+        len(expected),
+        0,
+        0,
+    )
+    assert (report.failed, report.truncated) == ((), 0)
+    assert report.seconds > 0
+    assert report.passages_per_second == report.added / report.seconds
+    assert index.store.count() == len(expected) > 10
+    stored = index.store.vectors(list(expected))
+    texts = [embedded_text(passage.heading, passage.text) for passage in expected.values()]
+    np.testing.assert_allclose(
+        np.stack([stored[i] for i in expected]),
+        index.embedder.encode_document(texts),
+        atol=1e-6,  # the store normalises once more
+    )
+
+
+def test_search_finds_a_passage_by_its_own_text(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.update(folder)
+    prompts = index.embedder.prompts
+    monkeypatch.setitem(prompts, "query", prompts["document"])
+    hits = index.search("Dict\nThe dict of strings.", k=2)
+    assert len(hits) == 2
+    assert (hits[0].source, hits[0].heading, hits[0].text) == (
+        "a.md",
+        "Dict",
+        "The dict of strings.",
+    )
+    assert hits[0].score == pytest.approx(1, abs=1e-5)
+    content = (folder / "a.md").read_text()
+    assert content[hits[0].start : hits[0].end] == hits[0].text
+
+
+def test_the_second_update_embeds_nothing(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index.update(folder)
+    monkeypatch.setattr(Embedder, "encode_with_report", None)
+    second = index.update(folder)
+    assert (second.files, second.added, second.removed) == (3, 0, 0)
+    assert second.unchanged == first.added
+
+
+def test_only_what_changed_is_embedded(index: Index, folder: Path) -> None:
+    first = index.update(folder)
+    (folder / "a.md").write_text(
+        "new beginning\n\n# List\n\nThe list of files.\n\n# Dict\n\nOther.\n"
+    )
+    second = index.update(folder)
+    assert (second.added, second.removed) == (2, 1)
+    assert second.unchanged == first.added - 1
+    assert index.store.count() == first.added + 1
+    # The unchanged text moved: its offsets are new, its vector is not.
+    hit = next(h for h in index.search("list", k=1000) if h.heading == "List")
+    assert (folder / "a.md").read_text()[hit.start : hit.end] == hit.text == "The list of files."
+
+
+def test_what_is_gone_is_dropped(index: Index, folder: Path) -> None:
+    first = index.update(folder)
+    (folder / "sub" / "c.rst").unlink()
+    (folder / "b.txt").write_text(" ")
+    second = index.update(folder)
+    assert (second.files, second.added, second.unchanged) == (2, 0, 2)
+    assert second.removed == first.added - 2
+    assert stored_texts(index) == ["The dict of strings.", "The list of files."]
+
+
+def test_a_renamed_file_moves(index: Index, folder: Path) -> None:
+    index.update(folder)
+    (folder / "b.txt").rename(folder / "d.txt")
+    report = index.update(folder)
+    assert (report.added, report.removed) == (1, 1)
+    assert "b.txt" not in index.store.sources()
+
+
+def test_broken_files_are_reported_and_do_not_stop_the_rest(index: Index, folder: Path) -> None:
+    (folder / "bad.txt").write_bytes(b"\xff\xfe\xff")
+    (folder / "gone.md").symlink_to(folder / "nowhere")
+    report = index.update(folder)
+    assert report.files == 3
+    reasons = {failure.source: failure.reason for failure in report.failed}
+    assert set(reasons) == {"bad.txt", "gone.md"}
+    assert "not valid utf-16-le" in reasons["bad.txt"]
+    assert "No such file" in reasons["gone.md"]
+
+
+def test_a_file_that_became_unreadable_keeps_its_passages(index: Index, folder: Path) -> None:
+    first = index.update(folder)
+    (folder / "b.txt").write_bytes(b"\xff")
+    second = index.update(folder)
+    assert (second.removed, len(second.failed)) == (0, 1)
+    assert index.store.count() == first.added
+
+
+def test_nothing_is_dropped_for_an_empty_or_missing_folder(
+    index: Index, folder: Path, tmp_path: Path
+) -> None:
+    first = index.update(folder)
+    (tmp_path / "empty").mkdir()
+    for wrong in (tmp_path / "empty", tmp_path / "no"):
+        with pytest.raises(DocumentError):
+            index.update(wrong)
+    assert index.store.count() == first.added
+
+
+def test_added_passages_are_left_alone_by_update(index: Index, folder: Path) -> None:
+    (folder.parent / "extra.txt").write_text("Extra text. " * 100)
+    extra = read_document(folder.parent / "extra.txt")
+    passages = split(extra, index.embedder.tokenizer, 30)
+    assert index.add(passages) == 0
+    index.update(folder)
+    index.update(folder)
+    assert index.store.sources()["extra.txt"].ids == {None: {passage.id for passage in passages}}
+
+
+def test_add_counts_truncated_texts(index: Index, folder: Path) -> None:
+    extra = read_document(folder / "sub" / "c.rst")
+    assert index.add(split(extra, index.embedder.tokenizer, 500)) == 2
+
+
+def test_a_file_of_many_batches_is_stored_whole(index: Index, folder: Path) -> None:
+    words = "\n\n".join(f"word{i} " * 12 for i in range(1200))
+    (folder / "long.txt").write_text(words)
+    report = index.update(folder)
+    assert report.added > 1000
+    assert index.store.sources()["long.txt"].has_digest(
+        next(v.digest for v in index.store.sources()["long.txt"].ids if v)
+    )
+
+
+def test_progress_grows_to_the_end(index: Index, folder: Path) -> None:
+    (folder / "bad.txt").write_bytes(b"\xff" * 100)
+    seen: list[Progress] = []
+    report = index.update(folder, on_progress=seen.append)
+    total = sum(path.stat().st_size for path in folder.rglob("*.*"))
+    assert [p.bytes_done for p in seen] == sorted(p.bytes_done for p in seen)
+    assert {p.bytes_total for p in seen} == {total}
+    assert (seen[-1].bytes_done, seen[-1].passages) == (total, report.added)
+
+
+@pytest.mark.parametrize("query", [None, b"text", "", " \n", 7])
+def test_a_query_must_be_text(index: Index, query: object) -> None:
+    with pytest.raises(InputError, match="a query must"):
+        index.search(query)  # type: ignore[arg-type]
+
+
+def test_other_arguments_of_search(index: Index) -> None:
+    assert index.search("anything") == []
+    with pytest.raises(InputError, match="k must be a whole number of at least 1: got 0"):
+        index.search("x", k=0)
+    with pytest.raises(InputError, match="mode must be 'dense': got 'hybrid'"):
+        index.search("x", mode="hybrid")  # type: ignore[arg-type]
+
+
+def test_open_finds_the_model_again(
+    tmp_path: Path, tiny_folder: Path, embedder: Embedder, folder: Path
+) -> None:
+    with Index.create(tmp_path / "kb", embedder, model=str(tiny_folder)) as index:
+        index.update(folder)
+    with Index.open(tmp_path / "kb") as again:
+        assert again.search("list", k=1)
+
+
+def test_open_refuses_another_model(tmp_path: Path, embedder: Embedder) -> None:
+    Index.create(tmp_path / "kb", embedder).close()
+    other = Embedder.from_pretrained(write_tiny_model(tmp_path / "other", seed=1), threads=1)
+    with pytest.raises(StoreMismatchError, match=r"made with tiny \(fing.*not with other"):
+        Index.open(tmp_path / "kb", other)
+    wide = Embedder.from_pretrained(write_tiny_model(tmp_path / "wide", hidden=128), threads=1)
+    with pytest.raises(StoreMismatchError, match=r"dimension 64 .* wide gives dimension 128"):
+        Index.open(tmp_path / "kb", wide)
+    Index.open(tmp_path / "kb", embedder).close()
+
+
+def test_both_precisions_share_a_store(
+    tmp_path: Path, tiny_folder: Path, embedder: Embedder, folder: Path
+) -> None:
+    with Index.create(tmp_path / "kb", embedder) as index:
+        index.update(folder)
+    plain = Embedder.from_pretrained(tiny_folder, precision="float32", threads=1)
+    with Index.open(tmp_path / "kb", plain) as index:
+        assert index.update(folder).added == 0
+
+
+def test_the_state_of_the_path(tmp_path: Path, embedder: Embedder) -> None:
+    path = tmp_path / "kb"
+    assert not Index.exists(path)
+    with pytest.raises(StoreNotFoundError):
+        Index.open(path, embedder)
+    index = Index.create(path, embedder)
+    assert Index.exists(path)
+    with pytest.raises(StoreLockedError):
+        Index.open(path, embedder)
+    index.close()
+    with pytest.raises(StoreExistsError):
+        Index.create(path, embedder)
+
+
+class _Stopped(BaseException):
+    """Stands for whatever ends a process."""
+
+
+@pytest.mark.parametrize("step", ["upsert", "flush", "delete", "optimize"])
+@pytest.mark.parametrize("call", [1, 2])
+def test_an_update_that_stops_anywhere_is_finished_by_the_next(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+) -> None:
+    monkeypatch.setattr("quaver.update._BATCH", 4)
+    index.update(folder)
+    (folder / "a.md").write_text("# Dict\n\nThe dict of strings.\n\nAll new.")
+    (folder / "sub" / "c.rst").unlink()
+    calls = 0
+    real = getattr(edge.EdgeStore, step)
+
+    def stop(*args: object, **kwargs: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise _Stopped
+        return real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(edge.EdgeStore, step, stop)
+        try:
+            index.update(folder)
+        except _Stopped:
+            assert "Each function returns an error." in stored_texts(index)
+    index.update(folder)
+    assert stored_texts(index) == [
+        "Each function returns an error.",
+        "The dict of strings.\n\nAll new.",
+    ]
+    assert index.update(folder).added == 0
+
+
+def test_a_full_disk_keeps_what_is_stored(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index.update(folder)
+    (folder / "new.txt").write_text("Something new.")
+    with monkeypatch.context() as patch:
+        patch.setattr(edge, "_RESERVE", 1 << 60)
+        with pytest.raises(StoreWriteError, match="is full"):
+            index.update(folder)
+    assert index.store.count() == first.added
+    assert index.update(folder).added == 1

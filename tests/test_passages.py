@@ -1,0 +1,198 @@
+"""Reading: formats, headings, offsets, encodings, folders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from quaver.errors import DocumentError
+from quaver.passages import SUPPORTED_ENDINGS, Document, read_document, scan_folder
+
+
+def read(folder: Path, name: str, content: str | bytes) -> Document:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_document(path)
+
+
+def outline(document: Document) -> list[tuple[str, str]]:
+    """Each section as (heading path, body without outer white space)."""
+    return [
+        (" > ".join(section.headings), document.text[section.start : section.end].strip())
+        for section in document.sections
+    ]
+
+
+def test_txt_is_one_section_and_keeps_every_character(tmp_path: Path) -> None:
+    content = "first\r\n\r\n  sécond\t\n\n\nlast"
+    document = read(tmp_path, "a.txt", content)
+    assert document.text == content
+    assert outline(document) == [("", content)]
+
+
+def test_rst_headings_nest_in_the_order_of_their_styles(tmp_path: Path) -> None:
+    document = read(
+        tmp_path,
+        "a.rst",
+        "intro\n\n=====\nTitle\n=====\n\none\n\n.. _target:\n\n"
+        "Part\n----\ntwo\n\nDeep\n~~~~\n\nthree\n\nNext\n----\nfour\n",
+    )
+    assert outline(document) == [
+        ("", "intro"),
+        ("Title", "one"),
+        ("Title > Part", "two"),
+        ("Title > Part > Deep", "three"),
+        ("Title > Next", "four"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "text::\n\n   Not a heading\n   =============\n\nend",
+        "a paragraph\nof two lines\n------------\n",
+        "==== ====\na    b\n==== ====\n1    2\n==== ====\n",
+        "before\n\n----------\n\nafter",
+        "-\n-\n",
+    ],
+)
+def test_rst_other_lines_of_punctuation_are_no_headings(tmp_path: Path, body: str) -> None:
+    assert outline(read(tmp_path, "a.rst", body)) == [("", body.strip())]
+
+
+def test_rst_titles_lose_their_markup(tmp_path: Path) -> None:
+    document = read(
+        tmp_path, "a.rst", ":mod:`json` --- ``JSON`` *encoder*\n" + "=" * 34 + "\n\ntext"
+    )
+    assert outline(document) == [("json — JSON encoder", "text")]
+
+
+def test_sphinx_directives_stay_in_the_text(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = ".. unknown:: x\n   :flag:\n\n   Inside :nosuchrole:`it`."
+    assert outline(read(tmp_path, "a.rst", f"T\n=\n\n{body}\n"))[-1][1].endswith(body)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_markdown_headings_but_not_in_code_or_front_matter(tmp_path: Path) -> None:
+    document = read(
+        tmp_path,
+        "a.md",
+        "---\ntitle: x\n---\n# One `code`\n\ntext\n\n```\n# comment\n```\n\n"
+        "Two\n---\n\n> # quoted\n\n### Three ###\r\nend",
+    )
+    assert outline(document) == [
+        ("One code", "text\n\n```\n# comment\n```"),
+        ("One code > Two", "> # quoted"),
+        ("One code > Two > Three", "end"),
+    ]
+
+
+def test_html_gives_the_visible_text_of_the_main_content(tmp_path: Path) -> None:
+    document = read(
+        tmp_path,
+        "a.html",
+        "<html><head><title>no</title><style>no</style></head><body><nav>no</nav><div role='main'>"
+        "<h1>Top<a class='headerlink' href='#'>¶</a></h1><p>One <b>bold</b>\n word.</p><ul><li>a</li><li>b</li></ul>"
+        "<h2>Sub</h2><pre>x = 1\n  y</pre><!-- no --><script>no</script></div><footer>no</footer></body></html>",
+    )
+    assert outline(document) == [("Top", "One bold word.\n\na\n\nb"), ("Top > Sub", "x = 1\n  y")]
+
+
+def test_html_without_a_body_and_deeply_nested_is_read(tmp_path: Path) -> None:
+    assert outline(read(tmp_path, "a.htm", "just text"))[0][1] == "just text"
+    deep = "<div>" * 3000 + "deep" + "</div>" * 3000
+    assert outline(read(tmp_path, "b.html", deep))[0][1] == "deep"
+
+
+def test_xhtml_is_read_without_a_warning(tmp_path: Path) -> None:
+    document = read(tmp_path, "a.xhtml", '<?xml version="1.0"?><html><body><p>x</p></body></html>')
+    assert outline(document) == [("", "x")]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.md", "a.rst", "a.html"])
+def test_an_empty_file_has_no_sections(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, name, " \n\n ").sections == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "größe".encode("utf-8-sig")),
+        ("a.md", "größe".encode("utf-16")),
+        ("a.rst", b"\xfe\xff" + "größe".encode("utf-16-be")),
+        ("a.txt", b"\xff\xfe\x00\x00" + "größe".encode("utf-32-le")),
+        ("a.html", b"<meta charset='iso-8859-1'>gr\xf6\xdfe"),
+        ("b.html", b"<?xml version='1.0' encoding='cp1252'?><p>gr\xf6\xdfe"),
+    ],
+)
+def test_declared_encodings_are_followed(tmp_path: Path, name: str, content: bytes) -> None:
+    assert outline(read(tmp_path, name, content)) == [("", "größe")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"gr\xf6sse", r"a.txt is not valid utf-8 .* byte 0xf6 at position 2; save it"),
+        ("a.md", b"\xff\xfea", r"not valid utf-16-le"),
+        ("a.rst", b"ab\0cd", r"NUL character at position 2"),
+        ("a.html", b"<meta charset=nosuch>", r"declares the encoding nosuch, which does not exist"),
+        ("a.html", b"<meta charset=ascii>\xe9", r"not valid ascii \(the page says so\)"),
+    ],
+)
+def test_a_broken_encoding_is_an_error(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    with pytest.raises(DocumentError, match=message):
+        read(tmp_path, name, content)
+
+
+def test_unreadable_files_are_errors(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match=r"cannot read no\.txt: No such file"):
+        read_document(tmp_path / "no.txt")
+    with pytest.raises(DocumentError, match=r"supported ending: got a\.pdf; supported: \.txt"):
+        read_document(tmp_path / "a.pdf")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DocumentError, match="must be a regular file"):
+        read_document(tmp_path / "pipe.txt")
+
+
+def test_scan_skips_what_is_hidden_and_ends_in_link_loops(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    for path in ("b.MD", "sub/a.txt", "sub/deeper/c.html", ".hidden.txt", ".git/d.txt", "e.pdf"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("x")
+    outside.mkdir()
+    (outside / "f.rst").write_text("x")
+    (root / "sub" / "loop").symlink_to(root)
+    (root / "sub" / "again").symlink_to(root / "sub" / "deeper")
+    (root / "linked").symlink_to(outside)
+    (root / "linked_too").symlink_to(outside)
+    (outside / "back").symlink_to(outside)
+    scan = scan_folder(root)
+    found = [path.relative_to(root).as_posix() for path in scan.files]
+    assert found == ["b.MD", "linked/f.rst", "sub/a.txt", "sub/deeper/c.html"]
+    assert scan.failures == ()
+
+
+def test_scan_reports_names_that_are_not_text(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with open(os.fsencode(tmp_path) + b"/b\xff.txt", "w"):  # noqa: PTH123
+        pass
+    scan = scan_folder(tmp_path)
+    assert [path.name for path in scan.files] == ["a.txt"]
+    assert [failure.source for failure in scan.failures] == [r"b\udcff.txt"]
+
+
+def test_a_folder_without_documents_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DocumentError, match="there is nothing at"):
+        scan_folder(tmp_path / "no")
+    (tmp_path / "a.pdf").write_text("x")
+    with pytest.raises(DocumentError, match="there is a file at"):
+        scan_folder(tmp_path / "a.pdf")
+    with pytest.raises(DocumentError) as caught:
+        scan_folder(tmp_path)
+    assert all(ending in str(caught.value) for ending in SUPPORTED_ENDINGS)
