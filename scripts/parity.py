@@ -16,8 +16,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from make_golden import embed
 
+from make_golden import embed
 from quaver.embedder import Embedder
 
 # What is promised on real English text: float32 in every component, int8 in cosine.

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_model import tiny_config, tiny_tensors
 
 from quaver.architecture import EncoderWeights, encoder_spec, encoder_weights
 from quaver.errors import (
@@ -16,6 +15,7 @@ from quaver.errors import (
     UnsupportedArchitectureError,
     WeightsError,
 )
+from tiny_model import tiny_config, tiny_tensors
 
 CONFIG = tiny_config()
 TENSORS = tiny_tensors(CONFIG)

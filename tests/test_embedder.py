@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_model import tiny_config, tiny_tensors, write_json, write_tiny_model
 
 from quaver.architecture import encoder_spec, encoder_weights
 from quaver.embedder import Embedder
 from quaver.errors import InputError, PoolingError, TokenizerError, UnsupportedArchitectureError
 from quaver.reference import encode as reference_encode
+from tiny_model import tiny_config, tiny_tensors, write_json, write_tiny_model
 
 TEXTS = [
     "the file of the list",

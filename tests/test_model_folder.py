@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import PROMPTS, write_json, write_tiny_model
 
 from quaver.errors import (
     InputError,
@@ -16,6 +15,7 @@ from quaver.errors import (
     UnsupportedArchitectureError,
 )
 from quaver.model_folder import ModelFolder
+from tiny_model import PROMPTS, write_json, write_tiny_model
 
 
 @pytest.fixture

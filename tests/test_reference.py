@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny_model import tiny_config, tiny_tensors
 
 from quaver import reference
 from quaver.architecture import Activation, NormWeights, encoder_spec, encoder_weights
 from quaver.tokenizer import TokenBatch
+from tiny_model import tiny_config, tiny_tensors
 
 CONFIG = tiny_config()
 SPEC = encoder_spec(CONFIG, pooling="mean", normalize=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_model import tiny_tokenizer, tiny_vocabulary
 
 from quaver.errors import InputError, TokenizerError
 from quaver.tokenizer import TokenBatch, Tokenizer
+from tiny_model import tiny_tokenizer, tiny_vocabulary
 
 PIECES = tiny_vocabulary()
 

@@ -98,7 +98,8 @@ def run_layer(
 
 def linear(x: FloatArray, weights: LinearWeights) -> FloatArray:
     """Return x @ weight.T + bias: float32 (T, K) to (T, O)."""
-    return x @ weights.weight.T + weights.bias
+    y: FloatArray = x @ weights.weight.T
+    return y + weights.bias
 
 
 def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
@@ -126,13 +127,14 @@ def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatA
     tokens, hidden = len(qkv), qkv.shape[1] // 3
     q, k, v = np.moveaxis(qkv.reshape(tokens, 3, heads, hidden // heads), 0, 2)
     scale = np.float32(1 / math.sqrt(hidden // heads))
-    context = np.empty((heads, tokens, hidden // heads), np.float32)
+    context: FloatArray = np.empty((heads, tokens, hidden // heads), np.float32)
     for begin, end in pairwise(offsets):
         one = np.s_[:, begin:end]
         scores = q[one] @ k[one].swapaxes(1, 2) * scale
         powers = np.exp(scores - scores.max(axis=2, keepdims=True))
         context[one] = powers / powers.sum(axis=2, keepdims=True) @ v[one]
-    return context.swapaxes(0, 1).reshape(tokens, hidden)
+    merged: FloatArray = context.swapaxes(0, 1).reshape(tokens, hidden)
+    return merged
 
 
 def activate(x: FloatArray, activation: Activation) -> FloatArray:

@@ -67,7 +67,8 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
         )
     if metric == "cosine":
         left, right = normalized(left), normalized(right)
-    return (left @ right.T).reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
+    scores: NDArray[np.float32] = left @ right.T
+    return scores.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
 
 
 def _rows(name: str, vectors: Vectors) -> NDArray[np.float32]:
