@@ -1,5 +1,5 @@
-// The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the signatures;
-// values were checked by quaver/engine.py, which is the only caller.
+// The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the
+// signatures; values were checked by quaver/engine.py, which is the only caller.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -59,7 +59,9 @@ public:
           Matrix<float> token_type, const NormParts &norm)
       : word_(word), position_(position), token_type_(token_type),
         encoder_(spec, kernels(isa),
-                 {word.data(), position.data(), token_type.data(),
+                 {word.data(),
+                  position.data(),
+                  token_type.data(),
                   {copy(std::get<0>(norm), spec.hidden), copy(std::get<1>(norm), spec.hidden)}}) {
     const auto hidden = static_cast<std::size_t>(spec.hidden);
     require(word.shape(1) == hidden && position.shape(1) == hidden && token_type.shape(1) == hidden,
@@ -160,9 +162,8 @@ NB_MODULE(_native, m) {
             require(hidden >= 1 && heads >= 1 && hidden % heads == 0, "heads divides hidden");
             require(intermediate >= 1 && hidden <= quaver::kMaxDepth && intermediate <= quaver::kMaxDepth,
                     "hidden and intermediate are in 1..65536");
-            new (self) quaver::EncoderSpec{hidden,          heads,       intermediate, vocabulary, positions,
-                                           position_offset, token_types, norm_eps,     activation, pooling,
-                                           normalize};
+            new (self) quaver::EncoderSpec{hidden,      heads,    intermediate, vocabulary, positions, position_offset,
+                                           token_types, norm_eps, activation,   pooling,    normalize};
           },
           nb::kw_only(), "hidden"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a, "position_offset"_a,
           "token_types"_a, "norm_eps"_a, "activation"_a, "pooling"_a, "normalize"_a);

@@ -8,21 +8,21 @@
 namespace quaver {
 namespace {
 
-// Tokens that one core takes through all layers at a time: their activations stay in its L2 cache, and the weights, read
-// once per chunk, cost little beside the arithmetic.
+// Tokens that one core takes through all layers at a time: their activations stay in its L2 cache, and the weights,
+// read once per chunk, cost little beside the arithmetic.
 constexpr int kChunkTokens = 256;
-// Rows of a chunk that go through the row-wise part of a layer together; the wide activation of the feed-forward part is
-// kept for this many rows only.
+// Rows of a chunk that go through the row-wise part of a layer together; the wide activation of the feed-forward part
+// is kept for this many rows only.
 constexpr int kBlockRows = 96;
 
-// Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of one
-// call at a time, so the parts are free whenever a stage begins.
+// Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
+// one call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
-  Buffer<std::uint8_t> quantized;   // [kBlockRows][K']
-  Buffer<float> scale;              // [kBlockRows]
-  Buffer<std::int32_t> zero;        // [kBlockRows]
-  Buffer<float> residual, wide;     // [kBlockRows][H'], [kBlockRows][intermediate']
-  Buffer<float> keys, scores;       // see KernelTable::attend
+  Buffer<std::uint8_t> quantized; // [kBlockRows][K']
+  Buffer<float> scale;            // [kBlockRows]
+  Buffer<std::int32_t> zero;      // [kBlockRows]
+  Buffer<float> residual, wide;   // [kBlockRows][H'], [kBlockRows][intermediate']
+  Buffer<float> keys, scores;     // see KernelTable::attend
 };
 
 Scratch &scratch() {
@@ -93,7 +93,8 @@ std::vector<std::vector<Encoder::Sequence>> Encoder::make_chunks(const TokenBatc
   std::vector<Sequence> order(static_cast<std::size_t>(batch.sequences));
   for (int i = 0; i < batch.sequences; ++i)
     order[static_cast<std::size_t>(i)] = {i, 0, batch.offsets[i + 1] - batch.offsets[i]};
-  std::stable_sort(order.begin(), order.end(), [](const Sequence &a, const Sequence &b) { return a.length > b.length; });
+  std::stable_sort(order.begin(), order.end(),
+                   [](const Sequence &a, const Sequence &b) { return a.length > b.length; });
 
   const bool together = batch.offsets[batch.sequences] <= kChunkTokens * threads;
   const int limit = together ? kChunkTokens * threads : kChunkTokens;
@@ -134,8 +135,8 @@ void Encoder::encode_chunk(const TokenBatch &batch, const std::vector<Sequence> 
                            float *vectors) const {
   Activations &buffers = activations();
   const int rows = sequences.back().row + sequences.back().length;
-  Chunk chunk{sequences, rows, round_up(spec_.hidden, kPanel), round_up(3 * spec_.hidden, kPanel), nullptr, nullptr,
-              nullptr};
+  Chunk chunk{sequences, rows,   round_up(spec_.hidden, kPanel), round_up(3 * spec_.hidden, kPanel), nullptr,
+              nullptr,   nullptr};
   chunk.x = buffers.x.resize(area(rows, chunk.ldx));
   chunk.qkv = buffers.qkv.resize(area(rows, chunk.ldqkv));
   chunk.context = buffers.context.resize(area(rows, chunk.ldx));
@@ -190,7 +191,8 @@ void Encoder::attend(const Layer &, Chunk &chunk, int item) const {
   const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
   const int head_size = spec_.hidden / spec_.heads, column = item % spec_.heads * head_size;
   const float *query = chunk.qkv + sequence.row * chunk.ldqkv + column;
-  const AttentionHead head{query, query + spec_.hidden, query + 2 * spec_.hidden, chunk.ldqkv, sequence.length, head_size};
+  const AttentionHead head{query,       query + spec_.hidden, query + 2 * spec_.hidden,
+                           chunk.ldqkv, sequence.length,      head_size};
   Scratch &s = scratch();
   const int padded = round_up(sequence.length, kPanel);
   float *keys = s.keys.resize(area(padded, head_size));

@@ -23,7 +23,7 @@ struct EncoderSpec {
   float norm_eps;
   Activation activation;
   Pooling pooling;
-  bool normalize;      // divide each vector by its L2 norm
+  bool normalize; // divide each vector by its L2 norm
 };
 
 struct Norm {
@@ -31,11 +31,11 @@ struct Norm {
 };
 
 struct Layer {
-  Linear qkv;    // 3H x H; the rows of the query carry log2(e) / sqrt(D)
-  Linear out;    // H x H
+  Linear qkv; // 3H x H; the rows of the query carry log2(e) / sqrt(D)
+  Linear out; // H x H
   Norm attention_norm;
-  Linear up;     // intermediate x H
-  Linear down;   // H x intermediate
+  Linear up;   // intermediate x H
+  Linear down; // H x intermediate
   Norm output_norm;
 };
 
@@ -60,8 +60,8 @@ public:
 
   void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
 
-  // Vectors f32 [sequences][H]. At most `threads` threads take part. `interrupted` is asked by the calling thread every few
-  // hundred tokens; once it says true the rest is left out and the call returns false.
+  // Vectors f32 [sequences][H]. At most `threads` threads take part. `interrupted` is asked by the calling thread every
+  // few hundred tokens; once it says true the rest is left out and the call returns false.
   //
   // A sequence's vector is the same bits whatever else is in the batch and however many threads there are.
   // Throws std::bad_alloc and nothing else; ids, types and offsets were checked by the caller.

@@ -8,21 +8,22 @@
 // Layouts
 //   activations   float32, row-major, one row per token, leading dimension in elements
 //   int8 rows     u8 [rows][K'], K' = K rounded up to 64; the bytes behind K hold anything, their weights are zero
-//   int8 panels   s8 [O'/64][K'/4][64][4]: 64 outputs side by side, four inputs deep. One 64-byte load is 16 outputs for
-//                 AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads the same panel as tiles (stride 256 bytes), and
-//                 Arm's dot product uses the same groups of four.
+//   int8 panels   s8 [O'/64][K'/4][64][4]: 64 outputs side by side, four inputs deep. One 64-byte load is 16 outputs
+//   for
+//                 AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads the same panel as tiles (stride 256 bytes),
+//                 and Arm's dot product uses the same groups of four.
 //   float panels  f32 [O'/64][K][64]
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
 //
-// Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing may
-// saturate on the way: the int32 sums are the same numbers on every instruction set.
+// Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing
+// may saturate on the way: the int32 sums are the same numbers on every instruction set.
 //
-// Bits: every function computes a row from that row alone, in an order that does not depend on how many rows it was given.
-// So a text's vector is the same bits alone or in any batch. Files of kernels are compiled with -ffp-contract=off: a
-// multiply-add happens where the source says so and nowhere else.
+// Bits: every function computes a row from that row alone, in an order that does not depend on how many rows it was
+// given. So a text's vector is the same bits alone or in any batch. Files of kernels are compiled with
+// -ffp-contract=off: a multiply-add happens where the source says so and nowhere else.
 //
-// Contract: noexcept, no allocation, no threads, no locale, no errno. Pointers are valid for what the layouts above say;
-// vector loads never touch a byte outside of them. Arguments were checked by the caller.
+// Contract: noexcept, no allocation, no threads, no locale, no errno. Pointers are valid for what the layouts above
+// say; vector loads never touch a byte outside of them. Arguments were checked by the caller.
 #pragma once
 
 #include <cstddef>
@@ -41,43 +42,44 @@ enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu };
 
 // Rows quantized with one scale and one zero point per token: x ~ scale * (q - zero).
 struct Int8Rows {
-  const std::uint8_t *q;      // [rows][ldq]
-  std::ptrdiff_t ldq;         // bytes, >= K'
-  const float *scale;         // [rows], > 0
-  const std::int32_t *zero;   // [rows], 0..255
+  const std::uint8_t *q;    // [rows][ldq]
+  std::ptrdiff_t ldq;       // bytes, >= K'
+  const float *scale;       // [rows], > 0
+  const std::int32_t *zero; // [rows], 0..255
 };
 
 // A linear layer with one scale per output: w ~ scale * q.
 struct Int8Linear {
-  const std::int8_t *panels;  // int8 panels
-  const float *scale;         // [O']
-  const float *column_sums;   // [O'], sum over K of the s8 weights, exact in float32 for K' <= 131072
-  const float *bias;          // [O']
-  int depth;                  // K'
+  const std::int8_t *panels; // int8 panels
+  const float *scale;        // [O']
+  const float *column_sums;  // [O'], sum over K of the s8 weights, exact in float32 for K' <= 131072
+  const float *bias;         // [O']
+  int depth;                 // K'
 };
 
 struct FloatLinear {
-  const float *panels;        // float panels
-  const float *bias;          // [O']
-  int depth;                  // K
+  const float *panels; // float panels
+  const float *bias;   // [O']
+  int depth;           // K
 };
 
 // One head of one sequence: rows of query, key and value lie `ld` floats apart.
 struct AttentionHead {
-  const float *query;         // [length][D], already multiplied by log2(e) / sqrt(D) through the query weights
-  const float *key;           // [length][D]
-  const float *value;         // [length][D]
+  const float *query; // [length][D], already multiplied by log2(e) / sqrt(D) through the query weights
+  const float *key;   // [length][D]
+  const float *value; // [length][D]
   std::ptrdiff_t ld;
-  int length;                 // tokens in the sequence, >= 1
-  int head_size;              // D
+  int length;    // tokens in the sequence, >= 1
+  int head_size; // D
 };
 
 struct KernelTable {
   // The feature that names it: "scalar", "avx2", "avxvnni", "avx512vnni".
   const char *name;
 
-  // q = clamp(round(x / scale) + zero, 0, 255), with scale = (max - min) / 255 over the row and 0, zero = round(-min / scale).
-  // A row of zeros gets scale 1 and zero 0. Columns [cols, round_up(cols, 64)) of q are written with the zero point.
+  // q = clamp(round(x / scale) + zero, 0, 255), with scale = (max - min) / 255 over the row and 0, zero = round(-min /
+  // scale). A row of zeros gets scale 1 and zero 0. Columns [cols, round_up(cols, 64)) of q are written with the zero
+  // point.
   //   x f32 [rows][ldx], q u8 [rows][ldq], scale f32 [rows], zero s32 [rows]
   void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                         float *scale, std::int32_t *zero) noexcept;
@@ -100,8 +102,8 @@ struct KernelTable {
   // Repack the keys of one head for `attend`: packed f32 [ceil(length/64)][D][64], zero behind the last key.
   void (*pack_keys)(const AttentionHead &head, float *packed) noexcept;
 
-  // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query), for
-  // the rows [first_row, last_row) of the sequence.
+  // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query),
+  // for the rows [first_row, last_row) of the sequence.
   //   packed_keys as made by pack_keys; scores is scratch of 8 * round_up(length, 64) floats; out f32 [length][ldo]
   void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept;

@@ -49,8 +49,8 @@ int current_cpu() {
 #endif
 }
 
-// A worker that woke on the caller's CPU moves to another one of those that the process may use: the scheduler would leave
-// the two there, taking turns, for milliseconds.
+// A worker that woke on the caller's CPU moves to another one of those that the process may use: the scheduler would
+// leave the two there, taking turns, for milliseconds.
 void leave_cpu(int cpu) {
 #if defined(__linux__)
   cpu_set_t allowed;

@@ -2,8 +2,8 @@
 //
 // A call hands over items and works on them itself; workers that are free help. Nothing waits for a worker that the
 // operating system does not run: the caller can finish alone, so foreign load costs its share and no more. Workers look
-// for the next call for some microseconds and then sleep: an idle pool uses no CPU. Threads start with the first call that
-// wants them. After a fork the child builds its own pool when it first needs one.
+// for the next call for some microseconds and then sleep: an idle pool uses no CPU. Threads start with the first call
+// that wants them. After a fork the child builds its own pool when it first needs one.
 #pragma once
 
 #include <atomic>
@@ -26,9 +26,9 @@ public:
   ThreadPool(const ThreadPool &) = delete;
   ThreadPool &operator=(const ThreadPool &) = delete;
 
-  // Calls work(item) once for each item in [0, items), on the calling thread and at most width - 1 workers; returns when
-  // all are done. Several threads may call at once. Work throws std::bad_alloc or nothing; then items are left out and run
-  // throws it when nobody works any more.
+  // Calls work(item) once for each item in [0, items), on the calling thread and at most width - 1 workers; returns
+  // when all are done. Several threads may call at once. Work throws std::bad_alloc or nothing; then items are left out
+  // and run throws it when nobody works any more.
   template <class Work> void run(int items, int width, Work &&work) {
     if (items <= 1 || width <= 1) {
       for (int item = 0; item < items; ++item)

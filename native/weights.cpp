@@ -16,7 +16,8 @@ Linear Linear::int8(const std::int8_t *weight, const float *scale, const float *
   std::memcpy(w.bias_.data(), bias, sizeof(float) * static_cast<std::size_t>(outputs));
   for (int o = 0; o < outputs; ++o) {
     const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
-    std::int8_t *target = w.panels_.data() + static_cast<std::ptrdiff_t>(o / kPanel) * kPanel * depth + o % kPanel * kGroup;
+    std::int8_t *target =
+        w.panels_.data() + static_cast<std::ptrdiff_t>(o / kPanel) * kPanel * depth + o % kPanel * kGroup;
     std::int32_t sum = 0;
     int k = 0;
     for (; k + kGroup <= inputs; k += kGroup)

@@ -20,7 +20,7 @@ struct Tile {
 
   template <int R> static void take_apart(const std::uint8_t *q, std::ptrdiff_t ldq, int groups, Pairs &pairs) {
     const __m256i low = _mm256_set1_epi16(0x00ff);
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
       for (int g = 0; g < groups; g += 8) { // K' is a multiple of 64: groups is one of 16
         const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
@@ -33,20 +33,20 @@ struct Tile {
   template <int R>
   [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums) {
     __m256i sum[R][2];
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * kPanel + c * 8));
     for (int g = 0; g < groups; ++g, panel += kPanel * kGroup) {
       __m256i even[2], odd[2];
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 2; ++c) {
         const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + c * 32));
         even[c] = _mm256_srai_epi16(_mm256_slli_epi16(w, 8), 8);
         odd[c] = _mm256_srai_epi16(w, 8);
       }
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m256i a = _mm256_set1_epi32(pairs.even[r][g]);
         sum[r][0] = _mm256_add_epi32(sum[r][0], _mm256_madd_epi16(a, even[0]));
@@ -56,15 +56,16 @@ struct Tile {
         sum[r][1] = _mm256_add_epi32(sum[r][1], _mm256_madd_epi16(b, odd[1]));
       }
     }
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * kPanel + c * 8), sum[r][c]);
   }
 
   template <int R>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth, std::int32_t *sums) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
+                                    std::int32_t *sums) {
     alignas(32) std::int32_t totals[R * kPanel] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {

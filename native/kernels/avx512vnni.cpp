@@ -108,31 +108,32 @@ struct Tile {
   static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
 
   template <int R>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth, std::int32_t *sums) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
+                                    std::int32_t *sums) {
     __m512i sum[R][4];
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 4; ++c)
         sum[r][c] = _mm512_setzero_si512();
     for (const std::int8_t *end = panel + depth * kPanel; panel != end; panel += kPanel * kGroup, q += kGroup) {
       __m512i weights[4];
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 4; ++c)
         weights[c] = _mm512_loadu_si512(panel + c * 64);
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         std::int32_t four;
         __builtin_memcpy(&four, q + r * ldq, sizeof four);
         const __m512i bytes = _mm512_set1_epi32(four);
-        #pragma GCC unroll 8
+#pragma GCC unroll 8
         for (int c = 0; c < 4; ++c)
           dot_bytes(sum[r][c], bytes, weights[c]);
       }
     }
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 4; ++c)
         _mm512_storeu_si512(sums + r * kPanel + c * 16, sum[r][c]);
   }

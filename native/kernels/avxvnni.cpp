@@ -20,32 +20,33 @@ struct Tile {
   static constexpr int rows = 6;
 
   template <int R>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth, std::int32_t *sums) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
+                                    std::int32_t *sums) {
     for (int column = 0; column < kPanel; column += 16)
       multiply<R>(q, ldq, panel + column * kGroup, depth / kGroup, sums + column);
   }
 
   // R rows x 16 outputs.
   template <int R>
-  [[gnu::noinline]] static void multiply(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int groups,
-                       std::int32_t *sums) {
+  [[gnu::noinline]] static void multiply(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
+                                         int groups, std::int32_t *sums) {
     __m256i sum[R][2];
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
       sum[r][0] = sum[r][1] = _mm256_setzero_si256();
     for (int g = 0; g < groups; ++g, panel += kPanel * kGroup, q += kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m256i four = _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float *>(q + r * ldq)));
         dot_bytes(sum[r][0], four, left);
         dot_bytes(sum[r][1], four, right);
       }
     }
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums + r * kPanel + c * 8), sum[r][c]);
   }

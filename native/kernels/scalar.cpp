@@ -62,7 +62,8 @@ void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_pan
   std::int32_t sums[kPanel];
   for (int panel = first_panel; panel < last_panel; ++panel)
     for (int r = 0; r < rows; ++r) {
-      sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth, sums);
+      sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth,
+               sums);
       for (int c = 0; c < kPanel; ++c) {
         const int o = panel * kPanel + c;
         const float sum = static_cast<float>(sums[c]) - static_cast<float>(a.zero[r]) * w.column_sums[o];
@@ -138,7 +139,7 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
 
 } // namespace
 
-constinit const KernelTable scalar_kernels = {"scalar", quantize_rows, sum_int8, linear_int8, linear_float32,
-                                              pack_keys, attend, add_norm};
+constinit const KernelTable scalar_kernels = {"scalar",       quantize_rows, sum_int8, linear_int8,
+                                              linear_float32, pack_keys,     attend,   add_norm};
 
 } // namespace quaver

@@ -14,8 +14,8 @@ namespace {
 
 inline int least(int a, int b) { return a < b ? a : b; }
 
-// 2^x for x <= 126, from a polynomial of degree 6 on [-1/2, 1/2] (Chebyshev fit, relative error 3e-9 before rounding). Below -126 it stays
-// at 2^-126: a term of a softmax that is smaller than that is nothing.
+// 2^x for x <= 126, from a polynomial of degree 6 on [-1/2, 1/2] (Chebyshev fit, relative error 3e-9 before rounding).
+// Below -126 it stays at 2^-126: a term of a softmax that is smaller than that is nothing.
 template <class L> typename L::V exp2(typename L::V x) {
   x = L::max(x, L::set(-126.0f));
   const auto n = L::round(x);
@@ -30,8 +30,8 @@ template <class L> typename L::V exp2(typename L::V x) {
   return L::mul(p, L::power_of_two(n));
 }
 
-// x * Phi(x) with the error function of Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), arranged so that both signs
-// share one form: gelu(x) = max(x, 0) - |x| / 2 * erfc(|x| / sqrt(2)).
+// x * Phi(x) with the error function of Abramowitz and Stegun 7.1.26 (absolute error 1.5e-7), arranged so that both
+// signs share one form: gelu(x) = max(x, 0) - |x| / 2 * erfc(|x| / sqrt(2)).
 template <class L> typename L::V gelu(typename L::V x) {
   const auto z = L::mul(L::abs(x), L::set(0.70710678f));
   const auto t = L::div(L::set(1.0f), L::fma(z, L::set(0.3275911f), L::set(1.0f)));
@@ -73,35 +73,35 @@ template <class L, int R, int C>
 void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, float *y,
                 std::ptrdiff_t ldy) {
   typename L::V sum[R][C];
-  #pragma GCC unroll 8
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       sum[r][c] = L::zero();
   for (int k = 0; k < depth; ++k) {
     typename L::V column[C];
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       column[c] = L::load(w + k * ldw + c * L::width);
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const auto value = L::set(x[r * ldx + k]);
-      #pragma GCC unroll 8
+#pragma GCC unroll 8
       for (int c = 0; c < C; ++c)
         sum[r][c] = L::fma(value, column[c], sum[r][c]);
     }
   }
-  #pragma GCC unroll 8
+#pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
-    #pragma GCC unroll 8
+#pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       L::store(y + r * ldy + c * L::width, sum[r][c]);
 }
 
 // The same for up to L::float_rows rows and any number of columns; a last part of a vector is read and written masked.
 template <class L>
-void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth, int columns,
-                float *y, std::ptrdiff_t ldy) {
+void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
+                int columns, float *y, std::ptrdiff_t ldy) {
   constexpr int wide = L::float_columns;
   int c = 0;
   for (; c + wide * L::width <= columns; c += wide * L::width) {
@@ -130,8 +130,8 @@ void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, st
 template <class L, class Tile> struct VectorKernels {
   using V = typename L::V;
 
-  static void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q,
-                            std::ptrdiff_t ldq, float *scale, std::int32_t *zero) noexcept {
+  static void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
+                            float *scale, std::int32_t *zero) noexcept {
     const int full = cols / L::width * L::width;
     for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
       V low = L::zero(), high = L::zero();
@@ -269,8 +269,8 @@ template <class L, class Tile> struct VectorKernels {
     for (int row = first_row; row < last_row; row += L::float_rows) {
       const int rows = least(L::float_rows, last_row - row);
       for (int j = 0; j < width; j += kPanel)
-        float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d, kPanel,
-                      d, kPanel, scores + j, width);
+        float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
+                      kPanel, d, kPanel, scores + j, width);
       float inverse[L::float_rows];
       for (int r = 0; r < rows; ++r)
         inverse[r] = exponentials(scores + static_cast<std::ptrdiff_t>(r) * width, head.length);

@@ -29,7 +29,10 @@ struct Model {
 };
 
 Model make_model(int hidden, int heads, int intermediate, Pooling pooling) {
-  Model m{{hidden, heads, intermediate, kVocabulary, kPositions, 0, 2, 1e-12f, Activation::gelu, pooling, true}, {}, {}, {}};
+  Model m{{hidden, heads, intermediate, kVocabulary, kPositions, 0, 2, 1e-12f, Activation::gelu, pooling, true},
+          {},
+          {},
+          {}};
   const auto h = static_cast<std::size_t>(hidden);
   m.word.resize(kVocabulary * h);
   m.position.resize(kPositions * h);
@@ -81,9 +84,7 @@ struct Batch {
     ids.insert(ids.end(), text.begin(), text.end());
     offsets.push_back(static_cast<std::int32_t>(ids.size()));
   }
-  TokenBatch view() const {
-    return {ids.data(), nullptr, offsets.data(), static_cast<int>(offsets.size()) - 1};
-  }
+  TokenBatch view() const { return {ids.data(), nullptr, offsets.data(), static_cast<int>(offsets.size()) - 1}; }
 };
 
 std::vector<float> encode(const Encoder &e, const Batch &batch, int threads) {
@@ -126,9 +127,7 @@ void test_same_bits(const Encoder &e, int rounds) {
   }
 }
 
-float cosine(const float *a, const float *b, int size) {
-  return std::inner_product(a, a + size, b, 0.0f);
-}
+float cosine(const float *a, const float *b, int size) { return std::inner_product(a, a + size, b, 0.0f); }
 
 void test_values(const Model &m, const KernelTable &k) {
   const Encoder exact = make_encoder(m, scalar_kernels, false), fast = make_encoder(m, k, false),

@@ -1,5 +1,5 @@
-// Each kernel of each available instruction set against the scalar one, over awkward sizes and extreme values. Buffers end
-// at guard pages. Integers must be equal; floats have a tolerance with its reason.
+// Each kernel of each available instruction set against the scalar one, over awkward sizes and extreme values. Buffers
+// end at guard pages. Integers must be equal; floats have a tolerance with its reason.
 #include <algorithm>
 #include <cmath>
 
@@ -48,13 +48,13 @@ void test_quantize(const KernelTable &k) {
     Guarded<float> x(static_cast<std::size_t>(rows * cols));
     fill_normal(x, 3.0f);
     const auto row = [&](int r) { return x.data() + r * cols; };
-    std::fill(row(1), row(2), 0.0f);    // zeros
-    std::fill(row(2), row(3), 1e-38f);  // too small to divide by
-    std::fill(row(3), row(4), 1e30f);   // huge, one-sided
-    std::fill(row(4), row(5), -2.5f);   // negative only
+    std::fill(row(1), row(2), 0.0f);   // zeros
+    std::fill(row(2), row(3), 1e-38f); // too small to divide by
+    std::fill(row(3), row(4), 1e30f);  // huge, one-sided
+    std::fill(row(4), row(5), -2.5f);  // negative only
     for (float *v = row(5); v != row(6); ++v)
-      *v = std::abs(*v) + 7.0f;         // far from zero
-    row(6)[0] = 1000.0f;                // an outlier
+      *v = std::abs(*v) + 7.0f; // far from zero
+    row(6)[0] = 1000.0f;        // an outlier
     Guarded<std::uint8_t> got(static_cast<std::size_t>(rows * padded)), expected(got.size());
     std::vector<float> scale(rows), expected_scale(rows);
     std::vector<std::int32_t> zero(rows), expected_zero(rows);
@@ -84,8 +84,8 @@ void test_quantize(const KernelTable &k) {
 void check_close(const char *what, const KernelTable &k, const float *got, const float *expected, std::size_t size,
                  float tolerance) {
   for (std::size_t i = 0; i < size; ++i)
-    CHECK(std::abs(got[i] - expected[i]) <= tolerance * (1.0f + std::abs(expected[i])), "%s %s at %zu: %.9g, not %.9g", k.name,
-          what, i, static_cast<double>(got[i]), static_cast<double>(expected[i]));
+    CHECK(std::abs(got[i] - expected[i]) <= tolerance * (1.0f + std::abs(expected[i])), "%s %s at %zu: %.9g, not %.9g",
+          k.name, what, i, static_cast<double>(got[i]), static_cast<double>(expected[i]));
 }
 
 const Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
@@ -123,9 +123,11 @@ void test_linear_int8(const KernelTable &k) {
           for (int o = 0; o < outputs; ++o) {
             double sum = bias[static_cast<std::size_t>(o)];
             for (int i = 0; i < inputs; ++i)
-              sum += double{row_scale[static_cast<std::size_t>(r)]} * (q[static_cast<std::size_t>(r * ldq + i)] - zero[static_cast<std::size_t>(r)]) *
+              sum += double{row_scale[static_cast<std::size_t>(r)]} *
+                     (q[static_cast<std::size_t>(r * ldq + i)] - zero[static_cast<std::size_t>(r)]) *
                      double{scale[static_cast<std::size_t>(o)]} * weight[static_cast<std::size_t>(o * inputs + i)];
-            CHECK(std::abs(sum - double{y[static_cast<std::size_t>(r * ldy + o)]}) < 2e-5 * (1.0 + std::abs(sum)), "definition %d %d", r, o);
+            CHECK(std::abs(sum - double{y[static_cast<std::size_t>(r * ldy + o)]}) < 2e-5 * (1.0 + std::abs(sum)),
+                  "definition %d %d", r, o);
           }
       }
     }
@@ -176,13 +178,14 @@ void test_activations(const KernelTable &k) {
       if (act == Activation::gelu)
         expected = 0.5 * v * std::erfc(-v * std::sqrt(0.5));
       else if (act == Activation::gelu_tanh)
-        expected = std::abs(v) > 1e10 ? std::max(v, 0.0) : 0.5 * v * (1.0 + std::tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
+        expected = std::abs(v) > 1e10 ? std::max(v, 0.0)
+                                      : 0.5 * v * (1.0 + std::tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
       else if (act == Activation::silu)
         expected = v / (1.0 + std::exp(-v));
       else if (act == Activation::relu)
         expected = std::max(v, 0.0);
-      CHECK(std::abs(got[i] - expected) <= 1e-6 * std::max(1.0, std::abs(v)), "%s activation %d of %g: %g, not %g", k.name,
-            static_cast<int>(act), v, static_cast<double>(got[i]), expected);
+      CHECK(std::abs(got[i] - expected) <= 1e-6 * std::max(1.0, std::abs(v)), "%s activation %d of %g: %g, not %g",
+            k.name, static_cast<int>(act), v, static_cast<double>(got[i]), expected);
     }
   }
 }
@@ -204,8 +207,8 @@ void test_attention(const KernelTable &k) {
       check_close("attend", k, got.data(), expected.data(), expected.size(), 2e-5f);
       for (int row = 0; row < length; ++row) // a row's bits do not depend on the rows beside it
         k.attend(head, keys.data(), row, row + 1, scores.data(), pieces.data(), ldo);
-      CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d", k.name,
-            length, head_size);
+      CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d",
+            k.name, length, head_size);
     }
   }
 }

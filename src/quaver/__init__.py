@@ -1,1 +1,83 @@
-"""int8 embedding and reranking on plain CPUs."""
+"""int8 embedding and reranking on plain CPUs, from a model name to a searchable index."""
+
+from __future__ import annotations
+
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+from quaver.errors import (
+    DocumentError,
+    EngineError,
+    InputError,
+    InstructionSetError,
+    ModelError,
+    ModelFolderError,
+    ModelNotFoundError,
+    PoolingError,
+    QuaverError,
+    StoreError,
+    StoreExistsError,
+    StoreLockedError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    StoreWriteError,
+    TokenizerError,
+    TokenRangeError,
+    UnsupportedArchitectureError,
+    WeightsError,
+)
+
+if TYPE_CHECKING:
+    from quaver.embedder import Embedder
+    from quaver.index import Index
+    from quaver.machine import info
+    from quaver.passages import Passage
+    from quaver.store import Hit
+
+__version__ = metadata.version("quaver")
+
+# Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
+_HOMES = {
+    "Embedder": "quaver.embedder",
+    "Hit": "quaver.store",
+    "Index": "quaver.index",
+    "Passage": "quaver.passages",
+    "info": "quaver.machine",
+}
+
+__all__ = [
+    "DocumentError",
+    "Embedder",
+    "EngineError",
+    "Hit",
+    "Index",
+    "InputError",
+    "InstructionSetError",
+    "ModelError",
+    "ModelFolderError",
+    "ModelNotFoundError",
+    "Passage",
+    "PoolingError",
+    "QuaverError",
+    "StoreError",
+    "StoreExistsError",
+    "StoreLockedError",
+    "StoreMismatchError",
+    "StoreNotFoundError",
+    "StoreWriteError",
+    "TokenRangeError",
+    "TokenizerError",
+    "UnsupportedArchitectureError",
+    "WeightsError",
+    "info",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'quaver' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

