@@ -71,6 +71,7 @@ def test_a_hub_id_fetches_only_what_is_needed(
         (hub_errors.RepositoryNotFoundError, "neither a folder here nor a model on the hub"),
         (hub_errors.LocalEntryNotFoundError, "the hub cannot be reached; go online once"),
         (hub_errors.HFValidationError, "cannot get org/m at revision 'v9' from the hub"),
+        (hub_errors.HfHubHTTPError.__bases__[0], "cannot get org/m at revision"),
         (ConnectionError, "cannot get org/m at revision 'v9' from the hub"),
     ],
 )

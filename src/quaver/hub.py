@@ -57,6 +57,7 @@ def _download(
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -89,6 +90,7 @@ def _download(
             "online once, or give a local "
             "model folder"
         ) from error
-    except (HFValidationError, OSError) as error:
+    # Bases: a connection lost on the way is an error of whichever HTTP library the hub client uses.
+    except (HFValidationError, OSError, *HfHubHTTPError.__bases__) as error:
         raise ModelNotFoundError(f"cannot get {name}{at} from the hub: {error}") from error
     return Path(folder)
