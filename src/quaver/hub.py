@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 from quaver.errors import InputError, ModelNotFoundError
 
@@ -64,6 +65,9 @@ def _download(
         RevisionNotFoundError,
     )
 
+    # A connection lost on the way is an error of whichever HTTP library the hub client uses.
+    http_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
+    lost: tuple[type[Exception], ...] = (HFValidationError, OSError, *http_errors)
     at = f" at revision {revision!r}" if revision else ""
     try:
         folder = snapshot_download(
@@ -90,7 +94,6 @@ def _download(
             "online once, or give a local "
             "model folder"
         ) from error
-    # Bases: a connection lost on the way is an error of whichever HTTP library the hub client uses.
-    except (HFValidationError, OSError, *HfHubHTTPError.__bases__) as error:
+    except lost as error:
         raise ModelNotFoundError(f"cannot get {name}{at} from the hub: {error}") from error
     return Path(folder)
