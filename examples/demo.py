@@ -1,4 +1,4 @@
-"""The whole idea on real input: index the Python documentation, ask it five questions, and see what int8 costs.
+"""Index the Python documentation, ask it five questions, and see what int8 costs.
 
 python examples/demo.py MODEL_FOLDER [STORE]
 """
@@ -113,7 +113,8 @@ class Comparison:
         passages: How many passages were compared.
         mean: Mean cosine between the two vectors of a passage.
         least: The lowest one.
-        overlap: Share of the ten best of these passages on which both agree, 0 to 1, mean over the questions.
+        overlap: Share of the ten best of these passages on which both agree, 0 to 1, mean over the
+            questions.
         rate: Passages per second that float32 embeds.
     """
 
@@ -125,7 +126,7 @@ class Comparison:
 
 
 def compare(index: Index, exact: Embedder) -> Comparison:
-    """Compares the stored int8 vectors with the same engine in float32: all passages, or what the time allows.
+    """Compares the stored int8 vectors with the same engine in float32.
 
     Args:
         index: The filled index.

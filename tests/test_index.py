@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import write_tiny_model
 
 from quaver.embedder import Embedder
 from quaver.errors import (
@@ -22,6 +21,7 @@ from quaver.index import Index, Progress
 from quaver.passages import embedded_text, read_document, split
 from quaver.store import edge
 from quaver.update import passage_budget
+from tiny_model import write_tiny_model
 
 
 @pytest.fixture(scope="module")

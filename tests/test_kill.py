@@ -1,4 +1,4 @@
-"""Killing ``quaver index`` at any moment loses nothing that is stored, and the next run finishes the work."""
+"""Killing ``quaver index`` loses nothing that is stored, and the next run finishes the work."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def write_folder(folder: Path) -> None:
 
 
 def contents(store: Path, embedder: Embedder) -> tuple[dict[str, str], list[tuple[str, str, int]]]:
-    """Returns the digest of each completely stored file, and (source, text, start) of every passage."""
+    """Returns the digest of each complete file, and (source, text, start) of every passage."""
     with Index.open(store, embedder) as index:
         complete = {
             source: version.digest
@@ -108,7 +108,8 @@ def test_killed_while_the_store_is_made(
     tiny_folder: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     program = (
-        "import sys, pathlib; from quaver.store.edge import EdgeStore; from quaver.store import Manifest\n"
+        "import sys, pathlib; from quaver.store.edge import EdgeStore\n"
+        "from quaver.store import Manifest\n"
         "print('ready', flush=True)\n"
         "EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest('m', 'f', 8, ''))"
     )

@@ -96,8 +96,10 @@ def test_html_gives_the_visible_text_of_the_main_content(tmp_path: Path) -> None
         tmp_path,
         "a.html",
         "<html><head><title>no</title><style>no</style></head><body><nav>no</nav><div role='main'>"
-        "<h1>Top<a class='headerlink' href='#'>¶</a></h1><p>One <b>bold</b>\n word.</p><ul><li>a</li><li>b</li></ul>"
-        "<h2>Sub</h2><pre>x = 1\n  y</pre><!-- no --><script>no</script></div><footer>no</footer></body></html>",
+        "<h1>Top<a class='headerlink' href='#'>¶</a></h1><p>One <b>bold</b>\n word.</p>"
+        "<ul><li>a</li><li>b</li></ul>"
+        "<h2>Sub</h2><pre>x = 1\n  y</pre><!-- no -->"
+        "<script>no</script></div><footer>no</footer></body></html>",
     )
     assert outline(document) == [("Top", "One bold word.\n\na\n\nb"), ("Top > Sub", "x = 1\n  y")]
 

@@ -192,7 +192,7 @@ def test_nothing_is_stored_there(tmp_path: Path) -> None:
         ("[]", "must hold a JSON object: got list"),
         ('{"format_version": 1}', "needs 'model' as str: got None"),
         (
-            '{"format_version": 1, "model": "m", "fingerprint": "f", "dimension": true, "created": ""}',
+            '{"format_version": 1, "model": "m", "fingerprint": "f", "dimension": true}',
             "needs 'dimension' as int: got True",
         ),
     ],
@@ -229,6 +229,31 @@ def test_a_store_without_its_shard_is_an_error(store: EdgeStore) -> None:
     shutil.rmtree(store.path / "shard")
     with pytest.raises(StoreError, match="cannot open the store at"):
         EdgeStore.open(store.path)
+
+
+@pytest.mark.parametrize("name", ["segment.json", "bitmask.dat", "chunk_0.mmap", "page_0.dat"])
+def test_damaged_files_are_an_error(store: EdgeStore, name: str) -> None:
+    store.upsert(passages(50), unit_rows(50))
+    store.close()
+    (damaged,) = (store.path / "shard").rglob(name)
+    damaged.write_bytes(damaged.read_bytes()[:10])
+    with pytest.raises(StoreError, match="index again into another folder"):
+        EdgeStore.open(store.path).search(unit_rows(1)[0], k=50)
+
+
+def test_a_panic_is_an_error(store: EdgeStore, capfd: pytest.CaptureFixture[str]) -> None:
+    store.upsert(passages(50), unit_rows(50))
+    store.close()
+    for damaged in (store.path / "shard").rglob("deleted/status.dat"):
+        damaged.write_bytes(b"")
+    with pytest.raises(StoreError):
+        EdgeStore.open(store.path)
+    assert "panicked" in capfd.readouterr().err
+
+
+def test_mistakes_of_ours_are_not_translated(store: EdgeStore) -> None:
+    with pytest.raises(ValueError, match=r"(?i)uuid"):
+        store.delete(["not an id"])
 
 
 def test_one_process_at_a_time(store: EdgeStore) -> None:
@@ -300,7 +325,8 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
             rows = np.random.default_rng(0).standard_normal((100, 384)).astype(np.float32)
             try:
                 while True:
-                    store.upsert([Passage(str(uuid.uuid4()), "x" * 900, "s", "", 0, 1) for _ in rows], rows)
+                    ids = [str(uuid.uuid4()) for _ in rows]
+                    store.upsert([Passage(i, "x" * 900, "s", "", 0, 1) for i in ids], rows)
                     store.flush()
                     written += len(rows)
             except StoreWriteError as error:

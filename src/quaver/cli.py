@@ -190,7 +190,7 @@ def _errors(interrupted: str = "interrupted") -> Iterator[None]:
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Shows progress over the bytes of the files, because passages are counted only when a file has been split."""
+    """Shows progress over bytes: how many passages a file has is known only when it is split."""
     with tqdm(
         unit="B", unit_scale=True, unit_divisor=1000, desc="indexing", disable=None, leave=False
     ) as bar:
@@ -266,7 +266,7 @@ def _shown(value: object) -> str:
 
 
 def _texts(texts: list[str], file: Path | None) -> list[str]:
-    """Collects the texts to embed from arguments, a file, or stdin; an empty line is an empty text."""
+    """Collects the texts from arguments, a file, or stdin; an empty line is an empty text."""
     if file is None and texts != ["-"]:
         return texts
     try:

@@ -1,4 +1,4 @@
-"""Index: a folder's passages in a store, kept in step with the folder, and searched with one model."""
+"""Index: a folder's passages in a store, kept in step with it and searched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Index", "Progress", "UpdateReport"]
 
 
 class Index:
-    """Passages in a store together with the model that embeds them; make it with ``create`` or ``open``.
+    """Passages in a store and the model that embeds them; use ``create`` or ``open``.
 
     What the model reads of a passage is its heading path, a line end, and its text.
 
@@ -49,8 +49,8 @@ class Index:
         Args:
             path: A folder that does not exist or is empty.
             embedder: The model; only it can be used with this index later.
-            model: Hub id or folder under which ``open`` finds the model again; None takes the embedder's name, which
-                for a local folder is not its path.
+            model: Hub id or folder under which ``open`` finds the model again; None takes the
+                embedder's name, which for a local folder is not its path.
 
         Returns:
             The open index.
@@ -79,7 +79,8 @@ class Index:
 
         Raises:
             StoreNotFoundError: There is no store at this path.
-            StoreMismatchError: The store was made with another model, dimension or version of Quaver.
+            StoreMismatchError: The store was made with another model, dimension or version of
+                Quaver.
             StoreLockedError: Another process has it open.
             ModelError: The model the store was made with cannot be loaded.
         """
@@ -125,11 +126,11 @@ class Index:
     def update(
         self, folder: str | Path, *, on_progress: Callable[[Progress], None] | None = None
     ) -> UpdateReport:
-        """Brings the index in step with a folder: embeds what is new or changed, drops what is gone.
+        """Brings the index in step with a folder: embeds what is new, drops what is gone.
 
-        A file counts as stored only when all its passages are on disk. Interrupted at any moment, it loses nothing
-        that was stored, and the next call finishes the work. Passages of a changed file whose text stayed the same
-        keep their vectors.
+        A file counts as stored only when all its passages are on disk. Interrupted at any moment,
+        it loses nothing that was stored, and the next call finishes the work. Passages of a changed
+        file whose text stayed the same keep their vectors.
 
         Args:
             folder: The folder; all files indexed before come from it.
@@ -187,6 +188,6 @@ class Index:
 
 
 def _findable(model: str) -> str:
-    """Returns a model's hub id as it is and its folder as an absolute path: a store is opened from anywhere."""
+    """Makes a model's folder an absolute path, since a store is opened from anywhere."""
     folder = Path(model).expanduser()
     return str(folder.resolve()) if folder.is_dir() else model

@@ -1,8 +1,8 @@
 """A store is brought in step with a folder: what is new is embedded, what is gone is dropped.
 
-The order makes it safe to stop at any moment: new passages are written and flushed, then the stale ones of the same
-file are deleted. Each passage carries the version of its file (``FileVersion``), so what is finished can be read off
-the store.
+The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
+ones of the same file are deleted. Each passage carries the version of its file (``FileVersion``),
+so what is finished can be read off the store.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class UpdateReport:
         added: Passages that were embedded and stored.
         unchanged: Passages that were stored before and stay.
         removed: Passages that were dropped, because their file or their text is gone.
-        failed: Files and folders that could not be read, with the reason; what was stored of them before stays.
+        failed: Files and folders that could not be read, with the reason; what was stored of them
+            before stays.
         truncated: Embedded texts that were longer than the model reads.
         seconds: Time for everything, reading and splitting included.
     """
@@ -72,7 +73,7 @@ class UpdateReport:
 
 
 def passage_budget(embedder: Embedder) -> int:
-    """Returns how many tokens of heading and text the model reads: its length minus special tokens and prompt.
+    """Returns how many tokens the model reads beside its special tokens and prompt.
 
     Args:
         embedder: The model.
@@ -89,7 +90,7 @@ def passage_budget(embedder: Embedder) -> int:
 
 
 def document_prompt(embedder: Embedder) -> str:
-    """Returns what the model puts before each document, as ``Embedder.encode_document`` does; mostly nothing.
+    """Returns what ``Embedder.encode_document`` puts before each text; mostly nothing.
 
     Args:
         embedder: The model.
@@ -115,7 +116,7 @@ def embed_passages(embedder: Embedder, passages: Sequence[Passage]) -> EncodeRep
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yields the passages in pieces of a size that the engine likes and that is made durable together."""
+    """Yields the passages in pieces of a size that the engine likes."""
     for first in range(0, len(passages), _BATCH):
         yield passages[first : first + _BATCH]
 
@@ -276,7 +277,7 @@ class _Update:
 
 
 def _size(path: Path) -> int:
-    """Returns a file's size in bytes; 0 for one that cannot be reached, which reading will report."""
+    """Returns a file's size in bytes; 0 where it cannot be reached, as reading will report."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""Files become passages: read (format to text and headings), then split (to what fits the model)."""
+"""Files become passages: read (to text and headings), then split (to what fits the model)."""
 
 from __future__ import annotations
 

@@ -58,15 +58,15 @@ _HEADING = re.compile(r"h[1-6]")
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
     """Extracts the visible text of a page and finds its sections.
 
-    Only the main content counts where the page names one (``<main>``, ``role="main"``, ``<article>``): menus and page
-    furniture would otherwise become passages.
+    Only the main content counts where the page names one (``<main>``, ``role="main"``,
+    ``<article>``): menus and page furniture would otherwise become passages.
 
     Args:
         markup: The decoded page.
 
     Returns:
-        The visible text (blocks separated by an empty line, white space collapsed outside ``<pre>``) and its sections,
-        whose offsets are characters of this text, not of the file.
+        The visible text (blocks separated by an empty line, white space collapsed outside
+        ``<pre>``) and its sections, whose offsets are characters of this text, not of the file.
     """
     with warnings.catch_warnings():
         # An XHTML page is a page: read as HTML its text is the same.
@@ -100,7 +100,7 @@ class _Writer:
         return text, sections_between(text, self._headings)
 
     def write(self, node: Tag) -> None:
-        """Writes an element; a stack instead of recursion, because pages nest as deep as they like."""
+        """Writes an element; with a stack, because pages nest deeper than Python recurses."""
         stack: list[Tag | str] = list(reversed([*_parts(node)]))
         while stack:
             part = stack.pop()
@@ -137,7 +137,7 @@ class _Writer:
 
 
 def _parts(node: Tag) -> list[Tag | str]:
-    """Returns the children that can be seen: elements and text, no comments, declarations or processing."""
+    """Returns the children that can be seen: elements and text, no comments."""
     parts: list[Tag | str] = []
     for child in node.children:
         if isinstance(child, Tag):

@@ -1,4 +1,4 @@
-"""Sections of Markdown (CommonMark), by markdown-it-py: it knows fences, so ``# a comment`` in code is no heading."""
+"""Sections of Markdown, by markdown-it-py: it knows that ``# this`` in code is no heading."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
     """Finds the sections of a Markdown document.
 
     Args:
-        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is left out: read as
-            CommonMark it would become a heading.
+        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is left
+            out: read as CommonMark it would become a heading.
 
     Returns:
         The sections in order; offsets are exact characters of ``text``.

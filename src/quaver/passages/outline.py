@@ -34,8 +34,8 @@ def sections_between(text: str, headings: Iterable[Heading], start: int = 0) -> 
         start: First character that belongs to a section (metadata before it is left out).
 
     Returns:
-        One section per heading, and one before the first heading, each with the headings above it. Sections without
-        anything but white space are left out.
+        One section per heading, and one before the first heading, each with the headings above it.
+        Sections without anything but white space are left out.
     """
     sections: list[Section] = []
     open_headings: list[Heading] = []

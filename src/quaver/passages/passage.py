@@ -17,7 +17,8 @@ class Section:
 
     Attributes:
         headings: The headings above the text, outermost first; empty before the first heading.
-        start: First character of the section's body in ``Document.text``; the heading itself is not part of it.
+        start: First character of the section's body in ``Document.text``; the heading itself is not
+            part of it.
         end: One past its last character.
     """
 
@@ -32,10 +33,11 @@ class Document:
 
     Attributes:
         source: Path relative to the indexed folder, with forward slashes.
-        text: For .txt, .md and .rst the decoded file, character for character (line ends are kept, a byte order mark
-            is not part of it). For .html the visible text, because the file's own characters are mostly markup.
-        sections: In the order of the text, without overlap. Characters outside every section are headings and
-            metadata.
+        text: For .txt, .md and .rst the decoded file, character for character (line ends are kept,
+            a byte order mark is not part of it). For .html the visible text, because the file's own
+            characters are mostly markup.
+        sections: In the order of the text, without overlap. Characters outside every section are
+            headings and metadata.
         markdown: Whether ``text`` is Markdown, so that splitting respects its blocks.
     """
 
@@ -50,13 +52,14 @@ class Passage:
     """A piece of a document that fits the model.
 
     Attributes:
-        id: A UUID made from source, heading, text and how often the three occurred before in the file. It does not
-            depend on the position, so text that only moved keeps its id and its vector.
+        id: A UUID made from source, heading, text and how often the three occurred before in the
+            file. It does not depend on the position, so text that only moved keeps its id and its
+            vector.
         text: ``document.text[start:end]``.
         source: Path relative to the indexed folder, with forward slashes.
         heading: The headings above the text, joined by " > "; empty where there is none.
-        start: First character in ``Document.text``: for .txt, .md and .rst an exact offset into the decoded file, for
-            .html an offset into the visible text that ``read_document`` returns.
+        start: First character in ``Document.text``: for .txt, .md and .rst an exact offset into the
+            decoded file, for .html an offset into the visible text that ``read_document`` returns.
         end: One past the last character, counted in the same way.
     """
 
@@ -88,7 +91,8 @@ def passage_id(source: str, heading: str, text: str, occurrence: int) -> str:
         source: Path relative to the indexed folder.
         heading: The joined heading path.
         text: The passage's text.
-        occurrence: How many passages of the file with the same heading and text came before, from 0.
+        occurrence: How many passages of the file with the same heading and text came before, from
+            0.
 
     Returns:
         A UUID (version 5) in its usual text form.
@@ -97,7 +101,7 @@ def passage_id(source: str, heading: str, text: str, occurrence: int) -> str:
 
 
 def embedded_text(heading: str, text: str) -> str:
-    r"""Returns what the model reads for a passage: ``heading + "\n" + text``, or the text alone without a heading.
+    r"""Returns what the model reads: ``heading + "\n" + text``, or the text without one.
 
     Args:
         heading: The joined heading path; may be empty.

@@ -48,8 +48,9 @@ class Scan:
 def scan_folder(folder: Path) -> Scan:
     """Lists the supported files of a folder and its sub-folders.
 
-    Hidden files and folders (a leading dot) are skipped. A link to a folder is followed when it leads outside; a link
-    to a folder inside is not, because its files are found under their own name. So links that form a loop end.
+    Hidden files and folders (a leading dot) are skipped. A link to a folder is followed when it
+    leads outside; a link to a folder inside is not, because its files are found under their own
+    name. So links that form a loop end.
 
     Args:
         folder: The folder to list.
@@ -58,8 +59,8 @@ def scan_folder(folder: Path) -> Scan:
         The files, and what could not be listed.
 
     Raises:
-        DocumentError: The folder does not exist, is not a folder, or neither it nor what could be listed below it
-            holds a file with a supported ending.
+        DocumentError: The folder does not exist, is not a folder, or neither it nor what could be
+            listed below it holds a file with a supported ending.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
@@ -79,7 +80,8 @@ def scan_folder(folder: Path) -> Scan:
     if not files and not failures:
         endings = ", ".join(SUPPORTED_ENDINGS)
         raise DocumentError(
-            f"a folder needs at least one document: found none in {folder}; supported endings: {endings}"
+            f"a folder needs at least one document: found none in {folder}; "
+            f"supported endings: {endings}"
         )
     return Scan(tuple(sorted(files)), tuple(failures))
 
@@ -98,8 +100,9 @@ def read_document(
         The document with its sections. What offsets mean per format: see ``Document.text``.
 
     Raises:
-        DocumentError: The ending is not supported, the file cannot be read, or its bytes are not text in the encoding
-            they should have (a byte order mark's, for HTML the declared one, else UTF-8).
+        DocumentError: The ending is not supported, the file cannot be read, or its bytes are not
+            text in the encoding they should have (a byte order mark's, for HTML the declared one,
+            else UTF-8).
     """
     ending = path.suffix.lower()
     if ending not in SUPPORTED_ENDINGS:
@@ -181,7 +184,7 @@ def _is_text(name: str) -> bool:
 
 
 def _decode(content: bytes, name: str, *, declared: bool) -> str:
-    """Decodes a file; strict, because guessed encodings give passages that look healthy and are wrong."""
+    """Decodes a file; strict, because a guessed encoding looks healthy and is wrong."""
     encoding, why, start = "utf-8", "text must be UTF-8, or begin with a byte order mark", 0
     for mark, marked in _BYTE_ORDER_MARKS:
         if content.startswith(mark):

@@ -1,9 +1,10 @@
 """Sections of reStructuredText, Sphinx sources included.
 
-Why not docutils: it knows none of Sphinx's roles and directives and drops the text inside them, it gives lines but no
-character offsets, and it needs 3.3 seconds per megabyte, as long as embedding the text takes. Headings are the only
-thing needed here, and their rule is short. In 496 sources of the Python 3.11 documentation this scanner finds the 4560
-headings that docutils finds, no more and no less.
+Why not docutils: it knows none of Sphinx's roles and directives and drops the text inside them, it
+gives lines but no character offsets, and it needs 3.3 seconds per megabyte, as long as embedding
+the text takes. Headings are the only thing needed here, and their rule is short. In 496 sources of
+the Python 3.11 documentation this scanner finds the 4560 headings that docutils finds, no more and
+no less.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ _TARGETS = re.compile(
 def rst_sections(text: str) -> tuple[Section, ...]:
     """Finds the sections of a reStructuredText document.
 
-    A heading is a line of text with a line of one repeated punctuation character below it, at least as long as the
-    text, and perhaps the same line above. The order in which these styles first occur gives the levels.
+    A heading is a line of text with a line of one repeated punctuation character below it, at least
+    as long as the text, and perhaps the same line above. The order in which these styles first
+    occur gives the levels.
 
     Args:
         text: The decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. Link targets that stand between a section and
-        the next heading belong to that heading and are left out.
+        The sections in order; offsets are exact characters of ``text``. Link targets that stand
+        between a section and the next heading belong to that heading and are left out.
 
     Source:
         docutils, "reStructuredText Markup Specification", section "Sections".
@@ -74,16 +76,18 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
             return f"over {line[0]}", title, 3
         return None
     title = line.rstrip()
-    # Indented text is never a heading, and text right below other text is the last line of a paragraph or a table.
+    # Indented text is never a heading, and text right below other text is the last line of a
+    # paragraph or a table.
     if not title or line[0] in " \t" or above.strip() or not _ADORNMENT.match(below):
         return None
-    # docutils also takes an underline that is too short, if it has at least four characters, and warns.
+    # docutils also takes an underline that is too short, if it has at least four characters, and
+    # warns.
     width = len(below.rstrip())
     return (f"under {below[0]}", title, 2) if width >= min(len(title), 4) and width > 1 else None
 
 
 def _plain(title: str) -> str:
-    """Takes inline markup off a title: ``:mod:`json` --- JSON encoder`` is ``json — JSON encoder``."""
+    """Takes markup off a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
     return _DASHES.sub("—", _MARKUP.sub(r"\1", title))
 
 

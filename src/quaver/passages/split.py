@@ -23,15 +23,17 @@ class TokenCounter(Protocol):
 
 
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
-    """Splits a document on its headings, then on paragraphs and sentences, then, if it must, on words.
+    """Splits a document on headings, then paragraphs, sentences and, if it must, words.
 
-    Each passage is as long as it can be under one heading: ``count(heading + newline + text) <= max_tokens``. A heading
-    path longer than a quarter of ``max_tokens`` loses its outermost headings.
+    Each passage is as long as it can be under one heading: ``count(heading + newline + text) <=
+    max_tokens``. A heading path longer than a quarter of ``max_tokens`` loses its outermost
+    headings.
 
     Args:
         document: The document.
         tokenizer: The model's own tokenizer.
-        max_tokens: Tokens that the model reads, without special tokens and without its prompt; at least 8.
+        max_tokens: Tokens that the model reads, without special tokens and without its prompt; at
+            least 8.
 
     Returns:
         The passages in the order of the document. White space at their ends is cut off.
@@ -40,11 +42,13 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
         InputError: ``max_tokens`` is below 8.
 
     Source:
-        semantic-text-splitter, "Method": the largest semantic unit that fits, by Unicode sentences and words.
+        semantic-text-splitter, "Method": the largest semantic unit that fits, by Unicode sentences
+        and words.
     """
     if max_tokens < SMALLEST_BUDGET:
         raise InputError(
-            f"max_tokens must be at least {SMALLEST_BUDGET}: got {max_tokens}; use a larger max_seq_length"
+            f"max_tokens must be at least {SMALLEST_BUDGET}: got {max_tokens}; "
+            "use a larger max_seq_length"
         )
     seen: Counter[tuple[str, str]] = Counter()
     passages = []
@@ -66,8 +70,8 @@ def _pieces(
 ) -> list[tuple[int, str]]:
     """Splits the text below one heading; offsets are characters of ``body``.
 
-    Why not a counter that adds the heading to each piece: the splitter takes counts for sums of their
-    parts, and with such a constant in them up to 9 % of the pieces came out too long.
+    Why not a counter that adds the heading to each piece: the splitter takes counts for sums of
+    their parts, and with such a constant in them up to 9 % of the pieces came out too long.
     """
     splitter = MarkdownSplitter if markdown else TextSplitter
     room = max_tokens - tokenizer.count(heading)
@@ -85,7 +89,7 @@ def _pieces(
 
 
 def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:
-    """Joins the innermost headings that fit; a single heading that is too long loses words at its end."""
+    """Joins the innermost headings that fit; one that is too long loses its end."""
     for first in range(len(headings)):
         path = HEADING_SEPARATOR.join(headings[first:])
         if tokenizer.count(path) <= budget:

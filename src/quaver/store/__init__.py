@@ -1,4 +1,4 @@
-"""Passages with their vectors on disk: what every store can do (protocol), and one file per store."""
+"""Passages with their vectors on disk: what every store can do, and one file per store."""
 
 from __future__ import annotations
 

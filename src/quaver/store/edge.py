@@ -1,7 +1,7 @@
 """Passages in Qdrant Edge: a store in a folder, inside this process.
 
-The folder holds ``quaver.json`` (the manifest), ``lock`` and ``shard/`` (Qdrant Edge's files). The vector is named
-"dense", so that a sparse one for hybrid search can stand beside it.
+The folder holds ``quaver.json`` (the manifest), ``lock`` and ``shard/`` (Qdrant Edge's files). The
+vector is named "dense", so that a sparse one for hybrid search can stand beside it.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _PAGE = 4096
 _FILTERS = ("source", "heading")
 
 _RESERVE = 16 << 20
-"""Bytes that must stay free. Qdrant Edge writes through sparse memory maps: on a full disk the write does not fail, the
-process dies of SIGBUS. So the room is checked before every write."""
+"""Bytes that must stay free. Qdrant Edge writes through sparse memory maps: on a full disk the
+write does not fail, the process dies of SIGBUS. So the room is checked before every write."""
 
 
 class EdgeStore:
@@ -157,7 +157,8 @@ class EdgeStore:
         expected = (len(passages), self.manifest.dimension)
         if vectors.shape != expected:
             raise InputError(
-                f"vectors must have one row per passage: got shape {vectors.shape}, expected {expected}"
+                f"vectors must have one row per passage: got shape {vectors.shape}, "
+                f"expected {expected}"
             )
         if not passages:
             return
@@ -186,7 +187,8 @@ class EdgeStore:
         """Finds the nearest passages; see ``VectorStore.search``.
 
         Raises:
-            InputError: The vector has another dimension, k is below 1, or the filter names an unknown field.
+            InputError: The vector has another dimension, k is below 1, or the filter names an
+                unknown field.
         """
         if vector.shape != (self.manifest.dimension,):
             raise InputError(
@@ -254,7 +256,7 @@ class EdgeStore:
                 return sources
 
     def optimize(self) -> None:
-        """Builds the search graph where enough was stored to need one, and drops what was deleted."""
+        """Builds the search graph where enough is stored, and drops what was deleted."""
         # Segments are rewritten beside the old ones, which go away afterwards.
         used = sum(
             file.stat().st_blocks * 512
@@ -278,7 +280,7 @@ class EdgeStore:
 
 
 def _make_shard(path: Path, dimension: int) -> None:
-    """Makes the shard under another name, then renames it: an interrupted creation leaves nothing half made."""
+    """Makes the shard under another name and renames it, so that none is half made."""
     try:
         for rest in (_UNFINISHED, _SHARD):
             if (path / rest).exists():
@@ -325,7 +327,8 @@ def _hit(identity: str, score: float, payload: dict[str, Any], path: Path) -> Hi
         )
     except KeyError as error:
         raise StoreError(
-            f"passage {identity} in {path} lacks {error.args[0]!r}: the store is broken; index again"
+            f"passage {identity} in {path} lacks {error.args[0]!r}: the store is broken; "
+            "index again into another folder"
         ) from error
 
 
@@ -349,25 +352,28 @@ def _require_room(path: Path, size: int) -> None:
         raise StoreError(f"cannot reach the store at {path}: {error.strerror}") from error
     if free < size + _RESERVE:
         raise StoreWriteError(
-            f"the disk of {path} is full: {free / 1e6:.0f} MB are free, {(size + _RESERVE) / 1e6:.0f} MB are needed; "
+            f"the disk of {path} is full: {free / 1e6:.0f} MB are free, "
+            f"{(size + _RESERVE) / 1e6:.0f} MB are needed; "
             "make room and run it again, what is stored stays"
         )
 
 
 @contextmanager
 def _translated(doing: str) -> Iterator[None]:
-    """Turns Qdrant Edge's errors into ours; it raises plain ``Exception`` for everything, told apart by the text."""
+    """Turns Qdrant Edge's errors, all of them plain ``Exception``, into ours by their text."""
     try:
         yield
-    except Exception as error:
-        if type(error) is not Exception:
-            raise  # a mistake of ours, such as a TypeError
+    except BaseException as error:
+        # Damaged files can make its Rust code panic; that class has no public name and is no
+        # Exception.
+        if type(error) is not Exception and type(error).__name__ != "PanicException":
+            raise
         message = f"{doing}: {error}"
         if "WouldBlock" in str(error):
             raise StoreLockedError(message) from error
         if any(sign in str(error) for sign in _WRITE_SIGNS):
             raise StoreWriteError(message) from error
-        raise StoreError(message) from error
+        raise StoreError(f"{message}; if it stays so, index again into another folder") from error
 
 
 _WRITE_SIGNS = (

@@ -1,4 +1,4 @@
-"""One process at a time: a lock that the operating system releases when the process ends, however it ends."""
+"""One process at a time: a lock that ends with the process, however that ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ FILE_NAME = "lock"
 class StoreLock:
     """Holds the lock of a store from construction until ``release``.
 
-    Why not Qdrant Edge's own lock: it exists only once the shard does, so two processes could create one store.
+    Why not Qdrant Edge's own lock: it exists only once the shard does, so two processes could
+    create one store.
     """
 
     def __init__(self, store: Path) -> None:
@@ -38,7 +39,8 @@ class StoreLock:
         except BlockingIOError as error:
             os.close(self._file)
             raise StoreLockedError(
-                f"one process at a time can use a store: {store} is open in another; close that one, or wait for it"
+                f"one process at a time can use a store: {store} is open in another; "
+                "close that one, or wait for it"
             ) from error
         except OSError as error:
             os.close(self._file)

@@ -52,7 +52,8 @@ class Manifest:
             content = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreNotFoundError(
-                f"a store is a folder with a {FILE_NAME}: there is none at {store}; make one with `quaver index`"
+                f"a store is a folder with a {FILE_NAME}: there is none at {store}; "
+                "make one with `quaver index`"
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
@@ -63,8 +64,8 @@ class Manifest:
         version = content.get("format_version") if isinstance(content, dict) else None
         if isinstance(version, int) and version != FORMAT_VERSION:
             raise StoreMismatchError(
-                f"the store at {store} has format version {version}, this Quaver reads {FORMAT_VERSION}; "
-                "index again into another folder"
+                f"the store at {store} has format version {version}, "
+                f"this Quaver reads {FORMAT_VERSION}; index again into another folder"
             )
         return cls._checked(content, path)
 
@@ -80,13 +81,15 @@ class Manifest:
         }
         if not isinstance(content, dict):
             raise StoreError(
-                f"{path} must hold a JSON object: got {type(content).__name__}; index again elsewhere"
+                f"{path} must hold a JSON object: got {type(content).__name__}; "
+                "index again into another folder"
             )
         for name, kind in fields.items():
             value = content.get(name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise StoreError(
-                    f"{path} needs {name!r} as {kind.__name__}: got {value!r}; index again elsewhere"
+                    f"{path} needs {name!r} as {kind.__name__}: got {value!r}; "
+                    "index again into another folder"
                 )
         return cls(**{name: content[name] for name in fields})
 
@@ -124,11 +127,14 @@ class Manifest:
         """
         if dimension != self.dimension:
             raise StoreMismatchError(
-                f"the store at {store} holds vectors of dimension {self.dimension} (model {self.model}), "
+                f"the store at {store} holds vectors of dimension {self.dimension} "
+                f"(model {self.model}), "
                 f"but {model} gives dimension {dimension}; use the first model, or another store"
             )
         if fingerprint != self.fingerprint:
             raise StoreMismatchError(
-                f"the store at {store} was made with {self.model} (fingerprint {self.fingerprint[:12]}), "
-                f"not with {model} (fingerprint {fingerprint[:12]}); use the first model, or another store"
+                f"the store at {store} was made with {self.model} "
+                f"(fingerprint {self.fingerprint[:12]}), "
+                f"not with {model} (fingerprint {fingerprint[:12]}); "
+                "use the first model, or another store"
             )

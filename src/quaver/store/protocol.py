@@ -1,4 +1,4 @@
-"""What Index asks of a store, and nothing more; another store is another file that fits this protocol."""
+"""What Index asks of a store, and nothing more; another store fits this protocol."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Hit:
         text: The passage's text.
         source: Path relative to the indexed folder.
         heading: The headings above the text, joined by " > ".
-        start: First character in the document's text; ``Passage.start`` says what that means per format.
+        start: First character in the document's text; ``Passage.start`` says what that means per
+            format.
         end: One past the last character.
     """
 
@@ -39,8 +40,8 @@ class Hit:
 class FileVersion:
     """The version of a file that a passage came from, stored with each of its passages.
 
-    A file is indexed exactly when ``passages`` passages with this digest are stored and none with another: the record
-    of finished work is the work itself, so no crash can make the two disagree.
+    A file is indexed exactly when ``passages`` passages with this digest are stored and none with
+    another: the record of finished work is the work itself, so no crash can make the two disagree.
 
     Attributes:
         digest: Hash of the file's bytes and of how they were split.
