@@ -15,6 +15,30 @@ constexpr int kChunkTokens = 256;
 // is kept for this many rows only.
 constexpr int kBlockRows = 96;
 
+std::size_t area(int rows, std::ptrdiff_t columns) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
+}
+
+// Room for an Int8Head.
+struct Int8HeadBuffers {
+  Buffer<std::uint8_t> query;
+  Buffer<float> query_scale, key_scale, key_sums, value_scale;
+  Buffer<std::int32_t> query_zero;
+  Buffer<std::int8_t> keys, values;
+
+  Int8Head fit(int length, int head_size) {
+    const int padded = round_up(length, kPanel), columns = round_up(head_size, value_width(head_size));
+    return {query.resize(area(length, round_up(head_size, kDepthStep))),
+            query_scale.resize(area(length, 1)),
+            query_zero.resize(area(length, 1)),
+            keys.resize(area(padded, round_up(head_size, 32))),
+            key_scale.resize(area(padded, 1)),
+            key_sums.resize(area(padded, 1)),
+            values.resize(area(padded, columns)),
+            value_scale.resize(area(columns, 1))};
+  }
+};
+
 // Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
 // one call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
@@ -23,6 +47,7 @@ struct Scratch {
   Buffer<std::int32_t> zero;      // [kBlockRows]
   Buffer<float> residual, wide;   // [kBlockRows][H'], [kBlockRows][intermediate']
   Buffer<float> keys, scores;     // see KernelTable::attend
+  Int8HeadBuffers head;           // see KernelTable::attend_int8
 };
 
 Scratch &scratch() {
@@ -38,10 +63,6 @@ struct Activations {
 Activations &activations() {
   thread_local Activations buffers;
   return buffers;
-}
-
-std::size_t area(int rows, std::ptrdiff_t columns) {
-  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
 }
 
 } // namespace
@@ -187,18 +208,25 @@ void Encoder::embed(const TokenBatch &batch, Chunk &chunk, int first, int last) 
 }
 
 // context = softmax(q k^T) v for one head of one sequence.
-void Encoder::attend(const Layer &, Chunk &chunk, int item) const {
+void Encoder::attend(const Layer &layer, Chunk &chunk, int item) const {
   const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
   const int head_size = spec_.hidden / spec_.heads, column = item % spec_.heads * head_size;
   const float *query = chunk.qkv + sequence.row * chunk.ldqkv + column;
   const AttentionHead head{query,       query + spec_.hidden, query + 2 * spec_.hidden,
                            chunk.ldqkv, sequence.length,      head_size};
+  float *out = chunk.context + sequence.row * chunk.ldx + column;
   Scratch &s = scratch();
   const int padded = round_up(sequence.length, kPanel);
-  float *keys = s.keys.resize(area(padded, head_size));
-  float *scores = s.scores.resize(area(padded, 8));
-  kernels_.pack_keys(head, keys);
-  kernels_.attend(head, keys, 0, sequence.length, scores, chunk.context + sequence.row * chunk.ldx + column, chunk.ldx);
+  float *scores = s.scores.resize(area(padded, 16));
+  if (layer.qkv.is_int8()) {
+    const Int8Head packed = s.head.fit(sequence.length, head_size);
+    kernels_.pack_head(head, packed);
+    kernels_.attend_int8(head, packed, 0, sequence.length, scores, out, chunk.ldx);
+  } else {
+    float *keys = s.keys.resize(area(padded, head_size));
+    kernels_.pack_keys(head, keys);
+    kernels_.attend(head, keys, 0, sequence.length, scores, out, chunk.ldx);
+  }
 }
 
 // Everything of a layer that looks at one row at a time: the attention's output, norm, feed-forward, norm.

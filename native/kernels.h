@@ -73,6 +73,23 @@ struct AttentionHead {
   int head_size; // D
 };
 
+// One head of one sequence in eight bits. The encoder owns the memory, `pack_head` fills it, `attend_int8` reads it.
+//   L' = length rounded up to 64        D' = D rounded up to 32        W = value_width(D)
+// Keys are a linear layer with one output per token, values one with an output per feature: the same tiles serve both.
+struct Int8Head {
+  std::uint8_t *query;      // [length][ldq], ldq = D rounded up to 64; one scale and zero point per token
+  float *query_scale;       // [length]
+  std::int32_t *query_zero; // [length]
+  std::int8_t *keys;        // int8 panels [L'/64][D'/4][64][4], zero behind the last key; one scale per token
+  float *key_scale;         // [L']
+  float *key_sums;          // [L'], sum of a key's s8 values
+  std::int8_t *values;      // [ceil(D/W)][L'/4][W][4], zero behind the last value; one scale per feature
+  float *value_scale;       // [D rounded up to W]
+};
+
+// Columns of a panel of values: a narrow head does not pay for 64 of them.
+static constexpr int value_width(int head_size) { return head_size <= 16 ? 16 : head_size <= 32 ? 32 : 64; }
+
 struct KernelTable {
   // The feature that names it: "scalar", "avx2", "avxvnni", "avx512vnni".
   const char *name;
@@ -104,9 +121,18 @@ struct KernelTable {
 
   // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query),
   // for the rows [first_row, last_row) of the sequence.
-  //   packed_keys as made by pack_keys; scores is scratch of 8 * round_up(length, 64) floats; out f32 [length][ldo]
+  //   packed_keys as made by pack_keys; scores is scratch of 16 * round_up(length, 64) floats; out f32 [length][ldo]
   void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept;
+
+  // Quantize one head: query rows to u8, keys to s8 with one scale per token, values to s8 with one scale per feature.
+  void (*pack_head)(const AttentionHead &head, const Int8Head &packed) noexcept;
+
+  // The same as attend, in eight bits: scores from u8 queries and s8 keys, their softmax as u8 with 255 for the row's
+  // largest, times s8 values, divided by the sum of the rounded u8.
+  //   scores is scratch of 16 * round_up(length, 64) floats
+  void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
+                      float *out, std::ptrdiff_t ldo) noexcept;
 
   // x[r] = norm(x[r] + y[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta; y may be null (no residual).
   //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols]

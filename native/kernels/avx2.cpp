@@ -22,7 +22,7 @@ struct Tile {
     const __m256i low = _mm256_set1_epi16(0x00ff);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      for (int g = 0; g < groups; g += 8) { // K' is a multiple of 64: groups is one of 16
+      for (int g = 0; g < groups; g += 8) { // depth is a multiple of 32: groups is one of 8
         const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
         _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.even[r][g]), _mm256_and_si256(bytes, low));
         _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.odd[r][g]), _mm256_srli_epi16(bytes, 8));
@@ -30,15 +30,15 @@ struct Tile {
   }
 
   // R rows x 16 outputs over `groups` groups, added to sums.
-  template <int R>
+  template <int R, int W>
   [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums) {
     __m256i sum[R][2];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
-        sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * kPanel + c * 8));
-    for (int g = 0; g < groups; ++g, panel += kPanel * kGroup) {
+        sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * W + c * 8));
+    for (int g = 0; g < groups; ++g, panel += W * kGroup) {
       __m256i even[2], odd[2];
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c) {
@@ -60,21 +60,21 @@ struct Tile {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
-        _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * kPanel + c * 8), sum[r][c]);
+        _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
   }
 
-  template <int R>
+  template <int R, int W>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
                                     std::int32_t *sums) {
-    alignas(32) std::int32_t totals[R * kPanel] = {};
+    alignas(32) std::int32_t totals[R * W] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
       take_apart<R>(q + first * kGroup, ldq, groups, pairs);
-      for (int column = 0; column < kPanel; column += 16)
-        multiply<R>(pairs, panel + (first * kPanel + column) * kGroup, groups, totals + column);
+      for (int column = 0; column < W; column += 16)
+        multiply<R, W>(pairs, panel + (first * W + column) * kGroup, groups, totals + column);
     }
-    for (int i = 0; i < R * kPanel; ++i)
+    for (int i = 0; i < R * W; ++i)
       sums[i] = totals[i];
   }
 };

@@ -57,6 +57,9 @@ struct Lanes {
 #endif
   static V keep_first(V v, int n) { return _mm512_maskz_mov_ps(first(n), v); }
 
+  // v in the first n lanes, other in the rest.
+  static V first_or(V v, int n, V other) { return _mm512_mask_mov_ps(other, first(n), v); }
+
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
   // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
@@ -107,19 +110,19 @@ inline void dot_bytes(__m512i &sum, __m512i u, __m512i s) {
 struct Tile {
   static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
 
-  template <int R>
+  template <int R, int W>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
                                     std::int32_t *sums) {
-    __m512i sum[R][4];
+    __m512i sum[R][W / 16];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int c = 0; c < 4; ++c)
+      for (int c = 0; c < W / 16; ++c)
         sum[r][c] = _mm512_setzero_si512();
-    for (const std::int8_t *end = panel + depth * kPanel; panel != end; panel += kPanel * kGroup, q += kGroup) {
-      __m512i weights[4];
+    for (const std::int8_t *end = panel + depth * W; panel != end; panel += W * kGroup, q += kGroup) {
+      __m512i weights[W / 16];
 #pragma GCC unroll 8
-      for (int c = 0; c < 4; ++c)
+      for (int c = 0; c < W / 16; ++c)
         weights[c] = _mm512_loadu_si512(panel + c * 64);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
@@ -127,15 +130,15 @@ struct Tile {
         __builtin_memcpy(&four, q + r * ldq, sizeof four);
         const __m512i bytes = _mm512_set1_epi32(four);
 #pragma GCC unroll 8
-        for (int c = 0; c < 4; ++c)
+        for (int c = 0; c < W / 16; ++c)
           dot_bytes(sum[r][c], bytes, weights[c]);
       }
     }
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
-      for (int c = 0; c < 4; ++c)
-        _mm512_storeu_si512(sums + r * kPanel + c * 16, sum[r][c]);
+      for (int c = 0; c < W / 16; ++c)
+        _mm512_storeu_si512(sums + r * W + c * 16, sum[r][c]);
   }
 };
 

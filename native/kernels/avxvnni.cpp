@@ -19,22 +19,22 @@ inline void dot_bytes(__m256i &sum, __m256i u, __m256i s) {
 struct Tile {
   static constexpr int rows = 6;
 
-  template <int R>
+  template <int R, int W>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
                                     std::int32_t *sums) {
-    for (int column = 0; column < kPanel; column += 16)
-      multiply<R>(q, ldq, panel + column * kGroup, depth / kGroup, sums + column);
+    for (int column = 0; column < W; column += 16)
+      multiply<R, W>(q, ldq, panel + column * kGroup, depth / kGroup, sums + column);
   }
 
   // R rows x 16 outputs.
-  template <int R>
+  template <int R, int W>
   [[gnu::noinline]] static void multiply(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
                                          int groups, std::int32_t *sums) {
     __m256i sum[R][2];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
       sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (int g = 0; g < groups; ++g, panel += kPanel * kGroup, q += kGroup) {
+    for (int g = 0; g < groups; ++g, panel += W * kGroup, q += kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
 #pragma GCC unroll 8
@@ -48,7 +48,7 @@ struct Tile {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
-        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums + r * kPanel + c * 8), sum[r][c]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
   }
 };
 

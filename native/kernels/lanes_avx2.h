@@ -42,6 +42,9 @@ struct Lanes {
   static void store_first(float *p, V v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   static V keep_first(V v, int n) { return _mm256_and_ps(v, _mm256_castsi256_ps(first(n))); }
 
+  // v in the first n lanes, other in the rest.
+  static V first_or(V v, int n, V other) { return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(first(n))); }
+
   static V from_s32(const std::int32_t *p) {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
   }

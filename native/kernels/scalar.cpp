@@ -119,6 +119,73 @@ void attend(const AttentionHead &head, const float *packed_keys, int first_row, 
   }
 }
 
+std::int8_t nearest_s8(float x) { return static_cast<std::int8_t>(std::nearbyint(x)); }
+
+float largest_magnitude(const float *x, std::ptrdiff_t step, int size) {
+  float top = 0.0f;
+  for (int i = 0; i < size; ++i)
+    top = std::fabs(x[i * step]) > top ? std::fabs(x[i * step]) : top;
+  return top;
+}
+
+void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
+  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel), width = value_width(d);
+  quantize_rows(head.query, head.ld, head.length, d, packed.query, round_up(d, kDepthStep), packed.query_scale,
+                packed.query_zero);
+  for (int j = 0; j < padded; ++j) {
+    const float *key = head.key + j * head.ld;
+    const float top = j < head.length ? largest_magnitude(key, 1, d) : 0.0f;
+    int sum = 0;
+    for (int c = 0; c < depth; ++c) {
+      const std::int8_t q =
+          j < head.length && c < d && top > 1e-30f ? nearest_s8(key[c] * (127.0f / top)) : std::int8_t{0};
+      packed.keys[((j / kPanel * depth + c / kGroup * kGroup) * kPanel) + j % kPanel * kGroup + c % kGroup] = q;
+      sum += q;
+    }
+    packed.key_scale[j] = top / 127.0f;
+    packed.key_sums[j] = static_cast<float>(sum);
+  }
+  for (int c = 0; c < round_up(d, width); ++c) {
+    const float top = c < d ? largest_magnitude(head.value + c, head.ld, head.length) : 0.0f;
+    packed.value_scale[c] = top / 127.0f;
+    for (int j = 0; j < padded; ++j) {
+      const std::int8_t q =
+          j < head.length && top > 1e-30f ? nearest_s8(head.value[j * head.ld + c] * (127.0f / top)) : std::int8_t{0};
+      packed.values[(c / width * padded + j / kGroup * kGroup) * width + c % width * kGroup + j % kGroup] = q;
+    }
+  }
+}
+
+void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
+                 float *out, std::ptrdiff_t ldo) noexcept {
+  const int d = head.head_size, depth = round_up(d, 32), ldq = round_up(d, kDepthStep), width = value_width(d);
+  const int padded = round_up(head.length, kPanel);
+  for (int r = first_row; r < last_row; ++r) {
+    float top = -INFINITY;
+    for (int j = 0; j < head.length; ++j) {
+      std::int32_t sum = 0;
+      for (int c = 0; c < depth; ++c)
+        sum += packed.query[r * ldq + c] *
+               packed.keys[((j / kPanel * depth + c / kGroup * kGroup) * kPanel) + j % kPanel * kGroup + c % kGroup];
+      scores[j] = (static_cast<float>(sum) - static_cast<float>(packed.query_zero[r]) * packed.key_sums[j]) *
+                  packed.key_scale[j];
+      top = scores[j] > top ? scores[j] : top;
+    }
+    float total = 0.0f;
+    for (int j = 0; j < head.length; ++j) {
+      scores[j] = std::nearbyint(255.0f * std::exp2((scores[j] - top) * packed.query_scale[r]));
+      total += scores[j];
+    }
+    for (int c = 0; c < d; ++c) {
+      std::int32_t sum = 0;
+      for (int j = 0; j < head.length; ++j)
+        sum += static_cast<std::int32_t>(scores[j]) *
+               packed.values[(c / width * padded + j / kGroup * kGroup) * width + c % width * kGroup + j % kGroup];
+      out[r * ldo + c] = static_cast<float>(sum) * packed.value_scale[c] / total;
+    }
+  }
+}
+
 void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols, const float *gamma,
               const float *beta, float eps) noexcept {
   for (int r = 0; r < rows; ++r, x += ldx) {
@@ -139,7 +206,7 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
 
 } // namespace
 
-constinit const KernelTable scalar_kernels = {"scalar",       quantize_rows, sum_int8, linear_int8,
-                                              linear_float32, pack_keys,     attend,   add_norm};
+constinit const KernelTable scalar_kernels = {"scalar",  quantize_rows, sum_int8,  linear_int8, linear_float32,
+                                              pack_keys, attend,        pack_head, attend_int8, add_norm};
 
 } // namespace quaver

@@ -2,7 +2,8 @@
 //
 // Each instruction set's file defines
 //   struct Lanes   one vector of float32: width, V, load, store, ... (lanes_avx2.h shows the list)
-//   struct Tile    `rows`, the height of its int8 tile, and run<R>(q, ldq, panel, depth, sums)
+//   struct Tile    `rows`, the height of its int8 tile, and run<R, W>(q, ldq, panel, depth, sums) for panels of W
+//   columns
 // and makes its table from VectorKernels<Lanes, Tile>. Everything is in an anonymous namespace: two files compiled with
 // different flags must not share one instantiation, or the linker may keep the one that the CPU cannot run.
 #pragma once
@@ -27,6 +28,19 @@ template <class L> typename L::V exp2(typename L::V x) {
   p = L::fma(p, f, L::set(0x1.ebfbe0p-3f));
   p = L::fma(p, f, L::set(0x1.62e430p-1f));
   p = L::fma(p, f, L::set(1.0f));
+  return L::mul(p, L::power_of_two(n));
+}
+
+// 255 * 2^x for x <= 0, from a polynomial of degree 3 (relative error 1e-4): for weights that are rounded to eight
+// bits.
+template <class L> typename L::V short_exp2(typename L::V x) {
+  x = L::max(x, L::set(-126.0f));
+  const auto n = L::round(x);
+  const auto f = L::sub(x, n);
+  auto p = L::set(14.0687094f);
+  p = L::fma(p, f, L::set(61.8657417f));
+  p = L::fma(p, f, L::set(176.781555f));
+  p = L::fma(p, f, L::set(254.981659f));
   return L::mul(p, L::power_of_two(n));
 }
 
@@ -167,20 +181,21 @@ template <class L, class Tile> struct VectorKernels {
     }
   }
 
-  template <int R>
+  // sums [rows][W] of a panel W columns wide; rows <= R.
+  template <int W, int R = Tile::rows>
   static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                        std::int32_t *sums) noexcept {
     if (rows == R) {
-      Tile::template run<R>(q, ldq, panel, depth, sums);
+      Tile::template run<R, W>(q, ldq, panel, depth, sums);
     } else if constexpr (R > 1) {
-      sum_rows<R - 1>(q, ldq, rows, panel, depth, sums);
+      sum_rows<W, R - 1>(q, ldq, rows, panel, depth, sums);
     }
   }
 
   static void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                        std::int32_t *sums) noexcept {
     for (int r = 0; r < rows; r += Tile::rows)
-      sum_rows<Tile::rows>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel, depth, sums + r * kPanel);
+      sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel, depth, sums + r * kPanel);
   }
 
   // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs.
@@ -205,7 +220,7 @@ template <class L, class Tile> struct VectorKernels {
       const std::int8_t *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
       for (int r = 0, height; r < rows; r += height) {
         height = tile_height(rows - r);
-        sum_rows<Tile::rows>(a.q + r * a.ldq, a.ldq, height, weights, w.depth, sums);
+        sum_rows<kPanel>(a.q + r * a.ldq, a.ldq, height, weights, w.depth, sums);
         dequantize(a, r, height, w, panel * kPanel, sums, y + r * ldy + panel * kPanel, ldy, act);
       }
     }
@@ -281,6 +296,209 @@ template <class L, class Tile> struct VectorKernels {
     }
   }
 
+  // One row as s8 with 127 for its largest magnitude, in bytes whose highest bit is turned (value + 128).
+  static float quantize_symmetric(const float *x, int cols, std::uint8_t *bytes) {
+    V top = L::zero();
+    int c = 0;
+    for (; c + L::width <= cols; c += L::width)
+      top = L::max(top, L::abs(L::load(x + c)));
+    if (c < cols)
+      top = L::max(top, L::abs(L::load_first(x + c, cols - c)));
+    const float largest = L::greatest(top);
+    const V factor = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
+    for (c = 0; c + L::width <= cols; c += L::width)
+      L::store_u8(bytes + c, L::mul(L::load(x + c), factor), 128);
+    if (c < cols)
+      L::store_u8(bytes + c, L::mul(L::load_first(x + c, cols - c), factor), 128);
+    return largest / 127.0f;
+  }
+
+  static constexpr std::uint32_t kTurned = 0x80808080u; // s8 = byte ^ 0x80
+
+  static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
+    const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel);
+    std::uint8_t bytes[1024 + 64];
+    for (int c = 0; c < depth; ++c)
+      bytes[c] = 128;
+    for (int j = 0; j < padded; ++j) {
+      std::int8_t *target =
+          packed.keys + static_cast<std::ptrdiff_t>(j / kPanel) * kPanel * depth + j % kPanel * kGroup;
+      float scale = 0.0f;
+      int sum = 0;
+      if (j < head.length) {
+        scale = quantize_symmetric(head.key + j * head.ld, d, bytes);
+        for (int c = d; c < round_up(d, L::width); ++c)
+          bytes[c] = 128;
+        for (int c = 0; c < d; ++c)
+          sum += bytes[c];
+        sum -= 128 * d;
+      }
+      for (int c = 0; c < depth; c += kGroup) {
+        std::uint32_t four;
+        __builtin_memcpy(&four, bytes + c, sizeof four);
+        four = j < head.length ? four ^ kTurned : 0u;
+        __builtin_memcpy(target + static_cast<std::ptrdiff_t>(c) * kPanel, &four, sizeof four);
+      }
+      packed.key_scale[j] = scale;
+      packed.key_sums[j] = static_cast<float>(sum);
+    }
+  }
+
+  // One panel of values: columns [first, first + W) of the head, four tokens deep.
+  template <int W>
+  static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale) {
+    const int columns = least(W, head.head_size - first), padded = round_up(head.length, kPanel);
+    const float *value = head.value + first;
+    float largest[W] = {}, factor[W];
+    for (int j = 0; j < head.length; ++j)
+      for (int c = 0; c < columns; ++c) {
+        const float v = value[j * head.ld + c], magnitude = v < 0.0f ? -v : v;
+        largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+      }
+    for (int c = 0; c < W; ++c) {
+      scale[c] = largest[c] / 127.0f;
+      factor[c] = largest[c] > 1e-30f ? 127.0f / largest[c] : 0.0f;
+    }
+    std::uint8_t bytes[kGroup][W];
+    for (int j = 0; j < padded; j += kGroup, target += W * kGroup) {
+      for (int i = 0; i < kGroup; ++i)
+        quantize_columns<W>(j + i < head.length ? value + (j + i) * head.ld : nullptr, columns, factor, bytes[i]);
+      for (int c = 0; c < W; ++c) {
+        const std::uint32_t four =
+            (static_cast<std::uint32_t>(bytes[0][c]) | static_cast<std::uint32_t>(bytes[1][c]) << 8 |
+             static_cast<std::uint32_t>(bytes[2][c]) << 16 | static_cast<std::uint32_t>(bytes[3][c]) << 24) ^
+            kTurned;
+        __builtin_memcpy(target + c * kGroup, &four, sizeof four);
+      }
+    }
+  }
+
+  // One row of values with a factor for each column; null is a row of zeros.
+  template <int W> static void quantize_columns(const float *x, int columns, const float *factor, std::uint8_t *bytes) {
+    for (int c = 0; c < W; c += L::width) {
+      V v = L::zero();
+      if (x != nullptr && c + L::width <= columns)
+        v = L::mul(L::load(x + c), L::load(factor + c));
+      else if (x != nullptr && c < columns)
+        v = L::mul(L::load_first(x + c, columns - c), L::load(factor + c));
+      L::store_u8(bytes + c, v, 128);
+    }
+  }
+
+  template <int W> static void pack_all_values(const AttentionHead &head, const Int8Head &packed) {
+    const int padded = round_up(head.length, kPanel);
+    for (int c = 0; c < head.head_size; c += W)
+      pack_values_int8<W>(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c);
+  }
+
+  static void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
+    quantize_rows(head.query, head.ld, head.length, head.head_size, packed.query, round_up(head.head_size, kDepthStep),
+                  packed.query_scale, packed.query_zero);
+    pack_keys_int8(head, packed);
+    switch (value_width(head.head_size)) {
+    case 16:
+      return pack_all_values<16>(head, packed);
+    case 32:
+      return pack_all_values<32>(head, packed);
+    default:
+      return pack_all_values<64>(head, packed);
+    }
+  }
+
+  // scores[r][j] = query . key / query_scale_r, for one tile of rows; highest[r] is the largest of a row.
+  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, float *scores, int lds,
+                         float *highest) {
+    const int depth = round_up(head.head_size, 32), ldq = round_up(head.head_size, kDepthStep);
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    V top[Tile::rows];
+    for (int r = 0; r < rows; ++r)
+      top[r] = L::set(-3.0e38f);
+    for (int j = 0; j < head.length; j += kPanel) {
+      const int keys = least(kPanel, head.length - j);
+      sum_rows<kPanel>(packed.query + row * ldq, ldq, rows, packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth,
+                       sums);
+      for (int r = 0; r < rows; ++r) {
+        const V zero = L::set(-static_cast<float>(packed.query_zero[row + r]));
+        for (int c = 0; c < keys; c += L::width) {
+          const V sum = L::fma(zero, L::load(packed.key_sums + j + c), L::from_s32(sums + r * kPanel + c));
+          const V score = L::mul(sum, L::load(packed.key_scale + j + c));
+          L::store(scores + r * lds + j + c, score);
+          top[r] = L::max(top[r], c + L::width <= keys ? score : L::first_or(score, keys - c, top[r]));
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r)
+      highest[r] = L::greatest(top[r]);
+  }
+
+  // A row of scores to u8 weights, 255 for the highest; returns their sum. 2^x with three terms errs by 1e-4, a
+  // fortieth of the step that rounding to eight bits makes.
+  static float weigh_int8(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
+    const V factor = L::set(query_scale), shift = L::set(-highest * query_scale);
+    V total = L::zero();
+    const int full = length / L::width * L::width;
+    for (int j = 0; j < full; j += L::width) {
+      const V e = L::round(short_exp2<L>(L::fma(L::load(scores + j), factor, shift)));
+      total = L::add(total, e);
+      L::store_u8(weights + j, e, 0);
+    }
+    if (full < length) {
+      const V x = L::fma(L::load_first(scores + full, length - full), factor, shift);
+      const V e = L::keep_first(L::round(short_exp2<L>(L::min(x, L::zero()))), length - full);
+      total = L::add(total, e);
+      L::store_u8(weights + full, e, 0);
+    }
+    for (int j = round_up(length, L::width); j < round_up(length, kPanel); ++j)
+      weights[j] = 0;
+    return L::sum(total);
+  }
+
+  template <int W>
+  static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
+                         int rows, const float *total, float *out, std::ptrdiff_t ldo) {
+    const int padded = round_up(head.length, kPanel);
+    alignas(64) std::int32_t sums[Tile::rows * W];
+    for (int first = 0; first < head.head_size; first += W) {
+      sum_rows<W>(weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded, padded, sums);
+      const int columns = least(W, head.head_size - first);
+      for (int r = 0; r < rows; ++r) {
+        const V factor = L::set(1.0f / total[r]);
+        for (int c = 0; c < columns; c += L::width) {
+          const V v = L::mul(L::mul(L::from_s32(sums + r * W + c), L::load(packed.value_scale + first + c)), factor);
+          if (c + L::width <= columns)
+            L::store(out + r * ldo + first + c, v);
+          else
+            L::store_first(out + r * ldo + first + c, v, columns - c);
+        }
+      }
+    }
+  }
+
+  static void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
+                          float *out, std::ptrdiff_t ldo) noexcept {
+    const int lds = round_up(head.length, kPanel);
+    auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
+    for (int row = first_row, rows; row < last_row; row += rows) {
+      rows = tile_height(last_row - row);
+      float highest[Tile::rows], total[Tile::rows];
+      score_int8(head, packed, row, rows, scores, lds, highest);
+      for (int r = 0; r < rows; ++r)
+        total[r] =
+            weigh_int8(scores + r * lds, head.length, highest[r], packed.query_scale[row + r], weights + r * lds);
+      float *target = out + row * ldo;
+      switch (value_width(head.head_size)) {
+      case 16:
+        mix_values<16>(head, packed, weights, lds, rows, total, target, ldo);
+        break;
+      case 32:
+        mix_values<32>(head, packed, weights, lds, rows, total, target, ldo);
+        break;
+      default:
+        mix_values<64>(head, packed, weights, lds, rows, total, target, ldo);
+      }
+    }
+  }
+
   static void scale_row(float *x, int columns, float factor) {
     int c = 0;
     for (; c + L::width <= columns; c += L::width)
@@ -335,7 +553,8 @@ template <class L, class Tile> struct VectorKernels {
   }
 
   static constexpr KernelTable table(const char *name) {
-    return {name, quantize_rows, sum_int8, linear_int8, linear_float32, pack_keys, attend, add_norm};
+    return {name,      quantize_rows, sum_int8,  linear_int8, linear_float32,
+            pack_keys, attend,        pack_head, attend_int8, add_norm};
   }
 };
 

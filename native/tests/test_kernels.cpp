@@ -198,7 +198,7 @@ void test_attention(const KernelTable &k) {
       fill_normal(qkv, 1.0f);
       qkv[0] = 60.0f; // one query that looks at one key
       const AttentionHead head{qkv.data(), qkv.data() + head_size, qkv.data() + 2 * head_size, ld, length, head_size};
-      Guarded<float> keys(static_cast<std::size_t>(padded * head_size)), scores(static_cast<std::size_t>(8 * padded));
+      Guarded<float> keys(static_cast<std::size_t>(padded * head_size)), scores(static_cast<std::size_t>(16 * padded));
       Guarded<float> got(static_cast<std::size_t>(length * ldo)), expected(got.size()), pieces(got.size());
       scalar_kernels.pack_keys(head, keys.data());
       scalar_kernels.attend(head, keys.data(), 0, length, scores.data(), expected.data(), ldo);
@@ -209,6 +209,57 @@ void test_attention(const KernelTable &k) {
         k.attend(head, keys.data(), row, row + 1, scores.data(), pieces.data(), ldo);
       CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d",
             k.name, length, head_size);
+    }
+  }
+}
+
+// Attention in eight bits against attention in float32: what rounding query, key, weight and value to eight bits does.
+void test_attention_int8(const KernelTable &k) {
+  for (const int length : kSizes) {
+    for (const int head_size : {1, 7, 16, 20, 32, 48, 64, 80}) {
+      const int ld = 3 * head_size, padded = round_up(length, kPanel), ldo = head_size;
+      const int columns = round_up(head_size, value_width(head_size)), ldq = round_up(head_size, kDepthStep);
+      const auto size = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
+      Guarded<float> qkv(size(length, ld)), float_keys(size(padded, head_size)), scores(size(16, padded));
+      fill_normal(qkv, 0.7f);
+      for (int c = 0; c < head_size; ++c)
+        qkv[static_cast<std::size_t>(2 * head_size + c)] = 0.0f; // a token whose value is zero
+      const AttentionHead head{qkv.data(), qkv.data() + head_size, qkv.data() + 2 * head_size, ld, length, head_size};
+      Guarded<std::uint8_t> query(size(length, ldq));
+      Guarded<float> query_scale(size(length, 1)), key_scale(size(padded, 1)), key_sums(size(padded, 1)),
+          value_scale(size(columns, 1));
+      Guarded<std::int32_t> query_zero(size(length, 1));
+      Guarded<std::int8_t> keys(size(padded, round_up(head_size, 32))), values(size(padded, columns));
+      const Int8Head packed{query.data(),     query_scale.data(), query_zero.data(), keys.data(),
+                            key_scale.data(), key_sums.data(),    values.data(),     value_scale.data()};
+      Guarded<float> exact(size(length, ldo)), got(exact.size()), pieces(exact.size());
+      scalar_kernels.pack_keys(head, float_keys.data());
+      scalar_kernels.attend(head, float_keys.data(), 0, length, scores.data(), exact.data(), ldo);
+      k.pack_head(head, packed);
+      k.attend_int8(head, packed, 0, length, scores.data(), got.data(), ldo);
+      float top = 0.0f;
+      for (int j = 0; j < length; ++j)
+        for (int c = 0; c < head_size; ++c)
+          top = std::max(top, std::abs(head.value[j * ld + c]));
+      float total = 0.0f;
+      for (std::size_t i = 0; i < exact.size(); ++i) {
+        const float error = std::abs(got[i] - exact[i]);
+        total += error;
+        CHECK(error <= 0.08f * top, "%s length %d head size %d at %zu: %g, not %g", k.name, length, head_size, i,
+              static_cast<double>(got[i]), static_cast<double>(exact[i]));
+      }
+      CHECK(total <= 0.01f * top * static_cast<float>(exact.size()), "%s length %d head size %d: mean error %g", k.name,
+            length, head_size, static_cast<double>(total) / static_cast<double>(exact.size()));
+      for (int row = 0; row < length; ++row)
+        k.attend_int8(head, packed, row, row + 1, scores.data(), pieces.data(), ldo);
+      CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d",
+            k.name, length, head_size);
+      // What was packed is the same on every instruction set, to the last bit.
+      std::vector<std::int8_t> packed_keys(keys.begin(), keys.end()), packed_values(values.begin(), values.end());
+      scalar_kernels.pack_head(head, packed);
+      CHECK(std::equal(keys.begin(), keys.end(), packed_keys.begin()), "%s keys %d %d", k.name, length, head_size);
+      CHECK(std::equal(values.begin(), values.end(), packed_values.begin()), "%s values %d %d", k.name, length,
+            head_size);
     }
   }
 }
@@ -276,6 +327,7 @@ int main() {
     test_linear_float32(*k);
     test_activations(*k);
     test_attention(*k);
+    test_attention_int8(*k);
     test_add_norm(*k);
     test_rows_alone(*k);
     std::printf("%s: %d checks\n", k->name, checks - before);
