@@ -35,6 +35,16 @@ def int8(tiny_folder: Path) -> Embedder:
     return Embedder.from_pretrained(str(tiny_folder))
 
 
+def test_the_source_finds_the_model_again(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_folder.parent)
+    model = Embedder.from_pretrained("tiny")
+    assert (model.name, model.source) == ("tiny", str(tiny_folder.resolve()))
+    monkeypatch.chdir("/")
+    assert Embedder.from_pretrained(model.source).fingerprint == model.fingerprint
+
+
 def test_what_the_model_says(model: Embedder, int8: Embedder) -> None:
     assert (model.name, model.dimension, model.max_seq_length) == ("tiny", 64, 64)
     assert (model.precision, int8.precision) == ("float32", "int8")

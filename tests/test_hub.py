@@ -43,7 +43,8 @@ def test_an_existing_folder_wins_over_the_hub(
     (tmp_path / "org" / "model").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     calls = replace_hub(monkeypatch, RuntimeError("the hub was asked"))
-    assert find_folder("org/model", None, False, None) == (Path("org/model"), "model")
+    found = find_folder("org/model", None, False, None)
+    assert found == (Path("org/model"), "model", str(Path("org/model").resolve()))
     assert not calls
 
 
@@ -51,7 +52,11 @@ def test_a_hub_id_fetches_only_what_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = replace_hub(monkeypatch, tmp_path)
-    assert find_folder("org/some-model", "v1", True, "key") == (tmp_path, "org/some-model")
+    assert find_folder("org/some-model", "v1", True, "key") == (
+        tmp_path,
+        "org/some-model",
+        "org/some-model",
+    )
     (call,) = calls
     patterns = call.pop("allow_patterns")
     assert not any("bin" in pattern or "onnx" in pattern for pattern in patterns)

@@ -53,6 +53,8 @@ class Embedder:
 
     Attributes:
         name: hub id or folder name.
+        source: what `from_pretrained` takes to load this model again, in any process: the hub id,
+            or the folder's absolute path.
         spec: the encoder as data.
         precision: "int8" or "float32".
         prompts: texts that go before a text, by name.
@@ -89,6 +91,7 @@ class Embedder:
             truncate_dim: leading components kept, or None.
         """
         self.name = folder.name
+        self.source = folder.source
         self.spec = spec
         self.precision = precision
         self.prompts = dict(prompts)

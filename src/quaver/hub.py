@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from quaver.errors import InputError, ModelNotFoundError
 
@@ -12,12 +12,27 @@ _NEEDED = ["*.json", "model*.safetensors", "0_Transformer/model*.safetensors"]
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
+class FoundModel(NamedTuple):
+    """Where a model lies.
+
+    Attributes:
+        path: its folder on this machine.
+        name: the hub id, or the folder's name.
+        source: under what a later process finds it again, from any working directory: the hub id,
+            or the folder's absolute path.
+    """
+
+    path: Path
+    name: str
+    source: str
+
+
 def find_folder(
     name_or_path: str | Path,
     revision: str | None,
     local_files_only: bool,
     token: str | bool | None,
-) -> tuple[Path, str]:
+) -> FoundModel:
     """Find a model folder: a local folder if it exists, else the hub.
 
     Args:
@@ -27,7 +42,7 @@ def find_folder(
         token: access token of the hub.
 
     Returns:
-        The folder, and the name of the model: the hub id, or the folder's name.
+        The folder, the model's name, and its source.
 
     Raises:
         ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked
@@ -38,7 +53,8 @@ def find_folder(
         raise InputError(f"a model is a hub id or a folder: got {name_or_path!r}")
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return path, path.resolve().name
+        absolute = path.resolve()
+        return FoundModel(path, absolute.name, str(absolute))
     name = str(name_or_path)
     if path.is_file():
         raise ModelNotFoundError(
@@ -49,7 +65,7 @@ def find_folder(
             f"there is no folder {name}; give an existing model folder, or a hub id such as "
             "BAAI/bge-small-en-v1.5"
         )
-    return _download(name, revision, local_files_only, token), name
+    return FoundModel(_download(name, revision, local_files_only, token), name, name)
 
 
 def _download(

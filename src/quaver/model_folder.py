@@ -40,6 +40,8 @@ class ModelFolder:
         transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly
             every model.
         name: what the user asked for: a hub id, or the folder's name.
+        source: under what it is found again, from any working directory: the hub id, or the
+            folder's absolute path.
         config: config.json.
         pooling: how token vectors become one ("cls", "mean", "max", ...), or None when the folder
             does not say.
@@ -54,6 +56,7 @@ class ModelFolder:
     path: Path
     transformer: Path
     name: str
+    source: str
     config: dict[str, Any]
     pooling: str | None
     normalize: bool
@@ -91,7 +94,7 @@ class ModelFolder:
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
                 Quaver does not run.
         """
-        path, name = find_folder(name_or_path, revision, local_files_only, token)
+        path, name, source = find_folder(name_or_path, revision, local_files_only, token)
         transformer, pooling, normalize = _modules(path)
         config = _read_json(transformer / "config.json")
         if config is None:
@@ -106,6 +109,7 @@ class ModelFolder:
             path=path,
             transformer=transformer,
             name=name,
+            source=source,
             config=config,
             pooling=pooling,
             normalize=normalize,
