@@ -30,10 +30,8 @@ struct Lanes {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
   }
   static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-  static V power_of_two(V n) {
-    const __m512i biased = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(biased, 23));
-  }
+  // v * 2^n for whole n.
+  static V scale(V v, V n) { return _mm512_scalef_ps(v, n); }
 
   // The first n lanes, 1 <= n < width; the others read nothing and are zero.
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
@@ -62,13 +60,29 @@ struct Lanes {
 
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
-  // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
-  static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
-    const __m512i n = _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(origin));
-    const __m256i halves = _mm256_packs_epi32(_mm512_castsi512_si256(n), _mm512_extracti64x4_epi64(n, 1));
+  static __m512i zero_s32() { return _mm512_setzero_si512(); }
+  static __m512i to_s32(V v) { return _mm512_cvtps_epi32(v); }
+  static __m512i add_s32(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
+  static std::int32_t sum_s32(__m512i v) {
+    const __m256i y = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+  }
+  // Sixteen bytes from integers, held to 0..255.
+  static void store_bytes(std::uint8_t *p, __m512i v) {
+#ifdef QUAVER_EMULATE // SIMDe has no such narrowing
+    const __m256i halves = _mm256_packs_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
     const __m256i words = _mm256_permute4x64_epi64(halves, 0xd8);
     const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+#else
+    const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
+#endif
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), bytes);
+  }
+  // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
+  static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
+    store_bytes(p, _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(origin)));
   }
 
   static float sum(V v) {

@@ -34,6 +34,9 @@ struct Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
 
+  // v * 2^n for whole n >= -126.
+  static V scale(V v, V n) { return mul(v, power_of_two(n)); }
+
   // The first n lanes, 1 <= n < width; the others read nothing and are zero.
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -51,8 +54,20 @@ struct Lanes {
 
   // Eight bytes: the nearest integers to v, plus origin, held to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
-    const __m256i n = _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(origin));
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(n), _mm256_extracti128_si256(n, 1));
+    store_bytes(p, _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(origin)));
+  }
+
+  static __m256i zero_s32() { return _mm256_setzero_si256(); }
+  static __m256i to_s32(V v) { return _mm256_cvtps_epi32(v); }
+  static __m256i add_s32(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
+  static std::int32_t sum_s32(__m256i v) {
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
+  }
+  // Eight bytes from integers, held to 0..255.
+  static void store_bytes(std::uint8_t *p, __m256i v) {
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packus_epi16(words, words));
   }
 

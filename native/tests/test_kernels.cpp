@@ -114,7 +114,9 @@ void test_linear_int8(const KernelTable &k) {
           Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
           k.linear_int8(a, rows, w.int8_view(), 0, w.panels(), got.data(), ldy, act);
           scalar_kernels.linear_int8(a, rows, w.int8_view(), 0, w.panels(), expected.data(), ldy, act);
-          check_close("linear_int8", k, got.data(), expected.data(), expected.size(), 2e-5f);
+          // GELU of an output that will be rounded to eight bits is a polynomial, see short_gelu.
+          const float tolerance = act == Activation::gelu ? 4e-4f : 2e-5f;
+          check_close("linear_int8", k, got.data(), expected.data(), expected.size(), tolerance);
         }
         // The scalar kernel against the definition, in double precision.
         std::vector<float> y(static_cast<std::size_t>(rows * ldy));

@@ -1,0 +1,279 @@
+// Attention of one head of one sequence, in float32 and in eight bits.
+#pragma once
+
+#include "vector_linear.h"
+
+namespace quaver {
+namespace {
+
+template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> {
+  using V = typename L::V;
+  using Linear = LinearKernels<L, Tile>;
+
+  static void pack_keys(const AttentionHead &head, float *packed) noexcept {
+    const int d = head.head_size;
+    for (int first = 0; first < head.length; first += kPanel, packed += kPanel * d) {
+      const int keys = least(kPanel, head.length - first);
+      for (int j = 0; j < kPanel; ++j)
+        for (int c = 0; c < d; ++c)
+          packed[c * kPanel + j] = j < keys ? head.key[(first + j) * head.ld + c] : 0.0f;
+    }
+  }
+
+  // Turns a row of scores into weights of a softmax that are not yet divided by their sum; returns the sum's inverse.
+  static float exponentials(float *scores, int length) {
+    const int full = length / L::width * L::width, rest = length - full;
+    float top = scores[0];
+    for (int j = full; j < length; ++j)
+      top = top < scores[j] ? scores[j] : top;
+    V highest = L::set(top);
+    for (int j = 0; j < full; j += L::width)
+      highest = L::max(highest, L::load(scores + j));
+    const V shift = L::set(L::greatest(highest));
+    V sum = L::zero();
+    for (int j = 0; j < full; j += L::width) {
+      const V e = exp2<L>(L::sub(L::load(scores + j), shift));
+      L::store(scores + j, e);
+      sum = L::add(sum, e);
+    }
+    if (rest > 0) {
+      const V e = L::keep_first(exp2<L>(L::sub(L::load_first(scores + full, rest), shift)), rest);
+      L::store_first(scores + full, e, rest);
+      sum = L::add(sum, e);
+    }
+    return 1.0f / L::sum(sum);
+  }
+
+  static void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
+                     float *out, std::ptrdiff_t ldo) noexcept {
+    const int width = round_up(head.length, kPanel), d = head.head_size;
+    for (int row = first_row; row < last_row; row += L::float_rows) {
+      const int rows = least(L::float_rows, last_row - row);
+      for (int j = 0; j < width; j += kPanel)
+        float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
+                      kPanel, d, kPanel, scores + j, width);
+      float inverse[L::float_rows];
+      for (int r = 0; r < rows; ++r)
+        inverse[r] = exponentials(scores + static_cast<std::ptrdiff_t>(r) * width, head.length);
+      float *target = out + row * ldo;
+      float_rows<L>(scores, width, rows, head.value, head.ld, head.length, d, target, ldo);
+      for (int r = 0; r < rows; ++r)
+        scale_row(target + r * ldo, d, inverse[r]);
+    }
+  }
+
+  // One row as s8 with 127 for its largest magnitude, in bytes whose highest bit is turned (value + 128).
+  static float quantize_symmetric(const float *x, int cols, std::uint8_t *bytes) {
+    V top = L::zero();
+    int c = 0;
+    for (; c + L::width <= cols; c += L::width)
+      top = L::max(top, L::abs(L::load(x + c)));
+    if (c < cols)
+      top = L::max(top, L::abs(L::load_first(x + c, cols - c)));
+    const float largest = L::greatest(top);
+    const V factor = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
+    for (c = 0; c + L::width <= cols; c += L::width)
+      L::store_u8(bytes + c, L::mul(L::load(x + c), factor), 128);
+    if (c < cols)
+      L::store_u8(bytes + c, L::mul(L::load_first(x + c, cols - c), factor), 128);
+    return largest / 127.0f;
+  }
+
+  static constexpr std::uint32_t kTurned = 0x80808080u; // s8 = byte ^ 0x80
+
+  static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
+    const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel);
+    std::uint8_t bytes[1024 + 64];
+    for (int c = 0; c < depth; ++c)
+      bytes[c] = 128;
+    for (int j = 0; j < padded; ++j) {
+      std::int8_t *target =
+          packed.keys + static_cast<std::ptrdiff_t>(j / kPanel) * kPanel * depth + j % kPanel * kGroup;
+      float scale = 0.0f;
+      int sum = 0;
+      if (j < head.length) {
+        scale = quantize_symmetric(head.key + j * head.ld, d, bytes);
+        for (int c = d; c < round_up(d, L::width); ++c)
+          bytes[c] = 128;
+        for (int c = 0; c < d; ++c)
+          sum += bytes[c];
+        sum -= 128 * d;
+      }
+      for (int c = 0; c < depth; c += kGroup) {
+        std::uint32_t four;
+        __builtin_memcpy(&four, bytes + c, sizeof four);
+        four = j < head.length ? four ^ kTurned : 0u;
+        __builtin_memcpy(target + static_cast<std::ptrdiff_t>(c) * kPanel, &four, sizeof four);
+      }
+      packed.key_scale[j] = scale;
+      packed.key_sums[j] = static_cast<float>(sum);
+    }
+  }
+
+  // One panel of values: columns [first, first + W) of the head, four tokens deep.
+  template <int W>
+  static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale) {
+    const int columns = least(W, head.head_size - first), padded = round_up(head.length, kPanel);
+    const float *value = head.value + first;
+    float largest[W] = {}, factor[W];
+    for (int j = 0; j < head.length; ++j)
+      for (int c = 0; c < columns; ++c) {
+        const float v = value[j * head.ld + c], magnitude = v < 0.0f ? -v : v;
+        largest[c] = magnitude > largest[c] ? magnitude : largest[c];
+      }
+    for (int c = 0; c < W; ++c) {
+      scale[c] = largest[c] / 127.0f;
+      factor[c] = largest[c] > 1e-30f ? 127.0f / largest[c] : 0.0f;
+    }
+    std::uint8_t bytes[kGroup][W];
+    for (int j = 0; j < padded; j += kGroup, target += W * kGroup) {
+      for (int i = 0; i < kGroup; ++i)
+        quantize_columns<W>(j + i < head.length ? value + (j + i) * head.ld : nullptr, columns, factor, bytes[i]);
+      for (int c = 0; c < W; ++c) {
+        const std::uint32_t four =
+            (static_cast<std::uint32_t>(bytes[0][c]) | static_cast<std::uint32_t>(bytes[1][c]) << 8 |
+             static_cast<std::uint32_t>(bytes[2][c]) << 16 | static_cast<std::uint32_t>(bytes[3][c]) << 24) ^
+            kTurned;
+        __builtin_memcpy(target + c * kGroup, &four, sizeof four);
+      }
+    }
+  }
+
+  // One row of values with a factor for each column; null is a row of zeros.
+  template <int W> static void quantize_columns(const float *x, int columns, const float *factor, std::uint8_t *bytes) {
+    for (int c = 0; c < W; c += L::width) {
+      V v = L::zero();
+      if (x != nullptr && c + L::width <= columns)
+        v = L::mul(L::load(x + c), L::load(factor + c));
+      else if (x != nullptr && c < columns)
+        v = L::mul(L::load_first(x + c, columns - c), L::load(factor + c));
+      L::store_u8(bytes + c, v, 128);
+    }
+  }
+
+  template <int W> static void pack_all_values(const AttentionHead &head, const Int8Head &packed) {
+    const int padded = round_up(head.length, kPanel);
+    for (int c = 0; c < head.head_size; c += W)
+      pack_values_int8<W>(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c);
+  }
+
+  static void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
+    Linear::quantize_rows(head.query, head.ld, head.length, head.head_size, packed.query,
+                          round_up(head.head_size, kDepthStep), packed.query_scale, packed.query_zero);
+    pack_keys_int8(head, packed);
+    switch (value_width(head.head_size)) {
+    case 16:
+      return pack_all_values<16>(head, packed);
+    case 32:
+      return pack_all_values<32>(head, packed);
+    default:
+      return pack_all_values<64>(head, packed);
+    }
+  }
+
+  // scores[r][j] = query . key / query_scale_r, for one tile of rows; highest[r] is the largest of a row.
+  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, float *scores, int lds,
+                         float *highest) {
+    const int depth = round_up(head.head_size, 32), ldq = round_up(head.head_size, kDepthStep);
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    V top[Tile::rows];
+    for (int r = 0; r < rows; ++r)
+      top[r] = L::set(-3.0e38f);
+    for (int j = 0; j < head.length; j += kPanel) {
+      const int keys = least(kPanel, head.length - j);
+      Linear::template sum_rows<kPanel>(packed.query + row * ldq, ldq, rows,
+                                        packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth, sums);
+      for (int r = 0; r < rows; ++r) {
+        const V zero = L::set(-static_cast<float>(packed.query_zero[row + r]));
+        for (int c = 0; c < keys; c += L::width) {
+          const V sum = L::fma(zero, L::load(packed.key_sums + j + c), L::from_s32(sums + r * kPanel + c));
+          const V score = L::mul(sum, L::load(packed.key_scale + j + c));
+          L::store(scores + r * lds + j + c, score);
+          top[r] = L::max(top[r], c + L::width <= keys ? score : L::first_or(score, keys - c, top[r]));
+        }
+      }
+    }
+    for (int r = 0; r < rows; ++r)
+      highest[r] = L::greatest(top[r]);
+  }
+
+  // A row of scores to u8 weights, 255 for the highest; returns their sum. 2^x with three terms errs by 1e-4, a
+  // fortieth of the step that rounding to eight bits makes.
+  static float weigh_int8(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
+    const V factor = L::set(query_scale), shift = L::set(-highest * query_scale);
+    auto total = L::zero_s32();
+    const int full = length / L::width * L::width;
+    for (int j = 0; j < full; j += L::width) {
+      const auto weight = L::to_s32(short_exp2<L>(L::fma(L::load(scores + j), factor, shift)));
+      total = L::add_s32(total, weight);
+      L::store_bytes(weights + j, weight);
+    }
+    if (full < length) {
+      const V x = L::min(L::fma(L::load_first(scores + full, length - full), factor, shift), L::zero());
+      const auto weight = L::to_s32(L::keep_first(short_exp2<L>(x), length - full));
+      total = L::add_s32(total, weight);
+      L::store_bytes(weights + full, weight);
+    }
+    for (int j = round_up(length, L::width); j < round_up(length, kPanel); ++j)
+      weights[j] = 0;
+    return static_cast<float>(L::sum_s32(total));
+  }
+
+  template <int W>
+  static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
+                         int rows, const float *total, float *out, std::ptrdiff_t ldo) {
+    const int padded = round_up(head.length, kPanel);
+    alignas(64) std::int32_t sums[Tile::rows * W];
+    for (int first = 0; first < head.head_size; first += W) {
+      Linear::template sum_rows<W>(weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded,
+                                   padded, sums);
+      const int columns = least(W, head.head_size - first);
+      for (int r = 0; r < rows; ++r) {
+        const V factor = L::set(1.0f / total[r]);
+        for (int c = 0; c < columns; c += L::width) {
+          const V v = L::mul(L::mul(L::from_s32(sums + r * W + c), L::load(packed.value_scale + first + c)), factor);
+          if (c + L::width <= columns)
+            L::store(out + r * ldo + first + c, v);
+          else
+            L::store_first(out + r * ldo + first + c, v, columns - c);
+        }
+      }
+    }
+  }
+
+  static void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
+                          float *out, std::ptrdiff_t ldo) noexcept {
+    const int lds = round_up(head.length, kPanel);
+    auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
+    for (int row = first_row, rows; row < last_row; row += rows) {
+      rows = Linear::tile_height(last_row - row);
+      float highest[Tile::rows], total[Tile::rows];
+      score_int8(head, packed, row, rows, scores, lds, highest);
+      for (int r = 0; r < rows; ++r)
+        total[r] =
+            weigh_int8(scores + r * lds, head.length, highest[r], packed.query_scale[row + r], weights + r * lds);
+      float *target = out + row * ldo;
+      switch (value_width(head.head_size)) {
+      case 16:
+        mix_values<16>(head, packed, weights, lds, rows, total, target, ldo);
+        break;
+      case 32:
+        mix_values<32>(head, packed, weights, lds, rows, total, target, ldo);
+        break;
+      default:
+        mix_values<64>(head, packed, weights, lds, rows, total, target, ldo);
+      }
+    }
+  }
+
+  static void scale_row(float *x, int columns, float factor) {
+    int c = 0;
+    for (; c + L::width <= columns; c += L::width)
+      L::store(x + c, L::mul(L::load(x + c), L::set(factor)));
+    if (c < columns)
+      L::store_first(x + c, L::mul(L::load_first(x + c, columns - c), L::set(factor)), columns - c);
+  }
+};
+
+} // namespace
+} // namespace quaver

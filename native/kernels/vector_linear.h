@@ -1,0 +1,173 @@
+// Linear layers: rows to u8, the loops around the int8 tile, the float tile, and what turns sums into outputs.
+#pragma once
+
+#include "vector_math.h"
+
+namespace quaver {
+namespace {
+
+// y[R][C vectors] = x[R][depth] * w[depth][C vectors]: one accumulator per element, one chain over depth.
+template <class L, int R, int C>
+void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, float *y,
+                std::ptrdiff_t ldy) {
+  typename L::V sum[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      sum[r][c] = L::zero();
+  for (int k = 0; k < depth; ++k) {
+    typename L::V column[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      column[c] = L::load(w + k * ldw + c * L::width);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const auto value = L::set(x[r * ldx + k]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c)
+        sum[r][c] = L::fma(value, column[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      L::store(y + r * ldy + c * L::width, sum[r][c]);
+}
+
+// The same for up to L::float_rows rows and any number of columns; a last part of a vector is read and written masked.
+template <class L>
+void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
+                int columns, float *y, std::ptrdiff_t ldy) {
+  constexpr int wide = L::float_columns;
+  int c = 0;
+  for (; c + wide * L::width <= columns; c += wide * L::width) {
+    int r = 0;
+    for (; r + L::float_rows <= rows; r += L::float_rows)
+      float_tile<L, L::float_rows, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
+    for (; r + 2 <= rows; r += 2)
+      float_tile<L, 2, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
+    if (r < rows)
+      float_tile<L, 1, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
+  }
+  for (; c + L::width <= columns; c += L::width)
+    for (int r = 0; r < rows; ++r)
+      float_tile<L, 1, 1>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
+  if (c == columns)
+    return;
+  const int rest = columns - c;
+  for (int r = 0; r < rows; ++r) {
+    auto sum = L::zero();
+    for (int k = 0; k < depth; ++k)
+      sum = L::fma(L::set(x[r * ldx + k]), L::load_first(w + k * ldw + c, rest), sum);
+    L::store_first(y + r * ldy + c, sum, rest);
+  }
+}
+
+template <class L, class Tile> struct LinearKernels {
+  using V = typename L::V;
+
+  static void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
+                            float *scale, std::int32_t *zero) noexcept {
+    const int full = cols / L::width * L::width;
+    for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
+      V low = L::zero(), high = L::zero();
+      for (int c = 0; c < full; c += L::width) {
+        const V v = L::load(x + c);
+        low = L::min(low, v);
+        high = L::max(high, v);
+      }
+      if (full < cols) {
+        const V v = L::load_first(x + full, cols - full);
+        low = L::min(low, v);
+        high = L::max(high, v);
+      }
+      const float smallest = L::least(low), range = L::greatest(high) - smallest;
+      // A range too small to divide by is a row of zeros for eight bits.
+      const float step = range > 1e-30f ? range / 255.0f : 1.0f;
+      const float inverse = range > 1e-30f ? 255.0f / range : 0.0f;
+      const std::int32_t origin = L::nearest(-smallest * inverse);
+      scale[r] = step;
+      zero[r] = origin;
+      const V factor = L::set(inverse);
+      int c = 0;
+      for (; c < full; c += L::width)
+        L::store_u8(q + c, L::mul(L::load(x + c), factor), origin);
+      if (full < cols) {
+        std::uint8_t last[L::width];
+        L::store_u8(last, L::mul(L::load_first(x + full, cols - full), factor), origin);
+        for (; c < cols; ++c)
+          q[c] = last[c - full];
+      }
+      for (; c < round_up(cols, kDepthStep); ++c)
+        q[c] = static_cast<std::uint8_t>(origin);
+    }
+  }
+
+  // sums [rows][W] of a panel W columns wide; rows <= R.
+  template <int W, int R = Tile::rows>
+  static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
+                       std::int32_t *sums) noexcept {
+    if (rows == R) {
+      Tile::template run<R, W>(q, ldq, panel, depth, sums);
+    } else if constexpr (R > 1) {
+      sum_rows<W, R - 1>(q, ldq, rows, panel, depth, sums);
+    }
+  }
+
+  static void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
+                       std::int32_t *sums) noexcept {
+    for (int r = 0; r < rows; r += Tile::rows)
+      sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel, depth, sums + r * kPanel);
+  }
+
+  // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs.
+  static void dequantize(const Int8Rows &a, int first_row, int rows, const Int8Linear &w, int column,
+                         const std::int32_t *sums, float *y, std::ptrdiff_t ldy, Activation act) {
+    for (int c = 0; c < kPanel; c += L::width) {
+      const V scale = L::load(w.scale + column + c), column_sum = L::load(w.column_sums + column + c),
+              bias = L::load(w.bias + column + c);
+      for (int r = 0; r < rows; ++r) {
+        const V zero = L::set(-static_cast<float>(a.zero[first_row + r]));
+        const V sum = L::fma(zero, column_sum, L::from_s32(sums + r * kPanel + c));
+        const V value = L::fma(L::mul(sum, L::set(a.scale[first_row + r])), scale, bias);
+        L::store(y + r * ldy + c, act == Activation::gelu ? short_gelu<L>(value) : activate<L>(value, act));
+      }
+    }
+  }
+
+  static void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
+                          std::ptrdiff_t ldy, Activation act) noexcept {
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      const std::int8_t *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
+      for (int r = 0, height; r < rows; r += height) {
+        height = tile_height(rows - r);
+        sum_rows<kPanel>(a.q + r * a.ldq, a.ldq, height, weights, w.depth, sums);
+        dequantize(a, r, height, w, panel * kPanel, sums, y + r * ldy + panel * kPanel, ldy, act);
+      }
+    }
+  }
+
+  // Rows of the next tile: full ones, and the last two shared evenly (16 = 6 + 5 + 5, not 6 + 6 + 4).
+  static int tile_height(int left) {
+    const int tiles = (left + Tile::rows - 1) / Tile::rows;
+    return (left + tiles - 1) / tiles;
+  }
+
+  static void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,
+                             int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
+      const int column = panel * kPanel;
+      float_rows<L>(x, ldx, rows, weights, kPanel, w.depth, kPanel, y + column, ldy);
+      for (int r = 0; r < rows; ++r)
+        for (int c = column; c < column + kPanel; c += L::width)
+          L::store(y + r * ldy + c, activate<L>(L::add(L::load(y + r * ldy + c), L::load(w.bias + c)), act));
+    }
+  }
+};
+
+} // namespace
+} // namespace quaver
