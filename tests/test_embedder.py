@@ -100,7 +100,7 @@ def test_a_text_has_the_same_bits_alone_and_in_any_batch(int8: Embedder) -> None
     for i in (0, 6, 49):
         assert np.array_equal(int8.encode(texts[i]), together[i])
     assert np.array_equal(int8.encode(texts[::-1])[::-1], together)
-    for bound in (1, 17, 100):
+    for bound in (1, 17, 100, 2**31, sys.maxsize):
         assert np.array_equal(int8.encode(texts, max_batch_tokens=bound), together)
 
 
@@ -109,7 +109,7 @@ def test_more_texts_than_are_tokenized_at_once(
 ) -> None:
     texts = [f"file {i}" for i in range(20)]
     expected = int8.encode(texts)
-    monkeypatch.setattr("quaver.embedder._TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr("quaver.pipeline._TEXTS_AT_ONCE", 3)
     assert np.array_equal(int8.encode(texts), expected)
 
 

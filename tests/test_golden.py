@@ -15,7 +15,8 @@ import pytest
 from numpy.typing import NDArray
 
 from quaver.architecture import encoder_spec, encoder_weights
-from quaver.embedder import Embedder, Precision
+from quaver.embedder import Embedder
+from quaver.engine import Precision
 from quaver.model_folder import ModelFolder
 from quaver.reference import encode as reference_encode
 

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from quaver.errors import (
-    InputError,
     ModelFolderError,
     ModelNotFoundError,
     UnsupportedArchitectureError,
@@ -35,7 +34,6 @@ def test_what_the_folder_says(folder: Path) -> None:
     assert (opened.prompts, opened.default_prompt_name) == (PROMPTS, None)
     assert (opened.similarity, opened.lowercase) == ("cosine", False)
     assert opened.config["hidden_size"] == 64
-    assert opened.prompt("query") == "query: "
 
 
 def test_a_bare_transformer_folder_says_nothing_about_pooling(tmp_path: Path) -> None:
@@ -191,11 +189,6 @@ def test_no_length_at_all(folder: Path) -> None:
     edit(folder / "config.json", max_position_embeddings=None)
     with pytest.raises(ModelFolderError, match="must state its length"):
         ModelFolder.open(folder)
-
-
-def test_an_unknown_prompt_lists_those_there_are(folder: Path) -> None:
-    with pytest.raises(InputError, match="no prompt is named 'x': tiny has 'query', 'document'"):
-        ModelFolder.open(folder).prompt("x")
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

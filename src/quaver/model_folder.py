@@ -11,12 +11,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from quaver.errors import (
-    InputError,
-    ModelFolderError,
-    TokenizerError,
-    UnsupportedArchitectureError,
-)
+from quaver.errors import ModelFolderError, TokenizerError, UnsupportedArchitectureError
 from quaver.hub import find_folder
 from quaver.weights_file import read_tensors, sample_tensors
 
@@ -146,17 +141,6 @@ class ModelFolder:
             digest.update(description.encode())
             digest.update(sample)
         return digest.hexdigest()
-
-    def prompt(self, name: str) -> str:
-        """Return a prompt by name.
-
-        Raises:
-            InputError: the model has no prompt of this name; those it has are listed.
-        """
-        if name not in self.prompts:
-            have = ", ".join(map(repr, self.prompts)) or "none"
-            raise InputError(f"no prompt is named {name!r}: {self.name} has {have}")
-        return self.prompts[name]
 
 
 def _read_json(path: Path, kind: type = dict) -> Any:

@@ -70,8 +70,8 @@ class TokenBatch:
         """
         first = 0
         while first < len(self):
-            bound = self.offsets[first] + max_tokens
-            fitting = int(np.searchsorted(self.offsets, bound, side="right")) - 1
+            bound = min(int(self.offsets[first]) + max_tokens, self.tokens)
+            fitting = int(np.searchsorted(self.offsets, np.int32(bound), side="right")) - 1
             last = max(fitting, first + 1)
             yield first, self.select(first, last)
             first = last

@@ -1,0 +1,77 @@
+"""Many texts through tokenizer and engine, a bounded number of tokens at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from quaver.arguments import check_range
+from quaver.engine import Engine
+from quaver.tokenizer import Tokenizer
+from quaver.vectors import Vectors
+
+MAX_BATCH_TOKENS = 16384
+# Texts tokenized at a time: few enough that a progress bar moves, many enough to fill several
+# batches.
+_TEXTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What encoding gave and what it did.
+
+    Attributes:
+        vectors: one for each text.
+        tokens: tokens that went through the model; a text given twice counts once.
+        truncated: different texts that were longer than the model and lost their end.
+    """
+
+    vectors: Vectors
+    tokens: int
+    truncated: int
+
+
+def encode_texts(
+    tokenizer: Tokenizer,
+    engine: Engine,
+    texts: Sequence[str],
+    *,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    show_progress_bar: bool = False,
+) -> EncodeReport:
+    """Tokenize and encode texts, in their order.
+
+    Why not sorted by length: the engine pads nothing, so a batch costs its tokens in any order.
+
+    Args:
+        tokenizer: the model's tokenizer.
+        engine: the model's engine.
+        texts: N texts, all different.
+        max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
+        show_progress_bar: a bar on stderr.
+
+    Returns:
+        The report; vectors are float32 (N, H) as the engine gives them.
+
+    Raises:
+        InputError: max_batch_tokens is no positive whole number, or a text is invalid.
+    """
+    from tqdm import tqdm
+
+    check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+    vectors = np.empty((len(texts), engine.spec.hidden_size), np.float32)
+    tokens = truncated = 0
+    hidden = not show_progress_bar or sys.stderr is None
+    with tqdm(total=len(texts), unit="text", file=sys.stderr, disable=hidden) as bar:
+        for first in range(0, len(texts), _TEXTS_AT_ONCE):
+            tokenized = tokenizer.encode(texts[first : first + _TEXTS_AT_ONCE])
+            tokens += tokenized.tokens
+            truncated += tokenized.truncated
+            for begin, batch in tokenized.split(max_batch_tokens):
+                row = first + begin
+                vectors[row : row + len(batch)] = engine.encode(batch)
+                bar.update(len(batch))
+    return EncodeReport(vectors, tokens, truncated)
