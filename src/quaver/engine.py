@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver import _native
-from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights, LinearWeights, NormWeights
+from quaver.architecture import (
+    EncoderSpec,
+    EncoderWeights,
+    LayerWeights,
+    LinearWeights,
+    NormWeights,
+)
 from quaver.errors import InputError, TokenRangeError
 from quaver.machine import choose_isa, choose_threads
 from quaver.quantize import quantize_weight
@@ -22,11 +28,13 @@ PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 class Engine:
     """An encoder with its weights packed for one instruction set.
 
-    In "int8" the linear layers multiply u8 activations (one scale and zero point for each token) with s8 weights (one scale
-    for each output); attention, norms and embeddings stay float32. "float32" is the same engine with float weights.
+    In "int8" the linear layers multiply u8 activations (one scale and zero point for each token)
+    with s8 weights (one scale for each output), and attention quantizes its heads the same way;
+    norms and embeddings stay float32. "float32" is the same engine with float weights.
 
-    A text's vector is the same bits alone, in any batch, at any position, and with any number of threads. Several Python
-    threads may call `encode` at once; the work runs without the GIL. Ctrl-C ends a long call.
+    A text's vector is the same bits alone, in any batch, at any position, and with any number of
+    threads. Several Python threads may call `encode` at once; the work runs without the GIL. Ctrl-C
+    ends a long call.
 
     Attributes:
         spec: the encoder.
@@ -48,7 +56,8 @@ class Engine:
 
         Args:
             spec: the encoder.
-            weights: its weights, float32; embedding tables are read in place and stay alive with the engine.
+            weights: its weights, float32; embedding tables are read in place and stay alive with
+                the engine.
             precision: what the linear layers compute in.
             threads: at least 1; None takes the CPUs this process may use.
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
@@ -64,7 +73,12 @@ class Engine:
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
         self._encoder = _native.Encoder(
-            _native_spec(spec), self.isa, weights.word, weights.position, weights.token_type, _norm(weights.embedding_norm)
+            _native_spec(spec),
+            self.isa,
+            weights.word,
+            weights.position,
+            weights.token_type,
+            _norm(weights.embedding_norm),
         )
         for layer in weights.layers:
             self._add_layer(layer)
@@ -81,7 +95,8 @@ class Engine:
             self._encoder.add_int8_layer(qkv, out, attention_norm, up, down, output_norm)
             return
         factor = _query_factor(self.spec)
-        linears = (LinearWeights(layer.qkv.weight * factor[:, None], layer.qkv.bias * factor), layer.out, layer.up, layer.down)
+        scaled = LinearWeights(layer.qkv.weight * factor[:, None], layer.qkv.bias * factor)
+        linears = (scaled, layer.out, layer.up, layer.down)
         qkv_f, out_f, up_f, down_f = ((linear.weight, linear.bias) for linear in linears)
         self._encoder.add_float32_layer(qkv_f, out_f, attention_norm, up_f, down_f, output_norm)
 
@@ -95,8 +110,9 @@ class Engine:
             float32 (N, H), pooled, and with unit rows when the spec says so.
 
         Raises:
-            InputError: offsets do not rise from 0 to T.
-            TokenRangeError: an id or type is outside its table, or a text is longer than the position table.
+            InputError: an array is not int32 (n,), or offsets do not rise from 0 to T.
+            TokenRangeError: an id or type is outside its table, or a text is longer than the
+                position table.
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
@@ -106,43 +122,67 @@ class Engine:
         return vectors
 
     def _check(self, batch: TokenBatch) -> None:
+        for name in ("ids", "offsets", "type_ids"):
+            _check_array(name, getattr(batch, name))
         offsets, total = batch.offsets, len(batch.ids)
         if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != total:
             raise InputError(
                 f"offsets must start with 0 and end with the number of tokens, {total}: "
                 f"got {offsets[:1].tolist()} ... {offsets[-1:].tolist()}"
             )
-        lengths = np.diff(offsets)
-        if len(lengths) and lengths.min() < 1:
-            at = int(np.argmax(lengths < 1))
+        stalled = offsets[1:] <= offsets[:-1]
+        if stalled.any():
+            at = int(np.argmax(stalled))
             raise InputError(
-                f"offsets must increase: got offsets[{at + 1}]={offsets[at + 1]} after {offsets[at]}"
+                f"offsets must increase: got offsets[{at + 1}]={offsets[at + 1]} after "
+                f"{offsets[at]}; every text has at least one token"
             )
         _check_range("token id", batch.ids, self.spec.vocab_size, "the word embeddings")
         if batch.type_ids is not None:
             if len(batch.type_ids) != total:
-                raise InputError(f"type_ids must have one value for each of {total} tokens: got {len(batch.type_ids)}")
-            _check_range("token type", batch.type_ids, self.spec.type_vocab_size, "the token type embeddings")
-        longest = int(lengths.max(initial=0)) + self.spec.position_offset
-        if longest > self.spec.max_positions:
+                raise InputError(
+                    f"type_ids must have one value for each of {total} tokens: "
+                    f"got {len(batch.type_ids)}"
+                )
+            types = self.spec.type_vocab_size
+            _check_range("token type", batch.type_ids, types, "the token type embeddings")
+        lengths = np.diff(offsets)
+        room = self.spec.max_positions - self.spec.position_offset
+        if lengths.max(initial=0) > room:
             at = int(np.argmax(lengths))
             raise TokenRangeError(
-                f"a text may have at most {self.spec.max_positions - self.spec.position_offset} tokens: "
-                f"text {at} has {int(lengths[at])}; truncate it"
+                f"a text may have at most {room} tokens: text {at} has {int(lengths[at])}; "
+                "truncate it"
             )
+
+
+def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
+    if values is None and name == "type_ids":
+        return
+    if not isinstance(values, np.ndarray):
+        raise InputError(f"{name} must be an int32 array: got {type(values).__name__}")
+    if values.dtype != np.int32 or values.ndim != 1 or not values.flags.c_contiguous:
+        raise InputError(
+            f"{name} must be int32, one-dimensional and contiguous: got {values.dtype} "
+            f"{values.shape} with strides {values.strides}; pass "
+            f"np.ascontiguousarray({name}, np.int32)"
+        )
 
 
 def _check_range(what: str, values: NDArray[np.int32], size: int, table: str) -> None:
     if len(values) and (values.min() < 0 or values.max() >= size):
         at = int(np.argmax((values < 0) | (values >= size)))
         raise TokenRangeError(
-            f"a {what} must be in 0..{size - 1} (rows of {table}): got {int(values[at])} at position {at}; "
-            "does the tokenizer belong to this model?"
+            f"a {what} must be in 0..{size - 1} (rows of {table}): got {int(values[at])} at "
+            f"position {at}; does the tokenizer belong to this model?"
         )
 
 
 def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
-    """Return what the rows of qkv are multiplied with, float32 (3H,): the kernels want log2(e) / sqrt(D) in the query."""
+    """Return what the rows of qkv are multiplied with, float32 (3H,).
+
+    The kernels want log2(e) / sqrt(D) in the query, D = H / heads.
+    """
     factor = np.ones(3 * spec.hidden_size, np.float32)
     factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.hidden_size // spec.heads)
     return factor
