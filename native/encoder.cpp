@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <queue>
 
 #include "threads.h"
 
@@ -80,9 +81,9 @@ struct Encoder::Team {
     }
   }
 
-  // Blocks of rows: as many as there are threads, but none larger than kBlockRows.
+  // Blocks of rows, none larger than kBlockRows, as many for each thread as for the others.
   template <class Work> void each_block(int rows, Work &&work) const {
-    const int blocks = std::max((rows + kBlockRows - 1) / kBlockRows, std::min(width, rows));
+    const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
     each(blocks, [&](int i) {
       work(static_cast<int>(static_cast<std::int64_t>(rows) * i / blocks),
            static_cast<int>(static_cast<std::int64_t>(rows) * (i + 1) / blocks));
@@ -91,7 +92,7 @@ struct Encoder::Team {
 };
 
 struct Encoder::Chunk {
-  const std::vector<Sequence> &sequences;
+  std::vector<Sequence> &sequences;
   int rows;
   std::ptrdiff_t ldx, ldqkv; // H and 3H rounded up to a panel
   float *x;                  // [rows][ldx]
@@ -109,7 +110,9 @@ std::size_t Encoder::weight_bytes() const {
   return bytes;
 }
 
-// Whole sequences, the longest first, in chunks of about kChunkTokens. Little work is one chunk for the whole team.
+// Whole sequences in chunks of about kChunkTokens, as many for each thread as for the others: the longest sequence
+// first, each to the chunk that has the fewest tokens. When one sequence is so long that whole sequences cannot keep
+// all threads busy, everything is one chunk for the whole team.
 std::vector<std::vector<Encoder::Sequence>> Encoder::make_chunks(const TokenBatch &batch, int threads) const {
   std::vector<Sequence> order(static_cast<std::size_t>(batch.sequences));
   for (int i = 0; i < batch.sequences; ++i)
@@ -117,25 +120,30 @@ std::vector<std::vector<Encoder::Sequence>> Encoder::make_chunks(const TokenBatc
   std::stable_sort(order.begin(), order.end(),
                    [](const Sequence &a, const Sequence &b) { return a.length > b.length; });
 
-  const bool together = batch.offsets[batch.sequences] <= kChunkTokens * threads;
-  const int limit = together ? kChunkTokens * threads : kChunkTokens;
-  std::vector<std::vector<Sequence>> chunks;
-  int rows = limit;
+  const std::int64_t total = batch.offsets[batch.sequences], longest = order.front().length;
+  const bool together = longest * threads * 4 > total * 5;
+  const auto count = static_cast<int>(
+      together ? 1
+               : std::min<std::int64_t>((total + kChunkTokens * threads - 1) / (kChunkTokens * threads) * threads,
+                                        batch.sequences));
+  using Load = std::pair<int, int>; // tokens, chunk
+  std::priority_queue<Load, std::vector<Load>, std::greater<>> loads;
+  for (int i = 0; i < count; ++i)
+    loads.emplace(0, i);
+  std::vector<std::vector<Sequence>> chunks(static_cast<std::size_t>(count));
   for (Sequence sequence : order) {
-    if (rows + sequence.length > limit) {
-      chunks.emplace_back();
-      rows = 0;
-    }
+    auto [rows, chunk] = loads.top();
+    loads.pop();
     sequence.row = rows;
-    rows += sequence.length;
-    chunks.back().push_back(sequence);
+    chunks[static_cast<std::size_t>(chunk)].push_back(sequence);
+    loads.emplace(rows + sequence.length, chunk);
   }
   return chunks;
 }
 
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
-  const auto chunks = make_chunks(batch, threads);
+  auto chunks = make_chunks(batch, threads);
   if (chunks.size() == 1) {
     encode_chunk(batch, chunks[0], Team{threads}, vectors);
     return !interrupted();
@@ -152,8 +160,7 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
   return !stop;
 }
 
-void Encoder::encode_chunk(const TokenBatch &batch, const std::vector<Sequence> &sequences, Team team,
-                           float *vectors) const {
+void Encoder::encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const {
   Activations &buffers = activations();
   const int rows = sequences.back().row + sequences.back().length;
   Chunk chunk{sequences, rows,   round_up(spec_.hidden, kPanel), round_up(3 * spec_.hidden, kPanel), nullptr,
@@ -162,26 +169,63 @@ void Encoder::encode_chunk(const TokenBatch &batch, const std::vector<Sequence> 
   chunk.qkv = buffers.qkv.resize(area(rows, chunk.ldqkv));
   chunk.context = buffers.context.resize(area(rows, chunk.ldx));
 
-  const auto to_qkv = [&](const Layer &layer, int first, int last) {
-    apply(layer.qkv, chunk.x + first * chunk.ldx, chunk.ldx, last - first, chunk.qkv + first * chunk.ldqkv, chunk.ldqkv,
-          Activation::none);
-  };
   team.each_block(rows, [&](int first, int last) {
     embed(batch, chunk, first, last);
-    if (!layers_.empty())
-      to_qkv(layers_[0], first, last);
+    project(chunk, 0, first, last);
   });
   for (std::size_t l = 0; l < layers_.size(); ++l) {
-    const Layer &layer = layers_[l];
-    team.each(static_cast<int>(sequences.size()) * spec_.heads, [&](int item) { attend(layer, chunk, item); });
-    team.each_block(rows, [&](int first, int last) {
-      feed_forward(layer, chunk, first, last);
-      if (l + 1 < layers_.size())
-        to_qkv(layers_[l + 1], first, last);
+    team.each(static_cast<int>(sequences.size()) * spec_.heads, [&](int item) { attend(chunk, l, item); });
+    if (only_first_rows(l))
+      keep_first_rows(chunk);
+    team.each_block(chunk.rows, [&](int first, int last) {
+      feed_forward(layers_[l], chunk, first, last);
+      project(chunk, l + 1, first, last);
     });
   }
   for (const Sequence &sequence : sequences)
     pool(chunk, sequence, vectors + static_cast<std::ptrdiff_t>(sequence.index) * spec_.hidden);
+}
+
+// With CLS pooling nobody reads the other rows of the last layer: it computes keys and values for all of them, and
+// everything else for the first row of each sequence.
+bool Encoder::only_first_rows(std::size_t layer) const {
+  return spec_.pooling == Pooling::cls && layer + 1 == layers_.size();
+}
+
+// The chunk shrinks to one row for each sequence; rows move towards the front, so none is overwritten before it is
+// read.
+void Encoder::keep_first_rows(Chunk &chunk) const {
+  int row = 0;
+  for (Sequence &sequence : chunk.sequences) {
+    const auto move = [&](float *rows) {
+      std::copy_n(rows + sequence.row * chunk.ldx, chunk.ldx, rows + row * chunk.ldx);
+    };
+    if (row != sequence.row) {
+      move(chunk.x);
+      move(chunk.context);
+    }
+    sequence.row = row++;
+    sequence.length = 1;
+  }
+  chunk.rows = row;
+}
+
+// qkv = x W^T + b of a layer, for the rows [first, last); nothing behind the last layer.
+void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) const {
+  if (layer == layers_.size())
+    return;
+  const Linear &qkv = layers_[layer].qkv;
+  const auto apply_to = [&](int row, int rows, int first_panel, int last_panel) {
+    apply(qkv, chunk.x + row * chunk.ldx, chunk.ldx, rows, first_panel, last_panel, chunk.qkv + row * chunk.ldqkv,
+          chunk.ldqkv, Activation::none);
+  };
+  const int query_panels = spec_.hidden / kPanel;
+  if (!only_first_rows(layer) || spec_.hidden % kPanel != 0)
+    return apply_to(first, last - first, 0, qkv.panels());
+  apply_to(first, last - first, query_panels, qkv.panels());
+  for (const Sequence &sequence : chunk.sequences)
+    if (sequence.row >= first && sequence.row < last)
+      apply_to(sequence.row, 1, 0, query_panels);
 }
 
 // x = norm(word + position + type), for the rows [first, last) of the chunk.
@@ -208,7 +252,7 @@ void Encoder::embed(const TokenBatch &batch, Chunk &chunk, int first, int last) 
 }
 
 // context = softmax(q k^T) v for one head of one sequence.
-void Encoder::attend(const Layer &layer, Chunk &chunk, int item) const {
+void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
   const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
   const int head_size = spec_.hidden / spec_.heads, column = item % spec_.heads * head_size;
   const float *query = chunk.qkv + sequence.row * chunk.ldqkv + column;
@@ -218,14 +262,15 @@ void Encoder::attend(const Layer &layer, Chunk &chunk, int item) const {
   Scratch &s = scratch();
   const int padded = round_up(sequence.length, kPanel);
   float *scores = s.scores.resize(area(padded, 16));
-  if (layer.qkv.is_int8()) {
+  const int rows = only_first_rows(layer) ? 1 : sequence.length;
+  if (layers_[layer].qkv.is_int8()) {
     const Int8Head packed = s.head.fit(sequence.length, head_size);
     kernels_.pack_head(head, packed);
-    kernels_.attend_int8(head, packed, 0, sequence.length, scores, out, chunk.ldx);
+    kernels_.attend_int8(head, packed, 0, rows, scores, out, chunk.ldx);
   } else {
     float *keys = s.keys.resize(area(padded, head_size));
     kernels_.pack_keys(head, keys);
-    kernels_.attend(head, keys, 0, sequence.length, scores, out, chunk.ldx);
+    kernels_.attend(head, keys, 0, rows, scores, out, chunk.ldx);
   }
 }
 
@@ -237,20 +282,21 @@ void Encoder::feed_forward(const Layer &layer, Chunk &chunk, int first, int last
   float *x = chunk.x + first * chunk.ldx;
   float *residual = s.residual.resize(area(rows, chunk.ldx));
   float *wide = s.wide.resize(area(rows, ldwide));
-  apply(layer.out, chunk.context + first * chunk.ldx, chunk.ldx, rows, residual, chunk.ldx, Activation::none);
+  apply(layer.out, chunk.context + first * chunk.ldx, chunk.ldx, rows, 0, layer.out.panels(), residual, chunk.ldx,
+        Activation::none);
   kernels_.add_norm(x, chunk.ldx, residual, chunk.ldx, rows, hidden, layer.attention_norm.gamma.data(),
                     layer.attention_norm.beta.data(), spec_.norm_eps);
-  apply(layer.up, x, chunk.ldx, rows, wide, ldwide, spec_.activation);
-  apply(layer.down, wide, ldwide, rows, residual, chunk.ldx, Activation::none);
+  apply(layer.up, x, chunk.ldx, rows, 0, layer.up.panels(), wide, ldwide, spec_.activation);
+  apply(layer.down, wide, ldwide, rows, 0, layer.down.panels(), residual, chunk.ldx, Activation::none);
   kernels_.add_norm(x, chunk.ldx, residual, chunk.ldx, rows, hidden, layer.output_norm.gamma.data(),
                     layer.output_norm.beta.data(), spec_.norm_eps);
 }
 
-// y = act(x W^T + b); an int8 layer quantizes its rows first.
-void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, float *y, std::ptrdiff_t ldy,
-                    Activation act) const {
+// y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel); an int8 layer quantizes its rows first.
+void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel,
+                    float *y, std::ptrdiff_t ldy, Activation act) const {
   if (!w.is_int8()) {
-    kernels_.linear_float32(x, ldx, rows, w.float_view(), 0, w.panels(), y, ldy, act);
+    kernels_.linear_float32(x, ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
     return;
   }
   Scratch &s = scratch();
@@ -259,7 +305,7 @@ void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int row
   float *scale = s.scale.resize(static_cast<std::size_t>(rows));
   std::int32_t *zero = s.zero.resize(static_cast<std::size_t>(rows));
   kernels_.quantize_rows(x, ldx, rows, w.inputs(), q, ldq, scale, zero);
-  kernels_.linear_int8({q, ldq, scale, zero}, rows, w.int8_view(), 0, w.panels(), y, ldy, act);
+  kernels_.linear_int8({q, ldq, scale, zero}, rows, w.int8_view(), first_panel, last_panel, y, ldy, act);
 }
 
 void Encoder::pool(const Chunk &chunk, const Sequence &sequence, float *vector) const {

@@ -81,12 +81,15 @@ private:
   struct Team;
 
   std::vector<std::vector<Sequence>> make_chunks(const TokenBatch &batch, int threads) const;
-  void encode_chunk(const TokenBatch &batch, const std::vector<Sequence> &sequences, Team team, float *vectors) const;
+  void encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
-  void attend(const Layer &layer, Chunk &chunk, int item) const;
+  void project(Chunk &chunk, std::size_t layer, int first, int last) const;
+  void attend(Chunk &chunk, std::size_t layer, int item) const;
   void feed_forward(const Layer &layer, Chunk &chunk, int first, int last) const;
-  void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, float *y, std::ptrdiff_t ldy,
-             Activation act) const;
+  bool only_first_rows(std::size_t layer) const;
+  void keep_first_rows(Chunk &chunk) const;
+  void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
+             std::ptrdiff_t ldy, Activation act) const;
   void pool(const Chunk &chunk, const Sequence &sequence, float *vector) const;
 
   EncoderSpec spec_;

@@ -156,10 +156,11 @@ void test_interruption(const Model &m, const KernelTable &k) {
 } // namespace
 
 int main() {
-  const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls);
+  const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls),
+              first_rows = make_model(64, 2, 128, Pooling::cls);
   for (const KernelTable *k : available_kernels()) {
     const int rounds = k == &scalar_kernels ? 4 : 15;
-    for (const Model *m : {&even, &odd}) {
+    for (const Model *m : {&even, &odd, &first_rows}) {
       test_values(*m, *k);
       test_same_bits(make_encoder(*m, *k, true), rounds);
       test_same_bits(make_encoder(*m, *k, false), rounds);
