@@ -74,7 +74,7 @@ def test_index_and_search_from_the_shell(tiny_folder: Path, folder: Path, tmp_pa
         expected = index.search("list of files", k=2)
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
     assert list(answer["hits"][0]) == [
-        *("id", "score", "text", "source", "heading", "start", "end")
+        *("id", "score", "text", "source", "heading", "start", "end", "root")
     ]
 
 
@@ -87,6 +87,27 @@ def test_search_for_people(tiny_folder: Path, folder: Path, tmp_path: Path) -> N
     assert "     Dict" in lines
     assert "     The dict of strings." in lines
     assert not any(line.endswith(" ") for line in lines)
+
+
+def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    store, other = tmp_path / "kb", tmp_path / "other"
+    other.mkdir()
+    (other / "b.txt").write_text("Each function returns an error.")
+    call("index", folder, "-m", tiny_folder, "-s", store, "--passage-tokens", 20)
+    output = call("index", other, "-s", store)[1]  # the model is the store's
+    assert "passages: 1 added, 0 unchanged, 0 removed" in output
+    output = call("search", store, "function")[1]
+    assert f"  {folder}/b.txt\n" in output
+    assert f"  {other}/b.txt\n" in output
+    assert call("remove", store, folder)[1] == f"3 passages removed from {store}\n"
+    output = call("search", store, "function")[1]
+    assert output.splitlines()[0].endswith("  b.txt")
+    code, output, errors = call("remove", store, folder)
+    assert (code, output) == (1, "")
+    assert f"{store} holds {other}" in errors
+    code, output, errors = call("index", other, "-s", store, "--passage-tokens", 21)
+    assert (code, output) == (1, "")
+    assert "has passages of 20 tokens, which cannot change" in errors
 
 
 def test_failures_are_listed_and_only_all_of_them_fail(
@@ -138,7 +159,7 @@ def test_errors_are_one_line_and_leave_nothing_behind(
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     write_tiny_model(tmp_path / "OTHER", seed=1)
-    Index.create("kb0", Embedder.from_pretrained(tiny_folder), model=str(tiny_folder)).close()
+    Index.create("kb0", Embedder.from_pretrained(tiny_folder)).close()
     real = [str(tiny_folder) if argument == "MODEL" else argument for argument in arguments]
     code, output, errors = call(*real)
     assert (code, output) == (1, "")
@@ -253,7 +274,7 @@ def test_a_terminal_gets_a_progress_bar(tiny_folder: Path, folder: Path, tmp_pat
 
 def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
     store = tmp_path / "kb"
-    with Index.create(store, Embedder.from_pretrained(tiny_folder), model=str(tiny_folder)):
+    with Index.create(store, Embedder.from_pretrained(tiny_folder)):
         result = run("search", store, "x")
     assert result.returncode == 1
     assert "is open in another; close that one" in result.stderr

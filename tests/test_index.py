@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_update_stores_every_passage_with_its_vector(index: Index, folder: Path)
         passage.id: passage
         for path in sorted(folder.rglob("*.*"))
         for passage in split(
-            read_document(path, source=path.relative_to(folder).as_posix()),
+            read_document(path, source=path.relative_to(folder).as_posix(), root=str(folder)),
             index.embedder.tokenizer,
             passage_budget(index.embedder),
         )
@@ -138,7 +139,7 @@ def test_a_renamed_file_moves(index: Index, folder: Path) -> None:
     (folder / "b.txt").rename(folder / "d.txt")
     report = index.update(folder)
     assert (report.added, report.removed) == (1, 1)
-    assert "b.txt" not in index.store.sources()
+    assert "b.txt" not in index.store.sources(str(folder))
 
 
 def test_broken_files_are_reported_and_do_not_stop_the_rest(index: Index, folder: Path) -> None:
@@ -178,7 +179,7 @@ def test_added_passages_are_left_alone_by_update(index: Index, folder: Path) -> 
     assert index.add(passages) == 0
     index.update(folder)
     index.update(folder)
-    assert index.store.sources()["extra.txt"].ids == {None: {passage.id for passage in passages}}
+    assert index.store.sources("")["extra.txt"].ids == {None: {passage.id for passage in passages}}
 
 
 def test_add_counts_truncated_texts(index: Index, folder: Path) -> None:
@@ -191,8 +192,8 @@ def test_a_file_of_many_batches_is_stored_whole(index: Index, folder: Path) -> N
     (folder / "long.txt").write_text(words)
     report = index.update(folder)
     assert report.added > 1000
-    assert index.store.sources()["long.txt"].has_digest(
-        next(v.digest for v in index.store.sources()["long.txt"].ids if v)
+    assert index.store.sources(str(folder))["long.txt"].has_digest(
+        next(v.digest for v in index.store.sources(str(folder))["long.txt"].ids if v)
     )
 
 
@@ -223,7 +224,7 @@ def test_other_arguments_of_search(index: Index) -> None:
 def test_open_finds_the_model_again(
     tmp_path: Path, tiny_folder: Path, embedder: Embedder, folder: Path
 ) -> None:
-    with Index.create(tmp_path / "kb", embedder, model=str(tiny_folder)) as index:
+    with Index.create(tmp_path / "kb", embedder) as index:
         index.update(folder)
     with Index.open(tmp_path / "kb") as again:
         assert again.search("list", k=1)
@@ -232,10 +233,10 @@ def test_open_finds_the_model_again(
 def test_open_refuses_another_model(tmp_path: Path, embedder: Embedder) -> None:
     Index.create(tmp_path / "kb", embedder).close()
     other = Embedder.from_pretrained(write_tiny_model(tmp_path / "other", seed=1), threads=1)
-    with pytest.raises(StoreMismatchError, match=r"made with tiny \(fing.*not with other"):
+    with pytest.raises(StoreMismatchError, match=r"made with /.*/tiny \(fing.*not with /.*/other"):
         Index.open(tmp_path / "kb", other)
     wide = Embedder.from_pretrained(write_tiny_model(tmp_path / "wide", hidden=128), threads=1)
-    with pytest.raises(StoreMismatchError, match=r"dimension 64 .* wide gives dimension 128"):
+    with pytest.raises(StoreMismatchError, match=r"dimension 64 .*wide gives dimension 128"):
         Index.open(tmp_path / "kb", wide)
     Index.open(tmp_path / "kb", embedder).close()
 
@@ -262,6 +263,96 @@ def test_the_state_of_the_path(tmp_path: Path, embedder: Embedder) -> None:
     index.close()
     with pytest.raises(StoreExistsError):
         Index.create(path, embedder)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A second folder with a file of the same name and text as in the first, and one of its own."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "b.txt").write_text("Each function returns an error.")
+    (other / "d.txt").write_text("Only here.")
+    return other
+
+
+def test_another_folder_leaves_the_first_alone(index: Index, folder: Path, other: Path) -> None:
+    first = index.update(folder)
+    second = index.update(other)
+    assert (second.files, second.added, second.unchanged, second.removed) == (2, 2, 0, 0)
+    assert index.roots() == {str(folder): first.added, str(other): 2}
+    same = [h for h in index.search("each function", k=1000) if h.source == "b.txt"]
+    assert {hit.root for hit in same} == {str(folder), str(other)}
+    assert len({hit.id for hit in same}) == 2
+
+    (folder / "a.md").unlink()
+    again = index.update(folder)
+    assert (again.added, again.removed) == (0, 2)
+    assert index.roots() == {str(folder): first.added - 2, str(other): 2}
+    assert index.update(other).unchanged == 2
+
+
+def test_a_folder_is_the_same_by_any_path(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = index.update(folder)
+    (folder.parent / "link").symlink_to(folder)
+    monkeypatch.chdir(folder)
+    for path in (".", "../link", folder / "sub" / ".."):
+        assert index.update(path).unchanged == first.added
+    assert index.roots() == {str(folder): first.added}
+
+
+def test_a_moved_folder_is_another_unless_it_has_a_name(
+    index: Index, folder: Path, other: Path
+) -> None:
+    first = index.update(folder)
+    index.update(other, name="notes")
+    moved = folder.rename(folder.parent / "moved"), other.rename(other.parent / "elsewhere")
+    assert index.update(moved[0]).added == first.added
+    assert index.update(moved[1], name="notes").added == 0
+    assert index.roots() == {str(folder): first.added, str(moved[0]): first.added, "notes": 2}
+    assert index.remove(folder) == first.added
+    assert index.remove("notes") == 2
+    assert index.roots() == {str(moved[0]): first.added}
+    assert index.update(moved[0]).unchanged == first.added
+    with pytest.raises(
+        InputError, match=r"to remove must be indexed: notes is not, .* holds .*mov"
+    ):
+        index.remove("notes")
+    with pytest.raises(InputError, match="name must not be empty"):
+        index.update(moved[0], name=" ")
+
+
+def test_a_folder_whose_path_is_no_text_needs_a_name(index: Index, tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "a.txt").write_text("Something.")
+    with pytest.raises(DocumentError, match=r"must be valid UTF-8: got .*caf.*, or give it a name"):
+        index.update(odd)
+    assert index.update(odd, name="cafe").added == 1
+
+
+def test_passage_tokens_bound_the_passages_and_are_kept(
+    tmp_path: Path, embedder: Embedder, folder: Path
+) -> None:
+    def longest(index: Index) -> int:
+        count = index.embedder.tokenizer.count
+        return max(count(embedded_text(h.heading, h.text)) for h in index.search("x", k=1000))
+
+    with Index.create(tmp_path / "kb", embedder, passage_tokens=12) as index:
+        first = index.update(folder)
+        assert longest(index) <= 12
+    with Index.open(tmp_path / "kb", embedder) as index:
+        assert index.passage_tokens == 12
+        assert index.update(folder).unchanged == first.added
+    with Index.create(tmp_path / "kb2", embedder) as index:
+        assert index.passage_tokens == passage_budget(embedder)
+        assert index.update(folder).added < first.added
+        assert longest(index) > 12
+    for wrong in (7, passage_budget(embedder) + 1):
+        with pytest.raises(InputError, match=rf"from 8 to {passage_budget(embedder)}, .* {wrong}"):
+            Index.create(tmp_path / "kb3", embedder, passage_tokens=wrong)
+    assert not (tmp_path / "kb3").exists()
 
 
 class _Stopped(BaseException):

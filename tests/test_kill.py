@@ -28,12 +28,14 @@ def write_folder(folder: Path) -> None:
         (folder / f"{i}.txt").write_text(text)
 
 
-def contents(store: Path, embedder: Embedder) -> tuple[dict[str, str], list[tuple[str, str, int]]]:
+def contents(
+    store: Path, folder: Path, embedder: Embedder
+) -> tuple[dict[str, str], list[tuple[str, str, int]]]:
     """Returns the digest of each complete file, and (source, text, start) of every passage."""
     with Index.open(store, embedder) as index:
         complete = {
             source: version.digest
-            for source, stored in index.store.sources().items()
+            for source, stored in index.store.sources(str(folder)).items()
             for version in stored.ids
             if version is not None and stored.has_digest(version.digest)
         }
@@ -64,7 +66,7 @@ def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: E
         begin = time.perf_counter()
         index.update(folder)
         duration = time.perf_counter() - begin
-    _, expected = contents(tmp_path / "whole", embedder)
+    _, expected = contents(tmp_path / "whole", folder, embedder)
     # Small batches: many moments between two flushes.
     program = "import quaver.update, quaver.cli; quaver.update._BATCH = 32; quaver.cli.main()"
     command = [
@@ -89,7 +91,7 @@ def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: E
         kills += kill_after(command, 0.3 + moments.random() * (duration + 1))
         if not Index.exists(store):
             continue
-        complete, _ = contents(store, embedder)
+        complete, _ = contents(store, folder, embedder)
         assert seen.items() <= complete.items()
         seen = (
             complete
@@ -98,7 +100,7 @@ def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: E
         )
     assert kills >= 3
     subprocess.run(command, check=True, capture_output=True)
-    complete, found = contents(store, embedder)
+    complete, found = contents(store, folder, embedder)
     assert len(complete) == FILES - 1
     unchanged = [row for row in expected if row[0] not in ("0.txt", "1.txt")]
     assert found == sorted([("0.txt", "Nothing of the old text.", 0), *unchanged])
@@ -111,7 +113,7 @@ def test_killed_while_the_store_is_made(
         "import sys, pathlib; from quaver.store.edge import EdgeStore\n"
         "from quaver.store import Manifest\n"
         "print('ready', flush=True)\n"
-        "EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest('m', 'f', 8, ''))"
+        "EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest('m', 'f', 8, 100, ''))"
     )
     moments = random.Random(3)
     for attempt in range(8):

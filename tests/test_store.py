@@ -29,12 +29,20 @@ from quaver.store import FileVersion, Manifest, StoredSource, VectorStore
 from quaver.store.edge import EdgeStore
 
 D = 8
-MANIFEST = Manifest("model", "f" * 64, D, "2030-01-01T00:00:00+00:00")
+MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
 
 
-def passages(number: int, source: str = "a.txt") -> list[Passage]:
+def passages(number: int, source: str = "a.txt", root: str = "") -> list[Passage]:
     return [
-        Passage(passage_id(source, "", f"text {i}", 0), f"text {i}", source, "Top > Sub", i, i + 6)
+        Passage(
+            id=passage_id(source, "", f"text {i}", 0, root=root),
+            text=f"text {i}",
+            source=source,
+            heading="Top > Sub",
+            start=i,
+            end=i + 6,
+            root=root,
+        )
         for i in range(number)
     ]
 
@@ -62,7 +70,8 @@ def in_another_process(code: str, *arguments: object) -> subprocess.CompletedPro
 def test_it_is_a_vector_store(store: EdgeStore) -> None:
     checked: VectorStore = store
     assert checked.count() == 0
-    assert checked.sources() == {}
+    assert checked.sources("") == {}
+    assert checked.roots() == {}
     assert checked.search(unit_rows(1)[0], k=3) == []
 
 
@@ -87,7 +96,7 @@ def test_everything_survives_closing(store: EdgeStore) -> None:
     again = EdgeStore.open(store.path)
     assert again.manifest == MANIFEST
     assert again.count() == 5
-    assert again.sources()["a.txt"].has_digest("abc")
+    assert again.sources("")["a.txt"].has_digest("abc")
     ids = [passage.id for passage in passages(5)]
     found = again.vectors([*ids, passage_id("no", "", "", 0)])
     assert set(found) == set(ids)
@@ -110,14 +119,27 @@ def test_filter_compares_fields(store: EdgeStore) -> None:
     store.upsert([*passages(3, "a.txt"), *passages(3, "b.txt")], unit_rows(6))
     hits = store.search(unit_rows(1)[0], k=10, filter={"source": "b.txt"})
     assert [hit.source for hit in hits] == ["b.txt"] * 3
-    with pytest.raises(InputError, match="a filter can name source, heading: got 'author'"):
+    with pytest.raises(InputError, match="a filter can name source, heading, root: got 'author'"):
         store.search(unit_rows(1)[0], k=10, filter={"author": "x"})
+
+
+def test_roots_are_kept_apart(store: EdgeStore) -> None:
+    one, two = passages(3, root="/one"), passages(2, root="/two")
+    version = {"a.txt": FileVersion("abc", 3)}
+    store.upsert(one, unit_rows(3), versions=version)
+    store.upsert(two, unit_rows(2), versions={"a.txt": FileVersion("abc", 2)})
+    assert store.count() == 5
+    assert store.roots() == {"/one": 3, "/two": 2}
+    assert store.sources("/one")["a.txt"].ids == {version["a.txt"]: {p.id for p in one}}
+    assert store.sources("") == {}
+    hits = store.search(unit_rows(1)[0], k=10, filter={"root": "/two"})
+    assert {(hit.root, hit.id) for hit in hits} == {("/two", p.id) for p in two}
 
 
 def test_sources_lists_more_than_one_page(store: EdgeStore) -> None:
     many = passages(5000)
     store.upsert(many, unit_rows(5000))
-    assert store.sources()["a.txt"].ids == {None: {passage.id for passage in many}}
+    assert store.sources("")["a.txt"].ids == {None: {passage.id for passage in many}}
     assert len(store.vectors([passage.id for passage in many])) == 5000
     store.optimize()
     assert store.count() == 5000
@@ -281,7 +303,7 @@ def test_a_process_that_died_leaves_no_lock(tmp_path: Path) -> None:
         import os, sys, pathlib
         from quaver.store.edge import EdgeStore
         from quaver.store import Manifest
-        store = EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest("m", "f", 8, ""))
+        store = EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest("m", "f", 8, 100, ""))
         os._exit(7)
         """,
         tmp_path / "kb",
@@ -321,7 +343,7 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
             from quaver.store import Manifest
             from quaver.store.edge import EdgeStore
             path = pathlib.Path(sys.argv[1])
-            store, written = EdgeStore.create(path, Manifest("m", "f", 384, "")), 0
+            store, written = EdgeStore.create(path, Manifest("m", "f", 384, 100, "")), 0
             rows = np.random.default_rng(0).standard_normal((100, 384)).astype(np.float32)
             try:
                 while True:
@@ -349,7 +371,7 @@ def test_a_limit_on_file_size_is_a_write_error(tmp_path: Path) -> None:
         from quaver.store.edge import EdgeStore
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, resource.RLIM_INFINITY))
         try:
-            EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest("m", "f", 8, ""))
+            EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest("m", "f", 8, 100, ""))
         except StoreWriteError as error:
             print("caught", error)
         """,

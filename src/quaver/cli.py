@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum
@@ -17,15 +16,14 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.text import Text
-from tqdm import tqdm
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError, QuaverError
-from quaver.index import Index, Progress, UpdateReport
+from quaver.index import Index
 from quaver.machine import info as machine_info
 from quaver.passages import scan_folder
 from quaver.store.manifest import Manifest
-from quaver.store.protocol import Hit
+from quaver.terminal import many, print_hits, print_report, progress_bar
 
 app = typer.Typer(
     name="quaver",
@@ -33,6 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
 )
 
 
@@ -43,11 +42,13 @@ class Precision(str, Enum):
     float32 = "float32"
 
 
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")]
 StoredModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", help="Model folder or hub id; default: the one the store was made with."
+        "--model",
+        "-m",
+        help="Model folder or hub id; default: the one the store was made with.",
+        show_default=False,
     ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="What the engine computes in.")]
@@ -60,17 +61,47 @@ def index(
     store: Annotated[
         Path, typer.Option("--store", "-s", help="Folder of the store; made if there is none.")
     ],
-    model: ModelOption,
+    model: StoredModelOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Know the folder by this name instead of its absolute path, so that it can move."
+        ),
+    ] = None,
+    passage_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a passage at most, for a new store; default: all that the model reads."
+        ),
+    ] = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
-    """Bring a store in step with a folder: embed what is new or changed, drop what is gone."""
+    """Bring a store in step with a folder: embed what is new or changed, drop what is gone.
+
+    A store can hold several folders: this touches only what came from the one given. A folder is
+    known by its absolute path; a moved one counts as new, unless it has a --name. To drop all of a
+    folder, see `quaver remove`.
+    """
     with _errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         scan_folder(folder)  # a wrong folder is told before a model is loaded and a store is made
-        embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
-        with _opened(store, embedder, model) as opened, _progress_bar() as show:
-            report = opened.update(folder, on_progress=show)
-        _print_report(report, store)
+        exists = Index.exists(store)
+        if model is None and not exists:
+            raise typer.BadParameter("a new store needs a model", param_hint="--model")
+        embedder = _embedder(model, store, precision, threads)
+        with (
+            Index.open(store, embedder)
+            if exists
+            else Index.create(store, embedder, passage_tokens=passage_tokens)
+        ) as opened:
+            if passage_tokens not in (None, opened.passage_tokens):
+                raise InputError(
+                    f"the store at {store} has passages of {opened.passage_tokens} tokens, which "
+                    f"cannot change: got --passage-tokens {passage_tokens}; use another store"
+                )
+            with progress_bar() as show:
+                report = opened.update(folder, name=name, on_progress=show)
+        print_report(report, store)
         if report.failed and not report.files:
             raise typer.Exit(1)
 
@@ -87,9 +118,7 @@ def search(
 ) -> None:
     """Find the passages that answer a question."""
     with _errors():
-        name = model or Manifest.read(store).model
-        embedder = Embedder.from_pretrained(name, precision=precision.value, threads=threads)
-        with Index.open(store, embedder) as opened:
+        with Index.open(store, _embedder(model, store, precision, threads)) as opened:
             hits = opened.search(query, k=k)
         if as_json:
             print(
@@ -100,7 +129,20 @@ def search(
                 )
             )
         else:
-            _print_hits(hits)
+            print_hits(hits)
+
+
+@app.command()
+def remove(
+    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The indexed folder, or its name; it may be gone already.")
+    ],
+    model: StoredModelOption = None,
+) -> None:
+    """Drop everything from a store that was indexed from a folder."""
+    with _errors(), Index.open(store, _embedder(model, store)) as opened:
+        print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
 
 
 @app.command()
@@ -108,7 +150,7 @@ def embed(
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; a single "-" reads lines from stdin.')
     ] = None,
-    model: ModelOption = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")] = "",
     file: Annotated[Path | None, typer.Option("--file", "-f", help="One text per line.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write a .npy file instead of JSON lines.")
@@ -164,11 +206,15 @@ def info(
             )
 
 
-def _opened(store: Path, embedder: Embedder, model: str) -> Index:
-    """Opens the index at this path, or makes it."""
-    if Index.exists(store):
-        return Index.open(store, embedder)
-    return Index.create(store, embedder, model=model)
+def _embedder(
+    model: str | None,
+    store: Path,
+    precision: Precision = Precision.int8,
+    threads: int | None = None,
+) -> Embedder:
+    """Loads a model; if None, the one a store was made with."""
+    name = model or Manifest.read(store).model
+    return Embedder.from_pretrained(name, precision=precision.value, threads=threads)
 
 
 @contextmanager
@@ -186,72 +232,6 @@ def _errors(interrupted: str = "interrupted") -> Iterator[None]:
         # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(1) from error
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Shows progress over bytes: how many passages a file has is known only when it is split."""
-    with tqdm(
-        unit="B", unit_scale=True, unit_divisor=1000, desc="indexing", disable=None, leave=False
-    ) as bar:
-
-        def show(progress: Progress) -> None:
-            rate = progress.passages / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{progress.passages} passages, {rate:.0f}/s", refresh=False)
-            if bar.total is None:
-                bar.reset(total=progress.bytes_total)
-            bar.update(progress.bytes_done - bar.n)
-
-        yield show
-
-
-def _print_report(report: UpdateReport, store: Path) -> None:
-    """Prints what an update did; failures go to stderr."""
-    print(f"{_many(report.files, 'file')} in {store}")
-    print(
-        f"passages: {report.added} added, {report.unchanged} unchanged, {report.removed} removed; "
-        f"{_many(report.truncated, 'text')} truncated"
-    )
-    print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
-    if report.failed:
-        print(f"quaver: {_many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
-    for failure in report.failed:
-        print(f"  {failure.source}: {failure.reason}", file=sys.stderr)
-
-
-def _print_hits(hits: list[Hit]) -> None:
-    """Prints rank, score, source and heading, and the beginning of each text."""
-    console = Console(highlight=False)
-    if not hits:
-        console.print("nothing found: the store is empty")
-    for rank, hit in enumerate(hits, start=1):
-        console.print(
-            Text.assemble(f"{rank:3}  ", (f"{hit.score:.3f}", "green"), ("  " + hit.source, "bold"))
-        )
-        if hit.heading:
-            console.print(Text(f"     {hit.heading}", "cyan"), no_wrap=True, overflow="ellipsis")
-        console.print(Text(snippet(hit.text, width=min(console.width, 100))))
-
-
-def snippet(text: str, *, width: int, lines: int = 3) -> str:
-    """Returns the beginning of a text for the terminal.
-
-    Args:
-        text: A passage's text.
-        width: Columns, including an indent of 5.
-        lines: How many lines at most.
-
-    Returns:
-        Wrapped and indented lines; "…" ends what was cut.
-    """
-    short = textwrap.TextWrapper(
-        width=max(width, 20),
-        initial_indent=" " * 5,
-        subsequent_indent=" " * 5,
-        max_lines=lines,
-        placeholder=" …",
-    )
-    return short.fill(" ".join(text.split()))
 
 
 def _shown(value: object) -> str:
@@ -276,10 +256,6 @@ def _texts(texts: list[str], file: Path | None) -> list[str]:
         raise InputError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{file or 'stdin'} must be UTF-8: byte {error.start} is not") from error
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def main() -> Any:

@@ -10,11 +10,19 @@ from typing import Literal
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.passages import Passage
+from quaver.passages import SMALLEST_BUDGET, Passage
 from quaver.store.edge import EdgeStore
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit, VectorStore
-from quaver.update import Progress, UpdateReport, batches, embed_passages, update
+from quaver.update import (
+    Progress,
+    UpdateReport,
+    batches,
+    embed_passages,
+    passage_budget,
+    root_of,
+    update,
+)
 
 __all__ = ["Index", "Progress", "UpdateReport"]
 
@@ -28,43 +36,62 @@ class Index:
         path: The store's folder.
         embedder: The model.
         store: The passages and their vectors.
+        passage_tokens: Tokens of a passage with its heading, at most, special tokens not counted.
     """
 
-    def __init__(self, path: Path, embedder: Embedder, store: VectorStore) -> None:
+    def __init__(
+        self, path: Path, embedder: Embedder, store: VectorStore, *, passage_tokens: int
+    ) -> None:
         """Joins the parts; ``create`` and ``open`` are the usual ways.
 
         Args:
             path: The store's folder.
             embedder: The model.
             store: The open store.
+            passage_tokens: Tokens of a passage with its heading, at most.
         """
         self.path = path
         self.embedder = embedder
         self.store = store
+        self.passage_tokens = passage_tokens
 
     @classmethod
-    def create(cls, path: str | Path, embedder: Embedder, *, model: str | None = None) -> Index:
+    def create(
+        cls, path: str | Path, embedder: Embedder, *, passage_tokens: int | None = None
+    ) -> Index:
         """Makes an empty index.
 
         Args:
             path: A folder that does not exist or is empty.
-            embedder: The model; only it can be used with this index later.
-            model: Hub id or folder under which ``open`` finds the model again; None takes the
-                embedder's name, which for a local folder is not its path.
+            embedder: The model; only it can be used with this index later. ``embedder.source`` is
+                kept, so that ``open`` finds it again.
+            passage_tokens: Tokens of a passage with its heading, at most; from 8 to what the model
+                reads, which is the default. Shorter passages answer more precisely and say less of
+                their context. The index keeps it.
 
         Returns:
             The open index.
 
         Raises:
+            InputError: ``passage_tokens`` is out of its range.
             StoreError: The store cannot be made; its sub-classes say why.
         """
+        most = passage_budget(embedder)
+        tokens = most if passage_tokens is None else passage_tokens
+        if passage_tokens is not None and not SMALLEST_BUDGET <= passage_tokens <= most:
+            raise InputError(
+                f"passage_tokens must be from {SMALLEST_BUDGET} to {most}, which is what "
+                f"{embedder.name} reads: got {passage_tokens}"
+            )
         manifest = Manifest(
-            model=_findable(model or embedder.name),
+            model=embedder.source,
             fingerprint=embedder.fingerprint,
             dimension=embedder.dimension,
+            passage_tokens=tokens,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         )
-        return cls(Path(path), embedder, EdgeStore.create(Path(path), manifest))
+        store = EdgeStore.create(Path(path), manifest)
+        return cls(Path(path), embedder, store, passage_tokens=tokens)
 
     @classmethod
     def open(cls, path: str | Path, embedder: Embedder | None = None) -> Index:
@@ -89,14 +116,15 @@ class Index:
             embedder = embedder or Embedder.from_pretrained(store.manifest.model)
             store.manifest.check(
                 Path(path),
-                model=embedder.name,
+                model=embedder.source,
                 fingerprint=embedder.fingerprint,
                 dimension=embedder.dimension,
             )
         except BaseException:
             store.close()
             raise
-        return cls(Path(path), embedder, store)
+        tokens = min(store.manifest.passage_tokens, passage_budget(embedder))
+        return cls(Path(path), embedder, store, passage_tokens=tokens)
 
     @classmethod
     def exists(cls, path: str | Path) -> bool:
@@ -124,26 +152,79 @@ class Index:
         return truncated
 
     def update(
-        self, folder: str | Path, *, on_progress: Callable[[Progress], None] | None = None
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        on_progress: Callable[[Progress], None] | None = None,
     ) -> UpdateReport:
         """Brings the index in step with a folder: embeds what is new, drops what is gone.
+
+        An index can hold several folders; passages of the others stay as they are. A folder is
+        known by its absolute path. So one that was moved counts as another one: its files are
+        embedded anew, and the old passages stay until ``remove``. Give a folder a name, and it can
+        move: the name is what its passages are stored under.
 
         A file counts as stored only when all its passages are on disk. Interrupted at any moment,
         it loses nothing that was stored, and the next call finishes the work. Passages of a changed
         file whose text stayed the same keep their vectors.
 
         Args:
-            folder: The folder; all files indexed before come from it.
+            folder: The folder.
+            name: What to know it by instead of its absolute path; ``Hit.root`` says it.
             on_progress: Called whenever passages were stored.
 
         Returns:
             What was done, including the files that could not be read.
 
         Raises:
+            InputError: The name is empty.
             DocumentError: The folder does not exist or holds no supported file. Nothing is dropped.
             StoreError: Storing failed, for example because the disk is full.
         """
-        return update(self.embedder, self.store, Path(folder), on_progress)
+        if name is not None and not name.strip():
+            raise InputError("a folder's name must not be empty: leave it out to use its path")
+        return update(
+            self.embedder,
+            self.store,
+            Path(folder),
+            root=root_of(Path(folder)) if name is None else name,
+            max_tokens=self.passage_tokens,
+            on_progress=on_progress,
+        )
+
+    def roots(self) -> dict[str, int]:
+        """Returns the indexed folders, by absolute path or name, with their number of passages.
+
+        Passages that were added without a folder stand under the empty name.
+        """
+        return self.store.roots()
+
+    def remove(self, folder: str | Path) -> int:
+        """Drops everything indexed from a folder; the folder itself need not exist any more.
+
+        Args:
+            folder: The folder, or the name it was indexed under.
+
+        Returns:
+            How many passages were dropped.
+
+        Raises:
+            InputError: Nothing from this folder is stored.
+            StoreError: Deleting failed.
+        """
+        stored = self.store.roots()
+        root = next((r for r in (str(folder), root_of(Path(folder))) if r in stored), None)
+        if root is None:
+            known = ", ".join(sorted(filter(None, stored))) or "nothing"
+            raise InputError(
+                f"a folder to remove must be indexed: {folder} is not, {self.path} holds {known}"
+            )
+        for source in self.store.sources(root).values():
+            self.store.delete(sorted(i for ids in source.ids.values() for i in ids))
+        self.store.flush()
+        self.store.optimize()
+        return stored[root]
 
     def search(self, query: str, *, k: int = 10, mode: Literal["dense"] = "dense") -> list[Hit]:
         """Finds the passages nearest to a question.
@@ -185,9 +266,3 @@ class Index:
     ) -> None:
         """Closes the store."""
         self.close()
-
-
-def _findable(model: str) -> str:
-    """Makes a model's folder an absolute path, since a store is opened from anywhere."""
-    folder = Path(model).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else model

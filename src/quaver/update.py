@@ -2,7 +2,8 @@
 
 The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
 ones of the same file are deleted. Each passage carries the version of its file (``FileVersion``),
-so what is finished can be read off the store.
+so what is finished can be read off the store. Each also carries its root, the folder or the name
+given to it: an update looks at the passages of its own root and at no others.
 """
 
 from __future__ import annotations
@@ -81,24 +82,11 @@ def passage_budget(embedder: Embedder) -> int:
     Returns:
         Tokens per passage.
     """
-    prompt = document_prompt(embedder)
     return (
         embedder.max_seq_length
         - embedder.tokenizer.special_tokens
-        - embedder.tokenizer.count(prompt)
+        - embedder.tokenizer.count(embedder.document_prompt)
     )
-
-
-def document_prompt(embedder: Embedder) -> str:
-    """Returns what ``Embedder.encode_document`` puts before each text; mostly nothing.
-
-    Args:
-        embedder: The model.
-
-    Returns:
-        The prompt, or an empty string.
-    """
-    return embedder.prompts.get("document", embedder.prompts.get("passage", ""))
 
 
 def embed_passages(embedder: Embedder, passages: Sequence[Passage]) -> EncodeReport:
@@ -112,7 +100,7 @@ def embed_passages(embedder: Embedder, passages: Sequence[Passage]) -> EncodeRep
         The vectors, float32 (N, D), and how many texts were truncated.
     """
     texts = [embedded_text(passage.heading, passage.text) for passage in passages]
-    return embedder.encode_with_report(texts, prompt=document_prompt(embedder))
+    return embedder.encode_with_report(texts, prompt=embedder.document_prompt)
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
@@ -125,7 +113,10 @@ def update(
     embedder: Embedder,
     store: VectorStore,
     folder: Path,
-    on_progress: Callable[[Progress], None] | None,
+    *,
+    root: str,
+    max_tokens: int,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> UpdateReport:
     """Does what ``Index.update`` says.
 
@@ -133,6 +124,8 @@ def update(
         embedder: The model.
         store: The store.
         folder: The folder.
+        root: What its passages are stored under; not empty.
+        max_tokens: Tokens of a passage with its heading, at most.
         on_progress: Called whenever passages were stored.
 
     Returns:
@@ -142,7 +135,30 @@ def update(
         DocumentError: The folder does not exist or holds no supported file.
         StoreError: Storing failed.
     """
-    return _Update(embedder, store, folder, on_progress or (lambda progress: None)).run()
+    report = on_progress or (lambda progress: None)
+    return _Update(embedder, store, folder, root, max_tokens, report).run()
+
+
+def root_of(folder: Path) -> str:
+    """Returns the root under which a folder without a name is stored: its absolute path.
+
+    Args:
+        folder: The folder; it need not exist.
+
+    Returns:
+        The path with links resolved.
+
+    Raises:
+        DocumentError: The path cannot be written as text.
+    """
+    root = str(folder.expanduser().resolve())
+    try:
+        root.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise DocumentError(
+            f"a folder's path must be valid UTF-8: got {root!a}; rename it, or give it a name"
+        ) from error
+    return root
 
 
 @dataclass(frozen=True)
@@ -163,15 +179,12 @@ class _Update:
         embedder: Embedder,
         store: VectorStore,
         folder: Path,
+        root: str,
+        max_tokens: int,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._embedder, self._store, self._folder, self._on_progress = (
-            embedder,
-            store,
-            folder,
-            on_progress,
-        )
-        self._max_tokens = passage_budget(embedder)
+        self._embedder, self._store, self._folder = embedder, store, folder
+        self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
         self._bytes_done = 0.0
         self._bytes_total = 0
@@ -183,7 +196,7 @@ class _Update:
         self._failed.extend(scan.failures)
         self._bytes_total = sum(_size(path) for path in scan.files)
         self._advance(0)
-        stored = self._store.sources()
+        stored = self._store.sources(self._root)
         pending: list[_File] = []
         for path in scan.files:
             file = self._read(path, stored)
@@ -220,7 +233,7 @@ class _Update:
                 self._unchanged += sum(map(len, known.ids.values()))
                 self._advance(len(content))
                 return None
-            document = read_document(path, source=source, content=content)
+            document = read_document(path, source=source, root=self._root, content=content)
         except DocumentError as error:
             self._failed.append(Failure(source, str(error)))
             self._advance(_size(path))

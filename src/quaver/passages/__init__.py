@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from quaver.passages.passage import Document, Failure, Passage, Section, embedded_text
 from quaver.passages.read import SUPPORTED_ENDINGS, Scan, read_document, scan_folder
-from quaver.passages.split import TokenCounter, split
+from quaver.passages.split import SMALLEST_BUDGET, TokenCounter, split
 
 __all__ = [
+    "SMALLEST_BUDGET",
     "SUPPORTED_ENDINGS",
     "Document",
     "Failure",

@@ -39,12 +39,15 @@ class Document:
         sections: In the order of the text, without overlap. Characters outside every section are
             headings and metadata.
         markdown: Whether ``text`` is Markdown, so that splitting respects its blocks.
+        root: The indexed folder as an absolute path, or the name it was given; empty for a document
+            that belongs to none.
     """
 
     source: str
     text: str
     sections: tuple[Section, ...]
     markdown: bool = False
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,17 @@ class Passage:
     """A piece of a document that fits the model.
 
     Attributes:
-        id: A UUID made from source, heading, text and how often the three occurred before in the
-            file. It does not depend on the position, so text that only moved keeps its id and its
-            vector.
+        id: A UUID made from root, source, heading, text and how often heading and text occurred
+            before in the file. It does not depend on the position, so text that only moved keeps
+            its id and its vector.
         text: ``document.text[start:end]``.
         source: Path relative to the indexed folder, with forward slashes.
         heading: The headings above the text, joined by " > "; empty where there is none.
         start: First character in ``Document.text``: for .txt, .md and .rst an exact offset into the
             decoded file, for .html an offset into the visible text that ``read_document`` returns.
         end: One past the last character, counted in the same way.
+        root: The indexed folder as an absolute path, or the name it was given; empty for a passage
+            that belongs to none.
     """
 
     id: str
@@ -69,6 +74,7 @@ class Passage:
     heading: str
     start: int
     end: int
+    root: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Failure:
     reason: str
 
 
-def passage_id(source: str, heading: str, text: str, occurrence: int) -> str:
+def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: str = "") -> str:
     """Makes the id of a passage: the same passage gets the same id in every run.
 
     Args:
@@ -93,11 +99,13 @@ def passage_id(source: str, heading: str, text: str, occurrence: int) -> str:
         text: The passage's text.
         occurrence: How many passages of the file with the same heading and text came before, from
             0.
+        root: The indexed folder or its name: two folders may hold files of the same name and text.
 
     Returns:
         A UUID (version 5) in its usual text form.
     """
-    return str(uuid.uuid5(_NAMESPACE, "\0".join((source, heading, text, str(occurrence)))))
+    parts = (root, source, heading, text, str(occurrence))
+    return str(uuid.uuid5(_NAMESPACE, "\0".join(parts)))
 
 
 def embedded_text(heading: str, text: str) -> str:

@@ -87,13 +87,14 @@ def scan_folder(folder: Path) -> Scan:
 
 
 def read_document(
-    path: Path, *, source: str | None = None, content: bytes | None = None
+    path: Path, *, source: str | None = None, root: str = "", content: bytes | None = None
 ) -> Document:
     """Reads one file.
 
     Args:
         path: The file; its ending decides the format.
         source: The name to keep for citing; the file's name if None.
+        root: The indexed folder that ``source`` is relative to, or its name.
         content: The file's bytes if they have been read already.
 
     Returns:
@@ -117,12 +118,11 @@ def read_document(
     source = path.name if source is None else source
     if is_html:
         visible, sections = html_sections(text)
-        return Document(source, visible, sections)
+        return Document(source, visible, sections, root=root)
     if ending in (".md", ".markdown"):
-        return Document(source, text, markdown_sections(text), markdown=True)
-    return Document(
-        source, text, rst_sections(text) if ending == ".rst" else sections_between(text, ())
-    )
+        return Document(source, text, markdown_sections(text), markdown=True, root=root)
+    sections = rst_sections(text) if ending == ".rst" else sections_between(text, ())
+    return Document(source, text, sections, root=root)
 
 
 def read_bytes(path: Path) -> bytes:

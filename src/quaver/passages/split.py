@@ -57,10 +57,11 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
         body = document.text[section.start : section.end]
         for offset, text in _pieces(body, heading, document.markdown, tokenizer, max_tokens):
             start = section.start + offset
-            identity = passage_id(document.source, heading, text, seen[heading, text])
+            source, root, occurrence = document.source, document.root, seen[heading, text]
             seen[heading, text] += 1
+            identity = passage_id(source, heading, text, occurrence, root=root)
             passages.append(
-                Passage(identity, text, document.source, heading, start, start + len(text))
+                Passage(identity, text, source, heading, start, start + len(text), root)
             )
     return passages
 

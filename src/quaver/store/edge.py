@@ -7,6 +7,7 @@ vector is named "dense", so that a sparse one for hybrid search can stand beside
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,7 +35,8 @@ _SHARD = "shard"
 _UNFINISHED = "shard.new"
 _OWN_FILES = frozenset({lock.FILE_NAME, manifest.FILE_NAME + ".new", _SHARD, _UNFINISHED})
 _PAGE = 4096
-_FILTERS = ("source", "heading")
+_HIT_FIELDS = ("text", "source", "heading", "start", "end", "root")
+_FILTERS = ("source", "heading", "root")
 
 _RESERVE = 16 << 20
 """Bytes that must stay free. Qdrant Edge writes through sparse memory maps: on a full disk the
@@ -233,27 +235,40 @@ class EdgeStore:
         with _translated(f"cannot read {self.path}"):
             return self._shard.count(edge.CountRequest(exact=True))
 
-    def sources(self) -> dict[str, StoredSource]:
-        """Returns what is stored of each source; see ``VectorStore.sources``."""
+    def roots(self) -> dict[str, int]:
+        """Returns how many passages are stored of each root."""
+        return dict(Counter(payload["root"] for _, payload in self._payloads(["root"])))
+
+    def sources(self, root: str) -> dict[str, StoredSource]:
+        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
+        fields = ["source", "file_digest", "file_passages"]
+        for identity, payload in self._payloads(fields, {"root": root}):
+            digest = payload.get("file_digest")
+            version = FileVersion(digest, payload["file_passages"]) if digest else None
+            stored = sources.setdefault(payload["source"], StoredSource())
+            stored.ids.setdefault(version, set()).add(identity)
+        return sources
+
+    def _payloads(
+        self, fields: list[str], filter: Mapping[str, str] | None = None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields id and some payload of every stored passage."""
         offset: Any = None
         while True:
             request = edge.ScrollRequest(
                 offset=offset,
                 limit=_PAGE,
-                with_payload=["source", "file_digest", "file_passages"],
+                filter=_condition(filter),
+                with_payload=fields,
                 with_vector=False,
             )
             with _translated(f"cannot read {self.path}"):
                 records, offset = self._shard.scroll(request)
             for record in records:
-                payload = record.payload or {}
-                digest = payload.get("file_digest")
-                version = FileVersion(digest, payload["file_passages"]) if digest else None
-                stored = sources.setdefault(payload["source"], StoredSource())
-                stored.ids.setdefault(version, set()).add(str(record.id))
+                yield str(record.id), record.payload or {}
             if offset is None:
-                return sources
+                return
 
     def optimize(self) -> None:
         """Builds the search graph where enough is stored, and drops what was deleted."""
@@ -310,6 +325,7 @@ def _payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> di
         "heading": passage.heading,
         "start": passage.start,
         "end": passage.end,
+        "root": passage.root,
     }
     if versions is not None:
         version = versions[passage.source]
@@ -320,11 +336,7 @@ def _payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> di
 def _hit(identity: str, score: float, payload: dict[str, Any], path: Path) -> Hit:
     """Builds a hit from what is stored."""
     try:
-        return Hit(
-            identity,
-            score,
-            *(payload[name] for name in ("text", "source", "heading", "start", "end")),
-        )
+        return Hit(identity, score, *(payload[name] for name in _HIT_FIELDS))
     except KeyError as error:
         raise StoreError(
             f"passage {identity} in {path} lacks {error.args[0]!r}: the store is broken; "

@@ -22,6 +22,7 @@ class Manifest:
         model: Hub id or absolute folder of the model, to open it again.
         fingerprint: Identifies the vector space: vectors of another one cannot be compared.
         dimension: Length of a vector.
+        passage_tokens: Tokens of a passage with its heading, at most.
         created: UTC, ISO 8601.
         format_version: Of the store's layout.
     """
@@ -29,6 +30,7 @@ class Manifest:
     model: str
     fingerprint: str
     dimension: int
+    passage_tokens: int
     created: str
     format_version: int = FORMAT_VERSION
 
@@ -76,6 +78,7 @@ class Manifest:
             "model": str,
             "fingerprint": str,
             "dimension": int,
+            "passage_tokens": int,
             "created": str,
             "format_version": int,
         }

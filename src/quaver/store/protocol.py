@@ -25,6 +25,8 @@ class Hit:
         start: First character in the document's text; ``Passage.start`` says what that means per
             format.
         end: One past the last character.
+        root: The indexed folder as an absolute path, or the name it was given; empty for a passage
+            that belongs to none.
     """
 
     id: str
@@ -34,6 +36,7 @@ class Hit:
     heading: str
     start: int
     end: int
+    root: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,8 @@ class VectorStore(Protocol):
         Args:
             passages: What to store.
             vectors: float32 (len(passages), dimension), unit rows.
-            versions: The file version of each source; None for passages that belong to no file.
+            versions: The file version of each source, for passages of one root; None for passages
+                that belong to no file.
         """
         ...
 
@@ -111,7 +115,7 @@ class VectorStore(Protocol):
         Args:
             vector: float32 (dimension,).
             k: How many at most, at least 1.
-            filter: Fields of a hit ("source", "heading") and the value each must have.
+            filter: Fields of a hit ("source", "heading", "root") and the value each must have.
 
         Returns:
             Hits, best first.
@@ -130,8 +134,12 @@ class VectorStore(Protocol):
         """Returns how many passages are stored."""
         ...
 
-    def sources(self) -> dict[str, StoredSource]:
-        """Returns what is stored of each source."""
+    def roots(self) -> dict[str, int]:
+        """Returns how many passages are stored of each root."""
+        ...
+
+    def sources(self, root: str) -> dict[str, StoredSource]:
+        """Returns what is stored of each source of a root."""
         ...
 
     def optimize(self) -> None:

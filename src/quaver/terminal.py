@@ -1,0 +1,96 @@
+"""What the commands show in a terminal: a progress bar, a report, hits."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+from tqdm import tqdm
+
+from quaver.index import Progress, UpdateReport
+from quaver.store.protocol import Hit
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[Progress], None]]:
+    """Shows progress over bytes: how many passages a file has is known only when it is split."""
+    with tqdm(
+        unit="B", unit_scale=True, unit_divisor=1000, desc="indexing", disable=None, leave=False
+    ) as bar:
+
+        def show(progress: Progress) -> None:
+            rate = progress.passages / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{progress.passages} passages, {rate:.0f}/s", refresh=False)
+            if bar.total is None:
+                bar.reset(total=progress.bytes_total)
+            bar.update(progress.bytes_done - bar.n)
+
+        yield show
+
+
+def print_report(report: UpdateReport, store: Path) -> None:
+    """Prints what an update did; failures go to stderr."""
+    print(f"{many(report.files, 'file')} in {store}")
+    print(
+        f"passages: {report.added} added, {report.unchanged} unchanged, {report.removed} removed; "
+        f"{many(report.truncated, 'text')} truncated"
+    )
+    print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
+    if report.failed:
+        print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
+    for failure in report.failed:
+        print(f"  {failure.source}: {failure.reason}", file=sys.stderr)
+
+
+def print_hits(hits: Sequence[Hit]) -> None:
+    """Prints rank, score, source and heading, and the beginning of each text.
+
+    Sources are relative to the indexed folder; where the hits come from several folders, each
+    source is shown with its folder.
+    """
+    console = Console(highlight=False)
+    if not hits:
+        console.print("nothing found: the store is empty")
+    several = len({hit.root for hit in hits}) > 1
+    for rank, hit in enumerate(hits, start=1):
+        root = f"{hit.root.rstrip('/')}/" if several and hit.root else ""
+        console.print(
+            Text.assemble(
+                f"{rank:3}  ", (f"{hit.score:.3f}", "green"), f"  {root}", (hit.source, "bold")
+            ),
+            soft_wrap=True,
+        )
+        if hit.heading:
+            console.print(Text(f"     {hit.heading}", "cyan"), no_wrap=True, overflow="ellipsis")
+        console.print(Text(snippet(hit.text, width=min(console.width, 100))))
+
+
+def snippet(text: str, *, width: int, lines: int = 3) -> str:
+    """Returns the beginning of a text for the terminal.
+
+    Args:
+        text: A passage's text.
+        width: Columns, including an indent of 5.
+        lines: How many lines at most.
+
+    Returns:
+        Wrapped and indented lines; "…" ends what was cut.
+    """
+    short = textwrap.TextWrapper(
+        width=max(width, 20),
+        initial_indent=" " * 5,
+        subsequent_indent=" " * 5,
+        max_lines=lines,
+        placeholder=" …",
+    )
+    return short.fill(" ".join(text.split()))
+
+
+def many(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
