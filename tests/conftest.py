@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tiny_model import write_tiny_model
+
+# `pytest --hypothesis-profile thorough --timeout 0` draws as many examples as a release deserves.
+settings.register_profile("quick", max_examples=200)
+settings.register_profile("thorough", max_examples=10_000)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session")

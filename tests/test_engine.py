@@ -1,0 +1,334 @@
+"""Engine: it agrees with the reference, gives the same bits every time, and refuses wrong input."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from quaver.architecture import EncoderSpec, EncoderWeights, encoder_spec, encoder_weights
+from quaver.engine import PRECISIONS, Engine, Precision
+from quaver.errors import EngineError, InputError, InstructionSetError, TokenRangeError
+from quaver.machine import instruction_sets
+from quaver.reference import encode as reference_encode
+from quaver.tokenizer import TokenBatch
+from tiny_model import tiny_config, tiny_tensors
+
+ISAS = [name for name, available in instruction_sets().items() if available]
+# Every edge of the kernels and of the encoder's blocks (96) and chunks (256) of rows.
+LENGTHS = (1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 95, 96, 97, 127, 129, 255, 256, 257, 300)
+
+every_isa = pytest.mark.parametrize("isa", ISAS)
+every_precision = pytest.mark.parametrize("precision", PRECISIONS)
+
+
+def tiny_encoder(
+    *, hidden: int = 64, heads: int = 4, positions: int = 300, **changes: Any
+) -> tuple[EncoderSpec, EncoderWeights]:
+    """A random BERT of two layers; `changes` are fields of its EncoderSpec."""
+    config = tiny_config(hidden=hidden, heads=heads, max_positions=positions)
+    spec = replace(encoder_spec(config, pooling="mean", normalize=True), **changes)
+    return spec, encoder_weights(spec, tiny_tensors(config))
+
+
+SPEC, WEIGHTS = tiny_encoder()
+
+
+@cache
+def engine(isa: str, precision: Precision, threads: int = 2) -> Engine:
+    return Engine(SPEC, WEIGHTS, precision=precision, threads=threads, isa=isa)
+
+
+def texts_of(lengths: Sequence[int], *, seed: int = 0) -> list[NDArray[np.int32]]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, SPEC.vocab_size, n, dtype=np.int32) for n in lengths]
+
+
+def batch_of(texts: Sequence[NDArray[np.int32]]) -> TokenBatch:
+    ids = np.concatenate([np.zeros(0, np.int32), *texts])
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return TokenBatch(ids, offsets, None, 0)
+
+
+def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
+    return (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
+
+
+# --- Agreement with the reference -----------------------------------------------------------------
+@every_isa
+def test_float32_is_the_reference(isa: str) -> None:
+    batch = batch_of(texts_of(LENGTHS))
+    got = engine(isa, "float32").encode(batch)
+    # Sums of 64 to 256 float32 products in another order, through two layers.
+    np.testing.assert_allclose(got, reference_encode(SPEC, WEIGHTS, batch), rtol=0, atol=1e-5)
+
+
+@every_isa
+def test_int8_is_near_the_reference(isa: str) -> None:
+    batch = batch_of(texts_of(LENGTHS))
+    got = engine(isa, "int8").encode(batch)
+    # Random weights lose more than trained ones; a wrong scale or zero point loses far more.
+    assert cosines(got, reference_encode(SPEC, WEIGHTS, batch)).min() >= 0.99
+
+
+@every_isa
+@pytest.mark.parametrize(
+    ("hidden", "heads"), [(40, 2), (36, 4), (72, 3), (65, 1), (128, 1), (130, 2), (192, 3)]
+)
+def test_sizes_that_fill_no_panel(isa: str, hidden: int, heads: int) -> None:
+    spec, weights = tiny_encoder(hidden=hidden, heads=heads, positions=70)
+    batch = batch_of(texts_of((1, 2, 17, 64, 65, 70)))
+    expected = reference_encode(spec, weights, batch)
+    exact = Engine(spec, weights, precision="float32", threads=2, isa=isa).encode(batch)
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-5)
+    near = Engine(spec, weights, precision="int8", threads=2, isa=isa).encode(batch)
+    assert cosines(near, expected).min() >= 0.99
+
+
+@every_isa
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"activation": "gelu_tanh"},
+        {"activation": "relu"},
+        {"activation": "silu"},
+        {"pooling": "cls"},
+        {"normalize": False},
+        {"position_offset": 2, "pooling": "cls", "normalize": False},
+        {"norm_eps": 1e-5},
+    ],
+)
+def test_options_of_the_encoder(isa: str, changes: dict[str, Any]) -> None:
+    spec, weights = tiny_encoder(positions=70, **changes)
+    batch = batch_of(texts_of((1, 2, 17, 64, 68)))
+    expected = reference_encode(spec, weights, batch)
+    exact = Engine(spec, weights, precision="float32", threads=2, isa=isa).encode(batch)
+    # Rows of 64 values around 1 where the vectors keep their length.
+    np.testing.assert_allclose(exact, expected, rtol=0, atol=1e-5 if spec.normalize else 2e-5)
+    near = Engine(spec, weights, precision="int8", threads=2, isa=isa).encode(batch)
+    assert cosines(near, expected).min() >= 0.99
+
+
+@every_isa
+@every_precision
+def test_token_types(isa: str, precision: Precision) -> None:
+    batch = batch_of(texts_of((5, 64, 33)))
+    plain = engine(isa, precision).encode(batch)
+    zeros = replace(batch, type_ids=np.zeros_like(batch.ids))
+    assert np.array_equal(engine(isa, precision).encode(zeros), plain)
+    types = (np.arange(len(batch.ids)) % 3 == 0).astype(np.int32)
+    pairs = replace(batch, type_ids=types)
+    expected = reference_encode(SPEC, WEIGHTS, pairs)
+    got = engine(isa, precision).encode(pairs)
+    assert not np.array_equal(got, plain)
+    assert cosines(got, expected).min() >= (0.99 if precision == "int8" else 1 - 1e-6)
+
+
+@every_isa
+@every_precision
+def test_an_empty_batch(isa: str, precision: Precision) -> None:
+    vectors = engine(isa, precision).encode(batch_of([]))
+    assert (vectors.shape, vectors.dtype) == ((0, 64), np.float32)
+
+
+# --- The same bits --------------------------------------------------------------------------------
+def texts_for(isa: str) -> list[NDArray[np.int32]]:
+    """Texts of LENGTHS; only the short ones for the slow instruction set that is made for reading."""
+    return texts_of([n for n in LENGTHS if isa != "scalar" or n < 100])
+
+
+@cache
+def alone(isa: str, precision: Precision) -> NDArray[np.float32]:
+    """Vectors of those texts, each encoded alone on one thread."""
+    one = engine(isa, precision, 1)
+    return np.concatenate([one.encode(batch_of([text])) for text in texts_for(isa)])
+
+
+@every_isa
+@every_precision
+@settings(deadline=None)  # the first example makes engines; a shared machine is slow at times
+@given(data=st.data())
+def test_the_same_bits_in_any_batch_order_and_number_of_threads(
+    isa: str, precision: Precision, data: st.DataObject
+) -> None:
+    texts = texts_for(isa)
+    order = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=16))
+    threads = data.draw(st.sampled_from([1, 2, 3]))
+    got = engine(isa, precision, threads).encode(batch_of([texts[i] for i in order]))
+    assert np.array_equal(got, alone(isa, precision)[order])
+
+
+@every_isa
+@every_precision
+def test_the_same_bits_on_the_hundredth_call(isa: str, precision: Precision) -> None:
+    texts = texts_for(isa)
+    for call in range(100):
+        i = call * 7 % len(texts)
+        got = engine(isa, precision, 1 + call % 3).encode(batch_of([texts[i], texts[-1 - i]]))
+        assert np.array_equal(got, alone(isa, precision)[[i, -1 - i]])
+
+
+@every_isa
+@every_precision
+def test_several_python_threads_call_one_engine_at_once(isa: str, precision: Precision) -> None:
+    texts = texts_for(isa)
+    expected = alone(isa, precision)
+
+    def work(seed: int) -> bool:
+        order = np.random.default_rng(seed).integers(0, len(texts), 6)
+        got = engine(isa, precision).encode(batch_of([texts[i] for i in order]))
+        return np.array_equal(got, expected[order])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(24)))
+
+
+def test_engines_of_all_kinds_share_the_pool() -> None:
+    texts = texts_of(LENGTHS[:12])
+    kinds = [(isa, precision) for isa in ISAS for precision in PRECISIONS]
+
+    def work(call: int) -> bool:
+        isa, precision = kinds[call % len(kinds)]
+        got = engine(isa, precision, 1 + call % 3).encode(batch_of(texts))
+        return np.array_equal(got, alone(isa, precision)[:12])
+
+    with ThreadPoolExecutor(3) as pool:
+        assert all(pool.map(work, range(48)))
+
+
+# --- Wrong input ----------------------------------------------------------------------------------
+def int32(*values: int) -> NDArray[np.int32]:
+    return np.array(values, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": int32(0, 1, SPEC.vocab_size)}, rf"token id must be in 0\.\.{SPEC.vocab_size - 1}"),
+        ({"ids": int32(0, -1, 2)}, "got -1 at position 1; does the tokenizer belong"),
+        ({"ids": int32(0, 1, 2**31 - 1)}, "got 2147483647 at position 2"),
+        ({"type_ids": int32(0, 0, 2)}, r"token type must be in 0\.\.1 .*got 2 at position 2"),
+        ({"type_ids": int32(-5, 0, 0)}, "got -5 at position 0"),
+    ],
+)
+def test_ids_outside_their_tables(changes: dict[str, Any], message: str) -> None:
+    batch = TokenBatch(int32(0, 1, 2), int32(0, 1, 3), None, 0)
+    with pytest.raises(TokenRangeError, match=message):
+        engine(ISAS[0], "int8").encode(replace(batch, **changes))
+
+
+@pytest.mark.parametrize(
+    ("offsets", "message"),
+    [
+        (int32(), r"offsets must start with 0 and end with the number of tokens, 3: got \[\]"),
+        (int32(1, 3), r"got \[1\] ... \[3\]"),
+        (int32(-1, 3), r"got \[-1\] ... \[3\]"),
+        (int32(0), r"got \[0\] ... \[0\]"),
+        (int32(0, 2), r"got \[0\] ... \[2\]"),
+        (int32(0, 4), r"got \[0\] ... \[4\]"),
+        (int32(0, 2, 1, 3), r"offsets must increase: got offsets\[2\]=1 after 2"),
+        (int32(0, 2, 2, 3), r"offsets\[2\]=2 after 2; every text has at least one token"),
+        # The difference of the middle two overflows int32.
+        (int32(0, 2_000_000_000, -2_000_000_000, 3), r"offsets\[2\]=-2000000000 after 2000000000"),
+        (np.array([0, 3]), r"offsets must be int32, .*got int64 \(2,\)"),
+        (int32(0, 9, 3, 9)[::2], "must be int32, one-dimensional and contiguous"),
+        ([0, 3], "offsets must be an int32 array: got list"),
+    ],
+)
+def test_offsets_that_do_not_rise_from_0_to_the_end(offsets: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        engine(ISAS[0], "int8").encode(TokenBatch(int32(0, 1, 2), offsets, None, 0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": np.zeros(3, np.int64)}, r"ids must be int32.*np.ascontiguousarray\(ids, np.int32"),
+        ({"ids": np.zeros((3, 1), np.int32)}, r"got int32 \(3, 1\)"),
+        ({"ids": None}, "ids must be an int32 array: got NoneType"),
+        ({"type_ids": np.zeros(3, bool)}, "type_ids must be int32"),
+        ({"type_ids": int32(0, 0)}, "one value for each of 3 tokens: got 2"),
+    ],
+)
+def test_arrays_of_another_kind(changes: dict[str, Any], message: str) -> None:
+    batch = TokenBatch(int32(0, 1, 2), int32(0, 3), None, 0)
+    with pytest.raises(InputError, match=message):
+        engine(ISAS[0], "int8").encode(replace(batch, **changes))
+
+
+@pytest.mark.parametrize("offset", [0, 2])
+def test_a_text_longer_than_the_position_table(offset: int) -> None:
+    spec, weights = tiny_encoder(positions=20, position_offset=offset)
+    short = Engine(spec, weights, threads=1)
+    fitting = batch_of(texts_of((3, 20 - offset)))
+    assert short.encode(fitting).shape == (2, 64)
+    longer = batch_of(texts_of((3, 21 - offset)))
+    rule = f"at most {20 - offset} tokens: text 1 has {21 - offset}; truncate it"
+    with pytest.raises(TokenRangeError, match=rule):
+        short.encode(longer)
+
+
+def test_a_refused_batch_leaves_the_engine_as_it_was() -> None:
+    texts = texts_of((5, 17))
+    isa = ISAS[0]
+    before = engine(isa, "int8").encode(batch_of(texts))
+    with pytest.raises(TokenRangeError):
+        engine(isa, "int8").encode(replace(batch_of(texts), ids=np.full(22, -1, np.int32)))
+    assert np.array_equal(engine(isa, "int8").encode(batch_of(texts)), before)
+
+
+@pytest.mark.parametrize("precision", ["int4", "INT8", "", None, 8])
+def test_a_precision_that_there_is_not(precision: Any) -> None:
+    with pytest.raises(InputError, match=f"must be one of int8, float32: got {precision!r}"):
+        Engine(SPEC, WEIGHTS, precision=precision)
+
+
+@pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2"])
+def test_threads_that_are_no_positive_number(threads: Any) -> None:
+    with pytest.raises(InputError, match=f"whole number of at least 1, or None: got {threads!r}"):
+        Engine(SPEC, WEIGHTS, threads=threads)
+
+
+def test_more_threads_than_make_sense() -> None:
+    with pytest.raises(EngineError, match="at most 1024: got 1025"):
+        Engine(SPEC, WEIGHTS, threads=1025)
+
+
+# --- The instruction set --------------------------------------------------------------------------
+@every_isa
+def test_the_environment_forces_an_instruction_set(
+    isa: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUAVER_ISA", isa)
+    assert Engine(SPEC, WEIGHTS, threads=1).isa == isa
+    monkeypatch.setenv("QUAVER_ISA", "nonsense")
+    assert Engine(SPEC, WEIGHTS, threads=1, isa=isa).isa == isa
+
+
+def test_an_unknown_instruction_set_lists_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = rf"must be one of {', '.join(instruction_sets())}: got 'sse9'; available here: "
+    with pytest.raises(InstructionSetError, match=f"^isa {rule}{', '.join(ISAS)}"):
+        Engine(SPEC, WEIGHTS, isa="sse9")
+    monkeypatch.setenv("QUAVER_ISA", "sse9")
+    with pytest.raises(InstructionSetError, match=f"^QUAVER_ISA {rule}{', '.join(ISAS)}"):
+        Engine(SPEC, WEIGHTS)
+
+
+def test_an_instruction_set_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"avx512vnni": False, "avx2": False, "scalar": True}
+    monkeypatch.setattr("quaver.machine.instruction_sets", lambda: sets)
+    with pytest.raises(InstructionSetError, match=r"isa='avx2' cannot run here.*: scalar$"):
+        Engine(SPEC, WEIGHTS, isa="avx2")
+    monkeypatch.setenv("QUAVER_ISA", "avx512vnni")
+    with pytest.raises(InstructionSetError, match="QUAVER_ISA='avx512vnni' cannot run here"):
+        Engine(SPEC, WEIGHTS)
+    monkeypatch.setenv("QUAVER_ISA", "")
+    assert Engine(SPEC, WEIGHTS).isa == "scalar"
