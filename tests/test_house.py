@@ -1,0 +1,243 @@
+"""The house: who may import whom, what is public, and how large a module may grow."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from graphlib import TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import quaver
+from quaver import errors
+
+SOURCE = Path(__file__).parent.parent / "src" / "quaver"
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# The rooms, each allowed to import from the rows above its own. A package is one room.
+ORDER = (
+    ("errors",),
+    ("arguments", "hub", "named_tensors", "prompts", "tokenizer", "weights_file"),
+    ("model_folder",),
+    ("architecture",),
+    ("quantize", "reference"),
+    ("vectors",),
+    ("machine",),
+    ("engine",),
+    ("loading", "pipeline"),
+    ("embedder",),
+    ("passages",),
+    ("store",),
+    ("update",),
+    ("index",),
+    ("terminal",),
+    ("cli",),
+)
+ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
+NATIVE_CALLERS = {"engine", "machine"}
+# The one library a module is made around may be imported with it; every other waits for its first
+# use. On the model's side that is all but numpy.
+MADE_AROUND = {
+    "cli": {"typer", "rich"},
+    "terminal": {"rich", "tqdm"},
+    "passages.html": {"bs4"},
+    "passages.markdown": {"markdown_it"},
+    "passages.split": {"semantic_text_splitter"},
+    "store.edge": {"qdrant_edge"},
+}
+
+
+def name_of(path: Path) -> str:
+    """quaver/store/edge.py is "store.edge", quaver/store/__init__.py is "store"."""
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+NAMES = {name_of(path) for path in MODULES}
+
+
+def imports(nodes: Iterator[ast.AST] | list[ast.stmt]) -> Iterator[str]:
+    """Full names of the modules that import statements name; relative imports are not allowed."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: import by full name"
+            assert node.module is not None
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                submodule = full.removeprefix("quaver.") in NAMES | {"_native"}
+                yield full if submodule else node.module
+
+
+def inner_imports(path: Path) -> set[str]:
+    """The modules of Quaver that a module imports anywhere, without "quaver."."""
+    found = set(imports(ast.walk(ast.parse(path.read_text(encoding="utf-8")))))
+    return {m.removeprefix("quaver.") for m in found if m == "quaver" or m.startswith("quaver.")}
+
+
+every_module = pytest.mark.parametrize(
+    "path", [path for path in MODULES if name_of(path)], ids=lambda path: name_of(path)
+)
+
+
+# --- Imports --------------------------------------------------------------------------------------
+@every_module
+def test_imports_go_one_way(path: Path) -> None:
+    module = name_of(path)
+    room = room_of(module)
+    assert room in ROWS, f"{room} has no place yet: give it a row in ORDER, as high as it can be"
+    for imported in inner_imports(path) - {"_native"}:
+        other = room_of(imported)
+        assert other in ROWS, f"{module} imports {imported}: import from the module that defines it"
+        assert other == room or ROWS[other] < ROWS[room], f"{module} may not import {imported}"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        name_of(path): inner_imports(path) - {"_native"}
+        for path in MODULES
+        if path.name != "__init__.py"
+    }
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_every_row_of_the_order_exists() -> None:
+    assert set(ROWS) == {room_of(name) for name in NAMES if name}
+
+
+def test_only_engine_and_machine_know_the_native_module() -> None:
+    callers = {name_of(path) for path in MODULES if "_native" in inner_imports(path)}
+    assert callers == NATIVE_CALLERS
+
+
+@every_module
+def test_modules_import_little_when_they_are_imported(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    roots = {name.partition(".")[0] for name in imports(tree.body)}
+    others = roots - sys.stdlib_module_names - {"quaver", "numpy"}
+    allowed = MADE_AROUND.get(name_of(path), set())
+    assert others <= allowed, "import it inside the function that needs it"
+
+
+@pytest.mark.parametrize(
+    ("names", "heavy"),
+    [
+        (
+            ("Embedder", "info"),
+            {"tokenizers", "safetensors", "qdrant_edge", "bs4", "tqdm", "typer"},
+        ),
+        (quaver.__all__, {"torch", "transformers", "huggingface_hub", "tokenizers", "typer"}),
+    ],
+)
+def test_public_names_load_no_heavy_library(names: Sequence[str], heavy: set[str]) -> None:
+    code = f"import sys, quaver; [getattr(quaver, n) for n in {names!r}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not heavy & {name.partition(".")[0] for name in done.stdout.split()}
+
+
+# --- Public names ---------------------------------------------------------------------------------
+def error_classes() -> dict[str, type[Exception]]:
+    found = inspect.getmembers(errors, inspect.isclass)
+    return {name: kind for name, kind in found if kind.__module__ == errors.__name__}
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(quaver.__all__) == {
+        *error_classes(),
+        "Embedder",
+        "Hit",
+        "Index",
+        "Passage",
+        "info",
+    }
+
+
+def test_public_names_are_sorted_and_resolve() -> None:
+    assert quaver.__all__ == sorted(set(quaver.__all__))
+    assert dir(quaver) == quaver.__all__
+    for name in quaver.__all__:
+        assert getattr(quaver, name).__name__ == name
+        assert inspect.getdoc(getattr(quaver, name))
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        quaver.nonsense  # noqa: B018
+
+
+def test_type_checkers_see_the_same_homes() -> None:
+    tree = ast.parse((SOURCE / "__init__.py").read_text(encoding="utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    homes = {
+        alias.name: node.module
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == quaver._HOMES
+
+
+@every_module
+def test_all_of_a_module_resolves(path: Path) -> None:
+    module = f"quaver.{name_of(path)}"
+    code = f"from {module} import *"
+    exec(compile(code, module, "exec"), {})
+
+
+# --- Modules --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: name_of(path) or "quaver")
+def test_a_module_says_what_it_is_and_stays_small(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "a module starts with a docstring"
+    assert text.count("\n") <= 400, "a module is one concept: give the second its own"
+    assert path.stem not in {"utils", "util", "common", "helpers", "base", "misc"}
+
+
+# --- Errors ---------------------------------------------------------------------------------------
+def drawn_tree() -> dict[str, tuple[str, ...]]:
+    """Each class of the drawing in errors.py with its bases, as the drawing says."""
+    assert errors.__doc__ is not None
+    tree: dict[str, tuple[str, ...]] = {}
+    path: list[str] = []
+    for line in errors.__doc__.splitlines():
+        found = re.match(
+            r"    ((?:[│ ] {3})*)([├└]── )?(\w+Error)(?: \((\w+)\))?(?:\s{2,}|$)", line
+        )
+        if found is None:
+            continue
+        bars, branch, name, second = found.groups()
+        depth = len(bars) // 4 + (branch is not None)
+        path[depth:] = [name]
+        parent = path[depth - 1] if depth else "Exception"
+        tree[name] = (parent, second) if second else (parent,)
+    return tree
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    actual = {
+        name: tuple(b.__name__ for b in kind.__bases__) for name, kind in error_classes().items()
+    }
+    assert drawn_tree() == actual
+
+
+def test_the_drawing_has_no_loose_branches() -> None:
+    assert errors.__doc__ is not None
+    rows = [line for line in errors.__doc__.splitlines() if re.match(r"    [│├└]", line)]
+    for row, below in pairwise([*rows, ""]):
+        at = row.index("── ") - 1
+        goes_on = len(below) > at and below[at] in "│├└"
+        assert goes_on == (row[at] == "├"), row
+
+
+def test_every_error_says_what_it_is() -> None:
+    for kind in error_classes().values():
+        assert kind.__doc__
+        assert issubclass(kind, quaver.QuaverError)
