@@ -282,32 +282,36 @@ print(available_threads())
     assert run(body) == "1"
 
 
+V1 = "/sys/fs/cgroup/cpu"
+V2 = "/sys/fs/cgroup"
+PERIOD = "cpu.cfs_period_us"
+QUOTA = "cpu.cfs_quota_us"
+
+
 @pytest.mark.parametrize(
-    ("files", "most"),
+    ("groups", "files", "most"),
     [
-        ({"/sys/fs/cgroup/cpu.max": "150000 100000"}, 2),
-        ({"/sys/fs/cgroup/cpu.max": "20000 100000"}, 1),
-        ({"/sys/fs/cgroup/cpu.max": "max 100000"}, 8),
+        ("0::/", {f"{V2}/cpu.max": "150000 100000"}, 2),
+        ("0::/", {f"{V2}/cpu.max": "20000 100000"}, 1),
+        ("0::/", {f"{V2}/cpu.max": "max 100000"}, 8),
+        ("0::/", {}, 8),
+        ("0::/a/b", {f"{V2}/a/b/cpu.max": "max 100000", f"{V2}/a/cpu.max": "300000 100000"}, 3),
+        ("0::/a/b", {f"{V2}/a/b/cpu.max": "200000 100000", f"{V2}/cpu.max": "500000 100000"}, 2),
         (
-            {
-                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "300000",
-                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            },
+            "4:memory:/x\n3:cpu,cpuacct:/",
+            {f"{V1}/{QUOTA}": "300000", f"{V1}/{PERIOD}": "100000"},
             3,
         ),
-        (
-            {
-                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
-                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
-            },
-            8,
-        ),
-        ({}, 8),
+        ("3:cpu:/x", {f"{V1}/x/{QUOTA}": "100000", f"{V1}/x/{PERIOD}": "50000"}, 2),
+        ("3:cpu:/gone", {f"{V1}/{QUOTA}": "100000", f"{V1}/{PERIOD}": "50000"}, 2),
+        ("3:cpu:/", {f"{V1}/{QUOTA}": "-1", f"{V1}/{PERIOD}": "100000"}, 8),
+        ("", {}, 8),
     ],
 )
 def test_the_cgroup_quota_bounds_the_threads(
-    files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
+    groups: str, files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    files = {"/proc/self/cgroup": groups, **files}
     monkeypatch.setattr("quaver.machine._read", lambda path: files.get(path, ""))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_threads() == most

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,8 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Pa
         ({"truncate_dim": 65}, "from 1 to 64: got 65"),
         ({"max_seq_length": 65}, "max_seq_length must be a whole number from 1 to 64: got 65"),
         ({"max_seq_length": 2}, "must leave room beside the 2 special tokens"),
-        ({"prompts": {"query": 3}}, "prompts must map names to texts"),
+        ({"prompts": {"query": 3}}, "prompts must map names to texts: got 'query': 3"),
+        ({"prompts": ["query"]}, "prompts must map names to texts: got list"),
         ({"threads": 0}, "threads"),
     ],
 )
@@ -262,6 +264,7 @@ def test_arguments_of_loading(tiny_folder: Path, options: dict[str, Any], messag
     ("options", "message"),
     [
         ({"prompt_name": "missing"}, "no prompt is named 'missing': tiny has 'query', 'document'"),
+        ({"prompt_name": ["query"]}, r"no prompt is named \['query'\]"),
         ({"prompt_name": "query", "prompt": "q"}, "give prompt or prompt_name"),
         ({"prompt": 3}, "prompt must be a str: got int"),
         ({"truncate_dim": 65}, "truncate_dim must be a whole number from 1 to 64: got 65"),
@@ -285,6 +288,14 @@ def test_texts_must_be_texts(model: Embedder, wrong: Any) -> None:
 def test_an_item_that_is_no_text_is_named(model: Embedder, wrong: Any) -> None:
     with pytest.raises(InputError, match=rf"texts\[1\] is {type(wrong).__name__}"):
         model.encode(["a", wrong])
+
+
+def test_several_python_threads_share_an_embedder(int8: Embedder) -> None:
+    texts = [f"the value of key {i}" for i in range(40)]
+    expected = int8.encode(texts)
+    with ThreadPoolExecutor(4) as pool:
+        for got in pool.map(lambda first: int8.encode(texts[first:]), range(40)):
+            assert np.array_equal(got, expected[-len(got) :])
 
 
 def test_half_a_surrogate_pair_is_an_input_error(model: Embedder) -> None:

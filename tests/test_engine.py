@@ -317,6 +317,8 @@ def test_an_unknown_instruction_set_lists_those_there_are(monkeypatch: pytest.Mo
     rule = rf"must be one of {', '.join(instruction_sets())}: got 'sse9'; available here: "
     with pytest.raises(InstructionSetError, match=f"^isa {rule}{', '.join(ISAS)}"):
         Engine(SPEC, WEIGHTS, isa="sse9")
+    with pytest.raises(InstructionSetError, match=r"^isa must be one of .*: got \['avx2'\]"):
+        Engine(SPEC, WEIGHTS, isa=["avx2"])
     monkeypatch.setenv("QUAVER_ISA", "sse9")
     with pytest.raises(InstructionSetError, match=f"^QUAVER_ISA {rule}{', '.join(ISAS)}"):
         Engine(SPEC, WEIGHTS)

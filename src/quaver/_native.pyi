@@ -45,7 +45,13 @@ class EncoderSpec:
 
 class Encoder:
     def __init__(
-        self, spec: EncoderSpec, isa: str, word: _Floats, position: _Floats, token_type: _Floats, norm: _Norm
+        self,
+        spec: EncoderSpec,
+        isa: str,
+        word: _Floats,
+        position: _Floats,
+        token_type: _Floats,
+        norm: _Norm,
     ) -> None: ...
     def add_int8_layer(
         self,

@@ -20,8 +20,9 @@
         ├── StoreMismatchError             the store was made with another model, dimension or version
         └── StoreWriteError                writing failed: disk full, read-only folder
 
-A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all of them; nothing is half
-written when one is raised. A missing extra is an ordinary ``ImportError`` that names the extra to install.
+A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
+of them; nothing is half written when one is raised. A missing extra is an ordinary ``ImportError``
+that names the extra to install.
 """
 
 from __future__ import annotations

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from quaver import _native
@@ -17,7 +18,7 @@ ISA_VARIABLE = "QUAVER_ISA"
 
 
 def instruction_sets() -> dict[str, bool]:
-    """Return every instruction set of this build, the best first, and whether this CPU and its system allow it."""
+    """Return the instruction sets of this build, the best first, and whether each can run here."""
     return dict(_native.instruction_sets())
 
 
@@ -37,9 +38,10 @@ def choose_isa(isa: str | None = None) -> str:
         wanted, origin = os.environ.get(ISA_VARIABLE) or None, ISA_VARIABLE
     if wanted is None:
         return available[0]
-    if wanted not in sets:
+    if not isinstance(wanted, str) or wanted not in sets:
         raise InstructionSetError(
-            f"{origin} must be one of {', '.join(sets)}: got {wanted!r}; available here: {', '.join(available)}"
+            f"{origin} must be one of {', '.join(sets)}: got {wanted!r}; "
+            f"available here: {', '.join(available)}"
         )
     if not sets[wanted]:
         raise InstructionSetError(
@@ -50,7 +52,7 @@ def choose_isa(isa: str | None = None) -> str:
 
 
 def available_threads() -> int:
-    """Return the number of CPUs this process may keep busy: its affinity mask, held to the cgroup's CPU quota."""
+    """Return how many CPUs this process may keep busy: its affinity mask, held to its CPU quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, math.ceil(_cgroup_quota() or cpus)))
 
@@ -75,14 +77,32 @@ def choose_threads(threads: int | None = None) -> int:
 
 
 def _cgroup_quota() -> float | None:
-    """CPUs' worth of time that the control group grants this process (cgroup v2, then v1); None without a limit."""
-    v2 = _read("/sys/fs/cgroup/cpu.max").split()
-    if len(v2) == 2 and v2[0] != "max":
-        return int(v2[0]) / int(v2[1])
-    quota, period = (_read(f"/sys/fs/cgroup/cpu/cpu.cfs_{part}_us") for part in ("quota", "period"))
-    if quota and period and int(quota) > 0:
-        return int(quota) / int(period)
-    return None
+    """CPUs' worth of time that the control groups grant this process; None without a limit.
+
+    A group's own limit and those of the groups around it all hold, so the smallest counts.
+
+    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max), scheduler/sched-bwc.rst (v1)
+    """
+    return min((quota for group in _cgroups() for quota in _quotas(group)), default=None)
+
+
+def _cgroups() -> Iterator[str]:
+    """Folders of the control groups that hold this process, innermost first."""
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "" or "cpu" in controllers.split(","):
+            root = "/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup"
+            inner = PurePosixPath(path)
+            yield from (f"{root}{group}".rstrip("/") for group in (inner, *inner.parents))
+
+
+def _quotas(group: str) -> Iterator[float]:
+    """Limits of one control group: cpu.max in cgroup v2, quota and period in v1."""
+    v2 = _read(f"{group}/cpu.max").split()
+    v1 = [_read(f"{group}/cpu.cfs_{part}_us") for part in ("quota", "period")]
+    for limit in (v2, v1):
+        if len(limit) == 2 and all(map(str.isdigit, limit)) and int(limit[1]) > 0:
+            yield int(limit[0]) / int(limit[1])
 
 
 def _read(path: str) -> str:
@@ -96,9 +116,9 @@ def info() -> dict[str, Any]:
     """Return what a report about speed needs to say about this machine and this build.
 
     Returns:
-        "version", "cpu", "isa" (what an engine would choose now), "instruction_sets" (name to whether it is available),
-        "threads" (what an engine would choose now), "cpus" (of the machine), "compiler", "python", "platform",
-        and "packages" (name to version).
+        "version", "cpu", "isa" (what an engine would choose now), "instruction_sets" (name to
+        whether it is available), "threads" (what an engine would choose now), "cpus" (of the
+        machine), "compiler", "python", "platform", and "packages" (name to version).
 
     Raises:
         InstructionSetError: QUAVER_ISA names one that this machine cannot run.

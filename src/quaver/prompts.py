@@ -19,6 +19,8 @@ def checked_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InputError: a name or a text is no str.
     """
+    if not isinstance(prompts, Mapping):
+        raise InputError(f"prompts must map names to texts: got {type(prompts).__name__}")
     for name, text in prompts.items():
         if not isinstance(name, str) or not isinstance(text, str):
             raise InputError(f"prompts must map names to texts: got {name!r}: {text!r}")
@@ -57,7 +59,7 @@ def choose_prompt(
     name = default if prompt_name is None else prompt_name
     if name is None:
         return ""
-    if name not in prompts:
+    if not isinstance(name, str) or name not in prompts:
         have = ", ".join(map(repr, prompts)) or "none"
         raise InputError(f"no prompt is named {name!r}: {model} has {have}")
     return prompts[name]
