@@ -14,8 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from quaver.machine import available_threads
-
 TESTS = Path(__file__).parent
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or limits a process")
 
@@ -269,49 +267,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     # KiB; the vectors themselves are 500, activations of all tokens would be 160,000.
     assert int(run(body)) < 20_000
-
-
-# --- The machine ----------------------------------------------------------------------------------
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity mask")
-def test_the_affinity_mask_bounds_the_threads() -> None:
-    body = """
-from quaver.machine import available_threads
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-print(available_threads())
-"""
-    assert run(body) == "1"
-
-
-V1 = "/sys/fs/cgroup/cpu"
-V2 = "/sys/fs/cgroup"
-PERIOD = "cpu.cfs_period_us"
-QUOTA = "cpu.cfs_quota_us"
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "most"),
-    [
-        ("0::/", {f"{V2}/cpu.max": "150000 100000"}, 2),
-        ("0::/", {f"{V2}/cpu.max": "20000 100000"}, 1),
-        ("0::/", {f"{V2}/cpu.max": "max 100000"}, 8),
-        ("0::/", {}, 8),
-        ("0::/a/b", {f"{V2}/a/b/cpu.max": "max 100000", f"{V2}/a/cpu.max": "300000 100000"}, 3),
-        ("0::/a/b", {f"{V2}/a/b/cpu.max": "200000 100000", f"{V2}/cpu.max": "500000 100000"}, 2),
-        (
-            "4:memory:/x\n3:cpu,cpuacct:/",
-            {f"{V1}/{QUOTA}": "300000", f"{V1}/{PERIOD}": "100000"},
-            3,
-        ),
-        ("3:cpu:/x", {f"{V1}/x/{QUOTA}": "100000", f"{V1}/x/{PERIOD}": "50000"}, 2),
-        ("3:cpu:/gone", {f"{V1}/{QUOTA}": "100000", f"{V1}/{PERIOD}": "50000"}, 2),
-        ("3:cpu:/", {f"{V1}/{QUOTA}": "-1", f"{V1}/{PERIOD}": "100000"}, 8),
-        ("", {}, 8),
-    ],
-)
-def test_the_cgroup_quota_bounds_the_threads(
-    groups: str, files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    files = {"/proc/self/cgroup": groups, **files}
-    monkeypatch.setattr("quaver.machine._read", lambda path: files.get(path, ""))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert available_threads() == most

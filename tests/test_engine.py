@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from quaver.architecture import EncoderSpec, EncoderWeights, encoder_spec, encoder_weights
 from quaver.engine import PRECISIONS, Engine, Precision
-from quaver.errors import EngineError, InputError, InstructionSetError, TokenRangeError
+from quaver.errors import InputError, InstructionSetError, TokenRangeError
 from quaver.machine import instruction_sets
 from quaver.reference import encode as reference_encode
 from quaver.tokenizer import TokenBatch
@@ -291,18 +291,13 @@ def test_a_precision_that_there_is_not(precision: Any) -> None:
         Engine(SPEC, WEIGHTS, precision=precision)
 
 
-@pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2"])
-def test_threads_that_are_no_positive_number(threads: Any) -> None:
-    with pytest.raises(InputError, match=f"whole number of at least 1, or None: got {threads!r}"):
-        Engine(SPEC, WEIGHTS, threads=threads)
+def test_arguments_that_the_machine_refuses() -> None:
+    with pytest.raises(InputError, match="threads must be a whole number of at least 1"):
+        Engine(SPEC, WEIGHTS, threads=0)
+    with pytest.raises(InstructionSetError, match="isa must be one of"):
+        Engine(SPEC, WEIGHTS, isa="sse9")
 
 
-def test_more_threads_than_make_sense() -> None:
-    with pytest.raises(EngineError, match="at most 1024: got 1025"):
-        Engine(SPEC, WEIGHTS, threads=1025)
-
-
-# --- The instruction set --------------------------------------------------------------------------
 @every_isa
 def test_the_environment_forces_an_instruction_set(
     isa: str, monkeypatch: pytest.MonkeyPatch
@@ -311,26 +306,5 @@ def test_the_environment_forces_an_instruction_set(
     assert Engine(SPEC, WEIGHTS, threads=1).isa == isa
     monkeypatch.setenv("QUAVER_ISA", "nonsense")
     assert Engine(SPEC, WEIGHTS, threads=1, isa=isa).isa == isa
-
-
-def test_an_unknown_instruction_set_lists_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    rule = rf"must be one of {', '.join(instruction_sets())}: got 'sse9'; available here: "
-    with pytest.raises(InstructionSetError, match=f"^isa {rule}{', '.join(ISAS)}"):
-        Engine(SPEC, WEIGHTS, isa="sse9")
-    with pytest.raises(InstructionSetError, match=r"^isa must be one of .*: got \['avx2'\]"):
-        Engine(SPEC, WEIGHTS, isa=["avx2"])
-    monkeypatch.setenv("QUAVER_ISA", "sse9")
-    with pytest.raises(InstructionSetError, match=f"^QUAVER_ISA {rule}{', '.join(ISAS)}"):
+    with pytest.raises(InstructionSetError, match=r"QUAVER_ISA must be one of .*: got 'nonsense'"):
         Engine(SPEC, WEIGHTS)
-
-
-def test_an_instruction_set_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    sets = {"avx512vnni": False, "avx2": False, "scalar": True}
-    monkeypatch.setattr("quaver.machine.instruction_sets", lambda: sets)
-    with pytest.raises(InstructionSetError, match=r"isa='avx2' cannot run here.*: scalar$"):
-        Engine(SPEC, WEIGHTS, isa="avx2")
-    monkeypatch.setenv("QUAVER_ISA", "avx512vnni")
-    with pytest.raises(InstructionSetError, match="QUAVER_ISA='avx512vnni' cannot run here"):
-        Engine(SPEC, WEIGHTS)
-    monkeypatch.setenv("QUAVER_ISA", "")
-    assert Engine(SPEC, WEIGHTS).isa == "scalar"
