@@ -1,0 +1,228 @@
+"""What a process with Quaver costs: memory, start, idle CPU time, behaviour beside a busy program.
+
+    python benchmarks/process.py --model MINILM_FOLDER [--out FILE]
+
+Each measurement is a process of its own that imports nothing but Quaver. Linux only. The model of
+the BGE-small shape is written with torch and transformers when it is not in build/bench-models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from inputs import DOCUMENTS
+from models import get_model
+from record import describe_run
+
+STARTS = 7
+IDLE_SECONDS = 5.0
+FIRST_TEXTS = 1000
+"""Memory is compared with what it is after these."""
+
+
+def main() -> None:
+    """Measure one thing in this process, or all of them in processes of their own."""
+    options = _options()
+    if options.only:
+        measured = MEASUREMENTS[options.only](options.model, options)
+        print(json.dumps(measured))
+        return
+    small = get_model("small", options.model).folder
+    result: dict[str, Any] = {"kind": "process", "run": describe_run(options.threads)}
+    result["memory"] = {"model": "384 x 12, random weights", **_child("memory", small, options)}
+    starts = [_child("start", options.model, options) for _ in range(STARTS)]
+    medians = {key: round(statistics.median(s[key] for s in starts), 4) for key in starts[0]}
+    result["start"] = {"model": "MiniLM-L6", "processes": STARTS, **medians}
+    result["idle"] = _child("idle", options.model, options)
+    result["beside_busy_loop"] = _child("busy", options.model, options)
+    print(json.dumps(result, indent=1))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    add("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    add("--texts", type=int, default=20_000, help="texts of the memory measurement")
+    add("--out", type=Path, help="results, JSON")
+    add("--only", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def _child(name: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--only", name, "--model", str(model)]
+    command += ["--threads", str(options.threads), "--texts", str(options.texts)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name}: {measured}", file=sys.stderr, flush=True)
+    return measured
+
+
+def memory(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Encode texts of random lengths, up to 512 tokens, in calls of random sizes.
+
+    Args:
+        model: model folder.
+        options: texts and threads.
+
+    Returns:
+        MB of resident memory: the peak, after FIRST_TEXTS, at the end, and the largest difference
+        to FIRST_TEXTS in percent.
+    """
+    from quaver.embedder import Embedder
+
+    embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
+    words = _words()
+    chance = random.Random(0)
+    texts, sizes = 0, []
+    first = 0.0
+    while texts < options.texts:
+        count = chance.randint(1, 64)
+        batch = [_text(words, chance) for _ in range(count)]
+        embedder.encode(batch)
+        before, texts = texts, texts + count
+        if before < FIRST_TEXTS <= texts:
+            first = resident_mb()
+        elif before >= FIRST_TEXTS:
+            sizes.append(resident_mb())
+    drift = max((abs(size - first) for size in sizes), default=0.0)
+    return {
+        "texts": texts,
+        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "after_first_texts_mb": round(first, 1),
+        "end_mb": round(resident_mb(), 1),
+        "drift_percent": round(100 * drift / first, 2) if first and sizes else None,
+    }
+
+
+def start(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Import, load and encode a first query.
+
+    Args:
+        model: model folder.
+        options: threads.
+
+    Returns:
+        Seconds to import, seconds to load, milliseconds of the first query and of a later one.
+    """
+    begin = time.perf_counter()
+    from quaver.embedder import Embedder
+
+    imported = time.perf_counter()
+    embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
+    loaded = time.perf_counter()
+    embedder.encode_query("How do I sort a list of objects by an attribute?")
+    answered = time.perf_counter()
+    later = _median_seconds(lambda: embedder.encode_query("How do I read a JSON file?"), 1.0)
+    return {
+        "import_seconds": round(imported - begin, 4),
+        "from_pretrained_seconds": round(loaded - imported, 4),
+        "first_query_ms": round(1000 * (answered - loaded), 3),
+        "later_query_ms": round(1000 * later, 3),
+    }
+
+
+def idle(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Encode, then wait.
+
+    Args:
+        model: model folder.
+        options: threads.
+
+    Returns:
+        CPU time used while waiting, in percent of one CPU.
+    """
+    from quaver.embedder import Embedder
+
+    embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
+    embedder.encode(["a text", "another text"] * 8)
+    begin = time.process_time()
+    time.sleep(IDLE_SECONDS)
+    used = time.process_time() - begin
+    return {"seconds": IDLE_SECONDS, "cpu_percent": round(100 * used / IDLE_SECONDS, 4)}
+
+
+def busy(model: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Encode alone and beside a program that keeps one CPU busy, in turns.
+
+    Args:
+        model: model folder.
+        options: threads.
+
+    Returns:
+        For a query and for 32 long texts: milliseconds alone, and median and largest ratio beside
+        the program. A fair share of n CPUs with n threads costs n / (n - 0.5), 1.33 for two.
+    """
+    from quaver.embedder import Embedder
+
+    embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
+    words, chance = _words(), random.Random(0)
+    texts = [" ".join(chance.choices(words, k=300)) for _ in range(32)]
+    works = {
+        "query": lambda: embedder.encode_query("How do I sort a list of objects?"),
+        "batch": lambda: embedder.encode(texts),
+    }
+    result: dict[str, Any] = {"loops": 1, "cpus": len(os.sched_getaffinity(0))}
+    for name, work in works.items():
+        work()
+        alone, ratios = [], []
+        for _ in range(5):
+            alone.append(_median_seconds(work, 1.0))
+            loop = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+            try:
+                time.sleep(0.2)
+                ratios.append(_median_seconds(work, 1.0) / alone[-1])
+            finally:
+                loop.kill()
+                loop.wait()
+        result[name] = {
+            "alone_ms": round(1000 * statistics.median(alone), 3),
+            "ratio": round(statistics.median(ratios), 3),
+            "largest_ratio": round(max(ratios), 3),
+        }
+    return result
+
+
+def _median_seconds(work: Callable[[], object], seconds: float) -> float:
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < seconds:
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
+
+
+def resident_mb() -> float:
+    """Return this process's resident memory in MB."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _words() -> list[str]:
+    files = sorted(DOCUMENTS.rglob("*.rst"))
+    return sorted({word for file in files for word in file.read_text(encoding="utf-8").split()})
+
+
+def _text(words: list[str], chance: random.Random) -> str:
+    """A text of random length: mostly short, some longer than the model reads."""
+    return " ".join(chance.choices(words, k=max(1, min(300, int(chance.lognormvariate(3, 0.9))))))
+
+
+MEASUREMENTS = {"memory": memory, "start": start, "idle": idle, "busy": busy}
+
+if __name__ == "__main__":
+    main()
