@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from quaver.arguments import check_range
 from quaver.engine import Engine
-from quaver.tokenizer import Tokenizer
+from quaver.tokenizer import TokenBatch, Tokenizer
 from quaver.vectors import Vectors
 
 MAX_BATCH_TOKENS = 16384
@@ -66,8 +67,7 @@ def encode_texts(
     tokens = truncated = 0
     hidden = not show_progress_bar or sys.stderr is None
     with tqdm(total=len(texts), unit="text", file=sys.stderr, disable=hidden) as bar:
-        for first in range(0, len(texts), _TEXTS_AT_ONCE):
-            tokenized = tokenizer.encode(texts[first : first + _TEXTS_AT_ONCE])
+        for first, tokenized in _tokenized(tokenizer, texts):
             tokens += tokenized.tokens
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
@@ -75,3 +75,22 @@ def encode_texts(
                 vectors[row : row + len(batch)] = engine.encode(batch)
                 bar.update(len(batch))
     return EncodeReport(vectors, tokens, truncated)
+
+
+def _tokenized(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[int, TokenBatch]]:
+    """Yield the tokens of a thousand texts at a time, the next thousand being tokenized meanwhile."""
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    if len(starts) < 2:
+        yield 0, tokenizer.encode(texts)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="quaver-tokenizer") as ahead:
+
+        def submit(first: int) -> Future[TokenBatch]:
+            return ahead.submit(tokenizer.encode, texts[first : first + _TEXTS_AT_ONCE])
+
+        coming = submit(0)
+        for first in starts:
+            batch = coming.result()
+            if first + _TEXTS_AT_ONCE < len(texts):
+                coming = submit(first + _TEXTS_AT_ONCE)
+            yield first, batch
