@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from quaver import cli
 from quaver.embedder import Embedder
 from quaver.index import Index
+from quaver.terminal import short_heading
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
 
@@ -60,7 +61,7 @@ def test_index_and_search_from_the_shell(tiny_folder: Path, folder: Path, tmp_pa
     first = run("index", folder, "--model", tiny_folder, "--store", store)
     assert (first.returncode, first.stderr) == (0, "")
     assert first.stdout.splitlines()[:2] == [
-        f"2 files in {store}",
+        f"2 files from {folder} in {store}",
         "passages: 3 added, 0 unchanged, 0 removed; 0 texts truncated",
     ]
     (folder / "b.txt").unlink()
@@ -116,9 +117,9 @@ def test_failures_are_listed_and_only_all_of_them_fail(
     (folder / "bad.rst").write_bytes(b"\xff")
     code, output, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
     assert code == 0
-    assert "2 files" in output
+    assert "2 files from" in output
     assert errors.splitlines()[0] == "quaver: 1 file could not be read:"
-    assert errors.splitlines()[1].startswith("  bad.rst: bad.rst is not valid utf-8")
+    assert errors.splitlines()[1].startswith("  bad.rst: not valid utf-8 (text must be")
     for good in ("a.md", "b.txt"):
         (folder / good).unlink()
     code, output, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb2")
@@ -278,3 +279,32 @@ def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: P
         result = run("search", store, "x")
     assert result.returncode == 1
     assert "is open in another; close that one" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("heading", "width", "shown"),
+    [
+        ("Guide > Lists > Sorting", 23, "Guide > Lists > Sorting"),
+        ("Guide > Lists > Sorting", 22, "… > Lists > Sorting"),
+        ("Guide > Sorting a list of objects", 30, "… > Sorting a list of objects"),
+        ("Guide > Sorting a list of objects", 20, "… > Sorting a list…"),
+        ("文書の見出しはとても長いです", 20, "文書の見出しはとて…"),
+    ],
+)
+def test_a_long_heading_keeps_its_end(heading: str, width: int, shown: str) -> None:
+    assert short_heading(heading, width) == shown
+
+
+def test_documents_cannot_steer_the_terminal(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a\x1b[31m\nb.md").write_text("# Title \x1b]0;\x07\n\nThe \x1b[2Jlist.")
+    (folder / "c\x1b.txt").write_bytes(b"\xff")
+    _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
+    assert errors.splitlines()[1].startswith("  c�.txt: not valid utf-8")
+    output = call("search", tmp_path / "kb", "list")[1]
+    assert output.splitlines() == [
+        f"  1  {output.split()[1]}  a�[31m�b.md",
+        "     Title �]0;�",
+        "     The �[2Jlist.",
+    ]

@@ -138,7 +138,7 @@ def test_declared_encodings_are_followed(tmp_path: Path, name: str, content: byt
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"gr\xf6sse", r"a.txt is not valid utf-8 .* byte 0xf6 at position 2; save it"),
+        ("a.txt", b"gr\xf6sse", r"a.txt: not valid utf-8 .* byte 0xf6 at position 2; save it"),
         ("a.md", b"\xff\xfea", r"not valid utf-16-le"),
         ("a.rst", b"ab\0cd", r"NUL character at position 2"),
         ("a.html", b"<meta charset=nosuch>", r"declares the encoding nosuch, which does not exist"),
@@ -153,12 +153,14 @@ def test_a_broken_encoding_is_an_error(
 
 
 def test_unreadable_files_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(DocumentError, match=r"cannot read no\.txt: No such file"):
+    with pytest.raises(DocumentError, match=r"no\.txt: cannot be read: No such file"):
         read_document(tmp_path / "no.txt")
-    with pytest.raises(DocumentError, match=r"supported ending: got a\.pdf; supported: \.txt"):
+    with pytest.raises(
+        DocumentError, match=r"a\.pdf: a document must have a supported ending: \.txt"
+    ):
         read_document(tmp_path / "a.pdf")
     os.mkfifo(tmp_path / "pipe.txt")
-    with pytest.raises(DocumentError, match="must be a regular file"):
+    with pytest.raises(DocumentError, match="not a regular file"):
         read_document(tmp_path / "pipe.txt")
 
 
@@ -174,10 +176,14 @@ def test_scan_skips_what_is_hidden_and_ends_in_link_loops(tmp_path: Path) -> Non
     (root / "linked").symlink_to(outside)
     (root / "linked_too").symlink_to(outside)
     (outside / "back").symlink_to(outside)
+    (root / "self").symlink_to("self")
+    (root / "self.txt").symlink_to("self.txt")
     scan = scan_folder(root)
     found = [path.relative_to(root).as_posix() for path in scan.files]
-    assert found == ["b.MD", "linked/f.rst", "sub/a.txt", "sub/deeper/c.html"]
+    assert found == ["b.MD", "linked/f.rst", "self.txt", "sub/a.txt", "sub/deeper/c.html"]
     assert scan.failures == ()
+    with pytest.raises(DocumentError, match=r"self\.txt: cannot be read: Too many levels"):
+        read_document(root / "self.txt")
 
 
 def test_scan_reports_names_that_are_not_text(tmp_path: Path) -> None:

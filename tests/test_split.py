@@ -25,7 +25,7 @@ def document(text: str, *headings: str) -> Document:
 
 @pytest.mark.parametrize(
     "source",
-    ["tutorial/whatnow.rst", "tutorial/appetite.rst", "library/heapq.html", "idlelib/README.txt"],
+    ["tutorial/whatnow.rst", "tutorial/appetite.rst", "howto/sorting.html", "idlelib/README.txt"],
 )
 @pytest.mark.parametrize("budget", [16, 62, 200])
 def test_real_documents_fit_and_offsets_are_exact(

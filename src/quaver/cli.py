@@ -85,23 +85,12 @@ def index(
     """
     with _errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         scan_folder(folder)  # a wrong folder is told before a model is loaded and a store is made
-        exists = Index.exists(store)
-        if model is None and not exists:
+        if model is None and not Index.exists(store):
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
         embedder = _embedder(model, store, precision, threads)
-        with (
-            Index.open(store, embedder)
-            if exists
-            else Index.create(store, embedder, passage_tokens=passage_tokens)
-        ) as opened:
-            if passage_tokens not in (None, opened.passage_tokens):
-                raise InputError(
-                    f"the store at {store} has passages of {opened.passage_tokens} tokens, which "
-                    f"cannot change: got --passage-tokens {passage_tokens}; use another store"
-                )
-            with progress_bar() as show:
-                report = opened.update(folder, name=name, on_progress=show)
-        print_report(report, store)
+        with progress_bar() as show, _opened(store, embedder, passage_tokens) as opened:
+            report = opened.update(folder, name=name, on_progress=show)
+        print_report(report, folder, store)
         if report.failed and not report.files:
             raise typer.Exit(1)
 
@@ -215,6 +204,20 @@ def _embedder(
     """Loads a model; if None, the one a store was made with."""
     name = model or Manifest.read(store).model
     return Embedder.from_pretrained(name, precision=precision.value, threads=threads)
+
+
+def _opened(store: Path, embedder: Embedder, passage_tokens: int | None) -> Index:
+    """Opens the index at this path, or makes it."""
+    if not Index.exists(store):
+        return Index.create(store, embedder, passage_tokens=passage_tokens)
+    opened = Index.open(store, embedder)
+    if passage_tokens not in (None, opened.passage_tokens):
+        opened.close()
+        raise InputError(
+            f"the store at {store} has passages of {opened.passage_tokens} tokens, which cannot "
+            f"change: got --passage-tokens {passage_tokens}; use another store"
+        )
+    return opened
 
 
 @contextmanager

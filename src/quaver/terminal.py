@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 from tqdm import tqdm
 
 from quaver.index import Progress, UpdateReport
+from quaver.passages.passage import HEADING_SEPARATOR
 from quaver.store.protocol import Hit
 
 
@@ -33,9 +35,9 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def print_report(report: UpdateReport, store: Path) -> None:
+def print_report(report: UpdateReport, folder: Path, store: Path) -> None:
     """Prints what an update did; failures go to stderr."""
-    print(f"{many(report.files, 'file')} in {store}")
+    print(f"{many(report.files, 'file')} from {folder} in {store}")
     print(
         f"passages: {report.added} added, {report.unchanged} unchanged, {report.removed} removed; "
         f"{many(report.truncated, 'text')} truncated"
@@ -44,7 +46,7 @@ def print_report(report: UpdateReport, store: Path) -> None:
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
     for failure in report.failed:
-        print(f"  {failure.source}: {failure.reason}", file=sys.stderr)
+        print(harmless(f"  {failure.source}: {failure.reason}"), file=sys.stderr)
 
 
 def print_hits(hits: Sequence[Hit]) -> None:
@@ -61,13 +63,35 @@ def print_hits(hits: Sequence[Hit]) -> None:
         root = f"{hit.root.rstrip('/')}/" if several and hit.root else ""
         console.print(
             Text.assemble(
-                f"{rank:3}  ", (f"{hit.score:.3f}", "green"), f"  {root}", (hit.source, "bold")
+                f"{rank:3}  ",
+                (f"{hit.score:.3f}", "green"),
+                f"  {harmless(root)}",
+                (harmless(hit.source), "bold"),
             ),
             soft_wrap=True,
         )
+        width = min(console.width, 100)
         if hit.heading:
-            console.print(Text(f"     {hit.heading}", "cyan"), no_wrap=True, overflow="ellipsis")
-        console.print(Text(snippet(hit.text, width=min(console.width, 100))))
+            console.print(Text(f"     {short_heading(hit.heading, width - 5)}", "cyan"))
+        console.print(Text(snippet(hit.text, width=width)))
+
+
+def short_heading(heading: str, width: int) -> str:
+    """Returns a heading path that fits a line: the innermost headings say most.
+
+    Args:
+        heading: Headings joined by " > ".
+        width: Columns, at least 20.
+
+    Returns:
+        The path; "…" stands for outer headings that were left out, or ends one that was cut.
+    """
+    headings = harmless(heading).split(HEADING_SEPARATOR)
+    for first in range(len(headings)):
+        path = HEADING_SEPARATOR.join(["…"] * (first > 0) + headings[first:])
+        if cell_len(path) <= width:
+            return path
+    return set_cell_size(path, max(width, 20) - 1).rstrip() + "…"
 
 
 def snippet(text: str, *, width: int, lines: int = 3) -> str:
@@ -88,7 +112,22 @@ def snippet(text: str, *, width: int, lines: int = 3) -> str:
         max_lines=lines,
         placeholder=" …",
     )
-    return short.fill(" ".join(text.split()))
+    return short.fill(harmless(" ".join(text.split())))
+
+
+def harmless(text: str) -> str:
+    """Returns a text without control characters, which could steer the terminal.
+
+    Args:
+        text: Text or a name from a document folder.
+
+    Returns:
+        The text with a replacement character for each of them.
+    """
+    return text.translate(_CONTROLS)
+
+
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
 
 
 def many(number: int, noun: str) -> str:

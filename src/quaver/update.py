@@ -235,7 +235,7 @@ class _Update:
                 return None
             document = read_document(path, source=source, root=self._root, content=content)
         except DocumentError as error:
-            self._failed.append(Failure(source, str(error)))
+            self._failed.append(Failure(source, str(error).removeprefix(f"{path.name}: ")))
             self._advance(_size(path))
             return None
         passages = split(document, self._embedder.tokenizer, self._max_tokens)
@@ -261,6 +261,7 @@ class _Update:
             self._store.upsert(batch, report.vectors, versions=versions)
             self._added += len(batch)
             self._truncated += report.truncated
+            self._store.flush()
             self._advance(sum(shares[passage.source] for passage in batch))
         self._store.flush()
         for file in files:

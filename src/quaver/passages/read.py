@@ -108,9 +108,7 @@ def read_document(
     ending = path.suffix.lower()
     if ending not in SUPPORTED_ENDINGS:
         endings = ", ".join(SUPPORTED_ENDINGS)
-        raise DocumentError(
-            f"a document must have a supported ending: got {path.name}; supported: {endings}"
-        )
+        raise DocumentError(f"{path.name}: a document must have a supported ending: {endings}")
     if content is None:
         content = read_bytes(path)
     is_html = ending in (".html", ".htm", ".xhtml")
@@ -139,10 +137,10 @@ def read_bytes(path: Path) -> bytes:
     """
     try:
         if path.exists() and not path.is_file():
-            raise DocumentError(f"a document must be a regular file: {path.name} is not")
+            raise DocumentError(f"{path.name}: not a regular file")
         return path.read_bytes()
     except OSError as error:
-        raise DocumentError(f"cannot read {path.name}: {error.strerror}") from error
+        raise DocumentError(f"{path.name}: cannot be read: {error.strerror}") from error
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, OSError | None]]:
@@ -161,7 +159,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, OSError | None]]:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield path, None
                 continue
             real = path.resolve()
@@ -172,6 +170,14 @@ def _walk(root: Path) -> Iterator[tuple[Path, OSError | None]]:
                 continue
             seen.add(real)
             folders.append(path)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _is_text(name: str) -> bool:
@@ -199,16 +205,16 @@ def _decode(content: bytes, name: str, *, declared: bool) -> str:
         text = content[start:].decode(encoding)
     except LookupError as error:
         raise DocumentError(
-            f"{name} declares the encoding {encoding}, which does not exist; save it as UTF-8"
+            f"{name}: declares the encoding {encoding}, which does not exist; save it as UTF-8"
         ) from error
     except UnicodeError as error:
         at = start + getattr(error, "start", 0)
         raise DocumentError(
-            f"{name} is not valid {encoding} ({why}): byte 0x{content[at]:02x} at position {at}; "
+            f"{name}: not valid {encoding} ({why}): byte 0x{content[at]:02x} at position {at}; "
             "save it as UTF-8"
         ) from error
     if "\0" in text:
         raise DocumentError(
-            f"{name} is not text: it holds a NUL character at position {text.index(chr(0))}"
+            f"{name}: not text, it holds a NUL character at position {text.index(chr(0))}"
         )
     return text
