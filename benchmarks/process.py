@@ -164,14 +164,14 @@ def busy(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         options: threads.
 
     Returns:
-        For a query and for 32 long texts: milliseconds alone, and median and largest ratio beside
+        For a query and for 16 texts: milliseconds alone, and median and largest ratio beside
         the program. A fair share of n CPUs with n threads costs n / (n - 0.5), 1.33 for two.
     """
     from quaver.embedder import Embedder
 
     embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
     words, chance = _words(), random.Random(0)
-    texts = [" ".join(chance.choices(words, k=300)) for _ in range(32)]
+    texts = [" ".join(chance.choices(words, k=80)) for _ in range(16)]
     works = {
         "query": lambda: embedder.encode_query("How do I sort a list of objects?"),
         "batch": lambda: embedder.encode(texts),

@@ -14,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from engines import PEERS
 from models import REPOSITORY
 
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
-COLUMNS = ("openvino-int8", "openvino-int8-tuned", "openvino-float32", "torch-float32")
+COLUMNS = PEERS
 Row = dict[str, Any]
 
 
