@@ -25,7 +25,7 @@ def document(text: str, *headings: str) -> Document:
 
 @pytest.mark.parametrize(
     "source",
-    ["tutorial/whatnow.rst", "tutorial/appetite.rst", "howto/sorting.html", "idlelib/README.txt"],
+    ["tutorial/modules.rst", "tutorial/appetite.rst", "howto/sorting.html", "idlelib/README.txt"],
 )
 @pytest.mark.parametrize("budget", [16, 62, 200])
 def test_real_documents_fit_and_offsets_are_exact(
@@ -42,7 +42,7 @@ def test_real_documents_fit_and_offsets_are_exact(
 
 
 def test_nothing_but_white_space_is_lost(tokenizer: Tokenizer) -> None:
-    read = read_document(SAMPLES / "tutorial" / "whatnow.rst")
+    read = read_document(SAMPLES / "tutorial" / "modules.rst")
     passages = split(read, tokenizer, 40)
     kept = "".join("".join(passage.text.split()) for passage in passages)
     sections = (read.text[section.start : section.end] for section in read.sections)
