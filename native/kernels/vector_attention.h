@@ -47,8 +47,8 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   static void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                      float *out, std::ptrdiff_t ldo) noexcept {
     const int width = round_up(head.length, kPanel), d = head.head_size;
-    for (int row = first_row; row < last_row; row += L::float_rows) {
-      const int rows = least(L::float_rows, last_row - row);
+    for (int row = first_row, rows; row < last_row; row += rows) {
+      rows = tile_height(last_row - row, L::float_rows);
       for (int j = 0; j < width; j += kPanel)
         float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
                       kPanel, d, kPanel, scores + j, width);
@@ -246,7 +246,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     const int lds = round_up(head.length, kPanel);
     auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
     for (int row = first_row, rows; row < last_row; row += rows) {
-      rows = Linear::tile_height(last_row - row);
+      rows = tile_height(last_row - row, Tile::rows);
       float highest[Tile::rows], total[Tile::rows];
       score_int8(head, packed, row, rows, scores, lds, highest);
       for (int r = 0; r < rows; ++r)

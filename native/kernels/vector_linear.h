@@ -36,21 +36,35 @@ void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff
       L::store(y + r * ldy + c * L::width, sum[r][c]);
 }
 
-// The same for up to L::float_rows rows and any number of columns; a last part of a vector is read and written masked.
+// Rows of the next tile when `left` rows remain and a tile has at most `most`: full ones, and the last ones shared
+// evenly (16 = 6 + 5 + 5, not 6 + 6 + 4).
+inline int tile_height(int left, int most) {
+  const int tiles = (left + most - 1) / most;
+  return (left + tiles - 1) / tiles;
+}
+
+// float_tile for a number of rows that is known only now, at most R.
+template <class L, int R>
+void float_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth,
+                   float *y, std::ptrdiff_t ldy) {
+  if (rows == R) {
+    float_tile<L, R, L::float_columns>(x, ldx, w, ldw, depth, y, ldy);
+  } else if constexpr (R > 1) {
+    float_tile_of<L, R - 1>(rows, x, ldx, w, ldw, depth, y, ldy);
+  }
+}
+
+// The same for any number of rows and columns; a last part of a vector is read and written masked.
 template <class L>
 void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
                 int columns, float *y, std::ptrdiff_t ldy) {
-  constexpr int wide = L::float_columns;
+  constexpr int wide = L::float_columns * L::width;
   int c = 0;
-  for (; c + wide * L::width <= columns; c += wide * L::width) {
-    int r = 0;
-    for (; r + L::float_rows <= rows; r += L::float_rows)
-      float_tile<L, L::float_rows, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
-    for (; r + 2 <= rows; r += 2)
-      float_tile<L, 2, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
-    if (r < rows)
-      float_tile<L, 1, wide>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
-  }
+  for (; c + wide <= columns; c += wide)
+    for (int r = 0, height; r < rows; r += height) {
+      height = tile_height(rows - r, L::float_rows);
+      float_tile_of<L, L::float_rows>(height, x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
+    }
   for (; c + L::width <= columns; c += L::width)
     for (int r = 0; r < rows; ++r)
       float_tile<L, 1, 1>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
@@ -143,17 +157,11 @@ template <class L, class Tile> struct LinearKernels {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
       for (int r = 0, height; r < rows; r += height) {
-        height = tile_height(rows - r);
+        height = tile_height(rows - r, Tile::rows);
         sum_rows<kPanel>(a.q + r * a.ldq, a.ldq, height, weights, w.depth, sums);
         dequantize(a, r, height, w, panel * kPanel, sums, y + r * ldy + panel * kPanel, ldy, act);
       }
     }
-  }
-
-  // Rows of the next tile: full ones, and the last two shared evenly (16 = 6 + 5 + 5, not 6 + 6 + 4).
-  static int tile_height(int left) {
-    const int tiles = (left + Tile::rows - 1) / Tile::rows;
-    return (left + tiles - 1) / tiles;
   }
 
   static void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,
