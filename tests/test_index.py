@@ -153,6 +153,14 @@ def test_broken_files_are_reported_and_do_not_stop_the_rest(index: Index, folder
     assert "No such file" in reasons["gone.md"]
 
 
+def test_files_without_text_are_named(index: Index, folder: Path) -> None:
+    (folder / "blank.txt").write_text(" \n")
+    (folder / "frame.html").write_text("<body><script>draw()</script></body>")
+    report = index.update(folder)
+    assert report.empty == ("blank.txt", "frame.html")
+    assert report.failed == ()
+
+
 def test_a_file_that_became_unreadable_keeps_its_passages(index: Index, folder: Path) -> None:
     first = index.update(folder)
     (folder / "b.txt").write_bytes(b"\xff")

@@ -104,6 +104,15 @@ def test_html_gives_the_visible_text_of_the_main_content(tmp_path: Path) -> None
     assert outline(document) == [("Top", "One bold word.\n\na\n\nb"), ("Top > Sub", "x = 1\n  y")]
 
 
+def test_html_of_several_articles_or_inside_a_form_keeps_all_text(tmp_path: Path) -> None:
+    articles = "<body><article><p>One</p></article><article><p>Two</p></article></body>"
+    assert outline(read(tmp_path, "a.html", articles)) == [("", "One\n\nTwo")]
+    single = "<body><p>menu</p><article><p>One</p></article></body>"
+    assert outline(read(tmp_path, "b.html", single)) == [("", "One")]
+    form = "<body><form><p>Text</p><select><option>no</option></select></form></body>"
+    assert outline(read(tmp_path, "c.html", form)) == [("", "Text")]
+
+
 def test_html_without_a_body_and_deeply_nested_is_read(tmp_path: Path) -> None:
     assert outline(read(tmp_path, "a.htm", "just text"))[0][1] == "just text"
     deep = "<div>" * 3000 + "deep" + "</div>" * 3000

@@ -150,3 +150,9 @@ def test_a_vocabulary_larger_than_the_table_is_refused() -> None:
     tokenizer().require_vocabulary(len(PIECES))
     with pytest.raises(TokenizerError, match=rf"up to id {len(PIECES) - 1}, the model has 50 rows"):
         tokenizer().require_vocabulary(50)
+
+
+def test_a_vocabulary_far_smaller_than_the_table_is_refused() -> None:
+    tokenizer().require_vocabulary(len(PIECES) + 64)  # rows that only pad the table
+    with pytest.raises(TokenizerError, match=rf"only {len(PIECES)} tokens; .* different models"):
+        tokenizer().require_vocabulary(len(PIECES) + 500)

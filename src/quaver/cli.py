@@ -110,13 +110,7 @@ def search(
         with Index.open(store, _embedder(model, store, precision, threads)) as opened:
             hits = opened.search(query, k=k)
         if as_json:
-            print(
-                json.dumps(
-                    {"query": query, "hits": [asdict(hit) for hit in hits]},
-                    ensure_ascii=False,
-                    indent=2,
-                )
-            )
+            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
         else:
             print_hits(hits)
 

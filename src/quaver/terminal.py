@@ -43,6 +43,9 @@ def print_report(report: UpdateReport, folder: Path, store: Path) -> None:
         f"{many(report.truncated, 'text')} truncated"
     )
     print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
+    if report.empty:
+        names = harmless(", ".join(report.empty[:5])) + (", ..." if len(report.empty) > 5 else "")
+        print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
     for failure in report.failed:

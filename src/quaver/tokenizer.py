@@ -147,19 +147,28 @@ class Tokenizer:
         return cls(backend, max_length=max_length, lowercase=lowercase)
 
     def require_vocabulary(self, rows: int) -> None:
-        """Check that every id this tokenizer can give has a row in the embedding table.
+        """Check that tokenizer and embedding table are of one model, as far as their sizes tell.
+
+        Every token needs a row. A table may be padded to a round number of rows, but a tokenizer
+        that leaves more than a fiftieth of them (and more than 64) without a token is another
+        model's: it would run, and give vectors without meaning.
 
         Args:
             rows: V, the rows of the word embedding table.
 
         Raises:
-            TokenizerError: the tokenizer has more tokens than the table has rows.
+            TokenizerError: the tokenizer has more tokens than the table has rows, or far fewer.
         """
         if self.vocab_size > rows:
             raise TokenizerError(
                 "every token needs a row of the word embeddings: tokenizer.json goes up to id "
                 f"{self.vocab_size - 1}, the "
                 f"model has {rows} rows; tokenizer and weights are of different models"
+            )
+        if rows - self.vocab_size > max(64, rows // 50):
+            raise TokenizerError(
+                f"the word embeddings have {rows} rows, but tokenizer.json has only "
+                f"{self.vocab_size} tokens; tokenizer and weights are of different models"
             )
 
     def encode(self, texts: Sequence[str]) -> TokenBatch:

@@ -55,6 +55,7 @@ class UpdateReport:
         removed: Passages that were dropped, because their file or their text is gone.
         failed: Files and folders that could not be read, with the reason; what was stored of them
             before stays.
+        empty: Files in which no text was found; they count in ``files``.
         truncated: Embedded texts that were longer than the model reads.
         seconds: Time for everything, reading and splitting included.
     """
@@ -64,6 +65,7 @@ class UpdateReport:
     unchanged: int
     removed: int
     failed: tuple[Failure, ...]
+    empty: tuple[str, ...]
     truncated: int
     seconds: float
 
@@ -186,6 +188,7 @@ class _Update:
         self._embedder, self._store, self._folder = embedder, store, folder
         self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
+        self._empty: list[str] = []
         self._bytes_done = 0.0
         self._bytes_total = 0
         self._files = self._added = self._unchanged = self._removed = self._truncated = 0
@@ -216,6 +219,7 @@ class _Update:
             unchanged=self._unchanged,
             removed=self._removed,
             failed=tuple(self._failed),
+            empty=tuple(self._empty),
             truncated=self._truncated,
             seconds=time.perf_counter() - begin,
         )
@@ -239,6 +243,8 @@ class _Update:
             self._advance(_size(path))
             return None
         passages = split(document, self._embedder.tokenizer, self._max_tokens)
+        if not passages:
+            self._empty.append(source)
         return _File(FileVersion(digest, len(passages)), source, passages, len(content))
 
     def _put(self, files: list[_File], stored: dict[str, StoredSource]) -> None:

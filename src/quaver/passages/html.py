@@ -12,7 +12,8 @@ from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
 
 _UNSEEN = (
-    "script, style, template, noscript, nav, aside, head, svg, button, form, iframe, a.headerlink"
+    "script, style, template, noscript, nav, aside, head, svg, iframe, a.headerlink, "
+    "button, input, select, textarea"
 )
 _INLINE = frozenset(
     (
@@ -58,7 +59,7 @@ _HEADING = re.compile(r"h[1-6]")
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
     """Extracts the visible text of a page and finds its sections.
 
-    Only the main content counts where the page names one (``<main>``, ``role="main"``,
+    Only the main content counts where the page names one (``<main>``, ``role="main"``, its only
     ``<article>``): menus and page furniture would otherwise become passages.
 
     Args:
@@ -74,11 +75,12 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
         page = BeautifulSoup(markup, "html.parser")
     for unseen in page.select(_UNSEEN):
         unseen.decompose()
+    articles = page.find_all("article", limit=2)
     writer = _Writer()
     writer.write(
         page.find("main")
         or page.select_one("[role=main]")
-        or page.find("article")
+        or (articles[0] if len(articles) == 1 else None)
         or page.body
         or page
     )
