@@ -23,6 +23,7 @@ from quaver import cli
 from quaver.embedder import Embedder
 from quaver.index import Index
 from quaver.terminal import short_heading
+from tiny_model import write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
 
@@ -154,7 +155,6 @@ def test_errors_are_one_line_and_leave_nothing_behind(
     arguments: list[str],
     message: str,
 ) -> None:
-    from tiny_model import write_tiny_model
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -308,3 +308,14 @@ def test_documents_cannot_steer_the_terminal(tiny_folder: Path, tmp_path: Path) 
         "     Title �]0;�",
         "     The �[2Jlist.",
     ]
+
+
+def test_a_folder_without_pooling_can_be_used_from_the_shell(folder: Path, tmp_path: Path) -> None:
+    bare = write_tiny_model(tmp_path / "bare")
+    (bare / "modules.json").unlink()
+    store = tmp_path / "kb"
+    code, _, errors = call("index", folder, "--model", bare, "--store", store)
+    assert code == 1
+    assert "pooling" in errors
+    assert call("index", folder, "--model", bare, "--store", store, "--pooling", "cls")[0] == 0
+    assert call("search", store, "list")[0] == 0

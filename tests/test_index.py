@@ -20,7 +20,7 @@ from quaver.errors import (
 )
 from quaver.index import Index, Progress
 from quaver.passages import embedded_text, read_document, split
-from quaver.store import edge
+from quaver.store import edge, room
 from quaver.update import passage_budget
 from tiny_model import write_tiny_model
 
@@ -238,6 +238,18 @@ def test_open_finds_the_model_again(
         assert again.search("list", k=1)
 
 
+def test_open_loads_the_model_as_it_was_loaded(tmp_path: Path) -> None:
+    bare = write_tiny_model(tmp_path / "bare")
+    (bare / "modules.json").unlink()
+    embedder = Embedder.from_pretrained(
+        bare, pooling="cls", normalize=True, max_seq_length=32, truncate_dim=16, threads=1
+    )
+    Index.create(tmp_path / "kb", embedder).close()
+    with Index.open(tmp_path / "kb") as opened:
+        assert opened.embedder.settings == embedder.settings
+        assert opened.embedder.fingerprint == embedder.fingerprint
+
+
 def test_open_refuses_another_model(tmp_path: Path, embedder: Embedder) -> None:
     Index.create(tmp_path / "kb", embedder).close()
     other = Embedder.from_pretrained(write_tiny_model(tmp_path / "other", seed=1), threads=1)
@@ -391,7 +403,10 @@ def test_an_update_that_stops_anywhere_is_finished_by_the_next(
         try:
             index.update(folder)
         except _Stopped:
-            assert "Each function returns an error." in stored_texts(index)
+            texts = stored_texts(index)
+            assert "Each function returns an error." in texts
+            # The changed file's old passages go when its new ones are there, never before.
+            assert any(text.startswith("The dict of strings.") for text in texts)
     index.update(folder)
     assert stored_texts(index) == [
         "Each function returns an error.",
@@ -406,7 +421,7 @@ def test_a_full_disk_keeps_what_is_stored(
     first = index.update(folder)
     (folder / "new.txt").write_text("Something new.")
     with monkeypatch.context() as patch:
-        patch.setattr(edge, "_RESERVE", 1 << 60)
+        patch.setattr(room, "RESERVE", 1 << 60)
         with pytest.raises(StoreWriteError, match="is full"):
             index.update(folder)
     assert index.store.count() == first.added

@@ -83,16 +83,19 @@ def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: E
     moments = random.Random(7)
     seen: dict[str, str] = {}
     kills = 0
+    changed_was_stored = False
     for attempt in range(9):
         if attempt == 6:  # the folder changes between two interrupted runs
             (folder / "0.txt").write_text("Nothing of the old text.")
             (folder / "1.txt").unlink()
+            changed_was_stored = "0.txt" in seen
             seen = {k: v for k, v in seen.items() if k not in ("0.txt", "1.txt")}
         kills += kill_after(command, 0.3 + moments.random() * (duration + 1))
         if not Index.exists(store):
             continue
-        complete, _ = contents(store, folder, embedder)
+        complete, found = contents(store, folder, embedder)
         assert seen.items() <= complete.items()
+        assert not changed_was_stored or any(row[0] == "0.txt" for row in found)
         seen = (
             complete
             if attempt < 6

@@ -362,6 +362,49 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.parametrize("megabytes", [24, 32, 44, 64])
+def test_opening_on_a_nearly_full_disk_does_not_kill_the_process(
+    tmp_path: Path, megabytes: int
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    options = f"size={megabytes}m"
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], check=False
+    ).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        for program in (
+            """
+            import sys, pathlib, numpy as np
+            from quaver.passages import Passage
+            from quaver.store import Manifest
+            from quaver.store.edge import EdgeStore
+            store = EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest("m", "f", 384, 100, ""))
+            one = Passage("6ba7b810-9dad-11d1-80b4-00c04fd430c8", "text", "s", "", 0, 4)
+            store.upsert([one], np.ones((1, 384), np.float32))
+            store.close()
+            """,
+            """
+            import sys, pathlib, numpy as np
+            from quaver.errors import StoreWriteError
+            from quaver.store.edge import EdgeStore
+            try:
+                store = EdgeStore.open(pathlib.Path(sys.argv[1]))
+                store.search(np.ones(384, np.float32), k=1)
+                store.close()
+                print("opened")
+            except StoreWriteError as error:
+                print(error)
+            """,
+        ):
+            result = in_another_process(program, disk / "kb")
+            assert result.returncode == 0, (result.returncode, result.stderr)
+        assert ("opened" if megabytes == 64 else "is full") in result.stdout, result.stdout
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def test_a_limit_on_file_size_is_a_write_error(tmp_path: Path) -> None:
     result = in_another_process(
         """

@@ -35,6 +35,13 @@ app = typer.Typer(
 )
 
 
+class Pooling(str, Enum):
+    """How token vectors become one."""
+
+    cls = "cls"
+    mean = "mean"
+
+
 class Precision(str, Enum):
     """What the engine computes in."""
 
@@ -52,6 +59,10 @@ StoredModelOption = Annotated[
     ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="What the engine computes in.")]
+PoolingOption = Annotated[
+    Pooling | None,
+    typer.Option(help="For a model folder that does not say how token vectors become one."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
 
 
@@ -74,6 +85,7 @@ def index(
             help="Tokens of a passage at most, for a new store; default: all that the model reads."
         ),
     ] = None,
+    pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
@@ -87,7 +99,7 @@ def index(
         scan_folder(folder)  # a wrong folder is told before a model is loaded and a store is made
         if model is None and not Index.exists(store):
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
-        embedder = _embedder(model, store, precision, threads)
+        embedder = _embedder(model, store, precision, threads, pooling)
         with progress_bar() as show, _opened(store, embedder, passage_tokens) as opened:
             report = opened.update(folder, name=name, on_progress=show)
         print_report(report, folder, store)
@@ -141,6 +153,7 @@ def embed(
     prompt_name: Annotated[
         str | None, typer.Option(help="Name of one of the model's prompts.")
     ] = None,
+    pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
@@ -155,7 +168,9 @@ def embed(
         raise typer.BadParameter(f"must end in .npy: got {output.name}", param_hint="--output")
     with _errors():
         lines = _texts(texts or [], file)
-        embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
+        embedder = Embedder.from_pretrained(
+            model, pooling=_value(pooling), precision=precision.value, threads=threads
+        )
         vectors = embedder.encode(lines, prompt_name=prompt_name)
         if output is None:
             for row in vectors:
@@ -194,10 +209,20 @@ def _embedder(
     store: Path,
     precision: Precision = Precision.int8,
     threads: int | None = None,
+    pooling: Pooling | None = None,
 ) -> Embedder:
-    """Loads a model; if None, the one a store was made with."""
-    name = model or Manifest.read(store).model
-    return Embedder.from_pretrained(name, precision=precision.value, threads=threads)
+    """Loads a model; if None, the one a store was made with, as it was loaded then."""
+    settings: dict[str, Any] = {}
+    if model is None:
+        manifest = Manifest.read(store)
+        model, settings = manifest.model, manifest.settings
+    if pooling is not None:
+        settings = {**settings, "pooling": pooling.value}
+    return Embedder.from_pretrained(model, precision=precision.value, threads=threads, **settings)
+
+
+def _value(choice: Pooling | None) -> str | None:
+    return None if choice is None else choice.value
 
 
 def _opened(store: Path, embedder: Embedder, passage_tokens: int | None) -> Index:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,6 +141,16 @@ class Embedder:
             token=token,
         )
         return cls(model, prompts=prompts, truncate_dim=truncate_dim)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `from_pretrained` takes besides `source` to give vectors of this kind again."""
+        return {
+            "pooling": self.spec.pooling,
+            "normalize": self.normalize,
+            "max_seq_length": self.max_seq_length,
+            "truncate_dim": self.truncate_dim,
+        }
 
     @property
     def dimension(self) -> int:

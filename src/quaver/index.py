@@ -89,6 +89,7 @@ class Index:
             dimension=embedder.dimension,
             passage_tokens=tokens,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            settings=embedder.settings,
         )
         store = EdgeStore.create(Path(path), manifest)
         return cls(Path(path), embedder, store, passage_tokens=tokens)
@@ -113,7 +114,9 @@ class Index:
         """
         store = EdgeStore.open(Path(path))
         try:
-            embedder = embedder or Embedder.from_pretrained(store.manifest.model)
+            if embedder is None:
+                made_with = store.manifest
+                embedder = Embedder.from_pretrained(made_with.model, **made_with.settings)
             store.manifest.check(
                 Path(path),
                 model=embedder.source,

@@ -25,8 +25,10 @@ from quaver.store.protocol import FileVersion, StoredSource, VectorStore
 _SPLIT_VERSION = 1
 """Raise it when reading or splitting changes: every file then counts as changed once."""
 
-_BATCH = 256
-"""Passages that are collected over files, embedded in one call and made durable together."""
+_BATCH = 64
+"""Passages that are collected over files, embedded in one call and made durable together. Enough
+for the engine (some 10,000 tokens), few enough that a slow machine shows progress and a killed run
+has something to show after seconds."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from quaver.store import lock, manifest
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import FileVersion, Hit, StoredSource
+from quaver.store.room import holes, require_room
 
 _VECTOR = "dense"
 _SHARD = "shard"
@@ -37,10 +38,6 @@ _OWN_FILES = frozenset({lock.FILE_NAME, manifest.FILE_NAME + ".new", _SHARD, _UN
 _PAGE = 4096
 _HIT_FIELDS = ("text", "source", "heading", "start", "end", "root")
 _FILTERS = ("source", "heading", "root")
-
-_RESERVE = 16 << 20
-"""Bytes that must stay free. Qdrant Edge writes through sparse memory maps: on a full disk the
-write does not fail, the process dies of SIGBUS. So the room is checked before every write."""
 
 
 class EdgeStore:
@@ -107,7 +104,7 @@ class EdgeStore:
             )
         lock = StoreLock(path)
         try:
-            _require_room(path, 0)
+            require_room(path, 0)
             _make_shard(path, manifest.dimension)
             shard = _load_shard(path)
             manifest.write(path)
@@ -130,13 +127,15 @@ class EdgeStore:
             StoreNotFoundError: There is no store at this path.
             StoreMismatchError: Another version of Quaver wrote it.
             StoreLockedError: Another process holds it.
-            StoreWriteError: The folder cannot be written (searching, too, needs a lock).
+            StoreWriteError: The folder cannot be written (searching, too, needs a lock), or the
+                disk is full.
             StoreError: Its files are broken.
         """
         manifest = Manifest.read(path)
         lock = StoreLock(path)
         try:
-            _require_room(path, 0)
+            # Loading reads its vector files whole, and on some file systems that fills their holes.
+            require_room(path, holes(path / _SHARD, "**/vectors/*.mmap"))
             shard = _load_shard(path)
         except BaseException:
             lock.release()
@@ -174,7 +173,7 @@ class EdgeStore:
         size = vectors.nbytes + sum(
             len(passage.text.encode()) + len(passage.heading) + 512 for passage in passages
         )
-        _require_room(self.path, 4 * size)
+        require_room(self.path, 4 * size)
         with _translated(f"cannot store {len(points)} passages in {self.path}"):
             self._shard.update(edge.UpdateOperation.upsert_points(points))
 
@@ -226,7 +225,7 @@ class EdgeStore:
     def delete(self, ids: Sequence[str]) -> None:
         """Removes passages; see ``VectorStore.delete``."""
         if ids:
-            _require_room(self.path, 128 * len(ids))
+            require_room(self.path, 128 * len(ids))
             with _translated(f"cannot delete from {self.path}"):
                 self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
 
@@ -278,10 +277,9 @@ class EdgeStore:
             for file in (self.path / _SHARD).rglob("*")
             if file.is_file()
         )
-        _require_room(self.path, 2 * used)
-        with _translated(
-            f"cannot optimize {self.path} (everything is stored, searching is only slower)"
-        ):
+        state = "everything is stored, searching is only slower"
+        require_room(self.path, 2 * used, then=f"{state}; make room and run it again")
+        with _translated(f"cannot optimize {self.path} ({state})"):
             self._shard.optimize()
 
     def close(self) -> None:
@@ -354,20 +352,6 @@ def _condition(filter: Mapping[str, str] | None) -> edge.Filter | None:
     return edge.Filter(
         must=[edge.FieldCondition(key=k, match=edge.MatchValue(v)) for k, v in filter.items()]
     )
-
-
-def _require_room(path: Path, size: int) -> None:
-    """Raises StoreWriteError unless the disk has room for ``size`` bytes and the reserve."""
-    try:
-        free = shutil.disk_usage(path).free
-    except OSError as error:
-        raise StoreError(f"cannot reach the store at {path}: {error.strerror}") from error
-    if free < size + _RESERVE:
-        raise StoreWriteError(
-            f"the disk of {path} is full: {free / 1e6:.0f} MB are free, "
-            f"{(size + _RESERVE) / 1e6:.0f} MB are needed; "
-            "make room and run it again, what is stored stays"
-        )
 
 
 @contextmanager

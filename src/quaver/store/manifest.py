@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from quaver.errors import StoreError, StoreMismatchError, StoreNotFoundError, StoreWriteError
 
 FILE_NAME = "quaver.json"
+SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
 FORMAT_VERSION = 1
 """Changes when a store written by one version cannot be read by the other."""
 
@@ -20,6 +22,8 @@ class Manifest:
 
     Attributes:
         model: Hub id or absolute folder of the model, to open it again.
+        settings: Further arguments that the model was loaded with, by name; see
+            ``Embedder.settings``.
         fingerprint: Identifies the vector space: vectors of another one cannot be compared.
         dimension: Length of a vector.
         passage_tokens: Tokens of a passage with its heading, at most.
@@ -32,6 +36,7 @@ class Manifest:
     dimension: int
     passage_tokens: int
     created: str
+    settings: dict[str, Any] = field(default_factory=dict)
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -80,6 +85,7 @@ class Manifest:
             "dimension": int,
             "passage_tokens": int,
             "created": str,
+            "settings": dict,
             "format_version": int,
         }
         if not isinstance(content, dict):
@@ -94,6 +100,12 @@ class Manifest:
                     f"{path} needs {name!r} as {kind.__name__}: got {value!r}; "
                     "index again into another folder"
                 )
+        unknown = sorted(set(content["settings"]) - SETTINGS)
+        if unknown:
+            raise StoreMismatchError(
+                f"{path} knows the settings {', '.join(sorted(SETTINGS))}: got {unknown[0]!r}; "
+                "a later version of Quaver may have made this store"
+            )
         return cls(**{name: content[name] for name in fields})
 
     def write(self, store: Path) -> None:
