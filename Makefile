@@ -14,7 +14,7 @@ help:
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
-	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels (slow)"
+	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
 	@echo "make bench          time against torch, OpenVINO and ONNX Runtime (installs them into .envs/peers; long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
