@@ -162,6 +162,7 @@ NB_MODULE(_native, m) {
             require(hidden >= 1 && heads >= 1 && hidden % heads == 0, "heads divides hidden");
             require(intermediate >= 1 && hidden <= quaver::kMaxDepth && intermediate <= quaver::kMaxDepth,
                     "hidden and intermediate are in 1..65536");
+            require(hidden / heads <= quaver::kMaxHead, "a head has at most 1024 features");
             new (self) quaver::EncoderSpec{hidden,      heads,    intermediate, vocabulary, positions, position_offset,
                                            token_types, norm_eps, activation,   pooling,    normalize};
           },

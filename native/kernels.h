@@ -35,6 +35,7 @@ inline constexpr int kPanel = 64;       // outputs in a panel
 inline constexpr int kGroup = 4;        // inputs in one 32-bit lane
 inline constexpr int kDepthStep = 64;   // K is padded to this
 inline constexpr int kMaxDepth = 65536; // see Overflow
+inline constexpr int kMaxHead = 1024;   // features of one attention head; a packed key fits the stack
 
 static constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 

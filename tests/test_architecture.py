@@ -174,3 +174,16 @@ def test_more_layers_than_the_config_says() -> None:
 def test_tensors_of_another_model() -> None:
     with pytest.raises(WeightsError, match=r"exactly one tensor.*found none among 1"):
         encoder_weights(SPEC, {"shared.weight": np.zeros((3, 3), np.float32)})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"hidden_size": 2048, "num_attention_heads": 1},
+        {"hidden_size": 131072, "num_attention_heads": 256},
+        {"intermediate_size": 65537},
+    ],
+)
+def test_sizes_beyond_the_kernels_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match="up to 65536 and heads of up to 1024"):
+        encoder_spec({**CONFIG, **change}, pooling="cls", normalize=True)

@@ -83,7 +83,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
 
   static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
     const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel);
-    std::uint8_t bytes[1024 + 64];
+    std::uint8_t bytes[kMaxHead];
     for (int c = 0; c < depth; ++c)
       bytes[c] = 128;
     for (int j = 0; j < padded; ++j) {

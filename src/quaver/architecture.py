@@ -19,6 +19,9 @@ from quaver.named_tensors import NamedTensors
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean"]
 
+# What the native kernels are made for: int32 sums without overflow, a packed key on the stack.
+MAX_WIDTH = 65536
+MAX_HEAD_SIZE = 1024
 SUPPORTED = ("bert",)
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean")
 _ACTIVATIONS: dict[str, Activation] = {
@@ -168,13 +171,19 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
             f"hidden_size must be a multiple of num_attention_heads: got {hidden} and {heads} in "
             "config.json"
         )
+    inner = _size(config, "intermediate_size")
+    if max(hidden, inner) > MAX_WIDTH or hidden // heads > MAX_HEAD_SIZE:
+        raise UnsupportedArchitectureError(
+            f"supported are hidden_size and intermediate_size up to {MAX_WIDTH} and heads of up to "
+            f"{MAX_HEAD_SIZE} features: got {hidden}, {inner} and {hidden // heads} in config.json"
+        )
     return EncoderSpec(
         model_type=str(model_type),
         vocab_size=_size(config, "vocab_size"),
         hidden_size=hidden,
         layers=_size(config, "num_hidden_layers"),
         heads=heads,
-        intermediate_size=_size(config, "intermediate_size"),
+        intermediate_size=inner,
         max_positions=_size(config, "max_position_embeddings"),
         position_offset=0,
         type_vocab_size=_size(config, "type_vocab_size"),
