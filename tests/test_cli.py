@@ -211,7 +211,7 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "instruction_sets": {"scalar": True, "amx": False},
         "threads": 2,
     }
-    monkeypatch.setattr(cli, "machine_info", lambda: facts)
+    monkeypatch.setattr(cli.info, "machine_info", lambda: facts)
     assert json.loads(call("info", "--json")[1]) == facts
     assert call("info")[1].splitlines() == [
         "cpu               a [bold] CPU",

@@ -44,7 +44,11 @@ NATIVE_CALLERS = {"engine", "machine"}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
-    "cli": {"typer", "rich"},
+    "cli.app": {"typer"},
+    "cli.embed": {"typer"},
+    "cli.index": {"typer"},
+    "cli.info": {"typer", "rich"},
+    "cli.options": {"typer"},
     "terminal": {"rich", "tqdm"},
     "passages.html": {"bs4"},
     "passages.markdown": {"markdown_it"},

@@ -1,0 +1,15 @@
+"""The command line: one module for each group of commands, each a few lines over the public classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quaver.cli import embed, index, info
+from quaver.cli.app import app
+
+__all__ = ["app", "embed", "index", "info", "main"]
+
+
+def main() -> Any:
+    """Runs the command line; the entry point of the ``quaver`` script."""
+    return app()

@@ -1,0 +1,82 @@
+"""`quaver embed`: texts to vectors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from quaver.cli.app import app
+from quaver.cli.options import (
+    PoolingOption,
+    Precision,
+    PrecisionOption,
+    ThreadsOption,
+    choice_value,
+    reported_errors,
+)
+from quaver.embedder import Embedder
+from quaver.errors import InputError
+
+
+@app.command()
+def embed(
+    texts: Annotated[
+        list[str] | None, typer.Argument(help='Texts; a single "-" reads lines from stdin.')
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="One text per line.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write a .npy file instead of JSON lines.")
+    ] = None,
+    prompt_name: Annotated[
+        str | None, typer.Option(help="Name of one of the model's prompts.")
+    ] = None,
+    pooling: PoolingOption = None,
+    precision: PrecisionOption = Precision.int8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Embed texts: one JSON array per line on stdout, or a NumPy file."""
+    if not model:
+        raise typer.BadParameter("missing", param_hint="--model")
+    if bool(texts) == (file is not None):
+        raise typer.BadParameter(
+            "give texts, or --file, or - for stdin; one of them", param_hint="TEXTS"
+        )
+    if output is not None and output.suffix != ".npy":
+        raise typer.BadParameter(f"must end in .npy: got {output.name}", param_hint="--output")
+    with reported_errors():
+        lines = _texts(texts or [], file)
+        embedder = Embedder.from_pretrained(
+            model, pooling=choice_value(pooling), precision=precision.value, threads=threads
+        )
+        vectors = embedder.encode(lines, prompt_name=prompt_name)
+        if output is None:
+            for row in vectors:
+                print(json.dumps([float(f"{value:.7g}") for value in row]))
+        else:
+            try:
+                np.save(output, vectors)
+            except OSError as error:
+                raise InputError(f"cannot write {output}: {error.strerror}") from error
+            print(
+                f"{vectors.shape[0]} vectors of dimension {vectors.shape[1]} in {output}",
+                file=sys.stderr,
+            )
+
+
+def _texts(texts: list[str], file: Path | None) -> list[str]:
+    """Collects the texts from arguments, a file, or stdin; an empty line is an empty text."""
+    if file is None and texts != ["-"]:
+        return texts
+    try:
+        content = sys.stdin.buffer.read() if file is None else file.read_bytes()
+        return content.decode("utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file or 'stdin'} must be UTF-8: byte {error.start} is not") from error

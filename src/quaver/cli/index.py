@@ -1,0 +1,114 @@
+"""`quaver index`, `quaver search`, `quaver remove`: passages in a store."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quaver.cli.app import app
+from quaver.cli.options import (
+    PoolingOption,
+    Precision,
+    PrecisionOption,
+    StoredModelOption,
+    ThreadsOption,
+    load_embedder,
+    reported_errors,
+)
+from quaver.embedder import Embedder
+from quaver.errors import InputError
+from quaver.index import Index
+from quaver.passages import scan_folder
+from quaver.terminal import many, print_hits, print_report, progress_bar
+
+
+@app.command()
+def index(
+    folder: Annotated[Path, typer.Argument(help="Folder of .txt, .md, .rst and .html files.")],
+    store: Annotated[
+        Path, typer.Option("--store", "-s", help="Folder of the store; made if there is none.")
+    ],
+    model: StoredModelOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Know the folder by this name instead of its absolute path, so that it can move."
+        ),
+    ] = None,
+    passage_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a passage at most, for a new store; default: all that the model reads."
+        ),
+    ] = None,
+    pooling: PoolingOption = None,
+    precision: PrecisionOption = Precision.int8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Bring a store in step with a folder: embed what is new or changed, drop what is gone.
+
+    A store can hold several folders: this touches only what came from the one given. A folder is
+    known by its absolute path; a moved one counts as new, unless it has a --name. To drop all of a
+    folder, see `quaver remove`.
+    """
+    with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
+        scan_folder(folder)  # a wrong folder is told before a model is loaded and a store is made
+        if model is None and not Index.exists(store):
+            raise typer.BadParameter("a new store needs a model", param_hint="--model")
+        embedder = load_embedder(model, store, precision, threads, pooling)
+        with progress_bar() as show, _opened(store, embedder, passage_tokens) as opened:
+            report = opened.update(folder, name=name, on_progress=show)
+        print_report(report, folder, store)
+        if report.failed and not report.files:
+            raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    query: Annotated[str, typer.Argument(help="The question.")],
+    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1)] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    model: StoredModelOption = None,
+    precision: PrecisionOption = Precision.int8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Find the passages that answer a question."""
+    with reported_errors():
+        with Index.open(store, load_embedder(model, store, precision, threads)) as opened:
+            hits = opened.search(query, k=k)
+        if as_json:
+            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
+        else:
+            print_hits(hits)
+
+
+@app.command()
+def remove(
+    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    folder: Annotated[
+        Path, typer.Argument(help="The indexed folder, or its name; it may be gone already.")
+    ],
+    model: StoredModelOption = None,
+) -> None:
+    """Drop everything from a store that was indexed from a folder."""
+    with reported_errors(), Index.open(store, load_embedder(model, store)) as opened:
+        print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
+
+
+def _opened(store: Path, embedder: Embedder, passage_tokens: int | None) -> Index:
+    """Opens the index at this path, or makes it."""
+    if not Index.exists(store):
+        return Index.create(store, embedder, passage_tokens=passage_tokens)
+    opened = Index.open(store, embedder)
+    if passage_tokens not in (None, opened.passage_tokens):
+        opened.close()
+        raise InputError(
+            f"the store at {store} has passages of {opened.passage_tokens} tokens, which cannot "
+            f"change: got --passage-tokens {passage_tokens}; use another store"
+        )
+    return opened

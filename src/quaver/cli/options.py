@@ -1,0 +1,87 @@
+"""What commands share: options, loading a model, and how an error ends a command."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from quaver.embedder import Embedder
+from quaver.errors import QuaverError
+from quaver.store.manifest import Manifest
+
+
+class Pooling(str, Enum):
+    """How token vectors become one."""
+
+    cls = "cls"
+    mean = "mean"
+
+
+class Precision(str, Enum):
+    """What the engine computes in."""
+
+    int8 = "int8"
+    float32 = "float32"
+
+
+StoredModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="Model folder or hub id; default: the one the store was made with.",
+        show_default=False,
+    ),
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="What the engine computes in.")]
+PoolingOption = Annotated[
+    Pooling | None,
+    typer.Option(help="For a model folder that does not say how token vectors become one."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
+
+
+def load_embedder(
+    model: str | None,
+    store: Path,
+    precision: Precision = Precision.int8,
+    threads: int | None = None,
+    pooling: Pooling | None = None,
+) -> Embedder:
+    """Loads a model; if None, the one a store was made with, as it was loaded then."""
+    settings: dict[str, Any] = {}
+    if model is None:
+        manifest = Manifest.read(store)
+        model, settings = manifest.model, manifest.settings
+    if pooling is not None:
+        settings = {**settings, "pooling": pooling.value}
+    return Embedder.from_pretrained(model, precision=precision.value, threads=threads, **settings)
+
+
+def choice_value(choice: Pooling | None) -> str | None:
+    """Returns the text behind a choice."""
+    return None if choice is None else choice.value
+
+
+@contextmanager
+def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
+    """Turns Quaver's errors into one line and exit code 1, and Ctrl-C into 130."""
+    try:
+        yield
+    except QuaverError as error:
+        print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        print(f"quaver: {interrupted}", file=sys.stderr)
+        raise typer.Exit(130) from error
+    except BrokenPipeError as error:
+        # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(1) from error
