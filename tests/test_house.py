@@ -32,6 +32,7 @@ ORDER = (
     ("engine",),
     ("loading", "pipeline"),
     ("embedder",),
+    ("ranker",),
     ("passages",),
     ("store",),
     ("update",),
@@ -159,10 +160,13 @@ def error_classes() -> dict[str, type[Exception]]:
 def test_the_public_names_are_these() -> None:
     assert set(quaver.__all__) == {
         *error_classes(),
+        "BiEncoderRanker",
+        "CrossEncoder",
         "Embedder",
         "Hit",
         "Index",
         "Passage",
+        "Ranked",
         "info",
     }
 

@@ -209,3 +209,37 @@ def write_tiny_model(
         ]
         write_json(folder / "modules.json", modules)
     return folder
+
+
+def write_tiny_cross_encoder(
+    folder: Path,
+    *,
+    seed: int = 0,
+    labels: int = 1,
+    max_positions: int = 64,
+    changes: dict[str, Any] | None = None,
+) -> Path:
+    """Write a tiny random BERT with a classification head, as a bare transformers folder.
+
+    Args:
+        folder: where to write; made when missing.
+        seed: another seed gives another model with the same tokenizer.
+        labels: rows of the classifier.
+        max_positions: longest pair in tokens, special tokens included.
+        changes: keys of config.json to set otherwise.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = tiny_config(max_positions=max_positions)
+    config["architectures"] = ["BertForSequenceClassification"]
+    config["id2label"] = {str(i): f"LABEL_{i}" for i in range(labels)}
+    write_json(folder / "config.json", {**config, **(changes or {})})
+    tiny_tokenizer().save(str(folder / "tokenizer.json"))
+    rng = np.random.default_rng(seed)
+    hidden = config["hidden_size"]
+    tensors = {f"bert.{name}": t for name, t in tiny_tensors(config, seed=seed).items()}
+    for name, rows in (("bert.pooler.dense", hidden), ("classifier", labels)):
+        weight = rng.standard_normal((rows, hidden)) * hidden**-0.5
+        tensors[f"{name}.weight"] = weight.astype(np.float32)
+        tensors[f"{name}.bias"] = rng.standard_normal(rows).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -32,20 +32,26 @@ if TYPE_CHECKING:
     from quaver.index import Index
     from quaver.machine import info
     from quaver.passages import Passage
+    from quaver.ranker import BiEncoderRanker, CrossEncoder, Ranked
     from quaver.store import Hit
 
 __version__ = metadata.version("quaver")
 
 # Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
 _HOMES = {
+    "BiEncoderRanker": "quaver.ranker",
+    "CrossEncoder": "quaver.ranker",
     "Embedder": "quaver.embedder",
     "Hit": "quaver.store",
     "Index": "quaver.index",
     "Passage": "quaver.passages",
+    "Ranked": "quaver.ranker",
     "info": "quaver.machine",
 }
 
 __all__ = [
+    "BiEncoderRanker",
+    "CrossEncoder",
     "DocumentError",
     "Embedder",
     "EngineError",
@@ -59,6 +65,7 @@ __all__ = [
     "Passage",
     "PoolingError",
     "QuaverError",
+    "Ranked",
     "StoreError",
     "StoreExistsError",
     "StoreLockedError",

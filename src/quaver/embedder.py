@@ -285,7 +285,7 @@ class Embedder:
         items = [texts] if isinstance(texts, str) else text_list(texts)
         unique = {text: row for row, text in enumerate(dict.fromkeys(items))}
         report = encode_texts(
-            self.tokenizer,
+            self.tokenizer.encode,
             self._engine,
             [start + text for text in unique],
             max_batch_tokens=max_batch_tokens,

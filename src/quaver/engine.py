@@ -19,6 +19,7 @@ from quaver.architecture import (
 from quaver.errors import InputError, TokenRangeError
 from quaver.machine import choose_isa, choose_threads
 from quaver.quantize import quantize_weight
+from quaver.reference import run_head
 from quaver.tokenizer import TokenBatch
 
 Precision = Literal["int8", "float32"]
@@ -70,6 +71,7 @@ class Engine:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}")
         self.spec = spec
         self.precision = precision
+        self._head = weights.head
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
         self._encoder = _native.Encoder(
@@ -107,7 +109,8 @@ class Engine:
             batch: ids int32 (T,) in [0, V), offsets int32 (N + 1,), type_ids int32 (T,) or None.
 
         Returns:
-            float32 (N, H), pooled, and with unit rows when the spec says so.
+            float32 (N, spec.outputs): pooled, through the head if there is one, and with unit rows
+            when the spec says so.
 
         Raises:
             InputError: an array is not int32 (n,), or offsets do not rise from 0 to T.
@@ -119,7 +122,7 @@ class Engine:
         self._check(batch)
         vectors = np.empty((len(batch), self.spec.hidden_size), np.float32)
         self._encoder.encode(batch.ids, batch.offsets, batch.type_ids, self.threads, vectors)
-        return vectors
+        return run_head(self.spec, self._head, vectors)
 
     def _check(self, batch: TokenBatch) -> None:
         for name in ("ids", "offsets", "type_ids"):

@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quaver.architecture import POOLINGS, EncoderSpec, encoder_spec, encoder_weights
+from quaver.architecture import (
+    POOLINGS,
+    EncoderSpec,
+    classifier_spec,
+    encoder_spec,
+    encoder_weights,
+)
 from quaver.arguments import check_range
 from quaver.engine import PRECISIONS, Engine, Precision
 from quaver.errors import InputError, PoolingError
@@ -45,11 +51,9 @@ def load_model(
     token: str | bool | None = None,
 ) -> LoadedModel:
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
-    if precision not in PRECISIONS:
-        names = " or ".join(map(repr, PRECISIONS))
-        raise InputError(f"precision must be {names}: got {precision!r}")
     if pooling is not None and pooling not in POOLINGS:
         raise InputError(f"pooling must be one of {', '.join(POOLINGS)}: got {pooling!r}")
+    _check_precision(precision)
     folder = ModelFolder.open(
         name_or_path, revision=revision, local_files_only=local_files_only, token=token
     )
@@ -58,6 +62,42 @@ def load_model(
         pooling=_agreed_pooling(folder, pooling),
         normalize=folder.normalize if normalize is None else normalize,
     )
+    return _load(folder, spec, max_seq_length, precision, threads, isa)
+
+
+def load_classifier(
+    name_or_path: str | Path,
+    *,
+    precision: Precision = "int8",
+    revision: str | None = None,
+    max_seq_length: int | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedModel:
+    """Load a model with a classification head, as `CrossEncoder.from_pretrained` says."""
+    _check_precision(precision)
+    folder = ModelFolder.open(
+        name_or_path, revision=revision, local_files_only=local_files_only, token=token
+    )
+    return _load(folder, classifier_spec(folder.config), max_seq_length, precision, threads, isa)
+
+
+def _check_precision(precision: object) -> None:
+    if precision not in PRECISIONS:
+        names = " or ".join(map(repr, PRECISIONS))
+        raise InputError(f"precision must be {names}: got {precision!r}")
+
+
+def _load(
+    folder: ModelFolder,
+    spec: EncoderSpec,
+    max_seq_length: int | None,
+    precision: Precision,
+    threads: int | None,
+    isa: str | None,
+) -> LoadedModel:
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_positions)
     tokenizer = Tokenizer.from_folder(

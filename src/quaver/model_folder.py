@@ -44,6 +44,8 @@ class ModelFolder:
         prompts: texts put before a text, by name.
         default_prompt_name: the prompt used when none is named.
         similarity: "cosine" or "dot".
+        score_activation: the class that a cross-encoder names for its scores, such as
+            "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
         max_seq_length: most tokens of a text, special tokens included.
         lowercase: whether texts are lowered before the tokenizer.
     """
@@ -58,6 +60,7 @@ class ModelFolder:
     prompts: dict[str, str]
     default_prompt_name: str | None
     similarity: str
+    score_activation: str | None
     max_seq_length: int
     lowercase: bool
 
@@ -111,6 +114,7 @@ class ModelFolder:
             prompts=_prompts(path, settings),
             default_prompt_name=settings.get("default_prompt_name"),
             similarity=_similarity(settings),
+            score_activation=_score_activation(config, settings),
             max_seq_length=_max_seq_length(transformer, config, text_settings),
             lowercase=bool(text_settings.get("do_lower_case")),
         )
@@ -170,6 +174,8 @@ def _modules(path: Path) -> tuple[Path, str | None, bool]:
         raise ModelFolderError(
             f"{path / 'modules.json'} must list modules with type and path: {error!r}"
         ) from error
+    if kinds == ["Transformer"]:  # a cross-encoder's folder
+        return paths[0], None, False
     if kinds not in (
         ["Transformer", "Pooling"],
         ["Transformer", "Pooling", "Normalize"],
@@ -225,6 +231,17 @@ def _similarity(settings: dict[str, Any]) -> str:
             f"similarity_fn_name is {name!r}; supported are {', '.join(known)}"
         )
     return known[name]
+
+
+def _score_activation(config: dict[str, Any], settings: dict[str, Any]) -> str | None:
+    """Find the activation in the three places where sentence-transformers has kept it."""
+    inside = config.get("sentence_transformers")
+    places = (
+        settings.get("activation_fn"),
+        inside.get("activation_fn") if isinstance(inside, dict) else None,
+        config.get("sbert_ce_default_activation_function"),
+    )
+    return next((str(name) for name in places if name is not None), None)
 
 
 def _max_seq_length(path: Path, config: dict[str, Any], text_settings: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ class NamedTensors:
     """Takes tensors by name, checks them, and remembers which were taken.
 
     Names are those of the bare encoder; a prefix that the checkpoint puts before them ("bert.") is
-    found and added.
+    found and added. What a head puts beside the encoder ("classifier.weight") is found without it.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], *, anchor: str) -> None:
@@ -57,6 +57,8 @@ class NamedTensors:
                 infinity.
         """
         full = self._prefix + name
+        if full not in self._tensors and name in self._tensors:
+            full = name
         tensor = self._tensors.get(full)
         if tensor is None:
             raise WeightsError(

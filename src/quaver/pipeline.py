@@ -6,13 +6,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from quaver.arguments import check_range
 from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.tokenizer import TokenBatch
 from quaver.vectors import Vectors
+
+Item = TypeVar("Item", contravariant=True)
 
 MAX_BATCH_TOKENS = 16384
 # Texts tokenized at a time: few enough that a progress bar moves, many enough to fill several
@@ -35,10 +38,17 @@ class EncodeReport:
     truncated: int
 
 
+class Tokenize(Protocol[Item]):
+    """`Tokenizer.encode` for texts or `Tokenizer.encode_pairs` for pairs."""
+
+    def __call__(self, items: Sequence[Item], start: int, /) -> TokenBatch:
+        """Tokenize items; `start` is the first one's position, for messages."""
+
+
 def encode_texts(
-    tokenizer: Tokenizer,
+    tokenize: Tokenize[Item],
     engine: Engine,
-    texts: Sequence[str],
+    texts: Sequence[Item],
     *,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     show_progress_bar: bool = False,
@@ -48,14 +58,14 @@ def encode_texts(
     Why not sorted by length: the engine pads nothing, so a batch costs its tokens in any order.
 
     Args:
-        tokenizer: the model's tokenizer.
+        tokenize: how the model's tokenizer reads one of `texts`.
         engine: the model's engine.
-        texts: N texts, all different.
+        texts: N texts, or pairs of texts.
         max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
         show_progress_bar: a bar on stderr.
 
     Returns:
-        The report; vectors are float32 (N, H) as the engine gives them.
+        The report; vectors are float32 (N, O) as the engine gives them, O of `EncoderSpec.outputs`.
 
     Raises:
         InputError: max_batch_tokens is no positive whole number, or a text is invalid.
@@ -63,11 +73,11 @@ def encode_texts(
     from tqdm import tqdm
 
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
-    vectors = np.empty((len(texts), engine.spec.hidden_size), np.float32)
+    vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
     tokens = truncated = 0
     hidden = not show_progress_bar or sys.stderr is None
     with tqdm(total=len(texts), unit="text", file=sys.stderr, disable=hidden) as bar:
-        for first, tokenized in _tokenized(tokenizer, texts):
+        for first, tokenized in _tokenized(tokenize, texts):
             tokens += tokenized.tokens
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
@@ -77,16 +87,16 @@ def encode_texts(
     return EncodeReport(vectors, tokens, truncated)
 
 
-def _tokenized(tokenizer: Tokenizer, texts: Sequence[str]) -> Iterator[tuple[int, TokenBatch]]:
+def _tokenized(tokenize: Tokenize[Item], texts: Sequence[Item]) -> Iterator[tuple[int, TokenBatch]]:
     """Yield the tokens of a thousand texts at a time, the next thousand being tokenized meanwhile."""
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
     if len(starts) < 2:
-        yield 0, tokenizer.encode(texts)
+        yield 0, tokenize(texts, 0)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="quaver-tokenizer") as ahead:
 
         def submit(first: int) -> Future[TokenBatch]:
-            return ahead.submit(tokenizer.encode, texts[first : first + _TEXTS_AT_ONCE])
+            return ahead.submit(tokenize, texts[first : first + _TEXTS_AT_ONCE], first)
 
         coming = submit(0)
         for first in starts:

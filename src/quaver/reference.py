@@ -6,19 +6,20 @@ Written to be read, not to be fast. T tokens in the batch, N sequences, H hidden
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.architecture import (
-    Activation,
     EncoderSpec,
     EncoderWeights,
     LayerWeights,
     LinearWeights,
     NormWeights,
 )
+from quaver.architecture.head import HeadActivation
 from quaver.tokenizer import TokenBatch
 
 FloatArray = NDArray[np.float32]
@@ -28,7 +29,8 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Flo
     """Run the whole encoder: tokens to one vector for each sequence.
 
     Formula:
-        pool(h_L), divided by its length when spec.normalize, with h_L the last of `hidden_states`.
+        head(pool(h_L)), divided by its length when spec.normalize, with h_L the last of
+        `hidden_states`.
 
     Args:
         spec: the encoder.
@@ -36,10 +38,11 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Flo
         batch: N sequences; ids in [0, V), lengths in [1, P].
 
     Returns:
-        float32 (N, H).
+        float32 (N, spec.outputs).
     """
     pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
-    return normalized(pooled) if spec.normalize else pooled
+    vectors = run_head(spec, weights.head, pooled)
+    return normalized(vectors) if spec.normalize else vectors
 
 
 def hidden_states(
@@ -137,7 +140,7 @@ def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatA
     return merged
 
 
-def activate(x: FloatArray, activation: Activation) -> FloatArray:
+def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
     """Apply the activation to every value.
 
     Formula:
@@ -145,6 +148,8 @@ def activate(x: FloatArray, activation: Activation) -> FloatArray:
         gelu_tanh x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
         relu      max(x, 0)
         silu      x / (1 + exp(-x))
+        tanh      tanh(x)
+        none      x
 
     Args:
         x: float32, any shape.
@@ -161,6 +166,10 @@ def activate(x: FloatArray, activation: Activation) -> FloatArray:
         return np.asarray(x * np.float32(0.5) * (1 + np.tanh(inner)), np.float32)
     if activation == "relu":
         return np.maximum(x, 0)
+    if activation == "tanh":
+        return np.tanh(x)
+    if activation == "none":
+        return x
     return np.asarray(x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5))), np.float32)
 
 
@@ -179,6 +188,27 @@ def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatA
         return x[offsets[:-1]]
     means = [x[a:b].mean(axis=0) for a, b in pairwise(offsets)]
     return np.stack(means) if means else np.empty((0, x.shape[1]), np.float32)
+
+
+def run_head(spec: EncoderSpec, weights: Sequence[LinearWeights], pooled: FloatArray) -> FloatArray:
+    """Run the steps of the head on every pooled vector by itself.
+
+    Formula:
+        activation(x @ weight.T + bias), for each step
+
+    Args:
+        spec: the encoder.
+        weights: one for each step.
+        pooled: float32 (N, H).
+
+    Returns:
+        float32 (N, spec.outputs); a row is the same bits in any batch.
+    """
+    for step, dense in zip(spec.head, weights, strict=True):
+        rows = [dense.weight @ row + dense.bias for row in pooled]
+        values = np.stack(rows) if rows else np.empty((0, step.outputs), np.float32)
+        pooled = activate(values, step.activation)
+    return pooled
 
 
 def normalized(x: FloatArray) -> FloatArray:

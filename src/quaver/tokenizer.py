@@ -171,11 +171,12 @@ class Tokenizer:
                 f"{self.vocab_size} tokens; tokenizer and weights are of different models"
             )
 
-    def encode(self, texts: Sequence[str]) -> TokenBatch:
+    def encode(self, texts: Sequence[str], start: int = 0) -> TokenBatch:
         """Tokenize texts: special tokens added, cut at `max_length`, not padded.
 
         Args:
             texts: N texts; the empty text is valid and becomes its special tokens alone.
+            start: the first text's position among the caller's, for messages.
 
         Returns:
             A batch of N texts.
@@ -185,7 +186,7 @@ class Tokenizer:
                 named.
         """
         room = self.max_length - self.special_tokens
-        encodings = self._tokenize(texts)
+        encodings = self._tokenize(texts, start=start)
         truncated = 0
         for encoding in encodings:
             if len(encoding) > room:
@@ -193,11 +194,12 @@ class Tokenizer:
                 truncated += 1
         return _batch([self._backend.post_process(e) for e in encodings], truncated)
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]]) -> TokenBatch:
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], start: int = 0) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is cut.
 
         Args:
             pairs: N pairs of texts.
+            start: the first pair's position among the caller's, for messages.
 
         Returns:
             A batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -208,14 +210,16 @@ class Tokenizer:
         room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
         for i, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-                raise InputError(f"pairs[{i}] must be (text, text): got {type(pair).__name__}")
-        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair")
-        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair")
+                raise InputError(
+                    f"pairs[{start + i}] must be (text, text): got {type(pair).__name__}"
+                )
+        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair", start)
+        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", start)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
                 raise InputError(
-                    f"the first text of a pair must leave room for the second: pair {i} has "
+                    f"the first text of a pair must leave room for the second: pair {start + i} has "
                     f"{len(first)} tokens of {room}; "
                     "shorten it"
                 )
@@ -239,25 +243,25 @@ class Tokenizer:
         """
         return len(self._tokenize([text])[0])
 
-    def _tokenize(self, texts: Sequence[str], name: str = "text") -> list[Encoding]:
+    def _tokenize(self, texts: Sequence[str], name: str = "text", start: int = 0) -> list[Encoding]:
         if isinstance(texts, (str, bytes)):
             raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
-                    f"every text must be a str: {name} {i} is {type(text).__name__}; decode or "
+                    f"every text must be a str: {name} {start + i} is {type(text).__name__}; decode or "
                     "drop it"
                 )
         lowered = [text.lower() for text in texts] if self._lowercase else list(texts)
         try:
             return self._backend.encode_batch_fast(lowered, add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
-            _raise_for_surrogate(lowered, name)
+            _raise_for_surrogate(lowered, name, start)
             raise
 
 
-def _raise_for_surrogate(texts: Sequence[str], name: str) -> None:
-    for i, text in enumerate(texts):
+def _raise_for_surrogate(texts: Sequence[str], name: str, start: int) -> None:
+    for i, text in enumerate(texts, start):
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:

@@ -1,14 +1,15 @@
-"""config.json to an EncoderSpec, tensors to EncoderWeights: an architecture as data."""
+"""The encoder as data: its spec from config.json, its weights from named tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.architecture.head import DenseStep, classification_head
 from quaver.errors import (
     ModelFolderError,
     PoolingError,
@@ -64,6 +65,7 @@ class EncoderSpec:
         activation: of the feed-forward part; "gelu" is the exact one (erf).
         pooling: how token vectors become one.
         normalize: whether the pooled vector is divided by its length.
+        head: what runs on the pooled vector, before it is normalised.
     """
 
     model_type: str
@@ -79,6 +81,12 @@ class EncoderSpec:
     activation: Activation
     pooling: Pooling
     normalize: bool
+    head: tuple[DenseStep, ...] = ()
+
+    @property
+    def outputs(self) -> int:
+        """The features of a result: of the last step of the head, else the hidden size."""
+        return self.head[-1].outputs if self.head else self.hidden_size
 
 
 @dataclass(frozen=True)
@@ -128,6 +136,7 @@ class EncoderWeights:
         token_type: float32 (types, H).
         embedding_norm: behind the sum of the three.
         layers: one for each layer.
+        head: one for each step of the head.
     """
 
     word: NDArray[np.float32]
@@ -135,6 +144,7 @@ class EncoderWeights:
     token_type: NDArray[np.float32]
     embedding_norm: NormWeights
     layers: tuple[LayerWeights, ...]
+    head: tuple[LinearWeights, ...] = ()
 
 
 def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: bool) -> EncoderSpec:
@@ -194,6 +204,23 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     )
 
 
+def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
+    """Read config.json of a cross-encoder: an encoder with a classification head.
+
+    Args:
+        config: config.json of the model.
+
+    Returns:
+        The spec; `outputs` is the number of labels.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, an option or the head is not supported.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+    """
+    spec = encoder_spec(config, pooling="cls", normalize=False)
+    return replace(spec, head=classification_head(config, spec.hidden_size))
+
+
 def _size(config: Mapping[str, Any], key: str) -> int:
     value = config.get(key)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -241,7 +268,7 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
     """Pick the encoder's tensors by name; check shape, dtype and that every value is finite.
 
     A prefix such as "bert." is found and left out, old names (LayerNorm.gamma) are understood,
-    heads and poolers ignored.
+    tensors that the spec has no use for (poolers, other heads) ignored.
 
     Args:
         spec: the encoder.
@@ -264,6 +291,7 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
         ),
         embedding_norm=_norm(named, "embeddings.LayerNorm", hidden),
         layers=tuple(_layer(named, f"encoder.layer.{i}", spec) for i in range(spec.layers)),
+        head=_head(named, spec),
     )
     named.require_all_taken("encoder.", f"a {spec.model_type} of {spec.layers} layers")
     return weights
@@ -286,6 +314,14 @@ def _layer(named: NamedTensors, name: str, spec: EncoderSpec) -> LayerWeights:
         up=_linear(named, f"{name}.intermediate.dense", inner, hidden),
         down=_linear(named, f"{name}.output.dense", hidden, inner),
         output_norm=_norm(named, f"{name}.output.LayerNorm", hidden),
+    )
+
+
+def _head(named: NamedTensors, spec: EncoderSpec) -> tuple[LinearWeights, ...]:
+    columns = [spec.hidden_size, *(step.outputs for step in spec.head)]
+    return tuple(
+        _linear(named, step.name, step.outputs, inputs)
+        for step, inputs in zip(spec.head, columns, strict=False)
     )
 
 
