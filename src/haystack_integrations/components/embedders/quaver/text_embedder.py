@@ -1,0 +1,110 @@
+"""QuaverTextEmbedder: a query to a vector."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from quaver.extras import needs_extra
+from quaver.integrations.haystack import EmbedderComponent, hub_token, require_text
+
+with needs_extra("haystack"):
+    from haystack import component
+    from haystack.utils import Secret
+
+
+@component
+class QuaverTextEmbedder(EmbedderComponent):
+    """Embeds one text, as a query, in int8 on the CPU.
+
+        embedder = QuaverTextEmbedder(model="BAAI/bge-small-en-v1.5")
+        embedder.run("What is the capital of France?")["embedding"]
+
+    Components with the same model and settings share one engine. Concurrent ``run_async`` calls are
+    computed together.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
+        prefix: str | None = None,
+        suffix: str = "",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        precision: Literal["int8", "float32"] = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        pooling: str | None = None,
+        threads: int | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Set up; the model is loaded by ``warm_up`` or the first run.
+
+        Args:
+            model: model folder or hub id.
+            token: access token of the hub.
+            prefix: goes before the text instead of the model's query prompt; "" for none.
+            suffix: goes after the text.
+            normalize_embeddings: give unit vectors even where the model does not.
+            truncate_dim: leading components to keep.
+            precision: what the engine computes in; the embedding is a list of floats either way.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of a text.
+            pooling: "cls" or "mean", for a model folder that does not say.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            local_files_only: never use the network.
+        """
+        self.model = model
+        self.token = token
+        self.prefix = prefix
+        self.suffix = suffix
+        self.normalize_embeddings = normalize_embeddings
+        self.truncate_dim = truncate_dim
+        self.precision = precision
+        self.revision = revision
+        self.max_seq_length = max_seq_length
+        self.pooling = pooling
+        self.threads = threads
+        self.local_files_only = local_files_only
+
+    @component.output_types(embedding=list[float])
+    def run(self, text: str) -> dict[str, list[float]]:
+        """Embed a text.
+
+        Args:
+            text: the text.
+
+        Returns:
+            "embedding": D floats.
+
+        Raises:
+            TypeError: text is no string.
+        """
+        require_text(self, "text", text)
+        normalize = self.normalize_embeddings or None
+        rows = self.shared.encode(
+            [text + self.suffix], "query", prompt=self.prefix, normalize=normalize
+        )
+        return {"embedding": rows[0].tolist()}
+
+    @component.output_types(embedding=list[float])
+    async def run_async(self, text: str) -> dict[str, list[float]]:
+        """Embed a text without blocking the event loop, together with those of other tasks.
+
+        Args:
+            text: the text.
+
+        Returns:
+            "embedding": D floats.
+
+        Raises:
+            TypeError: text is no string.
+        """
+        require_text(self, "text", text)
+        normalize = self.normalize_embeddings or None
+        shared = await self.shared_async()
+        rows = await shared.aencode(
+            [text + self.suffix], "query", prompt=self.prefix, normalize=normalize
+        )
+        return {"embedding": rows[0].tolist()}

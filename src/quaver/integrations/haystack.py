@@ -1,0 +1,182 @@
+"""What the Haystack components share: parameters, texts of documents, and whose vectors they carry.
+
+The components live in ``haystack_integrations.components.*.quaver``: Haystack loads saved pipelines
+only from there without a flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from quaver.embedder import Embedder
+from quaver.extras import needs_extra
+from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
+
+with needs_extra("haystack"):
+    from haystack import DeserializationError, Document, default_from_dict, default_to_dict
+    from haystack.utils import Secret
+
+STAMP = "quaver_embedding"
+"""The meta field that says which model made a document's embedding, and from which text."""
+
+HUB_TOKENS = ("HF_API_TOKEN", "HF_TOKEN")
+
+Self = TypeVar("Self", bound="SavedByParameters")
+
+
+class SavedByParameters:
+    """A component or store whose init parameters are attributes of the same name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the component as a dictionary, for YAML."""
+        parameters = {name: getattr(self, name) for name in _parameters(type(self))}
+        data: dict[str, Any] = default_to_dict(self, **parameters)
+        return data
+
+    @classmethod
+    def from_dict(cls: type[Self], data: dict[str, Any]) -> Self:
+        """Make the component of a dictionary.
+
+        Args:
+            data: what ``to_dict`` gave.
+
+        Returns:
+            The component.
+
+        Raises:
+            DeserializationError: a parameter is unknown, or the type is another.
+        """
+        known = _parameters(cls)
+        for name in data.get("init_parameters", {}):
+            if name not in known:
+                raise DeserializationError(
+                    f"{cls.__name__} has the parameters {', '.join(known)}: got {name!r}; another "
+                    "version of Quaver may have saved this pipeline: remove the parameter, or "
+                    "install that version"
+                )
+        made: Self = default_from_dict(cls, data)
+        return made
+
+
+class EmbedderComponent(SavedByParameters):
+    """A component that runs an ``Embedder``, loaded when it is first needed."""
+
+    model: str
+    token: Secret | None
+    prefix: str | None
+    suffix: str
+    normalize_embeddings: bool
+    _shared: SharedEmbedder | None = None
+
+    def warm_up(self) -> None:
+        """Load the model, unless this process has it already."""
+        if self._shared is None:
+            names = [name for name in _LOADING if hasattr(self, name)]
+            settings = {name: getattr(self, name) for name in names}
+            token = self.token.resolve_value() if self.token else None
+            self._shared = shared_embedder(self.model, token=token, **settings)
+
+    @property
+    def shared(self) -> SharedEmbedder:
+        """The model; loaded if it is not."""
+        self.warm_up()
+        assert self._shared is not None
+        return self._shared
+
+    async def shared_async(self) -> SharedEmbedder:
+        """Give the model, loading it in a thread if it is not."""
+        if self._shared is None:
+            await asyncio.to_thread(self.warm_up)
+        return self.shared
+
+    def _get_telemetry_data(self) -> dict[str, Any]:
+        return {"model": self.model}
+
+
+_LOADING = (
+    "precision",
+    "revision",
+    "max_seq_length",
+    "truncate_dim",
+    "pooling",
+    "threads",
+    "local_files_only",
+)
+
+
+def hub_token() -> Secret:
+    """Return the default of ``token``: an environment variable that may be missing."""
+    return Secret.from_env_var(list(HUB_TOKENS), strict=False)
+
+
+def require_documents(component: object, documents: object) -> None:
+    """Check an input that must be a list of documents.
+
+    Raises:
+        TypeError: it is not.
+    """
+    name = type(component).__name__
+    if not isinstance(documents, list):
+        raise TypeError(
+            f"{name} takes a list of Documents: got {type(documents).__name__}; for one text use "
+            "QuaverTextEmbedder"
+        )
+    for at, document in enumerate(documents):
+        if not isinstance(document, Document):
+            raise TypeError(
+                f"{name} takes a list of Documents: documents[{at}] is {type(document).__name__}; "
+                "for texts use QuaverTextEmbedder"
+            )
+
+
+def require_text(component: object, name: str, text: object) -> None:
+    """Check an input that must be a string.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(text, str):
+        raise TypeError(
+            f"{type(component).__name__} takes a string as {name}: got {type(text).__name__}; for "
+            "a list of Documents use QuaverDocumentEmbedder"
+        )
+
+
+def document_text(document: Document, meta_fields: Sequence[str], separator: str) -> str:
+    """Return what a model reads of a document.
+
+    Args:
+        document: the document; one without content counts as empty.
+        meta_fields: fields of its meta to put before the content; missing ones are left out.
+        separator: goes between them.
+
+    Returns:
+        The fields and the content, joined.
+    """
+    fields = [document.meta.get(name) for name in meta_fields]
+    return separator.join([*(str(f) for f in fields if f is not None), document.content or ""])
+
+
+def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:
+    """Return what ``Document.meta[STAMP]`` holds when this text was embedded this way.
+
+    Args:
+        embedder: the model.
+        prefix: what stood before the text; None for the model's own prompt.
+        normalize: whether the vector was made a unit vector beyond what the model does.
+        text: the rest of what was read.
+
+    Returns:
+        16 hex digits.
+    """
+    start = embedder.document_prompt if prefix is None else prefix
+    read = f"{embedder.fingerprint}\0{normalize or embedder.normalize}\0{start}{text}"
+    return hashlib.sha256(read.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _parameters(kind: Any) -> list[str]:
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]

@@ -1,0 +1,8 @@
+"""Quaver in LlamaIndex 0.14: an embedding, a node postprocessor that reranks, and a vector store.
+
+from quaver.integrations.llamaindex import QuaverEmbedding
+"""
+
+from quaver.integrations.llamaindex.embedding import QuaverEmbedding
+
+__all__ = ["QuaverEmbedding"]

@@ -1,0 +1,116 @@
+"""QuaverEmbedding: LlamaIndex's ``BaseEmbedding`` in int8 on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from quaver.extras import needs_extra
+from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
+
+with needs_extra("llamaindex"):
+    from llama_index.core.base.embeddings.base import BaseEmbedding
+    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+
+BATCH_SIZE = 512
+
+
+class QuaverEmbedding(BaseEmbedding):
+    """Embeds queries and texts of nodes in int8 on the CPU.
+
+        embed_model = QuaverEmbedding(model_name="BAAI/bge-small-en-v1.5")
+        VectorStoreIndex.from_documents(documents, embed_model=embed_model)
+
+    The model's own prompts go before queries and texts. ``embed_batch_size`` is 512, not
+    LlamaIndex's 10: the engine pads nothing, and large batches keep every core busy. Objects with
+    the same model and settings share one engine; concurrent async calls are computed together.
+    """
+
+    query_instruction: str | None = Field(
+        default=None, description="Goes before queries instead of the model's own prompt."
+    )
+    text_instruction: str | None = Field(
+        default=None, description="Goes before texts instead of the model's own prompt."
+    )
+    normalize: bool | None = Field(
+        default=None, description="Whether vectors get length 1; None follows the model."
+    )
+    precision: Literal["int8", "float32"] = Field(
+        default="int8", description="What the engine computes in."
+    )
+    truncate_dim: int | None = Field(default=None, description="Leading components to keep.")
+    max_length: int | None = Field(default=None, description="Most tokens of a text.")
+    pooling: str | None = Field(
+        default=None, description='"cls" or "mean", for a model folder that does not say.'
+    )
+    revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
+    threads: int | None = Field(default=None, description="Threads of the engine.")
+    local_files_only: bool = Field(default=False, description="Never use the network.")
+    token: str | None = Field(default=None, description="Access token of the hub.", exclude=True)
+    show_progress_bar: bool = Field(default=False, description="A bar on stderr.")
+    embed_batch_size: int = Field(
+        default=BATCH_SIZE, description="Texts of one call.", gt=0, le=2048
+    )
+
+    _shared: SharedEmbedder = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Load the model, unless this process has it already.
+
+        Raises:
+            ValueError: embeddings_cache is set and the model has prompts.
+        """
+        super().model_post_init(context)
+        self._shared = shared_embedder(
+            self.model_name,
+            precision=self.precision,
+            revision=self.revision,
+            max_seq_length=self.max_length,
+            truncate_dim=self.truncate_dim,
+            pooling=self.pooling,
+            normalize=self.normalize,
+            threads=self.threads,
+            local_files_only=self.local_files_only,
+            token=self.token,
+        )
+        embedder = self._shared.embedder
+        query, text = self.query_instruction, self.text_instruction
+        before_query = embedder.prompts.get("query", "") if query is None else query
+        before_text = embedder.document_prompt if text is None else text
+        if self.embeddings_cache is not None and before_query != before_text:
+            raise ValueError(
+                "embeddings_cache knows a text but not whether it is a query, and "
+                f"{embedder.name} reads {before_query!r} before queries and {before_text!r} before "
+                "texts: leave embeddings_cache out, or cache the nodes in an IngestionPipeline"
+            )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name LlamaIndex knows this class by."""
+        return "QuaverEmbedding"
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        rows = self._shared.encode([query], "query", prompt=self.query_instruction)
+        return list(rows[0].tolist())
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        rows = await self._shared.aencode([query], "query", prompt=self.query_instruction)
+        return list(rows[0].tolist())
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._get_text_embeddings([text])[0]
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        rows = self._shared.encode(
+            texts,
+            "document",
+            prompt=self.text_instruction,
+            show_progress_bar=self.show_progress_bar,
+        )
+        return list(rows.tolist())
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._aget_text_embeddings([text]))[0]
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        rows = await self._shared.aencode(texts, "document", prompt=self.text_instruction)
+        return list(rows.tolist())

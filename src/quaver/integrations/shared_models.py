@@ -1,0 +1,134 @@
+"""Models shared by a process: loaded once, and asked by concurrent tasks in one batch."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.embedder import Embedder
+from quaver.errors import InputError
+from quaver.integrations.micro_batches import MicroBatcher
+
+Role = Literal["query", "document"]
+Model = TypeVar("Model")
+
+_lock = threading.Lock()
+_models: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+_loading: dict[Hashable, threading.Lock] = {}
+
+
+class SharedEmbedder:
+    """An ``Embedder`` that many components hold; ``shared_embedder`` gives it.
+
+    Attributes:
+        embedder: the model.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Wrap a model; ``shared_embedder`` is the usual way.
+
+        Args:
+            embedder: the model.
+        """
+        self.embedder = embedder
+        self._batches = MicroBatcher(self._encode_batch)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        role: Role,
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        show_progress_bar: bool = False,
+    ) -> NDArray[np.float32]:
+        """Turn texts into vectors.
+
+        Args:
+            texts: N texts.
+            role: whether they are queries or documents: which prompt of the model goes before.
+            prompt: goes before them instead of the model's own; "" for none.
+            normalize: overrides the model's own.
+            show_progress_bar: a bar on stderr.
+
+        Returns:
+            float32 (N, D).
+
+        Raises:
+            InputError: texts is a str, or a text is no str or invalid; its position is named.
+        """
+        _require_list(texts)
+        if prompt is not None:
+            return self.embedder.encode(
+                texts, prompt=prompt, normalize=normalize, show_progress_bar=show_progress_bar
+            )
+        by_role = {"query": self.embedder.encode_query, "document": self.embedder.encode_document}
+        return by_role[role](texts, normalize=normalize, show_progress_bar=show_progress_bar)
+
+    async def aencode(
+        self,
+        texts: Sequence[str],
+        role: Role,
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+    ) -> NDArray[np.float32]:
+        """Do what ``encode`` does without blocking the event loop, together with other tasks'."""
+        _require_list(texts)
+        if not texts:
+            return self.encode(texts, role, prompt=prompt, normalize=normalize)
+        return np.stack(await self._batches.submit((role, prompt, normalize), texts))
+
+    def _encode_batch(
+        self, key: tuple[Role, str | None, bool | None], texts: list[str]
+    ) -> list[NDArray[np.float32]]:
+        role, prompt, normalize = key
+        return list(self.encode(texts, role, prompt=prompt, normalize=normalize))
+
+
+def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
+    """Load a model, or take the one this process holds already.
+
+    Args:
+        model: model folder or hub id.
+        settings: further arguments of ``Embedder.from_pretrained``.
+
+    Returns:
+        The same object for the same model and settings, as long as anything holds it.
+
+    Raises:
+        ModelError: the model cannot be loaded; see ``Embedder.from_pretrained``.
+        InputError: a setting is outside its rule.
+    """
+    return _shared(
+        SharedEmbedder,
+        lambda: SharedEmbedder(Embedder.from_pretrained(model, **settings)),
+        model,
+        settings,
+    )
+
+
+def _require_list(texts: object) -> None:
+    if isinstance(texts, str):
+        raise InputError(f"texts must be a list of str: got the str {texts!r:.40}; write [text]")
+
+
+def _shared(
+    kind: type[Model], load: Callable[[], Model], model: str | Path, settings: dict[str, Any]
+) -> Model:
+    place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
+    key = (kind, place, repr(sorted(settings.items())))
+    with _lock:
+        loading = _loading.setdefault(key, threading.Lock())
+    with loading:  # two threads that want one model load it once; other models do not wait
+        found: Model | None = _models.get(key)
+        if found is None:
+            found = load()
+            _models[key] = found
+        return found
