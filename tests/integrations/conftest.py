@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_model import write_tiny_cross_encoder
+
 os.environ["HAYSTACK_TELEMETRY_ENABLED"] = "False"
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -32,3 +34,9 @@ collect_ignore_glob = [
 def tiny(tiny_folder: Path) -> str:
     """The tiny model's folder as frameworks take it."""
     return str(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_cross(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny random cross-encoder's folder."""
+    return str(write_tiny_cross_encoder(tmp_path_factory.mktemp("models") / "cross"))

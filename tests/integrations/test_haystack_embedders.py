@@ -184,7 +184,7 @@ def test_documents_must_be_a_list_of_documents(tiny: str, documents: Any) -> Non
     embedder = QuaverDocumentEmbedder(model=tiny)
     with pytest.raises(TypeError, match="QuaverDocumentEmbedder takes a list of Documents"):
         embedder.run(documents)
-    with pytest.raises(TypeError, match="use QuaverTextEmbedder"):
+    with pytest.raises(TypeError, match="takes a list of Documents"):
         asyncio.run(embedder.run_async(documents))
 
 

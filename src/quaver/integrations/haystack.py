@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from quaver.embedder import Embedder
@@ -67,18 +68,12 @@ class EmbedderComponent(SavedByParameters):
 
     model: str
     token: Secret | None
-    prefix: str | None
-    suffix: str
-    normalize_embeddings: bool
     _shared: SharedEmbedder | None = None
 
     def warm_up(self) -> None:
         """Load the model, unless this process has it already."""
         if self._shared is None:
-            names = [name for name in _LOADING if hasattr(self, name)]
-            settings = {name: getattr(self, name) for name in names}
-            token = self.token.resolve_value() if self.token else None
-            self._shared = shared_embedder(self.model, token=token, **settings)
+            self._shared = shared_embedder(self.model, **loading_settings(self))
 
     @property
     def shared(self) -> SharedEmbedder:
@@ -108,6 +103,13 @@ _LOADING = (
 )
 
 
+def loading_settings(component: Any) -> dict[str, Any]:
+    """Return a component's parameters that say how to load its model."""
+    settings = {name: getattr(component, name) for name in _LOADING if hasattr(component, name)}
+    token = component.token.resolve_value() if component.token else None
+    return {**settings, "token": token}
+
+
 def hub_token() -> Secret:
     """Return the default of ``token``: an environment variable that may be missing."""
     return Secret.from_env_var(list(HUB_TOKENS), strict=False)
@@ -121,16 +123,27 @@ def require_documents(component: object, documents: object) -> None:
     """
     name = type(component).__name__
     if not isinstance(documents, list):
-        raise TypeError(
-            f"{name} takes a list of Documents: got {type(documents).__name__}; for one text use "
-            "QuaverTextEmbedder"
-        )
+        raise TypeError(f"{name} takes a list of Documents: got {type(documents).__name__}")
     for at, document in enumerate(documents):
         if not isinstance(document, Document):
             raise TypeError(
-                f"{name} takes a list of Documents: documents[{at}] is {type(document).__name__}; "
-                "for texts use QuaverTextEmbedder"
+                f"{name} takes a list of Documents: documents[{at}] is {type(document).__name__}"
             )
+
+
+def require_query(component: object, query: object, top_k: object) -> None:
+    """Check what a ranker or retriever is asked.
+
+    Raises:
+        TypeError: the query is no string.
+        ValueError: top_k is no whole number of at least 1.
+    """
+    if not isinstance(query, str):
+        raise TypeError(
+            f"{type(component).__name__} takes a string as query: got {type(query).__name__}"
+        )
+    if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
+        raise ValueError(f"top_k must be a whole number of at least 1: got {top_k!r}")
 
 
 def require_text(component: object, name: str, text: object) -> None:
@@ -159,6 +172,32 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
     """
     fields = [document.meta.get(name) for name in meta_fields]
     return separator.join([*(str(f) for f in fields if f is not None), document.content or ""])
+
+
+def ranked(
+    documents: Sequence[Document],
+    scores: Sequence[float],
+    *,
+    top_k: int,
+    threshold: float | None,
+    scale: Callable[[float], float] | None,
+) -> list[Document]:
+    """Put documents in order.
+
+    Args:
+        documents: N documents; they stay as they are.
+        scores: N scores.
+        top_k: how many to return at most.
+        threshold: the least score returned, after scaling; None for any.
+        scale: rises with the score and gives the one returned; None for the score itself.
+
+    Returns:
+        Copies with their scores, the best first; of equal ones the earlier first.
+    """
+    order = sorted(range(len(documents)), key=lambda i: -scores[i])
+    final = [scale(score) if scale else score for score in scores]
+    kept = [i for i in order if threshold is None or final[i] >= threshold]
+    return [replace(documents[i], score=final[i]) for i in kept[:top_k]]
 
 
 def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.integrations.micro_batches import MicroBatcher
+from quaver.ranker import CrossEncoder, ScoreActivation
 
 Role = Literal["query", "document"]
 Model = TypeVar("Model")
@@ -109,6 +110,82 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
     return _shared(
         SharedEmbedder,
         lambda: SharedEmbedder(Embedder.from_pretrained(model, **settings)),
+        model,
+        settings,
+    )
+
+
+class SharedCrossEncoder:
+    """A ``CrossEncoder`` that many components hold; ``shared_cross_encoder`` gives it.
+
+    Attributes:
+        model: the model; it gives one score.
+    """
+
+    def __init__(self, model: CrossEncoder) -> None:
+        """Wrap a model; ``shared_cross_encoder`` is the usual way.
+
+        Args:
+            model: the model.
+
+        Raises:
+            InputError: the model gives several scores, none of which says how good a document is.
+        """
+        if model.labels != 1:
+            raise InputError(
+                f"a reranker needs a model with one label: {model.name} has {model.labels} "
+                f"({', '.join(model.label_names)})"
+            )
+        self.model = model
+        self._batches = MicroBatcher(self._score_batch)
+
+    def score(
+        self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
+    ) -> list[float]:
+        """Score pairs.
+
+        Args:
+            pairs: N pairs of query and document.
+            activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
+
+        Returns:
+            N scores; higher fits better.
+
+        Raises:
+            InputError: a pair is outside its rule; its position is named.
+        """
+        scores: list[float] = self.model.predict(pairs, activation=activation).tolist()
+        return scores
+
+    async def ascore(
+        self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
+    ) -> list[float]:
+        """Do what ``score`` does without blocking the event loop, together with other tasks'."""
+        return list(await self._batches.submit(activation, pairs))
+
+    def _score_batch(
+        self, activation: ScoreActivation | None, pairs: list[tuple[str, str]]
+    ) -> list[float]:
+        return self.score(pairs, activation)
+
+
+def shared_cross_encoder(model: str | Path, **settings: Any) -> SharedCrossEncoder:
+    """Load a cross-encoder, or take the one this process holds already.
+
+    Args:
+        model: model folder or hub id.
+        settings: further arguments of ``CrossEncoder.from_pretrained``.
+
+    Returns:
+        The same object for the same model and settings, as long as anything holds it.
+
+    Raises:
+        ModelError: the model cannot be loaded; see ``CrossEncoder.from_pretrained``.
+        InputError: a setting is outside its rule, or the model gives several scores.
+    """
+    return _shared(
+        SharedCrossEncoder,
+        lambda: SharedCrossEncoder(CrossEncoder.from_pretrained(model, **settings)),
         model,
         settings,
     )

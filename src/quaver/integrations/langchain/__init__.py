@@ -4,5 +4,6 @@ from quaver.integrations.langchain import QuaverEmbeddings
 """
 
 from quaver.integrations.langchain.embeddings import QuaverEmbeddings
+from quaver.integrations.langchain.reranker import QuaverReranker
 
-__all__ = ["QuaverEmbeddings"]
+__all__ = ["QuaverEmbeddings", "QuaverReranker"]

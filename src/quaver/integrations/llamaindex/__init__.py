@@ -4,5 +4,6 @@ from quaver.integrations.llamaindex import QuaverEmbedding
 """
 
 from quaver.integrations.llamaindex.embedding import QuaverEmbedding
+from quaver.integrations.llamaindex.rerank import QuaverRerank
 
-__all__ = ["QuaverEmbedding"]
+__all__ = ["QuaverEmbedding", "QuaverRerank"]

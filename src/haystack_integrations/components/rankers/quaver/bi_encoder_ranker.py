@@ -1,0 +1,239 @@
+"""QuantizedBiEncoderRanker: documents in the order of their vectors' similarity to the query."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.extras import needs_extra
+from quaver.integrations.haystack import (
+    STAMP,
+    EmbedderComponent,
+    document_text,
+    hub_token,
+    ranked,
+    require_documents,
+    require_query,
+    stamp,
+)
+
+with needs_extra("haystack"):
+    from haystack import Document, component
+    from haystack.utils import Secret
+    from haystack.utils.misc import _deduplicate_documents
+
+
+@component
+class QuantizedBiEncoderRanker(EmbedderComponent):
+    """Ranks documents by the similarity of vectors, in int8 on the CPU.
+
+        ranker = QuantizedBiEncoderRanker(model="BAAI/bge-large-en-v1.5", top_k=2)
+        ranker.run(query="What is the capital of France?", documents=documents)["documents"]
+
+    A document that carries the embedding this model gives it is not embedded again:
+    ``QuaverDocumentEmbedder`` writes into ``meta["quaver_embedding"]`` which model read which text,
+    and only where that is what this ranker would read is the embedding used.
+
+    The documents given stay as they are; the result has copies with their scores.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
+        top_k: int = 10,
+        query_prefix: str | None = None,
+        query_suffix: str = "",
+        document_prefix: str | None = None,
+        document_suffix: str = "",
+        meta_fields_to_embed: list[str] | None = None,
+        embedding_separator: str = "\n",
+        scale_score: bool = False,
+        score_threshold: float | None = None,
+        truncate_dim: int | None = None,
+        precision: Literal["int8", "float32"] = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        pooling: str | None = None,
+        threads: int | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Set up; the model is loaded by ``warm_up`` or the first run.
+
+        Args:
+            model: model folder or hub id.
+            token: access token of the hub.
+            top_k: how many documents to return at most.
+            query_prefix: goes before the query instead of the model's query prompt; "" for none.
+            query_suffix: goes after the query.
+            document_prefix: goes before documents instead of the model's document prompt.
+            document_suffix: goes after every document.
+            meta_fields_to_embed: meta fields that go before the content.
+            embedding_separator: goes between them and the content.
+            scale_score: bring cosines into 0..1: (cosine + 1) / 2.
+            score_threshold: the least score of a document that is returned, after scaling.
+            truncate_dim: leading components to keep.
+            precision: what the engine computes in.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of a text.
+            pooling: "cls" or "mean", for a model folder that does not say.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            local_files_only: never use the network.
+
+        Raises:
+            ValueError: top_k is below 1.
+        """
+        require_query(self, "", top_k)
+        self.model = model
+        self.token = token
+        self.top_k = top_k
+        self.query_prefix = query_prefix
+        self.query_suffix = query_suffix
+        self.document_prefix = document_prefix
+        self.document_suffix = document_suffix
+        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.embedding_separator = embedding_separator
+        self.scale_score = scale_score
+        self.score_threshold = score_threshold
+        self.truncate_dim = truncate_dim
+        self.precision = precision
+        self.revision = revision
+        self.max_seq_length = max_seq_length
+        self.pooling = pooling
+        self.threads = threads
+        self.local_files_only = local_files_only
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents for a query.
+
+        Args:
+            query: the query.
+            documents: the documents; of equal ids the one with the highest score is kept.
+            top_k: instead of the component's.
+            scale_score: instead of the component's.
+            score_threshold: instead of the component's.
+
+        Returns:
+            "documents": copies with their scores, the best first.
+
+        Raises:
+            TypeError: query is no string, or documents no list of Documents.
+            ValueError: top_k is below 1.
+        """
+        most, unique = self._checked(query, documents, top_k)
+        texts = self._texts(unique)
+        missing = self._without_embedding(unique, texts)
+        asked = self.shared.encode([query + self.query_suffix], "query", prompt=self.query_prefix)
+        made = self.shared.encode(
+            [texts[i] for i in missing], "document", prompt=self.document_prefix
+        )
+        scores = self._scores(asked, unique, missing, made)
+        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents without blocking the event loop; arguments and errors are those of ``run``.
+
+        Args:
+            query: the query.
+            documents: the documents; of equal ids the one with the highest score is kept.
+            top_k: instead of the component's.
+            scale_score: instead of the component's.
+            score_threshold: instead of the component's.
+
+        Returns:
+            "documents": copies with their scores, the best first.
+        """
+        most, unique = self._checked(query, documents, top_k)
+        shared = await self.shared_async()
+        texts = self._texts(unique)
+        missing = self._without_embedding(unique, texts)
+        asked, made = await asyncio.gather(
+            shared.aencode([query + self.query_suffix], "query", prompt=self.query_prefix),
+            shared.aencode([texts[i] for i in missing], "document", prompt=self.document_prefix),
+        )
+        scores = self._scores(asked, unique, missing, made)
+        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
+
+    def _checked(
+        self, query: str, documents: list[Document], top_k: int | None
+    ) -> tuple[int, list[Document]]:
+        most = self.top_k if top_k is None else top_k
+        require_query(self, query, most)
+        require_documents(self, documents)
+        return most, _deduplicate_documents(documents)
+
+    def _texts(self, documents: Sequence[Document]) -> list[str]:
+        fields, separator = self.meta_fields_to_embed, self.embedding_separator
+        return [document_text(d, fields, separator) + self.document_suffix for d in documents]
+
+    def _without_embedding(self, documents: Sequence[Document], texts: Sequence[str]) -> list[int]:
+        """Return the positions of documents whose embedding is not the one this model gives."""
+        embedder = self.shared.embedder
+        return [
+            i
+            for i, (document, text) in enumerate(zip(documents, texts, strict=True))
+            if document.embedding is None
+            or len(document.embedding) != embedder.dimension
+            or document.meta.get(STAMP) != stamp(embedder, self.document_prefix, False, text)
+        ]
+
+    def _scores(
+        self,
+        asked: NDArray[np.float32],
+        documents: Sequence[Document],
+        missing: Sequence[int],
+        made: NDArray[np.float32],
+    ) -> list[float]:
+        if not documents:
+            return []
+        new = dict(zip(missing, made, strict=True))
+        rows = [new.get(i, d.embedding) for i, d in enumerate(documents)]
+        scores: list[float] = self.shared.embedder.similarity(
+            asked[0], np.asarray(rows, np.float32)
+        ).tolist()
+        return scores
+
+    def _ranked(
+        self,
+        documents: list[Document],
+        scores: list[float],
+        top_k: int,
+        scale_score: bool | None,
+        score_threshold: float | None,
+    ) -> list[Document]:
+        scaled = self.scale_score if scale_score is None else scale_score
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        return ranked(
+            documents,
+            scores,
+            top_k=top_k,
+            threshold=threshold,
+            scale=_from_zero_to_one if scaled else None,
+        )
+
+
+def _from_zero_to_one(cosine: float) -> float:
+    return (cosine + 1) / 2

@@ -1,0 +1,185 @@
+"""QuantizedBiEncoderRetriever: a query's text to documents, over any store of vectors."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from quaver.extras import needs_extra
+from quaver.integrations.haystack import EmbedderComponent, hub_token, require_query
+
+with needs_extra("haystack"):
+    from haystack import Document, component
+    from haystack.core.serialization import component_to_dict
+    from haystack.utils import Secret
+
+
+@component
+class QuantizedBiEncoderRetriever(EmbedderComponent):
+    """Embeds a query in int8 on the CPU and finds the nearest documents.
+
+        retriever = QuantizedBiEncoderRetriever(document_store=store, model="BAAI/bge-small-en-v1.5")
+        retriever.run("What is the capital of France?")["documents"]
+
+    It works over a document store with ``embedding_retrieval`` (``QuaverDocumentStore``,
+    ``InMemoryDocumentStore``), and over any embedding retriever, so over any store that has one.
+    The documents must have been embedded by the same model; ``QuaverDocumentEmbedder`` does that.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        document_store: Any = None,
+        retriever: Any = None,
+        token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
+        filters: dict[str, Any] | None = None,
+        top_k: int = 10,
+        return_embedding: bool = False,
+        prefix: str | None = None,
+        suffix: str = "",
+        normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
+        precision: Literal["int8", "float32"] = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        pooling: str | None = None,
+        threads: int | None = None,
+        local_files_only: bool = False,
+    ) -> None:
+        """Set up; the model is loaded by ``warm_up`` or the first run.
+
+        Args:
+            model: model folder or hub id.
+            document_store: a store with ``embedding_retrieval``; or give a retriever.
+            retriever: an embedding retriever: its ``run`` takes query_embedding, filters and top_k.
+            token: access token of the hub.
+            filters: Haystack filters; those of a run replace them.
+            top_k: how many documents to return at most.
+            return_embedding: return embeddings, so that ``QuantizedBiEncoderRanker`` can use them;
+                over a retriever, that one decides.
+            prefix: goes before the query instead of the model's query prompt; "" for none.
+            suffix: goes after the query.
+            normalize_embeddings: give unit vectors even where the model does not.
+            truncate_dim: leading components to keep.
+            precision: what the engine computes in.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of the query.
+            pooling: "cls" or "mean", for a model folder that does not say.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            local_files_only: never use the network.
+
+        Raises:
+            ValueError: not exactly one of document_store and retriever is given, it cannot search
+                with a vector, or top_k is below 1.
+        """
+        if (document_store is None) == (retriever is None):
+            raise ValueError("give either document_store or retriever")
+        if document_store is not None and not hasattr(document_store, "embedding_retrieval"):
+            raise ValueError(
+                "document_store must have embedding_retrieval(query_embedding, ...): "
+                f"{type(document_store).__name__} has not; pass its embedding retriever as "
+                "retriever="
+            )
+        require_query(self, "", top_k)
+        self.model = model
+        self.document_store = document_store
+        self.retriever = retriever
+        self.token = token
+        self.filters = filters
+        self.top_k = top_k
+        self.return_embedding = return_embedding
+        self.prefix = prefix
+        self.suffix = suffix
+        self.normalize_embeddings = normalize_embeddings
+        self.truncate_dim = truncate_dim
+        self.precision = precision
+        self.revision = revision
+        self.max_seq_length = max_seq_length
+        self.pooling = pooling
+        self.threads = threads
+        self.local_files_only = local_files_only
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the component as a dictionary, for YAML."""
+        data = EmbedderComponent.to_dict(self)
+        if self.retriever is not None:
+            data["init_parameters"]["retriever"] = component_to_dict(self.retriever, "retriever")
+        return data
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Find the documents nearest to a query.
+
+        Args:
+            query: the query.
+            filters: instead of the component's.
+            top_k: instead of the component's.
+
+        Returns:
+            "documents": the nearest with their scores, the best first.
+
+        Raises:
+            TypeError: query is no string.
+            ValueError: top_k is below 1.
+        """
+        asked = self._asked(query, filters, top_k)
+        rows = self.shared.encode(
+            [query + self.suffix],
+            "query",
+            prompt=self.prefix,
+            normalize=self.normalize_embeddings or None,
+        )
+        return self._found(self._search(), query_embedding=rows[0].tolist(), **asked)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
+    ) -> dict[str, list[Document]]:
+        """Find documents without blocking the event loop, queries embedded with other tasks'.
+
+        Args:
+            query: the query.
+            filters: instead of the component's.
+            top_k: instead of the component's.
+
+        Returns:
+            "documents": the nearest with their scores, the best first.
+        """
+        asked = self._asked(query, filters, top_k)
+        shared = await self.shared_async()
+        rows = await shared.aencode(
+            [query + self.suffix],
+            "query",
+            prompt=self.prefix,
+            normalize=self.normalize_embeddings or None,
+        )
+        asked["query_embedding"] = rows[0].tolist()
+        search = self._search(asynchronous=True)
+        if search is None:
+            return await asyncio.to_thread(self._found, self._search(), **asked)
+        found = await search(**asked)
+        return found if isinstance(found, dict) else {"documents": found}
+
+    def _asked(
+        self, query: str, filters: dict[str, Any] | None, top_k: int | None
+    ) -> dict[str, Any]:
+        most = self.top_k if top_k is None else top_k
+        require_query(self, query, most)
+        asked: dict[str, Any] = {"filters": filters or self.filters, "top_k": most}
+        if self.document_store is not None:
+            asked["return_embedding"] = self.return_embedding
+        return asked
+
+    def _search(self, *, asynchronous: bool = False) -> Any:
+        if self.document_store is not None:
+            owner, name = self.document_store, "embedding_retrieval"
+        else:
+            owner, name = self.retriever, "run"
+        return getattr(owner, f"{name}_async", None) if asynchronous else getattr(owner, name)
+
+    def _found(self, search: Any, **asked: Any) -> dict[str, list[Document]]:
+        found = search(**asked)
+        return found if isinstance(found, dict) else {"documents": found}
