@@ -76,7 +76,7 @@ def test_index_and_search_from_the_shell(tiny_folder: Path, folder: Path, tmp_pa
         expected = index.search("list of files", k=2)
     assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
     assert list(answer["hits"][0]) == [
-        *("id", "score", "text", "source", "heading", "start", "end", "root")
+        *("id", "score", "text", "source", "heading", "start", "end", "root", "metadata")
     ]
 
 

@@ -56,6 +56,9 @@ MADE_AROUND = {
     "passages.markdown": {"markdown_it"},
     "passages.split": {"semantic_text_splitter"},
     "store.edge": {"qdrant_edge"},
+    "store.edge_filter": {"qdrant_edge"},
+    "store.edge_shard": {"qdrant_edge"},
+    "store.terms": {"qdrant_edge"},
 }
 
 

@@ -88,7 +88,7 @@ def test_search_finds_a_passage_by_its_own_text(
     index.update(folder)
     prompts = index.embedder.prompts
     monkeypatch.setitem(prompts, "query", prompts["document"])
-    hits = index.search("Dict\nThe dict of strings.", k=2)
+    hits = index.search("Dict\nThe dict of strings.", k=2, mode="dense")
     assert len(hits) == 2
     assert (hits[0].source, hits[0].heading, hits[0].text) == (
         "a.md",
@@ -225,8 +225,8 @@ def test_other_arguments_of_search(index: Index) -> None:
     assert index.search("anything") == []
     with pytest.raises(InputError, match="k must be a whole number of at least 1: got 0"):
         index.search("x", k=0)
-    with pytest.raises(InputError, match="mode must be 'dense': got 'hybrid'"):
-        index.search("x", mode="hybrid")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="mode must be one of dense, bm25, hybrid: got 'best'"):
+        index.search("x", mode="best")  # type: ignore[arg-type]
 
 
 def test_open_finds_the_model_again(

@@ -15,7 +15,6 @@ import pytest
 from numpy.typing import NDArray
 
 from quaver.errors import (
-    InputError,
     StoreError,
     StoreExistsError,
     StoreLockedError,
@@ -25,7 +24,7 @@ from quaver.errors import (
 )
 from quaver.passages import Passage
 from quaver.passages.passage import passage_id
-from quaver.store import FileVersion, Manifest, StoredSource, VectorStore
+from quaver.store import FileVersion, Manifest, StoredSource
 from quaver.store.edge import EdgeStore
 
 D = 8
@@ -67,27 +66,6 @@ def in_another_process(code: str, *arguments: object) -> subprocess.CompletedPro
     )
 
 
-def test_it_is_a_vector_store(store: EdgeStore) -> None:
-    checked: VectorStore = store
-    assert checked.count() == 0
-    assert checked.sources("") == {}
-    assert checked.roots() == {}
-    assert checked.search(unit_rows(1)[0], k=3) == []
-
-
-def test_search_is_exact_and_ordered(store: EdgeStore) -> None:
-    vectors = unit_rows(200)
-    store.upsert(passages(200), vectors)
-    query = unit_rows(1, seed=1)[0]
-    hits = store.search(query, k=10)
-    best = np.argsort(-(vectors @ query))[:10]
-    assert [hit.text for hit in hits] == [f"text {i}" for i in best]
-    # float32 sums of 8 products
-    np.testing.assert_allclose([hit.score for hit in hits], (vectors @ query)[best], atol=1e-6)
-    first = hits[0]
-    assert (first.source, first.heading, first.end - first.start) == ("a.txt", "Top > Sub", 6)
-
-
 def test_everything_survives_closing(store: EdgeStore) -> None:
     vectors = unit_rows(5)
     store.upsert(passages(5), vectors, versions={"a.txt": FileVersion("abc", 5)})
@@ -102,38 +80,6 @@ def test_everything_survives_closing(store: EdgeStore) -> None:
     assert set(found) == set(ids)
     np.testing.assert_allclose(np.stack([found[i] for i in ids]), vectors, atol=1e-6)
     again.close()
-
-
-def test_upsert_replaces_and_delete_ignores_what_is_not_there(store: EdgeStore) -> None:
-    for seed in (0, 1):
-        store.upsert(passages(5), unit_rows(5, seed=seed))
-    assert store.count() == 5
-    ids = [passage.id for passage in passages(5)]
-    store.delete(ids[:2])
-    store.delete(ids[:2])
-    store.delete([])
-    assert store.count() == 3
-
-
-def test_filter_compares_fields(store: EdgeStore) -> None:
-    store.upsert([*passages(3, "a.txt"), *passages(3, "b.txt")], unit_rows(6))
-    hits = store.search(unit_rows(1)[0], k=10, filter={"source": "b.txt"})
-    assert [hit.source for hit in hits] == ["b.txt"] * 3
-    with pytest.raises(InputError, match="a filter can name source, heading, root: got 'author'"):
-        store.search(unit_rows(1)[0], k=10, filter={"author": "x"})
-
-
-def test_roots_are_kept_apart(store: EdgeStore) -> None:
-    one, two = passages(3, root="/one"), passages(2, root="/two")
-    version = {"a.txt": FileVersion("abc", 3)}
-    store.upsert(one, unit_rows(3), versions=version)
-    store.upsert(two, unit_rows(2), versions={"a.txt": FileVersion("abc", 2)})
-    assert store.count() == 5
-    assert store.roots() == {"/one": 3, "/two": 2}
-    assert store.sources("/one")["a.txt"].ids == {version["a.txt"]: {p.id for p in one}}
-    assert store.sources("") == {}
-    hits = store.search(unit_rows(1)[0], k=10, filter={"root": "/two"})
-    assert {(hit.root, hit.id) for hit in hits} == {("/two", p.id) for p in two}
 
 
 def test_sources_lists_more_than_one_page(store: EdgeStore) -> None:
@@ -153,17 +99,6 @@ def test_a_source_is_complete_only_with_all_passages_of_one_version() -> None:
     assert not StoredSource({two: {"1", "2"}, FileVersion("def", 1): {"3"}}).has_digest("abc")
     assert not StoredSource({two: {"1", "2"}, None: {"3"}}).has_digest("abc")
     assert not StoredSource().has_digest("abc")
-
-
-def test_wrong_shapes_are_errors(store: EdgeStore) -> None:
-    with pytest.raises(InputError, match=r"got shape \(2, 8\), expected \(3, 8\)"):
-        store.upsert(passages(3), unit_rows(2))
-    with pytest.raises(InputError, match=r"got shape \(3, 4\), expected \(3, 8\)"):
-        store.upsert(passages(3), unit_rows(3)[:, :4])
-    with pytest.raises(InputError, match=r"must have shape \(8,\): got \(4,\)"):
-        store.search(unit_rows(1)[0, :4], k=1)
-    with pytest.raises(InputError, match="k must be at least 1: got 0"):
-        store.search(unit_rows(1)[0], k=0)
 
 
 def test_create_wants_an_empty_folder(store: EdgeStore, tmp_path: Path) -> None:
@@ -212,9 +147,9 @@ def test_nothing_is_stored_there(tmp_path: Path) -> None:
         ("", "must be JSON"),
         ("\xff", "must be JSON"),
         ("[]", "must hold a JSON object: got list"),
-        ('{"format_version": 1}', "needs 'model' as str: got None"),
+        ('{"format_version": 2}', "needs 'model' as str: got None"),
         (
-            '{"format_version": 1, "model": "m", "fingerprint": "f", "dimension": true}',
+            '{"format_version": 2, "model": "m", "fingerprint": "f", "dimension": true}',
             "needs 'dimension' as int: got True",
         ),
     ],
@@ -230,7 +165,12 @@ def test_another_format_version_is_a_mismatch(store: EdgeStore) -> None:
     store.close()
     path = store.path / "quaver.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
-    with pytest.raises(StoreMismatchError, match="has format version 99, this Quaver reads 1"):
+    with pytest.raises(
+        StoreMismatchError, match="has format version 99, this Quaver reads 2; upgrade Quaver, or"
+    ):
+        EdgeStore.open(store.path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    with pytest.raises(StoreMismatchError, match="reads 2; index again into another place"):
         EdgeStore.open(store.path)
 
 
@@ -257,8 +197,8 @@ def test_a_store_without_its_shard_is_an_error(store: EdgeStore) -> None:
 def test_damaged_files_are_an_error(store: EdgeStore, name: str) -> None:
     store.upsert(passages(50), unit_rows(50))
     store.close()
-    (damaged,) = (store.path / "shard").rglob(name)
-    damaged.write_bytes(damaged.read_bytes()[:10])
+    for damaged in (store.path / "shard").rglob(name):
+        damaged.write_bytes(damaged.read_bytes()[:10])
     with pytest.raises(StoreError, match="index again into another folder"):
         EdgeStore.open(store.path).search(unit_rows(1)[0], k=50)
 
@@ -271,11 +211,6 @@ def test_a_panic_is_an_error(store: EdgeStore, capfd: pytest.CaptureFixture[str]
     with pytest.raises(StoreError):
         EdgeStore.open(store.path)
     assert "panicked" in capfd.readouterr().err
-
-
-def test_mistakes_of_ours_are_not_translated(store: EdgeStore) -> None:
-    with pytest.raises(ValueError, match=r"(?i)uuid"):
-        store.delete(["not an id"])
 
 
 def test_one_process_at_a_time(store: EdgeStore) -> None:
@@ -362,7 +297,7 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
         subprocess.run(["umount", disk], check=True)
 
 
-@pytest.mark.parametrize("megabytes", [24, 32, 44, 64])
+@pytest.mark.parametrize("megabytes", [36, 40, 52, 72])
 def test_opening_on_a_nearly_full_disk_does_not_kill_the_process(
     tmp_path: Path, megabytes: int
 ) -> None:
@@ -400,7 +335,7 @@ def test_opening_on_a_nearly_full_disk_does_not_kill_the_process(
         ):
             result = in_another_process(program, disk / "kb")
             assert result.returncode == 0, (result.returncode, result.stderr)
-        assert ("opened" if megabytes == 64 else "is full") in result.stdout, result.stdout
+        assert ("opened" if megabytes == 72 else "is full") in result.stdout, result.stdout
     finally:
         subprocess.run(["umount", disk], check=True)
 

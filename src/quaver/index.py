@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.passages import SMALLEST_BUDGET, Passage
 from quaver.store.edge import EdgeStore
+from quaver.store.filters import Filter
 from quaver.store.manifest import Manifest
-from quaver.store.protocol import Hit, VectorStore
+from quaver.store.protocol import Hit, Mode, VectorStore
 from quaver.update import (
     Progress,
     UpdateReport,
@@ -229,29 +229,36 @@ class Index:
         self.store.optimize()
         return stored[root]
 
-    def search(self, query: str, *, k: int = 10, mode: Literal["dense"] = "dense") -> list[Hit]:
-        """Finds the passages nearest to a question.
+    def search(
+        self,
+        query: str,
+        *,
+        k: int = 10,
+        mode: Mode = "hybrid",
+        filter: Filter | None = None,
+    ) -> list[Hit]:
+        """Finds the passages that answer a question best.
 
         Args:
-            query: The question; not empty. What is longer than the model reads is cut off.
+            query: The question; not empty. The vector is of what the model reads of it, the words
+                are all that it has.
             k: How many passages at most, at least 1.
-            mode: "dense" compares vectors; other modes will follow.
+            mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
+            filter: Only passages that match; see ``quaver.store.filters``.
 
         Returns:
             Hits, best first.
 
         Raises:
-            InputError: The query is no text or is empty, k is below 1, or the mode is unknown.
+            InputError: The query is no text or is empty, k is below 1, the mode is unknown, or the
+                filter breaks its rules.
         """
         if not isinstance(query, str):
             raise InputError(f"a query must be a str: got {type(query).__name__}")
         if not query.strip():
             raise InputError("a query must not be empty: got only white space")
-        if not isinstance(k, int) or k < 1:
-            raise InputError(f"k must be a whole number of at least 1: got {k!r}")
-        if mode != "dense":
-            raise InputError(f"mode must be 'dense': got {mode!r}")
-        return self.store.search(self.embedder.encode_query(query), k=k)
+        vector = None if mode == "bm25" else self.embedder.encode_query(query)
+        return self.store.search(vector, text=query, k=k, mode=mode, filter=filter)
 
     def close(self) -> None:
         """Closes the store, so that other processes can open it; further calls do nothing."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 HEADING_SEPARATOR = " > "
 """Joins the headings above a passage: ``Tutorial > Data Structures > More on Lists``."""
@@ -66,6 +69,8 @@ class Passage:
         end: One past the last character, counted in the same way.
         root: The indexed folder as an absolute path, or the name it was given; empty for a passage
             that belongs to none.
+        metadata: Anything else that JSON can hold: strings, numbers, booleans, None, and lists and
+            objects of them. Filters reach it, embedding ignores it.
     """
 
     id: str
@@ -75,6 +80,7 @@ class Passage:
     start: int
     end: int
     root: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -119,3 +125,17 @@ def embedded_text(heading: str, text: str) -> str:
         The text to embed.
     """
     return f"{heading}\n{text}" if heading else text
+
+
+def content_digest(heading: str, text: str) -> str:
+    """Names what the model reads of a passage, wherever the passage stands.
+
+    Args:
+        heading: The joined heading path.
+        text: The passage's text.
+
+    Returns:
+        32 hex digits.
+    """
+    read = embedded_text(heading, text).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(read, digest_size=16).hexdigest()

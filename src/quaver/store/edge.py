@@ -1,15 +1,13 @@
 """Passages in Qdrant Edge: a store in a folder, inside this process.
 
-The folder holds ``quaver.json`` (the manifest), ``lock`` and ``shard/`` (Qdrant Edge's files). The
-vector is named "dense", so that a sparse one for hybrid search can stand beside it.
+The folder holds ``quaver.json`` (the manifest), ``lock`` and ``shard/`` (Qdrant Edge's files). Each
+passage has a vector named "dense" and a sparse one named "bm25".
 """
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +15,32 @@ import numpy as np
 import qdrant_edge as edge
 from numpy.typing import NDArray
 
-from quaver.errors import (
-    InputError,
-    StoreError,
-    StoreExistsError,
-    StoreLockedError,
-    StoreWriteError,
-)
-from quaver.passages import Passage
+from quaver.errors import StoreExistsError, StoreWriteError
+from quaver.passages import Passage, embedded_text
 from quaver.store import lock, manifest
+from quaver.store.edge_errors import translated
+from quaver.store.edge_filter import edge_filter
+from quaver.store.edge_shard import BM25, DENSE, load_shard, make_shard, search_params
+from quaver.store.filters import Compare, Filter
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
-from quaver.store.protocol import FileVersion, Hit, StoredSource
+from quaver.store.payload import (
+    VERSION_FIELDS,
+    point_id,
+    to_hit,
+    to_passage,
+    to_payload,
+    to_version,
+)
+from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
+from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
 from quaver.store.room import holes, require_room
+from quaver.store.terms import TermAnalyzer
 
-_VECTOR = "dense"
 _SHARD = "shard"
 _UNFINISHED = "shard.new"
 _OWN_FILES = frozenset({lock.FILE_NAME, manifest.FILE_NAME + ".new", _SHARD, _UNFINISHED})
 _PAGE = 4096
-_HIT_FIELDS = ("text", "source", "heading", "start", "end", "root")
-_FILTERS = ("source", "heading", "root")
 
 
 class EdgeStore:
@@ -63,6 +66,7 @@ class EdgeStore:
         self.manifest = manifest
         self._shard = shard
         self._lock = lock
+        self._terms = TermAnalyzer(manifest.language)
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -105,8 +109,8 @@ class EdgeStore:
         lock = StoreLock(path)
         try:
             require_room(path, 0)
-            _make_shard(path, manifest.dimension)
-            shard = _load_shard(path)
+            make_shard(path / _UNFINISHED, path / _SHARD, manifest)
+            shard = load_shard(path / _SHARD)
             manifest.write(path)
         except BaseException:
             lock.release()
@@ -136,7 +140,7 @@ class EdgeStore:
         try:
             # Loading reads its vector files whole, and on some file systems that fills their holes.
             require_room(path, holes(path / _SHARD, "**/vectors/*.mmap"))
-            shard = _load_shard(path)
+            shard = load_shard(path / _SHARD)
         except BaseException:
             lock.release()
             raise
@@ -145,7 +149,7 @@ class EdgeStore:
     def upsert(
         self,
         passages: Sequence[Passage],
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
@@ -155,117 +159,192 @@ class EdgeStore:
             InputError: The vectors do not fit the passages or the store.
             StoreWriteError: The disk is full or cannot be written.
         """
-        expected = (len(passages), self.manifest.dimension)
-        if vectors.shape != expected:
-            raise InputError(
-                f"vectors must have one row per passage: got shape {vectors.shape}, "
-                f"expected {expected}"
-            )
+        check_upsert(
+            [passage.id for passage in passages], vectors, dimension=self.manifest.dimension
+        )
         if not passages:
             return
+        rows = [None] * len(passages) if vectors is None else vectors.tolist()
         points = [
-            edge.Point(
-                id=passage.id, vector={_VECTOR: row.tolist()}, payload=_payload(passage, versions)
-            )
-            for passage, row in zip(passages, vectors, strict=True)
+            self._point(passage, row, versions) for passage, row in zip(passages, rows, strict=True)
         ]
         # Log and segment both hold the data; twice that leaves space for their growth in steps.
-        size = vectors.nbytes + sum(
-            len(passage.text.encode()) + len(passage.heading) + 512 for passage in passages
+        size = sum(
+            2 * len(passage.text.encode("utf-8", "replace")) + len(passage.heading) + 512
+            for passage in passages
         )
-        require_room(self.path, 4 * size)
-        with _translated(f"cannot store {len(points)} passages in {self.path}"):
+        require_room(self.path, 4 * (size + (0 if vectors is None else vectors.nbytes)))
+        with translated(f"cannot store {len(points)} passages in {self.path}"):
             self._shard.update(edge.UpdateOperation.upsert_points(points))
+
+    def _point(
+        self,
+        passage: Passage,
+        row: list[float] | None,
+        versions: Mapping[str, FileVersion] | None,
+    ) -> edge.Point:
+        terms = self._terms.document(embedded_text(passage.heading, passage.text))
+        named: dict[str, Any] = {BM25: edge.SparseVector(terms.indices, terms.values)}
+        if row is not None:
+            named[DENSE] = row
+        return edge.Point(
+            id=point_id(passage.id), vector=named, payload=to_payload(passage, versions)
+        )
 
     def flush(self) -> None:
         """Returns when everything before is on disk; see ``VectorStore.flush``."""
-        with _translated(f"cannot write {self.path}"):
+        with translated(f"cannot write {self.path}"):
             self._shard.flush()
 
     def search(
-        self, vector: NDArray[np.float32], *, k: int, filter: Mapping[str, str] | None = None
+        self,
+        vector: NDArray[np.float32] | None = None,
+        *,
+        k: int,
+        text: str | None = None,
+        mode: Mode | None = None,
+        filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the nearest passages; see ``VectorStore.search``.
+        """Finds the best passages; see ``VectorStore.search``.
 
         Raises:
-            InputError: The vector has another dimension, k is below 1, or the filter names an
-                unknown field.
+            InputError: An argument breaks its rule.
         """
-        if vector.shape != (self.manifest.dimension,):
-            raise InputError(
-                f"a query vector must have shape ({self.manifest.dimension},): got {vector.shape}"
+        check_k(k)
+        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
+        condition = edge_filter(filter)
+        limit = max(k, CANDIDATES) if mode == "hybrid" else k
+        requests = []
+        if mode != "bm25" and vector is not None:
+            query = edge.Query.Nearest(vector.tolist(), using=DENSE)
+            params = search_params(self.manifest.vectors)
+            requests.append(
+                edge.QueryRequest(limit=limit, query=query, params=params, filter=condition)
             )
-        if k < 1:
-            raise InputError(f"k must be at least 1: got {k}")
-        request = edge.QueryRequest(
-            query=edge.Query.Nearest(vector.tolist(), using=_VECTOR),
-            limit=k,
-            filter=_condition(filter),
-            with_payload=True,
-        )
-        with _translated(f"cannot search {self.path}"):
-            found = self._shard.query(request)
-        # Equal scores are ordered by id: the same query gives the same list every time.
-        hits = [_hit(str(point.id), point.score, point.payload or {}, self.path) for point in found]
-        return sorted(hits, key=lambda hit: (-hit.score, hit.id))
+        if mode != "dense" and text is not None:
+            terms = self._terms.query(text)
+            if terms.indices:  # else no word is left of it: there is nothing to rank by
+                sparse = edge.SparseVector(terms.indices, terms.values)
+                query = edge.Query.Nearest(sparse, using=BM25)
+                requests.append(edge.QueryRequest(limit=limit, query=query, filter=condition))
+        with translated(f"cannot search {self.path}"):
+            found = self._shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
+        rankings = [best([(str(p.id), p.score) for p in points], limit) for points in found]
+        scores = dict(rankings[0]) if rankings else {}
+        if mode == "hybrid":
+            scores = dict(best(fused([[i for i, _ in ranking] for ranking in rankings]), k))
+        payloads = {str(r.id): r.payload or {} for r in self._records(list(scores))}
+        return [
+            to_hit(payloads[point], score, self.path)
+            for point, score in scores.items()
+            if point in payloads
+        ]
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
+        """Returns stored passages; see ``VectorStore.get``."""
+        found: dict[str, StoredPassage] = {}
+        for record in self._records([point_id(i) for i in ids], with_vectors=with_vectors):
+            stored = self._stored(record)
+            found[stored.passage.id] = stored
+        return [found[i] for i in dict.fromkeys(ids) if i in found]
+
+    def scan(
+        self, filter: Filter | None = None, *, with_vectors: bool = False
+    ) -> Iterator[StoredPassage]:
+        """Yields stored passages; see ``VectorStore.scan``."""
+        for record in self._scroll(edge_filter(filter), True, with_vectors):
+            yield self._stored(record)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Returns stored vectors; see ``VectorStore.vectors``."""
+        wanted = {point_id(i): i for i in ids}
+        found = {
+            wanted[str(record.id)]: _vector(record)
+            for record in self._records(list(wanted), with_vectors=True, with_payload=False)
+        }
+        return {i: vector for i, vector in found.items() if vector is not None}
+
+    def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
         found: dict[str, NDArray[np.float32]] = {}
-        for first in range(0, len(ids), _PAGE):
-            with _translated(f"cannot read {self.path}"):
-                page: list[Any] = list(ids[first : first + _PAGE])
-                records = self._shard.retrieve(page, with_payload=False, with_vector=True)
-            for record in records:
-                named = record.vector
-                if isinstance(named, dict):
-                    found[str(record.id)] = np.asarray(named[_VECTOR], dtype=np.float32)
+        wanted = list(dict.fromkeys(digests))
+        for first in range(0, len(wanted), _PAGE):
+            # A condition of its own: "content" is no field that a filter can name.
+            match = edge.MatchAny(wanted[first : first + _PAGE])
+            condition = edge.Filter(must=[edge.FieldCondition(key="content", match=match)])
+            for record in self._scroll(condition, ["content"], True):
+                vector = _vector(record)
+                if vector is not None:
+                    found[(record.payload or {})["content"]] = vector
         return found
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes passages; see ``VectorStore.delete``."""
         if ids:
             require_room(self.path, 128 * len(ids))
-            with _translated(f"cannot delete from {self.path}"):
-                self._shard.update(edge.UpdateOperation.delete_points(list(ids)))
+            points: list[Any] = [point_id(i) for i in ids]
+            with translated(f"cannot delete from {self.path}"):
+                self._shard.update(edge.UpdateOperation.delete_points(points))
 
-    def count(self) -> int:
-        """Returns how many passages are stored."""
-        with _translated(f"cannot read {self.path}"):
-            return self._shard.count(edge.CountRequest(exact=True))
+    def delete_matching(self, filter: Filter) -> int:
+        """Removes what matches; see ``VectorStore.delete_matching``."""
+        ids = [str(record.id) for record in self._scroll(edge_filter(filter), False, False)]
+        self.delete(ids)
+        return len(ids)
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Returns how many passages are stored, or match."""
+        condition = edge_filter(filter)
+        with translated(f"cannot read {self.path}"):
+            return self._shard.count(edge.CountRequest(exact=True, filter=condition))
 
     def roots(self) -> dict[str, int]:
         """Returns how many passages are stored of each root."""
-        return dict(Counter(payload["root"] for _, payload in self._payloads(["root"])))
+        records = self._scroll(None, ["root"], False)
+        return dict(Counter((record.payload or {})["root"] for record in records))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
         """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
-        fields = ["source", "file_digest", "file_passages"]
-        for identity, payload in self._payloads(fields, {"root": root}):
-            digest = payload.get("file_digest")
-            version = FileVersion(digest, payload["file_passages"]) if digest else None
+        condition = edge_filter(Compare("root", "==", root))
+        for record in self._scroll(condition, ["id", "source", *VERSION_FIELDS], False):
+            payload = record.payload or {}
             stored = sources.setdefault(payload["source"], StoredSource())
-            stored.ids.setdefault(version, set()).add(identity)
+            stored.ids.setdefault(to_version(payload), set()).add(payload["id"])
         return sources
 
-    def _payloads(
-        self, fields: list[str], filter: Mapping[str, str] | None = None
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields id and some payload of every stored passage."""
+    def _stored(self, record: edge.Record) -> StoredPassage:
+        payload = record.payload or {}
+        return StoredPassage(to_passage(payload, self.path), to_version(payload), _vector(record))
+
+    def _records(
+        self, points: list[Any], *, with_vectors: bool = False, with_payload: bool = True
+    ) -> Iterator[edge.Record]:
+        for first in range(0, len(points), _PAGE):
+            with translated(f"cannot read {self.path}"):
+                page = self._shard.retrieve(
+                    points[first : first + _PAGE],
+                    with_payload=with_payload,
+                    with_vector=[DENSE] if with_vectors else False,
+                )
+            yield from page
+
+    def _scroll(
+        self, condition: edge.Filter | None, with_payload: bool | list[str], with_vectors: bool
+    ) -> Iterator[edge.Record]:
+        """Yields every matching record, a page at a time."""
         offset: Any = None
         while True:
             request = edge.ScrollRequest(
                 offset=offset,
                 limit=_PAGE,
-                filter=_condition(filter),
-                with_payload=fields,
-                with_vector=False,
+                filter=condition,
+                with_payload=with_payload,
+                with_vector=[DENSE] if with_vectors else False,
             )
-            with _translated(f"cannot read {self.path}"):
+            with translated(f"cannot read {self.path}"):
                 records, offset = self._shard.scroll(request)
-            for record in records:
-                yield str(record.id), record.payload or {}
+            yield from records
             if offset is None:
                 return
 
@@ -279,106 +358,22 @@ class EdgeStore:
         )
         state = "everything is stored, searching is only slower"
         require_room(self.path, 2 * used, then=f"{state}; make room and run it again")
-        with _translated(f"cannot optimize {self.path} ({state})"):
+        with translated(f"cannot optimize {self.path} ({state})"):
             self._shard.optimize()
 
     def close(self) -> None:
         """Writes what is pending and releases the lock; further calls do nothing."""
         if self._lock.held:
             try:
-                with _translated(f"cannot close {self.path}"):
+                with translated(f"cannot close {self.path}"):
                     self._shard.close()
             finally:
                 self._lock.release()
 
 
-def _make_shard(path: Path, dimension: int) -> None:
-    """Makes the shard under another name and renames it, so that none is half made."""
-    try:
-        for rest in (_UNFINISHED, _SHARD):
-            if (path / rest).exists():
-                shutil.rmtree(path / rest)
-        (path / _UNFINISHED).mkdir()
-    except OSError as error:
-        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
-    config = edge.EdgeConfig(
-        vectors={_VECTOR: edge.EdgeVectorParams(size=dimension, distance=edge.Distance.Cosine)}
-    )
-    with _translated(f"cannot make a store at {path}"):
-        edge.EdgeShard.create(str(path / _UNFINISHED), config).close()
-    (path / _UNFINISHED).rename(path / _SHARD)
-
-
-def _load_shard(path: Path) -> edge.EdgeShard:
-    """Opens the shard of a store."""
-    with _translated(f"cannot open the store at {path}"):
-        return edge.EdgeShard.load(str(path / _SHARD))
-
-
-def _payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> dict[str, Any]:
-    """Returns what is stored beside a vector."""
-    payload: dict[str, Any] = {
-        "text": passage.text,
-        "source": passage.source,
-        "heading": passage.heading,
-        "start": passage.start,
-        "end": passage.end,
-        "root": passage.root,
-    }
-    if versions is not None:
-        version = versions[passage.source]
-        payload |= {"file_digest": version.digest, "file_passages": version.passages}
-    return payload
-
-
-def _hit(identity: str, score: float, payload: dict[str, Any], path: Path) -> Hit:
-    """Builds a hit from what is stored."""
-    try:
-        return Hit(identity, score, *(payload[name] for name in _HIT_FIELDS))
-    except KeyError as error:
-        raise StoreError(
-            f"passage {identity} in {path} lacks {error.args[0]!r}: the store is broken; "
-            "index again into another folder"
-        ) from error
-
-
-def _condition(filter: Mapping[str, str] | None) -> edge.Filter | None:
-    """Translates a filter."""
-    if not filter:
+def _vector(record: edge.Record) -> NDArray[np.float32] | None:
+    """Returns the stored vector, if the record has one and it was asked for."""
+    named = record.vector
+    if not isinstance(named, dict) or DENSE not in named:
         return None
-    unknown = sorted(set(filter) - set(_FILTERS))
-    if unknown:
-        raise InputError(f"a filter can name {', '.join(_FILTERS)}: got {unknown[0]!r}")
-    return edge.Filter(
-        must=[edge.FieldCondition(key=k, match=edge.MatchValue(v)) for k, v in filter.items()]
-    )
-
-
-@contextmanager
-def _translated(doing: str) -> Iterator[None]:
-    """Turns Qdrant Edge's errors, all of them plain ``Exception``, into ours by their text."""
-    try:
-        yield
-    except BaseException as error:
-        # Damaged files can make its Rust code panic; that class has no public name and is no
-        # Exception.
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        message = f"{doing}: {error}"
-        if "WouldBlock" in str(error):
-            raise StoreLockedError(message) from error
-        if any(sign in str(error) for sign in _WRITE_SIGNS):
-            raise StoreWriteError(message) from error
-        raise StoreError(f"{message}; if it stays so, index again into another folder") from error
-
-
-_WRITE_SIGNS = (
-    "No space left",
-    "StorageFull",
-    "PermissionDenied",
-    "Permission denied",
-    "ReadOnly",
-    "FileTooLarge",
-    "File too large",
-    "os error 28",
-)
+    return np.asarray(named[DENSE], dtype=np.float32)

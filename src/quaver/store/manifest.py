@@ -12,7 +12,7 @@ from quaver.errors import StoreError, StoreMismatchError, StoreNotFoundError, St
 
 FILE_NAME = "quaver.json"
 SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Changes when a store written by one version cannot be read by the other."""
 
 
@@ -28,6 +28,9 @@ class Manifest:
         dimension: Length of a vector.
         passage_tokens: Tokens of a passage with its heading, at most.
         created: UTC, ISO 8601.
+        language: Whose stop words and stems the keyword search uses; see ``terms.LANGUAGES``.
+        vectors: What searching compares: "float32", or "int8" or "binary" vectors whose best finds
+            are compared again in float32.
         format_version: Of the store's layout.
     """
 
@@ -37,6 +40,8 @@ class Manifest:
     passage_tokens: int
     created: str
     settings: dict[str, Any] = field(default_factory=dict)
+    language: str = "english"
+    vectors: str = "float32"
     format_version: int = FORMAT_VERSION
 
     @classmethod
@@ -56,7 +61,7 @@ class Manifest:
         """
         path = store / FILE_NAME
         try:
-            content = json.loads(path.read_bytes())
+            text = path.read_bytes()
         except (FileNotFoundError, NotADirectoryError) as error:
             raise StoreNotFoundError(
                 f"a store is a folder with a {FILE_NAME}: there is none at {store}; "
@@ -64,49 +69,60 @@ class Manifest:
             ) from error
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from error
+        return cls.parse(text, where=str(path))
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, where: str) -> Manifest:
+        """Builds a manifest from its JSON, and checks every field.
+
+        Args:
+            text: JSON.
+            where: Where it stood, for messages.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            StoreMismatchError: Another version of Quaver wrote it.
+            StoreError: It is broken.
+        """
+        try:
+            content = json.loads(text)
         except ValueError as error:
             raise StoreError(
-                f"{path} must be JSON: {error}; restore it, or index again into another folder"
+                f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
         if isinstance(version, int) and version != FORMAT_VERSION:
+            newer = version > FORMAT_VERSION
             raise StoreMismatchError(
-                f"the store at {store} has format version {version}, "
-                f"this Quaver reads {FORMAT_VERSION}; index again into another folder"
+                f"{where} has format version {version}, this Quaver reads {FORMAT_VERSION}; "
+                + ("upgrade Quaver, or index" if newer else "index")
+                + " again into another place"
             )
-        return cls._checked(content, path)
-
-    @classmethod
-    def _checked(cls, content: object, path: Path) -> Manifest:
-        """Builds a manifest from JSON, and checks every field."""
-        fields = {
-            "model": str,
-            "fingerprint": str,
-            "dimension": int,
-            "passage_tokens": int,
-            "created": str,
-            "settings": dict,
-            "format_version": int,
-        }
         if not isinstance(content, dict):
             raise StoreError(
-                f"{path} must hold a JSON object: got {type(content).__name__}; "
-                "index again into another folder"
+                f"{where} must hold a JSON object: got {type(content).__name__}; "
+                "index again into another place"
             )
-        for name, kind in fields.items():
+        for name, kind in _FIELDS.items():
             value = content.get(name)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise StoreError(
-                    f"{path} needs {name!r} as {kind.__name__}: got {value!r}; "
-                    "index again into another folder"
+                    f"{where} needs {name!r} as {kind.__name__}: got {value!r}; "
+                    "index again into another place"
                 )
         unknown = sorted(set(content["settings"]) - SETTINGS)
         if unknown:
             raise StoreMismatchError(
-                f"{path} knows the settings {', '.join(sorted(SETTINGS))}: got {unknown[0]!r}; "
+                f"{where} knows the settings {', '.join(sorted(SETTINGS))}: got {unknown[0]!r}; "
                 "a later version of Quaver may have made this store"
             )
-        return cls(**{name: content[name] for name in fields})
+        return cls(**{name: content[name] for name in _FIELDS})
+
+    def to_json(self) -> str:
+        """Returns the manifest as JSON text, as ``parse`` reads it."""
+        return json.dumps(asdict(self), indent=2) + "\n"
 
     def write(self, store: Path) -> None:
         """Writes the manifest so that a reader sees either all of it or nothing.
@@ -120,15 +136,14 @@ class Manifest:
         path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
         try:
             with unfinished.open("w", encoding="utf-8") as file:
-                json.dump(asdict(self), file, indent=2)
-                file.write("\n")
+                file.write(self.to_json())
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.replace(path)
         except OSError as error:
             raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
 
-    def check(self, store: Path, *, model: str, fingerprint: str, dimension: int) -> None:
+    def check(self, store: object, *, model: str, fingerprint: str, dimension: int) -> None:
         """Checks that a model's vectors belong into the store.
 
         Args:
@@ -153,3 +168,16 @@ class Manifest:
                 f"not with {model} (fingerprint {fingerprint[:12]}); "
                 "use the first model, or another store"
             )
+
+
+_FIELDS: dict[str, type] = {
+    "model": str,
+    "fingerprint": str,
+    "dimension": int,
+    "passage_tokens": int,
+    "created": str,
+    "settings": dict,
+    "language": str,
+    "vectors": str,
+    "format_version": int,
+}

@@ -1,15 +1,20 @@
-"""What Index asks of a store, and nothing more; another store fits this protocol."""
+"""What a store can do; every store fits this protocol and passes the same tests."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.passages import Passage
+from quaver.store.filters import Filter
+from quaver.store.manifest import Manifest
+
+Mode = Literal["dense", "bm25", "hybrid"]
+"""How a search ranks: by vectors, by words, or by both with their ranks fused."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +23,8 @@ class Hit:
 
     Attributes:
         id: The passage's id.
-        score: Cosine similarity to the query, -1 to 1.
+        score: Higher is better. "dense": cosine similarity to the query, -1 to 1. "bm25": BM25,
+            above 0. "hybrid": the sum of reciprocal ranks. From a ranker: the ranker's score.
         text: The passage's text.
         source: Path relative to the indexed folder.
         heading: The headings above the text, joined by " > ".
@@ -27,6 +33,7 @@ class Hit:
         end: One past the last character.
         root: The indexed folder as an absolute path, or the name it was given; empty for a passage
             that belongs to none.
+        metadata: What else was stored with it, for example the page of a PDF.
     """
 
     id: str
@@ -37,6 +44,7 @@ class Hit:
     start: int
     end: int
     root: str
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -80,24 +88,46 @@ class StoredSource:
         ) and bool(self.ids)
 
 
-class VectorStore(Protocol):
-    """Passages and their vectors, searchable; one process at a time.
+@dataclass(frozen=True)
+class StoredPassage:
+    """A passage as a store holds it.
 
-    Every method raises StoreError, or the more exact error below it, when the store fails.
+    Attributes:
+        passage: The passage.
+        version: The file version it came from; None: added without a file.
+        vector: float32 (dimension,), unit length; None where none is stored or none was asked for.
     """
+
+    passage: Passage
+    version: FileVersion | None = None
+    vector: NDArray[np.float32] | None = field(default=None, compare=False)
+
+
+class VectorStore(Protocol):
+    """Passages and their vectors, searchable.
+
+    An id is any string; a UUID takes the least room. Every method raises StoreError, or the more
+    exact error below it, when the store fails, and InputError when an argument breaks its rule.
+    """
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the store was made with."""
+        ...
 
     def upsert(
         self,
         passages: Sequence[Passage],
-        vectors: NDArray[np.float32],
+        vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
         """Stores passages; one whose id is stored already is replaced.
 
         Args:
-            passages: What to store.
-            vectors: float32 (len(passages), dimension), unit rows.
+            passages: What to store; no id twice.
+            vectors: float32 (len(passages), dimension), unit rows; None stores passages that only
+                words, filters and ids find.
             versions: The file version of each source, for passages of one root; None for passages
                 that belong to no file.
         """
@@ -108,30 +138,63 @@ class VectorStore(Protocol):
         ...
 
     def search(
-        self, vector: NDArray[np.float32], *, k: int, filter: Mapping[str, str] | None = None
+        self,
+        vector: NDArray[np.float32] | None = None,
+        *,
+        k: int,
+        text: str | None = None,
+        mode: Mode | None = None,
+        filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the k passages with the highest cosine to a vector.
+        """Finds the k best passages.
 
         Args:
-            vector: float32 (dimension,).
+            vector: float32 (dimension,); "dense" and "hybrid" need it.
             k: How many at most, at least 1.
-            filter: Fields of a hit ("source", "heading", "root") and the value each must have.
+            text: The question as text; "bm25" and "hybrid" need it.
+            mode: How to rank; None takes what is given: both, words or vector.
+            filter: Only passages that match.
 
         Returns:
-            Hits, best first.
+            Hits, best first; equal scores in the order of their ids.
         """
         ...
 
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
+        """Returns the passages of those ids that are stored, in the order of ``ids``."""
+        ...
+
+    def scan(
+        self, filter: Filter | None = None, *, with_vectors: bool = False
+    ) -> Iterator[StoredPassage]:
+        """Yields every passage that matches, in no particular order."""
+        ...
+
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns the stored vectors of those ids that are stored, each float32 (dimension,)."""
+        """Returns the stored vectors of those ids that have one, each float32 (dimension,)."""
+        ...
+
+    def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns a vector for each content that some stored passage has.
+
+        Args:
+            digests: What ``content_digest`` gives for the passages looked for.
+
+        Returns:
+            float32 (dimension,) by digest, for those that are stored.
+        """
         ...
 
     def delete(self, ids: Sequence[str]) -> None:
         """Removes passages; an id that is not stored is no error."""
         ...
 
-    def count(self) -> int:
-        """Returns how many passages are stored."""
+    def delete_matching(self, filter: Filter) -> int:
+        """Removes every passage that matches; returns how many there were."""
+        ...
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Returns how many passages are stored, or match."""
         ...
 
     def roots(self) -> dict[str, int]:

@@ -1,0 +1,101 @@
+"""The files of Qdrant Edge: how a shard is laid out, made and opened."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import qdrant_edge as edge
+
+from quaver.errors import InputError, StoreWriteError
+from quaver.store.edge_errors import translated
+from quaver.store.manifest import Manifest
+
+DENSE = "dense"
+BM25 = "bm25"
+PRECISIONS = ("float32", "int8", "binary")
+"""What searching can compare; see ``Manifest.vectors``."""
+
+_OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
+"""How many times k are found with small vectors, to be compared again in float32."""
+
+
+def make_shard(unfinished: Path, path: Path, manifest: Manifest) -> None:
+    """Makes an empty shard under another name and renames it, so that none is half made.
+
+    Args:
+        unfinished: The other name.
+        path: The name.
+        manifest: What the store is made with.
+
+    Raises:
+        InputError: The manifest asks for vectors that there are not.
+        StoreError: It cannot be made.
+    """
+    config = _config(manifest)
+    try:
+        for rest in (unfinished, path):
+            if rest.exists():
+                shutil.rmtree(rest)
+        unfinished.mkdir()
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path.parent}: {error.strerror}") from error
+    with translated(f"cannot make a store at {path.parent}"):
+        shard = edge.EdgeShard.create(str(unfinished), config)
+        # To find the passages of a root, and vectors by content, without reading every payload.
+        for name in ("root", "content"):
+            keyword = edge.PayloadSchemaType.Keyword
+            shard.update(edge.UpdateOperation.create_field_index(name, keyword))
+        shard.close()
+    unfinished.rename(path)
+
+
+def load_shard(path: Path) -> edge.EdgeShard:
+    """Opens a shard.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The shard.
+
+    Raises:
+        StoreError: It cannot be opened.
+    """
+    with translated(f"cannot open the store at {path.parent}"):
+        return edge.EdgeShard.load(str(path))
+
+
+def search_params(vectors: str) -> edge.SearchParams | None:
+    """Returns how to search small vectors: more than k of them, compared again in float32.
+
+    Args:
+        vectors: One of ``PRECISIONS``.
+
+    Returns:
+        The parameters; None for float32, where nothing is to be set.
+    """
+    if vectors not in _OVERSAMPLING:
+        return None
+    again = edge.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING[vectors])
+    return edge.SearchParams(quantization=again)
+
+
+def _config(manifest: Manifest) -> edge.EdgeConfig:
+    small: Any = None
+    if manifest.vectors == "int8":
+        small = edge.ScalarQuantizationConfig(
+            type=edge.ScalarType.Int8, quantile=0.99, memory=edge.Memory.Pinned
+        )
+    elif manifest.vectors == "binary":
+        small = edge.BinaryQuantizationConfig(memory=edge.Memory.Pinned)
+    elif manifest.vectors != "float32":
+        raise InputError(
+            f"vectors must be one of {', '.join(PRECISIONS)}: got {manifest.vectors!r}"
+        )
+    dense = edge.EdgeVectorParams(
+        size=manifest.dimension, distance=edge.Distance.Cosine, quantization_config=small
+    )
+    bm25 = edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)
+    return edge.EdgeConfig(vectors={DENSE: dense}, sparse_vectors={BM25: bm25})

@@ -1,0 +1,69 @@
+"""Whether a payload matches a filter: the rules of ``filters`` in plain Python."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from quaver.store.filters import Equal, Every, Missing, Negated, Plan, Some, Within, moment
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+
+
+def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
+    """Tells whether a payload matches.
+
+    Args:
+        payload: A passage's fields, its metadata below "metadata".
+        plan: The checked filter.
+
+    Returns:
+        Whether it matches.
+    """
+    if isinstance(plan, Every):
+        return all(matches(payload, part) for part in plan.parts)
+    if isinstance(plan, Some):
+        return any(matches(payload, part) for part in plan.parts)
+    if isinstance(plan, Negated):
+        return not matches(payload, plan.part)
+    values = list(_values(payload, plan.key.split(".")))
+    if isinstance(plan, Missing):
+        return all(value is None for value in values)
+    if isinstance(plan, Equal):
+        return any(_equal(value, wanted) for value in values for wanted in plan.values)
+    return any(_within(value, plan) for value in values)
+
+
+def _values(value: Any, path: list[str]) -> Iterator[Any]:
+    """Yields what lies at a path: of a list every item, and of a list at ``name[]`` what is in it."""
+    if not path:
+        yield from value if isinstance(value, (list, tuple)) else [value]
+        return
+    name, rest = path[0].removesuffix("[]"), path[1:]
+    if isinstance(value, Mapping) and name in value:
+        inner = value[name]
+        if name == path[0]:
+            yield from _values(inner, rest)
+        elif isinstance(inner, (list, tuple)):
+            for item in inner:
+                yield from _values(item, rest)
+
+
+def _equal(value: Any, wanted: str | int | float | bool) -> bool:
+    # True is no 1 in JSON.
+    return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
+
+
+def _within(value: Any, plan: Within) -> bool:
+    if isinstance(plan.limit, datetime):
+        value = moment(value) if isinstance(value, str) else None
+    elif isinstance(value, bool) or not isinstance(value, (int, float)):
+        value = None
+    return value is not None and _COMPARISONS[plan.operator](value, plan.limit)

@@ -1,0 +1,198 @@
+"""Passages in memory: exact, gone with the process; for tests and for sets that fit."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+from quaver.passages import Passage, embedded_text
+from quaver.store.filters import Compare, Filter, plan
+from quaver.store.manifest import Manifest
+from quaver.store.matching import matches
+from quaver.store.payload import to_hit, to_passage, to_payload, to_version
+from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
+from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.terms import TermAnalyzer, Terms
+
+LOCATION = ":memory:"
+
+
+class MemoryStore:
+    """A ``VectorStore`` in NumPy and dictionaries.
+
+    Attributes:
+        manifest: What it was made with.
+    """
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Makes an empty store.
+
+        Args:
+            manifest: What it is made with; its vectors must be "float32".
+
+        Raises:
+            InputError: The manifest asks for something else.
+        """
+        if manifest.vectors != "float32":
+            raise InputError(
+                f"a store in memory holds float32 vectors: got vectors={manifest.vectors!r}"
+            )
+        self.manifest = manifest
+        self._analyzer = TermAnalyzer(manifest.language)
+        self._payloads: dict[str, dict[str, Any]] = {}
+        self._terms: dict[str, Terms] = {}
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+        self._postings: dict[int, dict[str, float]] = defaultdict(dict)
+        self._matrix: tuple[list[str], NDArray[np.float32]] | None = None
+
+    def upsert(
+        self,
+        passages: Sequence[Passage],
+        vectors: NDArray[np.float32] | None,
+        *,
+        versions: Mapping[str, FileVersion] | None = None,
+    ) -> None:
+        """Stores passages; see ``VectorStore.upsert``."""
+        ids = [passage.id for passage in passages]
+        check_upsert(ids, vectors, dimension=self.manifest.dimension)
+        payloads = [to_payload(passage, versions) for passage in passages]
+        self.delete(ids)
+        for row, (passage, payload) in enumerate(zip(passages, payloads, strict=True)):
+            self._payloads[passage.id] = payload
+            terms = self._analyzer.document(embedded_text(passage.heading, passage.text))
+            self._terms[passage.id] = terms
+            for term, weight in zip(terms.indices, terms.values, strict=True):
+                self._postings[term][passage.id] = weight
+            if vectors is not None:
+                length = float(np.linalg.norm(vectors[row])) or 1.0
+                self._vectors[passage.id] = (vectors[row] / length).astype(np.float32)
+
+    def flush(self) -> None:
+        """Does nothing: there is no disk."""
+
+    def search(
+        self,
+        vector: NDArray[np.float32] | None = None,
+        *,
+        k: int,
+        text: str | None = None,
+        mode: Mode | None = None,
+        filter: Filter | None = None,
+    ) -> list[Hit]:
+        """Finds the best passages; see ``VectorStore.search``."""
+        check_k(k)
+        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
+        allowed = None if filter is None else set(self._matching(filter))
+        rankings = []
+        if mode != "bm25" and vector is not None:
+            rankings.append(best(self._cosines(vector, allowed), max(k, CANDIDATES)))
+        if mode != "dense" and text is not None:
+            rankings.append(best(self._bm25(text, allowed), max(k, CANDIDATES)))
+        found = rankings[0][:k]
+        if mode == "hybrid":
+            found = best(fused([[i for i, _ in ranking] for ranking in rankings]), k)
+        return [to_hit(self._payloads[i], score, LOCATION) for i, score in found]
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
+        """Returns stored passages; see ``VectorStore.get``."""
+        wanted = [i for i in dict.fromkeys(ids) if i in self._payloads]
+        return [self._stored(i, with_vectors) for i in wanted]
+
+    def scan(
+        self, filter: Filter | None = None, *, with_vectors: bool = False
+    ) -> Iterator[StoredPassage]:
+        """Yields stored passages; see ``VectorStore.scan``."""
+        for identity in list(self._matching(filter)):
+            yield self._stored(identity, with_vectors)
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns stored vectors; see ``VectorStore.vectors``."""
+        return {i: self._vectors[i].copy() for i in ids if i in self._vectors}
+
+    def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
+        wanted = set(digests)
+        return {
+            self._payloads[i]["content"]: vector.copy()
+            for i, vector in self._vectors.items()
+            if self._payloads[i]["content"] in wanted
+        }
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Removes passages; see ``VectorStore.delete``."""
+        self._matrix = None
+        for identity in ids:
+            if self._payloads.pop(identity, None) is not None:
+                self._vectors.pop(identity, None)
+                for term in self._terms.pop(identity).indices:
+                    del self._postings[term][identity]
+
+    def delete_matching(self, filter: Filter) -> int:
+        """Removes what matches; see ``VectorStore.delete_matching``."""
+        ids = list(self._matching(filter))
+        self.delete(ids)
+        return len(ids)
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Returns how many passages are stored, or match."""
+        return sum(1 for _ in self._matching(filter))
+
+    def roots(self) -> dict[str, int]:
+        """Returns how many passages are stored of each root."""
+        return dict(Counter(payload["root"] for payload in self._payloads.values()))
+
+    def sources(self, root: str) -> dict[str, StoredSource]:
+        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
+        sources: dict[str, StoredSource] = {}
+        for identity in self._matching(Compare("root", "==", root)):
+            payload = self._payloads[identity]
+            stored = sources.setdefault(payload["source"], StoredSource())
+            stored.ids.setdefault(to_version(payload), set()).add(identity)
+        return sources
+
+    def optimize(self) -> None:
+        """Does nothing: a search compares with every passage."""
+
+    def close(self) -> None:
+        """Does nothing: what is stored stays as long as the object."""
+
+    def _matching(self, filter: Filter | None) -> Iterable[str]:
+        if filter is None:
+            return self._payloads
+        checked = plan(filter)
+        return (i for i, payload in self._payloads.items() if matches(payload, checked))
+
+    def _stored(self, identity: str, with_vectors: bool) -> StoredPassage:
+        payload = self._payloads[identity]
+        found = StoredPassage(to_passage(payload, LOCATION), to_version(payload))
+        vector = self._vectors.get(identity) if with_vectors else None
+        return found if vector is None else replace(found, vector=vector.copy())
+
+    def _cosines(self, vector: NDArray[np.float32], allowed: set[str] | None) -> dict[str, float]:
+        if self._matrix is None:
+            ids = list(self._vectors)
+            rows = [self._vectors[i] for i in ids]
+            dimension = self.manifest.dimension
+            self._matrix = ids, np.stack(rows) if rows else np.empty((0, dimension), np.float32)
+        ids, matrix = self._matrix
+        cosines = (matrix @ (vector / (float(np.linalg.norm(vector)) or 1.0))).tolist()
+        scores = zip(ids, cosines, strict=True)
+        return {i: score for i, score in scores if allowed is None or i in allowed}
+
+    def _bm25(self, text: str, allowed: set[str] | None) -> dict[str, float]:
+        scores: dict[str, float] = defaultdict(float)
+        for term in self._analyzer.query(text).indices:
+            holding = self._postings.get(term, {})
+            rest = len(self._payloads) - len(holding)
+            idf = math.log(1 + (rest + 0.5) / (len(holding) + 0.5))
+            for identity, weight in holding.items():
+                if allowed is None or identity in allowed:
+                    scores[identity] += idf * weight
+        return scores

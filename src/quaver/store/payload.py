@@ -1,0 +1,126 @@
+"""A passage as a store keeps it: one flat record, the same in every store."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from quaver.errors import InputError, StoreError
+from quaver.passages import Passage
+from quaver.passages.passage import content_digest
+from quaver.store.protocol import FileVersion, Hit
+
+VERSION_FIELDS = ("file_digest", "file_passages")
+_NAMESPACE = uuid.UUID("2b1f3b0e-58a5-5d5e-9d1f-0d1f6a5d7c11")
+_REQUIRED = ("text", "source", "heading", "start", "end", "root")
+
+
+def point_id(identity: str) -> str:
+    """Returns the UUID under which a store files a passage.
+
+    Args:
+        identity: The passage's id, any text.
+
+    Returns:
+        The id itself if it is a UUID in its usual form, else a UUID (version 5) made from it.
+    """
+    try:
+        if str(uuid.UUID(identity)) == identity:
+            return identity
+    except ValueError:
+        pass
+    return str(uuid.uuid5(_NAMESPACE, identity))
+
+
+def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> dict[str, Any]:
+    """Returns what is stored of a passage.
+
+    Args:
+        passage: The passage.
+        versions: The file version of each source, or None.
+
+    Returns:
+        A record that JSON can hold.
+
+    Raises:
+        InputError: The metadata holds something that JSON cannot, or text that is no text.
+    """
+    payload: dict[str, Any] = {
+        "id": passage.id,
+        "text": passage.text,
+        "source": passage.source,
+        "heading": passage.heading,
+        "start": passage.start,
+        "end": passage.end,
+        "root": passage.root,
+        "content": content_digest(passage.heading, passage.text),
+    }
+    if passage.metadata:
+        payload["metadata"] = _plain(passage)
+    if versions is not None:
+        version = versions[passage.source]
+        payload |= dict(zip(VERSION_FIELDS, (version.digest, version.passages), strict=True))
+    return payload
+
+
+def to_passage(payload: Mapping[str, Any], where: object) -> Passage:
+    """Reads a passage back.
+
+    Args:
+        payload: What ``to_payload`` gave.
+        where: The store, for messages.
+
+    Returns:
+        The passage.
+
+    Raises:
+        StoreError: A field is missing.
+    """
+    try:
+        return Passage(
+            id=payload["id"],
+            metadata=payload.get("metadata", {}),
+            **{name: payload[name] for name in _REQUIRED},
+        )
+    except KeyError as error:
+        raise _broken(payload, where, error) from error
+
+
+def to_hit(payload: Mapping[str, Any], score: float, where: object) -> Hit:
+    """Reads a hit; like ``to_passage``."""
+    try:
+        return Hit(
+            id=payload["id"],
+            score=score,
+            metadata=payload.get("metadata", {}),
+            **{name: payload[name] for name in _REQUIRED},
+        )
+    except KeyError as error:
+        raise _broken(payload, where, error) from error
+
+
+def to_version(payload: Mapping[str, Any]) -> FileVersion | None:
+    """Reads the file version; None for a passage without a file."""
+    digest = payload.get("file_digest")
+    return FileVersion(digest, payload["file_passages"]) if digest else None
+
+
+def _plain(passage: Passage) -> dict[str, Any]:
+    """Returns the metadata as JSON would give it back: lists for tuples, text for keys."""
+    try:
+        plain = json.loads(json.dumps(dict(passage.metadata), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"metadata must be what JSON can hold: passage {passage.id} has {error}"
+        ) from error
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _broken(payload: Mapping[str, Any], where: object, error: KeyError) -> StoreError:
+    return StoreError(
+        f"passage {payload.get('id', '?')} in {where} lacks {error.args[0]!r}: the store is "
+        "broken; index again into another place"
+    )

@@ -1,0 +1,123 @@
+"""What a search asks for, checked before a store is asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+from quaver.store.protocol import Mode
+
+RRF_K = 60
+"""The constant of reciprocal rank fusion: larger ones let lower ranks count for more."""
+
+CANDIDATES = 100
+"""How many of each ranking are fused; k if that is more."""
+
+
+def checked_mode(
+    vector: NDArray[np.float32] | None, text: str | None, mode: Mode | None, *, dimension: int
+) -> Mode:
+    """Checks what was given against what the mode needs.
+
+    Args:
+        vector: The question as a vector, or None.
+        text: The question as text, or None.
+        mode: The mode; None takes what fits.
+        dimension: Length of a vector.
+
+    Returns:
+        The mode.
+
+    Raises:
+        InputError: Something is missing or has the wrong form.
+    """
+    if mode is None:
+        mode = "hybrid" if text is not None and vector is not None else "dense"
+        mode = "bm25" if vector is None and text is not None else mode
+    if mode not in get_args(Mode):
+        raise InputError(f"mode must be one of {', '.join(get_args(Mode))}: got {mode!r}")
+    if mode != "bm25":
+        if vector is None:
+            raise InputError(f"mode {mode!r} needs a query vector: got none")
+        if vector.shape != (dimension,):
+            raise InputError(f"a query vector must have shape ({dimension},): got {vector.shape}")
+        if not np.isfinite(vector).all():
+            raise InputError("a query vector must be finite: got NaN or infinity")
+    if mode != "dense" and not isinstance(text, str):
+        raise InputError(f"mode {mode!r} needs the question as text: got {text!r}")
+    return mode
+
+
+def check_k(k: int) -> None:
+    """Checks how many hits are asked for.
+
+    Raises:
+        InputError: k is no whole number of at least 1.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InputError(f"k must be a whole number of at least 1: got {k!r}")
+
+
+def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimension: int) -> None:
+    """Checks that vectors fit their passages and the store.
+
+    Args:
+        ids: The passages' ids.
+        vectors: Their vectors, or None.
+        dimension: Length of a vector.
+
+    Raises:
+        InputError: They do not, an id is no text, or one stands twice.
+    """
+    expected = (len(ids), dimension)
+    if vectors is not None and vectors.shape != expected:
+        raise InputError(
+            f"vectors must have one row per passage: got shape {vectors.shape}, expected {expected}"
+        )
+    if vectors is not None and not np.isfinite(vectors).all():
+        raise InputError("vectors must be finite: got NaN or infinity")
+    for identity in ids:
+        if not isinstance(identity, str) or not identity:
+            raise InputError(f"a passage's id must be a str that is not empty: got {identity!r}")
+    if len(set(ids)) < len(ids):
+        twice = next(identity for i, identity in enumerate(ids) if identity in ids[:i])
+        raise InputError(f"a passage's id must stand once in a call: got {twice!r} twice")
+
+
+def fused(rankings: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Fuses rankings by reciprocal rank.
+
+    Formula:
+        score(d) = sum over the rankings of 1 / (RRF_K + rank of d), ranks from 1
+
+    Why not the stores' own fusion: it leaves the order of equal scores, which words often give, to
+    chance, and the same search would give other hits in another store.
+
+    Args:
+        rankings: Ids, best first.
+
+    Returns:
+        The scores by id.
+
+    Source:
+        Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and individual
+        Rank Learning Methods", SIGIR 2009.
+    """
+    scores: dict[str, float] = defaultdict(float)
+    for ranking in rankings:
+        for rank, identity in enumerate(ranking, start=1):
+            scores[identity] += 1.0 / (RRF_K + rank)
+    return dict(scores)
+
+
+def best(
+    scores: Mapping[str, float] | Iterable[tuple[str, float]], k: int
+) -> list[tuple[str, float]]:
+    """Returns the k highest scores with their ids, best first; equal ones in the order of ids."""
+    items = scores.items() if isinstance(scores, Mapping) else scores
+    return sorted(items, key=lambda item: (-item[1], item[0]))[:k]
