@@ -16,7 +16,7 @@ help:
 	@echo "make format         put the format right"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
-	@echo "make bench          time against torch, OpenVINO and ONNX Runtime (installs them into .envs/peers; long)"
+	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs/peers; long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
@@ -147,12 +147,13 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/peers/bin/python -m pip install --quiet -r benchmarks/environments/peers.txt .
 	@touch $@
 
-# On a quiet machine. Writes benchmarks/results/$(RESULTS).json and the table in the README.
+# On a quiet machine: the study, its tables and plots in benchmarks/results/$(RESULTS), and the table of the README.
 RESULTS ?= this-machine
-BENCH   ?=
+BENCH   ?= --shapes small
 bench: .envs/peers/made $(MODEL)/config.json
-	.envs/peers/bin/python benchmarks/cases.py --model $(MODEL) --out benchmarks/results/$(RESULTS).json $(BENCH)
-	.envs/peers/bin/python benchmarks/report.py benchmarks/results/$(RESULTS).json --readme
+	.envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --corpus examples/python-docs \
+	  --cache build/bench-models --out benchmarks/results/$(RESULTS) $(BENCH)
+	.envs/peers/bin/python benchmarks/readme.py benchmarks/results/$(RESULTS)
 
 clean:
 	rm -rf $(VENV) .envs .models build dist

@@ -3,7 +3,7 @@
     python benchmarks/process.py --model MINILM_FOLDER [--out FILE]
 
 Each measurement is a process of its own that imports nothing but Quaver. Linux only. The model of
-the BGE-small shape is written with torch and transformers when it is not in build/bench-models.
+the BGE-small shape is written to build/bench-models when it is not there.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from inputs import DOCUMENTS
-from models import get_model
-from record import describe_run
+from quaver.bench.models import open_model, random_model
+from quaver.bench.record import describe_run
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = REPOSITORY / "examples" / "python-docs"
+CACHE = REPOSITORY / "build" / "bench-models"
 STARTS = 7
 IDLE_SECONDS = 5.0
 FIRST_TEXTS = 1000
@@ -38,8 +40,8 @@ def main() -> None:
         measured = MEASUREMENTS[options.only](options.model, options)
         print(json.dumps(measured))
         return
-    small = get_model("small", options.model).folder
-    result: dict[str, Any] = {"kind": "process", "run": describe_run(options.threads)}
+    small = random_model("small", open_model(str(options.model), CACHE)).folder.path
+    result: dict[str, Any] = {"kind": "process", "run": describe_run(options.threads, sys.argv)}
     result["memory"] = {"model": "384 x 12, random weights", **_child("memory", small, options)}
     starts = [_child("start", options.model, options) for _ in range(STARTS)]
     medians = {key: round(statistics.median(s[key] for s in starts), 4) for key in starts[0]}

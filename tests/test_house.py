@@ -29,6 +29,7 @@ ORDER = (
     ("quantize", "reference"),
     ("vectors",),
     ("machine",),
+    ("cpu_settings",),
     ("engine",),
     ("loading", "pipeline"),
     ("embedder",),
@@ -37,6 +38,7 @@ ORDER = (
     ("store",),
     ("update",),
     ("index",),
+    ("bench",),
     ("terminal",),
     ("integrations",),
     ("cli",),
@@ -47,6 +49,7 @@ NATIVE_CALLERS = {"engine", "machine"}
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
     "cli.app": {"typer"},
+    "cli.bench": {"typer"},
     "cli.embed": {"typer"},
     "cli.index": {"typer"},
     "cli.info": {"typer", "rich"},

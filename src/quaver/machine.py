@@ -54,7 +54,7 @@ def choose_isa(isa: str | None = None) -> str:
 def available_threads() -> int:
     """Return how many CPUs this process may keep busy: its affinity mask, held to its CPU quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cpus, math.ceil(_cgroup_quota() or cpus)))
+    return max(1, min(cpus, math.ceil(cgroup_quota() or cpus)))
 
 
 def choose_threads(threads: int | None = None) -> int:
@@ -76,7 +76,7 @@ def choose_threads(threads: int | None = None) -> int:
     return threads
 
 
-def _cgroup_quota() -> float | None:
+def cgroup_quota() -> float | None:
     """CPUs' worth of time that the control groups grant this process; None without a limit.
 
     A group's own limit and those of the groups around it all hold, so the smallest counts.

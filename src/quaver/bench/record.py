@@ -6,12 +6,13 @@ import datetime
 import os
 import platform
 import subprocess
-import sys
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from models import REPOSITORY
+from quaver.cpu_settings import cpu_settings
+from quaver.machine import info
 
 PACKAGES = (
     "quaver",
@@ -19,57 +20,53 @@ PACKAGES = (
     "tokenizers",
     "torch",
     "transformers",
+    "sentence-transformers",
     "openvino",
     "nncf",
     "onnx",
     "onnxruntime",
+    "torchao",
+    "ctranslate2",
+    "fastembed",
+    "intel-extension-for-pytorch",
+    "zentorch",
 )
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "QUAVER_ISA", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
-FLAGS = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_int8",
-    "amx_bf16",
-)
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
-def describe_run(threads: int) -> dict[str, Any]:
+def describe_run(threads: int, command: Sequence[str]) -> dict[str, Any]:
     """Describe this machine and this run.
 
     Args:
         threads: threads pinned in every engine.
+        command: the command line, program first.
 
     Returns:
         JSON values; no path of this machine among them.
     """
-    import quaver
-
-    info = quaver.info()
+    facts = info()
     return {
-        "cpu": info["cpu"],
+        "cpu": facts["cpu"],
         "cpu_flags": [flag for flag in FLAGS if flag in _cpu_flags()],
-        "cpus": info["cpus"],
+        "cpus": facts["cpus"],
         "affinity": sorted(os.sched_getaffinity(0)),
         "threads": threads,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or "unknown",
-        "allocator": Path(os.environ.get("LD_PRELOAD", "") or "malloc of libc").name,
+        "settings": cpu_settings(),
         "kernel": platform.release(),
-        "quaver_isa": info["isa"],
-        "compiler": info["compiler"],
+        "quaver_isa": facts["isa"],
+        "compiler": facts["compiler"],
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python": platform.python_version(),
         "versions": _versions(),
         "commit": _commit(),
-        "command": _command(),
+        "command": " ".join(map(_shown, command)),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
 
 def _cpu_flags() -> set[str]:
-    for line in _read("/proc/cpuinfo").splitlines():
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("flags"):
             return set(line.partition(":")[2].split())
     return set()
@@ -86,39 +83,29 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The checked-out commit, "+changes" behind it when the engine's sources differ from it."""
+    """The commit checked out here, "+changes" behind it when the sources differ from it.
+
+    Only inside Quaver's own repository: an installed package has its version alone.
+    """
+    if not Path("src/quaver/bench").is_dir():
+        return ""
     head = _git("rev-parse", "--short=12", "HEAD")
     changes = _git("status", "--porcelain", "--", "native", "src", "CMakeLists.txt")
-    return (head or "unknown") + ("+changes" if changes else "")
+    return head + ("+changes" if head and changes else "")
 
 
 def _git(*arguments: str) -> str:
     try:
-        done = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=True
-        )
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return ""
     return done.stdout.strip()
 
 
-def _command() -> str:
-    """The command line with paths as seen from the repository."""
-    return " ".join(["python", *(_relative(argument) for argument in sys.argv)])
-
-
-def _relative(argument: str) -> str:
+def _shown(argument: str) -> str:
+    """A word of the command line; of a path outside the working directory the name alone."""
     path = Path(argument)
-    if not path.is_absolute() and not path.exists():
+    if not path.is_absolute():
         return argument
-    path = path.resolve()
-    if path.is_relative_to(REPOSITORY):
-        return path.relative_to(REPOSITORY).as_posix()
-    return path.name
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""
+    resolved, here = path.resolve(), Path.cwd()
+    return resolved.relative_to(here).as_posix() if resolved.is_relative_to(here) else path.name

@@ -1,0 +1,119 @@
+"""Latency, throughput and real text: calls of many engines timed in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from quaver.bench.engines import Engine, Run, Vectors
+from quaver.bench.engines.registry import FORMS
+from quaver.bench.inputs import PADDED_BATCH, Request, case_lengths, get_case, pad, padding_share
+from quaver.bench.result import Row
+from quaver.bench.stage import Stage
+from quaver.bench.timing import Timing
+
+_COSINE_REQUESTS = 4
+_TUNING_TEXTS = 256
+
+
+def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
+    """Time the calls of a case, from token ids to vectors.
+
+    Args:
+        stage: model and engines.
+        part: "latency" or "throughput".
+        name: of the case, see `get_case`.
+
+    Returns:
+        A row for each engine.
+    """
+    if (longest := max(case_lengths(name))) > stage.setup.max_length:
+        said = f"the model reads {stage.setup.max_length} tokens at most: the case has {longest}"
+        stage.miss("every engine", name, said)
+        return []
+    case = get_case(name, stage.source)
+    calls: dict[str, list[Run]] = {}
+    vectors: dict[str, Vectors] = {}
+    for engine_name, engine in stage.engines.items():
+        if FORMS[engine_name].batches and part == "latency":
+            continue
+        stage.progress.say(f"{name}: {engine_name}")
+        made = stage.attempt(engine_name, name, partial(_prepared, engine, case.requests))
+        if made is not None:
+            calls[engine_name], vectors[engine_name] = made
+    stage.progress.say(f"{name}: all in turns")
+    timing = stage.alternate(calls)
+    values = {
+        engine_name: call_values(timing, engine_name, texts=case.texts, tokens=case.tokens)
+        for engine_name in timing.calls
+    }
+    padding = padding_share(pad(case.requests[0].ids, case.requests[0].batch))
+    return stage.rows(part, name, timing, values, vectors, padding)
+
+
+def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors]:
+    calls = [engine.prepare(request) for request in requests]
+    return calls, np.concatenate([call() for call in calls[:_COSINE_REQUESTS]])
+
+
+def measure_text(stage: Stage) -> list[Row]:
+    """Time the corpus from text to vectors, tokenization included.
+
+    Args:
+        stage: model and engines.
+
+    Returns:
+        A row for each engine; padding as sorted batches of 32 have it.
+    """
+    texts = list(stage.corpus.texts)
+    case = f"{stage.corpus.name}, {len(texts)} texts"
+    ids = [text[: stage.setup.max_length] for text in stage.source.tokenize(texts)]
+    tokens = sum(map(len, ids))
+    calls: dict[str, list[Run]] = {}
+    vectors: dict[str, Vectors] = {}
+    sample = Request(tuple(ids[:_TUNING_TEXTS]), tuple(texts[:_TUNING_TEXTS]), PADDED_BATCH)
+    for name, engine in stage.engines.items():
+        stage.progress.say(f"{name}: {len(texts)} texts, not timed")
+
+        def encoded(engine: Engine = engine) -> Vectors:
+            engine.prepare(sample)  # what searches for its best settings does so here
+            return engine.encode(texts)
+
+        if (found := stage.attempt(name, "text", encoded)) is not None:
+            vectors[name] = found
+            calls[name] = [partial(engine.encode, texts)]
+    timing = stage.alternate(calls)
+    values = {}
+    for name in timing.calls:
+        values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)
+        megabytes = stage.corpus.megabytes / timing.median(name)
+        values[name]["megabytes_per_second"] = round(megabytes, 4)
+    padding = padding_share(pad(ids, PADDED_BATCH))
+    return stage.rows("text", case, timing, values, vectors, padding)
+
+
+def call_values(timing: Timing, engine: str, *, texts: int, tokens: int) -> dict[str, float]:
+    """Return what is said of an engine's calls.
+
+    Args:
+        timing: of the case.
+        engine: its name.
+        texts: texts of a call.
+        tokens: tokens of a call.
+
+    Returns:
+        Median and quartiles over the rounds, percentiles over the calls, in milliseconds; texts and
+        tokens per second at the median.
+    """
+    median = timing.median(engine)
+    low, high = timing.quartiles(engine)
+    seconds = {"median_ms": median, "quartile1_ms": low, "quartile3_ms": high}
+    seconds |= {f"p{p}_ms": timing.percentile(engine, p) for p in (50, 95, 99)}
+    return {
+        **{name: round(1000 * value, 4) for name, value in seconds.items()},
+        "calls": sum(map(len, timing.calls[engine])),
+        "texts_per_second": round(texts / median, 2),
+        "tokens_per_second": round(tokens / median, 1),
+    }

@@ -1,0 +1,232 @@
+"""What `quaver bench` does: check the wishes, hold the threads, measure, write, show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quaver.bench.compare import comparison
+from quaver.bench.engines import CannotRunError, Form
+from quaver.bench.engines.registry import QUICK, choose_forms
+from quaver.bench.models import Model, open_model, random_model
+from quaver.bench.progress import Progress
+from quaver.bench.quality import read_judgements
+from quaver.bench.record import describe_run
+from quaver.bench.report import markdown
+from quaver.bench.result import PARTS, Result, read_result
+from quaver.bench.stage import Options
+from quaver.bench.study import measure, steps_of
+from quaver.cpu_settings import advice, parse_cpus
+from quaver.errors import EngineError, InputError
+from quaver.machine import available_threads
+
+_QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The command line of `quaver bench`; see its help."""
+
+    model: str
+    name: str
+    against: Sequence[str]
+    parts: Sequence[str]
+    cases: Sequence[str]
+    shapes: Sequence[str]
+    only_shapes: bool
+    corpus: Path | None
+    count: int
+    judgements: Path | None
+    clients: Sequence[str]
+    random_ids: bool
+    threads: int | None
+    cores: str
+    seconds: float
+    rounds: int
+    longest: float
+    quick: bool
+    out: Path
+    add: bool
+    cache: Path
+    command: Sequence[str]
+
+
+def run(wishes: Wishes) -> None:
+    """Measure, write results.json after each case, and results.md and plots at the end.
+
+    Args:
+        wishes: the command line.
+
+    Raises:
+        QuaverError: a wish is outside its rule, or Quaver cannot run the model.
+        KeyboardInterrupt: Ctrl-C; what was measured is written first.
+    """
+    hold_cpus(wishes.cores)
+    options = _options(wishes)
+    steps = steps_of(options)
+    hold_threads(options.threads)
+    file = wishes.out / "results.json"
+    kept = read_result(file) if wishes.add and file.is_file() else Result()
+    here = Result(runs=[describe_run(options.threads, wishes.command)])
+    forms, missing = installed(options.forms)
+    here.missing |= missing
+    for sentence in advice(here.runs[0]["settings"]):
+        print(f"advice: {sentence}", file=sys.stderr)
+    for name, why in missing.items():
+        print(f"{name} is not measured: {why}", file=sys.stderr)
+    models = _models(wishes)
+
+    def save() -> None:
+        whole = Result()
+        whole.merge(kept)
+        whole.merge(here)
+        whole.drop_unused()
+        whole.write(file)
+
+    try:
+        with Progress(steps * len(models), seconds=options.seconds, least=options.least) as bar:
+            for model in models:
+                measure(model, replace(options, forms=forms), here, save=save, progress=bar)
+    except CannotRunError as error:
+        raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
+    finally:
+        if here.rows:
+            save()
+            report(wishes.out)
+
+
+def _options(wishes: Wishes) -> Options:
+    for part in wishes.parts:
+        if part not in PARTS:
+            raise InputError(f"a part must be one of {', '.join(PARTS)}: got {part!r}")
+    if wishes.out.exists() and not wishes.out.is_dir():
+        raise InputError(f"--out must be a folder: {wishes.out} is a file")
+    if not all(clients.isdigit() and 0 < int(clients) <= 1024 for clients in wishes.clients):
+        raise InputError(
+            f"--clients must be numbers from 1 to 1024: got {','.join(wishes.clients)}"
+        )
+    quick = wishes.quick
+    return Options(
+        forms=choose_forms(wishes.against or (QUICK if quick else ())),
+        parts=wishes.parts,
+        cases=wishes.cases or (_QUICK_CASES if quick else ()),
+        threads=checked_threads(wishes.threads),
+        seconds=min(wishes.seconds, 6.0) if quick else wishes.seconds,
+        least=wishes.rounds,
+        longest=wishes.longest,
+        corpus=wishes.corpus,
+        count=min(wishes.count, 200) if quick else wishes.count,
+        clients=[int(n) for n in wishes.clients] if not quick else [1, 4],
+        random_ids=wishes.random_ids,
+        judgements=read_judgements(wishes.judgements) if wishes.judgements else None,
+    )
+
+
+def _models(wishes: Wishes) -> list[Model]:
+    real = open_model(wishes.model, wishes.cache)
+    if wishes.name:
+        real = replace(real, name=wishes.name)
+    if wishes.only_shapes and not wishes.shapes:
+        raise InputError("--only-shapes needs --shapes: name one of small, base, large")
+    shapes = [random_model(shape, real) for shape in wishes.shapes]
+    return shapes if wishes.only_shapes else [real, *shapes]
+
+
+def installed(forms: Sequence[Form]) -> tuple[list[Form], dict[str, str]]:
+    """Part the forms into those whose packages are here, and the reasons for the others.
+
+    Args:
+        forms: the chosen ones.
+
+    Returns:
+        Forms to measure; name to what to install.
+    """
+    here = [form for form in forms if not form.missing]
+    missing = {
+        form.name: f"{', '.join(form.missing)} not installed; {form.install}"
+        for form in forms
+        if form.missing
+    }
+    return here, missing
+
+
+def checked_threads(threads: int | None) -> int:
+    """Return the threads of every engine.
+
+    Args:
+        threads: None takes the CPUs that this process may use.
+
+    Raises:
+        InputError: more than those; engines would wait for each other, and no figure would hold.
+    """
+    most = available_threads()
+    if threads is not None and threads > most:
+        raise InputError(
+            f"--threads must be at most the CPUs that this process may use, {most}: got {threads}; "
+            "engines with more threads than cores wait for each other"
+        )
+    return threads or most
+
+
+def hold_cpus(cores: str) -> None:
+    """Keep this process, and every engine in it, on some CPUs.
+
+    Args:
+        cores: such as "0-21" or "0,2,4"; "" keeps it where it is.
+
+    Raises:
+        InputError: the list is not valid, or names a CPU that this process may not use.
+    """
+    if not cores:
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    try:
+        wanted = parse_cpus(cores)
+    except ValueError:
+        wanted = []
+    if not wanted or not set(wanted) <= set(allowed):
+        raise InputError(
+            f"--cores must name CPUs of {','.join(map(str, allowed))}, such as 0-21 or 0,2: "
+            f"got {cores!r}"
+        )
+    os.sched_setaffinity(0, wanted)
+
+
+def hold_threads(threads: int) -> None:
+    """Tell the libraries that read it once, when they are imported, how many threads they have.
+
+    The others are told when a model is loaded.
+    """
+    for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def report(path: Path) -> None:
+    """Write results.md and the plots beside a results.json, and show the tables.
+
+    Args:
+        path: results.json, or its folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    result = read_result(path)
+    text = markdown(result)
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"wrote results.json and results.md in {folder}", file=sys.stderr)
+
+
+def compare(before: Path, after: Path) -> str:
+    """Return what changed between two results, as Markdown.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    return comparison(read_result(before), read_result(after))

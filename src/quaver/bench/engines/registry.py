@@ -1,0 +1,47 @@
+"""All forms by name, and how a user picks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quaver.bench.engines import Form, onnxruntime, openvino, pytorch, quaver, sentence_transformers
+from quaver.errors import InputError
+
+OURS = "quaver-int8"
+"""What every ratio is a ratio to."""
+FAMILIES = {
+    "quaver": quaver.FORMS,
+    "openvino": openvino.FORMS,
+    "onnxruntime": onnxruntime.FORMS,
+    "torch": pytorch.FORMS,
+    "sentence-transformers": sentence_transformers.FORMS,
+}
+FORMS = {form.name: form for forms in FAMILIES.values() for form in forms}
+QUICK = (OURS, "openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "torch-float32")
+
+
+def choose_forms(names: Sequence[str]) -> list[Form]:
+    """Return the forms that names stand for.
+
+    Args:
+        names: of forms ("openvino-int8") or of engines ("openvino": all its forms); none for all.
+
+    Returns:
+        Different forms in the order of the tables; quaver-int8, which everything is compared with,
+        is always among them.
+
+    Raises:
+        InputError: a name is neither; the message lists what there is.
+    """
+    chosen = {OURS}
+    for name in names or FAMILIES:
+        if name in FAMILIES:
+            chosen |= {form.name for form in FAMILIES[name]}
+        elif name in FORMS:
+            chosen.add(name)
+        else:
+            raise InputError(
+                f"an engine must be one of {', '.join(FAMILIES)}, or a form of one, of "
+                f"{', '.join(FORMS)}: got {name!r}"
+            )
+    return [form for form in FORMS.values() if form.name in chosen]

@@ -1,0 +1,248 @@
+"""What is encoded: texts of exact lengths and their token ids, the same for every engine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+
+Ids = NDArray[np.int64]
+LATENCY_LENGTHS = (8, 16, 32, 64, 128, 256, 512)
+THROUGHPUT_BATCHES = (4, 8, 16, 32, 64, 128, 256)
+THROUGHPUT_LENGTH = 256
+PADDED_BATCH = 32
+"""Texts that are padded side by side where a case does not say: what sentence-transformers does."""
+_TEXTS_PER_LATENCY_CASE = 16
+_FILLER = "the"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call.
+
+    Attributes:
+        ids: the ids of its texts, special tokens included.
+        texts: the texts behind the ids; None for random ids.
+        batch: texts that an engine with padding takes at a time.
+    """
+
+    ids: tuple[Ids, ...]
+    texts: tuple[str, ...] | None
+    batch: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """What one row measures.
+
+    Attributes:
+        name: such as "1x16", "32x256" or "ragged256".
+        requests: each is one call. The requests of a case are alike, so any may be timed.
+    """
+
+    name: str
+    requests: tuple[Request, ...]
+
+    @property
+    def texts(self) -> int:
+        """Texts of one request."""
+        return len(self.requests[0].ids)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one request, special tokens included."""
+        return sum(len(text) for text in self.requests[0].ids)
+
+
+class TextSource:
+    """Running text from which pieces of exactly so many tokens are cut."""
+
+    def __init__(
+        self, transformer: Path, texts: Sequence[str], *, random_ids: bool = False
+    ) -> None:
+        """Count the tokens of every word.
+
+        Args:
+            transformer: model folder with tokenizer.json.
+            texts: the running text.
+            random_ids: draw ids from the vocabulary instead, as the scripts of the published study
+                do; then requests have no texts.
+
+        Raises:
+            InputError: the tokenizer has no one-token word to fill up with, or there is no text.
+        """
+        from tokenizers import Tokenizer
+
+        self._tokenizer = Tokenizer.from_file(str(transformer / "tokenizer.json"))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        self._random_ids = random_ids
+        self._special = self._tokenizer.num_special_tokens_to_add(False)
+        words = [word for text in texts for word in text.split()]
+        if not words:
+            raise InputError("the text to cut from must have words: it is empty; give a --corpus")
+        counts = [
+            len(e.ids)
+            for e in self._tokenizer.encode_batch([*words, _FILLER], add_special_tokens=False)
+        ]
+        if counts.pop() != 1:
+            raise InputError(
+                f"this tokenizer splits {_FILLER!r}, so texts of exact lengths cannot be cut; "
+                "use --random-ids"
+            )
+        self._words, self._counts = words, np.array(counts)
+
+    def tokenize(self, texts: Sequence[str]) -> tuple[Ids, ...]:
+        """Return the ids of texts, special tokens included, not cut."""
+        return tuple(np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(list(texts)))
+
+    def request(self, lengths: Sequence[int], *, seed: int, batch: int) -> Request:
+        """Cut pieces at random places.
+
+        Args:
+            lengths: tokens of each piece, special tokens included; at least 3.
+            seed: of the places.
+            batch: see `Request`.
+
+        Returns:
+            The request.
+        """
+        random = np.random.default_rng(seed)
+        if self._random_ids:
+            return Request(tuple(self._draw(n, random) for n in lengths), None, batch)
+        texts = tuple(self._cut(length, random) for length in lengths)
+        return Request(self.tokenize(texts), texts, batch)
+
+    def _draw(self, length: int, random: np.random.Generator) -> Ids:
+        frame = np.array(self._tokenizer.encode(_FILLER).ids, np.int64)
+        body = random.integers(0, self._tokenizer.get_vocab_size(), length - self._special)
+        return np.concatenate([frame[:1], body, frame[-1:]]).astype(np.int64)
+
+    def _cut(self, length: int, random: np.random.Generator) -> str:
+        """Take words while they fit, then fill up; a word that does not fit is left out."""
+        room = length - self._special
+        first = int(random.integers(len(self._words)))
+        taken: list[str] = []
+        for step in range(2 * length):
+            at = (first + step) % len(self._words)
+            if self._counts[at] <= room:
+                taken.append(self._words[at])
+                room -= int(self._counts[at])
+        text = " ".join([*taken, *[_FILLER] * room])
+        found = len(self._tokenizer.encode(text).ids)
+        if found != length:
+            raise InputError(
+                f"this tokenizer does not split at spaces (wanted {length} tokens, got {found}), "
+                "so texts of exact lengths cannot be cut; use --random-ids"
+            )
+        return text
+
+
+def lognormal_lengths(count: int, *, mean: float = 90, sigma: float = 0.8) -> list[int]:
+    """Draw text lengths as collections of passages have them.
+
+    Args:
+        count: how many.
+        mean: mean of the distribution before it is cut to 8..512.
+        sigma: standard deviation of the logarithm.
+
+    Returns:
+        The lengths in tokens.
+    """
+    random = np.random.default_rng(90)
+    lengths = random.lognormal(np.log(mean) - sigma**2 / 2, sigma, count)
+    return [int(length) for length in np.clip(lengths.round(), 8, 512)]
+
+
+def case_lengths(name: str) -> list[int]:
+    """Return the tokens of each text of a case.
+
+    Args:
+        name: "TEXTSxTOKENS" such as "1x16", or "raggedTEXTS" such as "ragged256": lognormal
+            lengths of mean 90, 8 to 512.
+
+    Returns:
+        The lengths.
+
+    Raises:
+        InputError: the name is neither.
+    """
+    if found := re.fullmatch(r"ragged(\d{1,5})", name):
+        count, length = int(found[1]), 8
+    elif found := re.fullmatch(r"(\d{1,5})x(\d{1,5})", name):
+        count, length = int(found[1]), int(found[2])
+    else:
+        count, length = 0, 0
+    if not count or length < 3:
+        raise InputError(
+            "a case is TEXTSxTOKENS with 3 tokens or more (1x16, 32x256), or raggedTEXTS "
+            f"(ragged256): got {name!r}"
+        )
+    return lognormal_lengths(count) if name.startswith("ragged") else [length] * count
+
+
+def get_case(name: str, source: TextSource) -> Case:
+    """Return a case with its inputs.
+
+    Args:
+        name: see `case_lengths`.
+        source: gives the texts.
+
+    Returns:
+        The case; a single text in 16 variants, which are timed in turns.
+    """
+    lengths = case_lengths(name)
+    batch = PADDED_BATCH if name.startswith("ragged") else len(lengths)
+    seeds = range(_TEXTS_PER_LATENCY_CASE if len(lengths) == 1 else 1)
+    requests = [source.request(lengths, seed=sum(lengths) + i, batch=batch) for i in seeds]
+    return Case(name, tuple(requests))
+
+
+@dataclass(frozen=True)
+class PaddedBatch:
+    """Texts side by side, as engines without ragged batches need them.
+
+    Attributes:
+        ids: int64 (B, L), 0 behind a text's end.
+        mask: int64 (B, L), 1 for a token, 0 for padding.
+        rows: where the texts belong in the request.
+    """
+
+    ids: Ids
+    mask: Ids
+    rows: NDArray[np.intp]
+
+
+def pad(texts: Sequence[Ids], size: int) -> list[PaddedBatch]:
+    """Sort texts by length, longest first, and pad them in batches.
+
+    Args:
+        texts: the ids of the texts.
+        size: most texts in a batch.
+
+    Returns:
+        The batches.
+    """
+    order = np.argsort([-len(text) for text in texts], kind="stable")
+    batches = []
+    for first in range(0, len(order), size):
+        rows = order[first : first + size]
+        ids = np.zeros((len(rows), len(texts[rows[0]])), np.int64)
+        mask = np.zeros_like(ids)
+        for row, index in enumerate(rows):
+            ids[row, : len(texts[index])] = texts[index]
+            mask[row, : len(texts[index])] = 1
+        batches.append(PaddedBatch(ids, mask, rows))
+    return batches
+
+
+def padding_share(batches: Sequence[PaddedBatch]) -> float:
+    """Return which part of the computed tokens is padding, 0 to 1."""
+    computed = sum(batch.mask.size for batch in batches)
+    return 1 - sum(int(batch.mask.sum()) for batch in batches) / computed

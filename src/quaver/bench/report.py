@@ -1,0 +1,285 @@
+"""Tables from a result: Markdown for results.md and the README. Every number is read from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from quaver.bench.engines.registry import FAMILIES, FORMS, OURS
+from quaver.bench.result import Result, Row
+
+NOT_MEASURED = "-"
+_FASTEST = tuple(family for family in FAMILIES if family != "quaver")
+
+
+def markdown(result: Result) -> str:
+    """Return the whole report.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        Markdown with a section for each part that has rows.
+    """
+    parts = ["# How fast, on this machine", machine(result)]
+    for model, facts in result.models.items():
+        rows = [row for row in result.rows if row.model == model]
+        if rows:
+            parts.append(f"## {model} ({facts['describe']}, {facts['pooling']} pooling)")
+        parts += [text for make in _SECTIONS if (text := make(rows))]
+        if figures := result.quality.get(model):
+            parts.append(_quality(figures))
+    if any(facts["weights"] == "random" for facts in result.models.values()):
+        parts.append(
+            "Random weights serve for speed at shapes whose weights are not at hand; their cosine "
+            "says nothing about retrieval."
+        )
+    if result.missing:
+        said = [f"- {name}: {why}" for name, why in result.missing.items()]
+        parts.append("## Not measured\n\n" + "\n".join(said))
+    parts.append("## Runs\n\n" + "\n".join(map(_run_line, result.runs)))
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(result: Result) -> str:
+    """Return the machines of a result in a line each."""
+    return "  \n".join(dict.fromkeys(map(machine_line, result.runs)))
+
+
+def machine_line(run: dict[str, Any]) -> str:
+    """Return CPU, instruction sets, threads and settings of a run.
+
+    Args:
+        run: of `Result.runs`.
+    """
+    settings = run["settings"]
+    held = "".join(f", {name}={value}" for name, value in run["environment"].items())
+    return (
+        f"{run['cpu']} ({', '.join(run['cpu_flags'])}), Quaver on {run['quaver_isa']}, "
+        f"{run['threads']} threads on CPUs {', '.join(map(str, run['affinity']))}, "
+        f"governor {settings['governor']}, {settings['allocator']}, "
+        f"transparent huge pages {settings['transparent_huge_pages']}{held}"
+    )
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    commit = f", commit {run['commit']}" if run["commit"] else ""
+    return f"- {run['date']}{commit}: `{run['command']}` (Python {run['python']}, {versions})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """Return a Markdown table.
+
+    Args:
+        head: titles of the columns.
+        rows: the cells.
+        words: leading columns that hold words; the others are set to the right.
+    """
+    sides = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, sides, *rows))
+
+
+def _section(
+    part: str, title: str, columns: dict[str, Callable[[Row], str]]
+) -> Callable[[list[Row]], str]:
+    def make(rows: list[Row]) -> str:
+        mine = in_order(row for row in rows if row.part == part)
+        if not mine:
+            return ""
+        head = ["case", "engine", *columns, "Quaver int8 is faster by", "rounds (dropped)"]
+        cells = [
+            [
+                row.case,
+                row.engine,
+                *(show(row) for show in columns.values()),
+                ratio(row),
+                f"{row.rounds} ({row.dropped})" + (" *" if row.disturbed else ""),
+            ]
+            for row in mine
+        ]
+        text = f"### {title}\n\n{table(head, cells, words=2)}"
+        if any(row.disturbed for row in mine):
+            text += "\n\n* Other programs took more than 5 % of the CPUs in most rounds."
+        return text
+
+    return make
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Return rows by case, as measured, and within a case by engine, as the tables have them."""
+    kept = list(rows)
+    cases = list(dict.fromkeys(row.case for row in kept))
+    engines = list(FORMS)
+    return sorted(
+        kept,
+        key=lambda row: (
+            cases.index(row.case),
+            engines.index(row.engine) if row.engine in engines else len(engines),
+        ),
+    )
+
+
+def number(value: float | None) -> str:
+    """Return a number with three digits that say something, or a dash."""
+    if value is None:
+        return NOT_MEASURED
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def ratio(row: Row) -> str:
+    """Return how many times as fast Quaver int8 is, with quartiles."""
+    if row.ratio is None:
+        return NOT_MEASURED
+    middle, low, high = row.ratio
+    return f"**{middle:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def _value(name: str) -> Callable[[Row], str]:
+    return lambda row: number(row.values.get(name))
+
+
+def _cosine(row: Row) -> str:
+    return NOT_MEASURED if row.cosine is None else f"{row.cosine:.5f}"
+
+
+def _padding(row: Row) -> str:
+    return NOT_MEASURED if row.padding is None else f"{100 * row.padding:.0f} %"
+
+
+_LATENCY = {f"{p} ms": _value(f"{p}_ms") for p in ("p50", "p95", "p99")}
+_RATES = {"texts/s": _value("texts_per_second"), "tokens/s": _value("tokens_per_second")}
+_SECTIONS = (
+    _section("latency", "Latency: one text, from token ids", {**_LATENCY, "cosine": _cosine}),
+    _section(
+        "throughput",
+        "Throughput: many texts, from token ids",
+        {"ms": _value("median_ms"), **_RATES, "padding": _padding, "cosine": _cosine},
+    ),
+    _section(
+        "text",
+        "Real text: tokenization included",
+        {
+            **_RATES,
+            "MB/s": _value("megabytes_per_second"),
+            "padding": _padding,
+            "cosine": _cosine,
+        },
+    ),
+    _section(
+        "concurrency",
+        "Concurrency: single queries from many clients, tokenization included",
+        {"queries/s": _value("queries_per_second"), **_LATENCY},
+    ),
+    _section(
+        "start",
+        "Start: a fresh process, from its begin to the first vector",
+        {
+            "imported s": _value("import_seconds"),
+            "load s": _value("load_seconds"),
+            "first query ms": _value("first_query_ms"),
+            "first vector s": _value("first_vector_seconds"),
+            "peak MB": _value("peak_mb"),
+            "model MB": _value("model_mb"),
+            "packages MB": _value("packages_mb"),
+        },
+    ),
+)
+
+
+def _quality(figures: dict[str, dict[str, float]]) -> str:
+    cells = [
+        [name, f"{found['ndcg10']:.4f}", f"{found.get('difference', 0.0):+.4f}"]
+        for name, found in figures.items()
+    ]
+    head = ["engine", "NDCG@10", "difference to float32"]
+    return f"### Quality on judged texts\n\n{table(head, cells)}"
+
+
+def summary(result: Result) -> str:
+    """Return the short table of the README: each engine's fastest form in each case.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        A Markdown table over latency, throughput and text.
+    """
+    lines = []
+    for (model, case), rows in _by_case(result).items():
+        ours = rows.get(OURS)
+        if ours is None:
+            continue
+        mark = " *" if ours.disturbed else ""
+        cells = [
+            f"{model} ({result.models[model]['describe']})",
+            _case_title(case) + mark,
+            f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
+            _peer(rows.get("openvino-int8"), None),
+        ]
+        for family in _FASTEST:
+            found = [row for name, row in rows.items() if name in _form_names(family)]
+            fastest = min(found, key=lambda row: row.values["median_ms"], default=None)
+            cells.append(_peer(fastest, family))
+        lines.append(cells)
+    head = ["model", "texts x tokens", "Quaver int8", "OpenVINO int8"]
+    return table([*head, *(f"{name}, fastest" for name in _FASTEST)], lines, words=2)
+
+
+def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in result.rows:
+        if row.part in ("latency", "throughput", "text"):
+            found.setdefault((row.model, row.case), {})[row.engine] = row
+    return found
+
+
+def _case_title(case: str) -> str:
+    if case.startswith("ragged"):
+        return f"{case.removeprefix('ragged')} x 8 to 512"
+    return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
+
+
+def _form_names(family: str) -> set[str]:
+    return {form.name for form in FAMILIES[family]}
+
+
+def _peer(row: Row | None, family: str | None) -> str:
+    if row is None or row.ratio is None:
+        return NOT_MEASURED
+    form = row.engine.removeprefix(f"{family}-") if family and family != row.engine else ""
+    said = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
+    return f"{number(row.values['median_ms'])} ({said}) **{row.ratio[0]:.2f}**"
+
+
+def caption(result: Result) -> str:
+    """Return what the numbers of `summary` mean and where they come from.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        A paragraph.
+    """
+    versions: dict[str, str] = {}
+    for run in result.runs:
+        versions |= run["versions"]
+    commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in result.runs))
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    random = any(facts["weights"] == "random" for facts in result.models.values())
+    disturbed = any(row.disturbed for row in result.rows)
+    parts = [
+        "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
+        "texts. Bold: how many times as fast Quaver int8 is, the median over rounds in which the "
+        "engines took turns in one process. Other engines get texts sorted by length in padded "
+        "batches.",
+        "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "
+        "nothing about retrieval."
+        if random
+        else "",
+        "* Other programs took more than 5 % of the CPUs." if disturbed else "",
+        f"{machine(result)}; {listed}; commit {commits}; {result.runs[-1]['date']}.",
+    ]
+    return " ".join(part for part in parts if part)

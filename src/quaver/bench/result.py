@@ -1,0 +1,146 @@
+"""What was measured: rows, and where they come from; read, written, merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from quaver.errors import InputError
+
+KIND, FORMAT = "quaver bench", 1
+PARTS = ("latency", "throughput", "text", "concurrency", "start")
+
+
+@dataclass
+class Row:
+    """One engine in one case.
+
+    Attributes:
+        part: one of PARTS.
+        model: the model's name; a key of `Result.models`.
+        case: such as "1x16", "32x256", "ragged256", a corpus, "4 clients", "start".
+        engine: a form's name.
+        run: index in `Result.runs`.
+        values: name with unit to number, such as "median_ms", "p99_ms", "tokens_per_second".
+        ratio: how many times as fast Quaver int8 is: median, lower and upper quartile over rounds;
+            None for Quaver int8 itself and where there are no rounds.
+        cosine: mean cosine to the reference in float32, on the same texts; None if not measured.
+        padding: share of the computed tokens that is padding, 0 to 1; None if not known.
+        rounds: that count.
+        dropped: rounds dropped because of foreign load.
+        disturbed: whether foreign load was there in most rounds, so that all count.
+        settings: of the engine.
+    """
+
+    part: str
+    model: str
+    case: str
+    engine: str
+    run: int
+    values: dict[str, float]
+    ratio: list[float] | None = None
+    cosine: float | None = None
+    padding: float | None = None
+    rounds: int = 0
+    dropped: int = 0
+    disturbed: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What a later measurement of the same replaces."""
+        return self.part, self.model, self.case, self.engine
+
+
+@dataclass
+class Result:
+    """A results file.
+
+    Attributes:
+        runs: machine, versions, commit and command of each call of `quaver bench` behind it.
+        models: name to "describe", "weights" and "pooling".
+        missing: engine to why (a part of) it was not measured.
+        quality: model to engine to figures on judged texts: "ndcg10", and "difference" to float32.
+        rows: what was measured.
+    """
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    quality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows; one of the same part, model, case and engine is replaced."""
+        by_key = {row.key: row for row in self.rows}
+        by_key |= {row.key: row for row in rows}
+        self.rows = list(by_key.values())
+
+    def merge(self, other: Result) -> None:
+        """Add another result's runs and rows; its rows replace those of the same key."""
+        offset = len(self.runs)
+        self.runs += other.runs
+        self.models |= other.models
+        self.missing |= other.missing
+        for model, figures in other.quality.items():
+            self.quality.setdefault(model, {}).update(figures)
+        self.add(Row(**{**asdict(row), "run": row.run + offset}) for row in other.rows)
+
+    def drop_unused(self) -> None:
+        """Forget runs that no row comes from, and reasons for engines that have rows after all."""
+        used = sorted({row.run for row in self.rows})
+        place = {run: index for index, run in enumerate(used)}
+        self.runs = [self.runs[run] for run in used] or self.runs[-1:]
+        for row in self.rows:
+            row.run = place[row.run]
+
+    def write(self, path: Path) -> None:
+        """Write the file; at once or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        content = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        part = path.with_name(f"part-{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_result(path: Path) -> Result:
+    """Read a results file.
+
+    Args:
+        path: the file, or the folder that holds results.json.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: it cannot be read, or is no result of `quaver bench`.
+    """
+    file = path / "results.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read results: {file}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"results must be JSON: {file}: {error}") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise InputError(f"results must be written by quaver bench: {file} is not")
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"results must have format {FORMAT}: {file} has {content.get('format')!r}; measure anew"
+        )
+    try:
+        rows = [Row(**row) for row in content["rows"]]
+        names = {f.name for f in fields(Result)} - {"rows"}
+        return Result(**{name: content[name] for name in names}, rows=rows)
+    except (KeyError, TypeError) as error:
+        raise InputError(f"results are broken: {file}: {error}") from error

@@ -1,0 +1,180 @@
+"""A model with its engines, ready to be measured; what every part works on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from quaver.bench.corpus import Corpus
+from quaver.bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver.bench.engines.registry import FORMS, OURS
+from quaver.bench.inputs import TextSource
+from quaver.bench.models import Model
+from quaver.bench.progress import Progress
+from quaver.bench.quality import Judgements, mean_cosine
+from quaver.bench.result import Row
+from quaver.bench.timing import Timing, alternate
+
+T = TypeVar("T")
+REFERENCES = ("torch-float32", "quaver-float32")
+"""What the others' vectors are compared with: the first that was measured."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured and for how long.
+
+    Attributes:
+        forms: engines, Quaver int8 among them.
+        parts: of `quaver.bench.result.PARTS`.
+        cases: names for `get_case`, instead of the usual ones of latency and throughput.
+        threads: of every engine.
+        seconds: for each case, all engines together; loading is not counted.
+        least: least rounds of a case.
+        longest: seconds from which a single call is too long to be measured.
+        corpus: see `read_corpus`.
+        count: texts of the corpus.
+        clients: numbers of clients.
+        random_ids: random ids instead of text.
+        judgements: judged texts, or None.
+    """
+
+    forms: Sequence[Form]
+    parts: Sequence[str]
+    cases: Sequence[str]
+    threads: int
+    seconds: float
+    least: int
+    longest: float
+    corpus: Path | None
+    count: int
+    clients: Sequence[int]
+    random_ids: bool
+    judgements: Judgements | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a part measures with.
+
+    Attributes:
+        options: what to measure.
+        setup: what every engine was given.
+        corpus: real text.
+        source: cuts pieces from it.
+        engines: the loaded ones by name.
+        progress: shows how far it is.
+        run: index of this run in the result.
+        missing: engine, model and case to why it was not measured; filled.
+    """
+
+    options: Options
+    setup: Setup
+    corpus: Corpus
+    source: TextSource
+    progress: Progress
+    run: int
+    missing: dict[str, str]
+    engines: dict[str, Engine] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.setup.model
+
+    def load(self) -> None:
+        """Load the engines; one that cannot be loaded is noted.
+
+        Raises:
+            CannotRunError: Quaver int8 cannot run the model.
+        """
+        for form in self.options.forms:
+            self.progress.say(f"{self.model.name}: loading {form.name}")
+            engine = self.attempt(form.name, "", partial(form.load, self.setup))
+            if engine is not None:
+                self.engines[form.name] = engine
+
+    def attempt(self, engine: str, case: str, action: Callable[[], T]) -> T | None:
+        """Do something with an engine; if it fails, note why and go on.
+
+        Args:
+            engine: its name.
+            case: of which case, "" for all.
+            action: what to do.
+
+        Returns:
+            What the action returned, or None.
+
+        Raises:
+            CannotRunError: Quaver int8, which all others are compared with, cannot be measured.
+        """
+        try:
+            return action()
+        except CannotRunError as error:
+            if engine == OURS:
+                raise
+            why = str(error)
+        except Exception as error:
+            if engine == OURS:
+                raise
+            why = f"{type(error).__name__}: {error}"
+        self.miss(engine, case, why)
+        return None
+
+    def miss(self, engine: str, case: str, why: str) -> None:
+        """Note why an engine, or one case of it, was not measured."""
+        lines = why.strip().splitlines() or ["no reason given"]
+        key = f"{engine} ({self.model.name}{', ' if case else ''}{case})"
+        self.missing[key] = lines[0][:300] + (" ..." if len(lines) > 1 else "")
+        self.progress.say(f"{key} was not measured: {self.missing[key]}")
+
+    def alternate(self, calls: Mapping[str, Sequence[Callable[[], Vectors]]]) -> Timing:
+        """Time calls as the options say."""
+        return alternate(
+            calls,
+            seconds=self.options.seconds,
+            least=self.options.least,
+            longest=self.options.longest,
+            on_round=self.progress.refresh,
+        )
+
+    def rows(
+        self,
+        part: str,
+        case: str,
+        timing: Timing,
+        values: Mapping[str, dict[str, float]],
+        vectors: Mapping[str, Vectors],
+        padding: float,
+    ) -> list[Row]:
+        """Make the rows of a case that was timed.
+
+        Args:
+            part: of `quaver.bench.result.PARTS`.
+            case: its name in the tables.
+            timing: what it gave.
+            values: engine to its figures.
+            vectors: engine to its vectors, of the same texts.
+            padding: share of padding in padded batches of these texts.
+
+        Returns:
+            A row for each engine that was timed.
+        """
+        for name, why in timing.left_out.items():
+            self.miss(name, case, why)
+        truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
+        rows = []
+        for name, figures in values.items():
+            compared = name != OURS and OURS in values
+            ratio = [round(x, 4) for x in timing.ratio(OURS, name)] if compared else None
+            row = Row(part, self.model.name, case, name, self.run, figures, ratio)
+            row.cosine = round(mean_cosine(vectors[name], truth), 6)
+            row.padding = round(padding, 4) if FORMS[name].pads else 0.0
+            row.rounds, row.dropped = len(timing.calls[name]), timing.dropped
+            row.disturbed = timing.disturbed
+            row.settings = dict(self.engines[name].settings)
+            rows.append(row)
+        return rows

@@ -1,0 +1,184 @@
+"""Start: a fresh process from import to first vector; memory; size on disk and of the packages."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quaver.bench.engines import CannotRunError, Form, Setup
+from quaver.bench.engines.registry import FORMS, OURS
+from quaver.bench.models import open_model
+from quaver.bench.result import Row
+from quaver.bench.stage import Stage
+
+PROCESSES = 3
+"""That count; one before them fills the caches."""
+_QUERY = "How do I sort a list of objects by an attribute?"
+_TIMEOUT = 300
+
+
+def measure_start(stage: Stage) -> list[Row]:
+    """Start every engine in processes of its own.
+
+    What an engine converts or quantizes once is there before. Time counts from the start of the
+    process, so everyone's includes Python, numpy and the bench itself ("harness_seconds").
+
+    Args:
+        stage: the model; its engines need not be loaded.
+
+    Returns:
+        A row for each engine.
+    """
+    found: dict[str, list[dict[str, float]]] = {}
+    for form in stage.options.forms:
+        if form.batches or f"{form.name} ({stage.model.name})" in stage.missing:
+            continue
+        stage.progress.say(f"start: {form.name}")
+        processes = stage.attempt(form.name, "start", partial(_processes, form, stage.setup))
+        if processes is not None:
+            found[form.name] = processes
+    return [_row(stage, name, processes, found.get(OURS)) for name, processes in found.items()]
+
+
+def _processes(form: Form, setup: Setup) -> list[dict[str, float]]:
+    made = form.artefact(setup) if form.artefact else setup.model.folder.path
+    found = [_process(form, setup) for _ in range(PROCESSES + 1)][1:]
+    sizes = {"packages_mb": packages_mb(form.runs_on), "model_mb": _model_mb(made)}
+    return [{**process, **sizes} for process in found]
+
+
+def _process(form: Form, setup: Setup) -> dict[str, float]:
+    model = setup.model
+    command = [sys.executable, "-m", "quaver.bench.start", "--engine", form.name]
+    command += ["--model", str(model.folder.path), "--name", model.name]
+    command += ["--cache", str(model.cache), "--threads", str(setup.threads)]
+    command += ["--max-length", str(setup.max_length), "--begin", str(time.monotonic())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise CannotRunError(f"the process ended with {done.returncode}: {lines[-1]}")
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def _row(
+    stage: Stage,
+    engine: str,
+    processes: list[dict[str, float]],
+    ours: list[dict[str, float]] | None,
+) -> Row:
+    values = {
+        key: round(statistics.median(process[key] for process in processes), 4)
+        for key in processes[0]
+    }
+    row = Row("start", stage.model.name, "start", engine, stage.run, values)
+    row.rounds = len(processes)
+    if ours and engine != OURS:
+        key = "first_vector_seconds"
+        ratios = [theirs[key] / mine[key] for theirs, mine in zip(processes, ours, strict=True)]
+        low, high = np.percentile(ratios, (25, 75))
+        row.ratio = [round(float(x), 4) for x in (statistics.median(ratios), low, high)]
+    return row
+
+
+def packages_mb(names: tuple[str, ...]) -> float:
+    """Return the installed size of packages and of all that they require here.
+
+    Args:
+        names: of packages, as imported or as installed.
+
+    Returns:
+        Megabytes (1e6 bytes), files of every package counted once.
+    """
+    todo, seen, total = list(names), set[str](), 0
+    while todo:
+        name = _normal(todo.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            distribution = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue
+        total += sum(_size(Path(str(file.locate()))) for file in distribution.files or ())
+        # What an extra or another platform asks for is behind a marker; what is installed of it
+        # would be counted wrongly, so only unconditional requirements and Linux's are followed.
+        for requirement in distribution.requires or ():
+            bare, _, marker = requirement.partition(";")
+            if "extra" not in marker:
+                todo.append(_requirement_name(bare))
+    return round(total / 1e6, 1)
+
+
+def _requirement_name(requirement: str) -> str:
+    end = next((i for i, c in enumerate(requirement) if c in " [(<>=!~"), len(requirement))
+    return requirement[:end]
+
+
+def _normal(name: str) -> str:
+    return name.strip().lower().replace("_", "-").replace(".", "-")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _model_mb(made: Path) -> float:
+    """What a model takes on disk: a folder, or a file with the weights that lie beside it."""
+    if made.is_dir():
+        files = [path for path in made.rglob("*") if path.is_file()]
+    else:
+        files = [made, *([made.with_suffix(".bin")] if made.suffix == ".xml" else [])]
+    return round(sum(map(_size, files)) / 1e6, 1)
+
+
+def main() -> None:
+    """Be the process that is measured; one JSON object on stdout."""
+    here = time.monotonic()
+    parser = argparse.ArgumentParser()
+    for name in ("--engine", "--model", "--name", "--cache"):
+        parser.add_argument(name, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--max-length", type=int, required=True)
+    parser.add_argument("--begin", type=float, required=True)
+    options = parser.parse_args()
+    begin = options.begin
+    form = FORMS[options.engine]
+    model = replace(open_model(options.model, Path(options.cache)), name=options.name)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    for package in form.runs_on:
+        import_module(package)
+    imported = time.monotonic()
+    engine = form.load(Setup(model, options.threads, options.max_length, ()))
+    loaded = time.monotonic()
+    engine.encode([_QUERY])
+    first = time.monotonic()
+    measured: dict[str, Any] = {
+        "harness_seconds": here - begin,
+        "import_seconds": imported - begin,
+        "load_seconds": loaded - imported,
+        "first_query_ms": 1000 * (first - loaded),
+        "first_vector_seconds": first - begin,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    }
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

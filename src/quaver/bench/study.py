@@ -1,0 +1,168 @@
+"""The study: every part and case of a model; each row is kept as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from quaver.bench.calls import measure_case, measure_text
+from quaver.bench.clients import measure_clients
+from quaver.bench.corpus import read_corpus
+from quaver.bench.engines import Setup
+from quaver.bench.inputs import (
+    LATENCY_LENGTHS,
+    THROUGHPUT_BATCHES,
+    THROUGHPUT_LENGTH,
+    TextSource,
+    case_lengths,
+    lognormal_lengths,
+)
+from quaver.bench.models import Model
+from quaver.bench.progress import Progress, Step
+from quaver.bench.quality import ndcg
+from quaver.bench.result import Result, Row
+from quaver.bench.stage import REFERENCES, Options, Stage
+from quaver.bench.start import measure_start
+from quaver.tokenizer import Tokenizer
+
+_CALIBRATION_TEXTS = 64
+_CALIBRATION_SEED = 1_000_000
+_TOKENS_OF_A_TEXT = 100
+
+
+def steps_of(options: Options) -> list[Step]:
+    """Return the cases of one model in their order.
+
+    Args:
+        options: what to measure.
+
+    Returns:
+        The steps, each with the tokens of its call.
+
+    Raises:
+        InputError: a case has no valid name.
+    """
+    latency = options.cases or [f"1x{length}" for length in LATENCY_LENGTHS]
+    throughput = options.cases or [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
+    found: list[Step] = []
+    for part, names, single in (("latency", latency, True), ("throughput", throughput, False)):
+        if part in options.parts:
+            for name in names:
+                lengths = case_lengths(name)
+                if (len(lengths) == 1) == single:
+                    found.append(Step(part, name, sum(lengths)))
+    if "text" in options.parts:
+        found.append(Step("text", "text", _TOKENS_OF_A_TEXT * options.count))
+    if "concurrency" in options.parts:
+        found += [Step("concurrency", str(clients), 0) for clients in options.clients]
+    if "start" in options.parts:
+        found.append(Step("start", "start", 0))
+    return found
+
+
+def measure(
+    model: Model,
+    options: Options,
+    result: Result,
+    *,
+    save: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Measure all parts of a model.
+
+    Args:
+        model: the model.
+        options: what to measure.
+        result: takes the rows; its last run is this one.
+        save: called after each case.
+        progress: shows how far it is.
+
+    Raises:
+        CannotRunError: Quaver cannot run the model.
+        QuaverError: the corpus or the tokenizer cannot be read.
+    """
+    stage = _stage(model, options, result, progress)
+    result.models[model.name] = {
+        "describe": model.describe,
+        "weights": model.weights,
+        "pooling": model.pooling,
+    }
+    steps = steps_of(options)
+    if any(step.part != "start" for step in steps) or options.judgements:
+        stage.load()
+    if options.judgements and model.weights == "real":
+        _judge(stage, result)
+        save()
+    for step in steps:
+        with progress.step(step, model.name):
+            rows = _measured(stage, step)
+        result.add(rows)
+        for row in rows:
+            progress.print(shown(row))
+        save()
+
+
+def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
+    folder = model.folder
+    tokenizer = Tokenizer.from_folder(
+        folder.transformer,
+        max_length=_positions(folder.config) or folder.max_seq_length,
+        lowercase=folder.lowercase,
+    )
+    corpus = read_corpus(options.corpus, tokenizer, options.count)
+    source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
+    lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]
+    calibration = source.request(lengths, seed=_CALIBRATION_SEED, batch=1).ids
+    setup = Setup(model, options.threads, tokenizer.max_length, calibration)
+    run = len(result.runs) - 1
+    return Stage(options, setup, corpus, source, progress, run, result.missing)
+
+
+def _positions(config: dict[str, object]) -> int:
+    """The longest text that the weights allow, so that every model is measured up to 512."""
+    positions = config.get("max_position_embeddings")
+    return min(512, positions) if isinstance(positions, int) else 0
+
+
+def _measured(stage: Stage, step: Step) -> list[Row]:
+    if step.part == "start":
+        return measure_start(stage)
+    if step.part == "concurrency":
+        return measure_clients(stage, int(step.case))
+    if step.part == "text":
+        return measure_text(stage)
+    return measure_case(stage, step.part, step.case)
+
+
+def _judge(stage: Stage, result: Result) -> None:
+    """Rank judged texts with every engine."""
+    judgements = stage.options.judgements
+    assert judgements is not None
+    found = {}
+    for name, engine in stage.engines.items():
+        stage.progress.say(f"{name}: ranking {judgements.name}")
+        score = stage.attempt(name, judgements.name, partial(ndcg, engine, judgements))
+        if score is not None:
+            found[name] = {"ndcg10": round(score, 5)}
+    reference = next((name for name in REFERENCES if name in found), None)
+    for figures in found.values():
+        if reference is not None:
+            difference = figures["ndcg10"] - found[reference]["ndcg10"]
+            figures["difference"] = round(difference, 5)
+    result.quality.setdefault(stage.model.name, {}).update(found)
+
+
+def shown(row: Row) -> str:
+    """Return a row as a line for the terminal."""
+    units = {
+        "p50_ms": "p50 {:.2f} ms",
+        "p99_ms": "p99 {:.2f} ms",
+        "texts_per_second": "{:.1f} texts/s",
+        "queries_per_second": "{:.1f} queries/s",
+        "first_vector_seconds": "first vector after {:.2f} s",
+        "peak_mb": "peak {:.0f} MB",
+    }
+    said = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
+    ratio = "" if row.ratio is None else f"; Quaver int8 is {row.ratio[0]:.2f} times as fast"
+    disturbed = ", disturbed" if row.disturbed else ""
+    return f"  {row.case:>10} {row.engine:<26} {', '.join(said)}{ratio}{disturbed}"

@@ -1,0 +1,238 @@
+"""Time engines against each other in one process, block by block in turns."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+
+Call = Callable[[], object]
+T = TypeVar("T")
+DISTURBED = 0.05
+"""Share of the CPUs' time that other programs may take before a round is dropped."""
+SLOW = 0.5
+"""Seconds from which a call warms itself and runs once in a block."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What a case gave.
+
+    Attributes:
+        calls: engine to the seconds of its calls, one tuple for each round that counts.
+        dropped: rounds dropped because other programs took more than DISTURBED of the CPUs.
+        disturbed: whether too few undisturbed rounds were left, so that all of them count.
+        left_out: engine to why it was not timed.
+    """
+
+    calls: Mapping[str, tuple[tuple[float, ...], ...]]
+    dropped: int
+    disturbed: bool
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def rounds(self, engine: str) -> list[float]:
+        """Return the median seconds of a call in each round."""
+        return [statistics.median(block) for block in self.calls[engine]]
+
+    def median(self, engine: str) -> float:
+        """Return the median over the rounds, seconds for a call."""
+        return statistics.median(self.rounds(engine))
+
+    def quartiles(self, engine: str) -> tuple[float, float]:
+        """Return the lower and upper quartile over the rounds, seconds for a call."""
+        return _quartiles(self.rounds(engine))
+
+    def percentile(self, engine: str, percent: float) -> float:
+        """Return a percentile over all calls of all rounds, seconds."""
+        seconds = [second for block in self.calls[engine] for second in block]
+        return float(np.percentile(seconds, percent))
+
+    def ratio(self, engine: str, peer: str) -> tuple[float, float, float]:
+        """Return how many times as fast an engine is as a peer.
+
+        Formula:
+            r_i = seconds of the peer in round i / seconds of the engine in round i
+
+        Args:
+            engine: the engine.
+            peer: the one it is compared with.
+
+        Returns:
+            Median, lower and upper quartile of r over the rounds.
+        """
+        pairs = zip(self.rounds(peer), self.rounds(engine), strict=True)
+        ratios = [theirs / ours for theirs, ours in pairs]
+        return (statistics.median(ratios), *_quartiles(ratios))
+
+
+def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+    if len(values) < 2:
+        return values[0], values[0]
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, high
+
+
+class ForeignLoad:
+    """Share of this process's CPUs that other programs took since the start, 0 to 1.
+
+    Processes in `own`, such as this program's workers, are not foreign.
+    """
+
+    def __init__(self, own: Sequence[int] = ()) -> None:
+        """Start.
+
+        Args:
+            own: ids of processes that belong to this one.
+        """
+        self._own_ids = own
+        self._wall, self._own, self._busy = time.monotonic(), self._used(), _busy_seconds()
+
+    def share(self) -> float:
+        """Return the share since the start."""
+        wall = time.monotonic() - self._wall
+        foreign = _busy_seconds() - self._busy - (self._used() - self._own)
+        return max(0.0, foreign) / (wall * len(os.sched_getaffinity(0)))
+
+    def _used(self) -> float:
+        return time.process_time() + sum(map(_process_seconds, self._own_ids))
+
+
+def _process_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _busy_seconds() -> float:
+    cpus = {f"cpu{index}" for index in os.sched_getaffinity(0)}
+    ticks = 0
+    for line in Path("/proc/stat").read_text(encoding="ascii").splitlines():
+        name, *fields = line.split()
+        if name in cpus:
+            user, nice, system, _idle, _wait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Turns(Generic[T]):
+    """What engines gave in turns.
+
+    Attributes:
+        rounds: engine to what its block gave, for each round that counts.
+        dropped: rounds dropped because other programs took more than DISTURBED of the CPUs.
+        disturbed: whether too few undisturbed rounds were left, so that all of them count.
+    """
+
+    rounds: list[dict[str, T]]
+    dropped: int
+    disturbed: bool
+
+
+def take_turns(
+    blocks: Mapping[str, Callable[[], T]],
+    *,
+    seconds: float,
+    least: int = 3,
+    most: int = 25,
+    own: Sequence[int] = (),
+    on_round: Callable[[], object] = lambda: None,
+) -> Turns[T]:
+    """Run one block of every engine in turns (A B C A B C ...).
+
+    Args:
+        blocks: engine to its block.
+        seconds: time for all blocks together; `least` rounds are run in any case.
+        least: least rounds that no other program disturbs, at least 1; twice as many are tried.
+        most: most rounds.
+        own: processes that work for the engines and are no foreign load.
+        on_round: called after each round.
+
+    Returns:
+        What the blocks gave.
+    """
+    rounds: list[tuple[dict[str, T], bool]] = []
+    begin = time.monotonic()
+    while len(rounds) < most:
+        clean = sum(1 for _, undisturbed in rounds if undisturbed)
+        over = time.monotonic() - begin > seconds
+        if over and (clean >= least or len(rounds) >= 2 * least):
+            break
+        load = ForeignLoad(own)
+        given = {name: block() for name, block in blocks.items()}
+        rounds.append((given, load.share() <= DISTURBED))
+        on_round()
+    kept = [given for given, undisturbed in rounds if undisturbed]
+    disturbed = len(kept) < least
+    if disturbed:
+        kept = [given for given, _ in rounds]
+    return Turns(kept, len(rounds) - len(kept), disturbed)
+
+
+def alternate(
+    engines: Mapping[str, Sequence[Call]],
+    *,
+    seconds: float,
+    block: float = 0.3,
+    least: int = 3,
+    longest: float = 60.0,
+    on_round: Callable[[], object] = lambda: None,
+) -> Timing:
+    """Time every engine's calls, one block each in turns.
+
+    A block runs one call untimed, so that the caches and the workers are the engine's own again,
+    then calls until its time is over. Calls of SLOW seconds and more warm themselves and are run
+    once in a block.
+
+    Args:
+        engines: engine to its calls, all with the same work.
+        seconds: time for all blocks together; `least` rounds are run in any case.
+        block: least seconds of a block.
+        least: least rounds.
+        longest: an engine whose warm call takes longer is left out, and the result says so.
+        on_round: called after each round.
+
+    Returns:
+        The times.
+    """
+    left_out: dict[str, str] = {}
+    blocks: dict[str, Callable[[], tuple[float, ...]]] = {}
+    for name, calls in engines.items():
+        took = _warm_up(calls[0])
+        if took > longest:
+            left_out[name] = f"a call takes {took:.0f} s, longer than the limit of {longest:.0f} s"
+        else:
+            blocks[name] = partial(_block, calls, took > SLOW, block)
+    turns = take_turns(blocks, seconds=seconds, least=least, on_round=on_round)
+    calls_of = {name: tuple(given[name] for given in turns.rounds) for name in blocks}
+    return Timing(calls_of, turns.dropped, turns.disturbed, left_out)
+
+
+def _warm_up(call: Call) -> float:
+    """Return the seconds of a warm call; one that is very slow cold is not run again."""
+    took = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        took = time.perf_counter() - start
+        if took > 10 * SLOW:
+            break
+    return took
+
+
+def _block(calls: Sequence[Call], slow: bool, seconds: float) -> tuple[float, ...]:
+    if not slow:
+        calls[-1]()
+    times: list[float] = []
+    while not times or (sum(times) < seconds and not slow):
+        call = calls[len(times) % len(calls)]
+        start = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - start)
+    return tuple(times)

@@ -1,0 +1,145 @@
+"""`quaver bench`: how fast, against other engines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quaver.bench.command import Wishes, compare, report, run
+from quaver.bench.result import PARTS
+from quaver.cli.app import app
+from quaver.cli.options import reported_errors
+from quaver.errors import InputError
+
+
+@app.command()
+def bench(
+    model: Annotated[
+        str | None, typer.Argument(help="Model folder or hub id, in float32.", show_default=False)
+    ] = None,
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Engines or forms of them, with commas, such as openvino,torch-float32; default: "
+            "all that are installed."
+        ),
+    ] = "",
+    parts: Annotated[str, typer.Option(help="What to measure, with commas.")] = ",".join(PARTS),
+    cases: Annotated[
+        str,
+        typer.Option(help="Instead of the usual ones, with commas: 1x16,32x256,ragged256."),
+    ] = "",
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="Published BGE shapes with random weights as well, with commas: small,base,large."
+        ),
+    ] = "",
+    only_shapes: Annotated[
+        bool, typer.Option("--only-shapes", help="Not the model itself; it gives the tokenizer.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="What to call the model in the tables.")] = "",
+    corpus: Annotated[
+        Path | None,
+        typer.Option(
+            help=".jsonl, .txt or a folder of documents; default: Python's documentation.",
+            show_default=False,
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Texts of the corpus at most.", min=1)] = 1000,
+    judgements: Annotated[
+        Path | None,
+        typer.Option(help="Judged texts in BEIR layout: adds NDCG@10 to every engine."),
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "1,2,4,8",
+    random_ids: Annotated[
+        bool, typer.Option("--random-ids", help="Random token ids instead of text.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Of every engine; default: all CPUs.", min=1)
+    ] = None,
+    cores: Annotated[str, typer.Option(help="CPUs to use, such as 0-21; default: all.")] = "",
+    seconds: Annotated[
+        float, typer.Option(help="For each case, all engines together.", min=0)
+    ] = 20.0,
+    rounds: Annotated[int, typer.Option(help="Least rounds of a case.", min=1)] = 3,
+    longest: Annotated[
+        float, typer.Option(help="Leave out an engine whose single call takes longer, s.", min=0)
+    ] = 30.0,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A few cases and one form of each engine, in minutes."),
+    ] = False,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results.json, results.md and plots.")
+    ] = Path("bench-results"),
+    add: Annotated[
+        bool, typer.Option("--add", help="Keep what is in --out and was not measured anew.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what engines make of a model.", show_default=False),
+    ] = None,
+    compare_files: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            "--compare", help="Two results: show what changed, and measure nothing.", metavar="A B"
+        ),
+    ] = None,
+    report_file: Annotated[
+        Path | None,
+        typer.Option("--report", help="Results: make tables and plots anew, measure nothing."),
+    ] = None,
+) -> None:
+    """Measure latency, throughput, real text, many clients and start, against other engines.
+
+    Every engine runs the same texts with the same number of threads, in turns; a row says how fast
+    it was and how near its vectors are to float32. Ctrl-C keeps what was measured.
+    """
+    with reported_errors(interrupted=f"interrupted: what was measured is in {out}"):
+        if compare_files is not None:
+            print(compare(*compare_files))
+        elif report_file is not None:
+            report(report_file)
+        elif model is None:
+            raise InputError("bench needs a model: a folder or a hub id; see quaver bench --help")
+        else:
+            wishes = Wishes(
+                model=model,
+                name=name,
+                against=_words(against),
+                parts=_words(parts),
+                cases=_words(cases),
+                shapes=_words(shapes),
+                only_shapes=only_shapes,
+                corpus=corpus,
+                count=count,
+                judgements=judgements,
+                clients=_words(clients),
+                random_ids=random_ids,
+                threads=threads,
+                cores=cores,
+                seconds=seconds,
+                rounds=rounds,
+                longest=longest,
+                quick=quick,
+                out=out,
+                add=add,
+                cache=cache or _cache(),
+                command=("quaver", *sys.argv[1:]),
+            )
+            run(wishes)
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _cache() -> Path:
+    """Where XDG has a program keep what it can make again."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "quaver" / "bench"

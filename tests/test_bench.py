@@ -1,0 +1,568 @@
+"""quaver bench: timing, inputs, results, tables and the command, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from quaver.bench import calls, clients, timing
+from quaver.bench.clients import run_clients
+from quaver.bench.compare import changes, comparison
+from quaver.bench.corpus import read_corpus
+from quaver.bench.engines.padded import PaddedEngine
+from quaver.bench.engines.registry import FAMILIES, FORMS, OURS, choose_forms
+from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
+from quaver.bench.models import open_model, random_model
+from quaver.bench.quality import ndcg, read_judgements
+from quaver.bench.report import markdown, number, summary
+from quaver.bench.result import Result, Row, read_result
+from quaver.bench.timing import Timing, alternate, take_turns
+from quaver.cli import app
+from quaver.embedder import Embedder
+from quaver.errors import InputError
+from quaver.tokenizer import Tokenizer
+
+RUNNER = CliRunner()
+TEXTS = [f"the file and the list of a class in python {i} error" for i in range(300)]
+
+
+# --- Timing ---------------------------------------------------------------------------------------
+def test_a_ratio_is_the_median_over_rounds_not_the_ratio_of_medians() -> None:
+    ours = ((1.0,), (2.0,), (10.0,))
+    peer = ((3.0,), (4.0,), (10.0,))
+    found = Timing({"ours": ours, "peer": peer}, 0, False)
+    assert found.ratio("ours", "peer") == (2.0, 1.5, 2.5)
+    assert found.median("ours") == 2.0
+    assert found.quartiles("ours") == (1.5, 6.0)
+
+
+def test_percentiles_are_over_all_calls_of_all_rounds() -> None:
+    found = Timing({"ours": (tuple(range(51)), tuple(range(51, 101)))}, 0, False)
+    assert [found.percentile("ours", p) for p in (50, 95, 99)] == [50, 95, 99]
+
+
+def test_engines_take_turns_block_by_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing.ForeignLoad, "share", lambda self: 0.0)
+    order: list[str] = []
+    blocks = {name: lambda name=name: order.append(name) for name in "abc"}
+    turns = take_turns(blocks, seconds=0, least=2)
+    assert order == [*"abc", *"abc"]
+    assert (len(turns.rounds), turns.dropped, turns.disturbed) == (2, 0, False)
+
+
+def test_rounds_with_foreign_load_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = iter([0.5, 0.0, 0.2, 0.0])
+    monkeypatch.setattr(timing.ForeignLoad, "share", lambda self: next(loads))
+    rounds = iter(range(10))
+    turns = take_turns({"a": lambda: next(rounds)}, seconds=0, least=2)
+    assert turns.rounds == [{"a": 1}, {"a": 3}]
+    assert (turns.dropped, turns.disturbed) == (2, False)
+
+
+def test_where_most_rounds_are_disturbed_all_count_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timing.ForeignLoad, "share", lambda self: 0.5)
+    turns = take_turns({"a": lambda: None}, seconds=0, least=2)
+    assert (len(turns.rounds), turns.dropped, turns.disturbed) == (4, 0, True)
+
+
+def test_an_engine_whose_call_takes_too_long_is_left_out() -> None:
+    found = alternate({"a": [lambda: None]}, seconds=0, block=0, least=1, longest=-1.0)
+    assert not found.calls
+    assert "longer than the limit" in found.left_out["a"]
+
+
+# --- Inputs ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def source(tiny_folder: Path) -> TextSource:
+    return TextSource(tiny_folder, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["1x3", "1x8", "1x61", "4x17", "ragged9"])
+def test_pieces_have_exactly_the_tokens_of_the_case(source: TextSource, name: str) -> None:
+    case = get_case(name, source)
+    for request in case.requests:
+        assert [len(ids) for ids in request.ids] == case_lengths(name)
+        assert request.texts is not None
+        for text, ids in zip(request.texts, request.ids, strict=True):
+            np.testing.assert_array_equal(source.tokenize([text])[0], ids)
+
+
+def test_random_ids_have_no_texts_and_keep_the_special_tokens(tiny_folder: Path) -> None:
+    drawn = TextSource(tiny_folder, TEXTS, random_ids=True)
+    request = drawn.request([9, 12], seed=1, batch=2)
+    assert request.texts is None
+    assert [len(ids) for ids in request.ids] == [9, 12]
+    first, last = drawn.tokenize(["the"])[0][[0, -1]]
+    assert all(ids[0] == first and ids[-1] == last for ids in request.ids)
+
+
+@pytest.mark.parametrize("name", ["", "1x", "x16", "0x16", "1x2", "ragged", "ragged0", "1x16x2"])
+def test_a_case_has_a_valid_name(name: str) -> None:
+    with pytest.raises(InputError, match="a case is TEXTSxTOKENS"):
+        case_lengths(name)
+
+
+def test_padding_sorts_by_length_and_keeps_every_token() -> None:
+    texts = [np.arange(1, n + 1) for n in (3, 9, 1, 9, 4)]
+    batches = pad(texts, 2)
+    assert [batch.ids.shape for batch in batches] == [(2, 9), (2, 4), (1, 1)]
+    for batch in batches:
+        for ids, mask, row in zip(batch.ids, batch.mask, batch.rows, strict=True):
+            np.testing.assert_array_equal(ids[mask == 1], texts[row])
+    assert padding_share(batches) == pytest.approx(1 - 26 / 27)
+
+
+def test_a_padded_engine_gives_rows_in_the_order_of_the_texts(tiny_folder: Path) -> None:
+    class Counting(PaddedEngine):
+        def compute(self, inputs: PaddedBatch) -> Any:
+            return np.repeat(inputs.mask.sum(1, keepdims=True), 2, axis=1).astype(np.float32)
+
+    model = open_model(str(tiny_folder), tiny_folder)
+    engine = Counting(calls_setup(model))
+    texts = [" ".join(["the"] * n) for n in (5, 1, 40, 2)] * 20
+    assert engine.encode(texts)[:4, 0].tolist() == [7, 3, 42, 4]
+
+
+def calls_setup(model: Any) -> Any:
+    from quaver.bench.engines import Setup
+
+    return Setup(model, 1, 64, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"txt": 1}', 'line 1: must be a JSON object with a "text"'),
+        ("a.jsonl", "[]", "line 1"),
+        ("a.txt", "\n \n", "must hold text"),
+        ("missing.txt", None, "must be UTF-8 text"),
+    ],
+)
+def test_a_bad_corpus_is_told(
+    tmp_path: Path, tiny_folder: Path, name: str, content: str | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_corpus(tmp_path / name, tokenizer_of(tiny_folder), 10)
+
+
+def tokenizer_of(folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(folder, max_length=64)
+
+
+def test_a_corpus_gives_each_text_once(tmp_path: Path, tiny_folder: Path) -> None:
+    lines = [{"title": "A", "text": "b"}, {"text": "c"}, {"text": "c"}, {"text": "d"}]
+    path = tmp_path / "set" / "corpus.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    corpus = read_corpus(path, tokenizer_of(tiny_folder), 2)
+    assert corpus.texts == ("A b", "c")
+    assert corpus.name == "set"
+    assert read_corpus(None, tokenizer_of(tiny_folder), 5).texts
+
+
+# --- Models and quality ---------------------------------------------------------------------------
+def test_a_shape_with_random_weights_opens_like_any_model(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quaver.bench import models
+
+    small = replace(models.SHAPES["small"], hidden=64, layers=2, heads=2)
+    monkeypatch.setitem(models.SHAPES, "small", small)
+    model = random_model("small", open_model(str(tiny_folder), tmp_path))
+    assert (model.weights, model.pooling) == ("random", "cls")
+    vectors = Embedder.from_pretrained(model.folder.path).encode(["the file", "a list"])
+    assert vectors.shape == (2, 64)
+    with pytest.raises(InputError, match="must be one of small, base, large"):
+        random_model("tiny", model)
+
+
+def test_ndcg_is_what_the_formula_says(tmp_path: Path) -> None:
+    documents = [{"_id": f"d{i}", "text": f"text {i}"} for i in range(4)]
+    (tmp_path / "qrels").mkdir()
+    for name, lines in (("corpus", documents), ("queries", [{"_id": "q", "text": "query"}])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (tmp_path / "qrels" / "test.tsv").write_text("query\tdoc\tscore\nq\td1\t2\nq\td3\t1\nq\td0\t0")
+
+    class Ranking:
+        settings: dict[str, Any] = {}  # noqa: RUF012
+
+        def encode(self, texts: Any) -> Any:
+            known = {"query": 1.0, "text 0": 4.0, "text 1": 3.0, "text 2": 2.0, "text 3": 1.0}
+            return np.array([[known[text]] for text in texts], np.float32)
+
+    gained = 2 / np.log2(3) + 1 / np.log2(5)
+    best = 2 / np.log2(2) + 1 / np.log2(3)
+    found = ndcg(Ranking(), read_judgements(tmp_path))  # type: ignore[arg-type]
+    assert found == pytest.approx(gained / best)
+    with pytest.raises(InputError, match="BEIR layout"):
+        read_judgements(tmp_path / "qrels")
+
+
+def test_clients_send_one_query_after_another() -> None:
+    class Slow:
+        settings: dict[str, Any] = {}  # noqa: RUF012
+        active = most = 0
+
+        def encode(self, texts: Any) -> Any:
+            self.active += 1
+            self.most = max(self.most, self.active)
+            import time
+
+            time.sleep(0.01)
+            self.active -= 1
+            return np.zeros((1, 2), np.float32)
+
+    engine = Slow()
+    block = run_clients(engine, ["a", "b"], 3, 0.2)  # type: ignore[arg-type]
+    assert engine.most == 3
+    assert block.queries_per_second > 0
+    assert min(block.seconds) >= 0.01
+
+
+def test_an_error_of_a_client_reaches_the_caller() -> None:
+    class Broken:
+        def encode(self, texts: Any) -> Any:
+            raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        run_clients(Broken(), ["a"], 2, 0.1)  # type: ignore[arg-type]
+
+
+# --- Results, tables, comparison ------------------------------------------------------------------
+RUN = {
+    "cpu": "A CPU",
+    "cpu_flags": ["avx2"],
+    "quaver_isa": "avx2",
+    "threads": 2,
+    "affinity": [0, 1],
+    "settings": {
+        "governor": "unknown",
+        "allocator": "malloc of libc",
+        "transparent_huge_pages": "madvise",
+    },
+    "environment": {},
+    "versions": {"quaver": "0.1.0"},
+    "commit": "abc",
+    "command": "quaver bench x",
+    "python": "3.11",
+    "date": "2026-01-01 00:00 UTC",
+}
+
+
+def latency(engine: str, p50: float, ratio: float | None = None, case: str = "1x16") -> Row:
+    values = {"median_ms": p50, "p50_ms": p50, "p95_ms": 2 * p50, "p99_ms": 3 * p50}
+    values |= {"texts_per_second": 1000 / p50, "tokens_per_second": 16000 / p50}
+    ratios = None if ratio is None else [ratio, ratio - 0.25, ratio + 0.25]
+    return Row("latency", "mini", case, engine, 0, values, ratios, 0.99, 0.0, 5)
+
+
+def stored() -> Result:
+    rows = [
+        latency("torch-bf16", 9.0, 4.5),
+        latency(OURS, 2.0),
+        latency("openvino-int8", 5.0, 2.5),
+        latency("torch-float32", 8.0, 4.0),
+    ]
+    models = {"mini": {"describe": "384 x 6, real weights", "weights": "real", "pooling": "mean"}}
+    quality = {"mini": {OURS: {"ndcg10": 0.5, "difference": -0.002}}}
+    return Result([dict(RUN)], models, {"fastembed": "not installed; pip"}, quality, rows)
+
+
+def test_a_result_is_read_as_it_was_written(tmp_path: Path) -> None:
+    result = stored()
+    result.write(tmp_path / "new" / "results.json")
+    assert read_result(tmp_path / "new") == result
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "must be JSON"),
+        ("[]", "must be written by quaver bench"),
+        ('{"kind": "quaver bench", "format": 0}', "must have format 1"),
+        ('{"kind": "quaver bench", "format": 1}', "broken"),
+        ('{"kind": "quaver bench", "format": 1, "rows": [{"nonsense": 1}]}', "broken"),
+    ],
+)
+def test_a_broken_result_is_told(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_result(tmp_path)
+
+
+def test_merging_replaces_what_was_measured_anew_and_forgets_unused_runs() -> None:
+    result, later = stored(), stored()
+    later.runs[0]["commit"] = "def"
+    later.rows = [latency(OURS, 1.0)]
+    result.merge(later)
+    assert [row.run for row in result.rows if row.engine == OURS] == [1]
+    assert len(result.rows) == 4
+    assert {row.engine: row.values["p50_ms"] for row in result.rows}[OURS] == 1.0
+    result.add(replace(row, run=1) for row in list(result.rows))
+    result.drop_unused()
+    assert [run["commit"] for run in result.runs] == ["def"]
+    assert {row.run for row in result.rows} == {0}
+
+
+def test_the_report_holds_the_numbers_of_the_rows() -> None:
+    text = markdown(stored())
+    assert "| 1x16 | quaver-int8 | 2.00 | 4.00 | 6.00 | 0.99000 | - | 5 (0) |" in text
+    assert (
+        "| 1x16 | openvino-int8 | 5.00 | 10.0 | 15.0 | 0.99000 | **2.50** (2.25 to 2.75) |" in text
+    )
+    assert "- fastembed: not installed; pip" in text
+    assert "| quaver-int8 | 0.5000 | -0.0020 |" in text
+    assert "2 threads on CPUs 0, 1" in text
+    assert "`quaver bench x`" in text
+
+
+def test_the_summary_shows_the_fastest_form_and_a_dash_for_what_was_not_measured() -> None:
+    line = summary(stored()).splitlines()[2]
+    assert (
+        line
+        == (
+            "| mini (384 x 6, real weights) | 1 x 16 | 2.00 (0.9900) | 5.00 (0.9900) **2.50** | "
+            "5.00 (int8, 0.9900) **2.50** | - | 8.00 (float32, 0.9900) **4.00** | - |"
+        )
+        or line.count(" - |") == len(FAMILIES) - 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.1234, "0.12"), (12.34, "12.3"), (1234.5, "1,234")]
+)
+def test_numbers_have_three_digits(value: float | None, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_comparison_says_what_changed_and_what_is_only_in_one() -> None:
+    before, after = stored(), stored()
+    after.rows = [
+        latency(OURS, 1.0),
+        latency("openvino-int8", 5.0, 5.0),
+        latency(OURS, 9, None, "1x8"),
+    ]
+    found = {change.after.engine: change for change in changes(before, after)}
+    assert found[OURS].speedup == 2.0
+    assert found["openvino-int8"].speedup == 1.0
+    assert found["openvino-int8"].lead == 2.0
+    text = comparison(before, after)
+    assert "| mini | latency | 1x16 | quaver-int8 | p50 ms | 2.00 | 1.00 | 2.00 | - |" in text
+    assert "2 rows only before: torch-bf16, torch-float32" in text
+    assert "1 rows only after: quaver-int8" in text
+    assert "no row in common" in comparison(before, Result([dict(RUN)]))
+
+
+# --- The command ----------------------------------------------------------------------------------
+def bench(*arguments: object) -> Any:
+    return RUNNER.invoke(app, ["bench", *map(str, arguments)])
+
+
+@pytest.fixture
+def corpus_file(tmp_path: Path) -> Path:
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(TEXTS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets variables for libraries, which the next test shall not see; short blocks."""
+    monkeypatch.setattr(clients, "_BLOCK_SECONDS", 0.05)
+    for name in (
+        "OMP_NUM_THREADS",
+        "RAYON_NUM_THREADS",
+        "TOKENIZERS_PARALLELISM",
+        "HF_HUB_OFFLINE",
+    ):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+
+
+def quick_options(tiny_folder: Path, corpus_file: Path, out: Path) -> list[object]:
+    return [
+        *(tiny_folder, "--against", "quaver", "--corpus", corpus_file, "--count", 40),
+        *("--cases", "1x8,4x16,8x20", "--clients", "1,2", "--seconds", 0, "--rounds", 1),
+        *("--out", out, "--cache", out / "cache", "--name", "tiny"),
+    ]
+
+
+def test_the_command_measures_every_part(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    done = bench(*quick_options(tiny_folder, corpus_file, out))
+    assert done.exit_code == 0, done.output
+    result = read_result(out)
+    cases = (
+        *(("latency", "1x8"), ("throughput", "4x16"), ("throughput", "8x20")),
+        *(("text", "texts.txt, 40 texts"), ("concurrency", "1 client")),
+        *(("concurrency", "2 clients"), ("start", "start")),
+    )
+    assert {row.key for row in result.rows} == {
+        (part, "tiny", case, engine)
+        for part, case in cases
+        for engine in ("quaver-int8", "quaver-float32")
+    }
+    by_engine = {row.engine: row for row in result.rows if row.case == "4x16"}
+    assert by_engine["quaver-float32"].cosine == pytest.approx(1.0, abs=1e-5)
+    assert by_engine[OURS].ratio is None
+    assert by_engine["quaver-float32"].ratio is not None
+    assert all(row.padding == 0.0 for row in by_engine.values())
+    assert result.runs[0]["threads"] >= 1
+    assert "### Latency" in done.output
+    assert "### Start" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_adding_keeps_what_was_measured_before(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    assert bench(*options, "--parts", "latency").exit_code == 0
+    assert bench(*options, "--parts", "throughput", "--add").exit_code == 0
+    result = read_result(tmp_path / "out")
+    assert {row.part for row in result.rows} == {"latency", "throughput"}
+    assert {row.run for row in result.rows} == {0, 1}
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = calls.get_case
+
+    def interrupted(name: str, source: TextSource) -> Any:
+        if name == "4x16":
+            raise KeyboardInterrupt
+        return real(name, source)
+
+    monkeypatch.setattr(calls, "get_case", interrupted)
+    out = tmp_path / "out"
+    done = bench(*quick_options(tiny_folder, corpus_file, out))
+    assert done.exit_code == 130
+    assert f"interrupted: what was measured is in {out}" in " ".join(done.output.split())
+    assert {row.case for row in read_result(out).rows} == {"1x8"}
+    assert "1x8" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = replace(FORMS["torch-float32"], packages=("no_such_package",))
+    monkeypatch.setitem(FORMS, "torch-float32", form)
+    out = tmp_path / "out"
+    options = quick_options(tiny_folder, corpus_file, out)
+    options[2] = "torch-float32"
+    done = bench(*options, "--parts", "latency")
+    assert done.exit_code == 0, done.output
+    why = "no_such_package not installed; pip install torch transformers"
+    assert read_result(out).missing == {"torch-float32": why}
+    assert why in done.output
+
+
+@pytest.mark.parametrize("failing", ["load", "prepare"])
+def test_a_peer_that_fails_gets_a_reason_and_the_run_goes_on(
+    tiny_folder: Path,
+    corpus_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: str,
+) -> None:
+    class Peer:
+        settings: dict[str, Any] = {}  # noqa: RUF012
+
+        def __init__(self, setup: Any) -> None:
+            if failing == "load":
+                raise RuntimeError("cannot load\nand more")
+
+        def prepare(self, request: Any) -> Any:
+            raise ValueError("cannot prepare")
+
+    form = replace(FORMS["torch-float32"], packages=(), load=Peer)
+    monkeypatch.setitem(FORMS, "torch-float32", form)
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    options[2] = "torch-float32"
+    done = bench(*options, "--parts", "latency")
+    assert done.exit_code == 0, done.output
+    result = read_result(tmp_path / "out")
+    assert [row.engine for row in result.rows] == [OURS]
+    assert (
+        result.missing
+        == {
+            "load": {"torch-float32 (tiny)": "RuntimeError: cannot load ..."},
+            "prepare": {"torch-float32 (tiny, 1x8)": "ValueError: cannot prepare"},
+        }[failing]
+    )
+
+
+def test_a_case_longer_than_the_model_is_left_out(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    options[options.index("--cases") + 1] = "1x8,1x5000"
+    assert bench(*options, "--parts", "latency").exit_code == 0
+    assert "tokens at most" in read_result(tmp_path / "out").missing["every engine (tiny, 1x5000)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "bench needs a model"),
+        (["MODEL", "--threads", 5000], "--threads must be at most the CPUs"),
+        (["MODEL", "--cores", "0-99999"], "--cores must name CPUs"),
+        (["MODEL", "--cores", "x"], "--cores must name CPUs"),
+        (["MODEL", "--against", "nonsense"], "an engine must be one of quaver, openvino"),
+        (["MODEL", "--parts", "nonsense"], "a part must be one of latency"),
+        (["MODEL", "--cases", "nonsense"], "a case is TEXTSxTOKENS"),
+        (["MODEL", "--shapes", "nonsense"], "a shape must be one of small"),
+        (["MODEL", "--clients", "0"], "--clients must be numbers"),
+        (["MODEL", "--only-shapes"], "--only-shapes needs --shapes"),
+        (["no-such-folder/x/y"], "no-such-folder"),
+        (["--compare", "missing.json", "missing.json"], "cannot read results"),
+        (["--report", "missing.json"], "cannot read results"),
+    ],
+)
+def test_bad_input_is_one_line(
+    tiny_folder: Path, tmp_path: Path, arguments: list[object], message: str
+) -> None:
+    given = [str(tiny_folder) if argument == "MODEL" else argument for argument in arguments]
+    done = bench(*given, *(["--out", tmp_path / "out"] if given else []))
+    assert done.exit_code == 1, done.output
+    assert message in done.output
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_compares_and_reports_from_files(tmp_path: Path) -> None:
+    stored().write(tmp_path / "a" / "results.json")
+    done = bench("--compare", tmp_path / "a", tmp_path / "a" / "results.json")
+    assert done.exit_code == 0, done.output
+    assert "| mini | latency | 1x16 | openvino-int8 | p50 ms | 5.00 | 5.00 | 1.00 | 1.00 |" in (
+        done.output
+    )
+    assert bench("--report", tmp_path / "a").exit_code == 0
+    assert (tmp_path / "a" / "results.md").is_file()
+
+
+def test_names_of_engines_and_of_their_forms_choose() -> None:
+    assert [form.name for form in choose_forms(["torch-bf16"])] == [OURS, "torch-bf16"]
+    chosen = {form.name for form in choose_forms(["openvino", "quaver"])}
+    assert {"openvino-int8-tuned", "quaver-float32", OURS} <= chosen
+    assert len(choose_forms(())) == len(FORMS)
+
+
+def test_choosing_engines_imports_none(tiny_folder: Path) -> None:
+    code = "import sys, quaver.cli.bench; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "openvino", "onnxruntime", "matplotlib"} & set(done.stdout.split())
