@@ -8,10 +8,9 @@
 // Layouts
 //   activations   float32, row-major, one row per token, leading dimension in elements
 //   int8 rows     u8 [rows][K'], K' = K rounded up to 64; the bytes behind K hold anything, their weights are zero
-//   int8 panels   s8 [O'/64][K'/4][64][4]: 64 outputs side by side, four inputs deep. One 64-byte load is 16 outputs
-//   for
-//                 AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads the same panel as tiles (stride 256 bytes),
-//                 and Arm's dot product uses the same groups of four.
+//   int8 panels   s8 [O'/16][K'/4][16][4]: strips of 16 outputs side by side, four inputs deep; a panel is four strips.
+//                 One 64-byte load is 16 outputs for AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads 16 groups
+//                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four.
 //   float panels  f32 [O'/64][K][64]
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
 //
@@ -32,6 +31,7 @@
 namespace quaver {
 
 inline constexpr int kPanel = 64;       // outputs in a panel
+inline constexpr int kStrip = 16;       // outputs in a strip of an int8 panel
 inline constexpr int kGroup = 4;        // inputs in one 32-bit lane
 inline constexpr int kDepthStep = 64;   // K is padded to this
 inline constexpr int kMaxDepth = 65536; // see Overflow
@@ -75,17 +75,17 @@ struct AttentionHead {
 };
 
 // One head of one sequence in eight bits. The encoder owns the memory, `pack_head` fills it, `attend_int8` reads it.
-//   L' = length rounded up to 64        D' = D rounded up to 32        W = value_width(D)
+//   L' = length rounded up to 16        D' = D rounded up to 32        W = value_width(D)
 // Keys are a linear layer with one output per token, values one with an output per feature: the same tiles serve both.
 struct Int8Head {
   std::uint8_t *query;      // [length][ldq], ldq = D rounded up to 64; one scale and zero point per token
   float *query_scale;       // [length]
   std::int32_t *query_zero; // [length]
-  std::int8_t *keys;        // int8 panels [L'/64][D'/4][64][4], zero behind the last key; one scale per token
+  std::int8_t *keys;        // int8 panels [L'/16][D'/4][16][4], zero behind the last key; one scale per token
   float *key_scale;         // [L']
   float *key_sums;          // [L'], sum of a key's s8 values
-  std::int8_t *values;      // [ceil(D/W)][L'/4][W][4], zero behind the last value; one scale per feature
-  float *value_scale;       // [D rounded up to W]
+  std::int8_t *values;      // strips [W'/16][L'/4][16][4], zero behind the last value; one scale per feature
+  float *value_scale;       // [W'], W' = D rounded up to W
 };
 
 // Columns of a panel of values: a narrow head does not pay for 64 of them.
@@ -102,7 +102,7 @@ struct KernelTable {
   void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                         float *scale, std::int32_t *zero) noexcept;
 
-  // sums[r][o] = sum over k of q[r][k] * panel[k/4][o][k%4], exact int32. One panel.
+  // sums[r][o] = sum over k of q[r][k] * panel[o/16][k/4][o%16][k%4], exact int32. One panel.
   //   sums s32 [rows][64]
   void (*sum_int8)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                    std::int32_t *sums) noexcept;

@@ -17,13 +17,13 @@ Linear Linear::int8(const std::int8_t *weight, const float *scale, const float *
   for (int o = 0; o < outputs; ++o) {
     const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
     std::int8_t *target =
-        w.panels_.data() + static_cast<std::ptrdiff_t>(o / kPanel) * kPanel * depth + o % kPanel * kGroup;
+        w.panels_.data() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * kGroup;
     std::int32_t sum = 0;
     int k = 0;
     for (; k + kGroup <= inputs; k += kGroup)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kPanel, row + k, kGroup);
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, kGroup);
     if (k < inputs)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kPanel, row + k, static_cast<std::size_t>(inputs - k));
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(inputs - k));
     for (k = 0; k < inputs; ++k)
       sum += row[k];
     w.column_sums_.data()[o] = static_cast<float>(sum);

@@ -22,7 +22,7 @@ struct Tile {
     const __m256i low = _mm256_set1_epi16(0x00ff);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
-      for (int g = 0; g < groups; g += 8) { // depth is a multiple of 32: groups is one of 8
+      for (int g = 0; g < groups; g += 8) { // rows of q are padded: the last eight groups may be behind depth
         const __m256i bytes = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(q + r * ldq + g * kGroup));
         _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.even[r][g]), _mm256_and_si256(bytes, low));
         _mm256_store_si256(reinterpret_cast<__m256i *>(&pairs.odd[r][g]), _mm256_srli_epi16(bytes, 8));
@@ -52,7 +52,7 @@ struct Tile {
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * W + c * 8));
-    for (int g = 0; g < groups; ++g, panel += W * kGroup) {
+    for (int g = 0; g < groups; ++g, panel += kStrip * kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
       // Even bytes first, then odd ones: both at once need more registers than there are.
@@ -75,8 +75,8 @@ struct Tile {
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
       take_apart<R>(q + first * kGroup, ldq, groups, pairs);
-      for (int column = 0; column < W; column += 16)
-        multiply<R, W>(pairs, panel + (first * W + column) * kGroup, groups, totals + column);
+      for (int column = 0; column < W; column += kStrip)
+        multiply<R, W>(pairs, panel + column * depth + first * kStrip * kGroup, groups, totals + column);
     }
     for (int i = 0; i < R * W; ++i)
       sums[i] = totals[i];

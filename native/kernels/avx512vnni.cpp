@@ -133,11 +133,12 @@ struct Tile {
 #pragma GCC unroll 8
       for (int c = 0; c < W / 16; ++c)
         sum[r][c] = _mm512_setzero_si512();
-    for (const std::int8_t *end = panel + depth * W; panel != end; panel += W * kGroup, q += kGroup) {
+    const std::ptrdiff_t strip = depth * kStrip;
+    for (const std::int8_t *end = panel + strip; panel != end; panel += kStrip * kGroup, q += kGroup) {
       __m512i weights[W / 16];
 #pragma GCC unroll 8
       for (int c = 0; c < W / 16; ++c)
-        weights[c] = _mm512_loadu_si512(panel + c * 64);
+        weights[c] = _mm512_loadu_si512(panel + c * strip);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         std::int32_t four;

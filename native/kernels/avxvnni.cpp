@@ -22,8 +22,8 @@ struct Tile {
   template <int R, int W>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
                                     std::int32_t *sums) {
-    for (int column = 0; column < W; column += 16)
-      multiply<R, W>(q, ldq, panel + column * kGroup, depth / kGroup, sums + column);
+    for (int column = 0; column < W; column += kStrip)
+      multiply<R, W>(q, ldq, panel + column * depth, depth / kGroup, sums + column);
   }
 
   // R rows x 16 outputs.
@@ -34,7 +34,7 @@ struct Tile {
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
       sum[r][0] = sum[r][1] = _mm256_setzero_si256();
-    for (int g = 0; g < groups; ++g, panel += W * kGroup, q += kGroup) {
+    for (int g = 0; g < groups; ++g, panel += kStrip * kGroup, q += kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
 #pragma GCC unroll 8

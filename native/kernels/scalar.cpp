@@ -44,16 +44,20 @@ void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::
   }
 }
 
+// Where the weight of output o and input k lies in strips of the given depth.
+std::ptrdiff_t at_strip(int o, int k, int depth) {
+  return static_cast<std::ptrdiff_t>(o / kStrip * depth + k / kGroup * kGroup) * kStrip + o % kStrip * kGroup +
+         k % kGroup;
+}
+
 void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
               std::int32_t *sums) noexcept {
   for (int r = 0; r < rows; ++r, q += ldq, sums += kPanel) {
     for (int o = 0; o < kPanel; ++o)
       sums[o] = 0;
-    for (int k = 0; k < depth; k += kGroup) {
-      const std::int8_t *w = panel + k * kPanel;
-      for (int o = 0; o < kPanel; ++o, w += kGroup)
-        sums[o] += q[k] * w[0] + q[k + 1] * w[1] + q[k + 2] * w[2] + q[k + 3] * w[3];
-    }
+    for (int o = 0; o < kPanel; ++o)
+      for (int k = 0; k < depth; ++k)
+        sums[o] += q[k] * panel[at_strip(o, k, depth)];
   }
 }
 
@@ -129,7 +133,7 @@ float largest_magnitude(const float *x, std::ptrdiff_t step, int size) {
 }
 
 void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
-  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel), width = value_width(d);
+  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip), width = value_width(d);
   quantize_rows(head.query, head.ld, head.length, d, packed.query, round_up(d, kDepthStep), packed.query_scale,
                 packed.query_zero);
   for (int j = 0; j < padded; ++j) {
@@ -139,7 +143,7 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     for (int c = 0; c < depth; ++c) {
       const std::int8_t q =
           j < head.length && c < d && top > 1e-30f ? nearest_s8(key[c] * (127.0f / top)) : std::int8_t{0};
-      packed.keys[((j / kPanel * depth + c / kGroup * kGroup) * kPanel) + j % kPanel * kGroup + c % kGroup] = q;
+      packed.keys[at_strip(j, c, depth)] = q;
       sum += q;
     }
     packed.key_scale[j] = top / 127.0f;
@@ -151,22 +155,21 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     for (int j = 0; j < padded; ++j) {
       const std::int8_t q =
           j < head.length && top > 1e-30f ? nearest_s8(head.value[j * head.ld + c] * (127.0f / top)) : std::int8_t{0};
-      packed.values[(c / width * padded + j / kGroup * kGroup) * width + c % width * kGroup + j % kGroup] = q;
+      packed.values[at_strip(c, j, padded)] = q;
     }
   }
 }
 
 void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept {
-  const int d = head.head_size, depth = round_up(d, 32), ldq = round_up(d, kDepthStep), width = value_width(d);
-  const int padded = round_up(head.length, kPanel);
+  const int d = head.head_size, depth = round_up(d, 32), ldq = round_up(d, kDepthStep);
+  const int padded = round_up(head.length, kStrip);
   for (int r = first_row; r < last_row; ++r) {
     float top = -INFINITY;
     for (int j = 0; j < head.length; ++j) {
       std::int32_t sum = 0;
       for (int c = 0; c < depth; ++c)
-        sum += packed.query[r * ldq + c] *
-               packed.keys[((j / kPanel * depth + c / kGroup * kGroup) * kPanel) + j % kPanel * kGroup + c % kGroup];
+        sum += packed.query[r * ldq + c] * packed.keys[at_strip(j, c, depth)];
       scores[j] = (static_cast<float>(sum) - static_cast<float>(packed.query_zero[r]) * packed.key_sums[j]) *
                   packed.key_scale[j];
       top = scores[j] > top ? scores[j] : top;
@@ -179,8 +182,7 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
     for (int c = 0; c < d; ++c) {
       std::int32_t sum = 0;
       for (int j = 0; j < head.length; ++j)
-        sum += static_cast<std::int32_t>(scores[j]) *
-               packed.values[(c / width * padded + j / kGroup * kGroup) * width + c % width * kGroup + j % kGroup];
+        sum += static_cast<std::int32_t>(scores[j]) * packed.values[at_strip(c, j, padded)];
       out[r * ldo + c] = static_cast<float>(sum) * packed.value_scale[c] / total;
     }
   }

@@ -82,13 +82,13 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   static constexpr std::uint32_t kTurned = 0x80808080u; // s8 = byte ^ 0x80
 
   static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
-    const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kPanel);
+    const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
     std::uint8_t bytes[kMaxHead];
     for (int c = 0; c < depth; ++c)
       bytes[c] = 128;
     for (int j = 0; j < padded; ++j) {
       std::int8_t *target =
-          packed.keys + static_cast<std::ptrdiff_t>(j / kPanel) * kPanel * depth + j % kPanel * kGroup;
+          packed.keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * depth + j % kStrip * kGroup;
       float scale = 0.0f;
       int sum = 0;
       if (j < head.length) {
@@ -103,33 +103,39 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
         std::uint32_t four;
         __builtin_memcpy(&four, bytes + c, sizeof four);
         four = j < head.length ? four ^ kTurned : 0u;
-        __builtin_memcpy(target + static_cast<std::ptrdiff_t>(c) * kPanel, &four, sizeof four);
+        __builtin_memcpy(target + static_cast<std::ptrdiff_t>(c) * kStrip, &four, sizeof four);
       }
       packed.key_scale[j] = scale;
       packed.key_sums[j] = static_cast<float>(sum);
     }
   }
 
-  // One panel of values: columns [first, first + W) of the head, four tokens deep.
-  template <int W>
+  // One strip of values: columns [first, first + 16) of the head, four tokens deep.
   static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale) {
-    const int columns = least(W, head.head_size - first), padded = round_up(head.length, kPanel);
+    constexpr int vectors = kStrip / L::width;
+    const int columns = least(kStrip, head.head_size - first), padded = round_up(head.length, kStrip);
     const float *value = head.value + first;
-    float largest[W] = {}, factor[W];
+    V top[vectors];
+    for (V &v : top)
+      v = L::zero();
     for (int j = 0; j < head.length; ++j)
-      for (int c = 0; c < columns; ++c) {
-        const float v = value[j * head.ld + c], magnitude = v < 0.0f ? -v : v;
-        largest[c] = magnitude > largest[c] ? magnitude : largest[c];
-      }
-    for (int c = 0; c < W; ++c) {
-      scale[c] = largest[c] / 127.0f;
-      factor[c] = largest[c] > 1e-30f ? 127.0f / largest[c] : 0.0f;
+      for (int i = 0; i < vectors; ++i)
+        top[i] = L::max(top[i], L::abs(load_columns(value + j * head.ld, columns, i * L::width)));
+    float factor[kStrip];
+    for (int i = 0; i < vectors; ++i)
+      L::store(factor + i * L::width, top[i]);
+    for (int c = 0; c < kStrip; ++c) {
+      scale[c] = factor[c] / 127.0f;
+      factor[c] = factor[c] > 1e-30f ? 127.0f / factor[c] : 0.0f;
     }
-    std::uint8_t bytes[kGroup][W];
-    for (int j = 0; j < padded; j += kGroup, target += W * kGroup) {
+    std::uint8_t bytes[kGroup][kStrip];
+    for (int j = 0; j < padded; j += kGroup, target += kStrip * kGroup) {
       for (int i = 0; i < kGroup; ++i)
-        quantize_columns<W>(j + i < head.length ? value + (j + i) * head.ld : nullptr, columns, factor, bytes[i]);
-      for (int c = 0; c < W; ++c) {
+        for (int c = 0; c < kStrip; c += L::width) {
+          const V v = j + i < head.length ? load_columns(value + (j + i) * head.ld, columns, c) : L::zero();
+          L::store_u8(bytes[i] + c, L::mul(v, L::load(factor + c)), 128);
+        }
+      for (int c = 0; c < kStrip; ++c) {
         const std::uint32_t four =
             (static_cast<std::uint32_t>(bytes[0][c]) | static_cast<std::uint32_t>(bytes[1][c]) << 8 |
              static_cast<std::uint32_t>(bytes[2][c]) << 16 | static_cast<std::uint32_t>(bytes[3][c]) << 24) ^
@@ -139,36 +145,29 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     }
   }
 
-  // One row of values with a factor for each column; null is a row of zeros.
-  template <int W> static void quantize_columns(const float *x, int columns, const float *factor, std::uint8_t *bytes) {
-    for (int c = 0; c < W; c += L::width) {
-      V v = L::zero();
-      if (x != nullptr && c + L::width <= columns)
-        v = L::mul(L::load(x + c), L::load(factor + c));
-      else if (x != nullptr && c < columns)
-        v = L::mul(L::load_first(x + c, columns - c), L::load(factor + c));
-      L::store_u8(bytes + c, v, 128);
-    }
-  }
-
-  template <int W> static void pack_all_values(const AttentionHead &head, const Int8Head &packed) {
-    const int padded = round_up(head.length, kPanel);
-    for (int c = 0; c < head.head_size; c += W)
-      pack_values_int8<W>(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c);
+  // A vector from column c of a row that has `columns` of them; zero behind the last.
+  static V load_columns(const float *row, int columns, int c) {
+    return c + L::width <= columns ? L::load(row + c) : c < columns ? L::load_first(row + c, columns - c) : L::zero();
   }
 
   static void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     Linear::quantize_rows(head.query, head.ld, head.length, head.head_size, packed.query,
                           round_up(head.head_size, kDepthStep), packed.query_scale, packed.query_zero);
     pack_keys_int8(head, packed);
-    switch (value_width(head.head_size)) {
-    case 16:
-      return pack_all_values<16>(head, packed);
-    case 32:
-      return pack_all_values<32>(head, packed);
-    default:
-      return pack_all_values<64>(head, packed);
-    }
+    const int padded = round_up(head.length, kStrip), columns = round_up(head.head_size, value_width(head.head_size));
+    for (int c = 0; c < columns; c += kStrip)
+      pack_values_int8(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c);
+  }
+
+  // sums [rows][width] of `width` columns: 16, 32 or 64.
+  static void sum_columns(int width, const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *strips,
+                          int depth, std::int32_t *sums) {
+    if (width == kPanel)
+      Linear::template sum_rows<kPanel>(q, ldq, rows, strips, depth, sums);
+    else if (width == 2 * kStrip)
+      Linear::template sum_rows<2 * kStrip>(q, ldq, rows, strips, depth, sums);
+    else
+      Linear::template sum_rows<kStrip>(q, ldq, rows, strips, depth, sums);
   }
 
   // scores[r][j] = query . key / query_scale_r, for one tile of rows; highest[r] is the largest of a row.
@@ -179,14 +178,16 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     V top[Tile::rows];
     for (int r = 0; r < rows; ++r)
       top[r] = L::set(-3.0e38f);
-    for (int j = 0; j < head.length; j += kPanel) {
-      const int keys = least(kPanel, head.length - j);
-      Linear::template sum_rows<kPanel>(packed.query + row * ldq, ldq, rows,
-                                        packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth, sums);
+    for (int j = 0, width; j < head.length; j += width) {
+      const int strips = (head.length - j + kStrip - 1) / kStrip;
+      width = strips >= 4 ? kPanel : strips >= 2 ? 2 * kStrip : kStrip;
+      const int keys = least(width, head.length - j);
+      sum_columns(width, packed.query + row * ldq, ldq, rows, packed.keys + static_cast<std::ptrdiff_t>(j) * depth,
+                  depth, sums);
       for (int r = 0; r < rows; ++r) {
         const V zero = L::set(-static_cast<float>(packed.query_zero[row + r]));
         for (int c = 0; c < keys; c += L::width) {
-          const V sum = L::fma(zero, L::load(packed.key_sums + j + c), L::from_s32(sums + r * kPanel + c));
+          const V sum = L::fma(zero, L::load(packed.key_sums + j + c), L::from_s32(sums + r * width + c));
           const V score = L::mul(sum, L::load(packed.key_scale + j + c));
           L::store(scores + r * lds + j + c, score);
           top[r] = L::max(top[r], c + L::width <= keys ? score : L::first_or(score, keys - c, top[r]));
@@ -219,19 +220,18 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return static_cast<float>(L::sum_s32(total));
   }
 
-  template <int W>
   static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
                          int rows, const float *total, float *out, std::ptrdiff_t ldo) {
-    const int padded = round_up(head.length, kPanel);
-    alignas(64) std::int32_t sums[Tile::rows * W];
-    for (int first = 0; first < head.head_size; first += W) {
-      Linear::template sum_rows<W>(weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded,
-                                   padded, sums);
-      const int columns = least(W, head.head_size - first);
+    const int padded = round_up(head.length, kStrip), width = value_width(head.head_size);
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    for (int first = 0; first < head.head_size; first += width) {
+      sum_columns(width, weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded, padded, sums);
+      const int columns = least(width, head.head_size - first);
       for (int r = 0; r < rows; ++r) {
         const V factor = L::set(1.0f / total[r]);
         for (int c = 0; c < columns; c += L::width) {
-          const V v = L::mul(L::mul(L::from_s32(sums + r * W + c), L::load(packed.value_scale + first + c)), factor);
+          const V v =
+              L::mul(L::mul(L::from_s32(sums + r * width + c), L::load(packed.value_scale + first + c)), factor);
           if (c + L::width <= columns)
             L::store(out + r * ldo + first + c, v);
           else
@@ -252,17 +252,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       for (int r = 0; r < rows; ++r)
         total[r] =
             weigh_int8(scores + r * lds, head.length, highest[r], packed.query_scale[row + r], weights + r * lds);
-      float *target = out + row * ldo;
-      switch (value_width(head.head_size)) {
-      case 16:
-        mix_values<16>(head, packed, weights, lds, rows, total, target, ldo);
-        break;
-      case 32:
-        mix_values<32>(head, packed, weights, lds, rows, total, target, ldo);
-        break;
-      default:
-        mix_values<64>(head, packed, weights, lds, rows, total, target, ldo);
-      }
+      mix_values(head, packed, weights, lds, rows, total, out + row * ldo, ldo);
     }
   }
 
