@@ -18,6 +18,7 @@ from quaver.architecture import (
 )
 from quaver.errors import InputError, TokenRangeError
 from quaver.machine import choose_isa, choose_threads
+from quaver.mapped import release_pages
 from quaver.quantize import quantize_weight
 from quaver.reference import run_head
 from quaver.tokenizer import TokenBatch
@@ -84,6 +85,8 @@ class Engine:
         )
         for layer in weights.layers:
             self._add_layer(layer)
+            for linear in (layer.qkv, layer.out, layer.up, layer.down):
+                release_pages(linear.weight)
 
     def _add_layer(self, layer: LayerWeights) -> None:
         attention_norm, output_norm = _norm(layer.attention_norm), _norm(layer.output_norm)

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import WeightsError
+from quaver.mapped import release_pages
+
+_CHECKED_AT_ONCE = 1 << 20
 
 
 class NamedTensors:
@@ -102,7 +105,13 @@ class NamedTensors:
 
 def _all_finite(tensor: NDArray[Any]) -> bool:
     # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is
-    # looked at closely.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = tensor.sum(dtype=np.float32)
-    return bool(np.isfinite(total)) or bool(np.isfinite(tensor).all())
+    # looked at closely. In parts, so that a large table is never in memory as a whole.
+    values = tensor.reshape(-1)
+    for first in range(0, values.size, _CHECKED_AT_ONCE):
+        part = values[first : first + _CHECKED_AT_ONCE]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = part.sum(dtype=np.float32)
+        if not np.isfinite(total) and not np.isfinite(part).all():
+            return False
+        release_pages(part)
+    return True

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -70,21 +71,30 @@ def encode_texts(
     Raises:
         InputError: max_batch_tokens is no positive whole number, or a text is invalid.
     """
-    from tqdm import tqdm
-
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
     vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
     tokens = truncated = 0
-    hidden = not show_progress_bar or sys.stderr is None
-    with tqdm(total=len(texts), unit="text", file=sys.stderr, disable=hidden) as bar:
+    with _progress(len(texts), shown=show_progress_bar) as advance:
         for first, tokenized in _tokenized(tokenize, texts):
             tokens += tokenized.tokens
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
                 row = first + begin
                 vectors[row : row + len(batch)] = engine.encode(batch)
-                bar.update(len(batch))
+                advance(len(batch))
     return EncodeReport(vectors, tokens, truncated)
+
+
+@contextmanager
+def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Give what counts finished texts, on a bar or nowhere: a query waits for no import of tqdm."""
+    if not shown or sys.stderr is None:
+        yield lambda texts: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="text", file=sys.stderr) as bar:
+        yield bar.update
 
 
 def _tokenized(tokenize: Tokenize[Item], texts: Sequence[Item]) -> Iterator[tuple[int, TokenBatch]]:

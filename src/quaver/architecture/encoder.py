@@ -15,6 +15,7 @@ from quaver.errors import (
     PoolingError,
     UnsupportedArchitectureError,
 )
+from quaver.mapped import release_pages
 from quaver.named_tensors import NamedTensors
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
@@ -307,6 +308,8 @@ def _layer(named: NamedTensors, name: str, spec: EncoderSpec) -> LayerWeights:
         np.concatenate([part.weight for part in parts]),
         np.concatenate([p.bias for p in parts]),
     )
+    for part in parts:
+        release_pages(part.weight)
     return LayerWeights(
         qkv=qkv,
         out=_linear(named, f"{name}.attention.output.dense", hidden, hidden),
