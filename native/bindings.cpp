@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <chrono>
@@ -33,23 +34,40 @@ template <class T> quaver::Buffer<T> copy(const Vector<T> &v, int size) {
   return buffer;
 }
 
-quaver::Linear int8_linear(const Matrix<std::int8_t> &weight, const Vector<float> &scale, const Vector<float> &bias,
-                           int outputs, int inputs) {
-  require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
-              scale.shape(0) == weight.shape(0) && bias.shape(0) == weight.shape(0),
-          "a linear layer has weight (O, K), scale (O,) and bias (O,)");
-  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs);
-}
+using FloatParts = std::tuple<Matrix<float>, Vector<float>>;                     // weight, bias
+using Int8Parts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>>; // weight, scale, bias
+// The same with the scale and the zero of its input.
+using StaticParts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>, float, int>;
+using LinearParts = std::variant<FloatParts, Int8Parts, StaticParts>;
 
-quaver::Linear float_linear(const Matrix<float> &weight, const Vector<float> &bias, int outputs, int inputs) {
+quaver::Linear linear(const FloatParts &parts, int outputs, int inputs) {
+  const auto &[weight, bias] = parts;
   require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
               bias.shape(0) == weight.shape(0),
           "a linear layer has weight (O, K) and bias (O,)");
   return quaver::Linear::float32(weight.data(), bias.data(), outputs, inputs);
 }
 
-using Int8Parts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>>; // weight, scale, bias
-using FloatParts = std::tuple<Matrix<float>, Vector<float>>;                     // weight, bias
+quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs) {
+  const auto &[weight, scale, bias] = parts;
+  require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
+              scale.shape(0) == weight.shape(0) && bias.shape(0) == weight.shape(0),
+          "a linear layer has weight (O, K), scale (O,) and bias (O,)");
+  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs);
+}
+
+quaver::Linear linear(const StaticParts &parts, int outputs, int inputs) {
+  const auto &[weight, scale, bias, input_scale, input_zero] = parts;
+  require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255, "an input range has scale > 0 and zero in 0..255");
+  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs);
+  made.fix_input({input_scale, input_zero});
+  return made;
+}
+
+quaver::Linear linear(const LinearParts &parts, int outputs, int inputs) {
+  return std::visit([&](const auto &p) { return linear(p, outputs, inputs); }, parts);
+}
+
 using NormParts = std::tuple<Vector<float>, Vector<float>>;                      // gamma, beta
 
 // An encoder together with the arrays that it reads in place.
@@ -72,20 +90,15 @@ public:
             "embedding tables have the rows that the spec says");
   }
 
-  void add_int8_layer(const Int8Parts &qkv, const Int8Parts &out, const NormParts &attention_norm, const Int8Parts &up,
-                      const Int8Parts &down, const NormParts &output_norm) {
-    const auto make = [](const Int8Parts &p, int outputs, int inputs) {
-      return int8_linear(std::get<0>(p), std::get<1>(p), std::get<2>(p), outputs, inputs);
-    };
-    add_layer(make, qkv, out, attention_norm, up, down, output_norm);
-  }
-
-  void add_float32_layer(const FloatParts &qkv, const FloatParts &out, const NormParts &attention_norm,
-                         const FloatParts &up, const FloatParts &down, const NormParts &output_norm) {
-    const auto make = [](const FloatParts &p, int outputs, int inputs) {
-      return float_linear(std::get<0>(p), std::get<1>(p), outputs, inputs);
-    };
-    add_layer(make, qkv, out, attention_norm, up, down, output_norm);
+  void add_layer(const LinearParts &qkv, const LinearParts &out, const NormParts &attention_norm, const LinearParts &up,
+                 const LinearParts &down, const NormParts &output_norm) {
+    const int h = encoder_.spec().hidden, wide = encoder_.spec().intermediate;
+    encoder_.add_layer({linear(qkv, 3 * h, h),
+                        linear(out, h, h),
+                        {copy(std::get<0>(attention_norm), h), copy(std::get<1>(attention_norm), h)},
+                        linear(up, wide, h),
+                        linear(down, h, wide),
+                        {copy(std::get<0>(output_norm), h), copy(std::get<1>(output_norm), h)}});
   }
 
   void encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
@@ -125,18 +138,6 @@ private:
     throw nb::value_error("isa is one of the available instruction sets");
   }
 
-  template <class Make, class Parts>
-  void add_layer(Make make, const Parts &qkv, const Parts &out, const NormParts &attention_norm, const Parts &up,
-                 const Parts &down, const NormParts &output_norm) {
-    const int h = encoder_.spec().hidden, wide = encoder_.spec().intermediate;
-    encoder_.add_layer({make(qkv, 3 * h, h),
-                        make(out, h, h),
-                        {copy(std::get<0>(attention_norm), h), copy(std::get<1>(attention_norm), h)},
-                        make(up, wide, h),
-                        make(down, h, wide),
-                        {copy(std::get<0>(output_norm), h), copy(std::get<1>(output_norm), h)}});
-  }
-
   Matrix<float> word_, position_, token_type_; // keep the arrays alive
   quaver::Encoder encoder_;
 };
@@ -173,10 +174,7 @@ NB_MODULE(_native, m) {
       .def(nb::init<const quaver::EncoderSpec &, const std::string &, Matrix<float>, Matrix<float>, Matrix<float>,
                     const NormParts &>(),
            "spec"_a, "isa"_a, "word"_a.noconvert(), "position"_a.noconvert(), "token_type"_a.noconvert(), "norm"_a)
-      .def("add_int8_layer", &Encoder::add_int8_layer, "qkv"_a, "out"_a, "attention_norm"_a, "up"_a, "down"_a,
-           "output_norm"_a)
-      .def("add_float32_layer", &Encoder::add_float32_layer, "qkv"_a, "out"_a, "attention_norm"_a, "up"_a, "down"_a,
-           "output_norm"_a)
+      .def("add_layer", &Encoder::add_layer, "qkv"_a, "out"_a, "attention_norm"_a, "up"_a, "down"_a, "output_norm"_a)
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
            "threads"_a, "vectors"_a.noconvert())
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);

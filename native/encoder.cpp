@@ -304,7 +304,13 @@ void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int row
   std::uint8_t *q = s.quantized.resize(area(rows, ldq));
   float *scale = s.scale.resize(static_cast<std::size_t>(rows));
   std::int32_t *zero = s.zero.resize(static_cast<std::size_t>(rows));
-  kernels_.quantize_rows(x, ldx, rows, w.inputs(), q, ldq, scale, zero);
+  if (w.has_fixed_input()) {
+    kernels_.quantize_rows_fixed(x, ldx, rows, w.inputs(), w.input().scale, w.input().zero, q, ldq);
+    std::fill_n(scale, rows, w.input().scale);
+    std::fill_n(zero, rows, w.input().zero);
+  } else {
+    kernels_.quantize_rows(x, ldx, rows, w.inputs(), q, ldq, scale, zero);
+  }
   kernels_.linear_int8({q, ldq, scale, zero}, rows, w.int8_view(), first_panel, last_panel, y, ldy, act);
 }
 

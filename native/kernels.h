@@ -102,6 +102,10 @@ struct KernelTable {
   void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                         float *scale, std::int32_t *zero) noexcept;
 
+  // q = clamp(round(x / scale) + zero, 0, 255) with one scale > 0 and one zero in 0..255 for all rows; padding as above.
+  void (*quantize_rows_fixed)(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale, std::int32_t zero,
+                              std::uint8_t *q, std::ptrdiff_t ldq) noexcept;
+
   // sums[r][o] = sum over k of q[r][k] * panel[o/16][k/4][o%16][k%4], exact int32. One panel.
   //   sums s32 [rows][64]
   void (*sum_int8)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,

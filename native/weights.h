@@ -47,6 +47,12 @@ private:
   std::size_t size_ = 0;
 };
 
+// A fixed range of a layer's input: x ~ scale * (q - zero).
+struct InputRange {
+  float scale;       // > 0; 0 for a layer that finds the range of each row while running
+  std::int32_t zero; // 0..255
+};
+
 // One linear layer y = x W^T + b, in int8 or in float32.
 class Linear {
 public:
@@ -55,7 +61,12 @@ public:
   // weight f32 [outputs][inputs], bias f32 [outputs].
   static Linear float32(const float *weight, const float *bias, int outputs, int inputs);
 
+  // Quantize every row that the layer reads with one range, instead of each with its own.
+  void fix_input(InputRange range) { input_ = range; }
+
   bool is_int8() const { return panels_.size() != 0; }
+  bool has_fixed_input() const { return input_.scale > 0.0f; }
+  InputRange input() const { return input_; }
   int inputs() const { return inputs_; }
   int outputs() const { return outputs_; }
   int panels() const { return round_up(outputs_, kPanel) / kPanel; }
@@ -67,6 +78,7 @@ private:
   Linear(int outputs, int inputs);
 
   int outputs_, inputs_;
+  InputRange input_{0.0f, 0};
   Buffer<std::int8_t> panels_;
   Buffer<float> float_panels_, scale_, column_sums_, bias_;
 };

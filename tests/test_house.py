@@ -23,10 +23,11 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # The rooms, each allowed to import from the rows above its own. A package is one room.
 ORDER = (
     ("errors", "extras", "mapped"),
+    ("linear", "quantization_config"),
     ("arguments", "hub", "named_tensors", "prompts", "tokenizer", "weights_file"),
     ("model_folder",),
     ("architecture",),
-    ("quantize", "reference"),
+    ("int8", "reference"),
     ("vectors",),
     ("machine",),
     ("cpu_settings",),

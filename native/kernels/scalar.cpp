@@ -50,6 +50,19 @@ std::ptrdiff_t at_strip(int o, int k, int depth) {
          k % kGroup;
 }
 
+void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale, std::int32_t zero,
+                         std::uint8_t *q, std::ptrdiff_t ldq) noexcept {
+  const float inverse = 1.0f / scale;
+  for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
+    for (int c = 0; c < cols; ++c) {
+      const float n = std::nearbyint(x[c] * inverse) + static_cast<float>(zero);
+      q[c] = static_cast<std::uint8_t>(n < 0.0f ? 0.0f : n > 255.0f ? 255.0f : n);
+    }
+    for (int c = cols; c < round_up(cols, kDepthStep); ++c)
+      q[c] = static_cast<std::uint8_t>(zero);
+  }
+}
+
 void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
               std::int32_t *sums) noexcept {
   for (int r = 0; r < rows; ++r, q += ldq, sums += kPanel) {
@@ -208,7 +221,7 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
 
 } // namespace
 
-constinit const KernelTable scalar_kernels = {"scalar",  quantize_rows, sum_int8,  linear_int8, linear_float32,
+constinit const KernelTable scalar_kernels = {"scalar",  quantize_rows, quantize_rows_fixed, sum_int8,  linear_int8, linear_float32,
                                               pack_keys, attend,        pack_head, attend_int8, add_norm};
 
 } // namespace quaver

@@ -66,6 +66,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
   static constexpr KernelTable table(const char *name) {
     return {name,
             Linear::quantize_rows,
+            Linear::quantize_rows_fixed,
             Linear::sum_int8,
             Linear::linear_int8,
             Linear::linear_float32,

@@ -104,19 +104,35 @@ template <class L, class Tile> struct LinearKernels {
       const std::int32_t origin = L::nearest(-smallest * inverse);
       scale[r] = step;
       zero[r] = origin;
-      const V factor = L::set(inverse);
-      int c = 0;
-      for (; c < full; c += L::width)
-        L::store_u8(q + c, L::mul(L::load(x + c), factor), origin);
-      if (full < cols) {
-        std::uint8_t last[L::width];
-        L::store_u8(last, L::mul(L::load_first(x + full, cols - full), factor), origin);
-        for (; c < cols; ++c)
-          q[c] = last[c - full];
-      }
-      for (; c < round_up(cols, kDepthStep); ++c)
-        q[c] = static_cast<std::uint8_t>(origin);
+      round_row<false>(x, cols, L::set(inverse), origin, q);
     }
+  }
+
+  // q = round(x * factor) + origin, and the padding. kHold for values that may lie far outside of the range: they must
+  // not leave int32 on their way to its edge.
+  template <bool kHold> static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q) {
+    const auto scaled = [factor](V v) {
+      v = L::mul(v, factor);
+      return kHold ? L::max(L::min(v, L::set(512.0f)), L::set(-512.0f)) : v;
+    };
+    const int full = cols / L::width * L::width;
+    int c = 0;
+    for (; c < full; c += L::width)
+      L::store_u8(q + c, scaled(L::load(x + c)), origin);
+    if (full < cols) {
+      std::uint8_t last[L::width];
+      L::store_u8(last, scaled(L::load_first(x + full, cols - full)), origin);
+      for (; c < cols; ++c)
+        q[c] = last[c - full];
+    }
+    for (; c < round_up(cols, kDepthStep); ++c)
+      q[c] = static_cast<std::uint8_t>(origin);
+  }
+
+  static void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale,
+                                  std::int32_t zero, std::uint8_t *q, std::ptrdiff_t ldq) noexcept {
+    for (int r = 0; r < rows; ++r)
+      round_row<true>(x + r * ldx, cols, L::set(1.0f / scale), zero, q + r * ldq);
   }
 
   // sums [rows][W] of a panel W columns wide; rows <= R.

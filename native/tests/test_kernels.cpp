@@ -91,6 +91,30 @@ void check_close(const char *what, const KernelTable &k, const float *got, const
 const Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
                                    Activation::silu};
 
+// A fixed scale and zero: what lies outside of the range ends at its edge, however far it is.
+void test_quantize_fixed(const KernelTable &k) {
+  for (const int cols : kSizes) {
+    const int rows = 3, ldq = round_up(cols, kDepthStep);
+    Guarded<float> x(static_cast<std::size_t>(rows * cols));
+    fill_normal(x, 3.0f);
+    x[0] = 3e38f;
+    x[static_cast<std::size_t>(cols)] = -3e38f;
+    for (const std::int32_t zero : {0, 1, 117, 255}) {
+      Guarded<std::uint8_t> got(static_cast<std::size_t>(rows * ldq)), expected(got.size());
+      k.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, got.data(), ldq);
+      scalar_kernels.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, expected.data(), ldq);
+      CHECK(std::equal(got.begin(), got.end(), expected.begin()), "%s cols %d zero %d", k.name, cols, zero);
+      for (int r = 0; r < rows; ++r)
+        for (int c = 0; c < cols; ++c) {
+          const double n = std::nearbyint(double{x[static_cast<std::size_t>(r * cols + c)]} / 0.0371) + zero;
+          const double q = expected[static_cast<std::size_t>(r * ldq + c)];
+          CHECK(std::abs(q - std::min(std::max(n, 0.0), 255.0)) <= 1.0, "definition %d %d: %g", r, c, q);
+        }
+      CHECK(expected[0] == 255 && expected[static_cast<std::size_t>(ldq)] == 0, "edges %d", zero);
+    }
+  }
+}
+
 void test_linear_int8(const KernelTable &k) {
   for (const int inputs : {1, 17, 64, 65, 384}) {
     for (const int outputs : {1, 63, 64, 65, 200}) {
@@ -350,6 +374,7 @@ int main() {
     const int before = checks;
     test_sums(*k);
     test_quantize(*k);
+    test_quantize_fixed(*k);
     test_linear_int8(*k);
     test_linear_float32(*k);
     test_activations(*k);

@@ -6,8 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 _Floats: TypeAlias = NDArray[np.float32]
-_Int8Linear: TypeAlias = tuple[NDArray[np.int8], _Floats, _Floats]
-_FloatLinear: TypeAlias = tuple[_Floats, _Floats]
+# Weight and bias; weight, scale and bias; the same with the scale and zero of its input.
+LinearParts: TypeAlias = (
+    tuple[_Floats, _Floats]
+    | tuple[NDArray[np.int8], _Floats, _Floats]
+    | tuple[NDArray[np.int8], _Floats, _Floats, float, int]
+)
 _Norm: TypeAlias = tuple[_Floats, _Floats]
 
 compiler: str
@@ -53,22 +57,13 @@ class Encoder:
         token_type: _Floats,
         norm: _Norm,
     ) -> None: ...
-    def add_int8_layer(
+    def add_layer(
         self,
-        qkv: _Int8Linear,
-        out: _Int8Linear,
+        qkv: LinearParts,
+        out: LinearParts,
         attention_norm: _Norm,
-        up: _Int8Linear,
-        down: _Int8Linear,
-        output_norm: _Norm,
-    ) -> None: ...
-    def add_float32_layer(
-        self,
-        qkv: _FloatLinear,
-        out: _FloatLinear,
-        attention_norm: _Norm,
-        up: _FloatLinear,
-        down: _FloatLinear,
+        up: LinearParts,
+        down: LinearParts,
         output_norm: _Norm,
     ) -> None: ...
     def encode(

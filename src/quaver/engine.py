@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -13,13 +14,13 @@ from quaver.architecture import (
     EncoderSpec,
     EncoderWeights,
     LayerWeights,
-    LinearWeights,
     NormWeights,
 )
 from quaver.errors import InputError, TokenRangeError
+from quaver.int8 import quantize_weight
+from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.machine import choose_isa, choose_threads
 from quaver.mapped import release_pages
-from quaver.quantize import quantize_weight
 from quaver.reference import run_head
 from quaver.tokenizer import TokenBatch
 
@@ -32,7 +33,8 @@ class Engine:
 
     In "int8" the linear layers multiply u8 activations (one scale and zero point for each token)
     with s8 weights (one scale for each output), and attention quantizes its heads the same way;
-    norms and embeddings stay float32. "float32" is the same engine with float weights.
+    norms and embeddings stay float32. "float32" is the same engine with float weights. Weights that
+    are int8 already keep their integers; some of a model's layers may be int8 and others float32.
 
     A text's vector is the same bits alone, in any batch, at any position, and with any number of
     threads. Several Python threads may call `encode` at once; the work runs without the GIL. Ctrl-C
@@ -40,7 +42,7 @@ class Engine:
 
     Attributes:
         spec: the encoder.
-        precision: "int8" or "float32".
+        precision: "int8" when at least one linear layer computes in int8, else "float32".
         isa: the instruction set in use.
         threads: how many threads take part in a call at most.
     """
@@ -50,7 +52,7 @@ class Engine:
         spec: EncoderSpec,
         weights: EncoderWeights,
         *,
-        precision: Precision = "int8",
+        precision: Precision | None = "int8",
         threads: int | None = None,
         isa: str | None = None,
     ) -> None:
@@ -60,7 +62,8 @@ class Engine:
             spec: the encoder.
             weights: its weights, float32; embedding tables are read in place and stay alive with
                 the engine.
-            precision: what the linear layers compute in.
+            precision: what the linear layers compute in: "int8" quantizes those in float32,
+                "float32" dequantizes those in int8, None leaves each as it is.
             threads: at least 1; None takes the CPUs this process may use.
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
 
@@ -68,10 +71,10 @@ class Engine:
             InputError: precision or threads is outside its rule.
             InstructionSetError: isa is unknown or not available here.
         """
-        if precision not in PRECISIONS:
+        if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}")
         self.spec = spec
-        self.precision = precision
+        self.precision: Precision = "float32"
         self._head = weights.head
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
@@ -84,26 +87,21 @@ class Engine:
             _norm(weights.embedding_norm),
         )
         for layer in weights.layers:
-            self._add_layer(layer)
+            self._add_layer(layer, precision)
             for linear in (layer.qkv, layer.out, layer.up, layer.down):
                 release_pages(linear.weight)
 
-    def _add_layer(self, layer: LayerWeights) -> None:
+    def _add_layer(self, layer: LayerWeights, precision: Precision | None) -> None:
+        qkv, *others = (
+            _in_precision(linear, precision)
+            for linear in (layer.qkv, layer.out, layer.up, layer.down)
+        )
+        linears = (_scaled(qkv, _query_factor(self.spec)), *others)
+        if any(isinstance(linear, QuantizedLinear) for linear in linears):
+            self.precision = "int8"
+        native_qkv, out, up, down = map(_native_linear, linears)
         attention_norm, output_norm = _norm(layer.attention_norm), _norm(layer.output_norm)
-        if self.precision == "int8":
-            qkv, out, up, down = (
-                (q.weight, q.scale, q.bias)
-                for q in map(quantize_weight, (layer.qkv, layer.out, layer.up, layer.down))
-            )
-            factor = _query_factor(self.spec)
-            qkv = (qkv[0], qkv[1] * factor, qkv[2] * factor)
-            self._encoder.add_int8_layer(qkv, out, attention_norm, up, down, output_norm)
-            return
-        factor = _query_factor(self.spec)
-        scaled = LinearWeights(layer.qkv.weight * factor[:, None], layer.qkv.bias * factor)
-        linears = (scaled, layer.out, layer.up, layer.down)
-        qkv_f, out_f, up_f, down_f = ((linear.weight, linear.bias) for linear in linears)
-        self._encoder.add_float32_layer(qkv_f, out_f, attention_norm, up_f, down_f, output_norm)
+        self._encoder.add_layer(native_qkv, out, attention_norm, up, down, output_norm)
 
     def encode(self, batch: TokenBatch) -> NDArray[np.float32]:
         """Encode a ragged batch; one native call, GIL released.
@@ -192,6 +190,29 @@ def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
     factor = np.ones(3 * spec.hidden_size, np.float32)
     factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.hidden_size // spec.heads)
     return factor
+
+
+def _in_precision(linear: Linear, precision: Precision | None) -> Linear:
+    if precision == "float32":
+        return dequantized(linear)
+    if precision == "int8" and isinstance(linear, LinearWeights):
+        return quantize_weight(linear)
+    return linear
+
+
+def _scaled(linear: Linear, factor: NDArray[np.float32]) -> Linear:
+    """Multiply the outputs of a layer with a factor each, float32 (O,)."""
+    if isinstance(linear, QuantizedLinear):
+        return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
+    return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
+
+
+def _native_linear(linear: Linear) -> _native.LinearParts:
+    if isinstance(linear, LinearWeights):
+        return linear.weight, linear.bias
+    if linear.input is None:
+        return linear.weight, linear.scale, linear.bias
+    return linear.weight, linear.scale, linear.bias, linear.input.scale, linear.input.zero
 
 
 def _native_spec(spec: EncoderSpec) -> _native.EncoderSpec:

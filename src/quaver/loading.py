@@ -16,6 +16,7 @@ from quaver.arguments import check_range
 from quaver.engine import PRECISIONS, Engine, Precision
 from quaver.errors import InputError, PoolingError
 from quaver.model_folder import ModelFolder
+from quaver.quantization_config import is_quantized
 from quaver.tokenizer import Tokenizer
 
 
@@ -106,10 +107,11 @@ def _load(
         lowercase=folder.lowercase,
     )
     tokenizer.require_vocabulary(spec.vocab_size)
+    quantized = is_quantized(folder.config)
     engine = Engine(
         replace(spec, normalize=False),
         encoder_weights(spec, folder.tensors()),
-        precision=precision,
+        precision=None if quantized and precision == "int8" else precision,
         threads=threads,
         isa=isa,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import WeightsError
+from quaver.linear import InputRange, Linear, LinearPart, LinearWeights, QuantizedLinear
 from quaver.mapped import release_pages
 
 _CHECKED_AT_ONCE = 1 << 20
@@ -59,6 +60,66 @@ class NamedTensors:
             WeightsError: it is missing, has another shape, holds no floats, or holds NaN or
                 infinity.
         """
+        tensor = self._take(name, shape)
+        full = self._prefix + name
+        if tensor.dtype != np.float32:
+            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
+        if not _all_finite(tensor):
+            raise WeightsError(
+                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged "
+                "or training diverged"
+            )
+        return np.ascontiguousarray(tensor)
+
+    def linear(self, name: str, rows: int, columns: int) -> Linear:
+        """Take a linear layer, in float32 or in int8 as the file has it.
+
+        In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
+        (O, 1), and for a fixed input range `input_scale` and `input_zero_point`, one value each.
+
+        Args:
+            name: its name without the prefix and without ".weight".
+            rows: O.
+            columns: K.
+
+        Returns:
+            The layer.
+
+        Raises:
+            WeightsError: a tensor is missing, has another shape or dtype, is not finite, or a scale
+                is not positive.
+        """
+        parts = (LinearPart(self._prefix + name, rows),)
+        bias = self.take(f"{name}.bias", rows)
+        if f"{name}.weight_scale" not in self:
+            return LinearWeights(self.take(f"{name}.weight", rows, columns), bias, parts)
+        weight = self._take(f"{name}.weight", (rows, columns))
+        if weight.dtype != np.int8:
+            raise WeightsError(
+                f"tensor {parts[0].name}.weight has a weight_scale and must hold int8: got "
+                f"{weight.dtype}"
+            )
+        scale = self._positive(f"{name}.weight_scale", rows, 1)[:, 0]
+        fixed = self._input_range(name) if f"{name}.input_scale" in self else None
+        return QuantizedLinear(np.ascontiguousarray(weight), scale, bias, fixed, parts)
+
+    def _input_range(self, name: str) -> InputRange:
+        zero = 0
+        if f"{name}.input_zero_point" in self:
+            point = self._take(f"{name}.input_zero_point", (1,))
+            if point.dtype != np.int8:
+                raise WeightsError(f"{name}.input_zero_point must hold int8: got {point.dtype}")
+            zero = int(point[0])
+        # The file counts from -128, the kernels from 0.
+        return InputRange(float(self._positive(f"{name}.input_scale", 1)[0]), zero + 128)
+
+    def _positive(self, name: str, *shape: int) -> NDArray[np.float32]:
+        values = self.take(name, *shape)
+        if not (values > 0).all():
+            raise WeightsError(f"tensor {self._prefix}{name} must hold positive scales")
+        return values
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
         full = self._prefix + name
         if full not in self._tensors and name in self._tensors:
             full = name
@@ -72,15 +133,8 @@ class NamedTensors:
             raise WeightsError(
                 f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
             )
-        if tensor.dtype != np.float32:
-            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
-        if not _all_finite(tensor):
-            raise WeightsError(
-                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged "
-                "or training diverged"
-            )
         self._taken.add(full)
-        return np.ascontiguousarray(tensor)
+        return tensor
 
     def require_all_taken(self, part: str, owner: str) -> None:
         """Check that nothing of a part of the model was left over.

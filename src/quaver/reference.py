@@ -6,7 +6,7 @@ Written to be read, not to be fast. T tokens in the batch, N sequences, H hidden
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -16,16 +16,23 @@ from quaver.architecture import (
     EncoderSpec,
     EncoderWeights,
     LayerWeights,
-    LinearWeights,
     NormWeights,
 )
 from quaver.architecture.head import HeadActivation
+from quaver.linear import Linear, LinearWeights, dequantized
 from quaver.tokenizer import TokenBatch
 
 FloatArray = NDArray[np.float32]
+ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
 
 
-def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
+def encode(
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    batch: TokenBatch,
+    *,
+    apply: ApplyLinear | None = None,
+) -> FloatArray:
     """Run the whole encoder: tokens to one vector for each sequence.
 
     Formula:
@@ -36,17 +43,23 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Flo
         spec: the encoder.
         weights: its weights.
         batch: N sequences; ids in [0, V), lengths in [1, P].
+        apply: runs a linear layer of the encoder instead of `linear`: to look at what it reads, or
+            to round it.
 
     Returns:
         float32 (N, spec.outputs).
     """
-    pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
+    pooled = pool(spec, hidden_states(spec, weights, batch, apply=apply)[-1], batch.offsets)
     vectors = run_head(spec, weights.head, pooled)
     return normalized(vectors) if spec.normalize else vectors
 
 
 def hidden_states(
-    spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    batch: TokenBatch,
+    *,
+    apply: ApplyLinear | None = None,
 ) -> list[FloatArray]:
     """Run the layers and keep what each one gives.
 
@@ -57,13 +70,14 @@ def hidden_states(
         spec: the encoder.
         weights: its weights.
         batch: N sequences of T tokens together.
+        apply: see `encode`.
 
     Returns:
         layers + 1 arrays float32 (T, H): the embeddings, then the output of each layer.
     """
     states = [embed(spec, weights, batch)]
     for layer in weights.layers:
-        states.append(run_layer(spec, layer, states[-1], batch.offsets))
+        states.append(run_layer(spec, layer, states[-1], batch.offsets, apply=apply))
     return states
 
 
@@ -77,7 +91,12 @@ def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Floa
 
 
 def run_layer(
-    spec: EncoderSpec, layer: LayerWeights, x: FloatArray, offsets: NDArray[np.int32]
+    spec: EncoderSpec,
+    layer: LayerWeights,
+    x: FloatArray,
+    offsets: NDArray[np.int32],
+    *,
+    apply: ApplyLinear | None = None,
 ) -> FloatArray:
     """Run one layer, norm after the residual.
 
@@ -89,20 +108,23 @@ def run_layer(
         layer: the layer's weights.
         x: float32 (T, H).
         offsets: int32 (N + 1,).
+        apply: see `encode`.
 
     Returns:
         float32 (T, H).
     """
-    context = attention(linear(x, layer.qkv), offsets, spec.heads)
-    a = layer_norm(x + linear(context, layer.out), layer.attention_norm, spec.norm_eps)
-    inner = activate(linear(a, layer.up), spec.activation)
-    return layer_norm(a + linear(inner, layer.down), layer.output_norm, spec.norm_eps)
+    apply = apply or linear
+    context = attention(apply(x, layer.qkv), offsets, spec.heads)
+    a = layer_norm(x + apply(context, layer.out), layer.attention_norm, spec.norm_eps)
+    inner = activate(apply(a, layer.up), spec.activation)
+    return layer_norm(a + apply(inner, layer.down), layer.output_norm, spec.norm_eps)
 
 
-def linear(x: FloatArray, weights: LinearWeights) -> FloatArray:
-    """Return x @ weight.T + bias: float32 (T, K) to (T, O)."""
-    y: FloatArray = x @ weights.weight.T
-    return y + weights.bias
+def linear(x: FloatArray, weights: Linear) -> FloatArray:
+    """Return x @ weight.T + bias: float32 (T, K) to (T, O); int8 weights are dequantized."""
+    exact = dequantized(weights)
+    y: FloatArray = x @ exact.weight.T
+    return y + exact.bias
 
 
 def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:

@@ -15,6 +15,7 @@ from quaver.errors import (
     PoolingError,
     UnsupportedArchitectureError,
 )
+from quaver.linear import Linear, LinearWeights, dequantized, stacked
 from quaver.mapped import release_pages
 from quaver.named_tensors import NamedTensors
 
@@ -44,7 +45,6 @@ _REQUIRED_OPTIONS: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False, None),
     "is_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),
-    "quantization_config": (None,),
 }
 
 
@@ -91,14 +91,6 @@ class EncoderSpec:
 
 
 @dataclass(frozen=True)
-class LinearWeights:
-    """y = x @ weight.T + bias: weight float32 (O, K), bias float32 (O,)."""
-
-    weight: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
 class NormWeights:
     """LayerNorm: gamma float32 (H,), beta float32 (H,)."""
 
@@ -119,11 +111,11 @@ class LayerWeights:
         output_norm: behind `down` and its residual.
     """
 
-    qkv: LinearWeights
-    out: LinearWeights
+    qkv: Linear
+    out: Linear
     attention_norm: NormWeights
-    up: LinearWeights
-    down: LinearWeights
+    up: Linear
+    down: Linear
     output_norm: NormWeights
 
 
@@ -301,21 +293,18 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
 def _layer(named: NamedTensors, name: str, spec: EncoderSpec) -> LayerWeights:
     hidden, inner = spec.hidden_size, spec.intermediate_size
     parts = [
-        _linear(named, f"{name}.attention.self.{part}", hidden, hidden)
+        named.linear(f"{name}.attention.self.{part}", hidden, hidden)
         for part in ("query", "key", "value")
     ]
-    qkv = LinearWeights(
-        np.concatenate([part.weight for part in parts]),
-        np.concatenate([p.bias for p in parts]),
-    )
+    qkv = stacked(parts)
     for part in parts:
         release_pages(part.weight)
     return LayerWeights(
         qkv=qkv,
-        out=_linear(named, f"{name}.attention.output.dense", hidden, hidden),
+        out=named.linear(f"{name}.attention.output.dense", hidden, hidden),
         attention_norm=_norm(named, f"{name}.attention.output.LayerNorm", hidden),
-        up=_linear(named, f"{name}.intermediate.dense", inner, hidden),
-        down=_linear(named, f"{name}.output.dense", hidden, inner),
+        up=named.linear(f"{name}.intermediate.dense", inner, hidden),
+        down=named.linear(f"{name}.output.dense", hidden, inner),
         output_norm=_norm(named, f"{name}.output.LayerNorm", hidden),
     )
 
@@ -323,14 +312,8 @@ def _layer(named: NamedTensors, name: str, spec: EncoderSpec) -> LayerWeights:
 def _head(named: NamedTensors, spec: EncoderSpec) -> tuple[LinearWeights, ...]:
     columns = [spec.hidden_size, *(step.outputs for step in spec.head)]
     return tuple(
-        _linear(named, step.name, step.outputs, inputs)
+        dequantized(named.linear(step.name, step.outputs, inputs))
         for step, inputs in zip(spec.head, columns, strict=False)
-    )
-
-
-def _linear(named: NamedTensors, name: str, rows: int, columns: int) -> LinearWeights:
-    return LinearWeights(
-        named.take(f"{name}.weight", rows, columns), named.take(f"{name}.bias", rows)
     )
 
 

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import LinearWeights
+from quaver.linear import InputRange, LinearWeights, QuantizedLinear
 
 _TINY = np.finfo(np.float32).tiny
-
-
-@dataclass(frozen=True)
-class QuantizedLinear:
-    """A linear layer in int8.
-
-    Attributes:
-        weight: int8 (O, K), in [-127, 127].
-        scale: float32 (O,), positive; weight * scale[:, None] is the float weight.
-        bias: float32 (O,).
-    """
-
-    weight: NDArray[np.int8]
-    scale: NDArray[np.float32]
-    bias: NDArray[np.float32]
 
 
 def quantize_weight(linear: LinearWeights) -> QuantizedLinear:
@@ -51,13 +34,13 @@ def quantize_weight(linear: LinearWeights) -> QuantizedLinear:
         scaled = weight[rows] / scale[rows, None]
         np.rint(scaled, out=scaled)
         quantized[rows] = scaled
-    return QuantizedLinear(quantized, scale, linear.bias)
+    return QuantizedLinear(quantized, scale, linear.bias, parts=linear.parts)
 
 
 def quantize_rows(
-    x: NDArray[np.float32],
+    x: NDArray[np.float32], fixed: InputRange | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.int32]]:
-    """Quantize activations, asymmetric, one scale and one zero point for each token.
+    """Quantize activations, asymmetric; one scale and one zero point for each token, or fixed ones.
 
     Formula:
         low = min(0, min x), high = max(0, max x), scale = (high - low) / 255 (1 for a row of
@@ -65,11 +48,17 @@ def quantize_rows(
 
     Args:
         x: float32 (T, K), finite.
+        fixed: scale and zero of a static layer, instead of the row's own; values outside its range
+            end at its edge.
 
     Returns:
         q uint8 (T, K), scale float32 (T,), zero int32 (T,) in [0, 255]; (q - zero) * scale is x
         within one scale.
     """
+    if fixed is not None:
+        scale = np.full(len(x), fixed.scale, np.float32)
+        q = np.clip(np.rint(x / scale[:, None]) + np.float32(fixed.zero), 0, 255)
+        return q.astype(np.uint8), scale, np.full(len(x), fixed.zero, np.int32)
     low, high = x.min(axis=1, initial=0), x.max(axis=1, initial=0)
     width = (high - low) / np.float32(255)
     scale = np.where(high > low, np.maximum(width, _TINY), np.float32(1))
@@ -92,7 +81,7 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     Returns:
         float32 (T, O).
     """
-    q, scale, zero = quantize_rows(x)
+    q, scale, zero = quantize_rows(x, weights.input)
     wide = weights.weight.astype(np.int32)
     sums = q.astype(np.int32) @ wide.T - zero[:, None] * wide.sum(axis=1)
     y: NDArray[np.float32] = scale[:, None] * weights.scale * sums.astype(np.float32)

@@ -1,0 +1,104 @@
+"""quantization_config in config.json: what the int8 layers of a model folder are, read and written.
+
+The layout is `int-quantized` of compressed-tensors, so a folder that Quaver writes is one that
+transformers, vLLM and others read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from quaver.errors import UnsupportedArchitectureError
+
+METHOD, FORMAT = "compressed-tensors", "int-quantized"
+_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+
+
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json describes a model that is quantized already, checked.
+
+    Args:
+        config: config.json of the model.
+
+    Raises:
+        UnsupportedArchitectureError: it is quantized in a way that Quaver does not run.
+    """
+    described = config.get("quantization_config")
+    if described is None:
+        return False
+    if not isinstance(described, Mapping) or described.get("quant_method") != METHOD:
+        _refuse("quant_method", METHOD, described)
+    if described.get("format") != FORMAT:
+        _refuse("format", FORMAT, described)
+    groups = described.get("config_groups")
+    if not isinstance(groups, Mapping) or not groups:
+        _refuse("config_groups", "at least one group", described)
+    for group in groups.values():
+        _check_group(group)
+    return True
+
+
+def _check_group(group: Any) -> None:
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    if not isinstance(weights, Mapping) or any(
+        weights.get(key) != value for key, value in _WEIGHTS.items()
+    ):
+        _refuse("weights", _WEIGHTS, group)
+    inputs = group.get("input_activations")
+    if not isinstance(inputs, Mapping) or inputs.get("num_bits") != 8:
+        _refuse("input_activations", "8 bits", group)
+    strategy = "token" if inputs.get("dynamic") else "tensor"
+    if inputs.get("strategy") != strategy or inputs.get("type") != "int":
+        _refuse("input_activations", f"int by {strategy}", group)
+    if group.get("output_activations") is not None:
+        _refuse("output_activations", None, group)
+
+
+def _refuse(key: str, supported: object, got: object) -> None:
+    raise UnsupportedArchitectureError(
+        f"quantization_config of config.json is supported with {key}: {supported}; got {got}; take "
+        "the model as it was before and quantize it with `quaver quantize`"
+    )
+
+
+def quantization_config(
+    dynamic: Iterable[str], static: Iterable[str], left: Iterable[str]
+) -> dict[str, Any]:
+    """Describe int8 layers for config.json.
+
+    Args:
+        dynamic: full names of int8 layers whose input gets a range for each token.
+        static: full names of int8 layers with one input range.
+        left: full names of the linear layers that stay in floats.
+
+    Returns:
+        The value of "quantization_config".
+    """
+    groups: dict[str, Any] = {}
+    for names, inputs in (
+        (dynamic, {"strategy": "token", "dynamic": True}),
+        (static, {"strategy": "tensor", "dynamic": False}),
+    ):
+        targets = [_pattern(name) for name in names]
+        if targets:
+            groups[f"group_{len(groups)}"] = {
+                "targets": targets,
+                "weights": {**_WEIGHTS, "dynamic": False},
+                "input_activations": {"num_bits": 8, "type": "int", "symmetric": False, **inputs},
+                "output_activations": None,
+                "format": FORMAT,
+            }
+    return {
+        "quant_method": METHOD,
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": [_pattern(name) for name in left],
+    }
+
+
+def _pattern(name: str) -> str:
+    # A model class puts its own prefix before a name ("bert."), or leaves out the file's.
+    return "re:(.*\\.)?" + re.escape(name) + "$"
