@@ -36,6 +36,7 @@ ORDER = (
     ("embedder",),
     ("ranker",),
     ("passages",),
+    ("quantization",),
     ("store",),
     ("update",),
     ("index",),
@@ -56,6 +57,7 @@ MADE_AROUND = {
     "cli.info": {"typer", "rich"},
     "cli.options": {"typer"},
     "terminal": {"rich", "tqdm"},
+    "cli.quantize": {"typer", "rich"},
     "passages.html": {"bs4"},
     "passages.markdown": {"markdown_it"},
     "passages.split": {"semantic_text_splitter"},
@@ -174,8 +176,10 @@ def test_the_public_names_are_these() -> None:
         "Hit",
         "Index",
         "Passage",
+        "QuantizationReport",
         "Ranked",
         "info",
+        "quantize",
     }
 
 

@@ -6,6 +6,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from quaver.errors import (
+    CalibrationError,
     DocumentError,
     EngineError,
     InputError,
@@ -14,6 +15,7 @@ from quaver.errors import (
     ModelFolderError,
     ModelNotFoundError,
     PoolingError,
+    QuantizationError,
     QuaverError,
     StoreError,
     StoreExistsError,
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from quaver.index import Index
     from quaver.machine import info
     from quaver.passages import Passage
+    from quaver.quantization import QuantizationReport, quantize
     from quaver.ranker import BiEncoderRanker, CrossEncoder, Ranked
     from quaver.store import Hit
 
@@ -46,11 +49,14 @@ _HOMES = {
     "Index": "quaver.index",
     "Passage": "quaver.passages",
     "Ranked": "quaver.ranker",
+    "QuantizationReport": "quaver.quantization",
     "info": "quaver.machine",
+    "quantize": "quaver.quantization",
 }
 
 __all__ = [
     "BiEncoderRanker",
+    "CalibrationError",
     "CrossEncoder",
     "DocumentError",
     "Embedder",
@@ -64,6 +70,8 @@ __all__ = [
     "ModelNotFoundError",
     "Passage",
     "PoolingError",
+    "QuantizationError",
+    "QuantizationReport",
     "QuaverError",
     "Ranked",
     "StoreError",
@@ -77,6 +85,7 @@ __all__ = [
     "UnsupportedArchitectureError",
     "WeightsError",
     "info",
+    "quantize",
 ]
 
 

@@ -22,6 +22,22 @@ def check_range(name: str, value: int, largest: int) -> None:
         raise InputError(f"{name} must be a whole number from 1 to {largest}: got {value!r}")
 
 
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check that a value is one of a few.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        choices: the values allowed.
+
+    Raises:
+        InputError: value is none of them.
+    """
+    allowed = list(choices)
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}: got {value!r}")
+
+
 def text_list(texts: Iterable[str]) -> list[str]:
     """Make a list of texts of what the caller gave.
 

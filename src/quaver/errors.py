@@ -12,6 +12,8 @@
     │   └── TokenRangeError                a token, token type or position id is outside its table
     ├── EngineError                        the native engine cannot run as asked
     │   └── InstructionSetError            the instruction set is unknown, or this machine lacks it
+    ├── QuantizationError                  a model cannot be quantized as asked, or the result not written
+    │   └── CalibrationError               the calibration text is missing, unreadable or too little
     ├── DocumentError                      a document, or a folder of documents, cannot be read
     └── StoreError                         a store cannot be used
         ├── StoreNotFoundError             nothing is stored at this path
@@ -74,6 +76,14 @@ class EngineError(QuaverError):
 
 class InstructionSetError(EngineError):
     """The instruction set is unknown, or this CPU or operating system lacks it."""
+
+
+class QuantizationError(QuaverError):
+    """A model cannot be quantized as asked, or the result cannot be written."""
+
+
+class CalibrationError(QuantizationError):
+    """The calibration text is missing, unreadable, too little, or does not reach a layer."""
 
 
 class DocumentError(QuaverError):

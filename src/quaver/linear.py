@@ -16,12 +16,19 @@ class LinearPart:
     """Rows of a layer that are a tensor of their own in the model file.
 
     Attributes:
-        name: full name in the file, without ".weight".
+        name: its name in the bare encoder, without ".weight".
         rows: its outputs.
+        prefix: what the file puts before the name ("bert.").
     """
 
     name: str
     rows: int
+    prefix: str = ""
+
+    @property
+    def stored(self) -> str:
+        """The name in the file."""
+        return self.prefix + self.name
 
 
 @dataclass(frozen=True)

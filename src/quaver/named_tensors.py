@@ -89,17 +89,18 @@ class NamedTensors:
             WeightsError: a tensor is missing, has another shape or dtype, is not finite, or a scale
                 is not positive.
         """
-        parts = (LinearPart(self._prefix + name, rows),)
-        bias = self.take(f"{name}.bias", rows)
+        parts = (LinearPart(name, rows, self._prefix),)
         if f"{name}.weight_scale" not in self:
-            return LinearWeights(self.take(f"{name}.weight", rows, columns), bias, parts)
+            exact = self.take(f"{name}.weight", rows, columns)
+            return LinearWeights(exact, self.take(f"{name}.bias", rows), parts)
         weight = self._take(f"{name}.weight", (rows, columns))
         if weight.dtype != np.int8:
             raise WeightsError(
-                f"tensor {parts[0].name}.weight has a weight_scale and must hold int8: got "
+                f"tensor {parts[0].stored}.weight has a weight_scale and must hold int8: got "
                 f"{weight.dtype}"
             )
         scale = self._positive(f"{name}.weight_scale", rows, 1)[:, 0]
+        bias = self.take(f"{name}.bias", rows)
         fixed = self._input_range(name) if f"{name}.input_scale" in self else None
         return QuantizedLinear(np.ascontiguousarray(weight), scale, bias, fixed, parts)
 

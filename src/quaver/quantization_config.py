@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from quaver.errors import UnsupportedArchitectureError
 
@@ -56,10 +56,10 @@ def _check_group(group: Any) -> None:
         _refuse("output_activations", None, group)
 
 
-def _refuse(key: str, supported: object, got: object) -> None:
+def _refuse(key: str, supported: object, got: object) -> NoReturn:
     raise UnsupportedArchitectureError(
-        f"quantization_config of config.json is supported with {key}: {supported}; got {got}; take "
-        "the model as it was before and quantize it with `quaver quantize`"
+        f"config.json has quantization_config={got}; supported is {key}: {supported}; take the "
+        "model as it was before and quantize it with `quaver quantize`"
     )
 
 
@@ -69,9 +69,9 @@ def quantization_config(
     """Describe int8 layers for config.json.
 
     Args:
-        dynamic: full names of int8 layers whose input gets a range for each token.
-        static: full names of int8 layers with one input range.
-        left: full names of the linear layers that stay in floats.
+        dynamic: names in the bare encoder of int8 layers whose input gets a range for each token.
+        static: names of int8 layers with one input range.
+        left: names of the linear layers that stay in floats.
 
     Returns:
         The value of "quantization_config".
@@ -100,5 +100,5 @@ def quantization_config(
 
 
 def _pattern(name: str) -> str:
-    # A model class puts its own prefix before a name ("bert."), or leaves out the file's.
+    # Model classes put prefixes of their own before a name ("bert.").
     return "re:(.*\\.)?" + re.escape(name) + "$"

@@ -18,6 +18,7 @@ from quaver.errors import (
 from quaver.linear import Linear, LinearWeights, dequantized, stacked
 from quaver.mapped import release_pages
 from quaver.named_tensors import NamedTensors
+from quaver.quantization_config import is_quantized
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean"]
@@ -168,6 +169,7 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
                 f"config.json has {key}={config[key]!r}; {model_type} is supported with "
                 f"{key}={values[0]!r}"
             )
+    is_quantized(config)  # refuses layouts that Quaver does not read
     hidden, heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     if hidden % heads:
         raise ModelFolderError(

@@ -1,0 +1,100 @@
+"""README.md of a quantized model: where it comes from, how it was made, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from quaver.quantization.convert import Recipe
+from quaver.quantization.report import LayerReport
+from quaver.quantization.texts import CalibrationTexts
+
+# `quaver evaluate` writes its table between these.
+MARKS = ("<!-- quaver evaluate: start -->", "<!-- quaver evaluate: end -->")
+_SCHEMES = {
+    "dynamic": "weights int8 with one scale per output, activations int8 with one range per token, "
+    "found while running",
+    "static": "weights int8 with one scale per output, activations int8 with one range per layer, "
+    "found on calibration text",
+}
+
+
+def model_card(
+    *,
+    name: str,
+    source: str,
+    version: str,
+    recipe: Recipe,
+    calibration: CalibrationTexts | None,
+    layers: Sequence[LayerReport],
+    loss: float | None,
+    classifier: bool,
+) -> str:
+    """Write the model card; the same for the same model, text and version.
+
+    Args:
+        name: of the new folder.
+        source: the model it was made from.
+        version: Quaver's.
+        recipe: how it was made.
+        calibration: the text it was made with, or None.
+        layers: its linear layers.
+        loss: on the calibration text, or None.
+        classifier: whether it is a cross-encoder.
+
+    Returns:
+        Markdown.
+    """
+    kept = [layer.name for layer in layers if layer.precision == "float32"]
+    rows = [("Source model", source), ("Scheme", f"{recipe.scheme}: {_SCHEMES[recipe.scheme]}")]
+    rows += [("Rounding of weights", recipe.rounding)]
+    if recipe.scheme == "static":
+        rows += [("Ranges", recipe.observer)]
+    if calibration is None:
+        rows += [("Calibration", "none")]
+    else:
+        rows += [
+            (
+                "Calibration",
+                f"{calibration.name}, {len(calibration.texts)} samples of {calibration.found}",
+            ),
+            ("Samples, sha256", f"`{calibration.digest}`"),
+        ]
+    rows += [("Kept in float32", ", ".join(f"`{name}`" for name in kept) or "no linear layer")]
+    if loss is not None:
+        what = "1 - correlation of scores" if classifier else "1 - mean cosine"
+        rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, int8 beside float32)")]
+    rows += [("Layout", "compressed-tensors, int-quantized"), ("Made with", f"Quaver {version}")]
+    table = "\n".join(f"| {what} | {value} |" for what, value in rows)
+    load = "CrossEncoder" if classifier else "Embedder"
+    start, end = MARKS
+    return f"""---
+library_name: quaver
+base_model: {source}
+base_model_relation: quantized
+tags:
+- int8
+- compressed-tensors
+---
+
+# {name}
+
+{source} in int8, for CPUs.
+
+| | |
+|---|---|
+{table}
+
+```python
+import quaver
+
+model = quaver.{load}.from_pretrained("path/to/{name}")
+```
+
+`transformers` loads it too, where `compressed-tensors` is installed.
+
+## What it costs
+
+{start}
+Not measured yet: `quaver evaluate` writes its table here.
+{end}
+"""

@@ -1,0 +1,216 @@
+"""Encoder weights to int8: each linear layer in its turn, calibrated where there is text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights
+from quaver.errors import CalibrationError
+from quaver.int8 import quantize_rows, quantize_weight
+from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
+from quaver.quantization.observers import Observer, observed_range
+from quaver.quantization.rounding import round_by_output
+from quaver.quantization.smoothing import STRENGTHS, smoothing_factors
+from quaver.reference import hidden_states
+from quaver.tokenizer import TokenBatch
+
+Scheme = Literal["dynamic", "static"]
+Rounding = Literal["nearest", "gptq"]
+SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
+ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+
+FloatArray = NDArray[np.float32]
+Place = tuple[int, str]
+"""A linear layer of the encoder: index of its layer, field of `LayerWeights`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How linear layers become int8.
+
+    Attributes:
+        scheme: "dynamic" or "static".
+        rounding: how weights are rounded; "gptq" needs calibration text.
+        observer: how a static layer's range is found.
+    """
+
+    scheme: Scheme
+    rounding: Rounding
+    observer: Observer
+
+
+@dataclass(frozen=True)
+class ConvertedLayer:
+    """What became of a linear layer.
+
+    Attributes:
+        error: mean squared error of its output on calibration text, as a part of the output's mean
+            square; None without text.
+        smoothing: strength with which outlier channels of its input went into its weights, 0 for none.
+    """
+
+    error: float | None
+    smoothing: float = 0.0
+
+
+def linear_places(weights: EncoderWeights) -> Iterator[tuple[Place, Linear]]:
+    """Yield the linear layers of the encoder, without the head, in the order they run."""
+    for index, layer in enumerate(weights.layers):
+        for field in fields(layer):
+            linear = getattr(layer, field.name)
+            if isinstance(linear, (LinearWeights, QuantizedLinear)):
+                yield (index, field.name), linear
+
+
+def with_linears(weights: EncoderWeights, changed: dict[Place, Linear]) -> EncoderWeights:
+    """Return the weights with some linear layers replaced."""
+    layers: list[LayerWeights] = []
+    for index, layer in enumerate(weights.layers):
+        changes: dict[str, Any] = {
+            name: linear for (at, name), linear in changed.items() if at == index
+        }
+        layers.append(replace(layer, **changes))
+    return replace(weights, layers=tuple(layers))
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A model in int8.
+
+    Attributes:
+        exact: the float32 weights, with the factors of smoothing moved as in `quantized`: the same
+            function as before, and each layer can take the place of its int8 form.
+        quantized: every linear layer of the encoder in int8.
+        layers: a report for each.
+    """
+
+    exact: EncoderWeights
+    quantized: EncoderWeights
+    layers: dict[Place, ConvertedLayer]
+
+
+def convert(weights: EncoderWeights) -> Converted:
+    """Quantize every linear layer of the encoder without text: dynamic, weights rounded to nearest.
+
+    Args:
+        weights: float32 weights.
+
+    Returns:
+        The model in int8.
+    """
+    places = dict(linear_places(weights))
+    made: dict[Place, Linear] = {
+        place: quantize_weight(dequantized(linear)) for place, linear in places.items()
+    }
+    layers = {place: ConvertedLayer(None) for place in places}
+    return Converted(weights, with_linears(weights, made), layers)
+
+
+def convert_calibrated(
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    recipe: Recipe,
+    batch: TokenBatch,
+    progress: Callable[[str], object],
+) -> Converted:
+    """Quantize every linear layer of the encoder on calibration text, in the order they run.
+
+    The text goes through the encoder once. A layer is quantized when it is reached, on what the
+    quantized layers before it give, and gives the quantized output itself: later layers see, and
+    can make up for, the errors of earlier ones. The batch is ragged, so there is no padding that
+    could enter a statistic.
+
+    Args:
+        spec: the encoder.
+        weights: float32 weights.
+        recipe: how.
+        batch: calibration text, at least one token.
+        progress: called with a layer's name when it is done.
+
+    Returns:
+        The model in int8.
+
+    Raises:
+        CalibrationError: a layer was not reached, or read nothing but zeros.
+    """
+    places = {id(linear): place for place, linear in linear_places(weights)}
+    made: dict[Place, Linear] = {}
+    moved: dict[Place, Linear] = {}
+    reports: dict[Place, ConvertedLayer] = {}
+
+    def apply(x: FloatArray, linear: Linear) -> FloatArray:
+        place, exact = places[id(linear)], dequantized(linear)
+        if not x.any():
+            raise CalibrationError(
+                f"{_name(exact, place)} reads nothing but zeros on the calibration text; is this "
+                "the model that the text is for?"
+            )
+        strength = 0.0
+        if recipe.scheme == "static" and _can_smooth(spec, weights, place):
+            factors, strength = smoothing_factors(exact, x, recipe.observer, STRENGTHS)
+        if strength:
+            x, exact = x / factors, replace(exact, weight=exact.weight * factors)
+            values = (place[0], "qkv")
+            made[values] = _divided(made[values], factors)
+            moved[values] = _divided(moved[values], factors)
+        quantized, y = _quantized(exact, x, recipe)
+        truth = x @ exact.weight.T + exact.bias
+        error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
+        made[place], moved[place] = quantized, exact
+        reports[place] = ConvertedLayer(error, strength)
+        progress(_name(linear, place))
+        return y
+
+    hidden_states(spec, weights, batch, apply=apply)
+    for place, linear in linear_places(weights):
+        if place not in made:
+            raise CalibrationError(
+                f"the calibration text never reached {_name(linear, place)}; every layer needs text"
+            )
+    return Converted(with_linears(weights, moved), with_linears(weights, made), reports)
+
+
+def _name(linear: Linear, place: Place) -> str:
+    return ", ".join(p.name for p in linear.parts) or f"layer {place[0]} {place[1]}"
+
+
+def _quantized(
+    linear: LinearWeights, x: FloatArray, recipe: Recipe
+) -> tuple[QuantizedLinear, FloatArray]:
+    """Quantize one layer that reads x; return it and what it gives, as the int8 engine would."""
+    fixed = None
+    if recipe.scheme == "static":
+        fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
+    q, scale, zero = quantize_rows(x, fixed)
+    read = (q.astype(np.float32) - zero[:, None]) * scale[:, None]
+    rounded = (
+        round_by_output(linear, read) if recipe.rounding == "gptq" else quantize_weight(linear)
+    )
+    quantized = replace(rounded, input=fixed)
+    y: FloatArray = read @ dequantized(quantized).weight.T
+    return quantized, y + quantized.bias
+
+
+def _can_smooth(spec: EncoderSpec, weights: EncoderWeights, place: Place) -> bool:
+    """Return whether the outlier channels of a layer's input can go into the layer before it.
+
+    They can behind attention: what it gives is linear in the values, so a factor for each feature
+    goes into the rows of the value projection. In front of the other layers stand a norm whose
+    output a residual reads too, and an activation.
+    """
+    layer = weights.layers[place[0]]
+    return place[1] == "out" and len(layer.qkv.bias) == 3 * spec.hidden_size
+
+
+def _divided(qkv: Linear, factors: FloatArray) -> Linear:
+    """Divide the values, the last outputs of qkv, by a factor each."""
+    whole = np.ones(len(qkv.bias), np.float32)
+    whole[-len(factors) :] = factors
+    if isinstance(qkv, QuantizedLinear):
+        return replace(qkv, scale=qkv.scale / whole, bias=qkv.bias / whole)
+    return replace(qkv, weight=qkv.weight / whole[:, None], bias=qkv.bias / whole)

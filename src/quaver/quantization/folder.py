@@ -1,0 +1,236 @@
+"""Writing a quantized model folder: whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.architecture import EncoderSpec, EncoderWeights
+from quaver.errors import QuantizationError
+from quaver.linear import Linear, LinearWeights, QuantizedLinear
+from quaver.model_folder import ModelFolder
+from quaver.quantization.convert import linear_places
+from quaver.quantization_config import quantization_config
+from quaver.weights_file import INDEX, SINGLE
+
+Tensors = dict[str, NDArray[Any]]
+
+_COPIED = (".json", ".txt", ".model")
+_LICENCES = ("LICENSE", "NOTICE")
+_FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+def quantized_tensors(source: Mapping[str, NDArray[Any]], weights: EncoderWeights) -> Tensors:
+    """Return the tensors of the quantized model's file.
+
+    int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, 1) and, with a fixed input range,
+    `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). Tables and layers that the encoder
+    does not run are float16, everything else is as it was.
+
+    Args:
+        source: the tensors of the model's file.
+        weights: the encoder's weights, some of its linear layers in int8.
+
+    Returns:
+        Tensors by name.
+    """
+    kept = {linear.parts[0].stored for linear in weights.head if linear.parts}
+    tensors: Tensors = {}
+    for _, linear in linear_places(weights):
+        tensors.update(_linear_tensors(linear, source))
+        kept.update(part.stored for part in linear.parts)
+    for name, tensor in source.items():
+        if name in tensors:
+            continue
+        small = tensor.ndim == 2 and name.removesuffix(".weight") not in kept
+        tensors[name] = _half(tensor) if small and tensor.dtype == np.float32 else tensor
+    return {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+
+
+def _half(tensor: NDArray[np.float32]) -> NDArray[Any]:
+    fits = np.abs(tensor).max(initial=0) <= _FLOAT16_MAX
+    return tensor.astype(np.float16) if fits else tensor
+
+
+def _linear_tensors(
+    linear: Linear, source: Mapping[str, NDArray[Any]]
+) -> Iterator[tuple[str, Any]]:
+    first = 0
+    for part in linear.parts:
+        rows = slice(first, first + part.rows)
+        first += part.rows
+        yield f"{part.stored}.weight", linear.weight[rows]
+        if f"{part.stored}.bias" in source:
+            yield f"{part.stored}.bias", linear.bias[rows]
+        if isinstance(linear, QuantizedLinear):
+            yield f"{part.stored}.weight_scale", linear.scale[rows, None]
+            if linear.input is not None:
+                scale, zero = linear.input.scale, linear.input.zero
+                yield f"{part.stored}.input_scale", np.array([scale], np.float32)
+                # The file counts from -128, the kernels from 0.
+                yield f"{part.stored}.input_zero_point", np.array([zero - 128], np.int8)
+
+
+def quantized_config(
+    config: Mapping[str, Any],
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    tensors: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return config.json of the quantized model.
+
+    Args:
+        config: config.json of the source.
+        spec: the encoder.
+        weights: its weights, some of its linear layers in int8.
+        tensors: the tensors of the new file.
+    """
+    dynamic: list[str] = []
+    static: list[str] = []
+    left = [name.removesuffix(".weight") for name in _left(weights, tensors)]
+    for _, linear in linear_places(weights):
+        names = [part.name for part in linear.parts]
+        if isinstance(linear, LinearWeights):
+            left += names
+        else:
+            (dynamic if linear.input is None else static).extend(names)
+    new = {key: value for key, value in config.items() if key != "torch_dtype"}
+    described = quantization_config(dynamic, static, [*left, *(step.name for step in spec.head)])
+    return {**new, "dtype": "float32", "quantization_config": described}
+
+
+def _left(weights: EncoderWeights, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
+    """Names of weights with a bias that are no linear layer of the encoder: poolers, other heads."""
+    prefixes = {p.prefix for _, linear in linear_places(weights) for p in linear.parts}
+    prefix = prefixes.pop() if len(prefixes) == 1 else ""
+    return [
+        name.removeprefix(prefix)
+        for name, tensor in tensors.items()
+        if name.endswith(".weight")
+        and tensor.ndim == 2
+        and tensor.dtype != np.int8
+        and f"{name.removesuffix('.weight')}.bias" in tensors
+    ]
+
+
+def write_folder(
+    target: Path, source: ModelFolder, tensors: Tensors, config: Mapping[str, Any], card: str
+) -> int:
+    """Write a model folder beside its place, then move it there in one step.
+
+    Args:
+        target: the new folder; its parent exists or can be made.
+        source: the model whose tokenizer, modules and prompts are taken over.
+        tensors: the weights.
+        config: config.json.
+        card: README.md.
+
+    Returns:
+        Bytes of the folder.
+
+    Raises:
+        QuantizationError: the folder cannot be written; nothing is left of it.
+    """
+    from safetensors.numpy import save
+
+    needed = sum(tensor.nbytes for tensor in tensors.values()) + (4 << 20)
+    with _new_folder(target, needed) as folder:
+        transformer = folder / os.path.relpath(source.transformer, source.path)
+        transformer.mkdir(parents=True, exist_ok=True)
+        for file in _companions(source):
+            place = folder / file.relative_to(source.path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, place)
+        # Through memory: the library's own writer hides which error the disk gave.
+        (transformer / SINGLE).write_bytes(save(tensors, {"format": "pt"}))
+        text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+        (transformer / "config.json").write_text(text, encoding="utf-8")
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        size = sum(path.stat().st_size for path in files)
+        for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+            _flush(path)
+    return size
+
+
+def require_new(target: Path) -> None:
+    """Check that there is nothing at the target yet.
+
+    Raises:
+        QuantizationError: there is.
+    """
+    if target.exists() or target.is_symlink():
+        raise QuantizationError(
+            f"the target must not exist yet: there is something at {target}; give another name or "
+            "remove it"
+        )
+
+
+def _companions(source: ModelFolder) -> list[Path]:
+    """List the files that a model has beside its config and its weights."""
+    left_out = {"config.json", INDEX}
+    folders: Sequence[Path] = [source.path, source.transformer]
+    modules = source.path / "modules.json"
+    if modules.is_file():
+        listed = json.loads(modules.read_text(encoding="utf-8"))
+        folders = [*folders, *(source.path / module["path"] for module in listed)]
+    found = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
+    return sorted(
+        path
+        for path in found
+        if path.is_file()
+        and (path.suffix in _COPIED or path.name.startswith(_LICENCES))
+        and not (path.parent == source.transformer and path.name in left_out)
+        and not path.name.endswith(".index.json")
+    )
+
+
+@contextmanager
+def _new_folder(target: Path, needed: int) -> Iterator[Path]:
+    """Give a folder beside the target that takes its place when the block ends, or vanishes."""
+    target = target.absolute()
+    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(target)
+        free = shutil.disk_usage(target.parent).free
+        if free < needed:
+            raise QuantizationError(
+                f"the disk of {target.parent} is full: {free / 1e6:.0f} MB are free, "
+                f"{needed / 1e6:.0f} MB are needed; make room and run it again"
+            )
+        partial.mkdir()
+        yield partial
+        require_new(target)
+        partial.rename(target)
+        _flush(target.parent)
+    except OSError as error:
+        raise QuantizationError(
+            f"cannot write {target}: {error.strerror or error}; nothing was left there"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(target: Path) -> None:
+    """Remove what earlier runs for this target left when they were killed."""
+    for path in target.parent.glob(f".{target.name}.partial-*"):
+        pid = path.name.rpartition("-")[2]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

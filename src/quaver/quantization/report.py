@@ -1,0 +1,75 @@
+"""What quantizing a model did: layers, sizes, seconds, and the loss on calibration text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Precision = Literal["dynamic", "static", "float32"]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One linear layer of the encoder.
+
+    Attributes:
+        name: of its tensors, joined by ", " where several were stacked.
+        precision: "dynamic" or "static" int8, or "float32" where it was kept.
+        error: mean squared error of its int8 output on calibration text, as a part of the output's
+            mean square; None without text.
+        smoothing: strength of SmoothQuant, 0 for none.
+        share: its part of the loss when it alone is in int8, of the sum over all layers; None where
+            it was not measured.
+    """
+
+    name: str
+    precision: Precision
+    error: float | None = None
+    smoothing: float = 0.0
+    share: float | None = None
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """What `quantize` did.
+
+    Attributes:
+        source: name of the model.
+        target: the new folder.
+        scheme: "dynamic" or "static".
+        rounding: "nearest" or "gptq".
+        observer: how static ranges were found; None for the dynamic scheme.
+        calibration: name of the calibration source, or None.
+        samples: calibration samples, 0 without.
+        digest: sha256 over the samples, or None.
+        layers: one for each linear layer of the encoder.
+        loss: 1 - the mean cosine between the int8 and the float32 vectors of the samples; of a
+            cross-encoder 1 - the correlation of its scores. None without calibration text.
+        max_loss: the bound that was asked for, or None.
+        slowdown: time of the samples with the layers that were kept in float32, divided by the time
+            with all layers in int8; None where none was kept.
+        source_bytes: size of the model's weights file or files.
+        target_bytes: size of the new folder.
+        seconds: from start to end.
+    """
+
+    source: str
+    target: str
+    scheme: str
+    rounding: str
+    observer: str | None
+    calibration: str | None
+    samples: int
+    digest: str | None
+    layers: tuple[LayerReport, ...]
+    loss: float | None
+    max_loss: float | None
+    slowdown: float | None
+    source_bytes: int
+    target_bytes: int
+    seconds: float
+
+    @property
+    def kept(self) -> tuple[LayerReport, ...]:
+        """The layers that stayed in float32."""
+        return tuple(layer for layer in self.layers if layer.precision == "float32")

@@ -1,0 +1,59 @@
+"""Rounding weights so that what a layer gives on calibration text changes least (GPTQ)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.int8 import quantize_weight
+from quaver.linear import LinearWeights, QuantizedLinear
+
+# Added to the diagonal of x^T x, as a part of its mean: texts that never use a direction must not
+# decide its rounding.
+_DAMPING = 0.01
+_BLOCK = 128
+
+
+def round_by_output(linear: LinearWeights, x: NDArray[np.float32]) -> QuantizedLinear:
+    """Quantize a weight, one input feature after the other, each error spread over those to come.
+
+    Formula:
+        the scales of `quantize_weight`; for k in the order of falling sum_t x_tk^2:
+        q_ok = round(w_ok / scale_o), and for every later j
+        w_oj -= (w_ok - scale_o q_ok) / U_kk * U_kj, U upper with U^T U = (x^T x + damping)^-1
+
+    Args:
+        linear: weight float32 (O, K).
+        x: float32 (T, K), what the layer reads, as it will read it: after quantization.
+
+    Returns:
+        The layer in int8.
+
+    Source:
+        Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+        Transformers, 2022.
+    """
+    plain = quantize_weight(linear)
+    hessian = (x.T @ x).astype(np.float64)
+    power = np.diag(hessian).copy()
+    hessian[np.diag_indices_from(hessian)] += max(_DAMPING * float(power.mean()), 1e-12)
+    order = np.argsort(-power, kind="stable")
+    upper = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
+    upper32 = upper.astype(np.float32)
+    weight = linear.weight[:, order]
+    scale = plain.scale
+    quantized = np.empty(weight.shape, np.int8)
+    columns = weight.shape[1]
+    for first in range(0, columns, _BLOCK):
+        last = min(first + _BLOCK, columns)
+        errors = np.empty((len(weight), last - first), np.float32)
+        for k in range(first, last):
+            q = np.clip(np.rint(weight[:, k] / scale), -127, 127)
+            quantized[:, k] = q
+            error = (weight[:, k] - q * scale) / upper32[k, k]
+            errors[:, k - first] = error
+            weight[:, k + 1 : last] -= error[:, None] * upper32[k, k + 1 : last]
+        weight[:, last:] -= errors @ upper32[first:last, last:]
+    natural = np.empty_like(quantized)
+    natural[:, order] = quantized
+    return QuantizedLinear(natural, scale, linear.bias, parts=linear.parts)

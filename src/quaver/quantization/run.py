@@ -1,0 +1,271 @@
+"""`quantize`: a model folder in, an int8 model folder out."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from quaver.architecture import (
+    POOLINGS,
+    EncoderSpec,
+    EncoderWeights,
+    classifier_spec,
+    encoder_spec,
+    encoder_weights,
+)
+from quaver.arguments import check_choice, check_range
+from quaver.errors import CalibrationError, InputError, QuantizationError
+from quaver.linear import Linear
+from quaver.model_folder import ModelFolder
+from quaver.quantization.card import model_card
+from quaver.quantization.convert import (
+    ROUNDINGS,
+    SCHEMES,
+    Converted,
+    Place,
+    Recipe,
+    Rounding,
+    Scheme,
+    convert,
+    convert_calibrated,
+    linear_places,
+)
+from quaver.quantization.folder import (
+    quantized_config,
+    quantized_tensors,
+    require_new,
+    write_folder,
+)
+from quaver.quantization.loss import Bounded, LossMeter, keep_within
+from quaver.quantization.observers import OBSERVERS, Observer
+from quaver.quantization.report import LayerReport, Precision, QuantizationReport
+from quaver.quantization.texts import CalibrationTexts, calibration_texts
+from quaver.quantization_config import is_quantized
+from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.weights_file import weight_files
+
+MAX_SAMPLES = 100_000
+Progress = Callable[[str], object]
+
+
+def quantize(
+    source: str | Path,
+    target: str | Path,
+    *,
+    scheme: Scheme = "dynamic",
+    calibration: str | Path | Iterable[str] | None = None,
+    samples: int = 128,
+    column: str | None = None,
+    rounding: Rounding | None = None,
+    observer: Observer = "mse",
+    max_loss: float | None = None,
+    pooling: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+    show_progress_bar: bool = False,
+) -> QuantizationReport:
+    """Write an int8 folder of a model, an embedder or a cross-encoder.
+
+    The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
+    `transformers` where compressed-tensors is installed. It appears whole or not at all. The same
+    model, text and arguments give the same bytes.
+
+    Args:
+        source: local folder, or hub id, of a model in floats.
+        target: the new folder; nothing may be there.
+        scheme: "dynamic" gives every token's activations a range of their own, found while running;
+            "static" gives each layer one range, found on calibration text.
+        calibration: text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, the id of a
+            data set, or texts; a file or data set may be followed by ":" and a column. Needed for the
+            static scheme, for "gptq" and for max_loss.
+        samples: how many texts to take from it.
+        column: the column of text.
+        rounding: how weights are rounded: "nearest", or "gptq", which changes a layer's output on
+            the text least. None takes "gptq" where there is text.
+        observer: how static ranges are found: "minmax", "percentile" or "mse".
+        max_loss: the largest loss allowed on the samples, as a part: 0.003 is 0.3 %. The loss is
+            1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
+            correlation of its scores. Layers that cost most stay in float32 until it holds.
+        pooling: "cls" or "mean", for a folder that does not say.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        token: access token of the hub.
+        show_progress_bar: a bar on stderr.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: an argument is outside its rule.
+        ModelError: the source cannot be used; see the subclasses.
+        CalibrationError: the text is missing, unreadable or too little.
+        QuantizationError: the model is quantized already, the target exists, or cannot be written.
+        ImportError: the calibration source needs a library that is not installed.
+    """
+    begin = time.perf_counter()
+    recipe = _recipe(scheme, rounding, observer, calibration is not None)
+    _check(samples, max_loss, pooling, recipe, calibration is not None)
+    target = Path(target).expanduser()
+    require_new(target)
+    folder = ModelFolder.open(
+        source, revision=revision, local_files_only=local_files_only, token=token
+    )
+    if is_quantized(folder.config):
+        raise QuantizationError(
+            f"{folder.name} is quantized already; quantize the model that it was made from"
+        )
+    spec = _spec(folder, pooling)
+    stored = folder.tensors()
+    weights = encoder_weights(spec, stored)
+    places = dict(linear_places(weights))
+    texts = None if calibration is None else calibration_texts(calibration, samples, column)
+    with _bar(show_progress_bar, len(places)) as progress:
+        converted, bounded = _converted(folder, spec, weights, recipe, texts, max_loss, progress)
+    final = converted.quantized if bounded is None else bounded.weights
+    layers = _layers(places, converted, bounded, recipe)
+    tensors = quantized_tensors(stored, final)
+    size = write_folder(
+        target,
+        folder,
+        tensors,
+        quantized_config(folder.config, spec, final, tensors),
+        model_card(
+            name=target.name,
+            source=folder.name,
+            version=version("quaver"),
+            recipe=recipe,
+            calibration=texts,
+            layers=layers,
+            loss=None if bounded is None else bounded.loss,
+            classifier=bool(spec.head),
+        ),
+    )
+    return QuantizationReport(
+        source=folder.name,
+        target=str(target),
+        scheme=scheme,
+        rounding=recipe.rounding,
+        observer=recipe.observer if scheme == "static" else None,
+        calibration=None if texts is None else texts.name,
+        samples=0 if texts is None else len(texts.texts),
+        digest=None if texts is None else texts.digest,
+        layers=layers,
+        loss=None if bounded is None else bounded.loss,
+        max_loss=max_loss,
+        slowdown=None if bounded is None else bounded.slowdown,
+        source_bytes=sum(path.stat().st_size for path in weight_files(folder.transformer)),
+        target_bytes=size,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _recipe(scheme: Scheme, rounding: Rounding | None, observer: Observer, text: bool) -> Recipe:
+    check_choice("scheme", scheme, SCHEMES)
+    check_choice("observer", observer, OBSERVERS)
+    if rounding is None:
+        rounding = "gptq" if text else "nearest"
+    check_choice("rounding", rounding, ROUNDINGS)
+    return Recipe(scheme, rounding, observer)
+
+
+def _check(
+    samples: int, max_loss: float | None, pooling: str | None, recipe: Recipe, text: bool
+) -> None:
+    check_range("samples", samples, MAX_SAMPLES)
+    if max_loss is not None and not 0 < max_loss < 1:
+        raise InputError(f"max_loss must be between 0 and 1, as 0.003 for 0.3 %: got {max_loss!r}")
+    if pooling is not None:
+        check_choice("pooling", pooling, POOLINGS)
+    wanted = {
+        "the static scheme": recipe.scheme == "static",
+        "rounding='gptq'": recipe.rounding == "gptq",
+        "max_loss": max_loss is not None,
+    }
+    for what, needs in wanted.items():
+        if needs and not text:
+            raise CalibrationError(f"{what} needs calibration text; pass calibration=")
+
+
+def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
+    classes = folder.config.get("architectures") or []
+    if any("SequenceClassification" in str(name) for name in classes):
+        return classifier_spec(folder.config)
+    return encoder_spec(
+        folder.config, pooling=folder.pooling or pooling, normalize=folder.normalize
+    )
+
+
+def _converted(
+    folder: ModelFolder,
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    recipe: Recipe,
+    texts: CalibrationTexts | None,
+    max_loss: float | None,
+    progress: Progress,
+) -> tuple[Converted, Bounded | None]:
+    if texts is None:
+        return convert(weights), None
+    batch = _tokens(folder, spec, texts)
+    converted = convert_calibrated(spec, weights, recipe, batch, progress)
+    plain = replace(spec, normalize=False)
+    meter = LossMeter(plain, weights, batch)
+    bound = 1.0 if max_loss is None else max_loss
+    return converted, keep_within(meter, converted.exact, converted.quantized, bound, progress)
+
+
+def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> TokenBatch:
+    tokenizer = Tokenizer.from_folder(
+        folder.transformer, max_length=folder.max_seq_length, lowercase=folder.lowercase
+    )
+    tokenizer.require_vocabulary(spec.vocab_size)
+    if not spec.head:
+        return tokenizer.encode(texts.texts)
+    return tokenizer.encode_pairs([_pair(text) for text in texts.texts])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """Make a query and a document of a text: its first twelve words, and the whole."""
+    return " ".join(text.split()[:12]), text
+
+
+def _layers(
+    places: dict[Place, Linear], converted: Converted, bounded: Bounded | None, recipe: Recipe
+) -> tuple[LayerReport, ...]:
+    kept = () if bounded is None else bounded.kept
+    shares = {} if bounded is None else bounded.shares
+    reports = []
+    for place, linear in places.items():
+        precision: Precision = "float32" if place in kept else recipe.scheme
+        layer = converted.layers[place]
+        reports.append(
+            LayerReport(
+                ", ".join(part.name for part in linear.parts),
+                precision,
+                layer.error,
+                layer.smoothing,
+                shares.get(place),
+            )
+        )
+    return tuple(reports)
+
+
+@contextmanager
+def _bar(shown: bool, layers: int) -> Iterator[Progress]:
+    from tqdm import tqdm
+
+    hidden = not shown or sys.stderr is None
+    with tqdm(total=layers, unit="layer", file=sys.stderr, disable=hidden) as bar:
+
+        def progress(step: str) -> None:
+            bar.set_postfix_str(step)
+            if bar.n < layers:
+                bar.update()
+
+        yield progress

@@ -1,0 +1,227 @@
+"""Calibration text: from files, folders and data sets to a fixed choice of samples."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quaver.errors import CalibrationError, DocumentError
+from quaver.extras import needs_extra
+from quaver.passages import read_document, scan_folder
+
+# Tried in this order where no column is named.
+COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
+# Rows of a streamed data set that samples are chosen from, for each sample.
+_ROWS_PER_SAMPLE = 20
+
+Row = tuple[str, Any]
+
+
+@dataclass(frozen=True)
+class CalibrationTexts:
+    """The texts that a model was calibrated with.
+
+    Attributes:
+        name: where they came from: a file's or folder's name, or a data set's id and column.
+        texts: the chosen samples.
+        found: different texts that the source holds.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+    found: int
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the chosen texts, 64 hex digits."""
+        whole = hashlib.sha256()
+        for text in self.texts:
+            whole.update(hashlib.sha256(text.encode()).digest())
+        return whole.hexdigest()
+
+
+def calibration_texts(
+    source: str | Path | Iterable[str], samples: int, column: str | None = None
+) -> CalibrationTexts:
+    """Read a calibration source and choose samples, evenly spread over its different texts.
+
+    Args:
+        source: a .jsonl, .txt (one text per line), .csv or .parquet file, a folder of documents, the
+            id of a data set ("allenai/qasper"), or texts. A file or data set may be followed by
+            ":" and a column.
+        samples: how many texts to choose, at least 1.
+        column: the column that holds text; None takes the first of `COLUMNS` that is there.
+
+    Returns:
+        The same texts for the same source and number, in its order.
+
+    Raises:
+        CalibrationError: the source cannot be read, has no such column, holds something else than
+            text, or has fewer texts than asked for.
+        ImportError: a library that the source needs is not installed.
+    """
+    if not isinstance(source, (str, Path)):
+        return _chosen("texts", ((f"texts[{i}]", t) for i, t in enumerate(source)), samples)
+    path, named = _path_and_column(source)
+    column = column or named
+    if path.is_dir():
+        return _chosen(path.name, _folder(path), samples)
+    if path.is_file():
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise CalibrationError(
+                f"a calibration file ends in {', '.join(_READERS)}: got {path.name}; a folder is "
+                "read as documents"
+            )
+        return _chosen(path.name, _file(reader, path, column), samples)
+    if path.suffix.lower() in _READERS or str(source)[0] in "./~":
+        raise CalibrationError(f"there is no calibration file or folder {path}")
+    return _chosen(str(source), _data_set(str(path), column, samples), samples)
+
+
+def _path_and_column(source: str | Path) -> tuple[Path, str | None]:
+    path = Path(source).expanduser()
+    if isinstance(source, str) and not path.exists() and ":" in source:
+        name, _, column = source.rpartition(":")
+        return Path(name).expanduser(), column
+    return path, None
+
+
+def _chosen(name: str, rows: Iterable[Row], samples: int) -> CalibrationTexts:
+    different: dict[str, None] = {}
+    for place, text in rows:
+        if not isinstance(text, str):
+            raise CalibrationError(
+                f"calibration needs texts: {place} of {name} is {type(text).__name__}; name a "
+                "column of texts"
+            )
+        if text.strip():
+            different[text.strip()] = None
+    if len(different) < samples:
+        raise CalibrationError(
+            f"calibration asks for {samples} different texts: found {len(different)} in {name}; "
+            "give more text, or ask for fewer samples"
+        )
+    texts = list(different)
+    step = len(texts) / samples
+    return CalibrationTexts(name, tuple(texts[int(i * step)] for i in range(samples)), len(texts))
+
+
+def _file(
+    reader: Callable[[Path, str | None], Iterator[Row]], path: Path, column: str | None
+) -> Iterator[Row]:
+    try:
+        yield from reader(path, column)
+    except OSError as error:
+        raise CalibrationError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CalibrationError(
+            f"{path} must be UTF-8 text: byte {error.start} is not; is it a file of texts?"
+        ) from error
+
+
+def _lines(path: Path, column: str | None) -> Iterator[Row]:
+    if column is not None:
+        raise CalibrationError(f"a .txt file has no columns: got {column!r} for {path.name}")
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if "\0" in line:
+                raise CalibrationError(f"{path} is no text: line {number} holds a NUL")
+            yield f"line {number}", line
+
+
+def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise CalibrationError(f"{path}, line {number} is no JSON: {error}") from error
+            if isinstance(row, str) and column is None:
+                yield f"line {number}", row
+                continue
+            if not isinstance(row, dict):
+                raise CalibrationError(
+                    f"{path}, line {number} must be a JSON object with a column of text: got "
+                    f"{type(row).__name__}"
+                )
+            yield f"line {number}", row[_column(list(row), column, path.name)]
+
+
+def _csv(path: Path, column: str | None) -> Iterator[Row]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        try:
+            chosen = _column(list(rows.fieldnames or []), column, path.name)
+            for row in rows:
+                yield f"line {rows.line_num}", row[chosen] or ""
+        except csv.Error as error:
+            raise CalibrationError(f"{path} is no readable CSV: {error}") from error
+
+
+def _parquet(path: Path, column: str | None) -> Iterator[Row]:
+    with needs_extra("calibration"):
+        import pyarrow
+        import pyarrow.parquet
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        chosen = _column(file.schema_arrow.names, column, path.name)
+        at = 0
+        for batch in file.iter_batches(columns=[chosen]):
+            for text in batch.column(0).to_pylist():
+                yield f"row {at}", "" if text is None else text
+                at += 1
+    except pyarrow.ArrowException as error:
+        raise CalibrationError(f"{path} is no readable Parquet: {error}") from error
+
+
+_READERS = {".jsonl": _json_lines, ".txt": _lines, ".csv": _csv, ".parquet": _parquet}
+
+
+def _folder(path: Path) -> Iterator[Row]:
+    try:
+        files = scan_folder(path).files
+    except DocumentError as error:
+        raise CalibrationError(f"no calibration text: {error}") from error
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        try:
+            document = read_document(file)
+        except DocumentError as error:
+            raise CalibrationError(f"no calibration text from {name}: {error}") from error
+        for section in document.sections:
+            yield name, document.text[section.start : section.end]
+
+
+def _data_set(name: str, column: str | None, samples: int) -> Iterator[Row]:
+    with needs_extra("calibration"):
+        import datasets
+    try:
+        rows = datasets.load_dataset(name, split="train", streaming=True)
+        for number, row in enumerate(rows.take(samples * _ROWS_PER_SAMPLE)):
+            text = row[_column(list(row), column, name)]
+            for one in text if isinstance(text, list) else [text]:
+                yield f"row {number}", one
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise CalibrationError(f"cannot read the data set {name}: {error}") from error
+
+
+def _column(found: Sequence[str], column: str | None, where: str) -> str:
+    names = ", ".join(map(str, found)) or "none"
+    if column is not None:
+        if column not in found:
+            raise CalibrationError(f"{where} has no column {column!r}; its columns: {names}")
+        return column
+    for name in COLUMNS:
+        if name in found:
+            return name
+    raise CalibrationError(
+        f"{where} has no column {' or '.join(COLUMNS)}; name one of its columns: {names}"
+    )
