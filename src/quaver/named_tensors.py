@@ -61,7 +61,7 @@ class NamedTensors:
                 infinity.
         """
         tensor = self._take(name, shape)
-        full = self._prefix + name
+        full = self._full(name)
         if tensor.dtype != np.float32:
             raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
         if not _all_finite(tensor):
@@ -89,7 +89,8 @@ class NamedTensors:
             WeightsError: a tensor is missing, has another shape or dtype, is not finite, or a scale
                 is not positive.
         """
-        parts = (LinearPart(name, rows, self._prefix),)
+        prefix = self._full(f"{name}.weight").removesuffix(f"{name}.weight")
+        parts = (LinearPart(name, rows, prefix),)
         if f"{name}.weight_scale" not in self:
             exact = self.take(f"{name}.weight", rows, columns)
             return LinearWeights(exact, self.take(f"{name}.bias", rows), parts)
@@ -109,7 +110,9 @@ class NamedTensors:
         if f"{name}.input_zero_point" in self:
             point = self._take(f"{name}.input_zero_point", (1,))
             if point.dtype != np.int8:
-                raise WeightsError(f"{name}.input_zero_point must hold int8: got {point.dtype}")
+                raise WeightsError(
+                    f"tensor {name}.input_zero_point must hold int8: got {point.dtype}"
+                )
             zero = int(point[0])
         # The file counts from -128, the kernels from 0.
         return InputRange(float(self._positive(f"{name}.input_scale", 1)[0]), zero + 128)
@@ -117,13 +120,15 @@ class NamedTensors:
     def _positive(self, name: str, *shape: int) -> NDArray[np.float32]:
         values = self.take(name, *shape)
         if not (values > 0).all():
-            raise WeightsError(f"tensor {self._prefix}{name} must hold positive scales")
+            raise WeightsError(f"tensor {self._full(name)!r} must hold positive scales")
         return values
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    def _full(self, name: str) -> str:
         full = self._prefix + name
-        if full not in self._tensors and name in self._tensors:
-            full = name
+        return name if full not in self._tensors and name in self._tensors else full
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        full = self._full(name)
         tensor = self._tensors.get(full)
         if tensor is None:
             raise WeightsError(

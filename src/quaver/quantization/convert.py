@@ -147,7 +147,7 @@ def convert_calibrated(
         place, exact = places[id(linear)], dequantized(linear)
         if not x.any():
             raise CalibrationError(
-                f"{_name(exact, place)} reads nothing but zeros on the calibration text; is this "
+                f"{layer_name(exact, place)} reads nothing but zeros on the calibration text; is this "
                 "the model that the text is for?"
             )
         strength = 0.0
@@ -163,20 +163,23 @@ def convert_calibrated(
         error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
         made[place], moved[place] = quantized, exact
         reports[place] = ConvertedLayer(error, strength)
-        progress(_name(linear, place))
+        progress(layer_name(linear, place))
         return y
 
     hidden_states(spec, weights, batch, apply=apply)
     for place, linear in linear_places(weights):
         if place not in made:
             raise CalibrationError(
-                f"the calibration text never reached {_name(linear, place)}; every layer needs text"
+                f"the calibration text never reached {layer_name(linear, place)}; every layer needs text"
             )
     return Converted(with_linears(weights, moved), with_linears(weights, made), reports)
 
 
-def _name(linear: Linear, place: Place) -> str:
-    return ", ".join(p.name for p in linear.parts) or f"layer {place[0]} {place[1]}"
+def layer_name(linear: Linear, place: Place) -> str:
+    """Return the name of a layer's tensors; "encoder.layer.0.attention.self.query+key+value"."""
+    names = [part.name for part in linear.parts] or [f"layer.{place[0]}.{place[1]}"]
+    first, *others = names
+    return "+".join([first, *(name.rpartition(".")[2] for name in others)])
 
 
 def _quantized(

@@ -13,7 +13,7 @@ class LayerReport:
     """One linear layer of the encoder.
 
     Attributes:
-        name: of its tensors, joined by ", " where several were stacked.
+        name: of its tensors; "a.query+key+value" where several were stacked.
         precision: "dynamic" or "static" int8, or "float32" where it was kept.
         error: mean squared error of its int8 output on calibration text, as a part of the output's
             mean square; None without text.

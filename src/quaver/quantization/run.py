@@ -33,6 +33,7 @@ from quaver.quantization.convert import (
     Scheme,
     convert,
     convert_calibrated,
+    layer_name,
     linear_places,
 )
 from quaver.quantization.folder import (
@@ -246,7 +247,7 @@ def _layers(
         layer = converted.layers[place]
         reports.append(
             LayerReport(
-                ", ".join(part.name for part in linear.parts),
+                layer_name(linear, place),
                 precision,
                 layer.error,
                 layer.smoothing,
