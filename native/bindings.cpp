@@ -58,7 +58,8 @@ quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs) {
 
 quaver::Linear linear(const StaticParts &parts, int outputs, int inputs) {
   const auto &[weight, scale, bias, input_scale, input_zero] = parts;
-  require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255, "an input range has scale > 0 and zero in 0..255");
+  require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255,
+          "an input range has scale > 0 and zero in 0..255");
   quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs);
   made.fix_input({input_scale, input_zero});
   return made;
@@ -68,7 +69,7 @@ quaver::Linear linear(const LinearParts &parts, int outputs, int inputs) {
   return std::visit([&](const auto &p) { return linear(p, outputs, inputs); }, parts);
 }
 
-using NormParts = std::tuple<Vector<float>, Vector<float>>;                      // gamma, beta
+using NormParts = std::tuple<Vector<float>, Vector<float>>; // gamma, beta
 
 // An encoder together with the arrays that it reads in place.
 class Encoder {

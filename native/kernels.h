@@ -102,7 +102,8 @@ struct KernelTable {
   void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                         float *scale, std::int32_t *zero) noexcept;
 
-  // q = clamp(round(x / scale) + zero, 0, 255) with one scale > 0 and one zero in 0..255 for all rows; padding as above.
+  // q = clamp(round(x / scale) + zero, 0, 255) with one scale > 0 and one zero in 0..255 for all rows; padding as
+  // above.
   void (*quantize_rows_fixed)(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale, std::int32_t zero,
                               std::uint8_t *q, std::ptrdiff_t ldq) noexcept;
 

@@ -221,7 +221,8 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
 
 } // namespace
 
-constinit const KernelTable scalar_kernels = {"scalar",  quantize_rows, quantize_rows_fixed, sum_int8,  linear_int8, linear_float32,
-                                              pack_keys, attend,        pack_head, attend_int8, add_norm};
+constinit const KernelTable scalar_kernels = {
+    "scalar",  quantize_rows, quantize_rows_fixed, sum_int8,    linear_int8, linear_float32,
+    pack_keys, attend,        pack_head,           attend_int8, add_norm};
 
 } // namespace quaver

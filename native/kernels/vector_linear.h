@@ -110,7 +110,8 @@ template <class L, class Tile> struct LinearKernels {
 
   // q = round(x * factor) + origin, and the padding. kHold for values that may lie far outside of the range: they must
   // not leave int32 on their way to its edge.
-  template <bool kHold> static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q) {
+  template <bool kHold>
+  static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q) {
     const auto scaled = [factor](V v) {
       v = L::mul(v, factor);
       return kHold ? L::max(L::min(v, L::set(512.0f)), L::set(-512.0f)) : v;
