@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quaver.bench.compare import comparison
-from quaver.bench.engines import CannotRunError, Form
+from quaver.bench.engines import CannotRunError
 from quaver.bench.engines.registry import QUICK, choose_forms
+from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.models import Model, open_model, random_model
+from quaver.bench.plots import write_plots
 from quaver.bench.progress import Progress
 from quaver.bench.quality import read_judgements
 from quaver.bench.record import describe_run
@@ -51,6 +53,7 @@ class Wishes:
     out: Path
     add: bool
     cache: Path
+    environments: Path
     command: Sequence[str]
 
 
@@ -71,7 +74,7 @@ def run(wishes: Wishes) -> None:
     file = wishes.out / "results.json"
     kept = read_result(file) if wishes.add and file.is_file() else Result()
     here = Result(runs=[describe_run(options.threads, wishes.command)])
-    forms, missing = installed(options.forms)
+    forms, elsewhere, missing = part_forms(options.forms, wishes.environments)
     here.missing |= missing
     for sentence in advice(here.runs[0]["settings"]):
         print(f"advice: {sentence}", file=sys.stderr)
@@ -90,6 +93,10 @@ def run(wishes: Wishes) -> None:
         with Progress(steps * len(models), seconds=options.seconds, least=options.least) as bar:
             for model in models:
                 measure(model, replace(options, forms=forms), here, save=save, progress=bar)
+        for name, others in elsewhere.items():
+            given = _given(wishes, options)
+            here.merge(measure_elsewhere(wishes.environments, name, others, given))
+            save()
     except CannotRunError as error:
         raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
     finally:
@@ -125,6 +132,21 @@ def _options(wishes: Wishes) -> Options:
     )
 
 
+def _given(wishes: Wishes, options: Options) -> list[str]:
+    """The options of this run for a process in another environment."""
+    given = [wishes.model, "--name", wishes.name, "--parts", ",".join(options.parts)]
+    given += ["--cases", ",".join(options.cases), "--shapes", ",".join(wishes.shapes)]
+    given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
+    given += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
+    given += ["--rounds", str(options.least), "--longest", str(options.longest)]
+    given += ["--cache", str(wishes.cache)]
+    given += ["--only-shapes"] if wishes.only_shapes else []
+    given += ["--random-ids"] if options.random_ids else []
+    given += ["--corpus", str(options.corpus)] if options.corpus else []
+    given += ["--judgements", str(wishes.judgements)] if wishes.judgements else []
+    return given
+
+
 def _models(wishes: Wishes) -> list[Model]:
     real = open_model(wishes.model, wishes.cache)
     if wishes.name:
@@ -133,24 +155,6 @@ def _models(wishes: Wishes) -> list[Model]:
         raise InputError("--only-shapes needs --shapes: name one of small, base, large")
     shapes = [random_model(shape, real) for shape in wishes.shapes]
     return shapes if wishes.only_shapes else [real, *shapes]
-
-
-def installed(forms: Sequence[Form]) -> tuple[list[Form], dict[str, str]]:
-    """Part the forms into those whose packages are here, and the reasons for the others.
-
-    Args:
-        forms: the chosen ones.
-
-    Returns:
-        Forms to measure; name to what to install.
-    """
-    here = [form for form in forms if not form.missing]
-    missing = {
-        form.name: f"{', '.join(form.missing)} not installed; {form.install}"
-        for form in forms
-        if form.missing
-    }
-    return here, missing
 
 
 def checked_threads(threads: int | None) -> int:
@@ -220,7 +224,13 @@ def report(path: Path) -> None:
     text = markdown(result)
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(text)
-    print(f"wrote results.json and results.md in {folder}", file=sys.stderr)
+    try:
+        names = [file.name for file in write_plots(result, folder)]
+    except ImportError as error:
+        print(f"no plots: {error}", file=sys.stderr)
+        names = []
+    written = ", ".join(["results.json", "results.md", *names])
+    print(f"in {folder}: {written}", file=sys.stderr)
 
 
 def compare(before: Path, after: Path) -> str:

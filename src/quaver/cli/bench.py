@@ -84,6 +84,13 @@ def bench(
         Path | None,
         typer.Option(help="Folder for what engines make of a model.", show_default=False),
     ] = None,
+    environments: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of virtual environments: engines that are not installed here run in "
+            "peers, ipex or zentorch of these."
+        ),
+    ] = Path(".envs"),
     compare_files: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -130,6 +137,7 @@ def bench(
                 out=out,
                 add=add,
                 cache=cache or _cache(),
+                environments=environments,
                 command=("quaver", *sys.argv[1:]),
             )
             run(wishes)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from quaver.cli.app import app
 from quaver.cli.options import reported_errors
+from quaver.cpu_settings import advice, cpu_settings
 from quaver.machine import info as machine_info
 
 
@@ -19,9 +20,10 @@ from quaver.machine import info as machine_info
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Show this CPU, what the engine uses of it, and versions."""
+    """Show this CPU, what the engine uses of it, settings that change the speed, and versions."""
     with reported_errors():
-        facts = machine_info()
+        settings = cpu_settings()
+        facts = {**machine_info(), **settings, "advice": advice(settings)}
         if as_json:
             print(json.dumps(facts, indent=2, default=str))
             return
@@ -35,6 +37,11 @@ def info(
 
 def _shown(value: object) -> str:
     """Writes a fact for people: of yes and no the yes, of versions name and number."""
+    if isinstance(value, list):
+        between = "; " if any(isinstance(item, str) for item in value) else ", "
+        return between.join(map(str, value)) or "none"
+    if value is None:
+        return "none"
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(

@@ -104,10 +104,14 @@ def _traced_graph(setup: Setup) -> Path:
     encoder = load_encoder(str(setup.model.folder.transformer), "eager")
 
     class Traced(torch.nn.Module):
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            hidden = encoder.embeddings(input_ids=input_ids)
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder  # a part of the module, so that its weights are initializers
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            hidden = self.encoder.embeddings(input_ids=input_ids)
             added = (1.0 - attention_mask[:, None, None, :].to(hidden.dtype)) * -10000.0
-            for layer in encoder.encoder.layer:
+            for layer in self.encoder.encoder.layer:
                 hidden = _written_out(layer, hidden, added)
             return pool(hidden, attention_mask.to(hidden.dtype), setup.model.pooling)
 

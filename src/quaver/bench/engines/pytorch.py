@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from quaver.bench.engines import CannotRunError, Engine, Form, Setup, Vectors
 from quaver.bench.engines.padded import PaddedEngine
@@ -52,6 +52,8 @@ def first_line(error: BaseException) -> str:
 def pooled_module(setup: Setup, *, attention: str = "sdpa") -> Any:
     """Return a torch module of ids and mask (B, L) that gives unit vectors: what others convert.
 
+    Its method `tokens` gives token vectors (B, L, H) of the same.
+
     Args:
         setup: see `Setup`.
         attention: see `load_encoder`.
@@ -66,13 +68,17 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa") -> Any:
             super().__init__()
             self.encoder = load_encoder(str(setup.model.folder.transformer), attention)
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             # The mask enters as the number that is added to the scores, because tracing would
             # otherwise fix whether there is padding.
-            tokens = attention_mask.to(torch.float32)
-            added = (1.0 - tokens[:, None, None, :]) * torch.finfo(torch.float32).min
-            hidden = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
-            return pool(hidden, tokens, setup.model.pooling)
+            added = 1.0 - attention_mask.to(torch.float32)[:, None, None, :]
+            added = added * torch.finfo(torch.float32).min
+            vectors = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
+            return cast(torch.Tensor, vectors)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.tokens(input_ids, attention_mask)
+            return pool(hidden, attention_mask.to(torch.float32), setup.model.pooling)
 
     return Pooled().eval()
 

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quaver.bench.engines import Form, onnxruntime, openvino, pytorch, quaver, sentence_transformers
+from quaver.bench.engines import (
+    Form,
+    ctranslate2,
+    fastembed,
+    inductor,
+    ipex,
+    onnxruntime,
+    openvino,
+    pytorch,
+    quaver,
+    sentence_transformers,
+)
 from quaver.errors import InputError
 
 OURS = "quaver-int8"
@@ -13,8 +24,11 @@ FAMILIES = {
     "quaver": quaver.FORMS,
     "openvino": openvino.FORMS,
     "onnxruntime": onnxruntime.FORMS,
-    "torch": pytorch.FORMS,
+    "torch": (*pytorch.FORMS, *inductor.FORMS),
     "sentence-transformers": sentence_transformers.FORMS,
+    "fastembed": fastembed.FORMS,
+    "ctranslate2": ctranslate2.FORMS,
+    "ipex": ipex.FORMS,
 }
 FORMS = {form.name: form for forms in FAMILIES.values() for form in forms}
 QUICK = (OURS, "openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "torch-float32")

@@ -1,0 +1,208 @@
+"""Plots of a result: latency over length, throughput over batch, throughput against quality lost."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from quaver.bench.engines.registry import FAMILIES, OURS
+from quaver.bench.report import in_order, machine_line
+from quaver.bench.result import Result, Row
+from quaver.extras import needs_extra
+
+# Okabe and Ito's palette: told apart with every kind of colour vision. Quaver is black and thick.
+_COLOURS = {
+    "quaver": "#000000",
+    "openvino": "#0072B2",
+    "onnxruntime": "#D55E00",
+    "torch": "#009E73",
+    "sentence-transformers": "#CC79A7",
+    "fastembed": "#E69F00",
+    "ctranslate2": "#56B4E9",
+    "ipex": "#7F7F7F",
+}
+# A form of the same engine differs by marker and dashes, so that no plot needs colour alone.
+_MARKERS = "osD^vP"
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_SIZE = (8.0, 5.2)
+
+
+def write_plots(result: Result, folder: Path) -> list[Path]:
+    """Draw what the result has rows for, as PNG and SVG.
+
+    Args:
+        result: what was measured; the first model with such rows is drawn in each plot.
+        folder: where the files go.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    with needs_extra("bench"):
+        import matplotlib
+    written = []
+    # Texts stay text in an SVG, and the same result gives the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quaver", "font.size": 10}):
+        for name, draw in (
+            ("latency", _latency),
+            ("throughput", _throughput),
+            ("quality", _quality),
+        ):
+            figure = draw(result)
+            if figure is None:
+                continue
+            for suffix, metadata in (("png", None), ("svg", {"Date": None})):
+                path = folder / f"{name}.{suffix}"
+                figure.savefig(path, dpi=150, metadata=metadata)
+                written.append(path)
+    return written
+
+
+def _rows(result: Result, part: str, keep: Callable[[Row], bool]) -> list[Row]:
+    """Rows of the first model that has them, in the order of the tables."""
+    found = [row for row in in_order(result.rows) if row.part == part and keep(row)]
+    models = [model for model in result.models if any(row.model == model for row in found)]
+    return [row for row in found if models and row.model == models[0]]
+
+
+def _numbers(row: Row) -> tuple[int, int]:
+    """Texts and tokens of a case such as "32x256"; zeros for others."""
+    texts, found, tokens = row.case.partition("x")
+    return (int(texts), int(tokens)) if found and (texts + tokens).isdigit() else (0, 0)
+
+
+def _latency(result: Result) -> Any:
+    rows = _rows(result, "latency", lambda row: _numbers(row)[0] == 1)
+    title = "Latency of one text: median; Quaver's to p99 shaded"
+    figure, axes = _lines(
+        result, rows, lambda row: _numbers(row)[1], lambda row: row.values["p50_ms"], title
+    )
+    if figure is None:
+        return None
+    ours = [row for row in rows if row.engine == OURS]
+    lengths = [_numbers(row)[1] for row in ours]
+    low, high = ([row.values[f"p{p}_ms"] for row in ours] for p in (50, 99))
+    axes.fill_between(lengths, low, high, color=_COLOURS["quaver"], alpha=0.15, linewidth=0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("length of the text, tokens")
+    axes.set_ylabel("latency, milliseconds (log; lower is better)")
+    return figure
+
+
+def _throughput(result: Result) -> Any:
+    rows = _rows(result, "throughput", lambda row: _numbers(row)[0] > 1)
+    lengths = {_numbers(row)[1] for row in rows}
+    if len(lengths) > 1:
+        longest = max(lengths, key=[_numbers(row)[1] for row in rows].count)
+        rows = [row for row in rows if _numbers(row)[1] == longest]
+    title = f"Throughput of batches of {_numbers(rows[0])[1]} tokens" if rows else ""
+    figure, axes = _lines(
+        result,
+        rows,
+        lambda row: _numbers(row)[0],
+        lambda row: row.values["texts_per_second"],
+        title,
+    )
+    if figure is None:
+        return None
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("batch, texts")
+    axes.set_ylabel("throughput, texts per second (higher is better)")
+    return figure
+
+
+def _quality(result: Result) -> Any:
+    """The case with most tokens: how fast against how far from float32."""
+    rows = [
+        row
+        for row in _rows(result, "throughput", lambda row: True)
+        if result.models[row.model]["weights"] == "real" and row.cosine is not None
+    ]
+    if not rows:
+        return None
+    case = max(dict.fromkeys(row.case for row in rows), key=[row.case for row in rows].count)
+    rows = [row for row in rows if row.case == case]
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    least = 1e-7
+    for row in rows:
+        colour, marker, _ = _style(row.engine, rows)
+        lost = max(least, 1.0 - (row.cosine or 0.0))
+        speed = row.values["texts_per_second"]
+        big = 130 if row.engine == OURS else 60
+        axes.scatter(lost, speed, s=big, color=colour, marker=marker, label=row.engine, zorder=3)
+    axes.set_xscale("log")
+    axes.set_xlim(least / 3, 1.0)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(
+        f"quality lost: 1 - mean cosine to float32 (log; left is better; {least:g} stands for less)"
+    )
+    axes.set_ylabel("throughput, texts per second (higher is better)")
+    return _finished(figure, axes, result, rows, f"Speed against quality, {case}")
+
+
+def _lines(
+    result: Result,
+    rows: Sequence[Row],
+    x: Callable[[Row], int],
+    y: Callable[[Row], float],
+    title: str,
+) -> tuple[Any, Any]:
+    """A line for each engine; nothing where there are fewer than two places on the x axis."""
+    places = sorted({x(row) for row in rows})
+    if len(places) < 2:
+        return None, None
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for engine in dict.fromkeys(row.engine for row in rows):
+        mine = sorted((x(row), y(row)) for row in rows if row.engine == engine)
+        colour, marker, dashes = _style(engine, rows)
+        axes.plot(
+            *zip(*mine, strict=True),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linestyle=dashes,
+            linewidth=2.6 if engine == OURS else 1.3,
+            label=engine,
+            zorder=3 if engine == OURS else 2,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [str(place) for place in places])
+    axes.xaxis.set_minor_locator(NullLocator())
+    return _finished(figure, axes, result, rows, title), axes
+
+
+def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
+    """Colour of the engine, marker and dashes of the form, by its place among the engine's forms."""
+    for family, forms in FAMILIES.items():
+        names = [form.name for form in forms]
+        if engine in names:
+            place = names.index(engine) % len(_MARKERS)
+            return _COLOURS[family], _MARKERS[place], _DASHES[place]
+    others = [row.engine for row in rows]
+    return "#999999", _MARKERS[others.index(engine) % len(_MARKERS)], "--"
+
+
+def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str) -> Any:
+    model = rows[0].model
+    axes.set_title(
+        f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
+    )
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
+    run = result.runs[rows[0].run]
+    caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
+    figure.supxlabel(textwrap.fill(caption, 130), fontsize=7, color="#555555", x=0.01, ha="left")
+    return figure
