@@ -211,12 +211,18 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "instruction_sets": {"scalar": True, "amx": False},
         "threads": 2,
     }
+    settings = {"governor": None, "numa_nodes": [2], "advice": ["preload tcmalloc"]}
     monkeypatch.setattr(cli.info, "machine_info", lambda: facts)
-    assert json.loads(call("info", "--json")[1]) == facts
+    monkeypatch.setattr(cli.info, "cpu_settings", lambda: settings)
+    monkeypatch.setattr(cli.info, "advice", lambda given: given["advice"])
+    assert json.loads(call("info", "--json")[1]) == {**facts, **settings}
     assert call("info")[1].splitlines() == [
         "cpu               a [bold] CPU",
         "instruction sets  scalar",
         "threads           2",
+        "governor          none",
+        "numa nodes        2",
+        "advice            preload tcmalloc",
     ]
 
 
