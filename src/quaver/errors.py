@@ -15,6 +15,7 @@
     ├── QuantizationError                  a model cannot be quantized as asked, or the result not written
     │   └── CalibrationError               the calibration text is missing, unreadable or too little
     ├── DocumentError                      a document, or a folder of documents, cannot be read
+    ├── TaskError                          a task to evaluate on cannot be read, or not be measured so
     └── StoreError                         a store cannot be used
         ├── StoreNotFoundError             nothing is stored at this path
         ├── StoreExistsError               something is already stored at this path
@@ -88,6 +89,10 @@ class CalibrationError(QuantizationError):
 
 class DocumentError(QuaverError):
     """A document, or a folder of documents, cannot be read."""
+
+
+class TaskError(QuaverError):
+    """A task to evaluate on cannot be read, or a model cannot be measured on it."""
 
 
 class StoreError(QuaverError):

@@ -1,0 +1,18 @@
+"""What int8 costs: tasks with judgements, a baseline, paired statistics, a report."""
+
+from quaver.evaluate.compare import compare
+from quaver.evaluate.folder import Wishes, find_folders, read_task
+from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.system import PairSystem, VectorSystem
+from quaver.evaluate.task import Task
+
+__all__ = [
+    "EvaluationReport",
+    "PairSystem",
+    "Task",
+    "VectorSystem",
+    "Wishes",
+    "compare",
+    "find_folders",
+    "read_task",
+]

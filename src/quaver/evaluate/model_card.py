@@ -1,0 +1,55 @@
+"""The measured loss in the model card of a quantized folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from quaver.errors import InputError
+
+START = "<!-- quaver evaluate: start -->"
+END = "<!-- quaver evaluate: end -->"
+
+
+def is_quantized_folder(folder: Path) -> bool:
+    """Whether a path is a local model folder with int8 weights, as `quaver quantize` writes it."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and "quantization_config" in config
+
+
+def write_between(file: Path, text: str, *, start: str = START, end: str = END) -> None:
+    """Put text between two marks of a Markdown file, at its end where there are none.
+
+    The file is whole at every moment: a new one takes its place.
+
+    Args:
+        file: the file; made if there is none.
+        text: what comes between the marks, instead of what was there.
+        start: the first mark.
+        end: the second mark.
+
+    Raises:
+        InputError: only one mark is there or one is there twice, or the file cannot be written.
+    """
+    try:
+        content = file.read_text(encoding="utf-8") if file.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {file}: {error}") from error
+    counts = content.count(start), content.count(end)
+    if counts == (0, 0):
+        content = f"{content.rstrip()}\n\n{start}\n{end}\n".lstrip()
+    elif counts != (1, 1) or content.index(start) > content.index(end):
+        raise InputError(f"{file} must hold {start} and then {end}, once each; put that right")
+    before, _, rest = content.partition(start)
+    _, _, after = rest.partition(end)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        part.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"cannot write {file}: {error.strerror}") from error

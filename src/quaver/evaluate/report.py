@@ -1,0 +1,157 @@
+"""What an evaluation found, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.evaluate.fidelity import Fidelity, Nearness, fidelity
+from quaver.evaluate.statistics import Difference, paired_difference
+from quaver.evaluate.task import KINDS, METRICS, Kind, Task
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """One task: every system beside the baseline.
+
+    Attributes:
+        task: what was measured on.
+        baseline: float64 (N,), the metric for each query.
+        scores: the same for each system, by its name.
+        nearness: how near each system stays to the baseline, by its name.
+    """
+
+    task: Task
+    baseline: NDArray[np.float64]
+    scores: Mapping[str, NDArray[np.float64]]
+    nearness: Mapping[str, Nearness]
+
+    @cached_property
+    def differences(self) -> dict[str, Difference]:
+        """Each system's mean beside the baseline's."""
+        return {s: paired_difference([(self.baseline, own)]) for s, own in self.scores.items()}
+
+
+@dataclass(frozen=True)
+class OtherResult:
+    """A task without a number for each query: mteb's STS, classification and their like.
+
+    Attributes:
+        task: its name.
+        metric: its main score.
+        baseline: of the baseline.
+        scores: of each system, by its name.
+    """
+
+    task: str
+    metric: str
+    baseline: float
+    scores: Mapping[str, float]
+
+    def relative(self, system: str) -> float:
+        """Return (system - baseline) / baseline."""
+        return self.scores[system] / self.baseline - 1 if self.baseline else float("nan")
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What int8 costs: every task, the means of each kind, and how near the vectors stay.
+
+    Attributes:
+        baseline: name of the float32 model.
+        systems: names of what was compared with it.
+        tasks: one result for each task with judgements, in the order they were given.
+        others: results of other tasks.
+        run: when, where and with what it was measured.
+    """
+
+    baseline: str
+    systems: Sequence[str]
+    tasks: Sequence[TaskResult]
+    others: Sequence[OtherResult] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of the tasks that were measured."""
+        return [kind for kind in KINDS if any(r.task.kind == kind for r in self.tasks)]
+
+    def of_kind(self, kind: Kind) -> list[TaskResult]:
+        """Return the results of one kind."""
+        return [result for result in self.tasks if result.task.kind == kind]
+
+    @cached_property
+    def means(self) -> dict[Kind, dict[str, Difference]]:
+        """Each system's mean over the tasks of a kind, each task counted once."""
+        return {
+            kind: {
+                s: paired_difference([(r.baseline, r.scores[s]) for r in self.of_kind(kind)])
+                for s in self.systems
+            }
+            for kind in self.kinds
+        }
+
+    def fidelity(self, system: str) -> Fidelity | None:
+        """Return how near a system stays to the baseline over all tasks with judgements."""
+        return fidelity([r.nearness[system] for r in self.tasks]) if self.tasks else None
+
+    def only(self, system: str) -> EvaluationReport:
+        """Return the report of one system."""
+        return replace(self, systems=[system])
+
+    def losses(self, system: str) -> dict[str, float]:
+        """Return what a system loses: kind or task to a share of the baseline's mean, >= 0 a loss.
+
+        Tasks with judgements count by the mean of their kind, others each for itself.
+        """
+        found: dict[str, float] = {
+            f"{kind} {METRICS[kind]}": -means[system].relative for kind, means in self.means.items()
+        }
+        return found | {other.task: -other.relative(system) for other in self.others}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the scores of single queries, ready for `json.dumps`."""
+        return {
+            "kind": "evaluation",
+            "baseline": self.baseline,
+            "systems": list(self.systems),
+            "tasks": [self._task(result) for result in self.tasks],
+            "means": {
+                kind: {
+                    "metric": METRICS[kind],
+                    "tasks": len(self.of_kind(kind)),
+                    "systems": {s: asdict(found) for s, found in means.items()},
+                }
+                for kind, means in self.means.items()
+            },
+            "others": [asdict(other) for other in self.others],
+            "fidelity": {
+                s: asdict(found) for s in self.systems if (found := self.fidelity(s)) is not None
+            },
+            "run": dict(self.run),
+        }
+
+    def _task(self, result: TaskResult) -> dict[str, Any]:
+        task = result.task
+        return {
+            "task": task.name,
+            "kind": task.kind,
+            "metric": task.metric,
+            "source": task.source,
+            "relevance": task.relevance,
+            "documents": len(task.corpus),
+            "queries": len(task.queries),
+            "baseline": float(result.baseline.mean()),
+            "systems": {
+                s: {
+                    **asdict(result.differences[s]),
+                    "fidelity": asdict(fidelity([result.nearness[s]])),
+                }
+                for s in self.systems
+            },
+        }

@@ -1,0 +1,207 @@
+"""What is measured: something that scores the documents of a task for its queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.corpus_index import CorpusIndex
+from quaver.embedder import Embedder
+from quaver.errors import TaskError
+from quaver.evaluate.cache import VectorCache
+from quaver.evaluate.task import Scores, Task
+from quaver.store.protocol import Mode
+
+Rows = NDArray[np.float32]
+KEPT = 100
+"""Documents kept for a query of a retrieval task: the metric and the overlap look at ten."""
+_QUERIES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a system gave for a task.
+
+    Attributes:
+        scores: for every query.
+        vectors: float32 of the corpus (N, D) and of the queries (Q, D), in the task's order; None
+            for a system without vectors.
+    """
+
+    scores: Scores
+    vectors: tuple[Rows, Rows] | None = None
+
+
+class System(Protocol):
+    """One column of the table.
+
+    Attributes:
+        name: its heading.
+    """
+
+    name: str
+
+    def measure(self, task: Task) -> Measured:
+        """Score a task.
+
+        Raises:
+            TaskError: the system cannot do tasks of this kind.
+        """
+        ...
+
+
+class Encoder(Protocol):
+    """What gives vectors: `quaver.Embedder`, or another engine with the same model."""
+
+    def encode_query(self, texts: list[str]) -> NDArray[Any]:
+        """Return float32 (N, D)."""
+        ...
+
+    def encode_document(self, texts: list[str]) -> NDArray[Any]:
+        """Return float32 (N, D)."""
+        ...
+
+    def similarity(self, a: NDArray[Any], b: NDArray[Any]) -> Rows:
+        """Return float32 (Q, N)."""
+        ...
+
+
+class PairScorer(Protocol):
+    """What reads query and document together: `quaver.CrossEncoder`."""
+
+    def predict(self, pairs: list[tuple[str, str]], *, activation: Literal["identity"]) -> Rows:
+        """Return float32 (N,), or (N, labels)."""
+        ...
+
+
+class VectorSystem:
+    """Ranks by the similarity of vectors, exactly."""
+
+    def __init__(
+        self, name: str, encoder: Encoder, *, cache: VectorCache | None = None, key: str = ""
+    ) -> None:
+        """Wrap an encoder.
+
+        Args:
+            name: of the column.
+            encoder: gives the vectors.
+            cache: where vectors are kept between runs; None keeps none.
+            key: stands for everything that the vectors depend on besides the texts.
+        """
+        self.name = name
+        self._encoder = encoder
+        self._cache = cache
+        self._key = key
+
+    def measure(self, task: Task) -> Measured:
+        """Score a task."""
+        texts = list(task.corpus.values())
+        corpus = self._vectors("document", texts)
+        queries = self._vectors("query", list(task.queries.values()))
+        if task.kind == "retrieval":
+            return Measured(self._nearest(task, corpus, queries), (corpus, queries))
+        place = {document: row for row, document in enumerate(task.corpus)}
+        scores: Scores = {}
+        for query, vector in zip(task.queries, queries, strict=True):
+            pool = list(task.judgements[query])
+            near = self._encoder.similarity(vector[None], corpus[[place[d] for d in pool]])
+            scores[query] = dict(zip(pool, near[0].tolist(), strict=True))
+        return Measured(scores, (corpus, queries))
+
+    def _nearest(self, task: Task, corpus: Rows, queries: Rows) -> Scores:
+        ids, names = list(task.corpus), list(task.queries)
+        kept = min(KEPT, len(ids))
+        scores: Scores = {}
+        for first in range(0, len(names), _QUERIES_AT_ONCE):
+            near = self._encoder.similarity(queries[first : first + _QUERIES_AT_ONCE], corpus)
+            best = np.argpartition(-near, kept - 1, axis=1)[:, :kept]
+            values = np.take_along_axis(near, best, axis=1).tolist()
+            for name, row, value in zip(names[first:], best.tolist(), values, strict=False):
+                scores[name] = {ids[i]: v for i, v in zip(row, value, strict=True)}
+        return scores
+
+    def _vectors(self, role: str, texts: list[str]) -> Rows:
+        def encode() -> Rows:
+            vectors = (
+                self._encoder.encode_query(texts)
+                if role == "query"
+                else self._encoder.encode_document(texts)
+            )
+            return np.asarray(vectors, np.float32)
+
+        if self._cache is None:
+            return encode()
+        return self._cache.get((self._key, role), texts, encode)
+
+
+class PairSystem:
+    """Ranks by what a cross-encoder says about each pair of query and document."""
+
+    def __init__(self, name: str, scorer: PairScorer) -> None:
+        """Wrap a cross-encoder.
+
+        Args:
+            name: of the column.
+            scorer: gives one score for each pair.
+        """
+        self.name = name
+        self._scorer = scorer
+
+    def measure(self, task: Task) -> Measured:
+        """Score a reranking task.
+
+        Raises:
+            TaskError: it is a retrieval task: every query with every document takes too long.
+        """
+        if task.kind != "reranking":
+            raise TaskError(
+                f"{self.name} is a cross-encoder, which reranks: got the {task.kind} task "
+                f"{task.name}; give reranking tasks, or evaluate an embedding model"
+            )
+        rows = [(query, document) for query in task.queries for document in task.judgements[query]]
+        pairs = [(task.queries[q], task.corpus[d]) for q, d in rows]
+        # Not the sigmoid, which makes equal scores of high ones.
+        predicted = self._scorer.predict(pairs, activation="identity")
+        if predicted.ndim != 1:
+            raise TaskError(
+                f"{self.name} gives {predicted.shape[1]} scores for a pair, so it is a classifier: "
+                "a model that reranks gives one"
+            )
+        scores: Scores = {}
+        for (query, document), score in zip(rows, predicted.tolist(), strict=True):
+            scores.setdefault(query, {})[document] = score
+        return Measured(scores)
+
+
+class IndexSystem:
+    """Ranks as a user's search does: through an index, by vectors, words or both."""
+
+    def __init__(self, name: str, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
+        """Wrap a search.
+
+        Args:
+            name: of the column.
+            embedder: the model.
+            mode: of `quaver.Index.search`.
+        """
+        self.name = name
+        self._embedder = embedder
+        self._mode = mode
+
+    def measure(self, task: Task) -> Measured:
+        """Score a retrieval task.
+
+        Raises:
+            TaskError: it is a reranking task, whose candidates are given.
+        """
+        if task.kind != "retrieval":
+            raise TaskError(
+                f"an index searches all documents: got the {task.kind} task {task.name}, whose "
+                "candidates are given; leave --store out"
+            )
+        with CorpusIndex(self._embedder, mode=self._mode) as index:
+            index.add(task.corpus.items())
+            return Measured({q: index.search(text, KEPT) for q, text in task.queries.items()})

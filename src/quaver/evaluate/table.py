@@ -1,0 +1,151 @@
+"""A report as tables: Markdown, or cells for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quaver.evaluate.fidelity import Cosines
+from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.statistics import Difference
+from quaver.evaluate.task import METRICS
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text.
+
+    Attributes:
+        head: headings; the first column is left-aligned, the others right.
+        rows: as many cells each.
+        means: indices of the rows that sum up others.
+    """
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    means: frozenset[int] = frozenset()
+
+
+def loss_table(report: EvaluationReport) -> Table:
+    """Return the published table's form: a row for each task, then the mean of each kind.
+
+    Args:
+        report: the report.
+
+    Returns:
+        Columns: task, queries, the baseline's score, and for each system its score, the relative
+        difference and that difference's 95 % interval.
+    """
+    columns = (f"{s}|difference|95 % interval".split("|") for s in report.systems)
+    head = ["task", "metric", "queries", report.baseline, *(c for group in columns for c in group)]
+    rows: list[list[str]] = []
+    means = set()
+    for kind in report.kinds:
+        for result in report.of_kind(kind):
+            cells = [f"{result.baseline.mean():.4f}"]
+            for system in report.systems:
+                cells += _difference(result.differences[system])
+            rows.append([result.task.name, METRICS[kind], str(len(result.baseline)), *cells])
+        found = report.means[kind]
+        cells = [f"{found[report.systems[0]].baseline:.4f}"]
+        for system in report.systems:
+            cells += _difference(found[system])
+        queries = sum(len(result.baseline) for result in report.of_kind(kind))
+        means.add(len(rows))
+        rows.append([f"mean of {kind}", METRICS[kind], str(queries), *cells])
+    for other in report.others:
+        cells = [f"{other.baseline:.4f}"]
+        for system in report.systems:
+            cells += [f"{other.scores[system]:.4f}", percent(other.relative(system)), "-"]
+        rows.append([other.task, other.metric, "-", *cells])
+    return Table(head, rows, frozenset(means))
+
+
+def fidelity_table(report: EvaluationReport) -> Table:
+    """Return how near each system stays to the baseline, a row each.
+
+    Args:
+        report: the report.
+
+    Returns:
+        Columns: system, cosines raw and centred, top 10 in common, same first document.
+    """
+    three = ("mean", "1st percentile", "minimum")
+    head = ["", *(f"cosine {c}" for c in three), *(f"centred {c}" for c in three)]
+    rows = []
+    for system in report.systems:
+        found = report.fidelity(system)
+        if found is None:
+            continue
+        cells = [*_cosines(found.raw), *_cosines(found.centred)]
+        rows.append([system, *cells, _share(found.overlap_10), _share(found.same_first)])
+    return Table([*head, "top 10 in common", "same first"], rows)
+
+
+def markdown(table: Table) -> str:
+    """Return a table in Markdown; the rows of means are bold."""
+    lines = [table.head, ["---", *["---:"] * (len(table.head) - 1)]]
+    for number, row in enumerate(table.rows):
+        bold = number in table.means
+        lines.append([f"**{_safe(c)}**" if bold else _safe(c) for c in row])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def markdown_report(report: EvaluationReport) -> str:
+    """Return a report in Markdown: both tables and what they mean.
+
+    Args:
+        report: the report.
+
+    Returns:
+        The text, with a line end at its end.
+    """
+    parts = [markdown(loss_table(report))]
+    nearness = fidelity_table(report)
+    if nearness.rows:
+        parts.append(markdown(nearness))
+    parts.append(caption(report))
+    return "\n\n".join(parts) + "\n"
+
+
+def caption(report: EvaluationReport) -> str:
+    """Return what the numbers mean and how they were made, in a paragraph."""
+    run: dict[str, Any] = dict(report.run)
+    parts = [
+        "Differences are relative to the float32 column, measured in the same run on the same "
+        "queries; the interval is a paired bootstrap over queries (10,000 draws). Centred cosines: "
+        "the mean of the float32 document vectors taken from both."
+    ]
+    graded = [r.task for r in report.tasks if r.task.relevance != 1 and r.task.kind == "reranking"]
+    parts += [f"{t.name}: relevant from score {t.relevance}." for t in graded]
+    parts += [str(run["machine"])] if "machine" in run else []
+    parts += [f"{run['date']}."] if "date" in run else []
+    parts += [f"`{run['command']}`"] if "command" in run else []
+    return " ".join(parts)
+
+
+def percent(share: float, *, digits: int = 2) -> str:
+    """Return a share as a signed percentage: -0.0012 is "-0.12 %"."""
+    text = f"{100 * share:+.{digits}f}"
+    return ("0" + text[2:] if float(text) == 0 else text) + " %"
+
+
+def _difference(found: Difference) -> list[str]:
+    interval = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return [f"{found.mean:.4f}", percent(found.relative), interval]
+
+
+def _cosines(found: Cosines | None) -> list[str]:
+    if found is None:
+        return ["-"] * 3
+    # Rounded down: 0.99899 must not stand as 0.999 beside a bound of 0.999.
+    return [f"{int(v * 1e5) / 1e5:.5f}" for v in (found.mean, found.percentile_1, found.minimum)]
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _safe(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())

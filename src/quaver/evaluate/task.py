@@ -1,0 +1,95 @@
+"""A task: queries, documents, and which documents people judged to be relevant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from quaver.errors import TaskError
+
+Kind = Literal["retrieval", "reranking"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+METRICS: dict[Kind, str] = {"retrieval": "NDCG@10", "reranking": "MAP"}
+"""What the published tables state for each kind."""
+
+Scores = dict[str, dict[str, float]]
+"""Query id to document id to score, the higher the better."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Queries with judged documents, checked against each other.
+
+    Attributes:
+        name: for the tables.
+        kind: "retrieval" ranks the whole corpus, "reranking" only what a query's judgements list.
+        corpus: document id to text, the title before it.
+        queries: query id to text; those that have a relevant document.
+        judgements: query id to document id to score, for these queries.
+        relevance: the lowest score that counts as relevant in MAP; NDCG uses the scores themselves.
+        source: where it was read from, for the record.
+    """
+
+    name: str
+    kind: Kind
+    corpus: Mapping[str, str]
+    queries: Mapping[str, str]
+    judgements: Mapping[str, Mapping[str, int]]
+    relevance: int = 1
+    source: str = ""
+
+    @property
+    def metric(self) -> str:
+        """What is measured: "NDCG@10" or "MAP"."""
+        return METRICS[self.kind]
+
+
+def checked_task(task: Task) -> Task:
+    """Keep the queries that can be measured, and refuse judgements that point nowhere.
+
+    Args:
+        task: queries, documents and judgements as they were read.
+
+    Returns:
+        The task without queries that have no judgement or no relevant document.
+
+    Raises:
+        TaskError: a judgement names a document or query that is not there, or nothing is left.
+    """
+    judged = [(query, document) for query, row in task.judgements.items() for document in row]
+    _refuse_missing(task, "query", [query for query, _ in judged if query not in task.queries])
+    _refuse_missing(
+        task, "document", [document for _, document in judged if document not in task.corpus]
+    )
+    # NDCG counts every score above 0, MAP those from the threshold on.
+    lowest = 1 if task.kind == "retrieval" else task.relevance
+    kept = {
+        query: dict(row)
+        for query, row in task.judgements.items()
+        if any(score >= lowest for score in row.values())
+    }
+    if not kept:
+        raise TaskError(
+            f"{task.name}: a task needs a query with a relevant document: none of "
+            f"{len(judged)} judgements has a score of {lowest} or more"
+        )
+    return Task(
+        name=task.name,
+        kind=task.kind,
+        corpus=task.corpus,
+        queries={query: task.queries[query] for query in kept},
+        judgements=kept,
+        relevance=task.relevance,
+        source=task.source,
+    )
+
+
+def _refuse_missing(task: Task, what: str, missing: list[str]) -> None:
+    if missing:
+        file = "queries.jsonl" if what == "query" else "corpus.jsonl"
+        raise TaskError(
+            f"{task.name}: every judged {what} must be in {file}: {len(missing)} judgements of "
+            f"{len(set(missing))} do not find theirs, the first is {missing[0]!r}; complete the "
+            "folder, or drop these judgements"
+        )

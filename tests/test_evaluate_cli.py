@@ -1,0 +1,195 @@
+"""`quaver evaluate`: what it prints and writes, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from quaver import cli
+from quaver.evaluate.model_card import END, START
+from task_folder import POOLS, write_task
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
+
+
+def call(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def tasks(tmp_path: Path) -> Path:
+    write_task(tmp_path / "tasks" / "search")
+    folder = write_task(tmp_path / "tasks" / "pool", qrels=POOLS)
+    (folder / "task.json").write_text('{"kind": "reranking"}')
+    return tmp_path / "tasks"
+
+
+def test_tables_on_the_terminal(tiny_folder: Path, tasks: Path) -> None:
+    code, out, _ = call(tiny_folder, "--tasks", tasks)
+    assert code == 0
+    for text in ("search", "pool", "float32", "int8", "NDCG@10", "MAP", "bootstrap"):
+        assert text in out
+
+
+def test_files_of_a_report(tiny_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    code, out, _ = call(
+        tiny_folder,
+        "--tasks",
+        tasks,
+        "--out",
+        tmp_path / "out",
+        "--cache",
+        tmp_path / "c",
+        "--json",
+    )
+    assert code == 0
+    folder = tmp_path / "out"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "queries.csv",
+        "results.json",
+        "results.md",
+        "results.png",
+    ]
+    report = json.loads((folder / "results.json").read_text())
+    assert json.loads(out) == report
+    assert [task["task"] for task in report["tasks"]] == ["pool", "search"]
+    near = report["fidelity"]["int8"]["raw"]
+    assert 0.9 < near["mean"] < 1
+    rows = list(csv.DictReader((folder / "queries.csv").read_text().splitlines()))
+    assert len(rows) == 6
+    of_search = [float(row["float32"]) for row in rows if row["task"] == "search"]
+    mean = report["means"]["retrieval"]["systems"]["int8"]["baseline"]
+    assert sum(of_search) / 3 == pytest.approx(mean, abs=1e-6)
+
+
+def test_options_for_single_tasks(tiny_folder: Path, tmp_path: Path) -> None:
+    write_task(tmp_path / "pool-a", qrels=POOLS, name="hard")
+    write_task(tmp_path / "pool-a", qrels=POOLS, name="easy")
+    code, out, _ = call(
+        tiny_folder,
+        f"--tasks={tmp_path / 'pool-a'}",
+        "--kind=pool-*=reranking",
+        "--qrels=pool-a=hard",
+        "--relevance=*=2",
+        "--json",
+    )
+    assert code == 0
+    (task,) = json.loads(out)["tasks"]
+    assert (task["kind"], task["source"], task["relevance"]) == (
+        "reranking",
+        "pool-a/qrels/hard.tsv",
+        2,
+    )
+    assert task["queries"] == 2
+
+
+def test_max_loss_is_a_gate(tiny_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    code, _, _ = call(tiny_folder, "-t", tasks, "--max-loss", "99%")
+    assert code == 0
+    worse, better = write_tiny_model(tmp_path / "other", seed=1), tiny_folder
+    _, out, _ = call(worse, "-t", tasks / "search", "-b", better, "--json")
+    if json.loads(out)["means"]["retrieval"]["systems"]["int8"]["relative"] > 0:
+        worse, better = better, worse  # both have random weights: one of them is the worse one
+    code, _, err = call(worse, "-t", tasks / "search", "-b", better, "--max-loss", "0")
+    assert code == 3
+    assert "more is lost than 0.00 %: int8 loses" in err
+    assert "of retrieval NDCG@10" in err
+
+
+def test_several_models_stand_side_by_side(tiny_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(tiny_folder, tmp_path / name)
+    code, out, err = call(tmp_path / "one", tmp_path / "two", "-t", tasks, "--markdown")
+    assert code == 1
+    assert "say which with --baseline" in err
+    code, out, _ = call(
+        tmp_path / "one", tmp_path / "two", "-t", tasks, "-b", tiny_folder, "--markdown"
+    )
+    assert code == 0
+    assert out.startswith(
+        "| task | metric | queries | float32 | one | difference | 95 % interval |"
+    )
+
+
+def test_the_loss_goes_into_the_card_of_a_quantized_folder(
+    tiny_folder: Path, tasks: Path, tmp_path: Path
+) -> None:
+    from quaver.cli.evaluate_output import write_cards
+    from quaver.embedder import Embedder
+    from quaver.evaluate import VectorSystem, compare, read_task
+
+    model = tmp_path / "int8"
+    shutil.copytree(tiny_folder, model)
+    embedder = Embedder.from_pretrained(tiny_folder)
+    system = VectorSystem("int8", embedder)
+    report = compare(VectorSystem("float32", embedder), [system], [read_task(tasks / "search")])
+    write_cards(report, {"int8": str(model)})
+    assert not (model / "README.md").exists()  # not quantized: not ours to write to
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": {}}))
+    (model / "README.md").write_text(f"# int8\n\n{START}\n{END}\n")
+    write_cards(report, {"int8": str(model)})
+    card = (model / "README.md").read_text()
+    assert card.startswith(f"# int8\n\n{START}\n## Measured loss\n\n| task |")
+    assert card.endswith(f"{END}\n")
+
+
+def test_cross_encoders_are_known_by_their_head(tasks: Path, tmp_path: Path) -> None:
+    cross = write_tiny_cross_encoder(tmp_path / "cross")
+    code, out, _ = call(cross, "-t", tasks / "pool", "--json")
+    assert code == 0
+    report = json.loads(out)
+    assert report["tasks"][0]["queries"] == 3
+    assert report["fidelity"]["int8"]["raw"] is None
+    code, _, err = call(cross, "-t", tasks / "search")
+    assert code == 1
+    assert "is a cross-encoder, which reranks: got the retrieval task search" in err
+
+
+def test_through_an_index(tiny_folder: Path, tasks: Path) -> None:
+    code, out, _ = call(tiny_folder, "-t", tasks / "search", "--store", "--mode", "dense", "--json")
+    assert code == 0
+    assert json.loads(out)["fidelity"]["int8"]["overlap_10"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-t", "./nowhere"], "a task is a folder with corpus.jsonl"),
+        (["-t", ","], "--tasks is empty"),
+        (["--max-loss", "much"], "--max-loss is a share such as 0.3%"),
+        (["--kind", "reranking"], "--kind is TASK=VALUE: got 'reranking'"),
+        (["--relevance", "a=b"], "--relevance is TASK=N, N a whole number: got 'b'"),
+        (["--json", "--markdown"], "exclude each other"),
+        (["--baseline", "./nowhere"], "there is no folder ./nowhere"),
+    ],
+)
+def test_bad_calls(tiny_folder: Path, tasks: Path, options: list[str], message: str) -> None:
+    given = [] if "-t" in options else ["-t", str(tasks)]
+    code, _, err = call(tiny_folder, *given, *options)
+    assert code == 1
+    assert message in err
+
+
+def test_an_embedder_is_not_compared_with_a_cross_encoder(
+    tiny_folder: Path, tasks: Path, tmp_path: Path
+) -> None:
+    cross = write_tiny_cross_encoder(tmp_path / "cross")
+    code, _, err = call(tiny_folder, "-t", tasks / "pool", "-b", cross)
+    assert code == 1
+    assert "an embedding model" in err
+    assert "a cross-encoder" in err
+
+
+@pytest.mark.skipif(find_spec("mteb") is not None, reason="mteb is installed here")
+def test_a_name_needs_mteb(tiny_folder: Path) -> None:
+    with pytest.raises(ImportError, match=r"mteb is not installed: pip install 'quaver\[mteb\]'"):
+        call(tiny_folder, "-t", "SciFact")
