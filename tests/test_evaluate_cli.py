@@ -138,7 +138,7 @@ def test_the_loss_goes_into_the_card_of_a_quantized_folder(
     (model / "README.md").write_text(f"# int8\n\n{START}\n{END}\n")
     write_cards(report, {"int8": str(model)})
     card = (model / "README.md").read_text()
-    assert card.startswith(f"# int8\n\n{START}\n## Measured loss\n\n| task |")
+    assert card.startswith(f"# int8\n\n{START}\n| task |")
     assert card.endswith(f"{END}\n")
 
 
@@ -191,5 +191,18 @@ def test_an_embedder_is_not_compared_with_a_cross_encoder(
 
 @pytest.mark.skipif(find_spec("mteb") is not None, reason="mteb is installed here")
 def test_a_name_needs_mteb(tiny_folder: Path) -> None:
-    with pytest.raises(ImportError, match=r"mteb is not installed: pip install 'quaver\[mteb\]'"):
-        call(tiny_folder, "-t", "SciFact")
+    code, _, err = call(tiny_folder, "-t", "SciFact")
+    assert code == 1
+    assert "mteb is not installed: pip install 'quaver[mteb]'" in err
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is not None, reason="onnxruntime is installed here")
+def test_other_engines_must_be_known_and_installed(tiny_folder: Path, tasks: Path) -> None:
+    for given, message in [
+        (["--compare", "tensorrt"], "--compare takes openvino, onnxruntime: got 'tensorrt'"),
+        (["--compare", "openvino"], "give --calibration"),
+        (["--compare", "onnxruntime"], "is not installed: pip install onnx"),
+    ]:
+        code, _, err = call(tiny_folder, "-t", tasks, *given)
+        assert code == 1
+        assert message in err

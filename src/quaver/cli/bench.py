@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from quaver.bench.command import Wishes, compare, report, run
 from quaver.bench.result import PARTS
 from quaver.cli.app import app
-from quaver.cli.options import reported_errors
+from quaver.cli.options import cache_folder, reported_errors
 from quaver.errors import InputError
 
 
@@ -136,7 +135,7 @@ def bench(
                 quick=quick,
                 out=out,
                 add=add,
-                cache=cache or _cache(),
+                cache=cache or cache_folder("bench"),
                 environments=environments,
                 command=("quaver", *sys.argv[1:]),
             )
@@ -145,9 +144,3 @@ def bench(
 
 def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _cache() -> Path:
-    """Where XDG has a program keep what it can make again."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "quaver" / "bench"

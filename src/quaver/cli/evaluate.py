@@ -80,8 +80,8 @@ def evaluate(
         ),
     ] = None,
     calibration: Annotated[
-        Path | None,
-        typer.Option(help=".jsonl (text) or .txt (lines) to calibrate the compared engines with."),
+        str | None,
+        typer.Option(help="Text to calibrate openvino with, as `quaver quantize` takes it."),
     ] = None,
     max_loss: Annotated[
         str | None,

@@ -82,5 +82,5 @@ def write_cards(report: EvaluationReport, models: Mapping[str, str]) -> None:
     for name, model in models.items():
         if is_quantized_folder(Path(model)):
             file = Path(model) / "README.md"
-            write_between(file, f"## Measured loss\n\n{markdown_report(report.only(name))}")
+            write_between(file, markdown_report(report.only(name)))
             print(f"quaver: the loss stands in {file}", file=sys.stderr)

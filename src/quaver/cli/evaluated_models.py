@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from quaver.cli.evaluated_peers import peer_systems
+from quaver.cli.options import cache_folder
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.evaluate.cache import VectorCache, quaver_key
@@ -61,7 +63,7 @@ def load_models(
     baseline: str | None,
     *,
     others: Sequence[str],
-    calibration: Path | None,
+    calibration: str | None,
     cache: Path | None,
     through: Mode | None,
     settings: dict[str, Any],
@@ -104,6 +106,11 @@ def load_models(
             )
         described[column] = model.source
         systems.append(_system(column, model, kept, through))
+    if others:
+        if not isinstance(base, Embedder):
+            raise InputError("--compare takes embedding models: got a cross-encoder")
+        graphs = cache_folder("evaluate") if cache is None else cache / "graphs"
+        systems += peer_systems(others, base, calibration=calibration, graphs=graphs, kept=kept)
     return Models(
         baseline=_system("float32", base, kept, through),
         systems=systems,

@@ -70,12 +70,18 @@ def choice_value(choice: Pooling | None) -> str | None:
     return None if choice is None else choice.value
 
 
+def cache_folder(name: str) -> Path:
+    """Returns where XDG has a program keep what it can make again."""
+    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(root).expanduser() / "quaver" / name
+
+
 @contextmanager
 def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns Quaver's errors into one line and exit code 1, and Ctrl-C into 130."""
+    """Turns Quaver's errors and missing extras into one line and code 1, and Ctrl-C into 130."""
     try:
         yield
-    except QuaverError as error:
+    except (QuaverError, ImportError) as error:
         print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:

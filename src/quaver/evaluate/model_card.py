@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 from quaver.errors import InputError
+from quaver.quantization.card import MARKS
 
-START = "<!-- quaver evaluate: start -->"
-END = "<!-- quaver evaluate: end -->"
+START, END = MARKS
 
 
 def is_quantized_folder(folder: Path) -> bool:

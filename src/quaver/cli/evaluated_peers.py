@@ -1,0 +1,113 @@
+"""Other engines' int8 in an evaluation: the same model, the same texts, their own quantization."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from functools import cache, partial
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.bench.engines import Engine, Setup
+from quaver.bench.engines.registry import FORMS
+from quaver.bench.models import open_model
+from quaver.embedder import Embedder
+from quaver.errors import InputError
+from quaver.evaluate.cache import VectorCache
+from quaver.evaluate.system import VectorSystem
+from quaver.prompts import query_prompt
+from quaver.quantization.texts import calibration_texts
+
+PEERS = {"openvino": "openvino-int8", "onnxruntime": "onnxruntime-int8-dynamic"}
+"""Engine to the form that is compared: NNCF's static int8 with SmoothQuant, dynamic int8."""
+STATIC = {"openvino"}
+CALIBRATION_SAMPLES = 128
+
+
+class PeerEncoder:
+    """Another engine with the baseline's prompts, length and similarity."""
+
+    def __init__(self, load: Callable[[], Engine], embedder: Embedder) -> None:
+        """Wrap an engine.
+
+        Args:
+            load: gives the engine with the baseline's model; called for the first texts, because
+                all vectors may be kept from another run.
+            embedder: the baseline.
+        """
+        self._engine = cache(load)
+        self._embedder = embedder
+        self.similarity = embedder.similarity
+
+    def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return float32 (N, D)."""
+        return self._encode(query_prompt(self._embedder.prompts), texts)
+
+    def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
+        """Return float32 (N, D)."""
+        return self._encode(self._embedder.document_prompt, texts)
+
+    def _encode(self, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+        # What engines print while they convert a model must not mix with the report.
+        with redirect_stdout(sys.stderr):
+            engine = self._engine()
+        return engine.encode([prompt + text for text in texts])
+
+
+def peer_systems(
+    names: Sequence[str],
+    embedder: Embedder,
+    *,
+    calibration: str | None,
+    graphs: Path,
+    kept: VectorCache | None,
+) -> list[VectorSystem]:
+    """Load other engines with the baseline's model.
+
+    Args:
+        names: of PEERS.
+        embedder: the baseline.
+        calibration: text for static quantization, as `quaver quantize` takes it.
+        graphs: folder for what the engines make of the model.
+        kept: keeps their vectors, or None.
+
+    Returns:
+        One system for each name.
+
+    Raises:
+        InputError: an engine is unknown, or needs calibration text.
+        ImportError: an engine is not installed; the message says what to install.
+    """
+    systems = []
+    for name in names:
+        if name not in PEERS:
+            raise InputError(f"--compare takes {', '.join(PEERS)}: got {name!r}")
+        if name in STATIC and calibration is None:
+            raise InputError(f"{name} is quantized with calibration text: give --calibration")
+        form = FORMS[PEERS[name]]
+        if form.missing:
+            raise ImportError(f"{', '.join(form.missing)} is not installed: {form.install}")
+        digest, ids = _calibration(calibration if name in STATIC else None, embedder)
+        model = open_model(embedder.source, graphs / digest[:12])
+        setup = Setup(model, embedder.threads, embedder.max_seq_length, ids)
+        versions = [f"{package} {metadata.version(package)}" for package in form.packages]
+        key = " ".join(
+            [form.name, *versions, model.folder.fingerprint, digest, str(embedder.max_seq_length)]
+        )
+        encoder = PeerEncoder(partial(form.load, setup), embedder)
+        systems.append(VectorSystem(form.name, encoder, cache=kept, key=key))
+    return systems
+
+
+def _calibration(source: str | None, embedder: Embedder) -> tuple[str, list[NDArray[np.int64]]]:
+    """The texts' digest and their ids, cut as the model cuts them."""
+    if source is None:
+        return "dynamic", []
+    found = calibration_texts(source, CALIBRATION_SAMPLES)
+    batch = embedder.tokenizer.encode([embedder.document_prompt + t for t in found.texts])
+    return found.digest, [batch.ids[a:b].astype(np.int64) for a, b in pairwise(batch.offsets)]
