@@ -71,43 +71,77 @@ quaver::Linear linear(const LinearParts &parts, int outputs, int inputs) {
 
 using NormParts = std::tuple<Vector<float>, Vector<float>>; // gamma, beta
 
+quaver::Norm make_norm(const NormParts &parts, int size) {
+  return {copy(std::get<0>(parts), size), copy(std::get<1>(parts), size)};
+}
+
 // An encoder together with the arrays that it reads in place.
 class Encoder {
 public:
-  Encoder(const quaver::EncoderSpec &spec, const std::string &isa, Matrix<float> word, Matrix<float> position,
-          Matrix<float> token_type, const NormParts &norm)
-      : word_(word), position_(position), token_type_(token_type),
-        encoder_(spec, kernels(isa),
-                 {word.data(),
-                  position.data(),
-                  token_type.data(),
-                  {copy(std::get<0>(norm), spec.hidden), copy(std::get<1>(norm), spec.hidden)}}) {
-    const auto hidden = static_cast<std::size_t>(spec.hidden);
-    require(word.shape(1) == hidden && position.shape(1) == hidden && token_type.shape(1) == hidden,
-            "embedding tables have H columns");
-    require(word.shape(0) == static_cast<std::size_t>(spec.vocabulary) &&
-                position.shape(0) == static_cast<std::size_t>(spec.positions) &&
-                token_type.shape(0) == static_cast<std::size_t>(spec.token_types),
-            "embedding tables have the rows that the spec says");
+  Encoder(const quaver::EncoderSpec &spec, const std::string &isa, Matrix<float> word,
+          std::optional<Matrix<float>> position, std::optional<Matrix<float>> token_type, const NormParts &norm)
+      : encoder_(spec, kernels(isa),
+                 {word.data(), position ? position->data() : nullptr, token_type ? token_type->data() : nullptr,
+                  make_norm(norm, spec.hidden)}) {
+    require_table(word, spec.vocabulary);
+    if (position)
+      require_table(*position, spec.positions);
+    require(token_type.has_value() == (spec.token_types > 0), "a token type table where there are token types");
+    if (token_type)
+      require_table(*token_type, spec.token_types);
   }
 
-  void add_layer(const LinearParts &qkv, const LinearParts &out, const NormParts &attention_norm, const LinearParts &up,
-                 const LinearParts &down, const NormParts &output_norm) {
-    const int h = encoder_.spec().hidden, wide = encoder_.spec().intermediate;
-    encoder_.add_layer({linear(qkv, 3 * h, h),
-                        linear(out, h, h),
-                        {copy(std::get<0>(attention_norm), h), copy(std::get<1>(attention_norm), h)},
-                        linear(up, wide, h),
-                        linear(down, h, wide),
-                        {copy(std::get<0>(output_norm), h), copy(std::get<1>(output_norm), h)}});
+  void add_layer(const LinearParts &qkv, const LinearParts &out, const std::optional<NormParts> &attention_norm,
+                 const LinearParts &up, const LinearParts &down, const NormParts &output_norm, int window, int rotary) {
+    const quaver::EncoderSpec &spec = encoder_.spec();
+    const int h = spec.hidden, wide = spec.intermediate;
+    require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
+    encoder_.add_layer({linear(qkv, 3 * h, h), linear(out, h, h),
+                        attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
+                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h), linear(down, h, wide),
+                        make_norm(output_norm, h), window, rotary});
+  }
+
+  void add_rotary(Matrix<float> cosine, Matrix<float> sine) {
+    const quaver::EncoderSpec &spec = encoder_.spec();
+    const auto rows = static_cast<std::size_t>(spec.positions - spec.position_offset);
+    const auto half = static_cast<std::size_t>(spec.hidden / spec.heads / 2);
+    require(cosine.shape(0) == rows && sine.shape(0) == rows && cosine.shape(1) == half && sine.shape(1) == half &&
+                spec.hidden / spec.heads % 2 == 0,
+            "rotary tables are (positions, D / 2), D even");
+    encoder_.add_rotary({cosine.data(), sine.data()});
+    tables_.push_back(cosine);
+    tables_.push_back(sine);
+    ++rotaries_;
+  }
+
+  void set_final_norm(const NormParts &norm) { encoder_.set_final_norm(make_norm(norm, encoder_.spec().hidden)); }
+
+  void set_distance_bias(Matrix<float> bias, int reach) {
+    const quaver::EncoderSpec &spec = encoder_.spec();
+    require(reach >= spec.positions - spec.position_offset && bias.shape(0) == static_cast<std::size_t>(spec.heads) &&
+                bias.shape(1) == 2 * static_cast<std::size_t>(reach) - 1,
+            "a bias is (heads, 2 * reach - 1)");
+    encoder_.set_distance_bias({bias.data(), reach});
+    tables_.push_back(bias);
+  }
+
+  void add_dense(const Matrix<float> &weight, const Vector<float> &bias, quaver::Activation activation) {
+    const int outputs = static_cast<int>(weight.shape(0));
+    quaver::HeadStep step{linear(FloatParts{weight, bias}, outputs, encoder_.outputs()), activation, {}, 0.0f};
+    encoder_.add_head_step(std::move(step));
+  }
+
+  void add_norm(const NormParts &norm, float eps) {
+    encoder_.add_head_step({std::nullopt, quaver::Activation::none, make_norm(norm, encoder_.outputs()), eps});
   }
 
   void encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
               const std::optional<Vector<std::int32_t>> &type_ids, int threads,
               nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
     require(offsets.shape(0) >= 1 && vectors.shape(0) + 1 == offsets.shape(0) &&
-                vectors.shape(1) == static_cast<std::size_t>(encoder_.spec().hidden),
-            "vectors are (N, H) for N + 1 offsets");
+                vectors.shape(1) == static_cast<std::size_t>(encoder_.outputs()),
+            "vectors are (N, outputs) for N + 1 offsets");
     const quaver::TokenBatch batch{ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(),
                                    static_cast<int>(vectors.shape(0))};
     if (batch.sequences == 0)
@@ -139,7 +173,15 @@ private:
     throw nb::value_error("isa is one of the available instruction sets");
   }
 
-  Matrix<float> word_, position_, token_type_; // keep the arrays alive
+  void require_table(const Matrix<float> &table, int rows) {
+    require(table.shape(0) == static_cast<std::size_t>(rows) &&
+                table.shape(1) == static_cast<std::size_t>(encoder_.spec().hidden),
+            "embedding tables have the rows that the spec says and H columns");
+    tables_.push_back(table);
+  }
+
+  std::vector<Matrix<float>> tables_; // keep the arrays alive
+  int rotaries_ = 0;
   quaver::Encoder encoder_;
 };
 
@@ -152,30 +194,50 @@ NB_MODULE(_native, m) {
       .value("gelu", quaver::Activation::gelu)
       .value("gelu_tanh", quaver::Activation::gelu_tanh)
       .value("relu", quaver::Activation::relu)
-      .value("silu", quaver::Activation::silu);
-  nb::enum_<quaver::Pooling>(m, "Pooling").value("cls", quaver::Pooling::cls).value("mean", quaver::Pooling::mean);
+      .value("silu", quaver::Activation::silu)
+      .value("tanh", quaver::Activation::tanh)
+      .value("none", quaver::Activation::none);
+  nb::enum_<quaver::Gate>(m, "Gate")
+      .value("none", quaver::Gate::none)
+      .value("first", quaver::Gate::first)
+      .value("last", quaver::Gate::last);
+  nb::enum_<quaver::Pooling>(m, "Pooling")
+      .value("cls", quaver::Pooling::cls)
+      .value("mean", quaver::Pooling::mean)
+      .value("max", quaver::Pooling::max)
+      .value("lasttoken", quaver::Pooling::last)
+      .value("mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt);
 
   nb::class_<quaver::EncoderSpec>(m, "EncoderSpec")
       .def(
           "__init__",
           [](quaver::EncoderSpec *self, int hidden, int heads, int intermediate, int vocabulary, int positions,
-             int position_offset, int token_types, float norm_eps, quaver::Activation activation,
-             quaver::Pooling pooling, bool normalize) {
+             int position_offset, int token_types, float norm_eps, quaver::Activation activation, quaver::Gate gate,
+             bool norm_first, std::vector<quaver::Pooling> pooling, bool normalize) {
             require(hidden >= 1 && heads >= 1 && hidden % heads == 0, "heads divides hidden");
             require(intermediate >= 1 && hidden <= quaver::kMaxDepth && intermediate <= quaver::kMaxDepth,
                     "hidden and intermediate are in 1..65536");
             require(hidden / heads <= quaver::kMaxHead, "a head has at most 1024 features");
-            new (self) quaver::EncoderSpec{hidden,      heads,    intermediate, vocabulary, positions, position_offset,
-                                           token_types, norm_eps, activation,   pooling,    normalize};
+            require(!pooling.empty(), "there is at least one pooling");
+            new (self) quaver::EncoderSpec{
+                hidden,   heads,      intermediate, vocabulary, positions,          position_offset, token_types,
+                norm_eps, activation, gate,         norm_first, std::move(pooling), normalize};
           },
           nb::kw_only(), "hidden"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a, "position_offset"_a,
-          "token_types"_a, "norm_eps"_a, "activation"_a, "pooling"_a, "normalize"_a);
+          "token_types"_a, "norm_eps"_a, "activation"_a, "gate"_a, "norm_first"_a, "pooling"_a, "normalize"_a);
 
   nb::class_<Encoder>(m, "Encoder")
-      .def(nb::init<const quaver::EncoderSpec &, const std::string &, Matrix<float>, Matrix<float>, Matrix<float>,
-                    const NormParts &>(),
-           "spec"_a, "isa"_a, "word"_a.noconvert(), "position"_a.noconvert(), "token_type"_a.noconvert(), "norm"_a)
-      .def("add_layer", &Encoder::add_layer, "qkv"_a, "out"_a, "attention_norm"_a, "up"_a, "down"_a, "output_norm"_a)
+      .def(nb::init<const quaver::EncoderSpec &, const std::string &, Matrix<float>, std::optional<Matrix<float>>,
+                    std::optional<Matrix<float>>, const NormParts &>(),
+           "spec"_a, "isa"_a, "word"_a.noconvert(), "position"_a.noconvert().none(), "token_type"_a.noconvert().none(),
+           "norm"_a)
+      .def("add_layer", &Encoder::add_layer, "qkv"_a, "out"_a, "attention_norm"_a.none(), "up"_a, "down"_a,
+           "output_norm"_a, "window"_a, "rotary"_a)
+      .def("add_rotary", &Encoder::add_rotary, "cosine"_a.noconvert(), "sine"_a.noconvert())
+      .def("set_final_norm", &Encoder::set_final_norm, "norm"_a)
+      .def("set_distance_bias", &Encoder::set_distance_bias, "bias"_a.noconvert(), "reach"_a)
+      .def("add_dense", &Encoder::add_dense, "weight"_a.noconvert(), "bias"_a.noconvert(), "activation"_a)
+      .def("add_norm", &Encoder::add_norm, "norm"_a, "eps"_a)
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
            "threads"_a, "vectors"_a.noconvert())
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);

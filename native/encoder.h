@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "kernels.h"
@@ -10,41 +11,69 @@
 
 namespace quaver {
 
-enum class Pooling : std::int32_t { cls, mean };
+// Which half of the feed-forward part's first layer goes through the activation, to be multiplied with the other.
+enum class Gate : std::int32_t { none, first, last };
+
+enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt };
 
 struct EncoderSpec {
   int hidden;          // H
   int heads;           // divides H
-  int intermediate;    // width of the feed-forward layer
+  int intermediate;    // I, width of the feed-forward layer
   int vocabulary;      // rows of the word table
-  int positions;       // rows of the position table
+  int positions;       // most tokens of a sequence, plus position_offset; rows of the position table if there is one
   int position_offset; // position of the first token
-  int token_types;     // rows of the token type table
+  int token_types;     // rows of the token type table, 0 for none
   float norm_eps;
   Activation activation;
-  Pooling pooling;
-  bool normalize; // divide each vector by its L2 norm
+  Gate gate;
+  bool norm_first;              // norms stand before attention and feed-forward part, and one behind the last layer
+  std::vector<Pooling> pooling; // at least one; their vectors stand side by side
+  bool normalize;               // divide each vector by its L2 norm
 };
 
 struct Norm {
-  Buffer<float> gamma, beta; // [H]
+  Buffer<float> gamma, beta; // [H], or empty for no norm at all
+
+  bool empty() const { return gamma.size() == 0; }
+};
+
+// Tables of one rotary position embedding; they stay where the caller has them and outlive the encoder.
+struct Rotary {
+  const float *cosine, *sine; // [positions - position_offset][D / 2]
 };
 
 struct Layer {
   Linear qkv; // 3H x H; the rows of the query carry log2(e) / sqrt(D)
   Linear out; // H x H
   Norm attention_norm;
-  Linear up;   // intermediate x H
-  Linear down; // H x intermediate
+  Linear up;   // I x H, with a gate 2I x H
+  Linear down; // H x I
   Norm output_norm;
+  int window; // a token attends to those at most this far away; 0 for all
+  int rotary; // which of the encoder's tables turns query and key; -1 for none
 };
 
 // Embedding tables stay where the caller has them (mapped from the model file, as a rule) and outlive the encoder.
 struct Embeddings {
   const float *word;       // [vocabulary][H]
-  const float *position;   // [positions][H]
-  const float *token_type; // [token_types][H]
+  const float *position;   // [positions][H], or null
+  const float *token_type; // [token_types][H], or null
   Norm norm;
+};
+
+// What is added to a score for the distance of key and query, times log2(e): heads[h][j - i + reach - 1].
+struct DistanceBias {
+  const float *heads; // [heads][2 * reach - 1], or null
+  int reach;          // positions - position_offset
+};
+
+// A step of what runs on pooled vectors: a linear layer in float32 with its activation, or a norm.
+struct HeadStep {
+  std::optional<Linear> dense;
+  Activation activation;
+  Norm norm; // where there is no dense layer
+  float eps;
 };
 
 struct TokenBatch {
@@ -59,9 +88,16 @@ public:
   Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings);
 
   void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
+  void add_rotary(Rotary rotary) { rotary_.push_back(rotary); }
+  void add_head_step(HeadStep step) { head_.push_back(std::move(step)); }
+  void set_final_norm(Norm norm) { final_norm_ = std::move(norm); }
+  void set_distance_bias(DistanceBias bias) { bias_ = bias; }
 
-  // Vectors f32 [sequences][H]. At most `threads` threads take part. `interrupted` is asked by the calling thread every
-  // few hundred tokens; once it says true the rest is left out and the call returns false.
+  // Features of a vector: H for each pooling, or what the last dense layer of the head gives.
+  int outputs() const;
+
+  // Vectors f32 [sequences][outputs]. At most `threads` threads take part. `interrupted` is asked by the calling thread
+  // every few hundred tokens; once it says true the rest is left out and the call returns false.
   //
   // A sequence's vector is the same bits whatever else is in the batch and however many threads there are.
   // Throws std::bad_alloc and nothing else; ids, types and offsets were checked by the caller.
@@ -84,18 +120,27 @@ private:
   void encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
+  void rotate(Chunk &chunk, const Layer &layer, int first, int last) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
-  void feed_forward(const Layer &layer, Chunk &chunk, int first, int last) const;
+  void attend_block(const AttentionHead &head, bool int8, int first, int last, float *out, std::ptrdiff_t ldo) const;
+  void feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const;
+  const Norm &norm_before(std::size_t layer) const;
+  void add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const;
   bool only_first_rows(std::size_t layer) const;
   void keep_first_rows(Chunk &chunk) const;
   void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
              std::ptrdiff_t ldy, Activation act) const;
-  void pool(const Chunk &chunk, const Sequence &sequence, float *vector) const;
+  void pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling, float *vector) const;
+  void finish(const Chunk &chunk, float *vectors) const;
 
   EncoderSpec spec_;
   const KernelTable &kernels_;
   Embeddings embeddings_;
   std::vector<Layer> layers_;
+  std::vector<Rotary> rotary_;
+  std::vector<HeadStep> head_;
+  Norm final_norm_;
+  DistanceBias bias_{nullptr, 0};
 };
 
 } // namespace quaver

@@ -39,7 +39,7 @@ inline constexpr int kMaxHead = 1024;   // features of one attention head; a pac
 
 static constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
 
-enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu };
+enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu, tanh };
 
 // Rows quantized with one scale and one zero point per token: x ~ scale * (q - zero).
 struct Int8Rows {
@@ -72,6 +72,11 @@ struct AttentionHead {
   std::ptrdiff_t ld;
   int length;    // tokens in the sequence, >= 1
   int head_size; // D
+  // What is added to the score of row r and key j: bias[r * bias_step + j], times log2(e); null adds nothing. A bias
+  // that depends on the distance alone is one array with step -1.
+  const float *bias = nullptr;
+  std::ptrdiff_t bias_step = 0;
+  int window = 0; // row r sees the keys j with |r - j| <= window; 0 for all
 };
 
 // One head of one sequence in eight bits. The encoder owns the memory, `pack_head` fills it, `attend_int8` reads it.
@@ -140,10 +145,21 @@ struct KernelTable {
   void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                       float *out, std::ptrdiff_t ldo) noexcept;
 
-  // x[r] = norm(x[r] + y[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta; y may be null (no residual).
-  //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols]
+  // x[r] += y[r], y may be null; out[r] = norm(x[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta;
+  // without gamma norm(v) = v. out may be x.
+  //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols], out f32 [rows][ldo]
   void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
-                   const float *gamma, const float *beta, float eps) noexcept;
+                   const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept;
+
+  // x[r][c] = act(x[r][c]) * x[r][cols + c] for c in [0, cols); `last`: x[r][c] * act(x[r][cols + c]).
+  //   x f32 [rows][ldx], ldx >= 2 * cols
+  void (*gate)(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept;
+
+  // Turns each of the `heads` heads of a row by the row's angles: (a, b) to (a cos - b sin, b cos + a sin), a in the
+  // first half of the head and b in the second.
+  //   x f32 [rows][ldx], head h at column h * D; cosine, sine f32 [rows][D / 2]; D even
+  void (*rotate)(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
+                 const float *sine) noexcept;
 };
 
 // One table per file in kernels/. Only cpu.cpp names them; everything else asks cpu.h for one.

@@ -230,8 +230,8 @@ def test_pooling_comes_from_the_folder_or_the_argument(tmp_path: Path, tiny_fold
     assert np.array_equal(cls.encode(TEXTS), expected)
     with pytest.raises(PoolingError, match=r"trained with mean pooling.*got pooling='cls'"):
         Embedder.from_pretrained(tiny_folder, pooling="cls")
-    with pytest.raises(UnsupportedArchitectureError, match="'max' is not supported"):
-        Embedder.from_pretrained(write_tiny_model(tmp_path / "max", pooling="max"))
+    with pytest.raises(UnsupportedArchitectureError, match="'weightedmean' is not supported"):
+        Embedder.from_pretrained(write_tiny_model(tmp_path / "sum", pooling="weightedmean"))
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Pa
     ("options", "message"),
     [
         ({"precision": "int4"}, "precision must be 'int8' or 'float32': got 'int4'"),
-        ({"pooling": "max"}, "pooling must be one of cls, mean: got 'max'"),
+        ({"pooling": "cls+sum"}, r"pooling must be cls, mean, .*joined by \+: got 'cls\+sum'"),
         ({"truncate_dim": 0}, "truncate_dim must be a whole number from 1 to 64: got 0"),
         ({"truncate_dim": 65}, "from 1 to 64: got 65"),
         ({"max_seq_length": 65}, "max_seq_length must be a whole number from 1 to 64: got 65"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from quaver.embedder import Embedder
 from quaver.errors import (
     ModelFolderError,
     ModelNotFoundError,
@@ -106,7 +107,7 @@ def test_max_seq_length(
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": stated})
     write_json(folder / "tokenizer_config.json", {"model_max_length": model_max_length})
     edit(folder / "config.json", max_position_embeddings=positions)
-    assert ModelFolder.open(folder).max_seq_length == expected
+    assert Embedder.from_pretrained(folder).max_seq_length == expected
 
 
 def test_do_lower_case(folder: Path) -> None:
@@ -131,10 +132,11 @@ def test_another_module_is_named(folder: Path, name: str) -> None:
         ModelFolder.open(folder)
 
 
-def test_joined_pooling_modes_are_refused(folder: Path) -> None:
+def test_joined_pooling_modes(folder: Path) -> None:
     edit(folder / "1_Pooling/config.json", pooling_mode_cls_token=True)
-    with pytest.raises(UnsupportedArchitectureError, match="joins the pooling modes cls, mean"):
-        ModelFolder.open(folder)
+    assert ModelFolder.open(folder).pooling == "cls+mean"
+    edit(folder / "1_Pooling/config.json", pooling_mode=["mean", "max"])
+    assert ModelFolder.open(folder).pooling == "mean+max"
 
 
 def test_pooling_without_the_prompt_is_refused(folder: Path) -> None:
@@ -176,19 +178,17 @@ def test_prompts_must_be_texts(folder: Path, changes: dict[str, Any]) -> None:
         ModelFolder.open(folder)
 
 
-@pytest.mark.parametrize("length", [0, -1, True, "long"])
+@pytest.mark.parametrize("length", [0.5, -1, True, "long"])
 def test_a_length_must_be_positive(folder: Path, length: object) -> None:
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 8})
-    edit(folder / "config.json", max_position_embeddings=length)
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": length})
     with pytest.raises(ModelFolderError, match="must be a positive number"):
         ModelFolder.open(folder)
 
 
-def test_no_length_at_all(folder: Path) -> None:
+def test_a_folder_without_a_length_leaves_it_to_the_model(folder: Path) -> None:
     (folder / "sentence_bert_config.json").unlink()
-    edit(folder / "config.json", max_position_embeddings=None)
-    with pytest.raises(ModelFolderError, match="must state its length"):
-        ModelFolder.open(folder)
+    assert ModelFolder.open(folder).max_seq_length is None
+    assert Embedder.from_pretrained(folder).max_seq_length == 64
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

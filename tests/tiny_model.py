@@ -172,7 +172,7 @@ def write_tiny_model(
         layers: encoder layers.
         heads: attention heads.
         max_positions: longest text in tokens, special tokens included.
-        pooling: "mean", "cls", "max"; None leaves out modules.json.
+        pooling: a mode, or several joined by "+"; None leaves out modules.json.
         normalize: whether modules.json ends with Normalize.
         prompts: prompts of the model; None means `PROMPTS`.
     """
@@ -190,8 +190,16 @@ def write_tiny_model(
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_positions})
     if pooling is not None:
-        flags = {"cls": "cls_token", "mean": "mean_tokens", "max": "max_tokens"}
-        settings = {f"pooling_mode_{flag}": mode == pooling for mode, flag in flags.items()}
+        flags = {
+            "cls": "cls_token",
+            "mean": "mean_tokens",
+            "max": "max_tokens",
+            "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+            "weightedmean": "weightedmean_tokens",
+            "lasttoken": "lasttoken",
+        }
+        modes = pooling.split("+")
+        settings = {f"pooling_mode_{flag}": mode in modes for mode, flag in flags.items()}
         write_json(
             folder / "1_Pooling/config.json",
             {"word_embedding_dimension": hidden, **settings},

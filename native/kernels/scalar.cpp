@@ -1,6 +1,7 @@
 // Every kernel in plain C++: the oracle that the others are tested against, and the fallback of any machine.
 // Written for reading. Floats round twice in a multiply-add here and once on the others.
 #include <cmath>
+#include <cstdlib>
 
 #include "../kernels.h"
 
@@ -17,6 +18,8 @@ float activate(float x, Activation act) {
     return x / (1.0f + std::exp(-x));
   case Activation::relu:
     return x > 0.0f ? x : 0.0f;
+  case Activation::tanh:
+    return std::tanh(x);
   case Activation::none:
     break;
   }
@@ -111,6 +114,13 @@ void pack_keys(const AttentionHead &head, float *packed) noexcept {
         *packed++ = j < head.length ? head.key[j * head.ld + c] : 0.0f;
 }
 
+// A score with the bias of its place; -infinity for a key that the row does not see.
+float placed(float score, const AttentionHead &head, int row, int key) {
+  if (head.window > 0 && std::abs(row - key) > head.window)
+    return -INFINITY;
+  return head.bias == nullptr ? score : score + head.bias[row * head.bias_step + key];
+}
+
 void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores, float *out,
             std::ptrdiff_t ldo) noexcept {
   for (int r = first_row; r < last_row; ++r) {
@@ -120,6 +130,7 @@ void attend(const AttentionHead &head, const float *packed_keys, int first_row, 
       scores[j] = 0.0f;
       for (int c = 0; c < head.head_size; ++c)
         scores[j] += head.query[r * head.ld + c] * key[c * kPanel];
+      scores[j] = placed(scores[j], head, r, j);
       top = scores[j] > top ? scores[j] : top;
     }
     float sum = 0.0f;
@@ -184,12 +195,13 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
       for (int c = 0; c < depth; ++c)
         sum += packed.query[r * ldq + c] * packed.keys[at_strip(j, c, depth)];
       scores[j] = (static_cast<float>(sum) - static_cast<float>(packed.query_zero[r]) * packed.key_sums[j]) *
-                  packed.key_scale[j];
+                  packed.key_scale[j] * packed.query_scale[r];
+      scores[j] = placed(scores[j], head, r, j);
       top = scores[j] > top ? scores[j] : top;
     }
     float total = 0.0f;
     for (int j = 0; j < head.length; ++j) {
-      scores[j] = std::nearbyint(255.0f * std::exp2((scores[j] - top) * packed.query_scale[r]));
+      scores[j] = std::nearbyint(255.0f * std::exp2(scores[j] - top));
       total += scores[j];
     }
     for (int c = 0; c < d; ++c) {
@@ -202,8 +214,8 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
 }
 
 void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols, const float *gamma,
-              const float *beta, float eps) noexcept {
-  for (int r = 0; r < rows; ++r, x += ldx) {
+              const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
+  for (int r = 0; r < rows; ++r, x += ldx, out += ldo) {
     float sum = 0.0f;
     for (int c = 0; c < cols; ++c) {
       x[c] += y != nullptr ? y[r * ldy + c] : 0.0f;
@@ -215,14 +227,33 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
       square += (x[c] - mean) * (x[c] - mean);
     const float factor = 1.0f / std::sqrt(square / static_cast<float>(cols) + eps);
     for (int c = 0; c < cols; ++c)
-      x[c] = (x[c] - mean) * factor * gamma[c] + beta[c];
+      out[c] = gamma == nullptr ? x[c] : (x[c] - mean) * factor * gamma[c] + beta[c];
   }
+}
+
+void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept {
+  for (int r = 0; r < rows; ++r, x += ldx)
+    for (int c = 0; c < cols; ++c)
+      x[c] = last ? x[c] * activate(x[cols + c], act) : activate(x[c], act) * x[cols + c];
+}
+
+void rotate(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
+            const float *sine) noexcept {
+  const int half = head_size / 2;
+  for (int r = 0; r < rows; ++r, x += ldx, cosine += half, sine += half)
+    for (int h = 0; h < heads; ++h)
+      for (int c = 0; c < half; ++c) {
+        float *head = x + h * head_size;
+        const float a = head[c], b = head[half + c];
+        head[c] = a * cosine[c] - b * sine[c];
+        head[half + c] = b * cosine[c] + a * sine[c];
+      }
 }
 
 } // namespace
 
 constinit const KernelTable scalar_kernels = {
-    "scalar",  quantize_rows, quantize_rows_fixed, sum_int8,    linear_int8, linear_float32,
-    pack_keys, attend,        pack_head,           attend_int8, add_norm};
+    "scalar", quantize_rows, quantize_rows_fixed, sum_int8, linear_int8, linear_float32, pack_keys,
+    attend,   pack_head,     attend_int8,         add_norm, gate,        rotate};
 
 } // namespace quaver

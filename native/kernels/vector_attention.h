@@ -44,6 +44,42 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return 1.0f / L::sum(sum);
   }
 
+  // Adds the bias of each place to a row of scores and hides the keys outside of the row's window; returns the largest.
+  // Scores are score * scale; what is hidden is low enough to have no weight, and no infinity, which 0 would make a
+  // NaN.
+  static float place(const AttentionHead &head, int row, float *scores, float scale) {
+    constexpr float hidden = -1e30f;
+    const int begin = head.window > 0 && row > head.window ? row - head.window : 0;
+    const int end = head.window > 0 ? least(row + head.window + 1, head.length) : head.length;
+    for (int j = 0; j < begin; ++j)
+      scores[j] = hidden;
+    for (int j = end; j < head.length; ++j)
+      scores[j] = hidden;
+    V top = L::set(hidden);
+    const float *bias = head.bias == nullptr ? nullptr : head.bias + row * head.bias_step;
+    const V inverse = L::set(1.0f / scale);
+    const int full = head.length / L::width * L::width, rest = head.length - full;
+    for (int j = 0; j < full; j += L::width) {
+      V v = L::load(scores + j);
+      if (bias != nullptr) {
+        v = L::fma(L::load(bias + j), inverse, v);
+        L::store(scores + j, v);
+      }
+      top = L::max(top, v);
+    }
+    if (rest > 0) {
+      V v = L::load_first(scores + full, rest);
+      if (bias != nullptr) {
+        v = L::fma(L::load_first(bias + full, rest), inverse, v);
+        L::store_first(scores + full, v, rest);
+      }
+      top = L::max(top, L::first_or(v, rest, top));
+    }
+    return L::greatest(top);
+  }
+
+  static bool is_placed(const AttentionHead &head) { return head.bias != nullptr || head.window > 0; }
+
   static void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                      float *out, std::ptrdiff_t ldo) noexcept {
     const int width = round_up(head.length, kPanel), d = head.head_size;
@@ -53,6 +89,8 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
         float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
                       kPanel, d, kPanel, scores + j, width);
       float inverse[L::float_rows];
+      for (int r = 0; r < rows && is_placed(head); ++r)
+        place(head, row + r, scores + static_cast<std::ptrdiff_t>(r) * width, 1.0f);
       for (int r = 0; r < rows; ++r)
         inverse[r] = exponentials(scores + static_cast<std::ptrdiff_t>(r) * width, head.length);
       float *target = out + row * ldo;
@@ -249,6 +287,8 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       rows = tile_height(last_row - row, Tile::rows);
       float highest[Tile::rows], total[Tile::rows];
       score_int8(head, packed, row, rows, scores, lds, highest);
+      for (int r = 0; r < rows && is_placed(head); ++r)
+        highest[r] = place(head, row + r, scores + r * lds, packed.query_scale[row + r]);
       for (int r = 0; r < rows; ++r)
         total[r] =
             weigh_int8(scores + r * lds, head.length, highest[r], packed.query_scale[row + r], weights + r * lds);

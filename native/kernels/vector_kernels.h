@@ -19,9 +19,9 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
   using Attention = AttentionKernels<L, Tile>;
 
   static void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
-                       const float *gamma, const float *beta, float eps) noexcept {
+                       const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
     const int full = cols / L::width * L::width, rest = cols - full;
-    for (int r = 0; r < rows; ++r, x += ldx) {
+    for (int r = 0; r < rows; ++r, x += ldx, out += ldo) {
       V sum = L::zero();
       for (int c = 0; c < full; c += L::width) {
         V v = L::load(x + c);
@@ -39,6 +39,12 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
         }
         sum = L::add(sum, v);
       }
+      if (y != nullptr)
+        y += ldy;
+      if (gamma == nullptr) {
+        copy_row(x, cols, out);
+        continue;
+      }
       const V mean = L::set(L::sum(sum) / static_cast<float>(cols));
       V square = L::zero();
       for (int c = 0; c < full; c += L::width) {
@@ -52,15 +58,58 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
       const V factor = L::set(1.0f / L::square_root(L::sum(square) / static_cast<float>(cols) + eps));
       for (int c = 0; c < full; c += L::width) {
         const V v = L::mul(L::sub(L::load(x + c), mean), factor);
-        L::store(x + c, L::fma(v, L::load(gamma + c), L::load(beta + c)));
+        L::store(out + c, L::fma(v, L::load(gamma + c), L::load(beta + c)));
       }
       if (rest > 0) {
         const V v = L::mul(L::sub(L::load_first(x + full, rest), mean), factor);
-        L::store_first(x + full, L::fma(v, L::load_first(gamma + full, rest), L::load_first(beta + full, rest)), rest);
+        L::store_first(out + full, L::fma(v, L::load_first(gamma + full, rest), L::load_first(beta + full, rest)),
+                       rest);
       }
-      if (y != nullptr)
-        y += ldy;
     }
+  }
+
+  static void copy_row(const float *x, int cols, float *out) {
+    if (out == x)
+      return;
+    int c = 0;
+    for (; c + L::width <= cols; c += L::width)
+      L::store(out + c, L::load(x + c));
+    if (c < cols)
+      L::store_first(out + c, L::load_first(x + c, cols - c), cols - c);
+  }
+
+  static void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept {
+    const int gated = last ? cols : 0, other = cols - gated;
+    for (int r = 0; r < rows; ++r, x += ldx) {
+      int c = 0;
+      for (; c + L::width <= cols; c += L::width)
+        L::store(x + c, L::mul(activate<L>(L::load(x + gated + c), act), L::load(x + other + c)));
+      if (c < cols) {
+        const int rest = cols - c;
+        const V v = activate<L>(L::load_first(x + gated + c, rest), act);
+        L::store_first(x + c, L::mul(v, L::load_first(x + other + c, rest)), rest);
+      }
+    }
+  }
+
+  static void rotate(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
+                     const float *sine) noexcept {
+    const int half = head_size / 2, full = half / L::width * L::width, rest = half - full;
+    for (int r = 0; r < rows; ++r, x += ldx, cosine += half, sine += half)
+      for (int h = 0; h < heads; ++h) {
+        float *first = x + h * head_size, *second = first + half;
+        for (int c = 0; c < full; c += L::width) {
+          const V a = L::load(first + c), b = L::load(second + c), cos = L::load(cosine + c), sin = L::load(sine + c);
+          L::store(first + c, L::sub(L::mul(a, cos), L::mul(b, sin)));
+          L::store(second + c, L::fma(b, cos, L::mul(a, sin)));
+        }
+        if (rest > 0) {
+          const V a = L::load_first(first + full, rest), b = L::load_first(second + full, rest),
+                  cos = L::load_first(cosine + full, rest), sin = L::load_first(sine + full, rest);
+          L::store_first(first + full, L::sub(L::mul(a, cos), L::mul(b, sin)), rest);
+          L::store_first(second + full, L::fma(b, cos, L::mul(a, sin)), rest);
+        }
+      }
   }
 
   static constexpr KernelTable table(const char *name) {
@@ -74,7 +123,9 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
             Attention::attend,
             Attention::pack_head,
             Attention::attend_int8,
-            add_norm};
+            add_norm,
+            gate,
+            rotate};
   }
 };
 

@@ -83,6 +83,8 @@ template <class L> typename L::V activate(typename L::V x, Activation act) {
     return gated<L>(x, x);
   case Activation::relu:
     return L::max(x, L::zero());
+  case Activation::tanh: // 2 / (1 + e^-2x) - 1
+    return L::sub(gated<L>(L::set(2.0f), L::add(x, x)), L::set(1.0f));
   case Activation::none:
     break;
   }

@@ -29,7 +29,19 @@ struct Model {
 };
 
 Model make_model(int hidden, int heads, int intermediate, Pooling pooling) {
-  Model m{{hidden, heads, intermediate, kVocabulary, kPositions, 0, 2, 1e-12f, Activation::gelu, pooling, true},
+  Model m{{hidden,
+           heads,
+           intermediate,
+           kVocabulary,
+           kPositions,
+           0,
+           2,
+           1e-12f,
+           Activation::gelu,
+           Gate::none,
+           false,
+           {pooling},
+           true},
           {},
           {},
           {}};
@@ -73,7 +85,7 @@ Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {
   const int h = m.spec.hidden, wide = m.spec.intermediate;
   for (unsigned l = 0; l < 2; ++l)
     e.add_layer({make_linear(3 * h, h, int8, 10 * l + 1), make_linear(h, h, int8, 10 * l + 2), m.norm(),
-                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm()});
+                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm(), 0, -1});
   return e;
 }
 

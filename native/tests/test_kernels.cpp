@@ -88,8 +88,8 @@ void check_close(const char *what, const KernelTable &k, const float *got, const
           k.name, what, i, static_cast<double>(got[i]), static_cast<double>(expected[i]));
 }
 
-const Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh, Activation::relu,
-                                   Activation::silu};
+const Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh,
+                                   Activation::relu, Activation::silu, Activation::tanh};
 
 // A fixed scale and zero: what lies outside of the range ends at its edge, however far it is.
 void test_quantize_fixed(const KernelTable &k) {
@@ -210,6 +210,8 @@ void test_activations(const KernelTable &k) {
         expected = v / (1.0 + std::exp(-v));
       else if (act == Activation::relu)
         expected = std::max(v, 0.0);
+      else if (act == Activation::tanh)
+        expected = std::tanh(v);
       CHECK(std::abs(got[i] - expected) <= 1e-6 * std::max(1.0, std::abs(v)), "%s activation %d of %g: %g, not %g",
             k.name, static_cast<int>(act), v, static_cast<double>(got[i]), expected);
     }
@@ -326,9 +328,10 @@ void test_add_norm(const KernelTable &k) {
     for (const bool residual : {true, false}) {
       fill_normal(x, 2.0f);
       std::copy(x.begin(), x.end(), expected.begin());
-      k.add_norm(x.data(), cols, residual ? y.data() : nullptr, cols, rows, cols, gamma.data(), beta.data(), 1e-12f);
+      k.add_norm(x.data(), cols, residual ? y.data() : nullptr, cols, rows, cols, gamma.data(), beta.data(), 1e-12f,
+                 x.data(), cols);
       scalar_kernels.add_norm(expected.data(), cols, residual ? y.data() : nullptr, cols, rows, cols, gamma.data(),
-                              beta.data(), 1e-12f);
+                              beta.data(), 1e-12f, expected.data(), cols);
       if (cols > 2) // the difference of two numbers says little about rounding when there are no others
         check_close("add_norm", k, x.data(), expected.data(), expected.size(), 5e-5f);
     }

@@ -25,10 +25,20 @@ class Activation:
     gelu_tanh: Activation
     relu: Activation
     silu: Activation
+    tanh: Activation
+    none: Activation
+
+class Gate:
+    none: Gate
+    first: Gate
+    last: Gate
 
 class Pooling:
     cls: Pooling
     mean: Pooling
+    max: Pooling
+    lasttoken: Pooling
+    mean_sqrt_len_tokens: Pooling
 
 class EncoderSpec:
     def __init__(
@@ -43,7 +53,9 @@ class EncoderSpec:
         token_types: int,
         norm_eps: float,
         activation: Activation,
-        pooling: Pooling,
+        gate: Gate,
+        norm_first: bool,
+        pooling: list[Pooling],
         normalize: bool,
     ) -> None: ...
 
@@ -53,19 +65,26 @@ class Encoder:
         spec: EncoderSpec,
         isa: str,
         word: _Floats,
-        position: _Floats,
-        token_type: _Floats,
+        position: _Floats | None,
+        token_type: _Floats | None,
         norm: _Norm,
     ) -> None: ...
     def add_layer(
         self,
         qkv: LinearParts,
         out: LinearParts,
-        attention_norm: _Norm,
+        attention_norm: _Norm | None,
         up: LinearParts,
         down: LinearParts,
         output_norm: _Norm,
+        window: int,
+        rotary: int,
     ) -> None: ...
+    def add_rotary(self, cosine: _Floats, sine: _Floats) -> None: ...
+    def set_final_norm(self, norm: _Norm) -> None: ...
+    def set_distance_bias(self, bias: _Floats, reach: int) -> None: ...
+    def add_dense(self, weight: _Floats, bias: _Floats, activation: Activation) -> None: ...
+    def add_norm(self, norm: _Norm, eps: float) -> None: ...
     def encode(
         self,
         ids: NDArray[np.int32],

@@ -11,17 +11,21 @@ from numpy.typing import NDArray
 
 from quaver import _native
 from quaver.architecture import (
+    AttentionSpec,
+    DenseStep,
     EncoderSpec,
     EncoderWeights,
+    HeadStep,
     LayerWeights,
     NormWeights,
+    Rotary,
+    rotary_tables,
 )
 from quaver.errors import InputError, TokenRangeError
 from quaver.int8 import quantize_weight
 from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.machine import choose_isa, choose_threads
 from quaver.mapped import release_pages
-from quaver.reference import run_head
 from quaver.tokenizer import TokenBatch
 
 Precision = Literal["int8", "float32"]
@@ -75,7 +79,6 @@ class Engine:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}")
         self.spec = spec
         self.precision: Precision = "float32"
-        self._head = weights.head
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
         self._encoder = _native.Encoder(
@@ -86,12 +89,29 @@ class Engine:
             weights.token_type,
             _norm(weights.embedding_norm),
         )
-        for layer in weights.layers:
-            self._add_layer(layer, precision)
+        rotaries = list(dict.fromkeys(a.rotary for a in spec.attention if a.rotary is not None))
+        for rotary in rotaries:
+            self._encoder.add_rotary(*rotary_tables(rotary, spec.max_length, spec.head_size))
+        for attention, layer in zip(spec.attention, weights.layers, strict=True):
+            self._add_layer(attention, rotaries, layer, precision)
             for linear in (layer.qkv, layer.out, layer.up, layer.down):
                 release_pages(linear.weight)
+        if weights.final_norm is not None:
+            self._encoder.set_final_norm(_norm(weights.final_norm))
+        if weights.distance_bias is not None:
+            # The kernels' softmax is in base two.
+            bias = weights.distance_bias * np.float32(math.log2(math.e))
+            self._encoder.set_distance_bias(bias, spec.max_length)
+        for step, weight in zip(spec.head, weights.head, strict=True):
+            self._add_head_step(step, weight)
 
-    def _add_layer(self, layer: LayerWeights, precision: Precision | None) -> None:
+    def _add_layer(
+        self,
+        attention: AttentionSpec,
+        rotaries: list[Rotary],
+        layer: LayerWeights,
+        precision: Precision | None,
+    ) -> None:
         qkv, *others = (
             _in_precision(linear, precision)
             for linear in (layer.qkv, layer.out, layer.up, layer.down)
@@ -100,8 +120,26 @@ class Engine:
         if any(isinstance(linear, QuantizedLinear) for linear in linears):
             self.precision = "int8"
         native_qkv, out, up, down = map(_native_linear, linears)
-        attention_norm, output_norm = _norm(layer.attention_norm), _norm(layer.output_norm)
-        self._encoder.add_layer(native_qkv, out, attention_norm, up, down, output_norm)
+        attention_norm = None if layer.attention_norm is None else _norm(layer.attention_norm)
+        self._encoder.add_layer(
+            native_qkv,
+            out,
+            attention_norm,
+            up,
+            down,
+            _norm(layer.output_norm),
+            attention.window or 0,
+            -1 if attention.rotary is None else rotaries.index(attention.rotary),
+        )
+
+    def _add_head_step(self, step: HeadStep, weight: LinearWeights | NormWeights) -> None:
+        if isinstance(step, DenseStep):
+            assert isinstance(weight, LinearWeights)
+            activation = getattr(_native.Activation, step.activation)
+            self._encoder.add_dense(weight.weight, weight.bias, activation)
+        else:
+            assert isinstance(weight, NormWeights)
+            self._encoder.add_norm(_norm(weight), step.eps)
 
     def encode(self, batch: TokenBatch) -> NDArray[np.float32]:
         """Encode a ragged batch; one native call, GIL released.
@@ -121,9 +159,11 @@ class Engine:
             KeyboardInterrupt: Ctrl-C while encoding.
         """
         self._check(batch)
-        vectors = np.empty((len(batch), self.spec.hidden_size), np.float32)
-        self._encoder.encode(batch.ids, batch.offsets, batch.type_ids, self.threads, vectors)
-        return run_head(self.spec, self._head, vectors)
+        vectors = np.empty((len(batch), self.spec.outputs), np.float32)
+        # A model without token types ignores those that its tokenizer sets.
+        types = batch.type_ids if self.spec.type_vocab_size else None
+        self._encoder.encode(batch.ids, batch.offsets, types, self.threads, vectors)
+        return vectors
 
     def _check(self, batch: TokenBatch) -> None:
         for name in ("ids", "offsets", "type_ids"):
@@ -149,9 +189,10 @@ class Engine:
                     f"got {len(batch.type_ids)}"
                 )
             types = self.spec.type_vocab_size
-            _check_range("token type", batch.type_ids, types, "the token type embeddings")
+            if types:
+                _check_range("token type", batch.type_ids, types, "the token type embeddings")
         lengths = np.diff(offsets)
-        room = self.spec.max_positions - self.spec.position_offset
+        room = self.spec.max_length
         if lengths.max(initial=0) > room:
             at = int(np.argmax(lengths))
             raise TokenRangeError(
@@ -188,7 +229,7 @@ def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
     The kernels want log2(e) / sqrt(D) in the query, D = H / heads.
     """
     factor = np.ones(3 * spec.hidden_size, np.float32)
-    factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.hidden_size // spec.heads)
+    factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.head_size)
     return factor
 
 
@@ -226,7 +267,9 @@ def _native_spec(spec: EncoderSpec) -> _native.EncoderSpec:
         token_types=spec.type_vocab_size,
         norm_eps=spec.norm_eps,
         activation=getattr(_native.Activation, spec.activation),
-        pooling=getattr(_native.Pooling, spec.pooling),
+        gate=getattr(_native.Gate, spec.gate),
+        norm_first=spec.norm_first,
+        pooling=[getattr(_native.Pooling, mode) for mode in spec.poolings],
         normalize=spec.normalize,
     )
 

@@ -52,8 +52,10 @@ def load_model(
     token: str | bool | None = None,
 ) -> LoadedModel:
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
-    if pooling is not None and pooling not in POOLINGS:
-        raise InputError(f"pooling must be one of {', '.join(POOLINGS)}: got {pooling!r}")
+    if pooling is not None and not set(str(pooling).split("+")) <= set(POOLINGS):
+        raise InputError(
+            f"pooling must be {', '.join(POOLINGS)}, or several joined by +: got {pooling!r}"
+        )
     _check_precision(precision)
     folder = ModelFolder.open(
         name_or_path, revision=revision, local_files_only=local_files_only, token=token
@@ -100,10 +102,11 @@ def _load(
     isa: str | None,
 ) -> LoadedModel:
     if max_seq_length is not None:
-        check_range("max_seq_length", max_seq_length, spec.max_positions)
+        check_range("max_seq_length", max_seq_length, spec.max_length)
+    room = spec.max_length
     tokenizer = Tokenizer.from_folder(
         folder.transformer,
-        max_length=max_seq_length or folder.max_seq_length,
+        max_length=max_seq_length or min(folder.max_seq_length or room, room),
         lowercase=folder.lowercase,
     )
     tokenizer.require_vocabulary(spec.vocab_size)

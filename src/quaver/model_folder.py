@@ -38,15 +38,16 @@ class ModelFolder:
         source: under what it is found again, from any working directory: the hub id, or the
             folder's absolute path.
         config: config.json.
-        pooling: how token vectors become one ("cls", "mean", "max", ...), or None when the folder
-            does not say.
+        pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
+            None when the folder does not say.
         normalize: whether modules.json ends with Normalize.
         prompts: texts put before a text, by name.
         default_prompt_name: the prompt used when none is named.
         similarity: "cosine" or "dot".
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
-        max_seq_length: most tokens of a text, special tokens included.
+        max_seq_length: most tokens of a text, special tokens included, or None when the folder
+            leaves that to the model.
         lowercase: whether texts are lowered before the tokenizer.
     """
 
@@ -61,7 +62,7 @@ class ModelFolder:
     default_prompt_name: str | None
     similarity: str
     score_activation: str | None
-    max_seq_length: int
+    max_seq_length: int | None
     lowercase: bool
 
     @classmethod
@@ -115,7 +116,7 @@ class ModelFolder:
             default_prompt_name=settings.get("default_prompt_name"),
             similarity=_similarity(settings),
             score_activation=_score_activation(config, settings),
-            max_seq_length=_max_seq_length(transformer, config, text_settings),
+            max_seq_length=_max_seq_length(transformer, text_settings),
             lowercase=bool(text_settings.get("do_lower_case")),
         )
 
@@ -202,12 +203,7 @@ def _pooling(path: Path) -> str:
     modes = [modes] if isinstance(modes, str) else modes
     if not isinstance(modes, list) or not modes:
         raise ModelFolderError(f"{path} must name a pooling mode: got {config}")
-    if len(modes) > 1:
-        raise UnsupportedArchitectureError(
-            f"{path} joins the pooling modes {', '.join(map(str, modes))}; supported is one "
-            "mode: cls or mean"
-        )
-    return str(modes[0])
+    return "+".join(map(str, modes))
 
 
 def _prompts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
@@ -244,19 +240,12 @@ def _score_activation(config: dict[str, Any], settings: dict[str, Any]) -> str |
     return next((str(name) for name in places if name is not None), None)
 
 
-def _max_seq_length(path: Path, config: dict[str, Any], text_settings: dict[str, Any]) -> int:
-    """Return the first of the stated lengths, never more than the model has positions."""
+def _max_seq_length(path: Path, text_settings: dict[str, Any]) -> int | None:
+    """Return the first of the stated lengths."""
     tokenizer = _read_json(path / "tokenizer_config.json") or {}
-    stated = text_settings.get("max_seq_length") or tokenizer.get("model_max_length")
-    positions = config.get("max_position_embeddings")
-    lengths = [n for n in (stated, positions) if n is not None]
-    for length in lengths:
-        if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
-            raise ModelFolderError(
-                f"the length of {path} must be a positive number: got {length!r}"
-            )
-    if not lengths:
-        raise ModelFolderError(
-            f"{path} must state its length: max_seq_length or max_position_embeddings"
-        )
-    return int(min(lengths))
+    length = text_settings.get("max_seq_length") or tokenizer.get("model_max_length")
+    if length is None:
+        return None
+    if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
+        raise ModelFolderError(f"the length of {path} must be a positive number: got {length!r}")
+    return int(length)

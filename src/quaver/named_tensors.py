@@ -71,7 +71,11 @@ class NamedTensors:
             )
         return np.ascontiguousarray(tensor)
 
-    def linear(self, name: str, rows: int, columns: int) -> Linear:
+    def zeros(self, size: int) -> NDArray[np.float32]:
+        """Return what stands for a bias that the model does not have, float32 (size,)."""
+        return np.zeros(size, np.float32)
+
+    def linear(self, name: str, rows: int, columns: int, *, bias: bool = True) -> Linear:
         """Take a linear layer, in float32 or in int8 as the file has it.
 
         In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
@@ -81,6 +85,7 @@ class NamedTensors:
             name: its name without the prefix and without ".weight".
             rows: O.
             columns: K.
+            bias: whether it has a bias; zeros stand for none.
 
         Returns:
             The layer.
@@ -93,7 +98,7 @@ class NamedTensors:
         parts = (LinearPart(name, rows, prefix),)
         if f"{name}.weight_scale" not in self:
             exact = self.take(f"{name}.weight", rows, columns)
-            return LinearWeights(exact, self.take(f"{name}.bias", rows), parts)
+            return LinearWeights(exact, self._bias(name, rows, bias), parts)
         weight = self._take(f"{name}.weight", (rows, columns))
         if weight.dtype != np.int8:
             raise WeightsError(
@@ -101,9 +106,12 @@ class NamedTensors:
                 f"{weight.dtype}"
             )
         scale = self._positive(f"{name}.weight_scale", rows, 1)[:, 0]
-        bias = self.take(f"{name}.bias", rows)
         fixed = self._input_range(name) if f"{name}.input_scale" in self else None
-        return QuantizedLinear(np.ascontiguousarray(weight), scale, bias, fixed, parts)
+        added = self._bias(name, rows, bias)
+        return QuantizedLinear(np.ascontiguousarray(weight), scale, added, fixed, parts)
+
+    def _bias(self, name: str, rows: int, bias: bool) -> NDArray[np.float32]:
+        return self.take(f"{name}.bias", rows) if bias else self.zeros(rows)
 
     def _input_range(self, name: str) -> InputRange:
         zero = 0

@@ -13,12 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.architecture import (
+    AttentionSpec,
+    DenseStep,
     EncoderSpec,
     EncoderWeights,
+    HeadActivation,
     LayerWeights,
     NormWeights,
+    rotary_tables,
 )
-from quaver.architecture.head import HeadActivation
 from quaver.linear import Linear, LinearWeights, dequantized
 from quaver.tokenizer import TokenBatch
 
@@ -64,7 +67,8 @@ def hidden_states(
     """Run the layers and keep what each one gives.
 
     Formula:
-        h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
+        h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1)); where norms
+        come first, h_L = final_norm(layer_L(h_(L-1)))
 
     Args:
         spec: the encoder.
@@ -76,48 +80,76 @@ def hidden_states(
         layers + 1 arrays float32 (T, H): the embeddings, then the output of each layer.
     """
     states = [embed(spec, weights, batch)]
-    for layer in weights.layers:
-        states.append(run_layer(spec, layer, states[-1], batch.offsets, apply=apply))
+    for i, layer in enumerate(weights.layers):
+        attend = _attention_of(spec, spec.attention[i], weights, batch.offsets)
+        states.append(run_layer(spec, layer, states[-1], attend, apply=apply))
+    if weights.final_norm is not None:
+        states[-1] = layer_norm(states[-1], weights.final_norm, spec.norm_eps)
     return states
 
 
 def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
-    """Sum the three embeddings of every token and normalise; float32 (T, H)."""
-    lengths = np.diff(batch.offsets)
-    positions = np.concatenate([np.arange(n) for n in lengths] or [np.arange(0)])
-    types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
-    total = weights.word[batch.ids] + weights.position[positions + spec.position_offset]
-    return layer_norm(total + weights.token_type[types], weights.embedding_norm, spec.norm_eps)
+    """Sum the embeddings of every token that there are and normalise; float32 (T, H)."""
+    total = weights.word[batch.ids]
+    if weights.position is not None:
+        total = total + weights.position[_places(batch.offsets) + spec.position_offset]
+    if weights.token_type is not None:
+        types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
+        total = total + weights.token_type[types]
+    return layer_norm(total, weights.embedding_norm, spec.norm_eps)
+
+
+def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the place of every token in its own sequence, (T,)."""
+    return np.concatenate([np.arange(n) for n in np.diff(offsets)] or [np.arange(0)])
 
 
 def run_layer(
     spec: EncoderSpec,
     layer: LayerWeights,
     x: FloatArray,
-    offsets: NDArray[np.int32],
+    attend: Callable[[FloatArray], FloatArray],
     *,
     apply: ApplyLinear | None = None,
 ) -> FloatArray:
-    """Run one layer, norm after the residual.
+    """Run one layer.
 
     Formula:
-        a = norm(x + out(attention(qkv(x))));  y = norm(a + down(act(up(a))))
+        norm behind:  a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
+        norm first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
+        inner(v) = act(up(v)), with a gate act(first half of up(v)) * second half
 
     Args:
         spec: the encoder.
         layer: the layer's weights.
         x: float32 (T, H).
-        offsets: int32 (N + 1,).
+        attend: the layer's attention, float32 (T, 3H) to (T, H).
         apply: see `encode`.
 
     Returns:
         float32 (T, H).
     """
     apply = apply or linear
-    context = attention(apply(x, layer.qkv), offsets, spec.heads)
-    a = layer_norm(x + apply(context, layer.out), layer.attention_norm, spec.norm_eps)
-    inner = activate(apply(a, layer.up), spec.activation)
-    return layer_norm(a + apply(inner, layer.down), layer.output_norm, spec.norm_eps)
+
+    def attention_norm(v: FloatArray) -> FloatArray:
+        norm = layer.attention_norm
+        return v if norm is None else layer_norm(v, norm, spec.norm_eps)
+
+    def output_norm(v: FloatArray) -> FloatArray:
+        return layer_norm(v, layer.output_norm, spec.norm_eps)
+
+    def inner(v: FloatArray) -> FloatArray:
+        wide = apply(v, layer.up)
+        if spec.gate == "none":
+            return activate(wide, spec.activation)
+        gate, value = np.split(wide, 2, axis=1)[:: 1 if spec.gate == "first" else -1]
+        return activate(gate, spec.activation) * value
+
+    if spec.norm_first:
+        a = x + apply(attend(apply(attention_norm(x), layer.qkv)), layer.out)
+        return a + apply(inner(output_norm(a)), layer.down)
+    a = attention_norm(x + apply(attend(apply(x, layer.qkv)), layer.out))
+    return output_norm(a + apply(inner(a), layer.down))
 
 
 def linear(x: FloatArray, weights: Linear) -> FloatArray:
@@ -135,16 +167,67 @@ def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
     return scaled * weights.gamma + weights.beta
 
 
-def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatArray:
+def _attention_of(
+    spec: EncoderSpec,
+    attention_spec: AttentionSpec,
+    weights: EncoderWeights,
+    offsets: NDArray[np.int32],
+) -> Callable[[FloatArray], FloatArray]:
+    def attend(qkv: FloatArray) -> FloatArray:
+        if attention_spec.rotary is not None:
+            tables = rotary_tables(attention_spec.rotary, spec.max_length, spec.head_size)
+            cosine, sine = (table[_places(offsets)] for table in tables)
+            qkv = rotate(qkv, cosine, sine, spec.heads)
+        return attention(
+            qkv, offsets, spec.heads, window=attention_spec.window, bias=weights.distance_bias
+        )
+
+    return attend
+
+
+def rotate(qkv: FloatArray, cosine: FloatArray, sine: FloatArray, heads: int) -> FloatArray:
+    """Turn every head of query and key by the angles of its token's place.
+
+    Formula:
+        (a, b) to (a cos - b sin, b cos + a sin), a the first half of a head and b the second
+
+    Args:
+        qkv: float32 (T, 3H), query, key and value side by side.
+        cosine: float32 (T, D / 2).
+        sine: float32 (T, D / 2).
+        heads: number of heads.
+
+    Returns:
+        float32 (T, 3H).
+    """
+    turned = qkv.reshape(len(qkv), 3, heads, 2, -1).copy()
+    a, b = turned[:, :2, :, 0].copy(), turned[:, :2, :, 1].copy()
+    cos, sin = cosine[:, None, None], sine[:, None, None]
+    turned[:, :2, :, 0] = a * cos - b * sin
+    turned[:, :2, :, 1] = b * cos + a * sin
+    merged: FloatArray = turned.reshape(qkv.shape)
+    return merged
+
+
+def attention(
+    qkv: FloatArray,
+    offsets: NDArray[np.int32],
+    heads: int,
+    *,
+    window: int | None = None,
+    bias: FloatArray | None = None,
+) -> FloatArray:
     """Let every token look at the tokens of its own sequence.
 
     Formula:
-        softmax(q k^T / sqrt(H / heads)) v, for each sequence and head
+        softmax(q k^T / sqrt(D) + bias) v, for each sequence and head, D = H / heads
 
     Args:
         qkv: float32 (T, 3H), query, key and value side by side.
         offsets: int32 (N + 1,).
         heads: number of heads.
+        window: tokens further apart do not see each other.
+        bias: float32 (heads, 2R - 1), by distance, see `EncoderWeights`.
 
     Returns:
         float32 (T, H).
@@ -156,6 +239,12 @@ def attention(qkv: FloatArray, offsets: NDArray[np.int32], heads: int) -> FloatA
     for begin, end in pairwise(offsets):
         one = np.s_[:, begin:end]
         scores = q[one] @ k[one].swapaxes(1, 2) * scale
+        places = np.arange(end - begin)
+        distances = places[None, :] - places[:, None]
+        if bias is not None:
+            scores = scores + bias[:, distances + (bias.shape[1] - 1) // 2]
+        if window is not None:
+            scores = np.where(np.abs(distances) <= window, scores, np.float32(-np.inf))
         powers = np.exp(scores - scores.max(axis=2, keepdims=True))
         context[one] = powers / powers.sum(axis=2, keepdims=True) @ v[one]
     merged: FloatArray = context.swapaxes(0, 1).reshape(tokens, hidden)
@@ -196,7 +285,11 @@ def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
 
 
 def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:
-    """Make one vector of each sequence: its first token (cls) or the mean of its tokens.
+    """Make one vector of each sequence: for each pooling mode one, side by side.
+
+    Formula:
+        cls: the first token; lasttoken: the last; mean, max: over the tokens;
+        mean_sqrt_len_tokens: their sum divided by the root of their number
 
     Args:
         spec: the encoder.
@@ -204,32 +297,47 @@ def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatA
         offsets: int32 (N + 1,).
 
     Returns:
-        float32 (N, H).
+        float32 (N, H times the modes).
     """
-    if spec.pooling == "cls":
-        return x[offsets[:-1]]
-    means = [x[a:b].mean(axis=0) for a, b in pairwise(offsets)]
-    return np.stack(means) if means else np.empty((0, x.shape[1]), np.float32)
+    modes: dict[str, Callable[[FloatArray], FloatArray]] = {
+        "cls": lambda tokens: tokens[0],
+        "lasttoken": lambda tokens: tokens[-1],
+        "mean": lambda tokens: tokens.mean(axis=0),
+        "max": lambda tokens: tokens.max(axis=0),
+        "mean_sqrt_len_tokens": lambda tokens: (
+            tokens.sum(axis=0) / np.float32(math.sqrt(len(tokens)))
+        ),
+    }
+    rows = [
+        np.concatenate([modes[mode](x[a:b]) for mode in spec.poolings])
+        for a, b in pairwise(offsets)
+    ]
+    return np.stack(rows) if rows else np.empty((0, spec.pooled_size), np.float32)
 
 
-def run_head(spec: EncoderSpec, weights: Sequence[LinearWeights], pooled: FloatArray) -> FloatArray:
-    """Run the steps of the head on every pooled vector by itself.
+def run_head(
+    spec: EncoderSpec, weights: Sequence[LinearWeights | NormWeights], pooled: FloatArray
+) -> FloatArray:
+    """Run the steps of the head on every pooled vector.
 
     Formula:
-        activation(x @ weight.T + bias), for each step
+        activation(x @ weight.T + bias), or LayerNorm, for each step
 
     Args:
         spec: the encoder.
         weights: one for each step.
-        pooled: float32 (N, H).
+        pooled: float32 (N, spec.pooled_size).
 
     Returns:
-        float32 (N, spec.outputs); a row is the same bits in any batch.
+        float32 (N, spec.outputs).
     """
-    for step, dense in zip(spec.head, weights, strict=True):
-        rows = [dense.weight @ row + dense.bias for row in pooled]
-        values = np.stack(rows) if rows else np.empty((0, step.outputs), np.float32)
-        pooled = activate(values, step.activation)
+    for step, weight in zip(spec.head, weights, strict=True):
+        if isinstance(step, DenseStep):
+            assert isinstance(weight, LinearWeights)
+            pooled = activate(linear(pooled, weight), step.activation)
+        else:
+            assert isinstance(weight, NormWeights)
+            pooled = layer_norm(pooled, weight, step.eps)
     return pooled
 
 

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from quaver.architecture.encoder import (
-    MAX_HEAD_SIZE,
-    MAX_WIDTH,
-    POOLINGS,
+    FAMILIES,
     SUPPORTED,
-    Activation,
-    EncoderSpec,
-    EncoderWeights,
-    LayerWeights,
-    NormWeights,
-    Pooling,
     classifier_spec,
     encoder_spec,
     encoder_weights,
 )
-from quaver.architecture.head import DenseStep
+from quaver.architecture.head import DenseStep, HeadActivation, HeadStep, NormStep
+from quaver.architecture.positions import rotary_tables
+from quaver.architecture.spec import (
+    MAX_HEAD_SIZE,
+    MAX_WIDTH,
+    POOLINGS,
+    Activation,
+    AttentionSpec,
+    EncoderSpec,
+    Pooling,
+    Rotary,
+)
+from quaver.architecture.weights import EncoderWeights, LayerWeights, NormWeights
 
 __all__ = [
+    "FAMILIES",
     "MAX_HEAD_SIZE",
     "MAX_WIDTH",
     "POOLINGS",
     "SUPPORTED",
     "Activation",
+    "AttentionSpec",
     "DenseStep",
     "EncoderSpec",
     "EncoderWeights",
+    "HeadActivation",
+    "HeadStep",
     "LayerWeights",
+    "NormStep",
     "NormWeights",
     "Pooling",
+    "Rotary",
     "classifier_spec",
     "encoder_spec",
     "encoder_weights",
+    "rotary_tables",
 ]

@@ -1,0 +1,96 @@
+// What the stages of the forward pass share: the scratch memory of a thread, the activations of a chunk, the team that
+// works on it. Only encoder.cpp, forward.cpp and pool.cpp include it.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "encoder.h"
+#include "threads.h"
+
+namespace quaver {
+
+// Rows of a chunk that go through the row-wise part of a layer together; the wide activation of the feed-forward part
+// is kept for this many rows only.
+inline constexpr int kBlockRows = 96;
+
+inline std::size_t area(int rows, std::ptrdiff_t columns) {
+  return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
+}
+
+// Room for an Int8Head.
+struct Int8HeadBuffers {
+  Buffer<std::uint8_t> query;
+  Buffer<float> query_scale, key_scale, key_sums, value_scale;
+  Buffer<std::int32_t> query_zero;
+  Buffer<std::int8_t> keys, values;
+
+  Int8Head fit(int length, int head_size) {
+    const int padded = round_up(length, kPanel), columns = round_up(head_size, value_width(head_size));
+    return {query.resize(area(length, round_up(head_size, kDepthStep))),
+            query_scale.resize(area(length, 1)),
+            query_zero.resize(area(length, 1)),
+            keys.resize(area(padded, round_up(head_size, 32))),
+            key_scale.resize(area(padded, 1)),
+            key_sums.resize(area(padded, 1)),
+            values.resize(area(padded, columns)),
+            value_scale.resize(area(columns, 1))};
+  }
+};
+
+// Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
+// one call at a time, so the parts are free whenever a stage begins.
+struct Scratch {
+  Buffer<std::uint8_t> quantized; // [kBlockRows][K']
+  Buffer<float> scale;            // [kBlockRows]
+  Buffer<std::int32_t> zero;      // [kBlockRows]
+  Buffer<float> residual, wide;   // [kBlockRows][H'], [kBlockRows][outputs of `up`]
+  Buffer<float> keys, scores;     // see KernelTable::attend
+  Int8HeadBuffers head;           // see KernelTable::attend_int8
+  Buffer<float> bias;             // see Encoder::disentangle
+};
+
+Scratch &scratch();
+
+// Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows.
+struct Activations {
+  Buffer<float> x, normed, qkv, context;
+  Buffer<float> pooled, head; // what goes into and comes out of a step of the head
+};
+
+Activations &activations();
+
+// Who works on a chunk: the calling thread alone (width 1), or with the pool.
+struct Encoder::Team {
+  int width;
+
+  template <class Work> void each(int items, Work &&work) const {
+    if (width == 1) {
+      for (int item = 0; item < items; ++item)
+        work(item);
+    } else {
+      ThreadPool::shared().run(items, width, work);
+    }
+  }
+
+  // Blocks of rows, none larger than kBlockRows, as many for each thread as for the others.
+  template <class Work> void each_block(int rows, Work &&work) const {
+    const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
+    each(blocks, [&](int i) {
+      work(static_cast<int>(static_cast<std::int64_t>(rows) * i / blocks),
+           static_cast<int>(static_cast<std::int64_t>(rows) * (i + 1) / blocks));
+    });
+  }
+};
+
+struct Encoder::Chunk {
+  std::vector<Sequence> &sequences;
+  int rows;
+  std::ptrdiff_t ldx, ldqkv; // H and 3H rounded up to a panel
+  float *x;                  // [rows][ldx]
+  float *input;              // [rows][ldx], what the next layer reads: x, or its norm where the norm comes first
+  float *qkv;                // [rows][ldqkv]
+  float *context;            // [rows][ldx]
+};
+
+} // namespace quaver

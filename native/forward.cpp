@@ -1,0 +1,181 @@
+// The forward pass of a chunk, stage by stage: embeddings, projection, attention, feed-forward part.
+//
+//   norm behind (BERT)         a = norm(x + out(attention(qkv(x))));     x = norm(a + down(act(up(a))))
+//   norm first (ModernBERT)    a = x + out(attention(qkv(norm(x))));     x = a + down(act(up(norm(a)))), a last norm
+#include <algorithm>
+
+#include "chunk.h"
+
+namespace quaver {
+namespace {
+
+// Queries of a layer with a window that are attended together, with the keys around them.
+int block_rows(int window) { return round_up(window, kPanel); }
+
+} // namespace
+
+// The norm that stands before a layer; behind the last one it is the encoder's own.
+const Norm &Encoder::norm_before(std::size_t layer) const {
+  return layer == layers_.size() ? final_norm_ : layers_[layer].attention_norm;
+}
+
+// x += y where there is one, then out = norm(x); without a norm out = x.
+void Encoder::add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const {
+  kernels_.add_norm(x, ld, y, ld, rows, spec_.hidden, norm.empty() ? nullptr : norm.gamma.data(), norm.beta.data(),
+                    spec_.norm_eps, out, ld);
+}
+
+// x = norm(word + position + type), for the rows [first, last) of the chunk.
+void Encoder::embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const {
+  auto sequence = std::upper_bound(chunk.sequences.begin(), chunk.sequences.end(), first,
+                                   [](int row, const Sequence &s) { return row < s.row; });
+  --sequence;
+  const int hidden = spec_.hidden;
+  for (int row = first; row < last; ++row) {
+    while (row >= sequence->row + sequence->length)
+      ++sequence;
+    const int place = row - sequence->row;
+    const int token = batch.offsets[sequence->index] + place;
+    const auto add = [&](float *x, const float *table, int at) {
+      const float *source = table + static_cast<std::ptrdiff_t>(at) * hidden;
+      for (int c = 0; c < hidden; ++c)
+        x[c] += source[c];
+    };
+    float *x = chunk.x + row * chunk.ldx;
+    std::copy_n(embeddings_.word + static_cast<std::ptrdiff_t>(batch.ids[token]) * hidden, hidden, x);
+    if (embeddings_.position != nullptr)
+      add(x, embeddings_.position, place + spec_.position_offset);
+    if (embeddings_.token_type != nullptr)
+      add(x, embeddings_.token_type, batch.type_ids == nullptr ? 0 : batch.type_ids[token]);
+  }
+  float *x = chunk.x + first * chunk.ldx;
+  add_norm(x, nullptr, chunk.ldx, last - first, embeddings_.norm, x);
+  if (spec_.norm_first)
+    add_norm(x, nullptr, chunk.ldx, last - first, norm_before(0), chunk.input + first * chunk.ldx);
+}
+
+// qkv = input W^T + b of a layer, query and key turned by their positions, for the rows [first, last); nothing behind
+// the last layer.
+void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) const {
+  if (layer == layers_.size())
+    return;
+  const Linear &qkv = layers_[layer].qkv;
+  const auto apply_to = [&](int row, int rows, int first_panel, int last_panel) {
+    apply(qkv, chunk.input + row * chunk.ldx, chunk.ldx, rows, first_panel, last_panel, chunk.qkv + row * chunk.ldqkv,
+          chunk.ldqkv, Activation::none);
+  };
+  const int query_panels = spec_.hidden / kPanel;
+  if (!only_first_rows(layer) || spec_.hidden % kPanel != 0) {
+    apply_to(first, last - first, 0, qkv.panels());
+  } else {
+    apply_to(first, last - first, query_panels, qkv.panels());
+    for (const Sequence &sequence : chunk.sequences)
+      if (sequence.row >= first && sequence.row < last)
+        apply_to(sequence.row, 1, 0, query_panels);
+  }
+  if (layers_[layer].rotary >= 0)
+    rotate(chunk, layers_[layer], first, last);
+}
+
+void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last) const {
+  const Rotary &table = rotary_[static_cast<std::size_t>(layer.rotary)];
+  const int head_size = spec_.hidden / spec_.heads;
+  for (const Sequence &sequence : chunk.sequences) {
+    const int begin = std::max(first, sequence.row), end = std::min(last, sequence.row + sequence.length);
+    if (begin >= end)
+      continue;
+    const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(begin - sequence.row) * (head_size / 2);
+    kernels_.rotate(chunk.qkv + begin * chunk.ldqkv, chunk.ldqkv, end - begin, 2 * spec_.heads, head_size,
+                    table.cosine + position, table.sine + position);
+  }
+}
+
+// context = softmax(q k^T) v for one head of one sequence. A layer with a window takes a block of queries at a time,
+// with the keys that any of them sees: linear time. The blocks lie where the sequence begins, so that they are the same
+// ones in any batch.
+void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
+  const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
+  const int number = item % spec_.heads, head_size = spec_.hidden / spec_.heads, column = number * head_size;
+  const float *query = chunk.qkv + sequence.row * chunk.ldqkv + column;
+  float *out = chunk.context + sequence.row * chunk.ldx + column;
+  const Layer &l = layers_[layer];
+  const int length = sequence.length, rows = only_first_rows(layer) ? 1 : length;
+  const float *bias = nullptr;
+  if (bias_.heads != nullptr)
+    bias = bias_.heads + static_cast<std::ptrdiff_t>(number) * (2 * bias_.reach - 1) + bias_.reach - 1;
+  const bool everything = l.window == 0 || l.window >= length - 1;
+  const int step = everything ? length : block_rows(l.window);
+  for (int first = 0; first < rows; first += step) {
+    const int last = std::min(first + step, rows);
+    const int begin = everything ? 0 : std::max(first - l.window, 0);
+    const int end = everything ? length : std::min(first + step + l.window, length);
+    const float *start = query + begin * chunk.ldqkv;
+    const AttentionHead head{
+        start, start + spec_.hidden,     start + 2 * spec_.hidden, chunk.ldqkv, end - begin, head_size, bias,
+        -1,    everything ? 0 : l.window};
+    attend_block(head, l.qkv.is_int8(), first - begin, last - begin, out + begin * chunk.ldx, chunk.ldx);
+  }
+}
+
+// The rows [first, last) of a head.
+void Encoder::attend_block(const AttentionHead &head, bool int8, int first, int last, float *out,
+                           std::ptrdiff_t ldo) const {
+  Scratch &s = scratch();
+  const int padded = round_up(head.length, kPanel);
+  float *scores = s.scores.resize(area(padded, 16));
+  if (int8) {
+    const Int8Head packed = s.head.fit(head.length, head.head_size);
+    kernels_.pack_head(head, packed);
+    kernels_.attend_int8(head, packed, first, last, scores, out, ldo);
+  } else {
+    float *keys = s.keys.resize(area(padded, head.head_size));
+    kernels_.pack_keys(head, keys);
+    kernels_.attend(head, keys, first, last, scores, out, ldo);
+  }
+}
+
+// Everything of a layer that looks at one row at a time: the attention's output, the feed-forward part, both norms.
+void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const {
+  const Layer &l = layers_[layer];
+  const int rows = last - first;
+  const std::ptrdiff_t ld = chunk.ldx, ldwide = round_up(l.up.outputs(), kPanel);
+  Scratch &s = scratch();
+  float *x = chunk.x + first * ld, *input = chunk.input + first * ld;
+  float *residual = s.residual.resize(area(rows, ld));
+  float *wide = s.wide.resize(area(rows, ldwide));
+  apply(l.out, chunk.context + first * ld, ld, rows, 0, l.out.panels(), residual, ld, Activation::none);
+  // With the norm first, `input` is free from here on: the layer's own projection has read it.
+  add_norm(x, residual, ld, rows, spec_.norm_first ? l.output_norm : l.attention_norm, input);
+  if (spec_.gate == Gate::none) {
+    apply(l.up, input, ld, rows, 0, l.up.panels(), wide, ldwide, spec_.activation);
+  } else {
+    apply(l.up, input, ld, rows, 0, l.up.panels(), wide, ldwide, Activation::none);
+    kernels_.gate(wide, ldwide, rows, spec_.intermediate, spec_.gate == Gate::last, spec_.activation);
+  }
+  apply(l.down, wide, ldwide, rows, 0, l.down.panels(), residual, ld, Activation::none);
+  add_norm(x, residual, ld, rows, spec_.norm_first ? norm_before(layer + 1) : l.output_norm, input);
+}
+
+// y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel); an int8 layer quantizes its rows first.
+void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel,
+                    float *y, std::ptrdiff_t ldy, Activation act) const {
+  if (!w.is_int8()) {
+    kernels_.linear_float32(x, ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
+    return;
+  }
+  Scratch &s = scratch();
+  const std::ptrdiff_t ldq = round_up(w.inputs(), kDepthStep);
+  std::uint8_t *q = s.quantized.resize(area(rows, ldq));
+  float *scale = s.scale.resize(static_cast<std::size_t>(rows));
+  std::int32_t *zero = s.zero.resize(static_cast<std::size_t>(rows));
+  if (w.has_fixed_input()) {
+    kernels_.quantize_rows_fixed(x, ldx, rows, w.inputs(), w.input().scale, w.input().zero, q, ldq);
+    std::fill_n(scale, rows, w.input().scale);
+    std::fill_n(zero, rows, w.input().zero);
+  } else {
+    kernels_.quantize_rows(x, ldx, rows, w.inputs(), q, ldq, scale, zero);
+  }
+  kernels_.linear_int8({q, ldq, scale, zero}, rows, w.int8_view(), first_panel, last_panel, y, ldy, act);
+}
+
+} // namespace quaver

@@ -1,0 +1,129 @@
+"""ModernBERT: norms first, rotary positions, a gate, most layers local.
+
+Source:
+    Warner et al., ModernBERT (arXiv 2412.13663)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from quaver.architecture.config import Config
+from quaver.architecture.family import ClassifierSpec, Family, LayerNames, take_norm
+from quaver.architecture.head import DenseStep, NormStep
+from quaver.architecture.spec import AttentionSpec, EncoderSpec, Rotary
+from quaver.architecture.weights import EncoderWeights
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.named_tensors import NamedTensors
+
+_EVERY_THIRD = 3
+_THETAS = {"full_attention": 160_000.0, "sliding_attention": 10_000.0}
+_OLD_THETAS = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
+
+
+def _spec(config: Config) -> EncoderSpec:
+    biases = {"attention_bias": (False, None), "mlp_bias": (False, None)}
+    config.require({**biases, "norm_bias": (False, None), "rope_scaling": (None,)})
+    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
+    local = config.size("local_attention", default=128)
+    kinds = {
+        "full_attention": AttentionSpec(None, _rotary(config, "full_attention")),
+        "sliding_attention": AttentionSpec(local // 2, _rotary(config, "sliding_attention")),
+    }
+    return EncoderSpec(
+        family="modernbert",
+        model_type=config.model_type,
+        vocab_size=config.size("vocab_size"),
+        **sizes,
+        attention=tuple(kinds[kind] for kind in _layer_types(config)),
+        max_positions=config.size("max_position_embeddings"),
+        position_table=False,
+        type_vocab_size=0,
+        norm_eps=config.norm_eps("norm_eps", 1e-5),
+        norm_first=True,
+        activation=config.activation("hidden_activation", "gelu"),
+        gate="first",
+    )
+
+
+def _layer_types(config: Config) -> list[str]:
+    layers = config.size("num_hidden_layers")
+    kinds = config.values.get("layer_types")
+    if kinds is None:
+        every = config.size("global_attn_every_n_layers", default=_EVERY_THIRD)
+        return ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
+    if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - set(_THETAS):
+        raise ModelFolderError(
+            f"config.json must have layer_types, one of {', '.join(_THETAS)} for each of {layers} "
+            f"layers: got {kinds!r}"
+        )
+    return kinds
+
+
+def _rotary(config: Config, kind: str) -> Rotary:
+    parameters = config.values.get("rope_parameters")
+    described = parameters.get(kind) if isinstance(parameters, Mapping) else None
+    if isinstance(described, Mapping):
+        theta = _default_rope(described).get("rope_theta")
+        return Rotary(float(theta) if theta is not None else _THETAS[kind])
+    # Old configurations may say null for the local layers: the same as the global ones.
+    old = _OLD_THETAS[kind]
+    if old in config.values and config.values[old] is None:
+        return _rotary(config, "full_attention")
+    return Rotary(config.number(old, default=_THETAS[kind]))
+
+
+def _default_rope(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    if parameters.get("rope_type", "default") != "default":
+        raise UnsupportedArchitectureError(
+            f"config.json has rope_type={parameters['rope_type']!r} in rope_parameters; modernbert "
+            "is supported with rope_type='default'"
+        )
+    return parameters
+
+
+_LAYER = LayerNames(
+    layers="layers",
+    qkv=("attn.Wqkv",),
+    out="attn.Wo",
+    attention_norm="attn_norm",
+    up=("mlp.Wi",),
+    down="mlp.Wo",
+    output_norm="mlp_norm",
+    qkv_bias=False,
+    out_bias=False,
+    up_bias=False,
+    down_bias=False,
+    norm_bias=False,
+)
+
+
+def _weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
+    hidden = spec.hidden_size
+    return EncoderWeights(
+        word=named.take("embeddings.tok_embeddings.weight", spec.vocab_size, hidden),
+        position=None,
+        token_type=None,
+        embedding_norm=take_norm(named, "embeddings.norm", hidden, bias=False),
+        layers=tuple(_LAYER.layer(spec, named, i, first_norm=i > 0) for i in range(spec.layers)),
+        final_norm=take_norm(named, "final_norm", hidden, bias=False),
+    )
+
+
+def _classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
+    pooling = config.values.get("classifier_pooling", "cls")
+    config.require({"classifier_pooling": ("cls", "mean", None)})
+    dense = DenseStep(
+        "head.dense",
+        spec.hidden_size,
+        config.head_activation("classifier_activation", "gelu"),
+        config.flag("classifier_bias", False),
+    )
+    norm = NormStep("head.norm", spec.norm_eps, has_bias=False)
+    return ClassifierSpec(
+        pooling or "cls", (dense, norm, DenseStep("classifier", config.labels(), "none"))
+    )
+
+
+MODERNBERT = Family(_spec, _weights, _classifier, anchor="embeddings.tok_embeddings.weight")
