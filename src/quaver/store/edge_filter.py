@@ -38,7 +38,9 @@ def _translated(part: Plan) -> edge.Filter:
     if isinstance(part, Negated):
         return edge.Filter(must_not=[_translated(part.part)])
     if isinstance(part, Missing):
-        return edge.Filter(must=[edge.IsEmptyCondition(key=part.key)])
+        # To Qdrant a list of nulls is not empty, but null.
+        empty, null = edge.IsEmptyCondition(key=part.key), edge.IsNullCondition(key=part.key)
+        return edge.Filter(should=[empty, null])
     if isinstance(part, Equal):
         return edge.Filter(should=_equal(part))
     bound: dict[str, Any] = {_BOUNDS[part.operator]: part.limit}

@@ -11,7 +11,7 @@ list. ``metadata.source`` names the metadata's key where a passage has a field o
 The rules, the same in every store:
 
 - ``==`` and ``!=`` compare strings, numbers (1 equals 1.0), booleans and None. None stands for a
-  field that is missing, null or an empty list.
+  field that is missing, null, an empty list or a list with a null.
 - ``<``, ``<=``, ``>``, ``>=`` compare numbers with numbers, and ISO 8601 dates with dates; a value
   without a time zone is UTC.
 - A field that holds a list matches when one of its items does.
@@ -106,7 +106,7 @@ class Equal:
 
 @dataclass(frozen=True)
 class Missing:
-    """The field is missing, null or an empty list."""
+    """The field is missing, null, an empty list or a list with a null."""
 
     key: str
 

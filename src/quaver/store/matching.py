@@ -35,7 +35,7 @@ def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
         return not matches(payload, plan.part)
     values = list(_values(payload, plan.key.split(".")))
     if isinstance(plan, Missing):
-        return all(value is None for value in values)
+        return not values or any(value is None for value in values)
     if isinstance(plan, Equal):
         return any(_equal(value, wanted) for value in values for wanted in plan.values)
     return any(_within(value, plan) for value in values)
