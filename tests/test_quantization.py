@@ -264,7 +264,7 @@ def test_a_model_that_is_quantized_already(tiny_folder: Path, tmp_path: Path) ->
         ({"observer": "max"}, InputError, "observer must be"),
         ({"samples": 0}, InputError, "samples must be"),
         ({"max_loss": 3, "calibration": TEXTS}, InputError, "max_loss must be between 0 and 1"),
-        ({"pooling": "max"}, InputError, "pooling must be"),
+        ({"pooling": "middle"}, InputError, "pooling must be"),
         ({"scheme": "static"}, CalibrationError, "static scheme needs calibration text"),
         ({"rounding": "gptq"}, CalibrationError, "'gptq' needs calibration text"),
         ({"max_loss": 0.1}, CalibrationError, "max_loss needs calibration text"),

@@ -103,10 +103,9 @@ def _load(
 ) -> LoadedModel:
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_length)
-    room = spec.max_length
     tokenizer = Tokenizer.from_folder(
         folder.transformer,
-        max_length=max_seq_length or min(folder.max_seq_length or room, room),
+        max_length=max_seq_length or spec.length_within(folder.max_seq_length),
         lowercase=folder.lowercase,
     )
     tokenizer.require_vocabulary(spec.vocab_size)

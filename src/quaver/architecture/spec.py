@@ -115,6 +115,10 @@ class EncoderSpec:
         """The most tokens of a text."""
         return self.max_positions - self.position_offset
 
+    def length_within(self, stated: int | None) -> int:
+        """Return the most tokens of a text when a folder states a length of its own, or None."""
+        return min(stated or self.max_length, self.max_length)
+
     @property
     def poolings(self) -> tuple[str, ...]:
         """The pooling modes whose vectors stand side by side."""

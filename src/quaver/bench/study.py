@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from quaver.architecture import encoder_spec
 from quaver.bench.calls import measure_case, measure_text
 from quaver.bench.clients import measure_clients
 from quaver.bench.corpus import read_corpus
@@ -104,9 +105,10 @@ def measure(
 
 def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
     folder = model.folder
+    spec = encoder_spec(folder.config, pooling="cls", normalize=False)
     tokenizer = Tokenizer.from_folder(
         folder.transformer,
-        max_length=_positions(folder.config) or folder.max_seq_length,
+        max_length=min(512, spec.max_length),  # every model is measured up to 512
         lowercase=folder.lowercase,
     )
     corpus = read_corpus(options.corpus, tokenizer, options.count)
@@ -116,12 +118,6 @@ def _stage(model: Model, options: Options, result: Result, progress: Progress) -
     setup = Setup(model, options.threads, tokenizer.max_length, calibration)
     run = len(result.runs) - 1
     return Stage(options, setup, corpus, source, progress, run, result.missing)
-
-
-def _positions(config: dict[str, object]) -> int:
-    """The longest text that the weights allow, so that every model is measured up to 512."""
-    positions = config.get("max_position_embeddings")
-    return min(512, positions) if isinstance(positions, int) else 0
 
 
 def _measured(stage: Stage, step: Step) -> list[Row]:

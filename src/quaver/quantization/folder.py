@@ -42,7 +42,8 @@ def quantized_tensors(source: Mapping[str, NDArray[Any]], weights: EncoderWeight
     Returns:
         Tensors by name.
     """
-    kept = {linear.parts[0].stored for linear in weights.head if linear.parts}
+    dense = [step for step in weights.head if isinstance(step, LinearWeights)]
+    kept = {linear.parts[0].stored for linear in dense if linear.parts}
     tensors: Tensors = {}
     for _, linear in linear_places(weights):
         tensors.update(_linear_tensors(linear, source))

@@ -223,7 +223,9 @@ def _converted(
 
 def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> TokenBatch:
     tokenizer = Tokenizer.from_folder(
-        folder.transformer, max_length=folder.max_seq_length, lowercase=folder.lowercase
+        folder.transformer,
+        max_length=spec.length_within(folder.max_seq_length),
+        lowercase=folder.lowercase,
     )
     tokenizer.require_vocabulary(spec.vocab_size)
     if not spec.head:
