@@ -15,8 +15,14 @@ from quaver.arguments import check_range, text_list
 from quaver.engine import Precision
 from quaver.loading import LoadedModel, load_model
 from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts
-from quaver.prompts import checked_prompts, choose_prompt, document_prompt, query_prompt
-from quaver.vectors import Output, Vectors, convert, similarity
+from quaver.prompts import (
+    checked_prompts,
+    choose_prompt,
+    document_prompt,
+    query_prompt,
+    with_prompt,
+)
+from quaver.vectors import Output, Vectors, convert, shortened, similarity
 
 __all__ = ["Embedder", "EncodeReport"]
 
@@ -66,7 +72,7 @@ class Embedder:
         """
         folder, spec = model.folder, model.spec
         if truncate_dim is not None:
-            check_range("truncate_dim", truncate_dim, spec.hidden_size)
+            check_range("truncate_dim", truncate_dim, spec.outputs)
         self.name = folder.name
         self.source = folder.source
         self.spec = spec
@@ -108,7 +114,7 @@ class Embedder:
                 the weights as they are.
             revision: branch, tag or commit on the hub.
             max_seq_length: most tokens of a text; None takes the most that the model allows.
-            truncate_dim: leading components to keep, 1 to the hidden size; for models trained so.
+            truncate_dim: leading components to keep, 1 to all; for models trained so.
             pooling: "cls" or "mean", for a folder that does not say; not against one that does.
             normalize: whether vectors get length 1; None follows modules.json (no modules.json:
                 they do not).
@@ -155,7 +161,7 @@ class Embedder:
     @property
     def dimension(self) -> int:
         """D, the components of a vector."""
-        return self.truncate_dim or self.spec.hidden_size
+        return self.truncate_dim or self.spec.outputs
 
     @property
     def isa(self) -> str:
@@ -188,14 +194,15 @@ class Embedder:
 
         Formula:
             v = pool(encoder(prompt + text))[:truncate_dim], then v / |v| if normalize; then
-            `output`, see `quaver.vectors.convert`
+            `output`, see `quaver.vectors.convert`. A text that begins with the prompt does not get
+            it twice.
 
         Args:
             texts: one text or many; the empty text is valid, an empty list too.
             prompt_name: a name in `prompts`; None takes the model's default prompt, if it has one.
             prompt: a text to put before every text, instead of a named one; "" for none.
             normalize: overrides the model's own.
-            truncate_dim: overrides the model's own; 1 to the hidden size.
+            truncate_dim: overrides the model's own; 1 to all.
             output: "float32", "int8" (unit vectors times 127, rounded) or "binary" (packed signs).
             max_batch_tokens: most tokens in one native call; bounds the memory, changes no vector.
             show_progress_bar: a bar on stderr.
@@ -274,7 +281,7 @@ class Embedder:
     ) -> EncodeReport:
         """Do what `encode` does, with its arguments and errors, and count tokens and cut texts."""
         if truncate_dim is not None:
-            check_range("truncate_dim", truncate_dim, self.spec.hidden_size)
+            check_range("truncate_dim", truncate_dim, self.spec.outputs)
         start = choose_prompt(
             self.prompts,
             prompt_name=prompt_name,
@@ -287,12 +294,12 @@ class Embedder:
         report = encode_texts(
             self.tokenizer.encode,
             self._engine,
-            [start + text for text in unique],
+            [with_prompt(start, text) for text in unique],
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
         )
         vectors = convert(
-            report.vectors[:, : truncate_dim or self.truncate_dim],
+            shortened(report.vectors, truncate_dim or self.truncate_dim, self.spec.family),
             normalize=self.normalize if normalize is None else normalize,
             output=output,
         )

@@ -11,6 +11,8 @@ from quaver.architecture import (
     classifier_spec,
     encoder_spec,
     encoder_weights,
+    module_steps,
+    module_tensors,
 )
 from quaver.arguments import check_range
 from quaver.engine import PRECISIONS, Engine, Precision
@@ -65,6 +67,7 @@ def load_model(
         pooling=_agreed_pooling(folder, pooling),
         normalize=folder.normalize if normalize is None else normalize,
     )
+    spec = replace(spec, head=module_steps(folder.modules))
     return _load(folder, spec, max_seq_length, precision, threads, isa)
 
 
@@ -112,7 +115,7 @@ def _load(
     quantized = is_quantized(folder.config)
     engine = Engine(
         replace(spec, normalize=False),
-        encoder_weights(spec, folder.tensors()),
+        encoder_weights(spec, {**folder.tensors(), **module_tensors(folder.modules)}),
         precision=None if quantized and precision == "int8" else precision,
         threads=threads,
         isa=isa,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, TokenizerError, UnsupportedArchitectureError
 from quaver.hub import find_folder
+from quaver.prompts import known_prompts
 from quaver.weights_file import read_tensors, sample_tensors
 
 _POOLING_FLAGS = {
@@ -23,7 +24,22 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-_MODULES = "Transformer, Pooling, Normalize"
+_MODULES = "Transformer, Pooling, any number of Dense and LayerNorm, Normalize"
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module of sentence-transformers behind the pooling.
+
+    Attributes:
+        kind: "Dense" or "LayerNorm".
+        config: its config.json.
+        path: the folder of its weights.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    path: Path
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,9 @@ class ModelFolder:
         pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
             None when the folder does not say.
         normalize: whether modules.json ends with Normalize.
-        prompts: texts put before a text, by name.
+        modules: what stands between the pooling and there.
+        prompts: texts put before a text, by name; of a well-known model that leaves them to its card
+            those of `quaver.prompts.known_prompts`.
         default_prompt_name: the prompt used when none is named.
         similarity: "cosine" or "dot".
         score_activation: the class that a cross-encoder names for its scores, such as
@@ -58,6 +76,7 @@ class ModelFolder:
     config: dict[str, Any]
     pooling: str | None
     normalize: bool
+    modules: tuple[Module, ...]
     prompts: dict[str, str]
     default_prompt_name: str | None
     similarity: str
@@ -94,7 +113,7 @@ class ModelFolder:
                 Quaver does not run.
         """
         path, name, source = find_folder(name_or_path, revision, local_files_only, token)
-        transformer, pooling, normalize = _modules(path)
+        transformer, pooling, modules, normalize = _modules(path)
         config = _read_json(transformer / "config.json")
         if config is None:
             raise ModelFolderError(
@@ -112,7 +131,8 @@ class ModelFolder:
             config=config,
             pooling=pooling,
             normalize=normalize,
-            prompts=_prompts(path, settings),
+            modules=modules,
+            prompts=_prompts(path, settings) or known_prompts(name),
             default_prompt_name=settings.get("default_prompt_name"),
             similarity=_similarity(settings),
             score_activation=_score_activation(config, settings),
@@ -142,9 +162,12 @@ class ModelFolder:
             digest.update((self.transformer / "tokenizer.json").read_bytes())
         except OSError as error:
             raise TokenizerError(f"cannot read tokenizer.json of {self.name}: {error}") from error
-        for description, sample in sample_tensors(self.transformer):
-            digest.update(description.encode())
-            digest.update(sample)
+        for module in self.modules:
+            digest.update(json.dumps((module.kind, module.config), sort_keys=True).encode())
+        for folder in (self.transformer, *(module.path for module in self.modules)):
+            for description, sample in sample_tensors(folder):
+                digest.update(description.encode())
+                digest.update(sample)
         return digest.hexdigest()
 
 
@@ -163,11 +186,11 @@ def _read_json(path: Path, kind: type = dict) -> Any:
     return value
 
 
-def _modules(path: Path) -> tuple[Path, str | None, bool]:
-    """Read modules.json: the transformer's folder, the pooling mode or None, normalise or not."""
+def _modules(path: Path) -> tuple[Path, str | None, tuple[Module, ...], bool]:
+    """Read modules.json: the transformer's folder, pooling or None, modules, normalise or not."""
     modules = _read_json(path / "modules.json", list)
     if modules is None:
-        return path, None, False
+        return path, None, (), False
     try:
         kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
         paths = [path / module["path"] for module in modules]
@@ -176,16 +199,25 @@ def _modules(path: Path) -> tuple[Path, str | None, bool]:
             f"{path / 'modules.json'} must list modules with type and path: {error!r}"
         ) from error
     if kinds == ["Transformer"]:  # a cross-encoder's folder
-        return paths[0], None, False
-    if kinds not in (
-        ["Transformer", "Pooling"],
-        ["Transformer", "Pooling", "Normalize"],
-    ):
+        return paths[0], None, (), False
+    normalize = kinds[-1:] == ["Normalize"]
+    between = kinds[2 : len(kinds) - normalize]
+    if kinds[:2] != ["Transformer", "Pooling"] or set(between) - {"Dense", "LayerNorm"}:
         raise UnsupportedArchitectureError(
             f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are "
             f"{_MODULES}, in this order"
         )
-    return paths[0], _pooling(paths[1] / "config.json"), "Normalize" in kinds
+    found = tuple(_module(kind, place) for kind, place in zip(between, paths[2:], strict=False))
+    return paths[0], _pooling(paths[1] / "config.json"), found, normalize
+
+
+def _module(kind: str, path: Path) -> Module:
+    config = _read_json(path / "config.json")
+    if config is None:
+        raise ModelFolderError(
+            f"modules.json names a {kind} module, but there is no {path / 'config.json'}"
+        )
+    return Module(kind, config, path)
 
 
 def _pooling(path: Path) -> str:

@@ -2,9 +2,52 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from quaver.errors import InputError
+
+_SEARCH = "Represent this sentence for searching relevant passages: "
+_SEARCH_ZH = "为这个句子生成表示以用于检索相关文章："  # noqa: RUF001
+_E5 = {"query": "query: ", "document": "passage: "}
+_NOMIC = {
+    "query": "search_query: ",
+    "document": "search_document: ",
+    "clustering": "clustering: ",
+    "classification": "classification: ",
+}
+# Models whose folders leave the prompts to their cards on the hub, which are the source: the name
+# without its owner, and what the card says. Instruction-tuned E5 models want a task of the user's own.
+_KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
+    (r"bge-(small|base|large)-en(-v1\.5)?", {"query": _SEARCH}),
+    (r"bge-(small|base|large)-zh(-v1\.5)?", {"query": _SEARCH_ZH}),
+    (r"e5-(small|base|large)(-v2|-unsupervised)?", _E5),
+    (r"multilingual-e5-(small|base|large)", _E5),
+    (r"nomic-embed-text-v1(\.5)?", _NOMIC),
+    (r"snowflake-arctic-embed-(xs|s|m|l|m-long)", {"query": _SEARCH}),
+    (r"mxbai-embed-(large|xsmall)-v1", {"query": _SEARCH}),
+)
+
+
+def known_prompts(name: str) -> dict[str, str]:
+    """Return the prompts of a well-known model; for folders that do not have them.
+
+    Args:
+        name: hub id or folder name, with or without its owner.
+
+    Returns:
+        Prompts by name; empty for a model that is not in the table.
+    """
+    model = name.rstrip("/").rpartition("/")[2].lower()
+    for pattern, prompts in _KNOWN:
+        if re.fullmatch(pattern, model):
+            return dict(prompts)
+    return {}
+
+
+def with_prompt(prompt: str, text: str) -> str:
+    """Put a prompt before a text, but not before one that begins with it already."""
+    return text if text.startswith(prompt) else prompt + text
 
 
 def checked_prompts(prompts: Mapping[str, str]) -> dict[str, str]:

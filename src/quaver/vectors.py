@@ -43,6 +43,36 @@ def convert(pooled: NDArray[np.float32], *, normalize: bool, output: Output) -> 
     raise InputError(f"output must be 'float32', 'int8' or 'binary': got {output!r}")
 
 
+def shortened(
+    pooled: NDArray[np.float32], dimension: int | None, family: str
+) -> NDArray[np.float32]:
+    """Keep the leading components of vectors, as their model was trained for it (Matryoshka).
+
+    Formula:
+        v[:dimension]; of Nomic's models ((v - mean v) / sqrt(var v + 1e-5))[:dimension]
+
+    Args:
+        pooled: float32 (N, D).
+        dimension: components to keep; None keeps all, and leaves the vectors as they are.
+        family: the model's, a key of `quaver.architecture.FAMILIES`.
+
+    Returns:
+        float32 (N, dimension), not normalised.
+
+    Source:
+        Kusupati et al., Matryoshka Representation Learning (arXiv 2205.13147); the layer norm is in
+        the model card of nomic-ai/nomic-embed-text-v1.5.
+    """
+    if dimension is None:
+        return pooled
+    if family == "nomic_bert":
+        centred = pooled - pooled.mean(axis=1, keepdims=True)
+        pooled = centred / np.sqrt(
+            np.square(centred).mean(axis=1, keepdims=True) + np.float32(1e-5)
+        )
+    return pooled[:, :dimension]
+
+
 def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
     """Compare every vector of a with every vector of b.
 

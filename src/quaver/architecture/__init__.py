@@ -10,6 +10,7 @@ from quaver.architecture.encoder import (
     encoder_weights,
 )
 from quaver.architecture.head import DenseStep, HeadActivation, HeadStep, NormStep
+from quaver.architecture.modules import module_steps, module_tensors
 from quaver.architecture.positions import rotary_tables
 from quaver.architecture.spec import (
     MAX_HEAD_SIZE,
@@ -44,5 +45,7 @@ __all__ = [
     "classifier_spec",
     "encoder_spec",
     "encoder_weights",
+    "module_steps",
+    "module_tensors",
     "rotary_tables",
 ]

@@ -155,6 +155,7 @@ def write_folder(
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (transformer / "config.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
+        _keep_prompts(folder / "config_sentence_transformers.json", source)
         files = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
@@ -188,10 +189,22 @@ def _companions(source: ModelFolder) -> list[Path]:
         path
         for path in found
         if path.is_file()
-        and (path.suffix in _COPIED or path.name.startswith(_LICENCES))
+        and (
+            path.suffix in _COPIED
+            or path.name.startswith(_LICENCES)
+            or path.parent in {module.path for module in source.modules}
+        )
         and not (path.parent == source.transformer and path.name in left_out)
         and not path.name.endswith(".index.json")
     )
+
+
+def _keep_prompts(path: Path, source: ModelFolder) -> None:
+    """Write down prompts that are known by the model's name alone: the new folder has another."""
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if source.prompts and not settings.get("prompts"):
+        settings["prompts"] = source.prompts
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

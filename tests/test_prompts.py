@@ -1,0 +1,70 @@
+"""Prompts of well-known models, and the one rule of putting them before a text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quaver import Embedder, quantize
+from quaver.prompts import known_prompts, with_prompt
+from quaver.vectors import shortened
+from tiny_model import write_tiny_model
+
+BGE = "Represent this sentence for searching relevant passages: "
+
+
+@pytest.mark.parametrize(
+    ("name", "query", "document"),
+    [
+        ("BAAI/bge-small-en-v1.5", BGE, None),
+        ("bge-large-en", BGE, None),
+        ("intfloat/e5-base-v2", "query: ", "passage: "),
+        ("intfloat/multilingual-e5-large", "query: ", "passage: "),
+        ("nomic-ai/nomic-embed-text-v1.5", "search_query: ", "search_document: "),
+        ("intfloat/multilingual-e5-large-instruct", None, None),
+        ("BAAI/bge-m3", None, None),
+        ("BAAI/bge-reranker-base", None, None),
+        ("thenlper/gte-small", None, None),
+        ("my-e5-base-v2-tuned", None, None),
+    ],
+)
+def test_known_prompts(name: str, query: str | None, document: str | None) -> None:
+    prompts = known_prompts(name)
+    assert (prompts.get("query"), prompts.get("document")) == (query, document)
+
+
+def test_a_prompt_is_never_there_twice() -> None:
+    assert with_prompt("query: ", "who") == with_prompt("query: ", "query: who") == "query: who"
+    assert with_prompt("", "who") == "who"
+
+
+def test_a_folder_of_a_known_name_without_prompts(tmp_path: Path) -> None:
+    model = Embedder.from_pretrained(write_tiny_model(tmp_path / "e5-small-v2", prompts={}))
+    assert model.prompts == {"query": "query: ", "document": "passage: "}
+    asked = model.encode("query: which file")
+    assert np.array_equal(model.encode_query("which file"), asked)
+    assert np.array_equal(model.encode_query("query: which file"), asked)
+    assert not np.array_equal(model.encode("which file"), asked)
+
+
+def test_the_folders_own_prompts_win(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "e5-small-v2", prompts={"query": "ask: "})
+    assert Embedder.from_pretrained(folder).prompts == {"query": "ask: "}
+
+
+def test_quantizing_keeps_prompts_that_the_name_told(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "e5-small-v2", prompts={})
+    quantize(folder, tmp_path / "another-name")
+    prompts = Embedder.from_pretrained(tmp_path / "another-name").prompts
+    assert prompts == {"query": "query: ", "document": "passage: "}
+
+
+def test_nomic_is_normalised_before_it_is_cut() -> None:
+    rows = np.random.default_rng(0).standard_normal((3, 8)).astype(np.float32)
+    centred = (rows - rows.mean(1, keepdims=True)) / np.sqrt(rows.var(1, keepdims=True) + 1e-5)
+    # Rounding of means of eight values in float32.
+    np.testing.assert_allclose(shortened(rows, 3, "nomic_bert"), centred[:, :3], atol=1e-6)
+    assert np.array_equal(shortened(rows, 3, "bert"), rows[:, :3])
+    assert shortened(rows, None, "nomic_bert") is rows
