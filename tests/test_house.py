@@ -55,6 +55,7 @@ MADE_AROUND = {
     "cli.embed": {"typer"},
     "cli.evaluate": {"typer"},
     "cli.evaluate_output": {"rich"},
+    "cli.export": {"typer"},
     "cli.index": {"typer"},
     "cli.info": {"typer", "rich"},
     "cli.options": {"typer"},

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.cli import bench, embed, evaluate, index, info, quantize
+from quaver.cli import bench, embed, evaluate, export, index, info, quantize
 from quaver.cli.app import app
 
-__all__ = ["app", "bench", "embed", "evaluate", "index", "info", "main", "quantize"]
+__all__ = [
+    "app",
+    "bench",
+    "embed",
+    "evaluate",
+    "export",
+    "index",
+    "info",
+    "main",
+    "quantize",
+]
 
 
 def main() -> Any:

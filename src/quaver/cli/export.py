@@ -1,0 +1,34 @@
+"""`quaver export-st`: a model folder for sentence-transformers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quaver.cli.app import app
+from quaver.cli.options import (
+    PoolingOption,
+    Precision,
+    PrecisionOption,
+    choice_value,
+    reported_errors,
+)
+from quaver.integrations.sentence_transformers_export import export_sentence_transformers
+
+
+@app.command(name="export-st")
+def export_st(
+    model: Annotated[str, typer.Argument(help="Model folder or hub id, quantized or not.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    pooling: PoolingOption = None,
+    precision: PrecisionOption = Precision.int8,
+) -> None:
+    """Write a folder that sentence-transformers, and tools built on them, run on this engine."""
+    with reported_errors(interrupted="interrupted: nothing was written"):
+        task = export_sentence_transformers(
+            model, target, pooling=choice_value(pooling), precision=precision.value
+        )
+        kind = {"embed": "SentenceTransformer", "rank": "CrossEncoder"}[task]
+        print(f'{target} written; open it with {kind}("{target}", trust_remote_code=True)')

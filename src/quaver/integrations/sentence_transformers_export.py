@@ -1,0 +1,141 @@
+"""A model folder that sentence-transformers opens with Quaver's engine; writing it needs no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from quaver.embedder import Embedder
+from quaver.errors import InputError, ModelError
+from quaver.hub import find_folder
+from quaver.ranker import CrossEncoder
+
+Task = Literal["embed", "rank"]
+CONFIG = "quaver_config.json"
+MODEL = "model"
+"""The sub-folder with the model itself; Quaver opens that one like any other."""
+
+_MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
+_COPIED = {".json", ".safetensors", ".txt", ".md"}
+_LICENCES = ("LICENSE", "NOTICE")
+
+
+def export_sentence_transformers(
+    name_or_path: str | Path,
+    target: str | Path,
+    *,
+    precision: Literal["int8", "float32"] = "int8",
+    pooling: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Task:
+    """Write a folder for ``SentenceTransformer`` or ``CrossEncoder`` of sentence-transformers.
+
+    Args:
+        name_or_path: model folder or hub id, quantized or not; with a classification head it becomes
+            a CrossEncoder.
+        target: a folder that does not exist or is empty.
+        precision: what the engine computes in.
+        pooling: "cls" or "mean", for a model folder that does not say.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        token: access token of the hub.
+
+    Returns:
+        "embed" for a SentenceTransformer, "rank" for a CrossEncoder.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        InputError: the target holds something, or cannot be written; nothing is left half written.
+    """
+    goal = Path(target)
+    if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
+        raise InputError(f"the target must be a new or empty folder: {goal} is not; give another")
+    found = find_folder(name_or_path, revision, local_files_only, token)
+    task = task_of(found.path)
+    settings: dict[str, Any] = {"precision": precision}
+    if task == "embed" and pooling is not None:
+        settings["pooling"] = pooling
+    config = _sentence_transformers_config(found.path, task, settings)
+    unfinished = goal.with_name(goal.name + ".unfinished")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        copy_model(found.path, unfinished / MODEL)
+        module = {"idx": 0, "name": "0", "path": "", "type": _MODULE}
+        _write(unfinished / "modules.json", [module])
+        _write(unfinished / "config_sentence_transformers.json", config)
+        _write(unfinished / CONFIG, {"task": task, **settings})
+        if goal.exists():
+            goal.rmdir()
+        unfinished.rename(goal)
+    except OSError as error:
+        raise InputError(f"cannot write {goal}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return task
+
+
+def task_of(folder: Path) -> Task:
+    """Return what a model does: "rank" with a classification head, else "embed".
+
+    Raises:
+        ModelError: config.json cannot be read.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        if (folder / "modules.json").exists():
+            return "embed"  # sentence-transformers' older layout keeps it in 0_Transformer
+        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+    names = config.get("architectures") if isinstance(config, dict) else None
+    ranks = any(str(name).endswith("ForSequenceClassification") for name in names or ())
+    return "rank" if ranks else "embed"
+
+
+def copy_model(source: Path, target: Path) -> None:
+    """Copy what a model folder needs; weights in other formats and foreign code stay behind.
+
+    Args:
+        source: the model folder.
+        target: made with its parents.
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    for file in source.rglob("*"):
+        if file.is_file() and (file.suffix in _COPIED or file.name.startswith(_LICENCES)):
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+
+
+def _sentence_transformers_config(
+    folder: Path, task: Task, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Return config_sentence_transformers.json; loading the model shows that it can be used."""
+    if task == "rank":
+        model = CrossEncoder.from_pretrained(folder, **settings)
+        if model.labels != 1:
+            raise InputError(
+                f"sentence-transformers takes a custom module for one label: {model.name} has "
+                f"{model.labels}"
+            )
+        kind = {"sigmoid": "Sigmoid", "identity": "Identity"}[model.activation]
+        module = "activation" if kind == "Sigmoid" else "linear"
+        return {"model_type": "CrossEncoder", "activation_fn": f"torch.nn.modules.{module}.{kind}"}
+    embedder = Embedder.from_pretrained(folder, **settings)
+    own = folder / "config_sentence_transformers.json"
+    named = json.loads(own.read_bytes()) if own.exists() else {}  # loading has checked it
+    return {
+        "model_type": "SentenceTransformer",
+        "prompts": embedder.prompts,
+        "default_prompt_name": embedder.default_prompt_name,
+        "similarity_fn_name": named.get("similarity_fn_name") or "cosine",
+    }
+
+
+def _write(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
