@@ -188,6 +188,8 @@ private:
 } // namespace
 
 NB_MODULE(_native, m) {
+  // A cache of some framework may hold an embedder until the interpreter ends; that is no leak worth a page of text.
+  nb::set_leak_warnings(false);
   m.doc() = "The native engine. Private: use quaver.Embedder, or quaver.engine.Engine for token batches.";
 
   nb::enum_<quaver::Activation>(m, "Activation")
