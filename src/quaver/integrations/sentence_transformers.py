@@ -148,7 +148,7 @@ class QuaverModule(InputModule):
             features["sentence_embedding"] = torch.from_numpy(rows)
         else:
             scores = shared.score([tuple(pair) for pair in texts], "identity")
-            features["scores"] = torch.from_numpy(np.float32(scores)[:, None])
+            features["scores"] = torch.from_numpy(np.asarray(scores, dtype=np.float32)[:, None])
         return features
 
     def get_config_dict(self) -> dict[str, Any]:
