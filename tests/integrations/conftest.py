@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +30,14 @@ FRAMEWORKS = {
 collect_ignore_glob = [
     pattern for pattern, library in FRAMEWORKS.items() if find_spec(library) is None
 ]
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder for a store, in memory where the system has a place: every write waits for a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as path:
+        yield Path(path)
 
 
 @pytest.fixture(scope="session")

@@ -3,5 +3,8 @@
 from haystack_integrations.components.retrievers.quaver.bi_encoder_retriever import (
     QuantizedBiEncoderRetriever,
 )
+from haystack_integrations.components.retrievers.quaver.embedding_retriever import (
+    QuaverEmbeddingRetriever,
+)
 
-__all__ = ["QuantizedBiEncoderRetriever"]
+__all__ = ["QuantizedBiEncoderRetriever", "QuaverEmbeddingRetriever"]

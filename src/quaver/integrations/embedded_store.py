@@ -1,0 +1,206 @@
+"""Quaver's store under the store classes of frameworks: texts, metadata and vectors by id."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from quaver.errors import InputError, StoreMismatchError
+from quaver.passages import Passage
+from quaver.store import Filter, Hit, Manifest, Mode, StoredPassage, VectorStore
+from quaver.store.edge import EdgeStore
+from quaver.store.memory import MemoryStore
+
+FOREIGN = "vectors given by a framework"
+"""What stands in the manifest for the model; only the dimension is known."""
+
+META = "meta"
+"""Where a framework's metadata lies in a passage's, so that each opens what another one wrote."""
+
+Found = TypeVar("Found")
+_changed = threading.Condition()
+_open: weakref.WeakValueDictionary[str, EmbeddedStore] = weakref.WeakValueDictionary()
+_held: set[str] = set()
+"""Folders that this process holds: those in ``_open``, and those that are just being closed."""
+
+
+class EmbeddedStore:
+    """An open store that the components of a process share; ``embedded_store`` gives it.
+
+    Threads may share it too: one call works at a time. It is closed when nothing holds it.
+
+    Attributes:
+        dimension: length of a vector.
+    """
+
+    def __init__(self, store: VectorStore) -> None:
+        """Hold an open store; ``embedded_store`` is the usual way.
+
+        Args:
+            store: the store.
+        """
+        self._store = store
+        self._lock = threading.Lock()
+        self.dimension = store.manifest.dimension
+
+    def write(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        metadata: Sequence[dict[str, Any]],
+        vectors: Sequence[Sequence[float] | None],
+    ) -> None:
+        """Store texts with their vectors; what is stored under an id already is replaced.
+
+        Args:
+            ids: N ids; of equal ones the last counts.
+            texts: N texts; the keyword search finds their words.
+            metadata: for each what JSON can hold; filters reach it.
+            vectors: for each D floats, or None.
+
+        Raises:
+            InputError: a vector is not finite, or metadata is not what JSON can hold.
+            StoreMismatchError: a vector has another dimension.
+            StoreError: storing failed.
+        """
+        rows: dict[bool, dict[str, tuple[Passage, Sequence[float] | None]]] = {True: {}, False: {}}
+        for identity, text, data, vector in zip(ids, texts, metadata, vectors, strict=True):
+            if vector is not None and len(vector) != self.dimension:
+                raise StoreMismatchError(
+                    f"this store holds vectors of dimension {self.dimension}: got one of "
+                    f"{len(vector)} for {identity!r}; use the model it was made with, or another "
+                    "store"
+                )
+            passage = Passage(identity, text, "", "", 0, len(text), metadata=data)
+            rows[vector is None].pop(identity, None)
+            rows[vector is not None].pop(identity, None)
+            rows[vector is not None][identity] = passage, vector
+        with self._lock:
+            for with_vector, found in rows.items():
+                if found:
+                    matrix = _unit([v for _, v in found.values()]) if with_vector else None
+                    self._store.upsert([passage for passage, _ in found.values()], matrix)
+            self._store.flush()
+
+    def search(
+        self,
+        vector: Sequence[float] | None,
+        *,
+        k: int,
+        text: str | None = None,
+        mode: Mode | None = None,
+        filter: Filter | None = None,
+    ) -> list[Hit]:
+        """Find the k best; see ``VectorStore.search``.
+
+        Raises:
+            InputError: an argument breaks its rule; the vector has another dimension.
+        """
+        query = None if vector is None else np.asarray(vector, np.float32)
+        if query is not None and not query.any():
+            query, mode = None, "bm25"
+            if text is None:
+                raise InputError("a query vector must not be all zeros: it has no direction")
+        return self._locked(
+            lambda: self._store.search(query, k=k, text=text, mode=mode, filter=filter)
+        )
+
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
+        """Return what is stored of some ids, in their order."""
+        return self._locked(lambda: self._store.get(ids, with_vectors=with_vectors))
+
+    def scan(
+        self, filter: Filter | None = None, *, with_vectors: bool = False
+    ) -> list[StoredPassage]:
+        """Return everything that matches."""
+        return self._locked(lambda: list(self._store.scan(filter, with_vectors=with_vectors)))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Remove what is stored under these ids; one that is not stored is no error."""
+        with self._lock:
+            self._store.delete(ids)
+            self._store.flush()
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Return how many are stored, or match."""
+        return self._locked(lambda: self._store.count(filter))
+
+    def optimize(self) -> None:
+        """Build the search graph where enough is stored; worth its time after a bulk load."""
+        self._locked(self._store.optimize)
+
+    def _locked(self, call: Callable[[], Found]) -> Found:
+        with self._lock:
+            return call()
+
+
+def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
+    """Open a store, or make it; one that is open in this process is shared.
+
+    Args:
+        path: its folder; None for a store in memory, never shared.
+        dimension: length of a vector.
+
+    Returns:
+        The store.
+
+    Raises:
+        StoreMismatchError: it holds vectors of another dimension.
+        StoreError: it cannot be opened or made; the sub-classes say why.
+    """
+    manifest = Manifest(
+        model=FOREIGN,
+        fingerprint=FOREIGN,
+        dimension=dimension,
+        passage_tokens=0,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+    if path is None:
+        return EmbeddedStore(MemoryStore(manifest))
+    folder = Path(path).expanduser()
+    key = str(folder.resolve())
+    with _changed:
+        while (found := _open.get(key)) is None and key in _held:
+            _changed.wait()  # another thread let it go and is closing it
+        if found is None:
+            exists = EdgeStore.exists(folder)
+            store = EdgeStore.open(folder) if exists else EdgeStore.create(folder, manifest)
+            found = _open[key] = EmbeddedStore(store)
+            _held.add(key)
+            weakref.finalize(found, _close, key, store)
+    if found.dimension != dimension:
+        raise StoreMismatchError(
+            f"the store at {path} holds vectors of dimension {found.dimension}: got dimension "
+            f"{dimension}; use the model it was made with, or another store"
+        )
+    return found
+
+
+def _close(key: str, store: VectorStore) -> None:
+    try:
+        store.close()
+    finally:
+        with _changed:
+            _held.discard(key)
+            _changed.notify_all()
+
+
+def stored_dimension(path: str | Path | None) -> int | None:
+    """Return the dimension of the store at this path, None if there is none."""
+    if path is None or not EdgeStore.exists(folder := Path(path).expanduser()):
+        return None
+    return Manifest.read(folder).dimension
+
+
+def _unit(vectors: Sequence[Sequence[float] | None]) -> Any:
+    matrix = np.asarray(vectors, np.float32)
+    if not np.isfinite(matrix).all():
+        raise InputError("vectors must be finite: got NaN or infinity")
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return matrix / np.where(lengths > 0, lengths, 1)
