@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quaver.bench.engines import Form
-from quaver.bench.engines.registry import FAMILIES, OURS
+from quaver.bench.engines.registry import FAMILIES
 from quaver.bench.result import Result, read_result
 from quaver.errors import InputError
-
-_REFERENCE = "quaver-float32"
 
 
 def interpreter(environments: Path, name: str) -> Path | None:
@@ -65,7 +63,7 @@ def measure_elsewhere(
         Its rows, without those of Quaver; where it fails, the reason for each form.
     """
     python = interpreter(environments, name)
-    against = ",".join([_REFERENCE, *(form.name for form in forms)])
+    against = ",".join(form.name for form in forms)
     with tempfile.TemporaryDirectory() as folder:
         command = [str(python), "-m", "quaver.cli", "bench", *options]
         command += ["--against", against, "--out", folder, "--environments", folder]
@@ -76,7 +74,7 @@ def measure_elsewhere(
         except InputError:
             why = f"quaver bench in {name} ended with {done.returncode}; see its messages"
             return Result(missing={form.name: why for form in forms})
-    ours = {form.name for form in FAMILIES["quaver"]} | {OURS}
+    ours = {form.name for form in FAMILIES["quaver"]}
     result.rows = [row for row in result.rows if row.engine not in ours]
     for row in result.rows:
         row.settings["environment"] = name

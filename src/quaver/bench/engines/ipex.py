@@ -8,7 +8,7 @@ from typing import Any
 
 from quaver.bench.engines import CannotRunError, Engine, Form, Setup, Vectors
 from quaver.bench.engines.padded import PaddedEngine
-from quaver.bench.engines.pytorch import first_line, pooled_module
+from quaver.bench.engines.pytorch import first_line, load_encoder, pool
 from quaver.bench.inputs import PaddedBatch
 
 PACKAGES = ("intel_extension_for_pytorch", "torch", "transformers")
@@ -67,7 +67,18 @@ def _traced(setup: Setup, kind: str) -> Any:
     import torch
     from intel_extension_for_pytorch.quantization import convert, prepare
 
-    module = pooled_module(setup, attention="eager")
+    encoder = load_encoder(str(setup.model.folder.transformer), "eager")
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = encoder
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
+            hidden = self.encoder(input_ids, attention_mask).last_hidden_state
+            return pool(hidden, attention_mask.to(hidden.dtype), setup.model.pooling)
+
+    module = Pooled().eval()
     ids = torch.from_numpy(setup.calibration[0][None])
     example = (ids, torch.ones_like(ids))
     bf16 = torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16")

@@ -34,13 +34,14 @@ def load_encoder(folder: str, attention: str = "sdpa") -> Any:
 
     try:
         encoder = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, attn_implementation=attention
+            folder, local_files_only=True, attn_implementation=attention
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise CannotRunError(f"transformers cannot load it: {first_line(error)}") from error
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    return encoder.eval().requires_grad_(False)
+        encoder.pooler = torch.nn.Identity()  # nobody reads it
+    # Not by an argument: transformers 5 calls it dtype, transformers 4 torch_dtype.
+    return encoder.float().eval().requires_grad_(False)
 
 
 def first_line(error: BaseException) -> str:

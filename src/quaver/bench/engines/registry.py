@@ -31,7 +31,8 @@ FAMILIES = {
     "ipex": ipex.FORMS,
 }
 FORMS = {form.name: form for forms in FAMILIES.values() for form in forms}
-QUICK = (OURS, "openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "torch-float32")
+_ALWAYS = (OURS, "quaver-float32")
+QUICK = ("openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "torch-float32")
 
 
 def choose_forms(names: Sequence[str]) -> list[Form]:
@@ -41,13 +42,13 @@ def choose_forms(names: Sequence[str]) -> list[Form]:
         names: of forms ("openvino-int8") or of engines ("openvino": all its forms); none for all.
 
     Returns:
-        Different forms in the order of the tables; quaver-int8, which everything is compared with,
-        is always among them.
+        Different forms in the order of the tables. Quaver's own are always among them: int8 is what
+        speed is compared with, float32 what vectors are compared with where torch is not there.
 
     Raises:
         InputError: a name is neither; the message lists what there is.
     """
-    chosen = {OURS}
+    chosen = set(_ALWAYS)
     for name in names or FAMILIES:
         if name in FAMILIES:
             chosen |= {form.name for form in FAMILIES[name]}
