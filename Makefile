@@ -158,10 +158,11 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/families.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
-.envs/peers/made: $(SOURCES) benchmarks/environments/peers.txt
-	$(PYTHON) -m venv .envs/peers
-	.envs/peers/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/peers/bin/python -m pip install --quiet -r benchmarks/environments/peers.txt .
+# Each list in benchmarks/environments is an environment of its own: make .envs/peers/made, make .envs/ipex/made.
+.envs/peers/made .envs/ipex/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
+	$(PYTHON) -m venv .envs/$*
+	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/$*/bin/python -m pip install --quiet -r $< .
 	@touch $@
 
 # On a quiet machine: the study, its tables and plots in benchmarks/results/$(RESULTS), and the table of the README.

@@ -20,6 +20,7 @@ from quaver.bench.compare import changes, comparison
 from quaver.bench.corpus import read_corpus
 from quaver.bench.engines.padded import PaddedEngine
 from quaver.bench.engines.registry import FAMILIES, FORMS, OURS, choose_forms
+from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
 from quaver.bench.models import open_model, random_model
 from quaver.bench.quality import ndcg, read_judgements
@@ -366,6 +367,80 @@ def test_a_comparison_says_what_changed_and_what_is_only_in_one() -> None:
     assert "no row in common" in comparison(before, Result([dict(RUN)]))
 
 
+def many_cases() -> Result:
+    result = stored()
+    result.rows = [latency(OURS, 2.0 * n, None, f"1x{n}") for n in (8, 16)]
+    result.rows += [latency("openvino-int8", 5.0 * n, 2.5, f"1x{n}") for n in (8, 16)]
+    for n in (4, 8):
+        result.rows += [replace(latency(OURS, 2.0 * n, None, f"{n}x256"), part="throughput")]
+    return result
+
+
+def test_plots_are_drawn_from_a_stored_result_the_same_each_time(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from quaver.bench.plots import write_plots
+
+    first = write_plots(many_cases(), tmp_path)
+    assert {path.name for path in first} == {
+        f"{name}.{suffix}"
+        for name in ("latency", "throughput", "quality")
+        for suffix in ("png", "svg")
+    }
+    drawing = (tmp_path / "latency.svg").read_text(encoding="utf-8")
+    for said in ("openvino-int8", "milliseconds", "length of the text, tokens", "A CPU", "512 x"):
+        assert (said in drawing) == (said != "512 x")
+    write_plots(many_cases(), tmp_path)
+    assert (tmp_path / "latency.svg").read_text(encoding="utf-8") == drawing
+
+
+def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from quaver.bench.plots import write_plots
+
+    assert write_plots(stored(), tmp_path) == []
+
+
+# --- Other environments ---------------------------------------------------------------------------
+def test_forms_run_where_their_packages_are(tmp_path: Path) -> None:
+    there = replace(FORMS["ipex-int8"], packages=("no_such_package",))
+    nowhere = replace(there, name="other", environment="peers", install="pip install other")
+    python = tmp_path / "ipex" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.touch()
+    found = part_forms([FORMS[OURS], there, nowhere], tmp_path)
+    assert found == (
+        [FORMS[OURS]],
+        {"ipex": [there]},
+        {"other": "no_such_package not installed; pip install other"},
+    )
+
+
+def test_another_environment_measures_and_its_rows_come_back(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    """The environment is this one under another name: Quaver's own rows are not taken twice."""
+    python = tmp_path / "ipex" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    given = quick_options(tiny_folder, corpus_file, tmp_path / "unused")[:1]
+    options = [
+        *map(str, given),
+        "--corpus",
+        str(corpus_file),
+        "--cases",
+        "1x8",
+        "--parts",
+        "latency",
+    ]
+    options += ["--seconds", "0", "--rounds", "1", "--cache", str(tmp_path / "cache")]
+    found = measure_elsewhere(tmp_path, "ipex", [FORMS["quaver-int8-static"]], options)
+    assert found.rows == []
+    assert found.runs
+    failed = measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], ["no-such-model/x/y"])
+    assert "ended with 1" in failed.missing["ipex-int8"]
+
+
 # --- The command ----------------------------------------------------------------------------------
 def bench(*arguments: object) -> Any:
     return RUNNER.invoke(app, ["bench", *map(str, arguments)])
@@ -395,7 +470,8 @@ def quick_options(tiny_folder: Path, corpus_file: Path, out: Path) -> list[objec
     return [
         *(tiny_folder, "--against", "quaver", "--corpus", corpus_file, "--count", 40),
         *("--cases", "1x8,4x16,8x20", "--clients", "1,2", "--seconds", 0, "--rounds", 1),
-        *("--out", out, "--cache", out / "cache", "--name", "tiny"),
+        *("--out", out, "--cache", out.parent / "cache", "--name", "tiny"),
+        *("--environments", out.parent),
     ]
 
 
@@ -414,7 +490,7 @@ def test_the_command_measures_every_part(
     assert {row.key for row in result.rows} == {
         (part, "tiny", case, engine)
         for part, case in cases
-        for engine in ("quaver-int8", "quaver-float32")
+        for engine in ("quaver-int8", "quaver-int8-static", "quaver-float32")
     }
     by_engine = {row.engine: row for row in result.rows if row.case == "4x16"}
     assert by_engine["quaver-float32"].cosine == pytest.approx(1.0, abs=1e-5)
@@ -496,7 +572,7 @@ def test_a_peer_that_fails_gets_a_reason_and_the_run_goes_on(
     done = bench(*options, "--parts", "latency")
     assert done.exit_code == 0, done.output
     result = read_result(tmp_path / "out")
-    assert [row.engine for row in result.rows] == [OURS]
+    assert [row.engine for row in result.rows] == [OURS, "quaver-float32"]
     assert (
         result.missing
         == {
@@ -556,7 +632,11 @@ def test_the_command_compares_and_reports_from_files(tmp_path: Path) -> None:
 
 
 def test_names_of_engines_and_of_their_forms_choose() -> None:
-    assert [form.name for form in choose_forms(["torch-bf16"])] == [OURS, "torch-bf16"]
+    assert [form.name for form in choose_forms(["torch-bf16"])] == [
+        OURS,
+        "quaver-float32",
+        "torch-bf16",
+    ]
     chosen = {form.name for form in choose_forms(["openvino", "quaver"])}
     assert {"openvino-int8-tuned", "quaver-float32", OURS} <= chosen
     assert len(choose_forms(())) == len(FORMS)

@@ -29,7 +29,6 @@ PACKAGES = (
     "ctranslate2",
     "fastembed",
     "intel-extension-for-pytorch",
-    "zentorch",
 )
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "QUAVER_ISA", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")

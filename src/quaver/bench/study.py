@@ -114,8 +114,9 @@ def _stage(model: Model, options: Options, result: Result, progress: Progress) -
     corpus = read_corpus(options.corpus, tokenizer, options.count)
     source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
     lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]
-    calibration = source.request(lengths, seed=_CALIBRATION_SEED, batch=1).ids
-    setup = Setup(model, options.threads, tokenizer.max_length, calibration)
+    calibration = source.request(lengths, seed=_CALIBRATION_SEED, batch=1)
+    texts = calibration.texts or corpus.texts[:_CALIBRATION_TEXTS]
+    setup = Setup(model, options.threads, tokenizer.max_length, calibration.ids, texts)
     run = len(result.runs) - 1
     return Stage(options, setup, corpus, source, progress, run, result.missing)
 

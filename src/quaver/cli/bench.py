@@ -87,7 +87,7 @@ def bench(
         Path,
         typer.Option(
             help="Folder of virtual environments: engines that are not installed here run in "
-            "peers, ipex or zentorch of these."
+            "peers or ipex of these."
         ),
     ] = Path(".envs"),
     compare_files: Annotated[

@@ -67,12 +67,14 @@ class Setup:
         threads: of the engine; every engine is held to as many.
         max_length: most tokens of a text, special tokens included.
         calibration: ids of texts that are not measured, for static quantization.
+        calibration_texts: texts for the same, where an engine wants text.
     """
 
     model: Model
     threads: int
     max_length: int
     calibration: Sequence[Ids]
+    calibration_texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

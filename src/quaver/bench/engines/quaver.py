@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,7 @@ from quaver.embedder import Embedder
 from quaver.engine import Precision
 from quaver.errors import QuaverError
 from quaver.pipeline import MAX_BATCH_TOKENS
+from quaver.quantization import quantize
 from quaver.tokenizer import TokenBatch
 from quaver.vectors import convert
 
@@ -20,19 +24,20 @@ from quaver.vectors import convert
 class QuaverEngine:
     """`Embedder` for text; for ids the engine behind it, fed as `Embedder.encode` feeds it."""
 
-    def __init__(self, setup: Setup, precision: Precision) -> None:
+    def __init__(self, setup: Setup, precision: Precision, folder: Path | None = None) -> None:
         """Load the model.
 
         Args:
             setup: see `Setup`.
             precision: "int8" or "float32".
+            folder: an int8 folder of the model, instead of quantizing it while loading.
 
         Raises:
             CannotRunError: Quaver does not run this model.
         """
         try:
             self._embedder = Embedder.from_pretrained(
-                setup.model.folder.path,
+                folder or setup.model.folder.path,
                 precision=precision,
                 threads=setup.threads,
                 max_seq_length=setup.max_length,
@@ -69,15 +74,44 @@ def _unit(vectors: Any) -> Vectors:
     return unit
 
 
+def static_folder(setup: Setup) -> Path:
+    """Return the model quantized with static activations, written when it is not there yet.
+
+    Raises:
+        CannotRunError: Quaver does not quantize this model.
+    """
+    version = metadata.version("quaver")
+    path = setup.model.built(f"quaver-{version}-int8-static", "")
+    if not path.is_dir():
+        try:
+            quantize(
+                setup.model.folder.path,
+                path,
+                scheme="static",
+                calibration=setup.calibration_texts,
+                samples=len(setup.calibration_texts),
+                local_files_only=True,
+            )
+        except QuaverError as error:
+            raise CannotRunError(str(error)) from error
+    return path
+
+
 def _int8(setup: Setup) -> Engine:
     return QuaverEngine(setup, "int8")
+
+
+def _static(setup: Setup) -> Engine:
+    return QuaverEngine(setup, "int8", static_folder(setup))
 
 
 def _float32(setup: Setup) -> Engine:
     return QuaverEngine(setup, "float32")
 
 
+_INT8 = Form("quaver-int8", _int8, runs_on=("quaver",), environment="", pads=False)
 FORMS = (
-    Form("quaver-int8", _int8, runs_on=("quaver",), environment="", pads=False),
-    Form("quaver-float32", _float32, runs_on=("quaver",), environment="", pads=False),
+    _INT8,
+    replace(_INT8, name="quaver-int8-static", load=_static, artefact=static_folder),
+    replace(_INT8, name="quaver-float32", load=_float32),
 )
