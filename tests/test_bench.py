@@ -482,6 +482,7 @@ def test_the_command_measures_every_part(
     done = bench(*quick_options(tiny_folder, corpus_file, out))
     assert done.exit_code == 0, done.output
     result = read_result(out)
+    assert result.missing == {}
     cases = (
         *(("latency", "1x8"), ("throughput", "4x16"), ("throughput", "8x20")),
         *(("text", "texts.txt, 40 texts"), ("concurrency", "1 client")),

@@ -83,13 +83,14 @@ def static_folder(setup: Setup) -> Path:
     version = metadata.version("quaver")
     path = setup.model.built(f"quaver-{version}-int8-static", "")
     if not path.is_dir():
+        texts = list(dict.fromkeys(setup.calibration_texts))
         try:
             quantize(
                 setup.model.folder.path,
                 path,
                 scheme="static",
-                calibration=setup.calibration_texts,
-                samples=len(setup.calibration_texts),
+                calibration=texts,
+                samples=len(texts),
                 local_files_only=True,
             )
         except QuaverError as error:
