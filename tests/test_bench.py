@@ -22,6 +22,7 @@ from quaver.bench.engines.padded import PaddedEngine
 from quaver.bench.engines.registry import FAMILIES, FORMS, OURS, choose_forms
 from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
+from quaver.bench.instances import share_cpus
 from quaver.bench.models import open_model, random_model
 from quaver.bench.quality import ndcg, read_judgements
 from quaver.bench.report import markdown, number, summary
@@ -320,9 +321,10 @@ def test_merging_replaces_what_was_measured_anew_and_forgets_unused_runs() -> No
 
 def test_the_report_holds_the_numbers_of_the_rows() -> None:
     text = markdown(stored())
-    assert "| 1x16 | quaver-int8 | 2.00 | 4.00 | 6.00 | 0.99000 | - | 5 (0) |" in text
+    assert "| 1x16 | quaver-int8 | 2.00 | 4.00 | 6.00 | 0.99000 | 0.0020 | - | 5 (0) |" in text
     assert (
-        "| 1x16 | openvino-int8 | 5.00 | 10.0 | 15.0 | 0.99000 | **2.50** (2.25 to 2.75) |" in text
+        "| 1x16 | openvino-int8 | 5.00 | 10.0 | 15.0 | 0.99000 | - | **2.50** (2.25 to 2.75) |"
+        in text
     )
     assert "- fastembed: not installed; pip" in text
     assert "| quaver-int8 | 0.5000 | -0.0020 |" in text
@@ -434,11 +436,16 @@ def test_another_environment_measures_and_its_rows_come_back(
         "latency",
     ]
     options += ["--seconds", "0", "--rounds", "1", "--cache", str(tmp_path / "cache")]
-    found = measure_elsewhere(tmp_path, "ipex", [FORMS["quaver-int8-static"]], options)
-    assert found.rows == []
-    assert found.runs
-    failed = measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], ["no-such-model/x/y"])
-    assert "ended with 1" in failed.missing["ipex-int8"]
+    kept: list[Result] = []
+    static = FORMS["quaver-int8-static"]
+    measure_elsewhere(tmp_path, "ipex", [static], options, Result(), kept.append)
+    assert [row.engine for row in kept[0].rows] == ["quaver-int8-static"]
+    assert kept[0].rows[0].settings["environment"] == "ipex"
+    measure_elsewhere(tmp_path, "ipex", [static], options, kept[0], kept.append)
+    assert kept[1].rows[0].values != kept[0].rows[0].values  # Quaver's own rows were not there
+    failing = ["no-such-model/x/y"]
+    measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], failing, Result(), kept.append)
+    assert "ended with 1" in kept[2].missing["ipex-int8"]
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -498,6 +505,7 @@ def test_the_command_measures_every_part(
     assert by_engine[OURS].ratio is None
     assert by_engine["quaver-float32"].ratio is not None
     assert all(row.padding == 0.0 for row in by_engine.values())
+    assert all(row.cosine is not None for row in result.rows)
     assert result.runs[0]["threads"] >= 1
     assert "### Latency" in done.output
     assert "### Start" in (out / "results.md").read_text(encoding="utf-8")
@@ -512,6 +520,67 @@ def test_adding_keeps_what_was_measured_before(
     result = read_result(tmp_path / "out")
     assert {row.part for row in result.rows} == {"latency", "throughput"}
     assert {row.run for row in result.rows} == {0, 1}
+
+
+def test_a_second_run_goes_on_where_the_first_ended(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    assert bench(*options, "--parts", "latency,text").exit_code == 0
+    first = read_result(tmp_path / "out")
+    done = bench(*options, "--parts", "latency,text,concurrency", "--resume")
+    assert done.exit_code == 0, done.output
+    second = read_result(tmp_path / "out")
+    assert second.rows[: len(first.rows)] == first.rows
+    assert {row.run for row in second.rows if row.part == "concurrency"} == {1}
+    assert bench(*options, "--parts", "latency,text", "--resume").exit_code == 0
+    assert read_result(tmp_path / "out") == second
+
+
+def test_what_an_engine_could_not_do_is_not_tried_again(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def load(setup: Any) -> Any:
+        tried.append(1)
+        raise RuntimeError("no")
+
+    monkeypatch.setitem(
+        FORMS, "torch-float32", replace(FORMS["torch-float32"], packages=(), load=load)
+    )
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    options[2] = "torch-float32"
+    for _ in range(2):
+        assert bench(*options, "--parts", "latency", "--resume").exit_code == 0
+    assert len(tried) == 1
+
+
+# --- Instances ------------------------------------------------------------------------------------
+def test_instances_share_the_cpus() -> None:
+    assert share_cpus(2, [0, 1, 2, 3, 4], {}) == [[0, 1], [2, 3]]
+    assert share_cpus(2, [0, 1, 2, 3], {"0": [0, 2], "1": [1, 3]}) == [[0, 2], [1, 3]]
+    assert share_cpus(1, [3, 5], {"0": [3, 5]}) == [[3, 5]]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
+def test_several_instances_work_at_the_same_time(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    done = bench(*options, "--instances", 2, "--parts", "throughput,text,concurrency")
+    assert done.exit_code == 0, done.output
+    result = read_result(tmp_path / "out")
+    assert result.runs[0]["instances"] == 2
+    assert {len(cpus) for cpus in result.runs[0]["instance_cpus"]} == {result.runs[0]["threads"]}
+    assert "2 instances with 1 thread" in done.output or result.runs[0]["threads"] > 1
+    for row in result.rows:
+        assert row.settings["instances"] == 2
+        assert row.cosine == pytest.approx(1.0, abs=0.05)
+    row = next(row for row in result.rows if row.case == "4x16" and row.engine == OURS)
+    assert row.values["texts_per_second"] == pytest.approx(
+        2 * 4 / row.values["median_ms"] * 1000, rel=0.01
+    )
 
 
 def test_ctrl_c_keeps_what_was_measured(
@@ -597,6 +666,7 @@ def test_a_case_longer_than_the_model_is_left_out(
     [
         ([], "bench needs a model"),
         (["MODEL", "--threads", 5000], "--threads must be at most the CPUs"),
+        (["MODEL", "--instances", 5000], "--instances must be at most the CPUs"),
         (["MODEL", "--cores", "0-99999"], "--cores must name CPUs"),
         (["MODEL", "--cores", "x"], "--cores must name CPUs"),
         (["MODEL", "--against", "nonsense"], "an engine must be one of quaver, openvino"),

@@ -45,10 +45,15 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
             calls[engine_name], vectors[engine_name] = made
     stage.progress.say(f"{name}: all in turns")
     timing = stage.alternate(calls)
-    values = {
-        engine_name: call_values(timing, engine_name, texts=case.texts, tokens=case.tokens)
-        for engine_name in timing.calls
-    }
+    count = stage.options.instances
+    products = count * stage.model.multiply_adds(case_lengths(name))
+    values = {}
+    for engine_name in timing.calls:
+        found = call_values(
+            timing, engine_name, texts=count * case.texts, tokens=count * case.tokens
+        )
+        found["gmacs_per_second"] = round(products / timing.median(engine_name) / 1e9, 2)
+        values[engine_name] = found
     padding = padding_share(pad(case.requests[0].ids, case.requests[0].batch))
     return stage.rows(part, name, timing, values, vectors, padding)
 
@@ -68,7 +73,7 @@ def measure_text(stage: Stage) -> list[Row]:
         A row for each engine; padding as sorted batches of 32 have it.
     """
     texts = list(stage.corpus.texts)
-    case = f"{stage.corpus.name}, {len(texts)} texts"
+    case = corpus_title(stage)
     ids = [text[: stage.setup.max_length] for text in stage.source.tokenize(texts)]
     tokens = sum(map(len, ids))
     calls: dict[str, list[Run]] = {}
@@ -92,6 +97,11 @@ def measure_text(stage: Stage) -> list[Row]:
         values[name]["megabytes_per_second"] = round(megabytes, 4)
     padding = padding_share(pad(ids, PADDED_BATCH))
     return stage.rows("text", case, timing, values, vectors, padding)
+
+
+def corpus_title(stage: Stage) -> str:
+    """Return what the case over the corpus is called."""
+    return f"{stage.corpus.name}, {len(stage.corpus.texts)} texts"
 
 
 def call_values(timing: Timing, engine: str, *, texts: int, tokens: int) -> dict[str, float]:

@@ -78,6 +78,11 @@ def run_clients(engine: Engine, queries: Sequence[str], clients: int, seconds: f
     return Block(len(done) / (time.perf_counter() - begin), tuple(done))
 
 
+def clients_title(clients: int) -> str:
+    """Return what a case with so many clients is called."""
+    return f"{clients} clients" if clients > 1 else "1 client"
+
+
 def measure_clients(stage: Stage, clients: int) -> list[Row]:
     """Measure queries per second and their latency with so many clients.
 
@@ -90,29 +95,34 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
     """
     lengths = [QUERY_TOKENS[i % len(QUERY_TOKENS)] for i in range(_QUERIES)]
     queries = stage.source.request(lengths, seed=clients, batch=1).texts
-    name = f"{clients} clients" if clients > 1 else "1 client"
+    name = clients_title(clients)
     if queries is None:
         stage.miss("concurrency", name, "it takes text, and this run measures random ids")
         return []
-    blocks = {}
+    blocks, vectors = {}, {}
     for engine_name, engine in stage.engines.items():
         if FORMS[engine_name].batches:
             continue
         stage.progress.say(f"{name}: {engine_name}")
         block = partial(run_clients, engine, queries, clients, _BLOCK_SECONDS)
         warm = partial(run_clients, engine, queries, clients, _BLOCK_SECONDS / 3)
+        encoded = partial(engine.encode, queries)
+        if (found := stage.attempt(engine_name, name, encoded)) is None:
+            continue
         if stage.attempt(engine_name, name, warm) is not None:
-            blocks[engine_name] = block
+            blocks[engine_name], vectors[engine_name] = block, found
     turns = take_turns(
         blocks,
         seconds=stage.options.seconds,
         least=stage.options.least,
+        own=stage.processes,
         on_round=stage.progress.refresh,
     )
-    return [_row(stage, name, engine_name, turns) for engine_name in blocks]
+    cosines = stage.cosines(vectors)
+    return [_row(stage, name, engine_name, turns, cosines[engine_name]) for engine_name in blocks]
 
 
-def _row(stage: Stage, case: str, engine: str, turns: Turns[Block]) -> Row:
+def _row(stage: Stage, case: str, engine: str, turns: Turns[Block], cosine: float) -> Row:
     rounds = [given[engine] for given in turns.rounds]
     seconds = [second for block in rounds for second in block.seconds]
     values = {
@@ -125,6 +135,7 @@ def _row(stage: Stage, case: str, engine: str, turns: Turns[Block]) -> Row:
         ratios = [g[OURS].queries_per_second / g[engine].queries_per_second for g in turns.rounds]
         low, high = np.percentile(ratios, (25, 75))
         row.ratio = [round(float(x), 4) for x in (statistics.median(ratios), low, high)]
+    row.cosine = cosine
     row.rounds, row.dropped, row.disturbed = len(rounds), turns.dropped, turns.disturbed
     row.settings = dict(stage.engines[engine].settings)
     return row

@@ -12,16 +12,17 @@ from quaver.bench.compare import comparison
 from quaver.bench.engines import CannotRunError
 from quaver.bench.engines.registry import QUICK, choose_forms
 from quaver.bench.environments import measure_elsewhere, part_forms
+from quaver.bench.instances import share_cpus
 from quaver.bench.models import Model, open_model, random_model
 from quaver.bench.plots import write_plots
 from quaver.bench.progress import Progress
 from quaver.bench.quality import read_judgements
 from quaver.bench.record import describe_run
 from quaver.bench.report import markdown
-from quaver.bench.result import PARTS, Result, read_result
+from quaver.bench.result import PARTS, RESULTS, Result, read_result
 from quaver.bench.stage import Options
 from quaver.bench.study import measure, steps_of
-from quaver.cpu_settings import advice, parse_cpus
+from quaver.cpu_settings import advice, cpu_settings, parse_cpus
 from quaver.errors import EngineError, InputError
 from quaver.machine import available_threads
 
@@ -46,12 +47,14 @@ class Wishes:
     random_ids: bool
     threads: int | None
     cores: str
+    instances: int
     seconds: float
     rounds: int
     longest: float
     quick: bool
     out: Path
     add: bool
+    resume: bool
     cache: Path
     environments: Path
     command: Sequence[str]
@@ -71,9 +74,10 @@ def run(wishes: Wishes) -> None:
     options = _options(wishes)
     steps = steps_of(options)
     hold_threads(options.threads)
-    file = wishes.out / "results.json"
-    kept = read_result(file) if wishes.add and file.is_file() else Result()
-    here = Result(runs=[describe_run(options.threads, wishes.command)])
+    file = wishes.out / RESULTS
+    kept = read_result(file) if (wishes.add or wishes.resume) and file.is_file() else Result()
+    before = kept if wishes.resume else Result()
+    here = Result(runs=[describe_run(options.threads, wishes.command, options.cpus)])
     forms, elsewhere, missing = part_forms(options.forms, wishes.environments)
     here.missing |= missing
     for sentence in advice(here.runs[0]["settings"]):
@@ -82,7 +86,8 @@ def run(wishes: Wishes) -> None:
         print(f"{name} is not measured: {why}", file=sys.stderr)
     models = _models(wishes)
 
-    def save() -> None:
+    def save(more: Result | None = None) -> None:
+        here.merge(more or Result())
         whole = Result()
         whole.merge(kept)
         whole.merge(here)
@@ -92,15 +97,15 @@ def run(wishes: Wishes) -> None:
     try:
         with Progress(steps * len(models), seconds=options.seconds, least=options.least) as bar:
             for model in models:
-                measure(model, replace(options, forms=forms), here, save=save, progress=bar)
+                wanted = replace(options, forms=forms)
+                measure(model, wanted, here, before=before, save=save, progress=bar)
+        given = _given(wishes, options)
         for name, others in elsewhere.items():
-            given = _given(wishes, options)
-            here.merge(measure_elsewhere(wishes.environments, name, others, given))
-            save()
+            measure_elsewhere(wishes.environments, name, others, given, before, save)
     except CannotRunError as error:
         raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
     finally:
-        if here.rows:
+        if here.rows or kept.rows:
             save()
             report(wishes.out)
 
@@ -116,11 +121,13 @@ def _options(wishes: Wishes) -> Options:
             f"--clients must be numbers from 1 to 1024: got {','.join(wishes.clients)}"
         )
     quick = wishes.quick
+    threads, cpus = share_machine(wishes.threads, wishes.instances)
     return Options(
         forms=choose_forms(wishes.against or (QUICK if quick else ())),
         parts=wishes.parts,
         cases=wishes.cases or (_QUICK_CASES if quick else ()),
-        threads=checked_threads(wishes.threads),
+        threads=threads,
+        cpus=cpus,
         seconds=min(wishes.seconds, 6.0) if quick else wishes.seconds,
         least=wishes.rounds,
         longest=wishes.longest,
@@ -139,7 +146,7 @@ def _given(wishes: Wishes, options: Options) -> list[str]:
     given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
     given += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     given += ["--rounds", str(options.least), "--longest", str(options.longest)]
-    given += ["--cache", str(wishes.cache)]
+    given += ["--cache", str(wishes.cache), "--instances", str(options.instances)]
     given += ["--only-shapes"] if wishes.only_shapes else []
     given += ["--random-ids"] if options.random_ids else []
     given += ["--corpus", str(options.corpus)] if options.corpus else []
@@ -157,22 +164,33 @@ def _models(wishes: Wishes) -> list[Model]:
     return shapes if wishes.only_shapes else [real, *shapes]
 
 
-def checked_threads(threads: int | None) -> int:
-    """Return the threads of every engine.
+def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[int]]]:
+    """Return the threads of every engine's instance, and the CPUs of each.
 
     Args:
-        threads: None takes the CPUs that this process may use.
+        threads: of an instance; None takes the CPUs that an instance may use.
+        instances: processes of each engine that work at the same time.
 
     Raises:
-        InputError: more than those; engines would wait for each other, and no figure would hold.
+        InputError: more than there are CPUs; engines would wait for each other, and no figure
+            would hold.
     """
     most = available_threads()
-    if threads is not None and threads > most:
+    if instances > most:
         raise InputError(
-            f"--threads must be at most the CPUs that this process may use, {most}: got {threads}; "
+            f"--instances must be at most the CPUs that this process may use, {most}: "
+            f"got {instances}"
+        )
+    settings = cpu_settings()
+    cpus = share_cpus(instances, settings["affinity"], settings["numa_nodes"])
+    most = most if instances == 1 else min(map(len, cpus))
+    if threads is not None and threads > most:
+        whose = "this process" if instances == 1 else f"each of {instances} instances"
+        raise InputError(
+            f"--threads must be at most the CPUs that {whose} may use, {most}: got {threads}; "
             "engines with more threads than cores wait for each other"
         )
-    return threads or most
+    return threads or most, cpus
 
 
 def hold_cpus(cores: str) -> None:
@@ -229,7 +247,7 @@ def report(path: Path) -> None:
     except ImportError as error:
         print(f"no plots: {error}", file=sys.stderr)
         names = []
-    written = ", ".join(["results.json", "results.md", *names])
+    written = ", ".join([RESULTS, "results.md", *names])
     print(f"in {folder}: {written}", file=sys.stderr)
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quaver.bench.engines import Form
-from quaver.bench.engines.registry import FAMILIES
-from quaver.bench.result import Result, read_result
+from quaver.bench.result import RESULTS, Result, read_result
 from quaver.errors import InputError
+
+_INTERRUPTED = 130
 
 
 def interpreter(environments: Path, name: str) -> Path | None:
@@ -49,8 +50,13 @@ def part_forms(
 
 
 def measure_elsewhere(
-    environments: Path, name: str, forms: Sequence[Form], options: Sequence[str]
-) -> Result:
+    environments: Path,
+    name: str,
+    forms: Sequence[Form],
+    options: Sequence[str],
+    before: Result,
+    keep: Callable[[Result], None],
+) -> None:
     """Run the study in another environment.
 
     Args:
@@ -58,28 +64,49 @@ def measure_elsewhere(
         name: of the environment.
         forms: engines to measure there.
         options: of `quaver bench`, model first, without --against and --out.
+        before: what it holds is not measured again.
+        keep: takes the rows of these forms; where it fails, the reason for each form.
 
-    Returns:
-        Its rows, without those of Quaver; where it fails, the reason for each form.
+    Raises:
+        KeyboardInterrupt: Ctrl-C; what was measured is kept first.
     """
     python = interpreter(environments, name)
     against = ",".join(form.name for form in forms)
     with tempfile.TemporaryDirectory() as folder:
         command = [str(python), "-m", "quaver.cli", "bench", *options]
-        command += ["--against", against, "--out", folder, "--environments", folder]
+        command += ["--against", against, "--out", folder, "--environments", folder, "--resume"]
+        if before.rows:
+            before.write(Path(folder) / RESULTS)
         print(f"in {environments / name}: {against}", file=sys.stderr)
-        done = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        interrupted = False
         try:
-            result = read_result(Path(folder))
-        except InputError:
-            why = f"quaver bench in {name} ended with {done.returncode}; see its messages"
-            return Result(missing={form.name: why for form in forms})
-    ours = {form.name for form in FAMILIES["quaver"]}
-    result.rows = [row for row in result.rows if row.engine not in ours]
+            process.wait()
+        except KeyboardInterrupt:  # it got the signal as well, and writes what it has
+            interrupted = True
+            process.wait()
+        keep(_outcome(Path(folder), name, forms, process.returncode))
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _outcome(folder: Path, environment: str, forms: Sequence[Form], code: int) -> Result:
+    """What an environment measured of these forms; the reason where it did not."""
+    names = [form.name for form in forms]
+    try:
+        result = read_result(folder)
+    except InputError:
+        result = Result()
+    if code not in (0, _INTERRUPTED):
+        why = f"quaver bench in {environment} ended with {code}; see its messages"
+        result.missing |= dict.fromkeys(names, why)
+    result.rows = [row for row in result.rows if row.engine in names]
     for row in result.rows:
-        row.settings["environment"] = name
+        row.settings["environment"] = environment
+    result.missing = {k: why for k, why in result.missing.items() if k.partition(" ")[0] in names}
     result.quality = {
-        model: {engine: found for engine, found in figures.items() if engine not in ours}
+        model: {engine: found for engine, found in figures.items() if engine in names}
         for model, figures in result.quality.items()
     }
+    result.drop_unused()
     return result

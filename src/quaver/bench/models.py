@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.architecture import encoder_spec
 from quaver.errors import InputError
 from quaver.model_folder import ModelFolder
 
@@ -62,6 +65,22 @@ class Model:
     def pooling(self) -> str:
         """How token vectors become one: "cls" or "mean"."""
         return self.folder.pooling or ""
+
+    def multiply_adds(self, lengths: Sequence[int]) -> float:
+        """Return the products of a forward pass over texts of these lengths, no padding.
+
+        Formula:
+            for each layer and text of L tokens: L (4 H^2 + 2 H I) + 2 H L min(L, W), with 3 H I
+            where the feed-forward part has a gate, and a window of W tokens
+        """
+        spec = encoder_spec(self.folder.config, pooling="cls", normalize=False)
+        hidden, inner = spec.hidden_size, spec.intermediate_size
+        row = 4 * hidden**2 + (2 if spec.gate == "none" else 3) * hidden * inner
+        total = 0.0
+        for layer in spec.attention:
+            reach = math.inf if layer.window is None else 2 * layer.window + 1
+            total += sum(n * row + 2 * hidden * n * min(n, reach) for n in lengths)
+        return total
 
     def built(self, engine: str, suffix: str) -> Path:
         """Return where an engine keeps what it made of this model; the folder exists."""

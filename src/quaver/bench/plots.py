@@ -22,6 +22,7 @@ _COLOURS = {
     "fastembed": "#E69F00",
     "ctranslate2": "#56B4E9",
     "ipex": "#7F7F7F",
+    "zentorch": "#882255",
 }
 # A form of the same engine differs by marker and dashes, so that no plot needs colour alone.
 _MARKERS = "osD^vP"

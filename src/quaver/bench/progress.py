@@ -73,6 +73,11 @@ class Progress:
         self._left.remove(step)
         self.refresh()
 
+    def skip(self, step: Step) -> None:
+        """Leave out a step."""
+        self._left.remove(step)
+        self.refresh()
+
     def say(self, doing: str) -> None:
         """Say what is being done."""
         left = self.time_left()

@@ -29,17 +29,21 @@ PACKAGES = (
     "ctranslate2",
     "fastembed",
     "intel-extension-for-pytorch",
+    "zentorch",
 )
 VARIABLES = ("ONEDNN_MAX_CPU_ISA", "QUAVER_ISA", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
 FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
 
 
-def describe_run(threads: int, command: Sequence[str]) -> dict[str, Any]:
+def describe_run(
+    threads: int, command: Sequence[str], cpus: Sequence[Sequence[int]] = ((),)
+) -> dict[str, Any]:
     """Describe this machine and this run.
 
     Args:
         threads: threads pinned in every engine.
         command: the command line, program first.
+        cpus: of each instance of an engine, where there are several.
 
     Returns:
         JSON values; no path of this machine among them.
@@ -51,6 +55,8 @@ def describe_run(threads: int, command: Sequence[str]) -> dict[str, Any]:
         "cpus": facts["cpus"],
         "affinity": sorted(os.sched_getaffinity(0)),
         "threads": threads,
+        "instances": len(cpus),
+        "instance_cpus": [list(mine) for mine in cpus] if len(cpus) > 1 else [],
         "settings": cpu_settings(),
         "kernel": platform.release(),
         "quaver_isa": facts["isa"],

@@ -8,6 +8,8 @@ from typing import Any
 from quaver.bench.engines.registry import FAMILIES, FORMS, OURS
 from quaver.bench.result import Result, Row
 
+Figures = dict[str, dict[str, float]]
+"""Engine to what judged texts say of it."""
 NOT_MEASURED = "-"
 _FASTEST = tuple(family for family in FAMILIES if family != "quaver")
 
@@ -26,8 +28,9 @@ def markdown(result: Result) -> str:
         rows = [row for row in result.rows if row.model == model]
         if rows:
             parts.append(f"## {model} ({facts['describe']}, {facts['pooling']} pooling)")
-        parts += [text for make in _SECTIONS if (text := make(rows))]
-        if figures := result.quality.get(model):
+        figures = result.quality.get(model, {})
+        parts += [text for make in _SECTIONS if (text := make(rows, figures))]
+        if figures:
             parts.append(_quality(figures))
     if any(facts["weights"] == "random" for facts in result.models.values()):
         parts.append(
@@ -56,10 +59,16 @@ def machine_line(run: dict[str, Any]) -> str:
     held = "".join(f", {name}={value}" for name, value in run["environment"].items())
     return (
         f"{run['cpu']} ({', '.join(run['cpu_flags'])}), Quaver on {run['quaver_isa']}, "
-        f"{run['threads']} threads on CPUs {', '.join(map(str, run['affinity']))}, "
+        f"{_threads(run)} on CPUs {', '.join(map(str, run['affinity']))}, "
         f"governor {settings['governor']}, {settings['allocator']}, "
         f"transparent huge pages {settings['transparent_huge_pages']}{held}"
     )
+
+
+def _threads(run: dict[str, Any]) -> str:
+    threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+    instances = run.get("instances", 1)
+    return threads if instances == 1 else f"{instances} instances with {threads} each"
 
 
 def _run_line(run: dict[str, Any]) -> str:
@@ -82,17 +91,21 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1)
 
 def _section(
     part: str, title: str, columns: dict[str, Callable[[Row], str]]
-) -> Callable[[list[Row]], str]:
-    def make(rows: list[Row]) -> str:
+) -> Callable[[list[Row], Figures], str]:
+    def make(rows: list[Row], figures: Figures) -> str:
         mine = in_order(row for row in rows if row.part == part)
         if not mine:
             return ""
-        head = ["case", "engine", *columns, "Quaver int8 is faster by", "rounds (dropped)"]
+        judged = ["NDCG@10 lost"] if figures else []
+        head = ["case", "engine", *columns, "cosine", *judged]
+        head += ["Quaver int8 is faster by", "rounds (dropped)"]
         cells = [
             [
                 row.case,
                 row.engine,
                 *(show(row) for show in columns.values()),
+                _cosine(row),
+                *([_lost(figures, row.engine)] if figures else []),
                 ratio(row),
                 f"{row.rounds} ({row.dropped})" + (" *" if row.disturbed else ""),
             ]
@@ -145,6 +158,11 @@ def _cosine(row: Row) -> str:
     return NOT_MEASURED if row.cosine is None else f"{row.cosine:.5f}"
 
 
+def _lost(figures: Figures, engine: str) -> str:
+    found = figures.get(engine, {}).get("difference")
+    return NOT_MEASURED if found is None else f"{0.0 - found:.4f}"
+
+
 def _padding(row: Row) -> str:
     return NOT_MEASURED if row.padding is None else f"{100 * row.padding:.0f} %"
 
@@ -152,11 +170,16 @@ def _padding(row: Row) -> str:
 _LATENCY = {f"{p} ms": _value(f"{p}_ms") for p in ("p50", "p95", "p99")}
 _RATES = {"texts/s": _value("texts_per_second"), "tokens/s": _value("tokens_per_second")}
 _SECTIONS = (
-    _section("latency", "Latency: one text, from token ids", {**_LATENCY, "cosine": _cosine}),
+    _section("latency", "Latency: one text, from token ids", _LATENCY),
     _section(
         "throughput",
         "Throughput: many texts, from token ids",
-        {"ms": _value("median_ms"), **_RATES, "padding": _padding, "cosine": _cosine},
+        {
+            "ms": _value("median_ms"),
+            **_RATES,
+            "padding": _padding,
+            "GMAC/s": _value("gmacs_per_second"),
+        },
     ),
     _section(
         "text",
@@ -165,7 +188,6 @@ _SECTIONS = (
             **_RATES,
             "MB/s": _value("megabytes_per_second"),
             "padding": _padding,
-            "cosine": _cosine,
         },
     ),
     _section(
@@ -189,7 +211,7 @@ _SECTIONS = (
 )
 
 
-def _quality(figures: dict[str, dict[str, float]]) -> str:
+def _quality(figures: Figures) -> str:
     cells = [
         [name, f"{found['ndcg10']:.4f}", f"{found.get('difference', 0.0):+.4f}"]
         for name, found in figures.items()

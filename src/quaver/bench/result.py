@@ -11,6 +11,7 @@ from typing import Any
 from quaver.errors import InputError
 
 KIND, FORMAT = "quaver bench", 1
+RESULTS = "results.json"
 PARTS = ("latency", "throughput", "text", "concurrency", "start")
 
 
@@ -96,6 +97,9 @@ class Result:
         self.runs = [self.runs[run] for run in used] or self.runs[-1:]
         for row in self.rows:
             row.run = place[row.run]
+        found = {row.engine for row in self.rows}
+        found |= {f"{row.engine} ({row.model}, {row.case})" for row in self.rows}
+        self.missing = {key: why for key, why in self.missing.items() if key not in found}
 
     def write(self, path: Path) -> None:
         """Write the file; at once or not at all.
@@ -125,7 +129,7 @@ def read_result(path: Path) -> Result:
     Raises:
         InputError: it cannot be read, or is no result of `quaver bench`.
     """
-    file = path / "results.json" if path.is_dir() else path
+    file = path / RESULTS if path.is_dir() else path
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:

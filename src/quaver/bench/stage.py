@@ -12,6 +12,7 @@ from quaver.bench.corpus import Corpus
 from quaver.bench.engines import CannotRunError, Engine, Form, Setup, Vectors
 from quaver.bench.engines.registry import FORMS, OURS
 from quaver.bench.inputs import TextSource
+from quaver.bench.instances import InstancesEngine
 from quaver.bench.models import Model
 from quaver.bench.progress import Progress
 from quaver.bench.quality import Judgements, mean_cosine
@@ -40,6 +41,7 @@ class Options:
         clients: numbers of clients.
         random_ids: random ids instead of text.
         judgements: judged texts, or None.
+        cpus: of each instance of an engine, where there are several.
     """
 
     forms: Sequence[Form]
@@ -54,6 +56,12 @@ class Options:
     clients: Sequence[int]
     random_ids: bool
     judgements: Judgements | None
+    cpus: Sequence[Sequence[int]] = ((),)
+
+    @property
+    def instances(self) -> int:
+        """Processes of each engine that work at the same time."""
+        return len(self.cpus)
 
 
 @dataclass(frozen=True)
@@ -93,9 +101,20 @@ class Stage:
         """
         for form in self.options.forms:
             self.progress.say(f"{self.model.name}: loading {form.name}")
-            engine = self.attempt(form.name, "", partial(form.load, self.setup))
+            engine = self.attempt(form.name, "", partial(self._loaded, form))
             if engine is not None:
                 self.engines[form.name] = engine
+
+    def _loaded(self, form: Form) -> Engine:
+        if self.options.instances == 1:
+            return form.load(self.setup)
+        return InstancesEngine(form, self.setup, self.options.cpus)
+
+    @property
+    def processes(self) -> list[int]:
+        """Processes that work for the engines, this one not among them."""
+        several = [e for e in self.engines.values() if isinstance(e, InstancesEngine)]
+        return [process for engine in several for process in engine.processes]
 
     def attempt(self, engine: str, case: str, action: Callable[[], T]) -> T | None:
         """Do something with an engine; if it fails, note why and go on.
@@ -138,6 +157,7 @@ class Stage:
             seconds=self.options.seconds,
             least=self.options.least,
             longest=self.options.longest,
+            own=self.processes,
             on_round=self.progress.refresh,
         )
 
@@ -165,16 +185,24 @@ class Stage:
         """
         for name, why in timing.left_out.items():
             self.miss(name, case, why)
-        truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
+        cosines = self.cosines(vectors)
         rows = []
         for name, figures in values.items():
             compared = name != OURS and OURS in values
             ratio = [round(x, 4) for x in timing.ratio(OURS, name)] if compared else None
             row = Row(part, self.model.name, case, name, self.run, figures, ratio)
-            row.cosine = round(mean_cosine(vectors[name], truth), 6)
+            row.cosine = cosines[name]
             row.padding = round(padding, 4) if FORMS[name].pads else 0.0
             row.rounds, row.dropped = len(timing.calls[name]), timing.dropped
             row.disturbed = timing.disturbed
             row.settings = dict(self.engines[name].settings)
             rows.append(row)
         return rows
+
+    @staticmethod
+    def cosines(vectors: Mapping[str, Vectors]) -> dict[str, float]:
+        """Return the mean cosine of each engine's vectors to those in float32, of the same texts."""
+        if not vectors:
+            return {}
+        truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
+        return {name: round(mean_cosine(found, truth), 6) for name, found in vectors.items()}

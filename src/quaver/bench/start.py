@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from quaver.bench.engines import CannotRunError, Form, Setup
+from quaver.bench.engines import CannotRunError, Form, Setup, Vectors
 from quaver.bench.engines.registry import FORMS, OURS
 from quaver.bench.models import open_model
 from quaver.bench.result import Row
@@ -42,24 +42,30 @@ def measure_start(stage: Stage) -> list[Row]:
         A row for each engine.
     """
     found: dict[str, list[dict[str, float]]] = {}
+    vectors: dict[str, Vectors] = {}
     for form in stage.options.forms:
         if form.batches or f"{form.name} ({stage.model.name})" in stage.missing:
             continue
         stage.progress.say(f"start: {form.name}")
         processes = stage.attempt(form.name, "start", partial(_processes, form, stage.setup))
         if processes is not None:
-            found[form.name] = processes
-    return [_row(stage, name, processes, found.get(OURS)) for name, processes in found.items()]
+            found[form.name], vectors[form.name] = processes
+    cosines = stage.cosines(vectors)
+    return [
+        _row(stage, name, processes, found.get(OURS), cosines[name])
+        for name, processes in found.items()
+    ]
 
 
-def _processes(form: Form, setup: Setup) -> list[dict[str, float]]:
+def _processes(form: Form, setup: Setup) -> tuple[list[dict[str, float]], Vectors]:
     made = form.artefact(setup) if form.artefact else setup.model.folder.path
     found = [_process(form, setup) for _ in range(PROCESSES + 1)][1:]
     sizes = {"packages_mb": packages_mb(form.runs_on), "model_mb": _model_mb(made)}
-    return [{**process, **sizes} for process in found]
+    vectors = np.array([process.pop("vector") for process in found], np.float32)
+    return [{**process, **sizes} for process in found], vectors
 
 
-def _process(form: Form, setup: Setup) -> dict[str, float]:
+def _process(form: Form, setup: Setup) -> dict[str, Any]:
     model = setup.model
     command = [sys.executable, "-m", "quaver.bench.start", "--engine", form.name]
     command += ["--model", str(model.folder.path), "--name", model.name]
@@ -69,7 +75,7 @@ def _process(form: Form, setup: Setup) -> dict[str, float]:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise CannotRunError(f"its process ended with {done.returncode}: {lines[-1]}")
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return measured
 
 
@@ -78,12 +84,14 @@ def _row(
     engine: str,
     processes: list[dict[str, float]],
     ours: list[dict[str, float]] | None,
+    cosine: float,
 ) -> Row:
     values = {
         key: round(statistics.median(process[key] for process in processes), 4)
         for key in processes[0]
     }
     row = Row("start", stage.model.name, "start", engine, stage.run, values)
+    row.cosine = cosine
     row.rounds = len(processes)
     if ours and engine != OURS:
         key = "first_vector_seconds"
@@ -176,7 +184,7 @@ def main() -> None:
     except CannotRunError as error:
         sys.exit(str(error))
     loaded = time.monotonic()
-    engine.encode([_QUERY])
+    vector = engine.encode([_QUERY])[0]
     first = time.monotonic()
     measured: dict[str, Any] = {
         "harness_seconds": here - begin,
@@ -185,6 +193,7 @@ def main() -> None:
         "first_query_ms": 1000 * (first - loaded),
         "first_vector_seconds": first - begin,
         "peak_mb": _peak_mb(),
+        "vector": vector.tolist(),
     }
     print(json.dumps(measured))
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 
 from quaver.architecture import encoder_spec
-from quaver.bench.calls import measure_case, measure_text
-from quaver.bench.clients import measure_clients
+from quaver.bench.calls import corpus_title, measure_case, measure_text
+from quaver.bench.clients import clients_title, measure_clients
 from quaver.bench.corpus import read_corpus
 from quaver.bench.engines import Setup
 from quaver.bench.inputs import (
@@ -66,6 +66,7 @@ def measure(
     options: Options,
     result: Result,
     *,
+    before: Result,
     save: Callable[[], None],
     progress: Progress,
 ) -> None:
@@ -75,6 +76,7 @@ def measure(
         model: the model.
         options: what to measure.
         result: takes the rows; its last run is this one.
+        before: what it holds of every engine, or why not, is not measured again.
         save: called after each case.
         progress: shows how far it is.
 
@@ -88,10 +90,17 @@ def measure(
         "weights": model.weights,
         "pooling": model.pooling,
     }
-    steps = steps_of(options)
-    if any(step.part != "start" for step in steps) or options.judgements:
+    steps = []
+    for step in steps_of(options):
+        if _has(before, stage, step):
+            progress.skip(step)
+        else:
+            steps.append(step)
+    judged = before.quality.get(model.name, {})
+    to_judge = options.judgements and model.weights == "real" and not judged
+    if any(step.part != "start" for step in steps) or to_judge:
         stage.load()
-    if options.judgements and model.weights == "real":
+    if to_judge:
         _judge(stage, result)
         save()
     for step in steps:
@@ -119,6 +128,28 @@ def _stage(model: Model, options: Options, result: Result, progress: Progress) -
     setup = Setup(model, options.threads, tokenizer.max_length, calibration.ids, texts)
     run = len(result.runs) - 1
     return Stage(options, setup, corpus, source, progress, run, result.missing)
+
+
+def _has(before: Result, stage: Stage, step: Step) -> bool:
+    """Whether a result holds a case of every engine, or says why not."""
+    case = _case_title(stage, step)
+    for form in stage.options.forms:
+        if form.batches and step.part in ("latency", "concurrency", "start"):
+            continue
+        name = stage.model.name
+        reasons = {f"{form.name} ({name})", f"every engine ({name}, {case})"}
+        reasons |= {f"{form.name} ({name}, {called})" for called in (case, step.case)}
+        known = any(row.key == (step.part, name, case, form.name) for row in before.rows)
+        if not known and not any(reason in before.missing for reason in reasons):
+            return False
+    return True
+
+
+def _case_title(stage: Stage, step: Step) -> str:
+    """Return what rows of a step are called."""
+    if step.part == "text":
+        return corpus_title(stage)
+    return clients_title(int(step.case)) if step.part == "concurrency" else step.case
 
 
 def _measured(stage: Stage, step: Step) -> list[Row]:

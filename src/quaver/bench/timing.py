@@ -182,6 +182,7 @@ def alternate(
     block: float = 0.3,
     least: int = 3,
     longest: float = 60.0,
+    own: Sequence[int] = (),
     on_round: Callable[[], object] = lambda: None,
 ) -> Timing:
     """Time every engine's calls, one block each in turns.
@@ -196,6 +197,7 @@ def alternate(
         block: least seconds of a block.
         least: least rounds.
         longest: an engine whose warm call takes longer is left out, and the result says so.
+        own: processes that work for the engines and are no foreign load.
         on_round: called after each round.
 
     Returns:
@@ -209,7 +211,7 @@ def alternate(
             left_out[name] = f"a call takes {took:.0f} s, longer than the limit of {longest:.0f} s"
         else:
             blocks[name] = partial(_block, calls, took > SLOW, block)
-    turns = take_turns(blocks, seconds=seconds, least=least, on_round=on_round)
+    turns = take_turns(blocks, seconds=seconds, least=least, own=own, on_round=on_round)
     calls_of = {name: tuple(given[name] for given in turns.rounds) for name in blocks}
     return Timing(calls_of, turns.dropped, turns.disturbed, left_out)
 

@@ -62,6 +62,14 @@ def bench(
         int | None, typer.Option(help="Of every engine; default: all CPUs.", min=1)
     ] = None,
     cores: Annotated[str, typer.Option(help="CPUs to use, such as 0-21; default: all.")] = "",
+    instances: Annotated[
+        int,
+        typer.Option(
+            help="Processes of each engine that work at the same time, each on CPUs of its own: "
+            "one for each socket; --threads are of one.",
+            min=1,
+        ),
+    ] = 1,
     seconds: Annotated[
         float, typer.Option(help="For each case, all engines together.", min=0)
     ] = 20.0,
@@ -79,6 +87,10 @@ def bench(
     add: Annotated[
         bool, typer.Option("--add", help="Keep what is in --out and was not measured anew.")
     ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Keep what is in --out and measure only what is not there."),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for what engines make of a model.", show_default=False),
@@ -87,7 +99,7 @@ def bench(
         Path,
         typer.Option(
             help="Folder of virtual environments: engines that are not installed here run in "
-            "peers or ipex of these."
+            "peers, ipex or zentorch of these."
         ),
     ] = Path(".envs"),
     compare_files: Annotated[
@@ -129,12 +141,14 @@ def bench(
                 random_ids=random_ids,
                 threads=threads,
                 cores=cores,
+                instances=instances,
                 seconds=seconds,
                 rounds=rounds,
                 longest=longest,
                 quick=quick,
                 out=out,
                 add=add,
+                resume=resume,
                 cache=cache or cache_folder("bench"),
                 environments=environments,
                 command=("quaver", *sys.argv[1:]),

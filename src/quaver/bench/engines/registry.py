@@ -15,6 +15,7 @@ from quaver.bench.engines import (
     pytorch,
     quaver,
     sentence_transformers,
+    zentorch,
 )
 from quaver.errors import InputError
 
@@ -29,6 +30,7 @@ FAMILIES = {
     "fastembed": fastembed.FORMS,
     "ctranslate2": ctranslate2.FORMS,
     "ipex": ipex.FORMS,
+    "zentorch": zentorch.FORMS,
 }
 FORMS = {form.name: form for forms in FAMILIES.values() for form in forms}
 _ALWAYS = (OURS, "quaver-float32")
