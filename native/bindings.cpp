@@ -92,14 +92,29 @@ public:
   }
 
   void add_layer(const LinearParts &qkv, const LinearParts &out, const std::optional<NormParts> &attention_norm,
-                 const LinearParts &up, const LinearParts &down, const NormParts &output_norm, int window, int rotary) {
+                 const LinearParts &up, const LinearParts &down, const NormParts &output_norm, int window, int rotary,
+                 const std::vector<LinearParts> &position_queries, const std::vector<LinearParts> &position_keys) {
     const quaver::EncoderSpec &spec = encoder_.spec();
     const int h = spec.hidden, wide = spec.intermediate;
     require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
     encoder_.add_layer({linear(qkv, 3 * h, h), linear(out, h, h),
                         attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
                         linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h), linear(down, h, wide),
-                        make_norm(output_norm, h), window, rotary});
+                        make_norm(output_norm, h), window, rotary, position_linears(position_queries),
+                        position_linears(position_keys)});
+  }
+
+  // Before the layers that have position queries and keys of 2 * span rows.
+  void set_relative_rows(const Vector<std::int32_t> &rows, int span) {
+    const quaver::EncoderSpec &spec = encoder_.spec();
+    const int reach = spec.positions - spec.position_offset;
+    require(span >= 1 && rows.shape(0) == 2 * static_cast<std::size_t>(reach) - 1, "rows are (2 * positions - 1,)");
+    for (std::size_t i = 0; i < rows.shape(0); ++i)
+      require(rows.data()[i] >= 0 && rows.data()[i] < 2 * span && (i == 0 || rows.data()[i] <= rows.data()[i - 1]),
+              "rows fall and are in [0, 2 * span)");
+    encoder_.set_relative_rows({rows.data(), reach});
+    rows_ = rows;
+    span_ = span;
   }
 
   void add_rotary(Matrix<float> cosine, Matrix<float> sine) {
@@ -180,7 +195,19 @@ private:
     tables_.push_back(table);
   }
 
+  std::vector<quaver::Linear> position_linears(const std::vector<LinearParts> &heads) const {
+    const quaver::EncoderSpec &spec = encoder_.spec();
+    require(heads.size() == static_cast<std::size_t>(span_ == 0 ? 0 : spec.heads),
+            "one position layer for each head where there are relative positions");
+    std::vector<quaver::Linear> made;
+    for (const LinearParts &parts : heads)
+      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads));
+    return made;
+  }
+
   std::vector<Matrix<float>> tables_; // keep the arrays alive
+  Vector<std::int32_t> rows_;
+  int span_ = 0;
   int rotaries_ = 0;
   quaver::Encoder encoder_;
 };
@@ -234,7 +261,8 @@ NB_MODULE(_native, m) {
            "spec"_a, "isa"_a, "word"_a.noconvert(), "position"_a.noconvert().none(), "token_type"_a.noconvert().none(),
            "norm"_a)
       .def("add_layer", &Encoder::add_layer, "qkv"_a, "out"_a, "attention_norm"_a.none(), "up"_a, "down"_a,
-           "output_norm"_a, "window"_a, "rotary"_a)
+           "output_norm"_a, "window"_a, "rotary"_a, "position_queries"_a, "position_keys"_a)
+      .def("set_relative_rows", &Encoder::set_relative_rows, "rows"_a.noconvert(), "span"_a)
       .def("add_rotary", &Encoder::add_rotary, "cosine"_a.noconvert(), "sine"_a.noconvert())
       .def("set_final_norm", &Encoder::set_final_norm, "norm"_a)
       .def("set_distance_bias", &Encoder::set_distance_bias, "bias"_a.noconvert(), "reach"_a)

@@ -41,13 +41,13 @@ struct Int8HeadBuffers {
 // Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
 // one call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
-  Buffer<std::uint8_t> quantized; // [kBlockRows][K']
-  Buffer<float> scale;            // [kBlockRows]
-  Buffer<std::int32_t> zero;      // [kBlockRows]
-  Buffer<float> residual, wide;   // [kBlockRows][H'], [kBlockRows][outputs of `up`]
-  Buffer<float> keys, scores;     // see KernelTable::attend
-  Int8HeadBuffers head;           // see KernelTable::attend_int8
-  Buffer<float> bias;             // see Encoder::disentangle
+  Buffer<std::uint8_t> quantized;       // [kBlockRows][K']
+  Buffer<float> scale;                  // [kBlockRows]
+  Buffer<std::int32_t> zero;            // [kBlockRows]
+  Buffer<float> residual, wide;         // [kBlockRows][H'], [kBlockRows][outputs of `up`]
+  Buffer<float> keys, scores;           // see KernelTable::attend
+  Int8HeadBuffers head;                 // see KernelTable::attend_int8
+  Buffer<float> by_query, by_key, bias; // see Encoder::relative_bias
 };
 
 Scratch &scratch();

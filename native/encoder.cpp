@@ -29,8 +29,12 @@ Encoder::Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings
 
 std::size_t Encoder::weight_bytes() const {
   std::size_t bytes = 0;
-  for (const Layer &layer : layers_)
+  for (const Layer &layer : layers_) {
     bytes += layer.qkv.bytes() + layer.out.bytes() + layer.up.bytes() + layer.down.bytes();
+    for (const auto *positions : {&layer.position_queries, &layer.position_keys})
+      for (const Linear &head : *positions)
+        bytes += head.bytes();
+  }
   return bytes;
 }
 

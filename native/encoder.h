@@ -52,6 +52,9 @@ struct Layer {
   Norm output_norm;
   int window; // a token attends to those at most this far away; 0 for all
   int rotary; // which of the encoder's tables turns query and key; -1 for none
+  // What query and key of the layer make of relative positions, 2S x D for each head; empty without them. A query of a
+  // position carries log2(e) / sqrt(3D), as the rows of the query do then.
+  std::vector<Linear> position_queries, position_keys;
 };
 
 // Embedding tables stay where the caller has them (mapped from the model file, as a rule) and outlive the encoder.
@@ -66,6 +69,13 @@ struct Embeddings {
 struct DistanceBias {
   const float *heads; // [heads][2 * reach - 1], or null
   int reach;          // positions - position_offset
+};
+
+// Which relative position a query and a key have: rows[j - i + reach - 1], a row of a layer's position queries and
+// keys. Falls with j - i.
+struct RelativeRows {
+  const std::int32_t *rows; // [2 * reach - 1], in [0, 2S), or null
+  int reach;                // positions - position_offset
 };
 
 // A step of what runs on pooled vectors: a linear layer in float32 with its activation, or a norm.
@@ -92,6 +102,7 @@ public:
   void add_head_step(HeadStep step) { head_.push_back(std::move(step)); }
   void set_final_norm(Norm norm) { final_norm_ = std::move(norm); }
   void set_distance_bias(DistanceBias bias) { bias_ = bias; }
+  void set_relative_rows(RelativeRows rows) { relative_ = rows; }
 
   // Features of a vector: H for each pooling, or what the last dense layer of the head gives.
   int outputs() const;
@@ -122,6 +133,13 @@ private:
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
   void rotate(Chunk &chunk, const Layer &layer, int first, int last) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
+  // What is added to the scores of a head: bias[r * step + j], or nothing.
+  struct Bias {
+    const float *values;
+    std::ptrdiff_t step;
+  };
+  Bias bias_of(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows, int length) const;
+  Bias relative_bias(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows, int length) const;
   void attend_block(const AttentionHead &head, bool int8, int first, int last, float *out, std::ptrdiff_t ldo) const;
   void feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const;
   const Norm &norm_before(std::size_t layer) const;
@@ -141,6 +159,7 @@ private:
   std::vector<HeadStep> head_;
   Norm final_norm_;
   DistanceBias bias_{nullptr, 0};
+  RelativeRows relative_{nullptr, 0};
 };
 
 } // namespace quaver

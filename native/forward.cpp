@@ -100,9 +100,7 @@ void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
   float *out = chunk.context + sequence.row * chunk.ldx + column;
   const Layer &l = layers_[layer];
   const int length = sequence.length, rows = only_first_rows(layer) ? 1 : length;
-  const float *bias = nullptr;
-  if (bias_.heads != nullptr)
-    bias = bias_.heads + static_cast<std::ptrdiff_t>(number) * (2 * bias_.reach - 1) + bias_.reach - 1;
+  const Bias bias = bias_of(l, number, query, chunk.ldqkv, rows, length);
   const bool everything = l.window == 0 || l.window >= length - 1;
   const int step = everything ? length : block_rows(l.window);
   for (int first = 0; first < rows; first += step) {
@@ -111,10 +109,41 @@ void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
     const int end = everything ? length : std::min(first + step + l.window, length);
     const float *start = query + begin * chunk.ldqkv;
     const AttentionHead head{
-        start, start + spec_.hidden,     start + 2 * spec_.hidden, chunk.ldqkv, end - begin, head_size, bias,
-        -1,    everything ? 0 : l.window};
+        start,     start + spec_.hidden,     start + 2 * spec_.hidden, chunk.ldqkv, end - begin, head_size, bias.values,
+        bias.step, everything ? 0 : l.window};
     attend_block(head, l.qkv.is_int8(), first - begin, last - begin, out + begin * chunk.ldx, chunk.ldx);
   }
+}
+
+Encoder::Bias Encoder::bias_of(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
+                               int length) const {
+  if (relative_.rows != nullptr)
+    return relative_bias(layer, head, query, ld, rows, length);
+  if (bias_.heads == nullptr)
+    return {nullptr, 0};
+  return {bias_.heads + static_cast<std::ptrdiff_t>(head) * (2 * bias_.reach - 1) + bias_.reach - 1, -1};
+}
+
+// bias[i][j] = query_i . position_key_r + key_j . position_query_r, r the row of relative positions for j - i. Both
+// products are made for the rows that the sequence needs, all of them at once.
+Encoder::Bias Encoder::relative_bias(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
+                                     int length) const {
+  constexpr int tile = 16; // of queries: what they read of a key's row lies side by side
+  const Linear &keys = layer.position_keys[static_cast<std::size_t>(head)],
+               &queries = layer.position_queries[static_cast<std::size_t>(head)];
+  const std::int32_t *row_of = relative_.rows + relative_.reach - 1;
+  const int first = row_of[length - 1] / kPanel, last = row_of[1 - length] / kPanel + 1;
+  const std::ptrdiff_t width = keys.panels() * kPanel, step = round_up(length, tile);
+  Scratch &s = scratch();
+  float *by_query = s.by_query.resize(area(rows, width)), *by_key = s.by_key.resize(area(length, width));
+  apply(keys, query, ld, rows, first, last, by_query, width, Activation::none);
+  apply(queries, query + spec_.hidden, ld, length, first, last, by_key, width, Activation::none);
+  float *bias = s.bias.resize(area(rows, step));
+  for (int i = 0; i < rows; i += tile)
+    for (int j = 0; j < length; ++j)
+      for (int r = i; r < std::min(i + tile, rows); ++r)
+        bias[r * step + j] = by_query[r * width + row_of[j - r]] + by_key[j * width + row_of[j - r]];
+  return {bias, step};
 }
 
 // The rows [first, last) of a head.

@@ -60,6 +60,15 @@ _SMALL = {
 }
 _DISTILBERT = {"vocab_size": 50, "dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 24}
 _ROBERTA = {"type_vocab_size": 1, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+_DEBERTA = {
+    "relative_attention": True,
+    "position_buckets": 256,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 _SMALL_VOCABULARY = {"vocab_size": 1000}
 CASES = (
@@ -97,6 +106,11 @@ CASES = (
     ),
     Case("Gte", {"type_vocab_size": 1}, ("gte-multilingual-base", {})),
     Case("NomicBert", {}, ("nomic-embed-text-v1.5", {})),
+    Case(
+        "DebertaV2",
+        _DEBERTA | {"position_buckets": 16},
+        ("mxbai-rerank-base-v1", _BASE | _DEBERTA | {"intermediate_size": 3072}),
+    ),
 )
 
 

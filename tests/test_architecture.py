@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderWeights, encoder_spec, encoder_weights
+from quaver.architecture import (
+    EncoderWeights,
+    RelativePositions,
+    encoder_spec,
+    encoder_weights,
+    relative_rows,
+)
 from quaver.errors import (
     ModelFolderError,
     PoolingError,
@@ -72,6 +78,71 @@ def test_another_architecture_is_named_with_those_supported(model_type: object) 
 def test_an_unsupported_option_is_named(key: str, value: object) -> None:
     with pytest.raises(UnsupportedArchitectureError, match=f"{key}=.*support"):
         encoder_spec({**CONFIG, key: value}, pooling="cls", normalize=True)
+
+
+DEBERTA = {
+    **{key: value for key, value in CONFIG.items() if key != "position_embedding_type"},
+    "model_type": "deberta-v2",
+    "relative_attention": True,
+    "position_buckets": 16,
+    "max_relative_positions": -1,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+}
+
+
+def test_the_spec_of_a_deberta() -> None:
+    spec = encoder_spec(DEBERTA, pooling="cls", normalize=False)
+    assert spec.relative == RelativePositions(span=16, reach=64, norm=True)
+    assert not spec.position_table
+    assert spec.score_scale == pytest.approx(1 / np.sqrt(3 * 16))
+    every = encoder_spec({**DEBERTA, "position_buckets": -1}, pooling="cls", normalize=False)
+    assert every.relative == RelativePositions(span=64, reach=None, norm=True)
+    old = {**DEBERTA, "pos_att_type": "p2c|c2p", "max_relative_positions": 32}
+    assert encoder_spec(old, pooling="cls", normalize=False).relative == RelativePositions(
+        span=16, reach=32, norm=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("relative_attention", False),
+        ("share_att_key", False),
+        ("pos_att_type", ["c2p"]),
+        ("pos_att_type", None),
+        ("conv_kernel_size", 3),
+        ("norm_rel_ebd", "rms_norm"),
+        ("embedding_size", 32),
+        ("attention_head_size", 32),
+    ],
+)
+def test_an_unsupported_option_of_deberta_is_named(key: str, value: object) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match=f"{key}=.*is supported with"):
+        encoder_spec({**DEBERTA, key: value}, pooling="cls", normalize=True)
+
+
+def test_buckets_must_reach_beyond_the_near_distances() -> None:
+    with pytest.raises(ModelFolderError, match="position_buckets=16 for distances up to 9"):
+        encoder_spec({**DEBERTA, "max_relative_positions": 9}, pooling="cls", normalize=True)
+
+
+def test_rows_of_relative_positions() -> None:
+    every = relative_rows(RelativePositions(span=3), 5)
+    assert every.tolist() == [5, 5, 5, 4, 3, 2, 1, 0, 0]  # 4 tokens behind to 4 before
+    shared = relative_rows(RelativePositions(span=8, reach=32), 33)
+    # Up to 4 a row each; then 4 + ceil(3 log(d / 4) / log(31 / 4)): 7 at 31, kept below 2 * 8.
+    assert shared[32::-1].tolist() == [8, 9, 10, 11, 12, *[13] * 3, *[14] * 8, *[15] * 17]
+    assert shared[32:].tolist() == [8, 7, 6, 5, 4, *[3] * 3, *[2] * 8, *[1] * 16, 0]
+
+
+@pytest.mark.parametrize("value", [0, 3, "16", True])
+def test_position_buckets_must_be_a_number(value: object) -> None:
+    with pytest.raises(ModelFolderError, match="must have position_buckets"):
+        encoder_spec({**DEBERTA, "position_buckets": value}, pooling="cls", normalize=True)
 
 
 @pytest.mark.parametrize("value", [None, 0, -3, 2.5, "64", True])

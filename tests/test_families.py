@@ -60,6 +60,7 @@ def test_every_family_of_transformers_is_there() -> None:
     assert FAMILIES == [
         "bert",
         "camembert",
+        "debertav2",
         "distilbert",
         "electra",
         "gte",

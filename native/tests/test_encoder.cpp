@@ -17,6 +17,8 @@ constexpr int kVocabulary = 97, kPositions = 300;
 struct Model {
   EncoderSpec spec;
   std::vector<float> word, position, token_type;
+  int span = 0;                         // half the rows of relative positions, 0 for none
+  std::vector<std::int32_t> relative{}; // see RelativeRows
 
   Norm norm() const {
     Norm n{Buffer<float>(static_cast<std::size_t>(spec.hidden)), Buffer<float>(static_cast<std::size_t>(spec.hidden))};
@@ -55,6 +57,14 @@ Model make_model(int hidden, int heads, int intermediate, Pooling pooling) {
   return m;
 }
 
+// Relative positions: a row for each distance up to the span, the last one for all beyond.
+Model with_relative_positions(Model m, int span) {
+  m.span = span;
+  for (int distance = 1 - kPositions; distance < kPositions; ++distance)
+    m.relative.push_back(std::clamp(span - distance, 0, 2 * span - 1));
+  return m;
+}
+
 Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
@@ -83,9 +93,18 @@ Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
 Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {
   Encoder e(m.spec, kernels, {m.word.data(), m.position.data(), m.token_type.data(), m.norm()});
   const int h = m.spec.hidden, wide = m.spec.intermediate;
+  const auto positions = [&](unsigned seed) {
+    std::vector<Linear> heads;
+    for (unsigned i = 0; m.span > 0 && i < static_cast<unsigned>(m.spec.heads); ++i)
+      heads.push_back(make_linear(2 * m.span, h / m.spec.heads, int8, seed + i));
+    return heads;
+  };
+  if (m.span > 0)
+    e.set_relative_rows({m.relative.data(), kPositions});
   for (unsigned l = 0; l < 2; ++l)
     e.add_layer({make_linear(3 * h, h, int8, 10 * l + 1), make_linear(h, h, int8, 10 * l + 2), m.norm(),
-                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm(), 0, -1});
+                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm(), 0, -1,
+                 positions(100 * l + 100), positions(100 * l + 150)});
   return e;
 }
 
@@ -169,13 +188,16 @@ void test_interruption(const Model &m, const KernelTable &k) {
 
 int main() {
   const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls),
-              first_rows = make_model(64, 2, 128, Pooling::cls);
+              first_rows = make_model(64, 2, 128, Pooling::cls),
+              relative = with_relative_positions(make_model(48, 3, 96, Pooling::mean), 40),
+              relative_first = with_relative_positions(make_model(64, 2, 128, Pooling::cls), 128);
   for (const KernelTable *k : available_kernels()) {
     const int rounds = k == &scalar_kernels ? 4 : 15;
-    for (const Model *m : {&even, &odd, &first_rows}) {
+    for (const Model *m : {&even, &odd, &first_rows, &relative, &relative_first}) {
       test_values(*m, *k);
-      test_same_bits(make_encoder(*m, *k, true), rounds);
-      test_same_bits(make_encoder(*m, *k, false), rounds);
+      const int share = m->span > 0 ? 3 : 1;
+      test_same_bits(make_encoder(*m, *k, true), rounds / share);
+      test_same_bits(make_encoder(*m, *k, false), rounds / share);
     }
     test_interruption(even, *k);
   }

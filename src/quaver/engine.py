@@ -19,6 +19,7 @@ from quaver.architecture import (
     LayerWeights,
     NormWeights,
     Rotary,
+    relative_rows,
     rotary_tables,
 )
 from quaver.errors import InputError, TokenRangeError
@@ -26,6 +27,7 @@ from quaver.int8 import quantize_weight
 from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.machine import choose_isa, choose_threads
 from quaver.mapped import release_pages
+from quaver.reference import position_projections
 from quaver.tokenizer import TokenBatch
 
 Precision = Literal["int8", "float32"]
@@ -92,8 +94,11 @@ class Engine:
         rotaries = list(dict.fromkeys(a.rotary for a in spec.attention if a.rotary is not None))
         for rotary in rotaries:
             self._encoder.add_rotary(*rotary_tables(rotary, spec.max_length, spec.head_size))
+        if spec.relative is not None:
+            rows = relative_rows(spec.relative, spec.max_length)
+            self._encoder.set_relative_rows(rows, spec.relative.span)
         for attention, layer in zip(spec.attention, weights.layers, strict=True):
-            self._add_layer(attention, rotaries, layer, precision)
+            self._add_layer(attention, rotaries, layer, self._positions(weights, layer), precision)
             for linear in (layer.qkv, layer.out, layer.up, layer.down):
                 release_pages(linear.weight)
         if weights.final_norm is not None:
@@ -110,6 +115,7 @@ class Engine:
         attention: AttentionSpec,
         rotaries: list[Rotary],
         layer: LayerWeights,
+        positions: list[list[LinearWeights]],
         precision: Precision | None,
     ) -> None:
         qkv, *others = (
@@ -119,6 +125,10 @@ class Engine:
         linears = (_scaled(qkv, _query_factor(self.spec)), *others)
         if any(isinstance(linear, QuantizedLinear) for linear in linears):
             self.precision = "int8"
+        kind: Precision = "int8" if isinstance(qkv, QuantizedLinear) else "float32"
+        queries, keys = (
+            [_native_linear(_in_precision(head, kind)) for head in heads] for heads in positions
+        )
         native_qkv, out, up, down = map(_native_linear, linears)
         attention_norm = None if layer.attention_norm is None else _norm(layer.attention_norm)
         self._encoder.add_layer(
@@ -130,7 +140,24 @@ class Engine:
             _norm(layer.output_norm),
             attention.window or 0,
             -1 if attention.rotary is None else rotaries.index(attention.rotary),
+            queries,
+            keys,
         )
+
+    def _positions(self, weights: EncoderWeights, layer: LayerWeights) -> list[list[LinearWeights]]:
+        """Return queries and keys of relative positions, (2S, D) for each head, or nothing."""
+        if self.spec.relative is None:
+            return [[], []]
+        queries, keys = position_projections(self.spec, weights, layer)
+        bias = np.zeros(len(queries), np.float32)
+        factor = np.float32(math.log2(math.e) * self.spec.score_scale)
+        return [
+            [
+                LinearWeights(np.ascontiguousarray(head), bias)
+                for head in np.split(table, self.spec.heads, axis=1)
+            ]
+            for table in (queries * factor, keys)
+        ]
 
     def _add_head_step(self, step: HeadStep, weight: LinearWeights | NormWeights) -> None:
         if isinstance(step, DenseStep):
@@ -226,10 +253,10 @@ def _check_range(what: str, values: NDArray[np.int32], size: int, table: str) ->
 def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
     """Return what the rows of qkv are multiplied with, float32 (3H,).
 
-    The kernels want log2(e) / sqrt(D) in the query, D = H / heads.
+    The kernels want what scores are scaled with in the query, for a softmax in base two.
     """
     factor = np.ones(3 * spec.hidden_size, np.float32)
-    factor[: spec.hidden_size] = math.log2(math.e) / math.sqrt(spec.head_size)
+    factor[: spec.hidden_size] = math.log2(math.e) * spec.score_scale
     return factor
 
 

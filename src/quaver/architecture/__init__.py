@@ -11,7 +11,7 @@ from quaver.architecture.encoder import (
 )
 from quaver.architecture.head import DenseStep, HeadActivation, HeadStep, NormStep
 from quaver.architecture.modules import module_steps, module_tensors
-from quaver.architecture.positions import rotary_tables
+from quaver.architecture.positions import relative_rows, rotary_tables
 from quaver.architecture.spec import (
     MAX_HEAD_SIZE,
     MAX_WIDTH,
@@ -20,6 +20,7 @@ from quaver.architecture.spec import (
     AttentionSpec,
     EncoderSpec,
     Pooling,
+    RelativePositions,
     Rotary,
 )
 from quaver.architecture.weights import EncoderWeights, LayerWeights, NormWeights
@@ -41,11 +42,13 @@ __all__ = [
     "NormStep",
     "NormWeights",
     "Pooling",
+    "RelativePositions",
     "Rotary",
     "classifier_spec",
     "encoder_spec",
     "encoder_weights",
     "module_steps",
     "module_tensors",
+    "relative_rows",
     "rotary_tables",
 ]

@@ -62,7 +62,7 @@ class Config:
         for key, values in options.items():
             if self.values.get(key) not in values:
                 raise UnsupportedArchitectureError(
-                    f"config.json has {key}={self.values[key]!r}; {self.model_type} is supported "
+                    f"config.json has {key}={self.values.get(key)!r}; {self.model_type} is supported "
                     f"with {key}={values[0]!r}"
                 )
 
@@ -75,10 +75,9 @@ class Config:
         key = next((key for key in keys if self.values.get(key) is not None), keys[0])
         value = self.values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ModelFolderError(
-                f"config.json must have {key}, a {'positive ' if least else ''}whole number: got "
-                f"{value!r}"
-            )
+            kinds = {0: "a whole number", 1: "a positive whole number"}
+            kind = kinds.get(least, f"a whole number from {least}")
+            raise ModelFolderError(f"config.json must have {key}, {kind}: got {value!r}")
         return value
 
     def number(self, *keys: str, default: float | None = None) -> float:

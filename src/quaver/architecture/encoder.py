@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from quaver.architecture.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
 from quaver.architecture.config import Config
+from quaver.architecture.deberta import DEBERTA_V2
 from quaver.architecture.family import Family, take_norm
 from quaver.architecture.head import DenseStep, HeadStep
 from quaver.architecture.modernbert import MODERNBERT
@@ -31,6 +32,7 @@ FAMILIES: dict[str, Family] = {
     "gte": GTE,
     "nomic_bert": NOMIC_BERT,
     "jina_bert": JINA_BERT,
+    "deberta-v2": DEBERTA_V2,
 }
 # model_type of config.json to the family.
 _MODEL_TYPES = {

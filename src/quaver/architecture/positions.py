@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture.spec import Rotary
+from quaver.architecture.spec import RelativePositions, Rotary
 
 
 def rotary_tables(
@@ -86,3 +86,30 @@ def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32
     bucket = np.where(magnitude < exact, magnitude, np.minimum(far, half - 1))
     bucket = bucket + np.where(distances > 0, half, 0)
     return np.ascontiguousarray(table[bucket].T)
+
+
+def relative_rows(relative: RelativePositions, length: int) -> NDArray[np.int32]:
+    """Return the row of the table of relative positions for every distance.
+
+    Formula:
+        S + bucket(i - j), kept in [0, 2S); bucket(d) = d up to S / 2, beyond it
+        sign(d) * (S / 2 + ceil((S / 2 - 1) * log(2 |d| / S) / log(2 (reach - 1) / S)))
+
+    Args:
+        relative: S and reach.
+        length: R, the most tokens of a text.
+
+    Returns:
+        int32 (2R - 1,), entry [j - i + R - 1] for query i and key j.
+    """
+    span, distances = relative.span, -np.arange(1 - length, length)
+    buckets = distances
+    if relative.reach is not None:
+        middle = span // 2
+        magnitude = np.maximum(np.abs(distances), middle).astype(np.float32)
+        # In float32 step by step, as the original: what is rounded up lies on whole numbers.
+        widest = np.log(np.float32((relative.reach - 1) / middle))
+        ratio = np.log(magnitude / np.float32(middle)) / widest
+        far = np.ceil(ratio * np.float32(middle - 1)).astype(np.int64) + middle
+        buckets = np.where(np.abs(distances) <= middle, distances, far * np.sign(distances))
+    return np.clip(span + buckets, 0, 2 * span - 1).astype(np.int32)

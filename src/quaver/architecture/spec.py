@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from quaver.architecture.head import DenseStep, HeadStep
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens"]
 Gate = Literal["none", "first", "last"]
-Bias = Literal["none", "relative", "alibi", "disentangled"]
+Bias = Literal["none", "relative", "alibi"]
 
 # What the native kernels are made for: int32 sums without overflow, a packed key on the stack.
 MAX_WIDTH = 65536
@@ -35,6 +36,28 @@ class Rotary:
 
     theta: float
     divisor: float = 1.0
+
+
+@dataclass(frozen=True)
+class RelativePositions:
+    """Relative positions with embeddings of their own, in disentangled attention.
+
+    Near distances have a row of the table each; with `reach` those from span / 2 on share rows that
+    widen with the logarithm.
+
+    Attributes:
+        span: S, half the rows of the table: as many for keys before the query as behind it.
+        reach: the distance whose row is the last one; None gives every distance a row, up to S.
+        norm: whether the table goes through a LayerNorm of its own.
+
+    Source:
+        He et al., DeBERTa (arXiv 2006.03654); the logarithm: He et al., DeBERTaV3
+        (arXiv 2111.09543).
+    """
+
+    span: int
+    reach: int | None = None
+    norm: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +96,8 @@ class EncoderSpec:
         gate: "first": the first half of `up` goes through the activation and is multiplied with the
             second; "last": the other way round; "none": no gate.
         bias: what is added to a score for the places of query and key: "relative" learned for each
-            distance, "alibi" a slope for each head, "disentangled" the relative position embeddings
-            of DeBERTa.
+            distance, "alibi" a slope for each head.
+        relative: relative positions that query and key attend to, None for none.
         pooling: how token vectors become one; several names joined by "+" stand side by side.
         normalize: whether the vector is divided by its length.
         head: what runs on the pooled vector, before it is normalised.
@@ -96,6 +119,7 @@ class EncoderSpec:
     norm_first: bool = False
     gate: Gate = "none"
     bias: Bias = "none"
+    relative: RelativePositions | None = None
     pooling: str = "cls"
     normalize: bool = False
     head: tuple[HeadStep, ...] = ()
@@ -109,6 +133,12 @@ class EncoderSpec:
     def head_size(self) -> int:
         """D, the features of an attention head."""
         return self.hidden_size // self.heads
+
+    @property
+    def score_scale(self) -> float:
+        """What a score is multiplied with: one over the root of D times the parts it is summed of."""
+        parts = 1 if self.relative is None else 3
+        return 1 / math.sqrt(parts * self.head_size)
 
     @property
     def max_length(self) -> int:

@@ -53,6 +53,9 @@ class EncoderWeights:
         final_norm: behind the last layer where norms come first, else None.
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
             added to the score of query i and key j in head h; None without such a bias.
+        relative: float32 (2S, H), the embeddings of relative positions, which the query and key
+            projections of every layer read as they read tokens; None without them.
+        relative_norm: of `relative`, where it has one.
         head: one for each step of the head.
     """
 
@@ -63,4 +66,6 @@ class EncoderWeights:
     layers: tuple[LayerWeights, ...]
     final_norm: NormWeights | None = None
     distance_bias: NDArray[np.float32] | None = None
+    relative: NDArray[np.float32] | None = None
+    relative_norm: NormWeights | None = None
     head: tuple[LinearWeights | NormWeights, ...] = ()

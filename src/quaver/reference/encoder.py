@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.architecture import (
-    AttentionSpec,
     DenseStep,
     EncoderSpec,
     EncoderWeights,
     HeadActivation,
     LayerWeights,
     NormWeights,
+    relative_rows,
     rotary_tables,
 )
 from quaver.linear import Linear, LinearWeights, dequantized
+from quaver.reference.attention import FloatArray, Positions, attention, rotate
 from quaver.tokenizer import TokenBatch
 
-FloatArray = NDArray[np.float32]
 ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
 
 
@@ -81,7 +81,7 @@ def hidden_states(
     """
     states = [embed(spec, weights, batch)]
     for i, layer in enumerate(weights.layers):
-        attend = _attention_of(spec, spec.attention[i], weights, batch.offsets)
+        attend = _attention_of(spec, i, weights, batch.offsets)
         states.append(run_layer(spec, layer, states[-1], attend, apply=apply))
     if weights.final_norm is not None:
         states[-1] = layer_norm(states[-1], weights.final_norm, spec.norm_eps)
@@ -168,87 +168,46 @@ def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
 
 
 def _attention_of(
-    spec: EncoderSpec,
-    attention_spec: AttentionSpec,
-    weights: EncoderWeights,
-    offsets: NDArray[np.int32],
+    spec: EncoderSpec, layer: int, weights: EncoderWeights, offsets: NDArray[np.int32]
 ) -> Callable[[FloatArray], FloatArray]:
+    rotary, window = spec.attention[layer].rotary, spec.attention[layer].window
+
     def attend(qkv: FloatArray) -> FloatArray:
-        if attention_spec.rotary is not None:
-            tables = rotary_tables(attention_spec.rotary, spec.max_length, spec.head_size)
+        if rotary is not None:
+            tables = rotary_tables(rotary, spec.max_length, spec.head_size)
             cosine, sine = (table[_places(offsets)] for table in tables)
             qkv = rotate(qkv, cosine, sine, spec.heads)
+        positions = None
+        if spec.relative is not None:
+            queries, keys = position_projections(spec, weights, weights.layers[layer])
+            positions = Positions(queries, keys, relative_rows(spec.relative, spec.max_length))
         return attention(
-            qkv, offsets, spec.heads, window=attention_spec.window, bias=weights.distance_bias
+            qkv,
+            offsets,
+            spec.heads,
+            window=window,
+            bias=weights.distance_bias,
+            positions=positions,
         )
 
     return attend
 
 
-def rotate(qkv: FloatArray, cosine: FloatArray, sine: FloatArray, heads: int) -> FloatArray:
-    """Turn every head of query and key by the angles of its token's place.
+def position_projections(
+    spec: EncoderSpec, weights: EncoderWeights, layer: LayerWeights
+) -> tuple[FloatArray, FloatArray]:
+    """Project the relative positions as a layer projects its tokens; two float32 (2S, H).
 
     Formula:
-        (a, b) to (a cos - b sin, b cos + a sin), a the first half of a head and b the second
-
-    Args:
-        qkv: float32 (T, 3H), query, key and value side by side.
-        cosine: float32 (T, D / 2).
-        sine: float32 (T, D / 2).
-        heads: number of heads.
-
-    Returns:
-        float32 (T, 3H).
+        query(norm(relative)), key(norm(relative))
     """
-    turned = qkv.reshape(len(qkv), 3, heads, 2, -1).copy()
-    a, b = turned[:, :2, :, 0].copy(), turned[:, :2, :, 1].copy()
-    cos, sin = cosine[:, None, None], sine[:, None, None]
-    turned[:, :2, :, 0] = a * cos - b * sin
-    turned[:, :2, :, 1] = b * cos + a * sin
-    merged: FloatArray = turned.reshape(qkv.shape)
-    return merged
-
-
-def attention(
-    qkv: FloatArray,
-    offsets: NDArray[np.int32],
-    heads: int,
-    *,
-    window: int | None = None,
-    bias: FloatArray | None = None,
-) -> FloatArray:
-    """Let every token look at the tokens of its own sequence.
-
-    Formula:
-        softmax(q k^T / sqrt(D) + bias) v, for each sequence and head, D = H / heads
-
-    Args:
-        qkv: float32 (T, 3H), query, key and value side by side.
-        offsets: int32 (N + 1,).
-        heads: number of heads.
-        window: tokens further apart do not see each other.
-        bias: float32 (heads, 2R - 1), by distance, see `EncoderWeights`.
-
-    Returns:
-        float32 (T, H).
-    """
-    tokens, hidden = len(qkv), qkv.shape[1] // 3
-    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, heads, hidden // heads), 0, 2)
-    scale = np.float32(1 / math.sqrt(hidden // heads))
-    context: FloatArray = np.empty((heads, tokens, hidden // heads), np.float32)
-    for begin, end in pairwise(offsets):
-        one = np.s_[:, begin:end]
-        scores = q[one] @ k[one].swapaxes(1, 2) * scale
-        places = np.arange(end - begin)
-        distances = places[None, :] - places[:, None]
-        if bias is not None:
-            scores = scores + bias[:, distances + (bias.shape[1] - 1) // 2]
-        if window is not None:
-            scores = np.where(np.abs(distances) <= window, scores, np.float32(-np.inf))
-        powers = np.exp(scores - scores.max(axis=2, keepdims=True))
-        context[one] = powers / powers.sum(axis=2, keepdims=True) @ v[one]
-    merged: FloatArray = context.swapaxes(0, 1).reshape(tokens, hidden)
-    return merged
+    assert weights.relative is not None
+    table = weights.relative
+    if weights.relative_norm is not None:
+        table = layer_norm(table, weights.relative_norm, spec.norm_eps)
+    exact, both = dequantized(layer.qkv), np.s_[: 2 * spec.hidden_size]
+    queries, keys = np.split(table @ exact.weight[both].T + exact.bias[both], 2, axis=1)
+    return queries, keys
 
 
 def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
