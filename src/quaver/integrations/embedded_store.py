@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quaver.errors import InputError, StoreMismatchError
 from quaver.passages import Passage
 from quaver.store import Filter, Hit, Manifest, Mode, StoredPassage, VectorStore
 from quaver.store.edge import EdgeStore
 from quaver.store.memory import MemoryStore
+from quaver.store.payload import to_payload
 
 FOREIGN = "vectors given by a framework"
 """What stands in the manifest for the model; only the dimension is known."""
@@ -49,6 +51,18 @@ class EmbeddedStore:
         self._lock = threading.Lock()
         self.dimension = store.manifest.dimension
 
+    def require_dimension(self, dimension: int) -> None:
+        """Check the length of a vector.
+
+        Raises:
+            StoreMismatchError: the store holds others.
+        """
+        if dimension != self.dimension:
+            raise StoreMismatchError(
+                f"this store holds vectors of dimension {self.dimension}: got one of {dimension}; "
+                "use the model it was made with, or another store"
+            )
+
     def write(
         self,
         ids: Sequence[str],
@@ -71,16 +85,15 @@ class EmbeddedStore:
         """
         rows: dict[bool, dict[str, tuple[Passage, Sequence[float] | None]]] = {True: {}, False: {}}
         for identity, text, data, vector in zip(ids, texts, metadata, vectors, strict=True):
-            if vector is not None and len(vector) != self.dimension:
-                raise StoreMismatchError(
-                    f"this store holds vectors of dimension {self.dimension}: got one of "
-                    f"{len(vector)} for {identity!r}; use the model it was made with, or another "
-                    "store"
-                )
+            if vector is not None:
+                self.require_dimension(len(vector))
             passage = Passage(identity, text, "", "", 0, len(text), metadata=data)
             rows[vector is None].pop(identity, None)
             rows[vector is not None].pop(identity, None)
             rows[vector is not None][identity] = passage, vector
+        if all(rows.values()):  # two writes: the second must not fail after the first
+            for passage, _ in rows[False].values():
+                to_payload(passage, None)
         with self._lock:
             for with_vector, found in rows.items():
                 if found:
@@ -100,12 +113,13 @@ class EmbeddedStore:
         """Find the k best; see ``VectorStore.search``.
 
         Raises:
-            InputError: an argument breaks its rule; the vector has another dimension.
+            InputError: an argument breaks its rule.
+            StoreMismatchError: the vector has another dimension.
         """
         query = None if vector is None else np.asarray(vector, np.float32)
-        if query is not None and not query.any():
-            query, mode = None, "bm25"
-            if text is None:
+        if query is not None:
+            self.require_dimension(len(query))
+            if not query.any():
                 raise InputError("a query vector must not be all zeros: it has no direction")
         return self._locked(
             lambda: self._store.search(query, k=k, text=text, mode=mode, filter=filter)
@@ -121,11 +135,22 @@ class EmbeddedStore:
         """Return everything that matches."""
         return self._locked(lambda: list(self._store.scan(filter, with_vectors=with_vectors)))
 
+    def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the unit vectors stored under some ids."""
+        return self._locked(lambda: self._store.vectors(ids))
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove what is stored under these ids; one that is not stored is no error."""
         with self._lock:
             self._store.delete(ids)
             self._store.flush()
+
+    def delete_matching(self, filter: Filter) -> int:
+        """Remove everything that matches; return how many there were."""
+        with self._lock:
+            found = self._store.delete_matching(filter)
+            self._store.flush()
+        return found
 
     def count(self, filter: Filter | None = None) -> int:
         """Return how many are stored, or match."""
@@ -169,17 +194,23 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
         while (found := _open.get(key)) is None and key in _held:
             _changed.wait()  # another thread let it go and is closing it
         if found is None:
-            exists = EdgeStore.exists(folder)
-            store = EdgeStore.open(folder) if exists else EdgeStore.create(folder, manifest)
+            store = _opened(folder, manifest)
             found = _open[key] = EmbeddedStore(store)
             _held.add(key)
             weakref.finalize(found, _close, key, store)
-    if found.dimension != dimension:
-        raise StoreMismatchError(
-            f"the store at {path} holds vectors of dimension {found.dimension}: got dimension "
-            f"{dimension}; use the model it was made with, or another store"
-        )
+    found.require_dimension(dimension)
     return found
+
+
+def _opened(folder: Path, manifest: Manifest) -> EdgeStore:
+    if not EdgeStore.exists(folder):
+        return EdgeStore.create(folder, manifest)
+    if Manifest.read(folder).model != FOREIGN:
+        raise StoreMismatchError(
+            f"a framework's store needs a folder of its own: `quaver index` made {folder}; open "
+            "that with quaver.Index, or give another path"
+        )
+    return EdgeStore.open(folder)
 
 
 def _close(key: str, store: VectorStore) -> None:
@@ -191,16 +222,59 @@ def _close(key: str, store: VectorStore) -> None:
             _changed.notify_all()
 
 
-def stored_dimension(path: str | Path | None) -> int | None:
-    """Return the dimension of the store at this path, None if there is none."""
-    if path is None or not EdgeStore.exists(folder := Path(path).expanduser()):
-        return None
-    return Manifest.read(folder).dimension
+class StorePlace:
+    """Where a store is or will be: it is made when the first vector tells the dimension.
+
+    Attributes:
+        path: the store's folder; None for memory.
+    """
+
+    def __init__(self, path: str | Path | None) -> None:
+        """Remember a place; nothing is opened.
+
+        Args:
+            path: the store's folder; None for memory.
+        """
+        self.path = path
+        self._lock = threading.Lock()
+        self._opened: EmbeddedStore | None = None
+
+    def store(self, dimension: int) -> EmbeddedStore:
+        """Open the store, or make it.
+
+        Args:
+            dimension: length of a vector.
+
+        Raises:
+            StoreMismatchError: it holds vectors of another dimension.
+            StoreError: it cannot be opened or made.
+        """
+        with self._lock:
+            if self._opened is None:
+                self._opened = embedded_store(self.path, dimension)
+            found = self._opened
+        found.require_dimension(dimension)
+        return found
+
+    def existing(self) -> EmbeddedStore | None:
+        """Open the store; None if there is none yet."""
+        if self._opened is None and self.path is not None:
+            folder = Path(self.path).expanduser()
+            if EdgeStore.exists(folder):
+                self.store(Manifest.read(folder).dimension)
+        return self._opened
+
+    def close(self) -> None:
+        """Let a folder go; the next use takes it again. What is in memory stays."""
+        if self.path is not None:
+            self._opened = None
 
 
-def _unit(vectors: Sequence[Sequence[float] | None]) -> Any:
-    matrix = np.asarray(vectors, np.float32)
+def _unit(vectors: Sequence[Sequence[float] | None]) -> NDArray[np.float32]:
+    matrix = np.array(vectors, np.float32)
     if not np.isfinite(matrix).all():
         raise InputError("vectors must be finite: got NaN or infinity")
     lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
-    return matrix / np.where(lengths > 0, lengths, 1)
+    lengths[lengths == 0] = 1
+    matrix /= lengths
+    return matrix

@@ -15,10 +15,10 @@ from haystack_integrations.document_stores.quaver.filters import to_filter
 from haystack_integrations.document_stores.quaver.metadata import MetadataQueries
 from quaver.errors import InputError, QuaverError
 from quaver.extras import needs_extra
-from quaver.integrations.embedded_store import META, EmbeddedStore, embedded_store
+from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
 from quaver.integrations.haystack import SavedByParameters
 from quaver.passages import Passage
-from quaver.store import Hit
+from quaver.store import And, Hit
 
 with needs_extra("haystack"):
     from haystack import Document
@@ -55,15 +55,13 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
         self.path = path
         self.embedding_dim = embedding_dim
         self.return_embedding = return_embedding
-        self._opened: EmbeddedStore | None = None
+        self._place = StorePlace(path)
 
     @property
     def store(self) -> EmbeddedStore:
         """The store; opened if it is not."""
-        if self._opened is None:
-            with _translated():
-                self._opened = embedded_store(self.path, self.embedding_dim)
-        return self._opened
+        with _translated():
+            return self._place.store(self.embedding_dim)
 
     # --- The protocol -----------------------------------------------------------------------------
     def count_documents(self) -> int:
@@ -135,14 +133,12 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
     def delete_all_documents(self) -> None:
         """Remove every document."""
         with _translated():
-            self.store.delete([stored.passage.id for stored in self.store.scan()])
+            self.store.delete_matching(And())
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
         """Remove the documents that match; return how many there were."""
         with _translated():
-            ids = [stored.passage.id for stored in self.store.scan(to_filter(filters))]
-            self.store.delete(ids)
-        return len(ids)
+            return self.store.delete_matching(to_filter(filters) or And())
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
         """Set meta fields of the documents that match; return how many there were."""
@@ -216,7 +212,7 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
 
         Other processes can open it when the last store of this process on it has let it go.
         """
-        self._opened = None
+        self._place.close()
 
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
         """Return how many documents match."""
@@ -237,8 +233,7 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
 
     def _found(self, hits: Sequence[Hit], return_embedding: bool | None) -> list[Document]:
         wanted = self.return_embedding if return_embedding is None else return_embedding
-        stored = self.store.get([hit.id for hit in hits], with_vectors=True) if wanted else []
-        vectors = {found.passage.id: found.vector for found in stored}
+        vectors = self.store.vectors([hit.id for hit in hits]) if wanted else {}
         return [replace(_document(hit, vectors.get(hit.id)), score=hit.score) for hit in hits]
 
     # --- Without blocking the event loop ----------------------------------------------------------

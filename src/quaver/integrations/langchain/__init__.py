@@ -5,5 +5,6 @@ from quaver.integrations.langchain import QuaverEmbeddings
 
 from quaver.integrations.langchain.embeddings import QuaverEmbeddings
 from quaver.integrations.langchain.reranker import QuaverReranker
+from quaver.integrations.langchain.vector_store import QuaverVectorStore
 
-__all__ = ["QuaverEmbeddings", "QuaverReranker"]
+__all__ = ["QuaverEmbeddings", "QuaverReranker", "QuaverVectorStore"]

@@ -5,5 +5,6 @@ from quaver.integrations.llamaindex import QuaverEmbedding
 
 from quaver.integrations.llamaindex.embedding import QuaverEmbedding
 from quaver.integrations.llamaindex.rerank import QuaverRerank
+from quaver.integrations.llamaindex.vector_store import QuaverVectorStore
 
-__all__ = ["QuaverEmbedding", "QuaverRerank"]
+__all__ = ["QuaverEmbedding", "QuaverRerank", "QuaverVectorStore"]

@@ -1,0 +1,98 @@
+"""LlamaIndex's metadata filters as the store's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from quaver.errors import InputError
+from quaver.extras import needs_extra
+from quaver.integrations.embedded_store import META
+from quaver.store import And, Compare, Filter, Not, Or
+
+with needs_extra("llamaindex"):
+    from llama_index.core.vector_stores.types import (
+        FilterCondition,
+        FilterOperator,
+        MetadataFilter,
+        MetadataFilters,
+        VectorStoreQuery,
+    )
+
+SOURCE = "ref_doc_id"
+"""The key of a passage's metadata that names the document a node came from."""
+
+_COMPARED = {
+    FilterOperator.EQ: "==",
+    FilterOperator.NE: "!=",
+    FilterOperator.GT: ">",
+    FilterOperator.GTE: ">=",
+    FilterOperator.LT: "<",
+    FilterOperator.LTE: "<=",
+    FilterOperator.IN: "in",
+    FilterOperator.NIN: "not in",
+    FilterOperator.ANY: "in",
+    FilterOperator.CONTAINS: "==",
+}
+
+
+def to_filter(filters: MetadataFilters | None) -> Filter | None:
+    """Translate filters.
+
+    Args:
+        filters: LlamaIndex's filters, nested or not; None for none.
+
+    Returns:
+        The store's filter; None for none.
+
+    Raises:
+        InputError: a filter asks for what the store cannot; it is named.
+    """
+    return None if filters is None else _group(filters)
+
+
+def of_query(query: VectorStoreQuery) -> Filter | None:
+    """Return what a query allows: its filters, its nodes and its documents."""
+    parts: list[Filter] = []
+    if query.filters is not None:
+        parts.append(_group(query.filters))
+    if query.node_ids:  # an index gives an empty list when it has no choice of its own
+        parts.append(Compare("id", "in", query.node_ids))
+    if query.doc_ids:
+        parts.append(of_documents(query.doc_ids))
+    return And(*parts) if parts else None
+
+
+def of_documents(ids: list[str]) -> Filter:
+    """Return what matches the nodes of some documents."""
+    return Compare(SOURCE, "in", ids)
+
+
+def _group(filters: MetadataFilters) -> Filter:
+    parts = [
+        _group(part) if isinstance(part, MetadataFilters) else _comparison(part)
+        for part in filters.filters
+    ]
+    if filters.condition == FilterCondition.OR:
+        return Or(*parts) if parts else And()
+    # LlamaIndex: none of them matches.
+    return Not(Or(*parts)) if filters.condition == FilterCondition.NOT else And(*parts)
+
+
+def _comparison(filter: MetadataFilter) -> Filter:
+    # The names under which LlamaIndex's stores keep the document a node came from.
+    own = filter.key in ("ref_doc_id", "doc_id", "document_id")
+    field = SOURCE if own else f"{META}.{filter.key}"
+    value: Any = filter.value
+    if filter.operator == FilterOperator.IS_EMPTY:
+        return Or(Compare(field, "==", None), Compare(field, "==", ""))
+    if filter.operator == FilterOperator.ALL:
+        if not isinstance(value, list):
+            raise InputError(f"the filter 'all' needs a list: got {value!r} for {filter.key!r}")
+        return And(*(Compare(field, "==", one) for one in value))
+    if filter.operator not in _COMPARED:
+        known = ", ".join(operator.value for operator in FilterOperator if operator in _COMPARED)
+        raise InputError(
+            f"this store's filters are {known}, all, is_empty: got {filter.operator.value!r} for "
+            f"{filter.key!r}; words are found by the query modes sparse and hybrid"
+        )
+    return Compare(field, _COMPARED[filter.operator], value)  # type: ignore[arg-type]
