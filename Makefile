@@ -18,7 +18,7 @@ help:
 	@echo "make test-evaluate  mteb's mock tasks and metrics against ours (installs mteb and torch)"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
-	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs/peers; long)"
+	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
@@ -90,9 +90,12 @@ sanitize: $(VENV)/test-tools
 	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
 	done
 
-bench-kernels: $(VENV)/test-tools
+build/bench/made: $(VENV)/test-tools $(SOURCES) benchmarks/kernels.cpp
 	$(CMAKE) -B build/bench -DQUAVER_TESTS=OFF -DQUAVER_BENCH=ON > /dev/null
 	$(BIN)/cmake --build build/bench
+	@touch $@
+
+bench-kernels: build/bench/made
 	build/bench/bench_kernels
 
 test-emulated: .envs/emulated/made $(MODEL)/config.json
@@ -173,20 +176,39 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/families.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
-# Each list in benchmarks/environments is an environment of its own: make .envs/peers/made, make .envs/ipex/made.
-.envs/peers/made .envs/ipex/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
+# Each list in benchmarks/environments is an environment of its own: make .envs/ipex/made
+.envs/peers/made .envs/ipex/made .envs/zentorch/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
 	$(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.envs/$*/bin/python -m pip install --quiet -r $< .
 	@touch $@
 
-# On a quiet machine: the study, its tables and plots in benchmarks/results/$(RESULTS), and the table of the README.
-RESULTS ?= this-machine
-BENCH   ?= --shapes small
+# On a quiet machine: the study with its tables and plots in $(RESULTS), and the README's table and plot from them. Ctrl-C
+# keeps what was measured; the same command goes on. Remove the folder to measure anew. The large shapes get fewer engines
+# and cases, so that all of it takes about an hour on two cores. An environment that cannot be made here (IPEX and zentorch
+# have few builds) is left out, and the result says so.
+RESULTS ?= benchmarks/results/this-machine
+BENCH   ?=
+STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache build/bench-models --resume
+SHAPES  := --only-shapes --parts latency,throughput --against openvino,onnxruntime,torch-float32
+SINGLE  := 1x16,1x32,1x256,1x512
+
 bench: .envs/peers/made $(MODEL)/config.json
-	.envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --corpus examples/python-docs \
-	  --cache build/bench-models --out benchmarks/results/$(RESULTS) $(BENCH)
-	.envs/peers/bin/python benchmarks/readme.py benchmarks/results/$(RESULTS)
+	-$(MAKE) .envs/ipex/made
+	-$(MAKE) .envs/zentorch/made
+	$(STUDY) --out $(RESULTS) --corpus examples/python-docs $(BENCH)
+	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged256 $(BENCH)
+	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
+	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json
+	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)
+	.envs/peers/bin/python benchmarks/readme.py $(RESULTS)
+
+%/process.json: | .envs/peers/made $(MODEL)/config.json
+	.envs/peers/bin/python benchmarks/process.py --model $(MODEL) --out $@
+
+%/kernels.json: | build/bench/made
+	build/bench/bench_kernels > $@.part
+	mv $@.part $@
 
 clean:
 	rm -rf $(VENV) .envs .models build dist

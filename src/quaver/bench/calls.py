@@ -89,6 +89,7 @@ def measure_text(stage: Stage) -> list[Row]:
         if (found := stage.attempt(name, "text", encoded)) is not None:
             vectors[name] = found
             calls[name] = [partial(engine.encode, texts)]
+    stage.progress.say(f"{case}: all in turns")
     timing = stage.alternate(calls)
     values = {}
     for name in timing.calls:

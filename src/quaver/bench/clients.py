@@ -111,6 +111,7 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
             continue
         if stage.attempt(engine_name, name, warm) is not None:
             blocks[engine_name], vectors[engine_name] = block, found
+    stage.progress.say(f"{name}: all in turns")
     turns = take_turns(
         blocks,
         seconds=stage.options.seconds,

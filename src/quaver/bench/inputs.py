@@ -16,6 +16,7 @@ Ids = NDArray[np.int64]
 LATENCY_LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 THROUGHPUT_BATCHES = (4, 8, 16, 32, 64, 128, 256)
 THROUGHPUT_LENGTH = 256
+RAGGED = "ragged256"
 PADDED_BATCH = 32
 """Texts that are padded side by side where a case does not say: what sentence-transformers does."""
 _TEXTS_PER_LATENCY_CASE = 16

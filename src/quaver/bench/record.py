@@ -48,10 +48,11 @@ def describe_run(
     Returns:
         JSON values; no path of this machine among them.
     """
-    facts = info()
+    facts, cpu = info(), _cpu()
     return {
         "cpu": facts["cpu"],
-        "cpu_flags": [flag for flag in FLAGS if flag in _cpu_flags()],
+        "cpu_model": f"family {cpu.get('cpu family', '?')} model {cpu.get('model', '?')}",
+        "cpu_flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
         "cpus": facts["cpus"],
         "affinity": sorted(os.sched_getaffinity(0)),
         "threads": threads,
@@ -70,11 +71,11 @@ def describe_run(
     }
 
 
-def _cpu_flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first CPU."""
+    first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def _versions() -> dict[str, str]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from quaver.bench.engines.registry import FAMILIES, FORMS, OURS
+from quaver.bench.engines.registry import FORMS
 from quaver.bench.result import Result, Row
 
 Figures = dict[str, dict[str, float]]
 """Engine to what judged texts say of it."""
 NOT_MEASURED = "-"
-_FASTEST = tuple(family for family in FAMILIES if family != "quaver")
 
 
 def markdown(result: Result) -> str:
@@ -58,11 +57,16 @@ def machine_line(run: dict[str, Any]) -> str:
     settings = run["settings"]
     held = "".join(f", {name}={value}" for name, value in run["environment"].items())
     return (
-        f"{run['cpu']} ({', '.join(run['cpu_flags'])}), Quaver on {run['quaver_isa']}, "
+        f"{run['cpu']}{_model(run)} ({', '.join(run['cpu_flags'])}), Quaver on {run['quaver_isa']}, "
         f"{_threads(run)} on CPUs {', '.join(map(str, run['affinity']))}, "
         f"governor {settings['governor']}, {settings['allocator']}, "
         f"transparent huge pages {settings['transparent_huge_pages']}{held}"
     )
+
+
+def _model(run: dict[str, Any]) -> str:
+    """What tells CPUs apart whose name does not, as in a virtual machine."""
+    return f", {run['cpu_model']}" if run.get("cpu_model") else ""
 
 
 def _threads(run: dict[str, Any]) -> str:
@@ -218,90 +222,3 @@ def _quality(figures: Figures) -> str:
     ]
     head = ["engine", "NDCG@10", "difference to float32"]
     return f"### Quality on judged texts\n\n{table(head, cells)}"
-
-
-def summary(result: Result) -> str:
-    """Return the short table of the README: each engine's fastest form in each case.
-
-    Args:
-        result: what was measured.
-
-    Returns:
-        A Markdown table over latency, throughput and text.
-    """
-    lines = []
-    for (model, case), rows in _by_case(result).items():
-        ours = rows.get(OURS)
-        if ours is None:
-            continue
-        mark = " *" if ours.disturbed else ""
-        cells = [
-            f"{model} ({result.models[model]['describe']})",
-            _case_title(case) + mark,
-            f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
-            _peer(rows.get("openvino-int8"), None),
-        ]
-        for family in _FASTEST:
-            found = [row for name, row in rows.items() if name in _form_names(family)]
-            fastest = min(found, key=lambda row: row.values["median_ms"], default=None)
-            cells.append(_peer(fastest, family))
-        lines.append(cells)
-    head = ["model", "texts x tokens", "Quaver int8", "OpenVINO int8"]
-    return table([*head, *(f"{name}, fastest" for name in _FASTEST)], lines, words=2)
-
-
-def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
-    found: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in result.rows:
-        if row.part in ("latency", "throughput", "text"):
-            found.setdefault((row.model, row.case), {})[row.engine] = row
-    return found
-
-
-def _case_title(case: str) -> str:
-    if case.startswith("ragged"):
-        return f"{case.removeprefix('ragged')} x 8 to 512"
-    return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
-
-
-def _form_names(family: str) -> set[str]:
-    return {form.name for form in FAMILIES[family]}
-
-
-def _peer(row: Row | None, family: str | None) -> str:
-    if row is None or row.ratio is None:
-        return NOT_MEASURED
-    form = row.engine.removeprefix(f"{family}-") if family and family != row.engine else ""
-    said = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
-    return f"{number(row.values['median_ms'])} ({said}) **{row.ratio[0]:.2f}**"
-
-
-def caption(result: Result) -> str:
-    """Return what the numbers of `summary` mean and where they come from.
-
-    Args:
-        result: what was measured.
-
-    Returns:
-        A paragraph.
-    """
-    versions: dict[str, str] = {}
-    for run in result.runs:
-        versions |= run["versions"]
-    commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in result.runs))
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    random = any(facts["weights"] == "random" for facts in result.models.values())
-    disturbed = any(row.disturbed for row in result.rows)
-    parts = [
-        "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
-        "texts. Bold: how many times as fast Quaver int8 is, the median over rounds in which the "
-        "engines took turns in one process. Other engines get texts sorted by length in padded "
-        "batches.",
-        "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "
-        "nothing about retrieval."
-        if random
-        else "",
-        "* Other programs took more than 5 % of the CPUs." if disturbed else "",
-        f"{machine(result)}; {listed}; commit {commits}; {result.runs[-1]['date']}.",
-    ]
-    return " ".join(part for part in parts if part)

@@ -12,6 +12,7 @@ from quaver.bench.corpus import read_corpus
 from quaver.bench.engines import Setup
 from quaver.bench.inputs import (
     LATENCY_LENGTHS,
+    RAGGED,
     THROUGHPUT_BATCHES,
     THROUGHPUT_LENGTH,
     TextSource,
@@ -44,7 +45,8 @@ def steps_of(options: Options) -> list[Step]:
         InputError: a case has no valid name.
     """
     latency = options.cases or [f"1x{length}" for length in LATENCY_LENGTHS]
-    throughput = options.cases or [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
+    batches = [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
+    throughput = options.cases or [*batches, RAGGED]
     found: list[Step] = []
     for part, names, single in (("latency", latency, True), ("throughput", throughput, False)):
         if part in options.parts:

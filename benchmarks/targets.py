@@ -1,0 +1,178 @@
+"""What this engine set out to reach, beside what a folder of results holds.
+
+    python benchmarks/targets.py benchmarks/results/NAME
+
+Reads results.json, process.json and kernels.json of the folder and writes targets.md. The ratios
+and shares were set for two cores with AVX512-VNNI (Zen 5) and AVX-VNNI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from quaver.bench.engines.registry import OURS
+from quaver.bench.report import machine, table
+from quaver.bench.result import Result, Row, read_result
+
+PEER = "openvino-int8"
+BEST = ("openvino-int8-tuned", "openvino-float32-tuned", PEER, "openvino-float32")
+SIZES = ("small", "base", "large")
+RATIOS: dict[str, tuple[float, float, float]] = {
+    "1x16": (2.6, 2.0, 1.6),
+    "1x32": (2.2, 1.8, 1.5),
+    "1x256": (1.75, 1.35, 1.25),
+    "1x512": (1.75, 1.35, 1.25),
+    "32x256": (1.75, 1.3, 1.25),
+    "ragged256": (3.0, 2.2, 2.0),
+}
+AT_BEST: dict[str, tuple[float, float, float]] = {
+    "32x256": (1.5, 1.28, 1.2),
+    "ragged256": (2.0, 1.6, 1.5),
+}
+INSTEAD = {"32x256": "8x256", "ragged256": "ragged64"}
+"""What stands for a case that takes too long, as with the large shape."""
+SHARES = {"avx512vnni": (0.80, 0.83, 0.84), "avxvnni": (0.75,) * 3, "avx2": (0.75,) * 3}
+TEXT_RATIO = 2.7
+DASH = "-"
+
+
+def main() -> None:
+    """Write targets.md and show it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("results", type=Path, help="folder of results")
+    folder: Path = parser.parse_args().results
+    result = read_result(folder)
+    parts = ["# Targets, and what was reached here", machine(result), *_notes(result)]
+    parts += ["## Against OpenVINO", _ratios(result), "## Share of the machine's peak"]
+    parts += [_shares(result, _read(folder / "kernels.json")), "## The rest"]
+    parts += [_others(result, _read(folder / "process.json"))]
+    text = "\n\n".join(parts) + "\n"
+    (folder / "targets.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _notes(result: Result) -> list[str]:
+    isa = result.runs[-1]["quaver_isa"]
+    notes = [
+        f"Ratios are medians over rounds in turns: how many times as fast {OURS} is. "
+        f"{PEER} is static int8 by NNCF over all threads; at its best is the fastest of "
+        f"{', '.join(BEST)}, with streams and batch size searched and bf16 where the CPU has it."
+    ]
+    if "vnni" not in isa:
+        notes.append(
+            f"The targets are for a CPU with VNNI. This one has {isa} alone, where exact int8 takes "
+            "two multiplications and two additions for what VNNI does in one instruction; the "
+            "figures say what remains of the lead without it."
+        )
+    return notes
+
+
+def _model(result: Result, size: str) -> str | None:
+    return next((name for name in result.models if f"bge-{size}" in name), None)
+
+
+def _row(result: Result, model: str | None, case: str, engine: str) -> Row | None:
+    """The row of a case, else of what stands for it."""
+    for wanted in (case, INSTEAD.get(case)):
+        for row in result.rows:
+            if (row.model, row.case, row.engine) == (model, wanted, engine):
+                return row
+    return None
+
+
+def _ratios(result: Result) -> str:
+    real = next((name for name, f in result.models.items() if f["weights"] == "real"), None)
+    models = [(real, 0), *((_model(result, size), at) for at, size in enumerate(SIZES))]
+    lines = []
+    for model, at in models:
+        if model is None:
+            continue
+        for title, peers, wanted in (
+            (PEER, (PEER,), RATIOS),
+            ("OpenVINO at its best", BEST, AT_BEST),
+        ):
+            for case, targets in wanted.items():
+                found = [row for peer in peers if (row := _row(result, model, case, peer))]
+                ratios = [row.ratio[0] for row in found if row.ratio]
+                shown = found[0].case if found else case
+                against = title if len(found) < 2 else f"{title} ({_best(found)})"
+                lines.append(
+                    [model, shown, against, *_judged(min(ratios, default=None), targets[at])]
+                )
+    return table(["model", "case", "against", "target", "here", ""], lines, words=3)
+
+
+def _best(rows: Sequence[Row]) -> str:
+    return min(rows, key=lambda row: row.ratio[0] if row.ratio else 0.0).engine
+
+
+def _judged(found: float | None, target: float, *, most: bool = False) -> list[str]:
+    sign = "<=" if most else ">="
+    if found is None:
+        return [f"{sign} {target:g}", DASH, "not measured"]
+    reached = found <= target if most else found >= target
+    return [f"{sign} {target:g}", f"{found:.3g}", "reached" if reached else "below"]
+
+
+def _shares(result: Result, kernels: dict[str, Any]) -> str:
+    peaks = {found["isa"]: found for found in kernels.get("kernels", [])}
+    lines = []
+    for at, size in enumerate(SIZES):
+        row = _row(result, _model(result, size), "32x256", OURS)
+        if row is None or row.settings["isa"] not in peaks:
+            continue
+        isa, threads = row.settings["isa"], row.settings["threads"]
+        share = row.values["gmacs_per_second"] / (peaks[isa]["peak_gmacs"] * threads)
+        case = f"bge-{size} shape, {row.case}, {threads} threads"
+        lines.append([isa, case, *_judged(share, SHARES[isa][at])])
+    for isa, found in peaks.items():
+        for shape in found["shapes"]:
+            case = f"{shape['shape']}, {shape['rows']} x {shape['inputs']} x {shape['outputs']}"
+            lines.append([isa, f"sums alone, {case}", *_judged(shape["sum_of_peak"], 0.9)])
+            lines.append([isa, f"with epilogue, {case}", *_judged(shape["linear_of_peak"], 0.9)])
+    head = ["instruction set", "what", "target", "here", ""]
+    return table(head, lines, words=2) if lines else "Not measured: `make bench-kernels`."
+
+
+def _others(result: Result, process: dict[str, Any]) -> str:
+    lines = []
+    for row in result.rows:
+        if row.part == "text" and row.engine == PEER and row.ratio:
+            lines.append([f"text to vectors, {row.case}", *_judged(row.ratio[0], TEXT_RATIO)])
+    if process:
+        memory, start = process["memory"], process["start"]
+        beside = process["beside_busy_loop"]
+        lines += [
+            [f"peak MB, {memory['model']}", *_judged(memory["peak_mb"], 150, most=True)],
+            [
+                f"drift of memory over {memory['texts']} texts, %",
+                *_judged(memory["drift_percent"], 5, most=True),
+            ],
+            [
+                f"load {start['model']}, s",
+                *_judged(start["from_pretrained_seconds"], 0.3, most=True),
+            ],
+            ["first query after it, ms", *_judged(start["first_query_ms"], 10, most=True)],
+            ["idle, % of a CPU", *_judged(process["idle"]["cpu_percent"], 0.1, most=True)],
+        ]
+        for work in ("query", "batch"):
+            lines.append(
+                [
+                    f"beside a busy loop, {work}, times as long (worst of 5)",
+                    *_judged(beside[work]["largest_ratio"], 3, most=True),
+                ]
+            )
+    return table(["what", "target", "here", ""], lines) if lines else "Not measured."
+
+
+if __name__ == "__main__":
+    main()
