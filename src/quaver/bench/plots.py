@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quaver.bench.engines.registry import FAMILIES, OURS
+from quaver.bench.inputs import case_lengths
 from quaver.bench.report import in_order, machine_line
 from quaver.bench.result import Result, Row
 from quaver.extras import needs_extra
@@ -118,7 +119,7 @@ def _throughput(result: Result) -> Any:
 
 
 def _quality(result: Result) -> Any:
-    """The case with most tokens: how fast against how far from float32."""
+    """The case with most engines, of several that with most texts: speed against quality lost."""
     rows = [
         row
         for row in _rows(result, "throughput", lambda row: True)
@@ -126,13 +127,14 @@ def _quality(result: Result) -> Any:
     ]
     if not rows:
         return None
-    case = max(dict.fromkeys(row.case for row in rows), key=[row.case for row in rows].count)
+    cases = [row.case for row in rows]
+    case = max(dict.fromkeys(cases), key=lambda name: (cases.count(name), len(case_lengths(name))))
     rows = [row for row in rows if row.case == case]
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    least = 1e-7
+    least = 1e-6
     for row in rows:
         colour, marker, _ = _style(row.engine, rows)
         lost = max(least, 1.0 - (row.cosine or 0.0))

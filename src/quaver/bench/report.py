@@ -117,7 +117,7 @@ def _section(
         ]
         text = f"### {title}\n\n{table(head, cells, words=2)}"
         if any(row.disturbed for row in mine):
-            text += "\n\n* Other programs took more than 5 % of the CPUs in most rounds."
+            text += "\n\n\\* Other programs took more than 5 % of the CPUs in most rounds."
         return text
 
     return make

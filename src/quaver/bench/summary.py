@@ -26,7 +26,7 @@ def summary(result: Result) -> str:
             continue
         cells = [
             f"{model} ({result.models[model]['describe']})",
-            _case_title(case) + (" *" if ours.disturbed else ""),
+            _case_title(case) + (" \\*" if ours.disturbed else ""),
             f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
             _peer(rows.get(_BEST), None),
         ]
@@ -85,7 +85,7 @@ def caption(result: Result) -> str:
         "nothing about retrieval."
         if random
         else "",
-        "* Other programs took more than 5 % of the CPUs." if disturbed else "",
+        "\\* Other programs took more than 5 % of the CPUs." if disturbed else "",
         f"{machine(result)}; commit {commits}; {result.runs[-1]['date']}.",
     ]
     return " ".join(part for part in parts if part)

@@ -1,0 +1,76 @@
+"""What benchmarks/ makes of results: the README's figures, and targets beside what was reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from quaver.bench.engines.registry import OURS
+from quaver.bench.record import describe_run
+from quaver.bench.result import Result, Row
+
+BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_the_readme_holds_what_the_results_hold() -> None:
+    readme = script("readme")
+    _, shown, _ = readme.parted(readme.README.read_text(encoding="utf-8"))
+    found = re.search(r"\[(benchmarks/results/[\w.-]+)/results\.md\]", shown)
+    assert found, "README's table must name its folder of results; run make bench"
+    assert shown == readme.section(found[1]), "run benchmarks/readme.py on that folder"
+
+
+def test_a_readme_without_markers_is_told() -> None:
+    with pytest.raises(SystemExit, match="once each"):
+        script("readme").parted("no marker")
+
+
+def row(engine: str, case: str, ratio: float | None, part: str = "latency") -> Row:
+    values = {"median_ms": 10.0, "gmacs_per_second": 80.0}
+    ratios = None if ratio is None else [ratio, ratio, ratio]
+    settings = {"isa": "avx2", "threads": 2}
+    return Row(part, "bge-small-en-v1.5 shape", case, engine, 0, values, ratios, settings=settings)
+
+
+def test_targets_stand_beside_what_was_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row("openvino-int8", "1x16", 3.0), row("openvino-int8", "1x32", 1.0)]
+    rows += [row(OURS, "32x256", None, "throughput")]
+    rows += [row("openvino-int8", "32x256", 2.0, "throughput")]
+    rows += [row("openvino-int8-tuned", "32x256", 1.2, "throughput")]
+    models = {"bge-small-en-v1.5 shape": {"describe": "", "weights": "random", "pooling": "cls"}}
+    Result([describe_run(2, ["quaver"])], models, rows=rows).write(tmp_path / "results.json")
+    shape = {"shape": "small qkv", "rows": 96, "inputs": 384, "outputs": 1152}
+    shape |= {"sum_of_peak": 0.95, "linear_of_peak": 0.85}
+    kernels = {"kernels": [{"isa": "avx2", "peak_gmacs": 50.0, "shapes": [shape]}]}
+    (tmp_path / "kernels.json").write_text(json.dumps(kernels))
+    monkeypatch.setattr(sys, "argv", ["targets.py", str(tmp_path)])
+    script("targets").main()
+    text = (tmp_path / "targets.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    name = "bge-small-en-v1.5 shape"
+    for line in (
+        f"| {name} | 1x16 | openvino-int8 | >= 2.6 | 3 | reached |",
+        f"| {name} | 1x32 | openvino-int8 | >= 2.2 | 1 | below |",
+        f"| {name} | 1x512 | openvino-int8 | >= 1.75 | - | not measured |",
+        "OpenVINO at its best (openvino-int8-tuned) | >= 1.5 | 1.2 | below |",
+        "| avx2 | bge-small shape, 32x256, 2 threads | >= 0.75 | 0.8 | reached |",
+        "| avx2 | with epilogue, small qkv, 96 x 384 x 1152 | >= 0.9 | 0.85 | below |",
+    ):
+        assert line in text
