@@ -38,7 +38,7 @@ ORDER = (
     ("passages",),
     ("quantization",),
     ("store",),
-    ("update",),
+    ("reranking", "update"),
     ("index",),
     ("corpus_index",),
     ("terminal",),

@@ -384,7 +384,7 @@ class _Stopped(BaseException):
 def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
-    monkeypatch.setattr("quaver.update._BATCH", 4)
+    monkeypatch.setattr("quaver.update.embedding.BATCH", 4)
     index.update(folder)
     (folder / "a.md").write_text("# Dict\n\nThe dict of strings.\n\nAll new.")
     (folder / "sub" / "c.rst").unlink()

@@ -68,7 +68,7 @@ def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: E
         duration = time.perf_counter() - begin
     _, expected = contents(tmp_path / "whole", folder, embedder)
     # Small batches: many moments between two flushes.
-    program = "import quaver.update, quaver.cli; quaver.update._BATCH = 32; quaver.cli.main()"
+    program = "import quaver.update.embedding as e, quaver.cli; e.BATCH = 32; quaver.cli.main()"
     command = [
         sys.executable,
         "-c",

@@ -21,7 +21,8 @@
         ├── StoreExistsError               something is already stored at this path
         ├── StoreLockedError               another process holds the store
         ├── StoreMismatchError             the store was made with another model, dimension or version
-        └── StoreWriteError                writing failed: disk full, read-only folder
+        ├── StoreWriteError                writing failed: disk full, read-only folder
+        └── StoreUnavailableError          the store's server cannot be reached, or went away
 
 A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
 of them; nothing is half written when one is raised. A missing extra is an ordinary ``ImportError``
@@ -117,3 +118,7 @@ class StoreMismatchError(StoreError):
 
 class StoreWriteError(StoreError):
     """Writing to the store failed: the disk is full, or the folder is read-only."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store's server cannot be reached, or went away and did not come back."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 
+from quaver.arguments import check_range
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.passages import SMALLEST_BUDGET, Passage
-from quaver.store.edge import EdgeStore
+from quaver.reranking import Ranker, rerank
 from quaver.store.filters import Filter
+from quaver.store.location import create_store, open_store, store_exists
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit, Mode, VectorStore
+from quaver.store.query import CANDIDATES, check_k
+from quaver.store.terms import check_language
 from quaver.update import (
     Progress,
     UpdateReport,
@@ -33,47 +38,64 @@ class Index:
     What the model reads of a passage is its heading path, a line end, and its text.
 
     Attributes:
-        path: The store's folder.
+        location: Where the store is.
         embedder: The model.
         store: The passages and their vectors.
         passage_tokens: Tokens of a passage with its heading, at most, special tokens not counted.
     """
 
     def __init__(
-        self, path: Path, embedder: Embedder, store: VectorStore, *, passage_tokens: int
+        self,
+        location: str | Path,
+        embedder: Embedder,
+        store: VectorStore,
+        *,
+        passage_tokens: int,
     ) -> None:
         """Joins the parts; ``create`` and ``open`` are the usual ways.
 
         Args:
-            path: The store's folder.
+            location: Where the store is.
             embedder: The model.
             store: The open store.
             passage_tokens: Tokens of a passage with its heading, at most.
         """
-        self.path = path
+        self.location = location
         self.embedder = embedder
         self.store = store
         self.passage_tokens = passage_tokens
 
     @classmethod
     def create(
-        cls, path: str | Path, embedder: Embedder, *, passage_tokens: int | None = None
+        cls,
+        location: str | Path,
+        embedder: Embedder,
+        *,
+        passage_tokens: int | None = None,
+        language: str = "english",
+        vectors: str = "float32",
     ) -> Index:
         """Makes an empty index.
 
         Args:
-            path: A folder that does not exist or is empty.
+            location: A folder that does not exist or is empty; ``qdrant://host:port/collection`` for
+                a Qdrant server; or ":memory:" for an index that ends with the process.
             embedder: The model; only it can be used with this index later. ``embedder.source`` is
                 kept, so that ``open`` finds it again.
             passage_tokens: Tokens of a passage with its heading, at most; from 8 to what the model
                 reads, which is the default. Shorter passages answer more precisely and say less of
                 their context. The index keeps it.
+            language: Whose stop words and stems the keyword search uses; Chinese, Japanese, Korean
+                and Thai words are found beside any. See ``quaver.store.terms.LANGUAGES``.
+            vectors: What searching compares: "float32"; or "int8" or "binary", a quarter or a 32nd
+                of the memory, whose best finds are compared again in float32.
 
         Returns:
             The open index.
 
         Raises:
-            InputError: ``passage_tokens`` is out of its range.
+            InputError: ``passage_tokens`` is out of its range, or the language or the kind of
+                vectors is unknown.
             StoreError: The store cannot be made; its sub-classes say why.
         """
         most = passage_budget(embedder)
@@ -90,35 +112,38 @@ class Index:
             passage_tokens=tokens,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             settings=embedder.settings,
+            language=language,
+            vectors=vectors,
         )
-        store = EdgeStore.create(Path(path), manifest)
-        return cls(Path(path), embedder, store, passage_tokens=tokens)
+        check_language(language)
+        store = create_store(location, manifest)
+        return cls(location, embedder, store, passage_tokens=tokens)
 
     @classmethod
-    def open(cls, path: str | Path, embedder: Embedder | None = None) -> Index:
+    def open(cls, location: str | Path, embedder: Embedder | None = None) -> Index:
         """Opens an index.
 
         Args:
-            path: The store's folder.
+            location: The store's folder, or ``qdrant://host:port/collection``.
             embedder: The model; if None, the one the store was made with is loaded.
 
         Returns:
             The open index.
 
         Raises:
-            StoreNotFoundError: There is no store at this path.
+            StoreNotFoundError: There is no store there.
             StoreMismatchError: The store was made with another model, dimension or version of
                 Quaver.
             StoreLockedError: Another process has it open.
             ModelError: The model the store was made with cannot be loaded.
         """
-        store = EdgeStore.open(Path(path))
+        store = open_store(location)
         try:
             if embedder is None:
                 made_with = store.manifest
                 embedder = Embedder.from_pretrained(made_with.model, **made_with.settings)
             store.manifest.check(
-                Path(path),
+                location,
                 model=embedder.source,
                 fingerprint=embedder.fingerprint,
                 dimension=embedder.dimension,
@@ -127,12 +152,12 @@ class Index:
             store.close()
             raise
         tokens = min(store.manifest.passage_tokens, passage_budget(embedder))
-        return cls(Path(path), embedder, store, passage_tokens=tokens)
+        return cls(location, embedder, store, passage_tokens=tokens)
 
     @classmethod
-    def exists(cls, path: str | Path) -> bool:
-        """Whether an index is at this path; one whose creation was interrupted is not."""
-        return EdgeStore.exists(Path(path))
+    def exists(cls, location: str | Path) -> bool:
+        """Whether an index is there; one whose creation was interrupted is not."""
+        return store_exists(location)
 
     def add(self, passages: Sequence[Passage]) -> int:
         """Embeds and stores passages that belong to no folder; ``update`` leaves them alone.
@@ -221,7 +246,7 @@ class Index:
         if root is None:
             known = ", ".join(sorted(filter(None, stored))) or "nothing"
             raise InputError(
-                f"a folder to remove must be indexed: {folder} is not, {self.path} holds {known}"
+                f"a folder to remove must be indexed: {folder} is not, {self.location} holds {known}"
             )
         for source in self.store.sources(root).values():
             self.store.delete(sorted(i for ids in source.ids.values() for i in ids))
@@ -236,6 +261,9 @@ class Index:
         k: int = 10,
         mode: Mode = "hybrid",
         filter: Filter | None = None,
+        ranker: Ranker | None = None,
+        candidates: int = CANDIDATES,
+        min_score: float | None = None,
     ) -> list[Hit]:
         """Finds the passages that answer a question best.
 
@@ -245,20 +273,31 @@ class Index:
             k: How many passages at most, at least 1.
             mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
             filter: Only passages that match; see ``quaver.store.filters``.
+            ranker: Puts what was found in a better order: a ``CrossEncoder``, or a
+                ``BiEncoderRanker``, which embeds nothing anew if its model is the index's own.
+            candidates: How many passages the ranker gets; k if that is more.
+            min_score: Leave out hits with a lower score, on the scale of the mode or the ranker.
 
         Returns:
             Hits, best first.
 
         Raises:
-            InputError: The query is no text or is empty, k is below 1, the mode is unknown, or the
-                filter breaks its rules.
+            InputError: The query is no text or is empty, k or candidates is below 1, the mode is
+                unknown, the filter breaks its rules, or the ranker is none.
         """
         if not isinstance(query, str):
             raise InputError(f"a query must be a str: got {type(query).__name__}")
         if not query.strip():
             raise InputError("a query must not be empty: got only white space")
+        check_k(k)
+        check_range("candidates", candidates, sys.maxsize)
         vector = None if mode == "bm25" else self.embedder.encode_query(query)
-        return self.store.search(vector, text=query, k=k, mode=mode, filter=filter)
+        found = k if ranker is None else max(k, candidates)
+        hits = self.store.search(vector, text=query, k=found, mode=mode, filter=filter)
+        if ranker is not None:
+            space = self.store.manifest.fingerprint
+            hits = rerank(query, hits, ranker, k=k, store=self.store, space=space)
+        return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def close(self) -> None:
         """Closes the store, so that other processes can open it; further calls do nothing."""

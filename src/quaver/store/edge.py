@@ -19,8 +19,7 @@ from quaver.errors import StoreExistsError, StoreWriteError
 from quaver.passages import Passage, embedded_text
 from quaver.store import lock, manifest
 from quaver.store.edge_errors import translated
-from quaver.store.edge_filter import edge_filter
-from quaver.store.edge_shard import BM25, DENSE, load_shard, make_shard, search_params
+from quaver.store.edge_shard import BM25, CONDITIONS, DENSE, load_shard, make_shard, search_params
 from quaver.store.filters import Compare, Filter
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
@@ -33,6 +32,7 @@ from quaver.store.payload import (
     to_version,
 )
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
+from quaver.store.qdrant_filter import translated_filter
 from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
 from quaver.store.room import holes, require_room
 from quaver.store.terms import TermAnalyzer
@@ -212,7 +212,7 @@ class EdgeStore:
         """
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
-        condition = edge_filter(filter)
+        condition = translated_filter(filter, CONDITIONS)
         limit = max(k, CANDIDATES) if mode == "hybrid" else k
         requests = []
         if mode != "bm25" and vector is not None:
@@ -252,7 +252,7 @@ class EdgeStore:
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
         """Yields stored passages; see ``VectorStore.scan``."""
-        for record in self._scroll(edge_filter(filter), True, with_vectors):
+        for record in self._scroll(translated_filter(filter, CONDITIONS), True, with_vectors):
             yield self._stored(record)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -288,13 +288,16 @@ class EdgeStore:
 
     def delete_matching(self, filter: Filter) -> int:
         """Removes what matches; see ``VectorStore.delete_matching``."""
-        ids = [str(record.id) for record in self._scroll(edge_filter(filter), False, False)]
+        ids = [
+            str(record.id)
+            for record in self._scroll(translated_filter(filter, CONDITIONS), False, False)
+        ]
         self.delete(ids)
         return len(ids)
 
     def count(self, filter: Filter | None = None) -> int:
         """Returns how many passages are stored, or match."""
-        condition = edge_filter(filter)
+        condition = translated_filter(filter, CONDITIONS)
         with translated(f"cannot read {self.path}"):
             return self._shard.count(edge.CountRequest(exact=True, filter=condition))
 
@@ -306,7 +309,7 @@ class EdgeStore:
     def sources(self, root: str) -> dict[str, StoredSource]:
         """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
-        condition = edge_filter(Compare("root", "==", root))
+        condition = translated_filter(Compare("root", "==", root, CONDITIONS))
         for record in self._scroll(condition, ["id", "source", *VERSION_FIELDS], False):
             payload = record.payload or {}
             stored = sources.setdefault(payload["source"], StoredSource())

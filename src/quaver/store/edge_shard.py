@@ -6,11 +6,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 
 from quaver.errors import InputError, StoreWriteError
 from quaver.store.edge_errors import translated
 from quaver.store.manifest import Manifest
+from quaver.store.qdrant_filter import Conditions
 
 DENSE = "dense"
 BM25 = "bm25"
@@ -19,6 +21,27 @@ PRECISIONS = ("float32", "int8", "binary")
 
 _OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
 """How many times k are found with small vectors, to be compared again in float32."""
+
+
+def _on(key: str, **condition: Any) -> edge.FieldCondition:
+    return edge.FieldCondition(key=key, **condition)
+
+
+def _flag(key: str, value: bool) -> edge.FieldCondition:
+    # Of a plain bool qdrant-edge-py 0.9 makes the number 1 or 0.
+    flag: Any = np.bool_(value)
+    return _on(key, match=edge.MatchValue(flag))
+
+
+CONDITIONS = Conditions(
+    filter=edge.Filter,
+    any_of=lambda key, values: _on(key, match=edge.MatchAny(values)),
+    flag=_flag,
+    numbers=lambda key, bounds: _on(key, range=edge.RangeFloat(**bounds)),
+    dates=lambda key, bounds: _on(key, range=edge.RangeDateTime(**bounds)),
+    empty=lambda key: edge.IsEmptyCondition(key=key),
+    null=lambda key: edge.IsNullCondition(key=key),
+)
 
 
 def make_shard(unfinished: Path, path: Path, manifest: Manifest) -> None:

@@ -1,0 +1,174 @@
+"""How good the index's searches are, on judged retrieval sets: vectors, words, both, and reranked.
+
+    python benchmarks/index/quality.py MODEL_FOLDER SETS_FOLDER --out benchmarks/results/index-quality.json
+
+SETS_FOLDER holds one folder for each set in BEIR's layout: corpus.jsonl, queries.jsonl and
+qrels/test.tsv. Sets without a test.tsv and sets whose judgements are of given candidates
+(candidates.jsonl) are left out. One setting serves all sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quaver import BiEncoderRanker, Embedder, Index, Passage
+
+K = 10
+CANDIDATES = 100
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """A retrieval set: documents, questions, and which documents answer which question."""
+
+    name: str
+    documents: dict[str, str]
+    questions: dict[str, str]
+    relevant: dict[str, dict[str, int]]
+
+
+def read_set(folder: Path) -> JudgedSet:
+    """Reads a set in BEIR's layout.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The set; only questions with a judgement above 0.
+    """
+    documents = {
+        row["_id"]: f"{row.get('title', '')}\n{row['text']}".strip()
+        for row in _rows(folder / "corpus.jsonl")
+    }
+    relevant: dict[str, dict[str, int]] = defaultdict(dict)
+    for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        question, document, grade = line.split("\t")
+        if int(grade) > 0:
+            relevant[question][document] = int(grade)
+    questions = {
+        row["_id"]: row["text"]
+        for row in _rows(folder / "queries.jsonl")
+        if row["_id"] in relevant and row["text"].strip()
+    }
+    return JudgedSet(folder.name, documents, questions, dict(relevant))
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def ndcg(found: Sequence[str], relevant: Mapping[str, int]) -> float:
+    """Computes NDCG at K.
+
+    Formula:
+        sum over ranks i of grade / log2(i + 1), divided by its highest possible value
+
+    Args:
+        found: Ids, best first.
+        relevant: The grade of each relevant document.
+
+    Returns:
+        0 to 1.
+
+    Source:
+        Jarvelin and Kekalainen, "Cumulated Gain-based Evaluation of IR Techniques", 2002.
+    """
+
+    def gain(grades: Sequence[int]) -> float:
+        return sum(grade / math.log2(i + 2) for i, grade in enumerate(grades[:K]))
+
+    best = gain(sorted(relevant.values(), reverse=True))
+    return gain([relevant.get(document, 0) for document in found]) / best
+
+
+def measure(judged: JudgedSet, embedder: Embedder, folder: Path) -> dict[str, float]:
+    """Indexes a set and asks its questions in every way.
+
+    Args:
+        judged: The set.
+        embedder: The model.
+        folder: Where the store is made.
+
+    Returns:
+        Mean NDCG at K by way.
+    """
+    ranker = BiEncoderRanker(embedder)
+    scores: dict[str, list[float]] = defaultdict(list)
+    with Index.create(folder, embedder) as index:
+        index.add(
+            [
+                Passage(identity, text, judged.name, "", 0, len(text))
+                for identity, text in judged.documents.items()
+            ]
+        )
+        index.store.optimize()
+        for question, text in judged.questions.items():
+            ways = {
+                "dense": index.search(text, k=K, mode="dense"),
+                "bm25": index.search(text, k=K, mode="bm25"),
+                "hybrid": index.search(text, k=K),
+                "bm25, reranked": index.search(
+                    text, k=K, mode="bm25", ranker=ranker, candidates=CANDIDATES
+                ),
+            }
+            for way, hits in ways.items():
+                scores[way].append(ndcg([hit.id for hit in hits], judged.relevant[question]))
+    return {way: statistics.mean(values) for way, values in scores.items()}
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+    """Returns the results as a Markdown table, the mean over the sets last."""
+    ways = list(next(iter(results.values())))
+    lines = [f"| set | {' | '.join(ways)} |", f"|---|{'---:|' * len(ways)}"]
+    lines += [
+        f"| {name} | {' | '.join(f'{row[way]:.3f}' for way in ways)} |"
+        for name, row in results.items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Reads the arguments, measures, and writes the results."""
+    parser = argparse.ArgumentParser(description="Measure the index's searches on judged sets.")
+    parser.add_argument("model", help="model folder or hub id")
+    parser.add_argument("sets", type=Path, help="folder of sets in BEIR's layout")
+    parser.add_argument("--only", nargs="*", help="names of sets; default: all")
+    parser.add_argument("--out", type=Path, help="write the results here as JSON")
+    arguments = parser.parse_args()
+    folders = sorted(path.parents[1] for path in arguments.sets.glob("*/qrels/test.tsv"))
+    folders = [
+        folder
+        for folder in folders
+        if (folder.name in arguments.only if arguments.only else True)
+        and not (folder / "candidates.jsonl").exists()
+    ]
+    if not folders:
+        sys.exit(f"quality: no sets in {arguments.sets}")
+    embedder = Embedder.from_pretrained(arguments.model)
+    results: dict[str, dict[str, float]] = {}
+    for folder in folders:
+        with tempfile.TemporaryDirectory() as store:
+            results[folder.name] = measure(read_set(folder), embedder, Path(store) / "kb")
+        print(folder.name, results[folder.name], file=sys.stderr)
+    ways = list(next(iter(results.values())))
+    results["mean"] = {way: statistics.mean(row[way] for row in results.values()) for way in ways}
+    print(table(results))
+    if arguments.out:
+        content = {"measure": f"NDCG@{K}", "model": embedder.name, "candidates": CANDIDATES}
+        arguments.out.write_text(json.dumps({**content, "sets": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Where a store is: a folder, a Qdrant server, or memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from quaver.errors import StoreNotFoundError
+from quaver.store import memory
+from quaver.store.edge import EdgeStore
+from quaver.store.manifest import Manifest
+from quaver.store.memory import MemoryStore
+from quaver.store.protocol import VectorStore
+
+SERVER = "qdrant://"
+SECURE_SERVER = "qdrant+https://"
+"""A location that begins so is ``qdrant://host:port/collection``; see ``QdrantStore``."""
+
+
+def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
+    """Makes an empty store.
+
+    Args:
+        location: A folder that does not exist or is empty, ``qdrant://host:port/collection``, or
+            ":memory:".
+        manifest: What the store is made with.
+
+    Returns:
+        The open store.
+
+    Raises:
+        StoreError: It cannot be made; the sub-classes say why.
+        ImportError: A server needs the extra "qdrant".
+    """
+    if _is_server(location):
+        from quaver.store.server import QdrantStore
+
+        return QdrantStore.create(str(location), manifest)
+    if str(location) == memory.LOCATION:
+        return MemoryStore(manifest)
+    return EdgeStore.create(Path(location), manifest)
+
+
+def open_store(location: str | Path) -> VectorStore:
+    """Opens a store.
+
+    Args:
+        location: As for ``create_store``.
+
+    Returns:
+        The open store.
+
+    Raises:
+        StoreError: It cannot be opened; the sub-classes say why.
+        ImportError: A server needs the extra "qdrant".
+    """
+    if _is_server(location):
+        from quaver.store.server import QdrantStore
+
+        return QdrantStore.open(str(location))
+    if str(location) == memory.LOCATION:
+        raise StoreNotFoundError(
+            f"a store in memory ends with its process: there is none to open at {location}"
+        )
+    return EdgeStore.open(Path(location))
+
+
+def store_exists(location: str | Path) -> bool:
+    """Whether a finished store is there.
+
+    Args:
+        location: As for ``create_store``.
+
+    Returns:
+        Whether ``open_store`` would find one.
+
+    Raises:
+        StoreError: A server cannot be reached.
+        ImportError: A server needs the extra "qdrant".
+    """
+    if _is_server(location):
+        from quaver.store.server import QdrantStore
+
+        return QdrantStore.exists(str(location))
+    return str(location) != memory.LOCATION and EdgeStore.exists(Path(location))
+
+
+def read_manifest(location: str | Path) -> Manifest:
+    """Returns what a store was made with, without holding it open.
+
+    Args:
+        location: As for ``create_store``.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        StoreError: There is no store, or its manifest cannot be read.
+        ImportError: A server needs the extra "qdrant".
+    """
+    if not _is_server(location):
+        return Manifest.read(Path(location))
+    store = open_store(location)
+    store.close()
+    return store.manifest
+
+
+def _is_server(location: str | Path) -> bool:
+    return isinstance(location, str) and location.startswith((SERVER, SECURE_SERVER))

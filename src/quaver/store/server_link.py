@@ -1,0 +1,165 @@
+"""The way to a Qdrant collection: its address, its layout, and patience with its server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from quaver.errors import InputError, StoreError, StoreUnavailableError
+from quaver.extras import needs_extra
+from quaver.store.manifest import Manifest
+from quaver.store.qdrant_filter import Conditions
+
+with needs_extra("qdrant"):
+    from qdrant_client import QdrantClient, models
+    from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
+
+DENSE = "dense"
+BM25 = "bm25"
+MANIFEST = "quaver"
+"""The key of the collection's metadata under which the manifest stands."""
+
+API_KEY = "QDRANT_API_KEY"
+"""Environment variable with the server's key, where it wants one."""
+
+WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+"""Seconds between attempts to reach a server that does not answer."""
+
+_BUSY = 429
+_SERVER_FAULT = 500
+_OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
+T = TypeVar("T")
+
+
+class Link:
+    """Calls a server; one that does not answer is asked again.
+
+    Attributes:
+        location: ``qdrant://host:port/collection``.
+        collection: The collection's name.
+        client: Qdrant's client.
+    """
+
+    def __init__(self, location: str, client: QdrantClient | None = None) -> None:
+        """Reads the address; the server is not asked yet.
+
+        Args:
+            location: ``qdrant://host:port/collection``, or ``qdrant+https://...``; port 6333 if none
+                is given.
+            client: Instead of one that is made for the location.
+
+        Raises:
+            InputError: The location has another form.
+        """
+        address = urlsplit(location)
+        self.location, self.collection = location, address.path.strip("/")
+        try:
+            port = address.port or 6333
+        except ValueError:
+            port = 0
+        if not address.hostname or not port or not self.collection or "/" in self.collection:
+            raise InputError(f"a server's store is qdrant://host:port/collection: got {location!r}")
+        scheme = "https" if address.scheme == "qdrant+https" else "http"
+        self.client = client or QdrantClient(
+            url=f"{scheme}://{address.hostname}:{port}",
+            api_key=os.environ.get(API_KEY),
+            timeout=60,
+            check_compatibility=False,
+        )
+
+    def __call__(self, call: Callable[[QdrantClient], T]) -> T:
+        """Calls the server; what it is asked must give the same when it is asked twice.
+
+        Args:
+            call: What to ask.
+
+        Returns:
+            The answer.
+
+        Raises:
+            StoreUnavailableError: It did not answer, not even after a while.
+            StoreError: It refused.
+        """
+        for wait in (*WAITS, None):
+            try:
+                return call(self.client)
+            except UnexpectedResponse as error:
+                status = error.status_code or _SERVER_FAULT
+                if status < _SERVER_FAULT and status != _BUSY:
+                    raise StoreError(f"the server of {self.location} refused: {error}") from error
+                failure: Exception = error
+            except (ResponseHandlingException, ConnectionError) as error:
+                failure = error
+            if wait is None:
+                break
+            time.sleep(wait)
+        raise StoreUnavailableError(
+            f"the server of {self.location} does not answer, asked {len(WAITS) + 1} times in "
+            f"{sum(WAITS):.0f} s ({failure}); what was stored stays: start the server and run it again"
+        ) from failure
+
+    def close(self) -> None:
+        """Closes the connection; further calls do nothing."""
+        self.client.close()
+
+
+CONDITIONS = Conditions(
+    filter=models.Filter,
+    any_of=lambda key, values: models.FieldCondition(key=key, match=models.MatchAny(any=values)),
+    flag=lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
+    numbers=lambda key, bounds: models.FieldCondition(key=key, range=models.Range(**bounds)),
+    dates=lambda key, bounds: models.FieldCondition(
+        key=key,
+        range=models.DatetimeRange(**bounds),  # type: ignore[arg-type]
+    ),
+    empty=lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
+    null=lambda key: models.IsNullCondition(is_null=models.PayloadField(key=key)),
+)
+
+
+def collection_settings(manifest: Manifest) -> dict[str, Any]:
+    """Returns how a collection is laid out: as the embedded store is.
+
+    Args:
+        manifest: What the store is made with.
+
+    Returns:
+        Arguments of ``QdrantClient.create_collection``.
+
+    Raises:
+        InputError: The manifest asks for vectors that there are not.
+    """
+    small: dict[str, Any] = {
+        "float32": None,
+        "int8": models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(
+                type=models.ScalarType.INT8, quantile=0.99, always_ram=True
+            )
+        ),
+        "binary": models.BinaryQuantization(
+            binary=models.BinaryQuantizationConfig(always_ram=True)
+        ),
+    }
+    if manifest.vectors not in small:
+        raise InputError(f"vectors must be one of {', '.join(small)}: got {manifest.vectors!r}")
+    dense = models.VectorParams(
+        size=manifest.dimension,
+        distance=models.Distance.COSINE,
+        quantization_config=small[manifest.vectors],
+    )
+    return {
+        "vectors_config": {DENSE: dense},
+        "sparse_vectors_config": {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        "metadata": {MANIFEST: manifest.to_json()},
+    }
+
+
+def search_params(vectors: str) -> models.SearchParams | None:
+    """Returns how to search small vectors; see ``edge_shard.search_params``."""
+    if vectors not in _OVERSAMPLING:
+        return None
+    again = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING[vectors])
+    return models.SearchParams(quantization=again)

@@ -1,0 +1,123 @@
+"""The files of a folder, read and split, a group at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quaver.errors import DocumentError
+from quaver.passages import Failure, Passage, TokenCounter, read_document, split
+from quaver.passages.read import read_bytes
+from quaver.store.protocol import FileVersion, StoredSource
+
+_SPLIT_VERSION = 2
+"""Raise it when reading or splitting changes: every file then counts as changed once."""
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file on its way into the store.
+
+    Attributes:
+        version: Its version.
+        source: Path relative to the folder.
+        passages: Its passages; empty for a file without text.
+        size: Its bytes.
+    """
+
+    version: FileVersion
+    source: str
+    passages: list[Passage]
+    size: int
+
+
+@dataclass
+class Group:
+    """Some files, together about as many passages as the engine takes at a time.
+
+    Attributes:
+        files: Files that are new or changed.
+        unchanged: How many passages each file has that is stored already.
+        failures: Files that could not be read.
+        size: Bytes of the unchanged and failed files.
+    """
+
+    files: list[ReadFile] = field(default_factory=list)
+    unchanged: list[int] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    size: int = 0
+
+
+class Reader:
+    """Reads and splits files that are not stored as they are."""
+
+    def __init__(
+        self,
+        folder: Path,
+        root: str,
+        tokenizer: TokenCounter,
+        max_tokens: int,
+        stored: Mapping[str, StoredSource],
+    ) -> None:
+        """Takes what reading needs.
+
+        Args:
+            folder: The folder.
+            root: What its passages are stored under.
+            tokenizer: The model's tokenizer.
+            max_tokens: Tokens of a passage with its heading, at most.
+            stored: What is stored of each source.
+        """
+        self._folder, self._root, self._tokenizer = folder, root, tokenizer
+        self._max_tokens, self._stored = max_tokens, stored
+
+    def groups(self, paths: Sequence[Path], passages: int) -> Iterator[Group]:
+        """Yields the files in groups.
+
+        Args:
+            paths: The files.
+            passages: A group ends with the file that brings it to this many.
+
+        Yields:
+            Groups; the last may be smaller.
+        """
+        group, waiting = Group(), 0
+        for number, path in enumerate(paths, start=1):
+            waiting += self._read(path, group)
+            # Also after many files of which nothing is new, so that progress shows.
+            if waiting >= passages or number % 256 == 0:
+                yield group
+                group, waiting = Group(), 0
+        yield group
+
+    def _read(self, path: Path, group: Group) -> int:
+        """Adds a file to a group; returns how many passages that brought."""
+        source = path.relative_to(self._folder).as_posix()
+        try:
+            content = read_bytes(path)
+            settings = f"{_SPLIT_VERSION} {self._max_tokens}\n".encode()
+            digest = hashlib.sha256(settings + content).hexdigest()
+            known = self._stored.get(source)
+            if known is not None and known.has_digest(digest):
+                group.unchanged.append(sum(map(len, known.ids.values())))
+                group.size += len(content)
+                return 0
+            document = read_document(path, source=source, root=self._root, content=content)
+        except DocumentError as error:
+            group.failures.append(Failure(source, str(error).removeprefix(f"{path.name}: ")))
+            group.size += file_size(path)
+            return 0
+        passages = split(document, self._tokenizer, self._max_tokens)
+        version = FileVersion(digest, len(passages))
+        group.files.append(ReadFile(version, source, passages, len(content)))
+        return len(passages)
+
+
+def file_size(path: Path) -> int:
+    """Returns a file's size in bytes; 0 where it cannot be reached, as reading will report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

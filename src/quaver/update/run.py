@@ -1,0 +1,204 @@
+"""One run of an update: files are read ahead of the engine, and stored behind it.
+
+The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
+ones of the same file are deleted. Each passage carries the version of its file (``FileVersion``),
+so what is finished can be read off the store. Each also carries its root, the folder or the name
+given to it: an update looks at the passages of its own root and at no others, except to take over
+the vector of a text that is stored already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.embedder import Embedder
+from quaver.passages import Failure, Passage, scan_folder
+from quaver.passages.passage import content_digest
+from quaver.store.protocol import StoredSource, VectorStore
+from quaver.update import embedding
+from quaver.update.embedding import batches, embed_passages
+from quaver.update.overlap import Behind, ahead
+from quaver.update.reading import Group, Reader, ReadFile, file_size
+from quaver.update.report import Progress, UpdateReport
+
+_AHEAD = 4
+"""Groups that are read before the engine needs them, and batches that wait for the store. They
+bound the memory, whatever the folder holds."""
+
+
+def update(
+    embedder: Embedder,
+    store: VectorStore,
+    folder: Path,
+    *,
+    root: str,
+    max_tokens: int,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> UpdateReport:
+    """Does what ``Index.update`` says.
+
+    Args:
+        embedder: The model.
+        store: The store.
+        folder: The folder.
+        root: What its passages are stored under; not empty.
+        max_tokens: Tokens of a passage with its heading, at most.
+        on_progress: Called whenever passages were stored, in the caller's thread.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DocumentError: The folder does not exist or holds no supported file.
+        StoreError: Storing failed.
+    """
+    report = on_progress or (lambda progress: None)
+    return _Update(embedder, store, folder, root, max_tokens, report).run()
+
+
+class _Update:
+    """One run."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        store: VectorStore,
+        folder: Path,
+        root: str,
+        max_tokens: int,
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._embedder, self._store, self._folder = embedder, store, folder
+        self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
+        self._failed: list[Failure] = []
+        self._empty: list[str] = []
+        self._bytes_done = 0.0
+        self._bytes_total = 0
+        self._files = self._added = self._reused = self._unchanged = 0
+        self._removed = self._truncated = 0
+        self._behind = Behind(_AHEAD)
+
+    def run(self) -> UpdateReport:
+        begin = time.perf_counter()
+        scan = scan_folder(self._folder)
+        self._failed.extend(scan.failures)
+        self._bytes_total = sum(file_size(path) for path in scan.files)
+        self._advance(0)
+        stored = self._store.sources(self._root)
+        anything = self._store.count() > 0
+        reader = Reader(
+            self._folder, self._root, self._embedder.tokenizer, self._max_tokens, stored
+        )
+        try:
+            with ahead(reader.groups(scan.files, embedding.BATCH), _AHEAD) as groups:
+                for group in groups:
+                    self._note(group)
+                    self._put(group.files, stored, anything)
+            self._behind.finish()
+        finally:
+            self._behind.close()
+        self._drop_gone({path.relative_to(self._folder).as_posix() for path in scan.files}, stored)
+        self._store.flush()
+        if self._added or self._reused or self._removed:
+            self._store.optimize()
+        return UpdateReport(
+            files=self._files,
+            added=self._added,
+            reused=self._reused,
+            unchanged=self._unchanged,
+            removed=self._removed,
+            failed=tuple(self._failed),
+            empty=tuple(self._empty),
+            truncated=self._truncated,
+            seconds=time.perf_counter() - begin,
+        )
+
+    def _note(self, group: Group) -> None:
+        """Counts the files of a group that are not to be stored."""
+        self._failed.extend(group.failures)
+        self._files += len(group.unchanged)
+        self._unchanged += sum(group.unchanged)
+        self._empty.extend(file.source for file in group.files if not file.passages)
+        if group.size:
+            self._advance(group.size)
+
+    def _put(self, files: list[ReadFile], stored: dict[str, StoredSource], anything: bool) -> None:
+        """Stores the passages of files, and only when they are on disk deletes the stale ones."""
+        versions = {file.source: file.version for file in files}
+        shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
+        passages = [passage for file in files for passage in file.passages]
+        kept, reused, new = self._sorted(passages, stored, anything)
+
+        def store(batch: Sequence[Passage], vectors: NDArray[np.float32], count: str) -> None:
+            def job() -> None:
+                self._store.upsert(batch, vectors, versions=versions)
+                self._store.flush()
+
+            def done() -> None:
+                setattr(self, count, getattr(self, count) + len(batch))
+                self._advance(sum(shares[passage.source] for passage in batch))
+
+            self._behind.submit(job, done)
+
+        for known, count in ((kept, "_unchanged"), (reused, "_reused")):
+            for batch in batches(list(known)):
+                # The vector stays, the position and the file's version are written anew.
+                store(batch, np.stack([known[passage] for passage in batch]), count)
+        for batch in batches(new):
+            report = embed_passages(self._embedder, batch)
+            self._truncated += report.truncated
+            store(batch, report.vectors, "_added")
+        stale = [(file, self._stale(file, stored)) for file in files]
+
+        def delete() -> None:
+            for _, ids in stale:
+                self._store.delete(ids)
+
+        def deleted() -> None:
+            self._files += len(stale)
+            self._removed += sum(len(ids) for _, ids in stale)
+
+        self._behind.submit(delete, deleted)
+
+    def _sorted(
+        self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
+    ) -> tuple[
+        dict[Passage, NDArray[np.float32]], dict[Passage, NDArray[np.float32]], list[Passage]
+    ]:
+        """Tells passages that keep their vector, those that take one over, and new ones."""
+        if not anything:
+            return {}, {}, passages
+        own = self._store.vectors([p.id for p in passages if p.source in stored])
+        digests = {p: content_digest(p.heading, p.text) for p in passages if p.id not in own}
+        others = self._store.vectors_of_content(list(digests.values()))
+        return (
+            {p: own[p.id] for p in passages if p.id in own},
+            {p: others[digest] for p, digest in digests.items() if digest in others},
+            [p for p, digest in digests.items() if digest not in others],
+        )
+
+    @staticmethod
+    def _stale(file: ReadFile, stored: dict[str, StoredSource]) -> list[str]:
+        current = {passage.id for passage in file.passages}
+        before = stored.get(file.source, StoredSource())
+        return sorted({i for ids in before.ids.values() for i in ids} - current)
+
+    def _drop_gone(self, present: set[str], stored: dict[str, StoredSource]) -> None:
+        """Deletes the passages of files that are no longer in the folder."""
+        unread = tuple(f"{failure.source}/" for failure in self._failed)
+        for source, before in stored.items():
+            if source in present or source.startswith(unread) or "./" in unread:
+                continue
+            ids = {i for version, ids in before.ids.items() if version is not None for i in ids}
+            self._store.delete(sorted(ids))
+            self._removed += len(ids)
+
+    def _advance(self, size: float) -> None:
+        self._bytes_done += size
+        done = min(round(self._bytes_done), self._bytes_total)
+        self._on_progress(Progress(done, self._bytes_total, self._added))
