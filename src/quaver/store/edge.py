@@ -309,7 +309,7 @@ class EdgeStore:
     def sources(self, root: str) -> dict[str, StoredSource]:
         """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
-        condition = translated_filter(Compare("root", "==", root, CONDITIONS))
+        condition = translated_filter(Compare("root", "==", root), CONDITIONS)
         for record in self._scroll(condition, ["id", "source", *VERSION_FIELDS], False):
             payload = record.payload or {}
             stored = sources.setdefault(payload["source"], StoredSource())

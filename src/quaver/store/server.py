@@ -106,8 +106,11 @@ class QdrantStore:
         settings = collection_settings(manifest)
         link(lambda c: c.create_collection(link.collection, **settings))
         for name in ("root", "content"):
-            keyword = models.PayloadSchemaType.KEYWORD
-            link(lambda c, n=name: c.create_payload_index(link.collection, n, keyword))
+            link(
+                lambda c, n=name: c.create_payload_index(
+                    link.collection, n, models.PayloadSchemaType.KEYWORD
+                )
+            )
         return cls(link, manifest)
 
     @classmethod
