@@ -19,11 +19,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from quaver import cli
+from quaver import CrossEncoder, cli
+from quaver.cli.search_options import parsed_filter
 from quaver.embedder import Embedder
 from quaver.index import Index
+from quaver.store import And, Compare
 from quaver.terminal import short_heading
-from tiny_model import write_tiny_model
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
 
@@ -91,13 +93,71 @@ def test_search_for_people(tiny_folder: Path, folder: Path, tmp_path: Path) -> N
     assert not any(line.endswith(" ") for line in lines)
 
 
+def test_search_is_ranked_filtered_and_reranked(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    store, cross = tmp_path / "kb", write_tiny_cross_encoder(tmp_path / "cross")
+    call("index", folder, "-m", tiny_folder, "-s", store, "--language", "none")
+
+    def found(*arguments: object) -> list[tuple[str, float]]:
+        code, output, errors = call("search", store, "list of files", "--json", *arguments)
+        assert (code, errors) == (0, "")
+        return [(hit["text"], hit["score"]) for hit in json.loads(output)["hits"]]
+
+    texts = {"The list of files.", "The dict of strings.", "Each function returns an error."}
+    assert [text for text, _ in found("--mode", "bm25")] == [
+        "The list of files.",
+        "The dict of strings.",
+    ]
+    assert found("-f", "source=b.txt", "-f", "start>=0")[0][0] == "Each function returns an error."
+    assert found("-f", "start>1000") == []
+    assert found("--filter", "pages<3", "--mode", "dense") == []  # a field that none has
+    reranked = found("--rerank", cross)
+    assert {text for text, _ in reranked} == texts
+    with Index.open(store) as index:
+        ranker = CrossEncoder.from_pretrained(cross)
+        expected = index.search("list of files", ranker=ranker)
+    assert reranked == [(hit.text, hit.score) for hit in expected]
+    assert found("--rerank", cross, "-k", 1) == reranked[:1]
+    assert found("--rerank", cross, "--candidates", 1, "-k", 1)[0][0] == found("-k", 1)[0][0]
+    assert found("--rerank", cross, "--min-score", reranked[1][1]) == reranked[:2]
+    dense = dict(found("--mode", "dense"))
+    for text, score in found("--rerank", tiny_folder, "--mode", "bm25"):
+        assert score == pytest.approx(dense[text], abs=1e-5)
+    for wrong, message in (
+        (("--filter", "nonsense"), "--filter must be a field, one of"),
+        (("--rerank", folder), "config.json"),
+    ):
+        code, output, errors = call("search", store, "x", *wrong)
+        assert (code, output) == (1, "")
+        assert message in errors
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected"),
+    [
+        ("page>=3", Compare("page", ">=", 3)),
+        (" author.name != Ada ", Compare("author.name", "!=", "Ada")),
+        ("draft==true", Compare("draft", "==", True)),
+        ('page="3"', Compare("page", "==", "3")),
+        ("when<2030-01-01", Compare("when", "<", "2030-01-01")),
+        ("formula=a=b", Compare("formula", "==", "a=b")),
+        ("list=[1]", Compare("list", "==", "[1]")),
+        ("note=", Compare("note", "==", "")),
+        ("gone=null", Compare("gone", "==", None)),
+    ],
+)
+def test_filters_of_the_shell(condition: str, expected: Compare) -> None:
+    assert parsed_filter([condition]) == And(expected)
+
+
 def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
     store, other = tmp_path / "kb", tmp_path / "other"
     other.mkdir()
     (other / "b.txt").write_text("Each function returns an error.")
     call("index", folder, "-m", tiny_folder, "-s", store, "--passage-tokens", 20)
     output = call("index", other, "-s", store)[1]  # the model is the store's
-    assert "passages: 1 added, 0 unchanged, 0 removed" in output
+    assert "passages: 0 added, 1 reused, 0 unchanged, 0 removed" in output
     output = call("search", store, "function")[1]
     assert f"  {folder}/b.txt\n" in output
     assert f"  {other}/b.txt\n" in output

@@ -138,8 +138,10 @@ def test_a_renamed_file_moves(index: Index, folder: Path) -> None:
     index.update(folder)
     (folder / "b.txt").rename(folder / "d.txt")
     report = index.update(folder)
-    assert (report.added, report.removed) == (1, 1)
+    assert (report.added, report.reused, report.removed) == (0, 1, 1)
     assert "b.txt" not in index.store.sources(str(folder))
+    (hit,) = index.search("function", k=1, mode="bm25")
+    assert (hit.source, hit.text) == ("d.txt", "Each function returns an error.")
 
 
 def test_broken_files_are_reported_and_do_not_stop_the_rest(index: Index, folder: Path) -> None:
@@ -298,7 +300,8 @@ def other(tmp_path: Path) -> Path:
 def test_another_folder_leaves_the_first_alone(index: Index, folder: Path, other: Path) -> None:
     first = index.update(folder)
     second = index.update(other)
-    assert (second.files, second.added, second.unchanged, second.removed) == (2, 2, 0, 0)
+    assert (second.files, second.unchanged, second.removed) == (2, 0, 0)
+    assert (second.added, second.reused) == (1, 1)  # one text stands in both
     assert index.roots() == {str(folder): first.added, str(other): 2}
     same = [h for h in index.search("each function", k=1000) if h.source == "b.txt"]
     assert {hit.root for hit in same} == {str(folder), str(other)}
@@ -328,8 +331,10 @@ def test_a_moved_folder_is_another_unless_it_has_a_name(
     first = index.update(folder)
     index.update(other, name="notes")
     moved = folder.rename(folder.parent / "moved"), other.rename(other.parent / "elsewhere")
-    assert index.update(moved[0]).added == first.added
-    assert index.update(moved[1], name="notes").added == 0
+    report = index.update(moved[0])
+    assert (report.added, report.reused) == (0, first.added)
+    report = index.update(moved[1], name="notes")
+    assert (report.added, report.reused, report.unchanged) == (0, 0, 2)
     assert index.roots() == {str(folder): first.added, str(moved[0]): first.added, "notes": 2}
     assert index.remove(folder) == first.added
     assert index.remove("notes") == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from qdrant_client import QdrantClient
 
 from quaver.errors import InputError
 from quaver.passages import Passage
@@ -29,15 +31,21 @@ from quaver.store import (
 )
 from quaver.store.edge import EdgeStore
 from quaver.store.memory import MemoryStore
+from quaver.store.server import QdrantStore
 
 D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
-KINDS = ("edge", "memory")
+KINDS = ("edge", "memory", "server")
 
 
 def make(kind: str, folder: Path) -> VectorStore:
     if kind == "edge":
         return EdgeStore.create(folder / "kb", MANIFEST)
+    if kind == "server":
+        with warnings.catch_warnings():
+            # The client's in-process mode has no payload indexes, and says so.
+            warnings.filterwarnings("ignore", "Payload indexes have no effect")
+            return QdrantStore.create("qdrant://localhost/kb", MANIFEST, QdrantClient(":memory:"))
     return MemoryStore(MANIFEST)
 
 

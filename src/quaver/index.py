@@ -189,13 +189,14 @@ class Index:
         """Brings the index in step with a folder: embeds what is new, drops what is gone.
 
         An index can hold several folders; passages of the others stay as they are. A folder is
-        known by its absolute path. So one that was moved counts as another one: its files are
-        embedded anew, and the old passages stay until ``remove``. Give a folder a name, and it can
-        move: the name is what its passages are stored under.
+        known by its absolute path. So one that was moved counts as another one, and the old
+        passages stay until ``remove``. Give a folder a name, and it can move: the name is what its
+        passages are stored under.
 
         A file counts as stored only when all its passages are on disk. Interrupted at any moment,
-        it loses nothing that was stored, and the next call finishes the work. Passages of a changed
-        file whose text stayed the same keep their vectors.
+        it loses nothing that was stored, and the next call finishes the work. No text is embedded
+        twice: what stayed the same in a changed file, or stands already in any file of any folder,
+        takes its vector from there.
 
         Args:
             folder: The folder.

@@ -49,9 +49,10 @@ def rerank(
     Raises:
         InputError: The ranker is none.
     """
-    if not callable(getattr(ranker, "rank", None)):
+    if isinstance(ranker, type) or not callable(getattr(ranker, "rank", None)):
         raise InputError(
-            f"ranker must have a method rank, like CrossEncoder: got {type(ranker).__name__}"
+            f"ranker must have a method rank, like a CrossEncoder: got {ranker!r:.80}; "
+            "quaver.reranking.load_ranker makes one of a model's name"
         )
     texts = [embedded_text(hit.heading, hit.text) for hit in hits]
     if isinstance(ranker, BiEncoderRanker) and ranker.embedder.fingerprint == space:

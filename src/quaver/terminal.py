@@ -35,12 +35,13 @@ def progress_bar() -> Iterator[Callable[[Progress], None]]:
         yield show
 
 
-def print_report(report: UpdateReport, folder: Path, store: Path) -> None:
+def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
     """Prints what an update did; failures go to stderr."""
     print(f"{many(report.files, 'file')} from {folder} in {store}")
+    reused = f"{report.reused} reused, " if report.reused else ""
     print(
-        f"passages: {report.added} added, {report.unchanged} unchanged, {report.removed} removed; "
-        f"{many(report.truncated, 'text')} truncated"
+        f"passages: {report.added} added, {reused}{report.unchanged} unchanged, "
+        f"{report.removed} removed; {many(report.truncated, 'text')} truncated"
     )
     print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
     if report.empty:
@@ -60,7 +61,7 @@ def print_hits(hits: Sequence[Hit]) -> None:
     """
     console = Console(highlight=False)
     if not hits:
-        console.print("nothing found: the store is empty")
+        console.print("nothing found")
     several = len({hit.root for hit in hits}) > 1
     for rank, hit in enumerate(hits, start=1):
         root = f"{hit.root.rstrip('/')}/" if several and hit.root else ""

@@ -14,15 +14,27 @@ from quaver.cli.options import (
     PoolingOption,
     Precision,
     PrecisionOption,
+    StoreArgument,
     StoredModelOption,
     ThreadsOption,
     load_embedder,
     reported_errors,
 )
+from quaver.cli.search_options import (
+    CandidatesOption,
+    CountOption,
+    FilterOption,
+    MinScoreOption,
+    ModeOption,
+    RerankOption,
+    parsed_filter,
+)
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.index import Index
 from quaver.passages import scan_folder
+from quaver.reranking import load_ranker
+from quaver.store.query import CANDIDATES
 from quaver.terminal import many, print_hits, print_report, progress_bar
 
 
@@ -30,7 +42,12 @@ from quaver.terminal import many, print_hits, print_report, progress_bar
 def index(
     folder: Annotated[Path, typer.Argument(help="Folder of .txt, .md, .rst and .html files.")],
     store: Annotated[
-        Path, typer.Option("--store", "-s", help="Folder of the store; made if there is none.")
+        str,
+        typer.Option(
+            "--store",
+            "-s",
+            help="Folder of the store, or qdrant://host:port/collection; made if there is none.",
+        ),
     ],
     model: StoredModelOption = None,
     name: Annotated[
@@ -45,6 +62,14 @@ def index(
             help="Tokens of a passage at most, for a new store; default: all that the model reads."
         ),
     ] = None,
+    language: Annotated[
+        str,
+        typer.Option(help="Whose stop words and stems the word search uses, for a new store."),
+    ] = "english",
+    vectors: Annotated[
+        str,
+        typer.Option(help="What a new store's search compares: float32, int8 or binary."),
+    ] = "float32",
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -60,7 +85,8 @@ def index(
         if model is None and not Index.exists(store):
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
         embedder = load_embedder(model, store, precision, threads, pooling)
-        with progress_bar() as show, _opened(store, embedder, passage_tokens) as opened:
+        opened = _opened(store, embedder, passage_tokens, language, vectors)
+        with progress_bar() as show, opened:
             report = opened.update(folder, name=name, on_progress=show)
         print_report(report, folder, store)
         if report.failed and not report.files:
@@ -69,9 +95,14 @@ def index(
 
 @app.command()
 def search(
-    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    store: StoreArgument,
     query: Annotated[str, typer.Argument(help="The question.")],
-    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1)] = 10,
+    k: CountOption = 10,
+    mode: ModeOption = "hybrid",
+    filters: FilterOption = None,
+    rerank: RerankOption = None,
+    candidates: CandidatesOption = CANDIDATES,
+    min_score: MinScoreOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     model: StoredModelOption = None,
     precision: PrecisionOption = Precision.int8,
@@ -79,8 +110,17 @@ def search(
 ) -> None:
     """Find the passages that answer a question."""
     with reported_errors():
+        wanted = parsed_filter(filters)
         with Index.open(store, load_embedder(model, store, precision, threads)) as opened:
-            hits = opened.search(query, k=k)
+            hits = opened.search(
+                query,
+                k=k,
+                mode=mode,
+                filter=wanted,
+                ranker=None if rerank is None else load_ranker(rerank, opened.embedder),
+                candidates=candidates,
+                min_score=min_score,
+            )
         if as_json:
             print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
         else:
@@ -89,7 +129,7 @@ def search(
 
 @app.command()
 def remove(
-    store: Annotated[Path, typer.Argument(help="Folder of the store.")],
+    store: StoreArgument,
     folder: Annotated[
         Path, typer.Argument(help="The indexed folder, or its name; it may be gone already.")
     ],
@@ -100,10 +140,14 @@ def remove(
         print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
 
 
-def _opened(store: Path, embedder: Embedder, passage_tokens: int | None) -> Index:
-    """Opens the index at this path, or makes it."""
+def _opened(
+    store: str, embedder: Embedder, passage_tokens: int | None, language: str, vectors: str
+) -> Index:
+    """Opens the index at this place, or makes it."""
     if not Index.exists(store):
-        return Index.create(store, embedder, passage_tokens=passage_tokens)
+        return Index.create(
+            store, embedder, passage_tokens=passage_tokens, language=language, vectors=vectors
+        )
     opened = Index.open(store, embedder)
     if passage_tokens not in (None, opened.passage_tokens):
         opened.close()

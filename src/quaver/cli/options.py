@@ -14,7 +14,7 @@ import typer
 
 from quaver.embedder import Embedder
 from quaver.errors import QuaverError
-from quaver.store.manifest import Manifest
+from quaver.store.location import read_manifest
 
 
 class Pooling(str, Enum):
@@ -31,6 +31,9 @@ class Precision(str, Enum):
     float32 = "float32"
 
 
+StoreArgument = Annotated[
+    str, typer.Argument(help="Folder of the store, or qdrant://host:port/collection.")
+]
 StoredModelOption = Annotated[
     str | None,
     typer.Option(
@@ -50,7 +53,7 @@ ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all c
 
 def load_embedder(
     model: str | None,
-    store: Path,
+    store: str,
     precision: Precision = Precision.int8,
     threads: int | None = None,
     pooling: Pooling | None = None,
@@ -58,7 +61,7 @@ def load_embedder(
     """Loads a model; if None, the one a store was made with, as it was loaded then."""
     settings: dict[str, Any] = {}
     if model is None:
-        manifest = Manifest.read(store)
+        manifest = read_manifest(store)
         model, settings = manifest.model, manifest.settings
     if pooling is not None:
         settings = {**settings, "pooling": pooling.value}

@@ -78,7 +78,7 @@ class QdrantStore:
             StoreUnavailableError: The server cannot be reached.
         """
         link = Link(location, client)
-        return bool(link(lambda c: c.collection_exists(link.collection)))
+        return bool(link(link.client.collection_exists, link.collection))
 
     @classmethod
     def create(
@@ -104,13 +104,10 @@ class QdrantStore:
                 f"a new store needs a name of its own: there is a collection at {location}; open it"
             )
         settings = collection_settings(manifest)
-        link(lambda c: c.create_collection(link.collection, **settings))
+        link(link.client.create_collection, link.collection, **settings)
         for name in ("root", "content"):
-            link(
-                lambda c, n=name: c.create_payload_index(
-                    link.collection, n, models.PayloadSchemaType.KEYWORD
-                )
-            )
+            keyword = models.PayloadSchemaType.KEYWORD
+            link(link.client.create_payload_index, link.collection, name, keyword)
         return cls(link, manifest)
 
     @classmethod
@@ -134,7 +131,7 @@ class QdrantStore:
             raise StoreNotFoundError(
                 f"there is no collection at {location}; make one with `quaver index`"
             )
-        config = link(lambda c: c.get_collection(link.collection)).config
+        config = link(link.client.get_collection, link.collection).config
         text = (config.metadata or {}).get(MANIFEST)
         if not isinstance(text, str):
             raise StoreNotFoundError(
@@ -165,7 +162,7 @@ class QdrantStore:
                 )
             )
         if points:
-            self._link(lambda c: c.upsert(self._link.collection, points, wait=True))
+            self._link(self._link.client.upsert, self._link.collection, points, wait=True)
 
     def flush(self) -> None:
         """Does nothing: a write returns when the server has logged it."""
@@ -202,7 +199,7 @@ class QdrantStore:
                 )
         if not requests:
             return []
-        found = self._link(lambda c: c.query_batch_points(self._link.collection, requests))
+        found = self._link(self._link.client.query_batch_points, self._link.collection, requests)
         rankings = [best([(str(p.id), p.score) for p in one.points], limit) for one in found]
         scores = dict(rankings[0])
         if mode == "hybrid":
@@ -255,7 +252,7 @@ class QdrantStore:
         """Removes passages; see ``VectorStore.delete``."""
         if ids:
             points: Any = models.PointIdsList(points=[point_id(i) for i in ids])
-            self._link(lambda c: c.delete(self._link.collection, points, wait=True))
+            self._link(self._link.client.delete, self._link.collection, points, wait=True)
 
     def delete_matching(self, filter: Filter) -> int:
         """Removes what matches; see ``VectorStore.delete_matching``."""
@@ -268,7 +265,9 @@ class QdrantStore:
         """Returns how many passages are stored, or match."""
         condition = translated_filter(filter, CONDITIONS)
         name = self._link.collection
-        return self._link(lambda c: c.count(name, count_filter=condition, exact=True)).count
+        return int(
+            self._link(self._link.client.count, name, count_filter=condition, exact=True).count
+        )
 
     def roots(self) -> dict[str, int]:
         """Returns how many passages are stored of each root."""
@@ -301,14 +300,12 @@ class QdrantStore:
         self, points: Sequence[str], *, with_vectors: bool = False, with_payload: bool = True
     ) -> Iterator[models.Record]:
         for first in range(0, len(points), _PAGE):
-            page = list(points[first : first + _PAGE])
             yield from self._link(
-                lambda c, ids=page: c.retrieve(
-                    self._link.collection,
-                    ids,
-                    with_payload=with_payload,
-                    with_vectors=[DENSE] if with_vectors else False,
-                )
+                self._link.client.retrieve,
+                self._link.collection,
+                points[first : first + _PAGE],
+                with_payload=with_payload,
+                with_vectors=[DENSE] if with_vectors else False,
             )
 
     def _scroll(
@@ -322,14 +319,13 @@ class QdrantStore:
         offset: Any = None
         while True:
             records, offset = self._link(
-                lambda c, o=offset: c.scroll(
-                    self._link.collection,
-                    scroll_filter=condition,
-                    limit=_PAGE,
-                    offset=o,
-                    with_payload=True if fields is None else (fields or False),
-                    with_vectors=[DENSE] if with_vectors else False,
-                )
+                self._link.client.scroll,
+                self._link.collection,
+                scroll_filter=condition,
+                limit=_PAGE,
+                offset=offset,
+                with_payload=True if fields is None else (fields or False),
+                with_vectors=[DENSE] if with_vectors else False,
             )
             yield from records
             if offset is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from quaver.errors import InputError, StoreError, StoreUnavailableError
@@ -31,6 +31,7 @@ WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _BUSY = 429
 _SERVER_FAULT = 500
 _OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -70,11 +71,13 @@ class Link:
             check_compatibility=False,
         )
 
-    def __call__(self, call: Callable[[QdrantClient], T]) -> T:
+    def __call__(self, method: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Calls the server; what it is asked must give the same when it is asked twice.
 
         Args:
-            call: What to ask.
+            method: A method of ``client``.
+            *args: Its arguments.
+            **options: Its arguments by name.
 
         Returns:
             The answer.
@@ -85,7 +88,7 @@ class Link:
         """
         for wait in (*WAITS, None):
             try:
-                return call(self.client)
+                return method(*args, **options)
             except UnexpectedResponse as error:
                 status = error.status_code or _SERVER_FAULT
                 if status < _SERVER_FAULT and status != _BUSY:
