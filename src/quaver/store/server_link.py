@@ -109,15 +109,17 @@ class Link:
         self.client.close()
 
 
+def _dated(key: str, bounds: dict[str, Any]) -> Any:
+    # The client reads the text.
+    return models.FieldCondition(key=key, range=models.DatetimeRange(**bounds))
+
+
 CONDITIONS = Conditions(
     filter=models.Filter,
     any_of=lambda key, values: models.FieldCondition(key=key, match=models.MatchAny(any=values)),
     flag=lambda key, value: models.FieldCondition(key=key, match=models.MatchValue(value=value)),
     numbers=lambda key, bounds: models.FieldCondition(key=key, range=models.Range(**bounds)),
-    dates=lambda key, bounds: models.FieldCondition(
-        key=key,
-        range=models.DatetimeRange(**bounds),  # type: ignore[arg-type]
-    ),
+    dates=_dated,
     empty=lambda key: models.IsEmptyCondition(is_empty=models.PayloadField(key=key)),
     null=lambda key: models.IsNullCondition(is_null=models.PayloadField(key=key)),
 )
