@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.cli import bench, embed, evaluate, export, index, info, quantize
+from quaver.cli import bench, embed, evaluate, export, index, info, quantize, transfer
 from quaver.cli.app import app
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "info",
     "main",
     "quantize",
+    "transfer",
 ]
 
 

@@ -1,0 +1,80 @@
+"""`quaver export`, `quaver import`: a store as a Parquet file and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from quaver.cli.app import app
+from quaver.cli.options import (
+    Precision,
+    PrecisionOption,
+    StoreArgument,
+    ThreadsOption,
+    reported_errors,
+)
+from quaver.embedder import Embedder
+from quaver.terminal import many
+from quaver.transfer import export_passages, import_passages
+
+
+@app.command("export")
+def export_store(
+    store: StoreArgument,
+    file: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
+) -> None:
+    """Write a store's passages, metadata and vectors to a Parquet file."""
+    with reported_errors():
+        print(f"{many(export_passages(store, file), 'passage')} from {store} in {file}")
+
+
+@app.command("import")
+def import_store(
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .parquet file of `quaver export`, or with columns id and text."),
+    ],
+    store: Annotated[
+        str,
+        typer.Option(
+            "--store",
+            "-s",
+            help="Folder of the store, or qdrant://host:port/collection; made if there is none.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Embeds a file that `quaver export` did not write.",
+            show_default=False,
+        ),
+    ] = None,
+    vectors: Annotated[
+        str | None,
+        typer.Option(
+            help="What a new store's search compares: float32, int8 or binary; default: as before."
+        ),
+    ] = None,
+    precision: PrecisionOption = Precision.int8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Store the passages of a Parquet file, with its vectors where it is an export."""
+    with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
+        embedder = None
+        if model is not None:
+            embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
+        with tqdm(unit=" passages", desc="importing", disable=None, leave=False) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            count = import_passages(
+                file, store, embedder=embedder, vectors=vectors, on_progress=show
+            )
+        print(f"{many(count, 'passage')} from {file} in {store}")

@@ -1,0 +1,238 @@
+"""A store's content as a Parquet file that any tool reads, and such a file as a store's content.
+
+One row is one passage:
+
+    id, text, source, heading, root   string
+    start, end                        int64
+    metadata                          string, a JSON object
+    vector                            fixed_size_list<float32>[dimension], null where none is stored
+    file_digest, file_passages        string, int64: the file version; null for passages of no file
+
+The file's own metadata holds the store's manifest as JSON under "quaver". Files of other origin need
+the columns id and text alone; what they have beside is metadata, and vectors are made anew, because
+nothing says which model theirs are from.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError, StoreWriteError
+from quaver.extras import needs_extra
+from quaver.passages import Passage
+from quaver.store.manifest import Manifest
+from quaver.store.payload import VERSION_FIELDS
+from quaver.store.protocol import FileVersion, StoredPassage, VectorStore
+
+ROWS = 4096
+"""Passages that are in memory at a time, and in a row group of a file that is written."""
+
+_MANIFEST = b"quaver"
+_TEXTS = ("id", "text", "source", "heading", "root")
+_OFFSETS = ("start", "end")
+
+
+def write_parquet(store: VectorStore, path: Path) -> int:
+    """Writes everything that a store holds; an unfinished file has another name.
+
+    Args:
+        store: The store.
+        path: The file; one that is there is replaced.
+
+    Returns:
+        How many passages it holds.
+
+    Raises:
+        StoreWriteError: The file cannot be written.
+        StoreError: The store cannot be read.
+        ImportError: The extra "parquet" is missing.
+    """
+    with needs_extra("parquet"):
+        import pyarrow as pa
+        from pyarrow import parquet
+    schema = _schema(store.manifest)
+    unfinished = path.with_name(f"{path.name}.new")
+    written = 0
+    try:
+        with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+            rows = store.scan(with_vectors=True)
+            while page := list(islice(rows, ROWS)):
+                writer.write_batch(pa.RecordBatch.from_pydict(_columns(page), schema=schema))
+                written += len(page)
+        unfinished.replace(path)
+    except (OSError, pa.ArrowException) as error:
+        unfinished.unlink(missing_ok=True)
+        raise StoreWriteError(f"cannot write {path}: {error}") from error
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return written
+
+
+class ParquetPassages:
+    """The passages of a Parquet file, read a piece at a time.
+
+    Attributes:
+        path: The file.
+        manifest: The store it was written from; None for a file of other origin.
+        rows: How many passages it holds.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Opens a file and checks its columns.
+
+        Args:
+            path: The file.
+
+        Raises:
+            InputError: It cannot be read, is no Parquet file, or lacks the columns id and text.
+            StoreMismatchError: A later version of Quaver wrote it.
+            ImportError: The extra "parquet" is missing.
+        """
+        with needs_extra("parquet"):
+            import pyarrow as pa
+            from pyarrow import parquet
+        try:
+            self._file = parquet.ParquetFile(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"cannot read {path} as Parquet: {error}") from error
+        self.path, self.rows = path, int(self._file.metadata.num_rows)
+        schema = self._file.schema_arrow
+        missing = [name for name in ("id", "text") if name not in schema.names]
+        if missing:
+            raise InputError(
+                f"a Parquet file of passages needs the columns id and text: {path} has "
+                f"{', '.join(schema.names) or 'none'}"
+            )
+        text = (schema.metadata or {}).get(_MANIFEST)
+        self.manifest = None if text is None else Manifest.parse(text, where=str(path))
+
+    def __iter__(self) -> Iterator[StoredPassage]:
+        """Yields the passages in the order of the file.
+
+        Raises:
+            InputError: A row is no passage; its number is named.
+        """
+        import pyarrow as pa
+
+        number = 0
+        try:
+            for batch in self._file.iter_batches(ROWS):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield self._passage(row, number)
+        except pa.ArrowException as error:
+            raise InputError(f"cannot read {self.path} after row {number}: {error}") from error
+
+    def _passage(self, row: dict[str, Any], number: int) -> StoredPassage:
+        where = f"row {number} of {self.path}"
+        text = row["text"]
+        if row["id"] is None or not isinstance(text, str):
+            raise InputError(
+                f"a passage needs an id and a text: {where} has {row['id']!r}, {text!r:.60}"
+            )
+        if self.manifest is None:
+            others = {k: _plain(v) for k, v in row.items() if k not in ("id", "text", "vector")}
+            metadata = others.pop("metadata", None)
+            rest = _metadata(metadata, where) if isinstance(metadata, str) else metadata or {}
+            passage = Passage(
+                str(row["id"]), text, "", "", 0, len(text), "", {**others, **dict(rest)}
+            )
+            return StoredPassage(passage)
+        passage = Passage(
+            **{name: row[name] for name in (*_TEXTS, *_OFFSETS)},
+            metadata=_metadata(row["metadata"], where),
+        )
+        digest, passages = (row[name] for name in VERSION_FIELDS)
+        version = None if digest is None else FileVersion(digest, passages)
+        vector = None if row["vector"] is None else np.asarray(row["vector"], np.float32)
+        return StoredPassage(passage, version, vector)
+
+
+def pieces(
+    rows: Iterator[StoredPassage],
+) -> Iterator[tuple[list[Passage], NDArray[np.float32] | None, Mapping[str, FileVersion] | None]]:
+    """Groups passages as ``VectorStore.upsert`` takes them.
+
+    Args:
+        rows: The passages.
+
+    Yields:
+        Passages, their vectors or None, and the versions of their files or None.
+    """
+    while page := list(islice(rows, ROWS // 8)):
+        groups: list[_Group] = []
+        for row in page:
+            kind = (row.passage.root, row.version is None, row.vector is None)
+            source = row.passage.source
+            group = next((g for g in groups if g.takes(kind, source, row.version)), None)
+            if group is None:
+                group = _Group(kind)
+                groups.append(group)
+            if row.version is not None:
+                group.versions[source] = row.version
+            group.rows.append(row)
+        for group in groups:
+            _, loose, bare = group.kind
+            found = [row.vector for row in group.rows if row.vector is not None]
+            vectors = None if bare else np.stack(found)
+            yield [row.passage for row in group.rows], vectors, None if loose else group.versions
+
+
+@dataclass
+class _Group:
+    """Passages of one root, all with vectors or none, and one version of each source."""
+
+    kind: tuple[str, bool, bool]
+    versions: dict[str, FileVersion] = field(default_factory=dict)
+    rows: list[StoredPassage] = field(default_factory=list)
+
+    def takes(self, kind: tuple[str, bool, bool], source: str, version: FileVersion | None) -> bool:
+        return self.kind == kind and self.versions.get(source, version) == version
+
+
+def _schema(manifest: Manifest) -> Any:
+    import pyarrow as pa
+
+    fields = [(name, pa.string()) for name in _TEXTS]
+    fields += [(name, pa.int64()) for name in _OFFSETS]
+    fields += [("metadata", pa.string()), ("vector", pa.list_(pa.float32(), manifest.dimension))]
+    fields += zip(VERSION_FIELDS, (pa.string(), pa.int64()), strict=True)
+    return pa.schema(fields, metadata={_MANIFEST: manifest.to_json()})
+
+
+def _columns(page: Sequence[StoredPassage]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row.passage, name) for row in page] for name in (*_TEXTS, *_OFFSETS)
+    }
+    columns["metadata"] = [
+        json.dumps(dict(row.passage.metadata), ensure_ascii=False) for row in page
+    ]
+    columns["vector"] = [row.vector for row in page]
+    for name, part in zip(VERSION_FIELDS, ("digest", "passages"), strict=True):
+        columns[name] = [getattr(row.version, part, None) for row in page]
+    return columns
+
+
+def _plain(value: Any) -> Any:
+    """Returns dates and times as ISO 8601, as filters compare them; JSON has none."""
+    return value.isoformat() if isinstance(value, (date, time)) else value
+
+
+def _metadata(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}")
+    return content
