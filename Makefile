@@ -168,12 +168,14 @@ parity: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/parity.py $(MODEL) examples/python-docs
 
 parity-families: .envs/parity/made
+	.envs/parity/bin/python scripts/tokenizer_parity.py
 	.envs/parity/bin/python scripts/families.py
 	.envs/parity/bin/python scripts/families.py --real
 
 golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/make_golden.py $(MODEL)
 	.envs/parity/bin/python scripts/families.py --golden
+	.envs/parity/bin/python scripts/tokenizer_parity.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 # Each list in benchmarks/environments is an environment of its own: make .envs/ipex/made
