@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
-	@echo "make examples       run every script of examples/*/, in an environment with the frameworks"
+	@echo "make examples       run every script of examples/*/, the notebook and the code that pages begin with"
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
 	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
 	@echo "make lint           format, lint and types"
@@ -66,6 +66,8 @@ examples: .envs/examples/made $(MODEL)/config.json
 	  printf '\n--- %s\n' $$script; \
 	  HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False .envs/examples/bin/python $$script $(MODEL) || exit 1; \
 	done
+	QUAVER_TEST_MODEL=$(MODEL) .envs/examples/bin/python -m pytest -q tests/integrations/test_pages.py \
+	  tests/integrations/test_notebook.py tests/integrations/test_chroma.py tests/integrations/test_lancedb.py
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json

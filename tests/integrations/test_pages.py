@@ -1,0 +1,47 @@
+"""The pages of docs/ begin with code that works: the first block runs and prints what stands below it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from hub_cache import write_hub_cache
+
+DOCS = Path(__file__).parents[2] / "docs"
+LIBRARIES = {
+    "haystack.md": "haystack",
+    "langchain.md": "langchain_core",
+    "llamaindex.md": "llama_index",
+    "mteb.md": "mteb",
+    "others.md": "quaver",
+}
+PAGES = [page for page, library in LIBRARIES.items() if find_spec(library)]
+MODEL = os.environ.get("QUAVER_TEST_MODEL")
+
+FIRST_BLOCK = re.compile(r"\A# [^\n]+\n\n```python\n(.+?)```\n\n((?:    [^\n]*\n)+)", re.DOTALL)
+
+
+@pytest.mark.skipif(MODEL is None, reason="QUAVER_TEST_MODEL names the real model's folder")
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.timeout(300)
+def test_a_page_begins_with_code_that_works(page: str, tmp_path: Path) -> None:
+    assert MODEL is not None
+    begins = FIRST_BLOCK.match((DOCS / page).read_text(encoding="utf-8"))
+    assert begins, f"{page} begins with a heading, a block of Python and its output, indented by 4"
+    code, output = begins.groups()
+    hub = write_hub_cache(tmp_path / "hub", "sentence-transformers/all-MiniLM-L6-v2", Path(MODEL))
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == re.sub("^    ", "", output, flags=re.MULTILINE)
