@@ -40,18 +40,28 @@ def main() -> None:
         measured = MEASUREMENTS[options.only](options.model, options)
         print(json.dumps(measured))
         return
-    small = random_model("small", open_model(str(options.model), CACHE)).folder.path
     result: dict[str, Any] = {"kind": "process", "run": describe_run(options.threads, sys.argv)}
-    result["memory"] = {"model": "384 x 12, random weights", **_child("memory", small, options)}
-    starts = [_child("start", options.model, options) for _ in range(STARTS)]
-    medians = {key: round(statistics.median(s[key] for s in starts), 4) for key in starts[0]}
-    result["start"] = {"model": "MiniLM-L6", "processes": STARTS, **medians}
-    result["idle"] = _child("idle", options.model, options)
-    result["beside_busy_loop"] = _child("busy", options.model, options)
+    if options.out and options.out.is_file():
+        result |= json.loads(options.out.read_text(encoding="utf-8"))
+    for name in options.parts.split(","):
+        if name in result:
+            continue
+        result[name] = _measured(name, options)
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(result, indent=1))
-    if options.out:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    if name == "memory":
+        small = random_model("small", open_model(str(options.model), CACHE)).folder.path
+        return {"model": "384 x 12, random weights", **_child(name, small, options)}
+    if name == "start":
+        starts = [_child(name, options.model, options) for _ in range(STARTS)]
+        medians = {key: round(statistics.median(s[key] for s in starts), 4) for key in starts[0]}
+        return {"model": "MiniLM-L6", "processes": STARTS, **medians}
+    return _child(name, options.model, options)
 
 
 def _options() -> argparse.Namespace:
@@ -60,7 +70,8 @@ def _options() -> argparse.Namespace:
     add("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--texts", type=int, default=20_000, help="texts of the memory measurement")
-    add("--out", type=Path, help="results, JSON")
+    add("--parts", default=",".join(MEASUREMENTS), help="what to measure, with commas")
+    add("--out", type=Path, help="results, JSON; what it holds is not measured again")
     add("--only", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -224,7 +235,7 @@ def _text(words: list[str], chance: random.Random) -> str:
     return " ".join(chance.choices(words, k=max(1, min(300, int(chance.lognormvariate(3, 0.9))))))
 
 
-MEASUREMENTS = {"memory": memory, "start": start, "idle": idle, "busy": busy}
+MEASUREMENTS = {"memory": memory, "start": start, "idle": idle, "beside_busy_loop": busy}
 
 if __name__ == "__main__":
     main()

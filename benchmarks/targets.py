@@ -37,6 +37,16 @@ INSTEAD = {"32x256": "8x256", "ragged256": "ragged64"}
 """What stands for a case that takes too long, as with the large shape."""
 SHARES = {"avx512vnni": (0.80, 0.83, 0.84), "avxvnni": (0.75,) * 3, "avx2": (0.75,) * 3}
 TEXT_RATIO = 2.7
+_LIMITS = (
+    ("peak MB, {model}", "memory.peak_mb", 150.0),
+    ("drift of memory over {texts} texts, %", "memory.drift_percent", 5.0),
+    ("load {model}, s", "start.from_pretrained_seconds", 0.3),
+    ("first query after it, ms", "start.first_query_ms", 10.0),
+    ("idle, % of a CPU", "idle.cpu_percent", 0.1),
+    ("query beside a busy loop, times as long", "beside_busy_loop.query.largest_ratio", 3.0),
+    ("batch beside a busy loop, times as long", "beside_busy_loop.batch.largest_ratio", 3.0),
+)
+"""What process.json holds, and the most it should be."""
 DASH = "-"
 
 
@@ -148,29 +158,13 @@ def _others(result: Result, process: dict[str, Any]) -> str:
     for row in result.rows:
         if row.part == "text" and row.engine == PEER and row.ratio:
             lines.append([f"text to vectors, {row.case}", *_judged(row.ratio[0], TEXT_RATIO)])
-    if process:
-        memory, start = process["memory"], process["start"]
-        beside = process["beside_busy_loop"]
-        lines += [
-            [f"peak MB, {memory['model']}", *_judged(memory["peak_mb"], 150, most=True)],
-            [
-                f"drift of memory over {memory['texts']} texts, %",
-                *_judged(memory["drift_percent"], 5, most=True),
-            ],
-            [
-                f"load {start['model']}, s",
-                *_judged(start["from_pretrained_seconds"], 0.3, most=True),
-            ],
-            ["first query after it, ms", *_judged(start["first_query_ms"], 10, most=True)],
-            ["idle, % of a CPU", *_judged(process["idle"]["cpu_percent"], 0.1, most=True)],
-        ]
-        for work in ("query", "batch"):
-            lines.append(
-                [
-                    f"beside a busy loop, {work}, times as long (worst of 5)",
-                    *_judged(beside[work]["largest_ratio"], 3, most=True),
-                ]
-            )
+    for what, path, most in _LIMITS:
+        part, *keys = path.split(".")
+        if found := process.get(part):
+            value = found
+            for key in keys:
+                value = value[key]
+            lines.append([what.format(**found), *_judged(value, most, most=True)])
     return table(["what", "target", "here", ""], lines) if lines else "Not measured."
 
 

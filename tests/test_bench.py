@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from quaver.bench import calls, clients, timing
+from quaver.bench import calls, clients, start, timing
 from quaver.bench.clients import run_clients
 from quaver.bench.compare import changes, comparison
 from quaver.bench.corpus import read_corpus
@@ -461,6 +461,7 @@ def corpus_file(tmp_path: Path) -> Path:
 def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command sets variables for libraries, which the next test shall not see; short blocks."""
     monkeypatch.setattr(clients, "_BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(start, "PROCESSES", 1)
     for name in (
         "OMP_NUM_THREADS",
         "RAYON_NUM_THREADS",
