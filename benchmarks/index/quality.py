@@ -1,6 +1,6 @@
 """How good the index's searches are, on judged retrieval sets: vectors, words, both, and reranked.
 
-    python benchmarks/index/quality.py MODEL_FOLDER SETS_FOLDER --out benchmarks/results/index-quality.json
+    python benchmarks/index/quality.py MODEL_FOLDER SETS_FOLDER --out benchmarks/results/index/quality.json
 
 SETS_FOLDER holds one folder for each set in BEIR's layout: corpus.jsonl, queries.jsonl and
 qrels/test.tsv. Sets without a test.tsv and sets whose judgements are of given candidates
@@ -118,7 +118,7 @@ def measure(judged: JudgedSet, embedder: Embedder, folder: Path) -> dict[str, fl
             ways = {
                 "dense": index.search(text, k=K, mode="dense"),
                 "bm25": index.search(text, k=K, mode="bm25"),
-                "hybrid": index.search(text, k=K),
+                "hybrid": index.search(text, k=K, mode="hybrid"),
                 "bm25, reranked": index.search(
                     text, k=K, mode="bm25", ranker=ranker, candidates=CANDIDATES
                 ),
@@ -159,15 +159,25 @@ def main() -> None:
     embedder = Embedder.from_pretrained(arguments.model)
     results: dict[str, dict[str, float]] = {}
     for folder in folders:
+        judged = read_set(folder)
         with tempfile.TemporaryDirectory() as store:
-            results[folder.name] = measure(read_set(folder), embedder, Path(store) / "kb")
-        print(folder.name, results[folder.name], file=sys.stderr)
-    ways = list(next(iter(results.values())))
-    results["mean"] = {way: statistics.mean(row[way] for row in results.values()) for way in ways}
-    print(table(results))
-    if arguments.out:
-        content = {"measure": f"NDCG@{K}", "model": embedder.name, "candidates": CANDIDATES}
-        arguments.out.write_text(json.dumps({**content, "sets": results}, indent=1) + "\n")
+            results[folder.name] = measure(judged, embedder, Path(store) / "kb")
+        print(folder.name, results[folder.name], file=sys.stderr, flush=True)
+        mean = {
+            way: statistics.mean(row[way] for row in results.values())
+            for way in results[folder.name]
+        }
+        if arguments.out:  # after each set, so that an interrupted run has something to show
+            content = {
+                "measure": f"NDCG@{K}",
+                "model": embedder.name,
+                "precision": embedder.precision,
+                "candidates": CANDIDATES,
+                "sets": {**results, "mean": mean},
+            }
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(table({**results, "mean": mean}))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -30,12 +31,13 @@ from quaver.cli.search_options import (
     parsed_filter,
 )
 from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver.errors import InputError, QuaverError
 from quaver.index import Index
 from quaver.passages import scan_folder
 from quaver.reranking import load_ranker
 from quaver.store.query import CANDIDATES
 from quaver.terminal import many, print_hits, print_report, progress_bar
+from quaver.watch import watch as follow
 
 
 @app.command()
@@ -70,6 +72,10 @@ def index(
         str,
         typer.Option(help="What a new store's search compares: float32, int8 or binary."),
     ] = "float32",
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Go on following the folder's changes until Ctrl-C."),
+    ] = False,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -86,6 +92,10 @@ def index(
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
         embedder = load_embedder(model, store, precision, threads, pooling)
         opened = _opened(store, embedder, passage_tokens, language, vectors)
+        if watch:
+            opened.close()
+            _follow(store, embedder, folder, name)
+            return
         with progress_bar() as show, opened:
             report = opened.update(folder, name=name, on_progress=show)
         print_report(report, folder, store)
@@ -138,6 +148,16 @@ def remove(
     """Drop everything from a store that was indexed from a folder."""
     with reported_errors(), Index.open(store, load_embedder(model, store)) as opened:
         print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
+
+
+def _follow(store: str, embedder: Embedder, folder: Path, name: str | None) -> None:
+    """Keeps the index in step with the folder until Ctrl-C."""
+    for report in follow(store, embedder, folder, name=name):
+        if isinstance(report, QuaverError):
+            print(f"quaver: {report}", file=sys.stderr)
+        elif report.added or report.reused or report.removed or report.failed:
+            print_report(report, folder, store)
+        sys.stdout.flush()
 
 
 def _opened(

@@ -28,6 +28,7 @@ API_KEY = "QDRANT_API_KEY"
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts to reach a server that does not answer."""
 
+_NO_ENTRY = (401, 403)
 _BUSY = 429
 _SERVER_FAULT = 500
 _OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
@@ -92,7 +93,10 @@ class Link:
             except UnexpectedResponse as error:
                 status = error.status_code or _SERVER_FAULT
                 if status < _SERVER_FAULT and status != _BUSY:
-                    raise StoreError(f"the server of {self.location} refused: {error}") from error
+                    hint = f"; its key goes into {API_KEY}" if status in _NO_ENTRY else ""
+                    raise StoreError(
+                        f"the server of {self.location} refused: {error}{hint}"
+                    ) from error
                 failure: Exception = error
             except (ResponseHandlingException, ConnectionError) as error:
                 failure = error

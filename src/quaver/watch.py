@@ -1,0 +1,76 @@
+"""An index that follows its folder while somebody works in it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from quaver.embedder import Embedder
+from quaver.errors import DocumentError, StoreLockedError
+from quaver.extras import needs_extra
+from quaver.index import Index
+from quaver.update import Progress, UpdateReport
+
+LOCK_PATIENCE = 60.0
+"""Seconds to wait for a store that somebody else has open, at most."""
+
+
+def watch(
+    location: str | Path,
+    embedder: Embedder,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[UpdateReport | DocumentError]:
+    """Updates an index now, and again whenever something in its folder changes.
+
+    The store is open only while an update runs, so that it can be searched between two.
+
+    Args:
+        location: The index, which exists.
+        embedder: Its model, loaded once.
+        folder: The folder.
+        name: As for ``Index.update``.
+        on_progress: As for ``Index.update``.
+        stop: Ends it when set; None: it goes on until it is interrupted.
+
+    Yields:
+        What each update did; the error where the folder could not be read, after which the next
+        change is waited for all the same.
+
+    Raises:
+        StoreLockedError: Somebody else has the store open, and did so for a minute.
+        StoreError: Storing failed.
+        ImportError: The extra "watch" is missing.
+    """
+    with needs_extra("watch"):
+        import watchfiles
+    # Yielding on a timeout too, because the first time comes when changes are already looked for:
+    # what happens during the first update is seen by the second.
+    turns = watchfiles.watch(folder, stop_event=stop, rust_timeout=500, yield_on_timeout=True)
+    first = True
+    for changes in turns:
+        if not (first or changes):
+            continue
+        first = False
+        with _opened(location, embedder) as index:
+            try:
+                yield index.update(folder, name=name, on_progress=on_progress)
+            except DocumentError as error:
+                yield error
+
+
+def _opened(location: str | Path, embedder: Embedder) -> Index:
+    """Opens an index that may be in use for the length of a search."""
+    patience = time.monotonic() + LOCK_PATIENCE
+    while True:
+        try:
+            return Index.open(location, embedder)
+        except StoreLockedError:
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.05)

@@ -1,0 +1,64 @@
+"""The process that ``test_kill`` kills: it does one piece of work on an index and says what is done.
+
+A process of its own forks it for each piece, with everything imported, so that a hundred of them take
+seconds.
+"""
+
+from __future__ import annotations
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import quaver.update.embedding
+from quaver.embedder import Embedder
+from quaver.index import Index, Progress
+from quaver.passages import Passage
+
+LOOSE = 40
+
+
+def loose_passages(turn: int) -> list[Passage]:
+    """Passages of no folder, other ones in each turn."""
+    return [
+        Passage(f"loose {turn} {i}", f"loose text {i} of turn {turn}", "", "", 0, 1)
+        for i in range(LOOSE)
+    ]
+
+
+def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: Connection) -> None:
+    """Updates, adds and deletes; says what is stored as soon as Quaver says so.
+
+    Args:
+        model: Model folder.
+        store: The store; made if there is none.
+        folder: A folder that changed since the last turn.
+        other: A folder that is indexed in some turns and removed in others.
+        turn: Which turn it is.
+        said: Gets (what, how many) after each step.
+    """
+    quaver.update.embedding.BATCH = 8  # many moments between two batches
+    embedder = Embedder.from_pretrained(model, threads=1)
+    said.send(("ready", 0))
+    with (
+        Index.open(store, embedder)
+        if Index.exists(store)
+        else Index.create(store, embedder) as index
+    ):
+
+        def stored(progress: Progress) -> None:
+            said.send(("stored", progress.passages))
+
+        index.update(folder, on_progress=stored)
+        said.send(("updated", 0))
+        index.add(loose_passages(turn))
+        said.send(("added", LOOSE))
+        if str(other) in index.roots():
+            index.remove(other)
+            said.send(("removed", 0))
+        else:
+            index.update(other)
+            said.send(("other", 0))
+        index.store.delete([passage.id for passage in loose_passages(turn)][: LOOSE // 2])
+        index.store.flush()
+        said.send(("deleted", LOOSE // 2))
+    said.send(("closed", 0))
