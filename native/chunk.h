@@ -21,7 +21,7 @@ inline std::size_t area(int rows, std::ptrdiff_t columns) {
 // Room for an Int8Head.
 struct Int8HeadBuffers {
   Buffer<std::uint8_t> query;
-  Buffer<float> query_scale, key_scale, key_sums, value_scale;
+  Buffer<float> query_scale, key_scale, key_sums, value_scale, value_mean;
   Buffer<std::int32_t> query_zero;
   Buffer<std::int8_t> keys, values;
 
@@ -34,7 +34,8 @@ struct Int8HeadBuffers {
             key_scale.resize(area(padded, 1)),
             key_sums.resize(area(padded, 1)),
             values.resize(area(padded, columns)),
-            value_scale.resize(area(columns, 1))};
+            value_scale.resize(area(columns, 1)),
+            value_mean.resize(area(columns, 1))};
   }
 };
 
@@ -48,6 +49,8 @@ struct Scratch {
   Buffer<float> keys, scores;           // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
   Buffer<float> by_query, by_key, bias; // see Encoder::relative_bias
+  Buffer<float> rest, rest_out;         // see Encoder::add_rests: a row for each sequence that begins in the block
+  Buffer<float> zeros;                  // a bias that adds nothing
 };
 
 Scratch &scratch();

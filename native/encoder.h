@@ -131,6 +131,7 @@ private:
   void encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
+  void add_rests(const Linear &qkv, Chunk &chunk, int first, int last) const;
   void rotate(Chunk &chunk, const Layer &layer, int first, int last) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
   // What is added to the scores of a head: bias[r * step + j], or nothing.
@@ -148,6 +149,7 @@ private:
   void keep_first_rows(Chunk &chunk) const;
   void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
              std::ptrdiff_t ldy, Activation act) const;
+  Int8Rows round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns) const;
   void pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling, float *vector) const;
   void finish(const Chunk &chunk, float *vectors) const;
 

@@ -89,8 +89,9 @@ struct Int8Head {
   std::int8_t *keys;        // int8 panels [L'/16][D'/4][16][4], zero behind the last key; one scale per token
   float *key_scale;         // [L']
   float *key_sums;          // [L'], sum of a key's s8 values
-  std::int8_t *values;      // strips [W'/16][L'/4][16][4], zero behind the last value; one scale per feature
+  std::int8_t *values;      // strips [W'/16][L'/4][16][4], less their mean, zero behind the last; one scale per feature
   float *value_scale;       // [W'], W' = D rounded up to W
+  float *value_mean;        // [W'], over the sequence
 };
 
 // Columns of a panel of values: a narrow head does not pay for 64 of them.
@@ -136,11 +137,13 @@ struct KernelTable {
   void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept;
 
-  // Quantize one head: query rows to u8, keys to s8 with one scale per token, values to s8 with one scale per feature.
+  // Quantize one head: query rows to u8, keys to s8 with one scale per token, values less their mean over the sequence
+  // to s8 with one scale per feature.
   void (*pack_head)(const AttentionHead &head, const Int8Head &packed) noexcept;
 
   // The same as attend, in eight bits: scores from u8 queries and s8 keys, their softmax as u8 with 255 for the row's
-  // largest, times s8 values, divided by the sum of the rounded u8.
+  // largest, times s8 values, divided by the sum of the weights before rounding, plus the values' mean: weight that
+  // rounding lost falls to the mean, not to the large weights.
   //   scores is scratch of 16 * round_up(length, 64) floats
   void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                       float *out, std::ptrdiff_t ldo) noexcept;

@@ -65,7 +65,6 @@ public:
   void fix_input(InputRange range) { input_ = range; }
 
   bool is_int8() const { return panels_.size() != 0; }
-  bool has_fixed_input() const { return input_.scale > 0.0f; }
   InputRange input() const { return input_; }
   int inputs() const { return inputs_; }
   int outputs() const { return outputs_; }

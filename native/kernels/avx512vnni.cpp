@@ -60,15 +60,7 @@ struct Lanes {
 
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
-  static __m512i zero_s32() { return _mm512_setzero_si512(); }
   static __m512i to_s32(V v) { return _mm512_cvtps_epi32(v); }
-  static __m512i add_s32(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
-  static std::int32_t sum_s32(__m512i v) {
-    const __m256i y = _mm256_add_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(y), _mm256_extracti128_si256(y, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-  }
   // Sixteen bytes from integers, held to 0..255.
   static void store_bytes(std::uint8_t *p, __m512i v) {
 #ifdef QUAVER_EMULATE // SIMDe has no such narrowing

@@ -57,14 +57,7 @@ struct Lanes {
     store_bytes(p, _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(origin)));
   }
 
-  static __m256i zero_s32() { return _mm256_setzero_si256(); }
   static __m256i to_s32(V v) { return _mm256_cvtps_epi32(v); }
-  static __m256i add_s32(__m256i a, __m256i b) { return _mm256_add_epi32(a, b); }
-  static std::int32_t sum_s32(__m256i v) {
-    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, 0x4e));
-    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, 0xb1)));
-  }
   // Eight bytes from integers, held to 0..255.
   static void store_bytes(std::uint8_t *p, __m256i v) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

@@ -149,11 +149,19 @@ void attend(const AttentionHead &head, const float *packed_keys, int first_row, 
 
 std::int8_t nearest_s8(float x) { return static_cast<std::int8_t>(std::nearbyint(x)); }
 
-float largest_magnitude(const float *x, std::ptrdiff_t step, int size) {
+// Of `size` values that lie `step` apart, less `mean`.
+float largest_magnitude(const float *x, std::ptrdiff_t step, int size, float mean) {
   float top = 0.0f;
   for (int i = 0; i < size; ++i)
-    top = std::fabs(x[i * step]) > top ? std::fabs(x[i * step]) : top;
+    top = std::fabs(x[i * step] - mean) > top ? std::fabs(x[i * step] - mean) : top;
   return top;
+}
+
+float mean_of(const float *x, std::ptrdiff_t step, int size) {
+  float sum = 0.0f;
+  for (int i = 0; i < size; ++i)
+    sum += x[i * step];
+  return sum * (1.0f / static_cast<float>(size));
 }
 
 void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
@@ -162,7 +170,7 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
                 packed.query_zero);
   for (int j = 0; j < padded; ++j) {
     const float *key = head.key + j * head.ld;
-    const float top = j < head.length ? largest_magnitude(key, 1, d) : 0.0f;
+    const float top = j < head.length ? largest_magnitude(key, 1, d, 0.0f) : 0.0f;
     int sum = 0;
     for (int c = 0; c < depth; ++c) {
       const std::int8_t q =
@@ -174,11 +182,14 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     packed.key_sums[j] = static_cast<float>(sum);
   }
   for (int c = 0; c < round_up(d, width); ++c) {
-    const float top = c < d ? largest_magnitude(head.value + c, head.ld, head.length) : 0.0f;
+    const float mean = c < d ? mean_of(head.value + c, head.ld, head.length) : 0.0f;
+    const float top = c < d ? largest_magnitude(head.value + c, head.ld, head.length, mean) : 0.0f;
+    packed.value_mean[c] = mean;
     packed.value_scale[c] = top / 127.0f;
     for (int j = 0; j < padded; ++j) {
-      const std::int8_t q =
-          j < head.length && top > 1e-30f ? nearest_s8(head.value[j * head.ld + c] * (127.0f / top)) : std::int8_t{0};
+      const std::int8_t q = j < head.length && top > 1e-30f
+                                ? nearest_s8((head.value[j * head.ld + c] - mean) * (127.0f / top))
+                                : std::int8_t{0};
       packed.values[at_strip(c, j, padded)] = q;
     }
   }
@@ -201,14 +212,15 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
     }
     float total = 0.0f;
     for (int j = 0; j < head.length; ++j) {
-      scores[j] = std::nearbyint(255.0f * std::exp2(scores[j] - top));
-      total += scores[j];
+      const float weight = 255.0f * std::exp2(scores[j] - top);
+      total += weight;
+      scores[j] = std::nearbyint(weight);
     }
     for (int c = 0; c < d; ++c) {
       std::int32_t sum = 0;
       for (int j = 0; j < head.length; ++j)
         sum += static_cast<std::int32_t>(scores[j]) * packed.values[at_strip(c, j, padded)];
-      out[r * ldo + c] = static_cast<float>(sum) * packed.value_scale[c] / total;
+      out[r * ldo + c] = static_cast<float>(sum) * packed.value_scale[c] / total + packed.value_mean[c];
     }
   }
 }

@@ -149,16 +149,25 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   }
 
   // One strip of values: columns [first, first + 16) of the head, four tokens deep.
-  static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale) {
+  static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale, float *mean) {
     constexpr int vectors = kStrip / L::width;
     const int columns = least(kStrip, head.head_size - first), padded = round_up(head.length, kStrip);
     const float *value = head.value + first;
-    V top[vectors];
-    for (V &v : top)
-      v = L::zero();
+    V top[vectors], centre[vectors];
+    for (int i = 0; i < vectors; ++i)
+      top[i] = centre[i] = L::zero();
     for (int j = 0; j < head.length; ++j)
       for (int i = 0; i < vectors; ++i)
-        top[i] = L::max(top[i], L::abs(load_columns(value + j * head.ld, columns, i * L::width)));
+        centre[i] = L::add(centre[i], load_columns(value + j * head.ld, columns, i * L::width));
+    for (int i = 0; i < vectors; ++i) {
+      centre[i] = L::mul(centre[i], L::set(1.0f / static_cast<float>(head.length)));
+      L::store(mean + i * L::width, centre[i]);
+    }
+    for (int j = 0; j < head.length; ++j)
+      for (int i = 0; i < vectors; ++i) {
+        const V v = L::sub(load_columns(value + j * head.ld, columns, i * L::width), centre[i]);
+        top[i] = L::max(top[i], L::abs(v));
+      }
     float factor[kStrip];
     for (int i = 0; i < vectors; ++i)
       L::store(factor + i * L::width, top[i]);
@@ -170,7 +179,9 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     for (int j = 0; j < padded; j += kGroup, target += kStrip * kGroup) {
       for (int i = 0; i < kGroup; ++i)
         for (int c = 0; c < kStrip; c += L::width) {
-          const V v = j + i < head.length ? load_columns(value + (j + i) * head.ld, columns, c) : L::zero();
+          const V v = j + i < head.length
+                          ? L::sub(load_columns(value + (j + i) * head.ld, columns, c), centre[c / L::width])
+                          : L::zero();
           L::store_u8(bytes[i] + c, L::mul(v, L::load(factor + c)), 128);
         }
       for (int c = 0; c < kStrip; ++c) {
@@ -194,7 +205,8 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     pack_keys_int8(head, packed);
     const int padded = round_up(head.length, kStrip), columns = round_up(head.head_size, value_width(head.head_size));
     for (int c = 0; c < columns; c += kStrip)
-      pack_values_int8(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c);
+      pack_values_int8(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c,
+                       packed.value_mean + c);
   }
 
   // sums [rows][width] of `width` columns: 16, 32 or 64.
@@ -236,26 +248,26 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       highest[r] = L::greatest(top[r]);
   }
 
-  // A row of scores to u8 weights, 255 for the highest; returns their sum. 2^x with three terms errs by 1e-4, a
-  // fortieth of the step that rounding to eight bits makes.
+  // A row of scores to u8 weights, 255 for the highest; returns their sum before rounding. 2^x with three terms errs by
+  // 1e-4, a fortieth of the step that rounding to eight bits makes.
   static float weigh_int8(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
     const V factor = L::set(query_scale), shift = L::set(-highest * query_scale);
-    auto total = L::zero_s32();
+    V total = L::zero();
     const int full = length / L::width * L::width;
     for (int j = 0; j < full; j += L::width) {
-      const auto weight = L::to_s32(short_exp2<L>(L::fma(L::load(scores + j), factor, shift)));
-      total = L::add_s32(total, weight);
-      L::store_bytes(weights + j, weight);
+      const V weight = short_exp2<L>(L::fma(L::load(scores + j), factor, shift));
+      total = L::add(total, weight);
+      L::store_bytes(weights + j, L::to_s32(weight));
     }
     if (full < length) {
       const V x = L::min(L::fma(L::load_first(scores + full, length - full), factor, shift), L::zero());
-      const auto weight = L::to_s32(L::keep_first(short_exp2<L>(x), length - full));
-      total = L::add_s32(total, weight);
-      L::store_bytes(weights + full, weight);
+      const V weight = L::keep_first(short_exp2<L>(x), length - full);
+      total = L::add(total, weight);
+      L::store_bytes(weights + full, L::to_s32(weight));
     }
     for (int j = round_up(length, L::width); j < round_up(length, kPanel); ++j)
       weights[j] = 0;
-    return static_cast<float>(L::sum_s32(total));
+    return L::sum(total);
   }
 
   static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
@@ -268,8 +280,8 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       for (int r = 0; r < rows; ++r) {
         const V factor = L::set(1.0f / total[r]);
         for (int c = 0; c < columns; c += L::width) {
-          const V v =
-              L::mul(L::mul(L::from_s32(sums + r * width + c), L::load(packed.value_scale + first + c)), factor);
+          const V scaled = L::mul(L::from_s32(sums + r * width + c), L::load(packed.value_scale + first + c));
+          const V v = L::fma(scaled, factor, L::load(packed.value_mean + first + c));
           if (c + L::width <= columns)
             L::store(out + r * ldo + first + c, v);
           else

@@ -67,6 +67,18 @@ def quantize_rows(
     return q.astype(np.uint8), scale, zero.astype(np.int32)
 
 
+def rounded_rows(x: NDArray[np.float32], fixed: InputRange | None = None) -> NDArray[np.float32]:
+    """Return what is left of activations after `quantize_rows`, float32 (T, K).
+
+    Formula:
+        (q - zero) * scale
+    """
+    q, scale, zero = quantize_rows(x, fixed)
+    restored: NDArray[np.float32] = q.astype(np.float32) - zero[:, None].astype(np.float32)
+    restored *= scale[:, None]
+    return restored
+
+
 def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArray[np.float32]:
     """Run a linear layer as the int8 engine does; the specification of its GEMM.
 

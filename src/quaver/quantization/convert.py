@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights
 from quaver.errors import CalibrationError
-from quaver.int8 import quantize_rows, quantize_weight
+from quaver.int8 import quantize_weight, rounded_rows
 from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.quantization.observers import Observer, observed_range
 from quaver.quantization.rounding import round_by_output
@@ -158,7 +158,8 @@ def convert_calibrated(
             values = (place[0], "qkv")
             made[values] = _divided(made[values], factors)
             moved[values] = _divided(moved[values], factors)
-        quantized, y = _quantized(exact, x, recipe)
+        refined = batch.offsets[:-1] if place[1] == "qkv" else batch.offsets[:0]
+        quantized, y = _quantized(exact, x, recipe, refined)
         truth = x @ exact.weight.T + exact.bias
         error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
         made[place], moved[place] = quantized, exact
@@ -183,14 +184,20 @@ def layer_name(linear: Linear, place: Place) -> str:
 
 
 def _quantized(
-    linear: LinearWeights, x: FloatArray, recipe: Recipe
+    linear: LinearWeights, x: FloatArray, recipe: Recipe, refined: NDArray[np.int32]
 ) -> tuple[QuantizedLinear, FloatArray]:
-    """Quantize one layer that reads x; return it and what it gives, as the int8 engine would."""
+    """Quantize one layer that reads x; return it and what it gives, as the int8 engine would.
+
+    The rows `refined` are read twice: rounded, and what rounding left of them, rounded in its turn.
+    So they need no place in a fixed range.
+    """
     fixed = None
     if recipe.scheme == "static":
-        fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
-    q, scale, zero = quantize_rows(x, fixed)
-    read = (q.astype(np.float32) - zero[:, None]) * scale[:, None]
+        others = np.delete(x, refined, axis=0)
+        seen = others if others.any() else x
+        fixed = observed_range(seen, recipe.observer, np.square(linear.weight).sum(axis=0))
+    read = rounded_rows(x, fixed)
+    read[refined] += rounded_rows(x[refined] - read[refined])
     rounded = (
         round_by_output(linear, read) if recipe.rounding == "gptq" else quantize_weight(linear)
     )

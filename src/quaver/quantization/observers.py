@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.int8 import quantize_rows
+from quaver.int8 import rounded_rows
 from quaver.linear import InputRange
 
 Observer = Literal["minmax", "percentile", "mse"]
@@ -66,6 +66,4 @@ def _range(low: float, high: float) -> InputRange:
 def _weighted_error(
     x: NDArray[np.float32], tried: InputRange, importance: NDArray[np.float32]
 ) -> float:
-    q, _, _ = quantize_rows(x, tried)
-    restored = (q.astype(np.float32) - np.float32(tried.zero)) * np.float32(tried.scale)
-    return float(np.square(restored - x).sum(axis=0) @ importance)
+    return float(np.square(rounded_rows(x, tried) - x).sum(axis=0) @ importance)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.int8 import quantize_rows, quantize_weight
+from quaver.int8 import quantize_weight, rounded_rows
 from quaver.linear import LinearWeights, dequantized
 from quaver.quantization.observers import Observer, observed_range
 
@@ -52,9 +52,7 @@ def smoothing_factors(
         scaled = replace(linear, weight=linear.weight * factors)
         importance = np.square(scaled.weight).sum(axis=0)
         fixed = observed_range(rows / factors, observer, importance)
-        q, _, _ = quantize_rows(rows / factors, fixed)
-        restored = (q.astype(np.float32) - np.float32(fixed.zero)) * np.float32(fixed.scale)
-        y = restored @ dequantized(quantize_weight(scaled)).weight.T
+        y = rounded_rows(rows / factors, fixed) @ dequantized(quantize_weight(scaled)).weight.T
         error = float(np.square(y - truth).mean())
         if error < least:
             best, chosen, least = factors, strength, error

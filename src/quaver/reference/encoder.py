@@ -229,8 +229,9 @@ def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
         float32, the shape of x.
     """
     if activation == "gelu":
-        erf = np.frompyfunc(math.erf, 1, 1)(x / np.float32(math.sqrt(2))).astype(np.float32)
-        return np.asarray(x * np.float32(0.5) * (1 + erf), np.float32)
+        return np.asarray(
+            x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2)))), np.float32
+        )
     if activation == "gelu_tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
         return np.asarray(x * np.float32(0.5) * (1 + np.tanh(inner)), np.float32)
@@ -241,6 +242,19 @@ def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
     if activation == "none":
         return x
     return np.asarray(x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5))), np.float32)
+
+
+def _erf(x: FloatArray) -> FloatArray:
+    """Return erf(x) within 6e-7; `math.erf` for each value takes several times as long.
+
+    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
+    """
+    magnitude = np.abs(x)
+    t = 1 / (1 + np.float32(0.3275911) * magnitude)
+    series = np.zeros_like(t)
+    for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        series = (series + np.float32(factor)) * t
+    return np.copysign(1 - series * np.exp(-magnitude * magnitude), x)
 
 
 def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:

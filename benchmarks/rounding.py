@@ -1,0 +1,150 @@
+"""Which rounding costs what: each place where int8 rounds, alone and together, in NumPy.
+
+    python benchmarks/rounding.py MODEL TEXTS [--count 40]
+
+MODEL is a BERT model folder; TEXTS a folder of documents, or a .jsonl file with "text" in its lines.
+Prints the loss, 1 - mean cosine to float32 in parts of 10,000, with the first percentile and the
+smallest cosine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.architecture import EncoderSpec, EncoderWeights, encoder_spec, encoder_weights
+from quaver.int8 import quantize_weight, rounded_rows
+from quaver.linear import Linear, dequantized
+from quaver.model_folder import ModelFolder
+from quaver.quantization.texts import calibration_texts
+from quaver.reference import embed, normalized, pool, run_layer
+from quaver.tokenizer import TokenBatch, Tokenizer
+
+FloatArray = NDArray[np.float32]
+LINEARS = ("qkv", "out", "up", "down")
+PARTS = ("query", "key", "weight", "value")
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What is rounded.
+
+    Attributes:
+        weights: linear layers whose weights are.
+        inputs: linear layers whose input is.
+        attention: parts of attention that are.
+        centred: values less their mean, weights divided by their sum before rounding.
+        first_twice: the first token's row goes through qkv twice.
+    """
+
+    weights: Sequence[str] = ()
+    inputs: Sequence[str] = ()
+    attention: Sequence[str] = ()
+    centred: bool = True
+    first_twice: bool = True
+
+
+def symmetric(x: FloatArray, axis: int) -> FloatArray:
+    """Round to 127 steps on each side of zero, one scale along an axis."""
+    scale = np.maximum(np.abs(x).max(axis=axis, keepdims=True) / np.float32(127), 1e-30)
+    return np.asarray(np.rint(x / scale) * scale, np.float32)
+
+
+def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding) -> FloatArray:
+    """Attention as `quaver.reference.attention`, with roundings."""
+    tokens, hidden = len(qkv), spec.hidden_size
+    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, spec.heads, -1), 0, 2)
+    if "query" in how.attention:
+        q = rounded_rows(q.reshape(-1, spec.head_size)).reshape(q.shape)
+    if "key" in how.attention:
+        k = symmetric(k, 2)
+    context = np.empty_like(q)
+    for begin, end in pairwise(batch.offsets):
+        one = np.s_[:, begin:end]
+        mean = v[one].mean(axis=1, keepdims=True) if how.centred else np.float32(0)
+        values = v[one] - mean
+        if "value" in how.attention:
+            values = symmetric(values, 1)
+        scores = q[one] @ k[one].swapaxes(1, 2) * np.float32(1 / math.sqrt(spec.head_size))
+        powers = np.exp(scores - scores.max(axis=2, keepdims=True))
+        weights = np.rint(powers * 255) / np.float32(255) if "weight" in how.attention else powers
+        total = (powers if how.centred else weights).sum(axis=2, keepdims=True)
+        context[one] = weights / total @ values + mean
+    return np.ascontiguousarray(context.swapaxes(0, 1)).reshape(tokens, hidden)
+
+
+def vectors(
+    spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch, how: Rounding
+) -> FloatArray:
+    """Encode with roundings; float32 (N, H), unit rows."""
+    x = embed(spec, weights, batch)
+    for layer in weights.layers:
+        names = {id(getattr(layer, name)): name for name in LINEARS}
+
+        def apply(x: FloatArray, linear: Linear, names: dict[int, str] = names) -> FloatArray:
+            name, exact = names[id(linear)], dequantized(linear)
+            read = rounded_rows(x) if name in how.inputs else x
+            if name == "qkv" and how.first_twice and read is not x:
+                first = batch.offsets[:-1]
+                read[first] += rounded_rows(x[first] - read[first])
+            if name in how.weights:
+                exact = dequantized(quantize_weight(exact))
+            return np.asarray(read @ exact.weight.T + exact.bias, np.float32)
+
+        x = run_layer(spec, layer, x, lambda qkv: attend(qkv, spec, batch, how), apply=apply)
+    return normalized(pool(spec, x, batch.offsets))
+
+
+def cases() -> dict[str, Rounding]:
+    """Name what is measured."""
+    everything = Rounding(LINEARS, LINEARS, PARTS)
+    return {
+        "everything": everything,
+        "everything, first row once, values whole": replace(
+            everything, centred=False, first_twice=False
+        ),
+        "weights": Rounding(weights=LINEARS),
+        **{f"weights of {name}": Rounding(weights=[name]) for name in LINEARS},
+        "inputs": Rounding(inputs=LINEARS),
+        "inputs, first row once": Rounding(inputs=LINEARS, first_twice=False),
+        **{f"input of {name}": Rounding(inputs=[name]) for name in LINEARS},
+        "input of qkv, first row once": Rounding(inputs=["qkv"], first_twice=False),
+        "attention": Rounding(attention=PARTS),
+        "attention, values whole": Rounding(attention=PARTS, centred=False),
+        **{f"attention, {part}": Rounding(attention=[part]) for part in PARTS},
+    }
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path)
+    parser.add_argument("texts", type=Path)
+    parser.add_argument("--count", type=int, default=40)
+    options = parser.parse_args()
+    folder = ModelFolder.open(options.model)
+    spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)
+    weights = encoder_weights(spec, folder.tensors())
+    tokenizer = Tokenizer.from_folder(
+        folder.transformer, max_length=spec.length_within(folder.max_seq_length)
+    )
+    batch = tokenizer.encode(calibration_texts(options.texts, options.count).texts)
+    truth = vectors(spec, weights, batch, Rounding()).astype(np.float64)
+    print(f"{len(batch)} texts, {batch.offsets[-1]} tokens\n\n| rounded | loss | p1 | min |")
+    print("|---|---:|---:|---:|")
+    for name, how in cases().items():
+        c = (vectors(spec, weights, batch, how) * truth).sum(axis=1)
+        print(
+            f"| {name} | {1e4 * (1 - c.mean()):.2f} | {np.percentile(c, 1):.5f} | {c.min():.5f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
