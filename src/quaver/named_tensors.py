@@ -47,7 +47,7 @@ class NamedTensors:
         return f"{self._prefix}{name}" in self._tensors
 
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Take one tensor.
+        """Take one tensor; an int8 table with a scale for each row (`X_scale`) is multiplied out.
 
         Args:
             name: its name without the prefix.
@@ -62,6 +62,11 @@ class NamedTensors:
         """
         tensor = self._take(name, shape)
         full = self._full(name)
+        if tensor.dtype == np.int8 and f"{name}_scale" in self:
+            scale = self._positive(f"{name}_scale", shape[0], 1)
+            table = tensor.astype(np.float32)
+            table *= scale
+            return table
         if tensor.dtype != np.float32:
             raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
         if not _all_finite(tensor):

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from quaver.errors import UnsupportedArchitectureError
 
 METHOD, FORMAT = "compressed-tensors", "int-quantized"
+_TABLE = "embeddings$"  # how the pattern of a table of words ends
 _WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
 
 
@@ -47,6 +48,8 @@ def _check_group(group: Any) -> None:
     ):
         _refuse("weights", _WEIGHTS, group)
     inputs = group.get("input_activations")
+    if inputs is None and all(str(target).endswith(_TABLE) for target in group.get("targets", [])):
+        return
     if not isinstance(inputs, Mapping) or inputs.get("num_bits") != 8:
         _refuse("input_activations", "8 bits", group)
     strategy = "token" if inputs.get("dynamic") else "tensor"
@@ -64,7 +67,10 @@ def _refuse(key: str, supported: object, got: object) -> NoReturn:
 
 
 def quantization_config(
-    dynamic: Iterable[str], static: Iterable[str], left: Iterable[str]
+    dynamic: Iterable[str],
+    static: Iterable[str],
+    left: Iterable[str],
+    tables: Iterable[str] = (),
 ) -> dict[str, Any]:
     """Describe int8 layers for config.json.
 
@@ -72,21 +78,24 @@ def quantization_config(
         dynamic: names in the bare encoder of int8 layers whose input gets a range for each token.
         static: names of int8 layers with one input range.
         left: names of the linear layers that stay in floats.
+        tables: names of int8 embeddings, one scale for each row.
 
     Returns:
         The value of "quantization_config".
     """
     groups: dict[str, Any] = {}
+    activations = {"num_bits": 8, "type": "int", "symmetric": False}
     for names, inputs in (
-        (dynamic, {"strategy": "token", "dynamic": True}),
-        (static, {"strategy": "tensor", "dynamic": False}),
+        (dynamic, {**activations, "strategy": "token", "dynamic": True}),
+        (static, {**activations, "strategy": "tensor", "dynamic": False}),
+        (tables, None),
     ):
         targets = [_pattern(name) for name in names]
         if targets:
             groups[f"group_{len(groups)}"] = {
                 "targets": targets,
                 "weights": {**_WEIGHTS, "dynamic": False},
-                "input_activations": {"num_bits": 8, "type": "int", "symmetric": False, **inputs},
+                "input_activations": inputs,
                 "output_activations": None,
                 "format": FORMAT,
             }

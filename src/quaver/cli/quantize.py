@@ -38,6 +38,13 @@ class Observer(str, Enum):
     mse = "mse"
 
 
+class Words(str, Enum):
+    """How the word embeddings are stored."""
+
+    int8 = "int8"
+    float16 = "float16"
+
+
 @app.command()
 def quantize(
     model: Annotated[str, typer.Argument(help="Model folder or hub id, in floats.")],
@@ -76,6 +83,7 @@ def quantize(
             show_default=False,
         ),
     ] = None,
+    words: Annotated[Words, typer.Option(help="How word embeddings are stored.")] = Words.int8,
     pooling: PoolingOption = None,
 ) -> None:
     """Write an int8 folder of a model: smaller, loaded faster, read by transformers too."""
@@ -90,6 +98,7 @@ def quantize(
             rounding=None if rounding is None else rounding.value,
             observer=observer.value,
             max_loss=bound,
+            words=words.value,
             pooling=choice_value(pooling),
             show_progress_bar=sys.stderr.isatty(),
         )

@@ -8,13 +8,14 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderSpec, EncoderWeights
+from quaver.architecture import FAMILIES, EncoderSpec, EncoderWeights
 from quaver.errors import QuantizationError
+from quaver.int8 import quantize_weight
 from quaver.linear import Linear, LinearWeights, QuantizedLinear
 from quaver.model_folder import ModelFolder
 from quaver.quantization.convert import linear_places
@@ -22,22 +23,28 @@ from quaver.quantization_config import quantization_config
 from quaver.weights_file import INDEX, SINGLE
 
 Tensors = dict[str, NDArray[Any]]
+Words = Literal["int8", "float16"]
+WORDS: tuple[Words, ...] = ("int8", "float16")
 
 _COPIED = (".json", ".txt", ".model")
 _LICENCES = ("LICENSE", "NOTICE")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
-def quantized_tensors(source: Mapping[str, NDArray[Any]], weights: EncoderWeights) -> Tensors:
+def quantized_tensors(
+    source: Mapping[str, NDArray[Any]], weights: EncoderWeights, words: Words = "int8"
+) -> Tensors:
     """Return the tensors of the quantized model's file.
 
     int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, 1) and, with a fixed input range,
-    `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). Tables and layers that the encoder
-    does not run are float16, everything else is as it was.
+    `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). The table of words is int8 with
+    a scale for each row, or float16. Other tables and layers that the encoder does not run are
+    float16, everything else is as it was.
 
     Args:
         source: the tensors of the model's file.
         weights: the encoder's weights, some of its linear layers in int8.
+        words: how the word embeddings are stored.
 
     Returns:
         Tensors by name.
@@ -51,9 +58,17 @@ def quantized_tensors(source: Mapping[str, NDArray[Any]], weights: EncoderWeight
     for name, tensor in source.items():
         if name in tensors:
             continue
+        if words == "int8" and _is_word_table(name):
+            rows = quantize_weight(LinearWeights(tensor, np.zeros(len(tensor), np.float32)))
+            tensors[name], tensors[f"{name}_scale"] = rows.weight, rows.scale[:, None]
+            continue
         small = tensor.ndim == 2 and name.removesuffix(".weight") not in kept
         tensors[name] = _half(tensor) if small and tensor.dtype == np.float32 else tensor
     return {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+
+
+def _is_word_table(name: str) -> bool:
+    return any(f".{name}".endswith(f".{family.anchor}") for family in FAMILIES.values())
 
 
 def _half(tensor: NDArray[np.float32]) -> NDArray[Any]:
@@ -104,7 +119,13 @@ def quantized_config(
         else:
             (dynamic if linear.input is None else static).extend(names)
     new = {key: value for key, value in config.items() if key != "torch_dtype"}
-    described = quantization_config(dynamic, static, [*left, *(step.name for step in spec.head)])
+    tables = [
+        name.removesuffix(".weight")
+        for name, tensor in tensors.items()
+        if tensor.dtype == np.int8 and _is_word_table(name)
+    ]
+    left += [step.name for step in spec.head]
+    described = quantization_config(dynamic, static, left, tables)
     return {**new, "dtype": "float32", "quantization_config": described}
 
 

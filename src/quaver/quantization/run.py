@@ -37,6 +37,8 @@ from quaver.quantization.convert import (
     linear_places,
 )
 from quaver.quantization.folder import (
+    WORDS,
+    Words,
     quantized_config,
     quantized_tensors,
     require_new,
@@ -65,6 +67,7 @@ def quantize(
     rounding: Rounding | None = None,
     observer: Observer = "mse",
     max_loss: float | None = None,
+    words: Words = "int8",
     pooling: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -93,6 +96,8 @@ def quantize(
         max_loss: the largest loss allowed on the samples, as a part: 0.003 is 0.3 %. The loss is
             1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
             correlation of its scores. Layers that cost most stay in float32 until it holds.
+        words: how the word embeddings are stored, "int8" (one scale for each row) or "float16"; they
+            are float32 in memory either way.
         pooling: "cls" or "mean", for a folder that does not say.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
@@ -111,6 +116,7 @@ def quantize(
     """
     begin = time.perf_counter()
     recipe = _recipe(scheme, rounding, observer, calibration is not None)
+    check_choice("words", words, WORDS)
     _check(samples, max_loss, pooling, recipe, calibration is not None)
     target = Path(target).expanduser()
     require_new(target)
@@ -130,7 +136,7 @@ def quantize(
         converted, bounded = _converted(folder, spec, weights, recipe, texts, max_loss, progress)
     final = converted.quantized if bounded is None else bounded.weights
     layers = _layers(places, converted, bounded, recipe)
-    tensors = quantized_tensors(stored, final)
+    tensors = quantized_tensors(stored, final, words)
     size = write_folder(
         target,
         folder,
