@@ -1,0 +1,105 @@
+"""What int8 costs: quantize in every scheme, evaluate beside float32 and other engines' int8, keep the record.
+
+    python benchmarks/quality.py MODEL --tasks FOLDER --calibration TEXTS --out FOLDER [-- OPTIONS]
+
+OPTIONS go to `quaver evaluate` as they are. Beside its files, OUT gets schemes.json: sizes, seconds,
+the error of each layer, and the time of the static scheme beside the dynamic one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import quaver
+from quaver.cli import main as command_line
+from quaver.quantization.texts import calibration_texts
+
+SCHEMES = ("dynamic", "static")
+ROUNDS = 9
+# Name, and texts of how many tokens each: one short query, one passage, a batch.
+CASES = {"1 x 16": [16], "1 x 128": [128], "32 x 128": [128] * 32}
+
+
+def quantize(model: Path, work: Path, calibration: str, samples: int) -> dict[str, Any]:
+    """Write a folder for each scheme; what it took, without this machine's paths."""
+    found = {}
+    for scheme in SCHEMES:
+        shutil.rmtree(work / scheme, ignore_errors=True)
+        report = quaver.quantize(
+            model,
+            work / scheme,
+            scheme=scheme,
+            calibration=calibration if scheme == "static" else None,
+            samples=samples,
+        )
+        found[scheme] = {k: v for k, v in asdict(report).items() if k not in ("target", "source")}
+    return found
+
+
+def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
+    """Time the schemes in turns on the same texts: milliseconds for a call, and the ratio."""
+    models = {scheme: quaver.Embedder.from_pretrained(work / scheme) for scheme in SCHEMES}
+    words = " ".join(calibration_texts(calibration, 128).texts).split()
+    found: dict[str, dict[str, float]] = {}
+    for name, lengths in CASES.items():
+        texts = [" ".join(words[i * 64 : i * 64 + n]) for i, n in enumerate(lengths)]
+        for model in models.values():
+            model.max_seq_length = max(lengths)
+        taken: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}
+        for _ in range(ROUNDS + 1):
+            for scheme, model in models.items():
+                begin = time.perf_counter()
+                calls = 1 if len(lengths) > 1 else 20
+                for _ in range(calls):
+                    model.encode(texts)
+                taken[scheme].append((time.perf_counter() - begin) / calls)
+        pairs = zip(taken["dynamic"][1:], taken["static"][1:], strict=True)
+        found[name] = {
+            **{f"{s} ms": 1000 * statistics.median(t[1:]) for s, t in taken.items()},
+            "dynamic / static": statistics.median(a / b for a, b in pairs),
+        }
+    return found
+
+
+def main() -> int:
+    """Quantize, time, evaluate."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path, help="model folder in floats")
+    parser.add_argument("--tasks", required=True, help="as `quaver evaluate --tasks` takes it")
+    parser.add_argument("--calibration", required=True, help="text that is in no task")
+    parser.add_argument("--samples", type=int, default=128, help="calibration texts")
+    parser.add_argument("--compare", default="openvino,onnxruntime", help="other engines, or ''")
+    parser.add_argument("--work", type=Path, default=Path("build/quality"), help="for the folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the record")
+    parser.add_argument("rest", nargs="*", help="options of `quaver evaluate`, behind --")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    schemes = quantize(options.model, options.work, options.calibration, options.samples)
+    record = {
+        "command": shlex.join(["python", *sys.argv]),
+        "machine": {k: quaver.info()[k] for k in ("cpu", "isa", "threads")},
+        "schemes": schemes,
+        "times": times(options.work, options.calibration),
+    }
+    text = json.dumps(record, indent=1) + "\n"
+    (options.out / "schemes.json").write_text(text, encoding="utf-8")
+    arguments = ["evaluate", *(str(options.work / scheme) for scheme in SCHEMES)]
+    arguments += ["--baseline", str(options.model), "--tasks", options.tasks]
+    arguments += ["--out", str(options.out), *options.rest]
+    if options.compare:
+        arguments += ["--compare", options.compare, "--calibration", options.calibration]
+    sys.argv = ["quaver", *arguments]
+    return int(command_line() or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
