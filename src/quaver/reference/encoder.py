@@ -254,7 +254,8 @@ def _erf(x: FloatArray) -> FloatArray:
     series = np.zeros_like(t)
     for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
         series = (series + np.float32(factor)) * t
-    return np.copysign(1 - series * np.exp(-magnitude * magnitude), x)
+    erf: FloatArray = np.copysign(1 - series * np.exp(-magnitude * magnitude), x)
+    return erf
 
 
 def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:
