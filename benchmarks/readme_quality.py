@@ -19,6 +19,7 @@ from quaver.evaluate.table import percent
 REPOSITORY = Path(__file__).resolve().parent.parent
 START, END = "<!-- quality:start -->", "<!-- quality:end -->"
 NAMES = {
+    "int8": "Quaver int8, dynamic (default)",
     "dynamic": "Quaver int8, dynamic (default)",
     "static": "Quaver int8, static",
     "openvino-int8": "OpenVINO int8 (NNCF, static, SmoothQuant)",
