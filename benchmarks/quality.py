@@ -47,13 +47,15 @@ def quantize(model: Path, work: Path, calibration: str, samples: int) -> dict[st
 
 def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
     """Time the schemes in turns on the same texts: milliseconds for a call, and the ratio."""
-    models = {scheme: quaver.Embedder.from_pretrained(work / scheme) for scheme in SCHEMES}
     words = " ".join(calibration_texts(calibration, 128).texts).split()
     found: dict[str, dict[str, float]] = {}
     for name, lengths in CASES.items():
+        # As many words as tokens: cut, every text has exactly that length.
         texts = [" ".join(words[i * 64 : i * 64 + n]) for i, n in enumerate(lengths)]
-        for model in models.values():
-            model.max_seq_length = max(lengths)
+        models = {
+            scheme: quaver.Embedder.from_pretrained(work / scheme, max_seq_length=max(lengths))
+            for scheme in SCHEMES
+        }
         taken: dict[str, list[float]] = {scheme: [] for scheme in SCHEMES}
         for _ in range(ROUNDS + 1):
             for scheme, model in models.items():
