@@ -39,7 +39,7 @@ $(VENV)/installed: $(VENV)/made $(SOURCES) README.md
 	@touch $@
 
 $(VENV)/test-tools: $(VENV)/made pyproject.toml
-	$(PIP) install --group test
+	$(PIP) install --group test --group files
 	@touch $@
 
 $(VENV)/lint-tools: $(VENV)/made pyproject.toml

@@ -40,7 +40,7 @@ ORDER = (
     ("store",),
     ("reranking", "update"),
     ("index",),
-    ("corpus_index", "transfer", "watch"),
+    ("answers", "corpus_index", "transfer", "watch"),
     ("terminal",),
     ("bench", "evaluate", "integrations"),
     ("cli",),
@@ -51,6 +51,7 @@ NATIVE_CALLERS = {"engine", "machine"}
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
     "cli.app": {"typer"},
+    "cli.ask": {"typer", "rich"},
     "cli.bench": {"typer"},
     "cli.embed": {"typer"},
     "cli.evaluate": {"typer"},
@@ -65,6 +66,7 @@ MADE_AROUND = {
     "cli.quantize": {"typer", "rich"},
     "passages.html": {"bs4"},
     "passages.markdown": {"markdown_it"},
+    "passages.patterns": {"pathspec"},
     "passages.split": {"semantic_text_splitter"},
     "store.edge": {"qdrant_edge"},
     "store.edge_shard": {"qdrant_edge"},
@@ -174,7 +176,9 @@ def error_classes() -> dict[str, type[Exception]]:
 def test_the_public_names_are_these() -> None:
     assert set(quaver.__all__) == {
         *error_classes(),
+        "Answer",
         "BiEncoderRanker",
+        "ChatModel",
         "CrossEncoder",
         "Embedder",
         "Hit",
@@ -182,6 +186,7 @@ def test_the_public_names_are_these() -> None:
         "Passage",
         "QuantizationReport",
         "Ranked",
+        "ask",
         "info",
         "quantize",
     }

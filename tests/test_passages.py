@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from quaver.errors import DocumentError
-from quaver.passages import SUPPORTED_ENDINGS, Document, read_document, scan_folder
+from quaver.errors import DocumentError, InputError
+from quaver.passages import SUPPORTED_ENDINGS, Document, Selection, read_document, scan_folder
 
 
 def read(folder: Path, name: str, content: str | bytes) -> Document:
@@ -165,9 +165,9 @@ def test_unreadable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no\.txt: cannot be read: No such file"):
         read_document(tmp_path / "no.txt")
     with pytest.raises(
-        DocumentError, match=r"a\.pdf: a document must have a supported ending: \.txt"
+        DocumentError, match=r"a\.exe: a document must have a supported ending: \.txt"
     ):
-        read_document(tmp_path / "a.pdf")
+        read_document(tmp_path / "a.exe")
     os.mkfifo(tmp_path / "pipe.txt")
     with pytest.raises(DocumentError, match="not a regular file"):
         read_document(tmp_path / "pipe.txt")
@@ -175,7 +175,7 @@ def test_unreadable_files_are_errors(tmp_path: Path) -> None:
 
 def test_scan_skips_what_is_hidden_and_ends_in_link_loops(tmp_path: Path) -> None:
     root, outside = tmp_path / "root", tmp_path / "outside"
-    for path in ("b.MD", "sub/a.txt", "sub/deeper/c.html", ".hidden.txt", ".git/d.txt", "e.pdf"):
+    for path in ("b.MD", "sub/a.txt", "sub/deeper/c.html", ".hidden.txt", ".git/d.txt", "e.exe"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
         (root / path).write_text("x")
     outside.mkdir()
@@ -207,9 +207,54 @@ def test_scan_reports_names_that_are_not_text(tmp_path: Path) -> None:
 def test_a_folder_without_documents_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match="there is nothing at"):
         scan_folder(tmp_path / "no")
-    (tmp_path / "a.pdf").write_text("x")
+    (tmp_path / "a.exe").write_text("x")
     with pytest.raises(DocumentError, match="there is a file at"):
-        scan_folder(tmp_path / "a.pdf")
+        scan_folder(tmp_path / "a.exe")
     with pytest.raises(DocumentError) as caught:
         scan_folder(tmp_path)
     assert all(ending in str(caught.value) for ending in SUPPORTED_ENDINGS)
+
+
+def names(folder: Path, selection: Selection | None = None) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in scan_folder(folder, selection).files]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    for path in ("a.txt", "b.md", "out/c.txt", "sub/d.txt", "sub/e.log", "sub/deep/f.log"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("x")
+    return tmp_path
+
+
+def test_gitignore_is_honoured_in_every_folder_the_deepest_last(tree: Path) -> None:
+    (tree / ".gitignore").write_bytes(b"# comment\n/out/\n*.log\n\xff\nb[.md\n")
+    (tree / "sub" / ".gitignore").write_text("!e.log\n/d.txt\n")
+    assert names(tree) == ["a.txt", "b.md", "sub/e.log"]
+    everything = ["a.txt", "b.md", "out/c.txt", "sub/d.txt", "sub/deep/f.log", "sub/e.log"]
+    assert names(tree, Selection(gitignore=False)) == everything
+
+
+def test_patterns_include_and_exclude(tree: Path) -> None:
+    assert names(tree, Selection.of(include=["*.log", "/b.md"])) == [
+        "b.md",
+        "sub/deep/f.log",
+        "sub/e.log",
+    ]
+    assert names(tree, Selection.of(include=["sub/"], exclude=["deep/"])) == [
+        "sub/d.txt",
+        "sub/e.log",
+    ]
+    with pytest.raises(DocumentError, match=r"found none .* that patterns want \(\*\.pdf, not x\)"):
+        scan_folder(tree, Selection.of(["*.pdf"], ["x"]))
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "!", "a[", "#"])
+def test_a_pattern_must_be_one(pattern: str) -> None:
+    with pytest.raises(InputError, match=r"exclude needs patterns as in \.gitignore"):
+        Selection.of(exclude=["*.txt", pattern])
+
+
+def test_patterns_are_a_list() -> None:
+    with pytest.raises(InputError, match="include must be a list of patterns: got the text"):
+        Selection.of("*.pdf")

@@ -11,6 +11,7 @@ from quaver.errors import (
     EngineError,
     InputError,
     InstructionSetError,
+    LanguageModelError,
     ModelError,
     ModelFolderError,
     ModelNotFoundError,
@@ -32,6 +33,7 @@ from quaver.errors import (
 )
 
 if TYPE_CHECKING:
+    from quaver.answers import Answer, ChatModel, ask
     from quaver.embedder import Embedder
     from quaver.index import Index
     from quaver.machine import info
@@ -44,7 +46,9 @@ __version__ = metadata.version("quaver")
 
 # Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
 _HOMES = {
+    "Answer": "quaver.answers",
     "BiEncoderRanker": "quaver.ranker",
+    "ChatModel": "quaver.answers",
     "CrossEncoder": "quaver.ranker",
     "Embedder": "quaver.embedder",
     "Hit": "quaver.store",
@@ -52,13 +56,16 @@ _HOMES = {
     "Passage": "quaver.passages",
     "Ranked": "quaver.ranker",
     "QuantizationReport": "quaver.quantization",
+    "ask": "quaver.answers",
     "info": "quaver.machine",
     "quantize": "quaver.quantization",
 }
 
 __all__ = [
+    "Answer",
     "BiEncoderRanker",
     "CalibrationError",
+    "ChatModel",
     "CrossEncoder",
     "DocumentError",
     "Embedder",
@@ -67,6 +74,7 @@ __all__ = [
     "Index",
     "InputError",
     "InstructionSetError",
+    "LanguageModelError",
     "ModelError",
     "ModelFolderError",
     "ModelNotFoundError",
@@ -88,6 +96,7 @@ __all__ = [
     "TokenizerError",
     "UnsupportedArchitectureError",
     "WeightsError",
+    "ask",
     "info",
     "quantize",
 ]

@@ -15,6 +15,7 @@
     ├── QuantizationError                  a model cannot be quantized as asked, or the result not written
     │   └── CalibrationError               the calibration text is missing, unreadable or too little
     ├── DocumentError                      a document, or a folder of documents, cannot be read
+    ├── LanguageModelError                 a language model cannot be reached, refuses, or breaks off
     ├── TaskError                          a task to evaluate on cannot be read, or not be measured so
     └── StoreError                         a store cannot be used
         ├── StoreNotFoundError             nothing is stored at this path
@@ -90,6 +91,10 @@ class CalibrationError(QuantizationError):
 
 class DocumentError(QuaverError):
     """A document, or a folder of documents, cannot be read."""
+
+
+class LanguageModelError(QuaverError):
+    """A language model cannot be reached, refuses to answer, or its answer breaks off."""
 
 
 class TaskError(QuaverError):

@@ -11,7 +11,7 @@ from types import TracebackType
 from quaver.arguments import check_range
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.passages import SMALLEST_BUDGET, Passage
+from quaver.passages import SMALLEST_BUDGET, Passage, Selection
 from quaver.reranking import Ranker, rerank
 from quaver.store.filters import Filter
 from quaver.store.location import create_store, open_store, store_exists
@@ -184,6 +184,9 @@ class Index:
         folder: str | Path,
         *,
         name: str | None = None,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        gitignore: bool = True,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> UpdateReport:
         """Brings the index in step with a folder: embeds what is new, drops what is gone.
@@ -201,13 +204,17 @@ class Index:
         Args:
             folder: The folder.
             name: What to know it by instead of its absolute path; ``Hit.root`` says it.
+            include: Patterns as in .gitignore, relative to the folder; if there are any, a file must
+                match one: ``["*.pdf", "notes/"]``.
+            exclude: Patterns of files and folders to leave out. What was stored of them is dropped.
+            gitignore: Whether what the folder's .gitignore files leave out is left out.
             on_progress: Called whenever passages were stored.
 
         Returns:
             What was done, including the files that could not be read.
 
         Raises:
-            InputError: The name is empty.
+            InputError: The name is empty, or a pattern is none.
             DocumentError: The folder does not exist or holds no supported file. Nothing is dropped.
             StoreError: Storing failed, for example because the disk is full.
         """
@@ -219,6 +226,7 @@ class Index:
             Path(folder),
             root=root_of(Path(folder)) if name is None else name,
             max_tokens=self.passage_tokens,
+            selection=Selection.of(include, exclude, gitignore=gitignore),
             on_progress=on_progress,
         )
 

@@ -17,6 +17,9 @@ from quaver.index import Progress, UpdateReport
 from quaver.passages.passage import HEADING_SEPARATOR
 from quaver.store.protocol import Hit
 
+_SHOWN = 10
+"""Files that are named where many have the same trouble."""
+
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[Progress], None]]:
@@ -45,12 +48,21 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
     )
     print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
     if report.empty:
-        names = harmless(", ".join(report.empty[:5])) + (", ..." if len(report.empty) > 5 else "")
+        names = harmless(_listed(report.empty))
         print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
+    sources: dict[str, list[str]] = {}
     for failure in report.failed:
-        print(harmless(f"  {failure.source}: {failure.reason}"), file=sys.stderr)
+        sources.setdefault(failure.reason, []).append(failure.source)
+    for reason, failed in sources.items():
+        print(harmless(f"  {_listed(failed)}: {reason}"), file=sys.stderr)
+
+
+def _listed(sources: Sequence[str]) -> str:
+    """Returns the first few of some names, and how many more there are."""
+    more = len(sources) - _SHOWN
+    return ", ".join(sources[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def print_hits(hits: Sequence[Hit]) -> None:
@@ -71,6 +83,7 @@ def print_hits(hits: Sequence[Hit]) -> None:
                 (f"{hit.score:.3f}", "green"),
                 f"  {harmless(root)}",
                 (harmless(hit.source), "bold"),
+                harmless(f", p. {hit.metadata['page']}" if "page" in hit.metadata else ""),
             ),
             soft_wrap=True,
         )
@@ -119,19 +132,35 @@ def snippet(text: str, *, width: int, lines: int = 3) -> str:
     return short.fill(harmless(" ".join(text.split())))
 
 
-def harmless(text: str) -> str:
+def place_of(hit: Hit) -> str:
+    """Returns where a passage stands: its file, page and headings, on one line.
+
+    Args:
+        hit: The passage.
+
+    Returns:
+        For example ``manual.pdf, p. 3: Tea > Green``.
+    """
+    page = hit.metadata.get("page")
+    place = hit.source if page is None else f"{hit.source}, p. {page}"
+    return harmless(f"{place}: {hit.heading}" if hit.heading else place)
+
+
+def harmless(text: str, *, lines: bool = False) -> str:
     """Returns a text without control characters, which could steer the terminal.
 
     Args:
-        text: Text or a name from a document folder.
+        text: Text or a name from a document folder, or what a language model said.
+        lines: Whether line ends and tabs stay.
 
     Returns:
         The text with a replacement character for each of them.
     """
-    return text.translate(_CONTROLS)
+    return text.translate(_CONTROLS_BUT_LINES if lines else _CONTROLS)
 
 
 _CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
+_CONTROLS_BUT_LINES = {code: sign for code, sign in _CONTROLS.items() if chr(code) not in "\n\t"}
 
 
 def many(number: int, noun: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from quaver.embedder import Embedder
@@ -23,6 +23,9 @@ def watch(
     folder: str | Path,
     *,
     name: str | None = None,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    gitignore: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[UpdateReport | DocumentError]:
@@ -35,6 +38,9 @@ def watch(
         embedder: Its model, loaded once.
         folder: The folder.
         name: As for ``Index.update``.
+        include: As for ``Index.update``.
+        exclude: As for ``Index.update``.
+        gitignore: As for ``Index.update``.
         on_progress: As for ``Index.update``.
         stop: Ends it when set; None: it goes on until it is interrupted.
 
@@ -59,7 +65,14 @@ def watch(
         first = False
         with _opened(location, embedder) as index:
             try:
-                yield index.update(folder, name=name, on_progress=on_progress)
+                yield index.update(
+                    folder,
+                    name=name,
+                    include=include,
+                    exclude=exclude,
+                    gitignore=gitignore,
+                    on_progress=on_progress,
+                )
             except DocumentError as error:
                 yield error
 

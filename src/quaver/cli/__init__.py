@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.cli import bench, embed, evaluate, export, index, info, quantize, transfer
+from quaver.cli import ask, bench, embed, evaluate, export, index, info, quantize, transfer
 from quaver.cli.app import app
 
 __all__ = [
     "app",
+    "ask",
     "bench",
     "embed",
     "evaluate",

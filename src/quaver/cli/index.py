@@ -33,7 +33,7 @@ from quaver.cli.search_options import (
 from quaver.embedder import Embedder
 from quaver.errors import InputError, QuaverError
 from quaver.index import Index
-from quaver.passages import scan_folder
+from quaver.passages import Selection, scan_folder
 from quaver.reranking import load_ranker
 from quaver.store.query import CANDIDATES
 from quaver.terminal import many, print_hits, print_report, progress_bar
@@ -42,7 +42,9 @@ from quaver.watch import watch as follow
 
 @app.command()
 def index(
-    folder: Annotated[Path, typer.Argument(help="Folder of .txt, .md, .rst and .html files.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of documents; docs/files.md has the formats.")
+    ],
     store: Annotated[
         str,
         typer.Option(
@@ -76,6 +78,17 @@ def index(
         bool,
         typer.Option("--watch", help="Go on following the folder's changes until Ctrl-C."),
     ] = False,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(help="Only files that match, as in .gitignore: '*.pdf'; may be repeated."),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(help="Files and folders to leave out: 'drafts/'; may be repeated."),
+    ] = None,
+    gitignore: Annotated[
+        bool, typer.Option(help="Leave out what the folder's .gitignore files leave out.")
+    ] = True,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -87,17 +100,26 @@ def index(
     folder, see `quaver remove`.
     """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
-        scan_folder(folder)  # a wrong folder is told before a model is loaded and a store is made
+        selection = Selection.of(include or (), exclude or (), gitignore=gitignore)
+        # A wrong folder is told before a model is loaded and a store is made.
+        scan_folder(folder, selection)
         if model is None and not Index.exists(store):
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
         embedder = load_embedder(model, store, precision, threads, pooling)
         opened = _opened(store, embedder, passage_tokens, language, vectors)
         if watch:
             opened.close()
-            _follow(store, embedder, folder, name)
+            _follow(store, embedder, folder, name, selection)
             return
         with progress_bar() as show, opened:
-            report = opened.update(folder, name=name, on_progress=show)
+            report = opened.update(
+                folder,
+                name=name,
+                include=selection.include,
+                exclude=selection.exclude,
+                gitignore=gitignore,
+                on_progress=show,
+            )
         print_report(report, folder, store)
         if report.failed and not report.files:
             raise typer.Exit(1)
@@ -150,9 +172,19 @@ def remove(
         print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
 
 
-def _follow(store: str, embedder: Embedder, folder: Path, name: str | None) -> None:
+def _follow(
+    store: str, embedder: Embedder, folder: Path, name: str | None, selection: Selection
+) -> None:
     """Keeps the index in step with the folder until Ctrl-C."""
-    for report in follow(store, embedder, folder, name=name):
+    for report in follow(
+        store,
+        embedder,
+        folder,
+        name=name,
+        include=selection.include,
+        exclude=selection.exclude,
+        gitignore=selection.gitignore,
+    ):
         if isinstance(report, QuaverError):
             print(f"quaver: {report}", file=sys.stderr)
         elif report.added or report.reused or report.removed or report.failed:

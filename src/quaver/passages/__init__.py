@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from quaver.passages.formats import SUPPORTED_ENDINGS
+from quaver.passages.isolation import Converter
 from quaver.passages.passage import Document, Failure, Passage, Section, embedded_text
-from quaver.passages.read import SUPPORTED_ENDINGS, Scan, read_document, scan_folder
+from quaver.passages.patterns import Selection
+from quaver.passages.read import read_document
+from quaver.passages.scan import Scan, scan_folder
 from quaver.passages.split import SMALLEST_BUDGET, TokenCounter, split
 
 __all__ = [
     "SMALLEST_BUDGET",
     "SUPPORTED_ENDINGS",
+    "Converter",
     "Document",
     "Failure",
     "Passage",
     "Scan",
     "Section",
+    "Selection",
     "TokenCounter",
     "embedded_text",
     "read_document",

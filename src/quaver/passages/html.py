@@ -54,6 +54,9 @@ _INLINE = frozenset(
     )
 )
 _HEADING = re.compile(r"h[1-6]")
+_STRUCTURE = "table, pre, ul, ol, dl, h1, h2, h3, h4, h5, h6"
+_LONGEST_CELL = 300
+"""Longer ones are prose: the table only lays out the page."""
 
 
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
@@ -114,6 +117,9 @@ class _Writer:
             elif _HEADING.fullmatch(part.name):
                 self._end_block()
                 self._add_heading(part)
+            elif part.name == "table" and (rows := _rows(part)):
+                self._end_block()
+                self._add_block("\n".join(rows))
             elif part.name in _INLINE:
                 stack.extend(reversed([*_parts(part)]))
             else:
@@ -136,6 +142,19 @@ class _Writer:
         if block:
             self._blocks.append(block + "\n\n")
             self._length += len(block) + 2
+
+
+def _rows(table: Tag) -> list[str]:
+    """Returns the rows of a table of values as lines; none for one that lays out a page."""
+    if table.select_one(_STRUCTURE) is not None:
+        return []
+    rows = []
+    for row in table.find_all("tr"):
+        cells = [cell.get_text(" " if cell.p else "") for cell in row.find_all(("td", "th"))]
+        if any(len(cell) > _LONGEST_CELL for cell in cells):
+            return []
+        rows.append(" | ".join(filter(None, (" ".join(cell.split()) for cell in cells))))
+    return [row for row in rows if row]
 
 
 def _parts(node: Tag) -> list[Tag | str]:

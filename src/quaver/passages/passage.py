@@ -23,11 +23,13 @@ class Section:
         start: First character of the section's body in ``Document.text``; the heading itself is not
             part of it.
         end: One past its last character.
+        metadata: What only this part of the document has, for example the fields of a record.
     """
 
     headings: tuple[str, ...]
     start: int
     end: int
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -36,14 +38,16 @@ class Document:
 
     Attributes:
         source: Path relative to the indexed folder, with forward slashes.
-        text: For .txt, .md and .rst the decoded file, character for character (line ends are kept,
-            a byte order mark is not part of it). For .html the visible text, because the file's own
-            characters are mostly markup.
+        text: For .txt, .md, .rst and source code the decoded file, character for character (line
+            ends are kept, a byte order mark is not part of it). For every other format the text
+            that was found in the file, because the file's own characters are mostly markup.
         sections: In the order of the text, without overlap. Characters outside every section are
             headings and metadata.
         markdown: Whether ``text`` is Markdown, so that splitting respects its blocks.
         root: The indexed folder as an absolute path, or the name it was given; empty for a document
             that belongs to none.
+        pages: Where each page (of a PDF) or slide begins in ``text``; empty where there are none.
+        metadata: What the whole document has, for example the sender of an e-mail.
     """
 
     source: str
@@ -51,6 +55,8 @@ class Document:
     sections: tuple[Section, ...]
     markdown: bool = False
     root: str = ""
+    pages: tuple[int, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,15 @@ class Passage:
         text: ``document.text[start:end]``.
         source: Path relative to the indexed folder, with forward slashes.
         heading: The headings above the text, joined by " > "; empty where there is none.
-        start: First character in ``Document.text``: for .txt, .md and .rst an exact offset into the
-            decoded file, for .html an offset into the visible text that ``read_document`` returns.
+        start: First character in ``Document.text``: for .txt, .md, .rst and source code an exact
+            offset into the decoded file, for other formats into the text that ``read_document``
+            returns.
         end: One past the last character, counted in the same way.
         root: The indexed folder as an absolute path, or the name it was given; empty for a passage
             that belongs to none.
         metadata: Anything else that JSON can hold: strings, numbers, booleans, None, and lists and
-            objects of them. Filters reach it, embedding ignores it.
+            objects of them; for a PDF or slides with ``page``, from 1, on which the passage begins.
+            Filters reach it, embedding ignores it.
     """
 
     id: str

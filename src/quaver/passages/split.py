@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from typing import Protocol
 
@@ -60,9 +61,9 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             source, root, occurrence = document.source, document.root, seen[heading, text]
             seen[heading, text] += 1
             identity = passage_id(source, heading, text, occurrence, root=root)
-            passages.append(
-                Passage(identity, text, source, heading, start, start + len(text), root)
-            )
+            metadata = {**document.metadata, **section.metadata, **_page(document, start)}
+            end = start + len(text)
+            passages.append(Passage(identity, text, source, heading, start, end, root, metadata))
     return passages
 
 
@@ -87,6 +88,11 @@ def _pieces(
         if excess <= 0 or excess >= room:
             return pieces
         room -= excess
+
+
+def _page(document: Document, start: int) -> dict[str, int]:
+    """Returns the page on which a passage begins, counted from 1, if the document has pages."""
+    return {"page": bisect_right(document.pages, start)} if document.pages else {}
 
 
 def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quaver.errors import DocumentError
-from quaver.passages import Failure, Passage, TokenCounter, read_document, split
+from quaver.passages import Converter, Failure, Passage, TokenCounter, read_document, split
 from quaver.passages.read import read_bytes
 from quaver.store.protocol import FileVersion, StoredSource
 
-_SPLIT_VERSION = 2
+_SPLIT_VERSION = 3
 """Raise it when reading or splitting changes: every file then counts as changed once."""
 
 
@@ -84,15 +84,16 @@ class Reader:
             Groups; the last may be smaller.
         """
         group, waiting = Group(), 0
-        for number, path in enumerate(paths, start=1):
-            waiting += self._read(path, group)
-            # Also after many files of which nothing is new, so that progress shows.
-            if waiting >= passages or number % 256 == 0:
-                yield group
-                group, waiting = Group(), 0
+        with Converter() as converter:
+            for number, path in enumerate(paths, start=1):
+                waiting += self._read(path, group, converter)
+                # Also after many files of which nothing is new, so that progress shows.
+                if waiting >= passages or number % 256 == 0:
+                    yield group
+                    group, waiting = Group(), 0
         yield group
 
-    def _read(self, path: Path, group: Group) -> int:
+    def _read(self, path: Path, group: Group, converter: Converter) -> int:
         """Adds a file to a group; returns how many passages that brought."""
         source = path.relative_to(self._folder).as_posix()
         try:
@@ -104,8 +105,10 @@ class Reader:
                 group.unchanged.append(sum(map(len, known.ids.values())))
                 group.size += len(content)
                 return 0
-            document = read_document(path, source=source, root=self._root, content=content)
-        except DocumentError as error:
+            document = read_document(
+                path, source=source, root=self._root, content=content, converter=converter
+            )
+        except (DocumentError, ImportError) as error:  # an extra that this file needs is missing
             group.failures.append(Failure(source, str(error).removeprefix(f"{path.name}: ")))
             group.size += file_size(path)
             return 0

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
-from quaver.passages import Failure, Passage, scan_folder
+from quaver.passages import Failure, Passage, Selection, scan_folder
 from quaver.passages.passage import content_digest
 from quaver.store.protocol import StoredSource, VectorStore
 from quaver.update import embedding
@@ -38,6 +38,7 @@ def update(
     *,
     root: str,
     max_tokens: int,
+    selection: Selection | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> UpdateReport:
     """Does what ``Index.update`` says.
@@ -48,6 +49,7 @@ def update(
         folder: The folder.
         root: What its passages are stored under; not empty.
         max_tokens: Tokens of a passage with its heading, at most.
+        selection: Which files of the folder are wanted; see ``scan_folder``.
         on_progress: Called whenever passages were stored, in the caller's thread.
 
     Returns:
@@ -58,7 +60,7 @@ def update(
         StoreError: Storing failed.
     """
     report = on_progress or (lambda progress: None)
-    return _Update(embedder, store, folder, root, max_tokens, report).run()
+    return _Update(embedder, store, folder, root, max_tokens, report).run(selection)
 
 
 class _Update:
@@ -83,9 +85,9 @@ class _Update:
         self._removed = self._truncated = 0
         self._behind = Behind(_AHEAD)
 
-    def run(self) -> UpdateReport:
+    def run(self, selection: Selection | None) -> UpdateReport:
         begin = time.perf_counter()
-        scan = scan_folder(self._folder)
+        scan = scan_folder(self._folder, selection)
         self._failed.extend(scan.failures)
         self._bytes_total = sum(file_size(path) for path in scan.files)
         self._advance(0)

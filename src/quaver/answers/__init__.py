@@ -1,0 +1,9 @@
+"""Questions answered from an index: passages go to a language model, citations come back checked."""
+
+from __future__ import annotations
+
+from quaver.answers.answer import Answer, ask
+from quaver.answers.chat import ChatModel
+from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
+
+__all__ = ["DEFAULT_TEMPLATE", "Answer", "ChatModel", "Message", "ask", "render"]

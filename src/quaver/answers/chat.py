@@ -1,0 +1,252 @@
+"""A language model behind an OpenAI-compatible endpoint, by the standard library's HTTP client.
+
+Why not an SDK: one request is all that is needed, and every server (llama.cpp, vLLM, Ollama, OpenAI)
+speaks it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+from quaver.answers.prompt import Message
+from quaver.errors import InputError, LanguageModelError
+
+_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_LONGEST = 16_000_000
+_BROKEN = (OSError, http.client.HTTPException)
+_LONGEST_WAIT = 30.0
+
+
+class ChatModel:
+    """A language model to ask.
+
+    Attributes:
+        url: Where requests go.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str | None = None,
+        key: str | None = None,
+        timeout: float = 120,
+        retries: int = 3,
+    ) -> None:
+        """Checks the address; nothing is sent yet.
+
+        Args:
+            url: The endpoint: ``http://localhost:8080``, ``https://api.openai.com/v1``, or all of it
+                with ``/chat/completions``.
+            model: The model's name; None takes the one that the endpoint has, if it is only one.
+            key: Sent as bearer token, if given.
+            timeout: Seconds without a sign of life after which the endpoint counts as gone.
+            retries: How often to ask again when the endpoint is busy or cannot be reached.
+
+        Raises:
+            InputError: The address is none, or a number is out of range.
+        """
+        try:
+            parts = urlsplit(url)
+            good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            good = False
+        if not good:
+            raise InputError(
+                f"an endpoint is an address like http://localhost:8080/v1: got {url!r}"
+            )
+        if not timeout > 0 or retries < 0:
+            raise InputError(
+                f"timeout must be above 0 and retries at least 0: got {timeout} and {retries}"
+            )
+        path = parts.path.rstrip("/").removesuffix("/chat/completions") or "/v1"
+        self.url = parts._replace(path=path, fragment="").geturl()
+        self._model, self._key = model, key
+        self._timeout, self._retries = timeout, retries
+        # A redirect would turn the question into a request for a page.
+        self._opener = urllib.request.build_opener(_NoRedirects)
+
+    def complete(
+        self, messages: Sequence[Message], *, on_text: Callable[[str], None] | None = None
+    ) -> str:
+        """Sends messages and returns the answer.
+
+        Args:
+            messages: The conversation.
+            on_text: Called with each piece of the answer as it arrives.
+
+        Returns:
+            The whole answer.
+
+        Raises:
+            LanguageModelError: The endpoint refuses, cannot be reached, or its answer broke off.
+        """
+        body = {
+            "model": self._model or self._only_model(),
+            "messages": [{"role": m.role, "content": m.content} for m in messages],
+            "stream": True,
+        }
+        pieces: list[str] = []
+        with self._request("chat/completions", body) as response:
+            try:
+                for piece in _pieces(response):
+                    pieces.append(piece)
+                    if on_text is not None:
+                        on_text(piece)
+            except _BROKEN as error:
+                got = sum(map(len, pieces))
+                raise LanguageModelError(
+                    f"the answer from {self.url} broke off after {got} characters: "
+                    f"{_said(error)}; ask again"
+                ) from error
+        answer = "".join(pieces)
+        if not answer.strip():
+            raise LanguageModelError(f"the model at {self.url} answered nothing; ask again")
+        return answer
+
+    def _only_model(self) -> str:
+        """Returns the name of the endpoint's model."""
+        with self._request("models", None) as response:
+            try:
+                names = [str(model["id"]) for model in json.loads(response.read(_LONGEST))["data"]]
+            except (*_BROKEN, ValueError, KeyError, TypeError) as error:
+                raise LanguageModelError(
+                    f"{self.url} does not list its models: name one (--model)"
+                ) from error
+        if len(names) != 1:
+            shown = ", ".join(names[:20]) or "none"
+            raise LanguageModelError(f"{self.url} has several models, name one (--model): {shown}")
+        return names[0]
+
+    def _request(self, path: str, body: Any) -> http.client.HTTPResponse:
+        """Sends a request until it is answered or there is no hope."""
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream, */*"}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        parts = urlsplit(self.url)
+        address = parts._replace(path=f"{parts.path}/{path}").geturl()
+        data = None if body is None else json.dumps(body).encode()
+        for attempt in range(self._retries + 1):
+            request = urllib.request.Request(address, data, headers)
+            try:
+                answered = self._opener.open(request, timeout=self._timeout)
+                assert isinstance(answered, http.client.HTTPResponse)
+                return answered
+            except urllib.error.HTTPError as error:
+                with error:
+                    reason = self._refusal(error)
+                wait = _asked_wait(error.headers.get("Retry-After"))
+                if error.code not in _PASSING:
+                    raise LanguageModelError(reason) from error
+                last: Exception = error
+            except _BROKEN as error:
+                reason, wait, last = f"{self.url} cannot be reached: {_said(error)}", 0.0, error
+            if attempt < self._retries:
+                time.sleep(min(max(wait, 0.5 * 2**attempt), _LONGEST_WAIT))
+        tried = f"; tried {self._retries + 1} times" if self._retries else ""
+        raise LanguageModelError(f"{reason}{tried}") from last
+
+    def _refusal(self, error: urllib.error.HTTPError) -> str:
+        """Says why an endpoint refused."""
+        if error.code in (401, 403):
+            hint = "; is the key right?" if self._key else "; it needs a key, and got none"
+        elif error.code == 404:
+            hint = "; is the address right, and the model's name?"
+        elif 300 <= error.code < 400:
+            hint = f"; it moved to {error.headers.get('Location')}, use that address"
+        else:
+            hint = ""
+        said = _message(error)
+        return f"{self.url} refused with {error.code}{f' ({said})' if said else ''}{hint}"
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _pieces(response: http.client.HTTPResponse) -> Iterator[str]:
+    """Yields the answer's pieces, from a stream of events or from one JSON document.
+
+    Raises:
+        HTTPException, OSError: The answer broke off.
+        LanguageModelError: It is no answer.
+    """
+    if "event-stream" not in response.headers.get("Content-Type", ""):
+        yield _content(_parsed(response.read(_LONGEST)), "message")
+        return
+    finished = False
+    for data in _events(response):
+        if data == b"[DONE]":
+            return
+        event = _parsed(data)
+        yield _content(event, "delta")
+        finished = finished or any(choice.get("finish_reason") for choice in event["choices"])
+    if not finished:
+        raise http.client.HTTPException("the stream ended before the answer did")
+
+
+def _events(response: IO[bytes]) -> Iterator[bytes]:
+    """Yields the data of server-sent events, one line each as all servers write them."""
+    while line := response.readline(_LONGEST):
+        if line.startswith(b"data:"):
+            yield line[5:].strip()
+
+
+def _content(document: dict[str, Any], name: str) -> str:
+    """Returns the text of the first choice; "" where an event has none."""
+    for choice in document["choices"]:
+        content = (choice.get(name) or {}).get("content")
+        return content if isinstance(content, str) else ""
+    return ""
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise LanguageModelError(
+            f"the endpoint did not answer in JSON: got {data[:80]!r}"
+        ) from error
+    if isinstance(document, dict) and "error" in document:
+        raise LanguageModelError(f"the endpoint refused: {_error_text(document)}")
+    choices = document.get("choices") if isinstance(document, dict) else None
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise LanguageModelError(f"the endpoint answered without choices: got {data[:80]!r}")
+    return {"choices": choices}
+
+
+def _message(error: urllib.error.HTTPError) -> str:
+    """Returns what an endpoint says of its refusal, as one short line."""
+    try:
+        content = error.read(100_000)
+    except _BROKEN:
+        return ""
+    try:
+        return _error_text(json.loads(content))
+    except ValueError:
+        return " ".join(content.decode("utf-8", "replace").split())[:300]
+
+
+def _error_text(document: Any) -> str:
+    found = document.get("error", document) if isinstance(document, dict) else document
+    if isinstance(found, dict) and isinstance(found.get("message"), str):
+        found = found["message"]
+    return " ".join(str(found).split())[:300]
+
+
+def _asked_wait(seconds: str | None) -> float:
+    """Returns how long an endpoint asks to wait; 0 where it does not, or gives a date."""
+    return float(seconds) if seconds is not None and seconds.isdecimal() else 0.0
+
+
+def _said(error: BaseException) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(reason) or type(reason).__name__

@@ -1,0 +1,141 @@
+"""`quaver ask`: a question, answered from a store with citations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from quaver.answers import DEFAULT_TEMPLATE, Answer, ChatModel, Message
+from quaver.answers import ask as ask_index
+from quaver.answers.answer import PASSAGES
+from quaver.cli.app import app
+from quaver.cli.options import StoreArgument, ThreadsOption, load_embedder, reported_errors
+from quaver.cli.search_options import (
+    CandidatesOption,
+    FilterOption,
+    ModeOption,
+    RerankOption,
+    parsed_filter,
+)
+from quaver.errors import InputError
+from quaver.index import Index
+from quaver.reranking import load_ranker
+from quaver.store.query import CANDIDATES
+from quaver.terminal import harmless, place_of
+
+
+@app.command()
+def ask(
+    store: StoreArgument,
+    question: Annotated[str, typer.Argument(help="The question.")],
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint, for example http://localhost:8080/v1; without one the "
+            "prompt is printed that would be sent.",
+            metavar="URL",
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", "-m", help="The language model; default: the only one of the endpoint."
+        ),
+    ] = None,
+    key_variable: Annotated[
+        str, typer.Option("--key-env", help="Environment variable with the endpoint's key.")
+    ] = "OPENAI_API_KEY",
+    k: Annotated[
+        int, typer.Option("-k", help="How many passages the model gets.", min=1)
+    ] = PASSAGES,
+    mode: ModeOption = "hybrid",
+    filters: FilterOption = None,
+    rerank: RerankOption = None,
+    candidates: CandidatesOption = CANDIDATES,
+    prompt: Annotated[
+        Path | None,
+        typer.Option(help="File with a prompt of your own; docs/ask.md has the default one."),
+    ] = None,
+    show_prompt: Annotated[
+        bool, typer.Option(help="Print what is sent, before the answer.")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds without a sign of life before giving up.", min=0.1)
+    ] = 120,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    embedding_model: Annotated[
+        str | None,
+        typer.Option(help="The store's embedding model, if it is somewhere else now."),
+    ] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Answer a question from the passages of a store, with numbered citations.
+
+    The passages go to the language model at --llm and nowhere else. Its answer is printed as it
+    arrives, then the passages that it cites.
+    """
+    with reported_errors():
+        template = DEFAULT_TEMPLATE if prompt is None else _read(prompt)
+        key = os.environ.get(key_variable)
+        chat = None if llm is None else ChatModel(llm, model=model, key=key, timeout=timeout)
+        wanted = parsed_filter(filters)
+        embedder = load_embedder(embedding_model, store, threads=threads)
+        with Index.open(store, embedder) as index:
+            answer = ask_index(
+                index,
+                question,
+                llm=chat,
+                k=k,
+                mode=mode,
+                filter=wanted,
+                ranker=None if rerank is None else load_ranker(rerank, embedder),
+                candidates=candidates,
+                template=template,
+                on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,
+                on_text=None if as_json else _print_piece,
+            )
+        if as_json:
+            print(json.dumps(asdict(answer), indent=2))
+        elif llm is not None:
+            _print_sources(answer)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prompt {path} cannot be read: {error}") from error
+
+
+def _print_prompt(messages: Sequence[Message]) -> None:
+    for message in messages:
+        print(f"--- {message.role}\n{harmless(message.content, lines=True)}\n")
+
+
+def _print_piece(piece: str) -> None:
+    print(harmless(piece, lines=True), end="", flush=True)
+
+
+def _print_sources(answer: Answer) -> None:
+    """Prints the passages that the answer cites, and what is wrong with its citations."""
+    print("\n")
+    out, complain = Console(highlight=False), Console(stderr=True, highlight=False)
+    for number in answer.cited:
+        hit = answer.passages[number - 1]
+        out.print(f"[{number}] {place_of(hit)}", markup=False, soft_wrap=True)
+    if answer.unknown:
+        numbers = ", ".join(map(str, answer.unknown))
+        complain.print(
+            f"quaver: the answer cites {numbers}, but got passages 1 to {len(answer.passages)}: "
+            "do not rely on it",
+            markup=False,
+        )
+    elif not answer.cited:
+        complain.print("quaver: the answer cites no passage", markup=False)

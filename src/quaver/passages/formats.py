@@ -1,0 +1,128 @@
+"""Which ending means which format, and which reader opens it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from quaver.errors import DocumentError
+from quaver.passages.decode import decode, storable
+from quaver.passages.limits import LIMITS
+from quaver.passages.passage import Document, Section
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        reader: ``module:function`` in this package; called with the text if ``encoded`` is None,
+            else with the bytes.
+        endings: Endings of its files, in small letters.
+        binary: Whether the reader gets bytes, and runs in the worker process: a library (or the
+            standard library's e-mail parser) then takes a hostile file apart.
+        declared: Whether a text may name its own encoding.
+    """
+
+    reader: str
+    endings: tuple[str, ...]
+    binary: bool = False
+    declared: bool = False
+
+
+_CODE = (
+    *(".py", ".pyi", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx", ".java", ".kt", ".scala"),
+    *(".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".cs", ".go", ".rs", ".swift", ".m"),
+    *(".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".ex", ".erl", ".clj", ".dart"),
+    *(".sh", ".bash", ".zsh", ".ps1", ".sql", ".proto", ".graphql", ".cmake", ".tf"),
+    *(".css", ".scss", ".vue", ".svelte", ".tex", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+)
+FORMATS = (
+    Format("plain:plain_document", (".txt",)),
+    Format("plain:markdown_document", (".md", ".markdown")),
+    Format("plain:rst_document", (".rst",)),
+    Format("plain:html_document", (".html", ".htm", ".xhtml"), declared=True),
+    Format("table:csv_document", (".csv", ".tsv")),
+    Format("records:json_document", (".json",)),
+    Format("records:json_lines_document", (".jsonl", ".ndjson")),
+    Format("pdf:pdf_document", (".pdf",), binary=True),
+    Format("word:word_document", (".docx",), binary=True),
+    Format("slides:slides_document", (".pptx",), binary=True),
+    Format("table:sheets_document", (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), binary=True),
+    Format("epub:epub_document", (".epub",), binary=True),
+    Format("mail:mail_document", (".eml",), binary=True),
+    Format("plain:plain_document", (".text", ".log", *_CODE)),
+)
+_BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
+SUPPORTED_ENDINGS = tuple(_BY_ENDING)
+"""Endings of the files that are read, compared without regard to case."""
+
+
+def needs_worker(ending: str, size: int) -> bool:
+    """Whether a file is converted in the worker process.
+
+    Args:
+        ending: The file's ending, in small letters.
+        size: Its bytes.
+
+    Returns:
+        True for every format that is not text, and for every large file.
+    """
+    return _BY_ENDING[ending].binary or size > LIMITS.inline_bytes
+
+
+def convert(ending: str, content: bytes) -> Document:
+    """Makes a document of a file's bytes.
+
+    Args:
+        ending: The file's ending, in small letters; one of ``SUPPORTED_ENDINGS``.
+        content: The bytes.
+
+    Returns:
+        The document, without source and root.
+
+    Raises:
+        DocumentError: The file is encrypted, broken, too large or refused.
+        ImportError: An extra is not installed.
+    """
+    format = _BY_ENDING[ending]
+    module, _, function = format.reader.partition(":")
+    reader: Callable[[Any], Document] = getattr(
+        import_module(f"quaver.passages.{module}"), function
+    )
+    document = reader(content if format.binary else decode(content, declared=format.declared))
+    if len(document.text) > LIMITS.characters:
+        raise DocumentError(
+            f"its text has {len(document.text)} characters, the limit is {LIMITS.characters}: "
+            "split the file"
+        )
+    return _storable(document)
+
+
+def _storable(document: Document) -> Document:
+    """Makes sure that every text of a document can be stored."""
+    return Document(
+        document.source,
+        storable(document.text),
+        tuple(
+            Section(
+                tuple(map(storable, section.headings)),
+                section.start,
+                section.end,
+                _storable_fields(section.metadata),
+            )
+            for section in document.sections
+        ),
+        markdown=document.markdown,
+        pages=document.pages,
+        metadata=_storable_fields(document.metadata),
+    )
+
+
+def _storable_fields(fields: Any) -> dict[str, Any]:
+    return {
+        storable(key): storable(value) if isinstance(value, str) else value
+        for key, value in fields.items()
+    }

@@ -1,0 +1,33 @@
+"""What a document may cost: a hostile one ends in an error, not in a full machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The limits of one document.
+
+    Attributes:
+        file_bytes: Size of the file.
+        characters: Length of its text.
+        unpacked_bytes: Size of everything in an archive together (.docx, .pptx, .xlsx, .epub).
+        members: How many parts an archive may have.
+        seconds: CPU time of a conversion in the worker process.
+        patience: How many times as long it may take by the clock, for a machine that is busy.
+        memory_bytes: Address space of the worker process.
+        inline_bytes: Larger files are converted in the worker process, whatever their format.
+    """
+
+    file_bytes: int = 100_000_000
+    characters: int = 20_000_000
+    unpacked_bytes: int = 500_000_000
+    members: int = 20_000
+    seconds: float = 60
+    patience: float = 10
+    memory_bytes: int = 2 << 30
+    inline_bytes: int = 1_000_000
+
+
+LIMITS = Limits()

@@ -1,0 +1,30 @@
+"""Formats whose text is the file's own: plain text and source code, Markdown, reStructuredText; and HTML."""
+
+from __future__ import annotations
+
+from quaver.passages.html import html_sections
+from quaver.passages.markdown import markdown_sections
+from quaver.passages.outline import sections_between
+from quaver.passages.passage import Document
+from quaver.passages.rst import rst_sections
+
+
+def plain_document(text: str) -> Document:
+    """Takes a text, or source code, as it is: one section."""
+    return Document("", text, sections_between(text, ()))
+
+
+def markdown_document(text: str) -> Document:
+    """Finds the headings of Markdown."""
+    return Document("", text, markdown_sections(text), markdown=True)
+
+
+def rst_document(text: str) -> Document:
+    """Finds the headings of reStructuredText."""
+    return Document("", text, rst_sections(text))
+
+
+def html_document(text: str) -> Document:
+    """Takes the visible text of an HTML page."""
+    visible, sections = html_sections(text)
+    return Document("", visible, sections)

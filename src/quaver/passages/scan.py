@@ -1,0 +1,122 @@
+"""A folder becomes a list of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from quaver.errors import DocumentError
+from quaver.passages.formats import SUPPORTED_ENDINGS
+from quaver.passages.passage import Failure
+from quaver.passages.patterns import Selection, Sieve
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds.
+
+    Attributes:
+        files: Supported files that are wanted, sorted by their path.
+        failures: Folders that could not be listed and names that are not text.
+    """
+
+    files: tuple[Path, ...]
+    failures: tuple[Failure, ...]
+
+
+def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
+    """Lists the supported files of a folder and its sub-folders.
+
+    Hidden files and folders (a leading dot) are skipped. A link to a folder is followed when it
+    leads outside; a link to a folder inside is not, because its files are found under their own
+    name. So links that form a loop end.
+
+    Args:
+        folder: The folder to list.
+        selection: Which files are wanted; all that no .gitignore leaves out if None.
+
+    Returns:
+        The files, and what could not be listed.
+
+    Raises:
+        InputError: A pattern of the selection is none.
+        DocumentError: The folder does not exist, is not a folder, or neither it nor what could be
+            listed below it holds a wanted file with a supported ending.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise DocumentError(
+            f"documents come from a folder: there is {found} at {folder}; give an existing folder"
+        )
+    selection = selection or Selection()
+    files: list[Path] = []
+    failures: list[Failure] = []
+    for path, error in _walk(folder, Sieve.of(selection)):
+        source = path.relative_to(folder).as_posix()
+        if not source.isprintable() and not _is_text(source):
+            failures.append(Failure(ascii(source)[1:-1], "its name is not valid UTF-8: rename it"))
+        elif error is not None:
+            failures.append(Failure(source, f"cannot list the folder: {error.strerror}"))
+        elif path.suffix.lower() in SUPPORTED_ENDINGS:
+            files.append(path)
+    if not files and not failures:
+        endings = ", ".join(SUPPORTED_ENDINGS)
+        patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
+        wanted = f" that patterns want ({patterns})" if patterns else ""
+        raise DocumentError(
+            f"a folder needs at least one document: found none in {folder}{wanted}; "
+            f"supported endings: {endings}"
+        )
+    return Scan(tuple(sorted(files)), tuple(failures))
+
+
+def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, OSError | None]]:
+    """Yields every wanted file, and every folder that cannot be listed with its error."""
+    real_root = root.resolve()
+    seen = {real_root}
+    folders = [(root, "", sieve)]
+    while folders:
+        folder, relative, outer = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, error
+            continue
+        inner = outer.inside(folder, relative)
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            if not _is_folder(entry):
+                if inner.keeps(relative + entry.name):
+                    yield path, None
+                continue
+            below = f"{relative}{entry.name}/"
+            real = path.resolve()
+            if real in seen or not inner.keeps(below):
+                continue
+            if entry.is_symlink() and (
+                real.is_relative_to(real_root) or real_root.is_relative_to(real)
+            ):
+                continue
+            seen.add(real)
+            folders.append((path, below, inner))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name can be stored as UTF-8 (a name with undecodable bytes cannot)."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
