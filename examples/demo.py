@@ -1,4 +1,4 @@
-"""Index the Python documentation, ask it five questions, and see what int8 costs.
+"""Index the Python documentation, ask it five questions, rerank, and see what int8 costs.
 
 python examples/demo.py MODEL_FOLDER [STORE]
 """
@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from quaver.embedder import Embedder
 from quaver.errors import QuaverError
 from quaver.index import Index, UpdateReport
 from quaver.passages import embedded_text
+from quaver.ranker import BiEncoderRanker
 from quaver.terminal import short_heading, snippet
 
 DOCUMENTS = Path(__file__).parent / "python-docs"
@@ -37,6 +39,9 @@ QUESTIONS = (
     "How do I send log messages to a file?",
 )
 SHOWN = 3
+CANDIDATES = 50
+"""Passages that are found by words and vectors together and then ordered by the model alone."""
+
 REPEATS = 15
 PASSAGE_TOKENS = 128
 """Half of what the model reads: a few sentences, and a machine without VNNI is done in a minute."""
@@ -70,42 +75,63 @@ def build(index: Index) -> UpdateReport:
 
 
 def ask(index: Index) -> None:
-    """Asks the questions and prints the best passages.
+    """Asks the questions and prints the best passages, and where each search alone had them.
 
     Args:
         index: The filled index.
     """
+    ranker = BiEncoderRanker(index.embedder)
     for number, question in enumerate(QUESTIONS, start=1):
         console.print()
         console.print(Text.assemble((f"{number}  {question}", "bold")))
-        for hit in index.search(question, k=SHOWN):
-            room = console.width - len(f"   {hit.score:.3f}  {hit.source}  ")
-            console.print(
-                Text.assemble(
-                    f"   {hit.score:.3f}  ",
-                    (hit.source, "cyan"),
-                    f"  {short_heading(hit.heading, room)}",
-                )
+        places = {
+            name: [hit.id for hit in index.search(question, k=CANDIDATES, mode=mode)]
+            for name, mode in (("words", "bm25"), ("vectors", "dense"), ("fused", "hybrid"))
+        }
+        for hit in index.search(question, k=SHOWN, ranker=ranker, candidates=CANDIDATES):
+            stood = ", ".join(
+                f"{name} {found.index(hit.id) + 1}"
+                for name, found in places.items()
+                if hit.id in found
             )
+            console.print(
+                Text.assemble(f"   {hit.score:.3f}  ", (hit.source, "cyan"), (f"  {stood}", "dim"))
+            )
+            console.print(f"     {short_heading(hit.heading, console.width - 5)}", markup=False)
             console.print(Text(snippet(hit.text, width=console.width, lines=2), "dim"))
+    told = (
+        f"Found by words and by vectors, their ranks fused; the best {CANDIDATES} reranked by the "
+        "model from the vectors that are stored. Beside each: its rank in each of these lists."
+    )
+    console.print()
+    console.print(Text(snippet(told, width=console.width), "dim"))
 
 
-def milliseconds_per_query(index: Index) -> float:
-    """Measures a search from the question to its passages, embedding included.
+def milliseconds_per_query(index: Index) -> dict[str, float]:
+    """Measures searches from the question to the passages, embedding included.
 
     Args:
         index: The filled index.
 
     Returns:
-        The median over all questions and repeats, in milliseconds.
+        For each way to search the median over all questions and repeats, in milliseconds.
     """
-    times = []
+    ranker = BiEncoderRanker(index.embedder)
+    ways: dict[str, Callable[[str], object]] = {
+        "by vectors": lambda question: index.search(question, mode="dense"),
+        "hybrid": lambda question: index.search(question),
+        "hybrid, reranked": lambda question: index.search(
+            question, ranker=ranker, candidates=CANDIDATES
+        ),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(REPEATS):
         for question in QUESTIONS:
-            begin = time.perf_counter()
-            index.search(question)
-            times.append(1000 * (time.perf_counter() - begin))
-    return statistics.median(times)
+            for name, search in ways.items():
+                begin = time.perf_counter()
+                search(question)
+                times[name].append(1000 * (time.perf_counter() - begin))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 @dataclass(frozen=True)
@@ -191,14 +217,14 @@ def timed(embedder: Embedder, texts: list[str]) -> tuple[NDArray[np.float32], fl
 
 
 def print_numbers(
-    index: Index, report: UpdateReport, latency: float, comparison: Comparison
+    index: Index, report: UpdateReport, latency: dict[str, float], comparison: Comparison
 ) -> None:
     """Prints speed, and beside it what it costs.
 
     Args:
         index: The filled index.
         report: What indexing did.
-        latency: Milliseconds per query.
+        latency: Milliseconds per query for each way to search.
         comparison: How far int8 is from float32.
     """
     stored = index.store.count()
@@ -207,7 +233,10 @@ def print_numbers(
         sample = f"all {stored} passages"
     table = Table.grid(padding=(0, 2))
     rows = [
-        ("query", f"{latency:.1f} ms", f"median of {REPEATS * len(QUESTIONS)}, embedding included"),
+        *(
+            ("query" * (row == 0), f"{value:.1f} ms", f"{name}, ten passages, embedding included")
+            for row, (name, value) in enumerate(latency.items())
+        ),
         ("embedding", f"{comparison.int8_rate:.0f} passages/s", f"int8, {sample}"),
         ("", f"{comparison.float32_rate:.0f} passages/s", "float32, the same passages"),
         ("int8 to float32", f"cosine {comparison.mean:.4f}", "mean over the same passages"),
