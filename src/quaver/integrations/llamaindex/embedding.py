@@ -9,7 +9,7 @@ from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
 with needs_extra("llamaindex"):
     from llama_index.core.base.embeddings.base import BaseEmbedding
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
 
 BATCH_SIZE = 512
 
@@ -24,6 +24,8 @@ class QuaverEmbedding(BaseEmbedding):
     LlamaIndex's 10: the engine pads nothing, and large batches keep every core busy. Objects with
     the same model and settings share one engine; concurrent async calls are computed together.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     query_instruction: str | None = Field(
         default=None, description="Goes before queries instead of the model's own prompt."

@@ -8,7 +8,7 @@ from quaver.extras import needs_extra
 from quaver.integrations.shared_models import SharedCrossEncoder, shared_cross_encoder
 
 with needs_extra("llamaindex"):
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
     from llama_index.core.instrumentation import get_dispatcher
     from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
     from llama_index.core.postprocessor.types import BaseNodePostprocessor
@@ -26,6 +26,8 @@ class QuaverRerank(BaseNodePostprocessor):
     The nodes given stay as they are. Objects with the same model and settings share one engine;
     concurrent async calls are computed together.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="Folder or hub id of a cross-encoder with one label.")
     top_n: int = Field(default=2, ge=1, description="How many nodes to return at most.")

@@ -15,7 +15,7 @@ from quaver.store import And, Compare, Filter, Hit
 from quaver.store.query import CANDIDATES, best, fused
 
 with needs_extra("llamaindex"):
-    from llama_index.core.bridge.pydantic import Field, PrivateAttr
+    from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
     from llama_index.core.indices.query.embedding_utils import get_top_k_mmr_embeddings
     from llama_index.core.schema import BaseNode, MetadataMode
     from llama_index.core.vector_stores.types import (
@@ -49,6 +49,8 @@ class QuaverVectorStore(BasePydanticVectorStore):
     semantic_hybrid (reciprocal ranks of both, ``alpha`` weighs the vectors', 0.5 without), mmr
     (``mmr_threshold``, ``mmr_prefetch_factor``). Filters: all of LlamaIndex's but text_match.
     """
+
+    model_config = ConfigDict(extra="forbid")
 
     stores_text: bool = True
     flat_metadata: bool = False
