@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from hub_cache import write_hub_cache
+from shown_output import shows_the_same
 
 DOCS = Path(__file__).parents[2] / "docs"
 LIBRARIES = {
@@ -44,4 +45,4 @@ def test_a_page_begins_with_code_that_works(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == re.sub("^    ", "", output, flags=re.MULTILINE)
+    assert shows_the_same(output, done.stdout), f"{page} shows\n{output}and it is\n{done.stdout}"
