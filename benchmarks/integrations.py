@@ -1,0 +1,272 @@
+"""What a framework's component costs over the bare engine, and what joining concurrent queries gains.
+
+    python benchmarks/integrations.py --model MINILM_FOLDER [--out FILE] [--seconds 6]
+
+Run it where the frameworks are installed (`make test-integrations` makes .envs/frameworks and
+.envs/sentence-transformers); those that are not are left out. Bare engine and component take turns,
+block by block, with the same texts and the same engine; the bare calls give arrays, the components
+what their framework asks for, lists of floats in copies of documents. The cross-encoder is the model
+with a random head: its speed is a real one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from quaver import CrossEncoder, Embedder
+from quaver.bench.corpus import read_corpus
+from quaver.bench.record import describe_run
+from quaver.bench.timing import alternate, take_turns
+from quaver.integrations.shared_models import shared_cross_encoder, shared_embedder
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DOCUMENTS = REPOSITORY / "examples" / "python-docs"
+CACHE = REPOSITORY / "build" / "bench-models"
+BATCH = 256
+QUERIES = 64
+PAIRS = 32
+Call = Callable[[], object]
+Component = dict[str, Any]
+
+
+def main() -> None:
+    """Measure every framework that is installed here."""
+    options = _options()
+    model, cross = str(options.model), str(_cross_encoder(options.model))
+    embedder = shared_embedder(model).embedder
+    ranker = shared_cross_encoder(cross).model
+    texts = list(read_corpus(DOCUMENTS, embedder.tokenizer, 10 * BATCH).texts)
+    queries = [" ".join(text.split()[:8]) for text in texts]
+    rows = []
+    for framework, make in FRAMEWORKS.items():
+        if find_spec(framework) is None:
+            print(f"{framework} is not installed here: left out", file=sys.stderr)
+            continue
+        component = make(model, cross)
+        rows += _overheads(framework, component, embedder, ranker, texts, queries, options.seconds)
+        if "query_async" in component:
+            rows.append(_concurrent(framework, component, queries[:QUERIES], options.seconds))
+    result = {"kind": "integrations", "run": describe_run(embedder.threads, sys.argv), "rows": rows}
+    print("\n".join(json.dumps(row) for row in rows))
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
+    add("--seconds", type=float, default=6.0, help="time for each row")
+    add("--out", type=Path, help="results, JSON")
+    return parser.parse_args()
+
+
+# --- Overhead -------------------------------------------------------------------------------------
+def _overheads(
+    framework: str,
+    component: Component,
+    embedder: Embedder,
+    ranker: CrossEncoder,
+    texts: Sequence[str],
+    queries: Sequence[str],
+    seconds: float,
+) -> list[dict[str, Any]]:
+    batches = [list(texts[i : i + BATCH]) for i in range(0, len(texts) - BATCH + 1, BATCH)]
+    pairs = [[(queries[i], text) for text in batches[i][:PAIRS]] for i in range(len(batches))]
+    given = [component["documents_of"](batch) for batch in batches]
+    cases: dict[str, tuple[Callable[[int], object], Callable[[int], object], int]] = {
+        "query": (
+            lambda i: embedder.encode_query(queries[i]),
+            lambda i: component["query"](queries[i]),
+            len(queries),
+        ),
+        f"{BATCH} texts": (
+            lambda i: embedder.encode_document(batches[i]),
+            lambda i: component["documents"](given[i]),
+            len(batches),
+        ),
+        f"{PAIRS} pairs": (
+            lambda i: ranker.predict(pairs[i]),
+            lambda i: component["rank"](queries[i], given[i][:PAIRS]),
+            len(batches),
+        ),
+    }
+    if "query_async" in component:
+        loop = asyncio.new_event_loop()
+        cases["query, awaited"] = (
+            cases["query"][0],
+            lambda i: loop.run_until_complete(component["query_async"](queries[i])),
+            len(queries),
+        )
+    rows = []
+    for case, (bare, ours, count) in cases.items():
+        timing = alternate(
+            {
+                "bare": [lambda i=i, call=bare: call(i) for i in range(count)],
+                "component": [lambda i=i, call=ours: call(i) for i in range(count)],
+            },
+            seconds=seconds,
+            least=5,
+        )
+        bare_ms, component_ms = (1e3 * timing.median(name) for name in ("bare", "component"))
+        slower = [
+            1e3 * (theirs - mine)
+            for mine, theirs in zip(timing.rounds("bare"), timing.rounds("component"), strict=True)
+        ]
+        rows.append(
+            {
+                "framework": framework,
+                "case": case,
+                "bare_ms": round(bare_ms, 4),
+                "component_ms": round(component_ms, 4),
+                "overhead_ms": round(statistics.median(slower), 4),
+                "overhead_percent": round(100 * statistics.median(slower) / bare_ms, 2),
+                "rounds": len(slower),
+                "disturbed": timing.disturbed,
+            }
+        )
+    return rows
+
+
+# --- Concurrent queries ---------------------------------------------------------------------------
+def _concurrent(
+    framework: str, component: Component, queries: Sequence[str], seconds: float
+) -> dict[str, Any]:
+    """Answer queries that come at once: each in a thread, as without methods of our own, or joined."""
+
+    async def threads() -> None:
+        await asyncio.gather(*(asyncio.to_thread(component["query"], q) for q in queries))
+
+    async def joined() -> None:
+        await asyncio.gather(*(component["query_async"](q) for q in queries))
+
+    def took(call: Callable[[], Any]) -> float:
+        start = time.perf_counter()
+        asyncio.run(call())
+        return time.perf_counter() - start
+
+    turns = take_turns(
+        {"threads": lambda: took(threads), "joined": lambda: took(joined)}, seconds=seconds, least=5
+    )
+    ratios = [given["threads"] / given["joined"] for given in turns.rounds]
+    return {
+        "framework": framework,
+        "case": f"{len(queries)} queries at once",
+        "threads_ms": round(1e3 * statistics.median(g["threads"] for g in turns.rounds), 2),
+        "joined_ms": round(1e3 * statistics.median(g["joined"] for g in turns.rounds), 2),
+        "gain": round(statistics.median(ratios), 2),
+        "rounds": len(ratios),
+        "disturbed": turns.disturbed,
+    }
+
+
+# --- Frameworks -----------------------------------------------------------------------------------
+def _haystack(model: str, cross: str) -> Component:
+    from haystack import Document
+
+    from haystack_integrations.components.embedders.quaver import (
+        QuaverDocumentEmbedder,
+        QuaverTextEmbedder,
+    )
+    from haystack_integrations.components.rankers.quaver import QuaverRanker
+
+    text, documents = QuaverTextEmbedder(model=model), QuaverDocumentEmbedder(model=model)
+    ranker = QuaverRanker(model=cross)
+    for component in (text, documents, ranker):
+        component.warm_up()
+    return {
+        "documents_of": lambda texts: [Document(content=text) for text in texts],
+        "query": text.run,
+        "query_async": text.run_async,
+        "documents": documents.run,
+        "rank": lambda query, found: ranker.run(query=query, documents=found),
+    }
+
+
+def _langchain(model: str, cross: str) -> Component:
+    from langchain_core.documents import Document
+
+    from quaver.integrations.langchain import QuaverEmbeddings, QuaverReranker
+
+    embeddings, reranker = QuaverEmbeddings(model=model), QuaverReranker(model=cross)
+    return {
+        "documents_of": lambda texts: [Document(text) for text in texts],
+        "query": embeddings.embed_query,
+        "query_async": embeddings.aembed_query,
+        "documents": lambda found: embeddings.embed_documents([d.page_content for d in found]),
+        "rank": lambda query, found: reranker.compress_documents(found, query),
+    }
+
+
+def _llamaindex(model: str, cross: str) -> Component:
+    from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
+
+    from quaver.integrations.llamaindex import QuaverEmbedding, QuaverRerank
+
+    embedding, rerank = QuaverEmbedding(model_name=model), QuaverRerank(model=cross)
+    return {
+        "documents_of": lambda texts: [NodeWithScore(node=TextNode(text=text)) for text in texts],
+        "query": embedding.get_query_embedding,
+        "query_async": embedding.aget_query_embedding,
+        "documents": lambda found: embedding.get_text_embedding_batch([n.text for n in found]),
+        "rank": lambda query, found: rerank.postprocess_nodes(found, QueryBundle(query)),
+    }
+
+
+def _sentence_transformers(model: str, cross: str) -> Component:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+
+    from quaver.integrations.sentence_transformers import QuaverModule
+
+    embedder = SentenceTransformer(modules=[QuaverModule(model)], device="cpu")
+    ranker = CrossEncoder(modules=[QuaverModule(cross, task="rank")], device="cpu")
+    return {
+        "documents_of": list,
+        "query": embedder.encode_query,
+        "documents": lambda texts: embedder.encode_document(texts, batch_size=BATCH),
+        "rank": lambda query, texts: ranker.predict([(query, t) for t in texts], batch_size=BATCH),
+    }
+
+
+FRAMEWORKS: dict[str, Callable[[str, str], Component]] = {
+    "haystack": _haystack,
+    "langchain_core": _langchain,
+    "llama_index": _llamaindex,
+    "sentence_transformers": _sentence_transformers,
+}
+
+
+def _cross_encoder(model: Path) -> Path:
+    """Write the model with a random head that gives one score."""
+    folder = CACHE / f"{model.parent.name}-cross"
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    config |= {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "LABEL_0"}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer.json").write_bytes((model / "tokenizer.json").read_bytes())
+    hidden, rng = config["hidden_size"], np.random.default_rng(0)
+    tensors = load_file(model / "model.safetensors")
+    tensors = {f"bert.{name.removeprefix('bert.')}": array for name, array in tensors.items()}
+    tensors["bert.pooler.dense.weight"] = rng.normal(0, 0.05, (hidden, hidden)).astype(np.float32)
+    tensors["bert.pooler.dense.bias"] = np.zeros(hidden, np.float32)
+    tensors["classifier.weight"] = rng.normal(0, 0.05, (1, hidden)).astype(np.float32)
+    tensors["classifier.bias"] = np.zeros(1, np.float32)
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+if __name__ == "__main__":
+    main()
