@@ -32,6 +32,7 @@ from tiny_model import (
     WORDS,
     tiny_config,
     tiny_tensors,
+    tiny_vocabulary,
     write_json,
     write_tiny_cross_encoder,
     write_tiny_model,
@@ -144,6 +145,36 @@ def test_a_static_folder(
     assert report.loss == pytest.approx(
         1 - cosines(model.encode(TEXTS[:40]), exact[:40]).mean(), abs=5e-3
     )
+
+
+def test_a_layer_with_wide_tokens_keeps_ranges_by_token(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "source", hidden=256)
+    tensors = load_file(source / "model.safetensors")
+    words = tensors["embeddings.word_embeddings.weight"]
+    # In the first token of every text, as in trained encoders, one feature is wide.
+    words[tiny_vocabulary().index("[CLS]"), 3] = 100 * np.abs(words).max()
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    options = {
+        "scheme": "static",
+        "calibration": TEXTS,
+        "rounding": "nearest",
+        "observer": "minmax",
+    }
+    free = quantize(source, tmp_path / "free", **options)
+    strict = quantize(source, tmp_path / "strict", strict=True, **options)
+    assert {layer.precision for layer in free.layers} == {"static", "dynamic"}
+    assert {layer.precision for layer in strict.layers} == {"static"}
+    assert free.loss is not None
+    assert strict.loss is not None
+    assert free.loss < strict.loss
+    config = json.loads((tmp_path / "free/config.json").read_text())
+    kinds = [
+        g["input_activations"] for g in config["quantization_config"]["config_groups"].values()
+    ]
+    assert [kind and kind["strategy"] for kind in kinds] == ["token", "tensor", None]
+    assert "Ranges by token | `" in (tmp_path / "free/README.md").read_text()
+    loaded = quaver.Embedder.from_pretrained(tmp_path / "free", threads=1)
+    assert loaded.encode(TEXTS).shape == (len(TEXTS), 256)
 
 
 @pytest.mark.parametrize(

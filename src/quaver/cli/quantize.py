@@ -74,6 +74,14 @@ def quantize(
         ),
     ] = None,
     observer: Annotated[Observer, typer.Option(help="How static ranges are found.")] = Observer.mse,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="static: one range for every layer, also where that multiplies its error by more "
+            "than 4; without it such a layer keeps a range for each token.",
+        ),
+    ] = False,
     max_loss: Annotated[
         str | None,
         typer.Option(
@@ -97,6 +105,7 @@ def quantize(
             samples=samples,
             rounding=None if rounding is None else rounding.value,
             observer=observer.value,
+            strict=strict,
             max_loss=bound,
             words=words.value,
             pooling=choice_value(pooling),

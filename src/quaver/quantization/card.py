@@ -48,7 +48,9 @@ def model_card(
     rows = [("Source model", source), ("Scheme", f"{recipe.scheme}: {_SCHEMES[recipe.scheme]}")]
     rows += [("Rounding of weights", recipe.rounding)]
     if recipe.scheme == "static":
+        by_token = [f"`{layer.name}`" for layer in layers if layer.precision == "dynamic"]
         rows += [("Ranges", recipe.observer)]
+        rows += [("Ranges by token", ", ".join(by_token) or "no linear layer")]
     if calibration is None:
         rows += [("Calibration", "none")]
     else:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights
 from quaver.errors import CalibrationError
 from quaver.int8 import quantize_weight, rounded_rows
-from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
+from quaver.linear import InputRange, Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.quantization.observers import Observer, observed_range
 from quaver.quantization.rounding import round_by_output
 from quaver.quantization.smoothing import STRENGTHS, smoothing_factors
@@ -23,6 +23,11 @@ Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]
 SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
+
+DEAREST = 4.0
+"""A layer keeps ranges by token where one range multiplies its squared error by more."""
+# Rows of calibration text on which that is decided.
+_ROWS = 4096
 
 FloatArray = NDArray[np.float32]
 Place = tuple[int, str]
@@ -37,11 +42,13 @@ class Recipe:
         scheme: "dynamic" or "static".
         rounding: how weights are rounded; "gptq" needs calibration text.
         observer: how a static layer's range is found.
+        strict: whether the static scheme gives every layer one range, whatever it costs.
     """
 
     scheme: Scheme
     rounding: Rounding
     observer: Observer
+    strict: bool = False
 
 
 @dataclass(frozen=True)
@@ -191,9 +198,7 @@ def _quantized(
     The rows `refined` are read twice: rounded, and what rounding left of them, rounded in its turn.
     A fixed range holds them all the same: transformers reads them once.
     """
-    fixed = None
-    if recipe.scheme == "static":
-        fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
+    fixed = _fixed_range(linear, x, recipe)
     read = rounded_rows(x, fixed)
     read[refined] += rounded_rows(x[refined] - read[refined])
     rounded = (
@@ -202,6 +207,23 @@ def _quantized(
     quantized = replace(rounded, input=fixed)
     y: FloatArray = read @ dequantized(quantized).weight.T
     return quantized, y + quantized.bias
+
+
+def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputRange | None:
+    """Find the range of a static layer; None where ranges by token are so much better that it keeps them."""
+    if recipe.scheme != "static":
+        return None
+    fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
+    if recipe.strict:
+        return fixed
+    rows = x[:: max(1, len(x) // _ROWS)]
+    weight = dequantized(quantize_weight(linear)).weight.T
+    truth = rows @ linear.weight.T
+    by_layer, by_token = (
+        float(np.square(rounded_rows(rows, found) @ weight - truth).mean())
+        for found in (fixed, None)
+    )
+    return fixed if by_layer <= DEAREST * by_token else None
 
 
 def _can_smooth(spec: EncoderSpec, weights: EncoderWeights, place: Place) -> bool:

@@ -66,6 +66,7 @@ def quantize(
     column: str | None = None,
     rounding: Rounding | None = None,
     observer: Observer = "mse",
+    strict: bool = False,
     max_loss: float | None = None,
     words: Words = "int8",
     pooling: str | None = None,
@@ -84,7 +85,8 @@ def quantize(
         source: local folder, or hub id, of a model in floats.
         target: the new folder; nothing may be there.
         scheme: "dynamic" gives every token's activations a range of their own, found while running;
-            "static" gives each layer one range, found on calibration text.
+            "static" gives each layer one range, found on calibration text, but for layers where that
+            multiplies the error by more than 4.
         calibration: text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, the id of a
             data set, or texts; a file or data set may be followed by ":" and a column. Needed for the
             static scheme, for "gptq" and for max_loss.
@@ -93,6 +95,7 @@ def quantize(
         rounding: how weights are rounded: "nearest", or "gptq", which changes a layer's output on
             the text least. None takes "gptq" where there is text.
         observer: how static ranges are found: "minmax", "percentile" or "mse".
+        strict: give those layers one range, too.
         max_loss: the largest loss allowed on the samples, as a part: 0.003 is 0.3 %. The loss is
             1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
             correlation of its scores. Layers that cost most stay in float32 until it holds.
@@ -115,7 +118,7 @@ def quantize(
         ImportError: the calibration source needs a library that is not installed.
     """
     begin = time.perf_counter()
-    recipe = _recipe(scheme, rounding, observer, calibration is not None)
+    recipe = _recipe(scheme, rounding, observer, strict, calibration is not None)
     check_choice("words", words, WORDS)
     _check(samples, max_loss, pooling, recipe, calibration is not None)
     target = Path(target).expanduser()
@@ -135,7 +138,7 @@ def quantize(
     with _bar(show_progress_bar, len(places)) as progress:
         converted, bounded = _converted(folder, spec, weights, recipe, texts, max_loss, progress)
     final = converted.quantized if bounded is None else bounded.weights
-    layers = _layers(places, converted, bounded, recipe)
+    layers = _layers(places, converted, bounded)
     tensors = quantized_tensors(stored, final, words)
     size = write_folder(
         target,
@@ -172,13 +175,15 @@ def quantize(
     )
 
 
-def _recipe(scheme: Scheme, rounding: Rounding | None, observer: Observer, text: bool) -> Recipe:
+def _recipe(
+    scheme: Scheme, rounding: Rounding | None, observer: Observer, strict: bool, text: bool
+) -> Recipe:
     check_choice("scheme", scheme, SCHEMES)
     check_choice("observer", observer, OBSERVERS)
     if rounding is None:
         rounding = "gptq" if text else "nearest"
     check_choice("rounding", rounding, ROUNDINGS)
-    return Recipe(scheme, rounding, observer)
+    return Recipe(scheme, rounding, observer, strict)
 
 
 def _check(
@@ -245,13 +250,17 @@ def _pair(text: str) -> tuple[str, str]:
 
 
 def _layers(
-    places: dict[Place, Linear], converted: Converted, bounded: Bounded | None, recipe: Recipe
+    places: dict[Place, Linear], converted: Converted, bounded: Bounded | None
 ) -> tuple[LayerReport, ...]:
     kept = () if bounded is None else bounded.kept
     shares = {} if bounded is None else bounded.shares
+    quantized = dict(linear_places(converted.quantized))
     reports = []
     for place, linear in places.items():
-        precision: Precision = "float32" if place in kept else recipe.scheme
+        fixed = getattr(quantized[place], "input", None)
+        precision: Precision = "dynamic" if fixed is None else "static"
+        if place in kept:
+            precision = "float32"
         layer = converted.layers[place]
         reports.append(
             LayerReport(
