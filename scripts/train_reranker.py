@@ -104,7 +104,7 @@ def train(model: Any, tokenizer: Any, pairs: list[Pair], epochs: int) -> None:
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
-            total += float(loss) * len(batch)
+            total += loss.item() * len(batch)
         taken = time.perf_counter() - start
         print(f"epoch {epoch + 1}: loss {total / len(pairs):.3f}, {taken:.0f} s", flush=True)
     model.eval()
