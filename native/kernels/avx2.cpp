@@ -67,9 +67,9 @@ struct Tile {
         _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
   }
 
-  template <int R, int W>
+  template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums) {
+                                    std::int32_t *sums, Fetch = {}) {
     alignas(32) std::int32_t totals[R * W] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {

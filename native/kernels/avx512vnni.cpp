@@ -13,6 +13,7 @@ struct Lanes {
   // The float tile: 6 x 4 sums, 4 columns and 1 broadcast fill 29 of 32 registers.
   static constexpr int float_rows = 6;
   static constexpr int float_columns = 4;
+  static constexpr int chains = 2; // vectors whose outputs are computed side by side
 
   static V zero() { return _mm512_setzero_ps(); }
   static V set(float x) { return _mm512_set1_ps(x); }
@@ -30,6 +31,8 @@ struct Lanes {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
   }
   static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  // No lower bound: scale() makes 0 of what is too small.
+  static V above_smallest(V exponent) { return exponent; }
   // v * 2^n for whole n.
   static V scale(V v, V n) { return _mm512_scalef_ps(v, n); }
 
@@ -61,20 +64,48 @@ struct Lanes {
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
   static __m512i to_s32(V v) { return _mm512_cvtps_epi32(v); }
-  // Sixteen bytes from integers, held to 0..255.
-  static void store_bytes(std::uint8_t *p, __m512i v) {
 #ifdef QUAVER_EMULATE // SIMDe has no such narrowing
+  static __m256i narrow(__m512i v) {
     const __m256i halves = _mm256_packs_epi32(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
-    const __m256i words = _mm256_permute4x64_epi64(halves, 0xd8);
-    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
-#else
-    const __m128i bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512()));
-#endif
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), bytes);
+    return _mm256_permute4x64_epi64(halves, 0xd8);
   }
+  static __m128i to_u8(__m512i v) {
+    const __m256i words = narrow(v);
+    return _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  }
+  static __m128i to_s8(__m512i v) {
+    const __m256i words = narrow(v);
+    return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  }
+#else
+  static __m128i to_u8(__m512i v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
+  static __m128i to_s8(__m512i v) { return _mm512_cvtsepi32_epi8(v); }
+#endif
+  // Sixteen bytes from integers, held to 0..255.
+  static void store_bytes(std::uint8_t *p, __m512i v) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), to_u8(v)); }
+  // Sixteen bytes from integers in 0..255.
+#ifdef QUAVER_EMULATE
+  static void store_weights(std::uint8_t *p, __m512i v) { store_bytes(p, v); }
+#else
+  static void store_weights(std::uint8_t *p, __m512i v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(v));
+  }
+#endif
   // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
     store_bytes(p, _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(origin)));
+  }
+
+  // Sixteen s8: the nearest integers to p * factor.
+  static __m128i sixteen_s8(const float *p, V factor) { return to_s8(to_s32(mul(load(p), factor))); }
+  // The nearest integers, in -128..127, of four vectors as s8 side by side: a0 b0 c0 d0 a1 ...
+  static void store_fours(std::int8_t *p, V a, V b, V c, V d) {
+    const __m512i byte = _mm512_set1_epi32(255);
+    const __m512i low =
+        _mm512_or_si512(_mm512_and_si512(to_s32(a), byte), _mm512_slli_epi32(_mm512_and_si512(to_s32(b), byte), 8));
+    const __m512i high =
+        _mm512_or_si512(_mm512_slli_epi32(_mm512_and_si512(to_s32(c), byte), 16), _mm512_slli_epi32(to_s32(d), 24));
+    _mm512_storeu_si512(p, _mm512_or_si512(low, high));
   }
 
   static float sum(V v) {
@@ -116,9 +147,9 @@ inline void dot_bytes(__m512i &sum, __m512i u, __m512i s) {
 struct Tile {
   static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
 
-  template <int R, int W>
+  template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums) {
+                                    std::int32_t *sums, Fetch ahead = {}) {
     __m512i sum[R][W / 16];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -131,6 +162,7 @@ struct Tile {
 #pragma GCC unroll 8
       for (int c = 0; c < W / 16; ++c)
         weights[c] = _mm512_loadu_si512(panel + c * strip);
+      ahead.fetch();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         std::int32_t four;

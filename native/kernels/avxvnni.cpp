@@ -19,9 +19,9 @@ inline void dot_bytes(__m256i &sum, __m256i u, __m256i s) {
 struct Tile {
   static constexpr int rows = 6;
 
-  template <int R, int W>
+  template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums) {
+                                    std::int32_t *sums, Fetch = {}) {
     for (int column = 0; column < W; column += kStrip)
       multiply<R, W>(q, ldq, panel + column * depth, depth / kGroup, sums + column);
   }

@@ -14,6 +14,7 @@ struct Lanes {
   // The float tile: 6 x 2 sums, 2 columns and 1 broadcast fill 15 of 16 registers.
   static constexpr int float_rows = 6;
   static constexpr int float_columns = 2;
+  static constexpr int chains = 1; // vectors whose outputs are computed side by side: more spill
 
   static V zero() { return _mm256_setzero_ps(); }
   static V set(float x) { return _mm256_set1_ps(x); }
@@ -34,6 +35,7 @@ struct Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
 
+  static V above_smallest(V exponent) { return max(exponent, set(-126.0f)); }
   // v * 2^n for whole n >= -126.
   static V scale(V v, V n) { return mul(v, power_of_two(n)); }
 
@@ -63,6 +65,24 @@ struct Lanes {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packus_epi16(words, words));
   }
+
+  // Sixteen s8: the nearest integers to p * factor.
+  static __m128i sixteen_s8(const float *p, V factor) {
+    const __m256i halves = _mm256_packs_epi32(to_s32(mul(load(p), factor)), to_s32(mul(load(p + width), factor)));
+    const __m256i words = _mm256_permute4x64_epi64(halves, 0xd8);
+    return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  }
+  // The nearest integers, in -128..127, of four vectors as s8 side by side: a0 b0 c0 d0 a1 ...
+  static void store_fours(std::int8_t *p, V a, V b, V c, V d) {
+    const __m256i byte = _mm256_set1_epi32(255);
+    const __m256i low =
+        _mm256_or_si256(_mm256_and_si256(to_s32(a), byte), _mm256_slli_epi32(_mm256_and_si256(to_s32(b), byte), 8));
+    const __m256i high =
+        _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(to_s32(c), byte), 16), _mm256_slli_epi32(to_s32(d), 24));
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_or_si256(low, high));
+  }
+
+  static void store_weights(std::uint8_t *p, __m256i v) { store_bytes(p, v); }
 
   static float sum(V v) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -100,51 +100,70 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     }
   }
 
-  // One row as s8 with 127 for its largest magnitude, in bytes whose highest bit is turned (value + 128).
-  static float quantize_symmetric(const float *x, int cols, std::uint8_t *bytes) {
+  // The largest magnitude of a row.
+  static float reach(const float *x, int cols) {
     V top = L::zero();
     int c = 0;
     for (; c + L::width <= cols; c += L::width)
       top = L::max(top, L::abs(L::load(x + c)));
     if (c < cols)
       top = L::max(top, L::abs(L::load_first(x + c, cols - c)));
-    const float largest = L::greatest(top);
-    const V factor = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
-    for (c = 0; c + L::width <= cols; c += L::width)
-      L::store_u8(bytes + c, L::mul(L::load(x + c), factor), 128);
-    if (c < cols)
-      L::store_u8(bytes + c, L::mul(L::load_first(x + c, cols - c), factor), 128);
-    return largest / 127.0f;
+    return L::greatest(top);
   }
 
-  static constexpr std::uint32_t kTurned = 0x80808080u; // s8 = byte ^ 0x80
+  // Four rows of sixteen bytes to four columns of four-byte groups: the groups of one place lie side by side.
+  static void store_groups(std::int8_t *target, const __m128i (&rows)[kGroup]) {
+    const __m128i low_left = _mm_unpacklo_epi32(rows[0], rows[1]), low_right = _mm_unpacklo_epi32(rows[2], rows[3]),
+                  high_left = _mm_unpackhi_epi32(rows[0], rows[1]), high_right = _mm_unpackhi_epi32(rows[2], rows[3]);
+    const __m128i columns[kGroup] = {_mm_unpacklo_epi64(low_left, low_right), _mm_unpackhi_epi64(low_left, low_right),
+                                     _mm_unpacklo_epi64(high_left, high_right),
+                                     _mm_unpackhi_epi64(high_left, high_right)};
+    for (int i = 0; i < kGroup; ++i)
+      _mm_storeu_si128(reinterpret_cast<__m128i *>(target + i * kStrip * kGroup), columns[i]);
+  }
 
   static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
     const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
-    std::uint8_t bytes[kMaxHead];
-    for (int c = 0; c < depth; ++c)
-      bytes[c] = 128;
-    for (int j = 0; j < padded; ++j) {
+    for (int j = 0; j < padded; j += kGroup) {
+      V factor[kGroup];
+      for (int i = 0; i < kGroup; ++i) {
+        const float largest = j + i < head.length ? reach(head.key + (j + i) * head.ld, d) : 0.0f;
+        packed.key_scale[j + i] = largest / 127.0f;
+        factor[i] = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
+      }
       std::int8_t *target =
           packed.keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * depth + j % kStrip * kGroup;
-      float scale = 0.0f;
-      int sum = 0;
-      if (j < head.length) {
-        scale = quantize_symmetric(head.key + j * head.ld, d, bytes);
-        for (int c = d; c < round_up(d, L::width); ++c)
-          bytes[c] = 128;
-        for (int c = 0; c < d; ++c)
-          sum += bytes[c];
-        sum -= 128 * d;
+      for (int c = 0; c < depth; c += kStrip, target += kStrip * kStrip) {
+        __m128i rows[kGroup];
+        for (int i = 0; i < kGroup; ++i)
+          rows[i] = j + i < head.length && c < d ? sixteen_of(head.key + (j + i) * head.ld + c, d - c, factor[i])
+                                                 : _mm_setzero_si128();
+        store_groups(target, rows);
       }
-      for (int c = 0; c < depth; c += kGroup) {
-        std::uint32_t four;
-        __builtin_memcpy(&four, bytes + c, sizeof four);
-        four = j < head.length ? four ^ kTurned : 0u;
-        __builtin_memcpy(target + static_cast<std::ptrdiff_t>(c) * kStrip, &four, sizeof four);
-      }
-      packed.key_scale[j] = scale;
-      packed.key_sums[j] = static_cast<float>(sum);
+    }
+    sum_keys(packed, padded, depth);
+  }
+
+  // Sixteen s8 of a row that has `columns` of them; zero behind the last.
+  static __m128i sixteen_of(const float *row, int columns, V factor) {
+    if (columns >= kStrip)
+      return L::sixteen_s8(row, factor);
+    float last[kStrip] = {};
+    for (int c = 0; c < columns; ++c)
+      last[c] = row[c];
+    return L::sixteen_s8(last, factor);
+  }
+
+  // Keys are a linear layer: a row of ones gives the sum of each.
+  static void sum_keys(const Int8Head &packed, int keys, int depth) {
+    alignas(64) std::uint8_t ones[kMaxHead];
+    __builtin_memset(ones, 1, static_cast<std::size_t>(round_up(depth, kDepthStep)));
+    alignas(64) std::int32_t sums[kPanel];
+    for (int j = 0, width; j < keys; j += width) {
+      width = keys - j >= kPanel ? kPanel : keys - j >= 2 * kStrip ? 2 * kStrip : kStrip;
+      sum_columns(width, ones, 0, 1, packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth, sums);
+      for (int c = 0; c < width; c += L::width)
+        L::store(packed.key_sums + j + c, L::from_s32(sums + c));
     }
   }
 
@@ -153,45 +172,40 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     constexpr int vectors = kStrip / L::width;
     const int columns = least(kStrip, head.head_size - first), padded = round_up(head.length, kStrip);
     const float *value = head.value + first;
-    V top[vectors], centre[vectors];
-    for (int i = 0; i < vectors; ++i)
-      top[i] = centre[i] = L::zero();
-    for (int j = 0; j < head.length; ++j)
-      for (int i = 0; i < vectors; ++i)
-        centre[i] = L::add(centre[i], load_columns(value + j * head.ld, columns, i * L::width));
+    V low[vectors], high[vectors], centre[vectors], factor[vectors];
     for (int i = 0; i < vectors; ++i) {
-      centre[i] = L::mul(centre[i], L::set(1.0f / static_cast<float>(head.length)));
-      L::store(mean + i * L::width, centre[i]);
+      low[i] = high[i] = load_columns(value, columns, i * L::width);
+      centre[i] = L::zero();
     }
     for (int j = 0; j < head.length; ++j)
       for (int i = 0; i < vectors; ++i) {
-        const V v = L::sub(load_columns(value + j * head.ld, columns, i * L::width), centre[i]);
-        top[i] = L::max(top[i], L::abs(v));
+        const V v = load_columns(value + j * head.ld, columns, i * L::width);
+        centre[i] = L::add(centre[i], v);
+        low[i] = L::min(low[i], v);
+        high[i] = L::max(high[i], v);
       }
-    float factor[kStrip];
-    for (int i = 0; i < vectors; ++i)
-      L::store(factor + i * L::width, top[i]);
-    for (int c = 0; c < kStrip; ++c) {
-      scale[c] = factor[c] / 127.0f;
-      factor[c] = factor[c] > 1e-30f ? 127.0f / factor[c] : 0.0f;
-    }
-    std::uint8_t bytes[kGroup][kStrip];
-    for (int j = 0; j < padded; j += kGroup, target += kStrip * kGroup) {
-      for (int i = 0; i < kGroup; ++i)
-        for (int c = 0; c < kStrip; c += L::width) {
-          const V v = j + i < head.length
-                          ? L::sub(load_columns(value + (j + i) * head.ld, columns, c), centre[c / L::width])
-                          : L::zero();
-          L::store_u8(bytes[i] + c, L::mul(v, L::load(factor + c)), 128);
-        }
-      for (int c = 0; c < kStrip; ++c) {
-        const std::uint32_t four =
-            (static_cast<std::uint32_t>(bytes[0][c]) | static_cast<std::uint32_t>(bytes[1][c]) << 8 |
-             static_cast<std::uint32_t>(bytes[2][c]) << 16 | static_cast<std::uint32_t>(bytes[3][c]) << 24) ^
-            kTurned;
-        __builtin_memcpy(target + c * kGroup, &four, sizeof four);
+    for (int i = 0; i < vectors; ++i) {
+      centre[i] = L::mul(centre[i], L::set(1.0f / static_cast<float>(head.length)));
+      L::store(mean + i * L::width, centre[i]);
+      const V top = L::max(L::abs(L::sub(high[i], centre[i])), L::abs(L::sub(low[i], centre[i])));
+      float lanes[L::width];
+      L::store(lanes, top);
+      for (int c = 0; c < L::width; ++c) {
+        scale[i * L::width + c] = lanes[c] / 127.0f;
+        lanes[c] = lanes[c] > 1e-30f ? 127.0f / lanes[c] : 0.0f;
       }
+      factor[i] = L::load(lanes);
     }
+    for (int j = 0; j < padded; j += kGroup, target += kStrip * kGroup)
+      for (int i = 0; i < vectors; ++i) {
+        V v[kGroup];
+        for (int g = 0; g < kGroup; ++g)
+          v[g] =
+              j + g < head.length
+                  ? L::mul(L::sub(load_columns(value + (j + g) * head.ld, columns, i * L::width), centre[i]), factor[i])
+                  : L::zero();
+        L::store_fours(target + i * L::width * kGroup, v[0], v[1], v[2], v[3]);
+      }
   }
 
   // A vector from column c of a row that has `columns` of them; zero behind the last.
@@ -257,13 +271,13 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     for (int j = 0; j < full; j += L::width) {
       const V weight = short_exp2<L>(L::fma(L::load(scores + j), factor, shift));
       total = L::add(total, weight);
-      L::store_bytes(weights + j, L::to_s32(weight));
+      L::store_weights(weights + j, L::to_s32(weight));
     }
     if (full < length) {
       const V x = L::min(L::fma(L::load_first(scores + full, length - full), factor, shift), L::zero());
       const V weight = L::keep_first(short_exp2<L>(x), length - full);
       total = L::add(total, weight);
-      L::store_bytes(weights + full, L::to_s32(weight));
+      L::store_weights(weights + full, L::to_s32(weight));
     }
     for (int j = round_up(length, L::width); j < round_up(length, kPanel); ++j)
       weights[j] = 0;

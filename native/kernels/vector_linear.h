@@ -6,6 +6,20 @@
 namespace quaver {
 namespace {
 
+// What a tile asks for while it multiplies, two cache lines a step: weights that will be read next and that the
+// hardware does not see coming.
+struct Ahead {
+  const std::int8_t *line;
+  void fetch() {
+    __builtin_prefetch(line, 0, 2);
+    __builtin_prefetch(line + 64, 0, 2);
+    line += 128;
+  }
+};
+struct Nothing {
+  void fetch() {}
+};
+
 // y[R][C vectors] = x[R][depth] * w[depth][C vectors]: one accumulator per element, one chain over depth.
 template <class L, int R, int C>
 void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, float *y,
@@ -137,13 +151,13 @@ template <class L, class Tile> struct LinearKernels {
   }
 
   // sums [rows][W] of a panel W columns wide; rows <= R.
-  template <int W, int R = Tile::rows>
+  template <int W, int R = Tile::rows, class Fetch = Nothing>
   static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
-                       std::int32_t *sums) noexcept {
+                       std::int32_t *sums, Fetch ahead = {}) noexcept {
     if (rows == R) {
-      Tile::template run<R, W>(q, ldq, panel, depth, sums);
+      Tile::template run<R, W>(q, ldq, panel, depth, sums, ahead);
     } else if constexpr (R > 1) {
-      sum_rows<W, R - 1>(q, ldq, rows, panel, depth, sums);
+      sum_rows<W, R - 1>(q, ldq, rows, panel, depth, sums, ahead);
     }
   }
 
@@ -153,17 +167,34 @@ template <class L, class Tile> struct LinearKernels {
       sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel, depth, sums + r * kPanel);
   }
 
-  // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs.
+  // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs. A few vectors
+  // side by side: the polynomial of GELU is one long chain, and alone it would wait for itself.
+  template <Activation kAct>
   static void dequantize(const Int8Rows &a, int first_row, int rows, const Int8Linear &w, int column,
                          const std::int32_t *sums, float *y, std::ptrdiff_t ldy, Activation act) {
-    for (int c = 0; c < kPanel; c += L::width) {
-      const V scale = L::load(w.scale + column + c), column_sum = L::load(w.column_sums + column + c),
-              bias = L::load(w.bias + column + c);
+    constexpr int side = L::chains;
+    float zeros[Tile::rows];
+    for (int r = 0; r < rows; ++r)
+      zeros[r] = -static_cast<float>(a.zero[first_row + r]);
+    for (int c = 0; c < kPanel; c += side * L::width) {
+      V scale[side], column_sum[side], bias[side];
+#pragma GCC unroll 4
+      for (int i = 0; i < side; ++i) {
+        const int at = column + c + i * L::width;
+        scale[i] = L::load(w.scale + at);
+        column_sum[i] = L::load(w.column_sums + at);
+        bias[i] = L::load(w.bias + at);
+      }
       for (int r = 0; r < rows; ++r) {
-        const V zero = L::set(-static_cast<float>(a.zero[first_row + r]));
-        const V sum = L::fma(zero, column_sum, L::from_s32(sums + r * kPanel + c));
-        const V value = L::fma(L::mul(sum, L::set(a.scale[first_row + r])), scale, bias);
-        L::store(y + r * ldy + c, act == Activation::gelu ? short_gelu<L>(value) : activate<L>(value, act));
+        const V zero = L::set(zeros[r]), row_scale = L::set(a.scale[first_row + r]);
+#pragma GCC unroll 4
+        for (int i = 0; i < side; ++i) {
+          const V sum = L::fma(zero, column_sum[i], L::from_s32(sums + r * kPanel + c + i * L::width));
+          const V value = L::fma(L::mul(sum, row_scale), scale[i], bias[i]);
+          L::store(y + r * ldy + c + i * L::width, kAct == Activation::gelu   ? short_gelu<L>(value)
+                                                   : kAct == Activation::none ? value
+                                                                              : activate<L>(value, act));
+        }
       }
     }
   }
@@ -171,12 +202,27 @@ template <class L, class Tile> struct LinearKernels {
   static void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
                           std::ptrdiff_t ldy, Activation act) noexcept {
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(kPanel) * w.depth;
     for (int panel = first_panel; panel < last_panel; ++panel) {
-      const std::int8_t *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
+      const std::int8_t *weights = w.panels + panel * panel_bytes;
+      // The first two tiles ask for half of the next panel each. Behind the last one lies some other memory: asking
+      // for it is never a fault.
+      int halves = 0;
       for (int r = 0, height; r < rows; r += height) {
         height = tile_height(rows - r, Tile::rows);
-        sum_rows<kPanel>(a.q + r * a.ldq, a.ldq, height, weights, w.depth, sums);
-        dequantize(a, r, height, w, panel * kPanel, sums, y + r * ldy + panel * kPanel, ldy, act);
+        const std::uint8_t *q = a.q + r * a.ldq;
+        if (halves < 2)
+          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums,
+                           Ahead{weights + panel_bytes + halves++ * panel_bytes / 2});
+        else
+          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums);
+        float *out = y + r * ldy + panel * kPanel;
+        if (act == Activation::none)
+          dequantize<Activation::none>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
+        else if (act == Activation::gelu)
+          dequantize<Activation::gelu>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
+        else
+          dequantize<Activation::relu>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
       }
     }
   }

@@ -27,7 +27,7 @@ template <class L> typename L::V exp2(typename L::V x) {
 // 255 * 2^x for x <= 0, from a polynomial of degree 3 (relative error 1e-4): for weights that are rounded to eight
 // bits.
 template <class L> typename L::V short_exp2(typename L::V x) {
-  x = L::max(x, L::set(-126.0f));
+  x = L::above_smallest(x);
   const auto n = L::round(x);
   const auto f = L::sub(x, n);
   auto p = L::set(14.0687094f);
