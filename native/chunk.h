@@ -14,6 +14,14 @@ namespace quaver {
 // is kept for this many rows only.
 inline constexpr int kBlockRows = 96;
 
+// Floats between rows: whole panels, and never whole pages, or a column of many rows would share a few lines of the
+// cache.
+inline std::ptrdiff_t row_step(int columns) {
+  constexpr int page = 4096 / sizeof(float);
+  const int step = round_up(columns, kPanel);
+  return step % page == 0 ? step + kPanel : step;
+}
+
 inline std::size_t area(int rows, std::ptrdiff_t columns) {
   return static_cast<std::size_t>(rows) * static_cast<std::size_t>(columns);
 }
@@ -58,21 +66,23 @@ Scratch &scratch();
 // Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows.
 struct Activations {
   Buffer<float> x, normed, qkv, context;
-  Buffer<float> pooled, head; // what goes into and comes out of a step of the head
+  Buffer<float> residual, wide; // of a text whose layers are split by outputs
+  Buffer<float> pooled, head;   // what goes into and comes out of a step of the head
 };
 
 Activations &activations();
 
-// Who works on a chunk: the calling thread alone (width 1), or with the pool.
+// Who works on a chunk: the calling thread alone (width 1), or a crew.
 struct Encoder::Team {
   int width;
+  Crew *crew = nullptr;
 
   template <class Work> void each(int items, Work &&work) const {
     if (width == 1) {
       for (int item = 0; item < items; ++item)
         work(item);
     } else {
-      ThreadPool::shared().run(items, width, work);
+      crew->run(items, work);
     }
   }
 

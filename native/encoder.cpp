@@ -73,7 +73,11 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
   auto chunks = make_chunks(batch, threads);
   if (chunks.size() == 1) {
-    encode_chunk(batch, chunks[0], Team{threads}, vectors);
+    if (threads == 1)
+      encode_chunk(batch, chunks[0], Team{1}, vectors);
+    else
+      ThreadPool::shared().together(threads,
+                                    [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); });
     return !interrupted();
   }
   const auto caller = std::this_thread::get_id();
@@ -91,12 +95,15 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
 void Encoder::encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const {
   Activations &buffers = activations();
   const int rows = sequences.back().row + sequences.back().length;
-  Chunk chunk{sequences, rows,   round_up(spec_.hidden, kPanel), round_up(3 * spec_.hidden, kPanel), nullptr, nullptr,
-              nullptr,   nullptr};
+  Chunk chunk{sequences, rows, row_step(spec_.hidden), row_step(3 * spec_.hidden), nullptr, nullptr, nullptr, nullptr};
   chunk.x = buffers.x.resize(area(rows, chunk.ldx));
   chunk.input = spec_.norm_first ? buffers.normed.resize(area(rows, chunk.ldx)) : chunk.x;
   chunk.qkv = buffers.qkv.resize(area(rows, chunk.ldqkv));
   chunk.context = buffers.context.resize(area(rows, chunk.ldx));
+  if (can_split(chunk, team)) {
+    encode_split(batch, chunk, team, vectors);
+    return;
+  }
 
   team.each_block(rows, [&](int first, int last) {
     embed(batch, chunk, first, last);

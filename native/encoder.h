@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "kernels.h"
@@ -129,10 +130,14 @@ private:
 
   std::vector<std::vector<Sequence>> make_chunks(const TokenBatch &batch, int threads) const;
   void encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const;
+  bool can_split(const Chunk &chunk, Team team) const;
+  void encode_split(const TokenBatch &batch, Chunk &chunk, Team team, float *vectors) const;
+  void attend_share(Chunk &chunk, std::size_t layer, int first_panel, int last_panel) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
-  void add_rests(const Linear &qkv, Chunk &chunk, int first, int last) const;
-  void rotate(Chunk &chunk, const Layer &layer, int first, int last) const;
+  using Panels = std::pair<int, int>; // the first one and the one behind the last
+  void add_rests(const Linear &qkv, Chunk &chunk, int first, int last, std::span<const Panels> ranges) const;
+  void rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
   // What is added to the scores of a head: bias[r * step + j], or nothing.
   struct Bias {
@@ -147,6 +152,14 @@ private:
   void add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const;
   bool only_first_rows(std::size_t layer) const;
   void keep_first_rows(Chunk &chunk) const;
+  struct Input {
+    const float *x;
+    std::ptrdiff_t ldx;
+    Int8Rows rounded; // of an int8 layer
+  };
+  Input read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const;
+  void multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
+                std::ptrdiff_t ldy, Activation act) const;
   void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
              std::ptrdiff_t ldy, Activation act) const;
   Int8Rows round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns) const;

@@ -73,19 +73,19 @@ void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) cons
       if (sequence.row >= first && sequence.row < last)
         apply_to(sequence.row, 1, 0, query_panels);
   }
-  if (qkv.is_int8())
-    add_rests(qkv, chunk, first, last);
-  if (layers_[layer].rotary >= 0)
-    rotate(chunk, layers_[layer], first, last);
+  const Panels all[] = {{0, qkv.panels()}};
+  add_rests(qkv, chunk, first, last, all);
+  rotate(chunk, layers_[layer], first, last, 0, spec_.heads);
 }
 
 // In trained encoders every token looks at the first one of its sequence, more than at any other, and that one's
 // activations are the widest: its rounding errors were a fifth of what eight bits cost. So it goes through the
 // projection twice: rounded as any other row, and what rounding left of it, rounded in its turn.
-void Encoder::add_rests(const Linear &qkv, Chunk &chunk, int first, int last) const {
+void Encoder::add_rests(const Linear &qkv, Chunk &chunk, int first, int last, std::span<const Panels> ranges) const {
+  if (!qkv.is_int8())
+    return;
   Scratch &s = scratch();
   const int inputs = qkv.inputs();
-  const std::ptrdiff_t ldq = round_up(inputs, kDepthStep);
   const auto each_first_row = [&](auto &&work) {
     int rests = 0;
     for (const Sequence &sequence : chunk.sequences)
@@ -101,18 +101,23 @@ void Encoder::add_rests(const Linear &qkv, Chunk &chunk, int first, int last) co
   const Int8Rows rounded = round_rows(qkv.input(), x, inputs, rests, inputs);
   for (int i = 0; i < rests; ++i)
     for (int c = 0; c < inputs; ++c)
-      x[i * inputs + c] -= rounded.scale[i] * static_cast<float>(rounded.q[i * ldq + c] - rounded.zero[i]);
+      x[i * inputs + c] -= rounded.scale[i] * static_cast<float>(rounded.q[i * rounded.ldq + c] - rounded.zero[i]);
   Int8Linear without_bias = qkv.int8_view();
   without_bias.bias = s.zeros.resize(area(1, chunk.ldqkv));
-  kernels_.linear_int8(round_rows({0.0f, 0}, x, inputs, rests, inputs), rests, without_bias, 0, qkv.panels(), y,
-                       chunk.ldqkv, Activation::none);
-  each_first_row([&](int row, int i) {
-    for (std::ptrdiff_t c = 0; c < chunk.ldqkv; ++c)
-      chunk.qkv[row * chunk.ldqkv + c] += y[i * chunk.ldqkv + c];
-  });
+  const Int8Rows rest = round_rows({0.0f, 0}, x, inputs, rests, inputs);
+  for (const auto &[first_panel, last_panel] : ranges) {
+    kernels_.linear_int8(rest, rests, without_bias, first_panel, last_panel, y, chunk.ldqkv, Activation::none);
+    each_first_row([&](int row, int i) {
+      for (std::ptrdiff_t c = first_panel * kPanel; c < last_panel * kPanel; ++c)
+        chunk.qkv[row * chunk.ldqkv + c] += y[i * chunk.ldqkv + c];
+    });
+  }
 }
 
-void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last) const {
+// Queries and keys of the heads [first_head, last_head) are turned by their positions.
+void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const {
+  if (layer.rotary < 0)
+    return;
   const Rotary &table = rotary_[static_cast<std::size_t>(layer.rotary)];
   const int head_size = spec_.hidden / spec_.heads;
   for (const Sequence &sequence : chunk.sequences) {
@@ -120,8 +125,10 @@ void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last) cons
     if (begin >= end)
       continue;
     const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(begin - sequence.row) * (head_size / 2);
-    kernels_.rotate(chunk.qkv + begin * chunk.ldqkv, chunk.ldqkv, end - begin, 2 * spec_.heads, head_size,
-                    table.cosine + position, table.sine + position);
+    float *query = chunk.qkv + begin * chunk.ldqkv + first_head * head_size;
+    for (float *x : {query, query + spec_.hidden})
+      kernels_.rotate(x, chunk.ldqkv, end - begin, last_head - first_head, head_size, table.cosine + position,
+                      table.sine + position);
   }
 }
 
@@ -202,7 +209,7 @@ void Encoder::attend_block(const AttentionHead &head, bool int8, int first, int 
 void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const {
   const Layer &l = layers_[layer];
   const int rows = last - first;
-  const std::ptrdiff_t ld = chunk.ldx, ldwide = round_up(l.up.outputs(), kPanel);
+  const std::ptrdiff_t ld = chunk.ldx, ldwide = row_step(l.up.outputs());
   Scratch &s = scratch();
   float *x = chunk.x + first * ld, *input = chunk.input + first * ld;
   float *residual = s.residual.resize(area(rows, ld));
@@ -220,15 +227,23 @@ void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last)
   add_norm(x, residual, ld, rows, spec_.norm_first ? norm_before(layer + 1) : l.output_norm, input);
 }
 
-// y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel); an int8 layer quantizes its rows first.
+// What a linear layer reads: an int8 layer rounds its rows first; they lie in the scratch until the next rounding.
+Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
+  return {x, ldx, w.is_int8() ? round_rows(w.input(), x, ldx, rows, w.inputs()) : Int8Rows{}};
+}
+
+// y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel).
+void Encoder::multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
+                       std::ptrdiff_t ldy, Activation act) const {
+  if (w.is_int8())
+    kernels_.linear_int8(input.rounded, rows, w.int8_view(), first_panel, last_panel, y, ldy, act);
+  else
+    kernels_.linear_float32(input.x, input.ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
+}
+
 void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel,
                     float *y, std::ptrdiff_t ldy, Activation act) const {
-  if (!w.is_int8()) {
-    kernels_.linear_float32(x, ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
-    return;
-  }
-  kernels_.linear_int8(round_rows(w.input(), x, ldx, rows, w.inputs()), rows, w.int8_view(), first_panel, last_panel, y,
-                       ldy, act);
+  multiply(w, read(w, x, ldx, rows), rows, first_panel, last_panel, y, ldy, act);
 }
 
 // Rows in eight bits, with one range for all where there is one; they lie in the scratch until the next call.

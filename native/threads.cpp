@@ -71,6 +71,65 @@ std::atomic<ThreadPool *> shared_pool{nullptr};
 
 } // namespace
 
+void Crew::take_items() {
+  Ticket ticket{ticket_.load(std::memory_order_acquire)};
+  while (ticket.word != finished && ticket.next() < ticket.items()) {
+    if (!ticket_.compare_exchange_weak(ticket.word, ticket.word + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire))
+      continue;
+    try {
+      call_(context_, ticket.next());
+    } catch (const std::bad_alloc &) {
+      out_of_memory_.store(true, std::memory_order_relaxed);
+    }
+    if (open_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+      open_.notify_all();
+    ticket.word = ticket_.load(std::memory_order_acquire);
+  }
+}
+
+void Crew::run(int items, Call call, void *context) {
+  call_ = call;
+  context_ = context;
+  open_.store(items, std::memory_order_relaxed);
+  const Ticket before{ticket_.load(std::memory_order_relaxed)};
+  const std::uint64_t stage = (before.stage() + 1) & (Ticket::mask >> 1);
+  ticket_.store(stage << 2 * Ticket::bits | static_cast<std::uint64_t>(items) << Ticket::bits,
+                std::memory_order_release);
+  ticket_.notify_all();
+  take_items();
+  if (!spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
+    for (int left; (left = open_.load(std::memory_order_acquire)) != 0;)
+      open_.wait(left, std::memory_order_acquire);
+  if (out_of_memory_.load(std::memory_order_relaxed))
+    throw std::bad_alloc();
+}
+
+void Crew::finish() {
+  ticket_.store(finished, std::memory_order_release);
+  ticket_.notify_all();
+}
+
+// Waits for a ticket other than the `seen` one; false when there is no more.
+bool Crew::await_stage(std::uint64_t seen) {
+  if (!spin([&] { return ticket_.load(std::memory_order_acquire) != seen; }))
+    ticket_.wait(seen, std::memory_order_acquire);
+  return ticket_.load(std::memory_order_acquire) != finished;
+}
+
+void Crew::help() {
+  std::uint64_t seen = ticket_.load(std::memory_order_acquire);
+  do {
+    take_items();
+    seen = ticket_.load(std::memory_order_acquire);
+    const Ticket ticket{seen};
+    if (seen == finished)
+      return;
+    if (ticket.next() < ticket.items())
+      continue;
+  } while (await_stage(seen));
+}
+
 // Never destroyed: at exit its workers sleep, and the process ends with them.
 ThreadPool &ThreadPool::shared() {
   ThreadPool *pool = shared_pool.load(std::memory_order_acquire);
@@ -110,7 +169,7 @@ void ThreadPool::run(Job &job) {
   for (int i = 0; i < wanted; ++i)
     wake_.notify_one();
 
-  job.work();
+  job.work(job.led);
 
   {
     const std::lock_guard lock(mutex_); // from here on nobody joins

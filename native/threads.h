@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -15,6 +16,49 @@
 #include <vector>
 
 namespace quaver {
+
+// Threads that go through many short stages together. Handing one over costs a few hundred nanoseconds while helpers
+// spin: they stay with the crew from stage to stage instead of being called for each.
+//
+// One thread leads and publishes stages; it takes items like everyone else and waits only for items that a helper has
+// begun.
+class Crew {
+public:
+  // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
+  // when an item did, here or elsewhere.
+  template <class Work> void run(int items, Work &&work) {
+    using Plain = std::remove_reference_t<Work>;
+    run(items, [](void *context, int item) { (*static_cast<Plain *>(context))(item); }, &work);
+  }
+
+  // For a helper: takes items of every stage until the leader has finished.
+  void help();
+  // For the leader: no more stages.
+  void finish();
+
+private:
+  using Call = void (*)(void *, int);
+  // The stage's number, its items and the next one to take, in one word: who takes an item takes it of this stage.
+  struct Ticket {
+    std::uint64_t word;
+    static constexpr int bits = 20;
+    static constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+    int next() const { return static_cast<int>(word & mask); }
+    int items() const { return static_cast<int>(word >> bits & mask); }
+    std::uint64_t stage() const { return word >> 2 * bits; }
+  };
+  static constexpr std::uint64_t finished = ~std::uint64_t{0};
+
+  void run(int items, Call call, void *context);
+  void take_items();
+  bool await_stage(std::uint64_t seen);
+
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<int> open_{0}; // items that are not done
+  std::atomic<bool> out_of_memory_{false};
+  Call call_ = nullptr;
+  void *context_ = nullptr;
+};
 
 class ThreadPool {
 public:
@@ -40,13 +84,39 @@ public:
     run(job);
   }
 
+  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1.
+  template <class Lead> void together(int width, Lead &&lead) {
+    struct Context {
+      Crew crew;
+      std::remove_reference_t<Lead> &lead;
+    } context{{}, lead};
+    Job job(
+        width, width,
+        [](void *pointer, int item) {
+          auto &[crew, program] = *static_cast<Context *>(pointer);
+          if (item != 0)
+            return crew.help();
+          struct Finish {
+            Crew &of;
+            ~Finish() { of.finish(); }
+          } finish{crew};
+          program(crew);
+        },
+        &context);
+    job.next = 1; // the caller leads, whoever comes first
+    job.led = true;
+    run(job);
+  }
+
 private:
   struct Job {
     using Call = void (*)(void *, int);
     Job(int items, int width, Call call, void *context) : items(items), width(width), call(call), context(context) {}
 
-    void work() {
+    void work(bool leads = false) {
       try {
+        if (leads)
+          call(context, 0);
         for (int item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
           call(context, item);
       } catch (const std::bad_alloc &) {
@@ -61,7 +131,8 @@ private:
     std::atomic<int> next{0};
     std::atomic<int> helpers{0}; // changed under the pool's mutex, read by the spinning caller
     std::atomic<bool> out_of_memory{false};
-    int cpu = -1; // where the caller runs
+    int cpu = -1;     // where the caller runs
+    bool led = false; // item 0 is the caller's
   };
 
   void run(Job &job);

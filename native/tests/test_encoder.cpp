@@ -65,6 +65,11 @@ Model with_relative_positions(Model m, int span) {
   return m;
 }
 
+Model with_norm_first(Model m) {
+  m.spec.norm_first = true;
+  return m;
+}
+
 Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
@@ -158,6 +163,19 @@ void test_same_bits(const Encoder &e, int rounds) {
   }
 }
 
+// A text alone over several threads, on both sides of the length from which its rows are split and not its outputs.
+void test_one_short_text(const Encoder &e) {
+  for (std::size_t length = 1; length <= 18; ++length) {
+    std::vector<std::int32_t> text(length);
+    fill_integers(text, 0, kVocabulary - 1);
+    Batch batch;
+    batch.add(text);
+    const auto alone = encode(e, batch, 1);
+    for (const int threads : {2, 3, 4})
+      CHECK(encode(e, batch, threads) == alone, "%s: %zu tokens, %d threads", e.kernels().name, length, threads);
+  }
+}
+
 float cosine(const float *a, const float *b, int size) { return std::inner_product(a, a + size, b, 0.0f); }
 
 void test_values(const Model &m, const KernelTable &k) {
@@ -188,16 +206,20 @@ void test_interruption(const Model &m, const KernelTable &k) {
 
 int main() {
   const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls),
-              first_rows = make_model(64, 2, 128, Pooling::cls),
+              first_rows = make_model(64, 2, 128, Pooling::cls), panels = make_model(128, 4, 160, Pooling::mean),
+              panels_first = make_model(128, 2, 128, Pooling::cls),
+              norm_first = with_norm_first(make_model(128, 4, 128, Pooling::mean)),
               relative = with_relative_positions(make_model(48, 3, 96, Pooling::mean), 40),
               relative_first = with_relative_positions(make_model(64, 2, 128, Pooling::cls), 128);
   for (const KernelTable *k : available_kernels()) {
     const int rounds = k == &scalar_kernels ? 4 : 15;
-    for (const Model *m : {&even, &odd, &first_rows, &relative, &relative_first}) {
+    for (const Model *m : {&even, &odd, &first_rows, &panels, &panels_first, &norm_first, &relative, &relative_first}) {
       test_values(*m, *k);
       const int share = m->span > 0 ? 3 : 1;
       test_same_bits(make_encoder(*m, *k, true), rounds / share);
       test_same_bits(make_encoder(*m, *k, false), rounds / share);
+      for (const bool int8 : {true, false})
+        test_one_short_text(make_encoder(*m, *k, int8));
     }
     test_interruption(even, *k);
   }

@@ -1,7 +1,9 @@
-// The worker pool: every item once, several callers at a time, exceptions, many short calls, and a child after fork.
+// The worker pool and its crews: every item once, several callers at a time, exceptions, many short calls, and a child
+// after fork.
 #include <sys/wait.h>
 
 #include <atomic>
+#include <chrono>
 #include <thread>
 
 #include "check.h"
@@ -76,6 +78,80 @@ void test_out_of_memory(ThreadPool &pool) {
   test_every_item_once(pool);
 }
 
+void test_crew(ThreadPool &pool) {
+  // Every stage sees what all items of the one before have written.
+  for (const int width : {2, 3, 8})
+    for (const int items : {1, 2, 5, 64}) {
+      std::vector<long> values(static_cast<std::size_t>(items), 0), next(values);
+      const auto caller = std::this_thread::get_id();
+      bool led_by_caller = false;
+      pool.together(width, [&](Crew &crew) {
+        led_by_caller = std::this_thread::get_id() == caller;
+        for (int stage = 0; stage < 300; ++stage) {
+          crew.run(items, [&](int i) {
+            next[static_cast<std::size_t>(i)] = 1 + values[static_cast<std::size_t>((i + 1) % items)];
+          });
+          std::swap(values, next);
+        }
+      });
+      CHECK(led_by_caller, "width %d items %d", width, items);
+      for (const long v : values)
+        CHECK(v == 300, "width %d items %d: %ld stages", width, items, v);
+    }
+}
+
+void test_crews_at_once(ThreadPool &pool) {
+  std::vector<std::thread> callers;
+  std::atomic<long> total{0};
+  for (int c = 0; c < 4; ++c)
+    callers.emplace_back([&] {
+      for (int round = 0; round < 100; ++round)
+        pool.together(3, [&](Crew &crew) {
+          for (int stage = 0; stage < 5; ++stage)
+            crew.run(4, [&](int i) { total.fetch_add(i); });
+        });
+    });
+  for (std::thread &caller : callers)
+    caller.join();
+  CHECK(total == 4L * 100 * 5 * 6, "%ld", total.load());
+}
+
+void test_crew_out_of_memory(ThreadPool &pool) {
+  for (int round = 0; round < 50; ++round) {
+    int stages = 0;
+    bool thrown = false;
+    try {
+      pool.together(3, [&](Crew &crew) {
+        for (; stages < 10; ++stages)
+          crew.run(8, [&](int i) {
+            if (stages == 4 && i == round % 8)
+              throw std::bad_alloc();
+          });
+      });
+    } catch (const std::bad_alloc &) {
+      thrown = true;
+    }
+    CHECK(thrown && stages == 4, "round %d: %d stages", round, stages);
+  }
+  test_crew(pool);
+}
+
+// A helper that waits long enough to sleep is woken by the next stage and by the end.
+void test_crew_sleeps(ThreadPool &pool) {
+  std::atomic<int> done{0};
+  pool.together(2, [&](Crew &crew) {
+    for (int stage = 0; stage < 5; ++stage) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      crew.run(2, [&](int) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        done.fetch_add(1);
+      });
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  });
+  CHECK(done == 10, "%d", done.load());
+}
+
 #if !defined(__SANITIZE_THREAD__) // its runtime does not follow a fork of a process with threads
 void test_fork() {
   std::atomic<int> done{0};
@@ -84,7 +160,8 @@ void test_fork() {
   if (child == 0) {
     std::atomic<int> inside{0};
     ThreadPool::shared().run(8, 4, [&](int) { inside.fetch_add(1); });
-    _exit(inside == 8 ? 0 : 1);
+    ThreadPool::shared().together(3, [&](Crew &crew) { crew.run(8, [&](int) { inside.fetch_add(1); }); });
+    _exit(inside == 16 ? 0 : 1);
   }
   int status = 0;
   waitpid(child, &status, 0);
@@ -102,6 +179,10 @@ int main() {
     test_width_is_held(pool);
     test_callers_at_once(pool);
     test_out_of_memory(pool);
+    test_crew(pool);
+    test_crews_at_once(pool);
+    test_crew_out_of_memory(pool);
+    test_crew_sleeps(pool);
   }
 #if !defined(__SANITIZE_THREAD__)
   test_fork();
