@@ -30,11 +30,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 import quaver
-from quaver.evaluate.folder import Wishes, read_task
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.system import PairSystem, VectorSystem
-from quaver.evaluate.task import Scores, Task
 from quaver.store.terms import TermAnalyzer
+from quaver.tasks.folder import Wishes, read_task
+from quaver.tasks.task import Scores, Task
 
 LENGTH = 160  # tokens of a pair
 BATCH = 16

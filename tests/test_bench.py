@@ -31,7 +31,7 @@ from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
 from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver.errors import InputError, TaskError
 from quaver.tokenizer import Tokenizer
 
 RUNNER = CliRunner()
@@ -192,26 +192,44 @@ def test_a_shape_with_random_weights_opens_like_any_model(
         random_model("tiny", model)
 
 
-def test_ndcg_is_what_the_formula_says(tmp_path: Path) -> None:
+def judged_folder(path: Path, *, lines: str = "q\td1\t2\nq\td3\t1\nq\td0\t0") -> Path:
     documents = [{"_id": f"d{i}", "text": f"text {i}"} for i in range(4)]
-    (tmp_path / "qrels").mkdir()
-    for name, lines in (("corpus", documents), ("queries", [{"_id": "q", "text": "query"}])):
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    (tmp_path / "qrels" / "test.tsv").write_text("query\tdoc\tscore\nq\td1\t2\nq\td3\t1\nq\td0\t0")
+    (path / "qrels").mkdir(parents=True)
+    for name, texts in (("corpus", documents), ("queries", [{"_id": "q", "text": "query"}])):
+        (path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, texts)))
+    (path / "qrels" / "dev.tsv").write_text(f"query\tdoc\tscore\n{lines}")
+    (path / "task.json").write_text('{"kind": "retrieval"}')
+    return path
 
-    class Ranking:
-        settings: dict[str, Any] = {}  # noqa: RUF012
 
-        def encode(self, texts: Any) -> Any:
-            known = {"query": 1.0, "text 0": 4.0, "text 1": 3.0, "text 2": 2.0, "text 3": 1.0}
-            return np.array([[known[text]] for text in texts], np.float32)
+class Ranking:
+    """Knows a number for each text, so that the order of documents is known."""
 
+    settings: dict[str, Any] = {}  # noqa: RUF012
+
+    def encode(self, texts: Any) -> Any:
+        known = {"query": 1.0, "text 0": 4.0, "text 1": 3.0, "text 2": 2.0, "text 3": 1.0}
+        return np.array([[known[text.removeprefix("q: ")]] for text in texts], np.float32)
+
+
+def test_ndcg_is_what_the_formula_says(tmp_path: Path) -> None:
+    """A folder as `quaver evaluate` takes it, judgements under any name."""
+    (judged,) = read_judgements(judged_folder(tmp_path / "set"))
     gained = 2 / np.log2(3) + 1 / np.log2(5)
     best = 2 / np.log2(2) + 1 / np.log2(3)
-    found = ndcg(Ranking(), read_judgements(tmp_path))  # type: ignore[arg-type]
-    assert found == pytest.approx(gained / best)
-    with pytest.raises(InputError, match="BEIR layout"):
-        read_judgements(tmp_path / "qrels")
+    for prompts in ({}, {"query": "q: "}):
+        found = ndcg(Ranking(), [judged, judged], prompts)  # type: ignore[arg-type]
+        assert found == pytest.approx(gained / best)
+    assert [task.name for task in read_judgements(tmp_path)] == ["set"]
+    with pytest.raises(TaskError, match=r"a task is a folder with corpus\.jsonl"):
+        read_judgements(tmp_path / "set" / "qrels")
+
+
+def test_a_reranking_task_alone_has_no_ndcg(tmp_path: Path) -> None:
+    folder = judged_folder(tmp_path)
+    (folder / "task.json").write_text('{"kind": "reranking"}')
+    with pytest.raises(InputError, match="must be of a retrieval task"):
+        read_judgements(folder)
 
 
 def test_clients_send_one_query_after_another() -> None:
@@ -328,6 +346,7 @@ def test_the_report_holds_the_numbers_of_the_rows() -> None:
         in text
     )
     assert "- fastembed: not installed; pip" in text
+    assert "### Quality: ranking of judged texts" in text
     assert "| quaver-int8 | 0.5000 | -0.0020 |" in text
     assert "2 threads on CPUs 0, 1" in text
     assert "`quaver bench x`" in text
@@ -386,10 +405,23 @@ def test_plots_are_drawn_from_a_stored_result_the_same_each_time(tmp_path: Path)
         for suffix in ("png", "svg")
     }
     drawing = (tmp_path / "latency.svg").read_text(encoding="utf-8")
+    assert "NDCG@10" not in (tmp_path / "quality.svg").read_text(encoding="utf-8")
     for said in ("openvino-int8", "milliseconds", "length of the text, tokens", "A CPU", "512 x"):
         assert (said in drawing) == (said != "512 x")
     write_plots(many_cases(), tmp_path)
     assert (tmp_path / "latency.svg").read_text(encoding="utf-8") == drawing
+
+
+def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from quaver.bench.plots import write_plots
+
+    result = many_cases()
+    result.models["mini"]["judged"] = "set-of-questions"
+    result.rate()
+    write_plots(result, tmp_path)
+    drawing = (tmp_path / "quality.svg").read_text(encoding="utf-8")
+    assert "NDCG@10 lost, points of 100, on set-of-questions" in drawing
 
 
 def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
@@ -507,6 +539,30 @@ def test_the_command_measures_every_part(
     assert result.runs[0]["threads"] >= 1
     assert "### Latency" in done.output
     assert "### Start" in (out / "results.md").read_text(encoding="utf-8")
+
+
+def test_judged_texts_give_every_row_what_its_engine_loses(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    task = judged_folder(tmp_path / "set")
+    options = [*quick_options(tiny_folder, corpus_file, tmp_path / "out"), "--parts", "latency"]
+    options += ["--judgements", task, "--resume"]
+    options[2] = "quaver-float32"
+    assert bench(*options).exit_code == 0
+    first = read_result(tmp_path / "out")
+    figures = first.quality["tiny"]
+    assert figures["quaver-float32"]["difference"] == 0.0
+    assert 0 < figures[OURS]["ndcg10"] <= 1
+    assert first.models["tiny"]["judged"] == "set"
+    for row in first.rows:
+        assert row.ndcg10_difference == figures[row.engine]["difference"]
+    options[2] = "quaver"  # one engine more: it alone is asked to rank
+    assert bench(*options).exit_code == 0
+    second = read_result(tmp_path / "out").quality["tiny"]
+    assert second.items() > figures.items()
+    assert second["quaver-int8-static"]["difference"] == pytest.approx(
+        second["quaver-int8-static"]["ndcg10"] - figures["quaver-float32"]["ndcg10"], abs=1e-5
+    )
 
 
 def test_adding_keeps_what_was_measured_before(

@@ -31,7 +31,7 @@ from quaver.evaluate.report import OtherResult
 from quaver.evaluate.statistics import paired_difference
 from quaver.evaluate.system import IndexSystem
 from quaver.evaluate.table import fidelity_table, loss_table, markdown_report, percent
-from quaver.evaluate.task import KINDS, Scores
+from quaver.tasks.task import KINDS, Scores
 from task_folder import CORPUS, POOLS, QRELS, QUERIES, write_lines, write_task
 
 

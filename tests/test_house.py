@@ -23,7 +23,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # The rooms, each allowed to import from the rows above its own. A package is one room.
 ORDER = (
     ("errors", "extras", "mapped"),
-    ("linear", "quantization_config"),
+    ("linear", "quantization_config", "tasks"),
     ("arguments", "hub", "named_tensors", "prompts", "tokenizer", "weights_file"),
     ("model_folder",),
     ("architecture",),

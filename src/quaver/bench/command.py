@@ -92,6 +92,7 @@ def run(wishes: Wishes) -> None:
         whole.merge(kept)
         whole.merge(here)
         whole.drop_unused()
+        whole.rate()
         whole.write(file)
 
     try:
@@ -135,7 +136,7 @@ def _options(wishes: Wishes) -> Options:
         count=min(wishes.count, 200) if quick else wishes.count,
         clients=[int(n) for n in wishes.clients] if not quick else [1, 4],
         random_ids=wishes.random_ids,
-        judgements=read_judgements(wishes.judgements) if wishes.judgements else None,
+        judgements=read_judgements(wishes.judgements) if wishes.judgements else (),
     )
 
 

@@ -119,7 +119,10 @@ def _throughput(result: Result) -> Any:
 
 
 def _quality(result: Result) -> Any:
-    """The case with most engines, of several that with most texts: speed against quality lost."""
+    """The case with most engines, of several that with most texts: speed against quality lost.
+
+    Two panels where texts with judgements were ranked: cosine, and NDCG@10.
+    """
     rows = [
         row
         for row in _rows(result, "throughput", lambda row: True)
@@ -130,25 +133,47 @@ def _quality(result: Result) -> Any:
     cases = [row.case for row in rows]
     case = max(dict.fromkeys(cases), key=lambda name: (cases.count(name), len(case_lengths(name))))
     rows = [row for row in rows if row.case == case]
+    judged = any(row.ndcg10_difference is not None for row in rows)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(11.5, 5.2) if judged else _SIZE, layout="constrained")
+    panels = figure.subplots(1, 2 if judged else 1, sharey=True, squeeze=False)[0]
     least = 1e-6
     for row in rows:
-        colour, marker, _ = _style(row.engine, rows)
-        lost = max(least, 1.0 - (row.cosine or 0.0))
-        speed = row.values["texts_per_second"]
-        big = 130 if row.engine == OURS else 60
-        axes.scatter(lost, speed, s=big, color=colour, marker=marker, label=row.engine, zorder=3)
-    axes.set_xscale("log")
-    axes.set_xlim(least / 3, 1.0)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel(
-        f"quality lost: 1 - mean cosine to float32 (log; left is better; {least:g} stands for less)"
+        _dot(panels[0], row, rows, max(least, 1.0 - (row.cosine or 0.0)))
+    panels[0].set_xscale("log")
+    panels[0].set_xlim(least / 3, 1.0)
+    panels[0].set_xlabel(
+        f"1 - mean cosine to float32 (log; left is better; {least:g} stands for less)"
     )
-    axes.set_ylabel("throughput, texts per second (higher is better)")
-    return _finished(figure, axes, result, rows, f"Speed against quality, {case}")
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("throughput, texts per second (higher is better)")
+    if judged:
+        for row in rows:
+            if row.ndcg10_difference is not None:
+                _dot(panels[1], row, rows, 0.0 - 100 * row.ndcg10_difference, label=False)
+        panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
+        panels[1].set_xlabel(
+            f"NDCG@10 lost, points of 100, on {result.models[rows[0].model]['judged']} "
+            "(left is better)"
+        )
+        _plain(panels[1])
+    return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")
+
+
+def _dot(axes: Any, row: Row, rows: Sequence[Row], lost: float, *, label: bool = True) -> None:
+    colour, marker, _ = _style(row.engine, rows)
+    axes.scatter(
+        lost,
+        row.values["texts_per_second"],
+        s=130 if row.engine == OURS else 60,
+        color=colour,
+        marker=marker,
+        edgecolors="white",  # so that marks on one another can be told apart
+        linewidths=0.6,
+        label=row.engine if label else None,
+        zorder=3,
+    )
 
 
 def _lines(
@@ -202,10 +227,14 @@ def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title
     axes.set_title(
         f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
     )
-    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
-    axes.spines[["top", "right"]].set_visible(False)
+    _plain(axes)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
     figure.supxlabel(textwrap.fill(caption, 130), fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.bench.engines import Engine, Vectors
 from quaver.errors import InputError
+from quaver.prompts import document_prompt, query_prompt, with_prompt
+from quaver.tasks import Task, find_folders, read_task
 
 K = 10
+JUDGED = "judged texts"
+"""What the reasons call it where an engine could not rank them."""
 
 
 def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
@@ -26,7 +29,7 @@ class Judgements:
     """Judged queries over a corpus.
 
     Attributes:
-        name: of the set.
+        name: of the task.
         documents: texts.
         queries: texts, all judged.
         relevance: for each query, index of a document to its grade, above 0.
@@ -38,65 +41,65 @@ class Judgements:
     relevance: tuple[dict[int, float], ...]
 
 
-def read_judgements(folder: Path) -> Judgements:
-    """Read a set in BEIR layout: corpus.jsonl, queries.jsonl, qrels/test.tsv.
+def read_judgements(path: Path) -> list[Judgements]:
+    """Read retrieval tasks as `quaver evaluate` reads them; reranking tasks are left out.
 
     Args:
-        folder: the set.
+        path: a task's folder in BEIR layout, or a folder of such folders.
 
     Returns:
-        The judgements; documents as title and text, queries that have a relevant document.
+        The tasks, in order of their names.
 
     Raises:
-        InputError: a file is missing or broken, or no query is judged.
+        TaskError: there is none, or one is broken.
+        InputError: all are reranking tasks, which have no NDCG@10.
     """
-    try:
-        documents = {
-            d["_id"]: f"{d.get('title') or ''} {d['text']}".strip()
-            for d in _lines(folder / "corpus.jsonl")
-        }
-        queries = {q["_id"]: q["text"] for q in _lines(folder / "queries.jsonl")}
-        judged = (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]
-        places = {name: index for index, name in enumerate(documents)}
-        relevance: dict[str, dict[int, float]] = {}
-        for line in judged:
-            query, document, grade = line.split("\t")
-            if float(grade) > 0 and query in queries and document in places:
-                relevance.setdefault(query, {})[places[document]] = float(grade)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"judgements must be a folder in BEIR layout (corpus.jsonl, queries.jsonl, "
-            f"qrels/test.tsv): {folder}: {error}"
-        ) from error
-    if not relevance:
-        raise InputError(f"judgements must name relevant documents: {folder} has none")
-    texts = tuple(queries[name] for name in relevance)
-    return Judgements(folder.name, tuple(documents.values()), texts, tuple(relevance.values()))
+    tasks = [read_task(folder) for folder in find_folders(path)]
+    judged = [_judgements(task) for task in tasks if task.kind == "retrieval"]
+    if not judged:
+        raise InputError(f"judgements must be of a retrieval task: {path} has reranking alone")
+    return judged
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.strip()]
+def _judgements(task: Task) -> Judgements:
+    places = {name: index for index, name in enumerate(task.corpus)}
+    relevance = (
+        {places[document]: float(grade) for document, grade in row.items() if grade > 0}
+        for row in (task.judgements[query] for query in task.queries)
+    )
+    texts = tuple(task.corpus.values()), tuple(task.queries.values())
+    return Judgements(task.name, *texts, tuple(relevance))
 
 
-def ndcg(engine: Engine, judgements: Judgements) -> float:
-    """Return the mean NDCG@10 of an engine's vectors.
+def judged_names(tasks: Sequence[Judgements]) -> str:
+    """Return the names of tasks, with commas."""
+    return ", ".join(task.name for task in tasks)
+
+
+def ndcg(engine: Engine, judged: Sequence[Judgements], prompts: Mapping[str, str]) -> float:
+    """Return the NDCG@10 of an engine's vectors: the mean over the tasks of that over the queries.
 
     Formula:
         DCG = sum over ranks r of grade(r) / log2(r + 1); NDCG = DCG / DCG of the best order
 
     Args:
-        engine: encodes documents and queries, both without a prompt.
-        judgements: what is judged.
+        engine: encodes documents and queries.
+        judged: what is judged.
+        prompts: of the model, by name; put before queries and documents as `quaver evaluate` does.
 
     Returns:
         0 to 1.
     """
-    documents = engine.encode(judgements.documents)
-    queries = engine.encode(judgements.queries)
+    return float(np.mean([_task_ndcg(engine, task, prompts) for task in judged]))
+
+
+def _task_ndcg(engine: Engine, task: Judgements, prompts: Mapping[str, str]) -> float:
+    before_document, before_query = document_prompt(prompts), query_prompt(prompts)
+    documents = engine.encode([with_prompt(before_document, text) for text in task.documents])
+    queries = engine.encode([with_prompt(before_query, text) for text in task.queries])
     order = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
     scores = []
-    for found, grades in zip(order, judgements.relevance, strict=True):
+    for found, grades in zip(order, task.relevance, strict=True):
         gained = np.array([grades.get(int(index), 0.0) for index in found])
         best = np.array(sorted(grades.values(), reverse=True)[:K])
         scores.append(_dcg(gained) / _dcg(best))

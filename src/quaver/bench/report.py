@@ -30,7 +30,7 @@ def markdown(result: Result) -> str:
         figures = result.quality.get(model, {})
         parts += [text for make in _SECTIONS if (text := make(rows, figures))]
         if figures:
-            parts.append(_quality(figures))
+            parts.append(_quality(figures, facts.get("judged", "judged texts")))
     if any(facts["weights"] == "random" for facts in result.models.values()):
         parts.append(
             "Random weights serve for speed at shapes whose weights are not at hand; their cosine "
@@ -215,10 +215,14 @@ _SECTIONS = (
 )
 
 
-def _quality(figures: Figures) -> str:
+def _signed(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:+.4f}"
+
+
+def _quality(figures: Figures, judged: str) -> str:
     cells = [
-        [name, f"{found['ndcg10']:.4f}", f"{found.get('difference', 0.0):+.4f}"]
+        [name, f"{found['ndcg10']:.4f}", _signed(found.get("difference"))]
         for name, found in figures.items()
     ]
     head = ["engine", "NDCG@10", "difference to float32"]
-    return f"### Quality on judged texts\n\n{table(head, cells)}"
+    return f"### Quality: ranking of {judged}\n\n{table(head, cells)}"

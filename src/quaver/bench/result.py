@@ -34,6 +34,7 @@ class Row:
         dropped: rounds dropped because of foreign load.
         disturbed: whether foreign load was there in most rounds, so that all count.
         settings: of the engine.
+        ndcg10_difference: to float32, on the judged texts of the run; None if there were none.
     """
 
     part: str
@@ -49,6 +50,7 @@ class Row:
     dropped: int = 0
     disturbed: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
+    ndcg10_difference: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -62,7 +64,8 @@ class Result:
 
     Attributes:
         runs: machine, versions, commit and command of each call of `quaver bench` behind it.
-        models: name to "describe", "weights" and "pooling".
+        models: name to "describe", "weights" and "pooling"; "judged", where texts with judgements
+            were ranked.
         missing: engine to why (a part of) it was not measured.
         quality: model to engine to figures on judged texts: "ndcg10", and "difference" to float32.
         rows: what was measured.
@@ -100,6 +103,12 @@ class Result:
         found = {row.engine for row in self.rows}
         found |= {f"{row.engine} ({row.model}, {row.case})" for row in self.rows}
         self.missing = {key: why for key, why in self.missing.items() if key not in found}
+
+    def rate(self) -> None:
+        """Write into every row what its engine lost on judged texts of its model."""
+        for row in self.rows:
+            found = self.quality.get(row.model, {}).get(row.engine, {})
+            row.ndcg10_difference = found.get("difference")
 
     def write(self, path: Path) -> None:
         """Write the file; at once or not at all.

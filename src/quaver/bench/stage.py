@@ -40,7 +40,7 @@ class Options:
         count: texts of the corpus.
         clients: numbers of clients.
         random_ids: random ids instead of text.
-        judgements: judged texts, or None.
+        judgements: tasks with judged texts, maybe none.
         cpus: of each instance of an engine, where there are several.
     """
 
@@ -55,7 +55,7 @@ class Options:
     count: int
     clients: Sequence[int]
     random_ids: bool
-    judgements: Judgements | None
+    judgements: Sequence[Judgements]
     cpus: Sequence[Sequence[int]] = ((),)
 
     @property

@@ -21,7 +21,7 @@ from quaver.bench.inputs import (
 )
 from quaver.bench.models import Model
 from quaver.bench.progress import Progress, Step
-from quaver.bench.quality import ndcg
+from quaver.bench.quality import JUDGED, judged_names, ndcg
 from quaver.bench.result import Result, Row
 from quaver.bench.stage import REFERENCES, Options, Stage
 from quaver.bench.start import measure_start
@@ -92,18 +92,19 @@ def measure(
         "weights": model.weights,
         "pooling": model.pooling,
     }
+    if options.judgements and model.weights == "real":
+        result.models[model.name]["judged"] = judged_names(options.judgements)
     steps = []
     for step in steps_of(options):
         if _has(before, stage, step):
             progress.skip(step)
         else:
             steps.append(step)
-    judged = before.quality.get(model.name, {})
-    to_judge = options.judgements and model.weights == "real" and not judged
-    if any(step.part != "start" for step in steps) or to_judge:
+    unjudged = _unjudged(stage, before)
+    if any(step.part != "start" for step in steps) or unjudged:
         stage.load()
-    if to_judge:
-        _judge(stage, result)
+    if unjudged:
+        _judge(stage, result, before, unjudged)
         save()
     for step in steps:
         with progress.step(step, model.name):
@@ -164,22 +165,44 @@ def _measured(stage: Stage, step: Step) -> list[Row]:
     return measure_case(stage, step.part, step.case)
 
 
-def _judge(stage: Stage, result: Result) -> None:
-    """Rank judged texts with every engine."""
-    judgements = stage.options.judgements
-    assert judgements is not None
+def _unjudged(stage: Stage, before: Result) -> set[str]:
+    """Forms that still have to rank the judged texts, which only real weights are asked to."""
+    model = stage.model
+    if not stage.options.judgements or model.weights != "real":
+        return set()
+    known = set(_judged(stage, before))
+    for form in stage.options.forms:
+        reasons = {f"{form.name} ({model.name})", f"{form.name} ({model.name}, {JUDGED})"}
+        if reasons & before.missing.keys():
+            known.add(form.name)
+    return {form.name for form in stage.options.forms} - known
+
+
+def _judged(stage: Stage, before: Result) -> dict[str, dict[str, float]]:
+    """Return what a result holds of every engine on the same judged texts."""
+    name = stage.model.name
+    same = before.models.get(name, {}).get("judged") == judged_names(stage.options.judgements)
+    return before.quality.get(name, {}) if same else {}
+
+
+def _judge(stage: Stage, result: Result, before: Result, names: set[str]) -> None:
+    """Rank judged texts with engines; what each loses is the difference to float32."""
+    tasks, model = stage.options.judgements, stage.model
     found = {}
     for name, engine in stage.engines.items():
-        stage.progress.say(f"{name}: ranking {judgements.name}")
-        score = stage.attempt(name, judgements.name, partial(ndcg, engine, judgements))
+        if name not in names:
+            continue
+        stage.progress.say(f"{name}: ranking {judged_names(tasks)}")
+        score = stage.attempt(name, JUDGED, partial(ndcg, engine, tasks, model.folder.prompts))
         if score is not None:
             found[name] = {"ndcg10": round(score, 5)}
-    reference = next((name for name in REFERENCES if name in found), None)
+    whole = {**_judged(stage, before), **found}
+    reference = next((name for name in REFERENCES if name in whole), None)
     for figures in found.values():
         if reference is not None:
-            difference = figures["ndcg10"] - found[reference]["ndcg10"]
+            difference = figures["ndcg10"] - whole[reference]["ndcg10"]
             figures["difference"] = round(difference, 5)
-    result.quality.setdefault(stage.model.name, {}).update(found)
+    result.quality.setdefault(model.name, {}).update(found)
 
 
 def shown(row: Row) -> str:

@@ -12,8 +12,8 @@ from quaver.corpus_index import CorpusIndex
 from quaver.embedder import Embedder
 from quaver.errors import TaskError
 from quaver.evaluate.cache import VectorCache
-from quaver.evaluate.task import Scores, Task
 from quaver.store.protocol import Mode
+from quaver.tasks.task import Scores, Task
 
 Rows = NDArray[np.float32]
 KEPT = 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -41,6 +42,7 @@ class ZentorchEngine(PaddedEngine):
         if kind == "int8":
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
+            module = copy.deepcopy(module)  # the encoder is shared with the other forms
             quantize_(module, Int8DynamicActivationInt8WeightConfig())
         self._model = torch.compile(module, backend="zentorch", dynamic=True)
         self._bf16 = kind == "bf16"

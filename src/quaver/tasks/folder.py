@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from quaver.errors import TaskError
-from quaver.evaluate.task import KINDS, Kind, Task, checked_task
+from quaver.tasks.task import KINDS, Kind, Task, checked_task
 
 CORPUS, QUERIES, QRELS, SAYS = "corpus.jsonl", "queries.jsonl", "qrels", "task.json"
 
