@@ -201,16 +201,20 @@ golden: .envs/parity/made $(MODEL)/config.json
 # have few builds) is left out, and the result says so.
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=
+JUDGED  ?= examples/tasks/xquad-en
 STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache build/bench-models --resume
-SHAPES  := --only-shapes --parts latency,throughput --against openvino,onnxruntime,torch-float32
+TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
+SHAPES  := --only-shapes --parts latency,throughput --environments none
 SINGLE  := 1x16,1x32,1x256,1x512
 
 bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
 	-$(MAKE) .envs/zentorch/made
-	$(STUDY) --out $(RESULTS) --corpus examples/python-docs $(BENCH)
-	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged256 $(BENCH)
-	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
+	$(STUDY) --out $(RESULTS) --corpus examples/python-docs --count 100 --judgements $(JUDGED) $(BENCH)
+	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 \
+	  --against $(TUNED),openvino-float32,onnxruntime-float32,onnxruntime-int8-dynamic,torch-float32 $(BENCH)
+	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 \
+	  --against $(TUNED),onnxruntime-int8-dynamic,torch-float32 $(BENCH)
 	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json
 	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)
 	.envs/peers/bin/python benchmarks/readme.py $(RESULTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,15 +37,16 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
     case = get_case(name, stage.source)
     calls: dict[str, list[Run]] = {}
     vectors: dict[str, Vectors] = {}
+    took: dict[str, float] = {}
     for engine_name, engine in stage.engines.items():
         if FORMS[engine_name].batches and part == "latency":
             continue
         stage.progress.say(f"{name}: {engine_name}")
         made = stage.attempt(engine_name, name, partial(_prepared, engine, case.requests))
         if made is not None:
-            calls[engine_name], vectors[engine_name] = made
+            calls[engine_name], vectors[engine_name], took[engine_name] = made
     stage.progress.say(f"{name}: all in turns")
-    timing = stage.alternate(calls)
+    timing = stage.alternate(calls, took)
     count = stage.options.instances
     products = count * stage.model.multiply_adds(case_lengths(name))
     values = {}
@@ -58,9 +60,15 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
     return stage.rows(part, name, timing, values, vectors, padding)
 
 
-def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors]:
+def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors, float]:
+    """The calls, what some of them gave, and the seconds of the last of these."""
     calls = [engine.prepare(request) for request in requests]
-    return calls, np.concatenate([call() for call in calls[:_COSINE_REQUESTS]])
+    found = []
+    begin = time.perf_counter()
+    for call in calls[:_COSINE_REQUESTS]:
+        begin = time.perf_counter()
+        found.append(call())
+    return calls, np.concatenate(found), time.perf_counter() - begin
 
 
 def measure_text(stage: Stage) -> list[Row]:
@@ -78,19 +86,21 @@ def measure_text(stage: Stage) -> list[Row]:
     tokens = sum(map(len, ids))
     calls: dict[str, list[Run]] = {}
     vectors: dict[str, Vectors] = {}
+    took: dict[str, float] = {}
     sample = Request(tuple(ids[:_TUNING_TEXTS]), tuple(texts[:_TUNING_TEXTS]), PADDED_BATCH)
     for name, engine in stage.engines.items():
         stage.progress.say(f"{name}: {len(texts)} texts, not timed")
 
-        def encoded(engine: Engine = engine) -> Vectors:
+        def encoded(engine: Engine = engine) -> tuple[Vectors, float]:
             engine.prepare(sample)  # what searches for its best settings does so here
-            return engine.encode(texts)
+            begin = time.perf_counter()
+            return engine.encode(texts), time.perf_counter() - begin
 
         if (found := stage.attempt(name, "text", encoded)) is not None:
-            vectors[name] = found
+            vectors[name], took[name] = found
             calls[name] = [partial(engine.encode, texts)]
     stage.progress.say(f"{case}: all in turns")
-    timing = stage.alternate(calls)
+    timing = stage.alternate(calls, took)
     values = {}
     for name in timing.calls:
         values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)

@@ -100,8 +100,10 @@ def run(wishes: Wishes) -> None:
             for model in models:
                 wanted = replace(options, forms=forms)
                 measure(model, wanted, here, before=before, save=save, progress=bar)
-        given = _given(wishes, options)
         for name, others in elsewhere.items():
+            # As much time for an engine as here: the budget of a case is for all of them together.
+            share = min(1.0, (len(others) + 2) / len(forms))
+            given = _given(wishes, replace(options, seconds=round(options.seconds * share, 1)))
             measure_elsewhere(wishes.environments, name, others, given, before, save)
     except CannotRunError as error:
         raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error

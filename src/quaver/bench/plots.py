@@ -29,6 +29,7 @@ _COLOURS = {
 _MARKERS = "osD^vP"
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _SIZE = (8.0, 5.2)
+_RATE = "texts_per_second"
 
 
 def write_plots(result: Result, folder: Path) -> list[Path]:
@@ -77,11 +78,28 @@ def _numbers(row: Row) -> tuple[int, int]:
     return (int(texts), int(tokens)) if found and (texts + tokens).isdigit() else (0, 0)
 
 
+def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], float]:
+    """Return what is drawn of each row.
+
+    An engine that ran in another environment is drawn where its ratio to Quaver, which ran in turns
+    with it there, puts it beside Quaver here: two processes meet two moods of the machine.
+    """
+    ours = {row.case: row.values[unit] for row in rows if row.engine == OURS}
+    drawn = {}
+    for row in rows:
+        drawn[row.key] = row.values[unit]
+        if "environment" in row.settings and row.ratio and row.case in ours:
+            times = 1 / row.ratio[0] if unit == _RATE else row.ratio[0]
+            drawn[row.key] = ours[row.case] * times
+    return drawn
+
+
 def _latency(result: Result) -> Any:
     rows = _rows(result, "latency", lambda row: _numbers(row)[0] == 1)
     title = "Latency of one text: median; Quaver's to p99 shaded"
+    matched = _matched(rows, "p50_ms")
     figure, axes = _lines(
-        result, rows, lambda row: _numbers(row)[1], lambda row: row.values["p50_ms"], title
+        result, rows, lambda row: _numbers(row)[1], lambda row: matched[row.key], title
     )
     if figure is None:
         return None
@@ -103,12 +121,9 @@ def _throughput(result: Result) -> Any:
         longest = max(lengths, key=[_numbers(row)[1] for row in rows].count)
         rows = [row for row in rows if _numbers(row)[1] == longest]
     title = f"Throughput of batches of {_numbers(rows[0])[1]} tokens" if rows else ""
+    matched = _matched(rows, _RATE)
     figure, axes = _lines(
-        result,
-        rows,
-        lambda row: _numbers(row)[0],
-        lambda row: row.values["texts_per_second"],
-        title,
+        result, rows, lambda row: _numbers(row)[0], lambda row: matched[row.key], title
     )
     if figure is None:
         return None
@@ -138,9 +153,10 @@ def _quality(result: Result) -> Any:
 
     figure = Figure(figsize=(11.5, 5.2) if judged else _SIZE, layout="constrained")
     panels = figure.subplots(1, 2 if judged else 1, sharey=True, squeeze=False)[0]
-    least = 1e-6
+    least, matched = 1e-6, _matched(rows, _RATE)
     for row in rows:
-        _dot(panels[0], row, rows, max(least, 1.0 - (row.cosine or 0.0)))
+        lost = max(least, 1.0 - (row.cosine or 0.0))
+        _dot(panels[0], row, rows, (lost, matched[row.key]))
     panels[0].set_xscale("log")
     panels[0].set_xlim(least / 3, 1.0)
     panels[0].set_xlabel(
@@ -151,7 +167,8 @@ def _quality(result: Result) -> Any:
     if judged:
         for row in rows:
             if row.ndcg10_difference is not None:
-                _dot(panels[1], row, rows, 0.0 - 100 * row.ndcg10_difference, label=False)
+                lost = 0.0 - 100 * row.ndcg10_difference
+                _dot(panels[1], row, rows, (lost, matched[row.key]), label=False)
         panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
         panels[1].set_xlabel(
             f"NDCG@10 lost, points of 100, on {result.models[rows[0].model]['judged']} "
@@ -161,11 +178,12 @@ def _quality(result: Result) -> Any:
     return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")
 
 
-def _dot(axes: Any, row: Row, rows: Sequence[Row], lost: float, *, label: bool = True) -> None:
+def _dot(
+    axes: Any, row: Row, rows: Sequence[Row], place: tuple[float, float], *, label: bool = True
+) -> None:
     colour, marker, _ = _style(row.engine, rows)
     axes.scatter(
-        lost,
-        row.values["texts_per_second"],
+        *place,
         s=130 if row.engine == OURS else 60,
         color=colour,
         marker=marker,
@@ -231,7 +249,13 @@ def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title
     figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
-    figure.supxlabel(textwrap.fill(caption, 130), fontsize=7, color="#555555", x=0.01, ha="left")
+    if any("environment" in row.settings for row in rows):
+        caption += (
+            " Engines of another environment ran in turns with Quaver there, and are drawn by their "
+            "ratio to it."
+        )
+    width = round(130 * figure.get_figwidth() / _SIZE[0])
+    figure.supxlabel(textwrap.fill(caption, width), fontsize=7, color="#555555", x=0.01, ha="left")
     return figure
 
 

@@ -59,7 +59,7 @@ class Progress:
         return sum(self._expected(step) for step in self._left)
 
     def _expected(self, step: Step) -> float:
-        return max(self._seconds, (self._least + 2) * step.tokens * self._per_token)
+        return max(self._seconds, (self._least + 1) * step.tokens * self._per_token)
 
     @contextmanager
     def step(self, step: Step, model: str) -> Iterator[None]:
@@ -69,7 +69,7 @@ class Progress:
         yield
         took = time.monotonic() - begin
         if step.tokens:
-            self._per_token = min(took, 1e6) / ((self._least + 2) * step.tokens)
+            self._per_token = min(took, 1e6) / ((self._least + 1) * step.tokens)
         self._left.remove(step)
         self.refresh()
 

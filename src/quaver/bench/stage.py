@@ -150,10 +150,23 @@ class Stage:
         self.missing[key] = lines[0][:300] + (" ..." if len(lines) > 1 else "")
         self.progress.say(f"{key} was not measured: {self.missing[key]}")
 
-    def alternate(self, calls: Mapping[str, Sequence[Callable[[], Vectors]]]) -> Timing:
-        """Time calls as the options say."""
+    def alternate(
+        self,
+        calls: Mapping[str, Sequence[Callable[[], Vectors]]],
+        took: Mapping[str, float],
+    ) -> Timing:
+        """Time calls as the options say.
+
+        Args:
+            calls: engine to its calls.
+            took: engine to the seconds of the call that was made before.
+
+        Returns:
+            The times.
+        """
         return alternate(
             calls,
+            took={name: time for name, time in took.items() if not FORMS[name].compiles},
             seconds=self.options.seconds,
             least=self.options.least,
             longest=self.options.longest,

@@ -8,6 +8,7 @@ from quaver.bench.result import Result, Row
 
 _CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
 _FAMILIES = ("openvino", "onnxruntime", "torch", "sentence-transformers")
+_OTHERS = ("fastembed", "ctranslate2", "ipex", "zentorch")
 _BEST = "openvino-int8"
 
 
@@ -30,13 +31,11 @@ def summary(result: Result) -> str:
             f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
             _peer(rows.get(_BEST), None),
         ]
-        for family in _FAMILIES:
-            names = {form.name for form in FAMILIES[family]}
-            found = [row for name, row in rows.items() if name in names]
-            fastest = min(found, key=lambda row: row.values["median_ms"], default=None)
-            cells.append(_peer(fastest, family))
+        cells += [_peer(_fastest(rows, family), family) for family in _FAMILIES]
+        cells.append(_peer(_fastest(rows, *_OTHERS), ""))
         lines.append(cells)
     titles = [f"{name}, fastest form" for name in _FAMILIES[:-1]] + [_FAMILIES[-1]]
+    titles.append(f"fastest of {', '.join(_OTHERS)}")
     return table(["model", "texts x tokens", OURS, _BEST, *titles], lines, words=2)
 
 
@@ -55,10 +54,18 @@ def _case_title(case: str) -> str:
     return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
 
 
+def _fastest(rows: dict[str, Row], *families: str) -> Row | None:
+    """The fastest form beside Quaver, which ran in turns with it wherever it ran."""
+    names = {form.name for family in families for form in FAMILIES[family]}
+    found = [row for name, row in rows.items() if name in names and row.ratio]
+    return min(found, key=lambda row: row.ratio[0] if row.ratio else 0.0, default=None)
+
+
 def _peer(row: Row | None, family: str | None) -> str:
+    """A cell; with the form's name behind the family's, the whole name for "", none for None."""
     if row is None or row.ratio is None:
         return NOT_MEASURED
-    form = row.engine.removeprefix(f"{family}-") if family and family != row.engine else ""
+    form = "" if family in (None, row.engine) else row.engine.removeprefix(f"{family}-")
     said = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
     return f"{number(row.values['median_ms'])} ({said}) **{row.ratio[0]:.2f}**"
 
@@ -78,7 +85,8 @@ def caption(result: Result) -> str:
     parts = [
         "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
         "texts. Bold: how many times as fast quaver-int8 is, the median over rounds in which the "
-        "engines took turns in one process. Lines with a corpus are from text, tokenization "
+        "engines took turns in one process (IPEX and zentorch in another than the rest, in turns with "
+        "Quaver there). Lines with a corpus are from text, tokenization "
         "included; the others from token ids. Other engines get texts sorted by length, in padded "
         "batches.",
         "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "

@@ -19,6 +19,8 @@ DISTURBED = 0.05
 """Share of the CPUs' time that other programs may take before a round is dropped."""
 SLOW = 0.5
 """Seconds from which a call warms itself and runs once in a block."""
+SETTLED = 2.0
+"""Seconds from which the first call of a case tells how long a warm one takes."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def take_turns(
         blocks: engine to its block.
         seconds: time for all blocks together; `least` rounds are run in any case.
         least: least rounds that no other program disturbs, at least 1; twice as many are tried.
+            One less, but two, where a single round takes longer than the time for all: its blocks
+            are calls of seconds, each of which averages over what rounds are there to even out.
         most: most rounds.
         own: processes that work for the engines and are no foreign load.
         on_round: called after each round.
@@ -161,15 +165,17 @@ def take_turns(
     begin = time.monotonic()
     while len(rounds) < most:
         clean = sum(1 for _, undisturbed in rounds if undisturbed)
-        over = time.monotonic() - begin > seconds
-        if over and (clean >= least or len(rounds) >= 2 * least):
+        passed = time.monotonic() - begin
+        long = bool(rounds) and passed / len(rounds) > seconds > 0
+        enough = min(least, max(2, least - 1)) if long else least
+        if passed > seconds and (clean >= enough or len(rounds) >= 2 * enough):
             break
         load = ForeignLoad(own)
         given = {name: block() for name, block in blocks.items()}
         rounds.append((given, load.share() <= DISTURBED))
         on_round()
     kept = [given for given, undisturbed in rounds if undisturbed]
-    disturbed = len(kept) < least
+    disturbed = len(kept) < min(least, max(2, least - 1))
     if disturbed:
         kept = [given for given, _ in rounds]
     return Turns(kept, len(rounds) - len(kept), disturbed)
@@ -182,6 +188,7 @@ def alternate(
     block: float = 0.3,
     least: int = 3,
     longest: float = 60.0,
+    took: Mapping[str, float] | None = None,
     own: Sequence[int] = (),
     on_round: Callable[[], object] = lambda: None,
 ) -> Timing:
@@ -197,6 +204,8 @@ def alternate(
         block: least seconds of a block.
         least: least rounds.
         longest: an engine whose warm call takes longer is left out, and the result says so.
+        took: engine to the seconds of a call that was made before and compiled nothing; from
+            SETTLED on it is not made again to see how long it takes.
         own: processes that work for the engines and are no foreign load.
         on_round: called after each round.
 
@@ -206,11 +215,13 @@ def alternate(
     left_out: dict[str, str] = {}
     blocks: dict[str, Callable[[], tuple[float, ...]]] = {}
     for name, calls in engines.items():
-        took = _warm_up(calls[0])
-        if took > longest:
-            left_out[name] = f"a call takes {took:.0f} s, longer than the limit of {longest:.0f} s"
+        warm = (took or {}).get(name, 0.0)
+        if warm < SETTLED:
+            warm = _warm_up(calls[0])
+        if warm > longest:
+            left_out[name] = f"a call takes {warm:.0f} s, longer than the limit of {longest:.0f} s"
         else:
-            blocks[name] = partial(_block, calls, took > SLOW, block)
+            blocks[name] = partial(_block, calls, warm > SLOW, block)
     turns = take_turns(blocks, seconds=seconds, least=least, own=own, on_round=on_round)
     calls_of = {name: tuple(given[name] for given in turns.rounds) for name in blocks}
     return Timing(calls_of, turns.dropped, turns.disturbed, left_out)

@@ -91,6 +91,7 @@ class Form:
         pads: whether it computes padding in a batch of texts of different lengths.
         artefact: makes what it loads in place of the model folder, and returns where it lies.
         batches: whether it is made for many texts, so that latency does not count for it.
+        compiles: whether it compiles in its first calls, whose time says nothing of later ones.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Form:
     pads: bool = True
     artefact: Callable[[Setup], Path] | None = None
     batches: bool = False
+    compiles: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:

@@ -77,5 +77,6 @@ FORMS = (
         ("torch", "transformers", "torchao"),
         ("torch",),
         "pip install torch torchao transformers",
+        compiles=True,
     ),
 )

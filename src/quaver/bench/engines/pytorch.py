@@ -163,5 +163,5 @@ def _compiled(setup: Setup) -> Engine:
 FORMS = (
     Form("torch-float32", _float32, PACKAGES, RUNS_ON, INSTALL),
     Form("torch-bf16", _bf16, PACKAGES, RUNS_ON, INSTALL),
-    Form("torch-compile-bf16", _compiled, PACKAGES, RUNS_ON, INSTALL),
+    Form("torch-compile-bf16", _compiled, PACKAGES, RUNS_ON, INSTALL, compiles=True),
 )

@@ -77,7 +77,9 @@ def _int8(setup: Setup) -> Engine:
     return ZentorchEngine(setup, "int8")
 
 
-_FLOAT32 = Form("zentorch-float32", _float32, PACKAGES, ("zentorch",), INSTALL, "zentorch")
+_FLOAT32 = Form(
+    "zentorch-float32", _float32, PACKAGES, ("zentorch",), INSTALL, "zentorch", compiles=True
+)
 FORMS = (
     _FLOAT32,
     replace(_FLOAT32, name="zentorch-bf16", load=_bf16),
