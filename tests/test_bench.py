@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,30 @@ def test_rounds_with_foreign_load_are_dropped(monkeypatch: pytest.MonkeyPatch) -
     turns = take_turns({"a": lambda: next(rounds)}, seconds=0, least=2)
     assert turns.rounds == [{"a": 1}, {"a": 3}]
     assert (turns.dropped, turns.disturbed) == (2, False)
+
+
+@pytest.mark.parametrize(("seconds", "rounds"), [(0.001, 2), (0, 3)])
+def test_rounds_longer_than_the_time_for_all_are_two(
+    monkeypatch: pytest.MonkeyPatch, seconds: float, rounds: int
+) -> None:
+    monkeypatch.setattr(timing.ForeignLoad, "share", lambda self: 0.0)
+    turns = take_turns({"a": lambda: time.sleep(0.01)}, seconds=seconds, least=3)
+    assert (len(turns.rounds), turns.disturbed) == (rounds, False)
+
+
+def test_a_call_that_was_long_is_not_made_again_to_warm_up() -> None:
+    made = {"long": 0, "short": 0}
+
+    def call(name: str) -> None:
+        made[name] += 1
+
+    calls = {name: [partial(call, name)] for name in made}
+    took = {"long": timing.SETTLED, "short": 0.1}
+    alternate(calls, seconds=0, block=0, least=1, longest=10, took=took)
+    assert made == {
+        "long": made["short"] - 3,
+        "short": made["short"],
+    }  # two to warm up, one a block
 
 
 def test_where_most_rounds_are_disturbed_all_count_and_it_is_said(
@@ -240,8 +266,6 @@ def test_clients_send_one_query_after_another() -> None:
         def encode(self, texts: Any) -> Any:
             self.active += 1
             self.most = max(self.most, self.active)
-            import time
-
             time.sleep(0.01)
             self.active -= 1
             return np.zeros((1, 2), np.float32)
@@ -356,8 +380,11 @@ def test_the_summary_shows_the_fastest_form_and_a_dash_for_what_was_not_measured
     line = summary(stored()).splitlines()[2]
     assert line == (
         "| mini (384 x 6, real weights) | 1 x 16 | 2.00 (0.9900) | 5.00 (0.9900) **2.50** | "
-        "5.00 (int8, 0.9900) **2.50** | - | 8.00 (float32, 0.9900) **4.00** | - |"
+        "5.00 (int8, 0.9900) **2.50** | - | 8.00 (float32, 0.9900) **4.00** | - | - |"
     )
+    result = stored()
+    result.rows += [latency("ipex-int8", 9.0, 1.5), latency("zentorch-int8", 1.0, 3.0)]
+    assert summary(result).splitlines()[2].endswith("| 9.00 (ipex-int8, 0.9900) **1.50** |")
 
 
 @pytest.mark.parametrize(
@@ -410,6 +437,18 @@ def test_plots_are_drawn_from_a_stored_result_the_same_each_time(tmp_path: Path)
         assert (said in drawing) == (said != "512 x")
     write_plots(many_cases(), tmp_path)
     assert (tmp_path / "latency.svg").read_text(encoding="utf-8") == drawing
+
+
+def test_engines_of_another_environment_are_drawn_by_their_ratio() -> None:
+    """Quaver took 2 ms here; there, where everything took longer, IPEX took three times as long."""
+    from quaver.bench.plots import _matched
+
+    there = latency("ipex-int8", 9.0, 3.0)
+    there.settings["environment"] = "ipex"
+    rows = [latency(OURS, 2.0), latency("openvino-int8", 5.0, 2.0), there]
+    assert list(_matched(rows, "p50_ms").values()) == [2.0, 5.0, 6.0]
+    speeds = list(_matched(rows, "texts_per_second").values())
+    assert speeds == pytest.approx([500, 200, 500 / 3])
 
 
 def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
