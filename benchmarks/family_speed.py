@@ -1,18 +1,22 @@
 """Speed of every model family: Quaver int8 beside OpenVINO int8 and torch float32, in turns.
 
-Needs torch and transformers, and for its column openvino and nncf (.envs/peers has all):
+Needs torch and transformers, openvino and nncf, onnx and onnxruntime (.envs/peers has all):
 
-    python benchmarks/family_speed.py                  every family at the shape of a published model
-    python benchmarks/family_speed.py --only Bert --texts 1 --tokens 512
+    python benchmarks/family_speed.py --prepare        make the peers' int8 files in build/families
+    python benchmarks/family_speed.py --out FILE.json  measure, every family at a published model's shape
+    python benchmarks/family_speed.py --only Bert,Gte --texts 1 --tokens 512
 
 Random weights and ids, as many tokens in every text, so nobody pads; one process, the engines in turns,
-medians. A family that OpenVINO cannot convert or quantize has "-" there, with the reason below.
---prepare makes OpenVINO's files in build/families and measures nothing.
+medians. Beside its time each int8 has its cosine to torch, of the first token's state: a wrong graph
+would show. A family that OpenVINO cannot convert or quantize is measured with ONNX Runtime's dynamic
+int8 instead, and the reason stands below. With --out the families that the file has are not
+measured again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -25,14 +29,19 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
-from families import CASES, Case, make, tensors_of
+from families import CASES, Case, cosines, make, tensors_of
+from published_forms import GteV15
 from quaver.architecture import encoder_spec, encoder_weights
+from quaver.bench.record import describe_run
 from quaver.engine import Engine
 from quaver.tokenizer import TokenBatch
 
 CACHE = Path("build/families")
-CALIBRATION = 8  # texts: for the time of a forward pass, not for its quality
-Call = Callable[[], object]
+CALIBRATION = 4  # texts: for the time of a forward pass, not for its quality
+LEAST_COSINE = 0.8  # below it a graph is another model, not a rough one
+Call = Callable[[], Any]
+# What a converter raises for a model it does not know.
+FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 
 
 class FirstToken(torch.nn.Module):
@@ -57,7 +66,7 @@ def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
         import openvino as ov
 
         with torch.inference_mode():
-            graph = ov.convert_model(FirstToken(model), example_input=ids[:2, :16])
+            graph = ov.convert_model(FirstToken(model), example_input=ids[:2])
         graph.reshape({0: [-1, -1]})
         samples = [{0: text[None].numpy()} for text in ids[:CALIBRATION]]
         quantized = nncf.quantize(
@@ -67,7 +76,7 @@ def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
             subset_size=len(samples),
         )
         CACHE.mkdir(parents=True, exist_ok=True)
-        ov.save_model(quantized, path)
+        ov.save_model(quantized, path, compress_to_fp16=False)
     return path
 
 
@@ -78,11 +87,62 @@ def openvino_call(path: Path, ids: torch.Tensor, threads: int) -> Call:
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = ov.Core().compile_model(path, "CPU", options)
     array = ids.numpy()
-    return lambda: compiled(array)
+    return lambda: compiled(array)[0]
 
 
-def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, float]:
-    """Time the calls round by round; return each one's median in seconds."""
+def onnxruntime_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
+    """Return the model in ONNX Runtime's dynamic int8, made when it is not there yet."""
+    path = CACHE / f"{case.name}.onnx"
+    if not path.is_file():
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        CACHE.mkdir(parents=True, exist_ok=True)
+        exact = CACHE / f"{case.name}-float32.onnx"
+        with torch.inference_mode():
+            torch.onnx.export(FirstToken(model), (ids[:2],), str(exact), dynamo=True)
+        quantize_dynamic(str(exact), str(path), weight_type=QuantType.QInt8, per_channel=True)
+    return path
+
+
+def onnxruntime_call(path: Path, ids: torch.Tensor, threads: int) -> Call:
+    """Open a file with as many threads as the others."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    fed = {session.get_inputs()[0].name: ids.numpy()}
+    return lambda: session.run(None, fed)[0]
+
+
+PEERS: dict[str, tuple[Callable[..., Path], Callable[..., Call]]] = {
+    "openvino": (openvino_file, openvino_call),
+    "onnxruntime": (onnxruntime_file, onnxruntime_call),
+}
+
+
+def peer_call(
+    case: Case, model: Any, every: torch.Tensor, ids: torch.Tensor, threads: int
+) -> tuple[str, Call | None, dict[str, str]]:
+    """Return the first int8 peer that runs the family, and why those before it do not."""
+    reasons = {}
+    with torch.inference_mode():
+        truth = FirstToken(model)(ids).numpy()
+    for name, (made, opened) in PEERS.items():
+        try:
+            call = opened(made(case, model, every), ids, threads)
+            cosine = float(cosines(call(), truth).mean())
+        except FAULTS as error:
+            reasons[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            continue
+        if cosine >= LEAST_COSINE:
+            return name, call, reasons
+        reasons[name] = f"its int8 has a cosine of {cosine:.3f} to float32"
+    return "", None, reasons
+
+
+def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
+    """Time the calls round by round; return each one's times in seconds."""
     for call in calls.values():
         call()
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -92,60 +152,102 @@ def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, float]:
             begin = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(times) for name, times in taken.items()}
+    return taken
+
+
+def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure one family; None when its files were to be prepared alone."""
+    model = make(case, head=False, real=True)
+    if isinstance(model, GteV15):
+        model.for_export(chosen.tokens)
+    size = (max(chosen.texts, CALIBRATION), chosen.tokens)
+    every = torch.randint(5, 1000, size, generator=torch.Generator().manual_seed(0))
+    ids = every[: chosen.texts]
+    peer, call, reasons = peer_call(case, model, every, ids, chosen.threads)
+    if chosen.prepare:
+        print(case.name, peer or "no peer", reasons, flush=True)
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        config, tensors = tensors_of(model, Path(folder))
+        spec = encoder_spec(config, pooling="cls", normalize=False)
+        engine = Engine(spec, encoder_weights(spec, tensors), threads=chosen.threads)
+        del tensors
+    flat = ids.numpy().astype(np.int32).reshape(-1)
+    offsets = np.arange(0, len(flat) + 1, chosen.tokens, dtype=np.int32)
+    batch = TokenBatch(flat, offsets, None, 0)
+    first = FirstToken(model)
+    calls: dict[str, Call] = {} if call is None else {peer: call}
+    calls |= {"quaver": lambda: engine.encode(batch), "torch": lambda: first(ids).numpy()}
+    with torch.inference_mode():
+        truth = calls["torch"]()
+        near = {n: float(cosines(c(), truth).mean()) for n, c in calls.items() if n != "torch"}
+        times = in_turns(calls, chosen.seconds)
+    return {
+        "family": case.name,
+        "shape": case.real[0],
+        "texts": chosen.texts,
+        "tokens": chosen.tokens,
+        "peer": peer,
+        "tokens_per_second": round(len(flat) / statistics.median(times["quaver"])),
+        "median_ms": {n: round(statistics.median(t) * 1e3, 2) for n, t in times.items()},
+        "cosine": {name: round(value, 4) for name, value in near.items()},
+        "rounds": len(times["quaver"]),
+        "reasons": reasons,
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table, and below it why a peer is missing."""
+    lines = [
+        "| family | shape of | Quaver int8, tokens/s | times as fast as its int8 peer | as torch float32 "
+        "| cosine | peer's |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    notes = []
+    for row in rows:
+        ms, ours, peer = row["median_ms"], row["median_ms"]["quaver"], row["peer"]
+        beside = f"{ms[peer] / ours:.2f} ({peer})" if peer else "-"
+        other = f"{row['cosine'][peer]:.4f}" if peer else "-"
+        lines.append(
+            f"| {row['family']} | {row['shape']} | {row['tokens_per_second']:,} | {beside} | "
+            f"{ms['torch'] / ours:.2f} | {row['cosine']['quaver']:.4f} | {other} |"
+        )
+        notes += [f"{row['family']}, {name}: {why}" for name, why in row["reasons"].items()]
+    return "\n".join([*lines, "", *notes])
 
 
 def main() -> None:
     """Measure every family and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="one family")
+    parser.add_argument("--only", help="families, with commas")
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seconds", type=float, default=6.0, help="for each family")
-    parser.add_argument("--prepare", action="store_true", help="make OpenVINO's files alone")
-    parser.add_argument("--without-openvino", action="store_true")
+    parser.add_argument("--prepare", action="store_true", help="make the peers' files alone")
+    parser.add_argument("--out", type=Path, help="JSON of the rows; families that it has are kept")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    print("| family | shape of | Quaver int8, tokens/s | OpenVINO int8 | torch float32 |")
-    print("| --- | --- | ---: | ---: | ---: |")
-    reasons = []
+    rows: list[dict[str, Any]] = []
+    if chosen.out and chosen.out.is_file():
+        rows = json.loads(chosen.out.read_text(encoding="utf-8"))["rows"]
+    have = {row["family"] for row in rows}
+    wanted = chosen.only.split(",") if chosen.only else [case.name for case in CASES]
     for case in CASES:
-        if chosen.only not in (None, case.name):
+        if case.name not in wanted or case.name in have:
             continue
-        model = make(case, head=False, real=True)
-        size = (max(chosen.texts, CALIBRATION), chosen.tokens)
-        every = torch.randint(5, 1000, size, generator=torch.Generator().manual_seed(0))
-        ids = every[: chosen.texts]
-        calls: dict[str, Call] = {}
-        if not chosen.without_openvino:
-            try:
-                path = openvino_file(case, model, every)
-                calls["openvino"] = openvino_call(path, ids, chosen.threads)
-            except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
-                reasons.append(f"{case.name}: {type(error).__name__}: {str(error).splitlines()[0]}")
-        if chosen.prepare:
+        row = measured(case, chosen)
+        if row is None:
             continue
-        with tempfile.TemporaryDirectory() as folder:
-            config, tensors = tensors_of(model, Path(folder))
-            spec = encoder_spec(config, pooling="cls+mean", normalize=False)
-            engine = Engine(spec, encoder_weights(spec, tensors), threads=chosen.threads)
-            flat = ids.numpy().astype(np.int32).reshape(-1)
-            offsets = np.arange(0, len(flat) + 1, chosen.tokens, dtype=np.int32)
-            batch = TokenBatch(flat, offsets, None, 0)
-            calls["quaver"] = lambda engine=engine, batch=batch: engine.encode(batch)
-            calls["torch"] = lambda model=model, ids=ids: model(input_ids=ids)
-            with torch.inference_mode():
-                medians = in_turns(calls, chosen.seconds)
-        ours = medians["quaver"]
-        times = [
-            f"{medians[name] / ours:.1f} x" if name in medians else "-"
-            for name in ("openvino", "torch")
-        ]
-        rate = f"{len(flat) / ours:,.0f}"
-        print(f"| {case.name} | {case.real[0]} | {rate} | {' | '.join(times)} |", flush=True)
-    print(f"\n{chosen.texts} x {chosen.tokens} tokens, {chosen.threads} threads")
-    print("\n".join(reasons))
+        rows.append(row)
+        if chosen.out:
+            run = describe_run(chosen.threads, sys.argv)
+            result = {"kind": "families", "run": run, "rows": rows}
+            chosen.out.parent.mkdir(parents=True, exist_ok=True)
+            chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if rows:
+        print(table(rows))
+        print(f"\n{chosen.texts} x {chosen.tokens} tokens, {chosen.threads} threads")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Compare every model family with transformers in float32, on random models made from its configs.
 
+Two families are in no package; `published_forms.py`, written from their descriptions, stands for them.
 Needs torch and transformers:
 
     python scripts/families.py                 reduced shapes, each layer and the head
@@ -24,6 +25,7 @@ import torch
 import transformers
 from transformers.utils import logging
 
+from published_forms import FORMS, published
 from quaver import reference
 from quaver.architecture import classifier_spec, encoder_spec, encoder_weights
 from quaver.engine import Engine
@@ -37,7 +39,7 @@ LENGTHS = (1, 2, 3, 17, 40, 29)
 
 @dataclass(frozen=True)
 class Case:
-    """A family as transformers knows it.
+    """A family as transformers knows it, or as `published_forms` has it.
 
     Attributes:
         name: the model class without its ending (Model, ForSequenceClassification).
@@ -70,6 +72,7 @@ _DEBERTA = {
     "type_vocab_size": 0,
 }
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+_LONG = {"intermediate_size": 3072, "max_position_embeddings": 8192}
 _SMALL_VOCABULARY = {"vocab_size": 1000}
 CASES = (
     Case("Bert", {}, ("bge-base-en-v1.5", _BASE | {"intermediate_size": 3072})),
@@ -111,22 +114,30 @@ CASES = (
         _DEBERTA | {"position_buckets": 16},
         ("mxbai-rerank-base-v1", _BASE | _DEBERTA | {"intermediate_size": 3072}),
     ),
+    Case(
+        "GteV15",
+        {"rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 8.0}},
+        ("gte-base-en-v1.5", _BASE | _LONG),
+    ),
+    # Three heads: slopes of two rows of powers.
+    Case(
+        "JinaV2",
+        {"num_attention_heads": 3, "hidden_size": 24},
+        ("jina-embeddings-v2-base-en", _BASE | _LONG),
+    ),
 )
 
 
-def make(case: Case, *, head: bool, real: bool = False, seed: int = 0) -> Any:
-    """Build a random model of a family."""
-    config_class = getattr(transformers, f"{case.name}Config")
+def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: int = 0) -> Any:
+    """Build a random model of a family, with a head of `labels` or without one."""
     values = case.real[1] | _SMALL_VOCABULARY if real else case.reduced
     if not real and case.name != "DistilBert":
         values = _SMALL | values
-    labels = {"num_labels": 1} if head else {}
-    ids = {"cls_token_id": 3, "sep_token_id": 4, "bos_token_id": 3, "eos_token_id": 4}
-    extra = ids if case.name == "ModernBert" else {}
-    config = config_class(**{**extra, **values, **labels})
-    ending = "ForSequenceClassification" if head else "Model"
     torch.manual_seed(seed)
-    model = getattr(transformers, case.name + ending)(config).eval()
+    if case.name in FORMS:
+        model: Any = published(case.name, values, labels=labels if head else None).eval()
+    else:
+        model = from_transformers(case.name, values, labels=labels if head else None)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
@@ -140,6 +151,16 @@ def make(case: Case, *, head: bool, real: bool = False, seed: int = 0) -> Any:
                 weight.copy_(1 + 0.1 * torch.randn_like(weight))
                 weight[:: max(1, len(weight) // 3)] *= 2
     return model
+
+
+def from_transformers(name: str, values: dict[str, Any], *, labels: int | None) -> Any:
+    """Build a model of transformers from what its config sets, with a head for `labels`."""
+    head = {"num_labels": labels} if labels else {}
+    ids = {"cls_token_id": 3, "sep_token_id": 4, "bos_token_id": 3, "eos_token_id": 4}
+    extra = ids if name == "ModernBert" else {}
+    config = getattr(transformers, f"{name}Config")(**{**extra, **values, **head})
+    ending = "ForSequenceClassification" if labels else "Model"
+    return getattr(transformers, name + ending)(config).eval()
 
 
 def tensors_of(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

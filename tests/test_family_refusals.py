@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import quaver
-from quaver.architecture import classifier_spec, encoder_spec
+from quaver.architecture import classifier_spec, encoder_spec, encoder_weights
 from quaver.errors import UnsupportedArchitectureError
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
@@ -42,6 +42,7 @@ def config_of(family: str, kind: str = "encoder") -> dict[str, Any]:
         ("nomicbert", "causal", True),
         ("distilbert", "activation", "mish"),
         ("debertav2", "conv_kernel_size", 3),
+        ("jinav2", "feed_forward_type", "original"),
     ],
 )
 def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None:
@@ -65,6 +66,30 @@ def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None
 def test_a_head_that_is_not_run(family: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(UnsupportedArchitectureError, match=message):
         classifier_spec({**config_of(family, "classifier"), **change})
+
+
+def tensors_of(family: str, kind: str = "encoder") -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{family}.npz") as arrays:
+        return {
+            name.removeprefix(f"{kind}/"): arrays[name].astype(np.float32)
+            for name in arrays.files
+            if name.startswith(f"{kind}/")
+        }
+
+
+def test_jinas_norms_of_query_and_key_are_named() -> None:
+    config, tensors = config_of("jinav2"), tensors_of("jinav2")
+    spec = encoder_spec(config, pooling="mean", normalize=True)
+    tensors["encoder.layer.0.attention.self.layer_norm_q.weight"] = np.ones(24, np.float32)
+    with pytest.raises(UnsupportedArchitectureError, match=r"base-code.*supported.*v2-base-en"):
+        encoder_weights(spec, tensors)
+
+
+def test_jinas_gate_is_named_by_its_type_and_not_by_hidden_act() -> None:
+    config = {**config_of("jinav2"), "hidden_act": "silu"}
+    assert encoder_spec(config, pooling="mean", normalize=True).activation == "gelu"
+    config["feed_forward_type"] = "reglu"
+    assert encoder_spec(config, pooling="mean", normalize=True).activation == "relu"
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta-flash", "qwen2", "llama_bidirec"])

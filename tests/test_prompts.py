@@ -49,6 +49,16 @@ def test_a_folder_of_a_known_name_without_prompts(tmp_path: Path) -> None:
     assert not np.array_equal(model.encode("which file"), asked)
 
 
+def test_empty_prompts_are_none(tmp_path: Path) -> None:
+    # What sentence-transformers saves for a model that has no prompts.
+    empty = {"query": "", "document": ""}
+    folder = write_tiny_model(tmp_path / "e5-small-v2", prompts=empty)
+    known = {"query": "query: ", "document": "passage: "}
+    assert Embedder.from_pretrained(folder).prompts == known
+    folder = write_tiny_model(tmp_path / "unknown", prompts=empty)
+    assert Embedder.from_pretrained(folder).prompts == empty
+
+
 def test_the_folders_own_prompts_win(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "e5-small-v2", prompts={"query": "ask: "})
     assert Embedder.from_pretrained(folder).prompts == {"query": "ask: "}

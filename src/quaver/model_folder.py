@@ -132,7 +132,7 @@ class ModelFolder:
             pooling=pooling,
             normalize=normalize,
             modules=modules,
-            prompts=_prompts(path, settings) or known_prompts(name),
+            prompts=_prompts(path, settings, name),
             default_prompt_name=settings.get("default_prompt_name"),
             similarity=_similarity(settings),
             score_activation=_score_activation(config, settings),
@@ -238,7 +238,11 @@ def _pooling(path: Path) -> str:
     return "+".join(map(str, modes))
 
 
-def _prompts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
+def _prompts(path: Path, settings: dict[str, Any], name: str) -> dict[str, str]:
+    """Return the folder's prompts, or those known by its name where it has none.
+
+    sentence-transformers writes {"query": "", "document": ""} for a model without prompts.
+    """
     prompts = settings.get("prompts") or {}
     fits = isinstance(prompts, dict) and all(isinstance(value, str) for value in prompts.values())
     default = settings.get("default_prompt_name")
@@ -248,7 +252,8 @@ def _prompts(path: Path, settings: dict[str, Any]) -> dict[str, str]:
             "default_prompt_name among them: "
             f"got prompts={prompts!r}, default_prompt_name={default!r}"
         )
-    return dict(prompts)
+    known = {} if any(prompts.values()) else known_prompts(name)
+    return known or dict(prompts)
 
 
 def _similarity(settings: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ from quaver.architecture.head import DenseStep
 from quaver.architecture.positions import alibi_bias, relative_bias
 from quaver.architecture.spec import EncoderSpec
 from quaver.architecture.weights import EncoderWeights
+from quaver.errors import UnsupportedArchitectureError
 from quaver.named_tensors import NamedTensors
 
 _BERT = LayerNames(
@@ -82,14 +83,14 @@ def _electra_spec(config: Config) -> EncoderSpec:
 
 def _jina_spec(config: Config) -> EncoderSpec:
     config.require({"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")})
-    spec = _absolute(config, "jina_bert")
+    # The gate's activation is in its name; hidden_act is not read.
     reglu = config.values["feed_forward_type"] == "reglu"
     return replace(
-        spec,
+        _absolute(Config({**config.values, "hidden_act": "gelu"}), "jina_bert"),
         position_table=False,
         bias="alibi",
         gate="first",
-        activation="relu" if reglu else spec.activation,
+        activation="relu" if reglu else "gelu",
     )
 
 
@@ -144,6 +145,12 @@ def _bert_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
 
 
 def _jina_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
+    if "encoder.layer.0.attention.self.layer_norm_q.weight" in named:
+        raise UnsupportedArchitectureError(
+            "the weights have norms of query and key (layer_norm_q), as jina-embeddings-v2-base-code "
+            "has; of Jina's second generation the models without them are supported, such as "
+            "jina-embeddings-v2-base-en"
+        )
     return _weights(_JINA, spec, named)
 
 

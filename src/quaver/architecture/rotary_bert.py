@@ -14,7 +14,7 @@ from quaver.architecture.config import Config
 from quaver.architecture.family import Family, LayerNames, pooler_classifier, take_norm
 from quaver.architecture.spec import AttentionSpec, EncoderSpec, Rotary
 from quaver.architecture.weights import EncoderWeights
-from quaver.errors import UnsupportedArchitectureError
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.named_tensors import NamedTensors
 
 # Published folders, and those that transformers has saved under its own names.
@@ -88,13 +88,18 @@ def _gte_rotary(config: Config, head_size: int) -> Rotary:
     scaling = config.values.get("rope_scaling")
     if scaling is None:
         return Rotary(theta)
-    kind = scaling.get("type") if isinstance(scaling, Mapping) else scaling
-    if kind != "ntk" or scaling.get("mixed_b") is not None:
+    known = isinstance(scaling, Mapping) and scaling.get("type") == "ntk"
+    if not known or scaling.get("mixed_b") is not None:
         raise UnsupportedArchitectureError(
             f"config.json has rope_scaling={scaling!r}; {config.model_type} is supported with "
             "rope_scaling={'type': 'ntk', 'factor': ...}"
         )
     factor = Config({**config.values, **scaling}).number("factor")
+    if factor < 1:
+        raise ModelFolderError(
+            f"config.json must have a factor from 1 in rope_scaling: got {factor:g}; NTK scaling makes "
+            "texts longer"
+        )
     return Rotary(theta * factor, factor ** (2 / head_size))
 
 

@@ -1,0 +1,102 @@
+"""Slopes of ALiBi and frequencies of NTK scaling against their formulas, written another way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quaver import reference
+from quaver.architecture import encoder_spec, rotary_tables
+from quaver.architecture.positions import alibi_bias
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+
+THETA, HEAD_SIZE = 500_000.0, 64
+GTE: dict[str, Any] = {
+    "model_type": "new",
+    "vocab_size": 50,
+    "hidden_size": 2 * HEAD_SIZE,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 8192,
+    "rope_theta": THETA,
+}
+
+
+@pytest.mark.parametrize(
+    ("heads", "exponents"),
+    [
+        (1, [8]),
+        (2, [4, 8]),
+        (3, [4, 8, 2]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),
+        (16, [0.5 * h for h in range(1, 17)]),
+    ],
+)
+def test_alibi_falls_by_the_slope_of_the_head(heads: int, exponents: list[float]) -> None:
+    bias = alibi_bias(heads, 5)
+    assert bias.shape == (heads, 9)
+    for row, exponent in zip(bias, exponents, strict=True):
+        slope = 0.5**exponent
+        expected = [-slope * distance for distance in (4, 3, 2, 1, 0, 1, 2, 3, 4)]
+        np.testing.assert_allclose(row, expected, rtol=1e-6)  # one rounding of a power
+
+
+def frequencies(factor: float) -> np.ndarray:
+    """Read off what a spec turns from one token to the next, float64 (D / 2,)."""
+    scaling = {"rope_scaling": {"type": "ntk", "factor": factor}}
+    spec = encoder_spec({**GTE, **scaling}, pooling="cls", normalize=False)
+    rotary = spec.attention[0].rotary
+    assert rotary is not None
+    cosine, sine = (table.astype(np.float64) for table in rotary_tables(rotary, 2, HEAD_SIZE))
+    return np.arctan2(sine[1], cosine[1])
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, 8.0])
+def test_ntk_scaling_slows_every_pair_by_its_share(factor: float) -> None:
+    plain = np.array([THETA ** (-2 * i / HEAD_SIZE) for i in range(HEAD_SIZE // 2)])
+    # Of D/2 = 32 pairs the first is slowed by factor^(1/32), the next by factor^(2/32), the last by
+    # the factor itself, so that it turns over factor times the text as it did over the text.
+    shares = np.array([factor ** (-(i + 1) / 32) for i in range(32)])
+    got = frequencies(factor)
+    # Exponents and powers in float32.
+    np.testing.assert_allclose(got, plain * shares, rtol=3e-6)
+    assert got[-1] == pytest.approx(plain[-1] / factor, rel=3e-6)
+
+
+def test_a_rotation_is_a_product_of_complex_numbers() -> None:
+    rng = np.random.default_rng(0)
+    qkv = rng.standard_normal((5, 3, 2, 2, 4)).astype(np.float32)  # T, part, head, half, D / 2
+    angles = rng.uniform(-3, 3, (5, 4))
+    cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    got = reference.rotate(qkv.reshape(5, 48), cosine, sine, 2).reshape(qkv.shape)
+    numbers = qkv[:, :, :, 0] + 1j * qkv[:, :, :, 1]
+    numbers[:, :2] *= np.exp(1j * angles)[:, None, None]
+    np.testing.assert_allclose(got[:, :, :, 0], numbers.real, atol=1e-6)
+    np.testing.assert_allclose(got[:, :, :, 1], numbers.imag, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        "ntk",
+        ["ntk"],
+        {"type": "linear", "factor": 2.0},
+        {"factor": 2.0},
+        {"type": "ntk", "factor": 2.0, "mixed_b": 0.3},
+    ],
+)
+def test_another_scaling_is_refused(scaling: object) -> None:
+    with pytest.raises(UnsupportedArchitectureError) as caught:
+        encoder_spec({**GTE, "rope_scaling": scaling}, pooling="cls", normalize=False)
+    assert f"rope_scaling={scaling!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("factor", [None, 0, -2.0, "2", True, 0.5])
+def test_a_factor_that_lengthens_nothing(factor: object) -> None:
+    scaling = {"rope_scaling": {"type": "ntk", "factor": factor}}
+    with pytest.raises(ModelFolderError, match="factor"):
+        encoder_spec({**GTE, **scaling}, pooling="cls", normalize=False)
