@@ -140,7 +140,8 @@ test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
 # sentence-transformers, what is built on it, and mteb; the other frameworks come along as clients and are not tested again.
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
-	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py
+	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
+	  tests/integrations/test_sentence_transformers_families.py
 
 # mteb's mock tasks through our wrappers, and our metrics against mteb's own.
 test-evaluate: .envs/sentence-transformers/frameworks-made
