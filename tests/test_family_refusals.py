@@ -43,6 +43,7 @@ def config_of(family: str, kind: str = "encoder") -> dict[str, Any]:
         ("distilbert", "activation", "mish"),
         ("debertav2", "conv_kernel_size", 3),
         ("jinav2", "feed_forward_type", "original"),
+        ("gtev15", "rope_scaling", {"type": "dynamic", "factor": 2.0}),
     ],
 )
 def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None:
@@ -50,6 +51,12 @@ def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None
         encoder_spec({**config_of(family), key: value}, pooling="cls", normalize=False)
     assert f"{key}=" in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+def test_a_rope_of_all_layers_together() -> None:
+    config = {**config_of("modernbert"), "rope_parameters": {"rope_type": "yarn", "factor": 2.0}}
+    with pytest.raises(UnsupportedArchitectureError, match="rope_type='yarn'"):
+        encoder_spec(config, pooling="cls", normalize=False)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,8 @@ def _layer_types(config: Config) -> list[str]:
 
 def _rotary(config: Config, kind: str) -> Rotary:
     parameters = config.values.get("rope_parameters")
-    described = parameters.get(kind) if isinstance(parameters, Mapping) else None
+    parameters = _default_rope(parameters) if isinstance(parameters, Mapping) else {}
+    described = parameters.get(kind)
     if isinstance(described, Mapping):
         theta = _default_rope(described).get("rope_theta")
         return Rotary(float(theta) if theta is not None else _THETAS[kind])
