@@ -7,10 +7,10 @@ Needs torch and transformers, openvino and nncf, onnx and onnxruntime (.envs/pee
     python benchmarks/family_speed.py --only Bert,Gte --texts 1 --tokens 512
 
 Random weights and ids, as many tokens in every text, so nobody pads; one process, the engines in turns,
-medians. Beside its time each int8 has its cosine to torch, of the first token's state: a wrong graph
-would show. A family that OpenVINO cannot convert or quantize is measured with ONNX Runtime's dynamic
-int8 instead, and the reason stands below. With --out the families that the file has are not
-measured again, so a run that was stopped goes on.
+medians of the rounds that no other program disturbed. Beside its time each int8 has its cosine to
+torch, of the first token's state: a wrong graph would show. A family that OpenVINO cannot convert or
+quantize is measured with ONNX Runtime's dynamic int8 instead, and the reason stands below. With --out
+the families that the file has are not measured again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from families import CASES, Case, cosines, make, tensors_of
 from published_forms import GteV15
 from quaver.architecture import encoder_spec, encoder_weights
 from quaver.bench.record import describe_run
+from quaver.bench.timing import take_turns
 from quaver.engine import Engine
 from quaver.tokenizer import TokenBatch
 
@@ -143,18 +145,11 @@ def peer_call(
     return "", None, reasons
 
 
-def in_turns(calls: dict[str, Call], seconds: float) -> dict[str, list[float]]:
-    """Time the calls round by round; return each one's times in seconds."""
-    for call in calls.values():
-        call()
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    start = time.perf_counter()
-    while len(taken["quaver"]) < 3 or time.perf_counter() - start < seconds:
-        for name, call in calls.items():
-            begin = time.perf_counter()
-            call()
-            taken[name].append(time.perf_counter() - begin)
-    return taken
+def timed(call: Call) -> float:
+    """Return the seconds of a call."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
 
 
 def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
@@ -183,7 +178,9 @@ def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
     with torch.inference_mode():
         truth = calls["torch"]()
         near = {n: float(cosines(c(), truth).mean()) for n, c in calls.items() if n != "torch"}
-        times = in_turns(calls, chosen.seconds)
+        blocks = {name: partial(timed, call) for name, call in calls.items()}
+        turns = take_turns(blocks, seconds=chosen.seconds)
+    times = {name: [given[name] for given in turns.rounds] for name in calls}
     return {
         "family": case.name,
         "shape": case.real[0],
@@ -193,7 +190,9 @@ def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
         "tokens_per_second": round(len(flat) / statistics.median(times["quaver"])),
         "median_ms": {n: round(statistics.median(t) * 1e3, 2) for n, t in times.items()},
         "cosine": {name: round(value, 4) for name, value in near.items()},
-        "rounds": len(times["quaver"]),
+        "rounds": len(turns.rounds),
+        "dropped": turns.dropped,
+        "disturbed": turns.disturbed,
         "reasons": reasons,
     }
 
@@ -210,8 +209,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ms, ours, peer = row["median_ms"], row["median_ms"]["quaver"], row["peer"]
         beside = f"{ms[peer] / ours:.2f} ({peer})" if peer else "-"
         other = f"{row['cosine'][peer]:.4f}" if peer else "-"
+        name = f"{row['family']}{' (disturbed)' if row['disturbed'] else ''}"
         lines.append(
-            f"| {row['family']} | {row['shape']} | {row['tokens_per_second']:,} | {beside} | "
+            f"| {name} | {row['shape']} | {row['tokens_per_second']:,} | {beside} | "
             f"{ms['torch'] / ours:.2f} | {row['cosine']['quaver']:.4f} | {other} |"
         )
         notes += [f"{row['family']}, {name}: {why}" for name, why in row["reasons"].items()]
