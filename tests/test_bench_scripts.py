@@ -74,3 +74,41 @@ def test_targets_stand_beside_what_was_reached(
         "| avx2 | with epilogue, small qkv, 96 x 384 x 1152 | >= 0.9 | 0.85 | below |",
     ):
         assert line in text
+
+
+# The rows of docs/models.md and the random models that stand for them.
+FAMILY_ROWS = {
+    "`bert`": "Bert",
+    "`roberta`": "Roberta",
+    "`xlm-roberta`": "XLMRoberta",
+    "`camembert`": "Camembert",
+    "`electra`": "Electra",
+    "`distilbert`": "DistilBert",
+    "`mpnet`": "MPNet",
+    "`modernbert`": "ModernBert",
+    "`new`, `gte`": "Gte",
+    "`new` with NTK scaling": "GteV15",
+    "`nomic_bert`": "NomicBert",
+    "`deberta-v2`": "DebertaV2",
+    "`jina_bert`": "JinaV2",
+}
+
+
+def test_the_speeds_of_the_families_are_those_of_their_file() -> None:
+    page = (BENCHMARKS.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    named = re.search(r"\(\.\./(benchmarks/results/[\w.-]+/families\.json)\)", page)
+    assert named, "docs/models.md must name the file of its speeds"
+    rows = json.loads((BENCHMARKS.parent / named[1]).read_text(encoding="utf-8"))["rows"]
+    found = {row["family"]: row for row in rows}
+    table = page.split("| family (`model_type`)")[1].split("\n\n")[0]
+    shown = {cells[1].strip(): cells for cells in (row.split("|") for row in table.splitlines())}
+    for title, family in FAMILY_ROWS.items():
+        cells = shown[title]
+        if family not in found:  # not measured on that machine
+            assert [cell.strip() for cell in cells[-3:-1]] == ["-", "-"], title
+            continue
+        row = found[family]
+        ours, peer = row["median_ms"]["quaver"], row["peer"]
+        beside = "-" if not peer else f"{row['median_ms'][peer] / ours:.2f} x"
+        assert cells[-3].strip().removesuffix(" (ONNX Runtime)") == beside, title
+        assert cells[-2].strip() == f"{row['median_ms']['torch'] / ours:.1f} x", title
