@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ class Words:
 
     def count(self, text: str) -> int:
         return len(text.split())
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        return [self.count(text) for text in texts]
+
+    def token_ends(self, text: str) -> list[int]:
+        return [word.end() for word in re.finditer(r"\S+", text)]
 
 
 def test_pdf_has_pages_and_the_headings_of_its_outline(converter: Converter) -> None:

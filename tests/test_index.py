@@ -19,9 +19,9 @@ from quaver.errors import (
     StoreWriteError,
 )
 from quaver.index import Index, Progress
-from quaver.passages import embedded_text, read_document, split
+from quaver.passages import Passage, embedded_text, read_document, split
 from quaver.store import edge, room
-from quaver.update import passage_budget
+from quaver.update import batches, passage_budget
 from tiny_model import write_tiny_model
 
 
@@ -104,7 +104,7 @@ def test_the_second_update_embeds_nothing(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = index.update(folder)
-    monkeypatch.setattr(Embedder, "encode_with_report", None)
+    monkeypatch.setattr(Embedder, "encode_tokens", None)
     second = index.update(folder)
     assert (second.files, second.added, second.removed) == (3, 0, 0)
     assert second.unchanged == first.added
@@ -443,3 +443,12 @@ def test_a_full_disk_keeps_what_is_stored(
             index.update(folder)
     assert index.store.count() == first.added
     assert index.update(folder).added == 1
+
+
+@pytest.mark.parametrize("number", [0, 1, 64, 66, 95, 97, 128, 1000])
+def test_batches_are_even_and_lose_nothing(number: int) -> None:
+    passages = [Passage(str(i), "a", "", "", 0, 1) for i in range(number)]
+    pieces = list(batches(passages))
+    assert [passage for piece in pieces for passage in piece] == passages
+    sizes = [len(piece) for piece in pieces]
+    assert not sizes or (max(sizes) - min(sizes) <= 1 and max(sizes) <= 96)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quaver.arguments import check_range, text_list
 from quaver.engine import Precision
 from quaver.loading import LoadedModel, load_model
-from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts
+from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
 from quaver.prompts import (
     checked_prompts,
     choose_prompt,
@@ -22,6 +22,7 @@ from quaver.prompts import (
     query_prompt,
     with_prompt,
 )
+from quaver.tokenizer import TokenBatch
 from quaver.vectors import Output, Vectors, convert, shortened, similarity
 
 __all__ = ["Embedder", "EncodeReport"]
@@ -308,6 +309,34 @@ class Embedder:
         elif len(unique) < len(items):
             vectors = vectors[[unique[text] for text in items]]
         return replace(report, vectors=vectors)
+
+    def tokenize_documents(self, texts: Sequence[str]) -> TokenBatch:
+        """Tokenize texts as `encode_document` does, to be encoded later by `encode_tokens`.
+
+        Args:
+            texts: N texts, each taken as it comes, also one that is there twice.
+
+        Returns:
+            Their tokens, with `document_prompt` before each text.
+
+        Raises:
+            InputError: a text is outside its rule; its position is named.
+        """
+        return self.tokenizer.encode([with_prompt(self.document_prompt, text) for text in texts], 0)
+
+    def encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
+        """Turn texts that are tokenized already into vectors, as `encode` does.
+
+        So tokenizing the next texts can go on in another thread.
+
+        Args:
+            tokens: N texts, of `tokenize_documents`.
+
+        Returns:
+            float32 (N, D), C-contiguous.
+        """
+        pooled = shortened(encode_tokens(self._engine, tokens), self.truncate_dim, self.spec.family)
+        return convert(pooled, normalize=self.normalize, output="float32")
 
     def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
         """Compare vectors by cosine, or by dot product if the model folder says so.

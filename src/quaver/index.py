@@ -23,9 +23,10 @@ from quaver.update import (
     Progress,
     UpdateReport,
     batches,
-    embed_passages,
+    embed,
     passage_budget,
     root_of,
+    tokenize_passages,
     update,
 )
 
@@ -173,9 +174,9 @@ class Index:
         """
         truncated = 0
         for batch in batches(passages):
-            report = embed_passages(self.embedder, batch)
-            self.store.upsert(batch, report.vectors)
-            truncated += report.truncated
+            ready = tokenize_passages(self.embedder, batch)
+            self.store.upsert(batch, embed(self.embedder, ready))
+            truncated += ready.tokens.truncated
         self.store.flush()
         return truncated
 

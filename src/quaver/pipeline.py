@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from quaver.arguments import check_range
 from quaver.engine import Engine
@@ -83,6 +84,22 @@ def encode_texts(
                 vectors[row : row + len(batch)] = engine.encode(batch)
                 advance(len(batch))
     return EncodeReport(vectors, tokens, truncated)
+
+
+def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
+    """Encode texts that are tokenized already.
+
+    Args:
+        engine: the model's engine.
+        tokens: N texts, of any number of tokens together.
+
+    Returns:
+        float32 (N, O) as the engine gives them.
+    """
+    vectors = np.empty((len(tokens), engine.spec.outputs), np.float32)
+    for row, batch in tokens.split(MAX_BATCH_TOKENS):
+        vectors[row : row + len(batch)] = engine.encode(batch)
+    return vectors
 
 
 @contextmanager

@@ -243,6 +243,41 @@ class Tokenizer:
         """
         return len(self._tokenize([text])[0])
 
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of many texts at once, each as `count` does.
+
+        Args:
+            texts: the texts.
+
+        Returns:
+            The number of tokens of each.
+
+        Raises:
+            InputError: an item is not a str, or holds half of a surrogate pair.
+        """
+        return [len(encoding) for encoding in self._tokenize(texts)]
+
+    def token_ends(self, text: str) -> list[int]:
+        """Tell where the tokens of a text end, without special tokens and without truncation.
+
+        Args:
+            text: the text.
+
+        Returns:
+            For each token the number of characters up to its end, rising.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair.
+        """
+        # Lower case of the same length, so that places stay: only a few letters grow ("İ").
+        low = "".join(c.lower()[:1] for c in text) if self._lowercase else text
+        try:
+            offsets = self._backend.encode(low, add_special_tokens=False).offsets
+        except (TypeError, UnicodeEncodeError):
+            _raise_for_surrogate([low], "text", 0)
+            raise
+        return [end for _, end in offsets]
+
     def _tokenize(self, texts: Sequence[str], name: str = "text", start: int = 0) -> list[Encoding]:
         if isinstance(texts, (str, bytes)):
             raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")

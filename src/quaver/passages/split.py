@@ -4,23 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from typing import Protocol
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from quaver.errors import InputError
+from quaver.passages.counting import SpanCounter, TokenCounter
 from quaver.passages.passage import HEADING_SEPARATOR, Document, Passage, embedded_text, passage_id
 
 SMALLEST_BUDGET = 8
 """Fewer tokens than this do not hold a heading and a sentence."""
-
-
-class TokenCounter(Protocol):
-    """The part of a tokenizer that splitting needs."""
-
-    def count(self, text: str) -> int:
-        """Returns the number of tokens of a text, without special tokens."""
-        ...
 
 
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
@@ -77,13 +69,14 @@ def _pieces(
     """
     splitter = MarkdownSplitter if markdown else TextSplitter
     room = max_tokens - tokenizer.count(heading)
+    spans = SpanCounter(tokenizer, body)
     while True:
-        pieces = splitter.from_callback(tokenizer.count, room).chunk_indices(body)
+        pieces = splitter.from_callback(spans.count, room).chunk_indices(body)
         pieces = [(offset, text) for offset, text in pieces if text]
-        longest = max(
-            (tokenizer.count(embedded_text(heading, text)) for _, text in pieces), default=0
-        )
-        # A tokenizer may need more tokens for heading and text together than for each alone.
+        counts = tokenizer.counts([embedded_text(heading, text) for _, text in pieces])
+        longest = max(counts, default=0)
+        # A tokenizer may need more tokens for heading and text together than for each alone, or for
+        # a piece alone than for it in its text.
         excess = longest - max_tokens
         if excess <= 0 or excess >= room:
             return pieces

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quaver.update.embedding import batches, embed_passages, passage_budget
+from quaver.update.embedding import batches, embed, passage_budget, tokenize_passages
 from quaver.update.report import Progress, UpdateReport
 from quaver.update.root import root_of
 from quaver.update.run import update
@@ -11,8 +11,9 @@ __all__ = [
     "Progress",
     "UpdateReport",
     "batches",
-    "embed_passages",
+    "embed",
     "passage_budget",
     "root_of",
+    "tokenize_passages",
     "update",
 ]

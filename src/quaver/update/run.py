@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from quaver.passages import Failure, Passage, Selection, scan_folder
 from quaver.passages.passage import content_digest
 from quaver.store.protocol import StoredSource, VectorStore
 from quaver.update import embedding
-from quaver.update.embedding import batches, embed_passages
+from quaver.update.embedding import Batch, batches, embed, tokenize_passages
 from quaver.update.overlap import Behind, ahead
 from quaver.update.reading import Group, Reader, ReadFile, file_size
 from quaver.update.report import Progress, UpdateReport
@@ -63,6 +64,23 @@ def update(
     return _Update(embedder, store, folder, root, max_tokens, report).run(selection)
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A group of files, and what is to be done about their passages.
+
+    Attributes:
+        group: The files.
+        kept: Passages that keep their vector.
+        reused: Passages that take over the vector of the same text elsewhere.
+        new: Passages for the engine.
+    """
+
+    group: Group
+    kept: dict[Passage, NDArray[np.float32]]
+    reused: dict[Passage, NDArray[np.float32]]
+    new: list[Batch]
+
+
 class _Update:
     """One run."""
 
@@ -97,10 +115,14 @@ class _Update:
             self._folder, self._root, self._embedder.tokenizer, self._max_tokens, stored
         )
         try:
-            with ahead(reader.groups(scan.files, embedding.BATCH), _AHEAD) as groups:
-                for group in groups:
-                    self._note(group)
-                    self._put(group.files, stored, anything)
+            read = (
+                self._prepared(group, stored, anything)
+                for group in reader.groups(scan.files, embedding.BATCH)
+            )
+            with ahead(read, _AHEAD) as works:
+                for work in works:
+                    self._note(work.group)
+                    self._put(work, stored)
             self._behind.finish()
         finally:
             self._behind.close()
@@ -129,12 +151,19 @@ class _Update:
         if group.size:
             self._advance(group.size)
 
-    def _put(self, files: list[ReadFile], stored: dict[str, StoredSource], anything: bool) -> None:
+    def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
+        """Looks up what needs no engine, and tokenizes the rest; in the thread that reads."""
+        passages = [passage for file in group.files for passage in file.passages]
+        kept, reused, new = self._sorted(passages, stored, anything)
+        return _Work(
+            group, kept, reused, [tokenize_passages(self._embedder, b) for b in batches(new)]
+        )
+
+    def _put(self, work: _Work, stored: dict[str, StoredSource]) -> None:
         """Stores the passages of files, and only when they are on disk deletes the stale ones."""
+        files = work.group.files
         versions = {file.source: file.version for file in files}
         shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
-        passages = [passage for file in files for passage in file.passages]
-        kept, reused, new = self._sorted(passages, stored, anything)
 
         def store(batch: Sequence[Passage], vectors: NDArray[np.float32], count: str) -> None:
             def job() -> None:
@@ -147,14 +176,13 @@ class _Update:
 
             self._behind.submit(job, done)
 
-        for known, count in ((kept, "_unchanged"), (reused, "_reused")):
+        for known, count in ((work.kept, "_unchanged"), (work.reused, "_reused")):
             for batch in batches(list(known)):
                 # The vector stays, the position and the file's version are written anew.
                 store(batch, np.stack([known[passage] for passage in batch]), count)
-        for batch in batches(new):
-            report = embed_passages(self._embedder, batch)
-            self._truncated += report.truncated
-            store(batch, report.vectors, "_added")
+        for ready in work.new:
+            self._truncated += ready.tokens.truncated
+            store(ready.passages, embed(self._embedder, ready), "_added")
         stale = [(file, self._stale(file, stored)) for file in files]
 
         def delete() -> None:

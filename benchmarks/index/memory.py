@@ -1,0 +1,171 @@
+"""How much memory a large index takes while it is made, over time.
+
+    python benchmarks/index/memory.py MODEL CORPUS.jsonl ... --passages 1000000 --out RESULT.json
+
+The texts are repeated, every sentence changed each time, written as a folder and indexed as
+``quaver index`` does it. Of the model only the first layer is kept, and passages are short: so a
+million of them take minutes instead of hours, and reading, storing and the search graph, whose memory
+grows with the number of passages, are as they are (vectors keep their length). ``--all-layers`` takes
+the whole model.
+
+The rows of the result: passages stored, seconds, megabytes that are the process's own (anonymous) and
+megabytes mapped from the store's files, which the system takes back when it needs them. A limit of the
+system shows that it can:
+
+    systemd-run --scope -p MemoryMax=1500M python benchmarks/index/memory.py ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from corpus import memory, questions, write_folder
+from safetensors.numpy import load_file, save_file
+
+from quaver import Embedder, Index
+from quaver.update import Progress
+
+_LATER_LAYER = re.compile(r"encoder\.layer\.[1-9]")
+
+
+def one_layer(model: Path, folder: Path) -> Path:
+    """Writes a model's first layer as a model of its own."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = 1
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: t for name, t in tensors.items() if not _LATER_LAYER.search(name)}
+    save_file(kept, folder / "model.safetensors")
+    return folder
+
+
+class Recorder:
+    """Writes down the memory every so many seconds, in a thread of its own.
+
+    Attributes:
+        rows: What was seen.
+        passages: How many are stored; set from outside.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Begins."""
+        self.rows: list[dict[str, float]] = []
+        self.passages = 0
+        self._begin, self._seconds, self._done = time.perf_counter(), seconds, threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._done.wait(self._seconds):
+            self.note()
+
+    def note(self) -> None:
+        """Adds a row."""
+        row = {"passages": self.passages, "seconds": round(time.perf_counter() - self._begin)}
+        self.rows.append({**row, **memory()})
+        print(self.rows[-1], flush=True)
+
+    def stop(self) -> None:
+        """Ends."""
+        self._done.set()
+        self._thread.join()
+        self.note()
+
+
+def disk(folder: Path) -> float:
+    """Returns the megabytes that a folder takes."""
+    files = (file.stat() for file in folder.rglob("*") if file.is_file())
+    return sum(file.st_blocks * 512 for file in files) / 1e6
+
+
+def main() -> None:
+    """Reads the arguments, indexes, and writes the results."""
+    parser = argparse.ArgumentParser(description="Measure the memory of indexing.")
+    parser.add_argument("model", type=Path, help="model folder")
+    parser.add_argument("corpora", type=Path, nargs="+", help=".jsonl files of texts")
+    parser.add_argument("--passages", type=int, default=100_000, help="how many, or a few more")
+    parser.add_argument("--passage-tokens", type=int, default=64)
+    parser.add_argument("--vectors", default="float32", help="float32, int8 or binary")
+    parser.add_argument("--all-layers", action="store_true", help="take the whole model")
+    parser.add_argument("--every", type=float, default=20, help="seconds between rows")
+    parser.add_argument("--place", type=Path, help="make files here instead of the usual place")
+    parser.add_argument("--out", type=Path, help="write the results here as JSON")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.place) as name:
+        place = Path(name)
+        model = arguments.model
+        if not arguments.all_layers:
+            model = one_layer(model, place / "model")
+        embedder = Embedder.from_pretrained(model)
+        result = measure(embedder, place, arguments)
+    text = json.dumps(result, indent=1)
+    if arguments.out:
+        arguments.out.parent.mkdir(parents=True, exist_ok=True)
+        arguments.out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Indexes folder after folder until there are enough passages, then searches and updates again.
+
+    Args:
+        embedder: The model.
+        place: Where files are made.
+        arguments: Of the command line.
+
+    Returns:
+        What was measured.
+    """
+    store, folder = place / "kb", place / "docs"
+    tokens = arguments.passage_tokens
+    # How many passages a text gives, from the first thousand.
+    write_folder(place / "trial", arguments.corpora, 1000)
+    with Index.create(place / "trial-kb", embedder, passage_tokens=tokens) as trial:
+        each = trial.update(place / "trial").added / 1000
+    write_folder(folder, arguments.corpora, round(arguments.passages / each * 1.02))
+    recorder = Recorder(arguments.every)
+
+    def show(progress: Progress) -> None:
+        recorder.passages = progress.passages
+
+    with Index.create(store, embedder, passage_tokens=tokens, vectors=arguments.vectors) as index:
+        first = index.update(folder, on_progress=show)
+    recorder.stop()
+    result: dict[str, Any] = {
+        "model": "all layers" if arguments.all_layers else "first layer",
+        "dimension": embedder.dimension,
+        "vectors": arguments.vectors,
+        "passage_tokens": tokens,
+        "files": first.files,
+        "passages": first.added,
+        "seconds": first.seconds,
+        "disk_mb": disk(store),
+        "most_anonymous_mb": max(row["anonymous_mb"] for row in recorder.rows),
+        "rows": recorder.rows,
+    }
+    recorder = Recorder(arguments.every)
+    with Index.open(store, embedder) as index:
+        again = index.update(folder)
+        for question in questions(arguments.corpora, 100):
+            index.search(question)
+    recorder.stop()
+    result["again"] = {
+        "unchanged": again.unchanged,
+        "added": again.added,
+        "seconds": again.seconds,
+        "most_anonymous_mb": max(row["anonymous_mb"] for row in recorder.rows),
+    }
+    return result
+
+
+if __name__ == "__main__":
+    main()
