@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
 from quaver import CrossEncoder, cli
@@ -24,7 +25,7 @@ from quaver.cli.search_options import parsed_filter
 from quaver.embedder import Embedder
 from quaver.index import Index
 from quaver.store import And, Compare
-from quaver.terminal import short_heading
+from quaver.terminal import short_heading, snippet
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
@@ -359,6 +360,36 @@ def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: P
 )
 def test_a_long_heading_keeps_its_end(heading: str, width: int, shown: str) -> None:
     assert short_heading(heading, width) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("", ""),
+        ("a few  words\nhere", "     a few words here"),
+        ("one two three four five", "     one two\n     three four\n     five"),
+        ("one two three four five six seven", "     one two\n     three four\n     five six …"),
+        ("a" * 40, f"     {'a' * 12}\n     {'a' * 12}\n     {'a' * 10} …"),
+        # Chinese characters take two columns.
+        ("馬祖列島是隸屬", "     馬祖列島是隸\n     屬"),
+    ],
+)
+def test_a_snippet_fits_its_lines(text: str, shown: str) -> None:
+    assert snippet(text, width=17) == shown
+    assert all(cell_len(line) <= 17 for line in shown.splitlines())
+
+
+def test_other_files_and_misspelt_fields_are_told(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("a.doc", "b.DOC", "photo.jpg", "Makefile"):
+        (folder / name).write_bytes(b"x")
+    store = tmp_path / "kb"
+    _, _, err = call("index", folder, "--model", tiny_folder, "--store", store)
+    assert "passed over files of other kinds: 2 .doc, 1 without ending, 1 .jpg\n" in err
+    code, out, err = call("search", store, "list", "--filter", "pgae=1", "--filter", "source=no")
+    assert (code, out) == (0, "nothing found\n")
+    assert err == f"quaver: no passage in {store} has a field 'pgae'\n"
 
 
 def test_documents_cannot_steer_the_terminal(tiny_folder: Path, tmp_path: Path) -> None:

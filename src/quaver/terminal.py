@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +49,12 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
     if report.empty:
         names = harmless(_listed(report.empty))
         print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
+    if report.others:
+        kinds = sorted(report.others.items(), key=lambda item: (-item[1], item[0]))
+        names = [f"{count} {ending or 'without ending'}" for ending, count in kinds]
+        print(
+            f"quaver: passed over files of other kinds: {harmless(_listed(names))}", file=sys.stderr
+        )
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
     sources: dict[str, list[str]] = {}
@@ -116,20 +121,21 @@ def snippet(text: str, *, width: int, lines: int = 3) -> str:
 
     Args:
         text: A passage's text.
-        width: Columns, including an indent of 5.
+        width: Columns, including an indent of 5; a Chinese character takes two.
         lines: How many lines at most.
 
     Returns:
         Wrapped and indented lines; "…" ends what was cut.
     """
-    short = textwrap.TextWrapper(
-        width=max(width, 20),
-        initial_indent=" " * 5,
-        subsequent_indent=" " * 5,
-        max_lines=lines,
-        placeholder=" …",
-    )
-    return short.fill(harmless(" ".join(text.split())))
+    room = max(width, 20) - 5
+    wrapped = Text(harmless(" ".join(text.split()))).wrap(Console(width=room), room)
+    shown = [line.plain.rstrip() for line in wrapped[:lines]]
+    if len(wrapped) > lines:
+        last = shown[-1]
+        while cell_len(last) > room - 2:  # the last word goes; of a line without spaces its end
+            last = last.rpartition(" ")[0] or set_cell_size(last, room - 2).rstrip()
+        shown[-1] = f"{last} …"
+    return "\n".join(" " * 5 + line for line in shown if line)
 
 
 def place_of(hit: Hit) -> str:

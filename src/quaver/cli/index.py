@@ -28,6 +28,7 @@ from quaver.cli.search_options import (
     MinScoreOption,
     ModeOption,
     RerankOption,
+    fields_of_none,
     parsed_filter,
 )
 from quaver.embedder import Embedder
@@ -153,6 +154,9 @@ def search(
                 candidates=candidates,
                 min_score=min_score,
             )
+            unknown = [] if hits or as_json else fields_of_none(wanted, opened.store)
+        for field in unknown:
+            print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
         if as_json:
             print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
         else:

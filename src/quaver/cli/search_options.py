@@ -10,7 +10,7 @@ import typer
 
 from quaver.errors import InputError
 from quaver.store.filters import And, Compare, Filter, Operator
-from quaver.store.protocol import Mode
+from quaver.store.protocol import Mode, VectorStore
 
 CountOption = Annotated[int, typer.Option("-k", help="How many passages.", min=1)]
 ModeOption = Annotated[
@@ -61,6 +61,21 @@ def parsed_filter(conditions: list[str] | None) -> Filter | None:
         InputError: One is no condition.
     """
     return And(*map(_parsed, conditions)) if conditions else None
+
+
+def fields_of_none(wanted: Filter | None, store: VectorStore) -> list[str]:
+    """Returns the fields of a filter that no passage has: misspelt ones, most likely.
+
+    Args:
+        wanted: Of ``parsed_filter``.
+        store: The store.
+
+    Returns:
+        Their names, each once.
+    """
+    parts = wanted.filters if isinstance(wanted, And) else ()
+    named = dict.fromkeys(part.field for part in parts if isinstance(part, Compare))
+    return [field for field in named if not store.count(Compare(field, "!=", None))]
 
 
 def _parsed(condition: str) -> Compare:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,12 @@ class Scan:
     Attributes:
         files: Supported files that are wanted, sorted by their path.
         failures: Folders that could not be listed and names that are not text.
+        others: How many files there are of each ending that is not supported, in small letters.
     """
 
     files: tuple[Path, ...]
     failures: tuple[Failure, ...]
+    others: Mapping[str, int]
 
 
 def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
@@ -53,6 +56,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     selection = selection or Selection()
     files: list[Path] = []
     failures: list[Failure] = []
+    others: Counter[str] = Counter()
     for path, error in _walk(folder, Sieve.of(selection)):
         source = path.relative_to(folder).as_posix()
         if not source.isprintable() and not _is_text(source):
@@ -61,6 +65,8 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
             failures.append(Failure(source, f"cannot list the folder: {error.strerror}"))
         elif path.suffix.lower() in SUPPORTED_ENDINGS:
             files.append(path)
+        else:
+            others[path.suffix.lower()] += 1
     if not files and not failures:
         endings = ", ".join(SUPPORTED_ENDINGS)
         patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
@@ -69,7 +75,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
             f"a folder needs at least one document: found none in {folder}{wanted}; "
             f"supported endings: {endings}"
         )
-    return Scan(tuple(sorted(files)), tuple(failures))
+    return Scan(tuple(sorted(files)), tuple(failures), others)
 
 
 def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, OSError | None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quaver.passages import Failure
@@ -36,6 +37,7 @@ class UpdateReport:
         failed: Files and folders that could not be read, with the reason; what was stored of them
             before stays.
         empty: Files in which no text was found; they count in ``files``.
+        others: How many files were passed over, by ending, because their format is not supported.
         truncated: Embedded texts that were longer than the model reads.
         seconds: Time for everything, reading and splitting included.
     """
@@ -47,6 +49,7 @@ class UpdateReport:
     removed: int
     failed: tuple[Failure, ...]
     empty: tuple[str, ...]
+    others: Mapping[str, int]
     truncated: int
     seconds: float
 

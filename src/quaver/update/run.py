@@ -138,6 +138,7 @@ class _Update:
             removed=self._removed,
             failed=tuple(self._failed),
             empty=tuple(self._empty),
+            others=scan.others,
             truncated=self._truncated,
             seconds=time.perf_counter() - begin,
         )
