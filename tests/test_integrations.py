@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -88,6 +90,24 @@ def test_threads_that_want_one_model_load_it_once(
         thread.join()
     assert len(loads) == 1
     assert len(set(map(id, found))) == 1
+
+
+def test_copies_share_the_engine_and_another_process_loads_its_own(tiny_folder: Path) -> None:
+    shared = shared_embedder(tiny_folder, truncate_dim=8)
+    assert copy.deepcopy(shared) is shared is pickle.loads(pickle.dumps(shared))
+    code = (
+        "import pickle, sys\n"
+        "shared = pickle.loads(bytes.fromhex(sys.stdin.read()))\n"
+        "print(shared.encode(['my file'], 'query').tobytes().hex())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=pickle.dumps(shared).hex(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == shared.encode(["my file"], "query").tobytes().hex()
 
 
 @pytest.mark.parametrize("role", ["query", "document"])

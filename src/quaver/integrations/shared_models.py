@@ -31,14 +31,21 @@ class SharedEmbedder:
         embedder: the model.
     """
 
-    def __init__(self, embedder: Embedder) -> None:
+    def __init__(self, embedder: Embedder, model: str | Path, settings: dict[str, Any]) -> None:
         """Wrap a model; ``shared_embedder`` is the usual way.
 
         Args:
             embedder: the model.
+            model: the folder or hub id it was loaded from.
+            settings: with which arguments of ``Embedder.from_pretrained``.
         """
         self.embedder = embedder
+        self._origin = model, settings
         self._batches = MicroBatcher(self._encode_batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies share the model; another process loads it itself: an engine is not pickled."""
+        return _again, (shared_embedder, *self._origin)
 
     def encode(
         self,
@@ -84,7 +91,8 @@ class SharedEmbedder:
         _require_list(texts)
         if not texts:
             return self.encode(texts, role, prompt=prompt, normalize=normalize)
-        return np.stack(await self._batches.submit((role, prompt, normalize), texts))
+        rows = await self._batches.submit((role, prompt, normalize), texts)
+        return np.stack(rows) if len(rows) > 1 else rows[0][None]
 
     def _encode_batch(
         self, key: tuple[Role, str | None, bool | None], texts: list[str]
@@ -109,7 +117,7 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
     """
     return _shared(
         SharedEmbedder,
-        lambda: SharedEmbedder(Embedder.from_pretrained(model, **settings)),
+        lambda: SharedEmbedder(Embedder.from_pretrained(model, **settings), model, settings),
         model,
         settings,
     )
@@ -122,11 +130,15 @@ class SharedCrossEncoder:
         model: the model; it gives one score.
     """
 
-    def __init__(self, model: CrossEncoder) -> None:
+    def __init__(
+        self, model: CrossEncoder, name_or_path: str | Path, settings: dict[str, Any]
+    ) -> None:
         """Wrap a model; ``shared_cross_encoder`` is the usual way.
 
         Args:
             model: the model.
+            name_or_path: the folder or hub id it was loaded from.
+            settings: with which arguments of ``CrossEncoder.from_pretrained``.
 
         Raises:
             InputError: the model gives several scores, none of which says how good a document is.
@@ -137,7 +149,12 @@ class SharedCrossEncoder:
                 f"({', '.join(model.label_names)})"
             )
         self.model = model
+        self._origin = name_or_path, settings
         self._batches = MicroBatcher(self._score_batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies share the model; another process loads it itself: an engine is not pickled."""
+        return _again, (shared_cross_encoder, *self._origin)
 
     def score(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
@@ -185,10 +202,16 @@ def shared_cross_encoder(model: str | Path, **settings: Any) -> SharedCrossEncod
     """
     return _shared(
         SharedCrossEncoder,
-        lambda: SharedCrossEncoder(CrossEncoder.from_pretrained(model, **settings)),
+        lambda: SharedCrossEncoder(
+            CrossEncoder.from_pretrained(model, **settings), model, settings
+        ),
         model,
         settings,
     )
+
+
+def _again(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:
+    return load(model, **settings)
 
 
 def _require_list(texts: object) -> None:
