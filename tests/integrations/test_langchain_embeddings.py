@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
@@ -71,6 +73,17 @@ def test_concurrent_queries_give_the_same_bits(tiny: str) -> None:
         return await asyncio.gather(*(embeddings.aembed_query(f"list {i}") for i in range(50)))
 
     assert asyncio.run(main()) == [embeddings.embed_query(f"list {i}") for i in range(50)]
+
+
+def test_copies_give_the_same_bits(tiny: str) -> None:
+    embeddings = QuaverEmbeddings(model=tiny, query_prompt="find: ")
+    wanted = embeddings.embed_query("my file")
+    for copied in (
+        copy.deepcopy(embeddings),
+        embeddings.model_copy(deep=True),
+        pickle.loads(pickle.dumps(embeddings)),
+    ):
+        assert copied.embed_query("my file") == wanted
 
 
 def test_no_texts_give_no_vectors(tiny: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding
+from langchain_core.indexing import InMemoryRecordManager, aindex, index
 from langchain_tests.integration_tests import (
     RetrieversIntegrationTests,
     VectorStoreIntegrationTests,
@@ -199,3 +200,30 @@ def test_nothing_is_written_when_one_text_is_wrong(store: QuaverVectorStore) -> 
     with pytest.raises(InputError):
         store.add_texts(["new", "wrong"], [{}, {"a": float("nan")}], ids=["4", "5"])
     assert store.get_by_ids(["4", "5"]) == []
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_langchains_indexing_keeps_a_store_up_to_date(
+    store: QuaverVectorStore, asynchronous: bool
+) -> None:
+    store.delete()
+    records = InMemoryRecordManager(namespace="texts")
+
+    def update(texts: list[str]) -> tuple[int, int, int]:
+        documents = [Document(text, metadata={"source": text[:1]}) for text in texts]
+        options: dict[str, Any] = {
+            "cleanup": "full",
+            "source_id_key": "source",
+            "batch_size": 2,
+            "key_encoder": "sha256",
+        }
+        if asynchronous:
+            done = asyncio.run(aindex(documents, records, store, **options))
+        else:
+            done = index(documents, records, store, **options)
+        return done["num_added"], done["num_skipped"], done["num_deleted"]
+
+    assert update(TEXTS) == (4, 0, 0)
+    assert update([*TEXTS[1:], "the lists"]) == (1, 3, 1)
+    found = {document.page_content for document in store.similarity_search("my file", k=9)}
+    assert found == {*TEXTS[1:], "the lists"}

@@ -190,13 +190,13 @@ class DocumentSearch(VectorStore):
     ) -> Scored:
         """Bring cosines into 0..1; the other modes' scores have no such range."""
         found = self.similarity_search_with_score(query, k, filter=filter)
-        return [(document, (cosine + 1) / 2) for document, cosine in found]
+        return [(document, _from_zero_to_one(cosine)) for document, cosine in found]
 
     async def _asimilarity_search_with_relevance_scores(
         self, query: str, k: int = 4, *, filter: Mapping[str, Any] | None = None
     ) -> Scored:
         found = await self.asimilarity_search_with_score(query, k, filter=filter)
-        return [(document, (cosine + 1) / 2) for document, cosine in found]
+        return [(document, _from_zero_to_one(cosine)) for document, cosine in found]
 
     def _search(
         self,
@@ -211,6 +211,11 @@ class DocumentSearch(VectorStore):
             return []
         hits = store.search(vector, text=query, k=k, filter=condition, mode=mode)
         return [(_document(hit), hit.score) for hit in hits]
+
+
+def _from_zero_to_one(cosine: float) -> float:
+    """Return the relevance; rounding leaves the cosine of equal vectors a bit beside 1."""
+    return min(max((cosine + 1) / 2, 0.0), 1.0)
 
 
 def _document(found: Passage | Hit) -> Document:

@@ -51,6 +51,7 @@ class QuaverVectorStore(DocumentSearch):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Embed and store texts; what is stored under an id already is replaced.
 
@@ -58,6 +59,7 @@ class QuaverVectorStore(DocumentSearch):
             texts: N texts.
             metadatas: N dicts, or None.
             ids: N ids, None for a new one.
+            batch_size: not used: the engine finds its own. LangChain's indexing gives one.
 
         Returns:
             N ids.
@@ -74,18 +76,24 @@ class QuaverVectorStore(DocumentSearch):
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Do what ``add_texts`` does without blocking the event loop."""
         return await self.aadd_documents(_documents(texts, metadatas, ids))
 
     def add_documents(
-        self, documents: list[Document], *, ids: Sequence[str | None] | None = None
+        self,
+        documents: list[Document],
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Embed and store documents; what is stored under an id already is replaced.
 
         Args:
             documents: N documents; one without an id gets one.
             ids: N ids instead of the documents' own.
+            batch_size: not used: the engine finds its own. LangChain's indexing gives one.
 
         Returns:
             N ids.
@@ -99,7 +107,11 @@ class QuaverVectorStore(DocumentSearch):
         return self._write(documents, chosen, vectors)
 
     async def aadd_documents(
-        self, documents: list[Document], *, ids: Sequence[str | None] | None = None
+        self,
+        documents: list[Document],
+        *,
+        ids: Sequence[str | None] | None = None,
+        batch_size: int | None = None,
     ) -> list[str]:
         """Do what ``add_documents`` does without blocking the event loop."""
         chosen = _ids(documents, ids)

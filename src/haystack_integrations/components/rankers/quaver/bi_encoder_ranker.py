@@ -236,4 +236,5 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
 
 
 def _from_zero_to_one(cosine: float) -> float:
-    return (cosine + 1) / 2
+    """Return the score; rounding leaves the cosine of equal vectors a bit beside 1."""
+    return min(max((cosine + 1) / 2, 0.0), 1.0)
