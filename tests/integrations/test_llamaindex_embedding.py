@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from typing import Any
 
 import numpy as np
 import pytest
 from llama_index.core import Document, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+from llama_index.core.instrumentation.events import BaseEvent
+from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.storage.kvstore import SimpleKVStore
 from pydantic import ValidationError
 
@@ -16,6 +22,24 @@ from quaver import Embedder, InputError, ModelNotFoundError
 from quaver.integrations.llamaindex import QuaverEmbedding
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error"]
+
+
+class Spans(SimpleSpanHandler):
+    """Keeps the names of the spans that begin."""
+
+    entered: list[str] = []  # noqa: RUF012 - pydantic copies it for each
+
+    def span_enter(self, id_: str, **options: Any) -> None:
+        self.entered.append(id_.split("-")[0])
+
+
+class Events(BaseEventHandler):
+    """Keeps events."""
+
+    seen: list[Any] = []  # noqa: RUF012 - pydantic copies it for each
+
+    def handle(self, event: BaseEvent, **options: Any) -> None:
+        self.seen.append(event)
 
 
 def test_queries_and_texts_get_their_own_prompts(tiny: str) -> None:
@@ -64,6 +88,37 @@ def test_a_cache_that_mixes_queries_and_texts_is_refused(tiny: str) -> None:
         model_name=tiny, embeddings_cache=SimpleKVStore(), query_instruction="passage: "
     )
     assert same.get_query_embedding("my file") == same.get_text_embedding("my file")
+
+
+def test_a_query_is_one_span_with_its_events(tiny: str) -> None:
+    spans, events = Spans(), Events()
+    dispatcher = get_dispatcher()
+    dispatcher.add_span_handler(spans)
+    dispatcher.add_event_handler(events)
+    try:
+        embedding = QuaverEmbedding(model_name=tiny)
+        found = embedding.get_query_embedding("my file")
+        asyncio.run(embedding.aget_text_embedding("my file"))
+    finally:
+        dispatcher.span_handlers.remove(spans)
+        dispatcher.event_handlers.remove(events)
+    assert spans.entered == [
+        "QuaverEmbedding.get_query_embedding",
+        "QuaverEmbedding.aget_text_embedding",
+    ]
+    start, end = events.seen[:2]
+    assert start.model_dict["model_name"] == tiny
+    assert (end.chunks, end.embeddings) == (["my file"], [found])
+
+
+def test_copies_and_workers_of_a_pipeline_give_the_same_bits(tiny: str) -> None:
+    embedding = QuaverEmbedding(model_name=tiny)
+    wanted = embedding.get_text_embedding_batch(TEXTS)
+    for copied in (copy.deepcopy(embedding), pickle.loads(pickle.dumps(embedding))):
+        assert copied.get_text_embedding_batch(TEXTS) == wanted
+    documents = [Document(text=text) for text in TEXTS]
+    nodes = IngestionPipeline(transformations=[embedding]).run(documents=documents, num_workers=2)
+    assert sorted(node.embedding for node in nodes) == sorted(wanted)
 
 
 def test_what_others_see_holds_no_token(tiny: str) -> None:
