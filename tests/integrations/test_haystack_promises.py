@@ -25,7 +25,7 @@ from haystack_integrations.components.retrievers.quaver import (
     QuaverEmbeddingRetriever,
 )
 from haystack_integrations.document_stores.quaver import QuaverDocumentStore
-from quaver import Embedder, PoolingError
+from quaver import Embedder, InputError, PoolingError
 from tiny_model import write_tiny_model
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error"]
@@ -130,6 +130,39 @@ def test_a_saved_pipeline_of_another_version_names_the_parameter(tiny: str) -> N
     assert Pipeline.loads(text).get_component("retriever").model == tiny
     with pytest.raises(DeserializationError, match="got 'depth'"):
         Pipeline.loads(text.replace("truncate_dim:", "depth:"))
+
+
+@pytest.mark.parametrize("kind", [QuaverDocumentEmbedder, QuaverRanker, QuantizedBiEncoderRanker])
+def test_a_string_is_no_list_of_meta_fields(kind: Any) -> None:
+    with pytest.raises(TypeError, match="list of strings as meta_fields_to_embed: got 'title'"):
+        kind(model="some/model", meta_fields_to_embed="title")
+
+
+def test_what_cannot_work_is_refused_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match=r"retriever with run\(query_embedding, ...\): object has"):
+        QuantizedBiEncoderRetriever(model="some/model", retriever=object())
+    with pytest.raises(ValueError, match="embedding_dim must be a whole number of at least 1"):
+        QuaverDocumentStore(embedding_dim=0)
+    with pytest.raises(InputError, match="model must be a folder or a hub id: got None"):
+        QuaverTextEmbedder(model=None).warm_up()
+
+
+def test_a_string_is_no_list_of_ids() -> None:
+    store = QuaverDocumentStore(embedding_dim=3)
+    store.write_documents([Document(content="text", id="1"), Document(content="more", id="2")])
+    with pytest.raises(DocumentStoreError, match="ids must be a list of str: got the str '12'"):
+        store.delete_documents("12")  # type: ignore[arg-type]
+    assert store.count_documents() == 2
+
+
+def test_equal_vectors_score_1_and_not_more(tiny: str) -> None:
+    ranker = QuantizedBiEncoderRanker(
+        model=tiny, scale_score=True, query_prefix="", document_prefix=""
+    )
+    for n in range(20):
+        text = " ".join(TEXTS[n % 3].split()[: 1 + n % 5] * (1 + n))
+        (found,) = ranker.run(query=text, documents=[Document(content=text)])["documents"]
+        assert 1 - 1e-6 <= found.score <= 1
 
 
 def test_a_document_without_content_or_embedding_is_stored_and_found_by_what_it_has(

@@ -227,3 +227,10 @@ def test_langchains_indexing_keeps_a_store_up_to_date(
     assert update([*TEXTS[1:], "the lists"]) == (1, 3, 1)
     found = {document.page_content for document in store.similarity_search("my file", k=9)}
     assert found == {*TEXTS[1:], "the lists"}
+
+
+def test_a_string_is_no_list_of_ids(store: QuaverVectorStore) -> None:
+    for call in (store.delete, store.get_by_ids):
+        with pytest.raises(InputError, match="ids must be a list of str: got the str '12'"):
+            call("12")
+    assert len(store.similarity_search("my file", k=9)) == 4

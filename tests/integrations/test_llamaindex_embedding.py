@@ -134,6 +134,8 @@ def test_wrong_input(tiny: str) -> None:
         embedding.get_query_embedding(["a", "list"])  # type: ignore[arg-type]
     with pytest.raises(ValidationError):
         QuaverEmbedding(model_name=tiny, embed_batch_size=0)
+    with pytest.raises(ValidationError, match="model_name\n  Field required"):
+        QuaverEmbedding()
     with pytest.raises(ModelNotFoundError, match="no/such-model"):
         QuaverEmbedding(model_name="no/such-model", local_files_only=True)
 

@@ -126,7 +126,12 @@ class EmbeddedStore:
         )
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return what is stored of some ids, in their order."""
+        """Return what is stored of some ids, in their order.
+
+        Raises:
+            InputError: ids is a str.
+        """
+        _require_list(ids)
         return self._locked(lambda: self._store.get(ids, with_vectors=with_vectors))
 
     def scan(
@@ -140,7 +145,12 @@ class EmbeddedStore:
         return self._locked(lambda: self._store.vectors(ids))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove what is stored under these ids; one that is not stored is no error."""
+        """Remove what is stored under these ids; one that is not stored is no error.
+
+        Raises:
+            InputError: ids is a str.
+        """
+        _require_list(ids)
         with self._lock:
             self._store.delete(ids)
             self._store.flush()
@@ -268,6 +278,12 @@ class StorePlace:
         """Let a folder go; the next use takes it again. What is in memory stays."""
         if self.path is not None:
             self._opened = None
+
+
+def _require_list(ids: object) -> None:
+    """Refuse a str: of "12", the letters would be taken for the ids "1" and "2"."""
+    if isinstance(ids, str):
+        raise InputError(f"ids must be a list of str: got the str {ids!r:.40}; write [id]")
 
 
 def _unit(vectors: Sequence[Sequence[float] | None]) -> NDArray[np.float32]:

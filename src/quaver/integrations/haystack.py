@@ -159,6 +159,22 @@ def require_text(component: object, name: str, text: object) -> None:
         )
 
 
+def field_names(component: object, fields: object) -> list[str]:
+    """Return ``meta_fields_to_embed`` as a list; None for none.
+
+    Raises:
+        TypeError: it is no list of strings; of a string, the letters would be taken for fields.
+    """
+    if fields is None:
+        return []
+    if not isinstance(fields, list) or not all(isinstance(field, str) for field in fields):
+        raise TypeError(
+            f"{type(component).__name__} takes a list of strings as meta_fields_to_embed: "
+            f"got {fields!r}"
+        )
+    return fields
+
+
 def document_text(document: Document, meta_fields: Sequence[str], separator: str) -> str:
     """Return what a model reads of a document.
 

@@ -222,6 +222,8 @@ def _require_list(texts: object) -> None:
 def _shared(
     kind: type[Model], load: Callable[[], Model], model: str | Path, settings: dict[str, Any]
 ) -> Model:
+    if not isinstance(model, str | Path):
+        raise InputError(f"model must be a folder or a hub id: got {model!r}")
     place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
     key = (kind, place, repr(sorted(settings.items())))
     with _lock:

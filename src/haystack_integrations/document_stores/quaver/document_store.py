@@ -51,7 +51,15 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
             path: the folder, made where there is none; None keeps documents in memory.
             embedding_dim: length of an embedding.
             return_embedding: whether searching by vector or words returns embeddings.
+
+        Raises:
+            ValueError: embedding_dim is no whole number of at least 1.
         """
+        whole = isinstance(embedding_dim, int) and not isinstance(embedding_dim, bool)
+        if not whole or embedding_dim < 1:
+            raise ValueError(
+                f"embedding_dim must be a whole number of at least 1: got {embedding_dim!r}"
+            )
         self.path = path
         self.embedding_dim = embedding_dim
         self.return_embedding = return_embedding

@@ -40,6 +40,7 @@ class QuaverEmbedding(BaseEmbedding):
 
     model_config = ConfigDict(extra="forbid")
 
+    model_name: str = Field(description="Model folder or hub id.")
     query_instruction: str | None = Field(
         default=None, description="Goes before queries instead of the model's own prompt."
     )

@@ -14,6 +14,7 @@ from quaver.integrations.haystack import (
     STAMP,
     EmbedderComponent,
     document_text,
+    field_names,
     hub_token,
     require_documents,
     stamp,
@@ -73,6 +74,9 @@ class QuaverDocumentEmbedder(EmbedderComponent):
             pooling: "cls" or "mean", for a model folder that does not say.
             threads: threads of the engine; None takes the CPUs this process may use.
             local_files_only: never use the network.
+
+        Raises:
+            TypeError: meta_fields_to_embed is no list of strings.
         """
         self.model = model
         self.token = token
@@ -80,7 +84,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         self.suffix = suffix
         self.progress_bar = progress_bar
         self.normalize_embeddings = normalize_embeddings
-        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.meta_fields_to_embed = field_names(self, meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.truncate_dim = truncate_dim
         self.precision = precision

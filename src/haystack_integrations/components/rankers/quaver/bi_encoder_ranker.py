@@ -14,6 +14,7 @@ from quaver.integrations.haystack import (
     STAMP,
     EmbedderComponent,
     document_text,
+    field_names,
     hub_token,
     ranked,
     require_documents,
@@ -87,6 +88,7 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
 
         Raises:
             ValueError: top_k is below 1.
+            TypeError: meta_fields_to_embed is no list of strings.
         """
         require_query(self, "", top_k)
         self.model = model
@@ -96,7 +98,7 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
         self.query_suffix = query_suffix
         self.document_prefix = document_prefix
         self.document_suffix = document_suffix
-        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.meta_fields_to_embed = field_names(self, meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.scale_score = scale_score
         self.score_threshold = score_threshold

@@ -10,6 +10,7 @@ from quaver.extras import needs_extra
 from quaver.integrations.haystack import (
     SavedByParameters,
     document_text,
+    field_names,
     hub_token,
     loading_settings,
     ranked,
@@ -81,6 +82,7 @@ class QuaverRanker(SavedByParameters):
 
         Raises:
             ValueError: top_k is below 1.
+            TypeError: meta_fields_to_embed is no list of strings.
         """
         require_query(self, "", top_k)
         self.model = model
@@ -90,7 +92,7 @@ class QuaverRanker(SavedByParameters):
         self.query_suffix = query_suffix
         self.document_prefix = document_prefix
         self.document_suffix = document_suffix
-        self.meta_fields_to_embed = meta_fields_to_embed or []
+        self.meta_fields_to_embed = field_names(self, meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.scale_score = scale_score
         self.score_threshold = score_threshold

@@ -81,6 +81,11 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
                 f"{type(document_store).__name__} has not; pass its embedding retriever as "
                 "retriever="
             )
+        if retriever is not None and not hasattr(retriever, "run"):
+            raise ValueError(
+                "retriever must be an embedding retriever with run(query_embedding, ...): "
+                f"{type(retriever).__name__} has no run"
+            )
         require_query(self, "", top_k)
         self.model = model
         self.document_store = document_store
