@@ -116,7 +116,20 @@ def test_wrong_input(tiny_cross: str, tiny: str) -> None:
         module.preprocess([(QUERY, "text")], prompt="query: ")
 
 
-# --- Six clients ----------------------------------------------------------------------------------
+# --- Six clients, and more ------------------------------------------------------------------------
+def same(found: Any, wanted: Any) -> None:
+    """Clients divide our unit vectors by their lengths again: the last bit may change, no more.
+
+    float32 arithmetic, which torch would do, is a thousand times as far off: see the next test.
+    """
+    np.testing.assert_allclose(np.float32(found), wanted, atol=2e-7)
+
+
+def test_int8_is_told_from_float32(tiny: str, plain: Embedder) -> None:
+    own = st.SentenceTransformer(tiny, device="cpu").encode(TEXTS, prompt="")
+    assert np.abs(own - plain.encode(TEXTS, prompt="")).max() > 2e-4
+
+
 def test_client_haystack_embedder(folder: str, plain: Embedder) -> None:
     from haystack_integrations.components.embedders.sentence_transformers import (
         SentenceTransformersTextEmbedder,
@@ -141,26 +154,34 @@ def test_client_haystack_ranker(cross_folder: str, ranking: Any) -> None:
     documents = [Document(content=text) for text in TEXTS]
     found = ranker.run(query=QUERY, documents=documents)["documents"]
     assert [document.content for document in found] == [ranked.text for ranked in ranking]
+    assert [d.score for d in found] == pytest.approx([r.score for r in ranking], abs=1e-6)
 
 
 def test_client_langchain_huggingface(folder: str, plain: Embedder) -> None:
     from langchain_huggingface import HuggingFaceEmbeddings
 
     embeddings = HuggingFaceEmbeddings(
-        model_name=folder, model_kwargs={"trust_remote_code": True, "device": "cpu"}
+        model_name=folder,
+        model_kwargs={"trust_remote_code": True, "device": "cpu"},
+        query_encode_kwargs={"prompt_name": "query"},
     )
-    found = np.float32(embeddings.embed_documents(TEXTS))
-    assert found.shape == (4, 64)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    same(embeddings.embed_query(QUERY), plain.encode_query(QUERY))
+    # It puts no prompt before documents, unless encode_kwargs names one.
+    same(embeddings.embed_documents(TEXTS), plain.encode(TEXTS, prompt=""))
 
 
 def test_client_llamaindex_huggingface(folder: str, plain: Embedder) -> None:
     from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 
-    embedding = HuggingFaceEmbedding(model_name=folder, trust_remote_code=True, device="cpu")
-    found = np.float32(embedding.get_text_embedding_batch(TEXTS))
-    assert found.shape == (4, 64)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    embedding = HuggingFaceEmbedding(
+        model_name=folder,
+        trust_remote_code=True,
+        device="cpu",
+        query_instruction="query: ",
+        text_instruction="passage: ",
+    )
+    same(embedding.get_text_embedding_batch(TEXTS), plain.encode_document(TEXTS))
+    same(embedding.get_query_embedding(QUERY), plain.encode_query(QUERY))
 
 
 def test_client_llamaindex_sbert_rerank(cross_folder: str, ranking: Any) -> None:
@@ -176,6 +197,7 @@ def test_client_llamaindex_sbert_rerank(cross_folder: str, ranking: Any) -> None
     nodes = [NodeWithScore(node=TextNode(text=text), score=0.0) for text in TEXTS]
     found = rerank.postprocess_nodes(nodes, query_str=QUERY)
     assert [node.text for node in found] == [ranked.text for ranked in ranking]
+    assert [n.score for n in found] == pytest.approx([r.score for r in ranking], abs=1e-6)
 
 
 def test_client_lancedb(folder: str, plain: Embedder, tmp_path: Path) -> None:
@@ -196,6 +218,67 @@ def test_client_lancedb(folder: str, plain: Embedder, tmp_path: Path) -> None:
     table = lancedb.connect(str(tmp_path)).create_table("rows", schema=Row)
     table.add([{"text": text} for text in TEXTS])
     assert table.search(TEXTS[1]).limit(1).to_list()[0]["text"] == TEXTS[1]
+    same(table.to_arrow()["vector"].to_pylist(), plain.encode(TEXTS, prompt=""))
+
+
+def test_client_haystack_document_embedder(folder: str, plain: Embedder) -> None:
+    from haystack import Document
+    from haystack_integrations.components.embedders.sentence_transformers import (
+        SentenceTransformersDocumentEmbedder,
+    )
+
+    embedder = SentenceTransformersDocumentEmbedder(
+        model=folder, trust_remote_code=True, progress_bar=False, prefix="passage: "
+    )
+    embedder.warm_up()
+    found = embedder.run([Document(content=text) for text in TEXTS])["documents"]
+    same([document.embedding for document in found], plain.encode_document(TEXTS))
+
+
+def test_client_mteb(folder: str) -> None:
+    import mteb
+    from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask
+
+    from quaver.integrations.mteb import MtebEncoder
+
+    model = st.SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    tasks: list[Any] = [MockRetrievalTask()]
+    options: dict[str, Any] = {"cache": None, "co2_tracker": False, "show_progress_bar": False}
+    found, wanted = (
+        mteb.evaluate(encoder, tasks, **options)[0].get_score()
+        for encoder in (model, MtebEncoder(str(Path(folder) / "model")))
+    )
+    assert found == wanted
+
+
+def test_client_txtai(folder: str, plain: Embedder) -> None:
+    import txtai
+
+    options = {"backend": "numpy", "normalize": False}
+    through_a_folder = txtai.Embeddings(
+        method="sentence-transformers",
+        path=folder,
+        gpu=False,
+        vectors={"trust_remote_code": True},
+        **options,
+    )
+    through_a_function = txtai.Embeddings(
+        method="external", transform=lambda texts: plain.encode(texts), **options
+    )
+    query = {through_a_folder: plain.encode_query(QUERY), through_a_function: plain.encode(QUERY)}
+    texts = {
+        through_a_folder: plain.encode_document(TEXTS),
+        through_a_function: plain.encode(TEXTS),
+    }
+    for embeddings in (through_a_folder, through_a_function):
+        same(embeddings.transform(QUERY), query[embeddings])
+        embeddings.index(TEXTS)
+        scores = plain.similarity(query[embeddings], texts[embeddings])
+        found = embeddings.search(QUERY, len(TEXTS))
+        best = np.argsort(-scores)
+        assert [at for at, _ in found] == best.tolist()
+        assert [score for _, score in found] == pytest.approx(scores[best].tolist(), abs=1e-6)
+        embeddings.close()
 
 
 # --- Export ---------------------------------------------------------------------------------------
