@@ -1,11 +1,12 @@
 """What a framework's component costs over the bare engine, and what joining concurrent queries gains.
 
-    python benchmarks/integrations.py --model MINILM_FOLDER [--out FILE] [--seconds 6]
+    python benchmarks/integrations.py --model MINILM_FOLDER [--out FILE] [--seconds 6] [--only FRAMEWORK]
 
 Run it where the frameworks are installed (`make test-integrations` makes .envs/frameworks and
 .envs/sentence-transformers); those that are not are left out. Bare engine and component take turns,
 block by block, with the same texts and the same engine; the bare calls give arrays, the components
-what their framework asks for, lists of floats in copies of documents. The cross-encoder is the model
+what their framework asks for, lists of floats in copies of documents. "The framework alone" is its own
+mock of an embedding model: what no component of ours can save. The cross-encoder is the model
 with a random head: its speed is a real one's.
 """
 
@@ -36,6 +37,7 @@ DOCUMENTS = REPOSITORY / "examples" / "python-docs"
 CACHE = REPOSITORY / "build" / "bench-models"
 BATCH = 256
 QUERIES = 64
+IN_TURN = 16
 PAIRS = 32
 Call = Callable[[], object]
 Component = dict[str, Any]
@@ -51,6 +53,8 @@ def main() -> None:
     queries = [" ".join(text.split()[:8]) for text in texts]
     rows = []
     for framework, make in FRAMEWORKS.items():
+        if options.only not in (None, framework):
+            continue
         if find_spec(framework) is None:
             print(f"{framework} is not installed here: left out", file=sys.stderr)
             continue
@@ -70,6 +74,7 @@ def _options() -> argparse.Namespace:
     add = parser.add_argument
     add("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     add("--seconds", type=float, default=6.0, help="time for each row")
+    add("--only", choices=list(FRAMEWORKS), help="one framework instead of all that are installed")
     add("--out", type=Path, help="results, JSON")
     return parser.parse_args()
 
@@ -91,7 +96,7 @@ def _overheads(
         "query": (
             lambda i: embedder.encode_query(queries[i]),
             lambda i: component["query"](queries[i]),
-            len(queries),
+            QUERIES,
         ),
         f"{BATCH} texts": (
             lambda i: embedder.encode_document(batches[i]),
@@ -104,12 +109,20 @@ def _overheads(
             len(batches),
         ),
     }
+    turns = [queries[i : i + IN_TURN] for i in range(0, QUERIES, IN_TURN)]
+    loop = asyncio.new_event_loop()
     if "query_async" in component:
-        loop = asyncio.new_event_loop()
         cases["query, awaited"] = (
+            lambda i: [embedder.encode_query(query) for query in turns[i]],
+            lambda i: loop.run_until_complete(_in_turn(component["query_async"], turns[i])),
+            len(turns),
+        )
+    if "alone" in component:
+        # Right after the engine, whose weights have driven everything else out of the caches.
+        cases["query, the framework alone"] = (
             cases["query"][0],
-            lambda i: loop.run_until_complete(component["query_async"](queries[i])),
-            len(queries),
+            lambda i: (embedder.encode_query(queries[i]), component["alone"](queries[i])),
+            QUERIES,
         )
     rows = []
     for case, (bare, ours, count) in cases.items():
@@ -121,9 +134,10 @@ def _overheads(
             seconds=seconds,
             least=5,
         )
-        bare_ms, component_ms = (1e3 * timing.median(name) for name in ("bare", "component"))
+        each = 1e3 / (IN_TURN if case == "query, awaited" else 1)
+        bare_ms, component_ms = (each * timing.median(name) for name in ("bare", "component"))
         slower = [
-            1e3 * (theirs - mine)
+            each * (theirs - mine)
             for mine, theirs in zip(timing.rounds("bare"), timing.rounds("component"), strict=True)
         ]
         rows.append(
@@ -139,6 +153,12 @@ def _overheads(
             }
         )
     return rows
+
+
+async def _in_turn(query: Callable[[str], Any], queries: Sequence[str]) -> None:
+    """Await one after the other in a loop that runs already, as a server does."""
+    for text in queries:
+        await query(text)
 
 
 # --- Concurrent queries ---------------------------------------------------------------------------
@@ -212,6 +232,7 @@ def _langchain(model: str, cross: str) -> Component:
 
 
 def _llamaindex(model: str, cross: str) -> Component:
+    from llama_index.core.embeddings import MockEmbedding
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 
     from quaver.integrations.llamaindex import QuaverEmbedding, QuaverRerank
@@ -221,6 +242,7 @@ def _llamaindex(model: str, cross: str) -> Component:
         "documents_of": lambda texts: [NodeWithScore(node=TextNode(text=text)) for text in texts],
         "query": embedding.get_query_embedding,
         "query_async": embedding.aget_query_embedding,
+        "alone": MockEmbedding(embed_dim=embedding._shared.embedder.dimension).get_query_embedding,
         "documents": lambda found: embedding.get_text_embedding_batch([n.text for n in found]),
         "rank": lambda query, found: rerank.postprocess_nodes(found, QueryBundle(query)),
     }
