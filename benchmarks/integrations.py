@@ -132,7 +132,7 @@ def _overheads(
                 "component": [lambda i=i, call=ours: call(i) for i in range(count)],
             },
             seconds=seconds,
-            least=5,
+            least=3,
         )
         each = 1e3 / (IN_TURN if case == "query, awaited" else 1)
         bare_ms, component_ms = (each * timing.median(name) for name in ("bare", "component"))
