@@ -14,7 +14,7 @@ help:
 	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
 	@echo "make test-integrations  both of these:"
 	@echo "make test-frameworks    Haystack's, LangChain's and LlamaIndex's suites, in an environment of their own"
-	@echo "make test-sentence-transformers  sentence-transformers, six tools built on it, and mteb (installs torch)"
+	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
 	@echo "make test-kill      an index is killed a hundred times while it is updated and deleted from; two minutes"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
@@ -141,7 +141,7 @@ test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
 	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
-	  tests/integrations/test_sentence_transformers_families.py
+	  tests/integrations/test_sentence_transformers_families.py tests/integrations/test_pages.py
 
 # mteb's mock tasks through our wrappers, and our metrics against mteb's own.
 test-evaluate: .envs/sentence-transformers/frameworks-made

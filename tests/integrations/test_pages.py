@@ -20,6 +20,7 @@ LIBRARIES = {
     "llamaindex.md": "llama_index",
     "mteb.md": "mteb",
     "others.md": "quaver",
+    "sentence-transformers.md": "sentence_transformers",
 }
 PAGES = [page for page, library in LIBRARIES.items() if find_spec(library)]
 MODEL = os.environ.get("QUAVER_TEST_MODEL")
