@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
@@ -125,7 +125,8 @@ class MicroBatcher(Generic[Key, Item, Result]):
             for request in batch:  # each alone, so that only the one at fault fails
                 self._serve([request])
             return
-        outcomes, start = [], 0
+        outcomes: list[Sequence[Result]] = []
+        start = 0
         for request in batch:
             outcomes.append(results[start : start + len(request.items)])
             start += len(request.items)
@@ -156,8 +157,7 @@ def _tell(
     outcomes: Iterable[Sequence[Result] | BaseException],
 ) -> None:
     """Hand outcomes over; each event loop is woken once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Sequence[Result]], object]]]
-    by_loop = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for request, outcome in zip(batch, outcomes, strict=True):
         by_loop.setdefault(request.loop, []).append((request.future, outcome))
     for loop, told in by_loop.items():
@@ -165,11 +165,11 @@ def _tell(
             loop.call_soon_threadsafe(_settle, told)
 
 
-def _settle(told: Iterable[tuple[asyncio.Future[Sequence[Result]], object]]) -> None:
+def _settle(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
     for future, outcome in told:
         if future.done():  # cancelled meanwhile
             continue
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)
         else:
-            future.set_result(outcome)  # type: ignore[arg-type]
+            future.set_result(outcome)
