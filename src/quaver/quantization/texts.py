@@ -128,7 +128,7 @@ def _file(
 def _lines(path: Path, column: str | None) -> Iterator[Row]:
     if column is not None:
         raise CalibrationError(f"a .txt file has no columns: got {column!r} for {path.name}")
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if "\0" in line:
                 raise CalibrationError(f"{path} is no text: line {number} holds a NUL")
@@ -136,13 +136,13 @@ def _lines(path: Path, column: str | None) -> Iterator[Row]:
 
 
 def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise CalibrationError(f"{path}, line {number} is no JSON: {error}") from error
             if isinstance(row, str) and column is None:
                 yield f"line {number}", row
