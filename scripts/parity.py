@@ -38,7 +38,7 @@ def passages(source: Path, model: Embedder, count: int) -> list[str]:
         The texts.
     """
     if source.is_dir():
-        from quaver.passages.read import read_document, scan_folder
+        from quaver.passages import read_document, scan_folder
         from quaver.passages.split import split
 
         room = model.max_seq_length - model.tokenizer.special_tokens
