@@ -110,7 +110,7 @@ def test_a_column_that_is_not_there(tmp_path: Path, ending: str) -> None:
 def test_a_column_of_numbers(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"texts.{ending}"
     WRITERS[ending](path, "passage")
-    with pytest.raises(CalibrationError, match="calibration needs texts: .* is int"):
+    with pytest.raises(CalibrationError, match=r"calibration needs texts: .* is int"):
         calibration_texts(f"{path}:id", 4)
 
 

@@ -179,9 +179,9 @@ def test_a_layer_with_wide_tokens_keeps_ranges_by_token(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "words", "megabytes"),
-    [(384, "float16", 47), (384, "int8", 36), (768, "float16", 136), (768, "int8", 113)],
+    [(384, "float16", 46), (384, "int8", 35), (768, "float16", 135), (768, "int8", 112)],
 )
-def test_the_size_of_a_folder_with_the_shapes_of_bge(
+def test_the_size_of_a_file_with_the_shapes_of_bge(
     hidden: int, words: Words, megabytes: int
 ) -> None:
     def size(layers: int) -> int:
@@ -194,8 +194,8 @@ def test_the_size_of_a_folder_with_the_shapes_of_bge(
         return sum(t.nbytes for t in quantized_tensors(tensors, weights, words).values())
 
     one, two = size(1), size(2)
-    # Tokenizer, vocabulary and the small files of bge-small-en-v1.5 take 0.95 MB.
-    assert (one + 11 * (two - one)) / 1e6 + 0.95 < megabytes
+    # Tokenizer, vocabulary and the small files of bge-small-en-v1.5 take another 0.95 MB.
+    assert (one + 11 * (two - one)) / 1e6 < megabytes
 
 
 def test_a_cross_encoder(tmp_path: Path) -> None:
