@@ -1,9 +1,9 @@
 """What int8 costs: quantize in every scheme, evaluate beside float32 and other engines' int8, keep the record.
 
-    python benchmarks/quality.py MODEL --tasks FOLDER --calibration TEXTS --out FOLDER [-- OPTIONS]
+    python benchmarks/quality.py MODEL --calibration TEXTS --out FOLDER [--tasks FOLDER] [-- OPTIONS]
 
 OPTIONS go to `quaver evaluate` as they are. Beside its files, OUT gets schemes.json: sizes, seconds,
-the error of each layer, and the time of the static scheme beside the dynamic one.
+the error of each layer, and how long a call takes in each scheme. Without --tasks that is all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ import quaver
 from quaver.cli import main as command_line
 from quaver.quantization.texts import calibration_texts
 
-SCHEMES = ("dynamic", "static")
+EVALUATED = ("dynamic", "static")
+# What `quaver.quantize` is told; "calibration" stands for the text.
+SCHEMES: dict[str, dict[str, Any]] = {
+    "dynamic": {},
+    "calibrated": {"calibration": True},
+    "static": {"scheme": "static", "calibration": True},
+    "strict": {"scheme": "static", "calibration": True, "strict": True},
+}
 ROUNDS = 9
 # Name, and texts of how many tokens each: one short query, one passage, a batch.
 CASES = {"1 x 16": [16], "1 x 128": [128], "32 x 128": [128] * 32}
@@ -32,21 +39,16 @@ CASES = {"1 x 16": [16], "1 x 128": [128], "32 x 128": [128] * 32}
 def quantize(model: Path, work: Path, calibration: str, samples: int) -> dict[str, Any]:
     """Write a folder for each scheme; what it took, without this machine's paths."""
     found = {}
-    for scheme in SCHEMES:
+    for scheme, told in SCHEMES.items():
         shutil.rmtree(work / scheme, ignore_errors=True)
-        report = quaver.quantize(
-            model,
-            work / scheme,
-            scheme=scheme,
-            calibration=calibration if scheme == "static" else None,
-            samples=samples,
-        )
+        text = {"calibration": calibration} if "calibration" in told else {}
+        report = quaver.quantize(model, work / scheme, **{**told, **text}, samples=samples)
         found[scheme] = {k: v for k, v in asdict(report).items() if k not in ("target", "source")}
     return found
 
 
 def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
-    """Time the schemes in turns on the same texts: milliseconds for a call, and the ratio."""
+    """Time the schemes in turns on the same texts: milliseconds for a call, and ratios to dynamic."""
     words = " ".join(calibration_texts(calibration, 128).texts).split()
     found: dict[str, dict[str, float]] = {}
     for name, lengths in CASES.items():
@@ -64,11 +66,10 @@ def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
                 for _ in range(calls):
                     model.encode(texts)
                 taken[scheme].append((time.perf_counter() - begin) / calls)
-        pairs = zip(taken["dynamic"][1:], taken["static"][1:], strict=True)
-        found[name] = {
-            **{f"{s} ms": 1000 * statistics.median(t[1:]) for s, t in taken.items()},
-            "dynamic / static": statistics.median(a / b for a, b in pairs),
-        }
+        found[name] = {f"{s} ms": 1000 * statistics.median(t[1:]) for s, t in taken.items()}
+        for scheme, seconds in taken.items():
+            pairs = zip(seconds[1:], taken["dynamic"][1:], strict=True)
+            found[name][f"{scheme} / dynamic"] = statistics.median(a / b for a, b in pairs)
     return found
 
 
@@ -76,7 +77,7 @@ def main() -> int:
     """Quantize, time, evaluate."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path, help="model folder in floats")
-    parser.add_argument("--tasks", required=True, help="as `quaver evaluate --tasks` takes it")
+    parser.add_argument("--tasks", help="as `quaver evaluate --tasks` takes it")
     parser.add_argument("--calibration", required=True, help="text that is in no task")
     parser.add_argument("--samples", type=int, default=128, help="calibration texts")
     parser.add_argument("--compare", default="openvino,onnxruntime", help="other engines, or ''")
@@ -94,7 +95,9 @@ def main() -> int:
     }
     text = json.dumps(record, indent=1) + "\n"
     (options.out / "schemes.json").write_text(text, encoding="utf-8")
-    arguments = ["evaluate", *(str(options.work / scheme) for scheme in SCHEMES)]
+    if options.tasks is None:
+        return 0
+    arguments = ["evaluate", *(str(options.work / scheme) for scheme in EVALUATED)]
     arguments += ["--baseline", str(options.model), "--tasks", options.tasks]
     arguments += ["--out", str(options.out), *options.rest]
     if options.compare:
