@@ -198,7 +198,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 
 # On a quiet machine: the study with its tables and plots in $(RESULTS), and the README's table and plot from them. Ctrl-C
 # keeps what was measured; the same command goes on. Remove the folder to measure anew. The large shapes get fewer engines
-# and cases, so that all of it takes about an hour on two cores. An environment that cannot be made here (IPEX and zentorch
+# and cases, so that all of it stays near an hour on two cores. An environment that cannot be made here (IPEX and zentorch
 # have few builds) is left out, and the result says so.
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=

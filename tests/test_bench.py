@@ -456,7 +456,9 @@ def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
     from quaver.bench.plots import write_plots
 
     result = many_cases()
+    later = stored()
     result.models["mini"]["judged"] = "set-of-questions"
+    result.merge(Result(later.runs, later.models))  # a later run without judgements
     result.rate()
     write_plots(result, tmp_path)
     drawing = (tmp_path / "quality.svg").read_text(encoding="utf-8")

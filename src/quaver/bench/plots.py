@@ -171,8 +171,8 @@ def _quality(result: Result) -> Any:
                 _dot(panels[1], row, rows, (lost, matched[row.key]), label=False)
         panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
         panels[1].set_xlabel(
-            f"NDCG@10 lost, points of 100, on {result.models[rows[0].model]['judged']} "
-            "(left is better)"
+            "NDCG@10 lost, points of 100, on "
+            f"{result.models[rows[0].model].get('judged', 'judged texts')} (left is better)"
         )
         _plain(panels[1])
     return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")

@@ -87,7 +87,8 @@ class Result:
         """Add another result's runs and rows; its rows replace those of the same key."""
         offset = len(self.runs)
         self.runs += other.runs
-        self.models |= other.models
+        for name, facts in other.models.items():
+            self.models[name] = {**self.models.get(name, {}), **facts}
         self.missing |= other.missing
         for model, figures in other.quality.items():
             self.quality.setdefault(model, {}).update(figures)

@@ -49,7 +49,7 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Texts of the corpus at most.", min=1)] = 1000,
+    count: Annotated[int, typer.Option(help="Texts of the corpus at most.", min=1)] = 256,
     judgements: Annotated[
         Path | None,
         typer.Option(help="Judged texts in BEIR layout: adds NDCG@10 to every engine."),
