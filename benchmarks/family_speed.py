@@ -1,6 +1,6 @@
 """Speed of every model family: Quaver int8 beside OpenVINO int8 and torch float32, in turns.
 
-Needs torch and transformers, openvino and nncf, onnx and onnxruntime (.envs/peers has all):
+Needs torch and transformers, openvino and nncf (.envs/peers has all):
 
     python benchmarks/family_speed.py --prepare        make the peers' int8 files in build/families
     python benchmarks/family_speed.py --out FILE.json  measure, every family at a published model's shape
@@ -9,8 +9,8 @@ Needs torch and transformers, openvino and nncf, onnx and onnxruntime (.envs/pee
 Random weights and ids, as many tokens in every text, so nobody pads; one process, the engines in turns,
 medians of the rounds that no other program disturbed. Beside its time each int8 has its cosine to
 torch, of the first token's state: a wrong graph would show. A family that OpenVINO cannot convert or
-quantize is measured with ONNX Runtime's dynamic int8 instead, and the reason stands below. With --out
-the families that the file has are not measured again, so a run that was stopped goes on.
+quantize has "-" there, with the reason below. With --out the families that the file has are not
+measured again, so a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -94,34 +94,8 @@ def openvino_call(path: Path, ids: torch.Tensor, threads: int) -> Call:
     return lambda: compiled(array)[0]
 
 
-def onnxruntime_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
-    """Return the model in ONNX Runtime's dynamic int8, made when it is not there yet."""
-    path = CACHE / f"{case.name}.onnx"
-    if not path.is_file():
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        CACHE.mkdir(parents=True, exist_ok=True)
-        exact = CACHE / f"{case.name}-float32.onnx"
-        with torch.inference_mode():
-            torch.onnx.export(FirstToken(model), (ids[:2],), str(exact), dynamo=True)
-        quantize_dynamic(str(exact), str(path), weight_type=QuantType.QInt8, per_channel=True)
-    return path
-
-
-def onnxruntime_call(path: Path, ids: torch.Tensor, threads: int) -> Call:
-    """Open a file with as many threads as the others."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fed = {session.get_inputs()[0].name: ids.numpy()}
-    return lambda: session.run(None, fed)[0]
-
-
 PEERS: dict[str, tuple[Callable[..., Path], Callable[..., Call]]] = {
     "openvino": (openvino_file, openvino_call),
-    "onnxruntime": (onnxruntime_file, onnxruntime_call),
 }
 
 
