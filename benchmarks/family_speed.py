@@ -76,7 +76,7 @@ def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
             nncf.Dataset(samples),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(samples),
-            # It changes numbers and no time, and takes longer than all the rest.
+            # It would change constants, no operation, and takes longer than all the rest.
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
         CACHE.mkdir(parents=True, exist_ok=True)
