@@ -51,10 +51,10 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
         print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
     if report.others:
         kinds = sorted(report.others.items(), key=lambda item: (-item[1], item[0]))
-        names = [f"{count} {ending or 'without ending'}" for ending, count in kinds]
-        print(
-            f"quaver: passed over files of other kinds: {harmless(_listed(names))}", file=sys.stderr
+        others = harmless(
+            _listed([f"{count} {ending or 'without ending'}" for ending, count in kinds])
         )
+        print(f"quaver: passed over files of other kinds: {others}", file=sys.stderr)
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
     sources: dict[str, list[str]] = {}
