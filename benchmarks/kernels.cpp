@@ -39,12 +39,18 @@ double products_avx512vnni() {
 }
 
 double products_avxvnni() {
-#define STEP(i) "%{vex%} vpdpbusd %%ymm14, %%ymm15, %%ymm" #i "\n"
+#ifdef QUAVER_EVEX
+#define VEX
+#else
+#define VEX "%{vex%} "
+#endif
+#define STEP(i) VEX "vpdpbusd %%ymm14, %%ymm15, %%ymm" #i "\n"
   for (long n = 0; n < kLoops; ++n)
     asm volatile(REPEAT12(STEP)::
                      : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10",
                        "xmm11");
 #undef STEP
+#undef VEX
   return static_cast<double>(kLoops) * 12 * 32;
 }
 

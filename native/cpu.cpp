@@ -48,6 +48,9 @@ Features detect() {
   f.avxvnni = f.avx2 && bit(seven_one.eax, 4);
   f.avx512vnni = f.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
                  bit(seven.ebx, 31) && bit(seven.ecx, 11); // f, dq, bw, vl, vnni
+#ifdef QUAVER_EVEX
+  f.avxvnni = f.avx512vnni; // the same instruction in another encoding
+#endif
   return f;
 }
 

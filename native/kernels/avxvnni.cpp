@@ -11,6 +11,8 @@ namespace {
 inline void dot_bytes(__m256i &sum, __m256i u, __m256i s) {
 #ifdef QUAVER_EMULATE
   sum = _mm256_dpbusd_epi32(sum, u, s);
+#elif defined(QUAVER_EVEX)
+  asm("vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(u), "x"(s));
 #else
   asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(u), "x"(s));
 #endif

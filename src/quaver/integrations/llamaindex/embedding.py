@@ -21,7 +21,7 @@ def _in_its_callers_span(method: Method) -> Method:
     """Keep LlamaIndex from opening a second span around a method.
 
     ``get_query_embedding`` and the like have a span, and call nothing but this inside: another one
-    tells no more, and costs a query as much again.
+    tells no more.
     """
     setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
     return method
