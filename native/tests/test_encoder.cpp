@@ -165,7 +165,7 @@ void test_same_bits(const Encoder &e, int rounds) {
 
 // A text alone over several threads, on both sides of the length from which its rows are split and not its outputs.
 void test_one_short_text(const Encoder &e) {
-  for (std::size_t length = 1; length <= 18; ++length) {
+  for (const std::size_t length : {1, 2, 7, 8, 9, 16, 17}) {
     std::vector<std::int32_t> text(length);
     fill_integers(text, 0, kVocabulary - 1);
     Batch batch;
@@ -186,9 +186,9 @@ void test_values(const Model &m, const KernelTable &k) {
     batch.add(text);
   const auto expected = encode(exact, batch, 1), got = encode(fast, batch, 2), rounded = encode(small, batch, 2);
   for (std::size_t i = 0; i < expected.size(); ++i)
-    CHECK(std::abs(expected[i] - got[i]) < 2e-6f, "%s float32 at %zu", k.name, i);
+    CHECK(std::abs(expected[i] - got[i]) < 4e-6f, "%s float32 at %zu", k.name, i);
   for (std::size_t i = 0; i < expected.size(); i += static_cast<std::size_t>(m.spec.hidden))
-    CHECK(cosine(&expected[i], &rounded[i], m.spec.hidden) > 0.99f, "%s int8: cosine %g", k.name,
+    CHECK(cosine(&expected[i], &rounded[i], m.spec.hidden) > 0.98f, "%s int8: cosine %g", k.name,
           static_cast<double>(cosine(&expected[i], &rounded[i], m.spec.hidden)));
 }
 
@@ -212,12 +212,20 @@ int main() {
               relative = with_relative_positions(make_model(48, 3, 96, Pooling::mean), 40),
               relative_first = with_relative_positions(make_model(64, 2, 128, Pooling::cls), 128);
   for (const KernelTable *k : available_kernels()) {
+#if defined(__SANITIZE_THREAD__) // minutes, and the threads are the same
+    if (k == &scalar_kernels)
+      continue;
+#endif
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+    const int rounds = 4; // a sanitizer sees in a few rounds what it will see in many
+#else
     const int rounds = k == &scalar_kernels ? 4 : 15;
+#endif
     for (const Model *m : {&even, &odd, &first_rows, &panels, &panels_first, &norm_first, &relative, &relative_first}) {
       test_values(*m, *k);
       const int share = m->span > 0 ? 3 : 1;
-      test_same_bits(make_encoder(*m, *k, true), rounds / share);
-      test_same_bits(make_encoder(*m, *k, false), rounds / share);
+      test_same_bits(make_encoder(*m, *k, true), (rounds + share - 1) / share);
+      test_same_bits(make_encoder(*m, *k, false), (rounds + share - 1) / share);
       for (const bool int8 : {true, false})
         test_one_short_text(make_encoder(*m, *k, int8));
     }
