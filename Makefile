@@ -21,7 +21,7 @@ help:
 	@echo "make test-evaluate  of the latter, mteb's mock tasks and metrics against ours"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
 	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
-	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour)"
+	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; more than an hour)"
 	@echo "make quality        what int8 costs in retrieval and reranking, beside OpenVINO's and ONNX Runtime's int8 (long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
@@ -200,7 +200,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 
 # On a quiet machine: the study with its tables and plots in $(RESULTS), and the README's table and plot from them. Ctrl-C
 # keeps what was measured; the same command goes on. Remove the folder to measure anew. The large shapes get fewer engines
-# and cases, so that all of it stays near an hour on two cores. An environment that cannot be made here (IPEX and zentorch
+# and cases, still all of it takes more than an hour on two cores. An environment that cannot be made here (IPEX and zentorch
 # have few builds) is left out, and the result says so.
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=

@@ -181,14 +181,18 @@ float cosine(const float *a, const float *b, int size) { return std::inner_produ
 void test_values(const Model &m, const KernelTable &k) {
   const Encoder exact = make_encoder(m, scalar_kernels, false), fast = make_encoder(m, k, false),
                 small = make_encoder(m, k, true);
+  generator.seed(1); // the same texts, whatever was tested before
   Batch batch;
   for (const auto &text : make_texts(12))
     batch.add(text);
   const auto expected = encode(exact, batch, 1), got = encode(fast, batch, 2), rounded = encode(small, batch, 2);
+  // Longer sums round differently in another order, and err more in eight bits.
+  const bool wide = m.spec.hidden > 64;
+  const float most = wide ? 4e-6f : 2e-6f, least = wide ? 0.98f : 0.99f;
   for (std::size_t i = 0; i < expected.size(); ++i)
-    CHECK(std::abs(expected[i] - got[i]) < 4e-6f, "%s float32 at %zu", k.name, i);
+    CHECK(std::abs(expected[i] - got[i]) < most, "%s float32 at %zu", k.name, i);
   for (std::size_t i = 0; i < expected.size(); i += static_cast<std::size_t>(m.spec.hidden))
-    CHECK(cosine(&expected[i], &rounded[i], m.spec.hidden) > 0.98f, "%s int8: cosine %g", k.name,
+    CHECK(cosine(&expected[i], &rounded[i], m.spec.hidden) > least, "%s int8: cosine %g", k.name,
           static_cast<double>(cosine(&expected[i], &rounded[i], m.spec.hidden)));
 }
 
