@@ -40,33 +40,33 @@ using Int8Parts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>>;
 using StaticParts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>, float, int>;
 using LinearParts = std::variant<FloatParts, Int8Parts, StaticParts>;
 
-quaver::Linear linear(const FloatParts &parts, int outputs, int inputs) {
+quaver::Linear linear(const FloatParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
   const auto &[weight, bias] = parts;
   require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
               bias.shape(0) == weight.shape(0),
           "a linear layer has weight (O, K) and bias (O,)");
-  return quaver::Linear::float32(weight.data(), bias.data(), outputs, inputs);
+  return quaver::Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
 }
 
-quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs) {
+quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
   const auto &[weight, scale, bias] = parts;
   require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
               scale.shape(0) == weight.shape(0) && bias.shape(0) == weight.shape(0),
           "a linear layer has weight (O, K), scale (O,) and bias (O,)");
-  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs);
+  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory);
 }
 
-quaver::Linear linear(const StaticParts &parts, int outputs, int inputs) {
+quaver::Linear linear(const StaticParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
   const auto &[weight, scale, bias, input_scale, input_zero] = parts;
   require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255,
           "an input range has scale > 0 and zero in 0..255");
-  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs);
+  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs, memory);
   made.fix_input({input_scale, input_zero});
   return made;
 }
 
-quaver::Linear linear(const LinearParts &parts, int outputs, int inputs) {
-  return std::visit([&](const auto &p) { return linear(p, outputs, inputs); }, parts);
+quaver::Linear linear(const LinearParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
+  return std::visit([&](const auto &p) { return linear(p, outputs, inputs, memory); }, parts);
 }
 
 using NormParts = std::tuple<Vector<float>, Vector<float>>; // gamma, beta
@@ -96,10 +96,11 @@ public:
                  const std::vector<LinearParts> &position_queries, const std::vector<LinearParts> &position_keys) {
     const quaver::EncoderSpec &spec = encoder_.spec();
     const int h = spec.hidden, wide = spec.intermediate;
+    quaver::WeightMemory &memory = encoder_.memory();
     require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
-    encoder_.add_layer({linear(qkv, 3 * h, h), linear(out, h, h),
+    encoder_.add_layer({linear(qkv, 3 * h, h, memory), linear(out, h, h, memory),
                         attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
-                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h), linear(down, h, wide),
+                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h, memory), linear(down, h, wide, memory),
                         make_norm(output_norm, h), window, rotary, position_linears(position_queries),
                         position_linears(position_keys)});
   }
@@ -143,7 +144,7 @@ public:
 
   void add_dense(const Matrix<float> &weight, const Vector<float> &bias, quaver::Activation activation) {
     const int outputs = static_cast<int>(weight.shape(0));
-    quaver::HeadStep step{linear(FloatParts{weight, bias}, outputs, encoder_.outputs()), activation, {}, 0.0f};
+    quaver::HeadStep step{linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.memory()), activation, {}, 0.0f};
     encoder_.add_head_step(std::move(step));
   }
 
@@ -195,13 +196,13 @@ private:
     tables_.push_back(table);
   }
 
-  std::vector<quaver::Linear> position_linears(const std::vector<LinearParts> &heads) const {
+  std::vector<quaver::Linear> position_linears(const std::vector<LinearParts> &heads) {
     const quaver::EncoderSpec &spec = encoder_.spec();
     require(heads.size() == static_cast<std::size_t>(span_ == 0 ? 0 : spec.heads),
             "one position layer for each head where there are relative positions");
     std::vector<quaver::Linear> made;
     for (const LinearParts &parts : heads)
-      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads));
+      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads, encoder_.memory()));
     return made;
   }
 

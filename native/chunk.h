@@ -47,12 +47,22 @@ struct Int8HeadBuffers {
   }
 };
 
+// Room for rows in eight bits.
+struct RoundedBuffers {
+  Buffer<std::uint8_t> q;     // [rows][K']
+  Buffer<float> scale;        // [rows]
+  Buffer<std::int32_t> zero;  // [rows]
+
+  RoundedRows fit(int rows, int columns) {
+    const std::ptrdiff_t ldq = round_up(columns, kDepthStep);
+    return {q.resize(area(rows, ldq)), ldq, scale.resize(area(rows, 1)), zero.resize(area(rows, 1))};
+  }
+};
+
 // Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
 // one call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
-  Buffer<std::uint8_t> quantized;       // [kBlockRows][K']
-  Buffer<float> scale;                  // [kBlockRows]
-  Buffer<std::int32_t> zero;            // [kBlockRows]
+  RoundedBuffers rounded;               // a block of rows that a linear layer reads
   Buffer<float> residual, wide;         // [kBlockRows][H'], [kBlockRows][outputs of `up`]
   Buffer<float> keys, scores;           // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
@@ -66,7 +76,8 @@ Scratch &scratch();
 // Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows.
 struct Activations {
   Buffer<float> x, normed, qkv, context;
-  Buffer<float> residual, wide; // of a text whose layers are split by outputs
+  Buffer<float> residual, wide; // of a text whose layers are split by outputs, as are the next
+  RoundedBuffers rounded;
   Buffer<float> pooled, head;   // what goes into and comes out of a step of the head
 };
 

@@ -94,10 +94,23 @@ struct TokenBatch {
   int sequences;
 };
 
+// Rows in eight bits that are still to be written; see Int8Rows.
+struct RoundedRows {
+  std::uint8_t *q;
+  std::ptrdiff_t ldq;
+  float *scale;
+  std::int32_t *zero;
+
+  RoundedRows from(int row) const { return {q + row * ldq, ldq, scale + row, zero + row}; }
+  operator Int8Rows() const { return {q, ldq, scale, zero}; }
+};
+
 class Encoder {
 public:
   Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings);
 
+  // Where the weights of its layers are to lie.
+  WeightMemory &memory() { return memory_; }
   void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
   void add_rotary(Rotary rotary) { rotary_.push_back(rotary); }
   void add_head_step(HeadStep step) { head_.push_back(std::move(step)); }
@@ -127,12 +140,18 @@ private:
   };
   struct Chunk;
   struct Team;
+  // What a linear layer reads.
+  struct Input {
+    const float *x;
+    std::ptrdiff_t ldx;
+    Int8Rows rounded; // of an int8 layer
+  };
 
   std::vector<std::vector<Sequence>> make_chunks(const TokenBatch &batch, int threads) const;
   void encode_chunk(const TokenBatch &batch, std::vector<Sequence> &sequences, Team team, float *vectors) const;
   bool can_split(const Chunk &chunk, Team team) const;
   void encode_split(const TokenBatch &batch, Chunk &chunk, Team team, float *vectors) const;
-  void attend_share(Chunk &chunk, std::size_t layer, int first_panel, int last_panel) const;
+  void attend_share(Chunk &chunk, std::size_t layer, const Input &input, int first_panel, int last_panel) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
   using Panels = std::pair<int, int>; // the first one and the one behind the last
@@ -152,23 +171,20 @@ private:
   void add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const;
   bool only_first_rows(std::size_t layer) const;
   void keep_first_rows(Chunk &chunk) const;
-  struct Input {
-    const float *x;
-    std::ptrdiff_t ldx;
-    Int8Rows rounded; // of an int8 layer
-  };
   Input read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const;
   void multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
                 std::ptrdiff_t ldy, Activation act) const;
   void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
              std::ptrdiff_t ldy, Activation act) const;
-  Int8Rows round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns) const;
+  void round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns,
+                  RoundedRows target) const;
   void pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling, float *vector) const;
   void finish(const Chunk &chunk, float *vectors) const;
 
   EncoderSpec spec_;
   const KernelTable &kernels_;
   Embeddings embeddings_;
+  WeightMemory memory_;
   std::vector<Layer> layers_;
   std::vector<Rotary> rotary_;
   std::vector<HeadStep> head_;

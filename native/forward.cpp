@@ -98,15 +98,16 @@ void Encoder::add_rests(const Linear &qkv, Chunk &chunk, int first, int last, st
     return;
   float *x = s.rest.resize(area(rests, inputs)), *y = s.rest_out.resize(area(rests, chunk.ldqkv));
   each_first_row([&](int row, int i) { std::copy_n(chunk.input + row * chunk.ldx, inputs, x + i * inputs); });
-  const Int8Rows rounded = round_rows(qkv.input(), x, inputs, rests, inputs);
+  const RoundedRows rounded = s.rounded.fit(rests, inputs);
+  round_rows(qkv.input(), x, inputs, rests, inputs, rounded);
   for (int i = 0; i < rests; ++i)
     for (int c = 0; c < inputs; ++c)
       x[i * inputs + c] -= rounded.scale[i] * static_cast<float>(rounded.q[i * rounded.ldq + c] - rounded.zero[i]);
   Int8Linear without_bias = qkv.int8_view();
   without_bias.bias = s.zeros.resize(area(1, chunk.ldqkv));
-  const Int8Rows rest = round_rows({0.0f, 0}, x, inputs, rests, inputs);
+  round_rows({0.0f, 0}, x, inputs, rests, inputs, rounded);
   for (const auto &[first_panel, last_panel] : ranges) {
-    kernels_.linear_int8(rest, rests, without_bias, first_panel, last_panel, y, chunk.ldqkv, Activation::none);
+    kernels_.linear_int8(rounded, rests, without_bias, first_panel, last_panel, y, chunk.ldqkv, Activation::none);
     each_first_row([&](int row, int i) {
       for (std::ptrdiff_t c = first_panel * kPanel; c < last_panel * kPanel; ++c)
         chunk.qkv[row * chunk.ldqkv + c] += y[i * chunk.ldqkv + c];
@@ -229,7 +230,11 @@ void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last)
 
 // What a linear layer reads: an int8 layer rounds its rows first; they lie in the scratch until the next rounding.
 Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
-  return {x, ldx, w.is_int8() ? round_rows(w.input(), x, ldx, rows, w.inputs()) : Int8Rows{}};
+  if (!w.is_int8())
+    return {x, ldx, {}};
+  const RoundedRows rounded = scratch().rounded.fit(rows, w.inputs());
+  round_rows(w.input(), x, ldx, rows, w.inputs(), rounded);
+  return {x, ldx, rounded};
 }
 
 // y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel).
@@ -246,21 +251,16 @@ void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int row
   multiply(w, read(w, x, ldx, rows), rows, first_panel, last_panel, y, ldy, act);
 }
 
-// Rows in eight bits, with one range for all where there is one; they lie in the scratch until the next call.
-Int8Rows Encoder::round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns) const {
-  Scratch &s = scratch();
-  const std::ptrdiff_t ldq = round_up(columns, kDepthStep);
-  std::uint8_t *q = s.quantized.resize(area(rows, ldq));
-  float *scale = s.scale.resize(static_cast<std::size_t>(rows));
-  std::int32_t *zero = s.zero.resize(static_cast<std::size_t>(rows));
+// Rows in eight bits, with one range for all where there is one.
+void Encoder::round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns,
+                         RoundedRows target) const {
   if (range.scale > 0.0f) {
-    kernels_.quantize_rows_fixed(x, ldx, rows, columns, range.scale, range.zero, q, ldq);
-    std::fill_n(scale, rows, range.scale);
-    std::fill_n(zero, rows, range.zero);
+    kernels_.quantize_rows_fixed(x, ldx, rows, columns, range.scale, range.zero, target.q, target.ldq);
+    std::fill_n(target.scale, rows, range.scale);
+    std::fill_n(target.zero, rows, range.zero);
   } else {
-    kernels_.quantize_rows(x, ldx, rows, columns, q, ldq, scale, zero);
+    kernels_.quantize_rows(x, ldx, rows, columns, target.q, target.ldq, target.scale, target.zero);
   }
-  return {q, ldq, scale, zero};
 }
 
 } // namespace quaver

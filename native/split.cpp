@@ -1,9 +1,10 @@
 // A short text over several threads: each computes its share of every layer's outputs.
 //
 // Split by rows, every core would read all weights for a few rows each, and waiting for them is most of the time. Split
-// by outputs, a core reads its share alone. Each share keeps its own copy of the rows, so that norms need no hand-over:
-// four of them a layer. Rows are rounded by every share anew, and as they are elsewhere: the bits are the same.
+// by outputs, a core reads its share alone. What looks at whole rows, norms and rounding, is shared out by rows in
+// between: eight hand-overs a layer. Everything is computed as it is elsewhere: the bits are the same.
 #include <algorithm>
+#include <cstdlib>
 
 #include "chunk.h"
 
@@ -12,11 +13,11 @@ namespace {
 
 // Up to here a core has too few rows of its own to use a weight often enough. Weights that no cache holds are worth
 // more.
-constexpr int kShortRows = 8, kShortRowsUncached = 16;
+int kShortRows = getenv("QS") ? atoi(getenv("QS")) : 8, kShortRowsUncached = getenv("QU") ? atoi(getenv("QU")) : 16;
 constexpr std::size_t kCacheBytes = 32 << 20;
 
-// The panels of share i.
-std::pair<int, int> share_of(int panels, int i, int shares) { return {panels * i / shares, panels * (i + 1) / shares}; }
+// The part of share i.
+std::pair<int, int> share_of(int all, int i, int shares) { return {all * i / shares, all * (i + 1) / shares}; }
 
 } // namespace
 
@@ -29,64 +30,65 @@ bool Encoder::can_split(const Chunk &chunk, Team team) const {
 
 void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, float *vectors) const {
   Activations &buffers = activations();
-  const int shares = team.width;
   const std::ptrdiff_t ld = chunk.ldx, ldwide = row_step(layers_.front().up.outputs());
-  float *x = buffers.x.resize(area(shares * chunk.rows, ld));
-  float *input = spec_.norm_first ? buffers.normed.resize(area(shares * chunk.rows, ld)) : x;
   float *residual = buffers.residual.resize(area(chunk.rows, ld));
   float *wide = buffers.wide.resize(area(chunk.rows, ldwide));
-  std::vector<Chunk> copies(static_cast<std::size_t>(shares), chunk);
-  for (int i = 0; i < shares; ++i) {
-    copies[static_cast<std::size_t>(i)].x = x + i * chunk.rows * ld;
-    copies[static_cast<std::size_t>(i)].input = input + i * chunk.rows * ld;
-  }
-  const auto each_share = [&](auto &&work) {
-    team.each(shares, [&](int i) { work(copies[static_cast<std::size_t>(i)], i); });
+
+  const auto each_share = [&](int of, auto &&work) {
+    team.each(team.width, [&](int i) {
+      const auto [first, last] = share_of(of, i, team.width);
+      if (first < last)
+        work(first, last);
+    });
   };
-  const auto outputs = [&](const Linear &w, const float *from, std::ptrdiff_t ldfrom, int rows, int i, float *y,
-                           std::ptrdiff_t ldy, Activation act) {
-    const auto [first, last] = share_of(w.panels(), i, shares);
-    apply(w, from, ldfrom, rows, first, last, y, ldy, act);
+  // x += what the last layer gave, its norm, and the rounding of what w reads.
+  const auto norm_and_round = [&](const float *y, const Norm &norm, const Linear &w) {
+    const RoundedRows rounded = buffers.rounded.fit(chunk.rows, w.inputs());
+    each_share(chunk.rows, [&](int first, int last) {
+      float *x = chunk.x + first * ld, *input = chunk.input + first * ld;
+      if (y != nullptr)
+        add_norm(x, y + first * ld, ld, last - first, norm, input);
+      else
+        embed(batch, chunk, first, last);
+      if (w.is_int8())
+        round_rows(w.input(), input, ld, last - first, w.inputs(), rounded.from(first));
+    });
+    return Input{chunk.input, ld, rounded};
+  };
+  const auto round = [&](const float *x, std::ptrdiff_t ldx, const Linear &w) {
+    const RoundedRows rounded = buffers.rounded.fit(chunk.rows, w.inputs());
+    if (w.is_int8())
+      each_share(chunk.rows, [&](int first, int last) {
+        round_rows(w.input(), x + first * ldx, ldx, last - first, w.inputs(), rounded.from(first));
+      });
+    return Input{x, ldx, rounded};
+  };
+  const auto outputs = [&](const Linear &w, const Input &input, float *y, std::ptrdiff_t ldy, Activation act) {
+    each_share(w.panels(), [&](int first, int last) { multiply(w, input, chunk.rows, first, last, y, ldy, act); });
   };
 
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer &layer = layers_[l];
-    each_share([&](Chunk &mine, int i) {
-      if (l == 0)
-        embed(batch, mine, 0, mine.rows);
-      else
-        add_norm(mine.x, residual, ld, mine.rows, spec_.norm_first ? norm_before(l) : layers_[l - 1].output_norm,
-                 mine.input);
-      const auto [first, last] = share_of(spec_.hidden / kPanel, i, shares);
-      attend_share(mine, l, first, last);
-    });
+    const Norm &norm = l == 0 || spec_.norm_first ? norm_before(l) : layers_[l - 1].output_norm;
+    const Input input = norm_and_round(l == 0 ? nullptr : residual, norm, layer.qkv);
+    each_share(spec_.hidden / kPanel, [&](int first, int last) { attend_share(chunk, l, input, first, last); });
     if (only_first_rows(l))
-      std::for_each(copies.begin(), copies.end(), [this](Chunk &copy) { keep_first_rows(copy); });
-    each_share([&](Chunk &mine, int i) {
-      outputs(layer.out, mine.context, ld, mine.rows, i, residual, ld, Activation::none);
-    });
-    each_share([&](Chunk &mine, int i) {
-      add_norm(mine.x, residual, ld, mine.rows, spec_.norm_first ? layer.output_norm : layer.attention_norm,
-               mine.input);
-      outputs(layer.up, mine.input, ld, mine.rows, i, wide, ldwide, spec_.activation);
-    });
-    each_share(
-        [&](Chunk &mine, int i) { outputs(layer.down, wide, ldwide, mine.rows, i, residual, ld, Activation::none); });
+      keep_first_rows(chunk);
+    outputs(layer.out, round(chunk.context, ld, layer.out), residual, ld, Activation::none);
+    outputs(layer.up, norm_and_round(residual, spec_.norm_first ? layer.output_norm : layer.attention_norm, layer.up),
+            wide, ldwide, spec_.activation);
+    outputs(layer.down, round(wide, ldwide, layer.down), residual, ld, Activation::none);
   }
-  Chunk &first = copies.front();
-  add_norm(first.x, residual, ld, first.rows,
-           spec_.norm_first ? norm_before(layers_.size()) : layers_.back().output_norm, first.input);
-  finish(first, vectors);
+  add_norm(chunk.x, residual, ld, chunk.rows,
+           spec_.norm_first ? norm_before(layers_.size()) : layers_.back().output_norm, chunk.input);
+  finish(chunk, vectors);
 }
 
 // Queries, keys and values of the heads in these panels of a part, and their attention.
-void Encoder::attend_share(Chunk &chunk, std::size_t layer, int first_panel, int last_panel) const {
-  if (first_panel == last_panel)
-    return;
+void Encoder::attend_share(Chunk &chunk, std::size_t layer, const Input &input, int first_panel, int last_panel) const {
   const Linear &qkv = layers_[layer].qkv;
   const int part = spec_.hidden / kPanel, heads = kPanel / (spec_.hidden / spec_.heads);
   const int first_head = first_panel * heads, last_head = last_panel * heads;
-  const Input input = read(qkv, chunk.input, chunk.ldx, chunk.rows);
   Panels ranges[3];
   for (int i = 0; i < 3; ++i) {
     ranges[i] = {i * part + first_panel, i * part + last_panel};

@@ -47,6 +47,18 @@ private:
   std::size_t size_ = 0;
 };
 
+// Where packed weights lie: one behind the other in large blocks, so that the system can give them huge pages. A text
+// reads all of a model's weights, and with small pages every 4 KB of them is one more address to look up.
+class WeightMemory {
+public:
+  // Zeroed, on a cache line boundary; kept as long as there is a copy of the pointer.
+  std::shared_ptr<void> take(std::size_t bytes);
+
+private:
+  std::shared_ptr<char> block_;
+  std::size_t size_ = 0, used_ = 0;
+};
+
 // A fixed range of a layer's input: x ~ scale * (q - zero).
 struct InputRange {
   float scale;       // > 0; 0 for a layer that finds the range of each row while running
@@ -57,14 +69,15 @@ struct InputRange {
 class Linear {
 public:
   // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
-  static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs);
+  static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs,
+                     WeightMemory &memory);
   // weight f32 [outputs][inputs], bias f32 [outputs].
-  static Linear float32(const float *weight, const float *bias, int outputs, int inputs);
+  static Linear float32(const float *weight, const float *bias, int outputs, int inputs, WeightMemory &memory);
 
   // Quantize every row that the layer reads with one range, instead of each with its own.
   void fix_input(InputRange range) { input_ = range; }
 
-  bool is_int8() const { return panels_.size() != 0; }
+  bool is_int8() const { return panels_ != nullptr; }
   InputRange input() const { return input_; }
   int inputs() const { return inputs_; }
   int outputs() const { return outputs_; }
@@ -78,8 +91,9 @@ private:
 
   int outputs_, inputs_;
   InputRange input_{0.0f, 0};
-  Buffer<std::int8_t> panels_;
-  Buffer<float> float_panels_, scale_, column_sums_, bias_;
+  std::shared_ptr<std::int8_t> panels_; // of one of the two
+  std::shared_ptr<float> float_panels_;
+  Buffer<float> scale_, column_sums_, bias_;
 };
 
 } // namespace quaver

@@ -79,8 +79,9 @@ Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
     w = normal(random);
   for (float &b : bias)
     b = normal(random);
+  static WeightMemory memory;
   if (!int8)
-    return Linear::float32(weight.data(), bias.data(), outputs, inputs);
+    return Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
   std::vector<std::int8_t> q(weight.size());
   std::vector<float> scale(bias.size());
   for (int o = 0; o < outputs; ++o) {
@@ -92,7 +93,7 @@ Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
     for (std::size_t i = first; i < first + static_cast<std::size_t>(inputs); ++i)
       q[i] = static_cast<std::int8_t>(std::lround(weight[i] / top * 127.0f));
   }
-  return Linear::int8(q.data(), scale.data(), bias.data(), outputs, inputs);
+  return Linear::int8(q.data(), scale.data(), bias.data(), outputs, inputs, memory);
 }
 
 Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {

@@ -127,7 +127,8 @@ void test_linear_int8(const KernelTable &k) {
         fill_normal(x, 2.0f);
         for (float &s : scale)
           s = 0.001f + 0.01f * static_cast<float>(generator() % 100) / 100.0f;
-        const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs);
+        WeightMemory memory;
+        const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory);
         const int ldq = round_up(inputs, kDepthStep), ldy = round_up(outputs, kPanel);
         std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * ldq));
         std::vector<float> row_scale(static_cast<std::size_t>(rows));
@@ -169,7 +170,8 @@ void test_linear_float32(const KernelTable &k) {
       fill_normal(weight, 0.2f);
       fill_normal(bias, 1.0f);
       fill_normal(x, 1.0f);
-      const Linear w = Linear::float32(weight.data(), bias.data(), outputs, inputs);
+      WeightMemory memory;
+      const Linear w = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
       const int ldy = round_up(outputs, kPanel);
       for (const Activation act : kActivations) {
         Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
@@ -187,7 +189,8 @@ void test_activations(const KernelTable &k) {
   std::vector<float> identity(kPanel * kPanel);
   for (int i = 0; i < kPanel; ++i)
     identity[static_cast<std::size_t>(i * kPanel + i)] = 1.0f;
-  const Linear w = Linear::float32(identity.data(), zero_bias, kPanel, kPanel);
+  WeightMemory memory;
+  const Linear w = Linear::float32(identity.data(), zero_bias, kPanel, kPanel, memory);
   std::vector<float> x;
   for (float v = -40.0f; v < 40.0f; v += 0.0625f)
     x.push_back(v);
@@ -350,8 +353,9 @@ void test_rows_alone(const KernelTable &k) {
   fill_normal(bias, 1.0f);
   fill_normal(x, 1.0f);
   fill_integers(small, -127, 127);
-  const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs);
-  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs);
+  WeightMemory memory;
+  const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
+  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, memory);
   std::vector<std::uint8_t> q(rows * inputs);
   std::vector<float> row_scale(rows), together(rows * outputs), alone(rows * outputs);
   std::vector<std::int32_t> zero(rows);
