@@ -134,7 +134,7 @@ void bench(const KernelTable &k, const std::function<double()> &peak, double bud
         peak, budget);
     const Result layer = measure(
         [&] {
-          k.linear_int8({q.data(), shape.inputs, row_scale.data(), zero.data()}, rows, view, 0, linear.panels(),
+          k.linear_int8({q.data(), shape.inputs, row_scale.data(), zero.data()}, rows, {}, view, 0, linear.panels(),
                         y.data(), shape.outputs,
                         shape.outputs > shape.inputs * 3 ? Activation::gelu : Activation::none);
           return products;

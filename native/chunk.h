@@ -67,8 +67,8 @@ struct Scratch {
   Buffer<float> keys, scores;           // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
   Buffer<float> by_query, by_key, bias; // see Encoder::relative_bias
-  Buffer<float> rest, rest_out;         // see Encoder::add_rests: a row for each sequence that begins in the block
-  Buffer<float> zeros;                  // a bias that adds nothing
+  Buffer<float> rest;                   // see Encoder::round_rest
+  Buffer<std::int32_t> rest_of;         // see Encoder::read_with_rests
 };
 
 Scratch &scratch();

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
-#include <span>
 #include <vector>
 
 #include "kernels.h"
@@ -145,6 +144,7 @@ private:
     const float *x;
     std::ptrdiff_t ldx;
     Int8Rows rounded; // of an int8 layer
+    Rests rests;
   };
 
   std::vector<std::vector<Sequence>> make_chunks(const TokenBatch &batch, int threads) const;
@@ -154,8 +154,8 @@ private:
   void attend_share(Chunk &chunk, std::size_t layer, const Input &input, int first_panel, int last_panel) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
-  using Panels = std::pair<int, int>; // the first one and the one behind the last
-  void add_rests(const Linear &qkv, Chunk &chunk, int first, int last, std::span<const Panels> ranges) const;
+  Input read_with_rests(const Linear &qkv, const Chunk &chunk, int first, int last) const;
+  void round_rest(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const;
   void rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
   // What is added to the scores of a head: bias[r * step + j], or nothing.

@@ -60,59 +60,50 @@ void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) cons
   if (layer == layers_.size())
     return;
   const Linear &qkv = layers_[layer].qkv;
-  const auto apply_to = [&](int row, int rows, int first_panel, int last_panel) {
-    apply(qkv, chunk.input + row * chunk.ldx, chunk.ldx, rows, first_panel, last_panel, chunk.qkv + row * chunk.ldqkv,
-          chunk.ldqkv, Activation::none);
+  const auto project_rows = [&](int begin, int end, int first_panel, int last_panel) {
+    multiply(qkv, read_with_rests(qkv, chunk, begin, end), end - begin, first_panel, last_panel,
+             chunk.qkv + begin * chunk.ldqkv, chunk.ldqkv, Activation::none);
   };
   const int query_panels = spec_.hidden / kPanel;
   if (!only_first_rows(layer) || spec_.hidden % kPanel != 0) {
-    apply_to(first, last - first, 0, qkv.panels());
+    project_rows(first, last, 0, qkv.panels());
   } else {
-    apply_to(first, last - first, query_panels, qkv.panels());
+    project_rows(first, last, query_panels, qkv.panels());
     for (const Sequence &sequence : chunk.sequences)
       if (sequence.row >= first && sequence.row < last)
-        apply_to(sequence.row, 1, 0, query_panels);
+        project_rows(sequence.row, sequence.row + 1, 0, query_panels);
   }
-  const Panels all[] = {{0, qkv.panels()}};
-  add_rests(qkv, chunk, first, last, all);
   rotate(chunk, layers_[layer], first, last, 0, spec_.heads);
 }
 
 // In trained encoders every token looks at the first one of its sequence, more than at any other, and that one's
 // activations are the widest: its rounding errors were a fifth of what eight bits cost. So it goes through the
-// projection twice: rounded as any other row, and what rounding left of it, rounded in its turn.
-void Encoder::add_rests(const Linear &qkv, Chunk &chunk, int first, int last, std::span<const Panels> ranges) const {
+// projection twice: rounded as any other row, and what rounding left of it, its rest, rounded in its turn. The rests
+// of the rows [first, last) stand behind them.
+Encoder::Input Encoder::read_with_rests(const Linear &qkv, const Chunk &chunk, int first, int last) const {
+  const float *x = chunk.input + first * chunk.ldx;
   if (!qkv.is_int8())
-    return;
+    return {x, chunk.ldx, {}, {}};
   Scratch &s = scratch();
-  const int inputs = qkv.inputs();
-  const auto each_first_row = [&](auto &&work) {
-    int rests = 0;
-    for (const Sequence &sequence : chunk.sequences)
-      if (sequence.row >= first && sequence.row < last)
-        work(sequence.row, rests++);
-    return rests;
-  };
-  const int rests = each_first_row([](int, int) {});
-  if (rests == 0)
-    return;
-  float *x = s.rest.resize(area(rests, inputs)), *y = s.rest_out.resize(area(rests, chunk.ldqkv));
-  each_first_row([&](int row, int i) { std::copy_n(chunk.input + row * chunk.ldx, inputs, x + i * inputs); });
-  const RoundedRows rounded = s.rounded.fit(rests, inputs);
-  round_rows(qkv.input(), x, inputs, rests, inputs, rounded);
+  const int rows = last - first;
+  std::int32_t *of = s.rest_of.resize(static_cast<std::size_t>(rows));
+  int rests = 0;
+  for (const Sequence &sequence : chunk.sequences)
+    if (sequence.row >= first && sequence.row < last)
+      of[rests++] = sequence.row - first;
+  const RoundedRows rounded = s.rounded.fit(rows + rests, qkv.inputs());
+  round_rows(qkv.input(), x, chunk.ldx, rows, qkv.inputs(), rounded);
   for (int i = 0; i < rests; ++i)
-    for (int c = 0; c < inputs; ++c)
-      x[i * inputs + c] -= rounded.scale[i] * static_cast<float>(rounded.q[i * rounded.ldq + c] - rounded.zero[i]);
-  Int8Linear without_bias = qkv.int8_view();
-  without_bias.bias = s.zeros.resize(area(1, chunk.ldqkv));
-  round_rows({0.0f, 0}, x, inputs, rests, inputs, rounded);
-  for (const auto &[first_panel, last_panel] : ranges) {
-    kernels_.linear_int8(rounded, rests, without_bias, first_panel, last_panel, y, chunk.ldqkv, Activation::none);
-    each_first_row([&](int row, int i) {
-      for (std::ptrdiff_t c = first_panel * kPanel; c < last_panel * kPanel; ++c)
-        chunk.qkv[row * chunk.ldqkv + c] += y[i * chunk.ldqkv + c];
-    });
-  }
+    round_rest(x + of[i] * chunk.ldx, qkv.inputs(), rounded.from(of[i]), rounded.from(rows + i));
+  return {x, chunk.ldx, rounded, {rests, of}};
+}
+
+// What rounding left of a row, in eight bits.
+void Encoder::round_rest(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const {
+  float *rest = scratch().rest.resize(area(1, columns));
+  for (int c = 0; c < columns; ++c)
+    rest[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
+  round_rows({0.0f, 0}, rest, columns, 1, columns, target);
 }
 
 // Queries and keys of the heads [first_head, last_head) are turned by their positions.
@@ -231,17 +222,17 @@ void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last)
 // What a linear layer reads: an int8 layer rounds its rows first; they lie in the scratch until the next rounding.
 Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
   if (!w.is_int8())
-    return {x, ldx, {}};
+    return {x, ldx, {}, {}};
   const RoundedRows rounded = scratch().rounded.fit(rows, w.inputs());
   round_rows(w.input(), x, ldx, rows, w.inputs(), rounded);
-  return {x, ldx, rounded};
+  return {x, ldx, rounded, {}};
 }
 
 // y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel).
 void Encoder::multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
                        std::ptrdiff_t ldy, Activation act) const {
   if (w.is_int8())
-    kernels_.linear_int8(input.rounded, rows, w.int8_view(), first_panel, last_panel, y, ldy, act);
+    kernels_.linear_int8(input.rounded, rows, input.rests, w.int8_view(), first_panel, last_panel, y, ldy, act);
   else
     kernels_.linear_float32(input.x, input.ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
 }

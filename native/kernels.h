@@ -49,6 +49,12 @@ struct Int8Rows {
   const std::int32_t *zero; // [rows], 0..255
 };
 
+// Rows behind the others, whose outputs are added to those of a row before them.
+struct Rests {
+  int rows;               // 0 for none
+  const std::int32_t *of; // [rows]
+};
+
 // A linear layer with one scale per output: w ~ scale * q.
 struct Int8Linear {
   const std::int8_t *panels; // int8 panels
@@ -119,9 +125,9 @@ struct KernelTable {
                    std::int32_t *sums) noexcept;
 
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
-  // [first_panel, last_panel).
-  //   y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
-  void (*linear_int8)(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
+  // [first_panel, last_panel); then what the rests give is added, without bias: y[rests.of[i]] for row rows + i.
+  //   a [rows + rests.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
+  void (*linear_int8)(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel, int last_panel, float *y,
                       std::ptrdiff_t ldy, Activation act) noexcept;
 
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...

@@ -41,43 +41,48 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
         work(first, last);
     });
   };
-  // x += what the last layer gave, its norm, and the rounding of what w reads.
-  const auto norm_and_round = [&](const float *y, const Norm &norm, const Linear &w) {
-    const RoundedRows rounded = buffers.rounded.fit(chunk.rows, w.inputs());
+  // What w reads, each its rows: prepare(first, last) computes them, then they are rounded.
+  const auto read_shared = [&](const Linear &w, const float *x, std::ptrdiff_t ldx, auto &&prepare, Rests rests = {}) {
+    const RoundedRows rounded = buffers.rounded.fit(chunk.rows + rests.rows, w.inputs());
     each_share(chunk.rows, [&](int first, int last) {
-      float *x = chunk.x + first * ld, *input = chunk.input + first * ld;
-      if (y != nullptr)
-        add_norm(x, y + first * ld, ld, last - first, norm, input);
-      else
-        embed(batch, chunk, first, last);
-      if (w.is_int8())
-        round_rows(w.input(), input, ld, last - first, w.inputs(), rounded.from(first));
+      prepare(first, last);
+      if (!w.is_int8())
+        return;
+      round_rows(w.input(), x + first * ldx, ldx, last - first, w.inputs(), rounded.from(first));
+      if (rests.rows > 0 && first == 0)
+        round_rest(x, w.inputs(), rounded, rounded.from(chunk.rows));
     });
-    return Input{chunk.input, ld, rounded};
+    return Input{x, ldx, rounded, rests};
   };
-  const auto round = [&](const float *x, std::ptrdiff_t ldx, const Linear &w) {
-    const RoundedRows rounded = buffers.rounded.fit(chunk.rows, w.inputs());
-    if (w.is_int8())
-      each_share(chunk.rows, [&](int first, int last) {
-        round_rows(w.input(), x + first * ldx, ldx, last - first, w.inputs(), rounded.from(first));
-      });
-    return Input{x, ldx, rounded};
+  const auto nothing = [](int, int) {};
+  // x += the residual, and its norm.
+  const auto norm = [&](const Norm &norm) {
+    return [&](int first, int last) {
+      add_norm(chunk.x + first * ld, residual + first * ld, ld, last - first, norm, chunk.input + first * ld);
+    };
   };
-  const auto outputs = [&](const Linear &w, const Input &input, float *y, std::ptrdiff_t ldy, Activation act) {
+  const auto multiply_shared = [&](const Linear &w, const Input &input, float *y, std::ptrdiff_t ldy, Activation act) {
     each_share(w.panels(), [&](int first, int last) { multiply(w, input, chunk.rows, first, last, y, ldy, act); });
   };
 
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer &layer = layers_[l];
-    const Norm &norm = l == 0 || spec_.norm_first ? norm_before(l) : layers_[l - 1].output_norm;
-    const Input input = norm_and_round(l == 0 ? nullptr : residual, norm, layer.qkv);
+    const auto before = norm(spec_.norm_first || l == 0 ? norm_before(l) : layers_[l - 1].output_norm);
+    const auto prepare = [&](int first, int last) {
+      if (l == 0)
+        embed(batch, chunk, first, last);
+      else
+        before(first, last);
+    };
+    constexpr std::int32_t first_row = 0;
+    const Input input = read_shared(layer.qkv, chunk.input, ld, prepare, {1, &first_row});
     each_share(spec_.hidden / kPanel, [&](int first, int last) { attend_share(chunk, l, input, first, last); });
     if (only_first_rows(l))
       keep_first_rows(chunk);
-    outputs(layer.out, round(chunk.context, ld, layer.out), residual, ld, Activation::none);
-    outputs(layer.up, norm_and_round(residual, spec_.norm_first ? layer.output_norm : layer.attention_norm, layer.up),
-            wide, ldwide, spec_.activation);
-    outputs(layer.down, round(wide, ldwide, layer.down), residual, ld, Activation::none);
+    multiply_shared(layer.out, read_shared(layer.out, chunk.context, ld, nothing), residual, ld, Activation::none);
+    const auto between = norm(spec_.norm_first ? layer.output_norm : layer.attention_norm);
+    multiply_shared(layer.up, read_shared(layer.up, chunk.input, ld, between), wide, ldwide, spec_.activation);
+    multiply_shared(layer.down, read_shared(layer.down, wide, ldwide, nothing), residual, ld, Activation::none);
   }
   add_norm(chunk.x, residual, ld, chunk.rows,
            spec_.norm_first ? norm_before(layers_.size()) : layers_.back().output_norm, chunk.input);
@@ -89,13 +94,16 @@ void Encoder::attend_share(Chunk &chunk, std::size_t layer, const Input &input, 
   const Linear &qkv = layers_[layer].qkv;
   const int part = spec_.hidden / kPanel, heads = kPanel / (spec_.hidden / spec_.heads);
   const int first_head = first_panel * heads, last_head = last_panel * heads;
-  Panels ranges[3];
-  for (int i = 0; i < 3; ++i) {
-    ranges[i] = {i * part + first_panel, i * part + last_panel};
-    const int rows = i == 0 && only_first_rows(layer) ? 1 : chunk.rows;
-    multiply(qkv, input, rows, ranges[i].first, ranges[i].second, chunk.qkv, chunk.ldqkv, Activation::none);
-  }
-  add_rests(qkv, chunk, 0, chunk.rows, ranges);
+  const auto project_part = [&](int number, const Input &from, int rows) {
+    multiply(qkv, from, rows, number * part + first_panel, number * part + last_panel, chunk.qkv, chunk.ldqkv,
+             Activation::none);
+  };
+  if (only_first_rows(layer))
+    project_part(0, read_with_rests(qkv, chunk, 0, 1), 1);
+  else
+    project_part(0, input, chunk.rows);
+  project_part(1, input, chunk.rows);
+  project_part(2, input, chunk.rows);
   rotate(chunk, layers_[layer], 0, chunk.rows, first_head, last_head);
   for (int head = first_head; head < last_head; ++head)
     attend(chunk, layer, head);

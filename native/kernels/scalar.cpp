@@ -77,17 +77,21 @@ void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::in
   }
 }
 
-void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
-                 std::ptrdiff_t ldy, Activation act) noexcept {
+void linear_int8(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel, int last_panel,
+                 float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   std::int32_t sums[kPanel];
   for (int panel = first_panel; panel < last_panel; ++panel)
-    for (int r = 0; r < rows; ++r) {
+    for (int r = 0; r < rows + rests.rows; ++r) {
       sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth,
                sums);
       for (int c = 0; c < kPanel; ++c) {
         const int o = panel * kPanel + c;
         const float sum = static_cast<float>(sums[c]) - static_cast<float>(a.zero[r]) * w.column_sums[o];
-        y[r * ldy + o] = activate(sum * a.scale[r] * w.scale[o] + w.bias[o], act);
+        const float value = sum * a.scale[r] * w.scale[o];
+        if (r < rows)
+          y[r * ldy + o] = activate(value + w.bias[o], act);
+        else
+          y[rests.of[r - rows] * ldy + o] += value;
       }
     }
 }

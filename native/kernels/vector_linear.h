@@ -199,30 +199,46 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  static void linear_int8(const Int8Rows &a, int rows, const Int8Linear &w, int first_panel, int last_panel, float *y,
-                          std::ptrdiff_t ldy, Activation act) noexcept {
+  // What a rest gives is added to the outputs of its row.
+  static void add_rest(float zero, float row_scale, const Int8Linear &w, int column, const std::int32_t *sums,
+                       float *y) {
+    for (int c = 0; c < kPanel; c += L::width) {
+      const V sum = L::fma(L::set(-zero), L::load(w.column_sums + column + c), L::from_s32(sums + c));
+      const V value = L::mul(L::mul(sum, L::set(row_scale)), L::load(w.scale + column + c));
+      L::store(y + c, L::add(L::load(y + c), value));
+    }
+  }
+
+  static void linear_int8(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel,
+                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(kPanel) * w.depth;
+    const int all = rows + rests.rows;
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
+      const int column = panel * kPanel;
       // The first two tiles ask for half of the next panel each. Behind the last one lies some other memory: asking
       // for it is never a fault.
       int halves = 0;
-      for (int r = 0, height; r < rows; r += height) {
-        height = tile_height(rows - r, Tile::rows);
+      for (int r = 0, height; r < all; r += height) {
+        height = tile_height(all - r, Tile::rows);
         const std::uint8_t *q = a.q + r * a.ldq;
         if (halves < 2)
           sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums,
                            Ahead{weights + panel_bytes + halves++ * panel_bytes / 2});
         else
           sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums);
-        float *out = y + r * ldy + panel * kPanel;
+        float *out = y + r * ldy + column;
+        const int own = least(height, rows - r);
         if (act == Activation::none)
-          dequantize<Activation::none>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
+          dequantize<Activation::none>(a, r, own, w, column, sums, out, ldy, act);
         else if (act == Activation::gelu)
-          dequantize<Activation::gelu>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
+          dequantize<Activation::gelu>(a, r, own, w, column, sums, out, ldy, act);
         else
-          dequantize<Activation::relu>(a, r, height, w, panel * kPanel, sums, out, ldy, act);
+          dequantize<Activation::relu>(a, r, own, w, column, sums, out, ldy, act);
+        for (int i = own < 0 ? 0 : own; i < height; ++i)
+          add_rest(static_cast<float>(a.zero[r + i]), a.scale[r + i], w, column, sums + i * kPanel,
+                   y + rests.of[r + i - rows] * ldy + column);
       }
     }
   }

@@ -137,15 +137,15 @@ void test_linear_int8(const KernelTable &k) {
         const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
         for (const Activation act : kActivations) {
           Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
-          k.linear_int8(a, rows, w.int8_view(), 0, w.panels(), got.data(), ldy, act);
-          scalar_kernels.linear_int8(a, rows, w.int8_view(), 0, w.panels(), expected.data(), ldy, act);
+          k.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), got.data(), ldy, act);
+          scalar_kernels.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), expected.data(), ldy, act);
           // GELU of an output that will be rounded to eight bits is a polynomial, see short_gelu.
           const float tolerance = act == Activation::gelu ? 4e-4f : 2e-5f;
           check_close("linear_int8", k, got.data(), expected.data(), expected.size(), tolerance);
         }
         // The scalar kernel against the definition, in double precision.
         std::vector<float> y(static_cast<std::size_t>(rows * ldy));
-        scalar_kernels.linear_int8(a, rows, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
+        scalar_kernels.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
         for (int r = 0; r < rows; ++r)
           for (int o = 0; o < outputs; ++o) {
             double sum = bias[static_cast<std::size_t>(o)];
@@ -363,10 +363,10 @@ void test_rows_alone(const KernelTable &k) {
   const auto same = [&](const char *what) {
     CHECK(std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)) == 0, "%s %s", k.name, what);
   };
-  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, i.int8_view(), 0, 3, together.data(), outputs,
+  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 3, together.data(), outputs,
                 Activation::gelu);
   for (int r = 0; r < rows; ++r)
-    k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, i.int8_view(), 0, 3,
+    k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, {}, i.int8_view(), 0, 3,
                   alone.data() + r * outputs, outputs, Activation::gelu);
   same("linear_int8");
   k.linear_float32(x.data(), inputs, rows, f.float_view(), 0, 3, together.data(), outputs, Activation::gelu);
