@@ -1,5 +1,5 @@
 // The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the
-// signatures; values were checked by quaver/engine.py, which is the only caller.
+// signatures, the values of a batch by `accepts`, which quaver/engine.py, the only caller, asks first.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -152,6 +152,15 @@ public:
     encoder_.add_head_step({std::nullopt, quaver::Activation::none, make_norm(norm, encoder_.outputs()), eps});
   }
 
+  bool accepts(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
+               const std::optional<Vector<std::int32_t>> &type_ids) const {
+    if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
+      return false;
+    return encoder_.accepts({ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(),
+                             static_cast<int>(offsets.shape(0)) - 1},
+                            ids.shape(0));
+  }
+
   void encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
               const std::optional<Vector<std::int32_t>> &type_ids, int threads,
               nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
@@ -269,6 +278,7 @@ NB_MODULE(_native, m) {
       .def("set_distance_bias", &Encoder::set_distance_bias, "bias"_a.noconvert(), "reach"_a)
       .def("add_dense", &Encoder::add_dense, "weight"_a.noconvert(), "bias"_a.noconvert(), "activation"_a)
       .def("add_norm", &Encoder::add_norm, "norm"_a, "eps"_a)
+      .def("accepts", &Encoder::accepts, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none())
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
            "threads"_a, "vectors"_a.noconvert())
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);

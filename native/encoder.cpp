@@ -69,6 +69,23 @@ std::vector<std::vector<Encoder::Sequence>> Encoder::make_chunks(const TokenBatc
   return chunks;
 }
 
+bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
+  if (batch.offsets[0] != 0 || batch.offsets[batch.sequences] < 0 ||
+      static_cast<std::size_t>(batch.offsets[batch.sequences]) != ids)
+    return false;
+  const int room = spec_.positions - spec_.position_offset;
+  for (int i = 0; i < batch.sequences; ++i) {
+    const std::int64_t length = std::int64_t{batch.offsets[i + 1]} - batch.offsets[i];
+    if (length <= 0 || length > room)
+      return false;
+  }
+  const auto in_table = [ids](const std::int32_t *rows, int size) {
+    return std::all_of(rows, rows + ids, [size](std::int32_t row) { return row >= 0 && row < size; });
+  };
+  return in_table(batch.ids, spec_.vocabulary) &&
+         (batch.type_ids == nullptr || spec_.token_types == 0 || in_table(batch.type_ids, spec_.token_types));
+}
+
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
   auto chunks = make_chunks(batch, threads);

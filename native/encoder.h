@@ -120,11 +120,15 @@ public:
   // Features of a vector: H for each pooling, or what the last dense layer of the head gives.
   int outputs() const;
 
+  // Whether `encode` may read a batch of this many ids: offsets rise from 0 to it, every id and type has a row in its
+  // table, and every sequence fits the positions.
+  bool accepts(const TokenBatch &batch, std::size_t ids) const;
+
   // Vectors f32 [sequences][outputs]. At most `threads` threads take part. `interrupted` is asked by the calling thread
   // every few hundred tokens; once it says true the rest is left out and the call returns false.
   //
   // A sequence's vector is the same bits whatever else is in the batch and however many threads there are.
-  // Throws std::bad_alloc and nothing else; ids, types and offsets were checked by the caller.
+  // Throws std::bad_alloc and nothing else; the batch is one that is accepted.
   bool encode(const TokenBatch &batch, int threads, float *vectors, const std::function<bool()> &interrupted) const;
 
   const EncoderSpec &spec() const { return spec_; }

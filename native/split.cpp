@@ -4,7 +4,6 @@
 // by outputs, a core reads its share alone. What looks at whole rows, norms and rounding, is shared out by rows in
 // between: eight hand-overs a layer. Everything is computed as it is elsewhere: the bits are the same.
 #include <algorithm>
-#include <cstdlib>
 
 #include "chunk.h"
 
@@ -13,7 +12,7 @@ namespace {
 
 // Up to here a core has too few rows of its own to use a weight often enough. Weights that no cache holds are worth
 // more.
-int kShortRows = getenv("QS") ? atoi(getenv("QS")) : 8, kShortRowsUncached = getenv("QU") ? atoi(getenv("QU")) : 16;
+constexpr int kShortRows = 32, kShortRowsUncached = 128;
 constexpr std::size_t kCacheBytes = 32 << 20;
 
 // The part of share i.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,16 +185,18 @@ class Engine:
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
-        self._check(batch)
+        for name in ("ids", "offsets", "type_ids"):
+            _check_array(name, getattr(batch, name))
+        if not self._encoder.accepts(batch.ids, batch.offsets, batch.type_ids):
+            self._explain(batch)
         vectors = np.empty((len(batch), self.spec.outputs), np.float32)
         # A model without token types ignores those that its tokenizer sets.
         types = batch.type_ids if self.spec.type_vocab_size else None
         self._encoder.encode(batch.ids, batch.offsets, types, self.threads, vectors)
         return vectors
 
-    def _check(self, batch: TokenBatch) -> None:
-        for name in ("ids", "offsets", "type_ids"):
-            _check_array(name, getattr(batch, name))
+    def _explain(self, batch: TokenBatch) -> NoReturn:
+        """Say what is wrong with a batch that the encoder does not accept."""
         offsets, total = batch.offsets, len(batch.ids)
         if len(offsets) < 1 or offsets[0] != 0 or offsets[-1] != total:
             raise InputError(
@@ -219,13 +221,11 @@ class Engine:
             if types:
                 _check_range("token type", batch.type_ids, types, "the token type embeddings")
         lengths = np.diff(offsets)
-        room = self.spec.max_length
-        if lengths.max(initial=0) > room:
-            at = int(np.argmax(lengths))
-            raise TokenRangeError(
-                f"a text may have at most {room} tokens: text {at} has {int(lengths[at])}; "
-                "truncate it"
-            )
+        at = int(np.argmax(lengths))
+        raise TokenRangeError(
+            f"a text may have at most {self.spec.max_length} tokens: text {at} has "
+            f"{int(lengths[at])}; truncate it"
+        )
 
 
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
