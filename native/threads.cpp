@@ -71,14 +71,14 @@ std::atomic<ThreadPool *> shared_pool{nullptr};
 
 } // namespace
 
-void Crew::take_items() {
+void Crew::take_items(bool leads) {
   Ticket ticket{ticket_.load(std::memory_order_acquire)};
-  while (ticket.word != finished && ticket.next() < ticket.items()) {
-    if (!ticket_.compare_exchange_weak(ticket.word, ticket.word + 1, std::memory_order_acq_rel,
-                                       std::memory_order_acquire))
+  while (ticket.word != finished && !ticket.empty()) {
+    const std::uint64_t rest = leads ? ticket.word + 1 : ticket.word - (std::uint64_t{1} << Ticket::bits);
+    if (!ticket_.compare_exchange_weak(ticket.word, rest, std::memory_order_acq_rel, std::memory_order_acquire))
       continue;
     try {
-      call_(context_, ticket.next());
+      call_(context_, leads ? ticket.front() : ticket.back() - 1);
     } catch (const std::bad_alloc &) {
       out_of_memory_.store(true, std::memory_order_relaxed);
     }
@@ -97,7 +97,7 @@ void Crew::run(int items, Call call, void *context) {
   ticket_.store(stage << 2 * Ticket::bits | static_cast<std::uint64_t>(items) << Ticket::bits,
                 std::memory_order_release);
   ticket_.notify_all();
-  take_items();
+  take_items(true);
   if (!spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
     for (int left; (left = open_.load(std::memory_order_acquire)) != 0;)
       open_.wait(left, std::memory_order_acquire);
@@ -120,12 +120,12 @@ bool Crew::await_stage(std::uint64_t seen) {
 void Crew::help() {
   std::uint64_t seen = ticket_.load(std::memory_order_acquire);
   do {
-    take_items();
+    take_items(false);
     seen = ticket_.load(std::memory_order_acquire);
     const Ticket ticket{seen};
     if (seen == finished)
       return;
-    if (ticket.next() < ticket.items())
+    if (!ticket.empty())
       continue;
   } while (await_stage(seen));
 }

@@ -21,7 +21,7 @@ namespace quaver {
 // spin: they stay with the crew from stage to stage instead of being called for each.
 //
 // One thread leads and publishes stages; it takes items like everyone else and waits only for items that a helper has
-// begun.
+// begun. It takes them from the front, helpers from behind: a core meets in the next stage what it wrote in this one.
 class Crew {
 public:
   // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
@@ -38,19 +38,21 @@ public:
 
 private:
   using Call = void (*)(void *, int);
-  // The stage's number, its items and the next one to take, in one word: who takes an item takes it of this stage.
+  // The stage's number and the items [front, back) that nobody has taken, in one word: who takes an item takes it of
+  // this stage.
   struct Ticket {
     std::uint64_t word;
     static constexpr int bits = 20;
     static constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
-    int next() const { return static_cast<int>(word & mask); }
-    int items() const { return static_cast<int>(word >> bits & mask); }
+    int front() const { return static_cast<int>(word & mask); }
+    int back() const { return static_cast<int>(word >> bits & mask); }
+    bool empty() const { return front() >= back(); }
     std::uint64_t stage() const { return word >> 2 * bits; }
   };
   static constexpr std::uint64_t finished = ~std::uint64_t{0};
 
   void run(int items, Call call, void *context);
-  void take_items();
+  void take_items(bool leads);
   bool await_stage(std::uint64_t seen);
 
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
