@@ -99,7 +99,9 @@ def work(model: str, precision: str) -> None:
         if "texts" in question:
             texts, tokens = question["texts"], question["tokens"]
             ids = np.random.default_rng(0).integers(1000, 20000, texts * tokens, dtype=np.int32)
-            batch = TokenBatch(ids, np.arange(texts + 1, dtype=np.int32) * np.int32(tokens), None, 0)
+            batch = TokenBatch(
+                ids, np.arange(texts + 1, dtype=np.int32) * np.int32(tokens), None, 0
+            )
             vectors = embedder.encode_tokens(batch)
             calls, bits = 3, hashlib.sha256(vectors.tobytes()).hexdigest()
         else:

@@ -100,9 +100,9 @@ public:
     require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
     encoder_.add_layer({linear(qkv, 3 * h, h, memory), linear(out, h, h, memory),
                         attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
-                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h, memory), linear(down, h, wide, memory),
-                        make_norm(output_norm, h), window, rotary, position_linears(position_queries),
-                        position_linears(position_keys)});
+                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h, memory),
+                        linear(down, h, wide, memory), make_norm(output_norm, h), window, rotary,
+                        position_linears(position_queries), position_linears(position_keys)});
   }
 
   // Before the layers that have position queries and keys of 2 * span rows.
@@ -144,7 +144,8 @@ public:
 
   void add_dense(const Matrix<float> &weight, const Vector<float> &bias, quaver::Activation activation) {
     const int outputs = static_cast<int>(weight.shape(0));
-    quaver::HeadStep step{linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.memory()), activation, {}, 0.0f};
+    quaver::HeadStep step{
+        linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.memory()), activation, {}, 0.0f};
     encoder_.add_head_step(std::move(step));
   }
 
@@ -156,9 +157,9 @@ public:
                const std::optional<Vector<std::int32_t>> &type_ids) const {
     if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
       return false;
-    return encoder_.accepts({ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(),
-                             static_cast<int>(offsets.shape(0)) - 1},
-                            ids.shape(0));
+    return encoder_.accepts(
+        {ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(), static_cast<int>(offsets.shape(0)) - 1},
+        ids.shape(0));
   }
 
   void encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,

@@ -49,9 +49,9 @@ struct Int8HeadBuffers {
 
 // Room for rows in eight bits.
 struct RoundedBuffers {
-  Buffer<std::uint8_t> q;     // [rows][K']
-  Buffer<float> scale;        // [rows]
-  Buffer<std::int32_t> zero;  // [rows]
+  Buffer<std::uint8_t> q;    // [rows][K']
+  Buffer<float> scale;       // [rows]
+  Buffer<std::int32_t> zero; // [rows]
 
   RoundedRows fit(int rows, int columns) {
     const std::ptrdiff_t ldq = round_up(columns, kDepthStep);
@@ -78,7 +78,7 @@ struct Activations {
   Buffer<float> x, normed, qkv, context;
   Buffer<float> residual, wide; // of a text whose layers are split by outputs, as are the next
   RoundedBuffers rounded;
-  Buffer<float> pooled, head;   // what goes into and comes out of a step of the head
+  Buffer<float> pooled, head; // what goes into and comes out of a step of the head
 };
 
 Activations &activations();

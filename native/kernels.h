@@ -127,8 +127,8 @@ struct KernelTable {
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
   // [first_panel, last_panel); then what the rests give is added, without bias: y[rests.of[i]] for row rows + i.
   //   a [rows + rests.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
-  void (*linear_int8)(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel, int last_panel, float *y,
-                      std::ptrdiff_t ldy, Activation act) noexcept;
+  void (*linear_int8)(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel,
+                      int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
   void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,

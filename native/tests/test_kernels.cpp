@@ -161,6 +161,66 @@ void test_linear_int8(const KernelTable &k) {
   }
 }
 
+// Rows that are added to others give what they give alone, less the bias.
+void test_rests(const KernelTable &k) {
+  constexpr int inputs = 100, outputs = 130;
+  std::vector<std::int8_t> weight(inputs * outputs);
+  std::vector<float> scale(outputs, 0.01f), bias(outputs), none(outputs, 0.0f);
+  fill_integers(weight, -127, 127);
+  fill_normal(bias, 1.0f);
+  WeightMemory memory;
+  const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory),
+               without_bias = Linear::int8(weight.data(), scale.data(), none.data(), outputs, inputs, memory);
+  const int ldq = round_up(inputs, kDepthStep), ldy = w.panels() * kPanel;
+  for (const int rows : {1, 4, 6, 13})
+    for (const int rests : {1, 2, 7}) {
+      if (rests > rows)
+        continue;
+      const auto all = static_cast<std::size_t>(rows + rests);
+      Guarded<std::uint8_t> q(all * static_cast<std::size_t>(ldq));
+      Guarded<float> row_scale(all), y(static_cast<std::size_t>(rows * ldy)),
+          apart(all * static_cast<std::size_t>(ldy));
+      Guarded<std::int32_t> zero(all), of(static_cast<std::size_t>(rests));
+      fill_integers(q, 0, 255);
+      fill_integers(zero, 0, 255);
+      for (float &s : row_scale)
+        s = 0.01f;
+      for (int i = 0; i < rests; ++i)
+        of[static_cast<std::size_t>(i)] = rows - rests + i;
+      const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
+      const Int8Rows behind{q.data() + rows * ldq, ldq, row_scale.data() + rows, zero.data() + rows};
+      k.linear_int8(a, rows, {rests, of.data()}, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
+      k.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), apart.data(), ldy, Activation::none);
+      k.linear_int8(behind, rests, {}, without_bias.int8_view(), 0, w.panels(), apart.data() + rows * ldy, ldy,
+                    Activation::none);
+      for (int i = 0; i < rests; ++i)
+        for (int c = 0; c < ldy; ++c)
+          apart.data()[(rows - rests + i) * ldy + c] += apart.data()[(rows + i) * ldy + c];
+      CHECK(std::memcmp(y.data(), apart.data(), y.size() * sizeof(float)) == 0, "%s: %d rows, %d rests", k.name, rows,
+            rests);
+    }
+}
+
+// What is taken is zeroed, lies on cache lines, is apart from the rest, and outlives what it was taken from.
+void test_weight_memory() {
+  std::vector<std::shared_ptr<void>> taken;
+  const std::size_t sizes[] = {1, 63, 64, 65, 40 << 20, 20 << 20, 20 << 20, 5};
+  {
+    WeightMemory memory;
+    for (const std::size_t size : sizes) {
+      taken.push_back(memory.take(size));
+      const auto *bytes = static_cast<const unsigned char *>(taken.back().get());
+      CHECK(reinterpret_cast<std::uintptr_t>(bytes) % 64 == 0, "%zu bytes off a line", size);
+      CHECK(std::all_of(bytes, bytes + size, [](unsigned char byte) { return byte == 0; }), "%zu bytes", size);
+      std::memset(taken.back().get(), static_cast<int>(taken.size()), size);
+    }
+  }
+  for (std::size_t i = 0; i < taken.size(); ++i) {
+    const auto *bytes = static_cast<const unsigned char *>(taken[i].get());
+    CHECK(std::all_of(bytes, bytes + sizes[i], [i](unsigned char byte) { return byte == i + 1; }), "part %zu", i);
+  }
+}
+
 void test_linear_float32(const KernelTable &k) {
   for (const int inputs : kSizes) {
     for (const int outputs : {1, 64, 65}) {
@@ -363,8 +423,8 @@ void test_rows_alone(const KernelTable &k) {
   const auto same = [&](const char *what) {
     CHECK(std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)) == 0, "%s %s", k.name, what);
   };
-  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 3, together.data(), outputs,
-                Activation::gelu);
+  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 3, together.data(),
+                outputs, Activation::gelu);
   for (int r = 0; r < rows; ++r)
     k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, {}, i.int8_view(), 0, 3,
                   alone.data() + r * outputs, outputs, Activation::gelu);
@@ -379,12 +439,14 @@ void test_rows_alone(const KernelTable &k) {
 } // namespace
 
 int main() {
+  test_weight_memory();
   for (const KernelTable *k : available_kernels()) {
     const int before = checks;
     test_sums(*k);
     test_quantize(*k);
     test_quantize_fixed(*k);
     test_linear_int8(*k);
+    test_rests(*k);
     test_linear_float32(*k);
     test_activations(*k);
     test_attention(*k);
