@@ -6,14 +6,14 @@
 namespace quaver {
 namespace {
 
-// What a tile asks for while it multiplies, two cache lines a step: weights that will be read next and that the
-// hardware does not see coming.
-struct Ahead {
+// What a tile asks for while it multiplies, some cache lines a step: weights that will be read next and that the
+// hardware does not see coming. A step multiplies four lines, so one of them is a quarter of the next panel.
+template <int kLines> struct Ahead {
   const std::int8_t *line;
   void fetch() {
-    __builtin_prefetch(line, 0, 2);
-    __builtin_prefetch(line + 64, 0, 2);
-    line += 128;
+    for (int i = 0; i < kLines; ++i)
+      __builtin_prefetch(line + i * 64, 0, 2);
+    line += kLines * 64;
   }
 };
 struct Nothing {
@@ -217,17 +217,23 @@ template <class L, class Tile> struct LinearKernels {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
-      // The first two tiles ask for half of the next panel each. Behind the last one lies some other memory: asking
-      // for it is never a fault.
-      int halves = 0;
+      // The tiles share out the quarters of the next panel, two at most for each, so that memory is asked for all the
+      // time. Behind the last one lies some other memory: asking for it is never a fault.
+      int quarters = 4;
+      const std::int8_t *next = weights + panel_bytes;
       for (int r = 0, height; r < all; r += height) {
+        const int tiles = (all - r + Tile::rows - 1) / Tile::rows, wanted = (quarters + tiles - 1) / tiles;
         height = tile_height(all - r, Tile::rows);
         const std::uint8_t *q = a.q + r * a.ldq;
-        if (halves < 2)
-          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums,
-                           Ahead{weights + panel_bytes + halves++ * panel_bytes / 2});
+        if (wanted >= 2)
+          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums, Ahead<2>{next});
+        else if (wanted == 1)
+          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums, Ahead<1>{next});
         else
           sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums);
+        const int asked = least(wanted, 2);
+        quarters -= asked;
+        next += asked * panel_bytes / 4;
         float *out = y + r * ldy + column;
         const int own = least(height, rows - r);
         if (act == Activation::none)
