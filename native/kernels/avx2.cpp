@@ -44,8 +44,10 @@ struct Tile {
   }
 
   // R rows x 16 outputs over `groups` groups, added to sums.
-  template <int R, int W>
-  [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums) {
+  template <int R, int W, class Fetch>
+  [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums,
+                                         Fetch &ahead_of) {
+    Fetch ahead = ahead_of; // in registers
     __m256i sum[R][2];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -55,6 +57,7 @@ struct Tile {
     for (int g = 0; g < groups; ++g, panel += kStrip * kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
+      ahead.fetch_strip();
       // Even bytes first, then odd ones: both at once need more registers than there are.
       add_products<R>(sum, &pairs.even[0][g], _mm256_srai_epi16(_mm256_slli_epi16(left, 8), 8),
                       _mm256_srai_epi16(_mm256_slli_epi16(right, 8), 8));
@@ -65,18 +68,19 @@ struct Tile {
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
+    ahead_of = ahead;
   }
 
   template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch = {}) {
+                                    std::int32_t *sums, Fetch ahead = {}) {
     alignas(32) std::int32_t totals[R * W] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
       take_apart<R>(q + first * kGroup, ldq, groups, pairs);
       for (int column = 0; column < W; column += kStrip)
-        multiply<R, W>(pairs, panel + column * depth + first * kStrip * kGroup, groups, totals + column);
+        multiply<R, W>(pairs, panel + column * depth + first * kStrip * kGroup, groups, totals + column, ahead);
     }
     for (int i = 0; i < R * W; ++i)
       sums[i] = totals[i];

@@ -23,15 +23,16 @@ struct Tile {
 
   template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch = {}) {
+                                    std::int32_t *sums, Fetch ahead = {}) {
     for (int column = 0; column < W; column += kStrip)
-      multiply<R, W>(q, ldq, panel + column * depth, depth / kGroup, sums + column);
+      multiply<R, W>(q, ldq, panel + column * depth, depth / kGroup, sums + column, ahead);
   }
 
   // R rows x 16 outputs.
-  template <int R, int W>
+  template <int R, int W, class Fetch>
   [[gnu::noinline]] static void multiply(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
-                                         int groups, std::int32_t *sums) {
+                                         int groups, std::int32_t *sums, Fetch &ahead_of) {
+    Fetch ahead = ahead_of; // in registers
     __m256i sum[R][2];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
@@ -39,6 +40,7 @@ struct Tile {
     for (int g = 0; g < groups; ++g, panel += kStrip * kGroup, q += kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
+      ahead.fetch_strip();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m256i four = _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float *>(q + r * ldq)));
@@ -51,6 +53,7 @@ struct Tile {
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
         _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
+    ahead_of = ahead;
   }
 };
 
