@@ -2,8 +2,9 @@
 
     python benchmarks/targets.py benchmarks/results/NAME
 
-Reads results.json, process.json and kernels.json of the folder and writes targets.md. The ratios
-and shares were set for two cores with AVX512-VNNI (Zen 5) and AVX-VNNI.
+Reads results.json, process.json and kernels.json of the folder, and the results of other instruction
+sets in folders of it that bear their names, and writes targets.md. The ratios and shares were set for
+two cores with AVX512-VNNI (Zen 5) and AVX-VNNI.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +60,8 @@ def main() -> None:
     result = read_result(folder)
     parts = ["# Targets, and what was reached here", machine(result), *_notes(result)]
     parts += ["## Against OpenVINO", _ratios(result), "## Share of the machine's peak"]
-    parts += [_shares(result, _read(folder / "kernels.json")), "## The rest"]
+    forced = [read_result(folder / isa) for isa in SHARES if (folder / isa).is_dir()]
+    parts += [_shares([result, *forced], _read(folder / "kernels.json")), "## The rest"]
     parts += [_others(result, _read(folder / "process.json"))]
     text = "\n\n".join(parts) + "\n"
     (folder / "targets.md").write_text(text, encoding="utf-8")
@@ -133,10 +136,10 @@ def _judged(found: float | None, target: float, *, most: bool = False) -> list[s
     return [f"{sign} {target:g}", f"{found:.3g}", "reached" if reached else "below"]
 
 
-def _shares(result: Result, kernels: dict[str, Any]) -> str:
+def _shares(results: Sequence[Result], kernels: dict[str, Any]) -> str:
     peaks = {found["isa"]: found for found in kernels.get("kernels", [])}
     lines = []
-    for at, size in enumerate(SIZES):
+    for result, (at, size) in product(results, enumerate(SIZES)):
         row = _row(result, _model(result, size), "32x256", OURS)
         if row is None or row.settings["isa"] not in peaks:
             continue

@@ -40,10 +40,12 @@ def test_a_readme_without_markers_is_told() -> None:
         script("readme").parted("no marker")
 
 
-def row(engine: str, case: str, ratio: float | None, part: str = "latency") -> Row:
+def row(
+    engine: str, case: str, ratio: float | None, part: str = "latency", isa: str = "avx2"
+) -> Row:
     values = {"median_ms": 10.0, "gmacs_per_second": 80.0}
     ratios = None if ratio is None else [ratio, ratio, ratio]
-    settings = {"isa": "avx2", "threads": 2}
+    settings = {"isa": isa, "threads": 2}
     return Row(part, "bge-small-en-v1.5 shape", case, engine, 0, values, ratios, settings=settings)
 
 
@@ -56,9 +58,19 @@ def test_targets_stand_beside_what_was_reached(
     rows += [row("openvino-int8-tuned", "32x256", 1.2, "throughput")]
     models = {"bge-small-en-v1.5 shape": {"describe": "", "weights": "random", "pooling": "cls"}}
     Result([describe_run(2, ["quaver"])], models, rows=rows).write(tmp_path / "results.json")
+    forced = [row(OURS, "32x256", None, "throughput", "avxvnni")]
+    (tmp_path / "avxvnni").mkdir()
+    Result([describe_run(2, ["quaver"])], models, rows=forced).write(
+        tmp_path / "avxvnni" / "results.json"
+    )
     shape = {"shape": "small qkv", "rows": 96, "inputs": 384, "outputs": 1152}
     shape |= {"sum_of_peak": 0.95, "linear_of_peak": 0.85}
-    kernels = {"kernels": [{"isa": "avx2", "peak_gmacs": 50.0, "shapes": [shape]}]}
+    kernels = {
+        "kernels": [
+            {"isa": "avx2", "peak_gmacs": 50.0, "shapes": [shape]},
+            {"isa": "avxvnni", "peak_gmacs": 80.0, "shapes": []},
+        ]
+    }
     (tmp_path / "kernels.json").write_text(json.dumps(kernels))
     monkeypatch.setattr(sys, "argv", ["targets.py", str(tmp_path)])
     script("targets").main()
@@ -71,6 +83,7 @@ def test_targets_stand_beside_what_was_reached(
         f"| {name} | 1x512 | openvino-int8 | >= 1.75 | - | not measured |",
         "OpenVINO at its best (openvino-int8-tuned) | >= 1.5 | 1.2 | below |",
         "| avx2 | bge-small shape, 32x256, 2 threads | >= 0.75 | 0.8 | reached |",
+        "| avxvnni | bge-small shape, 32x256, 2 threads | >= 0.75 | 0.5 | below |",
         "| avx2 | with epilogue, small qkv, 96 x 384 x 1152 | >= 0.9 | 0.85 | below |",
     ):
         assert line in text
