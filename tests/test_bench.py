@@ -747,6 +747,52 @@ def test_a_peer_that_fails_gets_a_reason_and_the_run_goes_on(
     )
 
 
+def test_an_engine_that_computes_something_else_gets_no_ratio(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fast and wrong: vectors of random numbers, at once."""
+
+    class Wrong:
+        settings: dict[str, Any] = {}  # noqa: RUF012
+
+        def __init__(self, setup: Any) -> None:
+            self._width = int(setup.model.folder.config["hidden_size"])
+
+        def encode(self, texts: Any) -> Any:
+            vectors = np.random.default_rng(1).standard_normal((len(texts), self._width))
+            return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+        def prepare(self, request: Any) -> Any:
+            return lambda: self.encode(request.ids)
+
+    form = replace(FORMS["torch-bf16"], packages=(), load=Wrong)
+    monkeypatch.setitem(FORMS, "torch-bf16", form)
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    options[2] = "torch-bf16"
+    done = bench(*options, "--parts", "latency,throughput,text,concurrency")
+    assert done.exit_code == 0, done.output
+    rows = [row for row in read_result(tmp_path / "out").rows if row.engine == "torch-bf16"]
+    assert {row.part for row in rows} == {"latency", "throughput", "text", "concurrency"}
+    for row in rows:
+        assert row.ratio is None
+        assert not row.sound
+    assert done.output.count("computes something else: mean cosine to float32") == len(rows)
+    report = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    assert report.count("| computes something else |") == len(rows)
+    assert "Computes something else here: torch-bf16 (cosine" in report
+    if (drawing := tmp_path / "out" / "throughput.svg").is_file():
+        assert "torch-bf16" not in drawing.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("cosine", "ratio"), [(None, 2.0), (0.88, 2.0), (0.79, None), (-0.03, None), (np.nan, None)]
+)
+def test_a_ratio_needs_the_vectors_of_the_model(cosine: float | None, ratio: float | None) -> None:
+    row = replace(latency("torch-bf16", 5.0), cosine=cosine)
+    row.compare(2.0, 1.75, 2.25)
+    assert row.ratio == (ratio and [2.0, 1.75, 2.25])
+
+
 def test_a_case_longer_than_the_model_is_left_out(
     tiny_folder: Path, corpus_file: Path, tmp_path: Path
 ) -> None:

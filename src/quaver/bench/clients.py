@@ -132,11 +132,10 @@ def _row(stage: Stage, case: str, engine: str, turns: Turns[Block], cosine: floa
         "queries": len(seconds),
     }
     row = Row("concurrency", stage.model.name, case, engine, stage.run, values)
+    row.cosine = cosine
     if engine != OURS and OURS in turns.rounds[0]:
         ratios = [g[OURS].queries_per_second / g[engine].queries_per_second for g in turns.rounds]
-        low, high = np.percentile(ratios, (25, 75))
-        row.ratio = [round(float(x), 4) for x in (statistics.median(ratios), low, high)]
-    row.cosine = cosine
+        row.compare(statistics.median(ratios), *np.percentile(ratios, (25, 75)))
     row.rounds, row.dropped, row.disturbed = len(rounds), turns.dropped, turns.disturbed
     row.settings = dict(stage.engines[engine].settings)
     return row

@@ -66,8 +66,9 @@ def write_plots(result: Result, folder: Path) -> list[Path]:
 
 
 def _rows(result: Result, part: str, keep: Callable[[Row], bool]) -> list[Row]:
-    """Rows of the first model that has them, in the order of the tables."""
-    found = [row for row in in_order(result.rows) if row.part == part and keep(row)]
+    """Rows of the first model that has them, in the order of the tables, with the model's vectors."""
+    sound = [row for row in in_order(result.rows) if row.sound]
+    found = [row for row in sound if row.part == part and keep(row)]
     models = [model for model in result.models if any(row.model == model for row in found)]
     return [row for row in found if models and row.model == models[0]]
 

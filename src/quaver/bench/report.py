@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from quaver.bench.engines.registry import FORMS
-from quaver.bench.result import Result, Row
+from quaver.bench.result import SOUND, Result, Row
 
 Figures = dict[str, dict[str, float]]
 """Engine to what judged texts say of it."""
@@ -118,9 +118,24 @@ def _section(
         text = f"### {title}\n\n{table(head, cells, words=2)}"
         if any(row.disturbed for row in mine):
             text += "\n\n\\* Other programs took more than 5 % of the CPUs in most rounds."
+        if wrong := _wrong(mine):
+            text += f"\n\n{wrong}"
         return text
 
     return make
+
+
+def _wrong(rows: Iterable[Row]) -> str:
+    """Say which engines compute something else."""
+    cosines: dict[str, list[float]] = {}
+    for row in rows:
+        if not row.sound and row.cosine is not None:
+            cosines.setdefault(row.engine, []).append(row.cosine)
+    said = ", ".join(f"{name} (cosine {min(found):.2f})" for name, found in cosines.items())
+    return said and (
+        f"Computes something else here: {said}. Under a mean cosine to float32 of {SOUND:g} the vectors "
+        "are not the model's; such a row has no ratio and is in no plot, and its speed says nothing."
+    )
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -148,6 +163,8 @@ def number(value: float | None) -> str:
 
 def ratio(row: Row) -> str:
     """Return how many times as fast Quaver int8 is, with quartiles."""
+    if not row.sound:
+        return "computes something else"
     if row.ratio is None:
         return NOT_MEASURED
     middle, low, high = row.ratio

@@ -13,6 +13,8 @@ from quaver.errors import InputError
 KIND, FORMAT = "quaver bench", 1
 RESULTS = "results.json"
 PARTS = ("latency", "throughput", "text", "concurrency", "start")
+SOUND = 0.8
+"""Least mean cosine to float32 of vectors that are the model's: the worst int8 measured has 0.88."""
 
 
 @dataclass
@@ -27,7 +29,8 @@ class Row:
         run: index in `Result.runs`.
         values: name with unit to number, such as "median_ms", "p99_ms", "tokens_per_second".
         ratio: how many times as fast Quaver int8 is: median, lower and upper quartile over rounds;
-            None for Quaver int8 itself and where there are no rounds.
+            None for Quaver int8 itself, where there are no rounds, and where the engine computes
+            something else.
         cosine: mean cosine to the reference in float32, on the same texts; None if not measured.
         padding: share of the computed tokens that is padding, 0 to 1; None if not known.
         rounds: that count.
@@ -56,6 +59,21 @@ class Row:
     def key(self) -> tuple[str, str, str, str]:
         """What a later measurement of the same replaces."""
         return self.part, self.model, self.case, self.engine
+
+    @property
+    def sound(self) -> bool:
+        """Whether its vectors are the model's, as far as that was measured; not a number is not."""
+        return self.cosine is None or self.cosine >= SOUND
+
+    def compare(self, median: float, low: float, high: float) -> None:
+        """Take a ratio, unless the engine computes something else: its speed says nothing then.
+
+        Args:
+            median: how many times as fast Quaver int8 is.
+            low: lower quartile over the rounds.
+            high: upper quartile.
+        """
+        self.ratio = [round(float(x), 4) for x in (median, low, high)] if self.sound else None
 
 
 @dataclass

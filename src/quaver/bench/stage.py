@@ -201,10 +201,10 @@ class Stage:
         cosines = self.cosines(vectors)
         rows = []
         for name, figures in values.items():
-            compared = name != OURS and OURS in values
-            ratio = [round(x, 4) for x in timing.ratio(OURS, name)] if compared else None
-            row = Row(part, self.model.name, case, name, self.run, figures, ratio)
+            row = Row(part, self.model.name, case, name, self.run, figures)
             row.cosine = cosines[name]
+            if name != OURS and OURS in values:
+                row.compare(*timing.ratio(OURS, name))
             row.padding = round(padding, 4) if FORMS[name].pads else 0.0
             row.rounds, row.dropped = len(timing.calls[name]), timing.dropped
             row.disturbed = timing.disturbed

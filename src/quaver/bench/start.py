@@ -100,8 +100,7 @@ def _row(
     if ours and engine != OURS:
         key = "first_vector_seconds"
         ratios = [theirs[key] / mine[key] for theirs, mine in zip(processes, ours, strict=False)]
-        low, high = np.percentile(ratios, (25, 75))
-        row.ratio = [round(float(x), 4) for x in (statistics.median(ratios), low, high)]
+        row.compare(statistics.median(ratios), *np.percentile(ratios, (25, 75)))
     return row
 
 

@@ -217,5 +217,7 @@ def shown(row: Row) -> str:
     }
     said = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
     ratio = "" if row.ratio is None else f"; Quaver int8 is {row.ratio[0]:.2f} times as fast"
+    if not row.sound:
+        ratio = f"; computes something else: mean cosine to float32 {row.cosine:.2f}"
     disturbed = ", disturbed" if row.disturbed else ""
     return f"  {row.case:>10} {row.engine:<26} {', '.join(said)}{ratio}{disturbed}"
