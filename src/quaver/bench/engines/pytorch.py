@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
@@ -50,7 +51,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def pooled_module(setup: Setup, *, attention: str = "sdpa") -> Any:
+def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) -> Any:
     """Return a torch module of ids and mask (B, L) that gives unit vectors: what others convert.
 
     Its method `tokens` gives token vectors (B, L, H) of the same.
@@ -58,27 +59,32 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa") -> Any:
     Args:
         setup: see `Setup`.
         attention: see `load_encoder`.
+        bf16: with weights in bfloat16; pooled in float32 all the same.
 
     Returns:
         The module, in evaluation mode.
     """
     import torch
 
+    dtype = torch.bfloat16 if bf16 else torch.float32
+
     class Pooled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = load_encoder(str(setup.model.folder.transformer), attention)
+            encoder = load_encoder(str(setup.model.folder.transformer), attention)
+            self.encoder = copy.deepcopy(encoder).to(dtype) if bf16 else encoder
 
         def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             # The mask enters as the number that is added to the scores, because tracing would
             # otherwise fix whether there is padding.
-            added = 1.0 - attention_mask.to(torch.float32)[:, None, None, :]
-            added = added * torch.finfo(torch.float32).min
+            added = 1.0 - attention_mask.to(dtype)[:, None, None, :]
+            added = added * torch.finfo(dtype).min
             vectors = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
             return cast(torch.Tensor, vectors)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             hidden = self.tokens(input_ids, attention_mask)
+            hidden = hidden.float() if bf16 else hidden
             return pool(hidden, attention_mask.to(torch.float32), setup.model.pooling)
 
     return Pooled().eval()
