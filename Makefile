@@ -192,7 +192,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 # Each list in benchmarks/environments is an environment of its own: make .envs/ipex/made
-.envs/peers/made .envs/ipex/made .envs/zentorch/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
+.envs/peers/made .envs/ipex/made .envs/zentorch/made .envs/llamacpp/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
 	$(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.envs/$*/bin/python -m pip install --quiet -r $< .
@@ -201,7 +201,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 # On a quiet machine: the study with its tables and plots in $(RESULTS), and the README's table and plot from them. Ctrl-C
 # keeps what was measured; the same command goes on. Remove the folder to measure anew. The large shapes get fewer engines
 # and cases, still all of it takes more than an hour on two cores. An environment that cannot be made here (IPEX and zentorch
-# have few builds) is left out, and the result says so.
+# have few builds, llama.cpp is compiled) is left out, and the result says so.
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=
 JUDGED  ?= examples/tasks/xquad-en
@@ -213,6 +213,7 @@ SINGLE  := 1x16,1x32,1x256,1x512
 bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
 	-$(MAKE) .envs/zentorch/made
+	-$(MAKE) .envs/llamacpp/made
 	$(STUDY) --out $(RESULTS) --corpus examples/python-docs --count 100 --judgements $(JUDGED) $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 \
 	  --against $(TUNED),openvino-float32,onnxruntime-float32,onnxruntime-int8-dynamic,torch-float32 $(BENCH)

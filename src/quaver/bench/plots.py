@@ -13,7 +13,8 @@ from quaver.bench.report import in_order, machine_line
 from quaver.bench.result import Result, Row
 from quaver.extras import needs_extra
 
-# Okabe and Ito's palette: told apart with every kind of colour vision. Quaver is black and thick.
+# Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
+# told apart with every kind of colour vision. Quaver is black and thick.
 _COLOURS = {
     "quaver": "#000000",
     "openvino": "#0072B2",
@@ -22,6 +23,7 @@ _COLOURS = {
     "sentence-transformers": "#CC79A7",
     "fastembed": "#E69F00",
     "ctranslate2": "#56B4E9",
+    "llamacpp": "#999933",
     "ipex": "#7F7F7F",
     "zentorch": "#882255",
 }

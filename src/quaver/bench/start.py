@@ -113,7 +113,9 @@ def packages_mb(names: tuple[str, ...]) -> float:
     Returns:
         Megabytes (1e6 bytes), files of every package counted once.
     """
-    todo, seen, total = list(names), set[str](), 0
+    by_import = metadata.packages_distributions()
+    todo = [distribution for name in names for distribution in by_import.get(name, [name])]
+    seen, total = set[str](), 0
     while todo:
         name = _normal(todo.pop())
         if name in seen:

@@ -8,7 +8,7 @@ from quaver.bench.result import Result, Row
 
 _CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
 _FAMILIES = ("openvino", "onnxruntime", "torch", "sentence-transformers")
-_OTHERS = ("fastembed", "ctranslate2", "ipex", "zentorch")
+_OTHERS = ("fastembed", "ctranslate2", "llamacpp", "ipex", "zentorch")
 _BEST = "openvino-int8"
 
 
@@ -85,8 +85,8 @@ def caption(result: Result) -> str:
     parts = [
         "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
         "texts. Bold: how many times as fast quaver-int8 is, the median over rounds in which the "
-        "engines took turns in one process (IPEX and zentorch in another than the rest, in turns with "
-        "Quaver there). Lines with a corpus are from text, tokenization "
+        "engines took turns in one process (llama.cpp, IPEX and zentorch in others than the rest, in turns "
+        "with Quaver there). Lines with a corpus are from text, tokenization "
         "included; the others from token ids. Other engines get texts sorted by length, in padded "
         "batches.",
         "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "

@@ -99,7 +99,7 @@ def bench(
         Path,
         typer.Option(
             help="Folder of virtual environments: engines that are not installed here run in "
-            "peers, ipex or zentorch of these."
+            "peers, ipex, zentorch or llamacpp of these."
         ),
     ] = Path(".envs"),
     compare_files: Annotated[

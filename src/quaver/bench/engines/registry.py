@@ -10,6 +10,7 @@ from quaver.bench.engines import (
     fastembed,
     inductor,
     ipex,
+    llamacpp,
     onnxruntime,
     openvino,
     pytorch,
@@ -29,6 +30,7 @@ FAMILIES = {
     "sentence-transformers": sentence_transformers.FORMS,
     "fastembed": fastembed.FORMS,
     "ctranslate2": ctranslate2.FORMS,
+    "llamacpp": llamacpp.FORMS,
     "ipex": ipex.FORMS,
     "zentorch": zentorch.FORMS,
 }
