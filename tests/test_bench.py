@@ -784,6 +784,37 @@ def test_an_engine_that_computes_something_else_gets_no_ratio(
         assert "torch-bf16" not in drawing.read_text(encoding="utf-8")
 
 
+def test_a_call_that_would_take_too_long_is_not_begun(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+
+    class Slow:
+        settings: dict[str, Any] = {}  # noqa: RUF012
+
+        def __init__(self, setup: Any) -> None:
+            self._width = int(setup.model.folder.config["hidden_size"])
+
+        def prepare(self, request: Any) -> Any:
+            def call() -> Any:
+                made.append(len(request.ids))
+                time.sleep(0.2)
+                return np.ones((len(request.ids), self._width), np.float32)
+
+            return call
+
+    form = replace(FORMS["torch-bf16"], packages=(), load=Slow)
+    monkeypatch.setitem(FORMS, "torch-bf16", form)
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    options[2] = "torch-bf16"
+    done = bench(*options, "--parts", "throughput", "--longest", 0.4)
+    assert done.exit_code == 0, done.output
+    result = read_result(tmp_path / "out")
+    assert set(made) == {4}
+    assert "would take some" in result.missing["torch-bf16 (tiny, 8x20)"]
+    assert {row.engine for row in result.rows if row.case == "8x20"} == {OURS, "quaver-float32"}
+
+
 @pytest.mark.parametrize(
     ("cosine", "ratio"), [(None, 2.0), (0.88, 2.0), (0.79, None), (-0.03, None), (np.nan, None)]
 )

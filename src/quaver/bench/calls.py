@@ -35,11 +35,14 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         stage.miss("every engine", name, said)
         return []
     case = get_case(name, stage.source)
+    ragged = len(set(case_lengths(name))) > 1
     calls: dict[str, list[Run]] = {}
     vectors: dict[str, Vectors] = {}
     took: dict[str, float] = {}
     for engine_name, engine in stage.engines.items():
         if FORMS[engine_name].batches and part == "latency":
+            continue
+        if not ragged and stage.too_long(engine_name, name, case.tokens):
             continue
         stage.progress.say(f"{name}: {engine_name}")
         made = stage.attempt(engine_name, name, partial(_prepared, engine, case.requests))
@@ -55,6 +58,8 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
             timing, engine_name, texts=count * case.texts, tokens=count * case.tokens
         )
         found["gmacs_per_second"] = round(products / timing.median(engine_name) / 1e9, 2)
+        if case.texts > 1 and not ragged:
+            stage.pace[engine_name] = timing.median(engine_name) / case.tokens
         values[engine_name] = found
     padding = padding_share(pad(case.requests[0].ids, case.requests[0].batch))
     return stage.rows(part, name, timing, values, vectors, padding)

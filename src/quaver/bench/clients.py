@@ -21,7 +21,7 @@ from quaver.bench.timing import Turns, take_turns
 QUERY_TOKENS = (8, 12, 16, 16, 20, 24, 32)
 """Lengths of the queries, in turns: what search boxes get."""
 _QUERIES = 56
-_BLOCK_SECONDS = 1.0
+_BLOCK_SECONDS = 0.6
 
 
 @dataclass(frozen=True)

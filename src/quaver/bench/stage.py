@@ -74,6 +74,7 @@ class Stage:
         corpus: real text.
         source: cuts pieces from it.
         engines: the loaded ones by name.
+        pace: engine to its seconds for a token in the last rectangle of many texts.
         progress: shows how far it is.
         run: index of this run in the result.
         missing: engine, model and case to why it was not measured; filled.
@@ -87,6 +88,7 @@ class Stage:
     run: int
     missing: dict[str, str]
     engines: dict[str, Engine] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> Model:
@@ -109,6 +111,11 @@ class Stage:
         if self.options.instances == 1:
             return form.load(self.setup)
         return InstancesEngine(form, self.setup, self.options.cpus)
+
+    @property
+    def reference(self) -> str:
+        """The engine whose vectors the others' are compared with."""
+        return next((name for name in REFERENCES if name in self.engines), OURS)
 
     @property
     def processes(self) -> list[int]:
@@ -149,6 +156,18 @@ class Stage:
         key = f"{engine} ({self.model.name}{', ' if case else ''}{case})"
         self.missing[key] = lines[0][:300] + (" ..." if len(lines) > 1 else "")
         self.progress.say(f"{key} was not measured: {self.missing[key]}")
+
+    def too_long(self, engine: str, case: str, tokens: int) -> bool:
+        """Whether a rectangle would take an engine too long, by its pace in the one before; noted.
+
+        Quaver int8 and the reference are never left out.
+        """
+        expected = self.pace.get(engine, 0.0) * tokens
+        if expected <= self.options.longest or engine in (OURS, self.reference):
+            return False
+        limit = f"{self.options.longest:g} s"
+        self.miss(engine, case, f"a call would take some {expected:.0f} s, the limit is {limit}")
+        return True
 
     def alternate(
         self,

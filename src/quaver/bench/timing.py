@@ -19,7 +19,7 @@ DISTURBED = 0.05
 """Share of the CPUs' time that other programs may take before a round is dropped."""
 SLOW = 0.5
 """Seconds from which a call warms itself and runs once in a block."""
-SETTLED = 2.0
+SETTLED = 1.0
 """Seconds from which the first call of a case tells how long a warm one takes."""
 
 
