@@ -17,6 +17,8 @@ from quaver.bench.timing import Timing
 
 _COSINE_REQUESTS = 4
 _TUNING_TEXTS = 256
+_PATIENCE = 3
+"""With texts of different lengths, which are measured once; a smaller batch stands for a rectangle."""
 
 
 def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
@@ -49,7 +51,7 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         if made is not None:
             calls[engine_name], vectors[engine_name], took[engine_name] = made
     stage.progress.say(f"{name}: all in turns")
-    timing = stage.alternate(calls, took)
+    timing = stage.alternate(calls, took, patience=_PATIENCE if ragged else 1)
     count = stage.options.instances
     products = count * stage.model.multiply_adds(case_lengths(name))
     values = {}
@@ -105,7 +107,7 @@ def measure_text(stage: Stage) -> list[Row]:
             vectors[name], took[name] = found
             calls[name] = [partial(engine.encode, texts)]
     stage.progress.say(f"{case}: all in turns")
-    timing = stage.alternate(calls, took)
+    timing = stage.alternate(calls, took, patience=_PATIENCE)
     values = {}
     for name in timing.calls:
         values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)

@@ -35,7 +35,8 @@ class Options:
         threads: of every engine.
         seconds: for each case, all engines together; loading is not counted.
         least: least rounds of a case.
-        longest: seconds from which a single call is too long to be measured.
+        longest: seconds from which a single call is too long to be measured; three times as many
+            where no smaller case stands for it: texts of different lengths.
         corpus: see `read_corpus`.
         count: texts of the corpus.
         clients: numbers of clients.
@@ -173,12 +174,15 @@ class Stage:
         self,
         calls: Mapping[str, Sequence[Callable[[], Vectors]]],
         took: Mapping[str, float],
+        *,
+        patience: int = 1,
     ) -> Timing:
         """Time calls as the options say.
 
         Args:
             calls: engine to its calls.
             took: engine to the seconds of the call that was made before.
+            patience: how many times as long a call may take as the options say.
 
         Returns:
             The times.
@@ -188,7 +192,7 @@ class Stage:
             took={name: time for name, time in took.items() if not FORMS[name].compiles},
             seconds=self.options.seconds,
             least=self.options.least,
-            longest=self.options.longest,
+            longest=patience * self.options.longest,
             own=self.processes,
             on_round=self.progress.refresh,
         )

@@ -75,7 +75,12 @@ def bench(
     ] = 20.0,
     rounds: Annotated[int, typer.Option(help="Least rounds of a case.", min=1)] = 3,
     longest: Annotated[
-        float, typer.Option(help="Leave out an engine whose single call takes longer, s.", min=0)
+        float,
+        typer.Option(
+            help="Leave out an engine whose single call takes longer, s; with texts of different "
+            "lengths three times as long.",
+            min=0,
+        ),
     ] = 30.0,
     quick: Annotated[
         bool,
