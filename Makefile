@@ -211,6 +211,8 @@ TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
 SHAPES  := --only-shapes --parts latency,throughput --environments none --rounds 2 \
   --against $(TUNED),onnxruntime-int8-dynamic,torch-float32
 SINGLE  := 1x16,1x32,1x256,1x512
+# The vector instruction sets that this CPU has beside its best.
+FORCED  := from quaver import _native; print(*[name for name, there in _native.instruction_sets() if there][1:-1])
 
 bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
@@ -219,6 +221,10 @@ bench: .envs/peers/made $(MODEL)/config.json
 	$(STUDY) --out $(RESULTS) --corpus examples/python-docs --count 100 --judgements $(JUDGED) --longest 3 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
+	for isa in $$(.envs/peers/bin/python -c "$(FORCED)"); do \
+	  QUAVER_ISA=$$isa $(STUDY) --out $(RESULTS)/$$isa --only-shapes --parts throughput --environments none \
+	    --shapes small,base --cases 32x256 --against quaver-int8 || exit 1; \
+	done
 	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json
 	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)
 	.envs/peers/bin/python benchmarks/readme.py $(RESULTS)
