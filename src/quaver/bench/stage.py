@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,6 +109,13 @@ class Stage:
             engine = self.attempt(form.name, "", partial(self._loaded, form))
             if engine is not None:
                 self.engines[form.name] = engine
+
+    def release(self) -> None:
+        """Let the engines go, with what memory they keep for their next call."""
+        self.engines.clear()
+        if (torch_engines := sys.modules.get("quaver.bench.engines.pytorch")) is not None:
+            torch_engines.load_encoder.cache_clear()
+        gc.collect()
 
     def _loaded(self, form: Form) -> Engine:
         if self.options.instances == 1:

@@ -107,12 +107,15 @@ def measure(
         _judge(stage, result, before, unjudged)
         save()
     for step in steps:
+        if step.part == "start":  # the last one, in processes of its own
+            stage.release()
         with progress.step(step, model.name):
             rows = _measured(stage, step)
         result.add(rows)
         for row in rows:
             progress.print(shown(row))
         save()
+    stage.release()
 
 
 def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
