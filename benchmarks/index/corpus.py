@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from itertools import count, islice
 from pathlib import Path
+from typing import Any
+
+from quaver import info
 
 WORDS = 8
 _SAMPLE = 5000
@@ -51,3 +55,18 @@ def memory() -> dict[str, float]:
     fields = dict(line.split(":", 1) for line in lines)
     names = {"anonymous_mb": "RssAnon", "mapped_mb": "RssFile", "peak_mb": "VmHWM"}
     return {name: round(int(fields[key].split()[0]) / 1024, 1) for name, key in names.items()}
+
+
+def finish(result: dict[str, Any], out: Path | None) -> None:
+    """Prints a result, with the CPU it is of, and writes it where it is wanted.
+
+    Args:
+        result: What was measured.
+        out: A JSON file, or None; its folder is made.
+    """
+    facts = info()
+    text = json.dumps({"cpu": f"{facts['cpu']}, {os.cpu_count()} CPUs", **result}, indent=1)
+    print(text)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text + "\n", encoding="utf-8")

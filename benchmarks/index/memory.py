@@ -27,7 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from corpus import memory, questions, write_folder
+from corpus import finish, memory, questions, write_folder
 from safetensors.numpy import load_file, save_file
 
 from quaver import Embedder, Index
@@ -107,11 +107,7 @@ def main() -> None:
             model = one_layer(model, place / "model")
         embedder = Embedder.from_pretrained(model)
         result = measure(embedder, place, arguments)
-    text = json.dumps(result, indent=1)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    finish(result, arguments.out)
 
 
 def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> dict[str, Any]:

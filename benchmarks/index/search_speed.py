@@ -12,14 +12,13 @@ The same store with smaller vectors: ``quaver export kb kb.parquet`` and ``quave
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpus import memory, questions
+from corpus import finish, memory, questions
 
 from quaver import Embedder, Index
 
@@ -94,11 +93,7 @@ def main() -> None:
         }
         if not arguments.no_recall:
             result["recall_at_10"] = recall(index, asked[:200])
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    finish(result, arguments.out)
 
 
 if __name__ == "__main__":

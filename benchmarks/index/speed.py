@@ -16,14 +16,13 @@ files have too few texts, they are repeated with changes. Two figures say how we
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from corpus import memory, write_folder
+from corpus import finish, memory, write_folder
 from numpy.typing import NDArray
 
 from quaver import Embedder, Index
@@ -100,11 +99,7 @@ def main() -> None:
                 "efficiency": alone / report.seconds,
                 "memory": memory(),
             }
-    text = json.dumps(result, indent=1)
-    print(text)
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(text + "\n", encoding="utf-8")
+    finish(result, arguments.out)
 
 
 if __name__ == "__main__":

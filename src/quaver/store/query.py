@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
+from typing import TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from quaver.store.protocol import Mode
 
 RRF_K = 60
 """The constant of reciprocal rank fusion: larger ones let lower ranks count for more."""
+
+Identity = TypeVar("Identity", str, int)
+"""What names a point: UUIDs as text or as numbers, which sort alike."""
 
 CANDIDATES = 100
 """How many of each ranking are fused; k if that is more."""
@@ -89,7 +92,7 @@ def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimensi
         raise InputError(f"a passage's id must stand once in a call: got {twice!r} twice")
 
 
-def fused(rankings: Sequence[Sequence[str]]) -> dict[str, float]:
+def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
     """Fuses rankings by reciprocal rank.
 
     Formula:
@@ -108,7 +111,7 @@ def fused(rankings: Sequence[Sequence[str]]) -> dict[str, float]:
         Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and individual
         Rank Learning Methods", SIGIR 2009.
     """
-    scores: dict[str, float] = defaultdict(float)
+    scores: dict[Identity, float] = defaultdict(float)
     for ranking in rankings:
         for rank, identity in enumerate(ranking, start=1):
             scores[identity] += 1.0 / (RRF_K + rank)
@@ -116,8 +119,8 @@ def fused(rankings: Sequence[Sequence[str]]) -> dict[str, float]:
 
 
 def best(
-    scores: Mapping[str, float] | Iterable[tuple[str, float]], k: int
-) -> list[tuple[str, float]]:
+    scores: Mapping[Identity, float] | Iterable[tuple[Identity, float]], k: int
+) -> list[tuple[Identity, float]]:
     """Returns the k highest scores with their ids, best first; equal ones in the order of ids."""
     items = scores.items() if isinstance(scores, Mapping) else scores
     return sorted(items, key=lambda item: (-item[1], item[0]))[:k]
