@@ -9,7 +9,9 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import quaver.store.edge
 import quaver.update.embedding
+import quaver.update.run
 from quaver.embedder import Embedder
 from quaver.index import Index, Progress
 from quaver.passages import Passage
@@ -37,7 +39,10 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
         said: Gets (what, how many) after each step.
     """
     quaver.update.embedding.BATCH = 8  # many moments between two batches
+    quaver.update.run.FLUSH_SECONDS = 0.02 * (turn % 3)
     embedder = Embedder.from_pretrained(model, threads=1)
+    # Not only at the end of an update, but also in its middle.
+    quaver.store.edge.SEGMENT_BYTES = 50 * 4 * embedder.dimension
     said.send(("ready", 0))
     with (
         Index.open(store, embedder)

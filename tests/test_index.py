@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,6 +216,37 @@ def test_progress_grows_to_the_end(index: Index, folder: Path) -> None:
     assert [p.bytes_done for p in seen] == sorted(p.bytes_done for p in seen)
     assert {p.bytes_total for p in seen} == {total}
     assert (seen[-1].bytes_done, seen[-1].passages) == (total, report.added)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1000.0])
+def test_progress_counts_what_is_flushed(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    monkeypatch.setattr("quaver.update.run.FLUSH_SECONDS", seconds)
+    monkeypatch.setattr("quaver.update.embedding.BATCH", 4)
+    for i in range(10):
+        (folder / f"{i}.txt").write_text(f"Text {i} of the list of files.")
+    written, flushed = [0], [0]
+    upsert, flush = index.store.upsert, index.store.flush
+
+    def counted_upsert(passages: list[Passage], *args: Any, **options: Any) -> None:
+        upsert(passages, *args, **options)
+        written.append(written[-1] + len(passages))
+
+    def counted_flush() -> None:
+        now = written[-1]
+        flush()
+        flushed.append(now)
+
+    monkeypatch.setattr(index.store, "upsert", counted_upsert)
+    monkeypatch.setattr(index.store, "flush", counted_flush)
+    ahead: list[int] = []
+    report = index.update(folder, on_progress=lambda p: ahead.append(p.passages - flushed[-1]))
+    assert max(ahead) <= 0
+    assert flushed[-1] == report.added
+    # One flush for each batch, or one for all of them and one at the end.
+    batches = len(written) - 1
+    assert len(flushed) - 1 == (batches + 2 if seconds == 0 else 2)
 
 
 @pytest.mark.parametrize("query", [None, b"text", "", " \n", 7])

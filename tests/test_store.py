@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -364,3 +365,40 @@ def test_a_read_only_folder_is_a_write_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StoreWriteError, match="cannot make the folder"):
         EdgeStore.create(tmp_path / "kb", MANIFEST)
+
+
+def test_a_large_store_has_several_search_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few and long vectors: from 10 MB on they get a graph.
+    dimension, each = 4096, 700
+    for module in ("edge", "edge_shard"):
+        monkeypatch.setattr(f"quaver.store.{module}.SEGMENT_BYTES", each * dimension * 4)
+    store = EdgeStore.create(tmp_path / "kb", replace(MANIFEST, dimension=dimension))
+    rows = np.random.default_rng(0).standard_normal((2 * each, dimension)).astype(np.float32)
+    for first in (0, each):
+        batch = [
+            Passage(str(i), f"text {i}", "a.txt", "", i, i + 1) for i in range(first, first + each)
+        ]
+        store.upsert(batch, rows[first : first + each])
+        assert store._shard.info().segments_count == 1 + first // each
+        store.flush()
+        # Those with a graph, and one for what comes next.
+        assert store._shard.info().segments_count == 2 + first // each
+    for i in (3, each + 3):
+        assert store.search(rows[i], k=1)[0].id == str(i)
+        assert store.search(text=f"text {i}", k=1)[0].id == str(i)
+    store.close()
+    again = EdgeStore.open(store.path)
+    assert again.count() == 2 * each
+    assert again.search(rows[0], k=1)[0].id == "0"
+
+
+@pytest.mark.parametrize(("vectors", "memory"), [("float32", "cached"), ("int8", "cold")])
+def test_next_to_small_vectors_the_large_ones_stay_on_the_disk(
+    tmp_path: Path, vectors: str, memory: str
+) -> None:
+    store = EdgeStore.create(tmp_path / "kb", replace(MANIFEST, vectors=vectors))
+    settings = json.loads((store.path / "shard" / "edge_config.json").read_text())
+    assert settings["vectors"]["dense"]["memory"] == memory
+    assert settings["sparse_vectors"]["bm25"]["memory"] == "cached"

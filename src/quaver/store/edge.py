@@ -20,7 +20,15 @@ from quaver.errors import StoreExistsError, StoreWriteError
 from quaver.passages import Passage, embedded_text
 from quaver.store import lock, manifest
 from quaver.store.edge_errors import translated
-from quaver.store.edge_shard import BM25, CONDITIONS, DENSE, load_shard, make_shard, search_params
+from quaver.store.edge_shard import (
+    BM25,
+    CONDITIONS,
+    DENSE,
+    SEGMENT_BYTES,
+    load_shard,
+    make_shard,
+    search_params,
+)
 from quaver.store.filters import Compare, Filter
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
@@ -68,6 +76,7 @@ class EdgeStore:
         self._shard = shard
         self._lock = lock
         self._terms = TermAnalyzer(manifest.language)
+        self._loose = 0  # bytes of vectors that are in no search graph yet
 
     @classmethod
     def exists(cls, path: Path) -> bool:
@@ -177,6 +186,7 @@ class EdgeStore:
         require_room(self.path, 4 * (size + (0 if vectors is None else vectors.nbytes)))
         with translated(f"cannot store {len(points)} passages in {self.path}"):
             self._shard.update(edge.UpdateOperation.upsert_points(points))
+        self._loose += 0 if vectors is None else vectors.nbytes
 
     def _point(
         self,
@@ -196,6 +206,8 @@ class EdgeStore:
         """Returns when everything before is on disk; see ``VectorStore.flush``."""
         with translated(f"cannot write {self.path}"):
             self._shard.flush()
+        if self._loose >= SEGMENT_BYTES:
+            self.optimize()
 
     def search(
         self,
@@ -361,10 +373,11 @@ class EdgeStore:
             for file in (self.path / _SHARD).rglob("*")
             if file.is_file()
         )
-        state = "everything is stored, searching is only slower"
+        state = "what is stored stays, searching is only slower"
         require_room(self.path, 2 * used, then=f"{state}; make room and run it again")
         with translated(f"cannot optimize {self.path} ({state})"):
             self._shard.optimize()
+        self._loose = 0
 
     def close(self) -> None:
         """Writes what is pending and releases the lock; further calls do nothing."""

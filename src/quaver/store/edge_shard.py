@@ -19,6 +19,10 @@ BM25 = "bm25"
 PRECISIONS = ("float32", "int8", "binary")
 """What searching can compare; see ``Manifest.vectors``."""
 
+SEGMENT_BYTES = 400 << 20
+"""Vectors of one search graph, at most: a graph is built in the memory that its vectors take. At 384
+dimensions these are 270,000 passages; a store with more has several graphs."""
+
 _OVERSAMPLING = {"int8": 2.0, "binary": 8.0}
 """How many times k are found with small vectors, to be compared again in float32."""
 
@@ -68,7 +72,7 @@ def make_shard(unfinished: Path, path: Path, manifest: Manifest) -> None:
         shard = edge.EdgeShard.create(str(unfinished), config)
         # To find the passages of a root, and vectors by content, without reading every payload.
         for name in ("root", "content"):
-            keyword = edge.PayloadSchemaType.Keyword
+            keyword = edge.KeywordIndexParams(memory=edge.Memory.Cached)
             shard.update(edge.UpdateOperation.create_field_index(name, keyword))
         shard.close()
     unfinished.rename(path)
@@ -117,8 +121,18 @@ def _config(manifest: Manifest) -> edge.EdgeConfig:
         raise InputError(
             f"vectors must be one of {', '.join(PRECISIONS)}: got {manifest.vectors!r}"
         )
+    # "Cached" is mapped from the files and read at opening, "cold" is read when it is needed: next to
+    # small vectors the float32 ones are, for the few that are compared again.
     dense = edge.EdgeVectorParams(
-        size=manifest.dimension, distance=edge.Distance.Cosine, quantization_config=small
+        size=manifest.dimension,
+        distance=edge.Distance.Cosine,
+        quantization_config=small,
+        memory=edge.Memory.Cold if small else edge.Memory.Cached,
     )
-    bm25 = edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)
-    return edge.EdgeConfig(vectors={DENSE: dense}, sparse_vectors={BM25: bm25})
+    bm25 = edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf, memory=edge.Memory.Cached)
+    return edge.EdgeConfig(
+        vectors={DENSE: dense},
+        sparse_vectors={BM25: bm25},
+        id_tracker_memory=edge.Memory.Cached,
+        optimizers=edge.EdgeOptimizersConfig(max_segment_size=SEGMENT_BYTES >> 10),
+    )

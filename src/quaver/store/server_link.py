@@ -158,6 +158,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
         size=manifest.dimension,
         distance=models.Distance.COSINE,
         quantization_config=small[manifest.vectors],
+        on_disk=manifest.vectors != "float32",  # read for the few that are compared again
     )
     return {
         "vectors_config": {DENSE: dense},

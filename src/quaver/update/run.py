@@ -1,10 +1,10 @@
 """One run of an update: files are read ahead of the engine, and stored behind it.
 
 The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
-ones of the same file are deleted. Each passage carries the version of its file (``FileVersion``),
-so what is finished can be read off the store. Each also carries its root, the folder or the name
-given to it: an update looks at the passages of its own root and at no others, except to take over
-the vector of a text that is stored already.
+ones of the same file are deleted; progress counts what is flushed. Each passage carries the version
+of its file (``FileVersion``), so what is finished can be read off the store. Each also carries its
+root, the folder or the name given to it: an update looks at the passages of its own root and at no
+others, except to take over the vector of a text that is stored already.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ from quaver.update.report import Progress, UpdateReport
 _AHEAD = 4
 """Groups that are read before the engine needs them, and batches that wait for the store. They
 bound the memory, whatever the folder holds."""
+
+FLUSH_SECONDS = 1.0
+"""Passages that are written and not flushed are no older than this. Why not each batch: a flush waits
+for the disk once for every 32 MB of the store, and a million passages would take hours of it."""
 
 
 def update(
@@ -102,6 +106,8 @@ class _Update:
         self._files = self._added = self._reused = self._unchanged = 0
         self._removed = self._truncated = 0
         self._behind = Behind(_AHEAD)
+        self._written: list[Callable[[], None]] = []
+        self._flushed = time.perf_counter()
 
     def run(self, selection: Selection | None) -> UpdateReport:
         begin = time.perf_counter()
@@ -123,6 +129,7 @@ class _Update:
                 for work in works:
                     self._note(work.group)
                     self._put(work, stored)
+            self._flush()
             self._behind.finish()
         finally:
             self._behind.close()
@@ -169,13 +176,14 @@ class _Update:
         def store(batch: Sequence[Passage], vectors: NDArray[np.float32], count: str) -> None:
             def job() -> None:
                 self._store.upsert(batch, vectors, versions=versions)
-                self._store.flush()
 
-            def done() -> None:
+            def durable() -> None:
                 setattr(self, count, getattr(self, count) + len(batch))
                 self._advance(sum(shares[passage.source] for passage in batch))
 
-            self._behind.submit(job, done)
+            self._behind.submit(job, lambda: self._written.append(durable))
+            if time.perf_counter() - self._flushed >= FLUSH_SECONDS:
+                self._flush()
 
         for known, count in ((work.kept, "_unchanged"), (work.reused, "_reused")):
             for batch in batches(list(known)):
@@ -184,17 +192,27 @@ class _Update:
         for ready in work.new:
             self._truncated += ready.tokens.truncated
             store(ready.passages, embed(self._embedder, ready), "_added")
-        stale = [(file, self._stale(file, stored)) for file in files]
-
-        def delete() -> None:
-            for _, ids in stale:
-                self._store.delete(ids)
+        self._files += len(files)
+        stale = [i for file in files for i in self._stale(file, stored)]
+        if not stale:
+            return
 
         def deleted() -> None:
-            self._files += len(stale)
-            self._removed += sum(len(ids) for _, ids in stale)
+            self._removed += len(stale)
 
-        self._behind.submit(delete, deleted)
+        self._flush()
+        self._behind.submit(lambda: self._store.delete(stale), deleted)
+
+    def _flush(self) -> None:
+        """Has everything before flushed, and counted once it is."""
+
+        def flushed() -> None:
+            for durable in self._written:
+                durable()
+            self._written.clear()
+
+        self._flushed = time.perf_counter()
+        self._behind.submit(self._store.flush, flushed)
 
     def _sorted(
         self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
