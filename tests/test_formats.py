@@ -181,6 +181,18 @@ def test_source_code_is_kept_as_it_is(tmp_path: Path) -> None:
     assert read_document(tmp_path / "a.py").text == "def f():\r\n    return 1\n"
 
 
+@pytest.mark.parametrize("sign", ["#", "¶", "§", "🔗"])
+def test_the_link_of_a_heading_to_itself_is_no_part_of_it(tmp_path: Path, sign: str) -> None:
+    path = tmp_path / "a.html"
+    path.write_text(
+        f'<h2 id="a">Events<a class="mark" href="#a">{sign}</a></h2><p>One.'
+        f'<h2>The <a href="#b">C{sign}</a> language</h2><p>Two <a href="#a">{sign}</a>.'
+    )
+    document = read_document(path)
+    assert [s.headings for s in document.sections] == [("Events",), (f"The C{sign} language",)]
+    assert document.text.rstrip().endswith(f"Two {sign}.")
+
+
 def test_html_tables_of_values_are_rows_and_layout_is_not(tmp_path: Path) -> None:
     path = tmp_path / "a.html"
     row = "<tr><th>Ro<b>w</b></th><td><p>1</p><p>2</p></td><td> </td></tr>"

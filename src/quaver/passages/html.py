@@ -55,6 +55,9 @@ _INLINE = frozenset(
 )
 _HEADING = re.compile(r"h[1-6]")
 _STRUCTURE = "table, pre, ul, ol, dl, h1, h2, h3, h4, h5, h6"
+_PERMALINKS = ("#", "¶", "§", "🔗", "\uf0c1")
+"""What a heading's link to itself says; the last is an icon of Sphinx's theme."""
+
 _LONGEST_CELL = 300
 """Longer ones are prose: the table only lays out the page."""
 
@@ -127,6 +130,9 @@ class _Writer:
                 stack.extend(reversed(["", *_parts(part), ""]))
 
     def _add_heading(self, tag: Tag) -> None:
+        for link in tag.select('a[href^="#"]'):
+            if link.get_text().strip() in _PERMALINKS:
+                link.decompose()
         title = " ".join(tag.get_text().split())
         if title:
             start = self._length
