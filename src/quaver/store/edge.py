@@ -27,6 +27,8 @@ from quaver.store.edge_shard import (
     SEGMENT_BYTES,
     load_shard,
     make_shard,
+    point_number,
+    record_vector,
     search_params,
 )
 from quaver.store.filters import Compare, Filter
@@ -242,12 +244,12 @@ class EdgeStore:
                 requests.append(edge.QueryRequest(limit=limit, query=query, filter=condition))
         with translated(f"cannot search {self.path}"):
             found = self._shard.query_batch(edge.QueryBatchRequest(requests)) if requests else []
-        rankings = [best([(_number(p), p.score) for p in points], limit) for points in found]
+        rankings = [best([(point_number(p), p.score) for p in points], limit) for points in found]
         scores = dict(rankings[0]) if rankings else {}
         if mode == "hybrid":
             scores = dict(best(fused([[i for i, _ in ranking] for ranking in rankings]), k))
         records = self._records([UUID(int=number) for number in scores])
-        payloads = {_number(record): record.payload or {} for record in records}
+        payloads = {point_number(record): record.payload or {} for record in records}
         return [
             to_hit(payloads[number], score, self.path)
             for number, score in scores.items()
@@ -273,7 +275,7 @@ class EdgeStore:
         """Returns stored vectors; see ``VectorStore.vectors``."""
         wanted = {point_id(i): i for i in ids}
         found = {
-            wanted[str(record.id)]: _vector(record)
+            wanted[str(record.id)]: record_vector(record)
             for record in self._records(list(wanted), with_vectors=True, with_payload=False)
         }
         return {i: vector for i, vector in found.items() if vector is not None}
@@ -287,7 +289,7 @@ class EdgeStore:
             match = edge.MatchAny(wanted[first : first + _PAGE])
             condition = edge.Filter(must=[edge.FieldCondition(key="content", match=match)])
             for record in self._scroll(condition, ["content"], True):
-                vector = _vector(record)
+                vector = record_vector(record)
                 if vector is not None:
                     found[(record.payload or {})["content"]] = vector
         return found
@@ -332,7 +334,9 @@ class EdgeStore:
 
     def _stored(self, record: edge.Record) -> StoredPassage:
         payload = record.payload or {}
-        return StoredPassage(to_passage(payload, self.path), to_version(payload), _vector(record))
+        return StoredPassage(
+            to_passage(payload, self.path), to_version(payload), record_vector(record)
+        )
 
     def _records(
         self, points: list[Any], *, with_vectors: bool = False, with_payload: bool = True
@@ -387,17 +391,3 @@ class EdgeStore:
                     self._shard.close()
             finally:
                 self._lock.release()
-
-
-def _number(point: edge.ScoredPoint | edge.Record) -> int:
-    """Returns a point's UUID as a number: it sorts as the text does, and 200 texts take 0.15 ms."""
-    number: Any = point.id
-    return int(number.int)
-
-
-def _vector(record: edge.Record) -> NDArray[np.float32] | None:
-    """Returns the stored vector, if the record has one and it was asked for."""
-    named = record.vector
-    if not isinstance(named, dict) or DENSE not in named:
-        return None
-    return np.asarray(named[DENSE], dtype=np.float32)
