@@ -206,7 +206,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=
 JUDGED  ?= examples/tasks/xquad-en
-STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache build/bench-models --resume --seconds 10
+STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache build/bench-models --resume --seconds 8
 TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
 SHAPES  := --only-shapes --parts latency,throughput --environments none --rounds 2 \
   --against $(TUNED),onnxruntime-int8-dynamic,torch-float32
@@ -218,7 +218,7 @@ bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
 	-$(MAKE) .envs/zentorch/made
 	-$(MAKE) .envs/llamacpp/made
-	$(STUDY) --out $(RESULTS) --corpus examples/python-docs --count 100 --judgements $(JUDGED) --longest 3 $(BENCH)
+	$(STUDY) --out $(RESULTS) --corpus examples/python-docs --count 64 --judgements $(JUDGED) --longest 3 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
 	for isa in $$(.envs/peers/bin/python -c "$(FORCED)"); do \
