@@ -223,7 +223,7 @@ bench: .envs/peers/made $(MODEL)/config.json
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
 	for isa in $$(.envs/peers/bin/python -c "$(FORCED)"); do \
 	  QUAVER_ISA=$$isa $(STUDY) --out $(RESULTS)/$$isa --only-shapes --parts throughput --environments none \
-	    --shapes small,base --cases 32x256 --against quaver-int8 || exit 1; \
+	    --shapes small,base --cases 32x256 --against quaver-int8 $(BENCH) || exit 1; \
 	done
 	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json
 	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)

@@ -48,11 +48,12 @@ def main() -> None:
 
 
 def _start(build: Path, model: Path, given: argparse.Namespace) -> Any:
-    command = [sys.executable, __file__, "--worker", str(model), given.precision]
+    command = [sys.executable, __file__, "--worker", str(build.resolve()), str(model)]
     environment = {
         **os.environ,
         "PYTHONPATH": str(build.resolve()),
         "QUAVER_WORKER_THREADS": str(given.threads),
+        "QUAVER_WORKER_PRECISION": given.precision,
         **({"QUAVER_ISA": given.isa} if given.isa else {}),
     }
     return subprocess.Popen(
@@ -84,15 +85,19 @@ def _compare(workers: list[Any], case: str, rounds: int) -> str:
     return f"{a:8.2f} ms {b:8.2f} ms  {middle:.3f} ({low:.3f} to {high:.3f})  {bits}"
 
 
-def work(model: str, precision: str) -> None:
+def work(build: str, model: str) -> None:
     """Answer on stdin's questions: encode a case once, or time calls of it."""
     import hashlib
 
-    from quaver import Embedder
+    import quaver
     from quaver.tokenizer import TokenBatch
 
+    if not Path(quaver.__file__).is_relative_to(build):
+        sys.exit(f"there is no build in {build}: pip install . --no-deps --target {build}")
+
     threads = int(os.environ["QUAVER_WORKER_THREADS"]) or None
-    embedder = Embedder.from_pretrained(model, precision=precision, threads=threads)
+    precision: Any = os.environ["QUAVER_WORKER_PRECISION"]
+    embedder = quaver.Embedder.from_pretrained(model, precision=precision, threads=threads)
     batch: Any = None
     for line in sys.stdin:
         question = json.loads(line)

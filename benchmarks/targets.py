@@ -18,7 +18,7 @@ from typing import Any
 
 from quaver.bench.engines.registry import OURS
 from quaver.bench.report import machine, table
-from quaver.bench.result import Result, Row, read_result
+from quaver.bench.result import RESULTS, Result, Row, read_result
 
 PEER = "openvino-int8"
 BEST = ("openvino-int8-tuned", "openvino-float32-tuned", PEER, "openvino-float32")
@@ -60,7 +60,7 @@ def main() -> None:
     result = read_result(folder)
     parts = ["# Targets, and what was reached here", machine(result), *_notes(result)]
     parts += ["## Against OpenVINO", _ratios(result), "## Share of the machine's peak"]
-    forced = [read_result(folder / isa) for isa in SHARES if (folder / isa).is_dir()]
+    forced = [read_result(folder / isa) for isa in SHARES if (folder / isa / RESULTS).is_file()]
     parts += [_shares([result, *forced], _read(folder / "kernels.json")), "## The rest"]
     parts += [_others(result, _read(folder / "process.json"))]
     text = "\n\n".join(parts) + "\n"

@@ -73,12 +73,12 @@ struct Scratch {
 
 Scratch &scratch();
 
-// Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows.
+// Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows or columns.
 struct Activations {
   Buffer<float> x, normed, qkv, context;
-  Buffer<float> residual, wide; // of a text whose layers are split by outputs, as are the next
-  RoundedBuffers rounded;
-  Buffer<float> pooled, head; // what goes into and comes out of a step of the head
+  Buffer<float> residual, wide; // of a text whose layers are split by outputs
+  RoundedBuffers rounded;       // of the same
+  Buffer<float> pooled, head;   // what goes into and comes out of a step of the head
 };
 
 Activations &activations();

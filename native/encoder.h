@@ -108,7 +108,7 @@ class Encoder {
 public:
   Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings);
 
-  // Where the weights of its layers are to lie.
+  // Where its weights are to lie.
   WeightMemory &memory() { return memory_; }
   void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
   void add_rotary(Rotary rotary) { rotary_.push_back(rotary); }

@@ -125,7 +125,8 @@ struct KernelTable {
                    std::int32_t *sums) noexcept;
 
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
-  // [first_panel, last_panel); then what the rests give is added, without bias: y[rests.of[i]] for row rows + i.
+  // [first_panel, last_panel); then what the rests give is added, without bias: y[rests.of[i]] for row rows + i. Where
+  // there are rests, the activation is none.
   //   a [rows + rests.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
   void (*linear_int8)(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;

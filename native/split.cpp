@@ -10,9 +10,9 @@
 namespace quaver {
 namespace {
 
-// Up to here a core has too few rows of its own to use a weight often enough. Weights that no cache holds are worth
-// more.
-constexpr int kShortRows = 32, kShortRowsUncached = 128;
+// Up to here a core has too few rows of its own to use a weight often enough; more when no cache holds the weights.
+// Fewer where the threads would get unlike numbers of panels: then rows share out better.
+constexpr int kRows = 32, kRowsUncached = 128, kRowsUneven = 8, kRowsUnevenUncached = 16;
 constexpr std::size_t kCacheBytes = 32 << 20;
 
 // The part of share i.
@@ -22,7 +22,8 @@ std::pair<int, int> share_of(int all, int i, int shares) { return {all * i / sha
 
 // Heads must not lie across panels, and a gate needs two outputs that lie far from each other.
 bool Encoder::can_split(const Chunk &chunk, Team team) const {
-  const int most = weight_bytes() > kCacheBytes ? kShortRowsUncached : kShortRows;
+  const bool cached = weight_bytes() <= kCacheBytes, even = spec_.hidden / kPanel % team.width == 0;
+  const int most = even ? (cached ? kRows : kRowsUncached) : (cached ? kRowsUneven : kRowsUnevenUncached);
   return team.width > 1 && chunk.sequences.size() == 1 && chunk.rows <= most && spec_.gate == Gate::none &&
          relative_.rows == nullptr && spec_.hidden % kPanel == 0 && kPanel % (spec_.hidden / spec_.heads) == 0;
 }
@@ -53,7 +54,9 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
     });
     return Input{x, ldx, rounded, rests};
   };
-  const auto nothing = [](int, int) {};
+  const auto as_it_is = [&](const Linear &w, const float *x, std::ptrdiff_t ldx) {
+    return w.is_int8() ? read_shared(w, x, ldx, [](int, int) {}) : Input{x, ldx, {}, {}};
+  };
   // x += the residual, and its norm.
   const auto norm = [&](const Norm &norm) {
     return [&](int first, int last) {
@@ -64,24 +67,23 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
     each_share(w.panels(), [&](int first, int last) { multiply(w, input, chunk.rows, first, last, y, ldy, act); });
   };
 
+  static constexpr std::int32_t first_row = 0;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Layer &layer = layers_[l];
-    const auto before = norm(spec_.norm_first || l == 0 ? norm_before(l) : layers_[l - 1].output_norm);
     const auto prepare = [&](int first, int last) {
       if (l == 0)
         embed(batch, chunk, first, last);
       else
-        before(first, last);
+        norm(spec_.norm_first ? norm_before(l) : layers_[l - 1].output_norm)(first, last);
     };
-    constexpr std::int32_t first_row = 0;
     const Input input = read_shared(layer.qkv, chunk.input, ld, prepare, {1, &first_row});
     each_share(spec_.hidden / kPanel, [&](int first, int last) { attend_share(chunk, l, input, first, last); });
     if (only_first_rows(l))
       keep_first_rows(chunk);
-    multiply_shared(layer.out, read_shared(layer.out, chunk.context, ld, nothing), residual, ld, Activation::none);
+    multiply_shared(layer.out, as_it_is(layer.out, chunk.context, ld), residual, ld, Activation::none);
     const auto between = norm(spec_.norm_first ? layer.output_norm : layer.attention_norm);
     multiply_shared(layer.up, read_shared(layer.up, chunk.input, ld, between), wide, ldwide, spec_.activation);
-    multiply_shared(layer.down, read_shared(layer.down, wide, ldwide, nothing), residual, ld, Activation::none);
+    multiply_shared(layer.down, as_it_is(layer.down, wide, ldwide), residual, ld, Activation::none);
   }
   add_norm(chunk.x, residual, ld, chunk.rows,
            spec_.norm_first ? norm_before(layers_.size()) : layers_.back().output_norm, chunk.input);

@@ -118,16 +118,12 @@ bool Crew::await_stage(std::uint64_t seen) {
 }
 
 void Crew::help() {
-  std::uint64_t seen = ticket_.load(std::memory_order_acquire);
-  do {
+  for (;;) {
     take_items(false);
-    seen = ticket_.load(std::memory_order_acquire);
-    const Ticket ticket{seen};
-    if (seen == finished)
+    const std::uint64_t seen = ticket_.load(std::memory_order_acquire);
+    if (seen == finished || (Ticket{seen}.empty() && !await_stage(seen)))
       return;
-    if (!ticket.empty())
-      continue;
-  } while (await_stage(seen));
+  }
 }
 
 // Never destroyed: at exit its workers sleep, and the process ends with them.

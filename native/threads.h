@@ -6,6 +6,7 @@
 // that wants them. After a fork the child builds its own pool when it first needs one.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
@@ -17,27 +18,13 @@
 
 namespace quaver {
 
-// Threads that go through many short stages together. Handing one over costs a few hundred nanoseconds while helpers
+// Threads that go through many short stages together. Handing one over costs some hundred nanoseconds while helpers
 // spin: they stay with the crew from stage to stage instead of being called for each.
 //
 // One thread leads and publishes stages; it takes items like everyone else and waits only for items that a helper has
-// begun. It takes them from the front, helpers from behind: a core meets in the next stage what it wrote in this one.
+// begun. It takes them from the front, helpers from behind: with one helper, each core meets in the next stage what it
+// wrote in this one.
 class Crew {
-public:
-  // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
-  // when an item did, here or elsewhere.
-  template <class Work> void run(int items, Work &&work) {
-    using Plain = std::remove_reference_t<Work>;
-    run(items, [](void *context, int item) { (*static_cast<Plain *>(context))(item); }, &work);
-  }
-
-  // For a helper: takes items of every stage until the leader has finished.
-  void help();
-  // For the leader: no more stages.
-  void finish();
-
-private:
-  using Call = void (*)(void *, int);
   // The stage's number and the items [front, back) that nobody has taken, in one word: who takes an item takes it of
   // this stage.
   struct Ticket {
@@ -49,6 +36,28 @@ private:
     bool empty() const { return front() >= back(); }
     std::uint64_t stage() const { return word >> 2 * bits; }
   };
+
+public:
+  // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
+  // when an item did, here or elsewhere.
+  template <class Work> void run(int items, Work &&work) {
+    using Plain = std::remove_reference_t<Work>;
+    constexpr int most = static_cast<int>(Ticket::mask);
+    for (int first = 0; first < items; first += most) {
+      auto part = [first, &work](int item) { static_cast<Plain &>(work)(first + item); };
+      run(
+          std::min(items - first, most),
+          [](void *context, int item) { (*static_cast<decltype(part) *>(context))(item); }, &part);
+    }
+  }
+
+  // For a helper: takes items of every stage until the leader has finished.
+  void help();
+  // For the leader: no more stages.
+  void finish();
+
+private:
+  using Call = void (*)(void *, int);
   static constexpr std::uint64_t finished = ~std::uint64_t{0};
 
   void run(int items, Call call, void *context);

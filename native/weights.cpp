@@ -10,7 +10,9 @@ namespace quaver {
 namespace {
 
 constexpr std::size_t kHugePage = 2 << 20;
-constexpr std::size_t kBlock = 16 * kHugePage; // what is not used of it costs addresses, no memory
+constexpr std::size_t kBlock =
+    16 * kHugePage; // what is not used of it costs addresses, and memory to a huge page's end
+constexpr std::size_t kSmall = kHugePage / 16; // weights that are no reason for a block
 
 std::size_t up_to(std::size_t step, std::size_t bytes) { return (bytes + step - 1) / step * step; }
 
@@ -22,6 +24,13 @@ template <class T> std::shared_ptr<T> take(WeightMemory &memory, std::size_t siz
 
 std::shared_ptr<void> WeightMemory::take(std::size_t bytes) {
   bytes = up_to(64, bytes);
+  if (bytes > size_ - used_ && bytes < kSmall) {
+    std::shared_ptr<void> apart(std::aligned_alloc(64, bytes), [](void *p) { std::free(p); });
+    if (apart == nullptr)
+      throw std::bad_alloc();
+    std::memset(apart.get(), 0, bytes);
+    return apart;
+  }
   if (bytes > size_ - used_) {
     const std::size_t size = std::max(kBlock, up_to(kHugePage, bytes));
     void *block = std::aligned_alloc(kHugePage, size);

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <vector>
+#include <utility>
 
 #include "kernels.h"
 
@@ -51,6 +51,10 @@ private:
 // reads all of a model's weights, and with small pages every 4 KB of them is one more address to look up.
 class WeightMemory {
 public:
+  WeightMemory() = default;
+  WeightMemory(WeightMemory &&other) noexcept
+      : block_(std::move(other.block_)), size_(std::exchange(other.size_, 0)), used_(std::exchange(other.used_, 0)) {}
+
   // Zeroed, on a cache line boundary; kept as long as there is a copy of the pointer.
   std::shared_ptr<void> take(std::size_t bytes);
 
@@ -91,8 +95,8 @@ private:
 
   int outputs_, inputs_;
   InputRange input_{0.0f, 0};
-  std::shared_ptr<std::int8_t> panels_; // of one of the two
-  std::shared_ptr<float> float_panels_;
+  std::shared_ptr<std::int8_t> panels_; // null in float32
+  std::shared_ptr<float> float_panels_; // null in int8
   Buffer<float> scale_, column_sums_, bias_;
 };
 

@@ -240,14 +240,16 @@ template <class L, class Tile> struct LinearKernels {
         const int asked = least(wanted, 2);
         quarters -= asked;
         next += asked * panel_bytes / 4;
-        float *out = y + r * ldy + column;
         const int own = least(height, rows - r);
-        if (act == Activation::none)
-          dequantize<Activation::none>(a, r, own, w, column, sums, out, ldy, act);
-        else if (act == Activation::gelu)
-          dequantize<Activation::gelu>(a, r, own, w, column, sums, out, ldy, act);
-        else
-          dequantize<Activation::relu>(a, r, own, w, column, sums, out, ldy, act);
+        if (own > 0) {
+          float *out = y + r * ldy + column;
+          if (act == Activation::none)
+            dequantize<Activation::none>(a, r, own, w, column, sums, out, ldy, act);
+          else if (act == Activation::gelu)
+            dequantize<Activation::gelu>(a, r, own, w, column, sums, out, ldy, act);
+          else
+            dequantize<Activation::relu>(a, r, own, w, column, sums, out, ldy, act);
+        }
         for (int i = own < 0 ? 0 : own; i < height; ++i)
           add_rest(static_cast<float>(a.zero[r + i]), a.scale[r + i], w, column, sums + i * kPanel,
                    y + rests.of[r + i - rows] * ldy + column);

@@ -183,10 +183,10 @@ void test_rests(const KernelTable &k) {
       Guarded<std::int32_t> zero(all), of(static_cast<std::size_t>(rests));
       fill_integers(q, 0, 255);
       fill_integers(zero, 0, 255);
-      for (float &s : row_scale)
-        s = 0.01f;
+      for (std::size_t i = 0; i < all; ++i)
+        row_scale[i] = 0.01f * static_cast<float>(i + 1);
       for (int i = 0; i < rests; ++i)
-        of[static_cast<std::size_t>(i)] = rows - rests + i;
+        of[static_cast<std::size_t>(i)] = (rows - 1) * (rests - i) / rests; // falling, from the last row
       const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
       const Int8Rows behind{q.data() + rows * ldq, ldq, row_scale.data() + rows, zero.data() + rows};
       k.linear_int8(a, rows, {rests, of.data()}, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
@@ -195,7 +195,7 @@ void test_rests(const KernelTable &k) {
                     Activation::none);
       for (int i = 0; i < rests; ++i)
         for (int c = 0; c < ldy; ++c)
-          apart.data()[(rows - rests + i) * ldy + c] += apart.data()[(rows + i) * ldy + c];
+          apart.data()[of.data()[i] * ldy + c] += apart.data()[(rows + i) * ldy + c];
       CHECK(std::memcmp(y.data(), apart.data(), y.size() * sizeof(float)) == 0, "%s: %d rows, %d rests", k.name, rows,
             rests);
     }
@@ -209,12 +209,17 @@ void test_weight_memory() {
     WeightMemory memory;
     for (const std::size_t size : sizes) {
       taken.push_back(memory.take(size));
+
       const auto *bytes = static_cast<const unsigned char *>(taken.back().get());
       CHECK(reinterpret_cast<std::uintptr_t>(bytes) % 64 == 0, "%zu bytes off a line", size);
       CHECK(std::all_of(bytes, bytes + size, [](unsigned char byte) { return byte == 0; }), "%zu bytes", size);
       std::memset(taken.back().get(), static_cast<int>(taken.size()), size);
     }
   }
+  WeightMemory first;
+  first.take(1 << 20);
+  WeightMemory second = std::move(first); // goes on, and what it was moved from begins anew
+  CHECK(first.take(1 << 20) != second.take(1 << 20), "the same bytes twice");
   for (std::size_t i = 0; i < taken.size(); ++i) {
     const auto *bytes = static_cast<const unsigned char *>(taken[i].get());
     CHECK(std::all_of(bytes, bytes + sizes[i], [i](unsigned char byte) { return byte == i + 1; }), "part %zu", i);

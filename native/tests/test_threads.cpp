@@ -78,6 +78,14 @@ void test_out_of_memory(ThreadPool &pool) {
   test_every_item_once(pool);
 }
 
+// More items than a ticket has numbers for.
+void test_crew_with_many_items(ThreadPool &pool) {
+  constexpr int items = (1 << 21) + 3;
+  std::atomic<long> total{0};
+  pool.together(2, [&](Crew &crew) { crew.run(items, [&](int i) { total.fetch_add(i, std::memory_order_relaxed); }); });
+  CHECK(total == static_cast<long>(items) * (items - 1) / 2, "%ld", total.load());
+}
+
 void test_crew(ThreadPool &pool) {
   // Every stage sees what all items of the one before have written.
   for (const int width : {2, 3, 8})
@@ -180,6 +188,7 @@ int main() {
     test_callers_at_once(pool);
     test_out_of_memory(pool);
     test_crew(pool);
+    test_crew_with_many_items(pool);
     test_crews_at_once(pool);
     test_crew_out_of_memory(pool);
     test_crew_sleeps(pool);

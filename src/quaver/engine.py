@@ -222,6 +222,7 @@ class Engine:
                 _check_range("token type", batch.type_ids, types, "the token type embeddings")
         lengths = np.diff(offsets)
         at = int(np.argmax(lengths))
+        assert lengths[at] > self.spec.max_length, "the encoder refuses what breaks no rule"
         raise TokenRangeError(
             f"a text may have at most {self.spec.max_length} tokens: text {at} has "
             f"{int(lengths[at])}; truncate it"
