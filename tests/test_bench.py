@@ -150,6 +150,11 @@ def test_padding_sorts_by_length_and_keeps_every_token() -> None:
         for ids, mask, row in zip(batch.ids, batch.mask, batch.rows, strict=True):
             np.testing.assert_array_equal(ids[mask == 1], texts[row])
     assert padding_share(batches) == pytest.approx(1 - 26 / 27)
+    apart = pad(texts, 2, by_length=False)
+    assert [list(batch.rows) for batch in apart] == [
+        list(range(first, min(first + 2, len(texts)))) for first in range(0, len(texts), 2)
+    ]
+    assert padding_share(apart) > padding_share(batches)
 
 
 def test_a_padded_engine_gives_rows_in_the_order_of_the_texts(tiny_folder: Path) -> None:

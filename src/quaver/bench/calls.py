@@ -10,7 +10,7 @@ import numpy as np
 
 from quaver.bench.engines import Engine, Run, Vectors
 from quaver.bench.engines.registry import FORMS
-from quaver.bench.inputs import PADDED_BATCH, Request, case_lengths, get_case, pad, padding_share
+from quaver.bench.inputs import PADDED_BATCH, Request, case_lengths, get_case
 from quaver.bench.result import Row
 from quaver.bench.stage import Stage
 from quaver.bench.timing import Timing
@@ -63,8 +63,7 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         if case.texts > 1 and not ragged:
             stage.pace[engine_name] = timing.median(engine_name) / case.tokens
         values[engine_name] = found
-    padding = padding_share(pad(case.requests[0].ids, case.requests[0].batch))
-    return stage.rows(part, name, timing, values, vectors, padding)
+    return stage.rows(part, name, timing, values, vectors, case.requests[0])
 
 
 def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors, float]:
@@ -85,7 +84,7 @@ def measure_text(stage: Stage) -> list[Row]:
         stage: model and engines.
 
     Returns:
-        A row for each engine; padding as sorted batches of 32 have it.
+        A row for each engine.
     """
     texts = list(stage.corpus.texts)
     case = corpus_title(stage)
@@ -113,8 +112,9 @@ def measure_text(stage: Stage) -> list[Row]:
         values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)
         megabytes = stage.corpus.megabytes / timing.median(name)
         values[name]["megabytes_per_second"] = round(megabytes, 4)
-    padding = padding_share(pad(ids, PADDED_BATCH))
-    return stage.rows("text", case, timing, values, vectors, padding)
+    return stage.rows(
+        "text", case, timing, values, vectors, Request(tuple(ids), None, PADDED_BATCH)
+    )
 
 
 def corpus_title(stage: Stage) -> str:

@@ -220,21 +220,23 @@ class PaddedBatch:
     rows: NDArray[np.intp]
 
 
-def pad(texts: Sequence[Ids], size: int) -> list[PaddedBatch]:
-    """Sort texts by length, longest first, and pad them in batches.
+def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[PaddedBatch]:
+    """Pad texts in batches.
 
     Args:
         texts: the ids of the texts.
         size: most texts in a batch.
+        by_length: longest first; else in their order.
 
     Returns:
         The batches.
     """
-    order = np.argsort([-len(text) for text in texts], kind="stable")
+    lengths = np.array([len(text) for text in texts])
+    order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(texts))
     batches = []
     for first in range(0, len(order), size):
         rows = order[first : first + size]
-        ids = np.zeros((len(rows), len(texts[rows[0]])), np.int64)
+        ids = np.zeros((len(rows), lengths[rows].max()), np.int64)
         mask = np.zeros_like(ids)
         for row, index in enumerate(rows):
             ids[row, : len(texts[index])] = texts[index]

@@ -28,6 +28,9 @@ PACKAGES = (
     "torchao",
     "ctranslate2",
     "fastembed",
+    "onnxscript",
+    "llama-cpp-python",
+    "gguf",
     "intel-extension-for-pytorch",
     "zentorch",
 )

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from quaver.bench.corpus import Corpus
 from quaver.bench.engines import CannotRunError, Engine, Form, Setup, Vectors
 from quaver.bench.engines.registry import FORMS, OURS
-from quaver.bench.inputs import TextSource
+from quaver.bench.inputs import Request, TextSource, pad, padding_share
 from quaver.bench.instances import InstancesEngine
 from quaver.bench.models import Model
 from quaver.bench.progress import Progress
@@ -213,7 +213,7 @@ class Stage:
         timing: Timing,
         values: Mapping[str, dict[str, float]],
         vectors: Mapping[str, Vectors],
-        padding: float,
+        request: Request,
     ) -> list[Row]:
         """Make the rows of a case that was timed.
 
@@ -223,7 +223,7 @@ class Stage:
             timing: what it gave.
             values: engine to its figures.
             vectors: engine to its vectors, of the same texts.
-            padding: share of padding in padded batches of these texts.
+            request: these texts.
 
         Returns:
             A row for each engine that was timed.
@@ -237,10 +237,10 @@ class Stage:
             row.cosine = cosines[name]
             if name != OURS and OURS in values:
                 row.compare(*timing.ratio(OURS, name))
-            row.padding = round(padding, 4) if FORMS[name].pads else 0.0
+            row.settings = dict(self.engines[name].settings)
+            row.padding = _padding(FORMS[name], row.settings, request)
             row.rounds, row.dropped = len(timing.calls[name]), timing.dropped
             row.disturbed = timing.disturbed
-            row.settings = dict(self.engines[name].settings)
             rows.append(row)
         return rows
 
@@ -251,3 +251,11 @@ class Stage:
             return {}
         truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
         return {name: round(mean_cosine(found, truth), 6) for name, found in vectors.items()}
+
+
+def _padding(form: Form, settings: Mapping[str, Any], request: Request) -> float:
+    """Return the share of the tokens that an engine computed and that are padding, 0 to 1."""
+    if not form.pads:
+        return 0.0
+    size = settings.get("batch", request.batch)  # its own, where it searches for one
+    return round(padding_share(pad(request.ids, size, by_length=form.sorts)), 4)

@@ -87,8 +87,8 @@ def caption(result: Result) -> str:
         "texts. Bold: how many times as fast quaver-int8 is, the median over rounds in which the "
         "engines took turns in one process (llama.cpp, IPEX and zentorch in others than the rest, in turns "
         "with Quaver there). Lines with a corpus are from text, tokenization "
-        "included; the others from token ids. Other engines get texts sorted by length, in padded "
-        "batches.",
+        "included; the others from token ids. Other engines get texts sorted by length (fastembed as they "
+        "come), in padded batches.",
         "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "
         "nothing about retrieval."
         if random

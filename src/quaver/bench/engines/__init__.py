@@ -89,6 +89,7 @@ class Form:
         install: the command that brings them.
         environment: which of benchmarks/environments holds them, where they cannot share one.
         pads: whether it computes padding in a batch of texts of different lengths.
+        sorts: whether it gets texts of different lengths by length, or does that itself.
         artefact: makes what it loads in place of the model folder, and returns where it lies.
         batches: whether it is made for many texts, so that latency does not count for it.
         compiles: whether it compiles in its first calls, whose time says nothing of later ones.
@@ -101,6 +102,7 @@ class Form:
     install: str = ""
     environment: str = "peers"
     pads: bool = True
+    sorts: bool = True
     artefact: Callable[[Setup], Path] | None = None
     batches: bool = False
     compiles: bool = False

@@ -126,6 +126,7 @@ FORMS = (
         ("fastembed", "torch", "transformers", "onnxscript"),
         ("fastembed",),
         "pip install fastembed torch transformers onnxscript",
+        sorts=False,
         artefact=folder,
     ),
 )
