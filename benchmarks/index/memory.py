@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the memory of indexing.")
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("corpora", type=Path, nargs="+", help=".jsonl files of texts")
-    parser.add_argument("--passages", type=int, default=100_000, help="how many, or a few more")
+    parser.add_argument("--passages", type=int, default=100_000, help="about how many")
     parser.add_argument("--passage-tokens", type=int, default=64)
     parser.add_argument("--vectors", default="float32", help="float32, int8 or binary")
     parser.add_argument("--all-layers", action="store_true", help="take the whole model")
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Indexes folder after folder until there are enough passages, then searches and updates again.
+    """Indexes a folder that gives about as many passages, then searches and updates again.
 
     Args:
         embedder: The model.
