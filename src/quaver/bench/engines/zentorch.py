@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from dataclasses import replace
 from typing import Any
@@ -47,6 +48,7 @@ class ZentorchEngine(PaddedEngine):
             module = copy.deepcopy(module)  # the encoder is shared with the other forms
             quantize_(module, Int8DynamicActivationInt8WeightConfig())
         self._model = torch.compile(module, backend="zentorch", dynamic=True)
+        self._lock = threading.Lock()  # two callers at once wait for each other, spinning, for good
         self.settings = {"threads": torch.get_num_threads(), "zentorch": zentorch.__version__}
 
     def inputs(self, batch: PaddedBatch) -> Any:
@@ -59,7 +61,7 @@ class ZentorchEngine(PaddedEngine):
         """Run the compiled module."""
         import torch
 
-        with torch.no_grad(), warnings.catch_warnings():
+        with self._lock, torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             vectors: Vectors = self._model(*inputs).numpy()
         return vectors
