@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from quaver.bench import calls, clients, start, timing
 from quaver.bench.clients import run_clients
 from quaver.bench.compare import changes, comparison
+from quaver.bench.configuration import warnings
 from quaver.bench.corpus import read_corpus
 from quaver.bench.engines.padded import PaddedEngine
 from quaver.bench.engines.registry import FORMS, OURS, choose_forms
@@ -27,6 +28,7 @@ from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case,
 from quaver.bench.instances import share_cpus
 from quaver.bench.models import open_model, random_model
 from quaver.bench.quality import ndcg, read_judgements
+from quaver.bench.record import describe_run
 from quaver.bench.report import markdown, number
 from quaver.bench.result import Result, Row, read_result
 from quaver.bench.summary import summary
@@ -635,6 +637,65 @@ def test_a_second_run_goes_on_where_the_first_ended(
     assert {row.run for row in second.rows if row.part == "concurrency"} == {1}
     assert bench(*options, "--parts", "latency,text", "--resume").exit_code == 0
     assert read_result(tmp_path / "out") == second
+
+
+@pytest.mark.parametrize(
+    ("key", "then", "message"),
+    [
+        ("threads", 99, "threads: 99 then, {threads} now"),
+        ("affinity", [77, 78], "CPUs (--cores): 77,78 then"),
+        ("instances", 4, "instances: 4 then, 1 now"),
+        ("random_ids", True, "random ids: yes then, no now"),
+        ("command", "quaver bench x --random-ids", "random ids: yes then, no now"),
+        ("cpu_model", "family 1 model 1", "CPU model: family 1 model 1 then"),
+        ("quaver_isa", "other", "Quaver's instruction set: other then"),
+        ("environment", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, "ONEDNN_MAX_CPU_ISA: AVX2 then, not set"),
+    ],
+)
+def test_rows_of_another_configuration_are_not_gone_on_with(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, key: str, then: object, message: str
+) -> None:
+    file = tmp_path / "out" / "results.json"
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    result = stored()
+    result.runs = [describe_run(len(os.sched_getaffinity(0)), ["quaver", "bench"])]
+    threads = result.runs[0]["threads"]
+    if key == "command":
+        del result.runs[0]["random_ids"]  # as before it was noted
+    result.runs[0][key] = then
+    result.write(file)
+    written = file.read_text(encoding="utf-8")
+    done = bench(*options, "--parts", "latency", "--resume")
+    assert done.exit_code == 1, done.output
+    assert message.format(threads=threads) in " ".join(done.output.split())
+    assert "--overwrite" in done.output
+    assert file.read_text(encoding="utf-8") == written
+
+
+def test_other_versions_and_commits_are_said_and_gone_on_with(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "out" / "results.json"
+    options = quick_options(tiny_folder, corpus_file, tmp_path / "out")
+    result = stored()
+    result.runs = [describe_run(len(os.sched_getaffinity(0)), ["quaver", "bench"])]
+    result.runs[0]["versions"]["quaver"] = "0.0.1"
+    result.runs[0]["commit"] = "abc"
+    result.write(file)
+    done = bench(*options, "--parts", "latency", "--resume")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "rows kept by --resume: commit: abc then, " in said
+    assert "rows kept by --resume: quaver: 0.0.1 then, " in said
+    assert {row.model for row in read_result(file).rows} == {"mini", "tiny"}
+
+
+def test_versions_of_another_environment_are_not_held_against_this_one() -> None:
+    result = stored()
+    result.runs[0]["versions"] = {"quaver": "1", "torch": "2.8", "openvino": "3"}
+    now = {**result.runs[0], "versions": {"quaver": "1", "torch": "2.13", "openvino": "3"}}
+    assert warnings(result, now, {OURS, "quaver-float32"}) == []
+    assert warnings(result, now, {OURS, "torch-bf16"}) == ["torch: 2.8 then, 2.13 now"]
 
 
 def test_what_an_engine_could_not_do_is_not_tried_again(

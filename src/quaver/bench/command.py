@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quaver.bench.compare import comparison
+from quaver.bench.configuration import check_same, warnings
 from quaver.bench.engines import CannotRunError
 from quaver.bench.engines.registry import QUICK, choose_forms
 from quaver.bench.environments import measure_elsewhere, part_forms
@@ -77,8 +78,15 @@ def run(wishes: Wishes) -> None:
     file = wishes.out / RESULTS
     kept = read_result(file) if (wishes.add or wishes.resume) and file.is_file() else Result()
     before = kept if wishes.resume else Result()
-    here = Result(runs=[describe_run(options.threads, wishes.command, options.cpus)])
+    this_run = describe_run(
+        options.threads, wishes.command, options.cpus, random_ids=options.random_ids
+    )
+    here = Result(runs=[this_run])
     forms, elsewhere, missing = part_forms(options.forms, wishes.environments)
+    if wishes.resume:
+        check_same(kept, this_run)
+        for sentence in warnings(kept, this_run, {form.name for form in forms}):
+            print(f"rows kept by --resume: {sentence}", file=sys.stderr)
     here.missing |= missing
     for sentence in advice(here.runs[0]["settings"]):
         print(f"advice: {sentence}", file=sys.stderr)

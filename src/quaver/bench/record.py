@@ -39,7 +39,11 @@ FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8"
 
 
 def describe_run(
-    threads: int, command: Sequence[str], cpus: Sequence[Sequence[int]] = ((),)
+    threads: int,
+    command: Sequence[str],
+    cpus: Sequence[Sequence[int]] = ((),),
+    *,
+    random_ids: bool = False,
 ) -> dict[str, Any]:
     """Describe this machine and this run.
 
@@ -47,6 +51,7 @@ def describe_run(
         threads: threads pinned in every engine.
         command: the command line, program first.
         cpus: of each instance of an engine, where there are several.
+        random_ids: whether ids are drawn instead of text.
 
     Returns:
         JSON values; no path of this machine among them.
@@ -61,6 +66,7 @@ def describe_run(
         "threads": threads,
         "instances": len(cpus),
         "instance_cpus": [list(mine) for mine in cpus] if len(cpus) > 1 else [],
+        "random_ids": random_ids,
         "settings": cpu_settings(),
         "kernel": platform.release(),
         "quaver_isa": facts["isa"],
