@@ -355,6 +355,73 @@ def test_a_broken_result_is_told(tmp_path: Path, content: str, message: str) -> 
         read_result(tmp_path)
 
 
+def damage(content: Any, where: str, value: object) -> None:
+    *path, last = (int(key) if key.isdigit() else key for key in where.split("."))
+    for key in path:
+        content = content[key]
+    if value is None:
+        del content[last]
+    else:
+        content[last] = value
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "message"),
+    [
+        ("models", [], "'models' must be an object"),
+        ("models.mini", "x", "model mini: must be an object"),
+        ("models.mini.describe", None, "'describe' must be text: it is not there"),
+        ("models", {}, "row 0: its model is not among the models: 'mini'"),
+        ("missing.fastembed", 1, "missing: 'fastembed' must be text"),
+        ("quality.mini.quaver-int8.ndcg10", None, "'ndcg10' must be a number"),
+        ("runs.0", [], "run 0: must be an object"),
+        ("runs.0.settings", None, "run 0: 'settings' must be an object"),
+        ("runs.0.settings.governor", None, "'governor' must be text"),
+        ("runs.0.threads", 0, "'threads' must be a number from 1: got 0"),
+        ("runs.0.affinity", ["x"], "'affinity' must be a list of CPUs"),
+        ("rows", {}, "'rows' must be a list"),
+        ("rows.0", 1, "row 0: must be an object"),
+        ("rows.1.run", 7, "row 1: its run is not among the runs: 7"),
+        ("rows.1.run", -1, "'run' must be a number from 0"),
+        ("rows.1.part", "nonsense", "'part' must be one of latency, "),
+        ("rows.1.part", ["latency"], "'part' must be one of latency, "),
+        ("rows.1.case", "1x", "a case is TEXTSxTOKENS"),
+        ("rows.1.engine", 3, "'engine' must be text"),
+        ("rows.1.values", [], "'values' must be an object"),
+        ("rows.1.values.p50_ms", None, "'p50_ms' must be a number above 0: it is not there"),
+        ("rows.1.values.p50_ms", 0, "'p50_ms' must be a number above 0: got 0"),
+        ("rows.1.values.p50_ms", float("nan"), "'p50_ms' must be a number: got nan"),
+        ("rows.1.values.other", "x", "'other' must be a number: got 'x'"),
+        ("rows.0.ratio", [1.0], "'ratio' must be three numbers"),
+        ("rows.0.ratio", [0, 0, 0], "'ratio' must be three numbers above 0"),
+        ("rows.0.cosine", "x", "'cosine' must be a number"),
+        ("rows.0.settings", [], "'settings' must be an object"),
+        ("rows.0.nonsense", 1, "nonsense"),
+    ],
+)
+def test_a_damaged_result_is_one_line(
+    tmp_path: Path, where: str, value: object, message: str
+) -> None:
+    file = tmp_path / "results.json"
+    stored().write(file)
+    assert bench("--report", file).exit_code == 0
+    content = json.loads(file.read_text(encoding="utf-8"))
+    damage(content, where, value)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    for arguments in (["--report", file], ["--compare", file, file]):
+        done = bench(*arguments)
+        assert done.exit_code == 1, done.output
+        assert f"results are broken: {file}" in done.output
+        assert message in done.output
+        assert "Traceback" not in done.output
+
+
+@pytest.mark.parametrize("place", ["amd-epyc-zen3-2cores", "amd-epyc-zen4-2cores"])
+def test_results_written_before_are_read(place: str) -> None:
+    folder = Path(__file__).parent.parent / "benchmarks" / "results" / place
+    assert read_result(folder).rows
+
+
 def test_merging_replaces_what_was_measured_anew_and_forgets_unused_runs() -> None:
     result, later = stored(), stored()
     later.runs[0]["commit"] = "def"

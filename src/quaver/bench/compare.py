@@ -7,15 +7,7 @@ from dataclasses import dataclass
 from quaver.bench.engines.registry import OURS
 from quaver.bench.report import in_order, machine, number, table
 from quaver.bench.result import Result, Row
-
-_COMPARED = {
-    "latency": ("p50_ms", False),
-    "throughput": ("texts_per_second", True),
-    "text": ("texts_per_second", True),
-    "concurrency": ("queries_per_second", True),
-    "start": ("first_vector_seconds", False),
-}
-"""Part to the figure that is compared, and whether more of it is better."""
+from quaver.bench.stored import COMPARED
 
 
 @dataclass(frozen=True)
@@ -33,12 +25,12 @@ class Change:
     @property
     def unit(self) -> str:
         """Name of the figure that is compared."""
-        return _COMPARED[self.after.part][0]
+        return COMPARED[self.after.part][0]
 
     @property
     def speedup(self) -> float:
         """How many times as fast the second is; below 1 where it is slower."""
-        name, more = _COMPARED[self.after.part]
+        name, more = COMPARED[self.after.part]
         before, after = self.before.values[name], self.after.values[name]
         return after / before if more else before / after
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from quaver.bench.stored import BrokenError, check
 from quaver.errors import InputError
 
 KIND, FORMAT = "quaver bench", 1
@@ -162,7 +163,7 @@ def read_result(path: Path) -> Result:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read results: {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"results must be JSON: {file}: {error}") from error
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise InputError(f"results must be written by quaver bench: {file} is not")
@@ -171,8 +172,9 @@ def read_result(path: Path) -> Result:
             f"results must have format {FORMAT}: {file} has {content.get('format')!r}; measure anew"
         )
     try:
+        check(content)
         rows = [Row(**row) for row in content["rows"]]
         names = {f.name for f in fields(Result)} - {"rows"}
         return Result(**{name: content[name] for name in names}, rows=rows)
-    except (KeyError, TypeError) as error:
+    except (BrokenError, InputError, TypeError) as error:
         raise InputError(f"results are broken: {file}: {error}") from error
