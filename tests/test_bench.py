@@ -691,6 +691,39 @@ def test_adding_keeps_what_was_measured_before(
     assert {row.run for row in result.rows} == {0, 1}
 
 
+def test_results_are_not_overwritten_unless_one_says_so(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = [*quick_options(tiny_folder, corpus_file, out), "--parts", "latency"]
+    many_cases().write(out / "results.json")
+    assert bench("--report", out).exit_code == 0
+    written = (out / "results.json").read_bytes()
+    done = bench(*options)
+    assert done.exit_code == 1, done.output
+    assert "--out must be a folder without results" in done.output
+    for keeping in ("--add", "--resume"):
+        done = bench(*options, "--overwrite", keeping)
+        assert done.exit_code == 1, done.output
+        assert "--overwrite forgets what --add and --resume keep" in done.output
+    assert (out / "results.json").read_bytes() == written
+    done = bench(*options, "--overwrite")
+    assert done.exit_code == 0, done.output
+    assert {row.model for row in read_result(out).rows} == {"tiny"}
+    assert not list(out.glob("throughput.*")), "drawn of what was overwritten"
+
+
+def test_plots_of_what_is_no_longer_there_are_removed(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from quaver.bench.plots import write_plots
+
+    assert len(write_plots(many_cases(), tmp_path)) == 6
+    other = tmp_path / "other.png"
+    other.touch()
+    assert write_plots(stored(), tmp_path) == []
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_a_second_run_goes_on_where_the_first_ended(
     tiny_folder: Path, corpus_file: Path, tmp_path: Path
 ) -> None:

@@ -56,6 +56,7 @@ class Wishes:
     out: Path
     add: bool
     resume: bool
+    overwrite: bool
     cache: Path
     environments: Path
     command: Sequence[str]
@@ -127,6 +128,7 @@ def _options(wishes: Wishes) -> Options:
             raise InputError(f"a part must be one of {', '.join(PARTS)}: got {part!r}")
     if wishes.out.exists() and not wishes.out.is_dir():
         raise InputError(f"--out must be a folder: {wishes.out} is a file")
+    _check_kept(wishes)
     if not all(clients.isdigit() and 0 < int(clients) <= 1024 for clients in wishes.clients):
         raise InputError(
             f"--clients must be numbers from 1 to 1024: got {','.join(wishes.clients)}"
@@ -148,6 +150,17 @@ def _options(wishes: Wishes) -> Options:
         random_ids=wishes.random_ids,
         judgements=read_judgements(wishes.judgements) if wishes.judgements else (),
     )
+
+
+def _check_kept(wishes: Wishes) -> None:
+    if wishes.overwrite and (wishes.add or wishes.resume):
+        raise InputError("--overwrite forgets what --add and --resume keep: give one of them")
+    keeps = wishes.add or wishes.resume or wishes.overwrite
+    if (wishes.out / RESULTS).is_file() and not keeps:
+        raise InputError(
+            f"--out must be a folder without results: {wishes.out} has {RESULTS}; --resume goes on "
+            "there, --add measures anew beside what is kept, --overwrite forgets it"
+        )
 
 
 def _given(wishes: Wishes, options: Options) -> list[str]:
@@ -256,7 +269,7 @@ def report(path: Path) -> None:
     try:
         names = [file.name for file in write_plots(result, folder)]
     except ImportError as error:
-        print(f"no plots: {error}", file=sys.stderr)
+        print(f"no plots, and any in {folder} may be older: {error}", file=sys.stderr)
         names = []
     written = ", ".join([RESULTS, "results.md", *names])
     print(f"in {folder}: {written}", file=sys.stderr)

@@ -35,7 +35,7 @@ _RATE = "texts_per_second"
 
 
 def write_plots(result: Result, folder: Path) -> list[Path]:
-    """Draw what the result has rows for, as PNG and SVG.
+    """Draw what the result has rows for, as PNG and SVG; a plot it has none for is removed.
 
     Args:
         result: what was measured; the first model with such rows is drawn in each plot.
@@ -58,10 +58,11 @@ def write_plots(result: Result, folder: Path) -> list[Path]:
             ("quality", _quality),
         ):
             figure = draw(result)
-            if figure is None:
-                continue
             for suffix, metadata in (("png", None), ("svg", {"Date": None})):
                 path = folder / f"{name}.{suffix}"
+                if figure is None:
+                    path.unlink(missing_ok=True)
+                    continue
                 figure.savefig(path, dpi=150, metadata=metadata)
                 written.append(path)
     return written

@@ -96,6 +96,10 @@ def bench(
         bool,
         typer.Option("--resume", help="Keep what is in --out and measure only what is not there."),
     ] = False,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Forget what is in --out, which is refused otherwise."),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder for what engines make of a model.", show_default=False),
@@ -154,6 +158,7 @@ def bench(
                 out=out,
                 add=add,
                 resume=resume,
+                overwrite=overwrite,
                 cache=cache or cache_folder("bench"),
                 environments=environments,
                 command=("quaver", *sys.argv[1:]),
