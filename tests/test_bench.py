@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from quaver.bench import calls, clients, start, timing
+from quaver.bench import calls, clients, command, start, timing
 from quaver.bench.clients import run_clients
 from quaver.bench.compare import changes, comparison
 from quaver.bench.configuration import warnings
@@ -31,6 +31,7 @@ from quaver.bench.quality import ndcg, read_judgements
 from quaver.bench.record import describe_run
 from quaver.bench.report import markdown, number
 from quaver.bench.result import Result, Row, read_result
+from quaver.bench.study import steps_of
 from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
@@ -689,6 +690,43 @@ def test_adding_keeps_what_was_measured_before(
     result = read_result(tmp_path / "out")
     assert {row.part for row in result.rows} == {"latency", "throughput"}
     assert {row.run for row in result.rows} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ([], (20.0, 256, [1, 2, 4, 8], 15)),
+        (["--quick"], (6.0, 200, [1, 4], 5)),
+        (["--quick", "--seconds", 30], (30.0, 200, [1, 4], 5)),
+        (["--quick", "--count", 500], (6.0, 500, [1, 4], 5)),
+        (["--quick", "--clients", "1,16"], (6.0, 200, [1, 16], 5)),
+        (["--quick", "--cases", "1x8"], (6.0, 200, [1, 4], 1)),
+    ],
+)
+def test_quick_is_a_set_of_defaults(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: list[object],
+    found: tuple[object, ...],
+) -> None:
+    taken: list[Any] = []
+
+    def measure(model: Any, options: Any, *others: Any, **more: Any) -> None:
+        taken.append(options)
+
+    monkeypatch.setattr(command, "measure", measure)
+    options = ["--out", tmp_path / "out", "--cache", tmp_path, "--environments", tmp_path]
+    done = bench(tiny_folder, *given, *options, "--against", "quaver")
+    assert done.exit_code == 0, done.output
+    (found_options,) = taken
+    steps = [s for s in steps_of(found_options) if s.part in ("latency", "throughput")]
+    assert (
+        found_options.seconds,
+        found_options.count,
+        found_options.clients,
+        len(steps),
+    ) == found
 
 
 def test_results_are_not_overwritten_unless_one_says_so(

@@ -28,11 +28,17 @@ from quaver.errors import EngineError, InputError
 from quaver.machine import available_threads
 
 _QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
+_SECONDS, _QUICK_SECONDS = 20.0, 6.0
+_COUNT, _QUICK_COUNT = 256, 200
+_CLIENTS, _QUICK_CLIENTS = ("1", "2", "4", "8"), ("1", "4")
 
 
 @dataclass(frozen=True)
 class Wishes:
-    """The command line of `quaver bench`; see its help."""
+    """The command line of `quaver bench`; see its help.
+
+    What is None or empty takes its default: that of `quick` where that is chosen.
+    """
 
     model: str
     name: str
@@ -42,14 +48,14 @@ class Wishes:
     shapes: Sequence[str]
     only_shapes: bool
     corpus: Path | None
-    count: int
+    count: int | None
     judgements: Path | None
     clients: Sequence[str]
     random_ids: bool
     threads: int | None
     cores: str
     instances: int
-    seconds: float
+    seconds: float | None
     rounds: int
     longest: float
     quick: bool
@@ -129,11 +135,11 @@ def _options(wishes: Wishes) -> Options:
     if wishes.out.exists() and not wishes.out.is_dir():
         raise InputError(f"--out must be a folder: {wishes.out} is a file")
     _check_kept(wishes)
-    if not all(clients.isdigit() and 0 < int(clients) <= 1024 for clients in wishes.clients):
-        raise InputError(
-            f"--clients must be numbers from 1 to 1024: got {','.join(wishes.clients)}"
-        )
     quick = wishes.quick
+    clients = wishes.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
+    if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
+        raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
+    seconds, count = (_QUICK_SECONDS, _QUICK_COUNT) if quick else (_SECONDS, _COUNT)
     threads, cpus = share_machine(wishes.threads, wishes.instances)
     return Options(
         forms=choose_forms(wishes.against or (QUICK if quick else ())),
@@ -141,12 +147,12 @@ def _options(wishes: Wishes) -> Options:
         cases=wishes.cases or (_QUICK_CASES if quick else ()),
         threads=threads,
         cpus=cpus,
-        seconds=min(wishes.seconds, 6.0) if quick else wishes.seconds,
+        seconds=seconds if wishes.seconds is None else wishes.seconds,
         least=wishes.rounds,
         longest=wishes.longest,
         corpus=wishes.corpus,
-        count=min(wishes.count, 200) if quick else wishes.count,
-        clients=[int(n) for n in wishes.clients] if not quick else [1, 4],
+        count=count if wishes.count is None else wishes.count,
+        clients=[int(number) for number in clients],
         random_ids=wishes.random_ids,
         judgements=read_judgements(wishes.judgements) if wishes.judgements else (),
     )

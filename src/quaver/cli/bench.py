@@ -49,12 +49,17 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    count: Annotated[int, typer.Option(help="Texts of the corpus at most.", min=1)] = 256,
+    count: Annotated[
+        int | None,
+        typer.Option(help="Texts of the corpus at most; default: 256, with --quick 200.", min=1),
+    ] = None,
     judgements: Annotated[
         Path | None,
         typer.Option(help="Judged texts in BEIR layout: adds NDCG@10 to every engine."),
     ] = None,
-    clients: Annotated[str, typer.Option(help="Numbers of clients.")] = "1,2,4,8",
+    clients: Annotated[
+        str, typer.Option(help="Numbers of clients; default: 1,2,4,8, with --quick 1,4.")
+    ] = "",
     random_ids: Annotated[
         bool, typer.Option("--random-ids", help="Random token ids instead of text.")
     ] = False,
@@ -71,8 +76,11 @@ def bench(
         ),
     ] = 1,
     seconds: Annotated[
-        float, typer.Option(help="For each case, all engines together.", min=0)
-    ] = 20.0,
+        float | None,
+        typer.Option(
+            help="For each case, all engines together; default: 20, with --quick 6.", min=0
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Least rounds of a case.", min=1)] = 3,
     longest: Annotated[
         float,
@@ -84,7 +92,10 @@ def bench(
     ] = 30.0,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="A few cases and one form of each engine, in minutes."),
+        typer.Option(
+            "--quick",
+            help="A few cases and one form of each engine, in minutes; what is given beside it wins.",
+        ),
     ] = False,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for results.json, results.md and plots.")
