@@ -27,11 +27,12 @@ from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
 from quaver.bench.instances import share_cpus
 from quaver.bench.models import open_model, random_model
+from quaver.bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
 from quaver.bench.quality import ndcg, read_judgements
 from quaver.bench.record import describe_run
 from quaver.bench.report import markdown, number
 from quaver.bench.result import Result, Row, read_result
-from quaver.bench.study import steps_of
+from quaver.bench.stage import Options
 from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
@@ -897,8 +898,70 @@ def test_ctrl_c_keeps_what_was_measured(
     done = bench(*quick_options(tiny_folder, corpus_file, out))
     assert done.exit_code == 130
     assert f"interrupted: what was measured is in {out}" in " ".join(done.output.split())
-    assert {row.case for row in read_result(out).rows} == {"1x8"}
-    assert "1x8" in (out / "results.md").read_text(encoding="utf-8")
+    result = read_result(out)
+    assert {row.case for row in result.rows} == {"1x8"}
+    report = (out / "results.md").read_text(encoding="utf-8")
+    assert "1x8" in report
+    left = ("4x16", "8x20", "text", "1 client", "2 clients", "start")
+    assert result.missing == {f"every engine (tiny, {c})": "not reached: interrupted" for c in left}
+    assert "- every engine (tiny, 2 clients): not reached: interrupted" in report
+    # What was not reached is measured, not taken for impossible, and is then missing no more.
+    monkeypatch.setattr(calls, "get_case", real)
+    options = [*quick_options(tiny_folder, corpus_file, out), "--parts", "throughput", "--resume"]
+    assert bench(*options).exit_code == 0
+    result = read_result(out)
+    assert {row.case for row in result.rows} == {"1x8", "4x16", "8x20"}
+    assert set(result.missing) == {f"every engine (tiny, {case})" for case in left[2:]}
+
+
+def test_ctrl_c_before_the_first_row_says_so_and_leaves_no_result(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(name: str, source: TextSource) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calls, "get_case", interrupted)
+    out = tmp_path / "out"
+    done = bench(*quick_options(tiny_folder, corpus_file, out))
+    assert done.exit_code == 130
+    assert "interrupted: nothing was measured yet" in " ".join(done.output.split())
+    assert not (out / "results.json").exists()
+
+
+def test_what_ctrl_c_came_before_is_listed_by_engine_where_others_got_there() -> None:
+    forms = [FORMS[name] for name in (OURS, "openvino-int8", "openvino-int8-tuned", "ipex-int8")]
+    options = plan_options(forms, ["1x16", "1x32"], [4])
+    result = stored()  # 1x16 of all but IPEX, which is elsewhere
+    result.missing["openvino-int8 (mini, 1x32)"] = "no"
+    result.rows.append(latency(OURS, 2.0, case="1x32"))
+    model: Any = type("Named", (), {"name": "mini", "weights": "real"})
+    assert not_reached(result, [model], options, forms).keys() == {
+        "ipex-int8 (mini)",
+        "every engine (mini, 4 clients)",
+    }
+    del result.missing["openvino-int8 (mini, 1x32)"]
+    found = not_reached(result, [model], options, forms)
+    assert found.keys() >= {"openvino-int8 (mini, 1x32)"}
+    kept = {**found, "openvino-int8 (mini, 1x64)": NOT_REACHED, "ipex-int8 (other)": "no"}
+    assert still_missing(kept, [model], options).keys() == {
+        "openvino-int8 (mini, 1x64)",
+        "ipex-int8 (other)",
+    }
+
+
+def plan_options(forms: Any, cases: Any, many: Any) -> Options:
+    parts = ("latency", "concurrency")
+    return Options(forms, parts, cases, 1, 0.0, 1, 1.0, None, 10, many, False, ())
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_measuring(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "measure", None)  # not called
+    (tmp_path / "file").touch()
+    done = bench(*quick_options(tiny_folder, corpus_file, tmp_path / "file" / "out"))
+    assert done.exit_code == 1, done.output
+    assert "--out must be a folder: cannot make" in done.output
 
 
 def test_an_engine_that_is_not_installed_is_named_with_what_installs_it(

@@ -15,6 +15,7 @@ from quaver.bench.engines.registry import QUICK, choose_forms
 from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.instances import share_cpus
 from quaver.bench.models import Model, open_model, random_model
+from quaver.bench.plan import not_reached, steps_of, still_missing
 from quaver.bench.plots import write_plots
 from quaver.bench.progress import Progress
 from quaver.bench.quality import read_judgements
@@ -22,7 +23,7 @@ from quaver.bench.record import describe_run
 from quaver.bench.report import markdown
 from quaver.bench.result import PARTS, RESULTS, Result, read_result
 from quaver.bench.stage import Options
-from quaver.bench.study import measure, steps_of
+from quaver.bench.study import measure
 from quaver.cpu_settings import advice, cpu_settings, parse_cpus
 from quaver.errors import EngineError, InputError
 from quaver.machine import available_threads
@@ -100,6 +101,8 @@ def run(wishes: Wishes) -> None:
     for name, why in missing.items():
         print(f"{name} is not measured: {why}", file=sys.stderr)
     models = _models(wishes)
+    kept.missing = still_missing(kept.missing, models, options)
+    _make_folder(wishes.out)
 
     def save(more: Result | None = None) -> None:
         here.merge(more or Result())
@@ -122,10 +125,27 @@ def run(wishes: Wishes) -> None:
             measure_elsewhere(wishes.environments, name, others, given, before, save)
     except CannotRunError as error:
         raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
+    except KeyboardInterrupt as error:
+        reached, engines = Result(), [*forms, *(f for others in elsewhere.values() for f in others)]
+        reached.merge(before)
+        reached.merge(here)
+        here.missing |= not_reached(reached, models, options, engines)
+        there = f"what was measured is in {wishes.out}" if here.rows or kept.rows else ""
+        raise KeyboardInterrupt(f"interrupted: {there or 'nothing was measured yet'}") from error
     finally:
         if here.rows or kept.rows:
             save()
             report(wishes.out)
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything is measured, so that what is measured can be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out must be a folder: cannot make {out}: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out must be a folder that can be written to: {out} is not")
 
 
 def _options(wishes: Wishes) -> Options:

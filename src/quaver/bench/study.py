@@ -7,19 +7,12 @@ from functools import partial
 
 from quaver.architecture import encoder_spec
 from quaver.bench.calls import corpus_title, measure_case, measure_text
-from quaver.bench.clients import clients_title, measure_clients
+from quaver.bench.clients import measure_clients
 from quaver.bench.corpus import read_corpus
 from quaver.bench.engines import Setup
-from quaver.bench.inputs import (
-    LATENCY_LENGTHS,
-    RAGGED,
-    THROUGHPUT_BATCHES,
-    THROUGHPUT_LENGTH,
-    TextSource,
-    case_lengths,
-    lognormal_lengths,
-)
+from quaver.bench.inputs import TextSource, lognormal_lengths
 from quaver.bench.models import Model
+from quaver.bench.plan import has, steps_of
 from quaver.bench.progress import Progress, Step
 from quaver.bench.quality import JUDGED, judged_names, ndcg
 from quaver.bench.result import Result, Row
@@ -29,38 +22,6 @@ from quaver.tokenizer import Tokenizer
 
 _CALIBRATION_TEXTS = 64
 _CALIBRATION_SEED = 1_000_000
-_TOKENS_OF_A_TEXT = 100
-
-
-def steps_of(options: Options) -> list[Step]:
-    """Return the cases of one model in their order.
-
-    Args:
-        options: what to measure.
-
-    Returns:
-        The steps, each with the tokens of its call.
-
-    Raises:
-        InputError: a case has no valid name.
-    """
-    latency = options.cases or [f"1x{length}" for length in LATENCY_LENGTHS]
-    batches = [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
-    throughput = options.cases or [*batches, RAGGED]
-    found: list[Step] = []
-    for part, names, single in (("latency", latency, True), ("throughput", throughput, False)):
-        if part in options.parts:
-            for name in names:
-                lengths = case_lengths(name)
-                if (len(lengths) == 1) == single:
-                    found.append(Step(part, name, sum(lengths)))
-    if "text" in options.parts:
-        found.append(Step("text", "text", _TOKENS_OF_A_TEXT * options.count))
-    if "concurrency" in options.parts:
-        found += [Step("concurrency", str(clients), 0) for clients in options.clients]
-    if "start" in options.parts:
-        found.append(Step("start", "start", 0))
-    return found
 
 
 def measure(
@@ -96,7 +57,7 @@ def measure(
         result.models[model.name]["judged"] = judged_names(options.judgements)
     steps = []
     for step in steps_of(options):
-        if _has(before, stage, step):
+        if has(before, model.name, step, options.forms, corpus_title(stage)):
             progress.skip(step)
         else:
             steps.append(step)
@@ -134,28 +95,6 @@ def _stage(model: Model, options: Options, result: Result, progress: Progress) -
     setup = Setup(model, options.threads, tokenizer.max_length, calibration.ids, texts)
     run = len(result.runs) - 1
     return Stage(options, setup, corpus, source, progress, run, result.missing)
-
-
-def _has(before: Result, stage: Stage, step: Step) -> bool:
-    """Whether a result holds a case of every engine, or says why not."""
-    case = _case_title(stage, step)
-    for form in stage.options.forms:
-        if form.batches and step.part in ("latency", "concurrency", "start"):
-            continue
-        name = stage.model.name
-        reasons = {f"{form.name} ({name})", f"every engine ({name}, {case})"}
-        reasons |= {f"{form.name} ({name}, {called})" for called in (case, step.case)}
-        known = any(row.key == (step.part, name, case, form.name) for row in before.rows)
-        if not known and not any(reason in before.missing for reason in reasons):
-            return False
-    return True
-
-
-def _case_title(stage: Stage, step: Step) -> str:
-    """Return what rows of a step are called."""
-    if step.part == "text":
-        return corpus_title(stage)
-    return clients_title(int(step.case)) if step.part == "concurrency" else step.case
 
 
 def _measured(stage: Stage, step: Step) -> list[Row]:

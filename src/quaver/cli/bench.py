@@ -138,7 +138,7 @@ def bench(
     Every engine runs the same texts with the same number of threads, in turns; a row says how fast
     it was and how near its vectors are to float32. Ctrl-C keeps what was measured.
     """
-    with reported_errors(interrupted=f"interrupted: what was measured is in {out}"):
+    with reported_errors(interrupted="interrupted: nothing was measured yet"):
         if compare_files is not None:
             print(compare(*compare_files))
         elif report_file is not None:

@@ -81,14 +81,17 @@ def cache_folder(name: str) -> Path:
 
 @contextmanager
 def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns Quaver's errors and missing extras into one line and code 1, and Ctrl-C into 130."""
+    """Turns Quaver's errors and missing extras into one line and code 1, and Ctrl-C into 130.
+
+    A KeyboardInterrupt with a message of its own says that one.
+    """
     try:
         yield
     except (QuaverError, ImportError) as error:
         print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise typer.Exit(1) from error
     except KeyboardInterrupt as error:
-        print(f"quaver: {interrupted}", file=sys.stderr)
+        print(f"quaver: {str(error) or interrupted}", file=sys.stderr)
         raise typer.Exit(130) from error
     except BrokenPipeError as error:
         # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
