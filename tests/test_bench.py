@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import partial
@@ -16,7 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from quaver.bench import calls, clients, command, start, timing
+from quaver.bench import calls, clients, command, environments, start, timing
 from quaver.bench.clients import run_clients
 from quaver.bench.compare import changes, comparison
 from quaver.bench.configuration import warnings
@@ -592,6 +594,65 @@ def test_another_environment_measures_and_its_rows_come_back(
     failing = ["no-such-model/x/y"]
     measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], failing, Result(), kept.append)
     assert "ended with 1" in kept[2].missing["ipex-int8"]
+
+
+_STUDY = """
+import signal, sys, time
+from pathlib import Path
+
+here, polite = Path(sys.argv[1]), {polite}
+results = Path(sys.argv[sys.argv.index("--out") + 1]) / "results.json"
+results.write_text((here / "first.json").read_text())
+if not polite:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+(here / "ready").touch()
+try:
+    time.sleep(40)
+    results.write_text("never told, never ended")
+except KeyboardInterrupt:
+    results.write_text((here / "last.json").read_text())
+    sys.exit(130)
+"""
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_ctrl_c_ends_another_environment_and_keeps_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, polite: bool
+) -> None:
+    """The signal reaches this process alone, as `kill` and a supervisor send it."""
+    monkeypatch.setattr(environments, "_PATIENCE", 30.0 if polite else 0.2)
+    for name, p50 in (("first", 9.0), ("last", 7.0)):
+        result = stored()
+        result.rows = [latency("ipex-int8", p50), latency(OURS, 2.0)]
+        result.write(tmp_path / f"{name}.json")
+    study = tmp_path / "study.py"
+    study.write_text(_STUDY.format(polite=polite), encoding="utf-8")
+    python = tmp_path / "ipex" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {study} {tmp_path} "$@"\n')
+    python.chmod(0o755)
+
+    def interrupt() -> None:
+        for _ in range(300):
+            time.sleep(0.1)
+            if (tmp_path / "ready").exists():
+                break
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # Where the tests run in the background of a shell, the signal is ignored unless one asks for it.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    sender = threading.Thread(target=interrupt)
+    kept: list[Result] = []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sender.start()
+            measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], [], Result(), kept.append)
+    finally:
+        sender.join()
+        signal.signal(signal.SIGINT, handler)
+    (row,) = kept[0].rows
+    assert (row.engine, row.values["p50_ms"]) == ("ipex-int8", 7.0 if polite else 9.0)
+    assert "ipex-int8" not in kept[0].missing
 
 
 # --- The command ----------------------------------------------------------------------------------

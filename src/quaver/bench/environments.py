@@ -6,6 +6,7 @@ and none is computed across processes.
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,10 @@ from quaver.bench.result import RESULTS, Result, read_result
 from quaver.errors import InputError
 
 _INTERRUPTED = 130
+_PATIENCE = 30.0
+"""Seconds that a process has after Ctrl-C to write what it measured."""
+_LAST = 5.0
+"""Seconds until a process that was terminated is killed."""
 
 
 def interpreter(environments: Path, name: str) -> Path | None:
@@ -82,12 +87,31 @@ def measure_elsewhere(
         interrupted = False
         try:
             process.wait()
-        except KeyboardInterrupt:  # it got the signal as well, and writes what it has
+        except KeyboardInterrupt:
             interrupted = True
-            process.wait()
-        keep(_outcome(Path(folder), name, forms, process.returncode))
+            _end(process)
+        code = _INTERRUPTED if interrupted else process.returncode
+        keep(_outcome(Path(folder), name, forms, code))
     if interrupted:
         raise KeyboardInterrupt
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Have a process write what it has, and end it if it does not: its rows so far are written.
+
+    From a terminal it got the signal as well; a second one does not harm a file that is replaced at
+    once.
+    """
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(_PATIENCE)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C again: no more patience
+        process.terminate()
+        try:
+            process.wait(_LAST)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 def _outcome(folder: Path, environment: str, forms: Sequence[Form], code: int) -> Result:
