@@ -11,8 +11,10 @@ import threading
 import time
 from dataclasses import replace
 from functools import partial
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from quaver.bench.compare import changes, comparison
 from quaver.bench.configuration import warnings
 from quaver.bench.corpus import read_corpus
 from quaver.bench.engines.padded import PaddedEngine
+from quaver.bench.engines.quaver import static_folder
 from quaver.bench.engines.registry import FORMS, OURS, choose_forms
 from quaver.bench.environments import measure_elsewhere, part_forms
 from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
@@ -227,6 +230,49 @@ def test_a_shape_with_random_weights_opens_like_any_model(
     assert vectors.shape == (2, 64)
     with pytest.raises(InputError, match="must be one of small, base, large"):
         random_model("tiny", model)
+
+
+CALIBRATED = ([np.arange(1, 9)], TEXTS[:8]), ([np.arange(1, 10)], TEXTS[8:16])
+
+
+def test_a_model_calibrated_with_other_texts_is_another(tiny_folder: Path, tmp_path: Path) -> None:
+    model = open_model(str(tiny_folder), tmp_path)
+    made = set()
+    for ids, texts in CALIBRATED:
+        setup = replace(calls_setup(model), calibration=ids, calibration_texts=texts)
+        path = static_folder(setup)
+        assert path.is_dir()
+        assert static_folder(replace(setup, threads=2)) == path
+        # A process of `start` has the name in place of the texts.
+        without = replace(setup, calibration=(), calibration_texts=())
+        assert static_folder(replace(without, calibrated=setup.calibration_name)) == path
+        made.add(path)
+    assert len(made) == 2
+
+
+@pytest.mark.parametrize(
+    ("engine", "make"), [("openvino", "int8_graph"), ("onnxruntime", "static_graph")]
+)
+def test_graphs_calibrated_with_other_texts_are_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, make: str
+) -> None:
+    """The engines themselves need not be here: what was made before is only looked for."""
+    for name in ("nncf", "openvino", "onnxruntime", "onnxruntime.quantization"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    shapes = "onnxruntime.quantization.shape_inference"
+    monkeypatch.setitem(sys.modules, shapes, MagicMock())
+    monkeypatch.setattr(metadata, "version", lambda name: "1.0")
+
+    class Made:
+        def built(self, name: str, suffix: str) -> Path:
+            path = tmp_path / f"{name}{suffix}"
+            path.touch()
+            return path
+
+    function = getattr(import_module(f"quaver.bench.engines.{engine}"), make)
+    setups = [replace(calls_setup(Made()), calibration=ids) for ids, _ in CALIBRATED]
+    assert len({function(setup) for setup in setups}) == 2
+    assert function(setups[0]) == function(replace(setups[0], threads=2))
 
 
 def judged_folder(path: Path, *, lines: str = "q\td1\t2\nq\td3\t1\nq\td0\t0") -> Path:
@@ -605,8 +651,8 @@ results = Path(sys.argv[sys.argv.index("--out") + 1]) / "results.json"
 results.write_text((here / "first.json").read_text())
 if not polite:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-(here / "ready").touch()
 try:
+    (here / "ready").touch()
     time.sleep(40)
     results.write_text("never told, never ended")
 except KeyboardInterrupt:

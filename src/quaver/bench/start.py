@@ -74,7 +74,8 @@ def _process(form: Form, setup: Setup) -> dict[str, Any]:
     command = [sys.executable, "-m", "quaver.bench.start", "--engine", form.name]
     command += ["--model", str(model.folder.path), "--name", model.name]
     command += ["--cache", str(model.cache), "--threads", str(setup.threads)]
-    command += ["--max-length", str(setup.max_length), "--begin", str(time.monotonic())]
+    command += ["--max-length", str(setup.max_length), "--calibrated", setup.calibration_name]
+    command += ["--begin", str(time.monotonic())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
@@ -171,7 +172,7 @@ def main() -> None:
     """Be the process that is measured; one JSON object on stdout."""
     here = time.monotonic()
     parser = argparse.ArgumentParser()
-    for name in ("--engine", "--model", "--name", "--cache"):
+    for name in ("--engine", "--model", "--name", "--cache", "--calibrated"):
         parser.add_argument(name, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--max-length", type=int, required=True)
@@ -180,12 +181,14 @@ def main() -> None:
     begin = options.begin
     form = FORMS[options.engine]
     model = replace(open_model(options.model, Path(options.cache)), name=options.name)
+    calibrated = options.calibrated
+    setup = Setup(model, options.threads, options.max_length, (), calibrated=calibrated)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     for package in form.runs_on:
         import_module(package)
     imported = time.monotonic()
     try:
-        engine = form.load(Setup(model, options.threads, options.max_length, ()))
+        engine = form.load(setup)
     except CannotRunError as error:
         sys.exit(str(error))
     loaded = time.monotonic()

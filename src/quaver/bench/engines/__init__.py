@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -68,6 +69,8 @@ class Setup:
         max_length: most tokens of a text, special tokens included.
         calibration: ids of texts that are not measured, for static quantization.
         calibration_texts: texts for the same, where an engine wants text.
+        calibrated: `calibration_name` of the texts that what is loaded was calibrated with, where
+            they are not given: in a process of `start`.
     """
 
     model: Model
@@ -75,6 +78,19 @@ class Setup:
     max_length: int
     calibration: Sequence[Ids]
     calibration_texts: Sequence[str] = ()
+    calibrated: str = ""
+
+    @property
+    def calibration_name(self) -> str:
+        """Hash of the calibration texts, which tells apart the files made with them."""
+        if self.calibrated:
+            return self.calibrated
+        digest = hashlib.sha256()
+        for ids in self.calibration:
+            digest.update(len(ids).to_bytes(8, "little") + ids.astype("<i8").tobytes())
+        for text in self.calibration_texts:
+            digest.update(text.encode() + b"\0")
+        return digest.hexdigest()[:12]
 
 
 @dataclass(frozen=True)

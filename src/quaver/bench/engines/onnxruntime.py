@@ -173,7 +173,7 @@ def static_graph(setup: Setup) -> Path:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = _built(setup, "int8-static")
+    path = _built(setup, f"int8-static-{setup.calibration_name}")
     if path.is_file():
         return path
 

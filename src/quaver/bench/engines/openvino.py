@@ -54,7 +54,8 @@ def int8_graph(setup: Setup) -> Path:
     import nncf
     import openvino as ov
 
-    path = setup.model.built(f"nncf-{metadata.version('nncf')}-int8", ".xml")
+    version = metadata.version("nncf")
+    path = setup.model.built(f"nncf-{version}-int8-{setup.calibration_name}", ".xml")
     if not path.is_file():
         samples = [
             {"input_ids": text[None], "attention_mask": np.ones((1, len(text)), np.int64)}

@@ -81,7 +81,7 @@ def static_folder(setup: Setup) -> Path:
         CannotRunError: Quaver does not quantize this model.
     """
     version = metadata.version("quaver")
-    path = setup.model.built(f"quaver-{version}-int8-static", "")
+    path = setup.model.built(f"quaver-{version}-int8-static-{setup.calibration_name}", "")
     if not path.is_dir():
         texts = list(dict.fromkeys(setup.calibration_texts))
         try:
