@@ -37,7 +37,7 @@ from quaver.bench.quality import ndcg, read_judgements
 from quaver.bench.record import describe_run
 from quaver.bench.report import markdown, number
 from quaver.bench.result import Result, Row, read_result
-from quaver.bench.stage import Options
+from quaver.bench.stage import Options, Stage
 from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
@@ -118,6 +118,49 @@ def test_an_engine_whose_call_takes_too_long_is_left_out() -> None:
     found = alternate({"a": [lambda: None]}, seconds=0, block=0, least=1, longest=-1.0)
     assert not found.calls
     assert "longer than the limit" in found.left_out["a"]
+
+
+def test_the_time_of_processes_that_ended_is_not_foreign() -> None:
+    load = timing.ForeignLoad()
+    before = load._used()
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", busy], check=True)
+    assert load._used() - before >= 0.29  # of the 0.3 s that it counts itself; ticks are finer
+
+
+@pytest.mark.parametrize(("loads", "dropped"), [([0.0], 0), ([0.5, 0.0], 1)])
+def test_processes_start_in_turns_and_disturbed_rounds_are_made_again(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    loads: list[float],
+    dropped: int,
+) -> None:
+    shares = iter(loads)
+    monkeypatch.setattr(timing.ForeignLoad, "share", lambda self: next(shares, 0.0))
+    monkeypatch.setattr(start, "PROCESSES", 3)
+    seconds = {OURS: 1.0, "quaver-float32": 2.0, "torch-bf16": 5.0}
+    order: list[str] = []
+
+    def process(form: Any, setup: Any) -> start.Started:
+        order.append(form.name)
+        # Everything is slower from round to round, which a ratio within a round does not see.
+        taken = seconds[form.name] * (1 + order.count(form.name))
+        if order.count(form.name) == 1:
+            taken = seconds[form.name]
+        return start.Started({"first_vector_seconds": taken}, np.array([0.6, 0.8], np.float32))
+
+    monkeypatch.setattr(start, "_process", process)
+    options = plan_options([FORMS[name] for name in seconds], [], [])
+    setup = calls_setup(open_model(str(tiny_folder), tmp_path))
+    stage = Stage(options, setup, None, None, MagicMock(), 0, {})  # type: ignore[arg-type]
+    rows = {row.engine: row for row in start.measure_start(stage)}
+    engines, fast = list(seconds), [OURS, "quaver-float32"]
+    assert order == [*engines, *engines * (1 + dropped), *fast * 2]
+    assert {name: row.rounds for name, row in rows.items()} == dict(zip(engines, (3, 3, 1), strict=True))
+    assert rows["quaver-float32"].ratio == [2.0, 2.0, 2.0]
+    assert rows["torch-bf16"].ratio is None
+    assert {row.dropped for row in rows.values()} == {dropped}
 
 
 # --- Inputs ---------------------------------------------------------------------------------------

@@ -9,30 +9,49 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from quaver.bench.engines import CannotRunError, Form, Setup, Vectors
+from quaver.bench.engines import CannotRunError, Form, Setup
 from quaver.bench.engines.registry import FORMS, OURS
 from quaver.bench.models import open_model
 from quaver.bench.result import Row
 from quaver.bench.stage import Stage
+from quaver.bench.timing import Turns, take_turns
 
 PROCESSES = 3
-"""That count; one before them fills the caches."""
+"""That count, of every engine in turns; one before them fills the caches."""
 _SLOW = 4.0
-"""Seconds to the first vector from which one process counts: its noise is small beside them."""
+"""Seconds to the first vector from which one process counts, without a ratio: it would be of one round."""
 _QUERY = "How do I sort a list of objects by an attribute?"
 _TIMEOUT = 300
 
 
+@dataclass(frozen=True)
+class Started:
+    """What a process gave.
+
+    Attributes:
+        values: seconds, milliseconds and megabytes by name.
+        vector: float32 (H,), of the query.
+    """
+
+    values: dict[str, float]
+    vector: NDArray[np.float32]
+
+
+Start = Callable[[], Started | None]
+
+
 def measure_start(stage: Stage) -> list[Row]:
-    """Start every engine in processes of its own.
+    """Start every engine in processes of its own, in turns.
 
     What an engine converts or quantizes once is there before. Time counts from the start of the
     process, so everyone's includes Python, numpy and the bench itself ("harness_seconds").
@@ -43,33 +62,63 @@ def measure_start(stage: Stage) -> list[Row]:
     Returns:
         A row for each engine.
     """
-    found: dict[str, list[dict[str, float]]] = {}
-    vectors: dict[str, Vectors] = {}
+    sizes: dict[str, dict[str, float]] = {}
+    quick: dict[str, Start] = {}
+    slow: dict[str, Start] = {}
     for form in stage.options.forms:
         if form.batches or f"{form.name} ({stage.model.name})" in stage.missing:
             continue
         stage.progress.say(f"start: {form.name}")
-        processes = stage.attempt(form.name, "start", partial(_processes, form, stage.setup))
-        if processes is not None:
-            found[form.name], vectors[form.name] = processes
-    cosines = stage.cosines(vectors)
-    return [
-        _row(stage, name, processes, found.get(OURS), cosines[name])
-        for name, processes in found.items()
-    ]
+        first = stage.attempt(form.name, "start", partial(_first, form, stage.setup))
+        if first is not None:
+            seconds, sizes[form.name] = first
+            starts = quick if seconds < _SLOW else slow
+            starts[form.name] = partial(_again, stage, form)
+    stage.progress.say("start: all in turns")
+    # One round of all, then those that are quick on their own: a disturbed round is made again.
+    turns = [_in_turns(stage, {**quick, **slow}, 1), _in_turns(stage, quick, PROCESSES - 1)]
+    found: dict[str, list[Started]] = {}
+    for name in sizes:
+        given = [each[name] for turn in turns for each in turn.rounds if name in each]
+        started = [one for one in given if one is not None]
+        if started and len(started) == len(given):
+            found[name] = started
+    cosines = stage.cosines({name: started[0].vector[None] for name, started in found.items()})
+    rows = []
+    for name, started in found.items():
+        row = Row("start", stage.model.name, "start", name, stage.run, _medians(started))
+        row.values |= sizes[name]
+        row.cosine = cosines[name]
+        if name != OURS and OURS in found:
+            _compare(row, started, found[OURS])
+        mine = turns if name in quick else turns[:1]
+        row.rounds = len(started)
+        row.dropped = sum(turn.dropped for turn in mine)
+        row.disturbed = any(turn.disturbed for turn in mine)
+        rows.append(row)
+    return rows
 
 
-def _processes(form: Form, setup: Setup) -> tuple[list[dict[str, float]], Vectors]:
+def _in_turns(stage: Stage, starts: Mapping[str, Start], rounds: int) -> Turns[Started | None]:
+    if not starts or rounds < 1:
+        return Turns([], 0, False)
+    return take_turns(starts, seconds=0, least=rounds, on_round=stage.progress.refresh)
+
+
+def _first(form: Form, setup: Setup) -> tuple[float, dict[str, float]]:
+    """Make what the engine loads, and start it once; its seconds, and sizes."""
     made = form.artefact(setup) if form.artefact else setup.model.folder.path
-    first = _process(form, setup)
-    count = PROCESSES if first["first_vector_seconds"] < _SLOW else 1
-    found = [_process(form, setup) for _ in range(count)]
-    sizes = {"packages_mb": packages_mb(form.runs_on), "model_mb": _model_mb(made)}
-    vectors = np.array([process.pop("vector") for process in found], np.float32)
-    return [{**process, **sizes} for process in found], vectors
+    seconds = _process(form, setup).values["first_vector_seconds"]
+    return seconds, {"packages_mb": packages_mb(form.runs_on), "model_mb": _model_mb(made)}
 
 
-def _process(form: Form, setup: Setup) -> dict[str, Any]:
+def _again(stage: Stage, form: Form) -> Started | None:
+    if f"{form.name} ({stage.model.name}, start)" in stage.missing:  # once is enough
+        return None
+    return stage.attempt(form.name, "start", partial(_process, form, stage.setup))
+
+
+def _process(form: Form, setup: Setup) -> Started:
     model = setup.model
     command = [sys.executable, "-m", "quaver.bench.start", "--engine", form.name]
     command += ["--model", str(model.folder.path), "--name", model.name]
@@ -81,28 +130,24 @@ def _process(form: Form, setup: Setup) -> dict[str, Any]:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise CannotRunError(f"its process ended with {done.returncode}: {lines[-1]}")
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    vector = np.array(measured.pop("vector"), np.float32)
+    return Started(measured, vector)
 
 
-def _row(
-    stage: Stage,
-    engine: str,
-    processes: list[dict[str, float]],
-    ours: list[dict[str, float]] | None,
-    cosine: float,
-) -> Row:
-    values = {
-        key: round(statistics.median(process[key] for process in processes), 4)
-        for key in processes[0]
+def _medians(started: Sequence[Started]) -> dict[str, float]:
+    return {
+        key: round(statistics.median(each.values[key] for each in started), 4)
+        for key in started[0].values
     }
-    row = Row("start", stage.model.name, "start", engine, stage.run, values)
-    row.cosine = cosine
-    row.rounds = len(processes)
-    if ours and engine != OURS:
-        key = "first_vector_seconds"
-        ratios = [theirs[key] / mine[key] for theirs, mine in zip(processes, ours, strict=False)]
+
+
+def _compare(row: Row, started: Sequence[Started], ours: Sequence[Started]) -> None:
+    """Take the ratio over the rounds that both were in, which are the first ones of each."""
+    key = "first_vector_seconds"
+    pairs = zip(started, ours, strict=False)
+    ratios = [theirs.values[key] / mine.values[key] for theirs, mine in pairs]
+    if len(ratios) > 1:
         row.compare(statistics.median(ratios), *np.percentile(ratios, (25, 75)))
-    return row
 
 
 def packages_mb(names: tuple[str, ...]) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,8 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 class ForeignLoad:
     """Share of this process's CPUs that other programs took since the start, 0 to 1.
 
-    Processes in `own`, such as this program's workers, are not foreign.
+    Processes in `own`, such as this program's workers, are not foreign, nor are those that this
+    program started and that ended meanwhile.
     """
 
     def __init__(self, own: Sequence[int] = ()) -> None:
@@ -103,7 +105,9 @@ class ForeignLoad:
         return max(0.0, foreign) / (wall * len(os.sched_getaffinity(0)))
 
     def _used(self) -> float:
-        return time.process_time() + sum(map(_process_seconds, self._own_ids))
+        ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+        mine = time.process_time() + ended.ru_utime + ended.ru_stime
+        return mine + sum(map(_process_seconds, self._own_ids))
 
 
 def _process_seconds(process: int) -> float:
