@@ -41,6 +41,7 @@ from quaver.bench.stage import Options, Stage
 from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
+from quaver.cpu_settings import parse_cpus
 from quaver.embedder import Embedder
 from quaver.errors import InputError, TaskError
 from quaver.tokenizer import Tokenizer
@@ -1006,6 +1007,17 @@ def test_what_an_engine_could_not_do_is_not_tried_again(
     assert len(tried) == 1
 
 
+@pytest.mark.parametrize("text", ["0-70000", "70000", "2-1", "-1", "1-", ",", "0-60000,0-60000,0"])
+def test_a_list_of_cpus_has_bounds(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - int() says it of some
+        parse_cpus(text)
+
+
+def test_a_list_of_cpus_is_read_as_linux_writes_it() -> None:
+    assert parse_cpus("0-3,8") == [0, 1, 2, 3, 8]
+    assert parse_cpus("") == []
+
+
 # --- Instances ------------------------------------------------------------------------------------
 def test_instances_share_the_cpus() -> None:
     assert share_cpus(2, [0, 1, 2, 3, 4], {}) == [[0, 1], [2, 3]]
@@ -1258,6 +1270,8 @@ def test_a_case_longer_than_the_model_is_left_out(
         (["MODEL", "--instances", 5000], "--instances must be at most the CPUs"),
         (["MODEL", "--cores", "0-99999"], "--cores must name CPUs"),
         (["MODEL", "--cores", "x"], "--cores must name CPUs"),
+        (["MODEL", "--cores", "0-99999999999999"], "--cores must name CPUs"),
+        (["MODEL", "--cores", "0,1-0"], "--cores must name CPUs"),
         (["MODEL", "--against", "nonsense"], "an engine must be one of quaver, openvino"),
         (["MODEL", "--parts", "nonsense"], "a part must be one of latency"),
         (["MODEL", "--cases", "nonsense"], "a case is TEXTSxTOKENS"),

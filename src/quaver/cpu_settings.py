@@ -12,6 +12,8 @@ _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+_MOST_CPUS = 1 << 16
+"""Far above what a kernel can be built for, 8192, and far below what a list takes long to hold."""
 
 
 def cpu_settings(
@@ -110,12 +112,15 @@ def parse_cpus(text: str) -> list[int]:
     """Return the CPUs of a list as Linux writes it: "0-3,8" is 0, 1, 2, 3, 8.
 
     Raises:
-        ValueError: the text is no such list.
+        ValueError: the text is no such list, or names more CPUs than Linux has numbers for.
     """
     found: list[int] = []
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
-        found += range(int(first), int(last if dash else first) + 1)
+        begin, end = int(first), int(last if dash else first)
+        if not 0 <= begin <= end < _MOST_CPUS or len(found) > _MOST_CPUS:
+            raise ValueError(f"CPUs must be numbers below {_MOST_CPUS}, least first: got {part!r}")
+        found += range(begin, end + 1)
     return found
 
 
