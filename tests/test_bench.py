@@ -36,7 +36,7 @@ from quaver.bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
 from quaver.bench.quality import ndcg, read_judgements
 from quaver.bench.record import describe_run
 from quaver.bench.report import markdown, number
-from quaver.bench.result import Result, Row, read_result
+from quaver.bench.result import Result, Row, read_result, rounded
 from quaver.bench.stage import Options, Stage
 from quaver.bench.summary import summary
 from quaver.bench.timing import Timing, alternate, take_turns
@@ -449,11 +449,14 @@ def test_a_broken_result_is_told(tmp_path: Path, content: str, message: str) -> 
         read_result(tmp_path)
 
 
+GONE = object()
+
+
 def damage(content: Any, where: str, value: object) -> None:
     *path, last = (int(key) if key.isdigit() else key for key in where.split("."))
     for key in path:
         content = content[key]
-    if value is None:
+    if value is GONE:
         del content[last]
     else:
         content[last] = value
@@ -464,13 +467,13 @@ def damage(content: Any, where: str, value: object) -> None:
     [
         ("models", [], "'models' must be an object"),
         ("models.mini", "x", "model mini: must be an object"),
-        ("models.mini.describe", None, "'describe' must be text: it is not there"),
+        ("models.mini.describe", GONE, "'describe' must be text: it is not there"),
         ("models", {}, "row 0: its model is not among the models: 'mini'"),
         ("missing.fastembed", 1, "missing: 'fastembed' must be text"),
-        ("quality.mini.quaver-int8.ndcg10", None, "'ndcg10' must be a number"),
+        ("quality.mini.quaver-int8.ndcg10", GONE, "'ndcg10' must be a number"),
         ("runs.0", [], "run 0: must be an object"),
-        ("runs.0.settings", None, "run 0: 'settings' must be an object"),
-        ("runs.0.settings.governor", None, "'governor' must be text"),
+        ("runs.0.settings", GONE, "run 0: 'settings' must be an object"),
+        ("runs.0.settings.governor", GONE, "'governor' must be text"),
         ("runs.0.threads", 0, "'threads' must be a number from 1: got 0"),
         ("runs.0.affinity", ["x"], "'affinity' must be a list of CPUs"),
         ("rows", {}, "'rows' must be a list"),
@@ -482,7 +485,7 @@ def damage(content: Any, where: str, value: object) -> None:
         ("rows.1.case", "1x", "a case is TEXTSxTOKENS"),
         ("rows.1.engine", 3, "'engine' must be text"),
         ("rows.1.values", [], "'values' must be an object"),
-        ("rows.1.values.p50_ms", None, "'p50_ms' must be a number above 0: it is not there"),
+        ("rows.1.values.p50_ms", GONE, "'p50_ms' must be a number above 0: it is not there"),
         ("rows.1.values.p50_ms", 0, "'p50_ms' must be a number above 0: got 0"),
         ("rows.1.values.p50_ms", float("nan"), "'p50_ms' must be a number: got nan"),
         ("rows.1.values.other", "x", "'other' must be a number: got 'x'"),
@@ -490,6 +493,8 @@ def damage(content: Any, where: str, value: object) -> None:
         ("rows.0.ratio", [0, 0, 0], "'ratio' must be three numbers above 0"),
         ("rows.0.cosine", "x", "'cosine' must be a number"),
         ("rows.0.settings", [], "'settings' must be an object"),
+        ("rows.0.settings", None, "'settings' must be an object: got None"),
+        ("rows.0.rounds", None, "'rounds' must be a number from 0: got None"),
         ("rows.0.nonsense", 1, "nonsense"),
     ],
 )
@@ -556,10 +561,23 @@ def test_the_summary_shows_the_fastest_form_and_a_dash_for_what_was_not_measured
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "-"), (0.1234, "0.12"), (12.34, "12.3"), (1234.5, "1,234")]
+    ("value", "text"),
+    [
+        *((None, "-"), (0.1234, "0.12"), (12.34, "12.3"), (1234.5, "1,234")),
+        *((0.0, "0.00"), (0.0123, "0.012"), (0.00045, "0.00045")),
+    ],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert number(value) == text
+
+
+def test_small_figures_keep_their_digits() -> None:
+    """A text that takes minutes: 0.00 texts a second would say nothing."""
+    found = Timing({"a": ((250.0,),)}, 0, False)
+    values = calls.call_values(found, "a", texts=1, tokens=3)
+    assert (values["texts_per_second"], values["tokens_per_second"]) == (0.004, 0.012)
+    assert rounded(0.0000123456) == 0.000012346
+    assert rounded(123456.7) == 123460.0
 
 
 def test_a_comparison_says_what_changed_and_what_is_only_in_one() -> None:

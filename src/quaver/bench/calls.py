@@ -11,7 +11,7 @@ import numpy as np
 from quaver.bench.engines import Engine, Run, Vectors
 from quaver.bench.engines.registry import FORMS
 from quaver.bench.inputs import PADDED_BATCH, Request, case_lengths, get_case
-from quaver.bench.result import Row
+from quaver.bench.result import Row, rounded
 from quaver.bench.stage import Stage
 from quaver.bench.timing import Timing
 
@@ -59,7 +59,7 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         found = call_values(
             timing, engine_name, texts=count * case.texts, tokens=count * case.tokens
         )
-        found["gmacs_per_second"] = round(products / timing.median(engine_name) / 1e9, 2)
+        found["gmacs_per_second"] = rounded(products / timing.median(engine_name) / 1e9)
         if case.texts > 1 and not ragged:
             stage.pace[engine_name] = timing.median(engine_name) / case.tokens
         values[engine_name] = found
@@ -111,7 +111,7 @@ def measure_text(stage: Stage) -> list[Row]:
     for name in timing.calls:
         values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)
         megabytes = stage.corpus.megabytes / timing.median(name)
-        values[name]["megabytes_per_second"] = round(megabytes, 4)
+        values[name]["megabytes_per_second"] = rounded(megabytes)
     return stage.rows(
         "text", case, timing, values, vectors, Request(tuple(ids), None, PADDED_BATCH)
     )
@@ -142,6 +142,6 @@ def call_values(timing: Timing, engine: str, *, texts: int, tokens: int) -> dict
     return {
         **{name: round(1000 * value, 4) for name, value in seconds.items()},
         "calls": sum(map(len, timing.calls[engine])),
-        "texts_per_second": round(texts / median, 2),
-        "tokens_per_second": round(tokens / median, 1),
+        "texts_per_second": rounded(texts / median, 6),
+        "tokens_per_second": rounded(tokens / median, 6),
     }

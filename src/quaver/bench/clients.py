@@ -14,7 +14,7 @@ import numpy as np
 
 from quaver.bench.engines import Engine
 from quaver.bench.engines.registry import FORMS, OURS
-from quaver.bench.result import Row
+from quaver.bench.result import Row, rounded
 from quaver.bench.stage import Stage
 from quaver.bench.timing import Turns, take_turns
 
@@ -127,7 +127,7 @@ def _row(stage: Stage, case: str, engine: str, turns: Turns[Block], cosine: floa
     rounds = [given[engine] for given in turns.rounds]
     seconds = [second for block in rounds for second in block.seconds]
     values = {
-        "queries_per_second": round(statistics.median(b.queries_per_second for b in rounds), 2),
+        "queries_per_second": rounded(statistics.median(b.queries_per_second for b in rounds), 6),
         **{f"p{p}_ms": round(1000 * float(np.percentile(seconds, p)), 4) for p in (50, 95, 99)},
         "queries": len(seconds),
     }

@@ -140,12 +140,14 @@ def _keys(
     for step in steps_of(options):
         title = _planned_title(step)
         absent[title] = _absent(result, name, step, forms, None)
-        begun |= {title} if _engines(result, name, step, None) else set()
+        if _engines(result, name, step, None):
+            begun.add(title)
     ranked = result.quality.get(name, {}).keys()
     if options.judgements and model.weights == "real":
         known = {form.name for form in forms if f"{form.name} ({name}, {JUDGED})" in result.missing}
         absent[JUDGED] = [form for form in forms if form.name not in ranked | known]
-        begun |= {JUDGED} if ranked else set()
+        if ranked:
+            begun.add(JUDGED)
     reached = {row.engine for row in result.rows if row.model == name}
     untouched = [
         form

@@ -153,9 +153,11 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits that say something, or a dash."""
+    """Return a number with three digits that say something, two below 1, or a dash."""
     if value is None:
         return NOT_MEASURED
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

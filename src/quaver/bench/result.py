@@ -18,6 +18,11 @@ SOUND = 0.8
 """Least mean cosine to float32 of vectors that are the model's: the worst int8 measured has 0.88."""
 
 
+def rounded(value: float, digits: int = 5) -> float:
+    """Return a number with so many digits that say something, however small it is."""
+    return float(f"{value:.{digits}g}")
+
+
 @dataclass
 class Row:
     """One engine in one case.

@@ -79,7 +79,7 @@ def _check_row(row: Any, content: Mapping[str, Any], where: str) -> None:
     for key, kind in _ROW.items():
         _need(row, key, kind, where)
     for key, kind in _PERHAPS.items():
-        if row.get(key) is not None:
+        if key in row and not (row[key] is None and key in _NULL):
             _need(row, key, kind, where)
     for key in ("model", "case", "engine"):
         _need(row, key, _TEXT, where)
@@ -168,3 +168,5 @@ _PERHAPS: dict[str, Kind] = {
     "settings": _OBJECT,
     "ndcg10_difference": _NUMBER,
 }
+_NULL = ("ratio", "cosine", "padding", "ndcg10_difference")
+"""What is null where it was not measured."""
