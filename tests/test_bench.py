@@ -1129,6 +1129,16 @@ def test_what_ctrl_c_came_before_is_listed_by_engine_where_others_got_there() ->
     }
 
 
+def test_what_cannot_be_loaded_is_not_called_interrupted() -> None:
+    forms = [FORMS[name] for name in (OURS, "openvino-int8", "ipex-int8")]
+    options = replace(plan_options(forms, ["1x16"], []), judgements=[None])
+    result = stored()  # Quaver ranked the judged texts, OpenVINO did not
+    result.missing["ipex-int8 (mini)"] = "cannot load"
+    model: Any = type("Named", (), {"name": "mini", "weights": "real"})
+    found = not_reached(result, [model], options, forms)
+    assert found == {"openvino-int8 (mini, judged texts)": NOT_REACHED}
+
+
 def plan_options(forms: Any, cases: Any, many: Any) -> Options:
     parts = ("latency", "concurrency")
     return Options(forms, parts, cases, 1, 0.0, 1, 1.0, None, 10, many, False, ())

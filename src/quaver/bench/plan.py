@@ -128,7 +128,7 @@ def not_reached(
     """
     able = [form for form in forms if form.name not in result.missing]
     keys = (key for model in models for key in _keys(result, model, options, able))
-    return dict.fromkeys(keys, NOT_REACHED)
+    return {key: NOT_REACHED for key in keys if key not in result.missing}
 
 
 def _keys(
@@ -144,8 +144,12 @@ def _keys(
             begun.add(title)
     ranked = result.quality.get(name, {}).keys()
     if options.judgements and model.weights == "real":
-        known = {form.name for form in forms if f"{form.name} ({name}, {JUDGED})" in result.missing}
-        absent[JUDGED] = [form for form in forms if form.name not in ranked | known]
+        reasons = [f" ({name})", f" ({name}, {JUDGED})"]
+        absent[JUDGED] = [
+            form
+            for form in forms
+            if form.name not in ranked and not any(form.name + r in result.missing for r in reasons)
+        ]
         if ranked:
             begun.add(JUDGED)
     reached = {row.engine for row in result.rows if row.model == name}
