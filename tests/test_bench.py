@@ -489,6 +489,7 @@ def damage(content: Any, where: str, value: object) -> None:
         ("rows.1.values.p50_ms", 0, "'p50_ms' must be a number above 0: got 0"),
         ("rows.1.values.p50_ms", float("nan"), "'p50_ms' must be a number: got nan"),
         ("rows.1.values.other", "x", "'other' must be a number: got 'x'"),
+        ("rows.1.values.other", 10**400, "'other' must be a number: got 1000"),
         ("rows.0.ratio", [1.0], "'ratio' must be three numbers"),
         ("rows.0.ratio", [0, 0, 0], "'ratio' must be three numbers above 0"),
         ("rows.0.cosine", "x", "'cosine' must be a number"),

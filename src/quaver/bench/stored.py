@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,9 +56,9 @@ def check(content: Mapping[str, Any]) -> None:
         for engine, found in figures.items():
             where = f"quality of {model}, {engine}"
             _mapping(found, where)
-            _need(found, "ndcg10", _NUMBER, where)
+            _need(found, "ndcg10", _SHOWN, where)
             if "difference" in found:
-                _need(found, "difference", _NUMBER, where)
+                _need(found, "difference", _SHOWN, where)
     for at, row in enumerate(content["rows"]):
         _check_row(row, content, f"row {at}")
 
@@ -111,12 +111,14 @@ def _mapping(value: Any, where: str) -> None:
         raise BrokenError(f"{where}: must be an object: got {value!r:.80}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _finite(value: Any) -> bool:
-    return _is_number(value) and abs(value) < math.inf
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and bool(abs(value) <= sys.float_info.max)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it can be shown; "not a number" can: of vectors that are nothing."""
+    return isinstance(value, float) or _finite(value)
 
 
 def _whole(value: Any, least: int) -> bool:
@@ -131,6 +133,7 @@ _TEXT: Kind = (lambda value: isinstance(value, str), "text")
 _COUNT: Kind = (lambda value: _whole(value, 1), "a number from 1")
 _INDEX: Kind = (lambda value: _whole(value, 0), "a number from 0")
 _NUMBER: Kind = (_finite, "a number")
+_SHOWN: Kind = (_is_number, "a number")
 _POSITIVE: Kind = (lambda value: _finite(value) and value > 0, "a number above 0")
 _OBJECT: Kind = (lambda value: isinstance(value, dict), "an object")
 _LIST: Kind = (lambda value: isinstance(value, list), "a list")
@@ -160,13 +163,13 @@ _PERHAPS: dict[str, Kind] = {
         ),
         "three numbers above 0",
     ),
-    "cosine": (_is_number, "a number"),  # not a number is one: vectors that are nothing
+    "cosine": _SHOWN,
     "padding": (lambda value: _finite(value) and 0 <= value <= 1, "a number from 0 to 1"),
     "rounds": _INDEX,
     "dropped": _INDEX,
     "disturbed": (lambda value: isinstance(value, bool), "true or false"),
     "settings": _OBJECT,
-    "ndcg10_difference": _NUMBER,
+    "ndcg10_difference": _SHOWN,
 }
 _NULL = ("ratio", "cosine", "padding", "ndcg10_difference")
 """What is null where it was not measured."""
