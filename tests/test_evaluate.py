@@ -234,6 +234,12 @@ def test_overlap_of_rankings() -> None:
     assert overlaps(a, b, 1) == [0]
     assert overlaps(a, b, 2) == [0.5]
     assert overlaps(a, b, 10) == [1]
+    a, b = (
+        {"both": {}, "ours": {}, "theirs": {"x": 1.0}},
+        {"both": {}, "ours": {"x": 1.0}, "theirs": {}},
+    )
+    for k in (1, 10):
+        assert overlaps(a, b, k).tolist() == [1, 0, 0]
 
 
 # --- Systems and reports --------------------------------------------------------------------------

@@ -160,6 +160,17 @@ def test_through_an_index(tiny_folder: Path, tasks: Path) -> None:
     assert json.loads(out)["fidelity"]["int8"]["overlap_10"] == 1
 
 
+def test_a_query_without_hits_is_counted(tiny_folder: Path, tasks: Path) -> None:
+    queries = tasks / "search" / "queries.jsonl"
+    rows = [json.loads(line) for line in queries.read_text().splitlines()]
+    rows[0]["text"] = "zzzz"
+    queries.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = call(tiny_folder, "-t", tasks / "search", "--store", "--mode", "bm25", "--json")
+    assert code == 0
+    near = json.loads(out)["fidelity"]["int8"]
+    assert (near["overlap_10"], near["same_first"]) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -148,10 +148,12 @@ def overlaps(baseline: Scores, system: Scores, k: int) -> NDArray[np.float64]:
         k: how many are compared; of fewer documents, all.
 
     Returns:
-        float64 (N,), 0 to 1, in the order of `baseline`.
+        float64 (N,), 0 to 1, in the order of `baseline`; 1 where both found nothing, 0 where only
+        one did.
     """
     shares = []
     for query in baseline:
-        best = best_documents(baseline, query, k)
-        shares.append(len(set(best) & set(best_documents(system, query, k))) / len(best))
+        best, found = best_documents(baseline, query, k), best_documents(system, query, k)
+        # A search for words may find nothing: two that find nothing agree.
+        shares.append(len(set(best) & set(found)) / len(best) if best else float(not found))
     return np.array(shares)
