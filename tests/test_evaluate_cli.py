@@ -180,6 +180,7 @@ def test_a_query_without_hits_is_counted(tiny_folder: Path, tasks: Path) -> None
         (["--kind", "reranking"], "--kind is TASK=VALUE: got 'reranking'"),
         (["--relevance", "a=b"], "--relevance is TASK=N, N a whole number: got 'b'"),
         (["--json", "--markdown"], "exclude each other"),
+        (["--mode", "bm25"], "--mode needs --store, which measures through an index"),
         (["--baseline", "./nowhere"], "there is no folder ./nowhere"),
     ],
 )

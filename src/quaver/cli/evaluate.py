@@ -91,8 +91,9 @@ def evaluate(
         bool, typer.Option("--store", help="Measure through an index, as a search runs.")
     ] = False,
     mode: Annotated[
-        SearchMode, typer.Option(help="How the index searches, with --store.")
-    ] = SearchMode.hybrid,
+        SearchMode | None,
+        typer.Option(help="How the index searches, with --store; default: hybrid."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -125,6 +126,10 @@ def evaluate(
         bound = None if max_loss is None else _share(max_loss)
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other: give one")
+        if mode is not None and not store:
+            raise InputError(
+                f"--mode needs --store, which measures through an index: got --mode {mode.value} alone"
+            )
         judged, others = _read_tasks(
             [name for part in tasks for name in _split(part)],
             _wishes(kind or [], qrels or [], relevance or []),
@@ -135,7 +140,7 @@ def evaluate(
             others=_split(compare_with or ""),
             calibration=calibration,
             cache=cache,
-            through=mode.value if store else None,
+            through=(mode or SearchMode.hybrid).value if store else None,
             settings={
                 "pooling": choice_value(pooling),
                 "max_seq_length": max_seq_length,
