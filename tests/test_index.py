@@ -464,6 +464,30 @@ def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     assert index.update(folder).added == 0
 
 
+def test_a_graph_whose_building_was_stopped_is_built_by_the_next_update(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    real = edge.EdgeStore.optimize
+
+    def stop(store: edge.EdgeStore) -> None:
+        calls.append(len(calls))
+        if calls == [0]:
+            raise _Stopped
+        real(store)
+
+    monkeypatch.setattr(edge.EdgeStore, "optimize", stop)
+    with pytest.raises(_Stopped):
+        index.update(folder)
+    report = index.update(folder)
+    assert (report.added, report.reused, report.removed) == (0, 0, 0)
+    assert calls == [0, 1]
+    # There is nothing to build any more: that needs no room.
+    monkeypatch.setattr(room, "RESERVE", 1 << 60)
+    index.update(folder)
+    assert calls == [0, 1, 2]
+
+
 def test_a_full_disk_keeps_what_is_stored(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
+from quaver.errors import StoreWriteError
 from quaver.passages import Failure, Passage, Selection, scan_folder
 from quaver.passages.passage import content_digest
 from quaver.store.protocol import StoredSource, VectorStore
@@ -135,8 +136,13 @@ class _Update:
             self._behind.close()
         self._drop_gone({path.relative_to(self._folder).as_posix() for path in scan.files}, stored)
         self._store.flush()
-        if self._added or self._reused or self._removed:
+        try:
+            # Even where nothing changed: an earlier run may have been stopped while it built the graph.
             self._store.optimize()
+        except StoreWriteError:
+            # Most likely there was nothing to build, and no need of room for it.
+            if self._added or self._reused or self._removed:
+                raise
         return UpdateReport(
             files=self._files,
             added=self._added,
