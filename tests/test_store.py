@@ -204,6 +204,19 @@ def test_damaged_files_are_an_error(store: EdgeStore, name: str) -> None:
         EdgeStore.open(store.path).search(unit_rows(1)[0], k=50)
 
 
+def test_a_graph_that_was_not_finished_is_deleted(store: EdgeStore) -> None:
+    store.upsert(passages(3), unit_rows(3))
+    store.close()
+    building = store.path / "shard" / "temp_segments"
+    (building / "segment_builder_x" / "vectors").mkdir(parents=True)
+    (building / "segment_builder_x" / "vectors" / "chunk").write_bytes(b"x" * 999)
+    (building / "rest").write_text("")
+    opened = EdgeStore.open(store.path)
+    assert list(building.iterdir()) == []
+    assert opened.count() == 3
+    opened.close()
+
+
 def test_a_panic_is_an_error(store: EdgeStore, capfd: pytest.CaptureFixture[str]) -> None:
     store.upsert(passages(50), unit_rows(50))
     store.close()

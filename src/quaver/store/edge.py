@@ -25,6 +25,7 @@ from quaver.store.edge_shard import (
     CONDITIONS,
     DENSE,
     SEGMENT_BYTES,
+    drop_unfinished,
     load_shard,
     make_shard,
     point_number,
@@ -150,6 +151,7 @@ class EdgeStore:
         manifest = Manifest.read(path)
         lock = StoreLock(path)
         try:
+            drop_unfinished(path / _SHARD)
             # Loading reads its vector files whole, and on some file systems that fills their holes.
             require_room(path, holes(path / _SHARD, "**/vectors/*.mmap"))
             shard = load_shard(path / _SHARD)

@@ -79,6 +79,25 @@ def make_shard(unfinished: Path, path: Path, manifest: Manifest) -> None:
     unfinished.rename(path)
 
 
+def drop_unfinished(path: Path) -> None:
+    """Deletes the graphs that a killed process was building: nothing reads them, or ever will.
+
+    Args:
+        path: A shard's folder, which nobody has open.
+
+    Raises:
+        StoreWriteError: They cannot be deleted.
+    """
+    try:
+        for rest in (path / "temp_segments").glob("*"):
+            if rest.is_dir() and not rest.is_symlink():
+                shutil.rmtree(rest)
+            else:
+                rest.unlink()
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path.parent}: {error.strerror}") from error
+
+
 def load_shard(path: Path) -> edge.EdgeShard:
     """Opens a shard.
 
