@@ -122,6 +122,51 @@ def test_an_update_goes_on_when_the_server_is_back(
     assert index.update(tmp_path / "docs").unchanged == 12
 
 
+@pytest.mark.parametrize("other", [{}, {"language": "german"}])
+def test_a_collection_whose_answer_was_lost_is_ours(
+    client: QdrantClient, other: dict[str, Any]
+) -> None:
+    real, calls = client.create_collection, []
+
+    def create(*args: Any, **options: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise refusal(409)
+        options["metadata"] = {"quaver": replace(MANIFEST, **other).to_json()}
+        real(*args, **options)
+        raise GONE
+
+    setattr(client, "create_collection", create)  # noqa: B010
+    if other:  # somebody else was faster
+        with pytest.raises(StoreError, match=r"(?s)refused: .*409"):
+            QdrantStore.create(LOCATION, MANIFEST, client)
+    else:
+        assert QdrantStore.create(LOCATION, MANIFEST, client).count() == 0
+    assert len(calls) == 2
+
+
+def test_opening_makes_the_indexes_that_are_missing(
+    client: QdrantClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(client, "create_payload_index", range(1, 5), GONE)  # the second one
+    with pytest.raises(StoreUnavailableError):
+        QdrantStore.create(LOCATION, MANIFEST, client)
+    real: Any = client.get_collection
+    made: list[tuple[str, str]] = []
+
+    def described(name: str) -> Any:
+        info = real(name)
+        info.payload_schema = {"root": {}}  # which the in-process mode does not keep
+        return info
+
+    monkeypatch.setattr(client, "get_collection", described)
+    monkeypatch.setattr(
+        client, "create_payload_index", lambda collection, field, kind: made.append((field, kind))
+    )
+    QdrantStore.open(LOCATION, client)
+    assert made == [("content", "keyword")]
+
+
 def test_collections_that_are_none_of_ours(client: QdrantClient) -> None:
     with pytest.raises(StoreNotFoundError, match="there is no collection at"):
         QdrantStore.open(LOCATION, client)

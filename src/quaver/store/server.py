@@ -8,7 +8,7 @@ apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from quaver.store.terms import TermAnalyzer, Terms
 
 with needs_extra("qdrant"):
     from qdrant_client import QdrantClient, models
+    from qdrant_client.http.exceptions import UnexpectedResponse
 
 from quaver.store.server_link import (
     BM25,
@@ -46,6 +47,9 @@ from quaver.store.server_link import (
 )
 
 _PAGE = 1024
+_CONFLICT = 409
+_INDEXED = ("root", "content")
+"""Finds the passages of a root, and vectors by content, without reading every payload."""
 
 
 class QdrantStore:
@@ -104,10 +108,17 @@ class QdrantStore:
                 f"a new store needs a name of its own: there is a collection at {location}; open it"
             )
         settings = collection_settings(manifest)
-        link(link.client.create_collection, link.collection, **settings)
-        for name in ("root", "content"):
-            keyword = models.PayloadSchemaType.KEYWORD
-            link(link.client.create_payload_index, link.collection, name, keyword)
+
+        def make() -> None:
+            try:
+                link.client.create_collection(link.collection, **settings)
+            except UnexpectedResponse as error:
+                # The server may have made it in an attempt before, whose answer was lost.
+                if error.status_code != _CONFLICT or _manifest(link) != manifest.to_json():
+                    raise
+
+        link(make)
+        _make_indexes(link, ())
         return cls(link, manifest)
 
     @classmethod
@@ -131,13 +142,15 @@ class QdrantStore:
             raise StoreNotFoundError(
                 f"there is no collection at {location}; make one with `quaver index`"
             )
-        config = link(link.client.get_collection, link.collection).config
-        text = (config.metadata or {}).get(MANIFEST)
+        text = link(_manifest, link)
         if not isinstance(text, str):
             raise StoreNotFoundError(
                 f"the collection at {location} was not made by Quaver; use another name"
             )
-        return cls(link, Manifest.parse(text, where=location))
+        store = cls(link, Manifest.parse(text, where=location))
+        # Its creation may have been interrupted after the collection itself.
+        _make_indexes(link, link(link.client.get_collection, link.collection).payload_schema)
+        return store
 
     def upsert(
         self,
@@ -330,6 +343,19 @@ class QdrantStore:
             yield from records
             if offset is None:
                 return
+
+
+def _manifest(link: Link) -> Any:
+    """Returns what stands for the manifest in a collection's metadata, which anybody may write."""
+    return (link.client.get_collection(link.collection).config.metadata or {}).get(MANIFEST)
+
+
+def _make_indexes(link: Link, present: Container[str]) -> None:
+    """Makes the payload indexes that are missing; one that is there already may be made again."""
+    keyword = models.PayloadSchemaType.KEYWORD
+    for name in _INDEXED:
+        if name not in present:
+            link(link.client.create_payload_index, link.collection, name, keyword)
 
 
 def _sparse(terms: Terms) -> models.SparseVector:
