@@ -171,6 +171,14 @@ def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Pat
     code, output, errors = call("index", other, "-s", store, "--passage-tokens", 21)
     assert (code, output) == (1, "")
     assert "has passages of 20 tokens, which cannot change" in errors
+    for option, asked, kept in (
+        ("--language", "german", "english"),
+        ("--vectors", "binary", "float32"),
+    ):
+        code, output, errors = call("index", other, "-s", store, option, asked)
+        assert (code, output) == (1, "")
+        assert f"with {option[2:]} {kept}, which cannot change: got {asked}" in errors
+        assert call("index", other, "-s", store, option, kept)[0] == 0
 
 
 def test_failures_are_listed_and_only_all_of_them_fail(

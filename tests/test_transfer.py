@@ -69,6 +69,8 @@ def test_what_goes_out_comes_back(
     # Once more into the same store: nothing stands twice.
     assert import_passages(file, tmp_path / "new") == count
     assert content(tmp_path / "new") == content(store)
+    with pytest.raises(InputError, match=r"with vectors \w+, which cannot change: got binary"):
+        import_passages(file, tmp_path / "new", vectors="binary")
 
 
 def test_an_export_is_plain_parquet(store: Path, tmp_path: Path, embedder: Embedder) -> None:
@@ -105,6 +107,8 @@ def test_a_foreign_file_is_embedded(tmp_path: Path, embedder: Embedder) -> None:
         assert (hit.id, hit.metadata) == ("7", {"year": 2020, "seen": "2030-01-02T00:00:00"})
         found = index.store.vectors(["7"])["7"]
     np.testing.assert_allclose(found, embedder.encode_document(hit.text), atol=1e-6)
+    with pytest.raises(InputError, match="with vectors float32, which cannot change: got int8"):
+        import_passages(file, tmp_path / "kb", embedder=embedder, vectors="int8")
 
 
 def test_files_that_are_none(store: Path, tmp_path: Path, embedder: Embedder) -> None:

@@ -61,7 +61,8 @@ def import_passages(
         How many passages were stored.
 
     Raises:
-        InputError: The file is no such file, or needs a model and there is none.
+        InputError: The file is no such file, or needs a model and there is none; or the store is
+            there and has other vectors than those asked for.
         StoreMismatchError: The store is of another model, or a later version wrote the file.
         StoreError: Storing failed.
         ImportError: The extra "parquet" is missing.
@@ -80,6 +81,7 @@ def import_passages(
         if store_exists(location)
         else Index.create(location, embedder, vectors=vectors or "float32")
     ) as index:
+        index.store.manifest.check_asked(location, vectors=vectors)
         while page:
             index.add([row.passage for row in page])
             done += len(page)
@@ -107,6 +109,7 @@ def _import_own(
             fingerprint=manifest.fingerprint,
             dimension=manifest.dimension,
         )
+        store.manifest.check_asked(location, vectors=vectors)
         done = 0
         for passages, rows, versions in pieces(iter(file)):
             store.upsert(passages, rows, versions=versions)

@@ -68,13 +68,17 @@ def index(
         ),
     ] = None,
     language: Annotated[
-        str,
-        typer.Option(help="Whose stop words and stems the word search uses, for a new store."),
-    ] = "english",
+        str | None,
+        typer.Option(
+            help="Whose stop words and stems the word search uses, for a new store; default: english."
+        ),
+    ] = None,
     vectors: Annotated[
-        str,
-        typer.Option(help="What a new store's search compares: float32, int8 or binary."),
-    ] = "float32",
+        str | None,
+        typer.Option(
+            help="What a new store's search compares: float32, int8 or binary; default: float32."
+        ),
+    ] = None,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Go on following the folder's changes until Ctrl-C."),
@@ -197,18 +201,30 @@ def _follow(
 
 
 def _opened(
-    store: str, embedder: Embedder, passage_tokens: int | None, language: str, vectors: str
+    store: str,
+    embedder: Embedder,
+    passage_tokens: int | None,
+    language: str | None,
+    vectors: str | None,
 ) -> Index:
     """Opens the index at this place, or makes it."""
     if not Index.exists(store):
         return Index.create(
-            store, embedder, passage_tokens=passage_tokens, language=language, vectors=vectors
+            store,
+            embedder,
+            passage_tokens=passage_tokens,
+            language=language or "english",
+            vectors=vectors or "float32",
         )
     opened = Index.open(store, embedder)
-    if passage_tokens not in (None, opened.passage_tokens):
+    try:
+        if passage_tokens not in (None, opened.passage_tokens):
+            raise InputError(
+                f"the store at {store} has passages of {opened.passage_tokens} tokens, which cannot "
+                f"change: got --passage-tokens {passage_tokens}; use another store"
+            )
+        opened.store.manifest.check_asked(store, language=language, vectors=vectors)
+    except InputError:
         opened.close()
-        raise InputError(
-            f"the store at {store} has passages of {opened.passage_tokens} tokens, which cannot "
-            f"change: got --passage-tokens {passage_tokens}; use another store"
-        )
+        raise
     return opened

@@ -8,7 +8,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from quaver.errors import StoreError, StoreMismatchError, StoreNotFoundError, StoreWriteError
+from quaver.errors import (
+    InputError,
+    StoreError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
 
 FILE_NAME = "quaver.json"
 SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
@@ -142,6 +148,29 @@ class Manifest:
             unfinished.replace(path)
         except OSError as error:
             raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+
+    def check_asked(
+        self, store: object, *, language: str | None = None, vectors: str | None = None
+    ) -> None:
+        """Checks that what is asked of a store is what it was made with: neither can change.
+
+        Args:
+            store: The store's folder, for the message.
+            language: What is asked for; None: whatever it has.
+            vectors: As for ``language``.
+
+        Raises:
+            InputError: It was made with something else.
+        """
+        for name, asked, kept in (
+            ("language", language, self.language),
+            ("vectors", vectors, self.vectors),
+        ):
+            if asked not in (None, kept):
+                raise InputError(
+                    f"the store at {store} was made with {name} {kept}, which cannot change: "
+                    f"got {asked}; use another store"
+                )
 
     def check(self, store: object, *, model: str, fingerprint: str, dimension: int) -> None:
         """Checks that a model's vectors belong into the store.
