@@ -85,6 +85,18 @@ def test_changes_are_followed_and_searched_meanwhile(
     assert texts() == {"The list of files."}
 
 
+def test_the_store_is_closed_when_a_report_is_given(
+    folder: Path, tmp_path: Path, embedder: Embedder
+) -> None:
+    Index.create(tmp_path / "kb", embedder).close()
+    turns = watch(tmp_path / "kb", embedder, folder)
+    assert isinstance(next(turns), UpdateReport)
+    Index.open(tmp_path / "kb", embedder).close()
+    (folder / "a.md").rename(folder / "a.unknown")
+    assert isinstance(next(turns), DocumentError)
+    Index.open(tmp_path / "kb", embedder).close()
+
+
 def test_an_empty_folder_is_told_and_watched_on(
     reports: Queue[UpdateReport | DocumentError], folder: Path
 ) -> None:

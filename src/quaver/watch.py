@@ -63,9 +63,10 @@ def watch(
         if not (first or changes):
             continue
         first = False
+        outcome: UpdateReport | DocumentError
         with _opened(location, embedder) as index:
             try:
-                yield index.update(
+                outcome = index.update(
                     folder,
                     name=name,
                     include=include,
@@ -74,7 +75,8 @@ def watch(
                     on_progress=on_progress,
                 )
             except DocumentError as error:
-                yield error
+                outcome = error
+        yield outcome  # with the store closed
 
 
 def _opened(location: str | Path, embedder: Embedder) -> Index:
