@@ -129,6 +129,23 @@ def test_email_has_its_subject_people_and_text(converter: Converter) -> None:
 
 
 @pytest.mark.parametrize(
+    ("header", "kept"),
+    [
+        (b"Mon, 1 Jun 2026 10:00:00 +0200", "2026-06-01T10:00:00+02:00"),
+        (b"1 Jun 2026 10:00 -0000", "2026-06-01T10:00:00"),
+        (b"last  summer", "last summer"),
+    ],
+)
+def test_the_date_of_an_email_can_be_compared(
+    converter: Converter, header: bytes, kept: str
+) -> None:
+    content = EMAIL.replace(b"Mon, 1 Jun 2026 10:00:00 +0000", header)
+    assert converter.convert(".eml", content).metadata["date"] == kept
+    without = EMAIL.replace(b"Date: Mon, 1 Jun 2026 10:00:00 +0000\n", b"")
+    assert "date" not in converter.convert(".eml", without).metadata
+
+
+@pytest.mark.parametrize(
     ("content", "text"),
     [
         ("name;city\nAda;London\n'';\n", "name | city\nname: Ada; city: London\nname: ''"),

@@ -19,7 +19,8 @@ def mail_document(content: bytes) -> Document:
         content: The file.
 
     Returns:
-        The document; the subject is the heading of its text, and sender and date are metadata.
+        The document; the subject is the heading of its text, and sender and date (ISO 8601)
+        are metadata.
     """
     message = message_from_bytes(content, policy=policy.default)
     assert isinstance(message, EmailMessage)
@@ -34,6 +35,9 @@ def mail_document(content: bytes) -> Document:
     tail = "\n".join(f"Attachment: {name}" for name in attached if name)
     whole = "\n\n".join(filter(None, (subject, head, text.strip(), tail)))
     headings = [Heading(0, subject, 0, len(subject))] if subject else []
-    metadata = {"from": values["From"], "date": values["Date"], "subject": subject}
+    # As filters compare it; a date that cannot be read stays as it is.
+    moment = getattr(message["Date"], "datetime", None)
+    date = values["Date"] if moment is None else moment.isoformat()
+    metadata = {"from": values["From"], "date": date, "subject": subject}
     kept = {name: value for name, value in metadata.items() if value}
     return Document("", whole, sections_between(whole, headings), metadata=kept)
