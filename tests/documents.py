@@ -52,7 +52,7 @@ def write_docx() -> bytes:
 
 
 def write_pptx() -> bytes:
-    """Three slides: with notes, with a table in a group's company, without a title."""
+    """Slides: with notes, with a table in a group's company, without a title, with only a title."""
     import pptx
     from pptx.util import Inches
 
@@ -70,6 +70,8 @@ def write_pptx() -> bytes:
     group.shapes.add_textbox(*size).text_frame.text = "in a group"
     third = deck.slides.add_slide(deck.slide_layouts[6])
     third.shapes.add_textbox(*size).text_frame.text = "no title"
+    deck.slides.add_slide(deck.slide_layouts[5]).shapes.title.text = "Questions?"
+    deck.slides.add_slide(deck.slide_layouts[6])
     file = io.BytesIO()
     deck.save(file)
     return file.getvalue()

@@ -95,8 +95,32 @@ def test_pptx_has_slides_notes_tables_and_groups(converter: Converter) -> None:
         ("Plan", "measure\nthen cut\n\nSay hello."),
         ("Costs", "wood | 12\n\nin a group"),
         ("", "no title"),
+        ("", "Questions?"),
     ]
-    assert [p.metadata["page"] for p in split(document, Words(), 50)] == [1, 2, 3]
+    assert [p.metadata["page"] for p in split(document, Words(), 50)] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "body"),
+    [
+        (
+            "a.md",
+            "---\nx: y\n---\n# Only heading\n\n## And another\n",
+            "# Only heading\n\n## And another",
+        ),
+        ("a.rst", "Only heading\n============\n", "Only heading\n============"),
+        ("a.html", "<h1>Only heading</h1><h2></h2>", "Only heading"),
+        ("a.md", "---\nx: y\n---\n\n", None),
+        ("a.html", "<h1> </h1>", None),
+    ],
+)
+def test_headings_are_text_where_there_is_no_other(
+    tmp_path: Path, name: str, content: str, body: str | None
+) -> None:
+    (tmp_path / name).write_text(content)
+    document = read_document(tmp_path / name)
+    assert outline(document) == ([] if body is None else [("", body)])
+    assert [passage.text for passage in split(document, Words(), 50)] == ([body] if body else [])
 
 
 def test_xlsx_names_sheets_and_columns(converter: Converter) -> None:

@@ -25,24 +25,32 @@ class Heading:
     end: int
 
 
-def sections_between(text: str, headings: Iterable[Heading], start: int = 0) -> tuple[Section, ...]:
+def sections_between(
+    text: str, headings: Iterable[Heading], start: int = 0, *, alone: bool = False
+) -> tuple[Section, ...]:
     """Cuts a text at its headings.
 
     Args:
         text: The whole text.
         headings: In the order of the text.
         start: First character that belongs to a section (metadata before it is left out).
+        alone: Whether a heading with nothing below it is a section of its own, as on a slide.
 
     Returns:
         One section per heading, and one before the first heading, each with the headings above it.
-        Sections without anything but white space are left out.
+        Sections without anything but white space are left out; a text of headings only is one
+        section under none.
     """
+    begin = start
     sections: list[Section] = []
     open_headings: list[Heading] = []
 
     def close(end: int) -> None:
         if text[start:end].strip():
             sections.append(Section(tuple(heading.title for heading in open_headings), start, end))
+        elif alone and open_headings and text[open_headings[-1].start : start].strip():
+            above = tuple(heading.title for heading in open_headings[:-1])
+            sections.append(Section(above, open_headings[-1].start, start))
 
     for heading in headings:
         close(heading.start)
@@ -51,4 +59,6 @@ def sections_between(text: str, headings: Iterable[Heading], start: int = 0) -> 
         open_headings.append(heading)
         start = heading.end
     close(len(text))
+    if not sections and text[begin:].strip():
+        sections.append(Section((), begin, len(text)))
     return tuple(sections)

@@ -20,7 +20,8 @@ def slides_document(content: bytes) -> Document:
         content: The file.
 
     Returns:
-        The document; a slide's title is the heading of its text, and ``pages`` are the slides.
+        The document; a slide's title is the heading of its text, or its text if there is no other,
+        and ``pages`` are the slides.
 
     Raises:
         DocumentError: The file is encrypted, broken or refused.
@@ -54,7 +55,7 @@ def slides_document(content: bytes) -> Document:
             if notes:
                 add(notes)
     text = "".join(parts)
-    return Document("", text, sections_between(text, headings), pages=tuple(pages))
+    return Document("", text, sections_between(text, headings, alone=True), pages=tuple(pages))
 
 
 def _texts(shapes: Iterable[Any]) -> Iterator[str]:
