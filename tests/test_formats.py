@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from documents import EMAIL, write_docx, write_epub, write_pdf, write_pptx, writ
 from quaver.errors import DocumentError
 from quaver.passages import Converter, Document, read_document, split
 from quaver.passages.formats import FORMATS, SUPPORTED_ENDINGS
+from quaver.store import Manifest
+from quaver.store.memory import MemoryStore
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +204,39 @@ def test_json_lines_are_records_with_fields_to_filter_on(tmp_path: Path) -> None
     assert split(document, Words(), 50)[0].metadata == metadata[0]
 
 
+def test_nested_fields_of_a_json_record_can_be_filtered_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    deep: object = 1
+    for _ in range(300):
+        deep = [deep]
+    record = {
+        "text": "Boil it.",
+        "by": {"name": "Ada", "born": None, "note": "x" * 201},
+        "tags": ["tea", 3, None, True, 1e400],
+        "authors": [{"name": "Ada"}, {}],
+        "deep": deep,
+        "none": [],
+        "huge": list(range(1000)),
+    }
+    path.write_text(json.dumps(record))
+    (passage,) = split(read_document(path), Words(), 50)
+    assert passage.metadata == {
+        "by": {"name": "Ada"},
+        "tags": ["tea", 3, True],
+        "authors": [{"name": "Ada"}],
+        "record": 1,
+    }
+    store = MemoryStore(Manifest("model", "f" * 64, 8, 100, ""))
+    store.upsert([passage], None)
+    for field, value, count in (
+        ("by.name", "Ada", 1),
+        ("tags", "tea", 1),
+        ("authors[].name", "Ada", 1),
+        ("tags", "coffee", 0),
+    ):
+        assert store.count({field: value}) == count
+
+
 def test_a_json_list_of_objects_is_records_and_anything_else_is_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('[{"name": "x", "v": 1}, {"name": "y"}]')
@@ -211,10 +247,13 @@ def test_a_json_list_of_objects_is_records_and_anything_else_is_one(tmp_path: Pa
 
 def test_json_text_that_cannot_be_stored_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text(r'{"title": "a\ud800", "text": "b\u0000c", "k\udfff": "\ud800"}')
+    path.write_text(
+        r'{"title": "a\ud800", "text": "b\u0000c", "k\udfff": "\ud800", "n": [{"\u0000": "\ud800"}]}'
+    )
     document = read_document(path)
     assert outline(document) == [("a\ufffd", "b\ufffdc")]
     assert document.sections[0].metadata["k\ufffd"] == "\ufffd"
+    assert document.sections[0].metadata["n"] == [{"\ufffd": "\ufffd"}]
 
 
 def test_source_code_is_kept_as_it_is(tmp_path: Path) -> None:

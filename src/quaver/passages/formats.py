@@ -122,7 +122,12 @@ def _storable(document: Document) -> Document:
 
 
 def _storable_fields(fields: Any) -> dict[str, Any]:
-    return {
-        storable(key): storable(value) if isinstance(value, str) else value
-        for key, value in fields.items()
-    }
+    return {storable(key): _storable_value(value) for key, value in fields.items()}
+
+
+def _storable_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return _storable_fields(value)
+    return [_storable_value(item) for item in value] if isinstance(value, list) else value

@@ -14,6 +14,10 @@ _TITLES = ("title", "name", "subject", "heading")
 _TEXTS = ("text", "content", "contents", "body")
 _LONGEST_VALUE = 200
 """Longer values are text, no metadata."""
+_LARGEST_NESTED = 2000
+"""Characters of an object or a list as JSON: every passage of a record carries all of its fields."""
+_DEEPEST = 8
+"""Levels of an object or a list that are kept."""
 
 
 def json_document(text: str) -> Document:
@@ -24,7 +28,8 @@ def json_document(text: str) -> Document:
 
     Returns:
         The document. Of a record with a field that is called text (or content, body) this field is
-        the text, and its other fields are metadata; every other record is written as lines of
+        the text, and its other fields are metadata, small objects and lists among them; every other
+        record is written as lines of
         ``key: value``. Its title (or name, subject) is its heading.
 
     Raises:
@@ -71,6 +76,8 @@ def _read(record: Any) -> tuple[str, str, dict[str, Any]]:
     rest = {key: value for key, value in record.items() if key not in (title, *main[:1])}
     metadata = {key: value for key, value in rest.items() if _is_plain(value)}
     if main:
+        nested = {key: _small(value) for key, value in rest.items() if key not in metadata}
+        metadata |= {key: value for key, value in nested.items() if value is not None}
         return heading, record[main[0]], metadata
     return heading, "\n".join(_lines(rest, "")) or heading, metadata
 
@@ -101,6 +108,22 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return isinstance(value, int) and abs(value) < 1 << 63
+
+
+def _small(value: Any) -> Any:
+    """Returns what filters can reach of an object or a list; None if that is nothing or too much."""
+    kept = _reachable(value, _DEEPEST)
+    return None if kept is None or len(json.dumps(kept)) > _LARGEST_NESTED else kept
+
+
+def _reachable(value: Any, levels: int) -> Any:
+    if isinstance(value, dict) and levels:
+        inner = {key: _reachable(item, levels - 1) for key, item in value.items()}
+        return {key: item for key, item in inner.items() if item is not None} or None
+    if isinstance(value, list) and levels:
+        items = [_reachable(item, levels - 1) for item in value]
+        return [item for item in items if item is not None] or None
+    return value if _is_plain(value) else None
 
 
 def _all_objects(values: list[Any]) -> bool:
