@@ -219,6 +219,16 @@ def test_without_a_model_the_prompt_is_printed(store: Path) -> None:
     assert "Question: Where is the list of files?" in out
 
 
+def test_nothing_is_sent_where_nothing_is_found(store: Path, server: ChatServer) -> None:
+    for more in ([], ["--llm", server.url], ["--llm", server.url, "--show-prompt"]):
+        code, out, err = call("ask", store, "list", "--filter", "sourec=tea.md", *more)
+        assert (code, out) == (0, "nothing found\n")
+        assert err == f"quaver: no passage in {store} has a field 'sourec'\n"
+    _, out, err = call("ask", store, "list", "--filter", "sourec=tea.md", "--json")
+    assert (json.loads(out)["passages"], json.loads(out)["text"], err) == ([], "", "")
+    assert server.requests == []
+
+
 def test_an_answer_is_printed_with_its_sources(
     store: Path, server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,8 @@ class Answer:
     Attributes:
         question: The question.
         text: The answer, with citations like [1]; empty if no model was asked.
-        passages: What the model got, best first; citation n means ``passages[n - 1]``.
+        passages: What the model got, best first; citation n means ``passages[n - 1]``. Empty if
+            nothing was found: then no model is asked.
         cited: The numbers of the passages that the answer cites, in the order of the answer.
         unknown: Numbers that the answer cites and that no passage has: those citations are made up.
         messages: The prompt, as it was or would be sent.
@@ -69,7 +70,7 @@ def ask(
         ranker: Puts what was found in a better order; see ``Index.search``.
         candidates: How many passages the ranker gets.
         template: The prompt; see ``quaver.answers.render``.
-        on_prompt: Called with the prompt before it is sent.
+        on_prompt: Called with the prompt before it is sent; not where nothing was found.
         on_text: Called with each piece of the answer as it arrives.
 
     Returns:
@@ -84,9 +85,9 @@ def ask(
         question, k=k, mode=mode, filter=filter, ranker=ranker, candidates=candidates
     )
     messages = render(question, hits, template)
-    if on_prompt is not None:
+    if hits and on_prompt is not None:
         on_prompt(messages)
-    text = llm.complete(messages, on_text=on_text) if llm is not None else ""
+    text = llm.complete(messages, on_text=on_text) if hits and llm is not None else ""
     numbers = citations(text)
     known = range(1, len(hits) + 1)
     return Answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from quaver.cli.search_options import (
     FilterOption,
     ModeOption,
     RerankOption,
+    fields_of_none,
     parsed_filter,
 )
 from quaver.errors import InputError
@@ -101,8 +103,13 @@ def ask(
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,
                 on_text=None if as_json else _print_piece,
             )
+            unknown = [] if answer.passages or as_json else fields_of_none(wanted, index.store)
+        for field in unknown:
+            print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
         if as_json:
             print(json.dumps(asdict(answer), indent=2))
+        elif not answer.passages:
+            print("nothing found")
         elif llm is not None:
             _print_sources(answer)
 
