@@ -29,8 +29,7 @@ def json_document(text: str) -> Document:
     Returns:
         The document. Of a record with a field that is called text (or content, body) this field is
         the text, and its other fields are metadata, small objects and lists among them; every other
-        record is written as lines of
-        ``key: value``. Its title (or name, subject) is its heading.
+        record is written as lines of ``key: value``. Its title (or name, subject) is its heading.
 
     Raises:
         DocumentError: It is no JSON.

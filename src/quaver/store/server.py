@@ -114,7 +114,9 @@ class QdrantStore:
                 link.client.create_collection(link.collection, **settings)
             except UnexpectedResponse as error:
                 # The server may have made it in an attempt before, whose answer was lost.
-                if error.status_code != _CONFLICT or _manifest(link) != manifest.to_json():
+                if error.status_code != _CONFLICT:
+                    raise
+                if _manifest(link.client.get_collection(link.collection)) != manifest.to_json():
                     raise
 
         link(make)
@@ -142,14 +144,15 @@ class QdrantStore:
             raise StoreNotFoundError(
                 f"there is no collection at {location}; make one with `quaver index`"
             )
-        text = link(_manifest, link)
+        info = link(link.client.get_collection, link.collection)
+        text = _manifest(info)
         if not isinstance(text, str):
             raise StoreNotFoundError(
                 f"the collection at {location} was not made by Quaver; use another name"
             )
         store = cls(link, Manifest.parse(text, where=location))
         # Its creation may have been interrupted after the collection itself.
-        _make_indexes(link, link(link.client.get_collection, link.collection).payload_schema)
+        _make_indexes(link, info.payload_schema)
         return store
 
     def upsert(
@@ -345,9 +348,9 @@ class QdrantStore:
                 return
 
 
-def _manifest(link: Link) -> Any:
+def _manifest(info: models.CollectionInfo) -> Any:
     """Returns what stands for the manifest in a collection's metadata, which anybody may write."""
-    return (link.client.get_collection(link.collection).config.metadata or {}).get(MANIFEST)
+    return (info.config.metadata or {}).get(MANIFEST)
 
 
 def _make_indexes(link: Link, present: Container[str]) -> None:
