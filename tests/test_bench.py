@@ -158,7 +158,9 @@ def test_processes_start_in_turns_and_disturbed_rounds_are_made_again(
     rows = {row.engine: row for row in start.measure_start(stage)}
     engines, fast = list(seconds), [OURS, "quaver-float32"]
     assert order == [*engines, *engines * (1 + dropped), *fast * 2]
-    assert {name: row.rounds for name, row in rows.items()} == dict(zip(engines, (3, 3, 1), strict=True))
+    assert {name: row.rounds for name, row in rows.items()} == dict(
+        zip(engines, (3, 3, 1), strict=True)
+    )
     assert rows["quaver-float32"].ratio == [2.0, 2.0, 2.0]
     assert rows["torch-bf16"].ratio is None
     assert {row.dropped for row in rows.values()} == {dropped}
@@ -753,8 +755,8 @@ def test_ctrl_c_ends_another_environment_and_keeps_its_rows(
     sender = threading.Thread(target=interrupt)
     kept: list[Result] = []
     try:
+        sender.start()
         with pytest.raises(KeyboardInterrupt):
-            sender.start()
             measure_elsewhere(tmp_path, "ipex", [FORMS["ipex-int8"]], [], Result(), kept.append)
     finally:
         sender.join()

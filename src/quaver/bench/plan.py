@@ -131,9 +131,7 @@ def not_reached(
     return {key: NOT_REACHED for key in keys if key not in result.missing}
 
 
-def _keys(
-    result: Result, model: Model, options: Options, forms: Sequence[Form]
-) -> Iterator[str]:
+def _keys(result: Result, model: Model, options: Options, forms: Sequence[Form]) -> Iterator[str]:
     name = model.name
     absent: dict[str, list[Form]] = {}
     begun: set[str] = set()
