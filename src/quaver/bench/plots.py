@@ -15,6 +15,8 @@ from quaver.extras import needs_extra
 
 # Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
 # told apart with every kind of colour vision. Quaver is black and thick.
+_LEGEND = 20
+"""Engines that a legend holds at its usual size; more are written smaller, above the caption."""
 _COLOURS = {
     "quaver": "#000000",
     "openvino": "#0072B2",
@@ -250,7 +252,12 @@ def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title
         f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
     )
     _plain(axes)
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
+    entries = len(axes.get_legend_handles_labels()[1])
+    figure.legend(
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8.5 if entries <= _LEGEND else 8.5 * _LEGEND / entries,
+    )
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
     if any("environment" in row.settings for row in rows):
