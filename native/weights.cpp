@@ -10,9 +10,10 @@ namespace quaver {
 namespace {
 
 constexpr std::size_t kHugePage = 2 << 20;
-constexpr std::size_t kBlock =
-    16 * kHugePage; // what is not used of it costs addresses, and memory to a huge page's end
-constexpr std::size_t kSmall = kHugePage / 16; // weights that are no reason for a block
+// What is not used of a block costs addresses, and memory to the end of a huge page.
+constexpr std::size_t kBlock = 16 * kHugePage;
+// Weights below this are no reason for a block.
+constexpr std::size_t kSmall = kHugePage / 16;
 
 std::size_t up_to(std::size_t step, std::size_t bytes) { return (bytes + step - 1) / step * step; }
 

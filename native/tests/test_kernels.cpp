@@ -209,7 +209,6 @@ void test_weight_memory() {
     WeightMemory memory;
     for (const std::size_t size : sizes) {
       taken.push_back(memory.take(size));
-
       const auto *bytes = static_cast<const unsigned char *>(taken.back().get());
       CHECK(reinterpret_cast<std::uintptr_t>(bytes) % 64 == 0, "%zu bytes off a line", size);
       CHECK(std::all_of(bytes, bytes + size, [](unsigned char byte) { return byte == 0; }), "%zu bytes", size);
