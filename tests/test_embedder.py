@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 
 from quaver.architecture import encoder_spec, encoder_weights
@@ -290,6 +293,100 @@ def test_an_item_that_is_no_text_is_named(model: Embedder, wrong: Any) -> None:
         model.encode(["a", wrong])
 
 
+class FrameOfPandas:
+    """What iterating a DataFrame gives: the names of its columns."""
+
+    columns = ("text", "label")
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self.columns)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "advice"),
+    [
+        (FrameOfPandas(), r'table\["text"\].to_list\(\)'),
+        (pyarrow.table({"text": ["a list"]}), r"give one of its columns"),
+        ({"a", "b"}, r"no order; give sorted\(texts\)"),
+        (frozenset(["a"]), "no order"),
+        ({"text": "a"}, r"give list\(texts.values\(\)\)"),
+        (b"text", "decode texts"),
+        (np.array("text"), "a str or a list of str: got ndarray"),
+    ],
+)
+def test_what_would_be_read_wrongly_as_a_list_is_refused(
+    model: Embedder, wrong: Any, advice: str
+) -> None:
+    for call in (model.encode, model.encode_query, model.encode_document):
+        with pytest.raises(InputError, match=advice):
+            call(wrong)
+
+
+def test_a_model_is_loaded_by_from_pretrained(tiny_folder: Path) -> None:
+    for given in ("BAAI/bge-small-en-v1.5", tiny_folder):
+        with pytest.raises(InputError, match=rf"Embedder.from_pretrained\('{given}'\)"):
+            Embedder(given)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'device' \(leave it out: the engine runs on the CPU"):
+        Embedder("BAAI/bge-small-en-v1.5", device="cpu")  # type: ignore[call-arg, arg-type]
+    with pytest.raises(TypeError, match=r"'trust_remote_code' \(leave it out.*docs/migration.md"):
+        Embedder.from_pretrained(tiny_folder, trust_remote_code=True)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("call", "options", "advice"),
+    [
+        ("encode", {"batch_size": 32}, "max_batch_tokens bounds its memory"),
+        ("encode", {"normalize_embeddings": True}, "it is normalize here"),
+        ("encode", {"convert_to_tensor": True}, "torch.from_numpy"),
+        ("encode", {"convert_to_numpy": True}, "results are NumPy arrays"),
+        ("encode", {"device": "cpu"}, "runs on the CPU"),
+        ("encode", {"precision": "int8"}, "it is output here"),
+        ("encode", {"output_value": "token_embeddings"}, "one vector for each text"),
+        ("encode_query", {"prompt": "query: "}, r"encode\(texts, prompt=...\)"),
+        ("encode_document", {"prompt_name": "x"}, r"encode\(texts, prompt_name=...\)"),
+        ("encode_document", {"batch_size": 1, "device": "cpu"}, "'batch_size' .*; 'device' "),
+    ],
+)
+def test_keywords_of_sentence_transformers_name_ours(
+    model: Embedder, call: str, options: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(TypeError, match=advice) as raised:
+        getattr(model, call)(["a list"], **options)
+    assert f"Embedder.{call}() does not take" in str(raised.value)
+
+
+def test_an_unknown_keyword_ends_as_python_ends_it(model: Embedder) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'no_such_thing'"):
+        model.encode(["a list"], no_such_thing=1)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match="first argument"):
+        model.encode(sentences=["a list"])  # type: ignore[call-overload]
+
+
+def test_the_signature_stays_precise() -> None:
+    for call in (Embedder.encode, Embedder.encode_query, Embedder.from_pretrained):
+        parameters = inspect.signature(call).parameters.values()
+        assert not [p.name for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    assert "max_batch_tokens" in inspect.signature(Embedder.encode).parameters
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="typing keeps overloads since 3.11")
+def test_the_return_type_is_precise() -> None:
+    from typing import get_overloads
+
+    for call in (Embedder.encode, Embedder.encode_query, Embedder.encode_document):
+        found = [
+            (inspect.signature(one).parameters["texts"].annotation, one.__annotations__["return"])
+            for one in get_overloads(inspect.unwrap(call))
+        ]
+        assert found == [
+            ("str", "Vector"),
+            ("Iterable[str]", "Matrix"),
+            ("str", "ShortVector"),
+            ("Iterable[str]", "ShortMatrix"),
+        ]
+
+
 def test_several_python_threads_share_an_embedder(int8: Embedder) -> None:
     texts = [f"the value of key {i}" for i in range(40)]
     expected = int8.encode(texts)
@@ -312,7 +409,7 @@ def test_the_progress_bar_goes_to_stderr(
     model.encode(TEXTS, show_progress_bar=True)
     out, err = capsys.readouterr()
     assert out == ""
-    assert "4/4" in err
+    assert "5/5" in err  # two of the texts are the same, and both count
     monkeypatch.setattr(sys, "stderr", None)
     assert model.encode(TEXTS, show_progress_bar=True).shape == (5, 64)
 

@@ -155,6 +155,24 @@ def test_pairs_that_are_none(exact: CrossEncoder, pairs: Any, message: str) -> N
         exact.predict(pairs)
 
 
+def test_rankers_are_loaded_by_from_pretrained(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"CrossEncoder.from_pretrained\('cross-encoder/x'\)"):
+        CrossEncoder("cross-encoder/x")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"'max_length' .it is max_seq_length here"):
+        CrossEncoder.from_pretrained(folder, max_length=32)  # type: ignore[call-arg]
+    with pytest.raises(InputError, match=r"give it Embedder.from_pretrained\('x'\)"):
+        BiEncoderRanker("x")  # type: ignore[arg-type]
+
+
+def test_keywords_of_sentence_transformers_name_ours(exact: CrossEncoder) -> None:
+    with pytest.raises(TypeError, match=r"predict\(\) does not take 'batch_size'"):
+        exact.predict(PAIRS, batch_size=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"'activation_fn' .it is activation here"):
+        exact.predict(PAIRS, activation_fn=None)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"'return_documents' .*has its document as text"):
+        exact.rank(QUERY, DOCUMENTS, return_documents=True)  # type: ignore[call-arg]
+
+
 def test_arguments_outside_their_rules(exact: CrossEncoder, folder: Path) -> None:
     with pytest.raises(InputError, match="activation must be one of 'sigmoid', 'identity', or"):
         exact.predict(PAIRS, activation="softmax")  # type: ignore[arg-type]
@@ -164,7 +182,11 @@ def test_arguments_outside_their_rules(exact: CrossEncoder, folder: Path) -> Non
         exact.rank([QUERY], DOCUMENTS)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="documents must be a list of str: got one str"):
         exact.rank(QUERY, "text")
-    with pytest.raises(InputError, match=r"texts\[1\] is int"):
+    with pytest.raises(InputError, match=r"documents must be a list of str: got set.*sorted"):
+        exact.rank(QUERY, {"text"})
+    with pytest.raises(InputError, match=r"pairs must be a list of .*got dict; .*pairs.values"):
+        exact.predict({QUERY: "text"})  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"documents\[1\] is int"):
         exact.rank(QUERY, ["text", 3])  # type: ignore[list-item]
     with pytest.raises(InputError, match="max_seq_length must be a whole number from 1 to 64"):
         CrossEncoder.from_pretrained(folder, max_seq_length=65)

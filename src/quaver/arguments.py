@@ -2,9 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import PurePath
+from typing import ParamSpec, TypeVar
 
 from quaver.errors import InputError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SENTENCE_TRANSFORMERS: Mapping[str, str] = {
+    "batch_size": "leave it out: a batch costs its tokens, and max_batch_tokens bounds its memory",
+    "chunk_size": "leave it out: one call takes any number of texts",
+    "convert_to_numpy": "leave it out: results are NumPy arrays",
+    "convert_to_tensor": "results are NumPy arrays: torch.from_numpy(result) makes a tensor",
+    "device": "leave it out: the engine runs on the CPU; from_pretrained takes threads",
+    "inputs": "give the texts as the first argument",
+    "normalize_embeddings": "it is normalize here; None does what the model folder says",
+    "output_value": "leave it out: the result is one vector for each text",
+    "pool": "leave it out: one call uses every core; from_pretrained takes threads",
+    "precision": "it is output here: 'float32', 'int8' or 'binary'",
+    "sentences": "give the texts as the first argument",
+    "task": "it is prompt_name here",
+}
+"""Arguments of sentence-transformers' calls that Quaver's do not have: what to do about each."""
+
+LOADING: Mapping[str, str] = {
+    "activation_fn": "predict takes activation",
+    "backend": "leave it out: the engine is Quaver's own",
+    "cache_folder": "set the environment variable HF_HUB_CACHE",
+    "config_kwargs": "leave it out: the configuration is the folder's",
+    "default_prompt_name": "name the prompt in encode(texts, prompt_name=...)",
+    "device": "leave it out: the engine runs on the CPU, with as many threads as threads says",
+    "dtype": "it is precision here: 'int8' or 'float32'",
+    "max_length": "it is max_seq_length here",
+    "model_kwargs": "leave it out: precision, threads and isa are arguments of their own",
+    "model_name_or_path": "give the name or folder as the first argument",
+    "num_labels": "leave it out: the model folder says it",
+    "processor_kwargs": "leave it out: max_seq_length is an argument of its own",
+    "similarity_fn_name": "leave it out: the model folder says it",
+    "tokenizer_kwargs": "leave it out: max_seq_length is an argument of its own",
+    "torch_dtype": "it is precision here: 'int8' or 'float32'",
+    "trust_remote_code": "leave it out: no code of a model folder is run",
+    "use_auth_token": "it is token here",
+}
+"""The same for the arguments with which sentence-transformers loads a model."""
+
+MIGRATION = "docs/migration.md"
+"""The page that has all of them."""
+
+
+def explain_keywords(
+    advice: Mapping[str, str],
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function say what to do about an argument that it does not have.
+
+    The function keeps its signature; an argument that is in no table ends as Python ends it.
+
+    Args:
+        advice: what to do, by the name of an argument of another library.
+
+    Returns:
+        A decorator. What it makes raises TypeError where one of these names is given.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        own = frozenset(inspect.signature(function).parameters)
+        foreign = {name: what for name, what in advice.items() if name not in own}
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            unknown = [name for name in kwargs if name in foreign]
+            if unknown:
+                said = "; ".join(f"{name!r} ({foreign[name]})" for name in unknown)
+                raise TypeError(f"{function.__qualname__}() does not take {said}; see {MIGRATION}")
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def check_range(name: str, value: int, largest: int) -> None:
@@ -38,11 +116,34 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(allowed)}: got {value!r}")
 
 
-def text_list(texts: Iterable[str]) -> list[str]:
+def check_loaded(name: str, model: object, kind: type) -> None:
+    """Check what a constructor of a model got.
+
+    Args:
+        name: the class's name.
+        model: what was given.
+        kind: what it wraps.
+
+    Raises:
+        InputError: it is no loaded model, but a name or a folder.
+    """
+    if not isinstance(model, kind):
+        given = f"{str(model)!r}" if isinstance(model, (str, PurePath)) else "name_or_path"
+        raise InputError(
+            f"{name}(...) wraps a model that is loaded: got {type(model).__name__}; load one with "
+            f"{name}.from_pretrained({given})"
+        )
+
+
+def text_list(
+    texts: Iterable[str], *, name: str = "texts", rule: str = "a str or a list of str"
+) -> list[str]:
     """Make a list of texts of what the caller gave.
 
     Args:
-        texts: any iterable of str, but no str itself.
+        texts: any iterable of str with an order, but no str itself.
+        name: the argument's name.
+        rule: what it must be, for the message.
 
     Returns:
         The texts.
@@ -50,12 +151,37 @@ def text_list(texts: Iterable[str]) -> list[str]:
     Raises:
         InputError: texts is no list of texts, or an item is no str; its position is named.
     """
-    if isinstance(texts, (bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
-        raise InputError(f"texts must be a str or a list of str: got {type(texts).__name__}")
+    check_listable(name, texts, rule)
     items = list(texts)
     for i, text in enumerate(items):
         if not isinstance(text, str):
             raise InputError(
-                f"every text must be a str: texts[{i}] is {type(text).__name__}; decode or drop it"
+                f"every text must be a str: {name}[{i}] is {type(text).__name__}; decode or drop it"
             )
     return items
+
+
+def check_listable(name: str, items: object, rule: str) -> None:
+    """Check that what the caller gave can be read as a list, in an order and without a loss.
+
+    Args:
+        name: the argument's name.
+        items: what was given.
+        rule: what it must be, for the message.
+
+    Raises:
+        InputError: it is a table, a set, a mapping, bytes, or cannot be iterated over.
+    """
+    got = f"{name} must be {rule}: got {type(items).__name__}"
+    # Tables of pandas, Polars, Arrow and Datasets; iterating over one gives the names of its columns,
+    # the columns or the rows.
+    if any(hasattr(items, columns) for columns in ("columns", "column_names")):
+        raise InputError(f'{got}; give one of its columns, such as table["text"].to_list()')
+    if isinstance(items, (set, frozenset)):
+        raise InputError(f"{got}, which has no order; give sorted({name})")
+    if isinstance(items, Mapping):
+        raise InputError(f"{got}; give list({name}.values())")
+    if isinstance(items, (bytes, bytearray, memoryview)):
+        raise InputError(f"{got}; decode {name}")
+    if not isinstance(items, Iterable) or getattr(items, "ndim", 1) == 0:
+        raise InputError(got)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.arguments import check_range, text_list
+from quaver.arguments import (
+    LOADING,
+    SENTENCE_TRANSFORMERS,
+    check_loaded,
+    check_range,
+    explain_keywords,
+    text_list,
+)
 from quaver.engine import Precision
 from quaver.loading import LoadedModel, load_model
 from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
@@ -23,9 +31,25 @@ from quaver.prompts import (
     with_prompt,
 )
 from quaver.tokenizer import TokenBatch
-from quaver.vectors import Output, Vectors, convert, shortened, similarity
+from quaver.vectors import (
+    Matrix,
+    Output,
+    ShortMatrix,
+    ShortVector,
+    Vector,
+    Vectors,
+    convert,
+    shortened,
+    similarity,
+)
 
 __all__ = ["Embedder", "EncodeReport"]
+
+_ENCODE = {
+    **SENTENCE_TRANSFORMERS,
+    "prompt": "encode(texts, prompt=...) puts a prompt of your own before every text",
+    "prompt_name": "encode(texts, prompt_name=...) takes one of the model's prompts by name",
+}
 
 
 class Embedder:
@@ -54,6 +78,7 @@ class Embedder:
             float32.
     """
 
+    @explain_keywords(LOADING)
     def __init__(
         self,
         model: LoadedModel,
@@ -71,6 +96,7 @@ class Embedder:
         Raises:
             InputError: an argument is outside its rule.
         """
+        check_loaded("Embedder", model, LoadedModel)
         folder, spec = model.folder, model.spec
         if truncate_dim is not None:
             check_range("truncate_dim", truncate_dim, spec.outputs)
@@ -91,6 +117,7 @@ class Embedder:
         self.fingerprint = hashlib.sha256(repr((folder.fingerprint, *space)).encode()).hexdigest()
 
     @classmethod
+    @explain_keywords(LOADING)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -179,6 +206,63 @@ class Embedder:
         """What `encode_document` puts before a text: prompt "document", else "passage", else ""."""
         return document_prompt(self.prompts)
 
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Vector: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Matrix: ...
+
+    @overload
+    def encode(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortVector: ...
+
+    @overload
+    def encode(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortMatrix: ...
+
+    @explain_keywords(_ENCODE)
     def encode(
         self,
         texts: str | Iterable[str],
@@ -190,7 +274,7 @@ class Embedder:
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
-    ) -> Vectors:
+    ) -> Vector | Matrix | ShortVector | ShortMatrix:
         """Turn texts into vectors, in the order of the texts.
 
         Formula:
@@ -226,6 +310,55 @@ class Embedder:
             show_progress_bar=show_progress_bar,
         ).vectors
 
+    @overload
+    def encode_query(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Vector: ...
+
+    @overload
+    def encode_query(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Matrix: ...
+
+    @overload
+    def encode_query(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortVector: ...
+
+    @overload
+    def encode_query(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortMatrix: ...
+
+    @explain_keywords(_ENCODE)
     def encode_query(
         self,
         texts: str | Iterable[str],
@@ -235,7 +368,7 @@ class Embedder:
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
-    ) -> Vectors:
+    ) -> Vector | Matrix | ShortVector | ShortMatrix:
         """Turn queries into vectors: `encode` with the prompt "query", none if there is none."""
         return self.encode(
             texts,
@@ -247,6 +380,55 @@ class Embedder:
             show_progress_bar=show_progress_bar,
         )
 
+    @overload
+    def encode_document(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Vector: ...
+
+    @overload
+    def encode_document(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["float32"] = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Matrix: ...
+
+    @overload
+    def encode_document(  # type: ignore[overload-overlap]
+        self,
+        texts: str,
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortVector: ...
+
+    @overload
+    def encode_document(
+        self,
+        texts: Iterable[str],
+        *,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Literal["int8", "binary"],
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> ShortMatrix: ...
+
+    @explain_keywords(_ENCODE)
     def encode_document(
         self,
         texts: str | Iterable[str],
@@ -256,7 +438,7 @@ class Embedder:
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
-    ) -> Vectors:
+    ) -> Vector | Matrix | ShortVector | ShortMatrix:
         """Turn documents into vectors: `encode` with `document_prompt`."""
         return self.encode(
             texts,
@@ -268,6 +450,7 @@ class Embedder:
             show_progress_bar=show_progress_bar,
         )
 
+    @explain_keywords(_ENCODE)
     def encode_with_report(
         self,
         texts: str | Iterable[str],
@@ -291,13 +474,15 @@ class Embedder:
             model=self.name,
         )
         items = [texts] if isinstance(texts, str) else text_list(texts)
-        unique = {text: row for row, text in enumerate(dict.fromkeys(items))}
+        copies = Counter(items)
+        unique = {text: row for row, text in enumerate(copies)}
         report = encode_texts(
             self.tokenizer.encode,
             self._engine,
             [with_prompt(start, text) for text in unique],
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
+            copies=list(copies.values()),
         )
         vectors = convert(
             shortened(report.vectors, truncate_dim or self.truncate_dim, self.spec.family),

@@ -54,6 +54,7 @@ def encode_texts(
     *,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     show_progress_bar: bool = False,
+    copies: Sequence[int] | None = None,
 ) -> EncodeReport:
     """Tokenize and encode texts, in their order.
 
@@ -65,6 +66,8 @@ def encode_texts(
         texts: N texts, or pairs of texts.
         max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
         show_progress_bar: a bar on stderr.
+        copies: how many of the caller's texts each of `texts` stands for, which the bar counts; None
+            for one each.
 
     Returns:
         The report; vectors are float32 (N, O) as the engine gives them, O of `EncoderSpec.outputs`.
@@ -75,14 +78,15 @@ def encode_texts(
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
     vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
     tokens = truncated = 0
-    with _progress(len(texts), shown=show_progress_bar) as advance:
+    total = len(texts) if copies is None else sum(copies)
+    with _progress(total, shown=show_progress_bar) as advance:
         for first, tokenized in _tokenized(tokenize, texts):
             tokens += tokenized.tokens
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
                 row = first + begin
                 vectors[row : row + len(batch)] = engine.encode(batch)
-                advance(len(batch))
+                advance(len(batch) if copies is None else sum(copies[row : row + len(batch)]))
     return EncodeReport(vectors, tokens, truncated)
 
 

@@ -11,7 +11,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.arguments import check_range, text_list
+from quaver.arguments import (
+    LOADING,
+    SENTENCE_TRANSFORMERS,
+    check_listable,
+    check_loaded,
+    check_range,
+    explain_keywords,
+    text_list,
+)
 from quaver.embedder import Embedder
 from quaver.engine import Precision
 from quaver.errors import InputError, UnsupportedArchitectureError
@@ -22,6 +30,22 @@ from quaver.vectors import Vectors
 ScoreActivation = Literal["sigmoid", "identity"]
 # The classes of torch that the usual models name; nothing of a name is ever imported.
 _ACTIVATIONS: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
+
+_PREDICT = {
+    **SENTENCE_TRANSFORMERS,
+    "activation_fct": "it is activation here: 'sigmoid' or 'identity'",
+    "activation_fn": "it is activation here: 'sigmoid' or 'identity'",
+    "apply_softmax": "take the plain scores (activation='identity') and apply it to them",
+    "inputs": "give the pairs as the first argument",
+    "sentences": "give the pairs as the first argument",
+}
+_RANK = {
+    **_PREDICT,
+    "activation_fct": "predict(pairs, activation=...) has it",
+    "activation_fn": "predict(pairs, activation=...) has it",
+    "return_documents": "leave it out: every result has its document as text",
+    "show_progress_bar": "predict(pairs, show_progress_bar=True) has it",
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +83,7 @@ class CrossEncoder:
         tokenizer: the model's tokenizer.
     """
 
+    @explain_keywords(LOADING)
     def __init__(self, model: LoadedModel) -> None:
         """Wrap a loaded model; `from_pretrained` is the usual way.
 
@@ -68,6 +93,7 @@ class CrossEncoder:
         Raises:
             UnsupportedArchitectureError: the model wants an activation that Quaver does not have.
         """
+        check_loaded("CrossEncoder", model, LoadedModel)
         config = model.folder.config
         self.name = model.folder.name
         self.source = model.folder.source
@@ -80,6 +106,7 @@ class CrossEncoder:
         self._engine = model.engine
 
     @classmethod
+    @explain_keywords(LOADING)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -136,6 +163,7 @@ class CrossEncoder:
         """The threads the engine runs."""
         return self._engine.threads
 
+    @explain_keywords(_PREDICT)
     def predict(
         self,
         pairs: Iterable[tuple[str, str]],
@@ -176,6 +204,7 @@ class CrossEncoder:
         scores = _sigmoid(logits) if chosen == "sigmoid" else logits
         return scores[:, 0] if self.labels == 1 else scores
 
+    @explain_keywords(_RANK)
     def rank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None
     ) -> list[Ranked]:
@@ -239,10 +268,20 @@ class BiEncoderRanker:
         Args:
             embedder: the model; queries go through `encode_query`, documents through
                 `encode_document`.
+
+        Raises:
+            InputError: embedder is none.
         """
+        if not isinstance(embedder, Embedder):
+            given = repr(str(embedder)) if isinstance(embedder, (str, Path)) else "name_or_path"
+            raise InputError(
+                f"BiEncoderRanker ranks with an Embedder: got {type(embedder).__name__}; give it "
+                f"Embedder.from_pretrained({given})"
+            )
         self.embedder = embedder
         self.name = embedder.name
 
+    @explain_keywords(_RANK)
     def rank(
         self,
         query: str,
@@ -295,12 +334,13 @@ def _checked(query: str, documents: Iterable[str], top_k: int | None) -> list[st
         raise InputError("documents must be a list of str: got one str; put it in a list")
     if top_k is not None:
         check_range("top_k", top_k, sys.maxsize)
-    return text_list(documents)
+    return text_list(documents, name="documents", rule="a list of str")
 
 
 def _pair_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    if isinstance(pairs, (str, bytes, Mapping)) or not isinstance(pairs, Iterable):
-        raise InputError(f"pairs must be a list of (query, document): got {type(pairs).__name__}")
+    if isinstance(pairs, str):
+        raise InputError("pairs must be a list of (query, document): got str")
+    check_listable("pairs", pairs, "a list of (query, document)")
     items = list(pairs)
     if len(items) == 2 and all(isinstance(item, str) for item in items):
         raise InputError(

@@ -12,6 +12,14 @@ from quaver.reference import normalized
 
 Output = Literal["float32", "int8", "binary"]
 Vectors = NDArray[Any]
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+"""One vector, (D,)."""
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+"""A vector a row, (N, D)."""
+ShortVector = np.ndarray[tuple[int], np.dtype[np.int8 | np.uint8]]
+"""One vector of output "int8" or "binary"."""
+ShortMatrix = np.ndarray[tuple[int, int], np.dtype[np.int8 | np.uint8]]
+"""Vectors of output "int8" or "binary"."""
 
 
 def convert(pooled: NDArray[np.float32], *, normalize: bool, output: Output) -> Vectors:

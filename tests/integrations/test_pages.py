@@ -18,6 +18,7 @@ LIBRARIES = {
     "haystack.md": "haystack",
     "langchain.md": "langchain_core",
     "llamaindex.md": "llama_index",
+    "migration.md": "quaver",
     "mteb.md": "mteb",
     "others.md": "quaver",
     "sentence-transformers.md": "sentence_transformers",
