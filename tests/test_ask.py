@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -225,7 +226,7 @@ def test_nothing_is_sent_where_nothing_is_found(store: Path, server: ChatServer)
         assert (code, out) == (0, "nothing found\n")
         assert err == f"quaver: no passage in {store} has a field 'sourec'\n"
     _, out, err = call("ask", store, "list", "--filter", "sourec=tea.md", "--json")
-    assert (json.loads(out)["passages"], json.loads(out)["text"], err) == ([], "", "")
+    assert (json.loads(out)["passages"], json.loads(out)["answer"], err) == ([], "", "")
     assert server.requests == []
 
 
@@ -258,8 +259,12 @@ def test_wrong_citations_are_told(store: Path, server: ChatServer) -> None:
 def test_json_for_programs(store: Path, server: ChatServer) -> None:
     code, out, _ = call("ask", store, "list", "--llm", server.url, "--json", "--model", "m")
     answer = json.loads(out)
-    assert (code, answer["cited"]) == (0, [1, 2])
-    assert answer["text"] == "Boil it [1], twice [2]."
+    assert (code, answer["citations"]) == (0, [1, 2])
+    page = (Path(__file__).parent.parent / "docs" / "ask.md").read_text(encoding="utf-8")
+    (keys,) = re.findall(r"`--json` \| one document: (.*) \|", page)
+    assert list(answer) == re.findall("`(.+?)`", keys)
+    assert answer["answer"] == "Boil it [1], twice [2]."
+    assert set(answer["prompt"][0]) == {"role", "content"}
     assert answer["passages"][0]["source"]
     assert server.requests[0][2]["model"] == "m"
 

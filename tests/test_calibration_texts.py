@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from quaver.errors import CalibrationError
+from quaver.errors import CalibrationError, InputError
 from quaver.quantization.texts import calibration_texts
 
 TEXTS = [f"text {i}, with a comma" for i in range(20)]
@@ -112,6 +112,11 @@ def test_a_column_of_numbers(tmp_path: Path, ending: str) -> None:
     WRITERS[ending](path, "passage")
     with pytest.raises(CalibrationError, match=r"calibration needs texts: .* is int"):
         calibration_texts(f"{path}:id", 4)
+
+
+def test_a_table_is_no_list_of_texts() -> None:
+    with pytest.raises(InputError, match="give one of its columns"):
+        calibration_texts(pyarrow.table({"text": TEXTS}), 20)  # type: ignore[arg-type]
 
 
 def test_a_text_file_has_no_columns(tmp_path: Path) -> None:

@@ -256,6 +256,18 @@ def test_wrong_usage_exits_2(arguments: list[str]) -> None:
     assert call(*arguments)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "options", [["--scheme", "static"], ["--rounding", "gptq"], ["--max-loss", "0.1%"]]
+)
+def test_quantizing_without_text_speaks_of_the_option(
+    tiny_folder: Path, tmp_path: Path, options: list[str]
+) -> None:
+    code, output, errors = call("quantize", tiny_folder, tmp_path / "int8", *options)
+    assert (code, output) == (2, "")
+    assert "Invalid value for --calibration" in errors
+    assert f"{' '.join(options[: 1 if 'loss' in options[0] else 2])} needs text" in errors
+
+
 def test_embed_gives_what_the_library_gives(tiny_folder: Path, tmp_path: Path) -> None:
     texts = ["the list", "", "the dict of files"]
     expected = Embedder.from_pretrained(tiny_folder).encode(texts)

@@ -39,6 +39,32 @@ def test_tables_on_the_terminal(tiny_folder: Path, tasks: Path) -> None:
         assert text in out
 
 
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_figures_are_whole_in_any_terminal(
+    tiny_folder: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    for name in ("first-model", "second-model"):
+        shutil.copytree(tiny_folder, tmp_path / name)
+    monkeypatch.setenv("COLUMNS", str(width))
+    folders = (tmp_path / "first-model", tmp_path / "second-model")
+    options = ("--baseline", folders[0], "--out", tmp_path / "out", "--no-card")
+    code, out, _ = call(*folders, "--tasks", tasks, *options)
+    assert code == 0
+    tables, _, _ = out.partition("Differences")
+    assert max(map(len, tables.splitlines())) <= max(width, 76)
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    for found in report["means"].values():
+        for own in found["systems"].values():
+            for figure in (
+                f"{own['mean']:.4f}",
+                f"{100 * own['low']:+.2f} to {100 * own['high']:+.2f}",
+            ):
+                assert figure in tables
+    for near in report["fidelity"].values():
+        for value in near["raw"].values():
+            assert f"{int(value * 1e5) / 1e5:.5f}" in tables
+
+
 def test_files_of_a_report(tiny_folder: Path, tasks: Path, tmp_path: Path) -> None:
     code, out, _ = call(
         tiny_folder,

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -107,11 +107,23 @@ def ask(
         for field in unknown:
             print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
         if as_json:
-            print(json.dumps(asdict(answer), indent=2))
+            print(json.dumps(_document(answer), indent=2))
         elif not answer.passages:
             print("nothing found")
         elif llm is not None:
             _print_sources(answer)
+
+
+def _document(answer: Answer) -> dict[str, Any]:
+    """Returns an answer as docs/ask.md says that --json prints it."""
+    return {
+        "question": answer.question,
+        "answer": answer.text,
+        "citations": answer.cited,
+        "unknown_citations": answer.unknown,
+        "passages": [asdict(hit) for hit in answer.passages],
+        "prompt": [asdict(message) for message in answer.messages],
+    }
 
 
 def _read(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -17,8 +18,20 @@ from quaver.errors import InputError
 from quaver.evaluate import EvaluationReport
 from quaver.evaluate.model_card import is_quantized_folder, write_between
 from quaver.evaluate.plot import draw
-from quaver.evaluate.table import Table, caption, fidelity_table, loss_table, markdown_report
+from quaver.evaluate.table import (
+    Table,
+    by_system,
+    caption,
+    fidelity_table,
+    loss_table,
+    markdown_report,
+)
 from quaver.terminal import harmless
+
+_NAME = 12
+"""Characters in a line that a task's name keeps in a narrow terminal."""
+_BETWEEN = 3
+"""Characters between two columns."""
 
 
 def show_report(report: EvaluationReport, *, as_json: bool, as_markdown: bool) -> None:
@@ -31,14 +44,34 @@ def show_report(report: EvaluationReport, *, as_json: bool, as_markdown: bool) -
         console = Console(highlight=False)
         for table in (loss_table(report), fidelity_table(report)):
             if table.rows:
-                console.print(_grid(table))
+                _print(table, console)
         console.print(Text(harmless(caption(report)), "dim"))
 
 
+def _print(table: Table, console: Console) -> None:
+    """Print a table; where the terminal is too narrow for it, its figures in fewer columns."""
+    unbounded = console.options.update(width=10_000)
+    grids = [_grid(table)]
+    if Measurement.get(console, unbounded, grids[0]).maximum > console.width:
+        grids = [_grid(part) for part in by_system(table)]
+    for grid in grids:
+        # A terminal narrower than the figures folds the lines; none is cut off.
+        narrowest = sum((column.min_width or 0) + _BETWEEN for column in grid.columns)
+        console.print(grid, width=max(narrowest, console.width), crop=False)
+        console.print()
+
+
 def _grid(table: Table) -> Grid:
-    grid = Grid(box=SIMPLE, pad_edge=False)
+    grid = Grid(box=SIMPLE, pad_edge=False, show_edge=False)
     for number, name in enumerate(table.head):
-        grid.add_column(name, justify="right" if number else "left")
+        # Headings and names may be folded, figures not.
+        widest = max((len(row[number]) for row in table.rows), default=0)
+        grid.add_column(
+            Text(name, overflow="fold"),
+            justify="right" if number else "left",
+            overflow="fold",
+            min_width=widest if number else min(widest, _NAME),
+        )
     for number, row in enumerate(table.rows):
         cells = [Text(harmless(cell)) for cell in row]
         grid.add_row(*cells, style="bold" if number in table.means else None)

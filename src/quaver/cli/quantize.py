@@ -96,6 +96,18 @@ def quantize(
 ) -> None:
     """Write an int8 folder of a model: smaller, loaded faster, read by transformers too."""
     bound = None if max_loss is None else _part(max_loss)
+    if calibration is None:
+        for option, asked in (
+            ("--scheme static", scheme is Scheme.static),
+            ("--rounding gptq", rounding is Rounding.gptq),
+            ("--max-loss", max_loss is not None),
+        ):
+            if asked:
+                raise typer.BadParameter(
+                    f"{option} needs text: a .jsonl, .txt, .csv or .parquet file, a folder of "
+                    "documents, or a data set",
+                    param_hint="--calibration",
+                )
     with reported_errors("interrupted; nothing was written"):
         report = quantize_model(
             model,

@@ -20,11 +20,13 @@ class Table:
         head: headings; the first column is left-aligned, the others right.
         rows: as many cells each.
         means: indices of the rows that sum up others.
+        shared: how many columns, from the left, belong to every system; 0 where each row is a system.
     """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     means: frozenset[int] = frozenset()
+    shared: int = 0
 
 
 def loss_table(report: EvaluationReport) -> Table:
@@ -59,7 +61,7 @@ def loss_table(report: EvaluationReport) -> Table:
         for system in report.systems:
             cells += [f"{other.scores[system]:.4f}", percent(other.relative(system)), "-"]
         rows.append([other.task, other.metric, "-", *cells])
-    return Table(head, rows, frozenset(means))
+    return Table(head, rows, frozenset(means), shared=4)
 
 
 def fidelity_table(report: EvaluationReport) -> Table:
@@ -81,6 +83,31 @@ def fidelity_table(report: EvaluationReport) -> Table:
         cells = [*_cosines(found.raw), *_cosines(found.centred)]
         rows.append([system, *cells, _share(found.overlap_10), _share(found.same_first)])
     return Table([*head, "top 10 in common", "same first"], rows)
+
+
+def by_system(table: Table) -> list[Table]:
+    """Return the same figures in fewer columns, for a narrow terminal.
+
+    Args:
+        table: of `loss_table` or `fidelity_table`.
+
+    Returns:
+        Of the first a table for each system; of the second one with a column for each system.
+    """
+    if not table.shared:
+        turned = list(zip(table.head, *table.rows, strict=True))
+        return [Table(turned[0], turned[1:])]
+    # The metric goes into the names of the rows that sum up.
+    kept = [number for number in range(table.shared) if table.head[number] != "metric"]
+    metric = table.head.index("metric")
+    parts = []
+    for first in range(table.shared, len(table.head), 3):
+        columns = [*kept, *range(first, first + 3)]
+        rows = [[row[number] for number in columns] for row in table.rows]
+        for number in table.means:
+            rows[number][0] += f", {table.rows[number][metric]}"
+        parts.append(Table([table.head[number] for number in columns], rows, table.means))
+    return parts
 
 
 def markdown(table: Table) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quaver.arguments import check_listable
 from quaver.errors import CalibrationError, DocumentError
 from quaver.extras import needs_extra
 from quaver.passages import read_document, scan_folder
@@ -63,9 +64,11 @@ def calibration_texts(
     Raises:
         CalibrationError: the source cannot be read, has no such column, holds something else than
             text, or has fewer texts than asked for.
+        InputError: source is a table, a set, a mapping or bytes.
         ImportError: a library that the source needs is not installed.
     """
     if not isinstance(source, (str, Path)):
+        check_listable("calibration", source, "a file, a folder, a data set or a list of str")
         return _chosen("texts", ((f"texts[{i}]", t) for i, t in enumerate(source)), samples)
     path, named = _path_and_column(source)
     column = column or named
