@@ -402,6 +402,18 @@ def test_a_snippet_fits_its_lines(text: str, shown: str) -> None:
     assert all(cell_len(line) <= 20 for line in shown.splitlines())
 
 
+def test_links_that_lead_outside_are_told(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    command = ("index", folder, "--model", tiny_folder, "--store", tmp_path / "kb")
+    _, out, err = call(*command)
+    assert "2 files from" in out
+    assert "not followed, --follow-links does: 1 link that leads out of the folder: link.txt" in err
+    _, out, err = call(*command, "--follow-links")
+    assert "3 files from" in out
+    assert "--follow-links" not in err
+
+
 def test_other_files_and_misspelt_fields_are_told(
     tiny_folder: Path, folder: Path, tmp_path: Path
 ) -> None:

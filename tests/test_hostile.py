@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -26,6 +27,8 @@ from documents import (
 from quaver.errors import DocumentError
 from quaver.passages import Converter, read_document, scan_folder
 from quaver.passages.limits import LIMITS
+from quaver.passages.patterns import Patterns
+from quaver.passages.read import read_bytes
 
 WHOLE = {
     ".pdf": lambda: write_pdf([["# Tea", *["a line of text"] * 20]] * 4),
@@ -308,6 +311,88 @@ def test_a_line_of_two_gigabytes_is_refused_unread(tmp_path: Path) -> None:
 def test_a_text_that_is_too_long_is_refused(converter: Converter) -> None:
     with pytest.raises(DocumentError, match="has 20000001 characters, the limit is 20000000"):
         converter.convert(".txt", b"x" * (LIMITS.characters + 1))
+
+
+# --- Files that are no documents ------------------------------------------------------------------
+def test_a_file_that_waits_for_more_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("x")
+
+    def wait(file: int, size: int) -> bytes:  # as /proc/kmsg does, which is a regular file
+        raise BlockingIOError(errno.EAGAIN, "would wait")
+
+    monkeypatch.setattr(os, "read", wait)
+    with pytest.raises(DocumentError, match=r"a\.txt: not a document: it waits for more to come"):
+        read_bytes(path)
+
+
+def test_files_are_opened_so_that_nothing_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags: list[int] = []
+    real = os.open
+    monkeypatch.setattr(os, "open", lambda path, flag: flags.append(flag) or real(path, flag))
+    (tmp_path / "a.txt").write_text("x")
+    assert read_bytes(tmp_path / "a.txt") == b"x"
+    assert flags[0] & os.O_NONBLOCK
+
+
+def test_a_file_without_size_is_read_to_its_end_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "status.txt"
+    link.symlink_to("/proc/self/status")  # no size, and an end
+    assert read_bytes(link).startswith(b"Name:")
+    monkeypatch.setattr(os, "read", lambda file, size: bytes(size))
+    path = tmp_path / "empty.txt"
+    path.touch()
+    with pytest.raises(DocumentError, match="not a document: it has no size and does not end"):
+        read_bytes(path)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/dev/tty", "/"])
+def test_devices_and_folders_are_not_opened(target: str, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").symlink_to(target)
+    with pytest.raises(DocumentError, match="not a regular file"):
+        read_document(tmp_path / "a.txt")
+
+
+# --- Patterns -------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("a*" * 40 + "b", "a" * 250),
+        ("*a" * 40 + "?b", "c/" + "a" * 250),
+        ("?*" * 100 + "b", "a" * 250),
+        ("[!b]*" * 100 + "b", "a" * 250),
+        ("**/a/" * 30 + "b", "a/" * 500 + "c"),
+        ("**/a*a*a*/" * 30 + "b", "aaaaaaaa/" * 400 + "c"),
+        ("/" + "*/**/" * 50 + "b", "a/" * 500 + "c"),
+        ("**" * 1000 + "b", "a" * 250),
+    ],
+)
+def test_a_pattern_with_many_stars_ends(pattern: str, path: str) -> None:
+    patterns = Patterns.of([pattern])
+    assert patterns.last_first
+    assert patterns.verdict(path) is None
+    assert patterns.verdict(path[:-1] + "b") is True
+
+
+def test_a_gitignore_is_no_trap(tmp_path: Path) -> None:
+    (tmp_path / ("a" * 200 + ".txt")).write_text("x")
+    (tmp_path / ".gitignore").write_text("a*" * 40 + "b\n[z-a]\n[[a]\na[\n")
+    assert len(scan_folder(tmp_path).files) == 1
+    (tmp_path / ".gitignore").write_text("*a*b\n" * 50_000)
+    scan = scan_folder(tmp_path)
+    assert len(scan.files) == 1
+    assert [(failure.source, failure.reason) for failure in scan.failures] == [
+        (".gitignore", "larger than 0.1 MB: split it, or exclude it; it leaves nothing out")
+    ]
+    (tmp_path / ".gitignore").unlink()
+    os.mkfifo(tmp_path / ".gitignore")
+    assert scan_folder(tmp_path).failures[0].reason == "not a regular file; it leaves nothing out"
 
 
 # --- Folders --------------------------------------------------------------------------------------

@@ -66,7 +66,6 @@ MADE_AROUND = {
     "cli.quantize": {"typer", "rich"},
     "passages.html": {"bs4"},
     "passages.markdown": {"markdown_it"},
-    "passages.patterns": {"pathspec"},
     "passages.split": {"semantic_text_splitter"},
     "store.edge": {"qdrant_edge"},
     "store.edge_shard": {"qdrant_edge"},

@@ -156,6 +156,20 @@ def test_broken_files_are_reported_and_do_not_stop_the_rest(index: Index, folder
     assert "No such file" in reasons["gone.md"]
 
 
+def test_links_that_lead_outside_are_named_or_followed(index: Index, folder: Path) -> None:
+    outside = folder.parent / "outside.txt"
+    outside.write_text("The secret of the list.")
+    (folder / "link.txt").symlink_to(outside)
+    report = index.update(folder)
+    assert report.outside == ("link.txt",)
+    assert report.failed == ()
+    assert "The secret of the list." not in stored_texts(index)
+    report = index.update(folder, follow_links=True)
+    assert report.outside == ()
+    assert "The secret of the list." in stored_texts(index)
+    assert index.update(folder).removed == 1
+
+
 def test_files_without_text_are_named(index: Index, folder: Path) -> None:
     (folder / "blank.txt").write_text(" \n")
     (folder / "frame.html").write_text("<body><script>draw()</script></body>")

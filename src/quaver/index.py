@@ -188,6 +188,7 @@ class Index:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         gitignore: bool = True,
+        follow_links: bool = False,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> UpdateReport:
         """Brings the index in step with a folder: embeds what is new, drops what is gone.
@@ -209,6 +210,8 @@ class Index:
                 match one: ``["*.pdf", "notes/"]``.
             exclude: Patterns of files and folders to leave out. What was stored of them is dropped.
             gitignore: Whether what the folder's .gitignore files leave out is left out.
+            follow_links: Whether symbolic links that lead out of the folder are followed; if not,
+                the report names them.
             on_progress: Called whenever passages were stored.
 
         Returns:
@@ -227,7 +230,9 @@ class Index:
             Path(folder),
             root=root_of(Path(folder)) if name is None else name,
             max_tokens=self.passage_tokens,
-            selection=Selection.of(include, exclude, gitignore=gitignore),
+            selection=Selection.of(
+                include, exclude, gitignore=gitignore, follow_links=follow_links
+            ),
             on_progress=on_progress,
         )
 

@@ -55,6 +55,11 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
             _listed([f"{count} {ending or 'without ending'}" for ending, count in kinds])
         )
         print(f"quaver: passed over files of other kinds: {others}", file=sys.stderr)
+    if report.outside:
+        lead = "leads" if len(report.outside) == 1 else "lead"
+        links = f"{many(len(report.outside), 'link')} that {lead} out of the folder"
+        names = harmless(_listed(report.outside))
+        print(f"quaver: not followed, --follow-links does: {links}: {names}", file=sys.stderr)
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
     sources: dict[str, list[str]] = {}

@@ -26,6 +26,7 @@ def watch(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     gitignore: bool = True,
+    follow_links: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[UpdateReport | DocumentError]:
@@ -41,6 +42,7 @@ def watch(
         include: As for ``Index.update``.
         exclude: As for ``Index.update``.
         gitignore: As for ``Index.update``.
+        follow_links: As for ``Index.update``.
         on_progress: As for ``Index.update``.
         stop: Ends it when set; None: it goes on until it is interrupted.
 
@@ -72,6 +74,7 @@ def watch(
                     include=include,
                     exclude=exclude,
                     gitignore=gitignore,
+                    follow_links=follow_links,
                     on_progress=on_progress,
                 )
             except DocumentError as error:

@@ -94,6 +94,10 @@ def index(
     gitignore: Annotated[
         bool, typer.Option(help="Leave out what the folder's .gitignore files leave out.")
     ] = True,
+    follow_links: Annotated[
+        bool,
+        typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder."),
+    ] = False,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -105,7 +109,9 @@ def index(
     folder, see `quaver remove`.
     """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
-        selection = Selection.of(include or (), exclude or (), gitignore=gitignore)
+        selection = Selection.of(
+            include or (), exclude or (), gitignore=gitignore, follow_links=follow_links
+        )
         # A wrong folder is told before a model is loaded and a store is made.
         scan_folder(folder, selection)
         if model is None and not Index.exists(store):
@@ -123,6 +129,7 @@ def index(
                 include=selection.include,
                 exclude=selection.exclude,
                 gitignore=gitignore,
+                follow_links=follow_links,
                 on_progress=show,
             )
         print_report(report, folder, store)
@@ -192,6 +199,7 @@ def _follow(
         include=selection.include,
         exclude=selection.exclude,
         gitignore=selection.gitignore,
+        follow_links=selection.follow_links,
     ):
         if isinstance(report, QuaverError):
             print(f"quaver: {report}", file=sys.stderr)

@@ -11,6 +11,7 @@ class Limits:
 
     Attributes:
         file_bytes: Size of the file.
+        sizeless_bytes: What is read of a file that says it has no bytes, as those of the kernel do.
         characters: Length of its text.
         unpacked_bytes: Size of everything in an archive together (.docx, .pptx, .xlsx, .epub).
         members: How many parts an archive may have.
@@ -21,6 +22,7 @@ class Limits:
     """
 
     file_bytes: int = 100_000_000
+    sizeless_bytes: int = 1_000_000
     characters: int = 20_000_000
     unpacked_bytes: int = 500_000_000
     members: int = 20_000

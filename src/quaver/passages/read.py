@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,28 +60,51 @@ def read_document(
     return replace(document, source=path.name if source is None else source, root=root)
 
 
-def read_bytes(path: Path) -> bytes:
-    """Reads a file's bytes.
+def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
+    """Reads a file's bytes; waits for nothing but the disk.
 
     Args:
         path: The file.
+        most: How many bytes it may have.
 
     Returns:
         Its content.
 
     Raises:
-        DocumentError: It cannot be read, is not a regular file, or is too large.
+        DocumentError: It cannot be read, is not a regular file, is too large, or does not end.
     """
     try:
-        if path.exists() and not path.is_file():
+        # Opening some devices does something, so the kind is looked at before, and again after: it
+        # may have changed.
+        if not stat.S_ISREG(path.stat().st_mode):
             raise DocumentError(f"{path.name}: not a regular file")
-        with path.open("rb") as file:
-            # One byte more than allowed: a file may grow, and some have no size (/proc).
-            content = file.read(LIMITS.file_bytes + 1)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return _content(file, path.name, most)
+        finally:
+            os.close(file)
+    except BlockingIOError as error:
+        raise DocumentError(f"{path.name}: not a document: it waits for more to come") from error
     except OSError as error:
         raise DocumentError(f"{path.name}: cannot be read: {error.strerror}") from error
-    if len(content) > LIMITS.file_bytes:
-        raise DocumentError(
-            f"{path.name}: larger than {LIMITS.file_bytes / 1e6:.0f} MB: split it, or exclude it"
-        )
-    return content
+
+
+def _content(file: int, name: str, most: int) -> bytes:
+    """Reads an open file to its end."""
+    state = os.fstat(file)
+    if not stat.S_ISREG(state.st_mode):
+        raise DocumentError(f"{name}: not a regular file")
+    # Files of the kernel (/proc, /sys) have no size, and some of them never end.
+    limit = most if state.st_size else min(most, LIMITS.sizeless_bytes)
+    parts: list[bytes] = []
+    length = 0
+    while state.st_size <= most and length <= limit:
+        # A file may grow while it is read, so its size is no more than a guess.
+        part = os.read(file, min(max(state.st_size - length, 0) + 4096, 1 << 20))
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        length += len(part)
+    if not state.st_size:
+        raise DocumentError(f"{name}: not a document: it has no size and does not end")
+    raise DocumentError(f"{name}: larger than {most / 1e6:g} MB: split it, or exclude it")

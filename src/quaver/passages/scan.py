@@ -11,7 +11,9 @@ from pathlib import Path
 from quaver.errors import DocumentError
 from quaver.passages.formats import SUPPORTED_ENDINGS
 from quaver.passages.passage import Failure
-from quaver.passages.patterns import Selection, Sieve
+from quaver.passages.patterns import GITIGNORE, Selection, Sieve
+
+_OUTSIDE = "leads out of the folder"
 
 
 @dataclass(frozen=True)
@@ -22,19 +24,21 @@ class Scan:
         files: Supported files that are wanted, sorted by their path.
         failures: Folders that could not be listed and names that are not text.
         others: How many files there are of each ending that is not supported, in small letters.
+        outside: Links that lead out of the folder and were not followed.
     """
 
     files: tuple[Path, ...]
     failures: tuple[Failure, ...]
     others: Mapping[str, int]
+    outside: tuple[str, ...] = ()
 
 
 def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     """Lists the supported files of a folder and its sub-folders.
 
-    Hidden files and folders (a leading dot) are skipped. A link to a folder is followed when it
-    leads outside; a link to a folder inside is not, because its files are found under their own
-    name. So links that form a loop end.
+    Hidden files and folders (a leading dot) are skipped. A link that leads out of the folder is
+    followed only if the selection says so. A link to a folder inside never is, because its files
+    are found under their own name. So links that form a loop end.
 
     Args:
         folder: The folder to list.
@@ -56,13 +60,16 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     selection = selection or Selection()
     files: list[Path] = []
     failures: list[Failure] = []
+    outside: list[str] = []
     others: Counter[str] = Counter()
-    for path, error in _walk(folder, Sieve.of(selection)):
+    for path, trouble in _walk(folder, Sieve.of(selection)):
         source = path.relative_to(folder).as_posix()
         if not source.isprintable() and not _is_text(source):
             failures.append(Failure(ascii(source)[1:-1], "its name is not valid UTF-8: rename it"))
-        elif error is not None:
-            failures.append(Failure(source, f"cannot list the folder: {error.strerror}"))
+        elif trouble == _OUTSIDE:
+            outside.append(source)
+        elif trouble is not None:
+            failures.append(Failure(source, trouble))
         elif path.suffix.lower() in SUPPORTED_ENDINGS:
             files.append(path)
         else:
@@ -71,16 +78,21 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
         endings = ", ".join(SUPPORTED_ENDINGS)
         patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
         wanted = f" that patterns want ({patterns})" if patterns else ""
+        links = (
+            f"; {len(outside)} links that lead out of it were not followed (--follow-links does)"
+            if outside
+            else ""
+        )
         raise DocumentError(
-            f"a folder needs at least one document: found none in {folder}{wanted}; "
+            f"a folder needs at least one document: found none in {folder}{wanted}{links}; "
             f"supported endings: {endings}"
         )
-    return Scan(tuple(sorted(files)), tuple(failures), others)
+    return Scan(tuple(sorted(files)), tuple(failures), others, tuple(sorted(outside)))
 
 
-def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, OSError | None]]:
-    """Yields every wanted file, and every folder that cannot be listed with its error."""
-    real_root = root.resolve()
+def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
+    """Yields every wanted file, and what cannot be used with the reason; _OUTSIDE for a link."""
+    real_root = os.path.realpath(root)
     seen = {real_root}
     folders = [(root, "", sieve)]
     while folders:
@@ -88,27 +100,36 @@ def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, OSError | None]]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            yield folder, error
+            yield folder, f"cannot list the folder: {error.strerror}"
             continue
-        inner = outer.inside(folder, relative)
+        inner = outer
+        if any(entry.name == GITIGNORE for entry in entries):
+            inner = outer.inside(folder, relative)
+        if inner is not outer and inner.trouble:
+            yield folder / GITIGNORE, inner.trouble
         for entry in entries:
             path = folder / entry.name
             if entry.name.startswith("."):
                 continue
-            if not _is_folder(entry):
-                if inner.keeps(relative + entry.name):
-                    yield path, None
+            is_folder, is_link = _is_folder(entry), entry.is_symlink()
+            below = f"{relative}{entry.name}/" if is_folder else relative + entry.name
+            if not inner.keeps(below):
                 continue
-            below = f"{relative}{entry.name}/"
-            real = path.resolve()
-            if real in seen or not inner.keeps(below):
-                continue
-            if entry.is_symlink() and (
-                real.is_relative_to(real_root) or real_root.is_relative_to(real)
+            real = os.path.realpath(path) if is_link or is_folder else ""
+            if is_link and not sieve.selection.follow_links and not _contains(real_root, real):
+                yield path, _OUTSIDE
+            elif not is_folder:
+                yield path, None
+            elif real not in seen and not (
+                is_link and (_contains(real_root, real) or _contains(real, real_root))
             ):
-                continue
-            seen.add(real)
-            folders.append((path, below, inner))
+                seen.add(real)
+                folders.append((path, below, inner))
+
+
+def _contains(folder: str, path: str) -> bool:
+    """Whether a path is a folder or inside it; both without links."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

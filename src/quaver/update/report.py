@@ -40,6 +40,7 @@ class UpdateReport:
         others: How many files were passed over, by ending, because their format is not supported.
         truncated: Embedded texts that were longer than the model reads.
         seconds: Time for everything, reading and splitting included.
+        outside: Links that lead out of the folder and were not followed.
     """
 
     files: int
@@ -52,6 +53,7 @@ class UpdateReport:
     others: Mapping[str, int]
     truncated: int
     seconds: float
+    outside: tuple[str, ...] = ()
 
     @property
     def passages_per_second(self) -> float:

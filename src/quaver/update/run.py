@@ -154,6 +154,7 @@ class _Update:
             others=scan.others,
             truncated=self._truncated,
             seconds=time.perf_counter() - begin,
+            outside=scan.outside,
         )
 
     def _note(self, group: Group) -> None:
