@@ -522,3 +522,29 @@ def test_batches_are_even_and_lose_nothing(number: int) -> None:
     assert [passage for piece in pieces for passage in piece] == passages
     sizes = [len(piece) for piece in pieces]
     assert not sizes or (max(sizes) - min(sizes) <= 1 and max(sizes) <= 96)
+
+
+# --- Status ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("where", ["kb", ":memory:"])
+def test_status_says_what_is_stored(
+    tmp_path: Path, folder: Path, embedder: Embedder, where: str
+) -> None:
+    location = where if where == ":memory:" else str(tmp_path / where)
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 no")
+    with Index.create(location, embedder) as index:
+        empty = index.status()
+        assert (empty.passages, empty.folders, empty.files, empty.updated) == (0, (), 0, None)
+        report = index.update(folder)
+        index.add([Passage("loose", "text", "", "", 0, 4)])
+        status = index.status()
+        (one,) = status.folders
+        assert (one.root, one.files, one.passages) == (str(folder), 3, report.added)
+        assert [failure.source for failure in one.failed] == ["broken.pdf"]
+        assert (status.failures, status.files, status.passages) == (1, 3, report.added + 1)
+        assert status.updated == one.updated is not None
+        assert status.updated >= status.created
+        assert (status.location, status.model) == (location, embedder.source)
+        assert status.dimension == embedder.dimension
+        assert status.bytes is None if where == ":memory:" else status.bytes > 1000
+        index.remove(folder)
+        assert index.status().folders == ()

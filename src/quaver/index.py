@@ -18,6 +18,7 @@ from quaver.store.location import create_store, open_store, store_exists
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit, Mode, VectorStore
 from quaver.store.query import CANDIDATES, check_k
+from quaver.store.status import FolderStatus, StoreStatus
 from quaver.store.terms import check_language
 from quaver.update import (
     Progress,
@@ -266,8 +267,42 @@ class Index:
         for source in self.store.sources(root).values():
             self.store.delete(sorted(i for ids in source.ids.values() for i in ids))
         self.store.flush()
+        self.store.note_update(root, None)
         self.store.optimize()
         return stored[root]
+
+    def status(self) -> StoreStatus:
+        """Returns what the store holds: folders, files, passages, failures, model, size, times.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        passages, notes, made = self.store.roots(), self.store.notes(), self.store.manifest
+        folders = []
+        for root in sorted({*passages, *notes} - {""}):
+            note = notes.get(root)
+            folders.append(
+                FolderStatus(
+                    root=root,
+                    files=len(self.store.sources(root)),
+                    passages=passages.get(root, 0),
+                    updated=None if note is None else note.at,
+                    failed=() if note is None else note.failed,
+                    failures=0 if note is None else note.failures,
+                )
+            )
+        return StoreStatus(
+            location=str(self.location),
+            model=made.model,
+            dimension=made.dimension,
+            passage_tokens=made.passage_tokens,
+            language=made.language,
+            vectors=made.vectors,
+            created=made.created,
+            passages=sum(passages.values()),
+            folders=tuple(folders),
+            bytes=self.store.size(),
+        )
 
     def search(
         self,

@@ -12,17 +12,20 @@ from quaver.store.protocol import (
     StoredSource,
     VectorStore,
 )
+from quaver.store.status import FolderStatus, StoreStatus
 
 __all__ = [
     "And",
     "Compare",
     "FileVersion",
     "Filter",
+    "FolderStatus",
     "Hit",
     "Manifest",
     "Mode",
     "Not",
     "Or",
+    "StoreStatus",
     "StoredPassage",
     "StoredSource",
     "VectorStore",

@@ -47,6 +47,7 @@ from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredS
 from quaver.store.qdrant_filter import translated_filter
 from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
 from quaver.store.room import holes, require_room
+from quaver.store.status import UpdateNote, disk_usage, read_notes, write_notes
 from quaver.store.terms import TermAnalyzer
 
 _SHARD = "shard"
@@ -370,6 +371,20 @@ class EdgeStore:
             yield from records
             if offset is None:
                 return
+
+    def note_update(self, root: str, note: UpdateNote | None) -> None:
+        """Keeps what an update left to tell; see ``VectorStore.note_update``."""
+        notes = read_notes(self.path)
+        notes.pop(root, None)
+        write_notes(self.path, notes if note is None else {**notes, root: note})
+
+    def notes(self) -> dict[str, UpdateNote]:
+        """Returns what was kept of updates, by root."""
+        return read_notes(self.path)
+
+    def size(self) -> int:
+        """Returns the bytes that the store takes on the disk."""
+        return disk_usage(self.path)
 
     def optimize(self) -> None:
         """Builds the search graph where enough is stored, and drops what was deleted."""

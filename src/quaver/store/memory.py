@@ -19,6 +19,7 @@ from quaver.store.matching import matches
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
 
 LOCATION = ":memory:"
@@ -46,6 +47,7 @@ class MemoryStore:
             )
         self.manifest = manifest
         self._analyzer = TermAnalyzer(manifest.language)
+        self._notes: dict[str, UpdateNote] = {}
         self._payloads: dict[str, dict[str, Any]] = {}
         self._terms: dict[str, Terms] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
@@ -156,6 +158,19 @@ class MemoryStore:
             stored = sources.setdefault(payload["source"], StoredSource())
             stored.ids.setdefault(to_version(payload), set()).add(identity)
         return sources
+
+    def note_update(self, root: str, note: UpdateNote | None) -> None:
+        """Keeps what an update left to tell; see ``VectorStore.note_update``."""
+        self._notes.pop(root, None)
+        if note is not None:
+            self._notes[root] = note
+
+    def notes(self) -> dict[str, UpdateNote]:
+        """Returns what was kept of updates, by root."""
+        return dict(self._notes)
+
+    def size(self) -> None:
+        """Returns None: there is no disk."""
 
     def optimize(self) -> None:
         """Does nothing: a search compares with every passage."""

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from quaver.passages import Passage
 from quaver.store.filters import Filter
 from quaver.store.manifest import Manifest
+from quaver.store.status import UpdateNote
 
 Mode = Literal["dense", "bm25", "hybrid"]
 """How a search ranks: by vectors, by words, or by both with their ranks fused."""
@@ -203,6 +204,18 @@ class VectorStore(Protocol):
 
     def sources(self, root: str) -> dict[str, StoredSource]:
         """Returns what is stored of each source of a root."""
+        ...
+
+    def note_update(self, root: str, note: UpdateNote | None) -> None:
+        """Keeps what the last update of a root left to tell, None nothing; a server keeps none."""
+        ...
+
+    def notes(self) -> dict[str, UpdateNote]:
+        """Returns what was kept of updates, by root."""
+        ...
+
+    def size(self) -> int | None:
+        """Returns the bytes that the store takes on the disk; None where it is not known."""
         ...
 
     def optimize(self) -> None:

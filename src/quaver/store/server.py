@@ -30,6 +30,7 @@ from quaver.store.payload import (
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.qdrant_filter import translated_filter
 from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
 
 with needs_extra("qdrant"):
@@ -299,6 +300,16 @@ class QdrantStore:
             stored = sources.setdefault(payload["source"], StoredSource())
             stored.ids.setdefault(to_version(payload), set()).add(payload["id"])
         return sources
+
+    def note_update(self, root: str, note: UpdateNote | None) -> None:
+        """Does nothing: a server keeps passages alone."""
+
+    def notes(self) -> dict[str, UpdateNote]:
+        """Returns nothing: a server keeps passages alone."""
+        return {}
+
+    def size(self) -> None:
+        """Returns None: a server does not tell."""
 
     def optimize(self) -> None:
         """Does nothing: a server optimizes by itself."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from quaver.errors import StoreWriteError
 from quaver.passages import Failure, Passage, Selection, scan_folder
 from quaver.passages.passage import content_digest
 from quaver.store.protocol import StoredSource, VectorStore
+from quaver.store.status import MOST_FAILURES, UpdateNote
 from quaver.update import embedding
 from quaver.update.embedding import Batch, batches, embed, tokenize_passages
 from quaver.update.overlap import Behind, ahead
@@ -136,6 +138,7 @@ class _Update:
             self._behind.close()
         self._drop_gone({path.relative_to(self._folder).as_posix() for path in scan.files}, stored)
         self._store.flush()
+        self._note_update()
         try:
             # Even where nothing changed: an earlier run may have been stopped while it built the graph.
             self._store.optimize()
@@ -156,6 +159,12 @@ class _Update:
             seconds=time.perf_counter() - begin,
             outside=scan.outside,
         )
+
+    def _note_update(self) -> None:
+        """Keeps with the store when this update ended and what it could not read."""
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        failed = tuple(self._failed[:MOST_FAILURES])
+        self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
 
     def _note(self, group: Group) -> None:
         """Counts the files of a group that are not to be stored."""

@@ -1,0 +1,162 @@
+"""What a store holds, in figures, and what its updates left to tell."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from quaver.errors import StoreError, StoreWriteError
+from quaver.passages import Failure
+
+FILE_NAME = "updates.json"
+MOST_FAILURES = 1000
+"""Failures that are kept of one update; more of them say nothing new."""
+
+
+@dataclass(frozen=True)
+class UpdateNote:
+    """What the last update of a folder left to tell.
+
+    Attributes:
+        at: When it ended: UTC, ISO 8601.
+        failed: Files that could not be read, with the reason; the first ``MOST_FAILURES``.
+        failures: How many there were.
+    """
+
+    at: str
+    failed: tuple[Failure, ...] = ()
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class FolderStatus:
+    """What a store holds of one folder.
+
+    Attributes:
+        root: The folder's absolute path or its name; empty for passages that belong to none.
+        files: Files with passages.
+        passages: Passages.
+        updated: When the last update ended: UTC, ISO 8601; None where it is not known.
+        failed: Files that the last update could not read, with the reason.
+        failures: How many there were; more than ``failed`` names where there were very many.
+    """
+
+    root: str
+    files: int
+    passages: int
+    updated: str | None = None
+    failed: tuple[Failure, ...] = ()
+    failures: int = 0
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What a store holds; ``Index.status`` gives it.
+
+    Attributes:
+        location: Where the store is.
+        model: The model it was made with: hub id or folder.
+        dimension: Length of a vector.
+        passage_tokens: Tokens of a passage with its heading, at most.
+        language: Whose stop words and stems the word search uses.
+        vectors: What searching compares.
+        created: When it was made: UTC, ISO 8601.
+        passages: Passages, those of no folder included.
+        folders: The indexed folders, in the order of their names.
+        bytes: Room on the disk; None where it is not known (a server, or memory).
+    """
+
+    location: str
+    model: str
+    dimension: int
+    passage_tokens: int
+    language: str
+    vectors: str
+    created: str
+    passages: int
+    folders: tuple[FolderStatus, ...]
+    bytes: int | None
+
+    @property
+    def files(self) -> int:
+        """Files with passages, of all folders."""
+        return sum(folder.files for folder in self.folders)
+
+    @property
+    def failures(self) -> int:
+        """Files that the last updates could not read."""
+        return sum(folder.failures for folder in self.folders)
+
+    @property
+    def updated(self) -> str | None:
+        """When the last update of any folder ended: UTC, ISO 8601; None where it is not known."""
+        return max((folder.updated for folder in self.folders if folder.updated), default=None)
+
+
+def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
+    """Writes the notes of a store's updates, so that a reader sees the old ones or the new.
+
+    Args:
+        store: The store's folder.
+        notes: The notes by root.
+
+    Raises:
+        StoreWriteError: Writing failed.
+    """
+    path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
+    try:
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump({root: asdict(note) for root, note in notes.items()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_notes(store: Path) -> dict[str, UpdateNote]:
+    """Reads the notes of a store's updates.
+
+    Args:
+        store: The store's folder.
+
+    Returns:
+        The notes by root; none where no update ended yet.
+
+    Raises:
+        StoreError: The file is broken.
+    """
+    path = store / FILE_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        return {
+            str(root): UpdateNote(
+                str(note["at"]),
+                tuple(Failure(str(one["source"]), str(one["reason"])) for one in note["failed"]),
+                int(note["failures"]),
+            )
+            for root, note in content.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StoreError(
+            f"{path} is broken; delete it: it only tells when folders were updated"
+        ) from error
+
+
+def disk_usage(folder: Path) -> int:
+    """Returns the bytes that a folder's files take on the disk.
+
+    Raises:
+        StoreError: The folder cannot be read.
+    """
+    try:
+        return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+    except OSError as error:
+        raise StoreError(f"cannot read {folder}: {error.strerror}") from error
