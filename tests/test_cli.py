@@ -23,9 +23,9 @@ from typer.testing import CliRunner
 from quaver import CrossEncoder, cli
 from quaver.cli.search_options import parsed_filter
 from quaver.embedder import Embedder
-from quaver.index import Index
+from quaver.index import Index, Progress
 from quaver.store import And, Compare
-from quaver.terminal import short_heading, snippet
+from quaver.terminal import TimeLeft, duration, short_heading, snippet
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
@@ -319,30 +319,42 @@ def test_a_closed_pipe_is_no_traceback(tiny_folder: Path) -> None:
     assert process.wait(60) in (0, 1)
 
 
-def test_ctrl_c_says_that_the_work_can_be_finished(
-    tiny_folder: Path, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+)
+def test_a_signal_ends_the_work_and_says_that_it_can_be_finished(
+    tiny_folder: Path, folder: Path, tmp_path: Path, number: int, code: int, word: str
 ) -> None:
-    for i in range(400):
+    for i in range(200):
         (folder / f"{i}.txt").write_text(f"file {i} of many. " * 200)
-    command = [*QUAVER, "index", str(folder), "-m", str(tiny_folder), "-s", str(tmp_path / "kb")]
+    store = tmp_path / "kb"
+    command = [*QUAVER, "index", str(folder), "-m", str(tiny_folder), "-s", str(store)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    while not (tmp_path / "kb" / "quaver.json").exists():
+    while not (store / "quaver.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "quaver: interrupted: what was stored stays; run it again to finish\n"
+    assert process.returncode == code
+    assert errors == f"quaver: {word}: what was stored stays; run it again to finish\n"
     assert output == ""
+    code, output, _ = call("index", folder, "-s", store)
+    assert (code, output.splitlines()[0]) == (0, f"202 files from {folder} in {store}")
 
 
-def test_a_terminal_gets_a_progress_bar(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
-    for i in range(300):
-        (folder / f"{i}.txt").write_text(f"file {i} of many. " * 100)
-    command = [*QUAVER, "index", str(folder), "-m", str(tiny_folder), "-s", str(tmp_path / "kb")]
+def in_a_terminal(
+    *arguments: object, columns: int, stdout: bool = False, **environment: str
+) -> tuple[int, str]:
+    """Runs a command with a terminal for stderr, or for stdout; returns exit code and what it shows."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        [*QUAVER, *map(str, arguments)],
+        stdout=theirs if stdout else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL if stdout else theirs,
+        env={**os.environ, "TERM": "xterm", **environment},
+    )
     os.close(theirs)
     shown = b""
     while True:
@@ -354,10 +366,84 @@ def test_a_terminal_gets_a_progress_bar(tiny_folder: Path, folder: Path, tmp_pat
             break
         shown += part
     os.close(ours)
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.wait(60) == 0
-    assert re.search(rb"indexing: .*%.*B/s.* passages, \d+/s", shown)
+    return process.wait(60), shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("columns", "pattern"),
+    [
+        (100, r" \d+ % \|.*\| (.* left, )?[\d,]+ passages, \d+/s"),
+        (40, r" \d+ % (.* left, )?[\d,]+ passages"),
+    ],
+)
+def test_a_terminal_gets_a_progress_bar(
+    tiny_folder: Path, folder: Path, tmp_path: Path, columns: int, pattern: str
+) -> None:
+    for i in range(60):
+        (folder / f"{i}.txt").write_text(f"file {i} of many. " * 100)
+    code, shown = in_a_terminal(
+        *("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb"), columns=columns
+    )
+    assert code == 0
+    lines = [line for line in re.split(r"[\r\n]", shown) if line.strip()]
+    assert [line for line in lines if re.search(pattern, line)]
+    assert max(map(cell_len, lines)) <= columns
+    code, shown = in_a_terminal("index", folder, "-s", tmp_path / "kb", "--quiet", columns=columns)
+    assert (code, shown) == (0, "")
+
+
+def test_without_a_terminal_a_line_now_and_then(
+    tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i in range(60):
+        (folder / f"{i}.txt").write_text(f"file {i} of many. " * 100)
+    monkeypatch.setattr("quaver.terminal.LINE_SECONDS", 0.05)
+    _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
+    lines = errors.splitlines()
+    assert lines
+    assert all(
+        re.fullmatch(r"quaver: \d+ %, (.* left, )?[\d,]+ passages, \d+/s", line) for line in lines
+    )
+    _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb2", "-q")
+    assert errors == ""
+
+
+def progress(work_done: int, work_total: int) -> Progress:
+    return Progress(0, 10**9, 0, work_done, work_total)
+
+
+def test_the_time_left_is_unknown_until_enough_was_seen() -> None:
+    left = TimeLeft()
+    left.see(progress(0, 10_000), 0.0)
+    assert left.seconds(8.0) is None  # 8 bytes of a file that failed are no work
+    for second in range(10, 13):
+        left.see(progress(100 * (second - 9), 10_000), float(second))
+    assert left.seconds(12.0) == pytest.approx(9_700 / 300 * 12)
+
+
+def test_the_time_left_follows_the_pace_of_the_last_minute() -> None:
+    left, done = TimeLeft(), 0
+    for second in range(200):
+        done += 100 if second < 100 else 10
+        left.see(progress(done, 20_000), float(second))
+    assert left.seconds(199.0) == pytest.approx((20_000 - done) / 10, rel=0.05)
+    # Standing still makes it longer.
+    assert (left.seconds(230.0) or 0) > (left.seconds(199.0) or 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0.2, "10 s"),
+        (31, "40 s"),
+        (58, "1 min"),
+        (754, "13 min"),
+        (3_590, "1 h"),
+        (7_900, "2 h 10 min"),
+    ],
+)
+def test_a_duration_is_as_rough_as_it_is_known(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
 
 
 def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ MADE_AROUND = {
     "cli.info": {"typer", "rich"},
     "cli.options": {"typer"},
     "cli.search_options": {"typer"},
-    "cli.transfer": {"typer", "tqdm"},
+    "cli.transfer": {"typer"},
     "terminal": {"rich", "tqdm"},
     "cli.quantize": {"typer", "rich"},
     "passages.html": {"bs4"},

@@ -232,6 +232,25 @@ def test_progress_grows_to_the_end(index: Index, folder: Path) -> None:
     assert (seen[-1].bytes_done, seen[-1].passages) == (total, report.added)
 
 
+def test_the_work_is_what_will_be_embedded(index: Index, folder: Path) -> None:
+    """Neither what cannot be read nor what has no text is work, nor what is unchanged."""
+    (folder / "0-bad.txt").write_bytes(b"\xff" * 100)
+    (folder / "0-empty.txt").write_text(" " * 100)
+    seen: list[Progress] = []
+    index.update(folder, on_progress=seen.append)
+    readable = sum(p.stat().st_size for p in folder.rglob("*.*") if not p.name.startswith("0-"))
+    assert (seen[0].work_done, seen[0].work_total) == (0, readable + 200)
+    assert (seen[-1].work_done, seen[-1].work_total) == (readable, readable)
+    assert seen[-1].bytes_done == readable + 200
+    assert all(p.work_done <= p.bytes_done for p in seen)
+    seen.clear()
+    (folder / "a.md").write_text("# New\n\nText of the list.")
+    index.update(folder, on_progress=seen.append)
+    changed = (folder / "a.md").stat().st_size
+    assert seen[0].work_total == 200  # both may have changed
+    assert (seen[-1].work_done, seen[-1].work_total) == (changed, changed)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1000.0])
 def test_progress_counts_what_is_flushed(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float

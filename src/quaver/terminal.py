@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -20,21 +25,181 @@ _SHOWN = 10
 """Files that are named where many have the same trouble."""
 
 
+LINE_SECONDS = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+_WINDOW = 60.0
+"""Seconds of the past that the time left is told from."""
+_SEEN = 5.0
+"""Seconds of work before a time left is told."""
+_WIDE = 64
+"""Characters of a line that has room for a bar."""
+
+
+class TimeLeft:
+    """Tells how long the work of an update will still take: by the pace of the last minute.
+
+    Only files that are embedded are work. What is unchanged, cannot be read or has no text takes
+    next to no time, and would make the pace look like something that it is not.
+    """
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._seen: deque[tuple[float, int]] = deque()
+        self._reports = 0
+        self._left = 0
+
+    def see(self, progress: Progress, now: float) -> None:
+        """Takes note of progress.
+
+        Args:
+            progress: What an update reports.
+            now: Seconds on a clock that does not go back.
+        """
+        if not self._seen or progress.work_done > self._seen[-1][1]:
+            self._seen.append((now, progress.work_done))
+            self._reports += progress.work_done > 0
+        self._left = progress.work_total - progress.work_done
+
+    def seconds(self, now: float) -> float | None:
+        """Returns the seconds left; None while too little was seen.
+
+        Args:
+            now: As for ``see``.
+        """
+        if not self._seen:
+            return None
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
+            self._seen.popleft()
+        (begin, before), (_, after) = self._seen[0], self._seen[-1]
+        if self._reports < 3 or now - begin < _SEEN:
+            return None
+        return self._left * (now - begin) / (after - before)
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time as roughly as it is known: "20 s", "7 min", "2 h 10 min"."""
+    if seconds < 55:
+        return f"{max(10, 10 * math.ceil(seconds / 10))} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+class ProgressDisplay:
+    """Shows how far an update is: a line that stays in a terminal, else a line every ten seconds."""
+
+    def __init__(self, quiet: bool) -> None:
+        """Shows nothing yet.
+
+        Args:
+            quiet: Whether nothing is shown at all.
+        """
+        self._quiet = quiet
+        self._bar: tqdm[NoReturn] | None = None
+        self._ended = threading.Event()
+        self._lines: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left = TimeLeft()
+        self._started = time.monotonic()
+        self._latest: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Shows progress.
+
+        Args:
+            progress: What an update reports.
+        """
+        if self._quiet or not progress.bytes_total:
+            return
+        with self._lock:
+            self._latest = progress
+            self._left.see(progress, time.monotonic())
+        if not sys.stderr.isatty():
+            if self._lines is None:
+                self._ended.clear()
+                self._lines = threading.Thread(
+                    target=self._print_lines, name="quaver-progress", daemon=True
+                )
+                self._lines.start()
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.bytes_total,
+                leave=False,
+                dynamic_ncols=True,
+                miniters=0,
+                bar_format="{percentage:3.0f} %",
+                file=sys.stderr,
+            )
+        self._bar.total, self._bar.n = progress.bytes_total, progress.bytes_done
+        width = self._bar.format_dict["ncols"] or 80
+        room = "|{bar}| " if width >= _WIDE else ""
+        self._bar.bar_format = f"{{percentage:3.0f}} % {room}" + _fitting(
+            self._words(progress), width - 7
+        )
+        self._bar.update(0)
+
+    def end(self) -> None:
+        """Shows nothing any more; what comes is shown as another update."""
+        if self._lines is not None:
+            self._ended.set()
+            self._lines.join()
+            self._lines = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._begin()
+
+    def _words(self, progress: Progress) -> list[str]:
+        """Returns what there is to say, the most important first."""
+        now = time.monotonic()
+        left = self._left.seconds(now)
+        rate = progress.passages / max(now - self._started, 1e-9)
+        words = [f"{duration(left)} left"] if left else []
+        return [*words, f"{progress.passages:,} passages", f"{rate:.0f}/s"]
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(LINE_SECONDS):
+            with self._lock:
+                progress = self._latest
+                words = ", ".join(self._words(progress)) if progress is not None else ""
+            if progress is not None:
+                part = 100 * progress.bytes_done // max(progress.bytes_total, 1)
+                print(f"quaver: {part} %, {words}", file=sys.stderr, flush=True)
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[Progress], None]]:
-    """Shows progress over bytes: how many passages a file has is known only when it is split."""
-    with tqdm(
-        unit="B", unit_scale=True, unit_divisor=1000, desc="indexing", disable=None, leave=False
-    ) as bar:
+def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
+    """Shows the progress of what is done in this context.
 
-        def show(progress: Progress) -> None:
-            rate = progress.passages / max(bar.format_dict["elapsed"], 1e-9)
-            bar.set_postfix_str(f"{progress.passages} passages, {rate:.0f}/s", refresh=False)
-            if bar.total is None:
-                bar.reset(total=progress.bytes_total)
-            bar.update(progress.bytes_done - bar.n)
+    Args:
+        quiet: Whether nothing is shown.
 
-        yield show
+    Yields:
+        What takes the progress.
+    """
+    display = ProgressDisplay(quiet)
+    try:
+        yield display
+    finally:
+        display.end()
+
+
+def _fitting(words: Sequence[str], width: int) -> str:
+    """Joins as many words, from the first, as a line holds."""
+    line = ""
+    for word in words:
+        longer = f"{line}, {word}" if line else word
+        if len(longer) > width:
+            break
+        line = longer
+    return line
 
 
 def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:

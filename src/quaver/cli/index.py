@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from quaver.cli.options import (
     PoolingOption,
     Precision,
     PrecisionOption,
+    QuietOption,
     StoreArgument,
     StoredModelOption,
     ThreadsOption,
@@ -32,12 +34,12 @@ from quaver.cli.search_options import (
     parsed_filter,
 )
 from quaver.embedder import Embedder
-from quaver.errors import InputError, QuaverError
-from quaver.index import Index
+from quaver.errors import DocumentError, InputError
+from quaver.index import Index, UpdateReport
 from quaver.passages import Selection, scan_folder
 from quaver.reranking import load_ranker
 from quaver.store.query import CANDIDATES
-from quaver.terminal import many, print_hits, print_report, progress_bar
+from quaver.terminal import ProgressDisplay, many, print_hits, print_report, progress_display
 from quaver.watch import watch as follow
 
 
@@ -98,6 +100,7 @@ def index(
         bool,
         typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder."),
     ] = False,
+    quiet: QuietOption = False,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -120,9 +123,9 @@ def index(
         opened = _opened(store, embedder, passage_tokens, language, vectors)
         if watch:
             opened.close()
-            _follow(store, embedder, folder, name, selection)
+            _follow(store, embedder, folder, name, selection, quiet)
             return
-        with progress_bar() as show, opened:
+        with progress_display(quiet=quiet) as show, opened:
             report = opened.update(
                 folder,
                 name=name,
@@ -188,20 +191,38 @@ def remove(
 
 
 def _follow(
-    store: str, embedder: Embedder, folder: Path, name: str | None, selection: Selection
+    store: str,
+    embedder: Embedder,
+    folder: Path,
+    name: str | None,
+    selection: Selection,
+    quiet: bool,
 ) -> None:
     """Keeps the index in step with the folder until Ctrl-C."""
-    for report in follow(
-        store,
-        embedder,
-        folder,
-        name=name,
-        include=selection.include,
-        exclude=selection.exclude,
-        gitignore=selection.gitignore,
-        follow_links=selection.follow_links,
-    ):
-        if isinstance(report, QuaverError):
+    with progress_display(quiet=quiet) as show:
+        reports = follow(
+            store,
+            embedder,
+            folder,
+            name=name,
+            include=selection.include,
+            exclude=selection.exclude,
+            gitignore=selection.gitignore,
+            follow_links=selection.follow_links,
+            on_progress=show,
+        )
+        _print_each(reports, folder, store, show)
+
+
+def _print_each(
+    reports: Iterator[UpdateReport | DocumentError],
+    folder: Path,
+    store: str,
+    show: ProgressDisplay,
+) -> None:
+    for report in reports:
+        show.end()
+        if isinstance(report, DocumentError):
             print(f"quaver: {report}", file=sys.stderr)
         elif report.added or report.reused or report.removed or report.failed:
             print_report(report, folder, store)

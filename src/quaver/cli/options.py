@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +19,11 @@ import typer
 from quaver.embedder import Embedder
 from quaver.errors import QuaverError
 from quaver.store.location import read_manifest
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+TERMINATED = 143
+"""Exit code after SIGTERM."""
 
 
 class Pooling(str, Enum):
@@ -48,6 +57,7 @@ PoolingOption = Annotated[
     Pooling | None,
     typer.Option(help="For a model folder that does not say how token vectors become one."),
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
 
 
@@ -81,19 +91,44 @@ def cache_folder(name: str) -> Path:
 
 @contextmanager
 def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns Quaver's errors and missing extras into one line and code 1, and Ctrl-C into 130.
+    """Turns Quaver's errors and missing extras into one line and code 1, Ctrl-C into 130, SIGTERM into 143.
 
-    A KeyboardInterrupt with a message of its own says that one.
+    A KeyboardInterrupt with a message of its own says that one. SIGTERM ends the work as Ctrl-C does.
     """
+    terminated = False
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    with _handled(signal.SIGTERM, terminate):
+        try:
+            yield
+        except (QuaverError, ImportError) as error:
+            print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as error:
+            word = str(error) or interrupted
+            if terminated:
+                word = re.sub("^interrupted", "terminated", word)
+            print(f"quaver: {word}", file=sys.stderr)
+            raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from error
+        except BrokenPipeError as error:
+            # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from error
+
+
+@contextmanager
+def _handled(number: int, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Has a signal handled, where this is the main thread and nobody else handles it."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, handler)
     try:
         yield
-    except (QuaverError, ImportError) as error:
-        print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        print(f"quaver: {str(error) or interrupted}", file=sys.stderr)
-        raise typer.Exit(130) from error
-    except BrokenPipeError as error:
-        # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise typer.Exit(1) from error
+    finally:
+        signal.signal(number, signal.SIG_DFL)

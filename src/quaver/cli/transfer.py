@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from tqdm import tqdm
 
 from quaver.cli.app import app
 from quaver.cli.options import (
     Precision,
     PrecisionOption,
+    QuietOption,
     StoreArgument,
     ThreadsOption,
     reported_errors,
 )
 from quaver.embedder import Embedder
-from quaver.terminal import many
+from quaver.index import Progress
+from quaver.terminal import many, progress_display
 from quaver.transfer import export_passages, import_passages
 
 
@@ -60,6 +61,7 @@ def import_store(
             help="What a new store's search compares: float32, int8 or binary; default: as before."
         ),
     ] = None,
+    quiet: QuietOption = False,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
@@ -68,13 +70,12 @@ def import_store(
         embedder = None
         if model is not None:
             embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
-        with tqdm(unit=" passages", desc="importing", disable=None, leave=False) as bar:
-
-            def show(done: int, total: int) -> None:
-                bar.total = total
-                bar.update(done - bar.n)
-
+        with progress_display(quiet=quiet) as show:
             count = import_passages(
-                file, store, embedder=embedder, vectors=vectors, on_progress=show
+                file,
+                store,
+                embedder=embedder,
+                vectors=vectors,
+                on_progress=lambda done, total: show(Progress(done, total, done, done, total)),
             )
         print(f"{many(count, 'passage')} from {file} in {store}")

@@ -16,11 +16,17 @@ class Progress:
         bytes_done: Bytes of files that are stored or were unchanged.
         bytes_total: Bytes of all files of the folder.
         passages: Passages embedded so far.
+        work_done: Bytes of new and changed files that are stored.
+        work_total: Bytes of all files that are new or changed, as far as is known by now: it grows by
+            files that turn out to be changed, and shrinks by those that cannot be read or have no
+            text. What the time left can be told from.
     """
 
     bytes_done: int
     bytes_total: int
     passages: int
+    work_done: int
+    work_total: int
 
 
 @dataclass(frozen=True)

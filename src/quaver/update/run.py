@@ -104,8 +104,9 @@ class _Update:
         self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
         self._empty: list[str] = []
-        self._bytes_done = 0.0
-        self._bytes_total = 0
+        self._bytes_done = self._work_done = 0.0
+        self._bytes_total = self._work_total = 0
+        self._expected: dict[str, int] = {}
         self._files = self._added = self._reused = self._unchanged = 0
         self._removed = self._truncated = 0
         self._behind = Behind(_AHEAD)
@@ -116,9 +117,13 @@ class _Update:
         begin = time.perf_counter()
         scan = scan_folder(self._folder, selection)
         self._failed.extend(scan.failures)
-        self._bytes_total = sum(file_size(path) for path in scan.files)
-        self._advance(0)
+        sizes = {path.relative_to(self._folder).as_posix(): file_size(path) for path in scan.files}
+        self._bytes_total = sum(sizes.values())
         stored = self._store.sources(self._root)
+        # A file of which something is stored is most likely unchanged, until it has been read.
+        self._expected = {source: size for source, size in sizes.items() if source not in stored}
+        self._work_total = sum(self._expected.values())
+        self._advance(0)
         anything = self._store.count() > 0
         reader = Reader(
             self._folder, self._root, self._embedder.tokenizer, self._max_tokens, stored
@@ -136,7 +141,7 @@ class _Update:
             self._behind.finish()
         finally:
             self._behind.close()
-        self._drop_gone({path.relative_to(self._folder).as_posix() for path in scan.files}, stored)
+        self._drop_gone(set(sizes), stored)
         self._store.flush()
         self._note_update()
         try:
@@ -171,9 +176,18 @@ class _Update:
         self._failed.extend(group.failures)
         self._files += len(group.unchanged)
         self._unchanged += sum(group.unchanged)
-        self._empty.extend(file.source for file in group.files if not file.passages)
-        if group.size:
-            self._advance(group.size)
+        empty = [file for file in group.files if not file.passages]
+        self._empty.extend(file.source for file in empty)
+        for file in group.files:
+            if file.source not in self._expected:
+                self._work_total += file.size
+        for file in empty:
+            self._work_total -= self._expected.get(file.source, file.size)
+        for failure in group.failures:
+            self._work_total -= self._expected.get(failure.source, 0)
+        done = group.size + sum(file.size for file in empty)
+        if done:
+            self._advance(done)
 
     def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
         """Looks up what needs no engine, and tokenizes the rest; in the thread that reads."""
@@ -195,7 +209,9 @@ class _Update:
 
             def durable() -> None:
                 setattr(self, count, getattr(self, count) + len(batch))
-                self._advance(sum(shares[passage.source] for passage in batch))
+                share = sum(shares[passage.source] for passage in batch)
+                self._work_done += share
+                self._advance(share)
 
             self._behind.submit(job, lambda: self._written.append(durable))
             if time.perf_counter() - self._flushed >= FLUSH_SECONDS:
@@ -266,4 +282,5 @@ class _Update:
     def _advance(self, size: float) -> None:
         self._bytes_done += size
         done = min(round(self._bytes_done), self._bytes_total)
-        self._on_progress(Progress(done, self._bytes_total, self._added))
+        worked = min(round(self._work_done), self._work_total)
+        self._on_progress(Progress(done, self._bytes_total, self._added, worked, self._work_total))
