@@ -19,7 +19,6 @@ from quaver.model_folder import ModelFolder
 from quaver.quantization.convert import Recipe, convert, convert_calibrated
 from quaver.quantization.loss import LossMeter
 from quaver.quantization.texts import calibration_texts
-from quaver.tokenizer import Tokenizer
 
 READ = 40
 
@@ -45,9 +44,7 @@ def main() -> int:
     spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)
     weights = encoder_weights(spec, folder.tensors())
     length = spec.length_within(folder.max_seq_length)
-    tokenizer = Tokenizer.from_folder(
-        folder.transformer, max_length=length, lowercase=folder.lowercase
-    )
+    tokenizer = folder.tokenizer(length)
     each = options.samples // len(options.calibration)
     texts = [text for path in options.calibration for text in calibration_texts(path, each).texts]
     batch = tokenizer.encode(texts)

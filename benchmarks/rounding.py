@@ -25,7 +25,7 @@ from quaver.linear import Linear, dequantized
 from quaver.model_folder import ModelFolder
 from quaver.quantization.texts import calibration_texts
 from quaver.reference import embed, normalized, pool, run_layer
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.tokenizer import TokenBatch
 
 FloatArray = NDArray[np.float32]
 LINEARS = ("qkv", "out", "up", "down")
@@ -132,9 +132,7 @@ def main() -> None:
     folder = ModelFolder.open(options.model)
     spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)
     weights = encoder_weights(spec, folder.tensors())
-    tokenizer = Tokenizer.from_folder(
-        folder.transformer, max_length=spec.length_within(folder.max_seq_length)
-    )
+    tokenizer = folder.tokenizer(spec.length_within(folder.max_seq_length))
     batch = tokenizer.encode(calibration_texts(options.texts, options.count).texts)
     truth = vectors(spec, weights, batch, Rounding()).astype(np.float64)
     print(f"{len(batch)} texts, {batch.offsets[-1]} tokens\n\n| rounded | loss | p1 | min |")

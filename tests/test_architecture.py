@@ -56,7 +56,7 @@ def test_activations(name: str, activation: str) -> None:
     assert encoder_spec(config, pooling="cls", normalize=True).activation == activation
 
 
-@pytest.mark.parametrize("model_type", ["t5", "bart", None, 3])
+@pytest.mark.parametrize("model_type", ["t5", "bart", None])
 def test_another_architecture_is_named_with_those_supported(model_type: object) -> None:
     config = {**CONFIG, "model_type": model_type}
     with pytest.raises(UnsupportedArchitectureError, match=f"{model_type!r}.*supported: bert"):
@@ -141,14 +141,14 @@ def test_rows_of_relative_positions() -> None:
 
 @pytest.mark.parametrize("value", [0, 3, "16", True])
 def test_position_buckets_must_be_a_number(value: object) -> None:
-    with pytest.raises(ModelFolderError, match="must have position_buckets"):
+    with pytest.raises(ModelFolderError, match="position_buckets"):
         encoder_spec({**DEBERTA, "position_buckets": value}, pooling="cls", normalize=True)
 
 
 @pytest.mark.parametrize("value", [None, 0, -3, 2.5, "64", True])
 @pytest.mark.parametrize("key", ["hidden_size", "num_hidden_layers", "vocab_size"])
 def test_sizes_must_be_positive_whole_numbers(key: str, value: object) -> None:
-    with pytest.raises(ModelFolderError, match=f"must have {key}"):
+    with pytest.raises(ModelFolderError, match=rf"config\.json.*{key}"):
         encoder_spec({**CONFIG, key: value}, pooling="cls", normalize=True)
 
 

@@ -23,7 +23,8 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # The rooms, each allowed to import from the rows above its own. A package is one room.
 ORDER = (
     ("errors", "extras", "mapped"),
-    ("linear", "quantization_config", "tasks"),
+    ("linear", "model_files", "tasks"),
+    ("quantization_config", "tokenizer_settings"),
     ("arguments", "hub", "named_tensors", "prompts", "tokenizer", "weights_file"),
     ("model_folder",),
     ("architecture",),
@@ -64,6 +65,7 @@ MADE_AROUND = {
     "cli.transfer": {"typer"},
     "terminal": {"rich", "tqdm"},
     "cli.quantize": {"typer", "rich"},
+    "model_files": {"msgspec"},
     "passages.html": {"bs4"},
     "passages.markdown": {"markdown_it"},
     "passages.split": {"semantic_text_splitter"},

@@ -9,8 +9,11 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors as hub_errors
 
+from quaver.embedder import Embedder
 from quaver.errors import InputError, ModelNotFoundError
 from quaver.hub import find_folder
+from quaver.ranker import CrossEncoder
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 
 def find(name: str | Path, *, revision: str | None = None, offline: bool = False) -> Path:
@@ -28,6 +31,22 @@ def replace_hub(monkeypatch: pytest.MonkeyPatch, result: Path | Exception) -> li
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return calls
+
+
+def replace_hub_by_names(
+    monkeypatch: pytest.MonkeyPatch, has: dict[str, Path], missing: type[Exception]
+) -> list[str]:
+    """A hub that has some models; the names it was asked for."""
+    asked: list[str] = []
+
+    def snapshot_download(name: str, **options: Any) -> str:
+        asked.append(name)
+        if name not in has:
+            raise hub_error(missing)
+        return str(has[name])
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    return asked
 
 
 def hub_error(kind: type[Exception]) -> Exception:
@@ -106,6 +125,62 @@ def test_what_looks_like_a_path_is_one(name: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ModelNotFoundError, match="there is no folder"):
         find(Path("org/gone"))
     assert not calls
+
+
+@pytest.mark.parametrize(
+    "missing", [hub_errors.RepositoryNotFoundError, hub_errors.LocalEntryNotFoundError]
+)
+@pytest.mark.parametrize(
+    ("short", "full"),
+    [
+        ("all-MiniLM-L6-v2", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("ms-marco-MiniLM-L6-v2", "cross-encoder/ms-marco-MiniLM-L6-v2"),
+        ("bert-base-uncased", "bert-base-uncased"),
+    ],
+)
+def test_a_name_without_an_organization(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    short: str,
+    full: str,
+    missing: type[Exception],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    replace_hub_by_names(monkeypatch, {full: tmp_path}, missing)
+    assert find_folder(short, None, False, None) == (tmp_path, full, full)
+
+
+def test_each_class_looks_in_its_own_organization(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_model(tmp_path / "embedder")
+    write_tiny_cross_encoder(tmp_path / "ranker")
+    has = {
+        "sentence-transformers/one": tmp_path / "embedder",
+        "cross-encoder/one": tmp_path / "ranker",
+    }
+    asked = replace_hub_by_names(monkeypatch, has, hub_errors.RepositoryNotFoundError)
+    assert Embedder.from_pretrained("one").source == "sentence-transformers/one"
+    assert CrossEncoder.from_pretrained("one").source == "cross-encoder/one"
+    assert asked == [*has]
+
+
+def test_a_name_that_nobody_has_lists_what_was_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace_hub_by_names(monkeypatch, {}, hub_errors.RepositoryNotFoundError)
+    with pytest.raises(
+        ModelNotFoundError,
+        match="looked for: sentence-transformers/gone, cross-encoder/gone, gone",
+    ):
+        find("gone")
+
+
+def test_a_gated_model_of_the_organization_is_not_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = replace_hub_by_names(monkeypatch, {}, hub_errors.GatedRepoError)
+    with pytest.raises(ModelNotFoundError, match="sentence-transformers/m needs permission"):
+        find("m")
+    assert asked == ["sentence-transformers/m"]
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quaver.embedder import Embedder
@@ -123,6 +124,21 @@ def test_similarity_from_the_folder(folder: Path) -> None:
         ModelFolder.open(folder)
 
 
+def test_truncate_dim_of_the_folder(folder: Path) -> None:
+    whole = Embedder.from_pretrained(folder)
+    edit(folder / "config_sentence_transformers.json", truncate_dim=16)
+    short = Embedder.from_pretrained(folder)
+    assert (short.truncate_dim, short.dimension) == (16, 16)
+    expected = whole.encode(["the file", "a list"], truncate_dim=16)
+    assert np.array_equal(short.encode(["the file", "a list"]), expected)
+    assert short.fingerprint != whole.fingerprint
+    # What the caller says wins, back to the whole vector too.
+    assert Embedder.from_pretrained(folder, truncate_dim=8).dimension == 8
+    assert Embedder.from_pretrained(folder, truncate_dim=64).dimension == 64
+    edit(folder / "config_sentence_transformers.json", truncate_dim=1000)
+    assert Embedder.from_pretrained(folder).dimension == 64
+
+
 def test_another_module_is_named(folder: Path) -> None:
     name = "WeightedLayerPooling"
     modules = json.loads((folder / "modules.json").read_text())
@@ -174,14 +190,14 @@ def test_broken_modules_are_named(folder: Path, content: str) -> None:
 )
 def test_prompts_must_be_texts(folder: Path, changes: dict[str, Any]) -> None:
     edit(folder / "config_sentence_transformers.json", **changes)
-    with pytest.raises(ModelFolderError, match="must map prompt names to texts"):
+    with pytest.raises(ModelFolderError, match=r"config_sentence_transformers.json.*must"):
         ModelFolder.open(folder)
 
 
 @pytest.mark.parametrize("length", [0.5, -1, True, "long"])
 def test_a_length_must_be_positive(folder: Path, length: object) -> None:
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": length})
-    with pytest.raises(ModelFolderError, match="must be a positive number"):
+    with pytest.raises(ModelFolderError, match="max_seq_length must be"):
         ModelFolder.open(folder)
 
 

@@ -96,7 +96,7 @@ def test_other_weights_are_another_model(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"out_features": None}, ModelFolderError, "must have out_features.*got None"),
+        ({"out_features": None}, ModelFolderError, "must have out_features"),
         (
             {"activation_function": "os.system"},
             UnsupportedArchitectureError,

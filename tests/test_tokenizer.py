@@ -74,6 +74,15 @@ def test_lowercase_is_applied_before_the_tokenizer() -> None:
     assert pieces(lowering.encode(["THE"]), 0) == ["[CLS]", "the", "[SEP]"]
 
 
+def test_lowercase_leaves_special_tokens_alone() -> None:
+    backend = tiny_tokenizer()
+    backend.normalizer = None  # type: ignore[assignment]
+    lowering = Tokenizer(backend, max_length=64, lowercase=True)
+    batch = lowering.encode(["THE [MASK] [CLS] FILE"])
+    assert pieces(batch, 0) == ["[CLS]", "the", "[MASK]", "[CLS]", "file", "[SEP]"]
+    assert lowering.token_ends("THE [MASK] FILE") == [3, 10, 15]
+
+
 def test_count_leaves_out_special_tokens() -> None:
     assert tokenizer(6).count("") == 0
     assert tokenizer(6).count("the file of the list") == 5

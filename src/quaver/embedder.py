@@ -21,6 +21,7 @@ from quaver.arguments import (
     text_list,
 )
 from quaver.engine import Precision
+from quaver.errors import ModelFolderError
 from quaver.loading import LoadedModel, load_model
 from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
 from quaver.prompts import (
@@ -59,7 +60,9 @@ class Embedder:
         documents = model.encode_document(["Paris is the capital of France.", "Rome is in Italy."])
         model.similarity(model.encode_query("What is the capital of France?"), documents)
 
-    An embedder holds no state that a call changes; threads may share it.
+    An embedder holds no state that a call changes; threads may share it. It pickles as the name of
+    its model and the options it was loaded with, so a worker that receives one loads the model
+    itself; `token` is left out, and a model whose files differ there is refused.
 
     Attributes:
         name: hub id or folder name.
@@ -91,20 +94,25 @@ class Embedder:
         Args:
             model: the model.
             prompts: prompts by name; None takes the folder's.
-            truncate_dim: leading components kept, or None.
+            truncate_dim: leading components kept; None takes the folder's, else all.
 
         Raises:
             InputError: an argument is outside its rule.
         """
         check_loaded("Embedder", model, LoadedModel)
         folder, spec = model.folder, model.spec
+        given = truncate_dim
+        if truncate_dim is None and folder.truncate_dim is not None:
+            truncate_dim = min(folder.truncate_dim, spec.outputs)
         if truncate_dim is not None:
             check_range("truncate_dim", truncate_dim, spec.outputs)
         self.name = folder.name
         self.source = folder.source
         self.spec = spec
         self.precision = model.engine.precision
-        self.prompts = dict(folder.prompts) if prompts is None else checked_prompts(prompts)
+        own = None if prompts is None else checked_prompts(prompts)
+        self._options = {**model.options, "prompts": own, "truncate_dim": given}
+        self.prompts = dict(folder.prompts) if own is None else dict(own)
         default = folder.default_prompt_name
         self.default_prompt_name = default if default in self.prompts else None
         self.max_seq_length = model.tokenizer.max_length
@@ -142,7 +150,8 @@ class Embedder:
                 the weights as they are.
             revision: branch, tag or commit on the hub.
             max_seq_length: most tokens of a text; None takes the most that the model allows.
-            truncate_dim: leading components to keep, 1 to all; for models trained so.
+            truncate_dim: leading components to keep, 1 to all, for models trained so; None follows
+                the folder.
             pooling: "cls" or "mean", for a folder that does not say; not against one that does.
             normalize: whether vectors get length 1; None follows modules.json (no modules.json:
                 they do not).
@@ -175,6 +184,10 @@ class Embedder:
             token=token,
         )
         return cls(model, prompts=prompts, truncate_dim=truncate_dim)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what loads the model again; see the class."""
+        return _reopened, (self.source, self._options, self.fingerprint)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -529,3 +542,14 @@ class Embedder:
         See `quaver.vectors.similarity` for shapes and errors.
         """
         return similarity(a, b, metric=self._metric)
+
+
+def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> Embedder:
+    """Load the model of a pickled embedder."""
+    embedder = Embedder.from_pretrained(source, **options)
+    if embedder.fingerprint != fingerprint:
+        raise ModelFolderError(
+            f"a pickled embedder needs the files it was made with: {source} has others here; load "
+            "the model where it is used, with Embedder.from_pretrained(...)"
+        )
+    return embedder

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
 
 from quaver.errors import InputError, ModelNotFoundError
 
 _NEEDED = ["*.json", "model*.safetensors", "0_Transformer/model*.safetensors"]
+# Where sentence-transformers looks for a name without an organization.
+ORGANIZATIONS = ("sentence-transformers", "cross-encoder")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
@@ -32,17 +35,22 @@ def find_folder(
     revision: str | None,
     local_files_only: bool,
     token: str | bool | None,
+    organizations: Sequence[str] = ORGANIZATIONS,
 ) -> FoundModel:
     """Find a model folder: a local folder if it exists, else the hub.
+
+    A hub id without an organization, such as "all-MiniLM-L6-v2", is looked for in `organizations`
+    first, then as it is written.
 
     Args:
         name_or_path: a folder, or a hub id such as "BAAI/bge-small-en-v1.5".
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         token: access token of the hub.
+        organizations: where a name without an organization is looked for, in this order.
 
     Returns:
-        The folder, the model's name, and its source.
+        The folder, the model's name, and its source; of a short name both have the organization.
 
     Raises:
         ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked
@@ -65,12 +73,14 @@ def find_folder(
             f"there is no folder {name}; give an existing model folder, or a hub id such as "
             "BAAI/bge-small-en-v1.5"
         )
-    return FoundModel(_download(name, revision, local_files_only, token), name, name)
+    full = [] if "/" in name else [f"{owner}/{name}" for owner in organizations]
+    return _download([*full, name], revision, local_files_only, token)
 
 
 def _download(
-    name: str, revision: str | None, local_files_only: bool, token: str | bool | None
-) -> Path:
+    names: Sequence[str], revision: str | None, local_files_only: bool, token: str | bool | None
+) -> FoundModel:
+    """Fetch the first of several hub ids that the hub, or the download cache, has."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -85,31 +95,36 @@ def _download(
     http_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     lost: tuple[type[Exception], ...] = (HFValidationError, OSError, *http_errors)
     at = f" at revision {revision!r}" if revision else ""
-    try:
-        folder = snapshot_download(
-            name,
-            revision=revision,
-            local_files_only=local_files_only,
-            token=token,
-            allow_patterns=_NEEDED,
-        )
-    except GatedRepoError as error:
-        advice = "accept its terms on the hub and pass token="
-        raise ModelNotFoundError(f"{name} needs permission: {advice}") from error
-    except RevisionNotFoundError as error:
-        raise ModelNotFoundError(f"{name} has no revision {revision!r} on the hub") from error
-    except RepositoryNotFoundError as error:
+    missing: Exception | None = None
+    for name in names:
+        try:
+            folder = snapshot_download(
+                name,
+                revision=revision,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=_NEEDED,
+            )
+        except GatedRepoError as error:
+            advice = "accept its terms on the hub and pass token="
+            raise ModelNotFoundError(f"{name} needs permission: {advice}") from error
+        except RevisionNotFoundError as error:
+            raise ModelNotFoundError(f"{name} has no revision {revision!r} on the hub") from error
+        except (RepositoryNotFoundError, LocalEntryNotFoundError) as error:
+            missing = error
+        except lost as error:
+            raise ModelNotFoundError(f"cannot get {name}{at} from the hub: {error}") from error
+        else:
+            return FoundModel(Path(folder), name, name)
+    short = names[-1]
+    tried = f" (looked for: {', '.join(names)})" if len(names) > 1 else ""
+    if isinstance(missing, RepositoryNotFoundError):
         raise ModelNotFoundError(
-            f"{name} is neither a folder here nor a model on the hub; check the spelling, or "
-            "pass token= if it is private"
-        ) from error
-    except LocalEntryNotFoundError as error:
-        reason = "local_files_only is set" if local_files_only else "the hub cannot be reached"
-        raise ModelNotFoundError(
-            f"{name}{at} is no folder here, it is not in the download cache, and {reason}; go "
-            "online once, or give a local "
-            "model folder"
-        ) from error
-    except lost as error:
-        raise ModelNotFoundError(f"cannot get {name}{at} from the hub: {error}") from error
-    return Path(folder)
+            f"{short} is neither a folder here nor a model on the hub{tried}; check the spelling, "
+            "or pass token= if it is private"
+        ) from missing
+    reason = "local_files_only is set" if local_files_only else "the hub cannot be reached"
+    raise ModelNotFoundError(
+        f"{short}{at} is no folder here, it is not in the download cache{tried}, and {reason}; go "
+        "online once, or give a local model folder"
+    ) from missing

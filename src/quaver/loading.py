@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from quaver.architecture import (
     POOLINGS,
@@ -16,7 +18,7 @@ from quaver.architecture import (
 )
 from quaver.arguments import check_range
 from quaver.engine import PRECISIONS, Engine, Precision
-from quaver.errors import InputError, PoolingError
+from quaver.errors import InputError, PoolingError, UnsupportedArchitectureError
 from quaver.model_folder import ModelFolder
 from quaver.quantization_config import is_quantized
 from quaver.tokenizer import Tokenizer
@@ -32,12 +34,15 @@ class LoadedModel:
         tokenizer: cuts at the length that was asked for.
         engine: pools and does not normalise, whatever `spec` says: shorter vectors
             (`truncate_dim`) and plain ones need the values before that.
+        options: what the model was loaded with beside its name, to load it again in another
+            process; without the hub's token, which is a secret.
     """
 
     folder: ModelFolder
     spec: EncoderSpec
     tokenizer: Tokenizer
     engine: Engine
+    options: Mapping[str, Any]
 
 
 def load_model(
@@ -60,15 +65,30 @@ def load_model(
         )
     _check_precision(precision)
     folder = ModelFolder.open(
-        name_or_path, revision=revision, local_files_only=local_files_only, token=token
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("sentence-transformers",),
     )
+    _require_embedder(folder)
     spec = encoder_spec(
         folder.config,
         pooling=_agreed_pooling(folder, pooling),
         normalize=folder.normalize if normalize is None else normalize,
     )
     spec = replace(spec, head=module_steps(folder.modules))
-    return _load(folder, spec, max_seq_length, precision, threads, isa)
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "pooling": pooling,
+        "normalize": normalize,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    return _load(folder, spec, options)
 
 
 def load_classifier(
@@ -85,9 +105,40 @@ def load_classifier(
     """Load a model with a classification head, as `CrossEncoder.from_pretrained` says."""
     _check_precision(precision)
     folder = ModelFolder.open(
-        name_or_path, revision=revision, local_files_only=local_files_only, token=token
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("cross-encoder",),
     )
-    return _load(folder, classifier_spec(folder.config), max_seq_length, precision, threads, isa)
+    _require_classifier(folder)
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    return _load(folder, classifier_spec(folder.config), options)
+
+
+def _require_embedder(folder: ModelFolder) -> None:
+    """Refuse a cross-encoder: its encoder would give vectors that were never trained to be any."""
+    if folder.pooling is None and folder.is_classifier:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is a cross-encoder: config.json lists "
+            f"{', '.join(folder.architectures)} and no modules.json says how to pool; open it with "
+            "CrossEncoder.from_pretrained(...), which scores pairs of texts"
+        )
+
+
+def _require_classifier(folder: ModelFolder) -> None:
+    if folder.pooling is not None and not folder.is_classifier:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is an embedding model: its modules.json names a Pooling module; open it "
+            "with Embedder.from_pretrained(...), and rank with BiEncoderRanker(embedder)"
+        )
 
 
 def _check_precision(precision: object) -> None:
@@ -99,28 +150,22 @@ def _check_precision(precision: object) -> None:
 def _load(
     folder: ModelFolder,
     spec: EncoderSpec,
-    max_seq_length: int | None,
-    precision: Precision,
-    threads: int | None,
-    isa: str | None,
+    options: Mapping[str, Any],
 ) -> LoadedModel:
+    max_seq_length, precision = options["max_seq_length"], options["precision"]
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_length)
-    tokenizer = Tokenizer.from_folder(
-        folder.transformer,
-        max_length=max_seq_length or spec.length_within(folder.max_seq_length),
-        lowercase=folder.lowercase,
-    )
+    tokenizer = folder.tokenizer(max_seq_length or spec.length_within(folder.max_seq_length))
     tokenizer.require_vocabulary(spec.vocab_size)
     quantized = is_quantized(folder.config)
     engine = Engine(
         replace(spec, normalize=False),
         encoder_weights(spec, {**folder.tensors(), **module_tensors(folder.modules)}),
         precision=None if quantized and precision == "int8" else precision,
-        threads=threads,
-        isa=isa,
+        threads=options["threads"],
+        isa=options["isa"],
     )
-    return LoadedModel(folder, spec, tokenizer, engine)
+    return LoadedModel(folder, spec, tokenizer, engine, options)
 
 
 def _agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, TokenizerError, UnsupportedArchitectureError
-from quaver.hub import find_folder
+from quaver.hub import ORGANIZATIONS, find_folder
+from quaver.model_files import (
+    ConfigFile,
+    ModuleEntry,
+    ModuleFile,
+    PoolingFile,
+    SentenceBertFile,
+    SentenceTransformersFile,
+    TokenizerConfigFile,
+    checked,
+    read_checked,
+    read_json,
+)
 from quaver.prompts import known_prompts
+from quaver.tokenizer import Tokenizer
 from quaver.weights_file import read_tensors, sample_tensors
 
 _POOLING_FLAGS = {
@@ -24,6 +38,8 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+# Modules run one behind the other; published models have one or two.
+_MOST_MODULES = 16
 _MODULES = "Transformer, Pooling, any number of Dense and LayerNorm, Normalize"
 
 
@@ -54,6 +70,8 @@ class ModelFolder:
         source: under what it is found again, from any working directory: the hub id, or the
             folder's absolute path.
         config: config.json.
+        file: the same, checked.
+        tokens: tokenizer_config.json.
         pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
             None when the folder does not say.
         normalize: whether modules.json ends with Normalize.
@@ -62,6 +80,7 @@ class ModelFolder:
             those of `quaver.prompts.known_prompts`.
         default_prompt_name: the prompt used when none is named.
         similarity: "cosine" or "dot".
+        truncate_dim: leading components that the model's author keeps of a vector, or None.
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
         max_seq_length: most tokens of a text, special tokens included, or None when the folder
@@ -74,12 +93,15 @@ class ModelFolder:
     name: str
     source: str
     config: dict[str, Any]
+    file: ConfigFile
+    tokens: TokenizerConfigFile
     pooling: str | None
     normalize: bool
     modules: tuple[Module, ...]
     prompts: dict[str, str]
     default_prompt_name: str | None
     similarity: str
+    truncate_dim: int | None
     score_activation: str | None
     max_seq_length: int | None
     lowercase: bool
@@ -92,6 +114,7 @@ class ModelFolder:
         revision: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        organizations: Sequence[str] = ORGANIZATIONS,
     ) -> ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
@@ -101,6 +124,7 @@ class ModelFolder:
             revision: branch, tag or commit on the hub; no effect on a local folder.
             local_files_only: never use the network, only what was downloaded before.
             token: access token of the hub for private models.
+            organizations: where a hub id without an organization is looked for.
 
         Returns:
             The folder; weights and tokenizer are not read yet.
@@ -112,32 +136,74 @@ class ModelFolder:
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
                 Quaver does not run.
         """
-        path, name, source = find_folder(name_or_path, revision, local_files_only, token)
+        path, name, source = find_folder(
+            name_or_path, revision, local_files_only, token, organizations
+        )
         transformer, pooling, modules, normalize = _modules(path)
-        config = _read_json(transformer / "config.json")
+        config = read_json(transformer / "config.json")
         if config is None:
             raise ModelFolderError(
                 f"a model folder needs config.json: {transformer} has none; give the folder that "
-                "holds config.json, "
-                "tokenizer.json and model.safetensors"
+                "holds config.json, tokenizer.json and model.safetensors"
             )
-        settings = _read_json(path / "config_sentence_transformers.json") or {}
-        text_settings = _read_json(transformer / "sentence_bert_config.json") or {}
+        file = checked(ConfigFile, config, transformer / "config.json")
+        settings = _settings(path / "config_sentence_transformers.json")
+        lengths = transformer / "sentence_bert_config.json"
+        text_settings = read_checked(SentenceBertFile, lengths) or SentenceBertFile()
+        tokens = read_checked(TokenizerConfigFile, transformer / "tokenizer_config.json")
+        tokens = tokens or TokenizerConfigFile()
+        length = text_settings.max_seq_length or tokens.model_max_length
         return cls(
             path=path,
             transformer=transformer,
             name=name,
             source=source,
             config=config,
+            file=file,
+            tokens=tokens,
             pooling=pooling,
             normalize=normalize,
             modules=modules,
-            prompts=_prompts(path, settings, name),
-            default_prompt_name=settings.get("default_prompt_name"),
+            prompts=_prompts(settings, name),
+            default_prompt_name=settings.default_prompt_name,
             similarity=_similarity(settings),
-            score_activation=_score_activation(config, settings),
-            max_seq_length=_max_seq_length(transformer, text_settings),
-            lowercase=bool(text_settings.get("do_lower_case")),
+            truncate_dim=settings.truncate_dim,
+            score_activation=_score_activation(file, settings),
+            max_seq_length=None if length is None else int(length),
+            lowercase=bool(text_settings.do_lower_case),
+        )
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The classes of transformers that config.json lists."""
+        return tuple(self.file.architectures or ())
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether one of them has a classification head, as a cross-encoder has."""
+        return any("SequenceClassification" in name for name in self.architectures)
+
+    @property
+    def label_names(self) -> dict[str, str]:
+        """The names of the labels by their number, as config.json has them."""
+        return {number: str(name) for number, name in (self.file.id2label or {}).items()}
+
+    def tokenizer(self, max_length: int) -> Tokenizer:
+        """Read the tokenizer, with the settings that the folder has beside tokenizer.json.
+
+        Args:
+            max_length: most tokens of a text or pair, special tokens included.
+
+        Raises:
+            TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
+            InputError: max_length leaves no room for a token beside the special tokens.
+        """
+        return Tokenizer.from_folder(
+            self.transformer,
+            max_length=max_length,
+            lowercase=self.lowercase,
+            settings=self.tokens,
+            model=self.file,
         )
 
     def tensors(self) -> dict[str, NDArray[Any]]:
@@ -171,33 +237,30 @@ class ModelFolder:
         return digest.hexdigest()
 
 
-def _read_json(path: Path, kind: type = dict) -> Any:
-    """Read a JSON file of the folder; None when there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError) as error:
-        raise ModelFolderError(f"{path} is no readable JSON: {error}; download it again") from error
-    if not isinstance(value, kind):
+def _settings(path: Path) -> SentenceTransformersFile:
+    settings = read_checked(SentenceTransformersFile, path) or SentenceTransformersFile()
+    default = settings.default_prompt_name
+    if default is not None and default not in (settings.prompts or {}):
         raise ModelFolderError(
-            f"{path} must hold a JSON {kind.__name__}: got {type(value).__name__}"
+            f"{path} must have default_prompt_name among its prompts: got {default!r} for "
+            f"{', '.join(settings.prompts or {}) or 'none'}"
         )
-    return value
+    return settings
 
 
 def _modules(path: Path) -> tuple[Path, str | None, tuple[Module, ...], bool]:
     """Read modules.json: the transformer's folder, pooling or None, modules, normalise or not."""
-    modules = _read_json(path / "modules.json", list)
+    modules = read_checked(list[ModuleEntry], path / "modules.json")
     if modules is None:
         return path, None, (), False
-    try:
-        kinds = [str(module["type"]).rpartition(".")[2] for module in modules]
-        paths = [path / module["path"] for module in modules]
-    except (KeyError, TypeError) as error:
-        raise ModelFolderError(
-            f"{path / 'modules.json'} must list modules with type and path: {error!r}"
-        ) from error
+    for module in modules:
+        parts = PurePosixPath(module.path)
+        if parts.is_absolute() or ".." in parts.parts or "\0" in module.path:
+            raise ModelFolderError(
+                f"{path / 'modules.json'} must name folders inside the model's: got {module.path!r}"
+            )
+    kinds = [module.type.rpartition(".")[2] for module in modules]
+    paths = [path / module.path for module in modules]
     if kinds == ["Transformer"]:  # a cross-encoder's folder
         return paths[0], None, (), False
     normalize = kinds[-1:] == ["Normalize"]
@@ -207,57 +270,57 @@ def _modules(path: Path) -> tuple[Path, str | None, tuple[Module, ...], bool]:
             f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are "
             f"{_MODULES}, in this order"
         )
+    if len(between) > _MOST_MODULES:
+        raise UnsupportedArchitectureError(
+            f"modules.json of {path} lists {len(between)} modules behind the pooling; supported are "
+            f"{_MOST_MODULES}"
+        )
     found = tuple(_module(kind, place) for kind, place in zip(between, paths[2:], strict=False))
     return paths[0], _pooling(paths[1] / "config.json"), found, normalize
 
 
 def _module(kind: str, path: Path) -> Module:
-    config = _read_json(path / "config.json")
+    config = read_json(path / "config.json")
     if config is None:
         raise ModelFolderError(
             f"modules.json names a {kind} module, but there is no {path / 'config.json'}"
         )
+    checked(ModuleFile, config, path / "config.json")
     return Module(kind, config, path)
 
 
 def _pooling(path: Path) -> str:
-    config = _read_json(path)
+    config = read_checked(PoolingFile, path)
     if config is None:
         raise ModelFolderError(f"modules.json names a Pooling module, but there is no {path}")
-    if config.get("include_prompt") is False:
+    if config.include_prompt is False:
         raise UnsupportedArchitectureError(
             f"{path} says include_prompt=false; supported is pooling over all tokens, prompt "
             "included"
         )
-    modes = config.get("pooling_mode")
+    modes = config.pooling_mode
     if modes is None:
-        modes = [mode for flag, mode in _POOLING_FLAGS.items() if config.get(flag)]
-    modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or not modes:
-        raise ModelFolderError(f"{path} must name a pooling mode: got {config}")
-    return "+".join(map(str, modes))
+        modes = [mode for flag, mode in _POOLING_FLAGS.items() if getattr(config, flag)]
+    if not modes:
+        raise ModelFolderError(
+            f"{path} must name a pooling mode, in pooling_mode or as one of "
+            f"{', '.join(_POOLING_FLAGS)}: it has none"
+        )
+    return modes if isinstance(modes, str) else "+".join(modes)
 
 
-def _prompts(path: Path, settings: dict[str, Any], name: str) -> dict[str, str]:
+def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
     """Return the folder's prompts, or those known by its name where it has none.
 
     sentence-transformers writes {"query": "", "document": ""} for a model without prompts.
     """
-    prompts = settings.get("prompts") or {}
-    fits = isinstance(prompts, dict) and all(isinstance(value, str) for value in prompts.values())
-    default = settings.get("default_prompt_name")
-    if not fits or (default is not None and default not in prompts):
-        raise ModelFolderError(
-            f"config_sentence_transformers.json of {path} must map prompt names to texts, "
-            "default_prompt_name among them: "
-            f"got prompts={prompts!r}, default_prompt_name={default!r}"
-        )
+    prompts = settings.prompts or {}
     known = {} if any(prompts.values()) else known_prompts(name)
     return known or dict(prompts)
 
 
-def _similarity(settings: dict[str, Any]) -> str:
-    name = settings.get("similarity_fn_name") or "cosine"
+def _similarity(settings: SentenceTransformersFile) -> str:
+    name = settings.similarity_fn_name or "cosine"
     known = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}
     if name not in known:
         raise UnsupportedArchitectureError(
@@ -266,23 +329,12 @@ def _similarity(settings: dict[str, Any]) -> str:
     return known[name]
 
 
-def _score_activation(config: dict[str, Any], settings: dict[str, Any]) -> str | None:
+def _score_activation(config: ConfigFile, settings: SentenceTransformersFile) -> str | None:
     """Find the activation in the three places where sentence-transformers has kept it."""
-    inside = config.get("sentence_transformers")
+    inside = config.sentence_transformers
     places = (
-        settings.get("activation_fn"),
-        inside.get("activation_fn") if isinstance(inside, dict) else None,
-        config.get("sbert_ce_default_activation_function"),
+        settings.activation_fn,
+        None if inside is None else inside.activation_fn,
+        config.sbert_ce_default_activation_function,
     )
-    return next((str(name) for name in places if name is not None), None)
-
-
-def _max_seq_length(path: Path, text_settings: dict[str, Any]) -> int | None:
-    """Return the first of the stated lengths."""
-    tokenizer = _read_json(path / "tokenizer_config.json") or {}
-    length = text_settings.get("max_seq_length") or tokenizer.get("model_max_length")
-    if length is None:
-        return None
-    if isinstance(length, bool) or not isinstance(length, (int, float)) or length < 1:
-        raise ModelFolderError(f"the length of {path} must be a positive number: got {length!r}")
-    return int(length)
+    return next((name for name in places if name is not None), None)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from quaver.errors import UnsupportedArchitectureError
+from quaver.model_files import Group, QuantizationFile, checked
 
 METHOD, FORMAT = "compressed-tensors", "int-quantized"
 _TABLE = "embeddings$"  # how the pattern of a table of words ends
@@ -24,39 +25,37 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
         config: config.json of the model.
 
     Raises:
+        ModelFolderError: a key has another type than the format says.
         UnsupportedArchitectureError: it is quantized in a way that Quaver does not run.
     """
     described = config.get("quantization_config")
     if described is None:
         return False
-    if not isinstance(described, Mapping) or described.get("quant_method") != METHOD:
+    file = checked(QuantizationFile, described, "quantization_config of config.json")
+    if file.quant_method != METHOD:
         _refuse("quant_method", METHOD, described)
-    if described.get("format") != FORMAT:
+    if file.format != FORMAT:
         _refuse("format", FORMAT, described)
-    groups = described.get("config_groups")
-    if not isinstance(groups, Mapping) or not groups:
+    if not file.config_groups:
         _refuse("config_groups", "at least one group", described)
-    for group in groups.values():
-        _check_group(group)
+    for name, group in file.config_groups.items():
+        _check_group(group, described["config_groups"][name])
     return True
 
 
-def _check_group(group: Any) -> None:
-    weights = group.get("weights") if isinstance(group, Mapping) else None
-    if not isinstance(weights, Mapping) or any(
-        weights.get(key) != value for key, value in _WEIGHTS.items()
-    ):
-        _refuse("weights", _WEIGHTS, group)
-    inputs = group.get("input_activations")
-    if inputs is None and all(str(target).endswith(_TABLE) for target in group.get("targets", [])):
+def _check_group(group: Group, described: object) -> None:
+    weights, inputs = group.weights, group.input_activations
+    if weights is None or any(getattr(weights, key) != value for key, value in _WEIGHTS.items()):
+        _refuse("weights", _WEIGHTS, described)
+    if inputs is None and all(target.endswith(_TABLE) for target in group.targets or []):
         return
-    if not isinstance(inputs, Mapping) or inputs.get("num_bits") != 8:
-        _refuse("input_activations", "8 bits", group)
-    strategy = "token" if inputs.get("dynamic") else "tensor"
-    if inputs.get("strategy") != strategy or inputs.get("type") != "int":
-        _refuse("input_activations", f"int by {strategy}", group)
-    if group.get("output_activations") is not None:
-        _refuse("output_activations", None, group)
+    if inputs is None or inputs.num_bits != 8:
+        _refuse("input_activations", "8 bits", described)
+    strategy = "token" if inputs.dynamic else "tensor"
+    if inputs.strategy != strategy or inputs.type != "int":
+        _refuse("input_activations", f"int by {strategy}", described)
+    if group.output_activations is not None:
+        _refuse("output_activations", None, described)
 
 
 def _refuse(key: str, supported: object, got: object) -> NoReturn:

@@ -22,7 +22,7 @@ from quaver.arguments import (
 )
 from quaver.embedder import Embedder
 from quaver.engine import Precision
-from quaver.errors import InputError, UnsupportedArchitectureError
+from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError
 from quaver.loading import LoadedModel, load_classifier
 from quaver.pipeline import MAX_BATCH_TOKENS, encode_texts
 from quaver.vectors import Vectors
@@ -69,7 +69,8 @@ class CrossEncoder:
         model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
         model.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
 
-    A cross-encoder holds no state that a call changes; threads may share it.
+    A cross-encoder holds no state that a call changes; threads may share it. It pickles as an
+    `Embedder` does.
 
     Attributes:
         name: hub id or folder name.
@@ -94,13 +95,13 @@ class CrossEncoder:
             UnsupportedArchitectureError: the model wants an activation that Quaver does not have.
         """
         check_loaded("CrossEncoder", model, LoadedModel)
-        config = model.folder.config
+        self._folder, self._options = model.folder, model.options
         self.name = model.folder.name
         self.source = model.folder.source
         self.precision = model.engine.precision
         self.max_seq_length = model.tokenizer.max_length
         self.labels = model.spec.outputs
-        self.label_names = _label_names(config, self.labels)
+        self.label_names = _label_names(model.folder.label_names, self.labels)
         self.activation = _activation(model.folder.score_activation, self.labels)
         self.tokenizer = model.tokenizer
         self._engine = model.engine
@@ -152,6 +153,10 @@ class CrossEncoder:
             token=token,
         )
         return cls(model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what loads the model again; see the class."""
+        return _reopened, (self.source, self._options, self._folder.fingerprint)
 
     @property
     def isa(self) -> str:
@@ -369,7 +374,16 @@ def _activation(named: str | None, labels: int) -> ScoreActivation:
     return _ACTIVATIONS[kind]
 
 
-def _label_names(config: Mapping[str, Any], labels: int) -> tuple[str, ...]:
-    names = config.get("id2label")
-    named = names if isinstance(names, Mapping) else {}
-    return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(labels))
+def _label_names(names: Mapping[str, str], labels: int) -> tuple[str, ...]:
+    return tuple(names.get(str(i), f"LABEL_{i}") for i in range(labels))
+
+
+def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> CrossEncoder:
+    """Load the model of a pickled cross-encoder."""
+    model = CrossEncoder.from_pretrained(source, **options)
+    if model._folder.fingerprint != fingerprint:
+        raise ModelFolderError(
+            f"a pickled cross-encoder needs the files it was made with: {source} has others here; "
+            "load the model where it is used, with CrossEncoder.from_pretrained(...)"
+        )
+    return model

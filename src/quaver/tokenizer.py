@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -11,11 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.errors import InputError, TokenizerError
+from quaver.errors import InputError, QuaverError, TokenizerError
+from quaver.model_files import ConfigFile, TokenizerConfigFile, read_file
+from quaver.tokenizer_settings import follow, lower_first, require_bounded
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
+
+
+_MAX_BYTES = 256 << 20
+_MAX_ID = 2**31 - 1
+# What a tokenizer is tried on: case, accents, several scripts, a ligature that grows, an emoji.
+_TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
+_FAILED = "the model's tokenizer fails on a text"
 
 
 @dataclass(frozen=True)
@@ -91,59 +101,89 @@ class Tokenizer:
         Args:
             backend: a tokenizer of the `tokenizers` library, owned by this object from now on.
             max_length: most tokens of a text or pair, special tokens included.
-            lowercase: lower the case of every text before anything else.
+            lowercase: lower the case of every text, but not of special tokens such as [MASK]; what
+                `do_lower_case` of sentence-transformers means.
 
         Raises:
+            TokenizerError: the tokenizer fails, or makes of a text what no model reads.
             InputError: max_length leaves no room for a token beside the special tokens.
         """
-        backend.no_padding()
-        backend.no_truncation()
-        self._backend = backend
-        self._lowercase = lowercase
-        self.max_length = max_length
-        self.special_tokens = int(backend.num_special_tokens_to_add(False))
-        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+        with _guard("the tokenizer of tokenizer.json"):
+            require_bounded(backend)
+            backend.no_padding()
+            backend.no_truncation()
+            if lowercase:
+                lower_first(backend)
+            self._backend = backend
+            self.max_length = max_length
+            self.special_tokens = int(backend.num_special_tokens_to_add(False))
+            vocabulary = backend.get_vocab(with_added_tokens=True)
+            self.vocab_size = max(vocabulary.values(), default=-1) + 1
+            self._try()
         if max_length <= self.special_tokens:
             raise InputError(
                 f"max_length must leave room beside the {self.special_tokens} special tokens: "
                 f"got {max_length}; use {self.special_tokens + 1} or more"
             )
 
+    def _try(self) -> None:
+        """Tokenize a text once, so that a broken tokenizer fails when it is loaded."""
+        for text in ("", _TRIAL):
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            plain = len(encoding)
+            ids = self._backend.post_process(encoding).ids
+            if len(ids) != plain + self.special_tokens:
+                raise TokenizerError(
+                    "a tokenizer must put its special tokens around a text and change nothing else: "
+                    f"the post-processor of tokenizer.json makes {len(ids)} tokens of {plain} and "
+                    f"{self.special_tokens} special ones"
+                )
+            if max(ids, default=0) > _MAX_ID:
+                raise TokenizerError(
+                    f"a token id must be at most {_MAX_ID}: tokenizer.json gives {max(ids)}"
+                )
+
     @classmethod
-    def from_folder(cls, folder: Path, *, max_length: int, lowercase: bool = False) -> Tokenizer:
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        max_length: int,
+        lowercase: bool = False,
+        settings: TokenizerConfigFile | None = None,
+        model: ConfigFile | None = None,
+    ) -> Tokenizer:
         """Read tokenizer.json of a model folder.
 
         Args:
             folder: the folder that holds tokenizer.json.
             max_length: most tokens of a text or pair, special tokens included.
-            lowercase: lower the case of every text before anything else.
+            lowercase: lower the case of every text, see `__init__`.
+            settings: tokenizer_config.json, followed as transformers 5 does; see
+                `quaver.tokenizer_settings.follow`. None takes tokenizer.json as it is.
+            model: config.json, which names the tokenizer's class where the settings do not.
 
         Returns:
             The tokenizer.
 
         Raises:
-            TokenizerError: tokenizer.json is missing or broken.
+            TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
+            ModelFolderError: tokenizer.json is no ordinary file, too large, or a git-lfs pointer.
             InputError: max_length leaves no room for a token beside the special tokens.
         """
         from tokenizers import Tokenizer as Backend
 
         path = folder / "tokenizer.json"
-        try:
-            content = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        content = read_file(path, _MAX_BYTES)
+        if content is None:
             raise TokenizerError(
                 f"a model folder needs tokenizer.json: {folder} has none; load the model with "
-                "transformers and save its "
-                "fast tokenizer with save_pretrained()"
-            ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise TokenizerError(f"cannot read {path}: {error}; download it again") from error
-        try:
-            # The library raises plain Exception for every fault of the file, so a fault is told by
-            # what is left: no tokenizer.
-            backend = Backend.from_str(content)
-        except Exception as error:
-            raise TokenizerError(f"{path} is broken: {error}; download it again") from error
+                "transformers and save its fast tokenizer with save_pretrained()"
+            )
+        with _guard(f"{path} is broken", "download it again"):
+            backend = Backend.from_str(content.decode("utf-8"))
+            if settings is not None and model is not None:
+                follow(backend, settings, model)
         return cls(backend, max_length=max_length, lowercase=lowercase)
 
     def require_vocabulary(self, rows: int) -> None:
@@ -192,7 +232,8 @@ class Tokenizer:
             if len(encoding) > room:
                 encoding.truncate(room)
                 truncated += 1
-        return _batch([self._backend.post_process(e) for e in encodings], truncated)
+        with _guard(_FAILED):
+            return _batch([self._backend.post_process(e) for e in encodings], truncated)
 
     def encode_pairs(self, pairs: Sequence[tuple[str, str]], start: int = 0) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is cut.
@@ -207,7 +248,8 @@ class Tokenizer:
         Raises:
             InputError: an item is no pair of str, or its first text leaves no room for the second.
         """
-        room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
+        with _guard(_FAILED):
+            room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
         for i, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(
@@ -226,8 +268,11 @@ class Tokenizer:
             if len(first) + len(second) > room:
                 second.truncate(room - len(first))
                 truncated += 1
-        joined = [self._backend.post_process(a, b) for a, b in zip(firsts, seconds, strict=True)]
-        return _batch(joined, truncated)
+        with _guard(_FAILED):
+            joined = [
+                self._backend.post_process(a, b) for a, b in zip(firsts, seconds, strict=True)
+            ]
+            return _batch(joined, truncated)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, without special tokens and without truncation.
@@ -269,13 +314,9 @@ class Tokenizer:
         Raises:
             InputError: the text holds half of a surrogate pair.
         """
-        # Lower case of the same length, so that places stay: only a few letters grow ("İ").
-        low = "".join(c.lower()[:1] for c in text) if self._lowercase else text
-        try:
-            offsets = self._backend.encode(low, add_special_tokens=False).offsets
-        except (TypeError, UnicodeEncodeError):
-            _raise_for_surrogate([low], "text", 0)
-            raise
+        _check_texts([text], "text", 0)
+        with _guard(_FAILED):
+            offsets = self._backend.encode(text, add_special_tokens=False).offsets
         return [end for _, end in offsets]
 
     def _tokenize(self, texts: Sequence[str], name: str = "text", start: int = 0) -> list[Encoding]:
@@ -287,16 +328,16 @@ class Tokenizer:
                     f"every text must be a str: {name} {start + i} is {type(text).__name__}; decode or "
                     "drop it"
                 )
-        lowered = [text.lower() for text in texts] if self._lowercase else list(texts)
-        try:
-            return self._backend.encode_batch_fast(lowered, add_special_tokens=False)
-        except (TypeError, UnicodeEncodeError):
-            _raise_for_surrogate(lowered, name, start)
-            raise
+        _check_texts(texts, name, start)
+        with _guard(_FAILED):
+            return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
 
 
-def _raise_for_surrogate(texts: Sequence[str], name: str, start: int) -> None:
+def _check_texts(texts: Sequence[str], name: str, start: int) -> None:
+    """Check that texts are whole Unicode; ASCII is known to be without a look."""
     for i, text in enumerate(texts, start):
+        if text.isascii():
+            continue
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
@@ -305,6 +346,25 @@ def _raise_for_surrogate(texts: Sequence[str], name: str, start: int) -> None:
                 f"character {error.start}; "
                 "replace it, for example with text.encode('utf-8', 'replace').decode()"
             ) from None
+
+
+@contextmanager
+def _guard(what: str, advice: str = "take a model whose tokenizer works") -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into `TokenizerError`.
+
+    The library raises plain Exception for every fault it knows, and where its code panics a
+    PanicException, which is a BaseException that cannot be imported. A panic also writes its place
+    in the Rust code to stderr: only Rust could hold that back.
+    """
+    try:
+        yield
+    except (QuaverError, MemoryError):
+        raise
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if not panic and not isinstance(error, Exception):
+            raise
+        raise TokenizerError(f"{what}: {error}; {advice}") from (None if panic else error)
 
 
 def _batch(encodings: Sequence[Encoding], truncated: int) -> TokenBatch:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, WeightsError
+from quaver.model_files import WeightsIndex, read_checked, refuse_pointer
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -40,9 +41,9 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelFolderError: there is none, the index is broken, or a shard is missing.
     """
-    if (folder / SINGLE).is_file():
+    if _is_file(folder / SINGLE):
         return [folder / SINGLE]
-    if not (folder / INDEX).is_file():
+    if not _is_file(folder / INDEX):
         found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
         raise ModelFolderError(
             f"a model folder needs {SINGLE}: {folder} has {found}; pickled weights are never "
@@ -50,19 +51,21 @@ def weight_files(folder: Path) -> list[Path]:
             "Load the model with transformers once and save it with save_pretrained(), which "
             "writes safetensors"
         )
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        names = sorted(set(index["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelFolderError(
-            f"{folder / INDEX} is broken: {error!r}; download it again"
-        ) from error
+    index = read_checked(WeightsIndex, folder / INDEX)
+    names = sorted(set(index.weight_map.values())) if index is not None else []
     for name in names:
-        if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
+        if Path(name).name != name or not _is_file(folder / name):
             raise ModelFolderError(
                 f"{INDEX} names {name!r}, which is no file of {folder}; download the model again"
             )
     return [folder / name for name in names]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+        return False
 
 
 def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
@@ -126,6 +129,8 @@ def _entries(
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as file:
+            refuse_pointer(path, file.read(64))
         with safe_open(path, framework="numpy"):
             pass
         with path.open("rb") as file:

@@ -14,6 +14,7 @@ from quaver.architecture.modules import module_steps, module_tensors
 from quaver.architecture.positions import relative_rows, rotary_tables
 from quaver.architecture.spec import (
     MAX_HEAD_SIZE,
+    MAX_LENGTH,
     MAX_WIDTH,
     POOLINGS,
     Activation,
@@ -28,6 +29,7 @@ from quaver.architecture.weights import EncoderWeights, LayerWeights, NormWeight
 __all__ = [
     "FAMILIES",
     "MAX_HEAD_SIZE",
+    "MAX_LENGTH",
     "MAX_WIDTH",
     "POOLINGS",
     "SUPPORTED",

@@ -18,7 +18,7 @@ from quaver.architecture.head import DenseStep
 from quaver.architecture.positions import alibi_bias, relative_bias
 from quaver.architecture.spec import EncoderSpec
 from quaver.architecture.weights import EncoderWeights
-from quaver.errors import UnsupportedArchitectureError
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.named_tensors import NamedTensors
 
 _BERT = LayerNames(
@@ -64,7 +64,7 @@ def _absolute(config: Config, family: str) -> EncoderSpec:
         attention=everywhere(config.size("num_hidden_layers")),
         max_positions=config.size("max_position_embeddings"),
         type_vocab_size=config.size("type_vocab_size"),
-        norm_eps=config.norm_eps("layer_norm_eps"),
+        norm_eps=config.number("layer_norm_eps"),
         activation=config.activation("hidden_act"),
     )
 
@@ -72,7 +72,13 @@ def _absolute(config: Config, family: str) -> EncoderSpec:
 def _roberta_spec(config: Config) -> EncoderSpec:
     # Positions count from behind the padding id, which has a row of its own.
     offset = config.size("pad_token_id", least=0, default=1) + 1
-    return replace(_bert_spec(config), family="roberta", position_offset=offset)
+    spec = replace(_bert_spec(config), family="roberta", position_offset=offset)
+    if spec.max_length < 1:
+        raise ModelFolderError(
+            f"config.json must have more max_position_embeddings than pad_token_id + 1 ({offset}): "
+            f"got {spec.max_positions}"
+        )
+    return spec
 
 
 def _electra_spec(config: Config) -> EncoderSpec:
@@ -87,6 +93,7 @@ def _jina_spec(config: Config) -> EncoderSpec:
     reglu = config.values["feed_forward_type"] == "reglu"
     return replace(
         _absolute(Config({**config.values, "hidden_act": "gelu"}), "jina_bert"),
+        max_positions=config.length("max_position_embeddings"),
         position_table=False,
         bias="alibi",
         gate="first",
@@ -120,6 +127,7 @@ def _weights(names: LayerNames, spec: EncoderSpec, named: NamedTensors) -> Encod
     """Take everything under the names that BERT gave it, the layers under their own."""
     hidden, types = spec.hidden_size, spec.type_vocab_size
     position = token_type = bias = None
+    word = named.take("embeddings.word_embeddings.weight", spec.vocab_size, hidden)
     if spec.position_table:
         name = "embeddings.position_embeddings.weight"
         position = named.take(name, spec.max_positions, hidden)
@@ -131,7 +139,7 @@ def _weights(names: LayerNames, spec: EncoderSpec, named: NamedTensors) -> Encod
         table = named.take("encoder.relative_attention_bias.weight", 32, spec.heads)
         bias = relative_bias(table, spec.max_length)
     return EncoderWeights(
-        word=named.take("embeddings.word_embeddings.weight", spec.vocab_size, hidden),
+        word=word,
         position=position,
         token_type=token_type,
         embedding_norm=take_norm(named, "embeddings.LayerNorm", hidden),

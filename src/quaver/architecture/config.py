@@ -1,13 +1,14 @@
-"""config.json read key by key, every value checked, every fault named."""
+"""config.json as a family reads it: sizes, options and activations, every fault named."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from quaver.architecture.head import HeadActivation
-from quaver.architecture.spec import MAX_HEAD_SIZE, MAX_WIDTH, Activation
+from quaver.architecture.spec import MAX_HEAD_SIZE, MAX_LENGTH, MAX_WIDTH, Activation
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.model_files import ConfigFile, checked
 
 _ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -41,13 +42,23 @@ class Config:
 
     Attributes:
         values: the JSON object.
+        file: the same, checked; types and ranges hold from here on.
         model_type: its model_type.
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:
-        """Wrap config.json, and refuse what no family runs."""
+        """Check config.json, and refuse what no family runs.
+
+        Args:
+            values: the JSON object.
+
+        Raises:
+            ModelFolderError: a key has another type than the format says, or is out of its range.
+            UnsupportedArchitectureError: an option has a value that no family runs.
+        """
         self.values = values
-        self.model_type = str(values.get("model_type"))
+        self.file = checked(ConfigFile, dict(values), "config.json")
+        self.model_type = str(self.file.model_type)
         self.require(_EVERYWHERE)
 
     def require(self, options: Mapping[str, tuple[object, ...]]) -> None:
@@ -66,56 +77,52 @@ class Config:
                     f"with {key}={values[0]!r}"
                 )
 
+    def _first(self, keys: Sequence[str], default: Any) -> tuple[str, Any]:
+        """Return the first of several keys that is there, and its value."""
+        key = next((key for key in keys if getattr(self.file, key) is not None), keys[0])
+        value = getattr(self.file, key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelFolderError(
+                f"config.json of a {self.model_type} must have {key}; is it the file that belongs to "
+                "these weights?"
+            )
+        return key, value
+
     def size(self, *keys: str, least: int = 1, default: int | None = None) -> int:
         """Return a whole number, under the first of several keys that is there.
 
         Raises:
-            ModelFolderError: it is missing without a default, or no whole number from `least`.
+            ModelFolderError: it is missing without a default, or less than `least`.
         """
-        key = next((key for key in keys if self.values.get(key) is not None), keys[0])
-        value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            kinds = {0: "a whole number", 1: "a positive whole number"}
-            kind = kinds.get(least, f"a whole number from {least}")
-            raise ModelFolderError(f"config.json must have {key}, {kind}: got {value!r}")
-        return value
+        key, value = self._first(keys, default)
+        if value < least:
+            raise ModelFolderError(f"config.json must have {key} of at least {least}: got {value}")
+        return int(value)
 
     def number(self, *keys: str, default: float | None = None) -> float:
         """Return a positive number, under the first of several keys that is there.
 
         Raises:
-            ModelFolderError: it is missing without a default, or no positive number.
+            ModelFolderError: it is missing without a default.
         """
-        key = next((key for key in keys if self.values.get(key) is not None), keys[0])
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise ModelFolderError(f"config.json must have {key}, a positive number: got {value!r}")
-        return float(value)
+        return float(self._first(keys, default)[1])
 
-    def norm_eps(self, key: str, default: float | None = None) -> float:
-        """Return what LayerNorm adds to the variance.
+    def length(self, *keys: str) -> int:
+        """Return the most positions of a model without a table of them, at most `MAX_LENGTH`.
+
+        What stands for positions is made for all of them when a model is loaded, so a number in a
+        file must not say how much that is.
 
         Raises:
-            ModelFolderError: it is missing without a default, or no small positive number.
+            ModelFolderError: it is missing, or less than 1.
         """
-        value = self.values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1:
-            raise ModelFolderError(
-                f"config.json must have {key}, a small positive number: got {value!r}"
-            )
-        return float(value)
+        return min(self.size(*keys), MAX_LENGTH)
 
     def flag(self, key: str, default: bool) -> bool:
-        """Return an option that is on or off.
-
-        Raises:
-            ModelFolderError: it is neither true nor false.
-        """
-        value = self.values.get(key, default)
-        if not isinstance(value, bool):
-            raise ModelFolderError(f"config.json must have {key}, true or false: got {value!r}")
-        return value
+        """Return an option that is on or off."""
+        value = getattr(self.file, key)
+        return default if value is None else bool(value)
 
     def activation(self, key: str, default: str | None = None) -> Activation:
         """Return an activation by its name in config.json.
@@ -123,7 +130,7 @@ class Config:
         Raises:
             UnsupportedArchitectureError: it is none that Quaver has.
         """
-        name = self.values.get(key, default)
+        name = getattr(self.file, key) or default
         if name not in _ACTIVATIONS:
             raise UnsupportedArchitectureError(
                 f"config.json has {key}={name!r}; supported: {', '.join(_ACTIVATIONS)}"
@@ -132,10 +139,12 @@ class Config:
 
     def head_activation(self, key: str, default: str) -> HeadActivation:
         """Return the activation of a classification head, which may also be tanh."""
-        return "tanh" if self.values.get(key, default) == "tanh" else self.activation(key, default)
+        return "tanh" if getattr(self.file, key) == "tanh" else self.activation(key, default)
 
-    def sizes(self, hidden: str, heads: str, inner: str) -> Sizes:
+    def sizes(self, hidden: str, heads: str, inner: str, *, rotary: bool = False) -> Sizes:
         """Return hidden_size, heads and intermediate_size, under the keys of a family.
+
+        With `rotary` heads turn their features in pairs.
 
         Raises:
             ModelFolderError: one is missing, or the heads do not divide the hidden size.
@@ -151,18 +160,23 @@ class Config:
                 f"supported are {hidden} and {inner} up to {MAX_WIDTH} and heads of up to "
                 f"{MAX_HEAD_SIZE} features: got {h}, {i} and {h // n} in config.json"
             )
+        if rotary and h // n % 2:
+            raise ModelFolderError(
+                f"{hidden} / {heads} must be even, because rotary positions turn features in pairs: "
+                f"got {h} / {n} in config.json"
+            )
         return {"hidden_size": h, "heads": n, "intermediate_size": i}
 
     def labels(self) -> int:
         """Count the labels as transformers does: id2label, else num_labels, else 2.
 
         Raises:
-            ModelFolderError: that is no positive number.
+            ModelFolderError: there is none.
         """
-        names = self.values.get("id2label")
-        count = len(names) if isinstance(names, Mapping) else self.values.get("num_labels", 2)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        names, stated = self.file.id2label, self.file.num_labels
+        count = len(names) if names is not None else 2 if stated is None else stated
+        if count < 1:
             raise ModelFolderError(
-                f"config.json must have id2label or num_labels, at least one label: got {count!r}"
+                "config.json must have id2label or num_labels, at least one label: got none"
             )
         return count

@@ -40,16 +40,17 @@ def _spec(config: Config) -> EncoderSpec:
     )
     _require_both_parts(config)
     positions = config.size("max_position_embeddings")
+    table = config.flag("position_biased_input", True)
     return EncoderSpec(
         family="deberta-v2",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
         **sizes,
         attention=everywhere(config.size("num_hidden_layers")),
-        max_positions=positions,
-        position_table=config.flag("position_biased_input", True),
+        max_positions=positions if table else config.length("max_position_embeddings"),
+        position_table=table,
         type_vocab_size=config.size("type_vocab_size", least=0, default=0),
-        norm_eps=config.norm_eps("layer_norm_eps", 1e-7),
+        norm_eps=config.number("layer_norm_eps", default=1e-7),
         activation=config.activation("hidden_act", "gelu"),
         relative=_relative(config, positions),
     )
@@ -57,7 +58,7 @@ def _spec(config: Config) -> EncoderSpec:
 
 def _relative(config: Config, positions: int) -> RelativePositions:
     def stated(key: str, least: int) -> int | None:
-        return None if config.values.get(key) in (None, -1) else config.size(key, least=least)
+        return None if getattr(config.file, key) in (None, -1) else config.size(key, least=least)
 
     norm = config.values.get("norm_rel_ebd") == "layer_norm"
     buckets = stated("position_buckets", 4)
@@ -75,12 +76,9 @@ def _relative(config: Config, positions: int) -> RelativePositions:
 
 def _require_both_parts(config: Config) -> None:
     """Check that scores have the parts content to position and position to content."""
-    kinds = config.values.get("pos_att_type")
-    names = kinds.split("|") if isinstance(kinds, str) else kinds
-    if not isinstance(names, list) or {str(name).strip().lower() for name in names} != {
-        "c2p",
-        "p2c",
-    }:
+    kinds = config.file.pos_att_type
+    names = kinds.split("|") if isinstance(kinds, str) else kinds or []
+    if {name.strip().lower() for name in names} != {"c2p", "p2c"}:
         raise UnsupportedArchitectureError(
             f"config.json has pos_att_type={kinds!r}; {config.model_type} is supported with "
             "pos_att_type=['p2c', 'c2p']"

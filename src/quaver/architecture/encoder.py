@@ -63,8 +63,8 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
         PoolingError: pooling is None.
     """
     is_quantized(config)  # refuses layouts that Quaver does not read
-    family = _family(config)
-    spec = FAMILIES[family].spec(Config(config))
+    read = Config(config)
+    spec = FAMILIES[_family(read)].spec(read)
     return replace(spec, pooling=_pooling(pooling), normalize=normalize)
 
 
@@ -81,26 +81,27 @@ def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
         UnsupportedArchitectureError: the model type, an option or the head is not supported.
         ModelFolderError: a size is missing from config.json or is no positive number.
     """
-    family = FAMILIES[_family(config)]
-    classes = config.get("architectures") or []
-    if classes and not any("SequenceClassification" in str(name) for name in classes):
+    read = Config(config)
+    family = FAMILIES[_family(read)]
+    classes = read.file.architectures or []
+    if classes and not any("SequenceClassification" in name for name in classes):
         raise UnsupportedArchitectureError(
             "a cross-encoder has a classification head (architectures: "
-            f"...ForSequenceClassification): config.json lists {', '.join(map(str, classes))}; "
+            f"...ForSequenceClassification): config.json lists {', '.join(classes)}; "
             "rank with BiEncoderRanker(Embedder.from_pretrained(...)) if it is an embedding model"
         )
-    spec = family.spec(Config(config))
-    classifier = family.classifier(Config(config), spec)
+    spec = family.spec(read)
+    classifier = family.classifier(read, spec)
     return replace(spec, pooling=classifier.pooling, head=classifier.head)
 
 
-def _family(config: Mapping[str, Any]) -> str:
-    model_type = config.get("model_type")
+def _family(config: Config) -> str:
+    model_type = config.file.model_type
     # jina-embeddings-v2 calls itself a BERT; its positions tell it from one.
-    if model_type == "bert" and config.get("position_embedding_type") == "alibi":
+    if model_type == "bert" and config.file.position_embedding_type == "alibi":
         return "jina_bert"
-    if not isinstance(model_type, str) or model_type not in _MODEL_TYPES:
-        remote = "; its own code (auto_map) is never run" if config.get("auto_map") else ""
+    if model_type not in _MODEL_TYPES:
+        remote = "; its own code (auto_map) is never run" if config.values.get("auto_map") else ""
         raise UnsupportedArchitectureError(
             f"model_type {model_type!r} is not supported{remote}; supported: {', '.join(SUPPORTED)}"
         )
@@ -115,7 +116,10 @@ def _pooling(pooling: str | None) -> str:
             "healthy and are useless; look it up in the model's card and pass pooling='cls' or "
             "pooling='mean'"
         )
-    for name in pooling.split("+"):
+    names = pooling.split("+")
+    if len(set(names)) < len(names):
+        raise UnsupportedArchitectureError(f"a pooling may be named once: got {pooling[:200]!r}")
+    for name in names:
         if name not in POOLINGS:
             raise UnsupportedArchitectureError(
                 f"pooling {name!r} is not supported; supported: {', '.join(POOLINGS)}"

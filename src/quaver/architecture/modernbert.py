@@ -6,15 +6,13 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from quaver.architecture.config import Config
 from quaver.architecture.family import ClassifierSpec, Family, LayerNames, take_norm
 from quaver.architecture.head import DenseStep, NormStep
 from quaver.architecture.spec import AttentionSpec, EncoderSpec, Rotary
 from quaver.architecture.weights import EncoderWeights
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.model_files import Rope
 from quaver.named_tensors import NamedTensors
 
 _EVERY_THIRD = 3
@@ -25,8 +23,8 @@ _OLD_THETAS = {"full_attention": "global_rope_theta", "sliding_attention": "loca
 def _spec(config: Config) -> EncoderSpec:
     biases = {"attention_bias": (False, None), "mlp_bias": (False, None)}
     config.require({**biases, "norm_bias": (False, None), "rope_scaling": (None,)})
-    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
-    local = config.size("local_attention", default=128)
+    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
+    local = config.size("local_attention", least=2, default=128)
     kinds = {
         "full_attention": AttentionSpec(None, _rotary(config, "full_attention")),
         "sliding_attention": AttentionSpec(local // 2, _rotary(config, "sliding_attention")),
@@ -37,10 +35,10 @@ def _spec(config: Config) -> EncoderSpec:
         vocab_size=config.size("vocab_size"),
         **sizes,
         attention=tuple(kinds[kind] for kind in _layer_types(config)),
-        max_positions=config.size("max_position_embeddings"),
+        max_positions=config.length("max_position_embeddings"),
         position_table=False,
         type_vocab_size=0,
-        norm_eps=config.norm_eps("norm_eps", 1e-5),
+        norm_eps=config.number("norm_eps", default=1e-5),
         norm_first=True,
         activation=config.activation("hidden_activation", "gelu"),
         gate="first",
@@ -49,11 +47,11 @@ def _spec(config: Config) -> EncoderSpec:
 
 def _layer_types(config: Config) -> list[str]:
     layers = config.size("num_hidden_layers")
-    kinds = config.values.get("layer_types")
+    kinds = config.file.layer_types
     if kinds is None:
         every = config.size("global_attn_every_n_layers", default=_EVERY_THIRD)
         return ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
-    if not isinstance(kinds, list) or len(kinds) != layers or set(kinds) - set(_THETAS):
+    if len(kinds) != layers or set(kinds) - set(_THETAS):
         raise ModelFolderError(
             f"config.json must have layer_types, one of {', '.join(_THETAS)} for each of {layers} "
             f"layers: got {kinds!r}"
@@ -62,26 +60,21 @@ def _layer_types(config: Config) -> list[str]:
 
 
 def _rotary(config: Config, kind: str) -> Rotary:
-    parameters = config.values.get("rope_parameters")
-    parameters = _default_rope(parameters) if isinstance(parameters, Mapping) else {}
-    described = parameters.get(kind)
-    if isinstance(described, Mapping):
-        theta = _default_rope(described).get("rope_theta")
-        return Rotary(float(theta) if theta is not None else _THETAS[kind])
+    parameters = config.file.rope_parameters or Rope()
+    described = getattr(parameters, kind)
+    for rope in (parameters, described or parameters):
+        if rope.rope_type not in (None, "default"):
+            raise UnsupportedArchitectureError(
+                f"config.json has rope_type={rope.rope_type!r} in rope_parameters; modernbert is "
+                "supported with rope_type='default'"
+            )
+    if described is not None:
+        return Rotary(described.rope_theta or _THETAS[kind])
     # Old configurations may say null for the local layers: the same as the global ones.
     old = _OLD_THETAS[kind]
-    if old in config.values and config.values[old] is None:
+    if old in config.values and config.values[old] is None and kind != "full_attention":
         return _rotary(config, "full_attention")
     return Rotary(config.number(old, default=_THETAS[kind]))
-
-
-def _default_rope(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    if parameters.get("rope_type", "default") != "default":
-        raise UnsupportedArchitectureError(
-            f"config.json has rope_type={parameters['rope_type']!r} in rope_parameters; modernbert "
-            "is supported with rope_type='default'"
-        )
-    return parameters
 
 
 _LAYER = LayerNames(

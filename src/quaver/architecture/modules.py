@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from quaver.architecture.head import DenseStep, HeadActivation, HeadStep, NormStep
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.model_files import ModuleFile, checked
 from quaver.model_folder import Module
 from quaver.weights_file import read_tensors
 
@@ -59,24 +60,22 @@ def _name(number: int) -> str:
 
 
 def _step(number: int, module: Module) -> HeadStep:
-    config, where = module.config, module.path / "config.json"
+    where = module.path / "config.json"
+    config = checked(ModuleFile, module.config, where)
     for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
+        if getattr(config, key) not in (None, "sentence_embedding"):
             raise UnsupportedArchitectureError(
-                f"{where} says {key}={config[key]!r}; supported is 'sentence_embedding'"
+                f"{where} says {key}={getattr(config, key)!r}; supported is 'sentence_embedding'"
             )
     if module.kind == "LayerNorm":
         return NormStep(f"{_name(number)}.norm", _NORM_EPS)
-    outputs = config.get("out_features")
-    if isinstance(outputs, bool) or not isinstance(outputs, int) or outputs < 1:
-        raise ModelFolderError(
-            f"{where} must have out_features, a positive whole number: got {outputs!r}"
-        )
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if config.out_features is None:
+        raise ModelFolderError(f"{where} must have out_features, the size of what the module gives")
+    activation = config.activation_function or "torch.nn.modules.activation.Tanh"
     kind = activation.rpartition(".")[2].removesuffix("()")
     if kind not in _ACTIVATIONS:
         raise UnsupportedArchitectureError(
             f"{where} has activation_function={activation!r}; supported: {', '.join(_ACTIVATIONS)}"
         )
-    biased = config.get("bias", True)
-    return DenseStep(f"{_name(number)}.linear", outputs, _ACTIVATIONS[kind], bool(biased))
+    biased = config.bias is not False
+    return DenseStep(f"{_name(number)}.linear", config.out_features, _ACTIVATIONS[kind], biased)

@@ -6,9 +6,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from quaver.architecture.config import Config
 from quaver.architecture.family import Family, LayerNames, pooler_classifier, take_norm
@@ -63,7 +61,7 @@ def _gte_spec(config: Config) -> EncoderSpec:
             "pack_qkv": (True, None),
         }
     )
-    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
+    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
     rotary = _gte_rotary(config, sizes["hidden_size"] // sizes["heads"])
     return EncoderSpec(
         family="gte",
@@ -71,10 +69,10 @@ def _gte_spec(config: Config) -> EncoderSpec:
         vocab_size=config.size("vocab_size"),
         **sizes,
         attention=(AttentionSpec(None, rotary),) * config.size("num_hidden_layers"),
-        max_positions=config.size("max_position_embeddings"),
+        max_positions=config.length("max_position_embeddings"),
         position_table=False,
         type_vocab_size=config.size("type_vocab_size", least=0, default=0),
-        norm_eps=config.norm_eps("layer_norm_eps", 1e-12),
+        norm_eps=config.number("layer_norm_eps", default=1e-12),
         activation=config.activation("hidden_act", "gelu"),
         gate="last",
     )
@@ -85,19 +83,18 @@ def _gte_rotary(config: Config, head_size: int) -> Rotary:
     if theta is not None:
         return Rotary(theta)
     theta = config.number("rope_theta", default=10_000.0)
-    scaling = config.values.get("rope_scaling")
+    scaling = config.file.rope_scaling
     if scaling is None:
         return Rotary(theta)
-    known = isinstance(scaling, Mapping) and scaling.get("type") == "ntk"
-    if not known or scaling.get("mixed_b") is not None:
+    if scaling.type != "ntk" or scaling.mixed_b is not None:
         raise UnsupportedArchitectureError(
-            f"config.json has rope_scaling={scaling!r}; {config.model_type} is supported with "
+            f"config.json has rope_scaling={config.values['rope_scaling']!r}; {config.model_type} is supported with "
             "rope_scaling={'type': 'ntk', 'factor': ...}"
         )
-    factor = Config({**config.values, **scaling}).number("factor")
-    if factor < 1:
+    factor = scaling.factor
+    if factor is None or factor < 1:
         raise ModelFolderError(
-            f"config.json must have a factor from 1 in rope_scaling: got {factor:g}; NTK scaling makes "
+            f"config.json must have a factor from 1 in rope_scaling: got {factor}; NTK scaling makes "
             "texts longer"
         )
     return Rotary(theta * factor, factor ** (2 / head_size))
@@ -105,15 +102,17 @@ def _gte_rotary(config: Config, head_size: int) -> Rotary:
 
 def _saved_theta(config: Config) -> float | None:
     """Return theta where transformers has saved it, as `rope_parameters`."""
-    parameters: Any = config.values.get("rope_parameters")
+    parameters = config.file.rope_parameters
     if parameters is None:
         return None
-    if not isinstance(parameters, Mapping) or parameters.get("rope_type", "default") != "default":
+    if parameters.rope_type not in (None, "default"):
         raise UnsupportedArchitectureError(
-            f"config.json has rope_parameters={parameters!r}; {config.model_type} is supported "
+            f"config.json has rope_parameters={config.values['rope_parameters']!r}; {config.model_type} is supported "
             "with rope_type='default'"
         )
-    return Config({**config.values, **parameters}).number("rope_theta")
+    if parameters.rope_theta is None:
+        return config.number("rope_theta")
+    return parameters.rope_theta
 
 
 def _nomic_spec(config: Config) -> EncoderSpec:
@@ -136,9 +135,9 @@ def _nomic_spec(config: Config) -> EncoderSpec:
     )
     published = "n_embd" in config.values
     if published:
-        sizes = config.sizes("n_embd", "n_head", "n_inner")
+        sizes = config.sizes("n_embd", "n_head", "n_inner", rotary=True)
     else:
-        sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
+        sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
     theta = _saved_theta(config) or config.number("rotary_emb_base", default=1000.0)
     layers = config.size("n_layer", "num_hidden_layers")
     return EncoderSpec(
@@ -147,10 +146,12 @@ def _nomic_spec(config: Config) -> EncoderSpec:
         vocab_size=config.size("vocab_size"),
         **sizes,
         attention=(AttentionSpec(None, Rotary(theta)),) * layers,
-        max_positions=config.size("n_positions", "max_position_embeddings"),
+        max_positions=config.length("n_positions", "max_position_embeddings"),
         position_table=False,
         type_vocab_size=config.size("type_vocab_size", least=0, default=2),
-        norm_eps=config.norm_eps("layer_norm_epsilon" if published else "layer_norm_eps", 1e-12),
+        norm_eps=config.number(
+            "layer_norm_epsilon" if published else "layer_norm_eps", default=1e-12
+        ),
         activation="silu" if published else config.activation("hidden_act", "silu"),
         gate="last",
     )

@@ -16,6 +16,9 @@ Bias = Literal["none", "relative", "alibi"]
 # What the native kernels are made for: int32 sums without overflow, a packed key on the stack.
 MAX_WIDTH = 65536
 MAX_HEAD_SIZE = 1024
+# The most tokens of a text where no table of positions sets a bound; eight times what published
+# encoders read.
+MAX_LENGTH = 65536
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens")
 
 

@@ -18,7 +18,6 @@ from quaver.bench.quality import JUDGED, judged_names, ndcg
 from quaver.bench.result import Result, Row
 from quaver.bench.stage import REFERENCES, Options, Stage
 from quaver.bench.start import measure_start
-from quaver.tokenizer import Tokenizer
 
 _CALIBRATION_TEXTS = 64
 _CALIBRATION_SEED = 1_000_000
@@ -82,11 +81,7 @@ def measure(
 def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
     folder = model.folder
     spec = encoder_spec(folder.config, pooling="cls", normalize=False)
-    tokenizer = Tokenizer.from_folder(
-        folder.transformer,
-        max_length=min(512, spec.max_length),  # every model is measured up to 512
-        lowercase=folder.lowercase,
-    )
+    tokenizer = folder.tokenizer(min(512, spec.max_length))  # every model is measured up to 512
     corpus = read_corpus(options.corpus, tokenizer, options.count)
     source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
     lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]

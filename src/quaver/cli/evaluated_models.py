@@ -122,8 +122,7 @@ def load_models(
 
 def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
     """Load a cross-encoder if the folder says it is one, else an embedder."""
-    classes = ModelFolder.open(name).config.get("architectures") or []
-    if any("SequenceClassification" in str(item) for item in classes):
+    if ModelFolder.open(name).is_classifier:
         rest = {key: value for key, value in settings.items() if key != "pooling"}
         return CrossEncoder.from_pretrained(name, precision=precision, **rest)
     return Embedder.from_pretrained(name, precision=precision, **settings)

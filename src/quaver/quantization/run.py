@@ -49,7 +49,7 @@ from quaver.quantization.observers import OBSERVERS, Observer
 from quaver.quantization.report import LayerReport, Precision, QuantizationReport
 from quaver.quantization.texts import CalibrationTexts, calibration_texts
 from quaver.quantization_config import is_quantized
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.tokenizer import TokenBatch
 from quaver.weights_file import weight_files
 
 MAX_SAMPLES = 100_000
@@ -205,8 +205,7 @@ def _check(
 
 
 def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
-    classes = folder.config.get("architectures") or []
-    if any("SequenceClassification" in str(name) for name in classes):
+    if folder.is_classifier:
         return classifier_spec(folder.config)
     return encoder_spec(
         folder.config, pooling=folder.pooling or pooling, normalize=folder.normalize
@@ -233,11 +232,7 @@ def _converted(
 
 
 def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> TokenBatch:
-    tokenizer = Tokenizer.from_folder(
-        folder.transformer,
-        max_length=spec.length_within(folder.max_seq_length),
-        lowercase=folder.lowercase,
-    )
+    tokenizer = folder.tokenizer(spec.length_within(folder.max_seq_length))
     tokenizer.require_vocabulary(spec.vocab_size)
     if not spec.head:
         return tokenizer.encode(texts.texts)
