@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -28,7 +29,7 @@ from quaver.errors import QuaverError
 from quaver.index import Index, UpdateReport
 from quaver.passages import embedded_text
 from quaver.ranker import BiEncoderRanker
-from quaver.terminal import short_heading, snippet
+from quaver.terminal import QueryWords, excerpt, short_heading
 
 DOCUMENTS = Path(__file__).parent / "python-docs"
 QUESTIONS = (
@@ -84,6 +85,7 @@ def ask(index: Index) -> None:
     for number, question in enumerate(QUESTIONS, start=1):
         console.print()
         console.print(Text.assemble((f"{number}  {question}", "bold")))
+        words = QueryWords(question, index.store.manifest.language)
         places = {
             name: [hit.id for hit in index.search(question, k=CANDIDATES, mode=mode)]
             for name, mode in (("words", "bm25"), ("vectors", "dense"), ("fused", "hybrid"))
@@ -98,13 +100,13 @@ def ask(index: Index) -> None:
                 Text.assemble(f"   {hit.score:.3f}  ", (hit.source, "cyan"), (f"  {stood}", "dim"))
             )
             console.print(f"     {short_heading(hit.heading, console.width - 5)}", markup=False)
-            console.print(Text(snippet(hit.text, width=console.width, lines=2), "dim"))
+            console.print(excerpt(hit.text, words, width=console.width, lines=2))
     told = (
         f"Found by words and by vectors, their ranks fused; the best {CANDIDATES} reranked by the "
         "model from the vectors that are stored. Beside each: its rank in each of these lists."
     )
     console.print()
-    console.print(Text(snippet(told, width=console.width), "dim"))
+    console.print(Padding(Text(told, "dim"), (0, 0, 0, 5)))
 
 
 def milliseconds_per_query(index: Index) -> dict[str, float]:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
@@ -25,7 +27,7 @@ from quaver.cli.search_options import parsed_filter
 from quaver.embedder import Embedder
 from quaver.index import Index, Progress
 from quaver.store import And, Compare
-from quaver.terminal import TimeLeft, duration, short_heading, snippet
+from quaver.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver.cli"]
@@ -484,8 +486,100 @@ def test_a_long_heading_keeps_its_end(heading: str, width: int, shown: str) -> N
     ],
 )
 def test_a_snippet_fits_its_lines(text: str, shown: str) -> None:
-    assert snippet(text, width=20) == shown
+    assert excerpt(text, QueryWords("", "none"), width=20).plain == shown
     assert all(cell_len(line) <= 20 for line in shown.splitlines())
+
+
+LONG = " ".join(f"Sentence number {i} speaks of nothing that matters." for i in range(30))
+ROWS = "\n".join(f"name: Person {i}; born: {1800 + i}; town: Port {i}" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "shown"),
+    [
+        # A sentence in the middle, found by its stem; stop words of the question count for nothing.
+        (
+            f"{LONG} Two dictionaries are merged with the | operator. {LONG}",
+            "how do I merge a dictionary",
+            "     … Two dictionaries are merged with the | operator. Sentence number 0",
+        ),
+        # Nothing of the question is there: the beginning.
+        (LONG, "zebra", "     Sentence number 0 speaks of nothing that matters. Sentence number 1"),
+        # The row of a table, from its beginning, and the rows behind it as lines of their own.
+        (
+            ROWS,
+            "person 33",
+            "     … name: Person 33; born: 1833; town: Port 33\n     name: Person 34; born",
+        ),
+        (ROWS, "person born in 1839", "     … name: Person 39; born: 1839; town: Port 39"),
+        # A cell of a long row.
+        (
+            "name: Ada; "
+            + "; ".join(f"field{i}: {'word ' * 20}" for i in range(9))
+            + "; town: Oslo",
+            "oslo",
+            "     … town: Oslo",
+        ),
+        # A long sentence without an end: some words before.
+        ("word " * 400 + "zebra " + "word " * 400, "zebra", "     … word word word"),
+        # Chinese has no spaces.
+        (
+            "馬祖列島是隸屬於中華民國的一個群島。" * 9 + "如何合併字典。" * 2,
+            "字典",
+            "     …如何合併字典。",
+        ),
+    ],
+)
+def test_an_excerpt_is_where_the_question_is_answered(text: str, query: str, shown: str) -> None:
+    words = QueryWords(query, "english")
+    found = excerpt(text, words, width=80)
+    assert found.plain.startswith(shown)
+    assert all(cell_len(line) <= 80 for line in found.plain.splitlines())
+    if words.find(text):
+        assert [span for span in found.spans if "bold" in str(span.style)]
+
+
+@given(
+    st.text(alphabet="ab c.;:|\n字", max_size=400),
+    st.text(alphabet="abc 字", max_size=9),
+    st.integers(1, 60),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_excerpt_shows_a_word_of_the_question_in_any_text(
+    text: str, query: str, width: int
+) -> None:
+    words = QueryWords(query, "none")
+    found = excerpt(text, words, width=width)
+    assert len(found.plain.splitlines()) <= 3
+    assert all(cell_len(line) <= max(width, 20) for line in found.plain.splitlines())
+    short = [end - begin for begin, end, _ in words.find(text) if end - begin <= 10]
+    if short and len(short) == len(words.find(text)):
+        assert [span for span in found.spans if "bold" in str(span.style)]
+
+
+def test_words_are_bold_on_a_terminal_and_nowhere_else(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    store = tmp_path / "kb"
+    call("index", folder, "-m", tiny_folder, "-s", store)
+    search = ("search", store, "list of files", "-k", 1)
+    _, shown = in_a_terminal(*search, columns=80, stdout=True)
+    assert "\x1b[1mlist\x1b[0m" in shown
+    _, plain = in_a_terminal(*search, columns=80, stdout=True, NO_COLOR="1")
+    assert "\x1b[1mlist\x1b[0m" in plain  # bold is no color
+    assert "\x1b[32m" not in plain
+    assert "\x1b" not in run(*search).stdout
+
+
+def test_whole_passages(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    lines = [f"Line {i} of the list." for i in range(6)]
+    (folder / "a.txt").write_text("\n".join(lines))
+    call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
+    _, output, _ = call("search", tmp_path / "kb", "list", "--full")
+    assert output.splitlines()[1:] == [f"     {line}" for line in lines]
+    assert len(call("search", tmp_path / "kb", "list")[1].splitlines()) < 6
 
 
 def test_links_that_lead_outside_are_told(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:

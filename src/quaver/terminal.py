@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from quaver.index import Progress, UpdateReport
 from quaver.passages.passage import HEADING_SEPARATOR
 from quaver.store.protocol import Hit
+from quaver.store.terms import UNSPACED, TermAnalyzer
 
 _SHOWN = 10
 """Files that are named where many have the same trouble."""
@@ -240,13 +243,63 @@ def _listed(sources: Sequence[str]) -> str:
     return ", ".join(sources[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def print_hits(hits: Sequence[Hit]) -> None:
-    """Prints rank, score, source and heading, and the beginning of each text.
+class QueryWords:
+    """Finds the words of a question in a text: as the word search does, by their stems."""
+
+    def __init__(self, query: str, language: str) -> None:
+        """Takes a question apart.
+
+        Args:
+            query: The question.
+            language: Whose stop words and stems the store uses; see ``quaver.store.terms``.
+        """
+        self._analyzer = TermAnalyzer(language)
+        self._terms = set(self._analyzer.query(query).indices)
+        self._known: dict[str, frozenset[int]] = {}
+        self._pairs: set[str] = set()
+        for word in _WORD.findall(query):
+            self._terms |= self._stems(word)
+            if UNSPACED.search(word):
+                self._pairs |= {word[i : i + 2] for i in range(max(len(word) - 1, 1))}
+
+    def find(self, text: str) -> list[tuple[int, int, object]]:
+        """Returns where words of the question are in a text: begin, end, and what identifies the word."""
+        found: list[tuple[int, int, object]] = []
+        for word in _WORD.finditer(text):
+            if UNSPACED.search(word[0]):  # no spaces: any two signs of the question side by side
+                for i in range(*word.span()):
+                    pair = text[i : min(i + 2, word.end())]
+                    if pair in self._pairs:
+                        found.append((i, i + len(pair), pair))
+            elif common := self._stems(word[0]) & self._terms:
+                found.append((*word.span(), min(common)))
+        return found
+
+    def _stems(self, word: str) -> frozenset[int]:
+        if word not in self._known:
+            self._known[word] = frozenset(self._analyzer.query(word).indices)
+        return self._known[word]
+
+
+_WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")
+
+
+def print_hits(
+    hits: Sequence[Hit], *, query: str = "", language: str = "none", full: bool = False
+) -> None:
+    """Prints rank, score, source and heading, and of each text what answers the question.
 
     Sources are relative to the indexed folder; where the hits come from several folders, each
-    source is shown with its folder.
+    source is shown with its folder. On a terminal the words of the question are bold.
+
+    Args:
+        hits: What was found.
+        query: The question.
+        language: Of the store.
+        full: Whether whole passages are printed, with their lines as they are.
     """
     console = Console(highlight=False)
+    words = QueryWords(query, language)
     if not hits:
         console.print("nothing found")
     several = len({hit.root for hit in hits}) > 1
@@ -265,7 +318,12 @@ def print_hits(hits: Sequence[Hit]) -> None:
         width = min(console.width, 100)
         if hit.heading:
             console.print(Text(f"     {short_heading(hit.heading, width - 5)}", "cyan"))
-        console.print(Text(snippet(hit.text, width=width)))
+        if full:
+            whole = _marked(harmless(hit.text, lines=True), words)
+            for line in whole.split("\n", allow_blank=True):
+                console.print(Text.assemble("     ", line) if line.plain else "", soft_wrap=True)
+        else:
+            console.print(excerpt(hit.text, words, width=width))
 
 
 def short_heading(heading: str, width: int) -> str:
@@ -286,26 +344,109 @@ def short_heading(heading: str, width: int) -> str:
     return set_cell_size(path, max(width, 20) - 1).rstrip() + "…"
 
 
-def snippet(text: str, *, width: int, lines: int = 3) -> str:
-    """Returns the beginning of a text for the terminal.
+def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text:
+    """Returns the part of a text that has most of a question's words, for the terminal.
+
+    It begins with a sentence, a row or a cell of a table where that loses no word. Of a text without
+    words of the question it is the beginning. Rows of tables stay lines, other line ends are spaces.
 
     Args:
         text: A passage's text.
+        words: Of the question; bold in what is returned.
         width: Columns, including an indent of 5; a Chinese character takes two.
         lines: How many lines at most.
 
     Returns:
-        Wrapped and indented lines; "…" ends what was cut.
+        Wrapped and indented lines; "…" stands for what was cut.
     """
     room = max(width, 20) - 5
-    wrapped = Text(harmless(" ".join(text.split()))).wrap(Console(width=room), room)
-    shown = [line.plain.rstrip() for line in wrapped[:lines]]
+    flat = harmless("\n".join(_blocks(text)), lines=True)
+    start = _best_start(flat, words.find(flat), room, lines)
+    marked = _marked(flat, words)[start:]
+    if start:  # a first word that is longer than the line would leave the sign alone
+        first = flat[start:].split(maxsplit=1)[0]
+        spaced = cell_len(first) <= room - 2 and not UNSPACED.match(first)
+        marked = Text.assemble("… " if spaced else "…", marked)
+    wrapped = marked.wrap(Console(width=room), room)
+    shown = [line for line in wrapped[:lines] if line.plain.strip()]
+    for line in shown:
+        line.rstrip()
     if len(wrapped) > lines:
         last = shown[-1]
-        while cell_len(last) > room - 2:  # the last word goes; of a line without spaces its end
-            last = last.rpartition(" ")[0] or set_cell_size(last, room - 2).rstrip()
-        shown[-1] = f"{last} …"
-    return "\n".join(" " * 5 + line for line in shown if line)
+        while (
+            cell_len(last.plain) > room - 2
+        ):  # the last word goes; of a line without spaces its end
+            kept = last.plain.rpartition(" ")[0] or set_cell_size(last.plain, room - 2)
+            last.right_crop(len(last.plain) - len(kept.rstrip()))
+        last.append(" …")
+    return Text("\n").join(Text.assemble(" " * 5, line) for line in shown)
+
+
+def _marked(text: str, words: QueryWords) -> Text:
+    marked = Text(text)
+    for begin, end, _ in words.find(text):
+        marked.stylize("bold", begin, end)
+    return marked
+
+
+_ROW = re.compile(r"[^:;|]{1,60}: [^;]+; [^:;|]{1,60}: |.* \| ")
+"""A line as ``passages.table`` writes the row of a table."""
+
+
+def _blocks(text: str) -> list[str]:
+    """Returns the rows of tables, and what stands between them as one line each."""
+    blocks: list[str] = []
+    prose: list[str] = []
+    for line in text.split("\n"):
+        if _ROW.match(line):
+            blocks += [" ".join(prose)] * bool(prose) + [" ".join(line.split())]
+            prose = []
+        else:
+            prose += line.split()
+    return blocks + [" ".join(prose)] * bool(prose)
+
+
+_BEGINNING = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n|(?<=;) ")
+"""In front of a sentence, a row, a cell."""
+
+
+def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, lines: int) -> int:
+    """Returns where an excerpt should begin so that it has most of the words that were found."""
+    if not found:
+        return 0
+    cells = [0, *accumulate(room // 2 if c == "\n" else cell_len(c) for c in text)]
+    capacity = max(lines * (room - 7), room) - 2
+    often = Counter(key for *_, key in found)
+
+    def weight(keys: Iterable[object]) -> float:
+        """Words that are rare in the text say more, and each counts once."""
+        return sum(1 / math.sqrt(often[key]) for key in set(keys))
+
+    def worth(start: int) -> float:
+        inside = [
+            (begin, key)
+            for begin, end, key in found
+            if begin >= start and cells[end] - cells[start] <= capacity
+        ]
+        row = text.find("\n", start)
+        first = (key for begin, key in inside if row < 0 or begin < row)
+        return weight(key for _, key in inside) + 0.1 * weight(first)
+
+    # Of equal ones the beginning of the text, else the last: the words then stand first.
+    starts = [0, *(match.end() for match in reversed([*_BEGINNING.finditer(text)]))]
+    whole = max((start for start in starts if start < len(text)), key=worth)
+    near = []
+    for (
+        begin,
+        *_,
+    ) in found:  # in the middle of a long sentence, a few words before the one looked for
+        back = begin
+        while back > 0 and text[back - 1] != "\n" and cells[begin] - cells[back] < room // 3:
+            back -= 1
+        space = text.find(" ", back, begin)
+        near.append(begin if space < 0 else space + 1)
+    best = max(near, key=worth)
+    return best if worth(best) > 1.2 * worth(whole) else whole
 
 
 def place_of(hit: Hit) -> str:

@@ -150,6 +150,9 @@ def search(
     rerank: RerankOption = None,
     candidates: CandidatesOption = CANDIDATES,
     min_score: MinScoreOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print whole passages, not only the part that answers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     model: StoredModelOption = None,
     precision: PrecisionOption = Precision.int8,
@@ -169,12 +172,13 @@ def search(
                 min_score=min_score,
             )
             unknown = [] if hits or as_json else fields_of_none(wanted, opened.store)
+            language = opened.store.manifest.language
         for field in unknown:
             print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
         if as_json:
             print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
         else:
-            print_hits(hits)
+            print_hits(hits, query=query, language=language, full=full)
 
 
 @app.command()

@@ -27,7 +27,7 @@ LANGUAGES = (
 )
 """Languages whose words have stems and stop words here; "none" takes words as they are."""
 
-_UNSPACED = re.compile(
+UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]"
 )
 """Thai, Lao, Burmese, Khmer, Chinese, Japanese, Korean."""
@@ -75,7 +75,7 @@ class TermAnalyzer:
         return _terms(self._choose(text).embed_query(text))
 
     def _choose(self, text: str) -> edge.Bm25:
-        return self._unspaced if _UNSPACED.search(text) else self._spaced
+        return self._unspaced if UNSPACED.search(text) else self._spaced
 
 
 def check_language(language: str) -> None:
