@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -569,6 +570,45 @@ def test_words_are_bold_on_a_terminal_and_nowhere_else(
     assert "\x1b[1mlist\x1b[0m" in plain  # bold is no color
     assert "\x1b[32m" not in plain
     assert "\x1b" not in run(*search).stdout
+
+
+def test_status_tells_what_a_store_holds(
+    tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model = tmp_path / "kb", tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    (folder / "bad.rst").write_bytes(b"\xff")
+    call("index", folder, "-m", model, "-s", store)
+    shutil.rmtree(model)  # it is not needed
+    code, output, errors = call("status", store)
+    assert (code, errors) == (0, "")
+    lines = [" ".join(line.split()) for line in output.splitlines()]
+    assert f"model {model} (not there any more: name it with -m)" in lines
+    assert any(line.startswith("passages 3, of ") for line in lines)
+    assert "files 2; 1 could not be read" in lines
+    assert any(re.fullmatch(r"size [\d.]+ [kM]B", line) for line in lines)
+    assert any(re.fullmatch(r"2 files, 3 passages, updated \d{4}-.*", line) for line in lines)
+    assert "bad.rst: not valid utf-8" in output
+    assert str(folder) in lines
+    found = json.loads(call("status", store, "--json")[1])
+    assert (found["files"], found["failures"], found["passages"]) == (2, 1, 3)
+    assert found["folders"][0]["failed"][0]["source"] == "bad.rst"
+    assert found["updated"] >= found["created"]
+    assert call("status", tmp_path / "no")[0] == 1
+
+
+def test_a_model_that_moved_is_named_by_an_option(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    store, model = tmp_path / "kb", tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    call("index", folder, "-m", model, "-s", store)
+    model.rename(tmp_path / "moved")
+    for command, option in (("search", "-m"), ("remove", "-m"), ("ask", "--embedding-model")):
+        code, _, errors = call(command, store, "list")
+        assert code == 1
+        assert f"if it was moved, name its new place with {option}" in errors
+    assert call("search", store, "list", "-m", tmp_path / "moved")[0] == 0
 
 
 def test_whole_passages(tiny_folder: Path, tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ MADE_AROUND = {
     "cli.info": {"typer", "rich"},
     "cli.options": {"typer"},
     "cli.search_options": {"typer"},
+    "cli.status": {"typer", "rich"},
     "cli.transfer": {"typer"},
     "terminal": {"rich", "tqdm"},
     "cli.quantize": {"typer", "rich"},

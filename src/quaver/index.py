@@ -14,11 +14,11 @@ from quaver.errors import InputError
 from quaver.passages import SMALLEST_BUDGET, Passage, Selection
 from quaver.reranking import Ranker, rerank
 from quaver.store.filters import Filter
-from quaver.store.location import create_store, open_store, store_exists
+from quaver.store.location import create_store, open_store, status_of, store_exists
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit, Mode, VectorStore
 from quaver.store.query import CANDIDATES, check_k
-from quaver.store.status import FolderStatus, StoreStatus
+from quaver.store.status import StoreStatus
 from quaver.store.terms import check_language
 from quaver.update import (
     Progress,
@@ -277,32 +277,7 @@ class Index:
         Raises:
             StoreError: The store cannot be read.
         """
-        passages, notes, made = self.store.roots(), self.store.notes(), self.store.manifest
-        folders = []
-        for root in sorted({*passages, *notes} - {""}):
-            note = notes.get(root)
-            folders.append(
-                FolderStatus(
-                    root=root,
-                    files=len(self.store.sources(root)),
-                    passages=passages.get(root, 0),
-                    updated=None if note is None else note.at,
-                    failed=() if note is None else note.failed,
-                    failures=0 if note is None else note.failures,
-                )
-            )
-        return StoreStatus(
-            location=str(self.location),
-            model=made.model,
-            dimension=made.dimension,
-            passage_tokens=made.passage_tokens,
-            language=made.language,
-            vectors=made.vectors,
-            created=made.created,
-            passages=sum(passages.values()),
-            folders=tuple(folders),
-            bytes=self.store.size(),
-        )
+        return status_of(self.store, self.location)
 
     def search(
         self,

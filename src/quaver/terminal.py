@@ -20,6 +20,7 @@ from rich.text import Text
 from tqdm import tqdm
 
 from quaver.index import Progress, UpdateReport
+from quaver.passages import Failure
 from quaver.passages.passage import HEADING_SEPARATOR
 from quaver.store.protocol import Hit
 from quaver.store.terms import UNSPACED, TermAnalyzer
@@ -230,11 +231,26 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
         print(f"quaver: not followed, --follow-links does: {links}: {names}", file=sys.stderr)
     if report.failed:
         print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
+    for line in failure_lines(report.failed):
+        print(f"  {line}", file=sys.stderr)
+
+
+def failure_lines(failed: Sequence[Failure]) -> list[str]:
+    """Returns a line for each reason, with the files that have it."""
     sources: dict[str, list[str]] = {}
-    for failure in report.failed:
+    for failure in failed:
         sources.setdefault(failure.reason, []).append(failure.source)
-    for reason, failed in sources.items():
-        print(harmless(f"  {_listed(failed)}: {reason}"), file=sys.stderr)
+    return [harmless(f"{_listed(names)}: {reason}") for reason, names in sources.items()]
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes for people: "12.3 MB"."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def _listed(sources: Sequence[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.cli import ask, bench, embed, evaluate, export, index, info, quantize, transfer
+from quaver.cli import ask, bench, embed, evaluate, export, index, info, quantize, status, transfer
 from quaver.cli.app import app
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "info",
     "main",
     "quantize",
+    "status",
     "transfer",
 ]
 

@@ -88,7 +88,9 @@ def ask(
         key = os.environ.get(key_variable)
         chat = None if llm is None else ChatModel(llm, model=model, key=key, timeout=timeout)
         wanted = parsed_filter(filters)
-        embedder = load_embedder(embedding_model, store, threads=threads)
+        embedder = load_embedder(
+            embedding_model, store, threads=threads, option="--embedding-model"
+        )
         with Index.open(store, embedder) as index:
             answer = ask_index(
                 index,

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from quaver.embedder import Embedder
-from quaver.errors import QuaverError
+from quaver.errors import ModelNotFoundError, QuaverError
 from quaver.store.location import read_manifest
 
 INTERRUPTED = 130
@@ -67,15 +67,44 @@ def load_embedder(
     precision: Precision = Precision.int8,
     threads: int | None = None,
     pooling: Pooling | None = None,
+    *,
+    option: str = "-m",
 ) -> Embedder:
-    """Loads a model; if None, the one a store was made with, as it was loaded then."""
+    """Loads a model; if None, the one a store was made with, as it was loaded then.
+
+    Args:
+        model: Folder or hub id.
+        store: The store.
+        precision: What the engine computes in.
+        threads: Of the engine.
+        pooling: For a folder that does not say.
+        option: The command's option that names the model, for the message.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelNotFoundError: There is no such model; of a store's own one the message says what to do.
+        QuaverError: The store or the model cannot be used.
+    """
     settings: dict[str, Any] = {}
-    if model is None:
+    named = model
+    if named is None:
         manifest = read_manifest(store)
-        model, settings = manifest.model, manifest.settings
+        named, settings = manifest.model, manifest.settings
     if pooling is not None:
         settings = {**settings, "pooling": pooling.value}
-    return Embedder.from_pretrained(model, precision=precision.value, threads=threads, **settings)
+    try:
+        return Embedder.from_pretrained(
+            named, precision=precision.value, threads=threads, **settings
+        )
+    except ModelNotFoundError as error:
+        if model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"{error}; the store at {store} was made with this model: if it was moved, name its "
+            f"new place with {option}"
+        ) from error
 
 
 def choice_value(choice: Pooling | None) -> str | None:

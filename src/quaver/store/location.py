@@ -10,6 +10,7 @@ from quaver.store.edge import EdgeStore
 from quaver.store.manifest import Manifest
 from quaver.store.memory import MemoryStore
 from quaver.store.protocol import VectorStore
+from quaver.store.status import FolderStatus, StoreStatus
 
 SERVER = "qdrant://"
 SECURE_SERVER = "qdrant+https://"
@@ -102,6 +103,61 @@ def read_manifest(location: str | Path) -> Manifest:
     store = open_store(location)
     store.close()
     return store.manifest
+
+
+def read_status(location: str | Path) -> StoreStatus:
+    """Returns what a store holds, without its model.
+
+    Args:
+        location: As for ``create_store``.
+
+    Returns:
+        The same as ``Index.status``.
+
+    Raises:
+        StoreError: There is no store, or it cannot be read.
+        ImportError: A server needs the extra "qdrant".
+    """
+    store = open_store(location)
+    try:
+        return status_of(store, location)
+    finally:
+        store.close()
+
+
+def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
+    """Returns what an open store holds.
+
+    Args:
+        store: The store.
+        location: Where it is.
+    """
+    passages, notes, made = store.roots(), store.notes(), store.manifest
+    folders = []
+    for root in sorted({*passages, *notes} - {""}):
+        note = notes.get(root)
+        folders.append(
+            FolderStatus(
+                root=root,
+                files=len(store.sources(root)),
+                passages=passages.get(root, 0),
+                updated=None if note is None else note.at,
+                failed=() if note is None else note.failed,
+                failures=0 if note is None else note.failures,
+            )
+        )
+    return StoreStatus(
+        location=str(location),
+        model=made.model,
+        dimension=made.dimension,
+        passage_tokens=made.passage_tokens,
+        language=made.language,
+        vectors=made.vectors,
+        created=made.created,
+        passages=sum(passages.values()),
+        folders=tuple(folders),
+        bytes=store.size(),
+    )
 
 
 def _is_server(location: str | Path) -> bool:

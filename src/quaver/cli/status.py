@@ -1,0 +1,77 @@
+"""`quaver status`: what a store holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from quaver.cli.app import app
+from quaver.cli.options import StoreArgument, reported_errors
+from quaver.store.location import read_status
+from quaver.store.status import FolderStatus, StoreStatus
+from quaver.terminal import failure_lines, harmless, many, size
+
+
+@app.command()
+def status(
+    store: StoreArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Show what a store holds: folders, files, passages, failures, model, size, last update.
+
+    The model itself is not loaded.
+    """
+    with reported_errors():
+        found = read_status(store)
+        if as_json:
+            sums = {"files": found.files, "failures": found.failures, "updated": found.updated}
+            print(json.dumps({**asdict(found), **sums}, indent=2))
+            return
+        console = Console(highlight=False, soft_wrap=True)
+        facts = dict(_facts(found))
+        width = max(map(len, facts))
+        for name, value in facts.items():
+            console.print(Text.assemble((f"{name:{width}}  ", "dim"), harmless(value)))
+        for folder in found.folders:
+            console.print(Text(f"\n{harmless(folder.root)}", "bold"))
+            for line in _lines(folder):
+                console.print(Text(f"  {line}"))
+
+
+def _facts(found: StoreStatus) -> Iterator[tuple[str, str]]:
+    yield "store", found.location
+    gone = Path(found.model).is_absolute() and not Path(found.model).is_dir()
+    yield "model", found.model + (" (not there any more: name it with -m)" if gone else "")
+    yield (
+        "passages",
+        f"{found.passages:,}, of {found.passage_tokens} tokens at most; language {found.language}",
+    )
+    yield "vectors", f"{found.dimension} dimensions, compared as {found.vectors}"
+    yield "files", f"{found.files:,}; {found.failures:,} could not be read"
+    if found.bytes is not None:
+        yield "size", size(found.bytes)
+    yield "made", _local(found.created)
+    yield "updated", "not known" if found.updated is None else _local(found.updated)
+
+
+def _lines(folder: FolderStatus) -> Iterator[str]:
+    updated = "" if folder.updated is None else f", updated {_local(folder.updated)}"
+    yield f"{many(folder.files, 'file')}, {many(folder.passages, 'passage')}{updated}"
+    if folder.failures:
+        yield f"{many(folder.failures, 'file')} could not be read:"
+        yield from (f"  {line}" for line in failure_lines(folder.failed))
+
+
+def _local(moment: str) -> str:
+    """Writes a moment for people, in their time."""
+    at = datetime.fromisoformat(moment)
+    at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
+    return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
