@@ -12,7 +12,7 @@ import pytest
 from documents import EMAIL, write_docx, write_epub, write_pdf, write_pptx, write_xlsx
 from quaver.errors import DocumentError
 from quaver.passages import Converter, Document, read_document, split
-from quaver.passages.formats import FORMATS, SUPPORTED_ENDINGS
+from quaver.passages.formats import FORMATS, PACKED, SUPPORTED_ENDINGS
 from quaver.store import Manifest
 from quaver.store.memory import MemoryStore
 
@@ -295,7 +295,7 @@ def test_large_text_goes_through_the_worker_and_stays_the_same(
 
 def test_endings_are_small_and_belong_to_one_format() -> None:
     endings = [ending for format in FORMATS for ending in format.endings]
-    assert len(endings) == len(set(endings)) == len(SUPPORTED_ENDINGS)
+    assert [*endings, PACKED] == list(dict.fromkeys(SUPPORTED_ENDINGS))
     assert all(ending == ending.lower() and ending.startswith(".") for ending in endings)
 
 

@@ -171,8 +171,9 @@ def test_a_broken_encoding_is_an_error(
 def test_unreadable_files_are_errors(tmp_path: Path) -> None:
     with pytest.raises(DocumentError, match=r"no\.txt: cannot be read: No such file"):
         read_document(tmp_path / "no.txt")
+    (tmp_path / "a.exe").write_bytes(b"MZ\0\0")
     with pytest.raises(
-        DocumentError, match=r"a\.exe: a document must have a supported ending: \.txt"
+        DocumentError, match=r"a\.exe: a document must be text or have a supported ending: \.txt"
     ):
         read_document(tmp_path / "a.exe")
     os.mkfifo(tmp_path / "pipe.txt")

@@ -39,11 +39,11 @@ def epub_document(content: bytes) -> Document:
     with open_archive(content) as archive:
         if "META-INF/rights.xml" in archive.namelist():
             raise DocumentError("protected (DRM): its text is encrypted")
-        root = _parse(read_member(archive, _CONTAINER), _CONTAINER)
+        root = parse_xml(read_member(archive, _CONTAINER), _CONTAINER)
         place = next(iter(root.xpath("//*[local-name()='rootfile']/@full-path")), None)
         if place is None:
             raise DocumentError(f"broken: {_CONTAINER} names no package")
-        package = _parse(read_member(archive, place), place)
+        package = parse_xml(read_member(archive, place), place)
         title = " ".join("".join(package.xpath("(//*[local-name()='title'])[1]//text()")).split())
         files = {
             item.get("id"): unquote(item.get("href", ""))
@@ -64,8 +64,20 @@ def epub_document(content: bytes) -> Document:
     return Document("", text, tuple(sections))
 
 
-def _parse(content: bytes, name: str) -> Any:
-    """Parses XML without entities, document types or the network."""
+def parse_xml(content: bytes, name: str) -> Any:
+    """Parses XML without entities, document types or the network.
+
+    Args:
+        content: The XML.
+        name: What it is called in a message.
+
+    Returns:
+        Its root element.
+
+    Raises:
+        DocumentError: It is broken.
+        ImportError: The extra "files" is not installed.
+    """
     with needs_extra("files"):
         from lxml import etree
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)

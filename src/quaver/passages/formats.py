@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,8 +21,7 @@ class Format:
     """A format.
 
     Attributes:
-        reader: ``module:function`` in this package; called with the text if ``encoded`` is None,
-            else with the bytes.
+        reader: ``module:function`` in this package.
         endings: Endings of its files, in small letters.
         binary: Whether the reader gets bytes, and runs in the worker process: a library (or the
             standard library's e-mail parser) then takes a hostile file apart.
@@ -37,7 +39,12 @@ _CODE = (
     *(".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".cs", ".go", ".rs", ".swift", ".m"),
     *(".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".ex", ".erl", ".clj", ".dart"),
     *(".sh", ".bash", ".zsh", ".ps1", ".sql", ".proto", ".graphql", ".cmake", ".tf"),
-    *(".css", ".scss", ".vue", ".svelte", ".tex", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".css", ".scss", ".vue", ".svelte", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".csh", ".fish", ".bat", ".cmd", ".awk", ".sed", ".tcl", ".vim", ".el", ".lisp", ".scm"),
+    *(".pm", ".t", ".pod", ".groovy", ".gradle", ".mk", ".mak", ".m4", ".am", ".ac", ".nim"),
+    *(".zig", ".f90", ".pas", ".cu", ".cuh", ".asm", ".diff", ".patch", ".bib", ".sty", ".cls"),
+    *(".conf", ".cnf", ".properties", ".service", ".socket", ".timer", ".target", ".desktop"),
+    *(".rules", ".list", ".in", ".example", ".sample", ".po", ".pot", ".nix", ".bzl"),
 )
 FORMATS = (
     Format("plain:plain_document", (".txt",)),
@@ -53,10 +60,23 @@ FORMATS = (
     Format("table:sheets_document", (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), binary=True),
     Format("epub:epub_document", (".epub",), binary=True),
     Format("mail:mail_document", (".eml",), binary=True),
+    Format("mail:mailbox_document", (".mbox",), binary=True),
+    Format("open_document:open_document", (".odt", ".odp"), binary=True),
+    Format("rtf:rtf_document", (".rtf",), binary=True),
+    Format("notebook:notebook_document", (".ipynb",)),
+    Format("xml:xml_document", (".xml", ".rss", ".atom", ".dbk", ".pom"), declared=True),
+    Format("plain:tex_document", (".tex", ".ltx")),
+    Format("plain:org_document", (".org",)),
+    Format("plain:asciidoc_document", (".adoc", ".asciidoc")),
+    Format("subtitles:subtitles_document", (".srt", ".vtt")),
+    Format("manual:manual_document", (".man",)),
     Format("plain:plain_document", (".text", ".log", *_CODE)),
 )
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
-SUPPORTED_ENDINGS = tuple(_BY_ENDING)
+PACKED = ".gz"
+"""Stands behind the ending of a compressed file."""
+
+SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
 """Endings of the files that are read, compared without regard to case."""
 
 
@@ -70,14 +90,14 @@ def needs_worker(ending: str, size: int) -> bool:
     Returns:
         True for every format that is not text, and for every large file.
     """
-    return _BY_ENDING[ending].binary or size > LIMITS.inline_bytes
+    return ending not in _BY_ENDING or _BY_ENDING[ending].binary or size > LIMITS.inline_bytes
 
 
 def convert(ending: str, content: bytes) -> Document:
     """Makes a document of a file's bytes.
 
     Args:
-        ending: The file's ending, in small letters; one of ``SUPPORTED_ENDINGS``.
+        ending: The file's ending, as ``recognize.ending_of`` gives it: ``.md``, ``.man.gz``.
         content: The bytes.
 
     Returns:
@@ -87,6 +107,8 @@ def convert(ending: str, content: bytes) -> Document:
         DocumentError: The file is encrypted, broken, too large or refused.
         ImportError: An extra is not installed.
     """
+    if ending.endswith(PACKED):
+        return convert(ending[: -len(PACKED)], _unpacked(content))
     format = _BY_ENDING[ending]
     module, _, function = format.reader.partition(":")
     reader: Callable[[Any], Document] = getattr(
@@ -99,6 +121,18 @@ def convert(ending: str, content: bytes) -> Document:
             "split the file"
         )
     return _storable(document)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Decompresses a .gz, never further than a file may be large."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(LIMITS.file_bytes + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DocumentError(f"broken: cannot be unpacked ({error})") from error
+    if len(unpacked) > LIMITS.file_bytes:
+        raise DocumentError(f"unpacks to more than {LIMITS.file_bytes / 1e6:.0f} MB: refused")
+    return unpacked
 
 
 def _storable(document: Document) -> Document:

@@ -31,6 +31,19 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
     """
     front = _FRONT_MATTER.match(text)
     begin = front.end() if front else 0
+    return sections_between(text, markdown_headings(text, begin), start=begin)
+
+
+def markdown_headings(text: str, begin: int = 0) -> list[Heading]:
+    """Finds the headings of a Markdown document.
+
+    Args:
+        text: The document.
+        begin: Where its Markdown begins.
+
+    Returns:
+        The headings that structure it and have a title; offsets are characters of ``text``.
+    """
     # The parser counts lines in the same way: \r\n, \n and a lone \r each end one.
     starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]
     tokens = MarkdownIt("commonmark").parse(text[begin:])
@@ -45,7 +58,7 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
             part.content or " " for part in inline.children or () if part.type in _WITH_TEXT
         )
         headings.append(Heading(int(token.tag[1]), " ".join(title.split()), starts[first], end))
-    return sections_between(text, [heading for heading in headings if heading.title], start=begin)
+    return [heading for heading in headings if heading.title]
 
 
 _WITH_TEXT = frozenset({"text", "code_inline", "softbreak", "hardbreak", "image"})

@@ -1,12 +1,15 @@
-"""Formats whose text is the file's own: plain text and source code, Markdown, reStructuredText; and HTML."""
+"""Formats whose text is the file's own (plain text, source code, light markup); and HTML."""
 
 from __future__ import annotations
 
+from quaver.passages.asciidoc import asciidoc_sections
 from quaver.passages.html import html_sections
 from quaver.passages.markdown import markdown_sections
+from quaver.passages.org import org_sections
 from quaver.passages.outline import sections_between
 from quaver.passages.passage import Document
 from quaver.passages.rst import rst_sections
+from quaver.passages.tex import tex_sections
 
 
 def plain_document(text: str) -> Document:
@@ -22,6 +25,21 @@ def markdown_document(text: str) -> Document:
 def rst_document(text: str) -> Document:
     """Finds the headings of reStructuredText."""
     return Document("", text, rst_sections(text))
+
+
+def org_document(text: str) -> Document:
+    """Finds the headings of an Org file."""
+    return Document("", text, org_sections(text))
+
+
+def asciidoc_document(text: str) -> Document:
+    """Finds the headings of AsciiDoc."""
+    return Document("", text, asciidoc_sections(text))
+
+
+def tex_document(text: str) -> Document:
+    """Finds the headings of LaTeX."""
+    return Document("", text, tex_sections(text))
 
 
 def html_document(text: str) -> Document:

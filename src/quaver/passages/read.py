@@ -12,6 +12,7 @@ from quaver.passages.formats import SUPPORTED_ENDINGS, convert, needs_worker
 from quaver.passages.isolation import Converter
 from quaver.passages.limits import LIMITS
 from quaver.passages.passage import Document
+from quaver.passages.recognize import ending_for
 
 
 def read_document(
@@ -25,7 +26,8 @@ def read_document(
     """Reads one file.
 
     Args:
-        path: The file; its ending decides the format.
+        path: The file; its ending decides the format, and where that is none, how it begins: any
+            text is read.
         source: The name to keep for citing; the file's name if None.
         root: The indexed folder that ``source`` is relative to, or its name.
         content: The file's bytes if they have been read already.
@@ -36,17 +38,20 @@ def read_document(
         The document with its sections. What offsets mean per format: see ``Document.text``.
 
     Raises:
-        DocumentError: The ending is not supported, or the file cannot be read, is encrypted, broken
-            or too large, or its bytes are not text in the encoding they should have (a byte order
-            mark's, for HTML the declared one, else UTF-8).
+        DocumentError: The ending is not supported and the file no text; or it cannot be read, is
+            encrypted, broken or too large; or its bytes are not text in the encoding they should
+            have (a byte order mark's, for HTML and XML the declared one, else UTF-8).
         ImportError: The format needs the extra "files".
     """
-    ending = path.suffix.lower()
-    if ending not in SUPPORTED_ENDINGS:
-        endings = ", ".join(SUPPORTED_ENDINGS)
-        raise DocumentError(f"{path.name}: a document must have a supported ending: {endings}")
     if content is None:
         content = read_bytes(path)
+    start = content[:8192]
+    ending = ending_for(path.name, lambda: start, forced=True)
+    if ending is None:
+        endings = ", ".join(SUPPORTED_ENDINGS)
+        raise DocumentError(
+            f"{path.name}: a document must be text or have a supported ending: {endings}"
+        )
     try:
         if not needs_worker(ending, len(content)):
             document = convert(ending, content)

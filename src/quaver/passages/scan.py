@@ -12,6 +12,7 @@ from quaver.errors import DocumentError
 from quaver.passages.formats import SUPPORTED_ENDINGS
 from quaver.passages.passage import Failure
 from quaver.passages.patterns import GITIGNORE, Selection, Sieve
+from quaver.passages.recognize import ending_of
 
 _OUTSIDE = "leads out of the folder"
 
@@ -23,7 +24,7 @@ class Scan:
     Attributes:
         files: Supported files that are wanted, sorted by their path.
         failures: Folders that could not be listed and names that are not text.
-        others: How many files there are of each ending that is not supported, in small letters.
+        others: How many other files there are of each ending, in small letters.
         outside: Links that lead out of the folder and were not followed.
     """
 
@@ -35,6 +36,9 @@ class Scan:
 
 def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     """Lists the supported files of a folder and its sub-folders.
+
+    A file whose ending says nothing is one if it is text and has no ending, or a well-known name
+    (README.Debian), or is a manual page (ls.1), or matches a pattern to include.
 
     Hidden files and folders (a leading dot) are skipped. A link that leads out of the folder is
     followed only if the selection says so. A link to a folder inside never is, because its files
@@ -70,7 +74,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
             outside.append(source)
         elif trouble is not None:
             failures.append(Failure(source, trouble))
-        elif path.suffix.lower() in SUPPORTED_ENDINGS:
+        elif ending_of(path, forced=bool(selection.include)) is not None:
             files.append(path)
         else:
             others[path.suffix.lower()] += 1
