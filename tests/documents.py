@@ -149,3 +149,137 @@ Content-Disposition: attachment; filename="menu.pdf"
 %PDF
 --b--
 """
+
+
+_ODF = (
+    'xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0" '
+    'xmlns:text="urn:oasis:names:tc:opendocument:xmlns:text:1.0" '
+    'xmlns:table="urn:oasis:names:tc:opendocument:xmlns:table:1.0" '
+    'xmlns:draw="urn:oasis:names:tc:opendocument:xmlns:drawing:1.0" '
+    'xmlns:style="urn:oasis:names:tc:opendocument:xmlns:style:1.0" '
+    'xmlns:presentation="urn:oasis:names:tc:opendocument:xmlns:presentation:1.0" '
+    'xmlns:dc="http://purl.org/dc/elements/1.1/"'
+)
+
+
+def write_open_document(body: str, *, manifest: str = "<manifest/>", before: str = "") -> bytes:
+    """An OpenDocument file: what its <office:body> holds, in the prefixes that LibreOffice writes."""
+    content = (
+        f"{before}<office:document-content {_ODF}><office:automatic-styles>"
+        '<style:style style:name="P1" style:family="paragraph" style:parent-style-name="Title"/>'
+        f"</office:automatic-styles><office:body>{body}</office:body></office:document-content>"
+    )
+    return write_zip({"content.xml": content, "META-INF/manifest.xml": manifest})
+
+
+ODT = (
+    "<office:text><text:tracked-changes><text:p>deleted</text:p></text:tracked-changes>"
+    '<text:p text:style-name="P1">Handbook</text:p><text:p>For<text:s text:c="2"/>every<text:span>one'
+    "</text:span>.<text:note><text:note-body><text:p>A note.</text:p></text:note-body></text:note>"
+    "<office:annotation><text:p>a comment</text:p></office:annotation></text:p>"
+    '<text:h text:outline-level="1">Tea</text:h><text:list><text:list-item><text:p>leaves</text:p>'
+    "</text:list-item></text:list><text:p><draw:frame><draw:text-box><text:p>In a box.</text:p>"
+    '</draw:text-box></draw:frame></text:p><text:h text:outline-level="2">Green</text:h>'
+    "<table:table><table:table-row><table:table-cell><text:p>sencha</text:p></table:table-cell>"
+    "<table:table-cell><text:p>70</text:p></table:table-cell></table:table-row></table:table>"
+    "</office:text>"
+)
+ODP = (
+    '<office:presentation><draw:page><draw:frame presentation:class="title"><draw:text-box>'
+    "<text:p>Plan</text:p></draw:text-box></draw:frame><draw:frame><draw:text-box><text:p>measure"
+    "</text:p></draw:text-box></draw:frame><presentation:notes><draw:frame><draw:text-box><text:p>"
+    "Say hello.</text:p></draw:text-box></draw:frame></presentation:notes></draw:page><draw:page>"
+    "<draw:frame><draw:text-box><text:p>no title</text:p></draw:text-box></draw:frame></draw:page>"
+    "</office:presentation>"
+)
+RTF = (
+    rb"{\rtf1\ansi\ansicpg1252\deff0{\fonttbl{\f0 Arial;}}{\info{\title hidden}}\f0 Gr\'fc\'dfe \b bold"
+    rb"\b0\par Second \u-10179?\u-8704? line\par{\pict\pngblip 89504e47}\trowd sencha\cell 70\cell\row}"
+)
+NOTEBOOK = {
+    "nbformat": 4,
+    "metadata": {"kernelspec": {"language": "python", "name": "python3"}},
+    "cells": [
+        {"cell_type": "markdown", "source": ["# Tea\n", "\n", "Boil it. ```"]},
+        {
+            "cell_type": "code",
+            "source": "# no heading\nprint('```')",
+            "outputs": [
+                {"output_type": "stream", "text": ["70\n", "80\n"]},
+                {"output_type": "display_data", "data": {"image/png": "iVBORw", "text/plain": "<F>"}},
+                {"output_type": "execute_result", "data": {"text/plain": "x" * 5000}},
+            ],
+        },
+        {"cell_type": "markdown", "source": "## Green"},
+        {
+            "cell_type": "code",
+            "source": "1 / 0",
+            "outputs": [
+                {"output_type": "error", "ename": "ZeroDivisionError", "evalue": "by zero",
+                 "traceback": ["\x1b[31mlong\x1b[0m"]}
+            ],
+        },
+        {"cell_type": "raw", "source": "raw"},
+    ],
+}  # fmt: skip
+MANUAL = r""".\" A comment
+.TH TEA 1 "2026" "brew 1.0"
+.SH NAME
+tea \- make \fItea\fR
+.SH SYNOPSIS
+.B tea
+[\fIOPTION\fR]...
+.SH OPTIONS
+.TP
+.BR \-g ", " \-\-green
+make it green;
+see
+.BR coffee (1).
+.IP \(bu 4
+with milk
+.if t \{\
+never on a terminal
+.\}
+.PP
+Example:
+.nf
+tea \-g  \e
+   \-\-hot
+.fi
+.TS
+tab(;);
+l l.
+sencha;70
+T{
+black
+tea
+T};100
+.TE
+.SS "More on it"
+.de XX
+not text
+..
+\(lqWell\(rq \(em caf\['e].
+"""
+MDOC = r""".Dd June 1, 2026
+.Dt TEA 8
+.Os
+.Sh NAME
+.Nm tea
+.Nd make tea
+.Sh SYNOPSIS
+.Nm
+.Op Fl gh
+.Op Fl t Ar minutes
+.Ar cup ...
+.Sh DESCRIPTION
+.Nm
+boils water, see
+.Xr coffee 1 ,
+or
+.Dq brew .
+.Bl -tag -width Ds
+.It Fl t Ar minutes
+Wait.
+.El
+"""

@@ -68,6 +68,23 @@ def test_a_folder_of_documents(tmp_path: Path) -> None:
     assert found.name == tmp_path.name
 
 
+def test_a_broken_file_of_a_folder_is_passed_over_and_told(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7 and no more")
+    (tmp_path / "b.md").write_text("# Wine\n\nRed.\n\n# Bread\n\nWhite.\n")
+    (tmp_path / "c.csv").write_bytes(b"gr\xf6\xdfe,1\n")
+    found = calibration_texts(tmp_path, 2)
+    assert found.texts == ("Red.", "White.")
+    assert [failure.source for failure in found.failed] == ["a.pdf", "c.csv"]
+    assert found.failed[0].reason.startswith("broken: ")
+    with pytest.raises(
+        CalibrationError, match=r"found 2 in .*unread: a\.pdf: broken.*and 1 more\)"
+    ):
+        calibration_texts(tmp_path, 3)
+    (tmp_path / "b.md").unlink()
+    with pytest.raises(CalibrationError, match=r"found 0 in .*unread: a\.pdf: broken"):
+        calibration_texts(tmp_path, 1)
+
+
 def test_samples_are_spread_evenly_over_what_is_different() -> None:
     found = calibration_texts([*TEXTS, *TEXTS], 4)
     assert found.texts == (TEXTS[0], TEXTS[5], TEXTS[10], TEXTS[15])

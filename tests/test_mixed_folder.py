@@ -61,6 +61,23 @@ def test_what_fails_is_told_and_the_rest_is_stored(embedder: Embedder, folder: P
         assert again.failed == report.failed
 
 
+def test_files_of_unknown_kinds_are_passed_over_or_taken_as_text(
+    embedder: Embedder, folder: Path
+) -> None:
+    (folder / "README").write_text("The list of strings.")
+    (folder / "notes.xyz").write_text("The function of strings.")
+    (folder / "data.xyz").write_bytes(b"\0\1")
+    (folder / "latin.xyz").write_bytes(b"gr\xf6\xdfe")
+    with Index.create(":memory:", embedder) as index:
+        report = index.update(folder)
+        assert report.others == {".xyz": 3}
+        assert "README" in {hit.source for hit in index.search("list strings", k=50)}
+        report = index.update(folder, include=["*.xyz"])
+        assert (report.files, report.others) == (1, {".xyz": 1})
+        assert [failure.source for failure in report.failed] == ["latin.xyz"]
+        assert {hit.source for hit in index.search("strings", k=50)} == {"notes.xyz"}
+
+
 def test_what_is_no_longer_wanted_is_dropped(embedder: Embedder, folder: Path) -> None:
     with Index.create(":memory:", embedder) as index:
         first = index.update(folder, include=["*.txt", "*.md"])

@@ -208,7 +208,8 @@ class Index:
             folder: The folder.
             name: What to know it by instead of its absolute path; ``Hit.root`` says it.
             include: Patterns as in .gitignore, relative to the folder; if there are any, a file must
-                match one: ``["*.pdf", "notes/"]``.
+                match one: ``["*.pdf", "notes/"]``. One with an unknown ending that does is read as
+                text, unless it is binary.
             exclude: Patterns of files and folders to leave out. What was stored of them is dropped.
             gitignore: Whether what the folder's .gitignore files leave out is left out.
             follow_links: Whether symbolic links that lead out of the folder are followed; if not,

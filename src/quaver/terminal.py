@@ -229,9 +229,14 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
         links = f"{many(len(report.outside), 'link')} that {lead} out of the folder"
         names = harmless(_listed(report.outside))
         print(f"quaver: not followed, --follow-links does: {links}: {names}", file=sys.stderr)
-    if report.failed:
-        print(f"quaver: {many(len(report.failed), 'file')} could not be read:", file=sys.stderr)
-    for line in failure_lines(report.failed):
+    print_failures(report.failed)
+
+
+def print_failures(failed: Sequence[Failure]) -> None:
+    """Prints to stderr which files could not be read."""
+    if failed:
+        print(f"quaver: {many(len(failed), 'file')} could not be read:", file=sys.stderr)
+    for line in failure_lines(failed):
         print(f"  {line}", file=sys.stderr)
 
 
@@ -327,7 +332,7 @@ def print_hits(
                 (f"{hit.score:.3f}", "green"),
                 f"  {harmless(root)}",
                 (harmless(hit.source), "bold"),
-                harmless(f", p. {hit.metadata['page']}" if "page" in hit.metadata else ""),
+                harmless(_spot(hit)),
             ),
             soft_wrap=True,
         )
@@ -465,6 +470,13 @@ def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, 
     return best if worth(best) > 1.2 * worth(whole) else whole
 
 
+def _spot(hit: Hit) -> str:
+    """Returns the page on which a passage begins, or the time at which subtitles show it."""
+    if "page" in hit.metadata:
+        return f", p. {hit.metadata['page']}"
+    return f", {hit.metadata['time']}" if {"time", "seconds"} <= set(hit.metadata) else ""
+
+
 def place_of(hit: Hit) -> str:
     """Returns where a passage stands: its file, page and headings, on one line.
 
@@ -474,8 +486,7 @@ def place_of(hit: Hit) -> str:
     Returns:
         For example ``manual.pdf, p. 3: Tea > Green``.
     """
-    page = hit.metadata.get("page")
-    place = hit.source if page is None else f"{hit.source}, p. {page}"
+    place = hit.source + _spot(hit)
     return harmless(f"{place}: {hit.heading}" if hit.heading else place)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quaver.errors import InputError
+from quaver.errors import DocumentError, InputError
 from quaver.tokenizer import Tokenizer
 
 PYTHON_TOPICS = "pydoc_data.topics"
@@ -76,12 +77,23 @@ def _topics() -> list[str]:
 
 
 def _passages(folder: Path, tokenizer: Tokenizer) -> list[str]:
-    from quaver.passages import embedded_text, read_document, scan_folder, split
+    from quaver.passages import Converter, embedded_text, read_document, scan_folder, split
 
     room = tokenizer.max_length - tokenizer.special_tokens
-    documents = map(read_document, scan_folder(folder).files)
-    passages = (p for document in documents for p in split(document, tokenizer, room))
-    return [embedded_text(passage.heading, passage.text) for passage in passages]
+    texts = []
+    with Converter() as converter:
+        for path in scan_folder(folder).files:
+            try:
+                document = read_document(path, converter=converter)
+            except (
+                DocumentError,
+                ImportError,
+            ) as error:  # an extra that this file needs is missing
+                print(f"quaver: not in the corpus: {error}", file=sys.stderr)
+                continue
+            passages = split(document, tokenizer, room)
+            texts += [embedded_text(passage.heading, passage.text) for passage in passages]
+    return texts
 
 
 def _lines(path: Path) -> list[str]:

@@ -87,7 +87,10 @@ def index(
     ] = False,
     include: Annotated[
         list[str] | None,
-        typer.Option(help="Only files that match, as in .gitignore: '*.pdf'; may be repeated."),
+        typer.Option(
+            help="Only files that match, as in .gitignore: '*.pdf'; may be repeated. Text with an "
+            "unknown ending is read, too: '*.xyz'."
+        ),
     ] = None,
     exclude: Annotated[
         list[str] | None,

@@ -14,6 +14,7 @@ from quaver.cli.app import app
 from quaver.cli.options import PoolingOption, choice_value, reported_errors
 from quaver.quantization import QuantizationReport
 from quaver.quantization import quantize as quantize_model
+from quaver.terminal import print_failures
 
 
 class Scheme(str, Enum):
@@ -123,6 +124,7 @@ def quantize(
             pooling=choice_value(pooling),
             show_progress_bar=sys.stderr.isatty(),
         )
+    print_failures(report.failed)
     _print(report)
 
 

@@ -38,7 +38,7 @@ class Document:
 
     Attributes:
         source: Path relative to the indexed folder, with forward slashes.
-        text: For .txt, .md, .rst and source code the decoded file, character for character (line
+        text: For text, light markup and source code the decoded file, character for character (line
             ends are kept, a byte order mark is not part of it). For every other format the text
             that was found in the file, because the file's own characters are mostly markup.
         sections: In the order of the text, without overlap. Characters outside every section are
@@ -70,7 +70,7 @@ class Passage:
         text: ``document.text[start:end]``.
         source: Path relative to the indexed folder, with forward slashes.
         heading: The headings above the text, joined by " > "; empty where there is none.
-        start: First character in ``Document.text``: for .txt, .md, .rst and source code an exact
+        start: First character in ``Document.text``: for text, light markup and source code an exact
             offset into the decoded file, for other formats into the text that ``read_document``
             returns.
         end: One past the last character, counted in the same way.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from quaver.passages import Failure
+
 Precision = Literal["dynamic", "static", "float32"]
 
 
@@ -51,6 +53,7 @@ class QuantizationReport:
         source_bytes: size of the model's weights file or files.
         target_bytes: size of the new folder.
         seconds: from start to end.
+        failed: files of the calibration folder that could not be read, and why.
     """
 
     source: str
@@ -68,6 +71,7 @@ class QuantizationReport:
     source_bytes: int
     target_bytes: int
     seconds: float
+    failed: tuple[Failure, ...] = ()
 
     @property
     def kept(self) -> tuple[LayerReport, ...]:

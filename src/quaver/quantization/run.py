@@ -172,6 +172,7 @@ def quantize(
         source_bytes=sum(path.stat().st_size for path in weight_files(folder.transformer)),
         target_bytes=size,
         seconds=time.perf_counter() - begin,
+        failed=() if texts is None else texts.failed,
     )
 
 

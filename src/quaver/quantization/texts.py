@@ -6,14 +6,14 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from quaver.arguments import check_listable
 from quaver.errors import CalibrationError, DocumentError
 from quaver.extras import needs_extra
-from quaver.passages import read_document, scan_folder
+from quaver.passages import Converter, Failure, read_document, scan_folder
 
 # Tried in this order where no column is named.
 COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
@@ -31,11 +31,13 @@ class CalibrationTexts:
         name: where they came from: a file's or folder's name, or a data set's id and column.
         texts: the chosen samples.
         found: different texts that the source holds.
+        failed: files of a folder that could not be read, and why.
     """
 
     name: str
     texts: tuple[str, ...]
     found: int
+    failed: tuple[Failure, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -59,7 +61,8 @@ def calibration_texts(
         column: the column that holds text; None takes the first of `COLUMNS` that is there.
 
     Returns:
-        The same texts for the same source and number, in its order.
+        The same texts for the same source and number, in its order. A file of a folder that cannot
+        be read is passed over, and told in `failed`.
 
     Raises:
         CalibrationError: the source cannot be read, has no such column, holds something else than
@@ -73,7 +76,9 @@ def calibration_texts(
     path, named = _path_and_column(source)
     column = column or named
     if path.is_dir():
-        return _chosen(path.name, _folder(path), samples)
+        failed: list[Failure] = []
+        chosen = _chosen(path.name, _folder(path, failed), samples, failed)
+        return replace(chosen, failed=tuple(failed))
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
@@ -95,7 +100,9 @@ def _path_and_column(source: str | Path) -> tuple[Path, str | None]:
     return path, None
 
 
-def _chosen(name: str, rows: Iterable[Row], samples: int) -> CalibrationTexts:
+def _chosen(
+    name: str, rows: Iterable[Row], samples: int, failed: Sequence[Failure] = ()
+) -> CalibrationTexts:
     different: dict[str, None] = {}
     for place, text in rows:
         if not isinstance(text, str):
@@ -105,10 +112,14 @@ def _chosen(name: str, rows: Iterable[Row], samples: int) -> CalibrationTexts:
             )
         if text.strip():
             different[text.strip()] = None
+    unread = ""
+    if failed:
+        first, more = failed[0], len(failed) - 1
+        unread = f" (unread: {first.source}: {first.reason}{f', and {more} more' if more else ''})"
     if len(different) < samples:
         raise CalibrationError(
-            f"calibration asks for {samples} different texts: found {len(different)} in {name}; "
-            "give more text, or ask for fewer samples"
+            f"calibration asks for {samples} different texts: found {len(different)} in {name}"
+            f"{unread}; give more text, or ask for fewer samples"
         )
     texts = list(different)
     step = len(texts) / samples
@@ -188,19 +199,26 @@ def _parquet(path: Path, column: str | None) -> Iterator[Row]:
 _READERS = {".jsonl": _json_lines, ".txt": _lines, ".csv": _csv, ".parquet": _parquet}
 
 
-def _folder(path: Path) -> Iterator[Row]:
+def _folder(path: Path, failed: list[Failure]) -> Iterator[Row]:
+    """Yields the sections of a folder's documents; what cannot be read is added to `failed`."""
     try:
-        files = scan_folder(path).files
+        scan = scan_folder(path)
     except DocumentError as error:
         raise CalibrationError(f"no calibration text: {error}") from error
-    for file in files:
-        name = file.relative_to(path).as_posix()
-        try:
-            document = read_document(file)
-        except DocumentError as error:
-            raise CalibrationError(f"no calibration text from {name}: {error}") from error
-        for section in document.sections:
-            yield name, document.text[section.start : section.end]
+    failed += scan.failures
+    with Converter() as converter:
+        for file in scan.files:
+            name = file.relative_to(path).as_posix()
+            try:
+                document = read_document(file, converter=converter)
+            except (
+                DocumentError,
+                ImportError,
+            ) as error:  # an extra that this file needs is missing
+                failed.append(Failure(name, str(error).removeprefix(f"{file.name}: ")))
+                continue
+            for section in document.sections:
+                yield name, document.text[section.start : section.end]
 
 
 def _data_set(name: str, column: str | None, samples: int) -> Iterator[Row]:

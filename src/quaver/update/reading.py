@@ -12,7 +12,7 @@ from quaver.passages import Converter, Failure, Passage, TokenCounter, read_docu
 from quaver.passages.read import read_bytes
 from quaver.store.protocol import FileVersion, StoredSource
 
-_SPLIT_VERSION = 5
+_SPLIT_VERSION = 6
 """Raise it when reading or splitting changes: every file then counts as changed once."""
 
 
