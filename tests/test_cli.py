@@ -637,8 +637,8 @@ def test_links_that_lead_outside_are_told(tiny_folder: Path, folder: Path, tmp_p
 def test_other_files_and_misspelt_fields_are_told(
     tiny_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("a.doc", "b.DOC", "photo.jpg", "Makefile"):
-        (folder / name).write_bytes(b"x")
+    for name in ("a.doc", "b.DOC", "photo.jpg", "program"):
+        (folder / name).write_bytes(b"\0")
     store = tmp_path / "kb"
     _, _, err = call("index", folder, "--model", tiny_folder, "--store", store)
     assert "passed over files of other kinds: 2 .doc, 1 without ending, 1 .jpg\n" in err
