@@ -214,7 +214,7 @@ def test_an_endpoint_that_is_not_there(no_waiting: list[float]) -> None:
 # --- The command ----------------------------------------------------------------------------------
 def test_without_a_model_the_prompt_is_printed(store: Path) -> None:
     code, out, err = call("ask", store, "Where is the list of files?", "-k", 2)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "quaver: nothing was sent: --llm names an endpoint that answers\n")
     assert out.startswith("--- system\nYou answer questions")
     assert '<passage id="1" source="' in out
     assert "Question: Where is the list of files?" in out

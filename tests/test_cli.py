@@ -18,12 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from typer.testing import CliRunner
 
+import quaver
 from quaver import CrossEncoder, cli
+from quaver.cli.app import ORDER
 from quaver.cli.search_options import parsed_filter
 from quaver.embedder import Embedder
 from quaver.index import Index, Progress
@@ -213,6 +216,8 @@ def test_failures_are_listed_and_only_all_of_them_fail(
         (["search", "no", "x"], "a folder with a quaver.json: there is none at no"),
         (["search", "kb0", " "], "a query must not be empty"),
         (["search", "kb0", "x", "--model", "OTHER"], "was made with"),
+        (["import", "no.parquet", "-s", "kb"], "there is no file no.parquet to import"),
+        (["evaluate", "MODEL", "-t", "taks"], "no folder here is called taks, and to look"),
         (["embed", "-m", "MODEL", "--file", "no.txt"], "cannot read no.txt: No such file"),
         (["embed", "-m", "MODEL", "--file", "bad.txt"], "bad.txt must be UTF-8: byte 0 is not"),
         (["embed", "-m", "MODEL", "x", "-o", "no/x.npy"], "cannot write no/x.npy"),
@@ -287,6 +292,30 @@ def test_embed_gives_what_the_library_gives(tiny_folder: Path, tmp_path: Path) -
     code, output, _ = call("embed", "-m", tiny_folder, *texts, "-o", tmp_path / "vectors.npy")
     assert (code, output) == (0, "")
     np.testing.assert_array_equal(np.load(tmp_path / "vectors.npy"), expected)
+
+
+def test_the_version() -> None:
+    assert call("--version") == (0, f"quaver {quaver.__version__}\n", "")
+
+
+def test_the_help_begins_with_what_a_new_user_needs() -> None:
+    shown = call("--help")[1]
+    places = [shown.index(f"\N{BOX DRAWINGS LIGHT VERTICAL} {name} ") for name in ORDER]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", sorted(typer.main.get_command(cli.app).commands))
+def test_help_cuts_no_option_and_no_address_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    code, shown, _ = call(name, "--help")
+    assert code == 0
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    for option in typer.main.get_command(cli.app).commands[name].params:
+        for long in option.opts:
+            assert not long.startswith("--") or f"{long} " in shown
 
 
 def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> None:

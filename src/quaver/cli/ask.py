@@ -66,7 +66,7 @@ def ask(
         typer.Option(help="File with a prompt of your own; docs/ask.md has the default one."),
     ] = None,
     show_prompt: Annotated[
-        bool, typer.Option(help="Print what is sent, before the answer.")
+        bool, typer.Option("--show-prompt", help="Print what is sent, before the answer.")
     ] = False,
     timeout: Annotated[
         float, typer.Option(help="Seconds without a sign of life before giving up.", min=0.1)
@@ -112,7 +112,9 @@ def ask(
             print(json.dumps(_document(answer), indent=2))
         elif not answer.passages:
             print("nothing found")
-        elif llm is not None:
+        elif llm is None:
+            print("quaver: nothing was sent: --llm names an endpoint that answers", file=sys.stderr)
+        else:
             _print_sources(answer)
 
 

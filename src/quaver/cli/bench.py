@@ -27,7 +27,13 @@ def bench(
             "all that are installed."
         ),
     ] = "",
-    parts: Annotated[str, typer.Option(help="What to measure, with commas.")] = ",".join(PARTS),
+    parts: Annotated[
+        str,
+        typer.Option(
+            help=f"What to measure, with commas; default: all of {', '.join(PARTS)}.",
+            show_default=False,
+        ),
+    ] = ",".join(PARTS),
     cases: Annotated[
         str,
         typer.Option(help="Instead of the usual ones, with commas: 1x16,32x256,ragged256."),

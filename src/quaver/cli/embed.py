@@ -21,14 +21,15 @@ from quaver.cli.options import (
 )
 from quaver.embedder import Embedder
 from quaver.errors import InputError
+from quaver.terminal import many
 
 
 @app.command()
 def embed(
+    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")],
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; a single "-" reads lines from stdin.')
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")] = "",
     file: Annotated[Path | None, typer.Option("--file", "-f", help="One text per line.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Write a .npy file instead of JSON lines.")
@@ -41,8 +42,6 @@ def embed(
     threads: ThreadsOption = None,
 ) -> None:
     """Embed texts: one JSON array per line on stdout, or a NumPy file."""
-    if not model:
-        raise typer.BadParameter("missing", param_hint="--model")
     if bool(texts) == (file is not None):
         raise typer.BadParameter(
             "give texts, or --file, or - for stdin; one of them", param_hint="TEXTS"
@@ -64,7 +63,7 @@ def embed(
             except OSError as error:
                 raise InputError(f"cannot write {output}: {error.strerror}") from error
             print(
-                f"{vectors.shape[0]} vectors of dimension {vectors.shape[1]} in {output}",
+                f"{many(vectors.shape[0], 'vector')} of dimension {vectors.shape[1]} in {output}",
                 file=sys.stderr,
             )
 

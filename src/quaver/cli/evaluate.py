@@ -104,9 +104,12 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
-    card: Annotated[
-        bool, typer.Option(help="Write the loss into the model card of quantized folders.")
-    ] = True,
+    no_card: Annotated[
+        bool,
+        typer.Option(
+            "--no-card", help="Do not write the loss into the model card of quantized folders."
+        ),
+    ] = False,
     cache: Annotated[
         Path | None,
         typer.Option(help="Folder that keeps vectors for runs of the same code and models."),
@@ -161,7 +164,7 @@ def evaluate(
         show_report(report, as_json=as_json, as_markdown=as_markdown)
         if out is not None:
             write_report(report, out)
-        if card:
+        if not no_card:
             write_cards(report, dict(zip(loaded.ours, models, strict=True)))
         if bound is not None:
             _hold(report, loaded.ours, bound)
@@ -177,7 +180,12 @@ def _read_tasks(names: Sequence[str], wishes: Callable[[str], Wishes]) -> tuple[
             judged += [read_task(path, wishes(path.resolve().name)) for path in folders]
         else:
             foreign.append(name)
-    found = find_mteb(foreign) if foreign else []
+    try:
+        found = find_mteb(foreign) if foreign else []
+    except ImportError as error:
+        raise InputError(
+            f"no folder here is called {' or '.join(foreign)}, and to look among mteb's tasks: {error}"
+        ) from error
     for task in found:
         judged += read_mteb(task) if has_judgements(task) else []
     if not names:

@@ -53,7 +53,7 @@ def index(
         typer.Option(
             "--store",
             "-s",
-            help="Folder of the store, or qdrant://host:port/collection; made if there is none.",
+            help="Folder of the store, or qdrant://host:port/name; made if there is none.",
         ),
     ],
     model: StoredModelOption = None,
@@ -96,9 +96,12 @@ def index(
         list[str] | None,
         typer.Option(help="Files and folders to leave out: 'drafts/'; may be repeated."),
     ] = None,
-    gitignore: Annotated[
-        bool, typer.Option(help="Leave out what the folder's .gitignore files leave out.")
-    ] = True,
+    no_gitignore: Annotated[
+        bool,
+        typer.Option(
+            "--no-gitignore", help="Take what the folder's .gitignore files leave out, too."
+        ),
+    ] = False,
     follow_links: Annotated[
         bool,
         typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder."),
@@ -116,7 +119,7 @@ def index(
     """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         selection = Selection.of(
-            include or (), exclude or (), gitignore=gitignore, follow_links=follow_links
+            include or (), exclude or (), gitignore=not no_gitignore, follow_links=follow_links
         )
         # A wrong folder is told before a model is loaded and a store is made.
         scan_folder(folder, selection)
@@ -134,7 +137,7 @@ def index(
                 name=name,
                 include=selection.include,
                 exclude=selection.exclude,
-                gitignore=gitignore,
+                gitignore=not no_gitignore,
                 follow_links=follow_links,
                 on_progress=show,
             )

@@ -41,7 +41,7 @@ class Precision(str, Enum):
 
 
 StoreArgument = Annotated[
-    str, typer.Argument(help="Folder of the store, or qdrant://host:port/collection.")
+    str, typer.Argument(help="Folder of the store, or qdrant://host:port/name.")
 ]
 StoredModelOption = Annotated[
     str | None,

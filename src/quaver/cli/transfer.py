@@ -17,6 +17,7 @@ from quaver.cli.options import (
     reported_errors,
 )
 from quaver.embedder import Embedder
+from quaver.errors import InputError
 from quaver.index import Progress
 from quaver.terminal import many, progress_display
 from quaver.transfer import export_passages, import_passages
@@ -43,7 +44,7 @@ def import_store(
         typer.Option(
             "--store",
             "-s",
-            help="Folder of the store, or qdrant://host:port/collection; made if there is none.",
+            help="Folder of the store, or qdrant://host:port/name; made if there is none.",
         ),
     ],
     model: Annotated[
@@ -67,6 +68,8 @@ def import_store(
 ) -> None:
     """Store the passages of a Parquet file, with its vectors where it is an export."""
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
+        if not file.is_file():
+            raise InputError(f"there is no file {file} to import")
         embedder = None
         if model is not None:
             embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
