@@ -6,7 +6,8 @@ Needs transformers:
     python scripts/tokenizer_parity.py --golden      write tests/golden/tokenizers anew
 
 The vocabularies are trained on the sample documents; classes, special tokens and the steps around the
-model are those that the published models have.
+model are those that the published models have. The same tokenizers with other settings in
+tokenizer_config.json are compared with what AutoTokenizer makes of the folder.
 """
 
 from __future__ import annotations
@@ -24,12 +25,14 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from quaver.model_files import ConfigFile, TokenizerConfigFile, checked
 from quaver.tokenizer import TokenBatch, Tokenizer
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "tokenizers"
 DOCUMENTS = ROOT / "examples" / "python-docs"
 VOCABULARY = 400
+SETTINGS = ROOT / "tests" / "golden" / "tokenizer_settings.json"
 LENGTHS = (512, 24)  # nothing cut, nearly all cut
 AWKWARD = (
     "",
@@ -192,6 +195,112 @@ def _rows(batch: TokenBatch, values: list[int]) -> list[list[int]]:
     return [values[a:b] for a, b in pairwise(offsets)]
 
 
+def _added(content: str, **changes: object) -> dict[str, object]:
+    plain = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    return {"content": content, **plain, "special": True, **changes}
+
+
+_FAST = {"tokenizer_class": "PreTrainedTokenizerFast"}
+_BERT_CLASS = {"tokenizer_class": "BertTokenizer"}
+_EXTRA = {"9999": _added("<extra>"), "9998": _added("<two>", special=False, normalized=True)}
+# A tokenizer of tests/golden/tokenizers, the model_type, and tokenizer_config.json; None for a folder without it.
+SETTING_CASES: tuple[tuple[str, str, dict[str, Any] | None], ...] = (
+    ("bert-uncased", "bert", None),
+    ("bert-uncased", "bert", {}),
+    ("bert-uncased", "bert", {"do_lower_case": False}),
+    ("bert-uncased", "bert", {**_BERT_CLASS, "strip_accents": False}),
+    ("bert-uncased", "bert", {"do_lower_case": False, "strip_accents": True}),
+    (
+        "bert-uncased",
+        "bert",
+        {"tokenizer_class": "BertTokenizerFast", "tokenize_chinese_chars": False},
+    ),
+    ("bert-uncased", "bert", {**_FAST, "do_lower_case": False, "strip_accents": False}),
+    ("bert-uncased", "bert", {"added_tokens_decoder": _EXTRA}),
+    ("bert-uncased", "bert", {**_FAST, "added_tokens_decoder": _EXTRA}),
+    ("bert-uncased", "bert", {**_BERT_CLASS, "additional_special_tokens": ["<extra>", "[SEP]"]}),
+    ("bert-uncased", "bert", {**_FAST, "extra_special_tokens": {"x_token": "<extra>"}}),
+    ("bert-uncased", "bert", {**_FAST, "mask_token": "<extra>"}),
+    (
+        "bert-uncased",
+        "bert",
+        {**_FAST, "added_tokens_decoder": {"4": _added("[MASK]", lstrip=True)}},
+    ),
+    ("bert-cased", "bert", None),
+    ("bert-cased", "bert", {}),
+    ("bert-cased", "bert", {"do_lower_case": False}),
+    ("bert-cased", "bert", {**_FAST, "do_lower_case": True}),
+    ("bert-cased", "roberta", {**_BERT_CLASS, "do_lower_case": True}),
+    ("bert-uncased", "electra", {"tokenizer_class": "ElectraTokenizer", "do_lower_case": False}),
+    ("bert-uncased", "electra", {"do_lower_case": False}),
+    (
+        "bert-uncased",
+        "distilbert",
+        {"tokenizer_class": "DistilBertTokenizer", "do_lower_case": False},
+    ),
+    ("bert-uncased", "nomic_bert", {**_BERT_CLASS, "do_lower_case": False}),
+    ("bert-uncased", "modernbert", {**_BERT_CLASS, "do_lower_case": False}),
+    ("mpnet", "mpnet", {"do_lower_case": False}),
+    ("mpnet", "mpnet", {"tokenizer_class": "MPNetTokenizer", "strip_accents": False}),
+    ("roberta", "roberta", {}),
+    ("roberta", "roberta", {"tokenizer_class": "RobertaTokenizerFast", "add_prefix_space": True}),
+    ("roberta", "roberta", {**_FAST, "add_prefix_space": True}),
+    ("roberta", "roberta", {"added_tokens_decoder": _EXTRA}),
+    ("xlm-roberta", "xlm-roberta", {"tokenizer_class": "XLMRobertaTokenizer"}),
+    ("xlm-roberta", "xlm-roberta", {"additional_special_tokens": ["<extra>"]}),
+    ("xlm-roberta", "bert", {"tokenizer_class": "XLMRobertaTokenizerFast"}),
+    ("camembert", "camembert", {"additional_special_tokens": ["<extra>"]}),
+    ("deberta-v2", "deberta-v2", {"tokenizer_class": "DebertaV2Tokenizer", "do_lower_case": True}),
+    ("modernbert", "modernbert", {**_FAST, "additional_special_tokens": ["<extra>"]}),
+)
+SETTING_TEXTS = [*AWKWARD, "One <extra> and <Extra> or <two> more [MASK] of <mask> them"]
+
+
+def settings_case(
+    folder: Path, saved: dict[str, Any], model_type: str, settings: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write a folder, and return what AutoTokenizer and our tokenizer make of it."""
+    vocabulary = saved["model"]["vocab"]
+    config = {"model_type": model_type, "vocab_size": len(vocabulary) + 16}
+    (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    if settings is not None:
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    backend = transformers.AutoTokenizer.from_pretrained(folder).backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    expected = [backend.encode(text).ids for text in SETTING_TEXTS]
+    own = Tokenizer.from_folder(
+        folder,
+        max_length=512,
+        settings=checked(TokenizerConfigFile, settings or {}, "tokenizer_config.json"),
+        model=checked(ConfigFile, config, "config.json"),
+    )
+    batch = own.encode(SETTING_TEXTS)
+    got = _rows(batch, batch.ids.tolist())
+    wrong = sum(a != b for a, b in zip(expected, got, strict=True))
+    return {"config": config, "settings": settings, "ids": expected, "wrong": wrong}
+
+
+def compare_settings(*, golden: bool) -> bool:
+    """Compare every case of SETTING_CASES; return whether all held."""
+    print("\n| tokenizer | model_type | tokenizer_config.json | texts whose ids differ |")
+    print("| --- | --- | --- | ---: |")
+    rows = []
+    for name, model_type, settings in SETTING_CASES:
+        golden_file = (GOLDEN / f"{name}.json").read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as folder:
+            saved = json.loads(golden_file)["tokenizer"]
+            row = settings_case(Path(folder), saved, model_type, settings)
+        print(f"| {name} | {model_type} | {json.dumps(settings)} | {row['wrong']} |", flush=True)
+        rows.append({"tokenizer": name, **row})
+    held = not any(row.pop("wrong") for row in rows)
+    if golden:
+        text = json.dumps({"texts": SETTING_TEXTS, "cases": rows}, separators=(",", ":"))
+        SETTINGS.write_text(text + "\n", encoding="utf-8")
+    return held
+
+
 def main() -> None:
     """Compare, or write the golden files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -223,6 +332,7 @@ def main() -> None:
                 json.dumps(golden, ensure_ascii=True, separators=(",", ":")) + "\n",
                 encoding="utf-8",
             )
+    held &= compare_settings(golden=chosen.golden)
     sys.exit(not held)
 
 

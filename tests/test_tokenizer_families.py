@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
+from quaver.model_files import ConfigFile, TokenizerConfigFile, checked
 from quaver.tokenizer import TokenBatch, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "tokenizers"
+SETTINGS = json.loads((GOLDEN.parent / "tokenizer_settings.json").read_text(encoding="utf-8"))
 QUERY = "What is a list?"
 
 
@@ -47,3 +49,35 @@ def test_ids_are_those_of_transformers(golden: Any, tmp_path: Path, case: int) -
     types = [0] * paired.tokens if paired.type_ids is None else paired.type_ids.tolist()
     assert rows(paired, types) == expected["pair_types"]
     assert (batch.truncated > 0, paired.truncated > 0) == (case == 1, case == 1)
+
+
+@pytest.mark.parametrize(
+    "case",
+    SETTINGS["cases"],
+    ids=[f"{case['tokenizer']}-{number}" for number, case in enumerate(SETTINGS["cases"])],
+)
+def test_settings_are_followed_as_transformers_does(case: Any, tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / f"{case['tokenizer']}.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(golden["tokenizer"]), encoding="utf-8")
+    tokenizer = Tokenizer.from_folder(
+        tmp_path,
+        max_length=512,
+        settings=checked(TokenizerConfigFile, case["settings"] or {}, "tokenizer_config.json"),
+        model=checked(ConfigFile, case["config"], "config.json"),
+    )
+    batch = tokenizer.encode(SETTINGS["texts"])
+    assert rows(batch, batch.ids.tolist()) == case["ids"]
+
+
+def test_a_token_without_a_row_stays_out(tmp_path: Path) -> None:
+    golden = json.loads((GOLDEN / "bert-uncased.json").read_text(encoding="utf-8"))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(golden["tokenizer"]), encoding="utf-8")
+    size = len(golden["tokenizer"]["model"]["vocab"])
+    for rows_of_model, tokens in ((size, size), (size + 1, size + 1), (size + 9, size + 2)):
+        tokenizer = Tokenizer.from_folder(
+            tmp_path,
+            max_length=64,
+            settings=TokenizerConfigFile(additional_special_tokens=["<one>", "<two>"]),
+            model=ConfigFile(model_type="bert", vocab_size=rows_of_model),
+        )
+        assert tokenizer.vocab_size == tokens

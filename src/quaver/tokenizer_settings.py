@@ -23,7 +23,22 @@ MAX_SPECIAL = 64
 # Classes of transformers 5 that build normalizer and pre-tokenizer from tokenizer_config.json and
 # take no more than vocabulary and special tokens from tokenizer.json; by model_type the class that a
 # folder without tokenizer_class gets.
-_BERT = frozenset({"BertTokenizer", "DistilBertTokenizer", "MPNetTokenizer"})
+_BERT = frozenset(
+    {
+        "BertTokenizer",
+        "ConvBertTokenizer",
+        "DPRContextEncoderTokenizer",
+        "DPRQuestionEncoderTokenizer",
+        "DistilBertTokenizer",
+        "ElectraTokenizer",
+        "LayoutLMTokenizer",
+        "LxmertTokenizer",
+        "MPNetTokenizer",
+        "MobileBertTokenizer",
+        "SqueezeBertTokenizer",
+    }
+)
+_ROBERTA = frozenset({"BartTokenizer", "LongformerTokenizer", "RobertaTokenizer"})
 _DEFAULT_CLASS = {
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
@@ -194,7 +209,7 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
             lowercase=True if lower is None else lower,
         )
         backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    if kind == "RobertaTokenizer" and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+    if kind in _ROBERTA and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(
             add_prefix_space=bool(settings.add_prefix_space)
         )
