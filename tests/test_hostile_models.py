@@ -212,6 +212,12 @@ def test_positions_without_a_table_are_bounded(family: str) -> None:
     assert spec.max_length == MAX_LENGTH
 
 
+def test_a_length_of_the_folder_without_room_for_a_word(folder: Path) -> None:
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": 2})
+    with pytest.raises(ModelFolderError, match=r"a text may have 2 tokens.*too few"):
+        Embedder.from_pretrained(folder)
+
+
 def test_heads_of_odd_size_cannot_turn() -> None:
     config = config_of("modernbert")
     config |= {"hidden_size": 9, "num_attention_heads": 3}
@@ -279,7 +285,27 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "4294967294|4294967295",
     ),
     "no token for the unknown": (lambda d: d["model"].update(unk_token="[NONE]"), "fail|unk|UNK"),
-    "an empty map of characters": (charsmap(b""), "broken"),
+    # These two end the process inside the library.
+    "a map of characters larger than its file": (
+        charsmap(b"\xfc\xff\xff\xff" + bytes(64)),
+        "trie of the size that it starts with: got 68 bytes for 4294967292",
+    ),
+    "merges that do not continue with the prefix": (
+        lambda d: d.update(
+            model={
+                "type": "BPE",
+                "vocab": {"\u0120": 0, "a": 1, "\u0120a": 2},
+                "merges": [["a", "\u0120"]],
+                "continuing_subword_prefix": "x",
+            }
+        ),
+        "a merge of tokenizer.json must continue with 'x'",
+    ),
+    "an empty map of characters": (charsmap(b""), "got 0 bytes"),
+    "a map of characters that is none": (
+        lambda d: d.update(normalizer={"type": "Precompiled", "precompiled_charsmap": "%"}),
+        "must be base64",
+    ),
     "a map of characters that leads outside": (
         charsmap(b"\x08\0\0\0" + b"\xff\xf1\x02\x03" * 2 + b"abc"),
         "index out of bounds|broken",

@@ -18,7 +18,7 @@ from quaver.architecture import (
 )
 from quaver.arguments import check_range
 from quaver.engine import PRECISIONS, Engine, Precision
-from quaver.errors import InputError, PoolingError, UnsupportedArchitectureError
+from quaver.errors import InputError, ModelFolderError, PoolingError, UnsupportedArchitectureError
 from quaver.model_folder import ModelFolder
 from quaver.quantization_config import is_quantized
 from quaver.tokenizer import Tokenizer
@@ -155,7 +155,16 @@ def _load(
     max_seq_length, precision = options["max_seq_length"], options["precision"]
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_length)
-    tokenizer = folder.tokenizer(max_seq_length or spec.length_within(folder.max_seq_length))
+    length = spec.length_within(folder.max_seq_length)
+    try:
+        tokenizer = folder.tokenizer(max_seq_length or length)
+    except InputError as error:
+        if max_seq_length is not None:
+            raise
+        raise ModelFolderError(
+            f"{folder.name} says that a text may have {length} tokens (config.json, "
+            f"sentence_bert_config.json, tokenizer_config.json), too few for its tokenizer: {error}"
+        ) from error
     tokenizer.require_vocabulary(spec.vocab_size)
     quantized = is_quantized(folder.config)
     engine = Engine(

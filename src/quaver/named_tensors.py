@@ -62,7 +62,7 @@ class NamedTensors:
         """
         tensor = self._take(name, shape)
         full = self._full(name)
-        if tensor.dtype == np.int8 and f"{name}_scale" in self:
+        if tensor.dtype == np.int8 and len(shape) == 2 and f"{name}_scale" in self:
             scale = self._positive(f"{name}_scale", shape[0], 1)
             table = tensor.astype(np.float32)
             table *= scale

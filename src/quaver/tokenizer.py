@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import InputError, QuaverError, TokenizerError
 from quaver.model_files import ConfigFile, TokenizerConfigFile, read_file
-from quaver.tokenizer_settings import follow, lower_first, require_bounded
+from quaver.tokenizer_settings import checked_tokenizer, follow, lower_first, require_bounded
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -128,6 +128,7 @@ class Tokenizer:
 
     def _try(self) -> None:
         """Tokenize a text once, so that a broken tokenizer fails when it is loaded."""
+        self._tried_id = 0
         for text in ("", _TRIAL):
             encoding = self._backend.encode(text, add_special_tokens=False)
             plain = len(encoding)
@@ -142,6 +143,7 @@ class Tokenizer:
                 raise TokenizerError(
                     f"a token id must be at most {_MAX_ID}: tokenizer.json gives {max(ids)}"
                 )
+            self._tried_id = max(self._tried_id, *ids, 0)
 
     @classmethod
     def from_folder(
@@ -180,8 +182,9 @@ class Tokenizer:
                 f"a model folder needs tokenizer.json: {folder} has none; load the model with "
                 "transformers and save its fast tokenizer with save_pretrained()"
             )
+        content = checked_tokenizer(content, path)
         with _guard(f"{path} is broken", "download it again"):
-            backend = Backend.from_str(content.decode("utf-8"))
+            backend = Backend.from_buffer(content)
             if settings is not None and model is not None:
                 follow(backend, settings, model)
         return cls(backend, max_length=max_length, lowercase=lowercase)
@@ -199,10 +202,11 @@ class Tokenizer:
         Raises:
             TokenizerError: the tokenizer has more tokens than the table has rows, or far fewer.
         """
-        if self.vocab_size > rows:
+        largest = max(self.vocab_size - 1, self._tried_id)
+        if largest >= rows:
             raise TokenizerError(
                 "every token needs a row of the word embeddings: tokenizer.json goes up to id "
-                f"{self.vocab_size - 1}, the "
+                f"{largest}, the "
                 f"model has {rows} rows; tokenizer and weights are of different models"
             )
         if rows - self.vocab_size > max(64, rows // 50):

@@ -6,6 +6,7 @@ import base64
 import json
 import unicodedata
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from quaver.errors import TokenizerError
@@ -53,6 +54,75 @@ _GROWTH = {"NFKC": 11.0, "NFKD": 11.0, "NFC": 3.0, "NFD": 3.0}
 
 
 # --- tokenizer.json -------------------------------------------------------------------------------
+def checked_tokenizer(content: bytes, path: Path) -> bytes:
+    """Check what the tokenizers library must not read: it would end the process.
+
+    Args:
+        content: tokenizer.json.
+        path: the file, for messages.
+
+    Returns:
+        The same with every key of the file and of its model once, so that the library reads what
+        was checked.
+
+    Raises:
+        TokenizerError: it is no JSON, a merge of a BPE does not fit its prefix, or a map of
+            characters is shorter than it says.
+    """
+    import msgspec
+
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        model = msgspec.json.decode(parts["model"], type=dict[str, msgspec.Raw])
+        prefix = msgspec.json.decode(model.get("continuing_subword_prefix", b"null"))
+        if prefix and "merges" in model:
+            _require_merges(msgspec.json.decode(model["merges"]), prefix)
+        normalizer = msgspec.json.decode(parts.get("normalizer", b"null"))
+        _require_maps(normalizer)
+    except (msgspec.DecodeError, RecursionError, KeyError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is broken: {error!r}; download it again") from error
+    return msgspec.json.encode({**parts, "normalizer": normalizer, "model": model})
+
+
+def _require_maps(state: Any) -> None:
+    """Check that every map of characters is as long as it says: room for that is made at once."""
+    if isinstance(state, list):
+        for part in state:
+            _require_maps(part)
+    elif isinstance(state, dict):
+        for key, part in state.items():
+            if key != "precompiled_charsmap":
+                _require_maps(part)
+                continue
+            data = _charsmap(part)
+            size = int.from_bytes(data[:4], "little")
+            if len(data) < 4 or size % 4 or size > len(data) - 4:
+                raise TokenizerError(
+                    "precompiled_charsmap of tokenizer.json must hold a trie of the size that it "
+                    f"starts with: got {len(data)} bytes for {size}"
+                )
+
+
+def _charsmap(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise TokenizerError(
+            f"precompiled_charsmap of tokenizer.json must be base64: {error}"
+        ) from error
+
+
+def _require_merges(merges: Any, prefix: Any) -> None:
+    """Check that the second part of every merge starts with the prefix that is cut from it."""
+    for merge in merges if isinstance(merges, list) else ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, list) and parts and str(parts[-1]).startswith(str(prefix))):
+            raise TokenizerError(
+                f"a merge of tokenizer.json must continue with {prefix!r}, its "
+                f"continuing_subword_prefix: got {merge!r}"
+            )
+
+
 def require_bounded(backend: Backend) -> None:
     """Refuse a tokenizer that costs memory or time without bound, or has no end to its template.
 
@@ -144,12 +214,12 @@ def _size(text: str) -> int:
     return max(len(text.encode()), len(unicodedata.normalize("NFKD", text).encode()))
 
 
-def _longest_replacement(charsmap: str | list[int]) -> int:
+def _longest_replacement(charsmap: str) -> int:
     """Return the bytes of the longest text in a map of SentencePiece.
 
     It is a size, a trie of that many bytes, and texts that end with a zero byte each.
     """
-    data = base64.b64decode(charsmap) if isinstance(charsmap, str) else bytes(charsmap)
+    data = _charsmap(charsmap)
     texts = data[4 + int.from_bytes(data[:4], "little") :]
     return max((len(text) for text in texts.split(b"\0")), default=0)
 
