@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tiny_model import write_tiny_model
 
 # `pytest --hypothesis-profile thorough --timeout 0` draws as many examples as a release deserves.
-settings.register_profile("quick", max_examples=200)
-settings.register_profile("thorough", max_examples=10_000)
+# On a busy machine drawing a text may take a second: timing decides no test.
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", UNTIMED, max_examples=200)
+settings.register_profile("thorough", UNTIMED, max_examples=10_000)
 settings.load_profile("quick")
 
 
