@@ -79,6 +79,12 @@ PACKED = ".gz"
 SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
 """Endings of the files that are read, compared without regard to case."""
 
+ENDINGS_SHOWN = (
+    ", ".join(ending for ending in SUPPORTED_ENDINGS if ending not in _CODE)
+    + f" and {len(_CODE)} of source code and settings"
+)
+"""The same for a message."""
+
 
 def needs_worker(ending: str, size: int) -> bool:
     """Whether a file is converted in the worker process.

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from quaver.errors import DocumentError
-from quaver.passages.formats import SUPPORTED_ENDINGS, convert, needs_worker
+from quaver.passages.formats import ENDINGS_SHOWN, convert, needs_worker
 from quaver.passages.isolation import Converter
 from quaver.passages.limits import LIMITS
 from quaver.passages.passage import Document
@@ -48,9 +48,8 @@ def read_document(
     start = content[:8192]
     ending = ending_for(path.name, lambda: start, forced=True)
     if ending is None:
-        endings = ", ".join(SUPPORTED_ENDINGS)
         raise DocumentError(
-            f"{path.name}: a document must be text or have a supported ending: {endings}"
+            f"{path.name}: a document must be text or have a supported ending: {ENDINGS_SHOWN}"
         )
     try:
         if not needs_worker(ending, len(content)):

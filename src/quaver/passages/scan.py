@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from quaver.errors import DocumentError
-from quaver.passages.formats import SUPPORTED_ENDINGS
+from quaver.passages.formats import ENDINGS_SHOWN
 from quaver.passages.passage import Failure
 from quaver.passages.patterns import GITIGNORE, Selection, Sieve
 from quaver.passages.recognize import ending_of
@@ -79,7 +79,6 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
         else:
             others[path.suffix.lower()] += 1
     if not files and not failures:
-        endings = ", ".join(SUPPORTED_ENDINGS)
         patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
         wanted = f" that patterns want ({patterns})" if patterns else ""
         links = (
@@ -89,7 +88,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
         )
         raise DocumentError(
             f"a folder needs at least one document: found none in {folder}{wanted}{links}; "
-            f"supported endings: {endings}"
+            f"supported endings: {ENDINGS_SHOWN}; text without ending is read, too"
         )
     return Scan(tuple(sorted(files)), tuple(failures), others, tuple(sorted(outside)))
 
