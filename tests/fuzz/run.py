@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 from target import Case, Target  # noqa: E402
 
-MODULES = ("target_folders", "target_documents", "target_rehearsal")
+MODULES = ("target_folders", "target_documents", "target_stores", "target_rehearsal")
 BATCH = 400
 KNOWN = "known: "
 """How the names of the corpus' cases begin; others are SEED.NUMBER."""
@@ -353,6 +353,7 @@ def main() -> int:
     parser.add_argument(
         "--quick", action="store_true", help="the fixed cases of CI: about a minute"
     )
+    parser.add_argument("--known", action="store_true", help="the corpus of cases that once failed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument(
@@ -387,6 +388,9 @@ def main() -> int:
         failed = False
         for name in names:
             target = kinds[name]()
+            if arguments.known:
+                failed |= known(target, Path(scratch))
+                continue
             seconds = arguments.seconds * target.share / shares if arguments.seconds else None
             count = target.quick if arguments.quick else arguments.cases
             if seconds is None and count is None:
@@ -403,6 +407,19 @@ def main() -> int:
             show(report, arguments.out)
             failed |= bool(report.failures)
     return int(failed)
+
+
+def known(target: Target, scratch: Path) -> bool:
+    """Try the corpus of a target and print what came of each case; return whether one failed."""
+    from known_cases import KNOWN_CASES
+
+    failed = False
+    names = [KNOWN + name for name in KNOWN_CASES.get(target.name, ())]
+    for verdict in verdicts(target, names, scratch=scratch):
+        failed |= verdict.failed
+        mark = "FAILED" if verdict.failed else "held:"
+        print(f"{target.name}, {verdict.name}: {mark} {verdict.outcome}", flush=True)
+    return failed
 
 
 def reproduce(file: Path, scratch: Path) -> int:

@@ -53,7 +53,20 @@ def checked_mode(
             raise InputError("a query vector must be finite: got NaN or infinity")
     if mode != "dense" and not isinstance(text, str):
         raise InputError(f"mode {mode!r} needs the question as text: got {text!r}")
+    if mode != "dense":
+        _check_unicode(text)
     return mode
+
+
+def _check_unicode(text: str | None) -> None:
+    """Checks that a question can be taken apart: JSON may bring half of a surrogate pair."""
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"a question must be valid Unicode: it has half of a surrogate pair at character "
+            f"{error.start}; replace it, for example with text.encode('utf-8', 'replace').decode()"
+        ) from error
 
 
 def check_k(k: int) -> None:
