@@ -125,13 +125,24 @@ def dumps(value: Any) -> str:
     return json.dumps(value)
 
 
+def loads(content: bytes) -> Any:
+    """Return what JSON holds; None for what is none, or is nested too deeply for what follows."""
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[\]{}]", content):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    if deepest > 100:
+        return None
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
 def mutate_json(draw: Random, content: bytes) -> tuple[bytes, str]:
     """Change one thing in a JSON file; what is no JSON any more is changed as bytes."""
-    if b"[" * 50 in content or b'{"a":' * 50 in content:  # nested too deeply for what follows
-        return mutate_bytes(draw, content)
-    try:
-        root = json.loads(content)
-    except ValueError:
+    root = loads(content)
+    if root is None:
         return mutate_bytes(draw, content)
     if draw.random() < 0.04:
         value = draw.choice(HOSTILE)
@@ -374,9 +385,9 @@ def pack_safetensors(header: str, data: bytes) -> bytes:
 
 def mutate_safetensors(draw: Random, content: bytes) -> tuple[bytes, str]:
     """Change the header's length, its JSON, one tensor's entry, or the numbers themselves."""
-    try:
-        header, data = unpack_safetensors(content)
-    except (ValueError, RecursionError):
+    length = int.from_bytes(content[:8], "little")
+    header, data = loads(content[8 : 8 + length]), content[8 + length :]
+    if not isinstance(header, dict):
         return mutate_bytes(draw, content)
     names = [name for name in header if name != "__metadata__"]
     kind = draw.randrange(9)

@@ -21,6 +21,7 @@ from mutation import (
     LFS,
     Raw,
     dumps,
+    loads,
     mutate_bytes,
     mutate_json,
     mutate_safetensors,
@@ -440,11 +441,10 @@ _PARTS = (
 
 def mutate_tokenizer(draw: Random, content: bytes) -> tuple[bytes, str]:
     """Swap a component, renumber the vocabulary, or change the JSON anywhere."""
-    try:
-        value = json.loads(content)
-        model = value["model"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    value = loads(content)
+    if not isinstance(value, dict):
         return mutate_bytes(draw, content)
+    model = value.get("model")
     kind = draw.randrange(8)
     if kind < 4:
         part = draw.choice(_PARTS)
