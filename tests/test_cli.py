@@ -34,7 +34,7 @@ from quaver.store import And, Compare
 from quaver.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
-QUAVER = [sys.executable, "-m", "quaver.cli"]
+QUAVER = [sys.executable, "-m", "quaver"]
 
 
 @pytest.fixture
@@ -351,6 +351,24 @@ def test_a_closed_pipe_is_no_traceback(tiny_folder: Path) -> None:
     assert process.wait(60) in (0, 1)
 
 
+def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback() -> None:
+    code = """if True:
+        import sys
+
+        class Interrupt:
+            def find_spec(self, name, path=None, target=None):
+                if name == "quaver.cli.ask":
+                    raise KeyboardInterrupt
+
+        sys.meta_path.insert(0, Interrupt())
+        from quaver.__main__ import main
+
+        sys.exit(main())
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "quaver: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -434,7 +452,8 @@ def test_without_a_terminal_a_line_now_and_then(
     lines = errors.splitlines()
     assert lines
     assert all(
-        re.fullmatch(r"quaver: \d+ %, (.* left, )?[\d,]+ passages, \d+/s", line) for line in lines
+        re.fullmatch(r"quaver: \d+ %, (.* left, )?[\d,]+ passages(, \d+/s)?", line)
+        for line in lines
     )
     _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb2", "-q")
     assert errors == ""

@@ -45,6 +45,7 @@ ORDER = (
     ("terminal",),
     ("bench", "evaluate", "integrations"),
     ("cli",),
+    ("__main__",),
 )
 ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 NATIVE_CALLERS = {"engine", "machine"}

@@ -166,7 +166,8 @@ class ProgressDisplay:
         left = self._left.seconds(now)
         rate = progress.passages / max(now - self._started, 1e-9)
         words = [f"{duration(left)} left"] if left else []
-        return [*words, f"{progress.passages:,} passages", f"{rate:.0f}/s"]
+        words.append(f"{progress.passages:,} passages")
+        return [*words, f"{rate:.0f}/s"] if progress.passages else words
 
     def _print_lines(self) -> None:
         while not self._ended.wait(LINE_SECONDS):
