@@ -10,6 +10,7 @@ import random
 import re
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,10 @@ from documents import (
     write_zip,
 )
 from quaver.errors import DocumentError
-from quaver.passages import Converter, read_document, scan_folder
+from quaver.passages import Converter, Document, read_document, scan_folder
 from quaver.passages.limits import LIMITS
 from quaver.passages.patterns import Patterns
-from quaver.passages.read import read_bytes
+from quaver.passages.read import Unread, read_bytes, read_documents
 
 WHOLE = {
     ".pdf": lambda: write_pdf([["# Tea", *["a line of text"] * 20]] * 4),
@@ -199,6 +200,54 @@ def test_a_converter_that_hangs_or_crashes_costs_one_file(
         assert worker.convert(".json", b'{"a": 1}').text.startswith("a: 1")
 
 
+def test_every_format_is_read_in_the_worker(
+    tmp_path: Path, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(ending: str, content: bytes) -> None:
+        raise AssertionError("read in the main process")
+
+    monkeypatch.setattr("quaver.passages.formats.convert", here)
+    monkeypatch.setattr("quaver.passages.worker.convert", here)
+    for ending in (".txt", ".md", ".rst", ".html", ".csv", ".json", ".py"):
+        path = tmp_path / f"a{ending}"
+        path.write_text("[]")
+        assert read_document(path, converter=converter).source == path.name
+
+
+def test_a_crash_costs_one_file_of_those_sent_together(
+    misbehaving: Callable[[str], None], tmp_path: Path
+) -> None:
+    misbehaving("import os; os.abort()")
+    names = ["a.txt", "b.docx", "c.exe", "d.txt", "e.docx", "f.docx", "g.rst", "h.json"]
+    files = [Unread(tmp_path / name, name, "root", name.encode()) for name in names]
+    files[1:6:3] = [replace(file, content=write_docx()) for file in files[1:6:3]]
+    files[5] = replace(files[5], content=write_docx())
+    with Converter(seconds=20) as worker:
+        found = list(read_documents(files, worker))
+    said = [o.text if isinstance(o, Document) else str(o).partition(":")[0] for o in found]
+    assert said == ["a.txt", "b.docx", "c.exe", "d.txt", "e.docx", "f.docx", "g.rst", "h.json"]
+    assert [isinstance(outcome, Document) for outcome in found] == [
+        name in ("a.txt", "d.txt", "g.rst") for name in names
+    ]
+    assert "SIGABRT" in str(found[1])
+
+
+def test_answers_that_nobody_took_are_not_those_of_the_next_files() -> None:
+    with Converter(seconds=20) as worker:
+        outcomes = worker.convert_all([(".txt", b"one"), (".txt", b"two"), (".txt", b"three")])
+        first = next(outcomes)
+        assert isinstance(first, Document)
+        assert first.text == "one"
+        outcomes.close()  # type: ignore[attr-defined]
+        assert worker.convert(".txt", b"four").text == "four"
+
+
+def test_a_message_larger_than_the_pipes_goes_through(converter: Converter) -> None:
+    texts = ["x" * 300_000, "", "größe" * 100_000, "\N{GRINNING FACE}" * 100_000]
+    found = list(converter.convert_all([(".txt", text.encode()) for text in texts]))
+    assert [outcome.text for outcome in found if isinstance(outcome, Document)] == texts
+
+
 @pytest.mark.parametrize(
     "deed",
     [
@@ -298,6 +347,42 @@ def test_deep_and_long_content_ends(
     except DocumentError as error:
         assert "broken: " in str(error)  # noqa: PT017 - reading it is as good as a reason
     assert still_reads(converter)
+
+
+@pytest.mark.parametrize(
+    ("ending", "part", "end"),
+    [
+        (".rst", "\n", ""),
+        (".rst", " \r\n", "x"),
+        (".rst", ".. _a:\n\n", "x"),
+        (".rst", ":a", f"\n{'=' * 100_000}\n\nx"),
+        (".rst", "`a*", f"\n{'=' * 100_000}\n\nx"),
+        (".md", "\n", ""),
+        (".md", "[", ""),
+        (".md", "*a_ ", ""),
+        (".md", "a``b`", ""),
+        (".md", "> - ", ""),
+        (".md", "# [a\n", ""),
+        (".csv", '\n"x', ""),
+        (".csv", ',"', ""),
+        (".html", "<!--", ""),
+        (".html", "<!-->", ""),
+        (".html", "<a b='", ""),
+        (".html", '<a b="', "'>"),
+        (".html", "<![CDATA[", ""),
+        (".html", "<![x", ">"),
+        (".html", "</a", ""),
+        (".html", "<table>", ""),
+        (".html", "<table><tr><td>x", ""),
+        (".html", "<h1><a href='#'>#", ""),
+    ],
+)
+def test_a_hundred_kilobytes_of_anything_are_read_in_seconds(
+    ending: str, part: str, end: str, converter: Converter
+) -> None:
+    # Each of these once took the square of its length, or more: far over the limit of 20 seconds.
+    text = (part * 100_000)[:100_000] + end
+    assert isinstance(converter.convert(ending, text.encode()), Document)
 
 
 def test_a_line_of_two_gigabytes_is_refused_unread(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathspec import GitIgnoreSpec
 from quaver.errors import DocumentError, InputError
 from quaver.passages import SUPPORTED_ENDINGS, Document, Selection, read_document, scan_folder
 from quaver.passages.patterns import Patterns
+from quaver.passages.rst import rst_sections
 
 
 def read(folder: Path, name: str, content: str | bytes) -> Document:
@@ -53,6 +55,19 @@ def test_rst_headings_nest_in_the_order_of_their_styles(tmp_path: Path) -> None:
         ("Title > Part > Deep", "three"),
         ("Title > Next", "four"),
     ]
+
+
+@given(st.text("\r\n \t._:a", max_size=30))
+def test_rst_targets_at_the_end_of_a_section_are_left_out(text: str) -> None:
+    oracle = re.compile(  # which backtracks
+        r"(?:^[ \t]*(?:\.\. _[^\r\n]*:|\.\.)[ \t]*(?:\r\n|\r|\n|\Z)|^[ \t]*(?:\r\n|\r|\n))+\Z",
+        re.MULTILINE,
+    )
+    text = "=\nA\n=\nx\n" + re.sub("\r(?!\n)", "", text) + "\n"  # "^" is not behind a lone \r
+    first, *others = rst_sections(text)
+    if not others:
+        found = oracle.search(text, 6)
+        assert first.end == (len(text) if found is None else found.start())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +133,18 @@ def test_html_of_several_articles_or_inside_a_form_keeps_all_text(tmp_path: Path
     assert outline(read(tmp_path, "b.html", single)) == [("", "One")]
     form = "<body><form><p>Text</p><select><option>no</option></select></form></body>"
     assert outline(read(tmp_path, "c.html", form)) == [("", "Text")]
+
+
+def test_html_rows_and_cells_need_no_end_tags(tmp_path: Path) -> None:
+    table = "<table><tr><td>a<td>b <b>c</b><tr><th>d<td><p>e<p>f<!-- no --></table>"
+    assert outline(read(tmp_path, "a.html", table)) == [("", "a | b c\nd | e f")]
+
+
+def test_html_that_is_never_closed_keeps_its_text(tmp_path: Path) -> None:
+    page = "<p>one <!-- two <b>three</b> <a href='four"
+    assert outline(read(tmp_path, "a.html", page)) == [("", "one <!-- two three <a href='four")]
+    page = "<p>one <![if !IE]>two<![endif]> <!-- no --> three<!---->"
+    assert outline(read(tmp_path, "b.html", page)) == [("", "one two three")]
 
 
 def test_html_without_a_body_and_deeply_nested_is_read(tmp_path: Path) -> None:

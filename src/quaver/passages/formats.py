@@ -23,8 +23,7 @@ class Format:
     Attributes:
         reader: ``module:function`` in this package.
         endings: Endings of its files, in small letters.
-        binary: Whether the reader gets bytes, and runs in the worker process: a library (or the
-            standard library's e-mail parser) then takes a hostile file apart.
+        binary: Whether the reader gets the bytes instead of the decoded text.
         declared: Whether a text may name its own encoding.
     """
 
@@ -84,19 +83,6 @@ ENDINGS_SHOWN = (
     + f" and {len(_CODE)} of source code and settings"
 )
 """The same for a message."""
-
-
-def needs_worker(ending: str, size: int) -> bool:
-    """Whether a file is converted in the worker process.
-
-    Args:
-        ending: The file's ending, in small letters.
-        size: Its bytes.
-
-    Returns:
-        True for every format that is not text, and for every large file.
-    """
-    return ending not in _BY_ENDING or _BY_ENDING[ending].binary or size > LIMITS.inline_bytes
 
 
 def convert(ending: str, content: bytes) -> Document:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator
 
 from bs4 import BeautifulSoup, Tag, XMLParsedAsHTMLWarning
-from bs4.element import NavigableString, PreformattedString
+from bs4.element import NavigableString, PageElement, PreformattedString
 
 from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
@@ -54,9 +55,13 @@ _INLINE = frozenset(
     )
 )
 _HEADING = re.compile(r"h[1-6]")
-_STRUCTURE = "table, pre, ul, ol, dl, h1, h2, h3, h4, h5, h6"
+_COMMENT_END = re.compile(r"--!?\s*>")
+_STRUCTURE = frozenset(("table", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "h5", "h6"))
 _PERMALINKS = ("#", "¶", "§", "🔗", "\uf0c1")
 """What a heading's link to itself says; the last is an icon of Sphinx's theme."""
+
+_BLOCKS = frozenset({"p", "div", "br"})
+"""They part the words of a cell."""
 
 _LONGEST_CELL = 300
 """Longer ones are prose: the table only lays out the page."""
@@ -78,9 +83,10 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
     with warnings.catch_warnings():
         # An XHTML page is a page: read as HTML its text is the same.
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
-        page = BeautifulSoup(markup, "html.parser")
+        page = BeautifulSoup(_closable(markup), "html.parser")
     for unseen in page.select(_UNSEEN):
-        unseen.decompose()
+        if not unseen.decomposed:  # with one that it stood in
+            unseen.decompose()
     articles = page.find_all("article", limit=2)
     writer = _Writer()
     writer.write(
@@ -91,6 +97,21 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
         or page
     )
     return writer.finish()
+
+
+def _closable(markup: str) -> str:
+    """Makes text of what begins markup and cannot end it, in linear time.
+
+    The standard library's parser looks for the end of each comment or tag as far as the page goes,
+    and if there is none goes on one character later: on 100 KB of "<!--" for ten seconds.
+    """
+    # In a page this is a comment that ends at the next ">", except that the parser looks for "]>".
+    markup = markup.replace("<![", "<!")
+    ends = [found.end() for found in _COMMENT_END.finditer(markup)]
+    commented = ends[-1] if ends else 0
+    markup = markup[:commented] + markup[commented:].replace("<!--", "&lt;!--")
+    closed = markup.rfind(">") + 1
+    return markup[:closed] + markup[closed:].replace("<", "&lt;")
 
 
 class _Writer:
@@ -130,8 +151,8 @@ class _Writer:
                 stack.extend(reversed(["", *_parts(part), ""]))
 
     def _add_heading(self, tag: Tag) -> None:
-        for link in tag.select('a[href^="#"]'):
-            if link.get_text().strip() in _PERMALINKS:
+        for link in tag.find_all("a"):
+            if str(link.get("href", "")).startswith("#") and _own_text(link) in _PERMALINKS:
                 link.decompose()
         title = " ".join(tag.get_text().split())
         if title:
@@ -152,15 +173,57 @@ class _Writer:
 
 def _rows(table: Tag) -> list[str]:
     """Returns the rows of a table of values as lines; none for one that lays out a page."""
-    if table.select_one(_STRUCTURE) is not None:
+    if any(isinstance(node, Tag) and node.name in _STRUCTURE for node in _inside(table)):
         return []
-    rows = []
-    for row in table.find_all("tr"):
-        cells = [cell.get_text(" " if cell.p else "") for cell in row.find_all(("td", "th"))]
-        if any(len(cell) > _LONGEST_CELL for cell in cells):
-            return []
-        rows.append(" | ".join(filter(None, (" ".join(cell.split()) for cell in cells))))
-    return [row for row in rows if row]
+    rows: list[list[list[str]]] = []
+    # End tags of rows and cells may be missing, and the parser then puts the next into the last: so
+    # a row, and a cell, ends where the next begins.
+    for node in _inside(table):
+        if not isinstance(node, Tag):
+            if rows and rows[-1] and _is_visible(node):
+                rows[-1][-1].append(str(node))
+        elif node.name == "tr":
+            rows.append([])
+        elif node.name in ("td", "th") and rows:
+            rows[-1].append([])
+        elif node.name in _BLOCKS and rows and rows[-1]:
+            rows[-1][-1].append(" ")
+    texts = [[" ".join("".join(cell).split()) for cell in row] for row in rows]
+    if any(len(cell) > _LONGEST_CELL for row in texts for cell in row):
+        return []
+    return [" | ".join(filter(None, row)) for row in texts if any(row)]
+
+
+def _is_visible(text: PageElement) -> bool:
+    """Whether a text can be seen: it is no comment, and not empty."""
+    return (
+        isinstance(text, NavigableString)
+        and not isinstance(text, PreformattedString)
+        and bool(text)
+    )
+
+
+def _inside(tag: Tag) -> Iterator[PageElement]:
+    """Yields what is inside an element, in the order of the page.
+
+    Why not a selector or ``descendants``: they first go to the root or to the last element, which
+    in tables in tables is a long way.
+    """
+    waiting = tag.contents[::-1]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, Tag):
+            waiting.extend(reversed(node.contents))
+
+
+def _own_text(tag: Tag) -> str | None:
+    """Returns the text of an element that holds nothing else, or one element that does."""
+    for node in tag.contents if len(tag.contents) == 1 else ():
+        inner = node.contents if isinstance(node, Tag) else [node]
+        if len(inner) == 1 and isinstance(inner[0], NavigableString):
+            return str(inner[0]).strip()
+    return None
 
 
 def _parts(node: Tag) -> list[Tag | str]:
@@ -169,10 +232,6 @@ def _parts(node: Tag) -> list[Tag | str]:
     for child in node.children:
         if isinstance(child, Tag):
             parts.append(child)
-        elif (
-            isinstance(child, NavigableString)
-            and not isinstance(child, PreformattedString)
-            and str(child)
-        ):
+        elif _is_visible(child):
             parts.append(str(child))
     return parts

@@ -18,7 +18,8 @@ class Limits:
         seconds: CPU time of a conversion in the worker process.
         patience: How many times as long it may take by the clock, for a machine that is busy.
         memory_bytes: Address space of the worker process.
-        inline_bytes: Larger files are converted in the worker process, whatever their format.
+        message_bytes: Files that go to the worker process together have as many bytes, about.
+        message_files: How many files go to it together.
     """
 
     file_bytes: int = 100_000_000
@@ -29,7 +30,8 @@ class Limits:
     seconds: float = 60
     patience: float = 10
     memory_bytes: int = 2 << 30
-    inline_bytes: int = 1_000_000
+    message_bytes: int = 1_000_000
+    message_files: int = 64
 
 
 LIMITS = Limits()

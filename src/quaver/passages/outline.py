@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from quaver.passages.passage import Section
+
+LONGEST_TITLE = 1_000
+"""Characters; every passage of a section carries its heading, so a longer one loses its end."""
 
 
 @dataclass(frozen=True)
@@ -14,7 +17,8 @@ class Heading:
 
     Attributes:
         level: 0 is the outermost; levels may be skipped.
-        title: One line, without markup of the heading itself.
+        title: One line, without markup of the heading itself; no more than ``LONGEST_TITLE``
+            characters of it are kept.
         start: Where the heading begins; the section before it ends here.
         end: Where its own section's body begins.
     """
@@ -56,7 +60,7 @@ def sections_between(
         close(heading.start)
         while open_headings and open_headings[-1].level >= heading.level:
             open_headings.pop()
-        open_headings.append(heading)
+        open_headings.append(replace(heading, title=heading.title[:LONGEST_TITLE]))
         start = heading.end
     close(len(text))
     if not sections and text[begin:].strip():

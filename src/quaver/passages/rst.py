@@ -10,18 +10,19 @@ no less.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from quaver.passages.outline import Heading, sections_between
 from quaver.passages.passage import Section
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*$")
-_MARKUP = re.compile(r"(?:(?::[\w:.+-]+:)?`{1,2}~?|\*{1,2}(?=\S))([^`*]+?)(?:`{1,2}_{0,2}|\*{1,2})")
+# A role begins where no part of one stands before it: else each colon of ":a:a:a" would be tried.
+_MARKUP = re.compile(
+    r"(?:(?:(?<![\w:.+-]):[\w:.+-]+:)?`{1,2}~?|\*{1,2}(?=\S))([^`*]+?)(?:`{1,2}_{0,2}|\*{1,2})"
+)
 _DASHES = re.compile(r"(?<=\s)---?(?=\s)")
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|$)")
-_TARGETS = re.compile(
-    r"(?:^[ \t]*(?:\.\. _[^\r\n]*:|\.\.)[ \t]*(?:\r\n|\r|\n|\Z)|^[ \t]*(?:\r\n|\r|\n))+\Z",
-    re.MULTILINE,
-)
+_TARGET = re.compile(r"[ \t]*(?:\.\.(?: _[^\r\n]*:)?[ \t]*)?")
 
 
 def rst_sections(text: str) -> tuple[Section, ...]:
@@ -92,8 +93,14 @@ def _plain(title: str) -> str:
 
 
 def _without_targets(text: str, section: Section) -> Section:
-    """Cuts link targets (``.. _name:``) and blank lines off the end of a section."""
-    trailing = _TARGETS.search(text, section.start, section.end)
-    return (
-        section if trailing is None else Section(section.headings, section.start, trailing.start())
-    )
+    """Cuts link targets (``.. _name:``) and blank lines off the end of a section, line by line."""
+    end = section.end
+    while end > section.start:
+        last = end - (text[end - 1] in "\r\n")
+        last -= text[last - 1 : end] == "\r\n"
+        begin = max(text.rfind("\n", section.start, last) + 1, section.start)
+        begin = max(text.rfind("\r", begin, last) + 1, begin)
+        if not _TARGET.fullmatch(text, begin, last):
+            break
+        end = begin
+    return section if end == section.end else replace(section, end=end)

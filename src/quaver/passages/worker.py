@@ -23,23 +23,26 @@ def main() -> None:
     """Converts files until there are no more.
 
     The arguments of the process are its limits: seconds for each file, and bytes of memory. Standard
-    input has for each file a line of JSON with its ending and size, then its bytes; standard output
-    gets for each file a line of JSON, as ``answer_for`` says.
+    input has for some files together a line of JSON with the ending and size of each, then their
+    bytes; standard output gets for each file a line of JSON, as ``answer_for`` says, and behind it
+    the document's text, whose bytes the line counts as "size".
     """
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     _confine(memory)
     while header := sys.stdin.buffer.readline():
-        request = json.loads(header)
-        content = sys.stdin.buffer.read(request["size"])
-        if len(content) < request["size"]:  # the parent is gone
-            return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
-        answer = answer_for(request["ending"], content)
-        answers.write(json.dumps(answer).encode() + b"\n")
-        answers.flush()
+        # All of a message is read before anything is answered: else both ends might wait to write.
+        files = [(ending, sys.stdin.buffer.read(size), size) for ending, size in json.loads(header)]
+        for ending, content, size in files:
+            if len(content) < size:  # the parent is gone
+                return
+            used = resource.getrusage(resource.RUSAGE_SELF)
+            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
+            answer = answer_for(ending, content)
+            text = answer.pop("text", "").encode()
+            answers.write(json.dumps(answer | {"size": len(text)}).encode() + b"\n" + text)
+            answers.flush()
 
 
 def answer_for(ending: str, content: bytes) -> dict[str, Any]:

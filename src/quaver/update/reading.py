@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quaver.errors import DocumentError
-from quaver.passages import Converter, Failure, Passage, TokenCounter, read_document, split
-from quaver.passages.read import read_bytes
+from quaver.passages import Converter, Document, Failure, Passage, TokenCounter, split
+from quaver.passages.limits import LIMITS
+from quaver.passages.read import Unread, read_bytes, read_documents
 from quaver.store.protocol import FileVersion, StoredSource
 
 _SPLIT_VERSION = 6
@@ -85,37 +86,70 @@ class Reader:
         """
         group, waiting = Group(), 0
         with Converter() as converter:
-            for number, path in enumerate(paths, start=1):
-                waiting += self._read(path, group, converter)
+            for number, (outcome, size) in enumerate(self._outcomes(paths, converter), start=1):
+                if isinstance(outcome, ReadFile):
+                    group.files.append(outcome)
+                    waiting += len(outcome.passages)
+                else:
+                    group.size += size
+                    if isinstance(outcome, Failure):
+                        group.failures.append(outcome)
+                    else:
+                        group.unchanged.append(outcome)
                 # Also after many files of which nothing is new, so that progress shows.
                 if waiting >= passages or number % 256 == 0:
                     yield group
                     group, waiting = Group(), 0
         yield group
 
-    def _read(self, path: Path, group: Group, converter: Converter) -> int:
-        """Adds a file to a group; returns how many passages that brought."""
-        source = path.relative_to(self._folder).as_posix()
-        try:
-            content = read_bytes(path)
+    def _outcomes(
+        self, paths: Sequence[Path], converter: Converter
+    ) -> Iterator[tuple[ReadFile | Failure | int, int]]:
+        """Yields for each file, roughly in order, what came of it and its bytes.
+
+        That is the file read and split, why it cannot be read, or how many passages it has that is
+        stored as it is.
+        """
+        waiting: list[tuple[str, Unread]] = []
+        for path in paths:
+            source = path.relative_to(self._folder).as_posix()
+            try:
+                content = read_bytes(path)
+            except DocumentError as error:
+                yield self._failure(path, source, error), file_size(path)
+                continue
             settings = f"{_SPLIT_VERSION} {self._max_tokens}\n".encode()
             digest = hashlib.sha256(settings + content).hexdigest()
             known = self._stored.get(source)
             if known is not None and known.has_digest(digest):
-                group.unchanged.append(sum(map(len, known.ids.values())))
-                group.size += len(content)
-                return 0
-            document = read_document(
-                path, source=source, root=self._root, content=content, converter=converter
-            )
-        except (DocumentError, ImportError) as error:  # an extra that this file needs is missing
-            group.failures.append(Failure(source, str(error).removeprefix(f"{path.name}: ")))
-            group.size += file_size(path)
-            return 0
-        passages = split(document, self._tokenizer, self._max_tokens)
-        version = FileVersion(digest, len(passages))
-        group.files.append(ReadFile(version, source, passages, len(content)))
-        return len(passages)
+                yield sum(map(len, known.ids.values())), len(content)
+                continue
+            waiting.append((digest, Unread(path, source, self._root, content)))
+            if (
+                len(waiting) == LIMITS.message_files
+                or sum(len(file.content) for _, file in waiting) >= LIMITS.message_bytes
+            ):
+                yield from self._split(waiting, converter)
+                waiting.clear()
+        yield from self._split(waiting, converter)
+
+    def _split(
+        self, files: Sequence[tuple[str, Unread]], converter: Converter
+    ) -> Iterator[tuple[ReadFile | Failure, int]]:
+        """Yields files as ``_outcomes`` does; each comes with the digest of its version."""
+        documents = read_documents([file for _, file in files], converter)
+        for (digest, file), document in zip(files, documents, strict=True):
+            size = len(file.content)
+            if not isinstance(document, Document):  # or an extra that this file needs is missing
+                yield self._failure(file.path, file.source, document), size
+                continue
+            passages = split(document, self._tokenizer, self._max_tokens)
+            version = FileVersion(digest, len(passages))
+            yield ReadFile(version, file.source, passages, size), size
+
+    @staticmethod
+    def _failure(path: Path, source: str, error: DocumentError | ImportError) -> Failure:
+        return Failure(source, str(error).removeprefix(f"{path.name}: "))
 
 
 def file_size(path: Path) -> int:
