@@ -47,8 +47,8 @@ def markdown_headings(text: str, begin: int = 0) -> list[Heading]:
     """
     # The parser counts lines in the same way: \r\n, \n and a lone \r each end one.
     starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]
-    # Only the words of headings are needed: what is inside of paragraphs is not parsed, which takes
-    # half of the time, and on some texts the square of it.
+    # Only the words of headings are needed. What is inside of paragraphs is not parsed: on some texts
+    # ("[[[[") that takes the square of their length.
     parser = MarkdownIt("commonmark").disable("inline")
     environment: dict[str, Any] = {}
     tokens = parser.parse(text[begin:], environment)
