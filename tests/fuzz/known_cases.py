@@ -203,18 +203,5 @@ KNOWN_CASES = {
     "patterns": PATTERNS,
     "filters": FILTERS,
 }
-PENDING = {
-    "huge weights",
-    "large weights",
-    ".rst of empty lines",
-    ".rst of lines with blanks",
-    ".rst, many fields over a line",
-    ".csv of open quotes",
-    ".html of comments",
-    ".html of open attributes",
-    ".html of declarations",
-    ".html of nested tables",
-    "words without spaces",
-    "a word of 100,000 letters",
-}
+PENDING = {"huge weights", "large weights", "words without spaces"}
 """Names of cases that are not mended yet."""

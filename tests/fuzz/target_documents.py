@@ -293,7 +293,7 @@ class Documents(Target):
     name = "documents"
     cpu_seconds = 20
     memory_bytes = 2 << 30
-    quick = 900
+    quick = 400
     share = 4
 
     def __init__(self) -> None:
@@ -377,7 +377,7 @@ class Splitting(Target):
     name = "splitting"
     cpu_seconds = 40
     memory_bytes = 2 << 30
-    quick = 40
+    quick = 10
 
     def __init__(self) -> None:
         """Make the tokenizer."""
@@ -418,7 +418,7 @@ class Patterns(Target):
     """A .gitignore and patterns of the command line, over a folder with awkward names."""
 
     name = "patterns"
-    quick = 300
+    quick = 200
 
     def draw(self, draw: Random) -> Case:
         parts = ("*", "**", "?", "a", "b", "a*", "[a-z]", "[!a]", "[", "]", "\\", "/", "!", "#", " ", ".", "*.txt", "**/", "[z-a]", "[[:alpha:]]", "[]", "{a,b}", "\0", "\r", "(", "+", "^", "$", "é", "😀", "\ud800")  # fmt: skip

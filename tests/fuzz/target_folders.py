@@ -556,7 +556,7 @@ class Tokenizers(Folders):
     """A folder whose tokenizer.json is broken."""
 
     name = "tokenizers"
-    quick = 500
+    quick = 300
     share = 2
     bases = tuple(f"{family}/encoder" for family in TOKENIZERS)
     parts = ("tokenizer.json",)
@@ -566,7 +566,7 @@ class Weights(Folders):
     """A folder whose safetensors files are broken."""
 
     name = "weights"
-    quick = 300
+    quick = 200
     bases = tuple(name for name in BASES if not name.startswith("tiny"))
     parts = (".safetensors", ".index.json")
 

@@ -163,7 +163,7 @@ class Filters(Target):
     """A filter and a question, as an agent or a server's client may send them."""
 
     name = "filters"
-    quick = 1500
+    quick = 400
 
     def __init__(self) -> None:
         """Fill a store in memory."""
