@@ -68,6 +68,15 @@ def test_a_word_longer_than_the_model_is_cut(tokenizer: Tokenizer) -> None:
     assert all(tokenizer.count(passage.text) <= 8 for passage in passages)
 
 
+@pytest.mark.parametrize("unit", ["A", "東京", "data:image/png;base64,iVBORw0KGgo", "a=b;"])
+def test_what_has_no_spaces_is_cut(tokenizer: Tokenizer, unit: str) -> None:
+    text = "Before it. " + unit * (20_000 // len(unit)) + " and behind it."
+    passages = split(document(text), tokenizer, 62)
+    assert all(len(passage.text) <= 2 * 4096 for passage in passages)
+    assert "".join("".join(p.text.split()) for p in passages) == "".join(text.split())
+    assert all(text[passage.start : passage.end] == passage.text for passage in passages)
+
+
 def test_a_long_heading_path_keeps_its_innermost_part(tokenizer: Tokenizer) -> None:
     inner = split(document("text", "the file " * 30, "list"), tokenizer, 32)
     assert [passage.heading for passage in inner] == ["list"]

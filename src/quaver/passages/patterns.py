@@ -312,7 +312,7 @@ def _glob(text: str) -> _Match | None:
     r"""Compiles the pattern of one name; None if it is broken.
 
     The text between two stars may match as early as it can, and is never tried again: the group in
-    ``(?=(.*?text))\1`` does not backtrack. So matching costs no more than the length of the name
+    ``(?=(?P<g>.*?text))(?P=g)`` does not backtrack. So matching costs no more than the length of the name
     times that of the pattern.
     """
     pieces: list[list[str]] = [[]]
@@ -343,7 +343,8 @@ def _glob(text: str) -> _Match | None:
     first, *others = ("".join(piece) for piece in pieces)
     expression = first
     for number, piece in enumerate(others[:-1], start=1):
-        expression += rf"(?=(.*?{piece}))\{number}"
+        # By name: a number above 99 would be read as a character in octal.
+        expression += f"(?=(?P<g{number}>.*?{piece}))(?P=g{number})"
     if others:
         expression += f".*{others[-1]}"
     return re.compile(expression, re.DOTALL).fullmatch

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
 from quaver.errors import InputError
 from quaver.passages.counting import SpanCounter, TokenCounter
 from quaver.passages.passage import HEADING_SEPARATOR, Document, Passage, embedded_text, passage_id
+
+_UNBROKEN = 4096
+"""Characters; what goes on longer without a space or the end of a sentence is cut. The splitter takes
+the square of its length, and a tokenizer may call all of it one unknown token."""
+
+_RUN = re.compile(r"[^\s\u3002\uff01\uff1f]+")  # the latter end sentences where no space follows
 
 SMALLEST_BUDGET = 8
 """Fewer tokens than this do not hold a heading and a sentence."""
@@ -29,7 +37,8 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             least 8.
 
     Returns:
-        The passages in the order of the document. White space at their ends is cut off.
+        The passages in the order of the document. White space at their ends is cut off, but for that
+        before a block of Markdown, where it means something.
 
     Raises:
         InputError: ``max_tokens`` is below 8.
@@ -48,7 +57,12 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
     for section in document.sections:
         heading = _heading(section.headings, tokenizer, max_tokens // 4)
         body = document.text[section.start : section.end]
-        for offset, text in _pieces(body, heading, document.markdown, tokenizer, max_tokens):
+        found = [
+            (begin + offset, text)
+            for begin, part in _parts(body)
+            for offset, text in _pieces(part, heading, document.markdown, tokenizer, max_tokens)
+        ]
+        for offset, text in found:
             start = section.start + offset
             source, root, occurrence = document.source, document.root, seen[heading, text]
             seen[heading, text] += 1
@@ -57,6 +71,16 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             end = start + len(text)
             passages.append(Passage(identity, text, source, heading, start, end, root, metadata))
     return passages
+
+
+def _parts(body: str) -> Iterator[tuple[int, str]]:
+    """Cuts where nothing else would for very long; yields each part with its first character."""
+    begin = 0
+    for run in _RUN.finditer(body):
+        for cut in range(run.start() + _UNBROKEN, run.end(), _UNBROKEN):
+            yield begin, body[begin:cut]
+            begin = cut
+    yield begin, body[begin:]
 
 
 def _pieces(
