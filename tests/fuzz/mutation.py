@@ -384,6 +384,17 @@ def pack_safetensors(header: str, data: bytes) -> bytes:
     return len(encoded).to_bytes(8, "little") + encoded + data
 
 
+def _is_entry(entry: Any) -> bool:
+    """Tell whether a tensor's entry has the form that it should have."""
+    if not isinstance(entry, dict):
+        return False
+    offsets, shape = entry.get("data_offsets"), entry.get("shape")
+    whole = [offsets, shape] if isinstance(offsets, list) and isinstance(shape, list) else [[None]]
+    return len(whole[0]) == 2 and all(
+        isinstance(n, int) and 0 <= n < 2**40 for part in whole for n in part
+    )
+
+
 def mutate_safetensors(draw: Random, content: bytes) -> tuple[bytes, str]:
     """Change the header's length, its JSON, one tensor's entry, or the numbers themselves."""
     length = int.from_bytes(content[:8], "little")
@@ -405,7 +416,7 @@ def mutate_safetensors(draw: Random, content: bytes) -> tuple[bytes, str]:
         return pack_safetensors(changed.decode("utf-8", "replace"), data), f"header: {story}"
     name = draw.choice(names)
     entry = header[name]
-    if not isinstance(entry, dict) or "data_offsets" not in entry:
+    if not all(map(_is_entry, (header[name] for name in names))):  # changed before
         return mutate_bytes(draw, content)
     begin, end = entry["data_offsets"]
     if kind == 3:
