@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +19,20 @@ from transformers import AutoModel, AutoTokenizer
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
 
-def embed(folder: Path, texts: list[str], *, max_length: int = 256) -> np.ndarray:
+def embed(folder: Path, texts: list[str], *, max_length: int = 256, **options: Any) -> np.ndarray:
     """Embed texts one at a time as the model card says: mean of all tokens, then unit length.
 
     Args:
         folder: folder of all-MiniLM-L6-v2.
         texts: N texts.
         max_length: most tokens, as sentence_bert_config.json of the model says.
+        options: for `AutoModel.from_pretrained`.
 
     Returns:
         float32 (N, 384), unit rows.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32, **options).eval()
     rows = []
     with torch.inference_mode():
         for text in texts:

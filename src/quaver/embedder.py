@@ -205,6 +205,11 @@ class Embedder:
         return self.truncate_dim or self.spec.outputs
 
     @property
+    def similarity_fn_name(self) -> str:
+        """What `similarity` computes, by sentence-transformers' name: "cosine" or "dot"."""
+        return self._metric
+
+    @property
     def isa(self) -> str:
         """The instruction set the engine runs."""
         return self._engine.isa

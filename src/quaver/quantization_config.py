@@ -102,6 +102,9 @@ def quantization_config(
         "quant_method": METHOD,
         "format": FORMAT,
         "quantization_status": "compressed",
+        # transformers turns the weights back into floats while loading. Without this it does so in a
+        # hook of the first forward pass, which sentence-transformers calls around.
+        "dequantize": True,
         "config_groups": groups,
         "ignore": [_pattern(name) for name in left],
     }

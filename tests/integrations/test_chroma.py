@@ -29,7 +29,7 @@ def test_documents_and_queries_get_the_embedders_vectors(tiny: str) -> None:
 
 
 def test_a_collection_finds_its_model_again(client: Any, tiny: str) -> None:
-    embed = QuaverEmbeddingFunction(tiny, truncate_dim=16)
+    embed = QuaverEmbeddingFunction(Path(tiny), truncate_dim=16)
     client.create_collection("notes", embedding_function=embed).add(
         ids=["0", "1", "2"], documents=DOCUMENTS
     )

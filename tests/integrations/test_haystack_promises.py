@@ -52,6 +52,22 @@ EVERY: list[Callable[..., Any]] = [
 ]
 
 
+@pytest.mark.parametrize("make", [*EMBEDDING, QuaverRanker])
+def test_a_path_is_saved_and_loaded_again(make: Callable[..., Any], tiny: str) -> None:
+    pipeline = Pipeline()
+    pipeline.add_component("one", make(model=Path(tiny)))
+    again = Pipeline.loads(pipeline.dumps()).get_component("one")
+    assert again.model == tiny
+
+
+def test_a_stores_path_is_saved_and_loaded_again(tmp_path: Path) -> None:
+    store = QuaverDocumentStore(path=tmp_path / "store", embedding_dim=64)
+    pipeline = Pipeline()
+    pipeline.add_component("one", QuaverEmbeddingRetriever(store))
+    again = Pipeline.loads(pipeline.dumps()).get_component("one")
+    assert again.document_store.path == str(tmp_path / "store")
+
+
 # --- Errors of earlier systems that must not return -----------------------------------------------
 @pytest.mark.parametrize("make", EMBEDDING)
 def test_pooling_is_never_guessed(make: Callable[..., Any], tmp_path: Path) -> None:

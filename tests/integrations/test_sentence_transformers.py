@@ -10,10 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import sentence_transformers as st
+import torch
 
 from quaver import CrossEncoder, Embedder, InputError
 from quaver.integrations.sentence_transformers import QuaverModule
 from quaver.integrations.sentence_transformers_export import export_sentence_transformers
+from quaver.integrations.shared_models import shared_cross_encoder
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error", "my own way"]
 QUERY = "my file"
@@ -85,6 +88,8 @@ def test_saving_and_loading_again(
 
 def test_the_module_needs_no_folder_and_no_flag(tiny: str, plain: Embedder) -> None:
     model = st.SentenceTransformer(modules=[QuaverModule(tiny)], device="cpu")
+    np.testing.assert_array_equal(model.encode_query(TEXTS), plain.encode_query(TEXTS))
+    np.testing.assert_array_equal(model.encode_document(TEXTS), plain.encode_document(TEXTS))
     wanted = plain.encode(TEXTS, prompt="")
     np.testing.assert_array_equal(model.encode(TEXTS), wanted)
     copied = pickle.loads(pickle.dumps(model[0]))
@@ -94,6 +99,144 @@ def test_the_module_needs_no_folder_and_no_flag(tiny: str, plain: Embedder) -> N
     model.max_seq_length = 5
     shorter = Embedder.from_pretrained(tiny, max_seq_length=5).encode(TEXTS, prompt="")
     np.testing.assert_array_equal(model.encode(TEXTS), shorter)
+
+
+@pytest.fixture
+def other_settings(tmp_path: Path) -> Path:
+    """A folder that says more than its prompts."""
+    folder = write_tiny_model(tmp_path / "settings")
+    path = folder / "config_sentence_transformers.json"
+    settings = json.loads(path.read_text())
+    settings["prompts"] |= {"clustering": "cluster: "}
+    settings |= {"default_prompt_name": "clustering", "similarity_fn_name": "dot"}
+    path.write_text(json.dumps(settings))
+    return folder
+
+
+@pytest.mark.parametrize("route", ["module", "folder"])
+def test_what_the_folder_says_arrives(route: str, other_settings: Path, tmp_path: Path) -> None:
+    if route == "module":
+        module = QuaverModule(str(other_settings))
+        model = st.SentenceTransformer(modules=[module], device="cpu")
+    else:
+        export_sentence_transformers(other_settings, tmp_path / "st")
+        model = st.SentenceTransformer(str(tmp_path / "st"), trust_remote_code=True, device="cpu")
+    own = st.SentenceTransformer(str(other_settings), device="cpu")
+    assert (model.prompts, model.default_prompt_name) == (own.prompts, own.default_prompt_name)
+    assert model.similarity_fn_name == own.similarity_fn_name == "dot"
+    ours = Embedder.from_pretrained(other_settings)
+    for name in ("encode", "encode_query", "encode_document"):
+        np.testing.assert_array_equal(getattr(model, name)(TEXTS), getattr(ours, name)(TEXTS))
+    assert not np.array_equal(model.encode_query(TEXTS), model.encode_document(TEXTS))
+    model.save_pretrained(str(tmp_path / "saved"))
+    again = st.SentenceTransformer(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    assert (again.prompts, again.similarity_fn_name) == (own.prompts, "dot")
+    np.testing.assert_array_equal(again.encode(TEXTS), ours.encode(TEXTS))
+
+
+def test_what_the_caller_says_comes_first(other_settings: Path, folder: str) -> None:
+    model = st.SentenceTransformer(
+        modules=[QuaverModule(str(other_settings))],
+        device="cpu",
+        prompts={"query": "ask: ", "document": ""},
+        default_prompt_name="query",
+        similarity_fn_name="cosine",
+    )
+    assert model.prompts == {"query": "ask: ", "document": "passage: ", "clustering": "cluster: "}
+    assert (model.default_prompt_name, model.similarity_fn_name) == ("query", "cosine")
+    none = QuaverModule(str(other_settings), prompts={})
+    bare = st.SentenceTransformer(modules=[none], device="cpu")
+    assert bare.prompts == {"query": "", "document": ""}
+    assert bare.default_prompt_name is None
+    np.testing.assert_array_equal(bare.encode_query(TEXTS), bare.encode_document(TEXTS))
+    kept = pickle.loads(pickle.dumps(none))
+    assert kept.prompts == {}
+    # A folder's file tells an empty prompt from a missing one.
+    emptied = st.SentenceTransformer(
+        folder, trust_remote_code=True, device="cpu", prompts={"query": "", "document": ""}
+    )
+    assert emptied.prompts == {"query": "", "document": ""}
+
+
+@pytest.mark.parametrize("kind", ["Identity", "Sigmoid"])
+def test_the_activation_arrives(kind: str, tmp_path: Path) -> None:
+    source = write_tiny_cross_encoder(tmp_path / "cross")
+    config = json.loads((source / "config.json").read_text())
+    config["sentence_transformers"] = {"activation_fn": f"torch.nn.modules.linear.{kind}"}
+    (source / "config.json").write_text(json.dumps(config))
+    pairs = [(QUERY, text) for text in TEXTS]
+    module = QuaverModule(str(source), task="rank")
+    model = st.CrossEncoder(modules=[module], device="cpu")
+    wanted = CrossEncoder.from_pretrained(source).predict(pairs)
+    np.testing.assert_allclose(model.predict(pairs), wanted, atol=1e-6)
+    plain = st.CrossEncoder(modules=[module], device="cpu", activation_fn=torch.nn.Tanh())
+    assert isinstance(plain.activation_fn, torch.nn.Tanh)
+
+
+def test_several_labels(tmp_path: Path) -> None:
+    source = write_tiny_cross_encoder(tmp_path / "cross", labels=3)
+    assert export_sentence_transformers(source, tmp_path / "st") == "rank"
+    model = st.CrossEncoder(str(tmp_path / "st"), trust_remote_code=True, device="cpu")
+    pairs = [(QUERY, text) for text in TEXTS]
+    wanted = CrossEncoder.from_pretrained(source).predict(pairs)
+    assert model.num_labels == 3
+    np.testing.assert_array_equal(model.predict(pairs), wanted)
+    np.testing.assert_allclose(model.predict(pairs, apply_softmax=True).sum(axis=1), 1, atol=1e-6)
+    with pytest.raises(ValueError, match="num_labels=1"):
+        model.rank(QUERY, TEXTS)
+    model.save_pretrained(str(tmp_path / "saved"))
+    again = st.CrossEncoder(str(tmp_path / "saved"), trust_remote_code=True, device="cpu")
+    np.testing.assert_array_equal(again.predict(pairs), wanted)
+    with pytest.raises(InputError, match=r"one label: cross has 3 \(LABEL_0.*export-st"):
+        st.CrossEncoder(modules=[QuaverModule(str(source), task="rank")], device="cpu")
+    with pytest.raises(InputError, match="a reranker needs a model with one label"):
+        shared_cross_encoder(str(source))
+
+
+def test_what_the_engine_does_not_do_is_said(folder: str, tiny: str) -> None:
+    model = st.SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    with pytest.raises(InputError, match="one vector for each text and no 'token_embeddings'"):
+        model.encode(TEXTS, output_value="token_embeddings")
+    with pytest.raises(InputError, match=r"takes no processing_kwargs: got {.text."):
+        model.encode(TEXTS, processing_kwargs={"text": {"max_length": 4}})
+    with pytest.raises(InputError, match="reads the tokenizer of the model folder"):
+        model.tokenizer = model.tokenizer
+    with pytest.raises(InputError, match=r"reads pairs without a prompt: got \{'query'"):
+        QuaverModule(tiny, task="rank", prompts={"query": "q: "})
+    for kwargs, message in (
+        ({"backend": "onnx"}, "got backend='onnx'"),
+        ({"model_kwargs": {"dtype": "float16"}}, "got dtype=float16"),
+        ({"model_kwargs": {"device_map": "cuda"}}, "got a device_map"),
+        ({"config_kwargs": {"num_labels": 2}}, "config_kwargs changes nothing"),
+    ):
+        with pytest.raises(InputError, match=message):
+            st.SentenceTransformer(folder, trust_remote_code=True, device="cpu", **kwargs)
+
+
+def test_all_outputs_of_a_text(folder: str, plain: Embedder) -> None:
+    model = st.SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    found = model.encode(TEXTS, output_value=None)
+    vectors = np.stack([output["sentence_embedding"].numpy() for output in found])
+    np.testing.assert_array_equal(vectors, plain.encode(TEXTS))
+
+
+def test_the_tokenizer_is_the_folders(folder: str, tiny: str) -> None:
+    model = st.SentenceTransformer(folder, trust_remote_code=True, device="cpu")
+    ids = model.tokenizer(TEXTS)["input_ids"]
+    batch = Embedder.from_pretrained(tiny).tokenizer.encode(TEXTS)
+    assert [i for row in ids for i in row] == batch.ids.tolist()
+    assert model.tokenizer.model_max_length == model.max_seq_length == 64
+
+
+def test_the_longest_text_is_taken_from_the_constructor(folder: str, tiny: str) -> None:
+    options: dict[str, Any] = {"trust_remote_code": True, "device": "cpu"}
+    processor = {"model_max_length": 512, "local_files_only": True}
+    longer = st.SentenceTransformer(folder, processor_kwargs=processor, **options)
+    assert longer.max_seq_length == 64  # the model allows no more
+    model = st.SentenceTransformer(folder, processor_kwargs={"model_max_length": 5}, **options)
+    shorter = Embedder.from_pretrained(tiny, max_seq_length=5)
+    assert model.max_seq_length == 5
+    np.testing.assert_array_equal(model.encode(TEXTS), shorter.encode(TEXTS))
 
 
 def test_without_the_flag_sentence_transformers_says_so(folder: str) -> None:
@@ -164,10 +307,10 @@ def test_client_langchain_huggingface(folder: str, plain: Embedder) -> None:
         model_name=folder,
         model_kwargs={"trust_remote_code": True, "device": "cpu"},
         query_encode_kwargs={"prompt_name": "query"},
+        encode_kwargs={"prompt_name": "document"},
     )
     same(embeddings.embed_query(QUERY), plain.encode_query(QUERY))
-    # It puts no prompt before documents, unless encode_kwargs names one.
-    same(embeddings.embed_documents(TEXTS), plain.encode(TEXTS, prompt=""))
+    same(embeddings.embed_documents(TEXTS), plain.encode_document(TEXTS))
 
 
 def test_client_llamaindex_huggingface(folder: str, plain: Embedder) -> None:
@@ -238,6 +381,7 @@ def test_client_haystack_document_embedder(folder: str, plain: Embedder) -> None
 def test_client_mteb(folder: str) -> None:
     import mteb
     from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask
+    from mteb.models import SentenceTransformerEncoderWrapper
 
     from quaver.integrations.mteb import MtebEncoder
 
@@ -249,6 +393,12 @@ def test_client_mteb(folder: str) -> None:
         for encoder in (model, MtebEncoder(str(Path(folder) / "model")))
     )
     assert found == wanted
+    assert SentenceTransformerEncoderWrapper(model).mteb_model_meta.name == (
+        "local/embedder-quaver-int8"
+    )
+    module = st.SentenceTransformer(modules=[QuaverModule(folder + "/model")], device="cpu")
+    ours = MtebEncoder(folder + "/model").mteb_model_meta.name
+    assert SentenceTransformerEncoderWrapper(module).mteb_model_meta.name == ours
 
 
 def test_client_txtai(folder: str, plain: Embedder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from sentence_transformers.sentence_transformer import modules
 from tokenizers import processors
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from quaver import CrossEncoder, Embedder, InputError
+from quaver import CrossEncoder, Embedder, InputError, quantize
 from tiny_model import tiny_tokenizer, tiny_vocabulary
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -184,3 +185,68 @@ def test_modules_prompts_and_shorter_vectors(tmp_path: Path) -> None:
     truth = theirs.encode(TEXTS, truncate_dim=8, normalize_embeddings=True)
     got = ours.encode(TEXTS, truncate_dim=8)
     np.testing.assert_allclose(got, truth, atol=TOLERANCE)
+
+
+# --- Folders of `quaver quantize` ------------------------------------------------------------------
+SCHEMES: dict[str, dict[str, Any]] = {
+    "dynamic": {},
+    "gptq": {"rounding": "gptq"},
+    "static": {"scheme": "static"},
+}
+WORDS = [word for word in tiny_vocabulary() if word.isalpha()]
+CALIBRATION = [" ".join(np.random.default_rng(i).choice(WORDS, 9)) for i in range(32)]
+# sentence-transformers runs the int8 weights turned back into floats, and so does "float32" here.
+# Random layers with outliers make more of the last bit than trained ones.
+QUANTIZED = 5e-4
+
+
+def quantized(source: Path, target: Path, scheme: str) -> Path:
+    text = None if scheme == "dynamic" else CALIBRATION
+    quantize(source, target, calibration=text, samples=32 if text else 128, **SCHEMES[scheme])
+    return target
+
+
+# Every family once, the schemes where tensors are taken apart or share a name.
+QUANTIZED_CASES = [
+    pytest.param(case, scheme, id=f"{case.name}-{scheme}")
+    for case in KNOWN
+    for scheme in SCHEMES
+    if scheme == "dynamic" or case.name in ("Bert", "Gte", "NomicBert", "DebertaV2")
+]
+
+
+@pytest.mark.parametrize(("case", "scheme"), QUANTIZED_CASES)
+def test_a_quantized_reranker_opens(case: Case, scheme: str, tmp_path: Path) -> None:
+    reranker(case, tmp_path / "float", 1)
+    folder = quantized(tmp_path / "float", tmp_path / "int8", scheme)
+    theirs = st.CrossEncoder(str(folder), device="cpu")
+    truth = theirs.predict(PAIRS, activation_fn=torch.nn.Identity())
+    ours = CrossEncoder.from_pretrained(folder, precision="float32")
+    got = ours.predict(PAIRS, activation="identity")
+    assert np.abs(got - truth).max() < QUANTIZED * max(1, np.abs(truth).max())
+    plain = CrossEncoder.from_pretrained(tmp_path / "float", precision="float32")
+    assert np.abs(plain.predict(PAIRS, activation="identity") - truth).max() > QUANTIZED
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_quantized_embedder_opens(scheme: str, tmp_path: Path) -> None:
+    dense = [modules.Dense(32, 24), modules.Normalize()]
+    sentence_transformer(tmp_path / "float", ("mean",), dense)
+    folder = quantized(tmp_path / "float", tmp_path / "int8", scheme)
+    theirs = st.SentenceTransformer(str(folder), device="cpu")
+    ours = Embedder.from_pretrained(folder, precision="float32")
+    for name in ("encode", "encode_query", "encode_document"):
+        got, truth = getattr(ours, name)(TEXTS), getattr(theirs, name)(TEXTS)
+        np.testing.assert_allclose(got, truth, atol=QUANTIZED, err_msg=name)
+    plain = Embedder.from_pretrained(tmp_path / "float", precision="float32")
+    assert np.abs(plain.encode(TEXTS) - theirs.encode(TEXTS)).max() > QUANTIZED
+
+
+def test_a_folder_of_an_older_version_opens_in_quaver(tmp_path: Path) -> None:
+    sentence_transformer(tmp_path / "float", ("mean",), [])
+    folder = quantized(tmp_path / "float", tmp_path / "int8", "dynamic")
+    wanted = Embedder.from_pretrained(folder).encode(TEXTS)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["quantization_config"].pop("dequantize") is True
+    (folder / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(Embedder.from_pretrained(folder).encode(TEXTS), wanted)

@@ -8,6 +8,7 @@ from quaver.architecture.encoder import (
     classifier_spec,
     encoder_spec,
     encoder_weights,
+    split_tensors,
 )
 from quaver.architecture.head import DenseStep, HeadActivation, HeadStep, NormStep
 from quaver.architecture.modules import module_steps, module_tensors
@@ -53,4 +54,5 @@ __all__ = [
     "module_tensors",
     "relative_rows",
     "rotary_tables",
+    "split_tensors",
 ]

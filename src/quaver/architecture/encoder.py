@@ -153,6 +153,24 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
     return replace(weights, head=_head(named, spec))
 
 
+def split_tensors(
+    spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
+    """Return the tensors under the names of transformers' own class, which has no fused layers.
+
+    transformers takes fused layers of a published file apart while loading, but not their scales.
+
+    Args:
+        spec: the encoder.
+        tensors: tensors by name, in floats.
+
+    Returns:
+        Tensors that `encoder_weights` reads as well; those that were taken apart are views.
+    """
+    split = FAMILIES[spec.family].split
+    return tensors if split is None else split(spec, tensors)
+
+
 def _head(named: NamedTensors, spec: EncoderSpec) -> tuple[LinearWeights | NormWeights, ...]:
     inputs, taken = spec.pooled_size, []
     for step in spec.head:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quaver.architecture.config import Config
 from quaver.architecture.head import DenseStep, HeadStep
@@ -12,6 +17,8 @@ from quaver.architecture.weights import EncoderWeights, LayerWeights, NormWeight
 from quaver.linear import Linear, stacked
 from quaver.mapped import release_pages
 from quaver.named_tensors import NamedTensors
+
+Tensors = Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -36,12 +43,15 @@ class Family:
         weights: the tensors that a spec asks for, the head's left out.
         classifier: the head of the family's ...ForSequenceClassification.
         anchor: the tensor whose name tells the prefix of all others: the word embeddings.
+        split: the tensors under the names that transformers' own class has, where a published file
+            has one tensor for what are several layers there; None where the names are the same.
     """
 
     spec: Callable[[Config], EncoderSpec]
     weights: Callable[[EncoderSpec, NamedTensors], EncoderWeights]
     classifier: Callable[[Config, EncoderSpec], ClassifierSpec]
     anchor: str = "embeddings.word_embeddings.weight"
+    split: Callable[[EncoderSpec, Tensors], Tensors] | None = None
 
 
 def everywhere(layers: int) -> tuple[AttentionSpec, ...]:
@@ -132,6 +142,39 @@ class LayerNames:
             down=take((self.down,), hidden, spec.intermediate_size, self.down_bias),
             output_norm=norm(self.output_norm),
         )
+
+    def renamed(self, tensors: Tensors, other: LayerNames) -> Tensors:
+        """Put the layers under other names; one tensor here may be several there.
+
+        Args:
+            tensors: tensors by name, with a prefix or without.
+            other: the other names.
+
+        Returns:
+            All tensors; those that were taken apart are views.
+        """
+        places: dict[str, tuple[str, ...]] = {
+            self.attention_norm: (other.attention_norm,),
+            self.output_norm: (other.output_norm,),
+            self.out: (other.out,),
+            self.down: (other.down,),
+        }
+        for here, there in ((self.qkv, other.qkv), (self.up, other.up)):
+            if len(here) == len(there):
+                places.update((one, (another,)) for one, another in zip(here, there, strict=True))
+            else:
+                places[here[0]] = there
+        pattern = re.compile(rf"(.*\.)?{re.escape(self.layers)}\.(\d+)\.(.+)\.([a-z_]+)")
+        new: dict[str, NDArray[Any]] = {}
+        for name, tensor in tensors.items():
+            found = pattern.fullmatch(name)
+            if found is None or found[3] not in places:
+                new[name] = tensor
+                continue
+            parts = places[found[3]]
+            for part, rows in zip(parts, np.split(tensor, len(parts)), strict=True):
+                new[f"{found[1] or ''}{other.layers}.{found[2]}.{part}.{found[4]}"] = rows
+        return new
 
 
 def take_norm(named: NamedTensors, name: str, size: int, *, bias: bool = True) -> NormWeights:

@@ -6,10 +6,11 @@ Source:
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from quaver.architecture.config import Config
-from quaver.architecture.family import Family, LayerNames, pooler_classifier, take_norm
+from quaver.architecture.family import Family, LayerNames, Tensors, pooler_classifier, take_norm
 from quaver.architecture.spec import AttentionSpec, EncoderSpec, Rotary
 from quaver.architecture.weights import EncoderWeights
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
@@ -184,5 +185,18 @@ def _nomic_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
     return _weights(_NOMIC, "emb_ln", spec, named)
 
 
-GTE = Family(_gte_spec, _gte_weights, pooler_classifier)
-NOMIC_BERT = Family(_nomic_spec, _nomic_weights, pooler_classifier)
+def _gte_split(spec: EncoderSpec, tensors: Tensors) -> Tensors:
+    # "new" is the published code's own name, and that code reads the published names.
+    return _GTE.renamed(tensors, _SAVED) if spec.model_type == "gte" else tensors
+
+
+def _nomic_split(spec: EncoderSpec, tensors: Tensors) -> Tensors:
+    split = _NOMIC.renamed(tensors, _SAVED_NOMIC)
+    return {
+        re.sub(r"(^|\.)emb_ln\.", r"\1embeddings.LayerNorm.", name): tensor
+        for name, tensor in split.items()
+    }
+
+
+GTE = Family(_gte_spec, _gte_weights, pooler_classifier, split=_gte_split)
+NOMIC_BERT = Family(_nomic_spec, _nomic_weights, pooler_classifier, split=_nomic_split)

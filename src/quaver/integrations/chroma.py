@@ -5,6 +5,8 @@ from quaver.integrations.chroma import QuaverEmbeddingFunction
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +34,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def __init__(
         self,
-        model_name: str,
+        model_name: str | Path,
         *,
         precision: Literal["int8", "float32"] = "int8",
         truncate_dim: int | None = None,
@@ -58,7 +60,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
             ModelError: the model cannot be loaded.
         """
         self._config: dict[str, Any] = {
-            "model_name": model_name,
+            "model_name": os.fspath(model_name),
             "precision": precision,
             "truncate_dim": truncate_dim,
             "max_seq_length": max_seq_length,

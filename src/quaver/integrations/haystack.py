@@ -11,9 +11,11 @@ import hashlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from quaver.embedder import Embedder
+from quaver.errors import InputError
 from quaver.extras import needs_extra
 from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
@@ -108,6 +110,17 @@ def loading_settings(component: Any) -> dict[str, Any]:
     settings = {name: getattr(component, name) for name in _LOADING if hasattr(component, name)}
     token = component.token.resolve_value() if component.token else None
     return {**settings, "token": token}
+
+
+def model_name(model: object) -> str:
+    """Return a component's model as it is saved.
+
+    Raises:
+        InputError: it is no folder and no hub id.
+    """
+    if not isinstance(model, str | Path):
+        raise InputError(f"model must be a folder or a hub id: got {model!r}")
+    return str(model)
 
 
 def hub_token() -> Secret:

@@ -19,6 +19,7 @@ from quaver.corpus_index import CorpusIndex
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.extras import needs_extra
+from quaver.integrations.shared_models import name_in_results
 from quaver.ranker import CrossEncoder
 from quaver.store.protocol import Mode
 
@@ -287,10 +288,9 @@ def _check_device(device: str | None) -> None:
 def _model_meta(model: Embedder | CrossEncoder, revision: str | None, kind: str) -> Any:
     with needs_extra("mteb"):
         from mteb.models.model_meta import ModelMeta
-    name = model.name if "/" in model.name else f"local/{model.name}"
     return ModelMeta.create_empty(
         {
-            "name": f"{name}-quaver-{model.precision}",
+            "name": name_in_results(model.name, model.precision),
             "revision": revision or "local",
             "model_type": [kind],
             "similarity_fn_name": "cosine" if kind == "dense" else None,

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from quaver.embedder import Embedder
 from quaver.errors import InputError, ModelError
 from quaver.hub import find_folder
@@ -18,6 +20,8 @@ MODEL = "model"
 """The sub-folder with the model itself; Quaver opens that one like any other."""
 
 _MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
+_LABELS = "1_Dense"
+_DENSE = "sentence_transformers.base.modules.dense.Dense"
 _COPIED = {".json", ".safetensors", ".txt", ".md"}
 _LICENCES = ("LICENSE", "NOTICE")
 
@@ -59,13 +63,16 @@ def export_sentence_transformers(
     settings: dict[str, Any] = {"precision": precision}
     if task == "embed" and pooling is not None:
         settings["pooling"] = pooling
-    config = _sentence_transformers_config(found.path, task, settings)
+    config, labels = _sentence_transformers_config(found.path, task, settings)
     unfinished = goal.with_name(goal.name + ".unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         copy_model(found.path, unfinished / MODEL)
-        module = {"idx": 0, "name": "0", "path": "", "type": _MODULE}
-        _write(unfinished / "modules.json", [module])
+        modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
+        if labels > 1:
+            _write_labels(unfinished / _LABELS, labels)
+            modules.append({"idx": 1, "name": "1", "path": _LABELS, "type": _DENSE})
+        _write(unfinished / "modules.json", modules)
         _write(unfinished / "config_sentence_transformers.json", config)
         _write(unfinished / CONFIG, {"task": task, **settings})
         if goal.exists():
@@ -114,27 +121,42 @@ def copy_model(source: Path, target: Path) -> None:
 
 def _sentence_transformers_config(
     folder: Path, task: Task, settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Return config_sentence_transformers.json; loading the model shows that it can be used."""
+) -> tuple[dict[str, Any], int]:
+    """Return config_sentence_transformers.json and how many labels the model has, 1 for vectors.
+
+    Loading the model shows that it can be used.
+    """
     if task == "rank":
         model = CrossEncoder.from_pretrained(folder, **settings)
-        if model.labels != 1:
-            raise InputError(
-                f"sentence-transformers takes a custom module for one label: {model.name} has "
-                f"{model.labels}"
-            )
         kind = {"sigmoid": "Sigmoid", "identity": "Identity"}[model.activation]
         module = "activation" if kind == "Sigmoid" else "linear"
-        return {"model_type": "CrossEncoder", "activation_fn": f"torch.nn.modules.{module}.{kind}"}
+        activation = f"torch.nn.modules.{module}.{kind}"
+        return {"model_type": "CrossEncoder", "activation_fn": activation}, model.labels
     embedder = Embedder.from_pretrained(folder, **settings)
-    own = folder / "config_sentence_transformers.json"
-    named = json.loads(own.read_bytes()) if own.exists() else {}  # loading has checked it
-    return {
+    config = {
         "model_type": "SentenceTransformer",
         "prompts": embedder.prompts,
         "default_prompt_name": embedder.default_prompt_name,
-        "similarity_fn_name": named.get("similarity_fn_name") or "cosine",
+        "similarity_fn_name": embedder.similarity_fn_name,
     }
+    return config, 1
+
+
+def _write_labels(folder: Path, labels: int) -> None:
+    """Write a layer that changes nothing: a CrossEncoder learns the number of labels from it."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir()
+    config = {
+        "in_features": labels,
+        "out_features": labels,
+        "bias": False,
+        "activation_function": "torch.nn.modules.linear.Identity",
+        "module_input_name": "scores",
+        "module_output_name": "scores",
+    }
+    _write(folder / "config.json", config)
+    save_file({"linear.weight": np.eye(labels, dtype=np.float32)}, folder / "model.safetensors")
 
 
 def _write(path: Path, content: object) -> None:

@@ -24,6 +24,16 @@ _models: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionar
 _loading: dict[Hashable, threading.Lock] = {}
 
 
+def name_in_results(name: str, precision: str) -> str:
+    """Return the name under which figures are filed, so that none is taken for the authors' own.
+
+    Args:
+        name: hub id, or the name of a folder.
+        precision: what the engine computes in.
+    """
+    return f"{name if '/' in name else f'local/{name}'}-quaver-{precision}"
+
+
 class SharedEmbedder:
     """An ``Embedder`` that many components hold; ``shared_embedder`` gives it.
 
@@ -127,7 +137,7 @@ class SharedCrossEncoder:
     """A ``CrossEncoder`` that many components hold; ``shared_cross_encoder`` gives it.
 
     Attributes:
-        model: the model; it gives one score.
+        model: the model.
     """
 
     def __init__(
@@ -140,21 +150,15 @@ class SharedCrossEncoder:
             name_or_path: the folder or hub id it was loaded from.
             settings: with which arguments of ``CrossEncoder.from_pretrained``.
 
-        Raises:
-            InputError: the model gives several scores, none of which says how good a document is.
         """
-        if model.labels != 1:
-            raise InputError(
-                f"a reranker needs a model with one label: {model.name} has {model.labels} "
-                f"({', '.join(model.label_names)})"
-            )
         self.model = model
         self._origin = name_or_path, settings
         self._batches = MicroBatcher(self._score_batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies share the model; another process loads it itself: an engine is not pickled."""
-        return _again, (shared_cross_encoder, *self._origin)
+        name_or_path, settings = self._origin
+        return _again, (shared_cross_encoder, name_or_path, {**settings, "one_score": False})
 
     def score(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
@@ -186,11 +190,15 @@ class SharedCrossEncoder:
         return self.score(pairs, activation)
 
 
-def shared_cross_encoder(model: str | Path, **settings: Any) -> SharedCrossEncoder:
+def shared_cross_encoder(
+    model: str | Path, *, one_score: bool = True, **settings: Any
+) -> SharedCrossEncoder:
     """Load a cross-encoder, or take the one this process holds already.
 
     Args:
         model: model folder or hub id.
+        one_score: refuse a model with several labels: none of its scores says how good a document
+            is.
         settings: further arguments of ``CrossEncoder.from_pretrained``.
 
     Returns:
@@ -200,7 +208,7 @@ def shared_cross_encoder(model: str | Path, **settings: Any) -> SharedCrossEncod
         ModelError: the model cannot be loaded; see ``CrossEncoder.from_pretrained``.
         InputError: a setting is outside its rule, or the model gives several scores.
     """
-    return _shared(
+    shared = _shared(
         SharedCrossEncoder,
         lambda: SharedCrossEncoder(
             CrossEncoder.from_pretrained(model, **settings), model, settings
@@ -208,6 +216,13 @@ def shared_cross_encoder(model: str | Path, **settings: Any) -> SharedCrossEncod
         model,
         settings,
     )
+    found = shared.model
+    if one_score and found.labels != 1:
+        raise InputError(
+            f"a reranker needs a model with one label: {found.name} has {found.labels} "
+            f"({', '.join(found.label_names)})"
+        )
+    return shared
 
 
 def _again(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:

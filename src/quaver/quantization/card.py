@@ -28,6 +28,7 @@ def model_card(
     layers: Sequence[LayerReport],
     loss: float | None,
     classifier: bool,
+    in_transformers: bool,
 ) -> str:
     """Write the model card; the same for the same model, text and version.
 
@@ -40,6 +41,7 @@ def model_card(
         layers: its linear layers.
         loss: on the calibration text, or None.
         classifier: whether it is a cross-encoder.
+        in_transformers: whether transformers has the architecture itself.
 
     Returns:
         Markdown.
@@ -68,6 +70,12 @@ def model_card(
     rows += [("Layout", "compressed-tensors, int-quantized"), ("Made with", f"Quaver {version}")]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     load = "CrossEncoder" if classifier else "Embedder"
+    others = (
+        "`transformers` and `sentence-transformers` load it too, where `compressed-tensors` is installed:\n"
+        "they turn the weights back into floats."
+        if in_transformers
+        else "`transformers` does not have this architecture: Quaver alone loads the folder."
+    )
     start, end = MARKS
     return f"""---
 library_name: quaver
@@ -92,7 +100,7 @@ import quaver
 model = quaver.{load}.from_pretrained("path/to/{name}")
 ```
 
-`transformers` loads it too, where `compressed-tensors` is installed.
+{others}
 
 ## What it costs
 

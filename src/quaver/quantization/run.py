@@ -17,6 +17,7 @@ from quaver.architecture import (
     classifier_spec,
     encoder_spec,
     encoder_weights,
+    split_tensors,
 )
 from quaver.arguments import check_choice, check_range
 from quaver.errors import CalibrationError, InputError, QuantizationError
@@ -78,8 +79,8 @@ def quantize(
     """Write an int8 folder of a model, an embedder or a cross-encoder.
 
     The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
-    `transformers` where compressed-tensors is installed. It appears whole or not at all. The same
-    model, text and arguments give the same bytes.
+    `transformers` and `sentence-transformers` where compressed-tensors is installed. It appears
+    whole or not at all. The same model, text and arguments give the same bytes.
 
     Args:
         source: local folder, or hub id, of a model in floats.
@@ -131,7 +132,7 @@ def quantize(
             f"{folder.name} is quantized already; quantize the model that it was made from"
         )
     spec = _spec(folder, pooling)
-    stored = folder.tensors()
+    stored = split_tensors(spec, folder.tensors())
     weights = encoder_weights(spec, stored)
     places = dict(linear_places(weights))
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
@@ -154,6 +155,7 @@ def quantize(
             layers=layers,
             loss=None if bounded is None else bounded.loss,
             classifier=bool(spec.head),
+            in_transformers=spec.model_type != "new" and spec.family != "jina_bert",
         ),
     )
     return QuantizationReport(

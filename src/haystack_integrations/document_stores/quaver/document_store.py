@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,7 +43,7 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
     def __init__(
         self,
         *,
-        path: str | None = None,
+        path: str | Path | None = None,
         embedding_dim: int = 768,
         return_embedding: bool = False,
     ) -> None:
@@ -60,7 +62,7 @@ class QuaverDocumentStore(MetadataQueries, SavedByParameters):
             raise ValueError(
                 f"embedding_dim must be a whole number of at least 1: got {embedding_dim!r}"
             )
-        self.path = path
+        self.path = None if path is None else os.fspath(path)
         self.embedding_dim = embedding_dim
         self.return_embedding = return_embedding
         self._place = StorePlace(path)

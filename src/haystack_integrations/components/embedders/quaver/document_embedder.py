@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from quaver.integrations.haystack import (
     document_text,
     field_names,
     hub_token,
+    model_name,
     require_documents,
     stamp,
 )
@@ -40,7 +42,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
     def __init__(
         self,
         *,
-        model: str,
+        model: str | Path,
         token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
         prefix: str | None = None,
         suffix: str = "",
@@ -78,7 +80,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         Raises:
             TypeError: meta_fields_to_embed is no list of strings.
         """
-        self.model = model
+        self.model = model_name(model)
         self.token = token
         self.prefix = prefix
         self.suffix = suffix

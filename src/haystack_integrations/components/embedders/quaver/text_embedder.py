@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from quaver.extras import needs_extra
-from quaver.integrations.haystack import EmbedderComponent, hub_token, require_text
+from quaver.integrations.haystack import (
+    EmbedderComponent,
+    hub_token,
+    model_name,
+    require_text,
+)
 
 with needs_extra("haystack"):
     from haystack import component
@@ -26,7 +32,7 @@ class QuaverTextEmbedder(EmbedderComponent):
     def __init__(
         self,
         *,
-        model: str,
+        model: str | Path,
         token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
         prefix: str | None = None,
         suffix: str = "",
@@ -55,7 +61,7 @@ class QuaverTextEmbedder(EmbedderComponent):
             threads: threads of the engine; None takes the CPUs this process may use.
             local_files_only: never use the network.
         """
-        self.model = model
+        self.model = model_name(model)
         self.token = token
         self.prefix = prefix
         self.suffix = suffix

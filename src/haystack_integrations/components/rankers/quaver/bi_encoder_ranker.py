@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from quaver.integrations.haystack import (
     document_text,
     field_names,
     hub_token,
+    model_name,
     ranked,
     require_documents,
     require_query,
@@ -45,7 +47,7 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
     def __init__(
         self,
         *,
-        model: str,
+        model: str | Path,
         token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
         top_k: int = 10,
         query_prefix: str | None = None,
@@ -91,7 +93,7 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
             TypeError: meta_fields_to_embed is no list of strings.
         """
         require_query(self, "", top_k)
-        self.model = model
+        self.model = model_name(model)
         self.token = token
         self.top_k = top_k
         self.query_prefix = query_prefix

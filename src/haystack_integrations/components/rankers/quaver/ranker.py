@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 from quaver.extras import needs_extra
@@ -13,6 +14,7 @@ from quaver.integrations.haystack import (
     field_names,
     hub_token,
     loading_settings,
+    model_name,
     ranked,
     require_documents,
     require_query,
@@ -42,7 +44,7 @@ class QuaverRanker(SavedByParameters):
     def __init__(
         self,
         *,
-        model: str,
+        model: str | Path,
         token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
         top_k: int = 10,
         query_prefix: str = "",
@@ -85,7 +87,7 @@ class QuaverRanker(SavedByParameters):
             TypeError: meta_fields_to_embed is no list of strings.
         """
         require_query(self, "", top_k)
-        self.model = model
+        self.model = model_name(model)
         self.token = token
         self.top_k = top_k
         self.query_prefix = query_prefix

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any, Literal
 
 from quaver.extras import needs_extra
-from quaver.integrations.haystack import EmbedderComponent, hub_token, require_query
+from quaver.integrations.haystack import (
+    EmbedderComponent,
+    hub_token,
+    model_name,
+    require_query,
+)
 
 with needs_extra("haystack"):
     from haystack import Document, component
@@ -29,7 +35,7 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
     def __init__(
         self,
         *,
-        model: str,
+        model: str | Path,
         document_store: Any = None,
         retriever: Any = None,
         token: Secret | None = hub_token(),  # noqa: B008 - immutable, Haystack's own way
@@ -87,7 +93,7 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
                 f"{type(retriever).__name__} has no run"
             )
         require_query(self, "", top_k)
-        self.model = model
+        self.model = model_name(model)
         self.document_store = document_store
         self.retriever = retriever
         self.token = token
