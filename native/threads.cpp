@@ -41,29 +41,6 @@ template <class Ready> bool spin(Ready &&ready) {
   return ready();
 }
 
-int current_cpu() {
-#if defined(__linux__)
-  return sched_getcpu();
-#else
-  return -1;
-#endif
-}
-
-// A worker that woke on the caller's CPU moves to another one of those that the process may use: the scheduler would
-// leave the two there, taking turns, for milliseconds.
-void leave_cpu(int cpu) {
-#if defined(__linux__)
-  cpu_set_t allowed;
-  if (cpu < 0 || cpu != sched_getcpu() || sched_getaffinity(getpid(), sizeof allowed, &allowed) != 0)
-    return;
-  CPU_CLR(cpu, &allowed);
-  if (CPU_COUNT(&allowed) > 0)
-    pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed);
-#else
-  (void)cpu;
-#endif
-}
-
 std::atomic<ThreadPool *> shared_pool{nullptr};
 
 // The threads of a pool do not survive a fork, and its mutex may be held: the child forgets it (and its few bytes).
@@ -71,19 +48,73 @@ std::atomic<ThreadPool *> shared_pool{nullptr};
 
 } // namespace
 
+struct ThreadPool::Place {
+#if defined(__linux__)
+  int cpu = sched_getcpu();
+  cpu_set_t allowed{};
+  bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0; // not with more CPUs than the set holds
+#endif
+};
+
+// A worker runs where the caller may whom it helps. One that woke on the caller's own CPU moves to another: the
+// scheduler would leave the two there, taking turns, for milliseconds. Before it sleeps it gets that CPU back.
+class ThreadPool::Home {
+public:
+#if defined(__linux__)
+  void enter(const Place &caller) {
+    if (!caller.known)
+      return;
+    if (!here_.known || !CPU_EQUAL(&here_.allowed, &caller.allowed)) {
+      here_ = caller;
+      widen();
+    }
+    if (caller.cpu < 0 || caller.cpu != sched_getcpu())
+      return;
+    cpu_set_t others = caller.allowed;
+    CPU_CLR(caller.cpu, &others);
+    if (CPU_COUNT(&others) > 0)
+      narrow_ = pthread_setaffinity_np(pthread_self(), sizeof others, &others) == 0;
+  }
+  void rest() {
+    if (narrow_)
+      widen();
+  }
+
+private:
+  // A CPU that was taken away in the meantime makes this fail; then the system has chosen others.
+  void widen() {
+    pthread_setaffinity_np(pthread_self(), sizeof here_.allowed, &here_.allowed);
+    narrow_ = false;
+  }
+
+  Place here_;
+  bool narrow_ = false;
+#else
+  void enter(const Place &) {}
+  void rest() {}
+#endif
+};
+
 void Crew::take_items(bool leads) {
   Ticket ticket{ticket_.load(std::memory_order_acquire)};
   while (ticket.word != finished && !ticket.empty()) {
     const std::uint64_t rest = leads ? ticket.word + 1 : ticket.word - (std::uint64_t{1} << Ticket::bits);
     if (!ticket_.compare_exchange_weak(ticket.word, rest, std::memory_order_acq_rel, std::memory_order_acquire))
       continue;
-    try {
-      call_(context_, leads ? ticket.front() : ticket.back() - 1);
-    } catch (const std::bad_alloc &) {
-      out_of_memory_.store(true, std::memory_order_relaxed);
+    {
+      struct Done {
+        Crew &of;
+        ~Done() {
+          if (of.open_.fetch_sub(1, std::memory_order_acq_rel) == 1)
+            of.open_.notify_all();
+        }
+      } done{*this};
+      try {
+        call_(context_, leads ? ticket.front() : ticket.back() - 1);
+      } catch (const std::bad_alloc &) {
+        out_of_memory_.store(true, std::memory_order_relaxed);
+      }
     }
-    if (open_.fetch_sub(1, std::memory_order_acq_rel) == 1)
-      open_.notify_all();
     ticket.word = ticket_.load(std::memory_order_acquire);
   }
 }
@@ -97,12 +128,31 @@ void Crew::run(int items, Call call, void *context) {
   ticket_.store(stage << 2 * Ticket::bits | static_cast<std::uint64_t>(items) << Ticket::bits,
                 std::memory_order_release);
   ticket_.notify_all();
-  take_items(true);
+  {
+    struct Await {
+      Crew &of;
+      ~Await() { of.await_items(); }
+    } await{*this};
+    take_items(true);
+  }
+  if (out_of_memory_.load(std::memory_order_relaxed))
+    throw std::bad_alloc();
+}
+
+// Takes back the items that nobody has begun (there are some when the leader is being unwound) and waits for the
+// others.
+void Crew::await_items() {
+  Ticket ticket{ticket_.load(std::memory_order_acquire)};
+  while (!ticket.empty()) {
+    const std::uint64_t none = ticket.word + static_cast<std::uint64_t>(ticket.back() - ticket.front());
+    if (ticket_.compare_exchange_weak(ticket.word, none, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      open_.fetch_sub(ticket.back() - ticket.front(), std::memory_order_acq_rel);
+      break;
+    }
+  }
   if (!spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
     for (int left; (left = open_.load(std::memory_order_acquire)) != 0;)
       open_.wait(left, std::memory_order_acquire);
-  if (out_of_memory_.load(std::memory_order_relaxed))
-    throw std::bad_alloc();
 }
 
 void Crew::finish() {
@@ -154,7 +204,8 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run(Job &job) {
-  job.cpu = current_cpu();
+  const Place place;
+  job.place = &place;
   const int wanted = std::min(job.items, job.width) - 1;
   {
     const std::lock_guard lock(mutex_);
@@ -165,13 +216,21 @@ void ThreadPool::run(Job &job) {
   for (int i = 0; i < wanted; ++i)
     wake_.notify_one();
 
-  job.work(job.led);
-
   {
-    const std::lock_guard lock(mutex_); // from here on nobody joins
-    jobs_.erase(std::find(jobs_.begin(), jobs_.end(), &job));
+    struct TakeBack {
+      ThreadPool &pool;
+      Job &job;
+      ~TakeBack() {
+        job.next.store(job.items, std::memory_order_relaxed);
+        {
+          const std::lock_guard lock(pool.mutex_); // from here on nobody joins
+          pool.jobs_.erase(std::find(pool.jobs_.begin(), pool.jobs_.end(), &job));
+        }
+        pool.await_helpers(job);
+      }
+    } take_back{*this, job};
+    job.work(job.led);
   }
-  await_helpers(job);
   if (job.out_of_memory.load(std::memory_order_relaxed))
     throw std::bad_alloc();
 }
@@ -203,8 +262,9 @@ ThreadPool::Job *ThreadPool::find_job() {
 }
 
 // Waits for a call after the `seen`th; false when the pool ends.
-bool ThreadPool::await_call(unsigned seen) {
-  spin([&] { return calls_.load(std::memory_order_acquire) != seen; });
+bool ThreadPool::await_call(unsigned seen, Home &home) {
+  if (!spin([&] { return calls_.load(std::memory_order_acquire) != seen; }))
+    home.rest();
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [&] { return stop_ || calls_.load(std::memory_order_relaxed) != seen; });
   return !stop_;
@@ -212,13 +272,14 @@ bool ThreadPool::await_call(unsigned seen) {
 
 void ThreadPool::worker() {
   unsigned seen = 0;
-  while (await_call(seen)) {
+  Home home;
+  while (await_call(seen, home)) {
     std::unique_lock lock(mutex_);
     seen = calls_.load(std::memory_order_relaxed);
     while (Job *job = find_job()) {
       job->helpers.fetch_add(1, std::memory_order_relaxed);
       lock.unlock();
-      leave_cpu(job->cpu);
+      home.enter(*job->place);
       job->work();
       lock.lock();
       if (job->helpers.fetch_sub(1, std::memory_order_acq_rel) == 1)

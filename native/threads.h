@@ -39,7 +39,7 @@ class Crew {
 
 public:
   // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
-  // when an item did, here or elsewhere.
+  // when an item did, here or elsewhere. Whatever else unwinds the leader leaves only when no helper works any more.
   template <class Work> void run(int items, Work &&work) {
     using Plain = std::remove_reference_t<Work>;
     constexpr int most = static_cast<int>(Ticket::mask);
@@ -62,6 +62,7 @@ private:
 
   void run(int items, Call call, void *context);
   void take_items(bool leads);
+  void await_items();
   bool await_stage(std::uint64_t seen);
 
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
@@ -83,7 +84,8 @@ public:
 
   // Calls work(item) once for each item in [0, items), on the calling thread and at most width - 1 workers; returns
   // when all are done. Several threads may call at once. Work throws std::bad_alloc or nothing; then items are left out
-  // and run throws it when nobody works any more.
+  // and run throws it when nobody works any more. What else unwinds the calling thread (pthread_exit does) also waits
+  // for the helpers: they work on what lies on its stack.
   template <class Work> void run(int items, int width, Work &&work) {
     if (items <= 1 || width <= 1) {
       for (int item = 0; item < items; ++item)
@@ -95,18 +97,23 @@ public:
     run(job);
   }
 
-  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1.
-  template <class Lead> void together(int width, Lead &&lead) {
+  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1. A helper
+  // calls leave() when it has finished.
+  template <class Lead, class Leave> void together(int width, Lead &&lead, Leave &&leave) {
     struct Context {
       Crew crew;
       std::remove_reference_t<Lead> &lead;
-    } context{{}, lead};
+      std::remove_reference_t<Leave> &leave;
+    } context{{}, lead, leave};
     Job job(
         width, width,
         [](void *pointer, int item) {
-          auto &[crew, program] = *static_cast<Context *>(pointer);
-          if (item != 0)
-            return crew.help();
+          auto &[crew, program, left] = *static_cast<Context *>(pointer);
+          if (item != 0) {
+            crew.help();
+            left();
+            return;
+          }
           struct Finish {
             Crew &of;
             ~Finish() { of.finish(); }
@@ -118,8 +125,13 @@ public:
     job.led = true;
     run(job);
   }
+  template <class Lead> void together(int width, Lead &&lead) {
+    together(width, lead, [] {});
+  }
 
 private:
+  struct Place; // a thread's CPU and those it may use
+  class Home;   // where a worker may run
   struct Job {
     using Call = void (*)(void *, int);
     Job(int items, int width, Call call, void *context) : items(items), width(width), call(call), context(context) {}
@@ -142,8 +154,8 @@ private:
     std::atomic<int> next{0};
     std::atomic<int> helpers{0}; // changed under the pool's mutex, read by the spinning caller
     std::atomic<bool> out_of_memory{false};
-    int cpu = -1;     // where the caller runs
-    bool led = false; // item 0 is the caller's
+    const Place *place = nullptr; // of the caller
+    bool led = false;             // item 0 is the caller's
   };
 
   void run(Job &job);
@@ -151,7 +163,7 @@ private:
   void start_workers(int wanted);
   void worker();
   Job *find_job();
-  bool await_call(unsigned seen);
+  bool await_call(unsigned seen, Home &home);
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;

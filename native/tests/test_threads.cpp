@@ -1,5 +1,7 @@
 // The worker pool and its crews: every item once, several callers at a time, exceptions, many short calls, and a child
 // after fork.
+#include <pthread.h>
+#include <sched.h>
 #include <sys/wait.h>
 
 #include <atomic>
@@ -160,6 +162,145 @@ void test_crew_sleeps(ThreadPool &pool) {
   CHECK(done == 10, "%d", done.load());
 }
 
+// What unwinds the caller waits for the helpers that work on its stack, be it an exception that nobody expects or the
+// end of the thread.
+template <class Call> void test_unwinding(const char *what, Call &&call) {
+  for (int round = 0; round < 20; ++round) {
+    std::atomic<int> working{0}, begun{0};
+    bool left_alone = false;
+    std::thread caller([&] {
+      struct Look {
+        std::atomic<int> &working;
+        bool &alone;
+        ~Look() { alone = working == 0; }
+      } look{working, left_alone};
+      const auto thread = std::this_thread::get_id();
+      auto work = [&](int) {
+        if (std::this_thread::get_id() == thread) {
+          for (int i = 0; i < 100 && begun == 0; ++i) // let a helper begin, if there is one
+            std::this_thread::sleep_for(std::chrono::microseconds(100));
+          call.leave();
+        }
+        begun.fetch_add(1);
+        working.fetch_add(1);
+        std::this_thread::sleep_for(std::chrono::milliseconds(2));
+        working.fetch_sub(1);
+      };
+      call(work);
+    });
+    caller.join();
+    CHECK(left_alone, "%s round %d: %d at work", what, round, working.load());
+    CHECK(begun < 1000, "%s round %d: %d items", what, round, begun.load()); // those left are left out
+  }
+}
+
+struct Throws {
+  ThreadPool &pool;
+  bool crew;
+  void leave() { throw 7; }
+  template <class Work> void operator()(Work &work) {
+    try {
+      if (crew)
+        pool.together(3, [&](Crew &c) { c.run(1000, work); });
+      else
+        pool.run(1000, 3, work);
+    } catch (int) {
+    }
+  }
+};
+
+struct Exits : Throws {
+  void leave() { pthread_exit(nullptr); }
+  template <class Work> void operator()(Work &work) {
+    if (crew)
+      pool.together(3, [&](Crew &c) { c.run(1000, work); });
+    else
+      pool.run(1000, 3, work);
+  }
+};
+
+void test_unwinding_callers(ThreadPool &pool) {
+  for (const bool crew : {false, true}) {
+    test_unwinding(crew ? "crew throws" : "throws", Throws{pool, crew});
+#if defined(__GLIBC__) && !defined(__SANITIZE_THREAD__) && !defined(__SANITIZE_ADDRESS__)
+    test_unwinding(crew ? "crew exits" : "exits", Exits{{pool, crew}});
+#endif
+  }
+  test_every_item_once(pool);
+  test_crew(pool);
+}
+
+#if defined(__linux__)
+cpu_set_t allowed(pthread_t thread) {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  pthread_getaffinity_np(thread, sizeof set, &set);
+  return set;
+}
+
+// A worker that made room for its caller may use all CPUs again once it sleeps; one that helps a caller of few CPUs
+// stays on those.
+void test_affinity() {
+  const cpu_set_t all = allowed(pthread_self());
+  if (CPU_COUNT(&all) < 2)
+    return;
+  ThreadPool pool;
+  std::atomic<bool> helped{false};
+  pthread_t helper{};
+  const auto caller = std::this_thread::get_id();
+  const auto call = [&](auto &&by_helper) {
+    helped = false;
+    pool.run(2, 2, [&](int) {
+      if (std::this_thread::get_id() != caller) {
+        helper = pthread_self();
+        by_helper();
+        helped = true;
+      } else {
+        for (int i = 0; i < 2000 && !helped; ++i)
+          std::this_thread::sleep_for(std::chrono::microseconds(100));
+      }
+    });
+    return helped.load();
+  };
+  bool narrowed = false;
+  if (!call([] {}))
+    return; // no helper came: a busy machine
+  for (int round = 0; round < 50 && !narrowed; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1)); // the helper sleeps
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET(sched_getcpu(), &here);
+    pthread_setaffinity_np(helper, sizeof here, &here); // so that it wakes beside its caller
+    call([&] {
+      const cpu_set_t now = allowed(pthread_self());
+      narrowed = CPU_COUNT(&now) == CPU_COUNT(&all) - 1;
+    });
+  }
+  for (int i = 0; i < 2000; ++i) {
+    const cpu_set_t now = allowed(helper);
+    if (!narrowed || CPU_EQUAL(&now, &all))
+      break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  const cpu_set_t after = allowed(helper);
+  CHECK(!narrowed || CPU_EQUAL(&after, &all), "%d of %d CPUs", CPU_COUNT(&after), CPU_COUNT(&all));
+
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  for (int cpu = 0; CPU_COUNT(&one) == 0; ++cpu)
+    if (CPU_ISSET(cpu, &all))
+      CPU_SET(cpu, &one);
+  pthread_setaffinity_np(pthread_self(), sizeof one, &one);
+  bool within = true;
+  const bool came = call([&] {
+    const cpu_set_t now = allowed(pthread_self());
+    within = CPU_EQUAL(&now, &one);
+  });
+  pthread_setaffinity_np(pthread_self(), sizeof all, &all);
+  CHECK(!came || within, "a helper outside of its caller's CPUs");
+}
+#endif
+
 #if !defined(__SANITIZE_THREAD__) // its runtime does not follow a fork of a process with threads
 void test_fork() {
   std::atomic<int> done{0};
@@ -192,7 +333,11 @@ int main() {
     test_crews_at_once(pool);
     test_crew_out_of_memory(pool);
     test_crew_sleeps(pool);
+    test_unwinding_callers(pool);
   }
+#if defined(__linux__)
+  test_affinity();
+#endif
 #if !defined(__SANITIZE_THREAD__)
   test_fork();
 #endif
