@@ -45,6 +45,11 @@ struct Int8HeadBuffers {
             value_scale.resize(area(columns, 1)),
             value_mean.resize(area(columns, 1))};
   }
+
+  std::size_t bytes() const {
+    return query.bytes() + query_scale.bytes() + query_zero.bytes() + keys.bytes() + key_scale.bytes() +
+           key_sums.bytes() + values.bytes() + value_scale.bytes() + value_mean.bytes();
+  }
 };
 
 // Room for rows in eight bits.
@@ -57,10 +62,12 @@ struct RoundedBuffers {
     const std::ptrdiff_t ldq = round_up(columns, kDepthStep);
     return {q.resize(area(rows, ldq)), ldq, scale.resize(area(rows, 1)), zero.resize(area(rows, 1))};
   }
+
+  std::size_t bytes() const { return q.bytes() + scale.bytes() + zero.bytes(); }
 };
 
-// Scratch of one thread, grown to the largest need it has met and kept for the next call. A thread is in one stage of
-// one call at a time, so the parts are free whenever a stage begins.
+// Scratch of one thread, kept for the next call unless it has grown large (see Tidy). A thread is in one stage of one
+// call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
   RoundedBuffers rounded;               // a block of rows that a linear layer reads
   Buffer<float> residual, wide;         // [kBlockRows][H'], [kBlockRows][outputs of `up`]
@@ -69,6 +76,11 @@ struct Scratch {
   Buffer<float> by_query, by_key, bias; // see Encoder::relative_bias
   Buffer<float> rest;                   // see Encoder::round_rest
   Buffer<std::int32_t> rest_of;         // see Encoder::read_with_rests
+
+  std::size_t bytes() const {
+    return rounded.bytes() + residual.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
+           by_query.bytes() + by_key.bytes() + bias.bytes() + rest.bytes() + rest_of.bytes();
+  }
 };
 
 Scratch &scratch();
@@ -79,9 +91,23 @@ struct Activations {
   Buffer<float> residual, wide; // of a text whose layers are split by outputs
   RoundedBuffers rounded;       // of the same
   Buffer<float> pooled, head;   // what goes into and comes out of a step of the head
+
+  std::size_t bytes() const {
+    return x.bytes() + normed.bytes() + qkv.bytes() + context.bytes() + residual.bytes() + wide.bytes() +
+           rounded.bytes() + pooled.bytes() + head.bytes();
+  }
 };
 
 Activations &activations();
+
+// At its end the thread gives its scratch and activations back to the system if they are large, as they are after a
+// text of thousands of tokens: a server has many threads that call now and then.
+struct Tidy {
+  Tidy() = default;
+  Tidy(const Tidy &) = delete;
+  Tidy &operator=(const Tidy &) = delete;
+  ~Tidy();
+};
 
 // Who works on a chunk: the calling thread alone (width 1), or a crew.
 struct Encoder::Team {

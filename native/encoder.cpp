@@ -12,6 +12,10 @@ namespace {
 // Tokens that one core takes through all layers at a time: their activations stay in its L2 cache, and the weights,
 // read once per chunk, cost little beside the arithmetic.
 constexpr int kChunkTokens = 256;
+
+// What a thread keeps between calls: enough for a chunk, and for one text of 512 tokens, of any common model.
+constexpr std::size_t kKept = 24 << 20;
+
 } // namespace
 
 Scratch &scratch() {
@@ -22,6 +26,13 @@ Scratch &scratch() {
 Activations &activations() {
   thread_local Activations buffers;
   return buffers;
+}
+
+Tidy::~Tidy() {
+  if (scratch().bytes() + activations().bytes() <= kKept)
+    return;
+  scratch() = {};
+  activations() = {};
 }
 
 Encoder::Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings)
@@ -89,12 +100,14 @@ bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
   auto chunks = make_chunks(batch, threads);
+  const Tidy caller_tidy;
   if (chunks.size() == 1) {
     if (threads == 1)
       encode_chunk(batch, chunks[0], Team{1}, vectors);
     else
-      ThreadPool::shared().together(threads,
-                                    [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); });
+      ThreadPool::shared().together(
+          threads, [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); },
+          [] { const Tidy helper_tidy; });
     return !interrupted();
   }
   const auto caller = std::this_thread::get_id();
@@ -102,6 +115,7 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
   ThreadPool::shared().run(static_cast<int>(chunks.size()), threads, [&](int i) {
     if (stop.load(std::memory_order_relaxed))
       return;
+    const Tidy tidy;
     encode_chunk(batch, chunks[static_cast<std::size_t>(i)], Team{1}, vectors);
     if (std::this_thread::get_id() == caller && interrupted())
       stop.store(true, std::memory_order_relaxed);

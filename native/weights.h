@@ -7,6 +7,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "kernels.h"
 
 namespace quaver {
@@ -22,6 +26,7 @@ public:
   T *data() { return data_.get(); }
   const T *data() const { return data_.get(); }
   std::size_t size() const { return size_; }
+  std::size_t bytes() const { return size_ * sizeof(T); }
 
   // At least `size` values; zeroed when freshly allocated.
   T *resize(std::size_t size) {
@@ -29,19 +34,45 @@ public:
       const std::size_t bytes = (size * sizeof(T) + 63) / 64 * 64;
       data_.reset();
       size_ = 0;
-      void *p = std::aligned_alloc(64, bytes);
-      if (p == nullptr)
-        throw std::bad_alloc();
-      std::memset(p, 0, bytes);
-      data_.reset(static_cast<T *>(p));
+      data_ = {static_cast<T *>(allocate(bytes)), Free{bytes}};
       size_ = size;
     }
     return data();
   }
 
 private:
+  // From here on memory comes from the system and goes back to it. It is zero without anybody writing zeros, and the
+  // threads that use it fault its pages in side by side.
+  static constexpr std::size_t kMapped = 4 << 20;
+
+  static void *allocate(std::size_t bytes) {
+#if defined(__linux__)
+    if (bytes >= kMapped) {
+      void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (p == MAP_FAILED)
+        throw std::bad_alloc();
+      madvise(p, bytes, MADV_HUGEPAGE); // where the system has none, nothing changes
+      return p;
+    }
+#endif
+    void *p = std::aligned_alloc(64, bytes);
+    if (p == nullptr)
+      throw std::bad_alloc();
+    std::memset(p, 0, bytes);
+    return p;
+  }
+
   struct Free {
-    void operator()(T *p) const { std::free(p); }
+    std::size_t bytes = 0;
+    void operator()(T *p) const {
+#if defined(__linux__)
+      if (bytes >= kMapped) {
+        munmap(p, bytes);
+        return;
+      }
+#endif
+      std::free(p);
+    }
   };
   std::unique_ptr<T, Free> data_;
   std::size_t size_ = 0;
