@@ -1,5 +1,5 @@
 // The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the
-// signatures, the values of a batch by `accepts`, which quaver/engine.py, the only caller, asks first.
+// signatures, the values of a batch by `encode`; quaver/engine.py, the only caller, says what was wrong.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -7,6 +7,10 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <optional>
@@ -26,6 +30,60 @@ void require(bool holds, const char *rule) {
   if (!holds)
     throw nb::value_error(rule);
 }
+
+// Whether the interpreter is ending; may be asked without the GIL. The function got its public name in Python 3.13, and
+// the stable ABI of 3.12 has neither: so by name. Found while the module is imported.
+using IsFinalizing = int (*)();
+IsFinalizing find_is_finalizing() {
+  void *found = dlsym(RTLD_DEFAULT, "Py_IsFinalizing");
+  return reinterpret_cast<IsFinalizing>(found != nullptr ? found : dlsym(RTLD_DEFAULT, "_Py_IsFinalizing"));
+}
+const IsFinalizing is_finalizing = find_is_finalizing();
+
+// The GIL, given up for a long call.
+//
+// Python up to 3.13 ends a thread that asks for the GIL while the interpreter ends: by pthread_exit, whose unwinding
+// kills the process at the first noexcept frame, or pulls a stack away that other threads work on. Such a thread sleeps
+// until the process ends instead, as it does by itself from 3.14 on: pthread_exit calls clean-up handlers before it
+// leaves a frame, and ours never returns.
+class WithoutGil {
+public:
+  WithoutGil() : ends_python_(finalizing()), state_(PyEval_SaveThread()) {}
+  WithoutGil(const WithoutGil &) = delete;
+  WithoutGil &operator=(const WithoutGil &) = delete;
+  ~WithoutGil() { take(false); }
+
+  // Whether a signal's handler raised.
+  bool interrupted() {
+    const bool raised = take(true);
+    state_ = PyEval_SaveThread();
+    return raised;
+  }
+
+private:
+  static bool finalizing() { return is_finalizing != nullptr && is_finalizing() != 0; }
+
+  [[noreturn]] static void sleep_for_ever(void *) {
+    for (;;)
+      pause();
+  }
+
+  bool take(bool check_signals) {
+    if (!ends_python_ && finalizing())
+      sleep_for_ever(nullptr);
+    bool raised = false;
+    pthread_cleanup_push(sleep_for_ever, nullptr); // it may begin to end while this thread waits for the GIL
+    PyEval_RestoreThread(state_);
+    raised = check_signals && PyErr_CheckSignals() != 0;
+    pthread_cleanup_pop(0);
+    return raised;
+  }
+
+  const bool ends_python_; // the thread that ends the interpreter still runs code: it asked for the GIL and has it
+  PyThreadState *state_;
+};
+
+std::vector<std::int32_t> copy(const Vector<std::int32_t> &v) { return {v.data(), v.data() + v.shape(0)}; }
 
 template <class T> quaver::Buffer<T> copy(const Vector<T> &v, int size) {
   require(v.shape(0) == static_cast<std::size_t>(size), "a norm has H values");
@@ -162,31 +220,40 @@ public:
         ids.shape(0));
   }
 
-  void encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
-              const std::optional<Vector<std::int32_t>> &type_ids, int threads,
-              nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
-    require(offsets.shape(0) >= 1 && vectors.shape(0) + 1 == offsets.shape(0) &&
+  // Returns nothing when all is well, the first text whose vector is not finite, or -1 for a batch that is not
+  // accepted. Works on copies: other threads may write to the arrays.
+  std::optional<int> encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
+                            const std::optional<Vector<std::int32_t>> &type_ids, int threads,
+                            nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
+    if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
+      return -1;
+    require(vectors.shape(0) + 1 == offsets.shape(0) &&
                 vectors.shape(1) == static_cast<std::size_t>(encoder_.outputs()),
             "vectors are (N, outputs) for N + 1 offsets");
-    const quaver::TokenBatch batch{ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(),
+    const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets),
+                                    types = type_ids ? copy(*type_ids) : std::vector<std::int32_t>{};
+    const quaver::TokenBatch batch{tokens.data(), type_ids ? types.data() : nullptr, bounds.data(),
                                    static_cast<int>(vectors.shape(0))};
+    if (!encoder_.accepts(batch, tokens.size()))
+      return -1;
     if (batch.sequences == 0)
-      return;
+      return std::nullopt;
     bool finished = false;
     {
-      nb::gil_scoped_release release;
+      WithoutGil without;
       auto asked = std::chrono::steady_clock::now();
-      finished = encoder_.encode(batch, threads, vectors.data(), [&asked] {
+      finished = encoder_.encode(batch, threads, vectors.data(), [&asked, &without] {
         const auto now = std::chrono::steady_clock::now();
         if (now - asked < std::chrono::milliseconds(100))
           return false;
         asked = now;
-        nb::gil_scoped_acquire acquire;
-        return PyErr_CheckSignals() != 0;
+        return without.interrupted();
       });
     }
     if (!finished)
       throw nb::python_error();
+    const int bad = quaver::first_not_finite(vectors.data(), batch.sequences, encoder_.outputs());
+    return bad < 0 ? std::nullopt : std::optional(bad);
   }
 
   std::size_t weight_bytes() const { return encoder_.weight_bytes(); }
@@ -258,6 +325,7 @@ NB_MODULE(_native, m) {
             require(intermediate >= 1 && hidden <= quaver::kMaxDepth && intermediate <= quaver::kMaxDepth,
                     "hidden and intermediate are in 1..65536");
             require(hidden / heads <= quaver::kMaxHead, "a head has at most 1024 features");
+            require(positions - position_offset <= quaver::kMaxLength, "a sequence has at most 65536 tokens");
             require(!pooling.empty(), "there is at least one pooling");
             new (self) quaver::EncoderSpec{
                 hidden,   heads,      intermediate, vocabulary, positions,          position_offset, token_types,

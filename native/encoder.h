@@ -104,6 +104,10 @@ struct RoundedRows {
   operator Int8Rows() const { return {q, ldq, scale, zero}; }
 };
 
+// The first of the vectors f32 [rows][columns] that holds NaN or infinity; -1 where none does. What is not finite on
+// its way through an encoder stays so (see kernels.h): the vectors tell.
+int first_not_finite(const float *vectors, int rows, int columns);
+
 class Encoder {
 public:
   Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings);

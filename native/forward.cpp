@@ -184,14 +184,13 @@ Encoder::Bias Encoder::relative_bias(const Layer &layer, int head, const float *
 void Encoder::attend_block(const AttentionHead &head, bool int8, int first, int last, float *out,
                            std::ptrdiff_t ldo) const {
   Scratch &s = scratch();
-  const int padded = round_up(head.length, kPanel);
-  float *scores = s.scores.resize(area(padded, 16));
+  float *scores = s.scores.resize(static_cast<std::size_t>(score_floats(head.length)));
   if (int8) {
     const Int8Head packed = s.head.fit(head.length, head.head_size);
     kernels_.pack_head(head, packed);
     kernels_.attend_int8(head, packed, first, last, scores, out, ldo);
   } else {
-    float *keys = s.keys.resize(area(padded, head.head_size));
+    float *keys = s.keys.resize(area(round_up(head.length, kPanel), head.head_size));
     kernels_.pack_keys(head, keys);
     kernels_.attend(head, keys, first, last, scores, out, ldo);
   }
@@ -246,9 +245,8 @@ void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int row
 void Encoder::round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns,
                          RoundedRows target) const {
   if (range.scale > 0.0f) {
-    kernels_.quantize_rows_fixed(x, ldx, rows, columns, range.scale, range.zero, target.q, target.ldq);
-    std::fill_n(target.scale, rows, range.scale);
-    std::fill_n(target.zero, rows, range.zero);
+    kernels_.quantize_rows_fixed(x, ldx, rows, columns, range.scale, range.zero, target.q, target.ldq, target.scale,
+                                 target.zero);
   } else {
     kernels_.quantize_rows(x, ldx, rows, columns, target.q, target.ldq, target.scale, target.zero);
   }

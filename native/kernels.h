@@ -21,6 +21,9 @@
 // given. So a text's vector is the same bits alone or in any batch. Files of kernels are compiled with
 // -ffp-contract=off: a multiply-add happens where the source says so and nowhere else.
 //
+// NaN and infinity: a row that holds one gives NaN, never a number that looks sound. Eight bits cannot hold NaN, so the
+// row's scale becomes NaN and with it everything that is computed from the row.
+//
 // Contract: noexcept, no allocation, no threads, no locale, no errno. Pointers are valid for what the layouts above
 // say; vector loads never touch a byte outside of them. Arguments were checked by the caller.
 #pragma once
@@ -30,14 +33,21 @@
 
 namespace quaver {
 
-inline constexpr int kPanel = 64;       // outputs in a panel
-inline constexpr int kStrip = 16;       // outputs in a strip of an int8 panel
-inline constexpr int kGroup = 4;        // inputs in one 32-bit lane
-inline constexpr int kDepthStep = 64;   // K is padded to this
-inline constexpr int kMaxDepth = 65536; // see Overflow
-inline constexpr int kMaxHead = 1024;   // features of one attention head; a packed key fits the stack
+inline constexpr int kPanel = 64;        // outputs in a panel
+inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
+inline constexpr int kGroup = 4;         // inputs in one 32-bit lane
+inline constexpr int kDepthStep = 64;    // K is padded to this
+inline constexpr int kMaxDepth = 65536;  // see Overflow
+inline constexpr int kMaxHead = 1024;    // features of one attention head; a packed key fits the stack
+inline constexpr int kMaxLength = 65536; // tokens of a sequence: a sum of weights times values stays below 2^31 as well
+inline constexpr int kScoreRows = 16;    // rows of scores that attention has scratch for
 
 static constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
+
+// Floats of scratch that `attend` and `attend_int8` need for a sequence of this length.
+static constexpr std::ptrdiff_t score_floats(int length) {
+  return static_cast<std::ptrdiff_t>(kScoreRows) * round_up(length, kPanel);
+}
 
 enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu, tanh };
 
@@ -45,7 +55,7 @@ enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu, tanh }
 struct Int8Rows {
   const std::uint8_t *q;    // [rows][ldq]
   std::ptrdiff_t ldq;       // bytes, >= K'
-  const float *scale;       // [rows], > 0
+  const float *scale;       // [rows], > 0, or NaN for a row that was not finite
   const std::int32_t *zero; // [rows], 0..255
 };
 
@@ -108,16 +118,16 @@ struct KernelTable {
   const char *name;
 
   // q = clamp(round(x / scale) + zero, 0, 255), with scale = (max - min) / 255 over the row and 0, zero = round(-min /
-  // scale). A row of zeros gets scale 1 and zero 0. Columns [cols, round_up(cols, 64)) of q are written with the zero
-  // point.
+  // scale). A row of zeros gets scale 1 and zero 0, one that is not finite scale NaN and zero 0. Columns [cols,
+  // round_up(cols, 64)) of q are written with the zero point.
   //   x f32 [rows][ldx], q u8 [rows][ldq], scale f32 [rows], zero s32 [rows]
   void (*quantize_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                         float *scale, std::int32_t *zero) noexcept;
 
-  // q = clamp(round(x / scale) + zero, 0, 255) with one scale > 0 and one zero in 0..255 for all rows; padding as
-  // above.
-  void (*quantize_rows_fixed)(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale, std::int32_t zero,
-                              std::uint8_t *q, std::ptrdiff_t ldq) noexcept;
+  // q = clamp(round(x / step) + origin, 0, 255) with one step > 0 and one origin in 0..255 for all rows; padding, scale
+  // and zero as above.
+  void (*quantize_rows_fixed)(const float *x, std::ptrdiff_t ldx, int rows, int cols, float step, std::int32_t origin,
+                              std::uint8_t *q, std::ptrdiff_t ldq, float *scale, std::int32_t *zero) noexcept;
 
   // sums[r][o] = sum over k of q[r][k] * panel[o/16][k/4][o%16][k%4], exact int32. One panel.
   //   sums s32 [rows][64]
@@ -140,7 +150,7 @@ struct KernelTable {
 
   // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query),
   // for the rows [first_row, last_row) of the sequence.
-  //   packed_keys as made by pack_keys; scores is scratch of 16 * round_up(length, 64) floats; out f32 [length][ldo]
+  //   packed_keys as made by pack_keys; scores is scratch of score_floats(length); out f32 [length][ldo]
   void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept;
 
@@ -151,12 +161,12 @@ struct KernelTable {
   // The same as attend, in eight bits: scores from u8 queries and s8 keys, their softmax as u8 with 255 for the row's
   // largest, times s8 values, divided by the sum of the weights before rounding, plus the values' mean: weight that
   // rounding lost falls to the mean, not to the large weights.
-  //   scores is scratch of 16 * round_up(length, 64) floats
+  //   scores is scratch of score_floats(length)
   void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                       float *out, std::ptrdiff_t ldo) noexcept;
 
   // x[r] += y[r], y may be null; out[r] = norm(x[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta;
-  // without gamma norm(v) = v. out may be x.
+  // without gamma norm(v) = v. A variance beyond float32 gives NaN. out may be x.
   //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols], out f32 [rows][ldo]
   void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                    const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept;

@@ -1,5 +1,6 @@
 // Behind the last layer: token vectors to one for each sequence, and the head that runs on it.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "chunk.h"
@@ -13,6 +14,18 @@ int Encoder::outputs() const {
   return spec_.hidden * static_cast<int>(spec_.pooling.size());
 }
 
+int first_not_finite(const float *vectors, int rows, int columns) {
+  constexpr std::uint32_t magnitude = 0x7fffffff, infinity = 0x7f800000;
+  for (int r = 0; r < rows; ++r, vectors += columns) {
+    std::uint32_t largest = 0;
+    for (int c = 0; c < columns; ++c)
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(vectors[c]) & magnitude);
+    if (largest >= infinity)
+      return r;
+  }
+  return -1;
+}
+
 void Encoder::pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling, float *vector) const {
   const int hidden = spec_.hidden;
   const float *x = chunk.input + sequence.row * chunk.ldx;
@@ -24,7 +37,9 @@ void Encoder::pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling
   for (int row = 1; row < sequence.length; ++row)
     for (int c = 0; c < hidden; ++c) {
       const float value = x[row * chunk.ldx + c];
-      vector[c] = pooling == Pooling::max ? std::max(vector[c], value) : vector[c] + value;
+      vector[c] = pooling != Pooling::max                  ? vector[c] + value
+                  : value > vector[c] || std::isnan(value) ? value // std::max would drop NaN
+                                                           : vector[c];
     }
   if (pooling == Pooling::max)
     return;

@@ -204,6 +204,76 @@ if __name__ == "__main__":
     assert done.stdout.strip() == "True"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_the_interpreter_ends_while_daemon_threads_encode() -> None:
+    body = """
+engine, short, longer = make(), texts(1, 4), texts(64)
+engine.encode(texts(1, 1))  # one text alone starts no worker that a fork would lose
+
+def work(batch):
+    while True:
+        engine.encode(batch)
+
+def end():
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            for batch in (short, short, longer):
+                threading.Thread(target=work, args=(batch,), daemon=True).start()
+            time.sleep(0.03)
+            return  # the child's interpreter ends
+        codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    print(codes.count(0), set(codes) - {0})
+
+codes = []
+end()
+"""
+    assert run(body, timeout=100) == "20 set()"
+
+
+def test_the_thread_that_ends_the_interpreter_encodes() -> None:
+    body = """
+class Last:
+    def __init__(self):
+        self.engine, self.batch, self.write = make(), texts(3), os.write
+        self.expected = self.engine.encode(self.batch).tobytes()
+
+    def __del__(self):
+        same = self.engine.encode(self.batch).tobytes() == self.expected
+        self.write(1, b"same" if same else b"other")
+
+last = Last()  # dies with its module, when daemon threads cannot run any more
+"""
+    assert run(body) == "same"
+
+
+def test_another_thread_writes_to_the_batch_during_a_call() -> None:
+    body = """
+from quaver.errors import InputError
+engine, batch = make(), texts(200)
+sound, stop = batch.ids.copy(), False
+
+def spoil():
+    while not stop:
+        batch.ids[:] = 2**30
+        batch.ids[:] = sound
+
+thread = threading.Thread(target=spoil, daemon=True)
+thread.start()
+encoded = refused = 0
+for _ in range(60):
+    try:
+        engine.encode(batch)
+        encoded += 1
+    except InputError:
+        refused += 1
+stop = True
+thread.join()
+print(encoded + refused)
+"""
+    assert run(body) == "60"
+
+
 # --- Ctrl-C ---------------------------------------------------------------------------------------
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 @pytest.mark.parametrize("threads", [1, 2])
@@ -267,3 +337,19 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     # KiB; the vectors themselves are 500, activations of all tokens would be 160,000.
     assert int(run(body)) < 20_000
+
+
+@linux_only
+def test_a_long_text_does_not_keep_its_memory() -> None:
+    body = """
+import resource
+from pathlib import Path
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+engine = make(hidden=256, layers=1, positions=8192)
+engine.encode(texts(4))
+before = resident()
+engine.encode(texts(1, 8192))  # its activations are 50 MB
+print(resident() - before)
+"""
+    assert int(run(body)) < 25

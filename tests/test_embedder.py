@@ -13,12 +13,25 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from quaver.architecture import encoder_spec, encoder_weights
 from quaver.embedder import Embedder
-from quaver.errors import InputError, PoolingError, TokenizerError, UnsupportedArchitectureError
+from quaver.errors import (
+    EngineError,
+    InputError,
+    PoolingError,
+    TokenizerError,
+    UnsupportedArchitectureError,
+)
 from quaver.reference import encode as reference_encode
-from tiny_model import tiny_config, tiny_tensors, write_json, write_tiny_model
+from tiny_model import (
+    tiny_config,
+    tiny_tensors,
+    tiny_vocabulary,
+    write_json,
+    write_tiny_model,
+)
 
 TEXTS = [
     "the file of the list",
@@ -68,6 +81,23 @@ def test_float32_is_the_reference(model: Embedder) -> None:
     )
     # Sums of 64 to 256 float32 products in another order, through two layers.
     assert np.allclose(model.encode(TEXTS), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_the_text_whose_vector_is_not_finite_is_named(precision: Any, tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "huge")
+    tensors = load_file(folder / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("word_embeddings.weight"))
+    tensors[name][tiny_vocabulary().index("python")] = np.where(np.arange(64) % 2, 3e38, -3e38)
+    save_file(tensors, folder / "model.safetensors")
+    model = Embedder.from_pretrained(folder, precision=precision)
+    sound = ["the file", "the file", "a list of files"]
+    assert np.isfinite(model.encode(sound)).all()
+    for size in (2, 16384):  # also in the last of several batches
+        with pytest.raises(EngineError, match="text 3 came out with NaN or infinity"):
+            model.encode([*sound, "python code"], max_batch_tokens=size)
+    with pytest.raises(EngineError, match="text 3 came out with NaN or infinity"):
+        model.encode_tokens(model.tokenize_documents([*sound, "python code"]))
 
 
 def test_int8_is_near_float32(model: Embedder, int8: Embedder) -> None:

@@ -14,9 +14,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderSpec, EncoderWeights, encoder_spec, encoder_weights
+from quaver.architecture import (
+    DenseStep,
+    EncoderSpec,
+    EncoderWeights,
+    encoder_spec,
+    encoder_weights,
+)
 from quaver.engine import PRECISIONS, Engine, Precision
-from quaver.errors import InputError, InstructionSetError, TokenRangeError
+from quaver.errors import (
+    EngineError,
+    InputError,
+    InstructionSetError,
+    TokenRangeError,
+    UnsupportedArchitectureError,
+)
+from quaver.linear import LinearWeights
 from quaver.machine import instruction_sets
 from quaver.reference import encode as reference_encode
 from quaver.tokenizer import TokenBatch
@@ -283,6 +296,95 @@ def test_a_refused_batch_leaves_the_engine_as_it_was() -> None:
     with pytest.raises(TokenRangeError):
         engine(isa, "int8").encode(replace(batch_of(texts), ids=np.full(22, -1, np.int32)))
     assert np.array_equal(engine(isa, "int8").encode(batch_of(texts)), before)
+
+
+# --- What is not finite ---------------------------------------------------------------------------
+def with_huge(weights: EncoderWeights, part: str) -> EncoderWeights:
+    """Make weights of the first layer so large that float32 overflows behind them."""
+    layer = weights.layers[0]
+    h, qkv = len(weights.word[0]), layer.qkv
+    assert isinstance(qkv, LinearWeights)
+    if part == "value":
+        factor = np.ones((3 * h, 1), np.float32)
+        factor[2 * h :] = 1e38
+        layer = replace(layer, qkv=replace(qkv, weight=qkv.weight * factor))
+    else:
+        linear = getattr(layer, part)
+        layer = replace(layer, **{part: replace(linear, weight=linear.weight * np.float32(1e38))})
+    return replace(weights, layers=(layer, *weights.layers[1:]))
+
+
+@every_isa
+@every_precision
+@pytest.mark.parametrize(
+    ("part", "activation"),
+    [
+        ("value", "gelu"),
+        ("out", "gelu"),
+        ("up", "gelu"),
+        ("up", "gelu_tanh"),
+        ("up", "relu"),
+        ("up", "silu"),
+        ("down", "gelu"),
+    ],
+)
+@pytest.mark.parametrize("pooling", ["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens"])
+def test_huge_weights_are_an_error_and_no_vector(
+    isa: str, precision: Precision, part: str, pooling: Any, activation: Any
+) -> None:
+    spec, weights = tiny_encoder(pooling=pooling, activation=activation, normalize=False)
+    broken = Engine(spec, with_huge(weights, part), precision=precision, threads=1, isa=isa)
+    with pytest.raises(EngineError, match="must be finite: text 0 came out with NaN or infinity"):
+        broken.encode(batch_of(texts_of((9, 33))))
+
+
+@every_isa
+@every_precision
+@pytest.mark.parametrize("normalize", [True, False])
+def test_the_text_that_is_not_finite_is_named(
+    isa: str, precision: Precision, normalize: bool
+) -> None:
+    spec, weights = tiny_encoder(normalize=normalize)
+    word = weights.word.copy()
+    word[7] = np.where(np.arange(64) % 2, 3e38, -3e38)
+    texts = [np.where(text == 7, 8, text).astype(np.int32) for text in texts_of((9, 33, 2, 64))]
+    broken = Engine(spec, replace(weights, word=word), precision=precision, threads=2, isa=isa)
+    assert np.isfinite(broken.encode(batch_of(texts))).all()
+    texts[2][1] = 7
+    with pytest.raises(EngineError, match="text 2 came"):
+        broken.encode(batch_of(texts))
+    with pytest.raises(EngineError, match="text 20 came"):
+        broken.encode(batch_of(texts), position=lambda row: 10 * row)
+
+
+@every_isa
+def test_a_head_that_is_not_finite(isa: str) -> None:
+    both_signs = np.array([[3e38], [-3e38]], np.float32)  # minus infinity is 0 for relu
+    first = np.where(np.arange(64) < 8, both_signs, 0).astype(np.float32)
+    dense = LinearWeights(first, np.zeros(2, np.float32))
+    for activation in ("none", "relu"):
+        spec = replace(SPEC, normalize=False, head=(DenseStep("score", 2, activation),))
+        broken = Engine(spec, replace(WEIGHTS, head=(dense,)), threads=1, isa=isa)
+        texts = batch_of(texts_of((5, 9, 17, 33, 40, 50)))
+        with pytest.raises(EngineError, match="must be finite"):
+            broken.encode(texts)
+
+
+def test_tables_can_be_copied() -> None:
+    spec, weights = tiny_encoder()
+    weights = replace(weights, word=weights.word.copy())
+    batch = batch_of(texts_of((5, 17)))
+    here, apart = Engine(spec, weights), Engine(spec, weights, copy_tables=True)
+    expected = apart.encode(batch)
+    assert np.array_equal(here.encode(batch), expected)
+    weights.word[:] *= -1
+    assert np.array_equal(apart.encode(batch), expected)
+    assert not np.array_equal(here.encode(batch), expected)
+
+
+def test_more_positions_than_sums_of_attention_hold() -> None:
+    with pytest.raises(UnsupportedArchitectureError, match=r"at most 65536 tokens.*65537"):
+        Engine(replace(SPEC, max_positions=65537), WEIGHTS)
 
 
 @pytest.mark.parametrize("precision", ["int4", "INT8", "", 8])

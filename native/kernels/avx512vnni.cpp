@@ -31,6 +31,7 @@ struct Lanes {
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff)));
   }
   static V round(V v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static bool is_nan(V v) { return _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q) != 0; } // any lane
   // No lower bound: scale() makes 0 of what is too small.
   static V above_smallest(V exponent) { return exponent; }
   // v * 2^n for whole n.
@@ -83,12 +84,12 @@ struct Lanes {
 #endif
   // Sixteen bytes from integers, held to 0..255.
   static void store_bytes(std::uint8_t *p, __m512i v) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), to_u8(v)); }
-  // Sixteen bytes from integers in 0..255.
+  // Sixteen bytes from integers >= 0, held to 255: the largest weight may be rounded to 256.
 #ifdef QUAVER_EMULATE
   static void store_weights(std::uint8_t *p, __m512i v) { store_bytes(p, v); }
 #else
   static void store_weights(std::uint8_t *p, __m512i v) {
-    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtepi32_epi8(v));
+    _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtusepi32_epi8(v));
   }
 #endif
   // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.

@@ -30,12 +30,13 @@ struct Lanes {
   static V max(V a, V b) { return _mm256_max_ps(a, b); }
   static V abs(V v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), v); }
   static V round(V v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static bool is_nan(V v) { return _mm256_movemask_ps(_mm256_cmp_ps(v, v, _CMP_UNORD_Q)) != 0; } // any lane
   static V power_of_two(V n) {
     const __m256i biased = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(biased, 23));
   }
 
-  static V above_smallest(V exponent) { return max(exponent, set(-126.0f)); }
+  static V above_smallest(V exponent) { return max(set(-126.0f), exponent); }
   // v * 2^n for whole n >= -126.
   static V scale(V v, V n) { return mul(v, power_of_two(n)); }
 

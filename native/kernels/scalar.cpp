@@ -17,7 +17,7 @@ float activate(float x, Activation act) {
   case Activation::silu:
     return x / (1.0f + std::exp(-x));
   case Activation::relu:
-    return x > 0.0f ? x : 0.0f;
+    return x < 0.0f ? 0.0f : x; // NaN stays NaN
   case Activation::tanh:
     return std::tanh(x);
   case Activation::none:
@@ -26,9 +26,23 @@ float activate(float x, Activation act) {
   return x;
 }
 
+bool all_finite(const float *x, int size) {
+  for (int i = 0; i < size; ++i)
+    if (!std::isfinite(x[i]))
+      return false;
+  return true;
+}
+
 void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                    float *scale, std::int32_t *zero) noexcept {
   for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
+    if (!all_finite(x, cols)) {
+      scale[r] = NAN;
+      zero[r] = 0;
+      for (int c = 0; c < round_up(cols, kDepthStep); ++c)
+        q[c] = 0;
+      continue;
+    }
     float low = 0.0f, high = 0.0f;
     for (int c = 0; c < cols; ++c) {
       low = x[c] < low ? x[c] : low;
@@ -53,16 +67,18 @@ std::ptrdiff_t at_strip(int o, int k, int depth) {
          k % kGroup;
 }
 
-void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale, std::int32_t zero,
-                         std::uint8_t *q, std::ptrdiff_t ldq) noexcept {
-  const float inverse = 1.0f / scale;
+void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float step, std::int32_t origin,
+                         std::uint8_t *q, std::ptrdiff_t ldq, float *scale, std::int32_t *zero) noexcept {
+  const float inverse = 1.0f / step;
   for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
+    scale[r] = all_finite(x, cols) ? step : NAN;
+    zero[r] = origin;
     for (int c = 0; c < cols; ++c) {
-      const float n = std::nearbyint(x[c] * inverse) + static_cast<float>(zero);
-      q[c] = static_cast<std::uint8_t>(n < 0.0f ? 0.0f : n > 255.0f ? 255.0f : n);
+      const float n = std::nearbyint(x[c] * inverse) + static_cast<float>(origin);
+      q[c] = static_cast<std::uint8_t>(n < 255.0f ? (n < 0.0f ? 0.0f : n) : 255.0f);
     }
     for (int c = cols; c < round_up(cols, kDepthStep); ++c)
-      q[c] = static_cast<std::uint8_t>(zero);
+      q[c] = static_cast<std::uint8_t>(origin);
   }
 }
 
@@ -172,17 +188,20 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
   const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip), width = value_width(d);
   quantize_rows(head.query, head.ld, head.length, d, packed.query, round_up(d, kDepthStep), packed.query_scale,
                 packed.query_zero);
+  bool finite = true; // one bad key spoils all, so that no window hides it
+  for (int j = 0; j < head.length; ++j)
+    finite = finite && all_finite(head.key + j * head.ld, d);
   for (int j = 0; j < padded; ++j) {
     const float *key = head.key + j * head.ld;
     const float top = j < head.length ? largest_magnitude(key, 1, d, 0.0f) : 0.0f;
     int sum = 0;
     for (int c = 0; c < depth; ++c) {
       const std::int8_t q =
-          j < head.length && c < d && top > 1e-30f ? nearest_s8(key[c] * (127.0f / top)) : std::int8_t{0};
+          finite && j < head.length && c < d && top > 1e-30f ? nearest_s8(key[c] * (127.0f / top)) : std::int8_t{0};
       packed.keys[at_strip(j, c, depth)] = q;
       sum += q;
     }
-    packed.key_scale[j] = top / 127.0f;
+    packed.key_scale[j] = finite ? top / 127.0f : NAN;
     packed.key_sums[j] = static_cast<float>(sum);
   }
   for (int c = 0; c < round_up(d, width); ++c) {
@@ -191,7 +210,7 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     packed.value_mean[c] = mean;
     packed.value_scale[c] = top / 127.0f;
     for (int j = 0; j < padded; ++j) {
-      const std::int8_t q = j < head.length && top > 1e-30f
+      const std::int8_t q = j < head.length && std::isfinite(mean) && top > 1e-30f
                                 ? nearest_s8((head.value[j * head.ld + c] - mean) * (127.0f / top))
                                 : std::int8_t{0};
       packed.values[at_strip(c, j, padded)] = q;
@@ -221,6 +240,10 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
       scores[j] = std::nearbyint(weight);
     }
     for (int c = 0; c < d; ++c) {
+      if (!std::isfinite(total)) {
+        out[r * ldo + c] = NAN;
+        continue;
+      }
       std::int32_t sum = 0;
       for (int j = 0; j < head.length; ++j)
         sum += static_cast<std::int32_t>(scores[j]) * packed.values[at_strip(c, j, padded)];
@@ -241,7 +264,8 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
     float square = 0.0f;
     for (int c = 0; c < cols; ++c)
       square += (x[c] - mean) * (x[c] - mean);
-    const float factor = 1.0f / std::sqrt(square / static_cast<float>(cols) + eps);
+    const float variance = square / static_cast<float>(cols) + eps;
+    const float factor = std::isfinite(variance) ? 1.0f / std::sqrt(variance) : NAN;
     for (int c = 0; c < cols; ++c)
       out[c] = gamma == nullptr ? x[c] : (x[c] - mean) * factor * gamma[c] + beta[c];
   }

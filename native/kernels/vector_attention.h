@@ -9,6 +9,10 @@ namespace {
 template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> {
   using V = typename L::V;
   using Linear = LinearKernels<L, Tile>;
+  // Rows of floats, and behind them rows of bytes.
+  static_assert(Tile::rows * (sizeof(float) + 1) <= kScoreRows * sizeof(float) && L::float_rows <= kScoreRows,
+                "the tiles need more scratch than score_floats() says");
+  static constexpr float kHidden = 1000.0f; // powers of two between a row's highest score and what it does not see
 
   static void pack_keys(const AttentionHead &head, float *packed) noexcept {
     const int d = head.head_size;
@@ -45,17 +49,12 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   }
 
   // Adds the bias of each place to a row of scores and hides the keys outside of the row's window; returns the largest.
-  // Scores are score * scale; what is hidden is low enough to have no weight, and no infinity, which 0 would make a
-  // NaN.
+  // Scores are score / scale.
   static float place(const AttentionHead &head, int row, float *scores, float scale) {
-    constexpr float hidden = -1e30f;
     const int begin = head.window > 0 && row > head.window ? row - head.window : 0;
     const int end = head.window > 0 ? least(row + head.window + 1, head.length) : head.length;
-    for (int j = 0; j < begin; ++j)
-      scores[j] = hidden;
-    for (int j = end; j < head.length; ++j)
-      scores[j] = hidden;
-    V top = L::set(hidden);
+    hide(head, begin, end, -kLargest, scores);
+    V top = L::set(-kLargest);
     const float *bias = head.bias == nullptr ? nullptr : head.bias + row * head.bias_step;
     const V inverse = L::set(1.0f / scale);
     const int full = head.length / L::width * L::width, rest = head.length - full;
@@ -75,7 +74,20 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       }
       top = L::max(top, L::first_or(v, rest, top));
     }
-    return L::greatest(top);
+    const float highest = L::greatest(top), magnitude = highest < 0.0f ? -highest : highest;
+    // So far below the highest that the softmax gives no weight, whatever the scale; no infinity, which 0 would make a
+    // NaN.
+    const float far = kHidden / scale;
+    hide(head, begin, end, highest - (far > magnitude ? far : magnitude), scores);
+    return highest;
+  }
+
+  // Gives a score to the keys outside of [begin, end).
+  static void hide(const AttentionHead &head, int begin, int end, float score, float *scores) {
+    for (int j = 0; j < begin; ++j)
+      scores[j] = score;
+    for (int j = end; j < head.length; ++j)
+      scores[j] = score;
   }
 
   static bool is_placed(const AttentionHead &head) { return head.bias != nullptr || head.window > 0; }
@@ -101,13 +113,19 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   }
 
   // The largest magnitude of a row.
-  static float reach(const float *x, int cols) {
+  static float reach(const float *x, int cols, V &seen) {
     V top = L::zero();
     int c = 0;
-    for (; c + L::width <= cols; c += L::width)
-      top = L::max(top, L::abs(L::load(x + c)));
-    if (c < cols)
-      top = L::max(top, L::abs(L::load_first(x + c, cols - c)));
+    for (; c + L::width <= cols; c += L::width) {
+      const V v = L::load(x + c);
+      top = L::max(top, L::abs(v));
+      seen = watch<L>(seen, v);
+    }
+    if (c < cols) {
+      const V v = L::load_first(x + c, cols - c);
+      top = L::max(top, L::abs(v));
+      seen = watch<L>(seen, v);
+    }
     return L::greatest(top);
   }
 
@@ -124,10 +142,11 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
 
   static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
     const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
+    V seen = L::zero();
     for (int j = 0; j < padded; j += kGroup) {
       V factor[kGroup];
       for (int i = 0; i < kGroup; ++i) {
-        const float largest = j + i < head.length ? reach(head.key + (j + i) * head.ld, d) : 0.0f;
+        const float largest = j + i < head.length ? reach(head.key + (j + i) * head.ld, d, seen) : 0.0f;
         packed.key_scale[j + i] = largest / 127.0f;
         factor[i] = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
       }
@@ -142,6 +161,9 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       }
     }
     sum_keys(packed, padded, depth);
+    if (L::is_nan(seen)) // one bad key spoils all, so that no window hides it
+      for (int j = 0; j < padded; ++j)
+        packed.key_scale[j] = __builtin_nanf("");
   }
 
   // Sixteen s8 of a row that has `columns` of them; zero behind the last.
@@ -265,16 +287,32 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   // A row of scores to u8 weights, 255 for the highest; returns their sum before rounding. 2^x with three terms errs by
   // 1e-4, a fortieth of the step that rounding to eight bits makes.
   static float weigh_int8(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
-    const V factor = L::set(query_scale), shift = L::set(-highest * query_scale);
+    const float shift = -highest * query_scale;
+    return shift <= kFar && shift >= -kFar ? weigh_near(scores, length, shift, query_scale, weights)
+                                           : weigh_far(scores, length, highest, query_scale, weights);
+  }
+  static float weigh_near(const float *scores, int length, float shift, float query_scale, std::uint8_t *weights) {
+    return weigh(scores, length, weights,
+                 [factor = L::set(query_scale), move = L::set(shift)](V score) { return L::fma(score, factor, move); });
+  }
+  // The product of a score this large errs by more than rounding weights does; differences of scores do not.
+  static constexpr float kFar = 4096.0f;
+  static float weigh_far(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
+    return weigh(scores, length, weights, [factor = L::set(query_scale), top = L::set(highest)](V score) {
+      return L::mul(L::sub(score, top), factor);
+    });
+  }
+  template <class Exponent>
+  static float weigh(const float *scores, int length, std::uint8_t *weights, Exponent exponent) {
     V total = L::zero();
     const int full = length / L::width * L::width;
     for (int j = 0; j < full; j += L::width) {
-      const V weight = short_exp2<L>(L::fma(L::load(scores + j), factor, shift));
+      const V weight = short_exp2<L>(exponent(L::load(scores + j)));
       total = L::add(total, weight);
       L::store_weights(weights + j, L::to_s32(weight));
     }
     if (full < length) {
-      const V x = L::min(L::fma(L::load_first(scores + full, length - full), factor, shift), L::zero());
+      const V x = L::min(L::zero(), exponent(L::load_first(scores + full, length - full)));
       const V weight = L::keep_first(short_exp2<L>(x), length - full);
       total = L::add(total, weight);
       L::store_weights(weights + full, L::to_s32(weight));

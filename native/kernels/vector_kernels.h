@@ -55,7 +55,9 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
         const V v = L::keep_first(L::sub(L::load_first(x + full, rest), mean), rest);
         square = L::fma(v, v, square);
       }
-      const V factor = L::set(1.0f / L::square_root(L::sum(square) / static_cast<float>(cols) + eps));
+      const float variance = L::sum(square) / static_cast<float>(cols) + eps;
+      // Infinity would make a row of beta from any values at all.
+      const V factor = L::set(variance <= kLargest ? 1.0f / L::square_root(variance) : __builtin_nanf(""));
       for (int c = 0; c < full; c += L::width) {
         const V v = L::mul(L::sub(L::load(x + c), mean), factor);
         L::store(out + c, L::fma(v, L::load(gamma + c), L::load(beta + c)));

@@ -106,16 +106,24 @@ template <class L, class Tile> struct LinearKernels {
                             float *scale, std::int32_t *zero) noexcept {
     const int full = cols / L::width * L::width;
     for (int r = 0; r < rows; ++r, x += ldx, q += ldq) {
-      V low = L::zero(), high = L::zero();
+      V low = L::zero(), high = L::zero(), seen = L::zero();
       for (int c = 0; c < full; c += L::width) {
         const V v = L::load(x + c);
         low = L::min(low, v);
         high = L::max(high, v);
+        seen = watch<L>(seen, v);
       }
       if (full < cols) {
         const V v = L::load_first(x + full, cols - full);
         low = L::min(low, v);
         high = L::max(high, v);
+        seen = watch<L>(seen, v);
+      }
+      if (L::is_nan(seen)) {
+        scale[r] = __builtin_nanf("");
+        zero[r] = 0;
+        __builtin_memset(q, 0, static_cast<std::size_t>(round_up(cols, kDepthStep)));
+        continue;
       }
       const float smallest = L::least(low), range = L::greatest(high) - smallest;
       // A range too small to divide by is a row of zeros for eight bits.
@@ -124,15 +132,17 @@ template <class L, class Tile> struct LinearKernels {
       const std::int32_t origin = L::nearest(-smallest * inverse);
       scale[r] = step;
       zero[r] = origin;
-      round_row<false>(x, cols, L::set(inverse), origin, q);
+      round_row<false>(x, cols, L::set(inverse), origin, q, seen);
     }
   }
 
-  // q = round(x * factor) + origin, and the padding. kHold for values that may lie far outside of the range: they must
-  // not leave int32 on their way to its edge.
+  // q = round(x * factor) + origin, and the padding. kHold for values that nobody has looked at: they may lie far
+  // outside of the range and must not leave int32 on their way to its edge, and `seen` watches them.
   template <bool kHold>
-  static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q) {
-    const auto scaled = [factor](V v) {
+  static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q, V &seen) {
+    const auto scaled = [factor, &seen](V v) {
+      if (kHold)
+        seen = watch<L>(seen, v);
       v = L::mul(v, factor);
       return kHold ? L::max(L::min(v, L::set(512.0f)), L::set(-512.0f)) : v;
     };
@@ -150,10 +160,15 @@ template <class L, class Tile> struct LinearKernels {
       q[c] = static_cast<std::uint8_t>(origin);
   }
 
-  static void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float scale,
-                                  std::int32_t zero, std::uint8_t *q, std::ptrdiff_t ldq) noexcept {
-    for (int r = 0; r < rows; ++r)
-      round_row<true>(x + r * ldx, cols, L::set(1.0f / scale), zero, q + r * ldq);
+  static void quantize_rows_fixed(const float *x, std::ptrdiff_t ldx, int rows, int cols, float step,
+                                  std::int32_t origin, std::uint8_t *q, std::ptrdiff_t ldq, float *scale,
+                                  std::int32_t *zero) noexcept {
+    for (int r = 0; r < rows; ++r) {
+      V seen = L::zero();
+      round_row<true>(x + r * ldx, cols, L::set(1.0f / step), origin, q + r * ldq, seen);
+      scale[r] = L::is_nan(seen) ? __builtin_nanf("") : step;
+      zero[r] = origin;
+    }
   }
 
   // sums [rows][W] of a panel W columns wide; rows <= R.

@@ -8,10 +8,17 @@ namespace {
 
 inline int least(int a, int b) { return a < b ? a : b; }
 
+constexpr float kLargest = 0x1.fffffep127f; // of what is finite
+
+// L::min and L::max give their second operand when either is NaN: a bound stands first, so that NaN stays NaN.
+
+// Adds nothing to `seen` when v is finite and NaN when it is not: one instruction beside those that wait for memory.
+template <class L> typename L::V watch(typename L::V seen, typename L::V v) { return L::fma(v, L::zero(), seen); }
+
 // 2^x for x <= 126, from a polynomial of degree 6 on [-1/2, 1/2] (Chebyshev fit, relative error 3e-9 before rounding).
 // Below -126 it stays at 2^-126: a term of a softmax that is smaller than that is nothing.
 template <class L> typename L::V exp2(typename L::V x) {
-  x = L::max(x, L::set(-126.0f));
+  x = L::max(L::set(-126.0f), x);
   const auto n = L::round(x);
   const auto f = L::sub(x, n);
   auto p = L::set(0x1.446c7ep-13f);
@@ -54,7 +61,7 @@ template <class L> typename L::V gelu(typename L::V x) {
 // The same for an output that will be rounded to eight bits: max(x, 0) - t(|x|), t a polynomial of degree 7 on [0, 3.8]
 // (absolute error 1.1e-04, a fiftieth of such a step). A third of the instructions.
 template <class L> typename L::V short_gelu(typename L::V x) {
-  const auto z = L::min(L::abs(x), L::set(3.8f));
+  const auto z = L::min(L::set(3.8f), L::abs(x));
   auto p = L::set(-0.000730932981f);
   p = L::fma(p, z, L::set(0.0110598477f));
   p = L::fma(p, z, L::set(-0.0633359998f));
@@ -67,7 +74,7 @@ template <class L> typename L::V short_gelu(typename L::V x) {
 
 // x / (1 + e^-x); with x scaled inside the exponential it also serves the tanh form of GELU.
 template <class L> typename L::V gated(typename L::V x, typename L::V inside) {
-  const auto e = exp2<L>(L::min(L::mul(inside, L::set(-1.44269504f)), L::set(126.0f)));
+  const auto e = exp2<L>(L::min(L::set(126.0f), L::mul(inside, L::set(-1.44269504f))));
   return L::div(x, L::add(L::set(1.0f), e));
 }
 
@@ -82,7 +89,7 @@ template <class L> typename L::V activate(typename L::V x, Activation act) {
   case Activation::silu:
     return gated<L>(x, x);
   case Activation::relu:
-    return L::max(x, L::zero());
+    return L::max(L::zero(), x);
   case Activation::tanh: // 2 / (1 + e^-2x) - 1
     return L::sub(gated<L>(L::set(2.0f), L::add(x, x)), L::set(1.0f));
   case Activation::none:

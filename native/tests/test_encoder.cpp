@@ -209,7 +209,20 @@ void test_interruption(const Model &m, const KernelTable &k) {
 
 } // namespace
 
+void test_first_not_finite() {
+  for (const int columns : {1, 7, 64, 65})
+    for (const float bad : {NAN, -NAN, INFINITY, -INFINITY}) {
+      std::vector<float> vectors(static_cast<std::size_t>(3 * columns), 3e38f);
+      CHECK(first_not_finite(vectors.data(), 3, columns) == -1, "%d columns", columns);
+      for (int row = 2; row >= 0; --row) {
+        vectors[static_cast<std::size_t>(row * columns + columns / 2)] = bad;
+        CHECK(first_not_finite(vectors.data(), 3, columns) == row, "%d columns, row %d", columns, row);
+      }
+    }
+}
+
 int main() {
+  test_first_not_finite();
   const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls),
               first_rows = make_model(64, 2, 128, Pooling::cls), panels = make_model(128, 4, 160, Pooling::mean),
               panels_first = make_model(128, 2, 128, Pooling::cls),

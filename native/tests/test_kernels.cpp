@@ -101,9 +101,15 @@ void test_quantize_fixed(const KernelTable &k) {
     x[static_cast<std::size_t>(cols)] = -3e38f;
     for (const std::int32_t zero : {0, 1, 117, 255}) {
       Guarded<std::uint8_t> got(static_cast<std::size_t>(rows * ldq)), expected(got.size());
-      k.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, got.data(), ldq);
-      scalar_kernels.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, expected.data(), ldq);
+      Guarded<float> scales(rows);
+      Guarded<std::int32_t> zeros(rows);
+      scalar_kernels.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, expected.data(), ldq, scales.data(),
+                                         zeros.data());
+      k.quantize_rows_fixed(x.data(), cols, rows, cols, 0.0371f, zero, got.data(), ldq, scales.data(), zeros.data());
       CHECK(std::equal(got.begin(), got.end(), expected.begin()), "%s cols %d zero %d", k.name, cols, zero);
+      for (const float scale : scales)
+        CHECK(scale == 0.0371f, "%s cols %d: %g", k.name, cols, static_cast<double>(scale));
+      CHECK(std::count(zeros.begin(), zeros.end(), zero) == rows, "%s cols %d zero %d", k.name, cols, zero);
       for (int r = 0; r < rows; ++r)
         for (int c = 0; c < cols; ++c) {
           const double n = std::nearbyint(double{x[static_cast<std::size_t>(r * cols + c)]} / 0.0371) + zero;
@@ -293,7 +299,8 @@ void test_attention(const KernelTable &k) {
       fill_normal(qkv, 1.0f);
       qkv[0] = 60.0f; // one query that looks at one key
       const AttentionHead head{qkv.data(), qkv.data() + head_size, qkv.data() + 2 * head_size, ld, length, head_size};
-      Guarded<float> keys(static_cast<std::size_t>(padded * head_size)), scores(static_cast<std::size_t>(16 * padded));
+      Guarded<float> keys(static_cast<std::size_t>(padded * head_size)),
+          scores(static_cast<std::size_t>(score_floats(length)));
       Guarded<float> got(static_cast<std::size_t>(length * ldo)), expected(got.size()), pieces(got.size());
       scalar_kernels.pack_keys(head, keys.data());
       scalar_kernels.attend(head, keys.data(), 0, length, scores.data(), expected.data(), ldo);
@@ -315,7 +322,8 @@ void test_attention_int8(const KernelTable &k) {
       const int ld = 3 * head_size, padded = round_up(length, kPanel), ldo = head_size;
       const int columns = round_up(head_size, value_width(head_size)), ldq = round_up(head_size, kDepthStep);
       const auto size = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
-      Guarded<float> qkv(size(length, ld)), float_keys(size(padded, head_size)), scores(size(16, padded));
+      Guarded<float> qkv(size(length, ld)), float_keys(size(padded, head_size)),
+          scores(static_cast<std::size_t>(score_floats(length)));
       fill_normal(qkv, 0.7f);
       for (int c = 0; c < head_size; ++c)
         qkv[static_cast<std::size_t>(2 * head_size + c)] = 0.0f; // a token whose value is zero
@@ -368,7 +376,7 @@ void test_weights_int8(const KernelTable &k) {
     const AttentionHead head{qkv, qkv + 1, qkv + 2, 3, 2, 1};
     std::vector<std::uint8_t> query(2 * kPanel);
     std::vector<float> query_scale(2), key_scale(kPanel), key_sums(kPanel), value_scale(16), value_mean(16),
-        scores(16 * kPanel);
+        scores(score_floats(2));
     std::vector<std::int32_t> query_zero(2);
     std::vector<std::int8_t> keys(kPanel * 32), values(kPanel * 16);
     const Int8Head packed{query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
@@ -384,6 +392,223 @@ void test_weights_int8(const KernelTable &k) {
     CHECK(near_half || std::abs(out[0] - rounded) < 2e-4f, "%s x %g: %g, not %g", k.name, static_cast<double>(x),
           static_cast<double>(out[0]), static_cast<double>(rounded));
   }
+}
+
+// One head of a sequence with room for what both kinds of attention make of it.
+struct Head {
+  Head(int tokens, int features)
+      : length(tokens), head_size(features), qkv(size(tokens, 3 * features)),
+        float_keys(size(round_up(tokens, kPanel), features)), scores(static_cast<std::size_t>(score_floats(tokens))),
+        query_scale(size(tokens, 1)), key_scale(size(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
+        value_scale(size(round_up(features, value_width(features)), 1)), value_mean(value_scale.size()),
+        query_zero(size(tokens, 1)), query(size(tokens, round_up(features, kDepthStep))),
+        keys(size(round_up(tokens, kPanel), round_up(features, 32))),
+        values(size(round_up(tokens, kPanel), round_up(features, value_width(features)))) {}
+
+  float *row(int part, int token) { return qkv.data() + (3 * token + part) * head_size; }
+  AttentionHead view() {
+    return {row(0, 0), row(1, 0), row(2, 0), 3 * head_size, length, head_size, bias, bias_step, window};
+  }
+  std::vector<float> attend(const KernelTable &k, bool int8) {
+    Guarded<float> out(size(length, head_size));
+    const Int8Head packed{query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
+                          key_sums.data(), values.data(),      value_scale.data(), value_mean.data()};
+    if (int8) {
+      k.pack_head(view(), packed);
+      k.attend_int8(view(), packed, 0, length, scores.data(), out.data(), head_size);
+    } else {
+      k.pack_keys(view(), float_keys.data());
+      k.attend(view(), float_keys.data(), 0, length, scores.data(), out.data(), head_size);
+    }
+    return {out.begin(), out.end()};
+  }
+
+  static std::size_t size(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
+
+  int length, head_size, window = 0;
+  const float *bias = nullptr;
+  std::ptrdiff_t bias_step = 0;
+  Guarded<float> qkv, float_keys, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
+  Guarded<std::int32_t> query_zero;
+  Guarded<std::uint8_t> query;
+  Guarded<std::int8_t> keys, values;
+};
+
+// A row sees its window and no key besides, and the bias of each place, whatever the size of the scores: queries may be
+// so small that a score is 1e30 of their steps. Against the scalar float32 kernel.
+void test_window_and_bias(const KernelTable &k) {
+  for (const int length : {5, 17, 64, 100})
+    for (const int window : {0, 1, 3, 40})
+      for (const float size : {1.0f, 3e-29f})
+        for (const bool biased : {false, true}) {
+          Head head(length, 16);
+          fill_normal(head.qkv, 0.7f);
+          for (int token = 0; token < length; ++token)
+            for (int c = 0; c < head.head_size; ++c) {
+              head.row(0, token)[c] *= size;
+              head.row(1, token)[c] /= size;
+            }
+          std::vector<float> bias(static_cast<std::size_t>(2 * length - 1));
+          fill_normal(bias, 2.0f);
+          head.window = window;
+          if (biased) {
+            head.bias = bias.data() + length - 1;
+            head.bias_step = -1;
+          }
+          const auto exact = head.attend(scalar_kernels, false), got = head.attend(k, false),
+                     rounded = head.attend(k, true);
+          check_close("window", k, got.data(), exact.data(), exact.size(), 2e-5f);
+          float top = 0.0f;
+          for (int token = 0; token < length; ++token)
+            for (int c = 0; c < head.head_size; ++c)
+              top = std::max(top, std::abs(head.row(2, token)[c]));
+          for (std::size_t i = 0; i < exact.size(); ++i) // as in test_attention_int8
+            CHECK(std::abs(rounded[i] - exact[i]) <= 0.08f * top, "%s length %d window %d size %g at %zu: %g, not %g",
+                  k.name, length, window, static_cast<double>(size), i, static_cast<double>(rounded[i]),
+                  static_cast<double>(exact[i]));
+        }
+}
+
+// Scores far beyond 2^16, where their products round to whole powers of two: the highest takes all of the weight.
+void test_large_scores(const KernelTable &k) {
+  for (const float size : {3e2f, 1e3f, 3e3f, 1e4f, 1e6f})
+    for (const int length : {2, 16, 33, 70}) {
+      Head head(length, 32);
+      fill_normal(head.qkv, 1.0f);
+      for (int token = 0; token < length; ++token)
+        for (int c = 0; c < head.head_size; ++c) {
+          // Powers of two on the diagonal: token t looks at key t by a wide margin, also after rounding to eight bits.
+          head.row(0, token)[c] =
+              c == token % head.head_size ? size * (1.0f + 0.01f * static_cast<float>(token)) : 0.0f;
+          head.row(1, token)[c] = c == token % head.head_size ? size * (1.0f + 0.3f * static_cast<float>(token)) : 0.0f;
+        }
+      const auto got = head.attend(k, true);
+      for (int token = 0; token < length; ++token) {
+        int seen = token; // the last of the keys on this token's feature is the largest
+        while (seen + head.head_size < length)
+          seen += head.head_size;
+        for (int c = 0; c < head.head_size; ++c) {
+          const float value = head.row(2, seen)[c],
+                      is = got[Head::size(token, head.head_size) + static_cast<std::size_t>(c)];
+          CHECK(std::abs(is - value) < 0.05f, "%s size %g length %d token %d: %g, not %g", k.name,
+                static_cast<double>(size), length, token, static_cast<double>(is), static_cast<double>(value));
+        }
+      }
+    }
+}
+
+const float kNotFinite[] = {NAN, -NAN, INFINITY, -INFINITY};
+
+bool all_nan(const float *x, int size) {
+  return std::all_of(x, x + size, [](float v) { return std::isnan(v); });
+}
+bool none_finite(const float *x, int size) {
+  return std::none_of(x, x + size, [](float v) { return std::isfinite(v); });
+}
+bool all_finite(const float *x, int size) {
+  return std::all_of(x, x + size, [](float v) { return std::isfinite(v); });
+}
+
+// A row that is not finite gives NaN, in eight bits as well, and the rows beside it are what they were.
+void test_not_finite_rows(const KernelTable &k) {
+  constexpr int rows = 3;
+  for (const int cols : kSizes)
+    for (const float bad : kNotFinite)
+      for (const int place : {0, cols / 2, cols - 1}) {
+        const int ldq = round_up(cols, kDepthStep);
+        Guarded<float> x(static_cast<std::size_t>(rows * cols)), scale(rows);
+        Guarded<std::uint8_t> q(static_cast<std::size_t>(rows * ldq));
+        Guarded<std::int32_t> zero(rows);
+        fill_normal(x, 1.0f);
+        x[static_cast<std::size_t>(cols + place)] = bad;
+        const auto check = [&](const char *what) {
+          CHECK(std::isfinite(scale[0]) && std::isnan(scale[1]) && std::isfinite(scale[2]) && zero[1] >= 0 &&
+                    zero[1] <= 255,
+                "%s %s cols %d place %d: %g", k.name, what, cols, place, static_cast<double>(scale[1]));
+        };
+        k.quantize_rows(x.data(), cols, rows, cols, q.data(), ldq, scale.data(), zero.data());
+        check("quantize_rows");
+        k.quantize_rows_fixed(x.data(), cols, rows, cols, 0.1f, 7, q.data(), ldq, scale.data(), zero.data());
+        check("quantize_rows_fixed");
+        Guarded<float> gamma(static_cast<std::size_t>(cols)), beta(gamma.size());
+        fill_normal(gamma, 1.0f);
+        fill_normal(beta, 1.0f);
+        k.add_norm(x.data(), cols, nullptr, 0, rows, cols, gamma.data(), beta.data(), 1e-5f, x.data(), cols);
+        CHECK(all_finite(x.data(), cols) && all_nan(x.data() + cols, cols) && all_finite(x.data() + 2 * cols, cols),
+              "%s add_norm cols %d place %d", k.name, cols, place);
+      }
+  // Finite values whose variance is not.
+  float huge[64], gamma[64], beta[64];
+  for (int c = 0; c < 64; ++c) {
+    huge[c] = c % 2 == 0 ? 1e25f : -1e25f;
+    gamma[c] = beta[c] = 1.0f;
+  }
+  k.add_norm(huge, 64, nullptr, 0, 1, 64, gamma, beta, 1e-5f, huge, 64);
+  CHECK(all_nan(huge, 64), "%s: %g", k.name, static_cast<double>(huge[0]));
+}
+
+void test_not_finite_linear(const KernelTable &k) {
+  constexpr int inputs = 70, outputs = 65, rows = 3, ldq = 128, ldy = 128;
+  std::vector<std::int8_t> small(inputs * outputs);
+  std::vector<float> weight(inputs * outputs), bias(outputs), scale(outputs, 0.01f), x(rows * inputs);
+  fill_integers(small, -127, 127);
+  fill_normal(weight, 0.1f);
+  fill_normal(bias, 1.0f);
+  WeightMemory memory;
+  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, memory);
+  const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
+  std::vector<std::uint8_t> q(rows * ldq);
+  std::vector<float> row_scale(rows), y(rows * ldy);
+  std::vector<std::int32_t> zero(rows);
+  for (const Activation act : kActivations) {
+    fill_normal(x, 1.0f);
+    x[inputs + 9] = NAN;
+    const auto check = [&](const char *what) {
+      CHECK(all_finite(y.data(), outputs) && all_nan(y.data() + ldy, outputs) &&
+                all_finite(y.data() + 2 * ldy, outputs),
+            "%s %s activation %d", k.name, what, static_cast<int>(act));
+    };
+    k.quantize_rows(x.data(), inputs, rows, inputs, q.data(), ldq, row_scale.data(), zero.data());
+    k.linear_int8({q.data(), ldq, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 2, y.data(), ldy, act);
+    check("linear_int8");
+    k.linear_float32(x.data(), inputs, rows, f.float_view(), 0, 2, y.data(), ldy, act);
+    check("linear_float32");
+    std::vector<float> both(2 * inputs, 0.5f); // a gate of 70 columns
+    both[3] = both[inputs + 20] = NAN;
+    for (const bool last : {false, true}) {
+      std::vector<float> gated = both;
+      k.gate(gated.data(), 2 * inputs, 1, inputs, last, act);
+      CHECK(std::isnan(gated[3]) && std::isnan(gated[20]) && all_finite(gated.data() + 21, inputs - 21),
+            "%s gate activation %d", k.name, static_cast<int>(act));
+    }
+  }
+}
+
+// One value of query, key or value that is not finite: no row that sees it is finite.
+void test_not_finite_attention(const KernelTable &k) {
+  for (const int length : {1, 3, 16, 33, 70})
+    for (const int head_size : {7, 32, 80})
+      for (const bool int8 : {false, true})
+        for (const int part : {0, 1, 2})
+          for (const float bad : kNotFinite) {
+            const int token = length / 2, place = head_size / 3;
+            Head head(length, head_size);
+            fill_normal(head.qkv, 0.7f);
+            head.row(part, token)[place] = bad;
+            const auto got = head.attend(k, int8);
+            for (int row = 0; row < length; ++row) {
+              const float *out = got.data() + row * head_size;
+              const bool sees = part != 0 || row == token;
+              // An infinite score may be minus infinity in float32: no weight, as it should be.
+              if (!int8 && part != 2 && std::isinf(bad))
+                continue;
+              CHECK(!sees       ? all_finite(out, head_size)
+                    : part == 2 ? none_finite(out + place, 1)
+                                : all_nan(out, head_size),
+                    "%s %s length %d head size %d part %d row %d: %g", k.name, int8 ? "int8" : "float32", length,
+                    head_size, part, row, static_cast<double>(out[place]));
+            }
+          }
 }
 
 void test_add_norm(const KernelTable &k) {
@@ -456,6 +681,11 @@ int main() {
     test_attention(*k);
     test_attention_int8(*k);
     test_weights_int8(*k);
+    test_window_and_bias(*k);
+    test_large_scores(*k);
+    test_not_finite_rows(*k);
+    test_not_finite_linear(*k);
+    test_not_finite_attention(*k);
     test_add_norm(*k);
     test_rows_alone(*k);
     std::printf("%s: %d checks\n", k->name, checks - before);

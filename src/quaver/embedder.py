@@ -501,6 +501,7 @@ class Embedder:
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
             copies=list(copies.values()),
+            position=lambda row: items.index(list(unique)[row]),
         )
         vectors = convert(
             shortened(report.vectors, truncate_dim or self.truncate_dim, self.spec.family),

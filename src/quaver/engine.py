@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, NoReturn
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from quaver import _native
 from quaver.architecture import (
+    MAX_LENGTH,
     AttentionSpec,
     DenseStep,
     EncoderSpec,
@@ -22,7 +24,12 @@ from quaver.architecture import (
     relative_rows,
     rotary_tables,
 )
-from quaver.errors import InputError, TokenRangeError
+from quaver.errors import (
+    EngineError,
+    InputError,
+    TokenRangeError,
+    UnsupportedArchitectureError,
+)
 from quaver.int8 import quantize_weight
 from quaver.linear import Linear, LinearWeights, QuantizedLinear, dequantized
 from quaver.machine import choose_isa, choose_threads
@@ -61,13 +68,16 @@ class Engine:
         precision: Precision | None = "int8",
         threads: int | None = None,
         isa: str | None = None,
+        copy_tables: bool = False,
     ) -> None:
         """Pack the weights.
 
         Args:
             spec: the encoder.
-            weights: its weights, float32; embedding tables are read in place and stay alive with
-                the engine.
+            weights: its weights, float32. Linear layers and norms are copied.
+            copy_tables: copy the embedding tables, too. Otherwise they are read in place and stay
+                alive with the engine; where they are mapped from a file, writing to the file
+                changes vectors, and cutting it short ends the process.
             precision: what the linear layers compute in: "int8" quantizes those in float32,
                 "float32" dequantizes those in int8, None leaves each as it is.
             threads: at least 1; None takes the CPUs this process may use.
@@ -76,9 +86,18 @@ class Engine:
         Raises:
             InputError: precision or threads is outside its rule.
             InstructionSetError: isa is unknown or not available here.
+            UnsupportedArchitectureError: texts may have more tokens than the kernels can sum over.
         """
         if precision is not None and precision not in PRECISIONS:
             raise InputError(f"precision must be one of {', '.join(PRECISIONS)}: got {precision!r}")
+        if spec.max_length > MAX_LENGTH:
+            raise UnsupportedArchitectureError(
+                f"a text may have at most {MAX_LENGTH} tokens, more would overflow the sums of "
+                f"attention: the model has room for {spec.max_length}; lower its "
+                "max_position_embeddings"
+            )
+        if copy_tables:
+            weights = _with_copied_tables(weights)
         self.spec = spec
         self.precision: Precision = "float32"
         self.isa = choose_isa(isa)
@@ -168,11 +187,16 @@ class Engine:
             assert isinstance(weight, NormWeights)
             self._encoder.add_norm(_norm(weight), step.eps)
 
-    def encode(self, batch: TokenBatch) -> NDArray[np.float32]:
+    def encode(
+        self, batch: TokenBatch, *, position: Callable[[int], int] | None = None
+    ) -> NDArray[np.float32]:
         """Encode a ragged batch; one native call, GIL released.
+
+        The call reads a copy of the batch: another thread that writes to its arrays does no harm.
 
         Args:
             batch: ids int32 (T,) in [0, V), offsets int32 (N + 1,), type_ids int32 (T,) or None.
+            position: for messages, where the caller has the batch's i-th text; None for i.
 
         Returns:
             float32 (N, spec.outputs): pooled, through the head if there is one, and with unit rows
@@ -182,17 +206,23 @@ class Engine:
             InputError: an array is not int32 (n,), or offsets do not rise from 0 to T.
             TokenRangeError: an id or type is outside its table, or a text is longer than the
                 position table.
+            EngineError: a vector came out with NaN or infinity; the text's position is named.
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
         for name in ("ids", "offsets", "type_ids"):
             _check_array(name, getattr(batch, name))
-        if not self._encoder.accepts(batch.ids, batch.offsets, batch.type_ids):
-            self._explain(batch)
-        vectors = np.empty((len(batch), self.spec.outputs), np.float32)
+        vectors = np.empty((max(len(batch.offsets) - 1, 0), self.spec.outputs), np.float32)
         # A model without token types ignores those that its tokenizer sets.
-        types = batch.type_ids if self.spec.type_vocab_size else None
-        self._encoder.encode(batch.ids, batch.offsets, types, self.threads, vectors)
+        bad = self._encoder.encode(batch.ids, batch.offsets, batch.type_ids, self.threads, vectors)
+        if bad == -1:
+            self._explain(batch)
+        if bad is not None:
+            at = bad if position is None else position(bad)
+            raise EngineError(
+                f"every number of a vector must be finite: text {at} came out with NaN or infinity; "
+                "the model's weights are broken or too large for float32, encode with another model"
+            )
         return vectors
 
     def _explain(self, batch: TokenBatch) -> NoReturn:
@@ -222,7 +252,11 @@ class Engine:
                 _check_range("token type", batch.type_ids, types, "the token type embeddings")
         lengths = np.diff(offsets)
         at = int(np.argmax(lengths))
-        assert lengths[at] > self.spec.max_length, "the encoder refuses what breaks no rule"
+        if lengths[at] <= self.spec.max_length:
+            raise InputError(
+                "the arrays of a batch must stay as they are while it is encoded: another thread "
+                "wrote to them; encode a copy"
+            )
         raise TokenRangeError(
             f"a text may have at most {self.spec.max_length} tokens: text {at} has "
             f"{int(lengths[at])}; truncate it"
@@ -274,6 +308,15 @@ def _scaled(linear: Linear, factor: NDArray[np.float32]) -> Linear:
     if isinstance(linear, QuantizedLinear):
         return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
     return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
+
+
+def _with_copied_tables(weights: EncoderWeights) -> EncoderWeights:
+    return replace(
+        weights,
+        word=weights.word.copy(),
+        position=None if weights.position is None else weights.position.copy(),
+        token_type=None if weights.token_type is None else weights.token_type.copy(),
+    )
 
 
 def _native_linear(linear: Linear) -> _native.LinearParts:

@@ -10,7 +10,7 @@
     │   └── TokenizerError                 the tokenizer is missing, broken or does not fit the vocabulary
     ├── InputError (ValueError)            an argument of a call is outside its rule
     │   └── TokenRangeError                a token, token type or position id is outside its table
-    ├── EngineError                        the native engine cannot run as asked
+    ├── EngineError                        the native engine cannot run as asked, or gives NaN
     │   └── InstructionSetError            the instruction set is unknown, or this machine lacks it
     ├── QuantizationError                  a model cannot be quantized as asked, or the result not written
     │   └── CalibrationError               the calibration text is missing, unreadable or too little
@@ -74,7 +74,7 @@ class TokenRangeError(InputError):
 
 
 class EngineError(QuaverError):
-    """The native engine cannot run as asked."""
+    """The native engine cannot run as asked, or a result is NaN or infinite."""
 
 
 class InstructionSetError(EngineError):

@@ -55,6 +55,7 @@ def encode_texts(
     max_batch_tokens: int = MAX_BATCH_TOKENS,
     show_progress_bar: bool = False,
     copies: Sequence[int] | None = None,
+    position: Callable[[int], int] | None = None,
 ) -> EncodeReport:
     """Tokenize and encode texts, in their order.
 
@@ -68,12 +69,14 @@ def encode_texts(
         show_progress_bar: a bar on stderr.
         copies: how many of the caller's texts each of `texts` stands for, which the bar counts; None
             for one each.
+        position: for messages, where the user has the i-th of `texts`; None for i.
 
     Returns:
         The report; vectors are float32 (N, O) as the engine gives them, O of `EncoderSpec.outputs`.
 
     Raises:
         InputError: max_batch_tokens is no positive whole number, or a text is invalid.
+        EngineError: a vector came out with NaN or infinity.
     """
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
     vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
@@ -85,7 +88,9 @@ def encode_texts(
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
                 row = first + begin
-                vectors[row : row + len(batch)] = engine.encode(batch)
+                vectors[row : row + len(batch)] = engine.encode(
+                    batch, position=_behind(row, position)
+                )
                 advance(len(batch) if copies is None else sum(copies[row : row + len(batch)]))
     return EncodeReport(vectors, tokens, truncated)
 
@@ -102,8 +107,13 @@ def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
     """
     vectors = np.empty((len(tokens), engine.spec.outputs), np.float32)
     for row, batch in tokens.split(MAX_BATCH_TOKENS):
-        vectors[row : row + len(batch)] = engine.encode(batch)
+        vectors[row : row + len(batch)] = engine.encode(batch, position=_behind(row, None))
     return vectors
+
+
+def _behind(row: int, position: Callable[[int], int] | None) -> Callable[[int], int]:
+    """Return where the caller has the i-th text of a batch that begins at `row`."""
+    return lambda i: row + i if position is None else position(row + i)
 
 
 @contextmanager
