@@ -9,7 +9,7 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import quaver.store.edge
+import quaver.store.folder
 import quaver.update.embedding
 import quaver.update.run
 from quaver.embedder import Embedder
@@ -42,7 +42,9 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
     quaver.update.run.FLUSH_SECONDS = 0.02 * (turn % 3)
     embedder = Embedder.from_pretrained(model, threads=1)
     # Not only at the end of an update, but also in its middle.
-    quaver.store.edge.SEGMENT_BYTES = 50 * 4 * embedder.dimension
+    quaver.store.folder.LEAST_WASTE = 20
+    quaver.store.folder.FAN = 3
+    quaver.store.folder._MANY_RUNS = 1
     said.send(("ready", 0))
     with (
         Index.open(store, embedder)

@@ -497,12 +497,46 @@ def test_a_duration_is_as_rough_as_it_is_known(seconds: float, shown: str) -> No
     assert duration(seconds) == shown
 
 
-def test_two_processes_on_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_store_is_searched_while_another_process_writes(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
     store = tmp_path / "kb"
-    with Index.create(store, Embedder.from_pretrained(tiny_folder)):
-        result = run("search", store, "x")
-    assert result.returncode == 1
-    assert "is open in another; close that one" in result.stderr
+    with Index.create(store, Embedder.from_pretrained(tiny_folder)) as index:
+        index.add(["The list of files."])
+        found = run("search", store, "files")
+        assert found.returncode == 0, found.stderr
+        assert "The list of files." in found.stdout
+        refused = run("index", folder, "--store", store)
+        assert refused.returncode == 1
+        assert "is open in another; wait for it (--wait" in refused.stderr
+        command = [sys.executable, "-m", "quaver.cli", "index", folder, "--store", store, "--wait"]
+        waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(2)
+    told, _ = waiting.communicate(timeout=100)
+    assert waiting.returncode == 0, told
+
+
+@pytest.mark.parametrize(
+    "command", [["index", "{folder}", "-s"], ["remove"], ["import", "x", "-s"]]
+)
+def test_the_lock_is_tried_before_a_model_is_loaded(
+    tiny_folder: Path, folder: Path, tmp_path: Path, command: list[str]
+) -> None:
+    store, moved = tmp_path / "kb", tmp_path / "model"
+    shutil.copytree(tiny_folder, moved)
+    given = [part.format(folder=folder) for part in command]
+    if command[0] == "import":
+        from pyarrow import parquet, table
+
+        parquet.write_table(table({"id": ["a"], "text": ["b"]}), tmp_path / "x")
+        given = ["import", str(tmp_path / "x"), "-m", str(moved), "-s"]
+    with Index.create(store, Embedder.from_pretrained(moved)):
+        (moved / "model.safetensors").unlink()  # loading it would be another error
+        more = [str(folder)] if command[0] == "remove" else []
+        refused = run(*given, store, *more)
+    assert refused.returncode == 1
+    assert "is open in another" in refused.stderr, refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ MADE_AROUND = {
     "cli.app": {"typer"},
     "cli.ask": {"typer", "rich"},
     "cli.bench": {"typer"},
+    "cli.check": {"typer"},
     "cli.embed": {"typer"},
     "cli.evaluate": {"typer"},
     "cli.evaluate_output": {"rich"},
@@ -72,7 +73,6 @@ MADE_AROUND = {
     "passages.markdown": {"markdown_it"},
     "passages.split": {"semantic_text_splitter"},
     "store.edge": {"qdrant_edge"},
-    "store.edge_shard": {"qdrant_edge"},
     "store.terms": {"qdrant_edge"},
 }
 

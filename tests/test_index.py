@@ -13,6 +13,7 @@ from quaver.embedder import Embedder
 from quaver.errors import (
     DocumentError,
     InputError,
+    StoreClosedError,
     StoreExistsError,
     StoreLockedError,
     StoreMismatchError,
@@ -21,7 +22,8 @@ from quaver.errors import (
 )
 from quaver.index import Index, Progress
 from quaver.passages import Passage, embedded_text, read_document, split
-from quaver.store import edge, room
+from quaver.store import Compare
+from quaver.store.folder import FolderStore
 from quaver.update import batches, passage_budget
 from tiny_model import write_tiny_model
 
@@ -471,7 +473,7 @@ def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     (folder / "a.md").write_text("# Dict\n\nThe dict of strings.\n\nAll new.")
     (folder / "sub" / "c.rst").unlink()
     calls = 0
-    real = getattr(edge.EdgeStore, step)
+    real = getattr(FolderStore, step)
 
     def stop(*args: object, **kwargs: object) -> object:
         nonlocal calls
@@ -481,7 +483,7 @@ def test_an_update_that_stops_anywhere_is_finished_by_the_next(
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(edge.EdgeStore, step, stop)
+        patch.setattr(FolderStore, step, stop)
         try:
             index.update(folder)
         except _Stopped:
@@ -497,39 +499,20 @@ def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     assert index.update(folder).added == 0
 
 
-def test_a_graph_whose_building_was_stopped_is_built_by_the_next_update(
-    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[int] = []
-    real = edge.EdgeStore.optimize
-
-    def stop(store: edge.EdgeStore) -> None:
-        calls.append(len(calls))
-        if calls == [0]:
-            raise _Stopped
-        real(store)
-
-    monkeypatch.setattr(edge.EdgeStore, "optimize", stop)
-    with pytest.raises(_Stopped):
-        index.update(folder)
-    report = index.update(folder)
-    assert (report.added, report.reused, report.removed) == (0, 0, 0)
-    assert calls == [0, 1]
-    # There is nothing to build any more: that needs no room.
-    monkeypatch.setattr(room, "RESERVE", 1 << 60)
-    index.update(folder)
-    assert calls == [0, 1, 2]
-
-
 def test_a_full_disk_keeps_what_is_stored(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = index.update(folder)
     (folder / "new.txt").write_text("Something new.")
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
     with monkeypatch.context() as patch:
-        patch.setattr(room, "RESERVE", 1 << 60)
-        with pytest.raises(StoreWriteError, match="is full"):
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StoreWriteError, match="No space left on device; what is stored stays"):
             index.update(folder)
+        assert index.search("text", k=3)
     assert index.store.count() == first.added
     assert index.update(folder).added == 1
 
@@ -567,3 +550,98 @@ def test_status_says_what_is_stored(
         assert status.bytes is None if where == ":memory:" else status.bytes > 1000
         index.remove(folder)
         assert index.status().folders == ()
+
+
+# --- Texts, and a closed index --------------------------------------------------------------------
+def test_texts_are_added_with_ids_of_their_own(index: Index) -> None:
+    texts = ["The list of files.", "The dict of strings.", "The list of files."]
+    metadata = [{"page": 1}, None, {"page": 3}]
+    ids = index.add_texts(texts, metadata=metadata)
+    assert len(set(ids)) == 3
+    assert index.add_texts(texts, metadata=metadata) == ids  # the same again
+    assert index.store.count() == 3
+    assert index.roots() == {"": 3}
+    (hit,) = index.search("list files", filter=Compare("page", "==", 3))
+    assert (hit.id, hit.text, hit.metadata) == (ids[2], texts[2], {"page": 3})
+    assert index.add_texts(["Mine."], ids=["my id"]) == ["my id"]
+    assert index.add_texts([]) == []
+    assert index.store.get(["my id"])[0].passage.text == "Mine."
+
+
+def test_add_takes_texts_beside_passages(index: Index) -> None:
+    assert index.add(["The list.", Passage("p", "The dict.", "", "", 0, 9)]) == 0
+    assert index.add(["word " * 5000]) == 1  # truncated
+    assert index.store.count() == 3
+    assert index.add_texts(["The list."])[0] in {row.passage.id for row in index.store.scan()}
+    assert index.store.count() == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (("text",), {}, r"texts must be a list of str: got the str 'text'"),
+        ((["a", 5],), {}, r"every text must be a str: texts\[1\] is int"),
+        (({"a"},), {}, "set"),
+        ((["a"],), {"ids": "x"}, "ids must be a list of str: got the str 'x'"),
+        ((["a"],), {"ids": []}, "ids must have one entry for each of the 1 texts: got 0"),
+        ((["a"],), {"metadata": [{}, {}]}, "metadata must have one entry .* 1 texts: got 2"),
+        ((["a"],), {"metadata": {"page": 1}}, "metadata must be a list of one mapping"),
+        ((["a"],), {"metadata": [{"page": {1}}]}, "metadata must be what JSON can hold"),
+        ((["a", "b"],), {"ids": ["x", "x"]}, "must stand once in a call"),
+    ],
+)
+def test_texts_that_are_none(
+    index: Index, arguments: tuple[Any, ...], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        index.add_texts(*arguments, **options)
+    assert index.store.count() == 0
+
+
+def test_passages_that_are_none(index: Index) -> None:
+    for wrong in ("text", Passage("p", "text", "", "", 0, 4)):
+        with pytest.raises(
+            InputError, match=r"passages must be a list: got one .*; write \[passage\]"
+        ):
+            index.add(wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"Passage or a str: passages\[1\] is int"):
+        index.add(["a", 1])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("where", ["kb", ":memory:"])
+def test_a_closed_index_says_that_it_is_closed(
+    tmp_path: Path, folder: Path, embedder: Embedder, where: str
+) -> None:
+    index = Index.create(where if where == ":memory:" else tmp_path / where, embedder)
+    index.add(["text"])
+    index.close()
+    index.close()
+    for call in (
+        lambda: index.search("text"),
+        lambda: index.add(["text"]),
+        lambda: index.add_texts(["text"]),
+        lambda: index.update(folder),
+        lambda: index.remove(folder),
+        index.roots,
+        index.status,
+        index.refresh,
+    ):
+        with pytest.raises(StoreClosedError, match=r"this index is closed: open .* again"):
+            call()
+
+
+def test_an_index_opened_to_read_follows_the_one_that_writes(
+    tmp_path: Path, folder: Path, embedder: Embedder
+) -> None:
+    with Index.create(tmp_path / "kb", embedder) as writer:
+        with Index.open(tmp_path / "kb", embedder, read_only=True) as reader:
+            assert reader.search("list") == []
+            writer.update(folder)
+            assert reader.search("list") == []
+            assert reader.refresh()
+            assert reader.search("list") == writer.search("list") != []
+            assert reader.status().passages == writer.status().passages
+            with pytest.raises(StoreWriteError, match="was opened to read"):
+                reader.add(["text"])
+        with pytest.raises(StoreLockedError):
+            Index.open(tmp_path / "kb", lambda manifest: pytest.fail("the model comes last"))

@@ -86,7 +86,7 @@ def messages(hear: Connection) -> Iterator[tuple[str, int]]:
 @pytest.mark.timeout(600)
 def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["kill_worker", "quaver.cli", "quaver.store.edge"])
+    processes.set_forkserver_preload(["kill_worker", "quaver.cli", "quaver.store.folder"])
     store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder)
     folder = Folder(tmp_path / "docs", embedder)
     chance = random.Random(11)
@@ -161,10 +161,10 @@ def test_killed_while_the_store_is_made(
     tiny_folder: Path, tmp_path: Path, embedder: Embedder
 ) -> None:
     program = (
-        "import sys, pathlib; from quaver.store.edge import EdgeStore\n"
+        "import sys, pathlib; from quaver.store.folder import FolderStore\n"
         "from quaver.store import Manifest\n"
         "print('ready', flush=True)\n"
-        "EdgeStore.create(pathlib.Path(sys.argv[1]), Manifest('m', 'f', 8, 100, ''))"
+        "FolderStore.create(pathlib.Path(sys.argv[1]), Manifest('m', 'f', 8, 100, ''))"
     )
     moments = random.Random(3)
     for attempt in range(8):

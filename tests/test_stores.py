@@ -29,18 +29,18 @@ from quaver.store import (
     StoredPassage,
     VectorStore,
 )
-from quaver.store.edge import EdgeStore
+from quaver.store.folder import FolderStore
 from quaver.store.memory import MemoryStore
 from quaver.store.server import QdrantStore
 
 D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
-KINDS = ("edge", "memory", "server")
+KINDS = ("folder", "memory", "server")
 
 
 def make(kind: str, folder: Path) -> VectorStore:
-    if kind == "edge":
-        return EdgeStore.create(folder / "kb", MANIFEST)
+    if kind == "folder":
+        return FolderStore.create(folder / "kb", MANIFEST)
     if kind == "server":
         with warnings.catch_warnings():
             # The client's in-process mode has no payload indexes, and says so.

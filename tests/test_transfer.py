@@ -131,7 +131,7 @@ def test_files_that_are_none(store: Path, tmp_path: Path, embedder: Embedder) ->
         import_passages(file, tmp_path / "elsewhere")
     table = parquet.read_table(file)
     newer = table.schema.metadata[b"quaver"].replace(
-        b'"format_version": 2', b'"format_version": 99'
+        b'"format_version": 3', b'"format_version": 99'
     )
     parquet.write_table(table.replace_schema_metadata({b"quaver": newer}), file)
     with pytest.raises(StoreMismatchError, match=r"has format version 99.*upgrade Quaver"):

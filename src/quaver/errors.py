@@ -22,6 +22,7 @@
         ├── StoreExistsError               something is already stored at this path
         ├── StoreLockedError               another process holds the store
         ├── StoreMismatchError             the store was made with another model, dimension or version
+        ├── StoreClosedError               the store or index was closed
         ├── StoreWriteError                writing failed: disk full, read-only folder
         └── StoreUnavailableError          the store's server cannot be reached, or went away
 
@@ -119,6 +120,10 @@ class StoreLockedError(StoreError):
 
 class StoreMismatchError(StoreError):
     """The store was made with another model, another dimension, or another version."""
+
+
+class StoreClosedError(StoreError):
+    """The store, or the index over it, was closed."""
 
 
 class StoreWriteError(StoreError):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from quaver.arguments import check_range
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.arguments import check_listable, check_range, text_list
 from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver.errors import InputError, ModelNotFoundError, StoreClosedError
 from quaver.passages import SMALLEST_BUDGET, Passage, Selection
+from quaver.passages.passage import passage_id
 from quaver.reranking import Ranker, rerank
+from quaver.store.check import StoreCheck, StoreRepair, check_store, repair_store
 from quaver.store.filters import Filter
-from quaver.store.location import create_store, open_store, status_of, store_exists
+from quaver.store.location import create_store, is_folder, open_store, status_of, store_exists
 from quaver.store.manifest import Manifest
 from quaver.store.protocol import Hit, Mode, VectorStore
 from quaver.store.query import CANDIDATES, check_k
@@ -66,6 +73,7 @@ class Index:
         self.embedder = embedder
         self.store = store
         self.passage_tokens = passage_tokens
+        self._closed = False
 
     @classmethod
     def create(
@@ -89,8 +97,9 @@ class Index:
                 their context. The index keeps it.
             language: Whose stop words and stems the keyword search uses; Chinese, Japanese, Korean
                 and Thai words are found beside any. See ``quaver.store.terms.LANGUAGES``.
-            vectors: What searching compares: "float32"; or "int8" or "binary", a quarter or a 32nd
-                of the memory, whose best finds are compared again in float32.
+            vectors: What a Qdrant server's search compares: "float32"; or "int8" or "binary", a
+                quarter or a 32nd of the memory, whose best finds are compared again in float32. In a
+                folder all three search alike.
 
         Returns:
             The open index.
@@ -122,12 +131,24 @@ class Index:
         return cls(location, embedder, store, passage_tokens=tokens)
 
     @classmethod
-    def open(cls, location: str | Path, embedder: Embedder | None = None) -> Index:
-        """Opens an index.
+    def open(
+        cls,
+        location: str | Path,
+        embedder: Embedder | Callable[[Manifest], Embedder] | None = None,
+        *,
+        read_only: bool = False,
+        wait: float = 0.0,
+    ) -> Index:
+        """Opens an index; the store is opened, and so its lock taken, before a model is loaded.
 
         Args:
             location: The store's folder, or ``qdrant://host:port/collection``.
-            embedder: The model; if None, the one the store was made with is loaded.
+            embedder: The model, or what loads it for a store's manifest; None loads the one that the
+                store was made with.
+            read_only: To search only: any number of processes may, beside one that writes, and the
+                folder need not be writable. What is found is what was flushed when the index was
+                opened; ``refresh`` takes a newer state.
+            wait: How many seconds to wait for another process that writes; ``math.inf`` for ever.
 
         Returns:
             The open index.
@@ -136,14 +157,15 @@ class Index:
             StoreNotFoundError: There is no store there.
             StoreMismatchError: The store was made with another model, dimension or version of
                 Quaver.
-            StoreLockedError: Another process has it open.
+            StoreLockedError: Another process writes to it, and this one is to write too.
             ModelError: The model the store was made with cannot be loaded.
         """
-        store = open_store(location)
+        store = open_store(location, read_only=read_only, wait=wait)
         try:
             if embedder is None:
-                made_with = store.manifest
-                embedder = Embedder.from_pretrained(made_with.model, **made_with.settings)
+                embedder = load_stored_model(store.manifest, location)
+            elif not isinstance(embedder, Embedder):
+                embedder = embedder(store.manifest)
             store.manifest.check(
                 location,
                 model=embedder.source,
@@ -161,18 +183,141 @@ class Index:
         """Whether an index is there; one whose creation was interrupted is not."""
         return store_exists(location)
 
-    def add(self, passages: Sequence[Passage]) -> int:
+    @staticmethod
+    def check(location: str | Path) -> StoreCheck:
+        """Reads everything that a store holds, and compares it with its checksums.
+
+        It loads no model and needs no lock.
+
+        Args:
+            location: The store's folder.
+
+        Returns:
+            What is wrong; ``ok`` says that nothing is.
+
+        Raises:
+            InputError: It is no folder: a server checks what it stores itself.
+            StoreNotFoundError: There is no store there.
+            StoreError: It cannot be read at all.
+        """
+        return check_store(_folder(location))
+
+    @staticmethod
+    def repair(
+        location: str | Path,
+        embedder: Embedder | Callable[[Manifest], Embedder] | None = None,
+        *,
+        wait: float = 0.0,
+    ) -> StoreRepair:
+        """Makes anew what is wrong with a store, also with one that does not open any more.
+
+        What can be read is kept. Passages whose vector is damaged are embedded anew. Passages whose
+        text is damaged are dropped; ``update`` brings back those of files. A store of an earlier
+        layout gets the present one, and nothing is embedded.
+
+        Args:
+            location: The store's folder.
+            embedder: As for ``open``; loaded only where there is something to embed.
+            wait: As for ``open``.
+
+        Returns:
+            What was wrong, and what was done about it.
+
+        Raises:
+            InputError: It is no folder.
+            StoreLockedError: Another process writes to it.
+            StoreMismatchError: The model is not the one that the store was made with.
+            StoreError: It cannot be repaired.
+        """
+        path = _folder(location)
+        models: list[Embedder] = []
+
+        def vectors(passages: Sequence[Passage], made: Manifest) -> NDArray[np.float32]:
+            if not models:
+                if embedder is None:
+                    models.append(load_stored_model(made, location))
+                else:
+                    models.append(embedder if isinstance(embedder, Embedder) else embedder(made))
+                model = models[0]
+                made.check(
+                    location,
+                    model=model.source,
+                    fingerprint=model.fingerprint,
+                    dimension=model.dimension,
+                )
+            return embed(models[0], tokenize_passages(models[0], passages))
+
+        return repair_store(path, vectors, wait=wait)
+
+    def refresh(self) -> bool:
+        """Takes what another process stored since, where the index was opened with ``read_only``.
+
+        Returns:
+            Whether there was something new.
+
+        Raises:
+            StoreError: The store cannot be read.
+        """
+        self._require_open()
+        return self.store.refresh()
+
+    def add_texts(
+        self,
+        texts: Sequence[str],
+        *,
+        metadata: Sequence[Mapping[str, Any] | None] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> list[str]:
+        """Embeds and stores texts that belong to no folder; each becomes one passage.
+
+        Args:
+            texts: What to store. Of a text longer than the model reads, the vector is of its
+                beginning and the words are all that it has.
+            metadata: For each text what JSON can hold; filters reach it, hits bring it.
+            ids: For each text any str; what is stored under it already is replaced. None makes them
+                from the texts: the same texts get the same ids, so that storing them again replaces
+                them.
+
+        Returns:
+            The ids, in the order of the texts.
+
+        Raises:
+            InputError: An argument is no list of its kind, or their lengths differ.
+            StoreError: Storing failed.
+        """
+        self._require_open()
+        texts = _listed("texts", texts)
+        wanted = None if ids is None else _listed("ids", ids)
+        data: Sequence[Mapping[str, Any] | None] = [None] * len(texts)
+        if metadata is not None:
+            check_listable("metadata", metadata, "a list of one mapping or None for each text")
+            data = list(metadata)
+        for name, values in (("metadata", data), ("ids", wanted)):
+            if values is not None and len(values) != len(texts):
+                raise InputError(
+                    f"{name} must have one entry for each of the {len(texts)} texts: "
+                    f"got {len(values)}"
+                )
+        passages = _loose_passages(texts, data, wanted)
+        self.add(passages)
+        return [passage.id for passage in passages]
+
+    def add(self, passages: Sequence[Passage | str]) -> int:
         """Embeds and stores passages that belong to no folder; ``update`` leaves them alone.
 
         Args:
-            passages: What to store; a passage whose id is stored already is replaced.
+            passages: What to store; a passage whose id is stored already is replaced. A str becomes a
+                passage as with ``add_texts``.
 
         Returns:
             How many of them were longer than the model reads and were truncated.
 
         Raises:
+            InputError: One is neither a passage nor a str.
             StoreError: Storing failed.
         """
+        self._require_open()
+        passages = _passages(passages)
         truncated = 0
         for batch in batches(passages):
             ready = tokenize_passages(self.embedder, batch)
@@ -224,6 +369,7 @@ class Index:
             DocumentError: The folder does not exist or holds no supported file. Nothing is dropped.
             StoreError: Storing failed, for example because the disk is full.
         """
+        self._require_open()
         if name is not None and not name.strip():
             raise InputError("a folder's name must not be empty: leave it out to use its path")
         return update(
@@ -243,6 +389,7 @@ class Index:
 
         Passages that were added without a folder stand under the empty name.
         """
+        self._require_open()
         return self.store.roots()
 
     def remove(self, folder: str | Path) -> int:
@@ -258,6 +405,7 @@ class Index:
             InputError: Nothing from this folder is stored.
             StoreError: Deleting failed.
         """
+        self._require_open()
         stored = self.store.roots()
         root = next((r for r in (str(folder), root_of(Path(folder))) if r in stored), None)
         if root is None:
@@ -278,6 +426,7 @@ class Index:
         Raises:
             StoreError: The store cannot be read.
         """
+        self._require_open()
         return status_of(self.store, self.location)
 
     def search(
@@ -311,6 +460,7 @@ class Index:
             InputError: The query is no text or is empty, k or candidates is below 1, the mode is
                 unknown, the filter breaks its rules, or the ranker is none.
         """
+        self._require_open()
         if not isinstance(query, str):
             raise InputError(f"a query must be a str: got {type(query).__name__}")
         if not query.strip():
@@ -326,8 +476,13 @@ class Index:
         return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def close(self) -> None:
-        """Closes the store, so that other processes can open it; further calls do nothing."""
+        """Closes the store, so that other processes can write; closing it again does nothing."""
+        self._closed = True
         self.store.close()
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"this index is closed: open {self.location} again")
 
     def __enter__(self) -> Index:
         """Returns the index itself."""
@@ -341,3 +496,87 @@ class Index:
     ) -> None:
         """Closes the store."""
         self.close()
+
+
+def load_stored_model(
+    manifest: Manifest,
+    location: str | Path,
+    model: str | None = None,
+    *,
+    option: str = "-m, or give Index.open the loaded model",
+    **settings: Any,
+) -> Embedder:
+    """Loads the model that a store was made with.
+
+    Args:
+        manifest: The store's manifest.
+        location: The store, for the message.
+        model: Where the model is now; None: where it was.
+        option: What names it, for the message.
+        **settings: Of ``Embedder.from_pretrained``; what the manifest does not say.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelNotFoundError: It is not there any more; the message says what to do.
+        ModelError: It cannot be loaded.
+    """
+    try:
+        return Embedder.from_pretrained(
+            manifest.model if model is None else model, **{**manifest.settings, **settings}
+        )
+    except ModelNotFoundError as error:
+        if model is not None:
+            raise
+        raise ModelNotFoundError(
+            f"{error}; the store at {location} was made with this model: if it was moved, name its "
+            f"new place with {option}"
+        ) from error
+
+
+def _folder(location: str | Path) -> Path:
+    if is_folder(location):
+        return Path(location)
+    raise InputError(
+        f"a store to check or repair must be a folder: got {location}, which checks itself"
+    )
+
+
+def _listed(name: str, items: Sequence[str]) -> list[str]:
+    """Makes a list of str, and refuses a str, whose letters would be taken for its items."""
+    if isinstance(items, str):
+        raise InputError(f"{name} must be a list of str: got the str {items!r:.40}; write [...]")
+    return text_list(items, name=name, rule="a list of str")
+
+
+def _passages(passages: Sequence[Passage | str]) -> list[Passage]:
+    """Makes passages of those that are str."""
+    if isinstance(passages, (str, Passage)):
+        raise InputError(
+            f"passages must be a list: got one {type(passages).__name__}; write [passage]"
+        )
+    check_listable("passages", passages, "a list of Passage or str")
+    given = list(passages)
+    for at, passage in enumerate(given):
+        if not isinstance(passage, (Passage, str)):
+            raise InputError(
+                f"a passage must be a Passage or a str: passages[{at}] is {type(passage).__name__}"
+            )
+    texts = [passage for passage in given if isinstance(passage, str)]
+    made = iter(_loose_passages(texts, [None] * len(texts), None))
+    return [next(made) if isinstance(passage, str) else passage for passage in given]
+
+
+def _loose_passages(
+    texts: Sequence[str], metadata: Sequence[Mapping[str, Any] | None], ids: Sequence[str] | None
+) -> list[Passage]:
+    seen: Counter[str] = Counter()
+    passages = []
+    for at, (text, data) in enumerate(zip(texts, metadata, strict=True)):
+        identity = passage_id("", "", text, seen[text]) if ids is None else ids[at]
+        seen[text] += 1
+        passages.append(
+            Passage(identity, text, "", "", 0, len(text), metadata={} if data is None else data)
+        )
+    return passages

@@ -29,7 +29,7 @@ def export_passages(location: str | Path, path: str | Path) -> int:
         StoreError: The store cannot be read, or the file not be written.
         ImportError: The extra "parquet" is missing.
     """
-    store = open_store(location)
+    store = open_store(location, read_only=True)
     try:
         return write_parquet(store, Path(path))
     finally:
@@ -40,8 +40,9 @@ def import_passages(
     path: str | Path,
     location: str | Path,
     *,
-    embedder: Embedder | None = None,
+    embedder: Embedder | Callable[[Manifest], Embedder] | None = None,
     vectors: str | None = None,
+    wait: float = 0.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
     """Stores the passages of a Parquet file; interrupted, it can be run again.
@@ -52,9 +53,11 @@ def import_passages(
     Args:
         path: The file.
         location: The store; made if there is none, else what has the same id is replaced.
-        embedder: The model for a file that ``export_passages`` did not write.
+        embedder: The model for a file that ``export_passages`` did not write; for a store that is
+            there, what loads it is enough.
         vectors: What a new store's search compares, see ``Index.create``; None: as in the store that
             the file is from, else "float32".
+        wait: How many seconds to wait for another process that writes to the store.
         on_progress: Called with the passages stored so far and those of the file.
 
     Returns:
@@ -70,17 +73,19 @@ def import_passages(
     file = ParquetPassages(Path(path))
     report = on_progress or (lambda done, total: None)
     if file.manifest is not None:
-        return _import_own(file, file.manifest, location, vectors, report)
+        return _import_own(file, file.manifest, location, vectors, wait, report)
     if embedder is None:
         raise InputError(f"{path} says no model that made its vectors: name one to embed its texts")
     done = 0
     rows = iter(file)
     page = list(islice(rows, ROWS // 8))  # a broken file is told before a store is made
-    with (
-        Index.open(location, embedder)
-        if store_exists(location)
-        else Index.create(location, embedder, vectors=vectors or "float32")
-    ) as index:
+    if store_exists(location):
+        opened = Index.open(location, embedder, wait=wait)
+    elif isinstance(embedder, Embedder):
+        opened = Index.create(location, embedder, vectors=vectors or "float32")
+    else:
+        raise InputError(f"there is no store at {location} yet: a new one needs a loaded model")
+    with opened as index:
         index.store.manifest.check_asked(location, vectors=vectors)
         while page:
             index.add([row.passage for row in page])
@@ -96,10 +101,11 @@ def _import_own(
     manifest: Manifest,
     location: str | Path,
     vectors: str | None,
+    wait: float,
     report: Callable[[int, int], None],
 ) -> int:
     if store_exists(location):
-        store = open_store(location)
+        store = open_store(location, wait=wait)
     else:
         store = create_store(location, replace(manifest, vectors=vectors or manifest.vectors))
     try:

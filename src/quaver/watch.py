@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from quaver.embedder import Embedder
-from quaver.errors import DocumentError, StoreLockedError
+from quaver.errors import DocumentError
 from quaver.extras import needs_extra
 from quaver.index import Index
 from quaver.update import Progress, UpdateReport
 
 LOCK_PATIENCE = 60.0
-"""Seconds to wait for a store that somebody else has open, at most."""
+"""Seconds to wait for a store that somebody else writes to, at most."""
 
 
 def watch(
@@ -32,7 +31,8 @@ def watch(
 ) -> Iterator[UpdateReport | DocumentError]:
     """Updates an index now, and again whenever something in its folder changes.
 
-    The store is open only while an update runs, so that it can be searched between two.
+    The store is open only while an update runs, so that others can write between two; whoever opens it
+    to read can search at any time.
 
     Args:
         location: The index, which exists.
@@ -51,7 +51,7 @@ def watch(
         change is waited for all the same.
 
     Raises:
-        StoreLockedError: Somebody else has the store open, and did so for a minute.
+        StoreLockedError: Somebody else writes to the store, and did so for a minute.
         StoreError: Storing failed.
         ImportError: The extra "watch" is missing.
     """
@@ -66,7 +66,7 @@ def watch(
             continue
         first = False
         outcome: UpdateReport | DocumentError
-        with _opened(location, embedder) as index:
+        with Index.open(location, embedder, wait=LOCK_PATIENCE) as index:
             try:
                 outcome = index.update(
                     folder,
@@ -80,15 +80,3 @@ def watch(
             except DocumentError as error:
                 outcome = error
         yield outcome  # with the store closed
-
-
-def _opened(location: str | Path, embedder: Embedder) -> Index:
-    """Opens an index that may be in use for the length of a search."""
-    patience = time.monotonic() + LOCK_PATIENCE
-    while True:
-        try:
-            return Index.open(location, embedder)
-        except StoreLockedError:
-            if time.monotonic() > patience:
-                raise
-            time.sleep(0.05)

@@ -43,7 +43,7 @@ from haystack_integrations.components.retrievers.quaver import (
 )
 from haystack_integrations.document_stores.quaver import QuaverDocumentStore
 from quaver import StoreLockedError
-from quaver.store.edge import EdgeStore
+from quaver.store.folder import FolderStore
 
 
 class EqualDocuments:
@@ -146,9 +146,9 @@ def test_a_folder_keeps_documents_and_is_shared_in_a_process(tiny: str, folder: 
     store.close()
     again.delete_documents(["3"])
     with pytest.raises(StoreLockedError):  # as another process would find it
-        EdgeStore.open(folder / "store")
+        FolderStore.open(folder / "store")
     again.close()
-    EdgeStore.open(folder / "store").close()
+    FolderStore.open(folder / "store").close()
     before.pop("3")
     assert {d.id: d.to_dict() for d in store.filter_documents()} == before  # it opens again
     store.close()

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.cli import ask, bench, embed, evaluate, export, index, info, quantize, status, transfer
+from quaver.cli import (
+    ask,
+    bench,
+    check,
+    embed,
+    evaluate,
+    export,
+    index,
+    info,
+    quantize,
+    status,
+    transfer,
+)
 from quaver.cli.app import app
 
 __all__ = [
     "app",
     "ask",
     "bench",
+    "check",
     "embed",
     "evaluate",
     "export",

@@ -17,7 +17,7 @@ from quaver.answers import DEFAULT_TEMPLATE, Answer, ChatModel, Message
 from quaver.answers import ask as ask_index
 from quaver.answers.answer import PASSAGES
 from quaver.cli.app import app
-from quaver.cli.options import StoreArgument, ThreadsOption, load_embedder, reported_errors
+from quaver.cli.options import StoreArgument, ThreadsOption, reported_errors, stored_model
 from quaver.cli.search_options import (
     CandidatesOption,
     FilterOption,
@@ -88,10 +88,8 @@ def ask(
         key = os.environ.get(key_variable)
         chat = None if llm is None else ChatModel(llm, model=model, key=key, timeout=timeout)
         wanted = parsed_filter(filters)
-        embedder = load_embedder(
-            embedding_model, store, threads=threads, option="--embedding-model"
-        )
-        with Index.open(store, embedder) as index:
+        load = stored_model(store, embedding_model, threads=threads, option="--embedding-model")
+        with Index.open(store, load, read_only=True) as index:
             answer = ask_index(
                 index,
                 question,
@@ -99,7 +97,7 @@ def ask(
                 k=k,
                 mode=mode,
                 filter=wanted,
-                ranker=None if rerank is None else load_ranker(rerank, embedder),
+                ranker=None if rerank is None else load_ranker(rerank, index.embedder),
                 candidates=candidates,
                 template=template,
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,

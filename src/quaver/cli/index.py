@@ -20,8 +20,11 @@ from quaver.cli.options import (
     StoreArgument,
     StoredModelOption,
     ThreadsOption,
-    load_embedder,
+    WaitOption,
+    choice_value,
     reported_errors,
+    stored_model,
+    wait_seconds,
 )
 from quaver.cli.search_options import (
     CandidatesOption,
@@ -78,7 +81,7 @@ def index(
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="What a new store's search compares: float32, int8 or binary; default: float32."
+            help="What the search of a new store on a server compares: float32, int8 or binary; default: float32."
         ),
     ] = None,
     watch: Annotated[
@@ -106,6 +109,7 @@ def index(
         bool,
         typer.Option("--follow-links", help="Follow symbolic links that lead out of the folder."),
     ] = False,
+    wait: WaitOption = False,
     quiet: QuietOption = False,
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
@@ -123,13 +127,28 @@ def index(
         )
         # A wrong folder is told before a model is loaded and a store is made.
         scan_folder(folder, selection)
-        if model is None and not Index.exists(store):
+        if Index.exists(store):
+            load = stored_model(store, model, precision, threads, pooling)
+            opened = Index.open(store, load, wait=wait_seconds(wait))
+            _check_asked(opened, store, passage_tokens, language, vectors)
+        elif model is None:
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
-        embedder = load_embedder(model, store, precision, threads, pooling)
-        opened = _opened(store, embedder, passage_tokens, language, vectors)
+        else:
+            opened = Index.create(
+                store,
+                Embedder.from_pretrained(
+                    model,
+                    precision=precision.value,
+                    threads=threads,
+                    pooling=choice_value(pooling),
+                ),
+                passage_tokens=passage_tokens,
+                language=language or "english",
+                vectors=vectors or "float32",
+            )
         if watch:
             opened.close()
-            _follow(store, embedder, folder, name, selection, quiet)
+            _follow(store, opened.embedder, folder, name, selection, quiet)
             return
         with progress_display(quiet=quiet) as show, opened:
             report = opened.update(
@@ -167,7 +186,8 @@ def search(
     """Find the passages that answer a question."""
     with reported_errors():
         wanted = parsed_filter(filters)
-        with Index.open(store, load_embedder(model, store, precision, threads)) as opened:
+        load = stored_model(store, model, precision, threads)
+        with Index.open(store, load, read_only=True) as opened:
             hits = opened.search(
                 query,
                 k=k,
@@ -194,9 +214,11 @@ def remove(
         Path, typer.Argument(help="The indexed folder, or its name; it may be gone already.")
     ],
     model: StoredModelOption = None,
+    wait: WaitOption = False,
 ) -> None:
     """Drop everything from a store that was indexed from a folder."""
-    with reported_errors(), Index.open(store, load_embedder(model, store)) as opened:
+    load, patience = stored_model(store, model), wait_seconds(wait)
+    with reported_errors(), Index.open(store, load, wait=patience) as opened:
         print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
 
 
@@ -239,23 +261,14 @@ def _print_each(
         sys.stdout.flush()
 
 
-def _opened(
+def _check_asked(
+    opened: Index,
     store: str,
-    embedder: Embedder,
     passage_tokens: int | None,
     language: str | None,
     vectors: str | None,
-) -> Index:
-    """Opens the index at this place, or makes it."""
-    if not Index.exists(store):
-        return Index.create(
-            store,
-            embedder,
-            passage_tokens=passage_tokens,
-            language=language or "english",
-            vectors=vectors or "float32",
-        )
-    opened = Index.open(store, embedder)
+) -> None:
+    """Checks that options of a new store are not given for one that is there, or fit it."""
     try:
         if passage_tokens not in (None, opened.passage_tokens):
             raise InputError(
@@ -266,4 +279,3 @@ def _opened(
     except InputError:
         opened.close()
         raise
-    return opened

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import signal
@@ -12,13 +13,14 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from quaver.embedder import Embedder
-from quaver.errors import ModelNotFoundError, QuaverError
-from quaver.store.location import read_manifest
+from quaver.errors import QuaverError
+from quaver.index import load_stored_model
+from quaver.store.manifest import Manifest
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -57,54 +59,52 @@ PoolingOption = Annotated[
     Pooling | None,
     typer.Option(help="For a model folder that does not say how token vectors become one."),
 ]
+WaitOption = Annotated[
+    bool,
+    typer.Option("--wait", help="Wait for another process that writes to the store, if one does."),
+]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
 
 
-def load_embedder(
-    model: str | None,
+def stored_model(
     store: str,
+    model: str | None = None,
     precision: Precision = Precision.int8,
     threads: int | None = None,
     pooling: Pooling | None = None,
     *,
     option: str = "-m",
-) -> Embedder:
-    """Loads a model; if None, the one a store was made with, as it was loaded then.
+) -> Callable[[Manifest], Embedder]:
+    """Returns what ``Index.open`` loads the store's model with, once the store is open.
 
     Args:
-        model: Folder or hub id.
         store: The store.
+        model: Folder or hub id; None: the model that the store was made with, as it was loaded then.
         precision: What the engine computes in.
         threads: Of the engine.
         pooling: For a folder that does not say.
         option: The command's option that names the model, for the message.
-
-    Returns:
-        The model.
-
-    Raises:
-        ModelNotFoundError: There is no such model; of a store's own one the message says what to do.
-        QuaverError: The store or the model cannot be used.
     """
-    settings: dict[str, Any] = {}
-    named = model
-    if named is None:
-        manifest = read_manifest(store)
-        named, settings = manifest.model, manifest.settings
-    if pooling is not None:
-        settings = {**settings, "pooling": pooling.value}
-    try:
-        return Embedder.from_pretrained(
-            named, precision=precision.value, threads=threads, **settings
+
+    def load(manifest: Manifest) -> Embedder:
+        settings = {} if pooling is None else {"pooling": pooling.value}
+        return load_stored_model(
+            manifest,
+            store,
+            model,
+            option=option,
+            precision=precision.value,
+            threads=threads,
+            **settings,
         )
-    except ModelNotFoundError as error:
-        if model is not None:
-            raise
-        raise ModelNotFoundError(
-            f"{error}; the store at {store} was made with this model: if it was moved, name its "
-            f"new place with {option}"
-        ) from error
+
+    return load
+
+
+def wait_seconds(wait: bool) -> float:
+    """Returns how long --wait has an open wait for a process that writes."""
+    return math.inf if wait else 0.0
 
 
 def choice_value(choice: Pooling | None) -> str | None:

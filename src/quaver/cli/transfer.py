@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,11 +15,15 @@ from quaver.cli.options import (
     QuietOption,
     StoreArgument,
     ThreadsOption,
+    WaitOption,
     reported_errors,
+    stored_model,
+    wait_seconds,
 )
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.index import Progress
+from quaver.index import Index, Progress
+from quaver.store.manifest import Manifest
 from quaver.terminal import many, progress_display
 from quaver.transfer import export_passages, import_passages
 
@@ -59,9 +64,10 @@ def import_store(
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="What a new store's search compares: float32, int8 or binary; default: as before."
+            help="What the search of a new store on a server compares: float32, int8 or binary; default: as before."
         ),
     ] = None,
+    wait: WaitOption = False,
     quiet: QuietOption = False,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -70,8 +76,10 @@ def import_store(
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         if not file.is_file():
             raise InputError(f"there is no file {file} to import")
-        embedder = None
-        if model is not None:
+        embedder: Embedder | Callable[[Manifest], Embedder] | None = None
+        if model is not None and Index.exists(store):
+            embedder = stored_model(store, model, precision, threads)
+        elif model is not None:
             embedder = Embedder.from_pretrained(model, precision=precision.value, threads=threads)
         with progress_display(quiet=quiet) as show:
             count = import_passages(
@@ -79,6 +87,7 @@ def import_store(
                 store,
                 embedder=embedder,
                 vectors=vectors,
+                wait=wait_seconds(wait),
                 on_progress=lambda done, total: show(Progress(done, total, done, done, total)),
             )
         print(f"{many(count, 'passage')} from {file} in {store}")

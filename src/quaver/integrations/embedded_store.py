@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quaver.errors import InputError, StoreMismatchError
 from quaver.passages import Passage
 from quaver.store import Filter, Hit, Manifest, Mode, StoredPassage, VectorStore
-from quaver.store.edge import EdgeStore
+from quaver.store.folder import FolderStore
 from quaver.store.memory import MemoryStore
 from quaver.store.payload import to_payload
 
@@ -212,15 +212,15 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
     return found
 
 
-def _opened(folder: Path, manifest: Manifest) -> EdgeStore:
-    if not EdgeStore.exists(folder):
-        return EdgeStore.create(folder, manifest)
+def _opened(folder: Path, manifest: Manifest) -> FolderStore:
+    if not FolderStore.exists(folder):
+        return FolderStore.create(folder, manifest)
     if Manifest.read(folder).model != FOREIGN:
         raise StoreMismatchError(
             f"a framework's store needs a folder of its own: `quaver index` made {folder}; open "
             "that with quaver.Index, or give another path"
         )
-    return EdgeStore.open(folder)
+    return FolderStore.open(folder)
 
 
 def _close(key: str, store: VectorStore) -> None:
@@ -270,7 +270,7 @@ class StorePlace:
         """Open the store; None if there is none yet."""
         if self._opened is None and self.path is not None:
             folder = Path(self.path).expanduser()
-            if EdgeStore.exists(folder):
+            if FolderStore.exists(folder):
                 self.store(Manifest.read(folder).dimension)
         return self._opened
 

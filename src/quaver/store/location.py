@@ -6,7 +6,7 @@ from pathlib import Path
 
 from quaver.errors import StoreNotFoundError
 from quaver.store import memory
-from quaver.store.edge import EdgeStore
+from quaver.store.folder import FolderStore
 from quaver.store.manifest import Manifest
 from quaver.store.memory import MemoryStore
 from quaver.store.protocol import VectorStore
@@ -38,14 +38,16 @@ def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
         return QdrantStore.create(str(location), manifest)
     if str(location) == memory.LOCATION:
         return MemoryStore(manifest)
-    return EdgeStore.create(Path(location), manifest)
+    return FolderStore.create(Path(location), manifest)
 
 
-def open_store(location: str | Path) -> VectorStore:
+def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0.0) -> VectorStore:
     """Opens a store.
 
     Args:
         location: As for ``create_store``.
+        read_only: To read a folder without its lock; see ``FolderStore.open``.
+        wait: How many seconds to wait for another process that writes to a folder.
 
     Returns:
         The open store.
@@ -62,7 +64,7 @@ def open_store(location: str | Path) -> VectorStore:
         raise StoreNotFoundError(
             f"a store in memory ends with its process: there is none to open at {location}"
         )
-    return EdgeStore.open(Path(location))
+    return FolderStore.open(Path(location), read_only=read_only, wait=wait)
 
 
 def store_exists(location: str | Path) -> bool:
@@ -82,7 +84,7 @@ def store_exists(location: str | Path) -> bool:
         from quaver.store.server import QdrantStore
 
         return QdrantStore.exists(str(location))
-    return str(location) != memory.LOCATION and EdgeStore.exists(Path(location))
+    return str(location) != memory.LOCATION and FolderStore.exists(Path(location))
 
 
 def read_manifest(location: str | Path) -> Manifest:
@@ -118,7 +120,7 @@ def read_status(location: str | Path) -> StoreStatus:
         StoreError: There is no store, or it cannot be read.
         ImportError: A server needs the extra "qdrant".
     """
-    store = open_store(location)
+    store = open_store(location, read_only=True)
     try:
         return status_of(store, location)
     finally:
@@ -158,6 +160,11 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
         folders=tuple(folders),
         bytes=store.size(),
     )
+
+
+def is_folder(location: str | Path) -> bool:
+    """Whether a location names a folder."""
+    return not _is_server(location) and str(location) != memory.LOCATION
 
 
 def _is_server(location: str | Path) -> bool:

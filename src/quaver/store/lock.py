@@ -1,28 +1,27 @@
-"""One process at a time: a lock that ends with the process, however that ends."""
+"""One process writes at a time: a lock that ends with the process, however that ends."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from quaver.errors import StoreLockedError, StoreWriteError
 
 FILE_NAME = "lock"
+_PAUSE = 0.05
 
 
 class StoreLock:
-    """Holds the lock of a store from construction until ``release``.
+    """Holds the lock of a store from construction until ``release``."""
 
-    Why not Qdrant Edge's own lock: it exists only once the shard does, so two processes could
-    create one store.
-    """
-
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, *, wait: float = 0.0) -> None:
         """Takes the lock.
 
         Args:
             store: The store's folder, which exists.
+            wait: How many seconds to wait while somebody else holds it; ``math.inf`` for ever.
 
         Raises:
             StoreLockedError: Somebody else holds it.
@@ -32,19 +31,31 @@ class StoreLock:
             self._file = os.open(store / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise StoreWriteError(
-                f"the store at {store} must be writable, even to search: {error.strerror}"
+                f"the store at {store} must be writable to write to it: {error.strerror}; "
+                "with read_only it can be searched"
             ) from error
+        patience = time.monotonic() + wait
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._file)
-            raise StoreLockedError(
-                f"one process at a time can use a store: {store} is open in another; "
-                "close that one, or wait for it"
-            ) from error
+            while not self._taken():
+                if time.monotonic() >= patience:
+                    raise StoreLockedError(
+                        f"one process at a time can write to a store: {store} is open in another; "
+                        "wait for it (--wait, or wait=), or open it with read_only to search"
+                    )
+                time.sleep(_PAUSE)
         except OSError as error:
             os.close(self._file)
             raise StoreWriteError(f"cannot lock the store at {store}: {error.strerror}") from error
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     @property
     def held(self) -> bool:

@@ -18,8 +18,12 @@ from quaver.errors import (
 
 FILE_NAME = "quaver.json"
 SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""
+
+_KNOWN = (2, FORMAT_VERSION)
+"""Versions whose manifest has these fields: of a server's collection and an export nothing else
+changed, and a folder of the earlier layout can be given the present one."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,8 @@ class Manifest:
         passage_tokens: Tokens of a passage with its heading, at most.
         created: UTC, ISO 8601.
         language: Whose stop words and stems the keyword search uses; see ``terms.LANGUAGES``.
-        vectors: What searching compares: "float32", or "int8" or "binary" vectors whose best finds
-            are compared again in float32.
+        vectors: What a server's search compares: "float32", or "int8" or "binary" vectors whose best
+            finds are compared again in float32; in a folder all three search alike.
         format_version: Of the store's layout.
     """
 
@@ -99,7 +103,7 @@ class Manifest:
                 f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version != FORMAT_VERSION:
+        if isinstance(version, int) and version not in _KNOWN:
             newer = version > FORMAT_VERSION
             raise StoreMismatchError(
                 f"{where} has format version {version}, this Quaver reads {FORMAT_VERSION}; "

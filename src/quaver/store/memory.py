@@ -175,6 +175,10 @@ class MemoryStore:
     def optimize(self) -> None:
         """Does nothing: a search compares with every passage."""
 
+    def refresh(self) -> bool:
+        """Returns False: no other process has it."""
+        return False
+
     def close(self) -> None:
         """Does nothing: what is stored stays as long as the object."""
 

@@ -222,6 +222,14 @@ class VectorStore(Protocol):
         """Makes searching faster after much was stored; may take a while."""
         ...
 
+    def refresh(self) -> bool:
+        """Takes what another process committed since, where the store was opened to read.
+
+        Returns:
+            Whether there was something new. A store that is written to has always the newest.
+        """
+        ...
+
     def close(self) -> None:
         """Writes what is pending and lets other processes open the store."""
         ...

@@ -314,6 +314,10 @@ class QdrantStore:
     def optimize(self) -> None:
         """Does nothing: a server optimizes by itself."""
 
+    def refresh(self) -> bool:
+        """Returns False: each search sees what the server has."""
+        return False
+
     def close(self) -> None:
         """Closes the connection; further calls do nothing."""
         self._link.close()

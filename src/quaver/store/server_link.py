@@ -168,7 +168,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
 
 
 def search_params(vectors: str) -> models.SearchParams | None:
-    """Returns how to search small vectors; see ``edge_shard.search_params``."""
+    """Returns how to search small vectors; more of them, compared again in float32."""
     if vectors not in _OVERSAMPLING:
         return None
     again = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING[vectors])

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from quaver.errors import StoreError, StoreWriteError
+from quaver.errors import StoreError
 from quaver.passages import Failure
+from quaver.store.column import write_whole
 
 FILE_NAME = "updates.json"
 MOST_FAILURES = 1000
@@ -106,15 +107,9 @@ def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
     Raises:
         StoreWriteError: Writing failed.
     """
-    path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump({root: asdict(note) for root, note in notes.items()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+    content = json.dumps({root: asdict(note) for root, note in notes.items()})
+    written = {"notes": content, "sum": zlib.crc32(content.encode())}
+    write_whole(store / FILE_NAME, json.dumps(written).encode())
 
 
 def read_notes(store: Path) -> dict[str, UpdateNote]:
@@ -131,7 +126,10 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
     """
     path = store / FILE_NAME
     try:
-        content = json.loads(path.read_bytes())
+        written = json.loads(path.read_bytes())
+        if zlib.crc32(written["notes"].encode()) != written["sum"]:
+            raise ValueError("its checksum does not fit")
+        content = json.loads(written["notes"])
         return {
             str(root): UpdateNote(
                 str(note["at"]),
@@ -146,7 +144,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
         raise StoreError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StoreError(
-            f"{path} is broken; delete it: it only tells when folders were updated"
+            f"{path} is broken; delete it, or `quaver check --repair`: it only tells when folders were updated"
         ) from error
 
 

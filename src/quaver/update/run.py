@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
-from quaver.errors import StoreWriteError
 from quaver.passages import Failure, Passage, Selection, scan_folder
 from quaver.passages.passage import content_digest
 from quaver.store.protocol import StoredSource, VectorStore
@@ -144,13 +143,8 @@ class _Update:
         self._drop_gone(set(sizes), stored)
         self._store.flush()
         self._note_update()
-        try:
-            # Even where nothing changed: an earlier run may have been stopped while it built the graph.
-            self._store.optimize()
-        except StoreWriteError:
-            # Most likely there was nothing to build, and no need of room for it.
-            if self._added or self._reused or self._removed:
-                raise
+        # Even where nothing changed: an earlier run may have been stopped before it came to this.
+        self._store.optimize()
         return UpdateReport(
             files=self._files,
             added=self._added,

@@ -1,0 +1,480 @@
+"""Whether all of a store is as it was written, and making anew what is not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import (
+    StoreError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    StoreWriteError,
+)
+from quaver.passages import Passage
+from quaver.store import manifest as manifests
+from quaver.store import state as states
+from quaver.store import status
+from quaver.store.column import Column, sync_folder
+from quaver.store.folder import DATA, FolderStore, column_widths, same_space
+from quaver.store.lock import StoreLock
+from quaver.store.manifest import FORMAT_VERSION, Manifest
+from quaver.store.nearest import sketches
+from quaver.store.parquet import pieces
+from quaver.store.payload import to_passage, to_version
+from quaver.store.protocol import StoredPassage
+from quaver.store.rows import DROPPED, HAS_VECTOR, ROW, from_text, sealed
+from quaver.store.state import State
+from quaver.store.status import read_notes
+from quaver.store.words import Postings
+
+Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
+"""What gives the passages of a store their vectors: float32 (len(passages), dimension), unit rows."""
+
+_PAGE = 2048
+_ANEW = "repaired.new"
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a store that is not as it was written.
+
+    Attributes:
+        part: Of what: "layout" (of an earlier Quaver), "manifest", "state", "file", "row", "dropped",
+            "text", "vector", "sketch", "words" or "notes".
+        detail: What is wrong, in a line for people.
+        id: The passage's id, where it is about one and can be told.
+        root: Its folder; empty where it cannot be told.
+        source: Its file; empty where it cannot be told.
+    """
+
+    part: str
+    detail: str
+    id: str = ""
+    root: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """What checking a store found.
+
+    Attributes:
+        location: The store's folder.
+        passages: Passages that are stored and can be read.
+        damages: What is wrong; empty: all is as it was written.
+    """
+
+    location: str
+    passages: int
+    damages: tuple[Damage, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is as it was written."""
+        return not self.damages
+
+
+@dataclass(frozen=True)
+class StoreRepair:
+    """What repairing a store did.
+
+    Attributes:
+        check: What was wrong before.
+        passages: Passages that are stored now.
+        embedded: How many of them got their vector anew.
+        lost: Passages whose text cannot be read any more; updating their folders brings back those
+            of files.
+    """
+
+    check: StoreCheck
+    passages: int
+    embedded: int
+    lost: int
+
+
+def check_store(path: Path) -> StoreCheck:
+    """Reads everything that a store holds, and compares it with its checksums.
+
+    Others may use the store meanwhile; what is committed at the beginning is checked.
+
+    Args:
+        path: The store's folder.
+
+    Returns:
+        What is wrong.
+
+    Raises:
+        StoreNotFoundError: There is no store at this path.
+        StoreMismatchError: A later version of Quaver wrote it.
+        StoreError: It cannot be read at all, or not enough of it is left to tell what it was.
+    """
+    for _ in range(10):
+        found = _Examined(path)
+        if not found.is_outdated():
+            break
+    return found.result()
+
+
+def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -> StoreRepair:
+    """Makes anew what is wrong with a store.
+
+    The passages that can be read are written anew, beside what is there, and take its place at once.
+    One whose vector is damaged is embedded anew. Of a store in an earlier layout all is taken over.
+
+    Args:
+        path: The store's folder.
+        embed: The model's vectors; needed only where ``check_store`` finds a damaged one.
+        wait: How many seconds to wait for a process that writes.
+
+    Returns:
+        What was done.
+
+    Raises:
+        StoreLockedError: Another process writes to the store.
+        StoreError: It cannot be repaired, or vectors are damaged and there is no model.
+    """
+    held = StoreLock(path, wait=wait) if path.is_dir() else None
+    try:
+        found = _Examined(path)
+        checked = found.result()
+        if checked.ok:
+            return StoreRepair(checked, checked.passages, 0, 0)
+        if found.vectors_lost and embed is None:
+            raise StoreError(
+                f"{found.vectors_lost} passages of {path} need their vectors anew: name the model "
+                f"that made the store ({found.manifest.model})"
+            )
+        if any(damage.part == "notes" for damage in checked.damages):
+            status.write_notes(path, {})
+        passages = checked.passages
+        if all(damage.part in ("notes", "manifest") for damage in checked.damages):
+            found.manifest.write(path)
+        else:
+            passages = _write_anew(path, found, embed)
+        return StoreRepair(checked, passages, found.vectors_lost, found.lost)
+    except OSError as error:
+        raise StoreWriteError(f"cannot repair {path}: {error.strerror or error}") from error
+    finally:
+        if held is not None:
+            held.release()
+
+
+class _Examined:
+    """A store, read as far as it can be.
+
+    Attributes:
+        manifest: What it was made with.
+        vectors_lost: Passages that can be read and whose vector is damaged.
+        lost: Passages that are stored and cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Reads everything."""
+        self.path = path
+        self.damages: list[Damage] = []
+        self.vectors_lost = self.lost = 0
+        self.passages_read = 0
+        self.state: State | None = None
+        self.legacy = False
+        self.manifest = self._manifest()
+        self._sound: NDArray[np.intp] = np.empty(0, np.intp)
+        self._vector_sound: NDArray[np.bool_] = np.empty(0, np.bool_)
+        if self.manifest.format_version < FORMAT_VERSION:
+            self.legacy = True
+            self._say(
+                "layout", f"format version {self.manifest.format_version}, of an earlier Quaver"
+            )
+            return
+        self.generation = self._generation()
+        self._columns = self._opened()
+        try:
+            self._examine()
+        finally:
+            for column in self._columns.values():
+                if column is not None:
+                    column.close()
+        try:
+            read_notes(path)
+        except StoreError as error:
+            self._say("notes", str(error))
+
+    def is_outdated(self) -> bool:
+        """Whether the files went away because a writer wrote everything anew meanwhile."""
+        if self.state is None or not any(damage.part == "file" for damage in self.damages):
+            return False
+        try:
+            return State.read(self.path).generation != self.state.generation
+        except StoreError:
+            return False
+
+    def result(self) -> StoreCheck:
+        """Returns what was found."""
+        return StoreCheck(str(self.path), self.passages_read, tuple(self.damages))
+
+    def _say(self, part: str, detail: str, **whose: str) -> None:
+        self.damages.append(Damage(part, detail, **whose))
+
+    # --- What everything hangs on ---------------------------------------------------------------
+    def _manifest(self) -> Manifest:
+        try:
+            made: Manifest | StoreError = Manifest.read(self.path)
+        except StoreMismatchError:
+            raise
+        except StoreError as error:
+            made = error
+        if isinstance(made, Manifest) and made.format_version < FORMAT_VERSION:
+            return made
+        try:
+            self.state = State.read(self.path)
+            kept = Manifest.parse(self.state.manifest, where=states.FILE_NAME)
+        except StoreError as error:
+            if not isinstance(made, Manifest):
+                if isinstance(made, StoreNotFoundError):
+                    raise made from error
+                raise StoreError(
+                    f"{made}; and {error}: too little is left of the store at {self.path}; index "
+                    "again into another place"
+                ) from error
+            self._say("state", str(error))
+            return made
+        if isinstance(made, Manifest) and same_space(self.state.manifest, made):
+            return made
+        reason = (
+            str(made) if isinstance(made, StoreError) else "it is not what the store was made with"
+        )
+        self._say("manifest", f"{manifests.FILE_NAME} is broken: {reason}")
+        return kept
+
+    def _generation(self) -> int:
+        if self.state is not None:
+            return self.state.generation
+        found = {
+            int(match[1])
+            for entry in self.path.iterdir()
+            if (match := re.fullmatch(r"rows\.(\d+)", entry.name))
+        }
+        # Of two, one was being written: that with more records is the whole one.
+        sizes = {g: (self.path / f"rows.{g}").stat().st_size for g in found}
+        return max(found, key=lambda g: (sizes[g], g), default=1)
+
+    def _opened(self) -> dict[str, Column | None]:
+        columns: dict[str, Column | None] = {}
+        for name, width in column_widths(self.manifest.dimension).items():
+            path = self.path / f"{name}.{self.generation}"
+            try:
+                columns[name] = Column(path, width, writable=False)
+            except FileNotFoundError:
+                columns[name] = None
+                self._say("file", f"{path.name} is missing")
+        return columns
+
+    def _held(self, name: str, wanted: int | None) -> memoryview:
+        """Returns the records of a file that are committed and there."""
+        column = self._columns[name]
+        if column is None:
+            return memoryview(b"")
+        there = column.records()
+        if wanted is not None and there < wanted:
+            self._say("file", f"{column.path.name} must hold {wanted} records: it has {there}")
+        return column.view(there if wanted is None else min(there, wanted))
+
+    # --- Everything else --------------------------------------------------------------------------
+    def _examine(self) -> None:
+        state = self.state
+        data = self._held("rows", None if state is None else state.rows)
+        records = np.frombuffer(data, ROW)
+        sound = np.ones(len(records), np.bool_)
+        if state is None or zlib.crc32(data) != state.rows_sum or len(records) < state.rows:
+            sound = sealed(records)
+            for row in np.flatnonzero(~sound).tolist():
+                self._say("row", f"row {row} is broken")
+        stored, missing = self._stored(records, sound)
+        self.lost += missing + int((stored & ~sound).sum())
+        rows = np.flatnonzero(stored & sound)
+        texts = self._held("texts", None if state is None else state.texts)
+        readable = np.array([self._reads(records[row], texts) for row in rows], np.bool_)
+        self.lost += int((~readable).sum())
+        self._sound = rows[readable]
+        self.passages_read = len(self._sound)
+        self._examine_vectors(records, None if state is None else state.rows)
+        if state is not None:
+            self._examine_words(state, len(records))
+        self._records, self._texts = records, texts
+
+    def _stored(
+        self, records: NDArray[np.void], sound: NDArray[np.bool_]
+    ) -> tuple[NDArray[np.bool_], int]:
+        """Returns which rows are stored, and how many are behind the end of their file."""
+        state = self.state
+        rows = len(records) if state is None else state.rows
+        data = self._held("dropped", None if state is None else state.dropped)
+        dropped = np.frombuffer(data, DROPPED)
+        fits = (dropped["row"] == ~dropped["inverse"]) & (dropped["row"] < rows)
+        broken = int((~fits).sum())
+        if broken:
+            self._say("dropped", f"{broken} removals are broken: what they removed is back")
+        elif state is not None and zlib.crc32(data) != state.dropped_sum:
+            self._say("dropped", "the removals are broken: what some removed may be back")
+        whole = np.ones(rows, np.bool_)
+        whole[dropped["row"][fits]] = False
+        missing, stored = int(whole[len(records) :].sum()), whole[: len(records)]
+        # Of an id that stands twice, because a removal is broken, the later is the newer.
+        alive = np.flatnonzero(stored & sound)[::-1]
+        ids = np.ascontiguousarray(records["id"][alive])
+        _, newest = np.unique(ids, axis=0, return_index=True)
+        older = np.ones(len(alive), np.bool_)
+        older[newest] = False
+        stored[alive[older]] = False
+        return stored, missing
+
+    def _reads(self, record: np.void, texts: memoryview) -> bool:
+        """Whether a passage's head and text can be read."""
+        at, head, text = int(record["at"]), int(record["head"]), int(record["text"])
+        data = texts[at : at + head]
+        whose = {"id": str(UUID(int=int(record["id"][0]) << 64 | int(record["id"][1])))}
+        if len(data) < head or zlib.crc32(data) != record["head_sum"]:
+            self._say("text", "its fields cannot be read", **whose)
+            return False
+        payload = json.loads(bytes(data))
+        whose = {key: str(payload.get(key, "")) for key in ("id", "root", "source")}
+        data = texts[at + head : at + head + text]
+        if len(data) < text or zlib.crc32(data) != record["text_sum"]:
+            self._say("text", "its text cannot be read", **whose)
+            return False
+        return True
+
+    def _examine_vectors(self, records: NDArray[np.void], wanted: int | None) -> None:
+        dimension = self.manifest.dimension
+        vectors = np.frombuffer(self._held("vectors", wanted), np.float32).reshape(-1, dimension)
+        drawn = np.frombuffer(self._held("sketches", wanted), np.uint64)
+        drawn = drawn.reshape(-1, column_widths(dimension)["sketches"] // 8)
+        self._vector_sound = np.zeros(len(records), np.bool_)
+        unlike = 0
+        for first in range(0, len(self._sound), _PAGE):
+            rows = self._sound[first : first + _PAGE]
+            rows = rows[(records["flags"][rows] & HAS_VECTOR) != 0]
+            there = rows[rows < len(vectors)]
+            found = vectors[there]
+            sums = np.array([zlib.crc32(vector.data) for vector in found], np.uint32)
+            fits = sums == records["vector_sum"][there]
+            self._vector_sound[there[fits]] = True
+            for row in [*there[~fits].tolist(), *rows[len(there) :].tolist()]:
+                high, low = records["id"][row].tolist()
+                self.vectors_lost += 1
+                self._say("vector", "its vector is broken", id=str(UUID(int=high << 64 | low)))
+            known = there[fits][there[fits] < len(drawn)]
+            expected = sketches(found[fits][: len(known)])
+            unlike += int((drawn[known] != expected).any(axis=1).sum())
+        if unlike:
+            self._say(
+                "sketch", f"the sketches of {unlike} vectors are broken: they may not be found"
+            )
+        self._vectors = vectors
+
+    def _examine_words(self, state: State, rows: int) -> None:
+        for run in state.runs:
+            path = self.path / f"words.{state.generation}.{run.number}"
+            try:
+                column = Column(path, 1, writable=False)
+            except FileNotFoundError:
+                self._say("words", f"{path.name} is missing")
+                continue
+            try:
+                data = column.view(column.records())
+                if len(data) != run.size or zlib.crc32(data) != run.sum:
+                    self._say("words", f"{path.name} is broken: its checksum does not fit")
+                elif not Postings.read(data, path).is_sound(rows):
+                    self._say("words", f"{path.name} contradicts the store")
+            finally:
+                column.close()
+
+    # --- What can be taken over -------------------------------------------------------------------
+    def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
+        """Yields the passages that can be read; those with a damaged vector with a new one."""
+        if self.legacy:
+            from quaver.store.edge import read_edge
+
+            yield from read_edge(self.path)
+            return
+        for first in range(0, len(self._sound), _PAGE):
+            rows = self._sound[first : first + _PAGE]
+            page = [self._passage(row) for row in rows.tolist()]
+            wanted = (self._records["flags"][rows] & HAS_VECTOR) != 0
+            sound = self._vector_sound[rows]
+            anew = np.flatnonzero(wanted & ~sound).tolist()
+            vectors: dict[int, NDArray[np.float32]] = {
+                i: self._vectors[rows[i]] for i in np.flatnonzero(wanted & sound).tolist()
+            }
+            if anew and embed is not None:
+                made = embed([page[i].passage for i in anew], self.manifest)
+                vectors |= dict(zip(anew, made, strict=True))
+            for i, stored in enumerate(page):
+                yield replace(stored, vector=vectors.get(i))
+
+    def _passage(self, row: int) -> StoredPassage:
+        record = self._records[row]
+        at, head, text = int(record["at"]), int(record["head"]), int(record["text"])
+        payload: dict[str, Any] = json.loads(bytes(self._texts[at : at + head]))
+        payload["text"] = from_text(bytes(self._texts[at + head : at + head + text]))
+        return StoredPassage(to_passage(payload, self.path), to_version(payload))
+
+
+def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
+    """Writes what can be taken over as a new generation, which takes the place of all others.
+
+    Returns:
+        How many passages it holds.
+    """
+    anew = path / _ANEW
+    shutil.rmtree(anew, ignore_errors=True)
+    made = replace(found.manifest, format_version=FORMAT_VERSION)
+    try:
+        store = FolderStore.create(anew, made)
+        try:
+            for passages, vectors, versions in pieces(found.sound_passages(embed)):
+                store.upsert(passages, vectors, versions=versions)
+                store.flush()
+            store.optimize()
+            count = store.count()
+        finally:
+            store.close()
+        written = State.read(anew)
+        generation = 1 + max(
+            (
+                int(number)
+                for entry in path.iterdir()
+                if (match := DATA.fullmatch(entry.name))
+                for number in match.groups()[:2]
+                if number
+            ),
+            default=0,
+        )
+        for entry in sorted(anew.iterdir()):
+            if DATA.fullmatch(entry.name):
+                name, _, end = entry.name.partition(".")
+                tail = "." + end.partition(".")[2] if "." in end else ""
+                entry.rename(path / f"{name}.{generation}{tail}")
+        sync_folder(path)
+        commit = int(time.time()) if found.state is None else found.state.commit
+        # From here on it is the store; a reader of the one before sees that something is new.
+        replace(written, generation=generation, commit=commit + 1).write(path)
+        made.write(path)
+    finally:
+        shutil.rmtree(anew, ignore_errors=True)
+    with suppress(OSError):
+        shutil.rmtree(path / "shard")
+    FolderStore.drop_strangers(path, State.read(path))
+    return count

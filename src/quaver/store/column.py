@@ -1,0 +1,177 @@
+"""A file of records that only grows: the form in which a store keeps everything.
+
+A writer writes records behind those that are committed, and then commits their number elsewhere
+(``State``). So what a reader has mapped never changes, and what a killed writer left behind the
+committed records is no part of the store.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+from quaver.errors import StoreError, StoreWriteError
+
+
+class Column:
+    """Records of one size in a file.
+
+    Attributes:
+        path: The file.
+        width: Bytes of a record.
+    """
+
+    def __init__(self, path: Path, width: int, *, writable: bool, create: bool = False) -> None:
+        """Opens the file.
+
+        Args:
+            path: The file.
+            width: Bytes of a record, at least 1.
+            writable: Whether records will be written.
+            create: Whether to make the file, empty.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            StoreWriteError: It cannot be made or be opened for writing.
+            StoreError: It cannot be read.
+        """
+        self.path, self.width = path, width
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        if create:
+            flags |= os.O_CREAT | os.O_TRUNC
+        try:
+            self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            kind = StoreWriteError if writable else StoreError
+            raise kind(f"cannot open {path}: {error.strerror}") from error
+        self._map: mmap.mmap | None = None
+        self._mapped = 0
+        self._dirty = create
+
+    def records(self) -> int:
+        """Returns how many whole records the file has room for, committed or not."""
+        try:
+            return os.fstat(self._file).st_size // self.width
+        except OSError as error:
+            raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
+
+    def write(self, first: int, data: bytes | memoryview) -> None:
+        """Writes whole records.
+
+        Args:
+            first: Number of the first.
+            data: Their bytes.
+
+        Raises:
+            StoreWriteError: The disk is full or fails; the records before ``first`` are as they were.
+        """
+        if not len(data):
+            return
+        self._dirty = True
+        left, offset = memoryview(data).cast("B"), first * self.width
+        try:
+            while left:
+                written = os.pwrite(self._file, left, offset)
+                left, offset = left[written:], offset + written
+        except OSError as error:
+            raise StoreWriteError(
+                f"cannot write {self.path}: {error.strerror}; what is stored stays"
+            ) from error
+
+    def sync(self) -> None:
+        """Returns when everything written is on the disk.
+
+        Raises:
+            StoreWriteError: The disk is full or fails.
+        """
+        if not self._dirty:
+            return
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise StoreWriteError(f"cannot write {self.path}: {error.strerror}") from error
+        self._dirty = False
+
+    def cut(self, records: int) -> None:
+        """Drops what lies behind the first ``records`` records, if anything does.
+
+        Raises:
+            StoreWriteError: The file cannot be changed.
+        """
+        try:
+            if os.fstat(self._file).st_size > records * self.width:
+                os.ftruncate(self._file, records * self.width)
+        except OSError as error:
+            raise StoreWriteError(f"cannot write {self.path}: {error.strerror}") from error
+
+    def view(self, records: int) -> memoryview:
+        """Returns the first records, mapped from the file; the view stays what it is.
+
+        Args:
+            records: How many.
+
+        Raises:
+            StoreError: The file holds fewer, or cannot be mapped.
+        """
+        size = records * self.width
+        if size > self._mapped:
+            try:
+                held = os.fstat(self._file).st_size
+                if held < size:
+                    raise StoreError(
+                        f"{self.path} must hold {size} bytes: it has {held}; "
+                        "`quaver check --repair` restores what can be"
+                    )
+                self._map = mmap.mmap(self._file, held, access=mmap.ACCESS_READ)
+            except (OSError, ValueError) as error:
+                raise StoreError(f"cannot read {self.path}: {error}") from error
+            self._mapped = held
+        return memoryview(b"" if self._map is None else self._map)[:size]
+
+    def close(self) -> None:
+        """Closes the file; views stay valid. Further calls do nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            self._map, self._mapped = None, 0
+
+
+def sync_folder(path: Path) -> None:
+    """Returns when the names in a folder are on the disk.
+
+    Raises:
+        StoreWriteError: It cannot be written.
+    """
+    try:
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that a reader sees either the old one or all of the new one, on the disk.
+
+    Args:
+        path: The file.
+        content: Its content.
+
+    Raises:
+        StoreWriteError: Writing failed; the old file stays.
+    """
+    unfinished = path.with_name(path.name + ".new")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+    sync_folder(path.parent)

@@ -1,0 +1,1215 @@
+"""Passages in a folder: one process writes, any number read, and none waits for another.
+
+    quaver.json      the manifest: what the store was made with
+    lock             held by the process that writes
+    state.json       what is committed; see ``state``
+    updates.json     when folders were updated, and what could not be read; see ``status``
+    rows.G           a record for each passage that was ever written; see ``rows``
+    texts.G          their heads and texts, one after the other
+    vectors.G        their vectors, float32, unit length; zeros where there is none
+    sketches.G       the signs of these; see ``nearest``
+    dropped.G        the rows that are no longer stored
+    words.G.N        which passages hold which words; see ``words``
+
+Files only grow, or are written once. A commit is the rename of state.json, when all that it tells of
+is on the disk. So a reader maps what the state names and reads it without a lock, from a folder that
+may be read-only, and has the state that was committed last; ``refresh`` takes a newer one. Where a
+fifth was dropped, everything is written anew as the next generation G, and a reader keeps the files
+that it has open.
+
+Each record carries the checksums of its parts, state.json those of records and words: what is read is
+checked on the way, all of it by ``check``.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import (
+    InputError,
+    StoreClosedError,
+    StoreError,
+    StoreExistsError,
+    StoreMismatchError,
+    StoreWriteError,
+)
+from quaver.passages import Passage, embedded_text
+from quaver.store import lock, manifest, state, status
+from quaver.store.column import Column, sync_folder
+from quaver.store.fields import Field
+from quaver.store.filters import Equal, Every, Filter, Negated, Plan, Some, Within, plan
+from quaver.store.lock import StoreLock
+from quaver.store.lookup import Lookup
+from quaver.store.manifest import FORMAT_VERSION, Manifest
+from quaver.store.matching import matches
+from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
+from quaver.store.payload import to_hit, to_passage, to_payload, to_version
+from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
+from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.rows import (
+    DROPPED,
+    HAS_VECTOR,
+    MOST_ROWS,
+    ROW,
+    content_key,
+    from_text,
+    id_key,
+    mixed,
+    name_hash,
+    seal,
+    to_head,
+    to_text,
+)
+from quaver.store.state import Run, State
+from quaver.store.status import UpdateNote, disk_usage, read_notes, write_notes
+from quaver.store.terms import TermAnalyzer
+from quaver.store.words import FAN, MOST_POSTINGS, Postings, merged, scores
+
+PRECISIONS = ("float32", "int8", "binary")
+"""What ``Manifest.vectors`` may be. In a folder all three search alike; see ``nearest``."""
+
+WASTE = 0.2
+"""Share of rows that may be dropped before everything is written anew."""
+
+LEAST_WASTE = 1000
+"""So many dropped rows may always stay."""
+
+_MANY_RUNS = 4
+"""So many files of words are left alone by ``optimize``."""
+
+_KEPT = 8
+"""Filters whose rows, and fields whose values, are kept until something changes."""
+
+_PAGE = 4096
+_COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped")
+DATA = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
+_OWN_FILES = {
+    *(lock.FILE_NAME, "shard", "shard.new"),  # the latter of Quaver's earlier layout
+    *(name + end for name in (state.FILE_NAME, status.FILE_NAME) for end in ("", ".new")),
+    manifest.FILE_NAME + ".new",
+}
+
+
+class Files:
+    """The files of a generation, without its words.
+
+    Attributes:
+        rows: Records of ``rows.ROW``.
+        texts: Bytes.
+        vectors: float32 (D,) each.
+        sketches: uint64 (words,) each.
+        dropped: Records of ``rows.DROPPED``.
+    """
+
+    def __init__(
+        self, store: Path, generation: int, dimension: int, *, writable: bool, create: bool = False
+    ) -> None:
+        """Opens the files.
+
+        Args:
+            store: The store's folder.
+            generation: Which.
+            dimension: Length of a vector.
+            writable: Whether records will be written.
+            create: Whether to make them, empty.
+
+        Raises:
+            FileNotFoundError: One is missing.
+            StoreError: One cannot be opened.
+        """
+        opened: list[Column] = []
+        try:
+            for name, width in column_widths(dimension).items():
+                path = store / f"{name}.{generation}"
+                opened.append(Column(path, width, writable=writable, create=create))
+        except BaseException:
+            for column in opened:
+                column.close()
+            raise
+        self.all = tuple(opened)
+        self.rows, self.texts, self.vectors, self.sketches, self.dropped = opened
+
+    def close(self) -> None:
+        """Closes them; what was mapped stays mapped."""
+        for column in self.all:
+            column.close()
+
+
+@dataclass(frozen=True)
+class _Words:
+    """A file of words and what it holds."""
+
+    path: Path
+    run: Run
+    postings: Postings
+
+
+class FolderStore:
+    """A ``VectorStore`` in a folder; use ``create`` or ``open``.
+
+    Threads may share it.
+
+    Attributes:
+        path: The store's folder.
+        manifest: What it was made with.
+        read_only: Whether it was opened to read.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, held: StoreLock | None) -> None:
+        """Reads what is committed; ``create`` and ``open`` are the usual ways.
+
+        Args:
+            path: The store's folder.
+            manifest: What it was made with.
+            held: The lock; None to read.
+
+        Raises:
+            StoreError: What is committed cannot be read.
+        """
+        self.path = path
+        self.manifest = manifest
+        self.read_only = held is None
+        self._lock = held
+        self._mutex = threading.RLock()
+        self._closed = False
+        self._failed: str | None = None
+        self._load()
+        self._analyzer = TermAnalyzer(manifest.language)
+
+    # --- Making and opening ---------------------------------------------------------------------
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Whether a finished store is at this path."""
+        return (path / manifest.FILE_NAME).exists()
+
+    @classmethod
+    def create(cls, path: Path, manifest: Manifest) -> FolderStore:
+        """Makes an empty store; one whose creation was interrupted is made anew.
+
+        Args:
+            path: A folder that does not exist or is empty; its parents are made.
+            manifest: What the store is made with.
+
+        Returns:
+            The open store.
+
+        Raises:
+            InputError: The manifest asks for vectors that there are not.
+            StoreExistsError: Something else is at this path.
+            StoreLockedError: Another process is making a store here.
+            StoreWriteError: The folder cannot be written or the disk is full.
+        """
+        if manifest.vectors not in PRECISIONS:
+            raise InputError(
+                f"vectors must be one of {', '.join(PRECISIONS)}: got {manifest.vectors!r}"
+            )
+        if cls.exists(path):
+            raise StoreExistsError(
+                f"a new store needs an empty folder: there is a store at {path}; open it"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            names = sorted(entry.name for entry in path.iterdir())
+        except (FileExistsError, NotADirectoryError) as error:
+            raise StoreExistsError(
+                f"a new store needs an empty folder: {path} is or lies below a file"
+            ) from error
+        except OSError as error:
+            raise StoreWriteError(f"cannot make the folder {path}: {error.strerror}") from error
+        foreign = [n for n in names if n not in _OWN_FILES and not DATA.fullmatch(n)]
+        if foreign:
+            raise StoreExistsError(
+                f"a new store needs an empty folder: {path} holds {foreign[0]}; give another path"
+            )
+        held = StoreLock(path)
+        try:
+            for rest in ("shard", "shard.new"):
+                shutil.rmtree(path / rest, ignore_errors=True)
+            make_empty(path, manifest, generation=1)
+            manifest.write(path)
+            return cls(path, manifest, held)
+        except BaseException:
+            held.release()
+            raise
+
+    @classmethod
+    def open(cls, path: Path, *, read_only: bool = False, wait: float = 0.0) -> FolderStore:
+        """Opens a store.
+
+        Args:
+            path: The store's folder.
+            read_only: To read what is committed: without the lock, beside any number of others and
+                one that writes; the folder need not be writable.
+            wait: How many seconds to wait for another process that writes.
+
+        Returns:
+            The open store.
+
+        Raises:
+            StoreNotFoundError: There is no store at this path.
+            StoreMismatchError: Another version of Quaver wrote it.
+            StoreLockedError: Another process writes to it.
+            StoreWriteError: The folder cannot be written, and it is not opened to read.
+            StoreError: Its files are broken.
+        """
+        cls._readable(path)
+        held = None if read_only else StoreLock(path, wait=wait)
+        try:
+            store = cls(path, cls._readable(path), held)  # anew: it may have been mended meanwhile
+            if held is not None:
+                store._tidy()
+        except BaseException:
+            if held is not None:
+                held.release()
+            raise
+        return store
+
+    @staticmethod
+    def _readable(path: Path) -> Manifest:
+        made = Manifest.read(path)
+        if made.format_version < FORMAT_VERSION:
+            raise StoreMismatchError(
+                f"the store at {path} has format version {made.format_version}, which an earlier "
+                f"Quaver wrote: `quaver check {path} --repair` gives it version {FORMAT_VERSION} "
+                "and embeds nothing anew"
+            )
+        return made
+
+    def _load(self) -> None:
+        """Opens the files of the state that is committed, and checks what everything hangs on."""
+        for attempt in range(10):
+            committed = State.read(self.path)
+            try:
+                self._opened(committed)
+                return
+            except FileNotFoundError as error:
+                # The writer wrote everything anew in between; or it is really gone.
+                if attempt and State.read(self.path).commit == committed.commit:
+                    raise StoreError(
+                        f"{error.filename} is missing; `quaver check {self.path} --repair` "
+                        "restores what can be"
+                    ) from error
+        raise StoreError(f"{self.path} changes faster than it can be opened; try again")
+
+    def _opened(self, committed: State) -> None:
+        if not same_space(committed.manifest, self.manifest):
+            raise StoreError(
+                f"{self.path / manifest.FILE_NAME} and {state.FILE_NAME} contradict each other: one "
+                f"is broken; `quaver check {self.path} --repair` restores it"
+            )
+        files = Files(
+            self.path, committed.generation, self.manifest.dimension, writable=not self.read_only
+        )
+        try:
+            for column, count in zip(files.all, _counts(committed), strict=True):
+                if column.records() < count:
+                    raise StoreError(
+                        f"{column.path} must hold {count * column.width} bytes, it is shorter; "
+                        f"`quaver check {self.path} --repair` restores what can be"
+                    )
+            for column, count, wanted in (
+                (files.rows, committed.rows, committed.rows_sum),
+                (files.dropped, committed.dropped, committed.dropped_sum),
+            ):
+                if zlib.crc32(column.view(count)) != wanted:
+                    raise self._broken(column.path)
+            records = np.frombuffer(files.rows.view(committed.rows), ROW)
+            alive = np.ones(committed.rows, np.bool_)
+            dropped = np.frombuffer(files.dropped.view(committed.dropped), DROPPED)["row"]
+            if len(dropped) and int(dropped.max()) >= committed.rows:
+                raise self._broken(files.dropped.path)
+            alive[dropped] = False
+            words = [self._words(committed, run) for run in committed.runs]
+        except BaseException:
+            files.close()
+            raise
+        with self._mutex:
+            self._files = files
+            self._state = committed
+            self._next_run = committed.next_run
+            self._rows, self._texts, self._dropped = (
+                committed.rows,
+                committed.texts,
+                committed.dropped,
+            )
+            self._rows_sum, self._dropped_sum = committed.rows_sum, committed.dropped_sum
+            self._alive = alive
+            self._vectored = (records["flags"] & HAS_VECTOR).astype(np.bool_)
+            self._count = int(alive.sum())
+            self._written: list[_Words] = words
+            self._pending: list[tuple[NDArray[np.uint32], ...]] = []
+            self._pending_words: Postings | None = None
+            self._retired: list[Path] = []
+            self._lookups: dict[str, Lookup] = {}
+            self._sketches: Sketches | None = None
+            self._filtered: dict[str, NDArray[np.intp]] = {}
+            self._fields: dict[str, Field] = {}
+
+    def _words(self, committed: State, run: Run) -> _Words:
+        path = self.path / f"words.{committed.generation}.{run.number}"
+        column = Column(path, 1, writable=False)
+        try:
+            if column.records() != run.size:
+                raise self._broken(path)
+            return _Words(path, run, Postings.read(column.view(run.size), path))
+        finally:
+            column.close()
+
+    def _tidy(self) -> None:
+        """Drops what a killed writer left: records behind the committed ones, files of none."""
+        for column, count in zip(self._files.all, _counts(self._state), strict=True):
+            column.cut(count)
+        self.drop_strangers(self.path, self._state)
+
+    @staticmethod
+    def drop_strangers(path: Path, committed: State) -> None:
+        """Deletes files of a store's names that the committed state does not know.
+
+        Args:
+            path: The store's folder, whose lock is held.
+            committed: The state.
+        """
+        runs = {run.number for run in committed.runs}
+        for entry in path.iterdir():
+            found = DATA.fullmatch(entry.name)
+            if found is None:
+                continue
+            generation, of_words, number = found.groups()
+            if int(generation or of_words) == committed.generation and (
+                number is None or int(number) in runs
+            ):
+                continue
+            with suppress(OSError):  # it is in nobody's way
+                entry.unlink()
+
+    def _broken(self, path: Path) -> StoreError:
+        return StoreError(
+            f"{path} is broken: its checksum does not fit; `quaver check {self.path} --repair` "
+            "restores what can be"
+        )
+
+    def refresh(self) -> bool:
+        """Takes the state that was committed last; see ``VectorStore.refresh``."""
+        with self._mutex:
+            self._require_open()
+            if not self.read_only:
+                return False
+            before, generation = self._files, self._state.generation
+            drawn, fields = self._sketches, self._fields
+            if State.read(self.path).commit == self._state.commit:
+                return False
+            self._load()
+            before.close()
+            if self._state.generation == generation:
+                self._sketches, self._fields = drawn, fields  # they take what the new rows have
+            return True
+
+    # --- Writing --------------------------------------------------------------------------------
+    def upsert(
+        self,
+        passages: Sequence[Passage],
+        vectors: NDArray[np.float32] | None,
+        *,
+        versions: Mapping[str, FileVersion] | None = None,
+    ) -> None:
+        """Stores passages; see ``VectorStore.upsert``.
+
+        Raises:
+            InputError: The vectors do not fit the passages or the store.
+            StoreWriteError: The disk is full or cannot be written.
+        """
+        self._require_writable()
+        check_upsert(
+            [passage.id for passage in passages], vectors, dimension=self.manifest.dimension
+        )
+        if not passages:
+            return
+        records = np.zeros(len(passages), ROW)
+        parts: list[bytes] = []
+        terms: list[int] = []
+        weights: list[float] = []
+        lengths: list[int] = []
+        for record, passage in zip(records, passages, strict=True):
+            payload = to_payload(passage, versions)
+            head, text = to_head(payload), to_text(passage.text)
+            parts += (head, text)
+            record["id"] = id_key(passage.id)
+            record["content"] = content_key(payload["content"])
+            record["root"], record["source"] = name_hash(passage.root), name_hash(passage.source)
+            record["head"], record["text"] = len(head), len(text)
+            record["head_sum"], record["text_sum"] = zlib.crc32(head), zlib.crc32(text)
+            found = self._analyzer.document(embedded_text(passage.heading, passage.text))
+            terms += found.indices
+            weights += found.values
+            lengths.append(len(found.indices))
+        matrix = np.zeros((len(passages), self.manifest.dimension), np.float32)
+        if vectors is not None:
+            matrix[:] = unit(vectors)
+            records["flags"] = HAS_VECTOR
+            records["vector_sum"] = [zlib.crc32(row.data) for row in matrix]
+        with self._mutex:
+            self._require_writable()
+            self._append(records, b"".join(parts), matrix)
+            first = self._rows - len(records)
+            rows = np.repeat(np.arange(first, self._rows, dtype=np.uint32), lengths)
+            self._pending.append(
+                (np.array(terms, np.uint32), rows, np.array(weights, np.float32).view(np.uint32))
+            )
+            self._pending_words = None
+
+    def _append(
+        self, records: NDArray[np.void], texts: bytes, vectors: NDArray[np.float32]
+    ) -> None:
+        """Writes records behind the others, and drops those that they replace."""
+        first = self._rows
+        if first + len(records) > MOST_ROWS:
+            raise StoreWriteError(f"a store holds {MOST_ROWS} rows at most: {self.path} is full")
+        sizes = records["head"].astype(np.uint64) + records["text"]
+        records["at"] = self._texts + np.cumsum(sizes) - sizes
+        seal(records)
+        keys = [(int(high), int(low)) for high, low in records["id"]]
+        replaced = [row for rows in self._rows_of("id", keys) for row in rows]
+        sketched = sketches(vectors)
+        data = records.tobytes()
+        self._files.texts.write(self._texts, texts)
+        self._files.vectors.write(first, vectors.data)
+        self._files.sketches.write(first, sketched.data)
+        self._files.rows.write(first, data)
+        self._rows += len(records)
+        self._texts += len(texts)
+        self._rows_sum = zlib.crc32(data, self._rows_sum)
+        self._alive = _grown(self._alive, self._rows, True)
+        self._vectored = _grown(self._vectored, self._rows, False)
+        self._vectored[first : self._rows] = (records["flags"] & HAS_VECTOR).astype(np.bool_)
+        self._count += len(records)
+        for name, lookup in self._lookups.items():
+            lookup.add(first, mixed(records[name]).tolist())
+        if self._sketches is not None and self._sketches.rows == first:
+            self._sketches.extend(sketched)
+        self._filtered.clear()
+        self._drop(replaced)
+
+    def _drop(self, rows: Sequence[int]) -> None:
+        if not rows:
+            return
+        gone = np.empty(len(rows), DROPPED)
+        gone["row"] = rows
+        gone["inverse"] = ~gone["row"]
+        data = gone.tobytes()
+        self._files.dropped.write(self._dropped, data)
+        self._dropped += len(rows)
+        self._dropped_sum = zlib.crc32(data, self._dropped_sum)
+        self._alive[list(rows)] = False
+        self._count -= len(rows)
+        self._filtered.clear()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Removes passages; see ``VectorStore.delete``."""
+        with self._mutex:
+            self._require_writable()
+            found = self._rows_of("id", [id_key(i) for i in dict.fromkeys(ids)])
+            self._drop([row for rows in found for row in rows])
+
+    def delete_matching(self, filter: Filter) -> int:
+        """Removes what matches; see ``VectorStore.delete_matching``."""
+        with self._mutex:
+            self._require_writable()
+            rows = self._matching(filter).tolist()
+            self._drop(rows)
+            return len(rows)
+
+    def flush(self) -> None:
+        """Commits everything before; see ``VectorStore.flush``."""
+        with self._mutex:
+            self._require_writable()
+            self._write_pending()
+            self._commit()
+
+    def _write_pending(self) -> None:
+        """Writes the words of what is not committed, and merges files of them that are alike."""
+        if self._pending:
+            self._written.append(self._new_words(self._unwritten(), level=0))
+            self._pending, self._pending_words = [], None
+        while self._should_merge():
+            self._merge(len(self._written) - FAN, len(self._written))
+
+    def _commit(self) -> None:
+        now = replace(
+            self._state,
+            rows=self._rows,
+            texts=self._texts,
+            dropped=self._dropped,
+            rows_sum=self._rows_sum,
+            dropped_sum=self._dropped_sum,
+            runs=tuple(words.run for words in self._written),
+            next_run=self._next_run,
+        )
+        if now == self._state:
+            return
+        try:
+            for column in self._files.all:
+                column.sync()
+            sync_folder(self.path)
+        except StoreWriteError as error:
+            # The system may have forgotten what it failed to write: another sync proves nothing.
+            self._failed = str(error)
+            raise
+        now = replace(now, commit=now.commit + 1)
+        try:
+            now.write(self.path)
+        except StoreWriteError as error:
+            if State.read(self.path) != self._state:  # the new one is there, if not for sure
+                self._failed = str(error)
+            raise
+        self._state = now
+        for path in self._retired:
+            with suppress(OSError):  # it is in nobody's way, and the next writer drops it
+                path.unlink()
+        self._retired.clear()
+
+    def _unwritten(self) -> Postings:
+        """Returns the words of what is not committed yet."""
+        if self._pending_words is None:
+            terms, rows, weights = (
+                np.concatenate(parts) for parts in zip(*self._pending, strict=True)
+            )
+            self._pending_words = Postings.of(terms, rows, weights.view(np.float32))
+        return self._pending_words
+
+    def _new_words(self, postings: Postings, *, level: int) -> _Words:
+        """Writes a file of words, which belongs to the store from the next commit on."""
+        number, self._next_run = self._next_run, self._next_run + 1
+        return write_words(self.path, self._state.generation, number, postings, level=level)
+
+    def _should_merge(self) -> bool:
+        last = [words.run for words in self._written[-FAN:]]
+        return (
+            len(last) == FAN
+            and len({run.level for run in last}) == 1
+            and sum(run.postings for run in last) <= MOST_POSTINGS
+        )
+
+    def _merge(self, first: int, last: int) -> None:
+        """Makes one file of several of words."""
+        group = self._written[first:last]
+        postings = merged([words.postings for words in group], self._alive[: self._rows])
+        level = 1 + max(words.run.level for words in group)
+        self._written[first:last] = [self._new_words(postings, level=level)]
+        self._retired += [words.path for words in group]
+
+    def optimize(self) -> None:
+        """Merges files of words, and writes everything anew where much was dropped."""
+        with self._mutex:
+            self._require_writable()
+            self._write_pending()
+            self._commit()
+            if self._rows - self._count > max(LEAST_WASTE, WASTE * self._rows):
+                self._write_anew()
+                return
+            if len(self._written) <= _MANY_RUNS:
+                return
+            for first, last in reversed(_groups([words.run for words in self._written])):
+                if last - first > 1:
+                    self._merge(first, last)
+            self._commit()
+
+    def _write_anew(self) -> None:
+        """Writes what is still stored as the next generation."""
+        generation = self._state.generation + 1
+        kept = np.flatnonzero(self._alive[: self._rows])
+        renamed = np.zeros(self._rows, np.uint32)
+        renamed[kept] = np.arange(len(kept), dtype=np.uint32)
+        dimension = self.manifest.dimension
+        records = self._records()
+        texts = self._files.texts.view(self._texts)
+        vectors = self._files.vectors.view(self._rows)
+        drawn = self._files.sketches.view(self._rows)
+        rows = size = rows_sum = 0
+        try:
+            files = Files(self.path, generation, dimension, writable=True, create=True)
+        except FileNotFoundError as error:
+            raise StoreError(f"cannot reach the store at {self.path}: {error.strerror}") from error
+        try:
+            for first in range(0, len(kept), _PAGE):
+                page = kept[first : first + _PAGE]
+                part = records[page]
+                sizes = part["head"].astype(np.int64) + part["text"]
+                places = zip(part["at"].tolist(), sizes.tolist(), strict=True)
+                blob = b"".join(texts[at : at + length] for at, length in places)
+                part["at"] = size + np.cumsum(sizes) - sizes
+                seal(part)
+                data = part.tobytes()
+                files.texts.write(size, blob)
+                files.vectors.write(rows, _taken(vectors, page, 4 * dimension))
+                files.sketches.write(rows, _taken(drawn, page, 8 * words_of(dimension)))
+                files.rows.write(rows, data)
+                rows, size, rows_sum = (
+                    rows + len(page),
+                    size + len(blob),
+                    zlib.crc32(data, rows_sum),
+                )
+            runs: list[Run] = []
+            for first, last in _groups([words.run for words in self._written]):
+                group = [words.postings for words in self._written[first:last]]
+                postings = merged(group, self._alive[: self._rows], renamed)
+                runs.append(
+                    write_words(self.path, generation, len(runs) + 1, postings, level=1).run
+                )
+            for column in files.all:
+                column.sync()
+            sync_folder(self.path)
+            State(
+                commit=self._state.commit + 1,
+                generation=generation,
+                rows=rows,
+                texts=size,
+                rows_sum=rows_sum,
+                runs=tuple(runs),
+                next_run=len(runs) + 1,
+                manifest=self._state.manifest,
+            ).write(self.path)
+        except BaseException:
+            if State.read(self.path).generation != generation:
+                self._tidy()
+            raise
+        finally:
+            files.close()
+        before = self._files
+        self._load()
+        before.close()
+        self._tidy()
+
+    # --- Searching --------------------------------------------------------------------------------
+    def search(
+        self,
+        vector: NDArray[np.float32] | None = None,
+        *,
+        k: int,
+        text: str | None = None,
+        mode: Mode | None = None,
+        filter: Filter | None = None,
+    ) -> list[Hit]:
+        """Finds the best passages; see ``VectorStore.search``.
+
+        Raises:
+            InputError: An argument breaks its rule.
+            StoreError: What is found is damaged.
+        """
+        check_k(k)
+        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
+        limit = max(k, CANDIDATES) if mode == "hybrid" else k
+        with self._mutex:
+            self._require_open()
+            # What is looked at from here on stays as it is, whatever is written meanwhile.
+            count, records, alive = self._count, self._records(), self._alive[: self._rows]
+            allowed = None if filter is None else _mask(self._matching(filter), len(alive))
+            vectored = self._vectored[: self._rows]
+            vectors = self._vectors() if mode != "bm25" else None
+            drawn = self._sketched() if mode != "bm25" and self._rows > EXACT else None
+            texts = self._files.texts.view(self._texts)
+            words = [words.postings for words in self._written]
+            if self._pending:
+                words.append(self._unwritten())
+        rankings = []
+        if vector is not None and vectors is not None:
+            among = alive & vectored if allowed is None else alive & vectored & allowed
+            rows, values = nearest(vector, vectors, among, drawn, limit)
+            rankings.append(_best(records, rows, values, limit))
+        if mode != "dense" and text is not None:
+            terms = self._analyzer.query(text).indices
+            found = scores(words, terms, alive, count)
+            rows = np.flatnonzero(found if allowed is None else found * allowed)
+            rankings.append(_best(records, rows, found[rows], limit))
+        row_of = {number: row for ranking in rankings for number, row, _ in ranking}
+        ranked = [(number, score) for number, _, score in rankings[0]] if rankings else []
+        if mode == "hybrid":
+            ranked = best(fused([[number for number, _, _ in r] for r in rankings]), k)
+        payloads = self._payloads([row_of[number] for number, _ in ranked], records, texts)
+        return [
+            to_hit(payload, score, self.path)
+            for payload, (_, score) in zip(payloads, ranked, strict=True)
+        ]
+
+    def _sketched(self) -> NDArray[np.uint64]:
+        if self._sketches is None:
+            self._sketches = Sketches(self.manifest.dimension)
+        held = self._sketches
+        if held.rows < self._rows:
+            words = words_of(self.manifest.dimension)
+            drawn = np.frombuffer(self._files.sketches.view(self._rows), np.uint64).reshape(
+                -1, words
+            )
+            for first in range(held.rows, self._rows, 1 << 16):
+                held.extend(drawn[first : first + (1 << 16)])
+        return held.all()
+
+    # --- Reading ----------------------------------------------------------------------------------
+    def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
+        """Returns stored passages; see ``VectorStore.get``."""
+        with self._mutex:
+            self._require_open()
+            keys = [id_key(i) for i in dict.fromkeys(ids)]
+            rows = [row for found in self._rows_of("id", keys) for row in found]
+            return self._stored(rows, with_vectors)
+
+    def scan(
+        self, filter: Filter | None = None, *, with_vectors: bool = False
+    ) -> Iterator[StoredPassage]:
+        """Yields stored passages; see ``VectorStore.scan``."""
+        with self._mutex:
+            self._require_open()
+            rows = self._matching(filter).tolist()
+            keys = self._records()["id"][rows]
+            files = self._files
+        for first in range(0, len(rows), _PAGE):
+            with self._mutex:
+                self._require_open()
+                page = rows[first : first + _PAGE]
+                if self._files is not files:  # everything was written anew, or refreshed
+                    wanted = [(int(a), int(b)) for a, b in keys[first : first + _PAGE]]
+                    page = [row for found in self._rows_of("id", wanted) for row in found]
+                found = self._stored(page, with_vectors)
+            yield from found
+
+    def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns stored vectors; see ``VectorStore.vectors``."""
+        wanted = list(dict.fromkeys(ids))
+        with self._mutex:
+            self._require_open()
+            found = self._rows_of("id", [id_key(i) for i in wanted])
+            rows = {i: row for i, rows in zip(wanted, found, strict=True) for row in rows}
+            rows = {i: row for i, row in rows.items() if self._vectored[row]}
+            return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
+
+    def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
+        wanted = list(dict.fromkeys(digests))
+        with self._mutex:
+            self._require_open()
+            found = self._rows_of("content", [content_key(digest) for digest in wanted])
+            rows = {
+                digest: row
+                for digest, rows in zip(wanted, found, strict=True)
+                for row in rows
+                if self._vectored[row]
+            }
+            return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
+
+    def count(self, filter: Filter | None = None) -> int:
+        """Returns how many passages are stored, or match."""
+        with self._mutex:
+            self._require_open()
+            return self._count if filter is None else len(self._matching(filter))
+
+    def roots(self) -> dict[str, int]:
+        """Returns how many passages are stored of each root."""
+        with self._mutex:
+            self._require_open()
+            rows = self._matching(None)
+            _, first, counts = np.unique(
+                self._records()["root"][rows], return_index=True, return_counts=True
+            )
+            payloads = self._payloads(rows[first].tolist())
+            return {
+                payload["root"]: count
+                for payload, count in zip(payloads, counts.tolist(), strict=True)
+            }
+
+    def sources(self, root: str) -> dict[str, StoredSource]:
+        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
+        sources: dict[str, StoredSource] = {}
+        with self._mutex:
+            self._require_open()
+            records = self._records()
+            mine = self._alive[: self._rows] & (records["root"] == np.uint64(name_hash(root)))
+            for payload in self._payloads(np.flatnonzero(mine).tolist(), texts=False):
+                stored = sources.setdefault(payload["source"], StoredSource())
+                stored.ids.setdefault(to_version(payload), set()).add(payload["id"])
+        return sources
+
+    def note_update(self, root: str, note: UpdateNote | None) -> None:
+        """Keeps what an update left to tell; see ``VectorStore.note_update``."""
+        self._require_writable()
+        notes = self.notes()
+        notes.pop(root, None)
+        write_notes(self.path, notes if note is None else {**notes, root: note})
+
+    def notes(self) -> dict[str, UpdateNote]:
+        """Returns what was kept of updates, by root."""
+        return read_notes(self.path)
+
+    def size(self) -> int:
+        """Returns the bytes that the store takes on the disk."""
+        return disk_usage(self.path)
+
+    def close(self) -> None:
+        """Commits what is pending and releases the lock; further calls do nothing."""
+        with self._mutex:
+            if self._closed:
+                return
+            try:
+                if not self.read_only and self._failed is None:
+                    self._write_pending()
+                    self._commit()
+            finally:
+                self._closed = True
+                self._files.close()
+                self._sketches, self._lookups, self._filtered, self._fields = None, {}, {}, {}
+                self._written, self._pending, self._pending_words = [], [], None
+                if self._lock is not None:
+                    self._lock.release()
+
+    def __enter__(self) -> FolderStore:
+        """Returns the store itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Closes the store."""
+        self.close()
+
+    # --- Rows and payloads ------------------------------------------------------------------------
+    def _require_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"this store is closed: open {self.path} again")
+
+    def _require_writable(self) -> None:
+        self._require_open()
+        if self.read_only:
+            raise StoreWriteError(
+                f"the store at {self.path} was opened to read: open it without read_only to write"
+            )
+        if self._failed is not None:
+            raise StoreWriteError(
+                f"{self._failed}; open the store again, what was flushed is there"
+            )
+
+    def _records(self) -> NDArray[np.void]:
+        return np.frombuffer(self._files.rows.view(self._rows), ROW)
+
+    def _vectors(self) -> NDArray[np.float32]:
+        flat = np.frombuffer(self._files.vectors.view(self._rows), np.float32)
+        return flat.reshape(-1, self.manifest.dimension)
+
+    def _rows_of(self, name: str, keys: Sequence[tuple[int, int]]) -> list[list[int]]:
+        """Returns for each key the rows that are stored under it: of an id one at most."""
+        lookup = self._lookups.get(name)
+        if lookup is None or lookup.is_loose:
+            lookup = self._lookups[name] = Lookup(mixed(self._records()[name]))
+        if not keys:
+            return []
+        found = lookup.find(mixed(np.array(keys, np.uint64)).tolist())
+        if not any(found):
+            return found
+        records = self._records()[name]
+        return [
+            [row for row in rows if self._alive[row] and tuple(records[row].tolist()) == key]
+            for rows, key in zip(found, keys, strict=True)
+        ]
+
+    def _matching(self, filter: Filter | None) -> NDArray[np.intp]:
+        """Returns the rows that match, ascending."""
+        alive = self._alive[: self._rows]
+        if filter is None:
+            return np.flatnonzero(alive)
+        checked = plan(filter)
+        key = repr(checked)
+        if key not in self._filtered:
+            if len(self._filtered) >= _KEPT:
+                self._filtered.clear()
+            mask = self._mask(checked)
+            self._filtered[key] = (
+                self._read_matching(checked) if mask is None else np.flatnonzero(alive & mask)
+            )
+        return self._filtered[key]
+
+    def _mask(self, checked: Plan) -> NDArray[np.bool_] | None:
+        """Returns which rows match; None where the passages must be read for it."""
+        if isinstance(checked, Negated):
+            mask = self._mask(checked.part)
+            return None if mask is None else ~mask
+        if isinstance(checked, (Every, Some)):
+            every = isinstance(checked, Every)
+            whole = np.full(self._rows, every, np.bool_)
+            for part in checked.parts:
+                mask = self._mask(part)
+                if mask is None:
+                    return None
+                whole = whole & mask if every else whole | mask
+            return whole
+        if isinstance(checked, Equal) and checked.key in ("id", "root", "source"):
+            values = [value for value in checked.values if isinstance(value, str)]
+            if checked.key == "id":
+                found = self._rows_of("id", [id_key(value) for value in values])
+                return _mask([row for rows in found for row in rows], self._rows)
+            hashes = np.array([name_hash(value) for value in values], np.uint64)
+            return np.isin(self._records()[checked.key], hashes)
+        field = self._field(checked.key)
+        return None if field is None else field.mask(checked)
+
+    def _field(self, key: str) -> Field | None:
+        """Returns the values of a field in all rows; None for one with very many."""
+        if key in ("id", "text", "source"):
+            return None
+        name = Field.name_of(key)
+        if name not in self._fields:
+            if len(self._fields) >= _KEPT:
+                self._fields.clear()
+            self._fields[name] = Field(key)
+        field = self._fields[name]
+        if field.rows < self._rows and not field.is_full:
+            alive = self._alive[field.rows : self._rows]
+            payloads = self._payloads((np.flatnonzero(alive) + field.rows).tolist(), texts=False)
+            field.extend(
+                (next(payloads) if stored else None for stored in alive.tolist()), len(alive)
+            )
+        return None if field.is_full else field
+
+    def _read_matching(self, checked: Plan) -> NDArray[np.intp]:
+        rows = np.flatnonzero(self._alive[: self._rows])
+        payloads = self._payloads(
+            rows.tolist(), texts=_reads_text(checked), needles=_needles(checked)
+        )
+        fits = (payload is not None and matches(payload, checked) for payload in payloads)
+        return rows[np.fromiter(fits, np.bool_, len(rows))]
+
+    def _stored(self, rows: Sequence[int], with_vectors: bool) -> list[StoredPassage]:
+        found = [
+            StoredPassage(to_passage(payload, self.path), to_version(payload))
+            for payload in self._payloads(rows)
+        ]
+        if with_vectors:
+            at = [i for i, row in enumerate(rows) if self._vectored[row]]
+            for i, vector in zip(at, self._sound_vectors([rows[i] for i in at]), strict=True):
+                found[i] = replace(found[i], vector=vector)
+        return found
+
+    def _payloads(
+        self,
+        rows: Sequence[int],
+        records: NDArray[np.void] | None = None,
+        held: memoryview | None = None,
+        *,
+        texts: bool = True,
+        needles: Sequence[bytes] | None = None,
+    ) -> Iterator[Any]:
+        """Yields the payloads of rows, checked; without their text if it is not wanted.
+
+        None stands for a payload whose head has none of the needles, if there are any.
+        """
+        if not rows:
+            return
+        part = (self._records() if records is None else records)[rows]
+        held = self._files.texts.view(self._texts) if held is None else held
+        fields = ("at", "head", "head_sum", "text", "text_sum")
+        for at, head, head_sum, text, text_sum in zip(
+            *(part[name].tolist() for name in fields), strict=True
+        ):
+            data = held[at : at + head]
+            if zlib.crc32(data) != head_sum:
+                raise self._broken(self._files.texts.path)
+            found = bytes(data)
+            if needles is not None and not any(needle in found for needle in needles):
+                yield None
+                continue
+            payload: dict[str, Any] = json.loads(found)
+            if texts:
+                data = held[at + head : at + head + text]
+                if zlib.crc32(data) != text_sum:
+                    raise self._broken(self._files.texts.path)
+                payload["text"] = from_text(bytes(data))
+            yield payload
+
+    def _sound_vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """Yields the vectors of rows, checked."""
+        if not rows:
+            return
+        wanted = self._records()["vector_sum"][rows].tolist()
+        for vector, summed in zip(self._vectors()[rows], wanted, strict=True):
+            if zlib.crc32(vector.data) != summed:
+                raise self._broken(self._files.vectors.path)
+            yield vector
+
+
+def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int = 0) -> None:
+    """Makes the files of an empty store, and commits them.
+
+    Args:
+        path: The store's folder.
+        manifest: What the store is made with.
+        generation: Of the files.
+        commit: What the state counts.
+
+    Raises:
+        StoreWriteError: They cannot be made.
+    """
+    try:
+        files = Files(path, generation, manifest.dimension, writable=True, create=True)
+    except FileNotFoundError as error:
+        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        for column in files.all:
+            column.sync()
+    finally:
+        files.close()
+    State(commit=commit, generation=generation, manifest=manifest.to_json()).write(path)
+
+
+def write_words(
+    store: Path, generation: int, number: int, postings: Postings, *, level: int
+) -> _Words:
+    """Writes a file of words; it belongs to the store once a state names it.
+
+    Args:
+        store: The store's folder.
+        generation: The files it belongs to.
+        number: Its own.
+        postings: What it holds.
+        level: How often they were merged.
+
+    Raises:
+        StoreWriteError: The disk is full or cannot be written.
+    """
+    path = store / f"words.{generation}.{number}"
+    data = postings.to_bytes()
+    try:
+        column = Column(path, 1, writable=True, create=True)
+    except FileNotFoundError as error:
+        raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
+    try:
+        column.write(0, data)
+        column.sync()
+        held = Postings.read(column.view(len(data)), path)  # mapped: it need not stay in memory
+    except StoreError:
+        with suppress(OSError):
+            path.unlink()
+        raise
+    finally:
+        column.close()
+    run = Run(number, level, len(postings.rows), len(data), zlib.crc32(data))
+    return _Words(path, run, held)
+
+
+def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns vectors of unit length; one that has it already keeps its bits, and zeros stay."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    lengths[(np.abs(lengths - 1) < 1e-6) | (lengths == 0)] = 1
+    scaled: NDArray[np.float32] = (vectors / lengths[:, None]).astype(np.float32)
+    return scaled
+
+
+def column_widths(dimension: int) -> dict[str, int]:
+    """Returns the bytes of a record of each file, by its name."""
+    widths = (ROW.itemsize, 1, 4 * dimension, 8 * words_of(dimension), DROPPED.itemsize)
+    return dict(zip(_COLUMNS, widths, strict=True))
+
+
+def _counts(committed: State) -> tuple[int, ...]:
+    rows = committed.rows
+    return rows, committed.texts, rows, rows, committed.dropped
+
+
+def same_space(kept: str, manifest: Manifest) -> bool:
+    """Whether two manifests agree on all but where the model is, which a user may set right."""
+    try:
+        other = Manifest.parse(kept, where=state.FILE_NAME)
+    except StoreError:
+        return False
+    return replace(other, model=manifest.model) == manifest
+
+
+def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
+    """Returns which neighbors may become one file of words, as (first, one past the last)."""
+    groups: list[tuple[int, int]] = []
+    size = 0
+    for at, run in enumerate(runs):
+        if groups and size + run.postings <= MOST_POSTINGS:
+            groups[-1] = groups[-1][0], at + 1
+            size += run.postings
+        else:
+            groups.append((at, at + 1))
+            size = run.postings
+    return groups
+
+
+def _best(
+    records: NDArray[np.void], rows: NDArray[np.intp], values: NDArray[np.float64], limit: int
+) -> list[tuple[int, int, float]]:
+    """Returns the best as (UUID as a number, row, score); equal scores in the order of UUIDs."""
+    if len(rows) > limit:
+        least = np.partition(values, len(values) - limit)[len(values) - limit]
+        kept = values >= least
+        rows, values = rows[kept], values[kept]
+    ids = records["id"][rows]
+    order = np.lexsort((ids[:, 1], ids[:, 0], -values))[:limit]
+    return [
+        ((high << 64) | low, row, value)
+        for (high, low), row, value in zip(
+            ids[order].tolist(), rows[order].tolist(), values[order].tolist(), strict=True
+        )
+    ]
+
+
+def _mask(rows: Sequence[int] | NDArray[np.intp], count: int) -> NDArray[np.bool_]:
+    mask = np.zeros(count, np.bool_)
+    mask[np.asarray(rows, np.intp)] = True
+    return mask
+
+
+def _grown(flags: NDArray[np.bool_], count: int, value: bool) -> NDArray[np.bool_]:
+    """Returns the array with room for ``count``; what is new has this value."""
+    if count <= len(flags):
+        return flags
+    grown = np.full(max(count, len(flags) * 5 // 4), value, np.bool_)
+    grown[: len(flags)] = flags
+    return grown
+
+
+def _taken(data: memoryview, rows: NDArray[np.intp], width: int) -> bytes:
+    return np.frombuffer(data, np.uint8).reshape(-1, width)[rows].tobytes()
+
+
+def _needles(checked: Plan) -> Sequence[bytes] | None:
+    """Returns bytes of which a head must have one so that its passage can match; None: any can."""
+    if isinstance(checked, Equal) and checked.key != "text":
+        if all(isinstance(value, str) for value in checked.values):
+            return [json.dumps(value).encode() for value in checked.values]
+        return _named(checked.key)
+    if isinstance(checked, Within) and checked.key != "text":
+        return _named(checked.key)
+    if isinstance(checked, Every):
+        known = (_needles(part) for part in checked.parts)
+        return next((needles for needles in known if needles is not None), None)
+    if isinstance(checked, Some):
+        parts = [_needles(part) for part in checked.parts]
+        known_parts = [part for part in parts if part is not None]
+        if len(known_parts) == len(parts):
+            return [needle for part in known_parts for needle in part]
+    return None
+
+
+def _named(key: str) -> Sequence[bytes]:
+    return [json.dumps(key.rpartition(".")[2].removesuffix("[]")).encode()]
+
+
+def _reads_text(checked: Plan) -> bool:
+    if isinstance(checked, (Every, Some)):
+        return any(_reads_text(part) for part in checked.parts)
+    return _reads_text(checked.part) if isinstance(checked, Negated) else checked.key == "text"

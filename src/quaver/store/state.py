@@ -1,0 +1,120 @@
+"""state.json: what of a store's files is committed.
+
+Whoever reads it knows the whole store: how many records of each file count, and which files belong to
+it. A new one replaces it by a rename, when all that it tells of is on the disk. So a reader needs no
+lock, and a killed writer leaves the store as the last rename left it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from quaver.errors import StoreError
+from quaver.store.column import write_whole
+
+FILE_NAME = "state.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A file of words; see ``words``.
+
+    Attributes:
+        number: It is ``words.GENERATION.NUMBER``.
+        level: How often its postings were merged.
+        postings: How many it holds.
+        size: Its bytes.
+        sum: CRC-32 of its bytes.
+    """
+
+    number: int
+    level: int
+    postings: int
+    size: int
+    sum: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What is committed.
+
+    Attributes:
+        commit: Counts the commits.
+        generation: Of the files; a new one when they are written anew.
+        rows: Committed records of rows, vectors and sketches.
+        texts: Committed bytes of texts.
+        dropped: Committed records of dropped.
+        rows_sum: CRC-32 of the committed rows.
+        dropped_sum: CRC-32 of the committed dropped.
+        runs: The files of words.
+        next_run: The number that the next one gets.
+        manifest: The manifest as JSON text, a second copy of it.
+    """
+
+    commit: int = 0
+    generation: int = 1
+    rows: int = 0
+    texts: int = 0
+    dropped: int = 0
+    rows_sum: int = 0
+    dropped_sum: int = 0
+    runs: tuple[Run, ...] = field(default=())
+    next_run: int = 1
+    manifest: str = ""
+
+    def write(self, store: Path) -> None:
+        """Commits: replaces the file by this.
+
+        Args:
+            store: The store's folder.
+
+        Raises:
+            StoreWriteError: Writing failed; the state before stays.
+        """
+        content = json.dumps(asdict(self), sort_keys=True)
+        written = {"state": content, "sum": zlib.crc32(content.encode())}
+        write_whole(store / FILE_NAME, json.dumps(written).encode())
+
+    @classmethod
+    def read(cls, store: Path) -> State:
+        """Reads what is committed.
+
+        Args:
+            store: The store's folder.
+
+        Returns:
+            The state.
+
+        Raises:
+            StoreError: The file is missing or broken.
+        """
+        path = store / FILE_NAME
+        try:
+            written = json.loads(path.read_bytes())
+            content = written["state"]
+            if zlib.crc32(content.encode()) != written["sum"]:
+                raise ValueError("its sum does not fit")
+            fields = json.loads(content)
+            runs = tuple(Run(**run) for run in fields.pop("runs"))
+            return replace(_checked(cls(**fields)), runs=runs)
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {path}: {error.strerror}; `quaver check --repair` makes it anew"
+            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise StoreError(
+                f"{path} is broken: {error}; `quaver check --repair` makes it anew"
+            ) from error
+
+
+def _checked(state: State) -> State:
+    values: dict[str, Any] = asdict(state)
+    for name, value in values.items():
+        kind = {"runs": tuple, "manifest": str}.get(name, int)
+        if not isinstance(value, kind) or (kind is int and value < 0):
+            raise ValueError(f"{name} is {value!r}")
+    return state

@@ -1,0 +1,186 @@
+"""Words: which passages hold a term, and with which weight; in files that never change.
+
+What was written since the last commit becomes a run: its terms in ascending order, and for each the
+rows of the passages that hold it, ascending, with their weights. Runs of the same size are merged, as
+in any log-structured merge tree, so that there are few, and none is so large that merging it takes
+much memory.
+
+    file: T, P            two uint64: terms, postings
+          ends            uint64 (T,): where the postings of each term end
+          terms           uint32 (T,), ascending
+          rows            uint32 (P,)
+          weights         float32 (P,)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import StoreError
+
+MOST_POSTINGS = 4 << 20
+"""Postings of a run, about: to merge them takes some 30 bytes for each."""
+
+FAN = 8
+"""How many runs of a level become one of the next."""
+
+
+@dataclass(frozen=True)
+class Postings:
+    """The postings of some passages.
+
+    Attributes:
+        terms: uint32 (T,), ascending, each once.
+        ends: uint64 (T,): where the postings of each term end.
+        rows: uint32 (P,): rows of passages.
+        weights: float32 (P,).
+    """
+
+    terms: NDArray[np.uint32]
+    ends: NDArray[np.uint64]
+    rows: NDArray[np.uint32]
+    weights: NDArray[np.float32]
+
+    @classmethod
+    def of(
+        cls,
+        terms: NDArray[np.uint32],
+        rows: NDArray[np.uint32],
+        weights: NDArray[np.float32],
+    ) -> Postings:
+        """Orders postings.
+
+        Args:
+            terms: uint32 (P,): the term of each posting.
+            rows: uint32 (P,): the passage of each, ascending for equal terms.
+            weights: float32 (P,).
+        """
+        order = np.argsort(terms, kind="stable")
+        ordered = terms[order]
+        ends_here = np.ones(len(ordered), np.bool_)
+        ends_here[:-1] = ordered[1:] != ordered[:-1]
+        last = np.flatnonzero(ends_here)
+        return cls(ordered[last], (last + 1).astype(np.uint64), rows[order], weights[order])
+
+    @classmethod
+    def read(cls, data: memoryview, path: object) -> Postings:
+        """Reads a file; the arrays lie over its bytes.
+
+        Args:
+            data: The file's bytes.
+            path: The file, for messages.
+
+        Raises:
+            StoreError: It is broken.
+        """
+        if len(data) >= 16:
+            count, postings = (int(n) for n in np.frombuffer(data[:16], np.uint64))
+            if len(data) == 16 + 12 * count + 8 * postings:
+                cuts = [16, *(16 + 8 * count, 16 + 12 * count, 16 + 12 * count + 4 * postings)]
+                parts = [data[a:b] for a, b in pairwise([*cuts, len(data)])]
+                return cls(
+                    terms=np.frombuffer(parts[1], np.uint32),
+                    ends=np.frombuffer(parts[0], np.uint64),
+                    rows=np.frombuffer(parts[2], np.uint32),
+                    weights=np.frombuffer(parts[3], np.float32),
+                )
+        raise StoreError(f"{path} is broken; `quaver check --repair` makes it anew")
+
+    def to_bytes(self) -> bytes:
+        """Returns the file's content."""
+        head = np.array([len(self.terms), len(self.rows)], np.uint64)
+        return b"".join(
+            part.tobytes() for part in (head, self.ends, self.terms, self.rows, self.weights)
+        )
+
+    def of_term(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+        """Returns the rows of the passages that hold a term, and the weights."""
+        at = int(np.searchsorted(self.terms, np.uint32(term)))
+        if at == len(self.terms) or self.terms[at] != term:
+            return self.rows[:0], self.weights[:0]
+        first = int(self.ends[at - 1]) if at else 0
+        last = int(self.ends[at])
+        return self.rows[first:last], self.weights[first:last]
+
+    def counts(self) -> NDArray[np.int64]:
+        """Returns int64 (T,): how many postings each term has."""
+        ends = self.ends.astype(np.int64)
+        first = np.zeros_like(ends)
+        first[1:] = ends[:-1]
+        counted: NDArray[np.int64] = ends - first
+        return counted
+
+    def is_sound(self, rows: int) -> bool:
+        """Whether the parts fit each other and a store of so many rows."""
+        ends = self.ends.astype(np.int64)
+        return (
+            bool((np.diff(self.terms.astype(np.int64)) > 0).all())
+            and bool((self.counts() > 0).all())
+            and (int(ends[-1]) if len(ends) else 0) == len(self.rows)
+            and (not len(self.rows) or int(self.rows.max()) < rows)
+            and bool(np.isfinite(self.weights).all())
+        )
+
+
+def merged(
+    runs: Sequence[Postings], alive: NDArray[np.bool_], renamed: NDArray[np.uint32] | None = None
+) -> Postings:
+    """Makes one run of several.
+
+    Args:
+        runs: The runs, those with the lower rows first.
+        alive: bool (rows,): which passages are still stored; the others are left out.
+        renamed: uint32 (rows,): what to call each row instead; None: as it is.
+
+    Returns:
+        Their postings.
+    """
+    terms = np.concatenate([np.repeat(run.terms, run.counts()) for run in runs])
+    rows = np.concatenate([run.rows for run in runs])
+    weights = np.concatenate([run.weights for run in runs])
+    kept = alive[rows]
+    if not kept.all():
+        terms, rows, weights = terms[kept], rows[kept], weights[kept]
+    return Postings.of(terms, rows if renamed is None else renamed[rows], weights)
+
+
+def scores(
+    runs: Sequence[Postings], terms: Sequence[int], alive: NDArray[np.bool_], passages: int
+) -> NDArray[np.float64]:
+    """Returns the BM25 score of each passage for a question; see ``terms``.
+
+    Args:
+        runs: All runs of the store.
+        terms: The question's terms, each once.
+        alive: bool (rows,): which passages are stored.
+        passages: How many of them are.
+
+    Returns:
+        float64 (rows,); 0 where no term is held.
+
+    Raises:
+        StoreError: A run names a row that there is not.
+    """
+    total = np.zeros(len(alive), np.float64)
+    everything = bool(alive.all())
+    for term in terms:
+        found = [
+            (rows, weights) for rows, weights in (run.of_term(term) for run in runs) if len(rows)
+        ]
+        if any(int(rows.max()) >= len(alive) for rows, _ in found):
+            raise StoreError("the words of the store are broken; `quaver check --repair` mends it")
+        holding = sum(
+            len(rows) if everything else int(np.count_nonzero(alive[rows])) for rows, _ in found
+        )
+        idf = math.log(1 + (passages - holding + 0.5) / (holding + 0.5))
+        for rows, weights in found:
+            total[rows] += np.float32(idf) * weights  # a row stands once in a run
+    if not everything:
+        total[~alive] = 0
+    return total
