@@ -87,26 +87,6 @@ def store_exists(location: str | Path) -> bool:
     return str(location) != memory.LOCATION and FolderStore.exists(Path(location))
 
 
-def read_manifest(location: str | Path) -> Manifest:
-    """Returns what a store was made with, without holding it open.
-
-    Args:
-        location: As for ``create_store``.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        StoreError: There is no store, or its manifest cannot be read.
-        ImportError: A server needs the extra "qdrant".
-    """
-    if not _is_server(location):
-        return Manifest.read(Path(location))
-    store = open_store(location)
-    store.close()
-    return store.manifest
-
-
 def read_status(location: str | Path) -> StoreStatus:
     """Returns what a store holds, without its model.
 
