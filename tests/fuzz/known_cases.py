@@ -201,11 +201,43 @@ FILTERS: dict[str, Callable[[], Case]] = {
         {}, {"filter": ["and"], "text": "\ud800", "mode": "bm25", "k": 5}
     ),
 }
+
+
+# --- Stores ---
+def changed_store(part: str, change: Callable[[bytes], bytes | None]) -> Case:
+    """Return a store in which one file is changed, or gone."""
+    from target_stores import base as stored
+
+    files: dict[str, bytes | str] = dict(stored()[0])
+    (name,) = (name for name in files if name.partition(".")[0] == part)
+    content = files.pop(name)
+    assert isinstance(content, bytes)
+    if (new := change(content)) is not None:
+        files[name] = new
+    return Case(files, {"write": False}, [f"{name} changed"])
+
+
+def _flipped(content: bytes) -> bytes:
+    at = len(content) // 2
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+STORES: dict[str, Callable[[], Case]] = {
+    f"{part}: {name}": lambda part=part, change=change: changed_store(part, change)
+    for part in ("rows", "texts", "vectors", "sketches", "dropped", "state", "quaver")
+    for name, change in {
+        "a bit": _flipped,
+        "gone": lambda content: None,
+        "zeros": lambda content: bytes(len(content)),
+        "half": lambda content: content[: len(content) // 2],
+    }.items()
+}
 KNOWN_CASES = {
+    "stores": STORES,
     "folders": FOLDERS,
     "documents": DOCUMENTS,
     "patterns": PATTERNS,
     "filters": FILTERS,
 }
-PENDING = {"huge weights", "large weights"}
+PENDING: set[str] = set()
 """Names of cases that are not mended yet."""

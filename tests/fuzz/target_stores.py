@@ -255,4 +255,4 @@ def made(said: Any) -> Any:
     return {"and": And, "or": Or, "not": Not}[kind](*map(made, parts))
 
 
-TARGETS: tuple[type[Target], ...] = (Filters,)
+TARGETS: tuple[type[Target], ...] = (Stores, Filters)
