@@ -90,7 +90,7 @@ def work(build: str, model: str) -> None:
     import hashlib
 
     import quaver
-    from quaver.tokenizer import TokenBatch
+    from quaver.models.tokenizer import TokenBatch
 
     if not Path(quaver.__file__).is_relative_to(build):
         sys.exit(f"there is no build in {build}: pip install . --no-deps --target {build}")

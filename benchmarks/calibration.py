@@ -14,8 +14,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from quaver.architecture import EncoderWeights, encoder_spec, encoder_weights
-from quaver.model_folder import ModelFolder
+from quaver.models.encoder_weights import EncoderWeights
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.folder import ModelFolder
 from quaver.quantization.convert import Recipe, convert, convert_calibrated
 from quaver.quantization.loss import LossMeter
 from quaver.quantization.texts import calibration_texts

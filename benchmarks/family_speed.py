@@ -32,11 +32,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 from families import CASES, Case, cosines, make, tensors_of
 from published_forms import GteV15
-from quaver.architecture import encoder_spec, encoder_weights
-from quaver.bench.record import describe_run
-from quaver.bench.timing import take_turns
-from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch
+from quaver.engine.engine import Engine
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.tokenizer import TokenBatch
+from quaver_bench.record import describe_run
+from quaver_bench.timing import take_turns
 
 CACHE = Path("build/families")
 CALIBRATION = 2  # texts: for the time of a forward pass, not for its quality

@@ -27,10 +27,10 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from quaver import CrossEncoder, Embedder
-from quaver.bench.corpus import read_corpus
-from quaver.bench.record import describe_run
-from quaver.bench.timing import alternate, take_turns
 from quaver.integrations.shared_models import shared_cross_encoder, shared_embedder
+from quaver_bench.corpus import read_corpus
+from quaver_bench.record import describe_run
+from quaver_bench.timing import alternate, take_turns
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = REPOSITORY / "examples" / "python-docs"

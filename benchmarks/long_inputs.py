@@ -23,10 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights, NormWeights, encoder_spec
-from quaver.engine import Engine
-from quaver.linear import LinearWeights
-from quaver.tokenizer import TokenBatch
+from quaver.engine.engine import Engine
+from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.families.registry import encoder_spec
+from quaver.models.geometry import EncoderSpec
+from quaver.models.linear import LinearWeights
+from quaver.models.tokenizer import TokenBatch
 
 LENGTHS = (512, 2048, 8192)
 LEAST_SECONDS = 4.0

@@ -21,8 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from quaver.bench.models import open_model, random_model
-from quaver.bench.record import describe_run
+from quaver_bench.models import open_model, random_model
+from quaver_bench.record import describe_run
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DOCUMENTS = REPOSITORY / "examples" / "python-docs"

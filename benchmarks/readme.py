@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from quaver.bench.result import read_result
-from quaver.bench.summary import caption, summary
+from quaver_bench.result import read_result
+from quaver_bench.summary import caption, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"

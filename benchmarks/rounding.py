@@ -19,13 +19,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderSpec, EncoderWeights, encoder_spec, encoder_weights
-from quaver.int8 import quantize_weight, rounded_rows
-from quaver.linear import Linear, dequantized
-from quaver.model_folder import ModelFolder
+from quaver.models.encoder_weights import EncoderWeights
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.folder import ModelFolder
+from quaver.models.geometry import EncoderSpec
+from quaver.models.int8 import quantize_weight, rounded_rows
+from quaver.models.linear import Linear, dequantized
+from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.texts import calibration_texts
 from quaver.reference import embed, normalized, pool, run_layer
-from quaver.tokenizer import TokenBatch
 
 FloatArray = NDArray[np.float32]
 LINEARS = ("qkv", "out", "up", "down")

@@ -16,9 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from quaver.bench.engines.registry import OURS
-from quaver.bench.report import machine, table
-from quaver.bench.result import RESULTS, Result, Row, read_result
+from quaver_bench.engines.registry import OURS
+from quaver_bench.report import machine, table
+from quaver_bench.result import RESULTS, Result, Row, read_result
 
 PEER = "openvino-int8"
 BEST = ("openvino-int8-tuned", "openvino-float32-tuned", PEER, "openvino-float32")

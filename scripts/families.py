@@ -27,9 +27,9 @@ from transformers.utils import logging
 
 from published_forms import FORMS, published
 from quaver import reference
-from quaver.architecture import classifier_spec, encoder_spec, encoder_weights
-from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch
+from quaver.engine.engine import Engine
+from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
+from quaver.models.tokenizer import TokenBatch
 
 GOLDEN = Path(__file__).parent.parent / "tests" / "golden" / "families"
 LARGEST_FLOAT32_ERROR = 1e-4  # of the largest component

@@ -38,8 +38,8 @@ def passages(source: Path, model: Embedder, count: int) -> list[str]:
         The texts.
     """
     if source.is_dir():
-        from quaver.passages import read_document, scan_folder
-        from quaver.passages.split import split
+        from quaver.documents import read_document, scan_folder
+        from quaver.documents.split import split
 
         room = model.max_seq_length - model.tokenizer.special_tokens
         documents = map(read_document, scan_folder(source).files)

@@ -25,8 +25,8 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from quaver.model_files import ConfigFile, TokenizerConfigFile, checked
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.models.files import ConfigFile, TokenizerConfigFile, checked
+from quaver.models.tokenizer import TokenBatch, Tokenizer
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "tokenizers"

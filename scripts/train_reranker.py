@@ -32,9 +32,9 @@ from transformers.utils import logging
 import quaver
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.system import PairSystem, VectorSystem
+from quaver.evaluate.task import Scores, Task
+from quaver.evaluate.task_folder import TaskOptions, read_task
 from quaver.store.terms import TermAnalyzer
-from quaver.tasks.folder import Wishes, read_task
-from quaver.tasks.task import Scores, Task
 
 LENGTH = 160  # tokens of a pair
 BATCH = 16
@@ -143,7 +143,7 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable_progress_bar()
     torch.manual_seed(0)
-    learned, measured = halves(read_task(chosen.data, Wishes(kind="reranking")))
+    learned, measured = halves(read_task(chosen.data, TaskOptions(kind="reranking")))
     pairs = pairs_of(learned)
     tokenizer = AutoTokenizer.from_pretrained(chosen.base)
     model = AutoModelForSequenceClassification.from_pretrained(chosen.base, num_labels=1)

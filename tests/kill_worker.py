@@ -9,12 +9,12 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import quaver.index.embedding
+import quaver.index.update
 import quaver.store.folder
-import quaver.update.embedding
-import quaver.update.run
+from quaver.documents import Passage
 from quaver.embedder import Embedder
-from quaver.index import Index, Progress
-from quaver.passages import Passage
+from quaver.index.index import Index, UpdateProgress
 
 LOOSE = 40
 
@@ -38,8 +38,8 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
         turn: Which turn it is.
         said: Gets (what, how many) after each step.
     """
-    quaver.update.embedding.BATCH = 8  # many moments between two batches
-    quaver.update.run.FLUSH_SECONDS = 0.02 * (turn % 3)
+    quaver.index.embedding.BATCH = 8  # many moments between two batches
+    quaver.index.update.FLUSH_SECONDS = 0.02 * (turn % 3)
     embedder = Embedder.from_pretrained(model, threads=1)
     # Not only at the end of an update, but also in its middle.
     quaver.store.folder.LEAST_WASTE = 20
@@ -52,7 +52,7 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
         else Index.create(store, embedder) as index
     ):
 
-        def stored(progress: Progress) -> None:
+        def stored(progress: UpdateProgress) -> None:
             said.send(("stored", progress.passages))
 
         index.update(folder, on_progress=stored)

@@ -8,19 +8,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver.architecture import (
-    EncoderWeights,
-    RelativePositions,
-    encoder_spec,
-    encoder_weights,
-    relative_rows,
-)
 from quaver.errors import (
     ModelFolderError,
     PoolingError,
     UnsupportedArchitectureError,
     WeightsError,
 )
+from quaver.models.encoder_weights import EncoderWeights
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.geometry import RelativePositions
+from quaver.models.positions import relative_rows
 from tiny_model import tiny_config, tiny_tensors
 
 CONFIG = tiny_config()

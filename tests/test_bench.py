@@ -20,31 +20,38 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from quaver.bench import calls, clients, command, environments, start, timing
-from quaver.bench.clients import run_clients
-from quaver.bench.compare import changes, comparison
-from quaver.bench.configuration import warnings
-from quaver.bench.corpus import read_corpus
-from quaver.bench.engines.padded import PaddedEngine
-from quaver.bench.engines.quaver import static_folder
-from quaver.bench.engines.registry import FORMS, OURS, choose_forms
-from quaver.bench.environments import measure_elsewhere, part_forms
-from quaver.bench.inputs import PaddedBatch, TextSource, case_lengths, get_case, pad, padding_share
-from quaver.bench.instances import share_cpus
-from quaver.bench.models import open_model, random_model
-from quaver.bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
-from quaver.bench.quality import ndcg, read_judgements
-from quaver.bench.record import describe_run
-from quaver.bench.report import markdown, number
-from quaver.bench.result import Result, Row, read_result, rounded
-from quaver.bench.stage import Options, Stage
-from quaver.bench.summary import summary
-from quaver.bench.timing import Timing, alternate, take_turns
 from quaver.cli import app
-from quaver.cpu_settings import parse_cpus
 from quaver.embedder import Embedder
+from quaver.engine.cpu_settings import parse_cpus
 from quaver.errors import InputError, TaskError
-from quaver.tokenizer import Tokenizer
+from quaver.models.tokenizer import Tokenizer
+from quaver_bench import calls, clients, command, environments, start, timing
+from quaver_bench.clients import run_clients
+from quaver_bench.compare import changes, comparison
+from quaver_bench.configuration import warnings
+from quaver_bench.corpus import read_corpus
+from quaver_bench.engines.padded import PaddedEngine
+from quaver_bench.engines.quaver import static_folder
+from quaver_bench.engines.registry import FORMS, OURS, choose_forms
+from quaver_bench.environments import measure_elsewhere, part_forms
+from quaver_bench.inputs import (
+    PaddedBatch,
+    TextSource,
+    case_lengths,
+    get_case,
+    pad,
+    padding_share,
+)
+from quaver_bench.instances import share_cpus
+from quaver_bench.models import open_model, random_model
+from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
+from quaver_bench.quality import ndcg, read_judgements
+from quaver_bench.record import describe_run
+from quaver_bench.report import markdown, number
+from quaver_bench.result import Result, Row, read_result, rounded
+from quaver_bench.stage import Options, Stage
+from quaver_bench.summary import summary
+from quaver_bench.timing import Timing, alternate, take_turns
 
 RUNNER = CliRunner()
 TEXTS = [f"the file and the list of a class in python {i} error" for i in range(300)]
@@ -224,7 +231,7 @@ def test_a_padded_engine_gives_rows_in_the_order_of_the_texts(tiny_folder: Path)
 
 
 def calls_setup(model: Any) -> Any:
-    from quaver.bench.engines import Setup
+    from quaver_bench.engines import Setup
 
     return Setup(model, 1, 64, ())
 
@@ -266,7 +273,7 @@ def test_a_corpus_gives_each_text_once(tmp_path: Path, tiny_folder: Path) -> Non
 def test_a_shape_with_random_weights_opens_like_any_model(
     tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from quaver.bench import models
+    from quaver_bench import models
 
     small = replace(models.SHAPES["small"], hidden=64, layers=2, heads=2)
     monkeypatch.setitem(models.SHAPES, "small", small)
@@ -315,7 +322,7 @@ def test_graphs_calibrated_with_other_texts_are_others(
             path.touch()
             return path
 
-    function = getattr(import_module(f"quaver.bench.engines.{engine}"), make)
+    function = getattr(import_module(f"quaver_bench.engines.{engine}"), make)
     setups = [replace(calls_setup(Made()), calibration=ids) for ids, _ in CALIBRATED]
     assert len({function(setup) for setup in setups}) == 2
     assert function(setups[0]) == function(replace(setups[0], threads=2))
@@ -612,7 +619,7 @@ def many_cases() -> Result:
 
 def test_plots_are_drawn_from_a_stored_result_the_same_each_time(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from quaver.bench.plots import write_plots
+    from quaver_bench.plots import write_plots
 
     first = write_plots(many_cases(), tmp_path)
     assert {path.name for path in first} == {
@@ -630,7 +637,7 @@ def test_plots_are_drawn_from_a_stored_result_the_same_each_time(tmp_path: Path)
 
 def test_engines_of_another_environment_are_drawn_by_their_ratio() -> None:
     """Quaver took 2 ms here; there, where everything took longer, IPEX took three times as long."""
-    from quaver.bench.plots import _matched
+    from quaver_bench.plots import _matched
 
     there = latency("ipex-int8", 9.0, 3.0)
     there.settings["environment"] = "ipex"
@@ -642,7 +649,7 @@ def test_engines_of_another_environment_are_drawn_by_their_ratio() -> None:
 
 def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from quaver.bench.plots import write_plots
+    from quaver_bench.plots import write_plots
 
     result = many_cases()
     later = stored()
@@ -656,7 +663,7 @@ def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
 
 def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from quaver.bench.plots import write_plots
+    from quaver_bench.plots import write_plots
 
     assert write_plots(stored(), tmp_path) == []
 
@@ -926,7 +933,7 @@ def test_results_are_not_overwritten_unless_one_says_so(
 
 def test_plots_of_what_is_no_longer_there_are_removed(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from quaver.bench.plots import write_plots
+    from quaver_bench.plots import write_plots
 
     assert len(write_plots(many_cases(), tmp_path)) == 6
     other = tmp_path / "other.png"

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quaver.bench.engines import CannotRunError, Setup
-from quaver.bench.engines.llamacpp import Batch, LlamaEngine, _write, pack
-from quaver.bench.engines.quaver import QuaverEngine
-from quaver.bench.inputs import TextSource
-from quaver.bench.models import open_model
+from quaver_bench.engines import CannotRunError, Setup
+from quaver_bench.engines.llamacpp import Batch, LlamaEngine, _write, pack
+from quaver_bench.engines.quaver import QuaverEngine
+from quaver_bench.inputs import TextSource
+from quaver_bench.models import open_model
 from tiny_model import write_tiny_model
 
 TEXTS = [f"the file and the list of a class in python {i} error" for i in range(300)]

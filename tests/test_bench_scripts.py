@@ -11,9 +11,9 @@ from types import ModuleType
 
 import pytest
 
-from quaver.bench.engines.registry import OURS
-from quaver.bench.record import describe_run
-from quaver.bench.result import Result, Row
+from quaver_bench.engines.registry import OURS
+from quaver_bench.record import describe_run
+from quaver_bench.result import Result, Row
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from quaver.cli import app
+from quaver.documents import Failure, Passage
 from quaver.embedder import Embedder
 from quaver.errors import (
     InputError,
@@ -27,8 +28,7 @@ from quaver.errors import (
     StoreMismatchError,
     StoreNotFoundError,
 )
-from quaver.index import Index
-from quaver.passages import Failure, Passage
+from quaver.index.index import Index
 from quaver.store import Compare, FileVersion, Manifest
 from quaver.store import folder as folder_module
 from quaver.store import nearest as nearest_module

@@ -22,9 +22,9 @@ PRELUDE = """
 import os, signal, sys, threading, time
 sys.path.insert(0, {tests!r})
 import numpy as np
-from quaver.architecture import encoder_spec, encoder_weights
+from quaver.models import encoder_spec, encoder_weights
 from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch
+from quaver.models.tokenizer import TokenBatch
 from tiny_model import tiny_config, tiny_tensors
 
 def make(hidden=64, layers=2, positions=64, threads=2):

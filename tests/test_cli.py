@@ -28,10 +28,10 @@ import quaver
 from quaver import CrossEncoder, cli
 from quaver.cli.app import ORDER
 from quaver.cli.search_options import parsed_filter
+from quaver.cli.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from quaver.embedder import Embedder
-from quaver.index import Index, Progress
+from quaver.index.index import Index, Progress
 from quaver.store import And, Compare
-from quaver.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver"]
@@ -447,7 +447,7 @@ def test_without_a_terminal_a_line_now_and_then(
 ) -> None:
     for i in range(60):
         (folder / f"{i}.txt").write_text(f"file {i} of many. " * 100)
-    monkeypatch.setattr("quaver.terminal.LINE_SECONDS", 0.05)
+    monkeypatch.setattr("quaver.cli.terminal.LINE_SECONDS", 0.05)
     _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
     lines = errors.splitlines()
     assert lines

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from quaver.passages.counting import SpanCounter
-from quaver.tokenizer import Tokenizer
+from quaver.documents.counting import SpanCounter
+from quaver.models.tokenizer import Tokenizer
 
 SAMPLES = Path(__file__).parent.parent / "examples" / "python-docs"
 

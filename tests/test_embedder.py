@@ -15,7 +15,6 @@ import pyarrow
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quaver.architecture import encoder_spec, encoder_weights
 from quaver.embedder import Embedder
 from quaver.errors import (
     EngineError,
@@ -24,6 +23,7 @@ from quaver.errors import (
     TokenizerError,
     UnsupportedArchitectureError,
 )
+from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.reference import encode as reference_encode
 from tiny_model import (
     tiny_config,
@@ -143,7 +143,7 @@ def test_more_texts_than_are_tokenized_at_once(
 ) -> None:
     texts = [f"file {i}" for i in range(20)]
     expected = int8.encode(texts)
-    monkeypatch.setattr("quaver.pipeline._TEXTS_AT_ONCE", 3)
+    monkeypatch.setattr("quaver.engine.batches._TEXTS_AT_ONCE", 3)
     assert np.array_equal(int8.encode(texts), expected)
 
 

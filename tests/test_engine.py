@@ -14,14 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quaver.architecture import (
-    DenseStep,
-    EncoderSpec,
-    EncoderWeights,
-    encoder_spec,
-    encoder_weights,
-)
-from quaver.engine import PRECISIONS, Engine, Precision
+from quaver.engine.engine import PRECISIONS, Engine, Precision
+from quaver.engine.machine import instruction_sets
 from quaver.errors import (
     EngineError,
     InputError,
@@ -29,10 +23,13 @@ from quaver.errors import (
     TokenRangeError,
     UnsupportedArchitectureError,
 )
-from quaver.linear import LinearWeights
-from quaver.machine import instruction_sets
+from quaver.models.encoder_weights import EncoderWeights
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.geometry import EncoderSpec
+from quaver.models.head import DenseStep
+from quaver.models.linear import LinearWeights
+from quaver.models.tokenizer import TokenBatch
 from quaver.reference import encode as reference_encode
-from quaver.tokenizer import TokenBatch
 from tiny_model import tiny_config, tiny_tensors
 
 ISAS = [name for name, available in instruction_sets().items() if available]

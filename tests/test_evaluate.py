@@ -17,7 +17,7 @@ from quaver.evaluate import (
     PairSystem,
     Task,
     VectorSystem,
-    Wishes,
+    TaskOptions,
     compare,
     find_folders,
     read_task,
@@ -31,7 +31,7 @@ from quaver.evaluate.report import OtherResult
 from quaver.evaluate.statistics import paired_difference
 from quaver.evaluate.system import IndexSystem
 from quaver.evaluate.table import fidelity_table, loss_table, markdown_report, percent
-from quaver.tasks.task import KINDS, Scores
+from quaver.evaluate.task import KINDS, Scores
 from task_folder import CORPUS, POOLS, QRELS, QUERIES, write_lines, write_task
 
 
@@ -49,12 +49,12 @@ def test_task_json_or_the_caller_says_what_zeros_mean(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "pools", qrels=POOLS)
     with pytest.raises(TaskError, match=r"3 judgements have score 0.*--kind pools=reranking"):
         read_task(folder)
-    assert read_task(folder, Wishes(kind="retrieval")).kind == "retrieval"
+    assert read_task(folder, TaskOptions(kind="retrieval")).kind == "retrieval"
     (folder / "task.json").write_text('{"kind": "reranking", "relevance": 2}')
     task = read_task(folder)
     assert (task.kind, task.relevance, task.metric) == ("reranking", 2, "MAP")
     assert list(task.queries) == ["q2", "q3"]  # q1 has nothing from score 2 on
-    assert read_task(folder, Wishes(relevance=1)).relevance == 1
+    assert read_task(folder, TaskOptions(relevance=1)).relevance == 1
 
 
 def test_several_files_of_judgements(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_several_files_of_judgements(tmp_path: Path) -> None:
     write_task(folder, name="hard", qrels={"q1": {"d1": 1}})
     with pytest.raises(TaskError, match=r"--qrels two=NAME with one of dev, hard"):
         read_task(folder)
-    assert list(read_task(folder, Wishes(qrels="hard")).queries) == ["q1"]
+    assert list(read_task(folder, TaskOptions(qrels="hard")).queries) == ["q1"]
     write_task(folder, name="test")
     assert read_task(folder).source.endswith("test.tsv")
 
@@ -71,7 +71,7 @@ def test_several_files_of_judgements(tmp_path: Path) -> None:
 def test_trec_judgements_without_headings(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "trec")
     (folder / "qrels" / "test.tsv").write_text("q1\t0\td1\t1\nq2\t0\td2\t-1\nq2\t0\td4\t2\n")
-    task = read_task(folder, Wishes(kind="retrieval"))
+    task = read_task(folder, TaskOptions(kind="retrieval"))
     assert task.judgements == {"q1": {"d1": 1}, "q2": {"d2": -1, "d4": 2}}
 
 
@@ -128,7 +128,7 @@ def test_judgements_that_point_nowhere_are_counted(tmp_path: Path) -> None:
     none = {"q1": {"d1": 2, "d2": 0}, "q3": {"d3": 1}}
     folder = write_task(tmp_path / "none", qrels=none)
     with pytest.raises(TaskError, match=r"none of 3 judgements has a score of 3 or more"):
-        read_task(folder, Wishes(kind="reranking", relevance=3))
+        read_task(folder, TaskOptions(kind="reranking", relevance=3))
 
 
 # --- Metrics --------------------------------------------------------------------------------------
@@ -403,7 +403,7 @@ def test_an_index_finds_what_exact_search_finds(tiny_folder: Path, tmp_path: Pat
     near = report.fidelity("index")
     assert near is not None
     assert (near.overlap_10, near.same_first) == (1, 1)
-    pool = read_task(write_task(tmp_path / "pool", qrels=POOLS), Wishes(kind="reranking"))
+    pool = read_task(write_task(tmp_path / "pool", qrels=POOLS), TaskOptions(kind="reranking"))
     with pytest.raises(TaskError, match="leave --store out"):
         IndexSystem("index", model).measure(pool)
 

@@ -17,9 +17,10 @@ import pytest
 from numpy.typing import NDArray
 
 from quaver import reference
-from quaver.architecture import POOLINGS, classifier_spec, encoder_spec, encoder_weights
-from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch
+from quaver.engine.engine import Engine
+from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
+from quaver.models.geometry import POOLINGS
+from quaver.models.tokenizer import TokenBatch
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
 FAMILIES = sorted(path.stem for path in GOLDEN.glob("*.npz"))

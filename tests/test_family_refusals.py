@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import quaver
-from quaver.architecture import classifier_spec, encoder_spec, encoder_weights
 from quaver.errors import UnsupportedArchitectureError
+from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
 
 GOLDEN = Path(__file__).parent / "golden" / "families"
 

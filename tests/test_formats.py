@@ -28,11 +28,18 @@ from documents import (
     write_xlsx,
     write_zip,
 )
+from quaver.documents import (
+    Converter,
+    Document,
+    Selection,
+    read_document,
+    scan_folder,
+    split,
+)
+from quaver.documents.formats import FORMATS, PACKED, SUPPORTED_ENDINGS
+from quaver.documents.limits import LIMITS
+from quaver.documents.recognize import ending_for
 from quaver.errors import DocumentError
-from quaver.passages import Converter, Document, Selection, read_document, scan_folder, split
-from quaver.passages.formats import FORMATS, PACKED, SUPPORTED_ENDINGS
-from quaver.passages.limits import LIMITS
-from quaver.passages.recognize import ending_for
 from quaver.store import Manifest
 from quaver.store.memory import MemoryStore
 

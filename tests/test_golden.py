@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver.architecture import encoder_spec, encoder_weights
 from quaver.embedder import Embedder
-from quaver.engine import Precision
-from quaver.model_folder import ModelFolder
+from quaver.engine.engine import Precision
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.folder import ModelFolder
 from quaver.reference import encode as reference_encode
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -24,11 +24,11 @@ from documents import (
     write_xlsx,
     write_zip,
 )
+from quaver.documents import Converter, Document, read_document, scan_folder
+from quaver.documents.limits import LIMITS
+from quaver.documents.patterns import Patterns
+from quaver.documents.read import Unread, read_bytes, read_documents
 from quaver.errors import DocumentError
-from quaver.passages import Converter, Document, read_document, scan_folder
-from quaver.passages.limits import LIMITS
-from quaver.passages.patterns import Patterns
-from quaver.passages.read import Unread, read_bytes, read_documents
 
 WHOLE = {
     ".pdf": lambda: write_pdf([["# Tea", *["a line of text"] * 20]] * 4),
@@ -205,8 +205,8 @@ def test_every_format_is_read_in_the_worker(
     def here(ending: str, content: bytes) -> None:
         raise AssertionError("read in the main process")
 
-    monkeypatch.setattr("quaver.passages.formats.convert", here)
-    monkeypatch.setattr("quaver.passages.worker.convert", here)
+    monkeypatch.setattr("quaver.documents.formats.convert", here)
+    monkeypatch.setattr("quaver.documents.worker.convert", here)
     for ending in (".txt", ".md", ".rst", ".html", ".csv", ".json", ".py"):
         path = tmp_path / f"a{ending}"
         path.write_text("[]")

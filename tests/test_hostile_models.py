@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from quaver import model_files
-from quaver.architecture import MAX_LENGTH, encoder_spec
 from quaver.embedder import Embedder
 from quaver.errors import ModelError, ModelFolderError, TokenizerError
-from quaver.model_folder import ModelFolder
-from quaver.ranker import CrossEncoder
-from quaver.tokenizer import Tokenizer
+from quaver.models import files as model_files
+from quaver.models.families.registry import encoder_spec
+from quaver.models.folder import ModelFolder
+from quaver.models.geometry import MAX_LENGTH
+from quaver.models.tokenizer import Tokenizer
+from quaver.reranker import CrossEncoder
 from test_family_refusals import config_of
 from tiny_model import tiny_tokenizer, write_json, write_tiny_cross_encoder, write_tiny_model
 

@@ -11,8 +11,8 @@ from huggingface_hub import errors as hub_errors
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError, ModelNotFoundError
-from quaver.hub import find_folder
-from quaver.ranker import CrossEncoder
+from quaver.models.hub import find_folder
+from quaver.reranker import CrossEncoder
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 

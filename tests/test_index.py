@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from quaver.documents import Passage, embedded_text, read_document, split
 from quaver.embedder import Embedder
 from quaver.errors import (
     DocumentError,
@@ -20,11 +21,10 @@ from quaver.errors import (
     StoreNotFoundError,
     StoreWriteError,
 )
-from quaver.index import Index, Progress
-from quaver.passages import Passage, embedded_text, read_document, split
+from quaver.index.embedding import batches, passage_budget
+from quaver.index.index import Index, UpdateProgress
 from quaver.store import Compare
 from quaver.store.folder import FolderStore
-from quaver.update import batches, passage_budget
 from tiny_model import write_tiny_model
 
 
@@ -226,7 +226,7 @@ def test_a_file_of_many_batches_is_stored_whole(index: Index, folder: Path) -> N
 
 def test_progress_grows_to_the_end(index: Index, folder: Path) -> None:
     (folder / "bad.txt").write_bytes(b"\xff" * 100)
-    seen: list[Progress] = []
+    seen: list[UpdateProgress] = []
     report = index.update(folder, on_progress=seen.append)
     total = sum(path.stat().st_size for path in folder.rglob("*.*"))
     assert [p.bytes_done for p in seen] == sorted(p.bytes_done for p in seen)
@@ -238,7 +238,7 @@ def test_the_work_is_what_will_be_embedded(index: Index, folder: Path) -> None:
     """Neither what cannot be read nor what has no text is work, nor what is unchanged."""
     (folder / "0-bad.txt").write_bytes(b"\xff" * 100)
     (folder / "0-empty.txt").write_text(" " * 100)
-    seen: list[Progress] = []
+    seen: list[UpdateProgress] = []
     index.update(folder, on_progress=seen.append)
     readable = sum(p.stat().st_size for p in folder.rglob("*.*") if not p.name.startswith("0-"))
     assert (seen[0].work_done, seen[0].work_total) == (0, readable + 200)
@@ -257,8 +257,8 @@ def test_the_work_is_what_will_be_embedded(index: Index, folder: Path) -> None:
 def test_progress_counts_what_is_flushed(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    monkeypatch.setattr("quaver.update.run.FLUSH_SECONDS", seconds)
-    monkeypatch.setattr("quaver.update.embedding.BATCH", 4)
+    monkeypatch.setattr("quaver.index.update.FLUSH_SECONDS", seconds)
+    monkeypatch.setattr("quaver.index.embedding.BATCH", 4)
     for i in range(10):
         (folder / f"{i}.txt").write_text(f"Text {i} of the list of files.")
     written, flushed = [0], [0]
@@ -468,7 +468,7 @@ class _Stopped(BaseException):
 def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
-    monkeypatch.setattr("quaver.update.embedding.BATCH", 4)
+    monkeypatch.setattr("quaver.index.embedding.BATCH", 4)
     index.update(folder)
     (folder / "a.md").write_text("# Dict\n\nThe dict of strings.\n\nAll new.")
     (folder / "sub" / "c.rst").unlink()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from quaver.int8 import quantize_rows, quantize_weight, quantized_linear
-from quaver.linear import LinearWeights
+from quaver.models.int8 import quantize_rows, quantize_weight, quantized_linear
+from quaver.models.linear import LinearWeights
 
 SIZES = (1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 384)
 MATRICES = arrays(

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from kill_worker import LOOSE, loose_passages, work
+from quaver.documents import read_document, split
 from quaver.embedder import Embedder
-from quaver.index import Index
-from quaver.passages import read_document, split
-from quaver.update import passage_budget
+from quaver.index.embedding import passage_budget
+from quaver.index.index import Index
 
 KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "25"))
 """`make test-kill` kills a hundred times."""

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from quaver.errors import EngineError, InputError, InstructionSetError
-from quaver.machine import (
+from quaver.engine.machine import (
     available_threads,
     choose_isa,
     choose_threads,
     info,
     instruction_sets,
 )
+from quaver.errors import EngineError, InputError, InstructionSetError
 
 ISAS = [name for name, available in instruction_sets().items() if available]
 
@@ -53,7 +53,7 @@ def test_an_unknown_instruction_set_lists_those_there_are(monkeypatch: pytest.Mo
 
 def test_an_instruction_set_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = {"avx512vnni": False, "avx2": False, "scalar": True}
-    monkeypatch.setattr("quaver.machine.instruction_sets", lambda: sets)
+    monkeypatch.setattr("quaver.engine.machine.instruction_sets", lambda: sets)
     with pytest.raises(InstructionSetError, match=r"^isa='avx2' cannot run here.*: scalar$"):
         choose_isa("avx2")
     monkeypatch.setenv("QUAVER_ISA", "avx512vnni")
@@ -77,7 +77,7 @@ def test_more_threads_than_make_sense() -> None:
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity mask")
 def test_the_affinity_mask_bounds_the_threads() -> None:
     code = (
-        "import os; from quaver.machine import available_threads, choose_threads;"
+        "import os; from quaver.engine.machine import available_threads, choose_threads;"
         f"os.sched_setaffinity(0, [{min(os.sched_getaffinity(0))}]);"
         "print(available_threads(), choose_threads())"
     )
@@ -115,7 +115,7 @@ def test_the_cgroup_quota_bounds_the_threads(
     groups: str, files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {"/proc/self/cgroup": groups, **files}
-    monkeypatch.setattr("quaver.machine._read", lambda path: files.get(path, ""))
+    monkeypatch.setattr("quaver.engine.machine._read", lambda path: files.get(path, ""))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_threads() == most
 

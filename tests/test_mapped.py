@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quaver.mapped import release_pages
+from quaver.models.mapped import release_pages
 
 PAGE = 4096
 SIZE = 64 * PAGE

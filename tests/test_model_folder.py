@@ -15,7 +15,7 @@ from quaver.errors import (
     ModelNotFoundError,
     UnsupportedArchitectureError,
 )
-from quaver.model_folder import ModelFolder
+from quaver.models.folder import ModelFolder
 from tiny_model import PROMPTS, write_json, write_tiny_model
 
 

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from quaver import Embedder, ModelFolderError, UnsupportedArchitectureError, quantize
+from quaver import (
+    Embedder,
+    ModelFolderError,
+    UnsupportedArchitectureError,
+    quantize,
+)
 from tiny_model import write_json, write_tiny_model
 
 TEXTS = ["which file has the class", "", "text and data"]

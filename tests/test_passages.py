@@ -14,17 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pathspec import GitIgnoreSpec
 
+from quaver.documents import Document, Section, Selection, read_document, scan_folder
+from quaver.documents.formats import ENDINGS_SHOWN
+from quaver.documents.patterns import Patterns
+from quaver.documents.rst import _without_targets
 from quaver.errors import DocumentError, InputError
-from quaver.passages import (
-    Document,
-    Section,
-    Selection,
-    read_document,
-    scan_folder,
-)
-from quaver.passages.formats import ENDINGS_SHOWN
-from quaver.passages.patterns import Patterns
-from quaver.passages.rst import _without_targets
 
 
 def read(folder: Path, name: str, content: str | bytes) -> Document:

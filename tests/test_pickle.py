@@ -13,7 +13,7 @@ import pytest
 
 from quaver.embedder import Embedder
 from quaver.errors import ModelFolderError
-from quaver.ranker import CrossEncoder
+from quaver.reranker import CrossEncoder
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 TEXTS = ["the file", "a list of words"]

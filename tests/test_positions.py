@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from quaver import reference
-from quaver.architecture import encoder_spec, rotary_tables
-from quaver.architecture.positions import alibi_bias
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.models.families.registry import encoder_spec
+from quaver.models.positions import alibi_bias, rotary_tables
 
 THETA, HEAD_SIZE = 500_000.0, 64
 GTE: dict[str, Any] = {

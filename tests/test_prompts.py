@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from quaver import Embedder, quantize
-from quaver.prompts import known_prompts, with_prompt
-from quaver.vectors import shortened
+from quaver.engine.postprocessing import shortened
+from quaver.models.prompts import known_prompts, with_prompt
 from tiny_model import write_tiny_model
 
 BGE = "Represent this sentence for searching relevant passages: "

@@ -16,7 +16,6 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import quaver
-from quaver.architecture import encoder_spec, encoder_weights
 from quaver.errors import (
     CalibrationError,
     InputError,
@@ -25,9 +24,10 @@ from quaver.errors import (
     UnsupportedArchitectureError,
     WeightsError,
 )
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.quantization_config import is_quantized
 from quaver.quantization.convert import convert
 from quaver.quantization.folder import Words, quantized_tensors
-from quaver.quantization_config import is_quantized
 from tiny_model import (
     WORDS,
     tiny_config,

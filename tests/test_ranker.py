@@ -11,9 +11,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from quaver import BiEncoderRanker, CrossEncoder, Embedder, Ranked
-from quaver.architecture import classifier_spec, encoder_weights
-from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError, WeightsError
-from quaver.model_folder import ModelFolder
+from quaver.errors import (
+    InputError,
+    ModelFolderError,
+    UnsupportedArchitectureError,
+    WeightsError,
+)
+from quaver.models.families.registry import classifier_spec, encoder_weights
+from quaver.models.folder import ModelFolder
 from quaver.reference import encode as reference_encode
 from tiny_model import write_tiny_cross_encoder
 

@@ -19,8 +19,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver.errors import StoreClosedError, StoreError, StoreLockedError, StoreWriteError
-from quaver.passages import Passage
+from quaver.documents import Passage
+from quaver.errors import (
+    StoreClosedError,
+    StoreError,
+    StoreLockedError,
+    StoreWriteError,
+)
 from quaver.store import Compare, Manifest
 from quaver.store import folder as folder_module
 from quaver.store import nearest as nearest_module

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from quaver import reference
-from quaver.architecture import Activation, NormWeights, encoder_spec, encoder_weights
-from quaver.tokenizer import TokenBatch
+from quaver.models.encoder_weights import NormWeights
+from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.geometry import Activation
+from quaver.models.tokenizer import TokenBatch
 from tiny_model import tiny_config, tiny_tensors
 
 CONFIG = tiny_config()

@@ -8,10 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quaver import BiEncoderRanker, CrossEncoder, Embedder, Index, Passage, Ranked
+from quaver import (
+    BiEncoderRanker,
+    CrossEncoder,
+    Embedder,
+    Index,
+    Passage,
+    Ranked,
+)
+from quaver.documents import embedded_text
 from quaver.errors import InputError, ModelError, ModelNotFoundError
-from quaver.passages import embedded_text
-from quaver.reranking import load_ranker
+from quaver.index.reranking import load_ranker
 from tiny_model import write_json, write_tiny_cross_encoder, write_tiny_model
 
 QUERY = "which file has the class"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from quaver.documents import Document, Section, embedded_text, read_document, split
 from quaver.errors import InputError
-from quaver.passages import Document, Section, embedded_text, read_document, split
-from quaver.tokenizer import Tokenizer
+from quaver.models.tokenizer import Tokenizer
 
 SAMPLES = Path(__file__).parent.parent / "examples" / "python-docs"
 

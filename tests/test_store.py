@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from quaver.documents import Passage
+from quaver.documents.passage import passage_id
 from quaver.errors import (
     StoreError,
     StoreExistsError,
@@ -23,8 +25,6 @@ from quaver.errors import (
     StoreNotFoundError,
     StoreWriteError,
 )
-from quaver.passages import Passage
-from quaver.passages.passage import passage_id
 from quaver.store import FileVersion, Manifest, StoredSource
 from quaver.store.check import check_store
 from quaver.store.folder import FolderStore
@@ -287,7 +287,7 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
             """
             import sys, pathlib, uuid, numpy as np
             from quaver.errors import StoreWriteError
-            from quaver.passages import Passage
+            from quaver.documents import Passage
             from quaver.store import Manifest
             from quaver.store.folder import FolderStore
             path = pathlib.Path(sys.argv[1])
@@ -317,7 +317,7 @@ def test_a_limit_on_file_size_is_a_write_error(tmp_path: Path) -> None:
         """
         import resource, sys, pathlib, numpy as np
         from quaver.errors import StoreWriteError
-        from quaver.passages import Passage
+        from quaver.documents import Passage
         from quaver.store import Manifest
         from quaver.store.folder import FolderStore
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, resource.RLIM_INFINITY))

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
+from quaver.documents import Passage
+from quaver.documents.passage import content_digest, passage_id
 from quaver.errors import InputError
-from quaver.passages import Passage
-from quaver.passages.passage import content_digest, passage_id
 from quaver.store import (
     And,
     Compare,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quaver.errors import InputError, TokenizerError
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.models.tokenizer import TokenBatch, Tokenizer
 from tiny_model import tiny_tokenizer, tiny_vocabulary
 
 PIECES = tiny_vocabulary()

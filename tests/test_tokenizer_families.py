@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from quaver.model_files import ConfigFile, TokenizerConfigFile, checked
-from quaver.tokenizer import TokenBatch, Tokenizer
+from quaver.models.files import ConfigFile, TokenizerConfigFile, checked
+from quaver.models.tokenizer import TokenBatch, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden" / "tokenizers"
 SETTINGS = json.loads((GOLDEN.parent / "tokenizer_settings.json").read_text(encoding="utf-8"))

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from quaver import Embedder, Index, Passage, cli
 from quaver.errors import InputError, StoreMismatchError
+from quaver.index.transfer import export_passages, import_passages
 from quaver.store import StoredPassage
 from quaver.store.location import open_store
-from quaver.transfer import export_passages, import_passages
 from tiny_model import write_tiny_model
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from quaver.engine.postprocessing import convert, similarity
 from quaver.errors import InputError
-from quaver.vectors import convert, similarity
 
 VECTORS = np.array([[3, 4, 0], [0, 0, 0], [-1, 0, 1]], np.float32)
 

@@ -11,8 +11,8 @@ import pytest
 
 from quaver import DocumentError, Embedder, Index
 from quaver.errors import StoreLockedError
-from quaver.update import UpdateReport
-from quaver.watch import watch
+from quaver.index.report import UpdateReport
+from quaver.index.watch import watch
 
 PATIENCE = 60
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from quaver.errors import ModelFolderError, WeightsError
-from quaver.weights_file import read_tensors, sample_tensors
+from quaver.models.weights_file import read_tensors, sample_tensors
 from tiny_model import write_json
 
 VALUES = np.array([[1.5, -2.25, 0.0], [3e-3, 1e4, -0.5]], np.float32)

@@ -31,7 +31,7 @@ from corpus import finish, memory, questions, write_folder
 from safetensors.numpy import load_file, save_file
 
 from quaver import Embedder, Index
-from quaver.update import Progress
+from quaver.index.report import Progress
 
 _LATER_LAYER = re.compile(r"encoder\.layer\.[1-9]")
 

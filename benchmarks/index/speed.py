@@ -26,8 +26,8 @@ from corpus import finish, memory, write_folder
 from numpy.typing import NDArray
 
 from quaver import Embedder, Index
-from quaver.engine import Engine
-from quaver.tokenizer import TokenBatch
+from quaver.engine.engine import Engine
+from quaver.models.tokenizer import TokenBatch
 
 _AGAIN = 24
 

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import quaver
-from quaver.transfer import export_passages, import_passages
+from quaver.index.transfer import export_passages, import_passages
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"

@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import quaver
-from quaver.watch import watch
+from quaver.index.watch import watch
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"

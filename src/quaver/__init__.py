@@ -35,12 +35,12 @@ from quaver.errors import (
 
 if TYPE_CHECKING:
     from quaver.answers import Answer, ChatModel, ask
+    from quaver.documents import Passage
     from quaver.embedder import Embedder
+    from quaver.engine import info
     from quaver.index import Index
-    from quaver.machine import info
-    from quaver.passages import Passage
     from quaver.quantization import QuantizationReport, quantize
-    from quaver.ranker import BiEncoderRanker, CrossEncoder, Ranked
+    from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked
     from quaver.store import Hit
 
 __version__ = metadata.version("quaver")
@@ -48,17 +48,17 @@ __version__ = metadata.version("quaver")
 # Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
 _HOMES = {
     "Answer": "quaver.answers",
-    "BiEncoderRanker": "quaver.ranker",
+    "BiEncoderRanker": "quaver.reranker",
     "ChatModel": "quaver.answers",
-    "CrossEncoder": "quaver.ranker",
+    "CrossEncoder": "quaver.reranker",
     "Embedder": "quaver.embedder",
     "Hit": "quaver.store",
     "Index": "quaver.index",
-    "Passage": "quaver.passages",
-    "Ranked": "quaver.ranker",
+    "Passage": "quaver.documents",
+    "Ranked": "quaver.reranker",
     "QuantizationReport": "quaver.quantization",
     "ask": "quaver.answers",
-    "info": "quaver.machine",
+    "info": "quaver.engine",
     "quantize": "quaver.quantization",
 }
 

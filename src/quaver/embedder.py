@@ -12,36 +12,38 @@ from typing import Any, Literal, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.arguments import (
+from quaver.engine import (
     LOADING,
+    MAX_BATCH_TOKENS,
     SENTENCE_TRANSFORMERS,
+    EncodeReport,
+    LoadedModel,
+    Matrix,
+    Output,
+    Precision,
+    ShortMatrix,
+    ShortVector,
+    Vector,
+    Vectors,
     check_loaded,
     check_range,
+    convert,
+    encode_texts,
+    encode_tokens,
     explain_keywords,
+    load_model,
+    shortened,
+    similarity,
     text_list,
 )
-from quaver.engine import Precision
 from quaver.errors import ModelFolderError
-from quaver.loading import LoadedModel, load_model
-from quaver.pipeline import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
-from quaver.prompts import (
+from quaver.models import (
+    TokenBatch,
     checked_prompts,
     choose_prompt,
     document_prompt,
     query_prompt,
     with_prompt,
-)
-from quaver.tokenizer import TokenBatch
-from quaver.vectors import (
-    Matrix,
-    Output,
-    ShortMatrix,
-    ShortVector,
-    Vector,
-    Vectors,
-    convert,
-    shortened,
-    similarity,
 )
 
 __all__ = ["Embedder", "EncodeReport"]
@@ -297,7 +299,7 @@ class Embedder:
 
         Formula:
             v = pool(encoder(prompt + text))[:truncate_dim], then v / |v| if normalize; then
-            `output`, see `quaver.vectors.convert`. A text that begins with the prompt does not get
+            `output`, see `quaver.engine.postprocessing.convert`. A text that begins with the prompt does not get
             it twice.
 
         Args:
@@ -545,7 +547,7 @@ class Embedder:
     def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
         """Compare vectors by cosine, or by dot product if the model folder says so.
 
-        See `quaver.vectors.similarity` for shapes and errors.
+        See `quaver.engine.postprocessing.similarity` for shapes and errors.
         """
         return similarity(a, b, metric=self._metric)
 

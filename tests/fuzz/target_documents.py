@@ -25,8 +25,7 @@ from mutation import (
 )
 from target import BrokenPromiseError, Case, Target
 
-from quaver.errors import DocumentError
-from quaver.passages import (
+from quaver.documents import (
     SUPPORTED_ENDINGS,
     Converter,
     Document,
@@ -37,7 +36,8 @@ from quaver.passages import (
     scan_folder,
     split,
 )
-from quaver.tokenizer import Tokenizer
+from quaver.errors import DocumentError
+from quaver.models.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import documents

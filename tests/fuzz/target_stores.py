@@ -16,7 +16,7 @@ from mutation import HOSTILE, LFS, Raw, mutate_bytes, mutate_json
 from numpy.typing import NDArray
 from target import BrokenPromiseError, Case, Target
 
-from quaver.passages import Passage
+from quaver.documents import Passage
 from quaver.store import And, Compare, FileVersion, Manifest, Not, Or
 from quaver.store.location import create_store, open_store
 from quaver.store.memory import MemoryStore

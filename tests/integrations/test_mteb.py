@@ -17,7 +17,7 @@ from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, 
 from typer.testing import CliRunner
 
 from quaver import CrossEncoder, Embedder, InputError, TaskError, cli
-from quaver.evaluate import VectorSystem, Wishes, compare, read_task
+from quaver.evaluate import VectorSystem, TaskOptions, compare, read_task
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder, MtebSearch
 from task_folder import POOLS, write_task
@@ -91,7 +91,7 @@ def local_task(folder: Path, kind: str) -> Any:
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    ours = read_task(folder, Wishes(kind=kind))
+    ours = read_task(folder, TaskOptions(kind=kind))
 
     class Local(AbsTaskRetrieval):
         metadata = TaskMetadata(
@@ -129,7 +129,7 @@ def test_our_scores_are_mtebs_scores(encoder: MtebEncoder, tmp_path: Path, kind:
     for folder in [write_task(tmp_path / "small", qrels=POOLS)]:
         theirs = local_task(folder, kind)
         (ours,) = read_mteb(theirs)
-        local = read_task(folder, Wishes(kind=kind))
+        local = read_task(folder, TaskOptions(kind=kind))
         assert (ours.corpus, ours.queries, ours.judgements) == (
             local.corpus,
             local.queries,

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 
 from quaver.answers.chat import ChatModel
 from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
-from quaver.index import Index
-from quaver.reranking import Ranker
-from quaver.store.filters import Filter
-from quaver.store.protocol import Hit, Mode
-from quaver.store.query import CANDIDATES
+from quaver.index import Index, Ranker
+from quaver.store import CANDIDATES, Filter, Hit, Mode
 
 PASSAGES = 6
 """How many passages a model gets: some 1,500 tokens, which the smallest models can read."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from quaver.errors import InputError
-from quaver.store.protocol import Hit
+from quaver.store import Hit
 
 DEFAULT_TEMPLATE = """\
 You answer questions from passages of documents.

@@ -13,9 +13,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from quaver.answers import DEFAULT_TEMPLATE, Answer, ChatModel, Message
+from quaver.answers import DEFAULT_TEMPLATE, PASSAGES, Answer, ChatModel, Message
 from quaver.answers import ask as ask_index
-from quaver.answers.answer import PASSAGES
 from quaver.cli.app import app
 from quaver.cli.options import StoreArgument, ThreadsOption, reported_errors, stored_model
 from quaver.cli.search_options import (
@@ -26,11 +25,10 @@ from quaver.cli.search_options import (
     fields_of_none,
     parsed_filter,
 )
+from quaver.cli.terminal import harmless, place_of
 from quaver.errors import InputError
-from quaver.index import Index
-from quaver.reranking import load_ranker
-from quaver.store.query import CANDIDATES
-from quaver.terminal import harmless, place_of
+from quaver.index import Index, load_ranker
+from quaver.store import CANDIDATES
 
 
 @app.command()

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from quaver.bench.command import Wishes, compare, report, run
-from quaver.bench.result import PARTS
 from quaver.cli.app import app
 from quaver.cli.options import cache_folder, reported_errors
 from quaver.errors import InputError
+from quaver_bench.command import Wishes, compare, report, run
+from quaver_bench.result import PARTS
 
 
 @app.command()

@@ -20,9 +20,9 @@ from quaver.cli.options import (
     stored_model,
     wait_seconds,
 )
+from quaver.cli.terminal import many
 from quaver.index import Index
-from quaver.store.check import StoreCheck
-from quaver.terminal import many
+from quaver.store import StoreCheck
 
 _SHOWN = 20
 

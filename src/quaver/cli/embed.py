@@ -19,9 +19,9 @@ from quaver.cli.options import (
     choice_value,
     reported_errors,
 )
+from quaver.cli.terminal import many
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.terminal import many
 
 
 @app.command()

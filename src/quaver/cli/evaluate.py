@@ -19,11 +19,21 @@ from quaver.cli.app import app
 from quaver.cli.evaluate_output import make_folder, show_report, write_cards, write_report
 from quaver.cli.evaluated_models import Models, load_models
 from quaver.cli.options import PoolingOption, ThreadsOption, choice_value, reported_errors
+from quaver.engine import info
 from quaver.errors import InputError, TaskError
-from quaver.evaluate import EvaluationReport, Task, Wishes, compare, find_folders, read_task
-from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
-from quaver.evaluate.table import percent
-from quaver.machine import info
+from quaver.evaluate import (
+    EvaluationReport,
+    Task,
+    TaskOptions,
+    compare,
+    find_folders,
+    find_mteb,
+    has_judgements,
+    percent,
+    read_mteb,
+    read_task,
+    run_mteb,
+)
 
 LOST_TOO_MUCH = 3
 """Exit code when --max-loss does not hold: neither an error (1) nor a wrong call (2)."""
@@ -135,7 +145,7 @@ def evaluate(
             )
         judged, others = _read_tasks(
             [name for part in tasks for name in _split(part)],
-            _wishes(kind or [], qrels or [], relevance or []),
+            _task_options(kind or [], qrels or [], relevance or []),
         )
         loaded = load_models(
             models,
@@ -170,14 +180,14 @@ def evaluate(
             _hold(report, loaded.ours, bound)
 
 
-def _read_tasks(names: Sequence[str], wishes: Callable[[str], Wishes]) -> tuple[list[Task], Any]:
+def _read_tasks(names: Sequence[str], options_of: Callable[[str], TaskOptions]) -> tuple[list[Task], Any]:
     """Local folders and mteb's tasks: those with judgements, and those that mteb runs itself."""
     judged: list[Task] = []
     foreign: list[str] = []
     for name in names:
         if Path(name).is_dir() or _PATHLIKE.match(name):
             folders = find_folders(Path(name).expanduser())
-            judged += [read_task(path, wishes(path.resolve().name)) for path in folders]
+            judged += [read_task(path, options_of(path.resolve().name)) for path in folders]
         else:
             foreign.append(name)
     try:
@@ -206,10 +216,10 @@ def _split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def _wishes(
+def _task_options(
     kind: Sequence[str], qrels: Sequence[str], relevance: Sequence[str]
-) -> Callable[[str], Wishes]:
-    """Turn NAME=VALUE options into what is wished for each task."""
+) -> Callable[[str], TaskOptions]:
+    """Turn NAME=VALUE options into the options of each task."""
 
     def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
         for text in given:
@@ -226,15 +236,15 @@ def _wishes(
     def last(name: str, given: list[tuple[str, str]]) -> str | None:
         return next((v for pattern, v in reversed(given) if fnmatchcase(name, pattern)), None)
 
-    def wish(name: str) -> Wishes:
+    def options_of(name: str) -> TaskOptions:
         level = last(name, levels)
-        return Wishes(
+        return TaskOptions(
             kind=last(name, kinds),
             qrels=last(name, files),
             relevance=None if level is None else int(level),
         )
 
-    return wish
+    return options_of
 
 
 def _share(text: str) -> float:

@@ -14,19 +14,20 @@ from rich.measure import Measurement
 from rich.table import Table as Grid
 from rich.text import Text
 
+from quaver.cli.terminal import harmless
 from quaver.errors import InputError
-from quaver.evaluate import EvaluationReport
-from quaver.evaluate.model_card import is_quantized_folder, write_between
-from quaver.evaluate.plot import draw
-from quaver.evaluate.table import (
+from quaver.evaluate import (
+    EvaluationReport,
     Table,
     by_system,
     caption,
+    draw,
     fidelity_table,
+    is_quantized_folder,
     loss_table,
     markdown_report,
+    write_between,
 )
-from quaver.terminal import harmless
 
 _NAME = 12
 """Characters in a line that a task's name keeps in a narrow terminal."""

@@ -11,13 +11,19 @@ from quaver.cli.evaluated_peers import peer_systems
 from quaver.cli.options import cache_folder
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.evaluate.cache import VectorCache, quaver_key
-from quaver.evaluate.model_card import is_quantized_folder
-from quaver.evaluate.system import IndexSystem, PairSystem, System, VectorSystem
+from quaver.evaluate import (
+    IndexSystem,
+    PairSystem,
+    System,
+    VectorCache,
+    VectorSystem,
+    is_quantized_folder,
+    quaver_key,
+)
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder
-from quaver.model_folder import ModelFolder
-from quaver.ranker import CrossEncoder
-from quaver.store.protocol import Mode
+from quaver.models import ModelFolder
+from quaver.reranker import CrossEncoder
+from quaver.store import Mode
 
 Model: TypeAlias = Embedder | CrossEncoder
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.bench.engines import Engine, Setup
-from quaver.bench.engines.registry import FORMS
-from quaver.bench.models import open_model
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.evaluate.cache import VectorCache
-from quaver.evaluate.system import VectorSystem
-from quaver.prompts import query_prompt
-from quaver.quantization.texts import calibration_texts
+from quaver.evaluate import VectorCache, VectorSystem
+from quaver.models import query_prompt
+from quaver.quantization import calibration_texts
+from quaver_bench.engines import Engine, Setup
+from quaver_bench.engines.registry import FORMS
+from quaver_bench.models import open_model
 
 PEERS = {"openvino": "openvino-int8", "onnxruntime": "onnxruntime-int8-dynamic"}
 """Engine to the form that is compared: NNCF's static int8 with SmoothQuant, dynamic int8."""

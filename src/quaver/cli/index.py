@@ -36,14 +36,19 @@ from quaver.cli.search_options import (
     fields_of_none,
     parsed_filter,
 )
+from quaver.cli.terminal import (
+    ProgressDisplay,
+    many,
+    print_hits,
+    print_report,
+    progress_display,
+)
+from quaver.documents import Selection, scan_folder
 from quaver.embedder import Embedder
 from quaver.errors import DocumentError, InputError
-from quaver.index import Index, UpdateReport
-from quaver.passages import Selection, scan_folder
-from quaver.reranking import load_ranker
-from quaver.store.query import CANDIDATES
-from quaver.terminal import ProgressDisplay, many, print_hits, print_report, progress_display
-from quaver.watch import watch as follow
+from quaver.index import Index, UpdateReport, load_ranker
+from quaver.index import watch as follow
+from quaver.store import CANDIDATES
 
 
 @app.command()

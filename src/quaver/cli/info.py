@@ -12,8 +12,8 @@ from rich.text import Text
 
 from quaver.cli.app import app
 from quaver.cli.options import reported_errors
-from quaver.cpu_settings import advice, cpu_settings
-from quaver.machine import info as machine_info
+from quaver.engine import advice, cpu_settings
+from quaver.engine import info as machine_info
 
 
 @app.command()

@@ -20,7 +20,7 @@ import typer
 from quaver.embedder import Embedder
 from quaver.errors import QuaverError
 from quaver.index import load_stored_model
-from quaver.store.manifest import Manifest
+from quaver.store import Manifest
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""

@@ -12,9 +12,9 @@ import typer
 
 from quaver.cli.app import app
 from quaver.cli.options import PoolingOption, choice_value, reported_errors
+from quaver.cli.terminal import print_failures
 from quaver.quantization import QuantizationReport
 from quaver.quantization import quantize as quantize_model
-from quaver.terminal import print_failures
 
 
 class Scheme(str, Enum):

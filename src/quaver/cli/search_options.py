@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from quaver.errors import InputError
-from quaver.store.filters import And, Compare, Filter, Operator
-from quaver.store.protocol import Mode, VectorStore
+from quaver.store import And, Compare, Filter, Mode, Operator, VectorStore
 
 CountOption = Annotated[int, typer.Option("-k", help="How many passages.", min=1)]
 ModeOption = Annotated[

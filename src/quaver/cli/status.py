@@ -15,9 +15,8 @@ from rich.text import Text
 
 from quaver.cli.app import app
 from quaver.cli.options import StoreArgument, reported_errors
-from quaver.store.location import read_status
-from quaver.store.status import FolderStatus, StoreStatus
-from quaver.terminal import failure_lines, harmless, many, size
+from quaver.cli.terminal import failure_lines, harmless, many, size
+from quaver.store import FolderStatus, StoreStatus, read_status
 
 
 @app.command()

@@ -20,12 +20,11 @@ from quaver.cli.options import (
     stored_model,
     wait_seconds,
 )
+from quaver.cli.terminal import many, progress_display
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.index import Index, Progress
-from quaver.store.manifest import Manifest
-from quaver.terminal import many, progress_display
-from quaver.transfer import export_passages, import_passages
+from quaver.index import Index, Progress, export_passages, import_passages
+from quaver.store import Manifest
 
 
 @app.command("export")

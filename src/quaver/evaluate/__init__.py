@@ -1,17 +1,51 @@
 """What int8 costs: tasks with judgements, a baseline, paired statistics, a report."""
 
+from __future__ import annotations
+
+from quaver.evaluate.cache import VectorCache, quaver_key
 from quaver.evaluate.compare import compare
+from quaver.evaluate.model_card import is_quantized_folder, write_between
+from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
+from quaver.evaluate.plot import draw
 from quaver.evaluate.report import EvaluationReport
-from quaver.evaluate.system import PairSystem, VectorSystem
-from quaver.tasks import Task, Wishes, find_folders, read_task
+from quaver.evaluate.system import IndexSystem, PairSystem, System, VectorSystem
+from quaver.evaluate.table import (
+    Table,
+    by_system,
+    caption,
+    fidelity_table,
+    loss_table,
+    markdown_report,
+    percent,
+)
+from quaver.evaluate.task import Task
+from quaver.evaluate.task_folder import TaskOptions, find_folders, read_task
 
 __all__ = [
     "EvaluationReport",
+    "IndexSystem",
     "PairSystem",
+    "System",
+    "Table",
     "Task",
+    "VectorCache",
     "VectorSystem",
-    "Wishes",
+    "TaskOptions",
+    "by_system",
+    "caption",
     "compare",
+    "draw",
+    "fidelity_table",
     "find_folders",
+    "find_mteb",
+    "has_judgements",
+    "is_quantized_folder",
+    "loss_table",
+    "markdown_report",
+    "percent",
+    "quaver_key",
+    "read_mteb",
     "read_task",
+    "run_mteb",
+    "write_between",
 ]

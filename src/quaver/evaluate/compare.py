@@ -10,7 +10,7 @@ from quaver.evaluate.fidelity import nearness
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.report import EvaluationReport, OtherResult, TaskResult
 from quaver.evaluate.system import System
-from quaver.tasks.task import Task
+from quaver.evaluate.task import Task
 
 
 def compare(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from quaver.evaluate.metrics import best_documents
 from quaver.evaluate.system import Measured
-from quaver.tasks.task import Scores, Task
+from quaver.evaluate.task import Scores, Task
 
 Rows = NDArray[np.float32]
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import InputError
+from quaver.evaluate.task import Scores, Task
 from quaver.extras import needs_extra
-from quaver.tasks.task import Scores, Task
 
 
 def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:

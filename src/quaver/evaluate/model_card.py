@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from quaver.errors import InputError
-from quaver.quantization.card import MARKS
+from quaver.quantization import MARKS
 
 START, END = MARKS
 

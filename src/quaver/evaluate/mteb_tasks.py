@@ -7,8 +7,8 @@ from typing import Any
 
 from quaver.errors import TaskError
 from quaver.evaluate.report import OtherResult
+from quaver.evaluate.task import Kind, Task, checked_task
 from quaver.extras import needs_extra
-from quaver.tasks.task import Kind, Task, checked_task
 
 # mteb's main scores that are the published tables' metrics; a task with another is mteb's to score.
 _KINDS: dict[str, Kind] = {"ndcg_at_10": "retrieval", "map_at_1000": "reranking"}

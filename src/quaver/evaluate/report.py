@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quaver.evaluate.fidelity import Fidelity, Nearness, fidelity
 from quaver.evaluate.statistics import Difference, paired_difference
-from quaver.tasks.task import KINDS, METRICS, Kind, Task
+from quaver.evaluate.task import KINDS, METRICS, Kind, Task
 
 
 @dataclass(frozen=True)

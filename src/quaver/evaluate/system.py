@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.corpus_index import CorpusIndex
 from quaver.embedder import Embedder
 from quaver.errors import TaskError
 from quaver.evaluate.cache import VectorCache
-from quaver.store.protocol import Mode
-from quaver.tasks.task import Scores, Task
+from quaver.evaluate.task import Scores, Task
+from quaver.index import CorpusIndex
+from quaver.store import Mode
 
 Rows = NDArray[np.float32]
 KEPT = 100

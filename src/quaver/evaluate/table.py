@@ -9,7 +9,7 @@ from typing import Any
 from quaver.evaluate.fidelity import Cosines
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.statistics import Difference
-from quaver.tasks.task import METRICS
+from quaver.evaluate.task import METRICS
 
 
 @dataclass(frozen=True)

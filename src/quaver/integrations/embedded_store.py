@@ -12,12 +12,19 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.documents import Passage
 from quaver.errors import InputError, StoreMismatchError
-from quaver.passages import Passage
-from quaver.store import Filter, Hit, Manifest, Mode, StoredPassage, VectorStore
-from quaver.store.folder import FolderStore
-from quaver.store.memory import MemoryStore
-from quaver.store.payload import to_payload
+from quaver.store import (
+    Filter,
+    FolderStore,
+    Hit,
+    Manifest,
+    MemoryStore,
+    Mode,
+    StoredPassage,
+    VectorStore,
+    to_payload,
+)
 
 FOREIGN = "vectors given by a framework"
 """What stands in the manifest for the model; only the dimension is known."""

@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from quaver.corpus_index import CorpusIndex
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.extras import needs_extra
+from quaver.index import CorpusIndex
 from quaver.integrations.shared_models import name_in_results
-from quaver.ranker import CrossEncoder
-from quaver.store.protocol import Mode
+from quaver.reranker import CrossEncoder
+from quaver.store import Mode
 
 
 class MtebEncoder:

@@ -19,7 +19,6 @@ import numpy as np
 
 from quaver.errors import InputError
 from quaver.extras import needs_extra
-from quaver.hub import find_folder
 from quaver.integrations.sentence_transformers_export import CONFIG, MODEL, Task, copy_model
 from quaver.integrations.shared_models import (
     SharedCrossEncoder,
@@ -28,7 +27,7 @@ from quaver.integrations.shared_models import (
     shared_cross_encoder,
     shared_embedder,
 )
-from quaver.prompts import checked_prompts, with_prompt
+from quaver.models import checked_prompts, find_folder, with_prompt
 
 with needs_extra("sentence-transformers"):
     import torch

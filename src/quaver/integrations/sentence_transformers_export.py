@@ -11,8 +11,8 @@ import numpy as np
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError, ModelError
-from quaver.hub import find_folder
-from quaver.ranker import CrossEncoder
+from quaver.models import find_folder
+from quaver.reranker import CrossEncoder
 
 Task = Literal["embed", "rank"]
 CONFIG = "quaver_config.json"

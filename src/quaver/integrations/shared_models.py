@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.integrations.micro_batches import MicroBatcher
-from quaver.ranker import CrossEncoder, ScoreActivation
+from quaver.reranker import CrossEncoder, ScoreActivation
 
 Role = Literal["query", "document"]
 Model = TypeVar("Model")

@@ -9,15 +9,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderSpec, EncoderWeights, LayerWeights
 from quaver.errors import CalibrationError
-from quaver.int8 import quantize_weight, rounded_rows
-from quaver.linear import InputRange, Linear, LinearWeights, QuantizedLinear, dequantized
+from quaver.models import (
+    EncoderSpec,
+    EncoderWeights,
+    InputRange,
+    LayerWeights,
+    Linear,
+    LinearWeights,
+    QuantizedLinear,
+    TokenBatch,
+    dequantized,
+    quantize_weight,
+    rounded_rows,
+)
 from quaver.quantization.observers import Observer, observed_range
 from quaver.quantization.rounding import round_by_output
 from quaver.quantization.smoothing import STRENGTHS, smoothing_factors
 from quaver.reference import hidden_states
-from quaver.tokenizer import TokenBatch
 
 Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]

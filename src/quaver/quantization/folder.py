@@ -13,14 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import FAMILIES, EncoderSpec, EncoderWeights
 from quaver.errors import QuantizationError
-from quaver.int8 import quantize_weight
-from quaver.linear import Linear, LinearWeights, QuantizedLinear
-from quaver.model_folder import ModelFolder
+from quaver.models import (
+    FAMILIES,
+    INDEX,
+    SINGLE,
+    EncoderSpec,
+    EncoderWeights,
+    Linear,
+    LinearWeights,
+    ModelFolder,
+    QuantizedLinear,
+    quantization_config,
+    quantize_weight,
+)
 from quaver.quantization.convert import linear_places
-from quaver.quantization_config import quantization_config
-from quaver.weights_file import INDEX, SINGLE
 
 Tensors = dict[str, NDArray[Any]]
 Words = Literal["int8", "float16"]

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import EncoderSpec, EncoderWeights
 from quaver.engine import Engine
+from quaver.models import EncoderSpec, EncoderWeights, TokenBatch
 from quaver.quantization.convert import Place, linear_places, with_linears
-from quaver.tokenizer import TokenBatch
 
 _MAX_BATCH_TOKENS = 16384
 # Texts on which each layer is measured by itself: the shares only say in which order to try.

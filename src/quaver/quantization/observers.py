@@ -7,8 +7,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.int8 import rounded_rows
-from quaver.linear import InputRange
+from quaver.models import InputRange, rounded_rows
 
 Observer = Literal["minmax", "percentile", "mse"]
 OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse")

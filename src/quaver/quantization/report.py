@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from quaver.passages import Failure
+from quaver.documents import Failure
 
 Precision = Literal["dynamic", "static", "float32"]
 

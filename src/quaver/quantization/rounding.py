@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.int8 import quantize_weight
-from quaver.linear import LinearWeights, QuantizedLinear
+from quaver.models import LinearWeights, QuantizedLinear, quantize_weight
 
 # Added to the diagonal of x^T x, as a part of its mean: texts that never use a direction must not
 # decide its rounding.

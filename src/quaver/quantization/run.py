@@ -10,19 +10,22 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from quaver.architecture import (
+from quaver.engine import check_choice, check_range
+from quaver.errors import CalibrationError, InputError, QuantizationError
+from quaver.models import (
     POOLINGS,
     EncoderSpec,
     EncoderWeights,
+    Linear,
+    ModelFolder,
+    TokenBatch,
     classifier_spec,
     encoder_spec,
     encoder_weights,
+    is_quantized,
     split_tensors,
+    weight_files,
 )
-from quaver.arguments import check_choice, check_range
-from quaver.errors import CalibrationError, InputError, QuantizationError
-from quaver.linear import Linear
-from quaver.model_folder import ModelFolder
 from quaver.quantization.card import model_card
 from quaver.quantization.convert import (
     ROUNDINGS,
@@ -49,9 +52,6 @@ from quaver.quantization.loss import Bounded, LossMeter, keep_within
 from quaver.quantization.observers import OBSERVERS, Observer
 from quaver.quantization.report import LayerReport, Precision, QuantizationReport
 from quaver.quantization.texts import CalibrationTexts, calibration_texts
-from quaver.quantization_config import is_quantized
-from quaver.tokenizer import TokenBatch
-from quaver.weights_file import weight_files
 
 MAX_SAMPLES = 100_000
 Progress = Callable[[str], object]

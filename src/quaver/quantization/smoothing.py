@@ -8,8 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.int8 import quantize_weight, rounded_rows
-from quaver.linear import LinearWeights, dequantized
+from quaver.models import LinearWeights, dequantized, quantize_weight, rounded_rows
 from quaver.quantization.observers import Observer, observed_range
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quaver.arguments import check_listable
+from quaver.documents import Converter, Failure, read_document, scan_folder
+from quaver.engine import check_listable
 from quaver.errors import CalibrationError, DocumentError
 from quaver.extras import needs_extra
-from quaver.passages import Converter, Failure, read_document, scan_folder
 
 # Tried in this order where no column is named.
 COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")

@@ -12,19 +12,21 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.architecture import (
+from quaver.models import (
     DenseStep,
     EncoderSpec,
     EncoderWeights,
     HeadActivation,
     LayerWeights,
+    Linear,
+    LinearWeights,
     NormWeights,
+    TokenBatch,
+    dequantized,
     relative_rows,
     rotary_tables,
 )
-from quaver.linear import Linear, LinearWeights, dequantized
 from quaver.reference.attention import FloatArray, Positions, attention, rotate
-from quaver.tokenizer import TokenBatch
 
 ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
 

@@ -2,31 +2,66 @@
 
 from __future__ import annotations
 
-from quaver.store.filters import And, Compare, Filter, Not, Or
-from quaver.store.manifest import Manifest
-from quaver.store.protocol import (
-    FileVersion,
-    Hit,
-    Mode,
-    StoredPassage,
-    StoredSource,
-    VectorStore,
+from quaver.store.check import StoreCheck, StoreRepair, check_store, repair_store
+from quaver.store.filters import And, Compare, Filter, Not, Operator, Or
+from quaver.store.folder import FolderStore
+from quaver.store.location import (
+    create_store,
+    is_folder,
+    open_store,
+    read_status,
+    status_of,
+    store_exists,
 )
-from quaver.store.status import FolderStatus, StoreStatus
+from quaver.store.manifest import Manifest
+from quaver.store.memory import MemoryStore
+from quaver.store.parquet import ROWS, ParquetPassages, pieces, write_parquet
+from quaver.store.payload import to_payload
+from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource, VectorStore
+from quaver.store.query import CANDIDATES, best, check_k, fused
+from quaver.store.status import MOST_FAILURES, FolderStatus, StoreStatus, UpdateNote
+from quaver.store.terms import UNSPACED, TermAnalyzer, check_language
 
 __all__ = [
+    "CANDIDATES",
+    "MOST_FAILURES",
+    "ROWS",
+    "UNSPACED",
     "And",
     "Compare",
     "FileVersion",
     "Filter",
     "FolderStatus",
+    "FolderStore",
     "Hit",
     "Manifest",
+    "MemoryStore",
     "Mode",
     "Not",
+    "Operator",
     "Or",
+    "ParquetPassages",
+    "StoreCheck",
+    "StoreRepair",
     "StoreStatus",
     "StoredPassage",
     "StoredSource",
+    "TermAnalyzer",
+    "UpdateNote",
     "VectorStore",
+    "best",
+    "check_k",
+    "check_language",
+    "check_store",
+    "create_store",
+    "fused",
+    "is_folder",
+    "open_store",
+    "pieces",
+    "read_status",
+    "repair_store",
+    "status_of",
+    "store_exists",
+    "to_payload",
+    "write_parquet",
 ]

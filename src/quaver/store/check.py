@@ -17,13 +17,13 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.documents import Passage
 from quaver.errors import (
     StoreError,
     StoreMismatchError,
     StoreNotFoundError,
     StoreWriteError,
 )
-from quaver.passages import Passage
 from quaver.store import manifest as manifests
 from quaver.store import state as states
 from quaver.store import status

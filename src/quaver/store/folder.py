@@ -38,6 +38,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.documents import Passage, embedded_text
 from quaver.errors import (
     InputError,
     StoreClosedError,
@@ -46,7 +47,6 @@ from quaver.errors import (
     StoreMismatchError,
     StoreWriteError,
 )
-from quaver.passages import Passage, embedded_text
 from quaver.store import lock, manifest, state, status
 from quaver.store.column import Column, sync_folder
 from quaver.store.fields import Field
@@ -58,7 +58,14 @@ from quaver.store.matching import matches
 from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
-from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.query import (
+    CANDIDATES,
+    best,
+    check_k,
+    check_upsert,
+    checked_mode,
+    fused,
+)
 from quaver.store.rows import (
     DROPPED,
     HAS_VECTOR,

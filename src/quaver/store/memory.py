@@ -11,14 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.documents import Passage, embedded_text
 from quaver.errors import InputError
-from quaver.passages import Passage, embedded_text
 from quaver.store.filters import Compare, Filter, plan
 from quaver.store.manifest import Manifest
 from quaver.store.matching import matches
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
-from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.query import (
+    CANDIDATES,
+    best,
+    check_k,
+    check_upsert,
+    checked_mode,
+    fused,
+)
 from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
 

@@ -7,9 +7,8 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from quaver.documents import Passage, content_digest
 from quaver.errors import InputError, StoreError
-from quaver.passages import Passage
-from quaver.passages.passage import content_digest
 from quaver.store.protocol import FileVersion, Hit
 
 VERSION_FIELDS = ("file_digest", "file_passages")

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.passages import Passage
+from quaver.documents import Passage
 from quaver.store.filters import Filter
 from quaver.store.manifest import Manifest
 from quaver.store.status import UpdateNote

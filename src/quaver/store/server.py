@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.documents import Passage, embedded_text
 from quaver.errors import StoreExistsError, StoreNotFoundError
 from quaver.extras import needs_extra
-from quaver.passages import Passage, embedded_text
 from quaver.store.filters import Compare, Filter
 from quaver.store.manifest import Manifest
 from quaver.store.payload import (
@@ -29,7 +29,14 @@ from quaver.store.payload import (
 )
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.qdrant_filter import translated_filter
-from quaver.store.query import CANDIDATES, best, check_k, check_upsert, checked_mode, fused
+from quaver.store.query import (
+    CANDIDATES,
+    best,
+    check_k,
+    check_upsert,
+    checked_mode,
+    fused,
+)
 from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from quaver.documents import Failure
 from quaver.errors import StoreError
-from quaver.passages import Failure
 from quaver.store.column import write_whole
 
 FILE_NAME = "updates.json"

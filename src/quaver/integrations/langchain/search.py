@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from quaver.documents import Passage
 from quaver.extras import needs_extra
 from quaver.integrations.embedded_store import META, StorePlace
 from quaver.integrations.langchain.filters import to_filter
-from quaver.passages import Passage
 from quaver.store import Hit, Mode
 
 with needs_extra("langchain"):

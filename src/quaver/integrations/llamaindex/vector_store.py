@@ -6,13 +6,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+from quaver.documents import Passage
 from quaver.errors import InputError
 from quaver.extras import needs_extra
 from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
 from quaver.integrations.llamaindex.filters import SOURCE, of_documents, of_query, to_filter
-from quaver.passages import Passage
-from quaver.store import And, Compare, Filter, Hit
-from quaver.store.query import CANDIDATES, best, fused
+from quaver.store import CANDIDATES, And, Compare, Filter, Hit, best, fused
 
 with needs_extra("llamaindex"):
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr

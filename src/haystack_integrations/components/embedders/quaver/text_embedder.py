@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from quaver.extras import needs_extra
-from quaver.integrations.haystack import (
-    EmbedderComponent,
-    hub_token,
-    model_name,
-    require_text,
-)
+from quaver.integrations.haystack import EmbedderComponent, hub_token, model_name, require_text
 
 with needs_extra("haystack"):
     from haystack import component

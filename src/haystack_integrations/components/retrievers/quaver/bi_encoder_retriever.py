@@ -7,12 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from quaver.extras import needs_extra
-from quaver.integrations.haystack import (
-    EmbedderComponent,
-    hub_token,
-    model_name,
-    require_query,
-)
+from quaver.integrations.haystack import EmbedderComponent, hub_token, model_name, require_query
 
 with needs_extra("haystack"):
     from haystack import Document, component

@@ -1,0 +1,511 @@
+"""What the commands show in a terminal: a progress bar, a report, hits."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
+from typing import NoReturn
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+from tqdm import tqdm
+
+from quaver.documents import HEADING_SEPARATOR, Failure
+from quaver.index import UpdateProgress, UpdateReport
+from quaver.store import UNSPACED, Hit, TermAnalyzer
+
+_SHOWN = 10
+"""Files that are named where many have the same trouble."""
+
+
+LINE_SECONDS = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+_WINDOW = 60.0
+"""Seconds of the past that the time left is told from."""
+_SEEN = 5.0
+"""Seconds of work before a time left is told."""
+_WIDE = 64
+"""Characters of a line that has room for a bar."""
+
+
+class TimeLeft:
+    """Tells how long the work of an update will still take: by the pace of the last minute.
+
+    Only files that are embedded are work. What is unchanged, cannot be read or has no text takes
+    next to no time, and would make the pace look like something that it is not.
+    """
+
+    def __init__(self) -> None:
+        """Has seen nothing yet."""
+        self._seen: deque[tuple[float, int]] = deque()
+        self._reports = 0
+        self._left = 0
+
+    def see(self, progress: UpdateProgress, now: float) -> None:
+        """Takes note of progress.
+
+        Args:
+            progress: What an update reports.
+            now: Seconds on a clock that does not go back.
+        """
+        if not self._seen or progress.work_done > self._seen[-1][1]:
+            self._seen.append((now, progress.work_done))
+            self._reports += progress.work_done > 0
+        self._left = progress.work_total - progress.work_done
+
+    def seconds(self, now: float) -> float | None:
+        """Returns the seconds left; None while too little was seen.
+
+        Args:
+            now: As for ``see``.
+        """
+        if not self._seen:
+            return None
+        while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
+            self._seen.popleft()
+        (begin, before), (_, after) = self._seen[0], self._seen[-1]
+        if self._reports < 3 or now - begin < _SEEN:
+            return None
+        return self._left * (now - begin) / (after - before)
+
+
+def duration(seconds: float) -> str:
+    """Returns a length of time as roughly as it is known: "20 s", "7 min", "2 h 10 min"."""
+    if seconds < 55:
+        return f"{max(10, 10 * math.ceil(seconds / 10))} s"
+    minutes = max(1, round(seconds / 60))
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(10 * round(minutes / 10), 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+class ProgressDisplay:
+    """Shows how far an update is: a line that stays in a terminal, else a line every ten seconds."""
+
+    def __init__(self, quiet: bool) -> None:
+        """Shows nothing yet.
+
+        Args:
+            quiet: Whether nothing is shown at all.
+        """
+        self._quiet = quiet
+        self._bar: tqdm[NoReturn] | None = None
+        self._ended = threading.Event()
+        self._lines: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._left = TimeLeft()
+        self._started = time.monotonic()
+        self._latest: UpdateProgress | None = None
+
+    def __call__(self, progress: UpdateProgress) -> None:
+        """Shows progress.
+
+        Args:
+            progress: What an update reports.
+        """
+        if self._quiet or not progress.bytes_total:
+            return
+        with self._lock:
+            self._latest = progress
+            self._left.see(progress, time.monotonic())
+        if not sys.stderr.isatty():
+            if self._lines is None:
+                self._ended.clear()
+                self._lines = threading.Thread(
+                    target=self._print_lines, name="quaver-progress", daemon=True
+                )
+                self._lines.start()
+            return
+        if self._bar is None:
+            self._bar = tqdm(
+                total=progress.bytes_total,
+                leave=False,
+                dynamic_ncols=True,
+                miniters=0,
+                bar_format="{percentage:3.0f} %",
+                file=sys.stderr,
+            )
+        self._bar.total, self._bar.n = progress.bytes_total, progress.bytes_done
+        width = self._bar.format_dict["ncols"] or 80
+        room = "|{bar}| " if width >= _WIDE else ""
+        self._bar.bar_format = f"{{percentage:3.0f}} % {room}" + _fitting(
+            self._words(progress), width - 7
+        )
+        self._bar.update(0)
+
+    def end(self) -> None:
+        """Shows nothing any more; what comes is shown as another update."""
+        if self._lines is not None:
+            self._ended.set()
+            self._lines.join()
+            self._lines = None
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._begin()
+
+    def _words(self, progress: UpdateProgress) -> list[str]:
+        """Returns what there is to say, the most important first."""
+        now = time.monotonic()
+        left = self._left.seconds(now)
+        rate = progress.passages / max(now - self._started, 1e-9)
+        words = [f"{duration(left)} left"] if left else []
+        words.append(f"{progress.passages:,} passages")
+        return [*words, f"{rate:.0f}/s"] if progress.passages else words
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(LINE_SECONDS):
+            with self._lock:
+                progress = self._latest
+                words = ", ".join(self._words(progress)) if progress is not None else ""
+            if progress is not None:
+                part = 100 * progress.bytes_done // max(progress.bytes_total, 1)
+                print(f"quaver: {part} %, {words}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
+    """Shows the progress of what is done in this context.
+
+    Args:
+        quiet: Whether nothing is shown.
+
+    Yields:
+        What takes the progress.
+    """
+    display = ProgressDisplay(quiet)
+    try:
+        yield display
+    finally:
+        display.end()
+
+
+def _fitting(words: Sequence[str], width: int) -> str:
+    """Joins as many words, from the first, as a line holds."""
+    line = ""
+    for word in words:
+        longer = f"{line}, {word}" if line else word
+        if len(longer) > width:
+            break
+        line = longer
+    return line
+
+
+def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
+    """Prints what an update did; failures go to stderr."""
+    print(f"{many(report.files, 'file')} from {folder} in {store}")
+    reused = f"{report.reused} reused, " if report.reused else ""
+    print(
+        f"passages: {report.added} added, {reused}{report.unchanged} unchanged, "
+        f"{report.removed} removed; {many(report.truncated, 'text')} truncated"
+    )
+    print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
+    if report.empty:
+        names = harmless(_listed(report.empty))
+        print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
+    if report.others:
+        kinds = sorted(report.others.items(), key=lambda item: (-item[1], item[0]))
+        others = harmless(
+            _listed([f"{count} {ending or 'without ending'}" for ending, count in kinds])
+        )
+        print(f"quaver: passed over files of other kinds: {others}", file=sys.stderr)
+    if report.outside:
+        lead = "leads" if len(report.outside) == 1 else "lead"
+        links = f"{many(len(report.outside), 'link')} that {lead} out of the folder"
+        names = harmless(_listed(report.outside))
+        print(f"quaver: not followed, --follow-links does: {links}: {names}", file=sys.stderr)
+    print_failures(report.failed)
+
+
+def print_failures(failed: Sequence[Failure]) -> None:
+    """Prints to stderr which files could not be read."""
+    if failed:
+        print(f"quaver: {many(len(failed), 'file')} could not be read:", file=sys.stderr)
+    for line in failure_lines(failed):
+        print(f"  {line}", file=sys.stderr)
+
+
+def failure_lines(failed: Sequence[Failure]) -> list[str]:
+    """Returns a line for each reason, with the files that have it."""
+    sources: dict[str, list[str]] = {}
+    for failure in failed:
+        sources.setdefault(failure.reason, []).append(failure.source)
+    return [harmless(f"{_listed(names)}: {reason}") for reason, names in sources.items()]
+
+
+def size(count: int) -> str:
+    """Returns a number of bytes for people: "12.3 MB"."""
+    value, unit = float(count), "bytes"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "bytes" or value >= 100 else f"{value:.1f} {unit}"
+
+
+def _listed(sources: Sequence[str]) -> str:
+    """Returns the first few of some names, and how many more there are."""
+    more = len(sources) - _SHOWN
+    return ", ".join(sources[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+class QueryWords:
+    """Finds the words of a question in a text: as the word search does, by their stems."""
+
+    def __init__(self, query: str, language: str) -> None:
+        """Takes a question apart.
+
+        Args:
+            query: The question.
+            language: Whose stop words and stems the store uses; see ``quaver.store.terms``.
+        """
+        self._analyzer = TermAnalyzer(language)
+        self._terms = set(self._analyzer.query(query).indices)
+        self._known: dict[str, frozenset[int]] = {}
+        self._pairs: set[str] = set()
+        for word in _WORD.findall(query):
+            self._terms |= self._stems(word)
+            if UNSPACED.search(word):
+                self._pairs |= {word[i : i + 2] for i in range(max(len(word) - 1, 1))}
+
+    def find(self, text: str) -> list[tuple[int, int, object]]:
+        """Returns where words of the question are in a text: begin, end, and what identifies the word."""
+        found: list[tuple[int, int, object]] = []
+        for word in _WORD.finditer(text):
+            if UNSPACED.search(word[0]):  # no spaces: any two signs of the question side by side
+                for i in range(*word.span()):
+                    pair = text[i : min(i + 2, word.end())]
+                    if pair in self._pairs:
+                        found.append((i, i + len(pair), pair))
+            elif common := self._stems(word[0]) & self._terms:
+                found.append((*word.span(), min(common)))
+        return found
+
+    def _stems(self, word: str) -> frozenset[int]:
+        if word not in self._known:
+            self._known[word] = frozenset(self._analyzer.query(word).indices)
+        return self._known[word]
+
+
+_WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")
+
+
+def print_hits(
+    hits: Sequence[Hit], *, query: str = "", language: str = "none", full: bool = False
+) -> None:
+    """Prints rank, score, source and heading, and of each text what answers the question.
+
+    Sources are relative to the indexed folder; where the hits come from several folders, each
+    source is shown with its folder. On a terminal the words of the question are bold.
+
+    Args:
+        hits: What was found.
+        query: The question.
+        language: Of the store.
+        full: Whether whole passages are printed, with their lines as they are.
+    """
+    console = Console(highlight=False)
+    words = QueryWords(query, language)
+    if not hits:
+        console.print("nothing found")
+    several = len({hit.root for hit in hits}) > 1
+    for rank, hit in enumerate(hits, start=1):
+        root = f"{hit.root.rstrip('/')}/" if several and hit.root else ""
+        console.print(
+            Text.assemble(
+                f"{rank:3}  ",
+                (f"{hit.score:.3f}", "green"),
+                f"  {harmless(root)}",
+                (harmless(hit.source), "bold"),
+                harmless(_spot(hit)),
+            ),
+            soft_wrap=True,
+        )
+        width = min(console.width, 100)
+        if hit.heading:
+            console.print(Text(f"     {short_heading(hit.heading, width - 5)}", "cyan"))
+        if full:
+            whole = _marked(harmless(hit.text, lines=True), words)
+            for line in whole.split("\n", allow_blank=True):
+                console.print(Text.assemble("     ", line) if line.plain else "", soft_wrap=True)
+        else:
+            console.print(excerpt(hit.text, words, width=width))
+
+
+def short_heading(heading: str, width: int) -> str:
+    """Returns a heading path that fits a line: the innermost headings say most.
+
+    Args:
+        heading: Headings joined by " > ".
+        width: Columns, at least 20.
+
+    Returns:
+        The path; "…" stands for outer headings that were left out, or ends one that was cut.
+    """
+    headings = harmless(heading).split(HEADING_SEPARATOR)
+    for first in range(len(headings)):
+        path = HEADING_SEPARATOR.join(["…"] * (first > 0) + headings[first:])
+        if cell_len(path) <= width:
+            return path
+    return set_cell_size(path, max(width, 20) - 1).rstrip() + "…"
+
+
+def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text:
+    """Returns the part of a text that has most of a question's words, for the terminal.
+
+    It begins with a sentence, a row or a cell of a table where that loses no word. Of a text without
+    words of the question it is the beginning. Rows of tables stay lines, other line ends are spaces.
+
+    Args:
+        text: A passage's text.
+        words: Of the question; bold in what is returned.
+        width: Columns, including an indent of 5; a Chinese character takes two.
+        lines: How many lines at most.
+
+    Returns:
+        Wrapped and indented lines; "…" stands for what was cut.
+    """
+    room = max(width, 20) - 5
+    flat = harmless("\n".join(_blocks(text)), lines=True)
+    start = _best_start(flat, words.find(flat), room, lines)
+    marked = _marked(flat, words)[start:]
+    if start:  # a first word that is longer than the line would leave the sign alone
+        first = flat[start:].split(maxsplit=1)[0]
+        spaced = cell_len(first) <= room - 2 and not UNSPACED.match(first)
+        marked = Text.assemble("… " if spaced else "…", marked)
+    wrapped = marked.wrap(Console(width=room), room)
+    shown = [line for line in wrapped[:lines] if line.plain.strip()]
+    for line in shown:
+        line.rstrip()
+    if len(wrapped) > lines:
+        last = shown[-1]
+        while (
+            cell_len(last.plain) > room - 2
+        ):  # the last word goes; of a line without spaces its end
+            kept = last.plain.rpartition(" ")[0] or set_cell_size(last.plain, room - 2)
+            last.right_crop(len(last.plain) - len(kept.rstrip()))
+        last.append(" …")
+    return Text("\n").join(Text.assemble(" " * 5, line) for line in shown)
+
+
+def _marked(text: str, words: QueryWords) -> Text:
+    marked = Text(text)
+    for begin, end, _ in words.find(text):
+        marked.stylize("bold", begin, end)
+    return marked
+
+
+_ROW = re.compile(r"[^:;|]{1,60}: [^;]+; [^:;|]{1,60}: |.* \| ")
+"""A line as ``passages.table`` writes the row of a table."""
+
+
+def _blocks(text: str) -> list[str]:
+    """Returns the rows of tables, and what stands between them as one line each."""
+    blocks: list[str] = []
+    prose: list[str] = []
+    for line in text.split("\n"):
+        if _ROW.match(line):
+            blocks += [" ".join(prose)] * bool(prose) + [" ".join(line.split())]
+            prose = []
+        else:
+            prose += line.split()
+    return blocks + [" ".join(prose)] * bool(prose)
+
+
+_BEGINNING = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n|(?<=;) ")
+"""In front of a sentence, a row, a cell."""
+
+
+def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, lines: int) -> int:
+    """Returns where an excerpt should begin so that it has most of the words that were found."""
+    if not found:
+        return 0
+    cells = [0, *accumulate(room // 2 if c == "\n" else cell_len(c) for c in text)]
+    capacity = max(lines * (room - 7), room) - 2
+    often = Counter(key for *_, key in found)
+
+    def weight(keys: Iterable[object]) -> float:
+        """Words that are rare in the text say more, and each counts once."""
+        return sum(1 / math.sqrt(often[key]) for key in set(keys))
+
+    def worth(start: int) -> float:
+        inside = [
+            (begin, key)
+            for begin, end, key in found
+            if begin >= start and cells[end] - cells[start] <= capacity
+        ]
+        row = text.find("\n", start)
+        first = (key for begin, key in inside if row < 0 or begin < row)
+        return weight(key for _, key in inside) + 0.1 * weight(first)
+
+    # Of equal ones the beginning of the text, else the last: the words then stand first.
+    starts = [0, *(match.end() for match in reversed([*_BEGINNING.finditer(text)]))]
+    whole = max((start for start in starts if start < len(text)), key=worth)
+    near = []
+    for (
+        begin,
+        *_,
+    ) in found:  # in the middle of a long sentence, a few words before the one looked for
+        back = begin
+        while back > 0 and text[back - 1] != "\n" and cells[begin] - cells[back] < room // 3:
+            back -= 1
+        space = text.find(" ", back, begin)
+        near.append(begin if space < 0 else space + 1)
+    best = max(near, key=worth)
+    return best if worth(best) > 1.2 * worth(whole) else whole
+
+
+def _spot(hit: Hit) -> str:
+    """Returns the page on which a passage begins, or the time at which subtitles show it."""
+    if "page" in hit.metadata:
+        return f", p. {hit.metadata['page']}"
+    return f", {hit.metadata['time']}" if {"time", "seconds"} <= set(hit.metadata) else ""
+
+
+def place_of(hit: Hit) -> str:
+    """Returns where a passage stands: its file, page and headings, on one line.
+
+    Args:
+        hit: The passage.
+
+    Returns:
+        For example ``manual.pdf, p. 3: Tea > Green``.
+    """
+    place = hit.source + _spot(hit)
+    return harmless(f"{place}: {hit.heading}" if hit.heading else place)
+
+
+def harmless(text: str, *, lines: bool = False) -> str:
+    """Returns a text without control characters, which could steer the terminal.
+
+    Args:
+        text: Text or a name from a document folder, or what a language model said.
+        lines: Whether line ends and tabs stay.
+
+    Returns:
+        The text with a replacement character for each of them.
+    """
+    return text.translate(_CONTROLS_BUT_LINES if lines else _CONTROLS)
+
+
+_CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CHARACTER}")
+_CONTROLS_BUT_LINES = {code: sign for code, sign in _CONTROLS.items() if chr(code) not in "\n\t"}
+
+
+def many(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 file", "2 files"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

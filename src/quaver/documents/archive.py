@@ -1,0 +1,96 @@
+"""Files that are ZIP archives inside: looked at before any library unpacks them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+
+from quaver.documents.limits import LIMITS
+from quaver.errors import DocumentError
+
+_OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_ENCRYPTED = 0x1
+_DECLARATIONS = tuple(
+    declaration.encode(encoding)
+    for declaration in ("<!DOCTYPE", "<!ENTITY")
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be")
+)
+
+
+def open_archive(content: bytes) -> zipfile.ZipFile:
+    """Opens an archive that may be unpacked.
+
+    ``zipfile`` never gives more of a member than its directory entry says, so the sum of these
+    sizes bounds what unpacking takes.
+
+    Args:
+        content: The file.
+
+    Returns:
+        The archive.
+
+    Raises:
+        DocumentError: It is no ZIP archive, is encrypted, or unpacks to too much.
+    """
+    if content.startswith(_OLE):
+        raise DocumentError(
+            "encrypted, or of the format before 2007: save it without a password in the new format"
+        )
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise DocumentError(f"broken: not a ZIP archive inside ({error})") from error
+    members = archive.infolist()
+    if any(member.flag_bits & _ENCRYPTED for member in members):
+        raise DocumentError("encrypted: save it without a password")
+    size = sum(member.file_size for member in members)
+    if size > LIMITS.unpacked_bytes or len(members) > LIMITS.members:
+        raise DocumentError(
+            f"unpacks to {size / 1e6:.0f} MB in {len(members)} parts: the limit is "
+            f"{LIMITS.unpacked_bytes / 1e6:.0f} MB in {LIMITS.members} parts"
+        )
+    return archive
+
+
+def check_office(content: bytes) -> None:
+    """Checks the archive of an Office document before a library reads it.
+
+    Args:
+        content: The file.
+
+    Raises:
+        DocumentError: As ``open_archive``; or a part is damaged; or it declares a document type or
+            entities, which the standard forbids and whose expansion is an attack.
+
+    Source:
+        ECMA-376, part 2, "Open Packaging Conventions", 8.1.4: no DTD declarations in a part.
+    """
+    with open_archive(content) as archive:
+        for member in archive.infolist():
+            if not member.filename.lower().endswith((".xml", ".rels")):
+                continue
+            part = read_member(archive, member.filename)
+            if any(declaration in part for declaration in _DECLARATIONS):
+                raise DocumentError(f"declares XML entities, in {member.filename!a}: refused")
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """Unpacks one member.
+
+    Args:
+        archive: From ``open_archive``.
+        name: The member's name.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        DocumentError: There is no such member, or it is damaged.
+    """
+    try:
+        return archive.read(name)
+    except KeyError as error:
+        raise DocumentError(f"broken: {name!a} is missing") from error
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, zlib.error) as error:
+        raise DocumentError(f"broken: {name!a} cannot be unpacked ({error})") from error

@@ -1,0 +1,159 @@
+"""Which ending means which format, and which reader opens it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from quaver.documents.decode import decode, storable
+from quaver.documents.limits import LIMITS
+from quaver.documents.passage import Document, Section
+from quaver.errors import DocumentError
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+        reader: ``module:function`` in this package.
+        endings: Endings of its files, in small letters.
+        binary: Whether the reader gets the bytes instead of the decoded text.
+        declared: Whether a text may name its own encoding.
+    """
+
+    reader: str
+    endings: tuple[str, ...]
+    binary: bool = False
+    declared: bool = False
+
+
+_CODE = (
+    *(".py", ".pyi", ".js", ".mjs", ".cjs", ".jsx", ".ts", ".tsx", ".java", ".kt", ".scala"),
+    *(".c", ".h", ".cc", ".cpp", ".cxx", ".hh", ".hpp", ".cs", ".go", ".rs", ".swift", ".m"),
+    *(".rb", ".php", ".pl", ".lua", ".r", ".jl", ".hs", ".ml", ".ex", ".erl", ".clj", ".dart"),
+    *(".sh", ".bash", ".zsh", ".ps1", ".sql", ".proto", ".graphql", ".cmake", ".tf"),
+    *(".css", ".scss", ".vue", ".svelte", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".csh", ".fish", ".bat", ".cmd", ".awk", ".sed", ".tcl", ".vim", ".el", ".lisp", ".scm"),
+    *(".pm", ".t", ".pod", ".groovy", ".gradle", ".mk", ".mak", ".m4", ".am", ".ac", ".nim"),
+    *(".zig", ".f90", ".pas", ".cu", ".cuh", ".asm", ".diff", ".patch", ".bib", ".sty", ".cls"),
+    *(".conf", ".cnf", ".properties", ".service", ".socket", ".timer", ".target", ".desktop"),
+    *(".rules", ".list", ".in", ".example", ".sample", ".po", ".pot", ".nix", ".bzl"),
+)
+FORMATS = (
+    Format("plain:plain_document", (".txt",)),
+    Format("plain:markdown_document", (".md", ".markdown")),
+    Format("plain:rst_document", (".rst",)),
+    Format("plain:html_document", (".html", ".htm", ".xhtml"), declared=True),
+    Format("table:csv_document", (".csv", ".tsv")),
+    Format("records:json_document", (".json",)),
+    Format("records:json_lines_document", (".jsonl", ".ndjson")),
+    Format("pdf:pdf_document", (".pdf",), binary=True),
+    Format("word:word_document", (".docx",), binary=True),
+    Format("slides:slides_document", (".pptx",), binary=True),
+    Format("table:sheets_document", (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods"), binary=True),
+    Format("epub:epub_document", (".epub",), binary=True),
+    Format("mail:mail_document", (".eml",), binary=True),
+    Format("mail:mailbox_document", (".mbox",), binary=True),
+    Format("open_document:open_document", (".odt", ".odp"), binary=True),
+    Format("rtf:rtf_document", (".rtf",), binary=True),
+    Format("notebook:notebook_document", (".ipynb",)),
+    Format("xml:xml_document", (".xml", ".rss", ".atom", ".dbk", ".pom"), declared=True),
+    Format("plain:tex_document", (".tex", ".ltx")),
+    Format("plain:org_document", (".org",)),
+    Format("plain:asciidoc_document", (".adoc", ".asciidoc")),
+    Format("subtitles:subtitles_document", (".srt", ".vtt")),
+    Format("manual:manual_document", (".man",)),
+    Format("plain:plain_document", (".text", ".log", *_CODE)),
+)
+_BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
+PACKED = ".gz"
+"""Stands behind the ending of a compressed file."""
+
+SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
+"""Endings of the files that are read, compared without regard to case."""
+
+ENDINGS_SHOWN = (
+    ", ".join(ending for ending in SUPPORTED_ENDINGS if ending not in _CODE)
+    + f" and {len(_CODE)} of source code and settings"
+)
+"""The same for a message."""
+
+
+def convert(ending: str, content: bytes) -> Document:
+    """Makes a document of a file's bytes.
+
+    Args:
+        ending: The file's ending, as ``recognize.ending_of`` gives it: ``.md``, ``.man.gz``.
+        content: The bytes.
+
+    Returns:
+        The document, without source and root.
+
+    Raises:
+        DocumentError: The file is encrypted, broken, too large or refused.
+        ImportError: An extra is not installed.
+    """
+    if ending.endswith(PACKED):
+        return convert(ending[: -len(PACKED)], _unpacked(content))
+    format = _BY_ENDING[ending]
+    module, _, function = format.reader.partition(":")
+    reader: Callable[[Any], Document] = getattr(
+        import_module(f"quaver.documents.{module}"), function
+    )
+    document = reader(content if format.binary else decode(content, declared=format.declared))
+    if len(document.text) > LIMITS.characters:
+        raise DocumentError(
+            f"its text has {len(document.text)} characters, the limit is {LIMITS.characters}: "
+            "split the file"
+        )
+    return _storable(document)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Decompresses a .gz, never further than a file may be large."""
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
+            unpacked = file.read(LIMITS.file_bytes + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DocumentError(f"broken: cannot be unpacked ({error})") from error
+    if len(unpacked) > LIMITS.file_bytes:
+        raise DocumentError(f"unpacks to more than {LIMITS.file_bytes / 1e6:.0f} MB: refused")
+    return unpacked
+
+
+def _storable(document: Document) -> Document:
+    """Makes sure that every text of a document can be stored."""
+    return Document(
+        document.source,
+        storable(document.text),
+        tuple(
+            Section(
+                tuple(map(storable, section.headings)),
+                section.start,
+                section.end,
+                _storable_fields(section.metadata),
+            )
+            for section in document.sections
+        ),
+        markdown=document.markdown,
+        pages=document.pages,
+        metadata=_storable_fields(document.metadata),
+    )
+
+
+def _storable_fields(fields: Any) -> dict[str, Any]:
+    return {storable(key): _storable_value(value) for key, value in fields.items()}
+
+
+def _storable_value(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return _storable_fields(value)
+    return [_storable_value(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,256 @@
+"""The process in which hostile files are taken apart, seen from outside.
+
+A file that makes a library hang, crash or eat memory costs its own conversion and nothing else: the
+process is ended, the file is reported, and the next file gets a new process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Any
+
+from quaver.documents.limits import LIMITS
+from quaver.documents.passage import Document, Section
+from quaver.errors import DocumentError
+
+# The search path is handed over: `python -m` would put the working directory first, where anything
+# may lie.
+_START = "import sys; sys.path[:] = sys.argv[3:]; from quaver.documents.worker import main; main()"
+
+
+class Converter:
+    """A worker process, started when it is first needed; a context manager.
+
+    One thread at a time may use it.
+    """
+
+    def __init__(
+        self, *, seconds: float = LIMITS.seconds, memory_bytes: int = LIMITS.memory_bytes
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            seconds: CPU time that one conversion may take; by the clock it may take ten times as
+                long.
+            memory_bytes: Address space of the process.
+        """
+        self._seconds, self._memory_bytes = seconds, memory_bytes
+        self._process: _Process | None = None
+
+    def convert(self, ending: str, content: bytes) -> Document:
+        """Converts a file in the worker process; like ``formats.convert``.
+
+        Args:
+            ending: The file's ending, in small letters.
+            content: Its bytes.
+
+        Returns:
+            The document, without source and root.
+
+        Raises:
+            DocumentError: As ``formats.convert``; or the conversion took too long, needed too much
+                memory, or crashed.
+            ImportError: An extra is not installed.
+        """
+        (outcome,) = self.convert_all([(ending, content)])
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def convert_all(
+        self, files: Sequence[tuple[str, bytes]]
+    ) -> Iterator[Document | DocumentError | ImportError]:
+        """Converts files in one message, so that a small one costs no turn of its own.
+
+        Args:
+            files: Ending and content of each.
+
+        Yields:
+            For each file, in their order and as soon as it is there, what ``convert`` would return
+            or raise.
+        """
+        done = 0
+        while done < len(files):
+            ended = False
+            try:
+                for outcome, last in self._answers(files[done:]):
+                    done += 1
+                    ended = last
+                    yield outcome
+                    if last:
+                        break
+                else:
+                    continue
+            finally:
+                # Answers that nobody took would be taken for those of the next files.
+                if ended or done < len(files):
+                    self.close()
+
+    def close(self) -> None:
+        """Ends the process; a later conversion starts another."""
+        if self._process is not None:
+            self._process.end()
+            self._process = None
+
+    def __enter__(self) -> Converter:
+        """Returns the converter itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Ends the process."""
+        self.close()
+
+    def _answers(
+        self, files: Sequence[tuple[str, bytes]]
+    ) -> Iterator[tuple[Document | DocumentError | ImportError, bool]]:
+        """Yields the answers of one process, each with whether it is that process's last."""
+        if self._process is None:
+            self._process = _Process(self._seconds, self._memory_bytes)
+        process = self._process
+        patience = self._seconds * LIMITS.patience
+        sizes = [(ending, len(content)) for ending, content in files]
+        try:
+            process.send([json.dumps(sizes).encode() + b"\n", *(c for _, c in files)], patience)
+            for _ in files:
+                answer = json.loads(process.line(patience))
+                text = process.take(answer.pop("size", 0), patience).decode()
+                yield _outcome(answer, text), "last" in answer
+        except _LateError:
+            yield DocumentError(f"reading it took longer than {self._seconds:g} s: given up"), True
+        except EOFError:
+            yield DocumentError(self._death(process)), True
+
+    def _death(self, process: _Process) -> str:
+        """Returns what a process died of."""
+        code = process.wait()
+        if code == -signal.SIGXCPU:
+            return f"reading it took longer than {self._seconds:g} s: given up"
+        cause = signal.Signals(-code).name if code is not None and code < 0 else f"code {code}"
+        return (
+            f"reading it ended the converter ({cause}): the file is broken, or needs more than "
+            f"{self._memory_bytes >> 20} MiB of memory"
+        )
+
+
+def _outcome(answer: dict[str, Any], text: str) -> Document | DocumentError | ImportError:
+    if "missing" in answer:
+        return ImportError(answer["missing"])
+    if "failure" in answer:
+        return DocumentError(answer["failure"])
+    sections = tuple(
+        Section(tuple(headings), start, end, metadata)
+        for headings, start, end, metadata in answer["sections"]
+    )
+    return Document(
+        "",
+        text,
+        sections,
+        markdown=answer["markdown"],
+        pages=tuple(answer["pages"]),
+        metadata=answer["metadata"],
+    )
+
+
+class _LateError(Exception):
+    """The process let us wait too long."""
+
+
+class _Process:
+    """The process and its pipes. A hanging one may neither read nor write, so nothing here blocks."""
+
+    def __init__(self, seconds: float, memory_bytes: int) -> None:
+        limits = (str(seconds), str(memory_bytes))
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, *limits, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,  # Ctrl-C is for the parent, which then ends this one
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin.fileno(), self._process.stdout.fileno()
+        os.set_blocking(self._input, False)
+        os.set_blocking(self._output, False)
+        self._read = bytearray()
+        self.pid = self._process.pid
+
+    def send(self, parts: Sequence[bytes], patience: float) -> None:
+        """Writes a message.
+
+        Raises:
+            EOFError: The process is gone.
+            _LateError: It did not take the message within ``patience`` seconds.
+        """
+        until = time.monotonic() + patience
+        # Few small parts are cheaper joined than written one by one.
+        for part in parts if sum(map(len, parts)) > 1 << 20 else [b"".join(parts)]:
+            rest = memoryview(part)
+            while rest:
+                self._await(self._input, select.POLLOUT, until)
+                try:
+                    rest = rest[os.write(self._input, rest[: 1 << 20]) :]
+                except BrokenPipeError as error:
+                    raise EOFError from error
+
+    def line(self, patience: float) -> bytes:
+        """Reads a line; raises what ``send`` raises."""
+        until = time.monotonic() + patience
+        seen = 0
+        while (end := self._read.find(b"\n", seen)) < 0:
+            seen = len(self._read)
+            self._fill(until)
+        return self._taken(end + 1)
+
+    def take(self, size: int, patience: float) -> bytes:
+        """Reads bytes; raises what ``send`` raises."""
+        until = time.monotonic() + patience
+        while len(self._read) < size:
+            self._fill(until)
+        return self._taken(size)
+
+    def wait(self) -> int | None:
+        """Returns the code with which the process ended; None if it did not."""
+        with suppress(subprocess.TimeoutExpired):
+            return self._process.wait(10)
+        return None
+
+    def end(self) -> None:
+        """Ends the process and closes its pipes."""
+        self._process.kill()
+        with self._process:
+            pass
+
+    def _taken(self, size: int) -> bytes:
+        taken = bytes(self._read[:size])
+        del self._read[:size]
+        return taken
+
+    def _fill(self, until: float) -> None:
+        self._await(self._output, select.POLLIN, until)
+        part = os.read(self._output, 1 << 20)
+        if not part:
+            raise EOFError
+        self._read += part
+
+    @staticmethod
+    def _await(file: int, event: int, until: float) -> None:
+        poll = select.poll()
+        poll.register(file, event)
+        if not poll.poll(max(until - time.monotonic(), 0) * 1000):
+            raise _LateError

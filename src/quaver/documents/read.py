@@ -1,0 +1,168 @@
+"""A file becomes a document."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quaver.documents.formats import ENDINGS_SHOWN
+from quaver.documents.isolation import Converter
+from quaver.documents.limits import LIMITS
+from quaver.documents.passage import Document
+from quaver.documents.recognize import ending_for
+from quaver.errors import DocumentError
+
+
+@dataclass(frozen=True)
+class Unread:
+    """A file whose bytes are to become a document.
+
+    Attributes:
+        path: Where it is; its name decides the format.
+        source: The name to keep for citing.
+        root: The indexed folder that ``source`` is relative to, or its name.
+        content: Its bytes.
+    """
+
+    path: Path
+    source: str
+    root: str
+    content: bytes
+
+
+def read_document(
+    path: Path,
+    *,
+    source: str | None = None,
+    root: str = "",
+    content: bytes | None = None,
+    converter: Converter | None = None,
+) -> Document:
+    """Reads one file.
+
+    Args:
+        path: The file; its ending decides the format, and where that is none, how it begins: any
+            text is read.
+        source: The name to keep for citing; the file's name if None.
+        root: The indexed folder that ``source`` is relative to, or its name.
+        content: The file's bytes if they have been read already.
+        converter: The worker process that takes hostile files apart; None starts one for this file,
+            which takes a fifth of a second. Give one to read many files.
+
+    Returns:
+        The document with its sections. What offsets mean per format: see ``Document.text``.
+
+    Raises:
+        DocumentError: The ending is not supported and the file no text; or it cannot be read, is
+            encrypted, broken or too large; or its bytes are not text in the encoding they should
+            have (a byte order mark's, for HTML and XML the declared one, else UTF-8).
+        ImportError: The format needs the extra "files".
+    """
+    if content is None:
+        content = read_bytes(path)
+    unread = Unread(path, path.name if source is None else source, root, content)
+    with ExitStack() as own:
+        (outcome,) = read_documents([unread], converter or own.enter_context(Converter()))
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def read_documents(
+    files: Sequence[Unread], converter: Converter
+) -> Iterator[Document | DocumentError | ImportError]:
+    """Reads files together.
+
+    Args:
+        files: The files; about ``LIMITS.message_bytes`` and no more than ``LIMITS.message_files``
+            of them are best.
+        converter: The worker process that takes them apart.
+
+    Yields:
+        For each file, in their order, what ``read_document`` would return or raise.
+    """
+    endings: list[str | DocumentError] = []
+    for file in files:
+        try:
+            endings.append(_ending(file))
+        except DocumentError as error:
+            endings.append(error)
+    outcomes = converter.convert_all(
+        [(e, file.content) for e, file in zip(endings, files, strict=True) if isinstance(e, str)]
+    )
+    for ending, file in zip(endings, files, strict=True):
+        outcome = next(outcomes) if isinstance(ending, str) else ending
+        if isinstance(outcome, Document):
+            yield replace(outcome, source=file.source, root=file.root)
+        elif isinstance(outcome, DocumentError) and isinstance(ending, str):
+            yield DocumentError(f"{file.path.name}: {outcome}")
+        else:
+            yield outcome
+
+
+def _ending(file: Unread) -> str:
+    """Returns the ending that decides the format.
+
+    Raises:
+        DocumentError: The file is no text and of no supported format.
+    """
+    ending = ending_for(file.path.name, lambda: file.content[:8192], forced=True)
+    if ending is None:
+        raise DocumentError(
+            f"{file.path.name}: a document must be text or have a supported ending: {ENDINGS_SHOWN}"
+        )
+    return ending
+
+
+def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
+    """Reads a file's bytes; waits for nothing but the disk.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Returns:
+        Its content.
+
+    Raises:
+        DocumentError: It cannot be read, is not a regular file, is too large, or does not end.
+    """
+    try:
+        # Opening some devices does something, so the kind is looked at before, and again after: it
+        # may have changed.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise DocumentError(f"{path.name}: not a regular file")
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        try:
+            return _content(file, path.name, most)
+        finally:
+            os.close(file)
+    except BlockingIOError as error:
+        raise DocumentError(f"{path.name}: not a document: it waits for more to come") from error
+    except OSError as error:
+        raise DocumentError(f"{path.name}: cannot be read: {error.strerror}") from error
+
+
+def _content(file: int, name: str, most: int) -> bytes:
+    """Reads an open file to its end."""
+    state = os.fstat(file)
+    if not stat.S_ISREG(state.st_mode):
+        raise DocumentError(f"{name}: not a regular file")
+    # Files of the kernel (/proc, /sys) have no size, and some of them never end.
+    limit = most if state.st_size else min(most, LIMITS.sizeless_bytes)
+    parts: list[bytes] = []
+    length = 0
+    while state.st_size <= most and length <= limit:
+        # A file may grow while it is read, so its size is no more than a guess.
+        part = os.read(file, min(max(state.st_size - length, 0) + 4096, 1 << 20))
+        if not part:
+            return b"".join(parts)
+        parts.append(part)
+        length += len(part)
+    if not state.st_size:
+        raise DocumentError(f"{name}: not a document: it has no size and does not end")
+    raise DocumentError(f"{name}: larger than {most / 1e6:g} MB: split it, or exclude it")

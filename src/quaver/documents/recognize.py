@@ -1,0 +1,121 @@
+"""Which format a file has: by the ending of its name, and where that says nothing, by how it begins."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+import stat
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path, PurePath
+
+from quaver.documents.formats import PACKED, SUPPORTED_ENDINGS
+
+_START = 8192
+"""Bytes that are looked at."""
+
+_MANUAL = re.compile(r"\.(?:[1-9][a-z]*|[nl])")
+_ROFF = re.compile(rb"^[.'][ \t]*(?:TH|Dd|Dt|SH|Sh|so)\b", re.MULTILINE)
+_MAILBOX = re.compile(rb"From \S+.*\r?\n[!-9;-~]+:")
+_PRIVATE_KEY = re.compile(rb"\s*-----BEGIN [A-Z ]*PRIVATE KEY")
+_CONTROL = bytes({*range(32)} - set(b"\t\n\v\f\r\b\x1b"))
+_STEMS = frozenset(
+    (
+        *("authors", "bugs", "changelog", "changes", "containerfile", "contributing"),
+        *("contributors", "copying", "copyright", "credits", "dockerfile", "faq", "gemfile"),
+        *("gnumakefile", "hacking", "history", "install", "jenkinsfile", "justfile", "licence"),
+        *("license", "maintainers", "makefile", "news", "notice", "procfile", "rakefile"),
+        *("readme", "release-notes", "releasenotes", "security", "thanks", "todo", "upgrading"),
+        *("vagrantfile", "version"),
+    )
+)
+"""Names that say more than what stands behind their dot: README.Debian, Dockerfile.dev."""
+
+
+def ending_of(path: Path, *, forced: bool = False) -> str | None:
+    """Says by which format a file can be read; opens it only if its name does not tell.
+
+    Args:
+        path: The file.
+        forced: Whether a file with an unknown ending is wanted all the same, as text.
+
+    Returns:
+        An ending for ``formats.convert``; None for a file of no format.
+    """
+    return ending_for(path.name, partial(_start_of, path), forced=forced)
+
+
+def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -> str | None:
+    """As ``ending_of``.
+
+    Args:
+        name: The file's name.
+        start: Gives the first bytes of the file; called at most once.
+        forced: As above.
+
+    Returns:
+        As above.
+    """
+    ending = PurePath(name).suffix.lower()
+    if ending == PACKED:
+        inner = name[: -len(PACKED)]
+        if inner.lower().endswith(PACKED):
+            return None
+        found = ending_for(inner, lambda: _unpacked(start()), forced=forced)
+        return None if found is None else found + PACKED
+    if ending in SUPPORTED_ENDINGS:
+        return ending
+    known = not ending or name.partition(".")[0].lower() in _STEMS
+    manual = _MANUAL.fullmatch(ending) is not None
+    if name.endswith("~") or not (known or manual or forced):
+        return None
+    content = start()
+    if manual and _ROFF.search(content):
+        return ".man"
+    if not ending:
+        if content.startswith(b"%PDF-"):
+            return ".pdf"
+        if _MAILBOX.match(content):
+            return ".mbox"
+        opening = content[:200].lstrip(codecs.BOM_UTF8).lstrip().lower()
+        if opening.startswith((b"<!doctype html", b"<html")):
+            return ".html"
+        if opening.startswith(b"<?xml"):
+            return ".xml"
+    return ".txt" if (known or manual or forced) and _is_text(content) else None
+
+
+def _is_text(content: bytes) -> bool:
+    """Whether a file that begins so is text that people wrote, be it in an unknown encoding."""
+    if _PRIVATE_KEY.match(content):
+        return False
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return True
+    if b"\0" in content:
+        return False
+    controls = len(content) - len(content.translate(None, _CONTROL))
+    return controls * 20 <= len(content)
+
+
+def _unpacked(content: bytes) -> bytes:
+    """Returns how the file inside a .gz begins; nothing if it is damaged, as reading will report."""
+    try:
+        return zlib.decompressobj(31).decompress(content, _START)
+    except zlib.error:
+        return b""
+
+
+def _start_of(path: Path) -> bytes:
+    """Returns how a file begins; of what is no file, or leads nowhere, a byte that is no text."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return b"\0"
+        # Some files of /proc are as slow as pipes.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # noqa: PTH123
+            return file.read(_START) or b""
+    except PermissionError:
+        return b""  # reading will report it
+    except OSError:
+        return b"\0"

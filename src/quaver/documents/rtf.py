@@ -1,0 +1,33 @@
+"""The text of a Rich Text file (.rtf), by striprtf."""
+
+from __future__ import annotations
+
+from quaver.documents.outline import sections_between
+from quaver.documents.passage import Document
+from quaver.errors import DocumentError
+from quaver.extras import needs_extra
+
+
+def rtf_document(content: bytes) -> Document:
+    """Reads an .rtf file.
+
+    Args:
+        content: The file.
+
+    Returns:
+        The document, one section: the format has no headings, only large letters. Cells of a table
+        are separated by bars; pictures are left out.
+
+    Raises:
+        DocumentError: It is no Rich Text.
+        ImportError: The extra "files" is not installed.
+    """
+    with needs_extra("files"):
+        from striprtf.striprtf import rtf_to_text
+    if not content.lstrip().startswith(b"{\\rtf"):
+        raise DocumentError("broken: not Rich Text, which begins with {\\rtf")
+    # The file is ASCII; what stands behind \'.. is decoded by the code page that it names.
+    text = str(rtf_to_text(content.decode("latin-1"), errors="replace"))  # type: ignore[no-untyped-call]
+    # A character beyond U+FFFF is two \u in the file.
+    text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return Document("", text, sections_between(text, ()))

@@ -1,0 +1,152 @@
+"""A folder becomes a list of files."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from quaver.documents.formats import ENDINGS_SHOWN
+from quaver.documents.passage import Failure
+from quaver.documents.patterns import GITIGNORE, Selection, Sieve
+from quaver.documents.recognize import ending_of
+from quaver.errors import DocumentError
+
+_OUTSIDE = "leads out of the folder"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds.
+
+    Attributes:
+        files: Supported files that are wanted, sorted by their path.
+        failures: Folders that could not be listed and names that are not text.
+        others: How many other files there are of each ending, in small letters.
+        outside: Links that lead out of the folder and were not followed.
+    """
+
+    files: tuple[Path, ...]
+    failures: tuple[Failure, ...]
+    others: Mapping[str, int]
+    outside: tuple[str, ...] = ()
+
+
+def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
+    """Lists the supported files of a folder and its sub-folders.
+
+    A file whose ending says nothing is one if it is text and has no ending, or a well-known name
+    (README.Debian), or is a manual page (ls.1), or matches a pattern to include.
+
+    Hidden files and folders (a leading dot) are skipped. A link that leads out of the folder is
+    followed only if the selection says so. A link to a folder inside never is, because its files
+    are found under their own name. So links that form a loop end.
+
+    Args:
+        folder: The folder to list.
+        selection: Which files are wanted; all that no .gitignore leaves out if None.
+
+    Returns:
+        The files, and what could not be listed.
+
+    Raises:
+        InputError: A pattern of the selection is none.
+        DocumentError: The folder does not exist, is not a folder, or neither it nor what could be
+            listed below it holds a wanted file with a supported ending.
+    """
+    if not folder.is_dir():
+        found = "a file" if folder.exists() else "nothing"
+        raise DocumentError(
+            f"documents come from a folder: there is {found} at {folder}; give an existing folder"
+        )
+    selection = selection or Selection()
+    files: list[Path] = []
+    failures: list[Failure] = []
+    outside: list[str] = []
+    others: Counter[str] = Counter()
+    for path, trouble in _walk(folder, Sieve.of(selection)):
+        source = path.relative_to(folder).as_posix()
+        if not source.isprintable() and not _is_text(source):
+            failures.append(Failure(ascii(source)[1:-1], "its name is not valid UTF-8: rename it"))
+        elif trouble == _OUTSIDE:
+            outside.append(source)
+        elif trouble is not None:
+            failures.append(Failure(source, trouble))
+        elif ending_of(path, forced=bool(selection.include)) is not None:
+            files.append(path)
+        else:
+            others[path.suffix.lower()] += 1
+    if not files and not failures:
+        patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
+        wanted = f" that patterns want ({patterns})" if patterns else ""
+        links = (
+            f"; {len(outside)} links that lead out of it were not followed (--follow-links does)"
+            if outside
+            else ""
+        )
+        raise DocumentError(
+            f"a folder needs at least one document: found none in {folder}{wanted}{links}; "
+            f"supported endings: {ENDINGS_SHOWN}; text without ending is read, too"
+        )
+    return Scan(tuple(sorted(files)), tuple(failures), others, tuple(sorted(outside)))
+
+
+def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
+    """Yields every wanted file, and what cannot be used with the reason; _OUTSIDE for a link."""
+    real_root = os.path.realpath(root)
+    seen = {real_root}
+    folders = [(root, "", sieve)]
+    while folders:
+        folder, relative, outer = folders.pop()
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            yield folder, f"cannot list the folder: {error.strerror}"
+            continue
+        inner = outer
+        if any(entry.name == GITIGNORE for entry in entries):
+            inner = outer.inside(folder, relative)
+        if inner is not outer and inner.trouble:
+            yield folder / GITIGNORE, inner.trouble
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            is_folder, is_link = _is_folder(entry), entry.is_symlink()
+            below = f"{relative}{entry.name}/" if is_folder else relative + entry.name
+            if not inner.keeps(below):
+                continue
+            real = os.path.realpath(path) if is_link or is_folder else ""
+            if is_link and not sieve.selection.follow_links and not _contains(real_root, real):
+                yield path, _OUTSIDE
+            elif not is_folder:
+                yield path, None
+            elif real not in seen and not (
+                is_link and (_contains(real_root, real) or _contains(real, real_root))
+            ):
+                seen.add(real)
+                folders.append((path, below, inner))
+
+
+def _contains(folder: str, path: str) -> bool:
+    """Whether a path is a folder or inside it; both without links."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_text(name: str) -> bool:
+    """Whether a file name can be stored as UTF-8 (a name with undecodable bytes cannot)."""
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

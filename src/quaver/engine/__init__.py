@@ -1,0 +1,64 @@
+"""TODO engine."""
+
+from __future__ import annotations
+
+from quaver.engine.arguments import (
+    LOADING,
+    SENTENCE_TRANSFORMERS,
+    check_choice,
+    check_listable,
+    check_loaded,
+    check_range,
+    explain_keywords,
+    text_list,
+)
+from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
+from quaver.engine.cpu_settings import advice, cpu_settings, parse_cpus
+from quaver.engine.engine import Engine, Precision
+from quaver.engine.load import LoadedModel, load_classifier, load_model
+from quaver.engine.machine import available_threads, info
+from quaver.engine.postprocessing import (
+    Matrix,
+    Output,
+    ShortMatrix,
+    ShortVector,
+    Vector,
+    Vectors,
+    convert,
+    shortened,
+    similarity,
+)
+
+__all__ = [
+    "LOADING",
+    "MAX_BATCH_TOKENS",
+    "SENTENCE_TRANSFORMERS",
+    "EncodeReport",
+    "Engine",
+    "LoadedModel",
+    "Matrix",
+    "Output",
+    "Precision",
+    "ShortMatrix",
+    "ShortVector",
+    "Vector",
+    "Vectors",
+    "advice",
+    "available_threads",
+    "check_choice",
+    "check_listable",
+    "check_loaded",
+    "check_range",
+    "convert",
+    "cpu_settings",
+    "encode_texts",
+    "encode_tokens",
+    "explain_keywords",
+    "info",
+    "load_classifier",
+    "load_model",
+    "parse_cpus",
+    "shortened",
+    "similarity",
+    "text_list",
+]

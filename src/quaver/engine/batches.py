@@ -1,0 +1,147 @@
+"""Many texts through tokenizer and engine, a bounded number of tokens at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.engine.arguments import check_range
+from quaver.engine.engine import Engine
+from quaver.engine.postprocessing import Vectors
+from quaver.models import TokenBatch
+
+Item = TypeVar("Item", contravariant=True)
+
+MAX_BATCH_TOKENS = 16384
+# Texts tokenized at a time: few enough that a progress bar moves, many enough to fill several
+# batches.
+_TEXTS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What encoding gave and what it did.
+
+    Attributes:
+        vectors: one for each text.
+        tokens: tokens that went through the model; a text given twice counts once.
+        truncated: different texts that were longer than the model and lost their end.
+    """
+
+    vectors: Vectors
+    tokens: int
+    truncated: int
+
+
+class Tokenize(Protocol[Item]):
+    """`Tokenizer.encode` for texts or `Tokenizer.encode_pairs` for pairs."""
+
+    def __call__(self, items: Sequence[Item], start: int, /) -> TokenBatch:
+        """Tokenize items; `start` is the first one's position, for messages."""
+
+
+def encode_texts(
+    tokenize: Tokenize[Item],
+    engine: Engine,
+    texts: Sequence[Item],
+    *,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    show_progress_bar: bool = False,
+    copies: Sequence[int] | None = None,
+    position: Callable[[int], int] | None = None,
+) -> EncodeReport:
+    """Tokenize and encode texts, in their order.
+
+    Why not sorted by length: the engine pads nothing, so a batch costs its tokens in any order.
+
+    Args:
+        tokenize: how the model's tokenizer reads one of `texts`.
+        engine: the model's engine.
+        texts: N texts, or pairs of texts.
+        max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
+        show_progress_bar: a bar on stderr.
+        copies: how many of the caller's texts each of `texts` stands for, which the bar counts; None
+            for one each.
+        position: for messages, where the user has the i-th of `texts`; None for i.
+
+    Returns:
+        The report; vectors are float32 (N, O) as the engine gives them, O of `EncoderSpec.outputs`.
+
+    Raises:
+        InputError: max_batch_tokens is no positive whole number, or a text is invalid.
+        EngineError: a vector came out with NaN or infinity.
+    """
+    check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+    vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
+    tokens = truncated = 0
+    total = len(texts) if copies is None else sum(copies)
+    with _progress(total, shown=show_progress_bar) as advance:
+        for first, tokenized in _tokenized(tokenize, texts):
+            tokens += tokenized.tokens
+            truncated += tokenized.truncated
+            for begin, batch in tokenized.split(max_batch_tokens):
+                row = first + begin
+                vectors[row : row + len(batch)] = engine.encode(
+                    batch, position=_behind(row, position)
+                )
+                advance(len(batch) if copies is None else sum(copies[row : row + len(batch)]))
+    return EncodeReport(vectors, tokens, truncated)
+
+
+def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
+    """Encode texts that are tokenized already.
+
+    Args:
+        engine: the model's engine.
+        tokens: N texts, of any number of tokens together.
+
+    Returns:
+        float32 (N, O) as the engine gives them.
+    """
+    vectors = np.empty((len(tokens), engine.spec.outputs), np.float32)
+    for row, batch in tokens.split(MAX_BATCH_TOKENS):
+        vectors[row : row + len(batch)] = engine.encode(batch, position=_behind(row, None))
+    return vectors
+
+
+def _behind(row: int, position: Callable[[int], int] | None) -> Callable[[int], int]:
+    """Return where the caller has the i-th text of a batch that begins at `row`."""
+    return lambda i: row + i if position is None else position(row + i)
+
+
+@contextmanager
+def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
+    """Give what counts finished texts, on a bar or nowhere: a query waits for no import of tqdm."""
+    if not shown or sys.stderr is None:
+        yield lambda texts: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="text", file=sys.stderr) as bar:
+        yield bar.update
+
+
+def _tokenized(tokenize: Tokenize[Item], texts: Sequence[Item]) -> Iterator[tuple[int, TokenBatch]]:
+    """Yield the tokens of a thousand texts at a time, the next thousand being tokenized meanwhile."""
+    starts = range(0, len(texts), _TEXTS_AT_ONCE)
+    if len(starts) < 2:
+        yield 0, tokenize(texts, 0)
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="quaver-tokenizer") as ahead:
+
+        def submit(first: int) -> Future[TokenBatch]:
+            return ahead.submit(tokenize, texts[first : first + _TEXTS_AT_ONCE], first)
+
+        coming = submit(0)
+        for first in starts:
+            batch = coming.result()
+            if first + _TEXTS_AT_ONCE < len(texts):
+                coming = submit(first + _TEXTS_AT_ONCE)
+            yield first, batch

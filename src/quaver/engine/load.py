@@ -1,0 +1,191 @@
+"""A model's name to the parts that work together: folder, spec, tokenizer, engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from quaver.engine.arguments import check_range
+from quaver.engine.engine import PRECISIONS, Engine, Precision
+from quaver.errors import (
+    InputError,
+    ModelFolderError,
+    PoolingError,
+    UnsupportedArchitectureError,
+)
+from quaver.models import (
+    POOLINGS,
+    EncoderSpec,
+    ModelFolder,
+    Tokenizer,
+    classifier_spec,
+    encoder_spec,
+    encoder_weights,
+    is_quantized,
+    module_steps,
+    module_tensors,
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An encoder ready to run, its parts checked against each other.
+
+    Attributes:
+        folder: what the model folder says.
+        spec: the encoder as data; `normalize` as the folder or the caller wants it.
+        tokenizer: cuts at the length that was asked for.
+        engine: pools and does not normalise, whatever `spec` says: shorter vectors
+            (`truncate_dim`) and plain ones need the values before that.
+        options: what the model was loaded with beside its name, to load it again in another
+            process; without the hub's token, which is a secret.
+    """
+
+    folder: ModelFolder
+    spec: EncoderSpec
+    tokenizer: Tokenizer
+    engine: Engine
+    options: Mapping[str, Any]
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    precision: Precision = "int8",
+    revision: str | None = None,
+    max_seq_length: int | None = None,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedModel:
+    """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
+    if pooling is not None and not set(str(pooling).split("+")) <= set(POOLINGS):
+        raise InputError(
+            f"pooling must be {', '.join(POOLINGS)}, or several joined by +: got {pooling!r}"
+        )
+    _check_precision(precision)
+    folder = ModelFolder.open(
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("sentence-transformers",),
+    )
+    _require_embedder(folder)
+    spec = encoder_spec(
+        folder.config,
+        pooling=_agreed_pooling(folder, pooling),
+        normalize=folder.normalize if normalize is None else normalize,
+    )
+    spec = replace(spec, head=module_steps(folder.modules))
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "pooling": pooling,
+        "normalize": normalize,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    return _load(folder, spec, options)
+
+
+def load_classifier(
+    name_or_path: str | Path,
+    *,
+    precision: Precision = "int8",
+    revision: str | None = None,
+    max_seq_length: int | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedModel:
+    """Load a model with a classification head, as `CrossEncoder.from_pretrained` says."""
+    _check_precision(precision)
+    folder = ModelFolder.open(
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("cross-encoder",),
+    )
+    _require_classifier(folder)
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    return _load(folder, classifier_spec(folder.config), options)
+
+
+def _require_embedder(folder: ModelFolder) -> None:
+    """Refuse a cross-encoder: its encoder would give vectors that were never trained to be any."""
+    if folder.pooling is None and folder.is_classifier:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is a cross-encoder: config.json lists "
+            f"{', '.join(folder.architectures)} and no modules.json says how to pool; open it with "
+            "CrossEncoder.from_pretrained(...), which scores pairs of texts"
+        )
+
+
+def _require_classifier(folder: ModelFolder) -> None:
+    if folder.pooling is not None and not folder.is_classifier:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is an embedding model: its modules.json names a Pooling module; open it "
+            "with Embedder.from_pretrained(...), and rank with BiEncoderRanker(embedder)"
+        )
+
+
+def _check_precision(precision: object) -> None:
+    if precision not in PRECISIONS:
+        names = " or ".join(map(repr, PRECISIONS))
+        raise InputError(f"precision must be {names}: got {precision!r}")
+
+
+def _load(
+    folder: ModelFolder,
+    spec: EncoderSpec,
+    options: Mapping[str, Any],
+) -> LoadedModel:
+    max_seq_length, precision = options["max_seq_length"], options["precision"]
+    if max_seq_length is not None:
+        check_range("max_seq_length", max_seq_length, spec.max_length)
+    length = spec.length_within(folder.max_seq_length)
+    try:
+        tokenizer = folder.tokenizer(max_seq_length or length)
+    except InputError as error:
+        if max_seq_length is not None:
+            raise
+        raise ModelFolderError(
+            f"{folder.name} says that a text may have {length} tokens (config.json, "
+            f"sentence_bert_config.json, tokenizer_config.json), too few for its tokenizer: {error}"
+        ) from error
+    tokenizer.require_vocabulary(spec.vocab_size)
+    quantized = is_quantized(folder.config)
+    engine = Engine(
+        replace(spec, normalize=False),
+        encoder_weights(spec, {**folder.tensors(), **module_tensors(folder.modules)}),
+        precision=None if quantized and precision == "int8" else precision,
+        threads=options["threads"],
+        isa=options["isa"],
+    )
+    return LoadedModel(folder, spec, tokenizer, engine, options)
+
+
+def _agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
+    if folder.pooling is not None and pooling is not None and folder.pooling != pooling:
+        raise PoolingError(
+            f"{folder.name} was trained with {folder.pooling} pooling (modules.json): got "
+            f"pooling={pooling!r}, which gives useless vectors; leave the argument out"
+        )
+    return folder.pooling or pooling

@@ -1,0 +1,118 @@
+"""What is done with vectors behind the model: length, output type, similarity."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+from quaver.reference import normalized
+
+Output = Literal["float32", "int8", "binary"]
+Vectors = NDArray[Any]
+Vector = np.ndarray[tuple[int], np.dtype[np.float32]]
+"""One vector, (D,)."""
+Matrix = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+"""A vector a row, (N, D)."""
+ShortVector = np.ndarray[tuple[int], np.dtype[np.int8 | np.uint8]]
+"""One vector of output "int8" or "binary"."""
+ShortMatrix = np.ndarray[tuple[int, int], np.dtype[np.int8 | np.uint8]]
+"""Vectors of output "int8" or "binary"."""
+
+
+def convert(pooled: NDArray[np.float32], *, normalize: bool, output: Output) -> Vectors:
+    """Turn pooled vectors into what the caller asked for.
+
+    Formula:
+        float32: v / |v| if normalize else v
+        int8:    round(127 * v / |v|), symmetric, so the dot product of two is 127^2 times their
+            cosine
+        binary:  bit i is v_i > 0, eight to a byte, the first component in the highest bit
+
+    Args:
+        pooled: float32 (N, D).
+        normalize: divide by the length; int8 always does.
+        output: "float32", "int8" or "binary".
+
+    Returns:
+        float32 (N, D), int8 (N, D) in [-127, 127], or uint8 (N, ceil(D / 8)); C-contiguous.
+
+    Raises:
+        InputError: output is none of the three.
+    """
+    if output == "float32":
+        return np.ascontiguousarray(normalized(pooled) if normalize else pooled)
+    if output == "int8":
+        return np.rint(normalized(pooled) * 127).astype(np.int8)
+    if output == "binary":
+        return np.packbits(pooled > 0, axis=1)
+    raise InputError(f"output must be 'float32', 'int8' or 'binary': got {output!r}")
+
+
+def shortened(
+    pooled: NDArray[np.float32], dimension: int | None, family: str
+) -> NDArray[np.float32]:
+    """Keep the leading components of vectors, as their model was trained for it (Matryoshka).
+
+    Formula:
+        v[:dimension]; of Nomic's models ((v - mean v) / sqrt(var v + 1e-5))[:dimension]
+
+    Args:
+        pooled: float32 (N, D).
+        dimension: components to keep; None keeps all, and leaves the vectors as they are.
+        family: the model's, a key of `quaver.models.families.FAMILIES`.
+
+    Returns:
+        float32 (N, dimension), not normalised.
+
+    Source:
+        Kusupati et al., Matryoshka Representation Learning (arXiv 2205.13147); the layer norm is in
+        the model card of nomic-ai/nomic-embed-text-v1.5.
+    """
+    if dimension is None:
+        return pooled
+    if family == "nomic_bert":
+        centred = pooled - pooled.mean(axis=1, keepdims=True)
+        pooled = centred / np.sqrt(
+            np.square(centred).mean(axis=1, keepdims=True) + np.float32(1e-5)
+        )
+    return pooled[:, :dimension]
+
+
+def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
+    """Compare every vector of a with every vector of b.
+
+    Formula:
+        dot: a_i . b_j;  cosine: a_i . b_j / (|a_i| |b_j|), 0 for a vector of zeros
+
+    Args:
+        a: float32 or int8, (D,) or (N, D).
+        b: float32 or int8, (D,) or (M, D).
+        metric: "cosine" or "dot".
+
+    Returns:
+        float32 (N, M); a single vector drops its axis: (D,) with (M, D) gives (M,).
+
+    Raises:
+        InputError: the vectors have other shapes, different dimensions, or are binary.
+    """
+    left, right = _rows("a", a), _rows("b", b)
+    if left.shape[1] != right.shape[1]:
+        raise InputError(
+            f"vectors must have the same dimension: got {left.shape[1]} and {right.shape[1]}"
+        )
+    if metric == "cosine":
+        left, right = normalized(left), normalized(right)
+    scores: NDArray[np.float32] = left @ right.T
+    return scores.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
+
+
+def _rows(name: str, vectors: Vectors) -> NDArray[np.float32]:
+    array = np.asarray(vectors)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "fi":
+        raise InputError(
+            f"{name} must be float or int8 vectors, (D,) or (N, D): got {array.dtype} {array.shape}"
+        )
+    return np.atleast_2d(array).astype(np.float32)

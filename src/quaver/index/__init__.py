@@ -1,0 +1,22 @@
+"""TODO index."""
+
+from __future__ import annotations
+
+from quaver.index.corpus import CorpusIndex
+from quaver.index.index import Index, UpdateProgress, UpdateReport, load_stored_model
+from quaver.index.reranking import Ranker, load_ranker
+from quaver.index.transfer import export_passages, import_passages
+from quaver.index.watch import watch
+
+__all__ = [
+    "CorpusIndex",
+    "Index",
+    "UpdateProgress",
+    "Ranker",
+    "UpdateReport",
+    "export_passages",
+    "import_passages",
+    "load_ranker",
+    "load_stored_model",
+    "watch",
+]

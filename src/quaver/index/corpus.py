@@ -1,0 +1,79 @@
+"""A judged corpus in an index, so that the whole search can be measured: embed, store, find, rerank."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from quaver.documents import Passage
+from quaver.embedder import Embedder
+from quaver.index.index import Index
+from quaver.store import Mode
+
+
+class CorpusIndex:
+    """Documents under their own ids in a temporary index.
+
+    Attributes:
+        index: what is searched.
+    """
+
+    def __init__(self, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
+        """Make an empty index in a temporary folder.
+
+        Args:
+            embedder: the model.
+            mode: of `Index.search`.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="quaver-")
+        self._mode = mode
+        self.index = Index.create(Path(self._folder.name) / "store", embedder)
+
+    def add(self, documents: Iterable[tuple[str, str]]) -> None:
+        """Store documents.
+
+        Args:
+            documents: id and text; of a text longer than the model reads the vector says less.
+        """
+        self.index.add(
+            [
+                Passage(key, text, source="", heading="", start=0, end=len(text))
+                for key, text in documents
+            ]
+        )
+
+    def search(self, query: str, k: int) -> dict[str, float]:
+        """Return the k best documents of a query: id to a score that falls with the rank.
+
+        Args:
+            query: the text.
+            k: how many at most.
+
+        Returns:
+            1 for the first, 1/2 for the second, and so on: the scores of fused and reranked lists
+            are on scales of their own, only their order counts.
+        """
+        if not query.strip():
+            return {}
+        hits = self.index.search(query, k=k, mode=self._mode)
+        return {hit.id: 1 / rank for rank, hit in enumerate(hits, start=1)}
+
+    def close(self) -> None:
+        """Drop the index and its folder."""
+        self.index.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> CorpusIndex:
+        """Return the index itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Drop the index."""
+        self.close()

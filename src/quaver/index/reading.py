@@ -1,0 +1,169 @@
+"""The files of a folder, read and split, a group at a time."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quaver.documents import (
+    LIMITS,
+    Converter,
+    Document,
+    Failure,
+    Passage,
+    TokenCounter,
+    Unread,
+    read_bytes,
+    read_documents,
+    split,
+)
+from quaver.errors import DocumentError
+from quaver.store import FileVersion, StoredSource
+
+_SPLIT_VERSION = 6
+"""Raise it when reading or splitting changes: every file then counts as changed once."""
+
+
+@dataclass(frozen=True)
+class ReadFile:
+    """A file on its way into the store.
+
+    Attributes:
+        version: Its version.
+        source: Path relative to the folder.
+        passages: Its passages; empty for a file without text.
+        size: Its bytes.
+    """
+
+    version: FileVersion
+    source: str
+    passages: list[Passage]
+    size: int
+
+
+@dataclass
+class Group:
+    """Some files, together about as many passages as the engine takes at a time.
+
+    Attributes:
+        files: Files that are new or changed.
+        unchanged: How many passages each file has that is stored already.
+        failures: Files that could not be read.
+        size: Bytes of the unchanged and failed files.
+    """
+
+    files: list[ReadFile] = field(default_factory=list)
+    unchanged: list[int] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    size: int = 0
+
+
+class Reader:
+    """Reads and splits files that are not stored as they are."""
+
+    def __init__(
+        self,
+        folder: Path,
+        root: str,
+        tokenizer: TokenCounter,
+        max_tokens: int,
+        stored: Mapping[str, StoredSource],
+    ) -> None:
+        """Takes what reading needs.
+
+        Args:
+            folder: The folder.
+            root: What its passages are stored under.
+            tokenizer: The model's tokenizer.
+            max_tokens: Tokens of a passage with its heading, at most.
+            stored: What is stored of each source.
+        """
+        self._folder, self._root, self._tokenizer = folder, root, tokenizer
+        self._max_tokens, self._stored = max_tokens, stored
+
+    def groups(self, paths: Sequence[Path], passages: int) -> Iterator[Group]:
+        """Yields the files in groups.
+
+        Args:
+            paths: The files.
+            passages: A group ends with the file that brings it to this many.
+
+        Yields:
+            Groups; the last may be smaller.
+        """
+        group, waiting = Group(), 0
+        with Converter() as converter:
+            for number, (outcome, size) in enumerate(self._outcomes(paths, converter), start=1):
+                if isinstance(outcome, ReadFile):
+                    group.files.append(outcome)
+                    waiting += len(outcome.passages)
+                else:
+                    group.size += size
+                    if isinstance(outcome, Failure):
+                        group.failures.append(outcome)
+                    else:
+                        group.unchanged.append(outcome)
+                # Also after many files of which nothing is new, so that progress shows.
+                if waiting >= passages or number % 256 == 0:
+                    yield group
+                    group, waiting = Group(), 0
+        yield group
+
+    def _outcomes(
+        self, paths: Sequence[Path], converter: Converter
+    ) -> Iterator[tuple[ReadFile | Failure | int, int]]:
+        """Yields for each file, roughly in order, what came of it and its bytes.
+
+        That is the file read and split, why it cannot be read, or how many passages it has that is
+        stored as it is.
+        """
+        waiting: list[tuple[str, Unread]] = []
+        for path in paths:
+            source = path.relative_to(self._folder).as_posix()
+            try:
+                content = read_bytes(path)
+            except DocumentError as error:
+                yield self._failure(path, source, error), file_size(path)
+                continue
+            settings = f"{_SPLIT_VERSION} {self._max_tokens}\n".encode()
+            digest = hashlib.sha256(settings + content).hexdigest()
+            known = self._stored.get(source)
+            if known is not None and known.has_digest(digest):
+                yield sum(map(len, known.ids.values())), len(content)
+                continue
+            waiting.append((digest, Unread(path, source, self._root, content)))
+            if (
+                len(waiting) == LIMITS.message_files
+                or sum(len(file.content) for _, file in waiting) >= LIMITS.message_bytes
+            ):
+                yield from self._split(waiting, converter)
+                waiting.clear()
+        yield from self._split(waiting, converter)
+
+    def _split(
+        self, files: Sequence[tuple[str, Unread]], converter: Converter
+    ) -> Iterator[tuple[ReadFile | Failure, int]]:
+        """Yields files as ``_outcomes`` does; each comes with the digest of its version."""
+        documents = read_documents([file for _, file in files], converter)
+        for (digest, file), document in zip(files, documents, strict=True):
+            size = len(file.content)
+            if not isinstance(document, Document):  # or an extra that this file needs is missing
+                yield self._failure(file.path, file.source, document), size
+                continue
+            passages = split(document, self._tokenizer, self._max_tokens)
+            version = FileVersion(digest, len(passages))
+            yield ReadFile(version, file.source, passages, size), size
+
+    @staticmethod
+    def _failure(path: Path, source: str, error: DocumentError | ImportError) -> Failure:
+        return Failure(source, str(error).removeprefix(f"{path.name}: "))
+
+
+def file_size(path: Path) -> int:
+    """Returns a file's size in bytes; 0 where it cannot be reached, as reading will report."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0

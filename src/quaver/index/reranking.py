@@ -1,0 +1,104 @@
+"""Hits put in a better order by a second, slower look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.documents import embedded_text
+from quaver.embedder import Embedder
+from quaver.errors import InputError, UnsupportedArchitectureError
+from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked
+from quaver.store import Hit, VectorStore
+
+
+class Ranker(Protocol):
+    """Anything that puts texts in order for a question; ``CrossEncoder`` is one."""
+
+    def rank(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None
+    ) -> list[Ranked]:
+        """Returns the best ``top_k`` documents, best first."""
+        ...
+
+
+def rerank(
+    query: str, hits: Sequence[Hit], ranker: Ranker, *, k: int, store: VectorStore, space: str
+) -> list[Hit]:
+    """Orders hits anew.
+
+    A bi-encoder whose vectors are the ones that are stored is given them, and embeds nothing but
+    the question.
+
+    Args:
+        query: The question.
+        hits: What a search found.
+        ranker: What orders them; it reads heading and text.
+        k: How many to return at most.
+        store: Where the hits are from.
+        space: Fingerprint of the vectors in the store.
+
+    Returns:
+        The best hits, best first, with the ranker's scores.
+
+    Raises:
+        InputError: The ranker is none.
+    """
+    if isinstance(ranker, type) or not callable(getattr(ranker, "rank", None)):
+        raise InputError(
+            f"ranker must have a method rank, like a CrossEncoder: got {ranker!r:.80}; "
+            "quaver.index.reranking.load_ranker makes one of a model's name"
+        )
+    texts = [embedded_text(hit.heading, hit.text) for hit in hits]
+    if isinstance(ranker, BiEncoderRanker) and ranker.embedder.fingerprint == space:
+        vectors = _stored_vectors(hits, store)
+        ranked = ranker.rank(query, texts, top_k=k, embeddings=vectors)
+    else:
+        ranked = ranker.rank(query, texts, top_k=k)
+    return [replace(hits[one.index], score=one.score) for one in ranked]
+
+
+def load_ranker(name_or_path: str | Path, embedder: Embedder | None = None) -> Ranker:
+    """Loads a model that reranks: a cross-encoder, or a bi-encoder where it has no head.
+
+    Args:
+        name_or_path: Model folder or hub id.
+        embedder: The index's own model; taken as it is if it is the one that is named.
+
+    Returns:
+        The ranker.
+
+    Raises:
+        ModelNotFoundError: There is no such model.
+        ModelError: It is neither.
+    """
+    if embedder is not None and _same_model(name_or_path, embedder):
+        return BiEncoderRanker(embedder)
+    threads = None if embedder is None else embedder.threads
+    try:
+        return CrossEncoder.from_pretrained(name_or_path, threads=threads)
+    except UnsupportedArchitectureError as no_cross_encoder:
+        try:
+            return BiEncoderRanker(Embedder.from_pretrained(name_or_path, threads=threads))
+        except UnsupportedArchitectureError as error:
+            raise UnsupportedArchitectureError(
+                f"a reranker is a cross-encoder or an embedding model: {name_or_path} is neither "
+                f"({no_cross_encoder}; {error})"
+            ) from error
+
+
+def _same_model(name_or_path: str | Path, embedder: Embedder) -> bool:
+    return embedder.source in (str(name_or_path), str(Path(name_or_path).expanduser().resolve()))
+
+
+def _stored_vectors(hits: Sequence[Hit], store: VectorStore) -> NDArray[np.float32] | None:
+    """Returns the vectors of the hits; None if one has none."""
+    found = store.vectors([hit.id for hit in hits])
+    if not hits or len(found) < len(hits):
+        return None
+    return np.stack([found[hit.id] for hit in hits])

@@ -1,0 +1,278 @@
+"""One run of an update: files are read ahead of the engine, and stored behind it.
+
+The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
+ones of the same file are deleted; progress counts what is flushed. Each passage carries the version
+of its file (``FileVersion``), so what is finished can be read off the store. Each also carries its
+root, the folder or the name given to it: an update looks at the passages of its own root and at no
+others, except to take over the vector of a text that is stored already.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.documents import Failure, Passage, Selection, content_digest, scan_folder
+from quaver.embedder import Embedder
+from quaver.index import embedding
+from quaver.index.embedding import Batch, batches, embed, tokenize_passages
+from quaver.index.overlap import Behind, ahead
+from quaver.index.reading import Group, Reader, ReadFile, file_size
+from quaver.index.report import UpdateProgress, UpdateReport
+from quaver.store import MOST_FAILURES, StoredSource, UpdateNote, VectorStore
+
+_AHEAD = 4
+"""Groups that are read before the engine needs them, and batches that wait for the store. They
+bound the memory, whatever the folder holds."""
+
+FLUSH_SECONDS = 1.0
+"""Passages that are written and not flushed are no older than this. Why not each batch: a flush waits
+for the disk once for every 32 MB of the store, and a million passages would take hours of it."""
+
+
+def update(
+    embedder: Embedder,
+    store: VectorStore,
+    folder: Path,
+    *,
+    root: str,
+    max_tokens: int,
+    selection: Selection | None = None,
+    on_progress: Callable[[UpdateProgress], None] | None = None,
+) -> UpdateReport:
+    """Does what ``Index.update`` says.
+
+    Args:
+        embedder: The model.
+        store: The store.
+        folder: The folder.
+        root: What its passages are stored under; not empty.
+        max_tokens: Tokens of a passage with its heading, at most.
+        selection: Which files of the folder are wanted; see ``scan_folder``.
+        on_progress: Called whenever passages were stored, in the caller's thread.
+
+    Returns:
+        What was done.
+
+    Raises:
+        DocumentError: The folder does not exist or holds no supported file.
+        StoreError: Storing failed.
+    """
+    report = on_progress or (lambda progress: None)
+    return _Update(embedder, store, folder, root, max_tokens, report).run(selection)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A group of files, and what is to be done about their passages.
+
+    Attributes:
+        group: The files.
+        kept: Passages that keep their vector.
+        reused: Passages that take over the vector of the same text elsewhere.
+        new: Passages for the engine.
+    """
+
+    group: Group
+    kept: dict[Passage, NDArray[np.float32]]
+    reused: dict[Passage, NDArray[np.float32]]
+    new: list[Batch]
+
+
+class _Update:
+    """One run."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        store: VectorStore,
+        folder: Path,
+        root: str,
+        max_tokens: int,
+        on_progress: Callable[[UpdateProgress], None],
+    ) -> None:
+        self._embedder, self._store, self._folder = embedder, store, folder
+        self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
+        self._failed: list[Failure] = []
+        self._empty: list[str] = []
+        self._bytes_done = self._work_done = 0.0
+        self._bytes_total = self._work_total = 0
+        self._expected: dict[str, int] = {}
+        self._files = self._added = self._reused = self._unchanged = 0
+        self._removed = self._truncated = 0
+        self._behind = Behind(_AHEAD)
+        self._written: list[Callable[[], None]] = []
+        self._flushed = time.perf_counter()
+
+    def run(self, selection: Selection | None) -> UpdateReport:
+        begin = time.perf_counter()
+        scan = scan_folder(self._folder, selection)
+        self._failed.extend(scan.failures)
+        sizes = {path.relative_to(self._folder).as_posix(): file_size(path) for path in scan.files}
+        self._bytes_total = sum(sizes.values())
+        stored = self._store.sources(self._root)
+        # A file of which something is stored is most likely unchanged, until it has been read.
+        self._expected = {source: size for source, size in sizes.items() if source not in stored}
+        self._work_total = sum(self._expected.values())
+        self._advance(0)
+        anything = self._store.count() > 0
+        reader = Reader(
+            self._folder, self._root, self._embedder.tokenizer, self._max_tokens, stored
+        )
+        try:
+            read = (
+                self._prepared(group, stored, anything)
+                for group in reader.groups(scan.files, embedding.BATCH)
+            )
+            with ahead(read, _AHEAD) as works:
+                for work in works:
+                    self._note(work.group)
+                    self._put(work, stored)
+            self._flush()
+            self._behind.finish()
+        finally:
+            self._behind.close()
+        self._drop_gone(set(sizes), stored)
+        self._store.flush()
+        self._note_update()
+        # Even where nothing changed: an earlier run may have been stopped before it came to this.
+        self._store.optimize()
+        return UpdateReport(
+            files=self._files,
+            added=self._added,
+            reused=self._reused,
+            unchanged=self._unchanged,
+            removed=self._removed,
+            failed=tuple(self._failed),
+            empty=tuple(self._empty),
+            others=scan.others,
+            truncated=self._truncated,
+            seconds=time.perf_counter() - begin,
+            outside=scan.outside,
+        )
+
+    def _note_update(self) -> None:
+        """Keeps with the store when this update ended and what it could not read."""
+        at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        failed = tuple(self._failed[:MOST_FAILURES])
+        self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
+
+    def _note(self, group: Group) -> None:
+        """Counts the files of a group that are not to be stored."""
+        self._failed.extend(group.failures)
+        self._files += len(group.unchanged)
+        self._unchanged += sum(group.unchanged)
+        empty = [file for file in group.files if not file.passages]
+        self._empty.extend(file.source for file in empty)
+        for file in group.files:
+            if file.source not in self._expected:
+                self._work_total += file.size
+        for file in empty:
+            self._work_total -= self._expected.get(file.source, file.size)
+        for failure in group.failures:
+            self._work_total -= self._expected.get(failure.source, 0)
+        done = group.size + sum(file.size for file in empty)
+        if done:
+            self._advance(done)
+
+    def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
+        """Looks up what needs no engine, and tokenizes the rest; in the thread that reads."""
+        passages = [passage for file in group.files for passage in file.passages]
+        kept, reused, new = self._sorted(passages, stored, anything)
+        return _Work(
+            group, kept, reused, [tokenize_passages(self._embedder, b) for b in batches(new)]
+        )
+
+    def _put(self, work: _Work, stored: dict[str, StoredSource]) -> None:
+        """Stores the passages of files, and only when they are on disk deletes the stale ones."""
+        files = work.group.files
+        versions = {file.source: file.version for file in files}
+        shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
+
+        def store(batch: Sequence[Passage], vectors: NDArray[np.float32], count: str) -> None:
+            def job() -> None:
+                self._store.upsert(batch, vectors, versions=versions)
+
+            def durable() -> None:
+                setattr(self, count, getattr(self, count) + len(batch))
+                share = sum(shares[passage.source] for passage in batch)
+                self._work_done += share
+                self._advance(share)
+
+            self._behind.submit(job, lambda: self._written.append(durable))
+            if time.perf_counter() - self._flushed >= FLUSH_SECONDS:
+                self._flush()
+
+        for known, count in ((work.kept, "_unchanged"), (work.reused, "_reused")):
+            for batch in batches(list(known)):
+                # The vector stays, the position and the file's version are written anew.
+                store(batch, np.stack([known[passage] for passage in batch]), count)
+        for ready in work.new:
+            self._truncated += ready.tokens.truncated
+            store(ready.passages, embed(self._embedder, ready), "_added")
+        self._files += len(files)
+        stale = [i for file in files for i in self._stale(file, stored)]
+        if not stale:
+            return
+
+        def deleted() -> None:
+            self._removed += len(stale)
+
+        self._flush()
+        self._behind.submit(lambda: self._store.delete(stale), deleted)
+
+    def _flush(self) -> None:
+        """Has everything before flushed, and counted once it is."""
+
+        def flushed() -> None:
+            for durable in self._written:
+                durable()
+            self._written.clear()
+
+        self._flushed = time.perf_counter()
+        self._behind.submit(self._store.flush, flushed)
+
+    def _sorted(
+        self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
+    ) -> tuple[
+        dict[Passage, NDArray[np.float32]], dict[Passage, NDArray[np.float32]], list[Passage]
+    ]:
+        """Tells passages that keep their vector, those that take one over, and new ones."""
+        if not anything:
+            return {}, {}, passages
+        own = self._store.vectors([p.id for p in passages if p.source in stored])
+        digests = {p: content_digest(p.heading, p.text) for p in passages if p.id not in own}
+        others = self._store.vectors_of_content(list(digests.values()))
+        return (
+            {p: own[p.id] for p in passages if p.id in own},
+            {p: others[digest] for p, digest in digests.items() if digest in others},
+            [p for p, digest in digests.items() if digest not in others],
+        )
+
+    @staticmethod
+    def _stale(file: ReadFile, stored: dict[str, StoredSource]) -> list[str]:
+        current = {passage.id for passage in file.passages}
+        before = stored.get(file.source, StoredSource())
+        return sorted({i for ids in before.ids.values() for i in ids} - current)
+
+    def _drop_gone(self, present: set[str], stored: dict[str, StoredSource]) -> None:
+        """Deletes the passages of files that are no longer in the folder."""
+        unread = tuple(f"{failure.source}/" for failure in self._failed)
+        for source, before in stored.items():
+            if source in present or source.startswith(unread) or "./" in unread:
+                continue
+            ids = {i for version, ids in before.ids.items() if version is not None for i in ids}
+            self._store.delete(sorted(ids))
+            self._removed += len(ids)
+
+    def _advance(self, size: float) -> None:
+        self._bytes_done += size
+        done = min(round(self._bytes_done), self._bytes_total)
+        worked = min(round(self._work_done), self._work_total)
+        self._on_progress(UpdateProgress(done, self._bytes_total, self._added, worked, self._work_total))

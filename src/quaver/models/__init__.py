@@ -1,0 +1,76 @@
+"""TODO models."""
+
+from __future__ import annotations
+
+from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.families.registry import (
+    FAMILIES,
+    classifier_spec,
+    encoder_spec,
+    encoder_weights,
+    split_tensors,
+)
+from quaver.models.folder import ModelFolder
+from quaver.models.geometry import MAX_LENGTH, POOLINGS, AttentionSpec, EncoderSpec, Rotary
+from quaver.models.head import DenseStep, HeadActivation, HeadStep
+from quaver.models.hub import find_folder
+from quaver.models.int8 import quantize_weight, rounded_rows
+from quaver.models.linear import InputRange, Linear, LinearWeights, QuantizedLinear, dequantized
+from quaver.models.mapped import release_pages
+from quaver.models.modules import module_steps, module_tensors
+from quaver.models.positions import relative_rows, rotary_tables
+from quaver.models.prompts import (
+    checked_prompts,
+    choose_prompt,
+    document_prompt,
+    query_prompt,
+    with_prompt,
+)
+from quaver.models.quantization_config import is_quantized, quantization_config
+from quaver.models.tokenizer import TokenBatch, Tokenizer
+from quaver.models.weights_file import INDEX, SINGLE, weight_files
+
+__all__ = [
+    "FAMILIES",
+    "INDEX",
+    "MAX_LENGTH",
+    "POOLINGS",
+    "SINGLE",
+    "AttentionSpec",
+    "DenseStep",
+    "EncoderSpec",
+    "EncoderWeights",
+    "HeadActivation",
+    "HeadStep",
+    "InputRange",
+    "LayerWeights",
+    "Linear",
+    "LinearWeights",
+    "ModelFolder",
+    "NormWeights",
+    "QuantizedLinear",
+    "Rotary",
+    "TokenBatch",
+    "Tokenizer",
+    "checked_prompts",
+    "choose_prompt",
+    "classifier_spec",
+    "dequantized",
+    "document_prompt",
+    "encoder_spec",
+    "encoder_weights",
+    "find_folder",
+    "is_quantized",
+    "module_steps",
+    "module_tensors",
+    "quantization_config",
+    "quantize_weight",
+    "query_prompt",
+    "relative_rows",
+    "release_pages",
+    "rotary_tables",
+    "rounded_rows",
+    "split_tensors",
+    "weight_files",
+    "with_prompt",
+]

@@ -1,0 +1,1 @@
+"""Model families: config.json to geometry, tensors by name to weights, one module for each."""

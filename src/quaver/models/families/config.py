@@ -1,0 +1,182 @@
+"""config.json as a family reads it: sizes, options and activations, every fault named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.models.files import ConfigFile, checked
+from quaver.models.geometry import MAX_HEAD_SIZE, MAX_LENGTH, MAX_WIDTH, Activation
+from quaver.models.head import HeadActivation
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+# Options that change the forward pass of every family, with the values that leave it as it is.
+_EVERYWHERE: dict[str, tuple[object, ...]] = {
+    "is_decoder": (False, None),
+    "add_cross_attention": (False, None),
+    "is_encoder_decoder": (False, None),
+    "pruned_heads": ({}, None),
+}
+
+
+class Sizes(TypedDict):
+    """Fields of an EncoderSpec that are checked together."""
+
+    hidden_size: int
+    heads: int
+    intermediate_size: int
+
+
+class Config:
+    """config.json of one model.
+
+    Attributes:
+        values: the JSON object.
+        file: the same, checked; types and ranges hold from here on.
+        model_type: its model_type.
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        """Check config.json, and refuse what no family runs.
+
+        Args:
+            values: the JSON object.
+
+        Raises:
+            ModelFolderError: a key has another type than the format says, or is out of its range.
+            UnsupportedArchitectureError: an option has a value that no family runs.
+        """
+        self.values = values
+        self.file = checked(ConfigFile, dict(values), "config.json")
+        self.model_type = str(self.file.model_type)
+        self.require(_EVERYWHERE)
+
+    def require(self, options: Mapping[str, tuple[object, ...]]) -> None:
+        """Check options that change the forward pass.
+
+        Args:
+            options: by key the values that are run, the usual one first.
+
+        Raises:
+            UnsupportedArchitectureError: an option has another value; both are named.
+        """
+        for key, values in options.items():
+            if self.values.get(key) not in values:
+                raise UnsupportedArchitectureError(
+                    f"config.json has {key}={self.values.get(key)!r}; {self.model_type} is supported "
+                    f"with {key}={values[0]!r}"
+                )
+
+    def _first(self, keys: Sequence[str], default: Any) -> tuple[str, Any]:
+        """Return the first of several keys that is there, and its value."""
+        key = next((key for key in keys if getattr(self.file, key) is not None), keys[0])
+        value = getattr(self.file, key)
+        value = default if value is None else value
+        if value is None:
+            raise ModelFolderError(
+                f"config.json of a {self.model_type} must have {key}; is it the file that belongs to "
+                "these weights?"
+            )
+        return key, value
+
+    def size(self, *keys: str, least: int = 1, default: int | None = None) -> int:
+        """Return a whole number, under the first of several keys that is there.
+
+        Raises:
+            ModelFolderError: it is missing without a default, or less than `least`.
+        """
+        key, value = self._first(keys, default)
+        if value < least:
+            raise ModelFolderError(f"config.json must have {key} of at least {least}: got {value}")
+        return int(value)
+
+    def number(self, *keys: str, default: float | None = None) -> float:
+        """Return a positive number, under the first of several keys that is there.
+
+        Raises:
+            ModelFolderError: it is missing without a default.
+        """
+        return float(self._first(keys, default)[1])
+
+    def length(self, *keys: str) -> int:
+        """Return the most positions of a model without a table of them, at most `MAX_LENGTH`.
+
+        What stands for positions is made for all of them when a model is loaded, so a number in a
+        file must not say how much that is.
+
+        Raises:
+            ModelFolderError: it is missing, or less than 1.
+        """
+        return min(self.size(*keys), MAX_LENGTH)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return an option that is on or off."""
+        value = getattr(self.file, key)
+        return default if value is None else bool(value)
+
+    def activation(self, key: str, default: str | None = None) -> Activation:
+        """Return an activation by its name in config.json.
+
+        Raises:
+            UnsupportedArchitectureError: it is none that Quaver has.
+        """
+        name = getattr(self.file, key) or default
+        if name not in _ACTIVATIONS:
+            raise UnsupportedArchitectureError(
+                f"config.json has {key}={name!r}; supported: {', '.join(_ACTIVATIONS)}"
+            )
+        return _ACTIVATIONS[name]
+
+    def head_activation(self, key: str, default: str) -> HeadActivation:
+        """Return the activation of a classification head, which may also be tanh."""
+        return "tanh" if getattr(self.file, key) == "tanh" else self.activation(key, default)
+
+    def sizes(self, hidden: str, heads: str, inner: str, *, rotary: bool = False) -> Sizes:
+        """Return hidden_size, heads and intermediate_size, under the keys of a family.
+
+        With `rotary` heads turn their features in pairs.
+
+        Raises:
+            ModelFolderError: one is missing, or the heads do not divide the hidden size.
+            UnsupportedArchitectureError: they are larger than the kernels are made for.
+        """
+        h, n, i = self.size(hidden), self.size(heads), self.size(inner)
+        if h % n:
+            raise ModelFolderError(
+                f"{hidden} must be a multiple of {heads}: got {h} and {n} in config.json"
+            )
+        if max(h, i) > MAX_WIDTH or h // n > MAX_HEAD_SIZE:
+            raise UnsupportedArchitectureError(
+                f"supported are {hidden} and {inner} up to {MAX_WIDTH} and heads of up to "
+                f"{MAX_HEAD_SIZE} features: got {h}, {i} and {h // n} in config.json"
+            )
+        if rotary and h // n % 2:
+            raise ModelFolderError(
+                f"{hidden} / {heads} must be even, because rotary positions turn features in pairs: "
+                f"got {h} / {n} in config.json"
+            )
+        return {"hidden_size": h, "heads": n, "intermediate_size": i}
+
+    def labels(self) -> int:
+        """Count the labels as transformers does: id2label, else num_labels, else 2.
+
+        Raises:
+            ModelFolderError: there is none.
+        """
+        names, stated = self.file.id2label, self.file.num_labels
+        count = len(names) if names is not None else 2 if stated is None else stated
+        if count < 1:
+            raise ModelFolderError(
+                "config.json must have id2label or num_labels, at least one label: got none"
+            )
+        return count

@@ -1,0 +1,186 @@
+"""A family: how config.json becomes a spec, how its tensors are named, what head it has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.families.config import Config
+from quaver.models.geometry import AttentionSpec, EncoderSpec
+from quaver.models.head import DenseStep, HeadStep
+from quaver.models.linear import Linear, stacked
+from quaver.models.mapped import release_pages
+from quaver.models.tensors import NamedTensors
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class ClassifierSpec:
+    """What a family's model for sequence classification does behind the encoder.
+
+    Attributes:
+        pooling: which token vectors the head reads.
+        head: its steps.
+    """
+
+    pooling: str
+    head: tuple[HeadStep, ...]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    Attributes:
+        spec: config.json to a spec, pooling and head left as they are by default.
+        weights: the tensors that a spec asks for, the head's left out.
+        classifier: the head of the family's ...ForSequenceClassification.
+        anchor: the tensor whose name tells the prefix of all others: the word embeddings.
+        split: the tensors under the names that transformers' own class has, where a published file
+            has one tensor for what are several layers there; None where the names are the same.
+    """
+
+    spec: Callable[[Config], EncoderSpec]
+    weights: Callable[[EncoderSpec, NamedTensors], EncoderWeights]
+    classifier: Callable[[Config, EncoderSpec], ClassifierSpec]
+    anchor: str = "embeddings.word_embeddings.weight"
+    split: Callable[[EncoderSpec, Tensors], Tensors] | None = None
+
+
+def everywhere(layers: int) -> tuple[AttentionSpec, ...]:
+    """Return the attention of layers that see all tokens and rotate nothing."""
+    return (AttentionSpec(),) * layers
+
+
+def pooler_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
+    """BERT's head: classifier(tanh(pooler(h))), h the last state of the first token."""
+    return ClassifierSpec(
+        "cls",
+        (
+            DenseStep("pooler.dense", spec.hidden_size, "tanh"),
+            DenseStep("classifier", config.labels(), "none"),
+        ),
+    )
+
+
+def projection_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
+    """RoBERTa's head: out_proj(tanh(dense(h))), h the last state of the first token."""
+    return ClassifierSpec(
+        "cls",
+        (
+            DenseStep("classifier.dense", spec.hidden_size, "tanh"),
+            DenseStep("classifier.out_proj", config.labels(), "none"),
+        ),
+    )
+
+
+def joined(named: NamedTensors, names: list[str], rows: int, columns: int, bias: bool) -> Linear:
+    """Take linear layers that read the same input as one, the first on top."""
+    parts = [named.linear(name, rows, columns, bias=bias) for name in names]
+    if len(parts) == 1:
+        return parts[0]
+    whole = stacked(parts)
+    for part in parts:
+        release_pages(part.weight)
+    return whole
+
+
+@dataclass(frozen=True)
+class LayerNames:
+    """The names inside a layer, for the families that have one tensor for each part.
+
+    Attributes:
+        layers: what stands before the layer's number.
+        qkv: query, key and value; or one name of all three, stacked.
+        out: behind the attention.
+        attention_norm: see `LayerWeights`.
+        up: the feed-forward part's first layer; with a gate both halves, or one name of both.
+        down: its second.
+        output_norm: see `LayerWeights`.
+        qkv_bias: whether `qkv` has a bias; the next three the same for the others.
+    """
+
+    layers: str
+    qkv: tuple[str, ...]
+    out: str
+    attention_norm: str
+    up: tuple[str, ...]
+    down: str
+    output_norm: str
+    qkv_bias: bool = True
+    out_bias: bool = True
+    up_bias: bool = True
+    down_bias: bool = True
+    norm_bias: bool = True
+
+    def layer(
+        self, spec: EncoderSpec, named: NamedTensors, i: int, *, first_norm: bool = True
+    ) -> LayerWeights:
+        """Take one layer; `first_norm` is false for a layer without an attention norm."""
+        name, hidden = f"{self.layers}.{i}", spec.hidden_size
+        wide = spec.intermediate_size * (1 if spec.gate == "none" else 2)
+
+        def take(parts: tuple[str, ...], rows: int, columns: int, bias: bool) -> Linear:
+            names = [f"{name}.{part}" for part in parts]
+            return joined(named, names, rows // len(parts), columns, bias)
+
+        def norm(part: str) -> NormWeights:
+            return take_norm(named, f"{name}.{part}", hidden, bias=self.norm_bias)
+
+        return LayerWeights(
+            qkv=take(self.qkv, 3 * hidden, hidden, self.qkv_bias),
+            out=take((self.out,), hidden, hidden, self.out_bias),
+            attention_norm=norm(self.attention_norm) if first_norm else None,
+            up=take(self.up, wide, hidden, self.up_bias),
+            down=take((self.down,), hidden, spec.intermediate_size, self.down_bias),
+            output_norm=norm(self.output_norm),
+        )
+
+    def renamed(self, tensors: Tensors, other: LayerNames) -> Tensors:
+        """Put the layers under other names; one tensor here may be several there.
+
+        Args:
+            tensors: tensors by name, with a prefix or without.
+            other: the other names.
+
+        Returns:
+            All tensors; those that were taken apart are views.
+        """
+        places: dict[str, tuple[str, ...]] = {
+            self.attention_norm: (other.attention_norm,),
+            self.output_norm: (other.output_norm,),
+            self.out: (other.out,),
+            self.down: (other.down,),
+        }
+        for here, there in ((self.qkv, other.qkv), (self.up, other.up)):
+            if len(here) == len(there):
+                places.update((one, (another,)) for one, another in zip(here, there, strict=True))
+            else:
+                places[here[0]] = there
+        pattern = re.compile(rf"(.*\.)?{re.escape(self.layers)}\.(\d+)\.(.+)\.([a-z_]+)")
+        new: dict[str, NDArray[Any]] = {}
+        for name, tensor in tensors.items():
+            found = pattern.fullmatch(name)
+            if found is None or found[3] not in places:
+                new[name] = tensor
+                continue
+            parts = places[found[3]]
+            for part, rows in zip(parts, np.split(tensor, len(parts)), strict=True):
+                new[f"{found[1] or ''}{other.layers}.{found[2]}.{part}.{found[4]}"] = rows
+        return new
+
+
+def take_norm(named: NamedTensors, name: str, size: int, *, bias: bool = True) -> NormWeights:
+    """Take a LayerNorm, under its new names (weight, bias) or its old ones (gamma, beta)."""
+    gamma, beta = ("gamma", "beta") if f"{name}.gamma" in named else ("weight", "bias")
+    return NormWeights(
+        named.take(f"{name}.{gamma}", size),
+        named.take(f"{name}.{beta}", size) if bias else named.zeros(size),
+    )

@@ -1,0 +1,185 @@
+"""config.json to an EncoderSpec, named tensors to EncoderWeights, by the model's family."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from quaver.errors import PoolingError, UnsupportedArchitectureError
+from quaver.models.encoder_weights import EncoderWeights, NormWeights
+from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
+from quaver.models.families.config import Config
+from quaver.models.families.deberta import DEBERTA_V2
+from quaver.models.families.family import Family, take_norm
+from quaver.models.families.modernbert import MODERNBERT
+from quaver.models.families.rotary_bert import GTE, NOMIC_BERT
+from quaver.models.geometry import POOLINGS, EncoderSpec
+from quaver.models.head import DenseStep, HeadStep
+from quaver.models.linear import LinearWeights, dequantized
+from quaver.models.quantization_config import is_quantized
+from quaver.models.tensors import NamedTensors
+
+FAMILIES: dict[str, Family] = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "electra": ELECTRA,
+    "distilbert": DISTILBERT,
+    "mpnet": MPNET,
+    "modernbert": MODERNBERT,
+    "gte": GTE,
+    "nomic_bert": NOMIC_BERT,
+    "jina_bert": JINA_BERT,
+    "deberta-v2": DEBERTA_V2,
+}
+# model_type of config.json to the family.
+_MODEL_TYPES = {
+    **{name: name for name in FAMILIES},
+    "xlm-roberta": "roberta",
+    "camembert": "roberta",
+    "new": "gte",
+}
+SUPPORTED = tuple(_MODEL_TYPES)
+
+
+def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: bool) -> EncoderSpec:
+    """Read config.json and refuse what Quaver does not run.
+
+    Args:
+        config: config.json of the model.
+        pooling: one of `POOLINGS`, or several joined by "+"; from the model folder or from the
+            user, never a guess.
+        normalize: whether vectors are divided by their length.
+
+    Returns:
+        The spec.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, or an option, is not supported; both sides are
+            named.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+        PoolingError: pooling is None.
+    """
+    is_quantized(config)  # refuses layouts that Quaver does not read
+    read = Config(config)
+    spec = FAMILIES[_family(read)].spec(read)
+    return replace(spec, pooling=_pooling(pooling), normalize=normalize)
+
+
+def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
+    """Read config.json of a cross-encoder: an encoder with a classification head.
+
+    Args:
+        config: config.json of the model.
+
+    Returns:
+        The spec; `outputs` is the number of labels.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, an option or the head is not supported.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+    """
+    read = Config(config)
+    family = FAMILIES[_family(read)]
+    classes = read.file.architectures or []
+    if classes and not any("SequenceClassification" in name for name in classes):
+        raise UnsupportedArchitectureError(
+            "a cross-encoder has a classification head (architectures: "
+            f"...ForSequenceClassification): config.json lists {', '.join(classes)}; "
+            "rank with BiEncoderRanker(Embedder.from_pretrained(...)) if it is an embedding model"
+        )
+    spec = family.spec(read)
+    classifier = family.classifier(read, spec)
+    return replace(spec, pooling=classifier.pooling, head=classifier.head)
+
+
+def _family(config: Config) -> str:
+    model_type = config.file.model_type
+    # jina-embeddings-v2 calls itself a BERT; its positions tell it from one.
+    if model_type == "bert" and config.file.position_embedding_type == "alibi":
+        return "jina_bert"
+    if model_type not in _MODEL_TYPES:
+        remote = "; its own code (auto_map) is never run" if config.values.get("auto_map") else ""
+        raise UnsupportedArchitectureError(
+            f"model_type {model_type!r} is not supported{remote}; supported: {', '.join(SUPPORTED)}"
+        )
+    return _MODEL_TYPES[model_type]
+
+
+def _pooling(pooling: str | None) -> str:
+    if pooling is None:
+        raise PoolingError(
+            "the model folder does not say how to pool (it has no modules.json), and with the "
+            "wrong pooling the vectors look "
+            "healthy and are useless; look it up in the model's card and pass pooling='cls' or "
+            "pooling='mean'"
+        )
+    names = pooling.split("+")
+    if len(set(names)) < len(names):
+        raise UnsupportedArchitectureError(f"a pooling may be named once: got {pooling[:200]!r}")
+    for name in names:
+        if name not in POOLINGS:
+            raise UnsupportedArchitectureError(
+                f"pooling {name!r} is not supported; supported: {', '.join(POOLINGS)}"
+            )
+    return pooling
+
+
+def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> EncoderWeights:
+    """Pick the encoder's tensors by name; check shape, dtype and that every value is finite.
+
+    A prefix such as "bert." is found and left out, old names (LayerNorm.gamma) are understood,
+    tensors that the spec has no use for (poolers, other heads) ignored.
+
+    Args:
+        spec: the encoder.
+        tensors: tensors by name, as the model folder gives them.
+
+    Returns:
+        The weights; arrays are C-contiguous, views where possible; linear layers in float32 or
+        int8, as the file has them.
+
+    Raises:
+        WeightsError: a tensor is missing, unexpected, has the wrong shape or dtype, or holds NaN or
+            infinity; it is named.
+    """
+    family = FAMILIES[spec.family]
+    named = NamedTensors(tensors, anchor=family.anchor)
+    weights = family.weights(spec, named)
+    for part in ("encoder.", "layers.", "transformer."):
+        named.require_all_taken(part, f"a {spec.model_type} of {spec.layers} layers")
+    return replace(weights, head=_head(named, spec))
+
+
+def split_tensors(
+    spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
+    """Return the tensors under the names of transformers' own class, which has no fused layers.
+
+    transformers takes fused layers of a published file apart while loading, but not their scales.
+
+    Args:
+        spec: the encoder.
+        tensors: tensors by name, in floats.
+
+    Returns:
+        Tensors that `encoder_weights` reads as well; those that were taken apart are views.
+    """
+    split = FAMILIES[spec.family].split
+    return tensors if split is None else split(spec, tensors)
+
+
+def _head(named: NamedTensors, spec: EncoderSpec) -> tuple[LinearWeights | NormWeights, ...]:
+    inputs, taken = spec.pooled_size, []
+    for step in spec.head:
+        taken.append(_step(named, step, inputs))
+        inputs = step.outputs if isinstance(step, DenseStep) else inputs
+    return tuple(taken)
+
+
+def _step(named: NamedTensors, step: HeadStep, inputs: int) -> LinearWeights | NormWeights:
+    if isinstance(step, DenseStep):
+        return dequantized(named.linear(step.name, step.outputs, inputs, bias=step.has_bias))
+    return take_norm(named, step.name, inputs, bias=step.has_bias)

@@ -1,0 +1,115 @@
+"""Positions as arrays: angles of rotary embeddings, biases for the distance of two tokens."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.models.geometry import RelativePositions, Rotary
+
+
+def rotary_tables(
+    rotary: Rotary, length: int, head_size: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return cosine and sine of every angle.
+
+    Args:
+        rotary: theta and divisor.
+        length: positions, from 0.
+        head_size: D, even.
+
+    Returns:
+        Two float32 (length, D / 2).
+    """
+    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
+    frequencies = 1 / np.float32(rotary.theta) ** exponents / np.float32(rotary.divisor)
+    angles = np.arange(length, dtype=np.float32)[:, None] * frequencies.astype(np.float32)
+    return np.cos(angles), np.sin(angles)
+
+
+def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:
+    """Return a slope for each head, times the distance; both directions alike.
+
+    Formula:
+        -slope_h * |j - i|, slope_h = 2^(-8 h / n) for h = 1..n, n heads a power of two; for other
+        numbers the slopes of the next smaller power, then every second one of the next larger
+
+    Args:
+        heads: number of heads.
+        length: R, the most tokens of a text.
+
+    Returns:
+        float32 (heads, 2R - 1), entry [h, j - i + R - 1].
+
+    Source:
+        Press et al., ALiBi (arXiv 2108.12409); symmetric as in Günther et al., Jina Embeddings 2
+        (arXiv 2310.19923).
+    """
+
+    def powers(n: int) -> list[float]:
+        return [2.0 ** (-8.0 * (h + 1) / n) for h in range(n)]
+
+    below = 2 ** int(math.log2(heads))
+    slopes = powers(below) + powers(2 * below)[0::2][: heads - below]
+    distances = np.abs(np.arange(1 - length, length, dtype=np.float32))
+    bias: NDArray[np.float32] = -np.array(slopes, np.float32)[:, None] * distances
+    return bias
+
+
+def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """Spread a learned bias of distance buckets over all distances.
+
+    Near distances have a bucket each, farther ones share buckets that widen with the logarithm, up
+    to 128; keys before the query take the first half of the buckets.
+
+    Args:
+        table: float32 (buckets, heads).
+        length: R, the most tokens of a text.
+
+    Returns:
+        float32 (heads, 2R - 1), entry [h, j - i + R - 1].
+
+    Source:
+        Song et al., MPNet (arXiv 2004.09297); buckets of Raffel et al., T5 (arXiv 1910.10683).
+    """
+    half = len(table) // 2
+    exact = half // 2
+    distances = np.arange(1 - length, length)
+    magnitude = np.abs(distances)
+    with np.errstate(divide="ignore"):
+        ratio = np.log(magnitude.astype(np.float32) / np.float32(exact)) / np.float32(
+            math.log(128 / exact)
+        )
+    far = exact + (np.maximum(ratio, 0) * np.float32(half - exact)).astype(np.int64)
+    bucket = np.where(magnitude < exact, magnitude, np.minimum(far, half - 1))
+    bucket = bucket + np.where(distances > 0, half, 0)
+    return np.ascontiguousarray(table[bucket].T)
+
+
+def relative_rows(relative: RelativePositions, length: int) -> NDArray[np.int32]:
+    """Return the row of the table of relative positions for every distance.
+
+    Formula:
+        S + bucket(i - j), kept in [0, 2S); bucket(d) = d up to S / 2, beyond it
+        sign(d) * (S / 2 + ceil((S / 2 - 1) * log(2 |d| / S) / log(2 (reach - 1) / S)))
+
+    Args:
+        relative: S and reach.
+        length: R, the most tokens of a text.
+
+    Returns:
+        int32 (2R - 1,), entry [j - i + R - 1] for query i and key j.
+    """
+    span, distances = relative.span, -np.arange(1 - length, length)
+    buckets = distances
+    if relative.reach is not None:
+        middle = span // 2
+        magnitude = np.maximum(np.abs(distances), middle).astype(np.float32)
+        # In float32 step by step, as the original: what is rounded up lies on whole numbers.
+        widest = np.log(np.float32((relative.reach - 1) / middle))
+        ratio = np.log(magnitude / np.float32(middle)) / widest
+        far = np.ceil(ratio * np.float32(middle - 1)).astype(np.int64) + middle
+        buckets = np.where(np.abs(distances) <= middle, distances, far * np.sign(distances))
+    return np.clip(span + buckets, 0, 2 * span - 1).astype(np.int32)

@@ -1,0 +1,115 @@
+"""quantization_config in config.json: what the int8 layers of a model folder are, read and written.
+
+The layout is `int-quantized` of compressed-tensors, so a folder that Quaver writes is one that
+transformers, vLLM and others read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+
+from quaver.errors import UnsupportedArchitectureError
+from quaver.models.files import Group, QuantizationFile, checked
+
+METHOD, FORMAT = "compressed-tensors", "int-quantized"
+_TABLE = "embeddings$"  # how the pattern of a table of words ends
+_WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
+
+
+def is_quantized(config: Mapping[str, Any]) -> bool:
+    """Return whether config.json describes a model that is quantized already, checked.
+
+    Args:
+        config: config.json of the model.
+
+    Raises:
+        ModelFolderError: a key has another type than the format says.
+        UnsupportedArchitectureError: it is quantized in a way that Quaver does not run.
+    """
+    described = config.get("quantization_config")
+    if described is None:
+        return False
+    file = checked(QuantizationFile, described, "quantization_config of config.json")
+    if file.quant_method != METHOD:
+        _refuse("quant_method", METHOD, described)
+    if file.format != FORMAT:
+        _refuse("format", FORMAT, described)
+    if not file.config_groups:
+        _refuse("config_groups", "at least one group", described)
+    for name, group in file.config_groups.items():
+        _check_group(group, described["config_groups"][name])
+    return True
+
+
+def _check_group(group: Group, described: object) -> None:
+    weights, inputs = group.weights, group.input_activations
+    if weights is None or any(getattr(weights, key) != value for key, value in _WEIGHTS.items()):
+        _refuse("weights", _WEIGHTS, described)
+    if inputs is None and all(target.endswith(_TABLE) for target in group.targets or []):
+        return
+    if inputs is None or inputs.num_bits != 8:
+        _refuse("input_activations", "8 bits", described)
+    strategy = "token" if inputs.dynamic else "tensor"
+    if inputs.strategy != strategy or inputs.type != "int":
+        _refuse("input_activations", f"int by {strategy}", described)
+    if group.output_activations is not None:
+        _refuse("output_activations", None, described)
+
+
+def _refuse(key: str, supported: object, got: object) -> NoReturn:
+    raise UnsupportedArchitectureError(
+        f"config.json has quantization_config={got}; supported is {key}: {supported}; take the "
+        "model as it was before and quantize it with `quaver quantize`"
+    )
+
+
+def quantization_config(
+    dynamic: Iterable[str],
+    static: Iterable[str],
+    left: Iterable[str],
+    tables: Iterable[str] = (),
+) -> dict[str, Any]:
+    """Describe int8 layers for config.json.
+
+    Args:
+        dynamic: names in the bare encoder of int8 layers whose input gets a range for each token.
+        static: names of int8 layers with one input range.
+        left: names of the linear layers that stay in floats.
+        tables: names of int8 embeddings, one scale for each row.
+
+    Returns:
+        The value of "quantization_config".
+    """
+    groups: dict[str, Any] = {}
+    activations = {"num_bits": 8, "type": "int", "symmetric": False}
+    for names, inputs in (
+        (dynamic, {**activations, "strategy": "token", "dynamic": True}),
+        (static, {**activations, "strategy": "tensor", "dynamic": False}),
+        (tables, None),
+    ):
+        targets = [_pattern(name) for name in names]
+        if targets:
+            groups[f"group_{len(groups)}"] = {
+                "targets": targets,
+                "weights": {**_WEIGHTS, "dynamic": False},
+                "input_activations": inputs,
+                "output_activations": None,
+                "format": FORMAT,
+            }
+    return {
+        "quant_method": METHOD,
+        "format": FORMAT,
+        "quantization_status": "compressed",
+        # transformers turns the weights back into floats while loading. Without this it does so in a
+        # hook of the first forward pass, which sentence-transformers calls around.
+        "dequantize": True,
+        "config_groups": groups,
+        "ignore": [_pattern(name) for name in left],
+    }
+
+
+def _pattern(name: str) -> str:
+    # Model classes put prefixes of their own before a name ("bert.").
+    return "re:(.*\\.)?" + re.escape(name) + "$"

@@ -1,0 +1,196 @@
+"""A checkpoint's tensors, taken by name and checked one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import WeightsError
+from quaver.models.linear import (
+    InputRange,
+    Linear,
+    LinearPart,
+    LinearWeights,
+    QuantizedLinear,
+)
+from quaver.models.mapped import release_pages
+
+_CHECKED_AT_ONCE = 1 << 20
+
+
+class NamedTensors:
+    """Takes tensors by name, checks them, and remembers which were taken.
+
+    Names are those of the bare encoder; a prefix that the checkpoint puts before them ("bert.") is
+    found and added. What a head puts beside the encoder ("classifier.weight") is found without it.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]], *, anchor: str) -> None:
+        """Find the prefix.
+
+        Args:
+            tensors: tensors by name.
+            anchor: a name that the encoder has exactly once; what stands before it is the prefix.
+
+        Raises:
+            WeightsError: no tensor, or more than one, ends with the anchor.
+        """
+        found = [name for name in tensors if name == anchor or name.endswith(f".{anchor}")]
+        if len(found) != 1:
+            raise WeightsError(
+                f"the weights must have exactly one tensor {anchor!r}: found {found or 'none'} "
+                f"among {len(tensors)}; is this the model that config.json describes?"
+            )
+        self._prefix = found[0].removesuffix(anchor)
+        self._tensors = tensors
+        self._taken: set[str] = set()
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a tensor of this name."""
+        return f"{self._prefix}{name}" in self._tensors
+
+    def take(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Take one tensor; an int8 table with a scale for each row (`X_scale`) is multiplied out.
+
+        Args:
+            name: its name without the prefix.
+            shape: the shape it must have.
+
+        Returns:
+            float32, C-contiguous, a view where possible.
+
+        Raises:
+            WeightsError: it is missing, has another shape, holds no floats, or holds NaN or
+                infinity.
+        """
+        tensor = self._take(name, shape)
+        full = self._full(name)
+        if tensor.dtype == np.int8 and len(shape) == 2 and f"{name}_scale" in self:
+            scale = self._positive(f"{name}_scale", shape[0], 1)
+            table = tensor.astype(np.float32)
+            table *= scale
+            return table
+        if tensor.dtype != np.float32:
+            raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
+        if not _all_finite(tensor):
+            raise WeightsError(
+                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged "
+                "or training diverged"
+            )
+        return np.ascontiguousarray(tensor)
+
+    def zeros(self, size: int) -> NDArray[np.float32]:
+        """Return what stands for a bias that the model does not have, float32 (size,)."""
+        return np.zeros(size, np.float32)
+
+    def linear(self, name: str, rows: int, columns: int, *, bias: bool = True) -> Linear:
+        """Take a linear layer, in float32 or in int8 as the file has it.
+
+        In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
+        (O, 1), and for a fixed input range `input_scale` and `input_zero_point`, one value each.
+
+        Args:
+            name: its name without the prefix and without ".weight".
+            rows: O.
+            columns: K.
+            bias: whether it has a bias; zeros stand for none.
+
+        Returns:
+            The layer.
+
+        Raises:
+            WeightsError: a tensor is missing, has another shape or dtype, is not finite, or a scale
+                is not positive.
+        """
+        prefix = self._full(f"{name}.weight").removesuffix(f"{name}.weight")
+        parts = (LinearPart(name, rows, prefix),)
+        if f"{name}.weight_scale" not in self:
+            exact = self.take(f"{name}.weight", rows, columns)
+            return LinearWeights(exact, self._bias(name, rows, bias), parts)
+        weight = self._take(f"{name}.weight", (rows, columns))
+        if weight.dtype != np.int8:
+            raise WeightsError(
+                f"tensor {parts[0].stored}.weight has a weight_scale and must hold int8: got "
+                f"{weight.dtype}"
+            )
+        scale = self._positive(f"{name}.weight_scale", rows, 1)[:, 0]
+        fixed = self._input_range(name) if f"{name}.input_scale" in self else None
+        added = self._bias(name, rows, bias)
+        return QuantizedLinear(np.ascontiguousarray(weight), scale, added, fixed, parts)
+
+    def _bias(self, name: str, rows: int, bias: bool) -> NDArray[np.float32]:
+        return self.take(f"{name}.bias", rows) if bias else self.zeros(rows)
+
+    def _input_range(self, name: str) -> InputRange:
+        zero = 0
+        if f"{name}.input_zero_point" in self:
+            point = self._take(f"{name}.input_zero_point", (1,))
+            if point.dtype != np.int8:
+                raise WeightsError(
+                    f"tensor {name}.input_zero_point must hold int8: got {point.dtype}"
+                )
+            zero = int(point[0])
+        # The file counts from -128, the kernels from 0.
+        return InputRange(float(self._positive(f"{name}.input_scale", 1)[0]), zero + 128)
+
+    def _positive(self, name: str, *shape: int) -> NDArray[np.float32]:
+        values = self.take(name, *shape)
+        if not (values > 0).all():
+            raise WeightsError(f"tensor {self._full(name)!r} must hold positive scales")
+        return values
+
+    def _full(self, name: str) -> str:
+        full = self._prefix + name
+        return name if full not in self._tensors and name in self._tensors else full
+
+    def _take(self, name: str, shape: tuple[int, ...]) -> NDArray[Any]:
+        full = self._full(name)
+        tensor = self._tensors.get(full)
+        if tensor is None:
+            raise WeightsError(
+                f"tensor {full!r} is missing from the weights; is this the model that "
+                "config.json describes?"
+            )
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
+            )
+        self._taken.add(full)
+        return tensor
+
+    def require_all_taken(self, part: str, owner: str) -> None:
+        """Check that nothing of a part of the model was left over.
+
+        Args:
+            part: how the names of the part start, without the prefix.
+            owner: what was read, for the message.
+
+        Raises:
+            WeightsError: a tensor of the part was not taken, so config.json describes another
+                model.
+        """
+        start = self._prefix + part
+        left = sorted(name for name in self._tensors.keys() - self._taken if name.startswith(start))
+        if left:
+            raise WeightsError(
+                f"the weights have {len(left)} tensors that {owner} does not have, first "
+                f"{left[0]!r}; config.json and weights "
+                "contradict each other"
+            )
+
+
+def _all_finite(tensor: NDArray[Any]) -> bool:
+    # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is
+    # looked at closely. In parts, so that a large table is never in memory as a whole.
+    values = tensor.reshape(-1)
+    for first in range(0, values.size, _CHECKED_AT_ONCE):
+        part = values[first : first + _CHECKED_AT_ONCE]
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = part.sum(dtype=np.float32)
+        if not np.isfinite(total) and not np.isfinite(part).all():
+            return False
+        release_pages(part)
+    return True

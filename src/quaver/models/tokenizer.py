@@ -1,0 +1,381 @@
+"""Text to token ids: a ragged batch without padding, cut at the model's length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError, QuaverError, TokenizerError
+from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
+from quaver.models.tokenizer_settings import checked_tokenizer, follow, lower_first, require_bounded
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+    from tokenizers import Tokenizer as Backend
+
+
+_MAX_BYTES = 256 << 20
+_MAX_ID = 2**31 - 1
+# What a tokenizer is tried on: case, accents, several scripts, a ligature that grows, an emoji.
+_TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
+_FAILED = "the model's tokenizer fails on a text"
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """The tokens of N texts, one behind the other.
+
+    Attributes:
+        ids: int32 (T,), token ids; text i is ``ids[offsets[i]:offsets[i + 1]]``.
+        offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T.
+        type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None when all are
+            0.
+        truncated: how many of the N texts were cut.
+    """
+
+    ids: NDArray[np.int32]
+    offsets: NDArray[np.int32]
+    type_ids: NDArray[np.int32] | None
+    truncated: int
+
+    def __len__(self) -> int:
+        """Return N, the number of texts."""
+        return len(self.offsets) - 1
+
+    @property
+    def tokens(self) -> int:
+        """T, the number of tokens of all texts together, special tokens included."""
+        return len(self.ids)
+
+    def select(self, first: int, last: int) -> TokenBatch:
+        """Return the texts [first, last) as a batch of views; its `truncated` is 0.
+
+        Args:
+            first: index of the first text, 0 <= first.
+            last: index behind the last text, first <= last <= N.
+
+        Returns:
+            A batch of last - first texts.
+        """
+        begin, end = int(self.offsets[first]), int(self.offsets[last])
+        types = None if self.type_ids is None else self.type_ids[begin:end]
+        offsets = self.offsets[first : last + 1] - self.offsets[first]
+        return TokenBatch(self.ids[begin:end], offsets, types, 0)
+
+    def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
+        """Cut into batches of at most max_tokens; a single longer text is a batch of its own.
+
+        Args:
+            max_tokens: the bound, positive.
+
+        Yields:
+            The index of the first text and the batch, in order.
+        """
+        first = 0
+        while first < len(self):
+            bound = min(int(self.offsets[first]) + max_tokens, self.tokens)
+            fitting = int(np.searchsorted(self.offsets, np.int32(bound), side="right")) - 1
+            last = max(fitting, first + 1)
+            yield first, self.select(first, last)
+            first = last
+
+
+class Tokenizer:
+    """A model's own tokenizer, from its tokenizer.json.
+
+    Why not the truncation of the library: it is a state of the tokenizer, so texts and pairs would
+    need one copy each, and every cut text carries its whole overflow. Cutting before the special
+    tokens are added gives the same ids.
+    """
+
+    def __init__(self, backend: Backend, *, max_length: int, lowercase: bool = False) -> None:
+        """Wrap a loaded tokenizer; its own padding and truncation settings are switched off.
+
+        Args:
+            backend: a tokenizer of the `tokenizers` library, owned by this object from now on.
+            max_length: most tokens of a text or pair, special tokens included.
+            lowercase: lower the case of every text, but not of special tokens such as [MASK]; what
+                `do_lower_case` of sentence-transformers means.
+
+        Raises:
+            TokenizerError: the tokenizer fails, or makes of a text what no model reads.
+            InputError: max_length leaves no room for a token beside the special tokens.
+        """
+        with _guard("the tokenizer of tokenizer.json"):
+            require_bounded(backend)
+            backend.no_padding()
+            backend.no_truncation()
+            if lowercase:
+                lower_first(backend)
+            self._backend = backend
+            self.max_length = max_length
+            self.special_tokens = int(backend.num_special_tokens_to_add(False))
+            vocabulary = backend.get_vocab(with_added_tokens=True)
+            self.vocab_size = max(vocabulary.values(), default=-1) + 1
+            self._try()
+        if max_length <= self.special_tokens:
+            raise InputError(
+                f"max_length must leave room beside the {self.special_tokens} special tokens: "
+                f"got {max_length}; use {self.special_tokens + 1} or more"
+            )
+
+    def _try(self) -> None:
+        """Tokenize a text once, so that a broken tokenizer fails when it is loaded."""
+        self._tried_id = 0
+        for text in ("", _TRIAL):
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            plain = len(encoding)
+            ids = self._backend.post_process(encoding).ids
+            if len(ids) != plain + self.special_tokens:
+                raise TokenizerError(
+                    "a tokenizer must put its special tokens around a text and change nothing else: "
+                    f"the post-processor of tokenizer.json makes {len(ids)} tokens of {plain} and "
+                    f"{self.special_tokens} special ones"
+                )
+            if max(ids, default=0) > _MAX_ID:
+                raise TokenizerError(
+                    f"a token id must be at most {_MAX_ID}: tokenizer.json gives {max(ids)}"
+                )
+            self._tried_id = max(self._tried_id, *ids, 0)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path,
+        *,
+        max_length: int,
+        lowercase: bool = False,
+        settings: TokenizerConfigFile | None = None,
+        model: ConfigFile | None = None,
+    ) -> Tokenizer:
+        """Read tokenizer.json of a model folder.
+
+        Args:
+            folder: the folder that holds tokenizer.json.
+            max_length: most tokens of a text or pair, special tokens included.
+            lowercase: lower the case of every text, see `__init__`.
+            settings: tokenizer_config.json, followed as transformers 5 does; see
+                `quaver.models.tokenizer_settings.follow`. None takes tokenizer.json as it is.
+            model: config.json, which names the tokenizer's class where the settings do not.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
+            ModelFolderError: tokenizer.json is no ordinary file, too large, or a git-lfs pointer.
+            InputError: max_length leaves no room for a token beside the special tokens.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        path = folder / "tokenizer.json"
+        content = read_file(path, _MAX_BYTES)
+        if content is None:
+            raise TokenizerError(
+                f"a model folder needs tokenizer.json: {folder} has none; load the model with "
+                "transformers and save its fast tokenizer with save_pretrained()"
+            )
+        content = checked_tokenizer(content, path)
+        with _guard(f"{path} is broken", "download it again"):
+            backend = Backend.from_buffer(content)
+            if settings is not None and model is not None:
+                follow(backend, settings, model)
+        return cls(backend, max_length=max_length, lowercase=lowercase)
+
+    def require_vocabulary(self, rows: int) -> None:
+        """Check that tokenizer and embedding table are of one model, as far as their sizes tell.
+
+        Every token needs a row. A table may be padded to a round number of rows, but a tokenizer
+        that leaves more than a fiftieth of them (and more than 64) without a token is another
+        model's: it would run, and give vectors without meaning.
+
+        Args:
+            rows: V, the rows of the word embedding table.
+
+        Raises:
+            TokenizerError: the tokenizer has more tokens than the table has rows, or far fewer.
+        """
+        largest = max(self.vocab_size - 1, self._tried_id)
+        if largest >= rows:
+            raise TokenizerError(
+                "every token needs a row of the word embeddings: tokenizer.json goes up to id "
+                f"{largest}, the "
+                f"model has {rows} rows; tokenizer and weights are of different models"
+            )
+        if rows - self.vocab_size > max(64, rows // 50):
+            raise TokenizerError(
+                f"the word embeddings have {rows} rows, but tokenizer.json has only "
+                f"{self.vocab_size} tokens; tokenizer and weights are of different models"
+            )
+
+    def encode(self, texts: Sequence[str], start: int = 0) -> TokenBatch:
+        """Tokenize texts: special tokens added, cut at `max_length`, not padded.
+
+        Args:
+            texts: N texts; the empty text is valid and becomes its special tokens alone.
+            start: the first text's position among the caller's, for messages.
+
+        Returns:
+            A batch of N texts.
+
+        Raises:
+            InputError: an item is not a str, or holds half of a surrogate pair; its position is
+                named.
+        """
+        room = self.max_length - self.special_tokens
+        encodings = self._tokenize(texts, start=start)
+        truncated = 0
+        for encoding in encodings:
+            if len(encoding) > room:
+                encoding.truncate(room)
+                truncated += 1
+        with _guard(_FAILED):
+            return _batch([self._backend.post_process(e) for e in encodings], truncated)
+
+    def encode_pairs(self, pairs: Sequence[tuple[str, str]], start: int = 0) -> TokenBatch:
+        """Tokenize pairs such as (query, document); only the second text is cut.
+
+        Args:
+            pairs: N pairs of texts.
+            start: the first pair's position among the caller's, for messages.
+
+        Returns:
+            A batch of N sequences; `type_ids` as the model's tokenizer sets them.
+
+        Raises:
+            InputError: an item is no pair of str, or its first text leaves no room for the second.
+        """
+        with _guard(_FAILED):
+            room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
+        for i, pair in enumerate(pairs):
+            if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+                raise InputError(
+                    f"pairs[{start + i}] must be (text, text): got {type(pair).__name__}"
+                )
+        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair", start)
+        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", start)
+        truncated = 0
+        for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+            if len(first) >= room:
+                raise InputError(
+                    f"the first text of a pair must leave room for the second: pair {start + i} has "
+                    f"{len(first)} tokens of {room}; "
+                    "shorten it"
+                )
+            if len(first) + len(second) > room:
+                second.truncate(room - len(first))
+                truncated += 1
+        with _guard(_FAILED):
+            joined = [
+                self._backend.post_process(a, b) for a, b in zip(firsts, seconds, strict=True)
+            ]
+            return _batch(joined, truncated)
+
+    def count(self, text: str) -> int:
+        """Count the tokens of a text, without special tokens and without truncation.
+
+        Args:
+            text: the text.
+
+        Returns:
+            The number of tokens, 0 for an empty text.
+
+        Raises:
+            InputError: the text is not a str, or holds half of a surrogate pair.
+        """
+        return len(self._tokenize([text])[0])
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Count the tokens of many texts at once, each as `count` does.
+
+        Args:
+            texts: the texts.
+
+        Returns:
+            The number of tokens of each.
+
+        Raises:
+            InputError: an item is not a str, or holds half of a surrogate pair.
+        """
+        return [len(encoding) for encoding in self._tokenize(texts)]
+
+    def token_ends(self, text: str) -> list[int]:
+        """Tell where the tokens of a text end, without special tokens and without truncation.
+
+        Args:
+            text: the text.
+
+        Returns:
+            For each token the number of characters up to its end, rising.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair.
+        """
+        _check_texts([text], "text", 0)
+        with _guard(_FAILED):
+            offsets = self._backend.encode(text, add_special_tokens=False).offsets
+        return [end for _, end in offsets]
+
+    def _tokenize(self, texts: Sequence[str], name: str = "text", start: int = 0) -> list[Encoding]:
+        if isinstance(texts, (str, bytes)):
+            raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(
+                    f"every text must be a str: {name} {start + i} is {type(text).__name__}; decode or "
+                    "drop it"
+                )
+        _check_texts(texts, name, start)
+        with _guard(_FAILED):
+            return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+
+
+def _check_texts(texts: Sequence[str], name: str, start: int) -> None:
+    """Check that texts are whole Unicode; ASCII is known to be without a look."""
+    for i, text in enumerate(texts, start):
+        if text.isascii():
+            continue
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"every text must be valid Unicode: {name} {i} has half of a surrogate pair at "
+                f"character {error.start}; "
+                "replace it, for example with text.encode('utf-8', 'replace').decode()"
+            ) from None
+
+
+@contextmanager
+def _guard(what: str, advice: str = "take a model whose tokenizer works") -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into `TokenizerError`.
+
+    The library raises plain Exception for every fault it knows, and where its code panics a
+    PanicException, which is a BaseException that cannot be imported. A panic also writes its place
+    in the Rust code to stderr: only Rust could hold that back.
+    """
+    try:
+        yield
+    except (QuaverError, MemoryError):
+        raise
+    except BaseException as error:
+        panic = type(error).__name__ == "PanicException"
+        if not panic and not isinstance(error, Exception):
+            raise
+        raise TokenizerError(f"{what}: {error}; {advice}") from (None if panic else error)
+
+
+def _batch(encodings: Sequence[Encoding], truncated: int) -> TokenBatch:
+    lengths = [len(encoding) for encoding in encodings]
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    total = int(offsets[-1])
+    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)
+    types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, total)
+    return TokenBatch(ids, offsets, types if types.any() else None, truncated)

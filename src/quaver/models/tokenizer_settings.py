@@ -1,0 +1,366 @@
+"""What a model folder says of its tokenizer: bounds of tokenizer.json, settings of tokenizer_config.json."""
+
+from __future__ import annotations
+
+import base64
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from quaver.errors import TokenizerError
+from quaver.models.files import AddedTokenEntry, ConfigFile, TokenizerConfigFile
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
+
+MAX_GROWTH = 100
+MAX_STEPS = 64
+MAX_WORD = 10_000
+MAX_SPECIAL = 64
+
+# Classes of transformers 5 that build normalizer and pre-tokenizer from tokenizer_config.json and
+# take no more than vocabulary and special tokens from tokenizer.json; by model_type the class that a
+# folder without tokenizer_class gets.
+_BERT = frozenset(
+    {
+        "BertTokenizer",
+        "ConvBertTokenizer",
+        "DPRContextEncoderTokenizer",
+        "DPRQuestionEncoderTokenizer",
+        "DistilBertTokenizer",
+        "ElectraTokenizer",
+        "LayoutLMTokenizer",
+        "LxmertTokenizer",
+        "MPNetTokenizer",
+        "MobileBertTokenizer",
+        "SqueezeBertTokenizer",
+    }
+)
+_ROBERTA = frozenset({"BartTokenizer", "LongformerTokenizer", "RobertaTokenizer"})
+_DEFAULT_CLASS = {
+    "bert": "BertTokenizer",
+    "distilbert": "BertTokenizer",
+    "electra": "BertTokenizer",
+    "mpnet": "MPNetTokenizer",
+    "nomic_bert": "BertTokenizer",
+    "roberta": "RobertaTokenizer",
+    "modernbert": "TokenizersBackend",
+}
+# How many bytes a step can make of one, at most.
+_GROWTH = {"NFKC": 11.0, "NFKD": 11.0, "NFC": 3.0, "NFD": 3.0}
+
+
+# --- tokenizer.json -------------------------------------------------------------------------------
+def checked_tokenizer(content: bytes, path: Path) -> bytes:
+    """Check what the tokenizers library must not read: it would end the process.
+
+    Args:
+        content: tokenizer.json.
+        path: the file, for messages.
+
+    Returns:
+        The same with every key of the file and of its model once, so that the library reads what
+        was checked.
+
+    Raises:
+        TokenizerError: it is no JSON, a merge of a BPE does not fit its prefix, or a map of
+            characters is shorter than it says.
+    """
+    import msgspec
+
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        model = msgspec.json.decode(parts["model"], type=dict[str, msgspec.Raw])
+        prefix = msgspec.json.decode(model.get("continuing_subword_prefix", b"null"))
+        if prefix and "merges" in model:
+            _require_merges(msgspec.json.decode(model["merges"]), prefix)
+        normalizer = msgspec.json.decode(parts.get("normalizer", b"null"))
+        _require_maps(normalizer)
+    except (msgspec.DecodeError, RecursionError, KeyError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is broken: {error!r}; download it again") from error
+    return msgspec.json.encode({**parts, "normalizer": normalizer, "model": model})
+
+
+def _require_maps(state: Any) -> None:
+    """Check that every map of characters is as long as it says: room for that is made at once."""
+    if isinstance(state, list):
+        for part in state:
+            _require_maps(part)
+    elif isinstance(state, dict):
+        for key, part in state.items():
+            if key != "precompiled_charsmap":
+                _require_maps(part)
+                continue
+            data = _charsmap(part)
+            size = int.from_bytes(data[:4], "little")
+            if len(data) < 4 or size % 4 or size > len(data) - 4:
+                raise TokenizerError(
+                    "precompiled_charsmap of tokenizer.json must hold a trie of the size that it "
+                    f"starts with: got {len(data)} bytes for {size}"
+                )
+
+
+def _charsmap(text: Any) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (TypeError, ValueError) as error:
+        raise TokenizerError(
+            f"precompiled_charsmap of tokenizer.json must be base64: {error}"
+        ) from error
+
+
+def _require_merges(merges: Any, prefix: Any) -> None:
+    """Check that the second part of every merge starts with the prefix that is cut from it."""
+    for merge in merges if isinstance(merges, list) else ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, list) and parts and str(parts[-1]).startswith(str(prefix))):
+            raise TokenizerError(
+                f"a merge of tokenizer.json must continue with {prefix!r}, its "
+                f"continuing_subword_prefix: got {merge!r}"
+            )
+
+
+def require_bounded(backend: Backend) -> None:
+    """Refuse a tokenizer that costs memory or time without bound, or has no end to its template.
+
+    What the steps can make of a byte is multiplied: nine times "replace a by aaaaaaaaaa" would make
+    a gigabyte of a letter, and the library ends the process when it has no memory.
+
+    Args:
+        backend: a tokenizer as it was read.
+
+    Raises:
+        TokenizerError: a part is outside its bound; the part and the bound are named.
+    """
+    normalizers = list(_steps(_state(backend.normalizer), "normalizers"))
+    splitters = list(_steps(_state(backend.pre_tokenizer), "pretokenizers"))
+    for name, steps in (("normalizer", normalizers), ("pre_tokenizer", splitters)):
+        if len(steps) > MAX_STEPS:
+            raise TokenizerError(
+                f"the {name} of tokenizer.json may have {MAX_STEPS} steps: it has {len(steps)}"
+            )
+    growth = _growth(normalizers) * 2.0 ** sum(s.get("type") == "ByteLevel" for s in splitters)
+    if growth > MAX_GROWTH:
+        raise TokenizerError(
+            "the normalizer of tokenizer.json may make a text at most "
+            f"{MAX_GROWTH} times as long: it can make it {growth:.3g} times as long"
+        )
+    for step in _steps(_state(backend.post_processor), "processors"):
+        if step.get("type") == "TemplateProcessing":
+            _require_template(step)
+    word = getattr(backend.model, "max_input_chars_per_word", 0)
+    if word > MAX_WORD:
+        raise TokenizerError(
+            f"max_input_chars_per_word of tokenizer.json may be {MAX_WORD}: got {word}; the time "
+            "for a word rises with the square of its length"
+        )
+    dropout = getattr(backend.model, "dropout", None)
+    if dropout:
+        raise TokenizerError(
+            f"tokenizer.json has dropout={dropout:g}, which draws the tokens of a text at random; "
+            "save the tokenizer with dropout=null"
+        )
+
+
+def _state(part: Any) -> Any:
+    """Return a part of a tokenizer as the library would write it, or None."""
+    return None if part is None else json.loads(part.__getstate__())
+
+
+def _steps(state: Any, key: str) -> Iterator[dict[str, Any]]:
+    if state is None:
+        return
+    if state.get("type") == "Sequence":
+        for part in state[key]:
+            yield from _steps(part, key)
+    else:
+        yield state
+
+
+def _growth(steps: Iterable[dict[str, Any]]) -> float:
+    """Return how many times as long a text can become, in bytes."""
+    total, forms, maps = 1.0, 1.0, 0
+    for step in steps:
+        kind = step.get("type")
+        if kind == "Replace":
+            total *= _replace_growth(step)
+        elif kind == "Prepend":
+            # Before every part of a text; between two parts stands an added token.
+            total *= 1 + _size(step["prepend"]) / 2
+        elif kind == "ByteLevel":
+            total *= 2
+        elif kind == "Precompiled":
+            grown = _longest_replacement(step["precompiled_charsmap"]) / 3
+            # The first is a Unicode form; nothing says that a second one finds nothing to do.
+            total, forms = (total * max(1, grown), forms) if maps else (total, max(forms, grown))
+            maps += 1
+        else:
+            forms = max(forms, _GROWTH.get(str(kind), 1))
+    return total * forms
+
+
+def _replace_growth(step: dict[str, Any]) -> float:
+    pattern, made = step["pattern"], _size(step["content"])
+    if "String" in pattern:
+        return max(1.0, made / max(1, len(pattern["String"].encode())))
+    return 1.0 + made  # an expression may match where there is nothing
+
+
+def _size(text: str) -> int:
+    """Count the bytes of a text, in the longest of its Unicode forms."""
+    return max(len(text.encode()), len(unicodedata.normalize("NFKD", text).encode()))
+
+
+def _longest_replacement(charsmap: str) -> int:
+    """Return the bytes of the longest text in a map of SentencePiece.
+
+    It is a size, a trie of that many bytes, and texts that end with a zero byte each.
+    """
+    data = _charsmap(charsmap)
+    texts = data[4 + int.from_bytes(data[:4], "little") :]
+    return max((len(text) for text in texts.split(b"\0")), default=0)
+
+
+def _require_template(step: dict[str, Any]) -> None:
+    known = step.get("special_tokens", {})
+    tokens = [token["id"] for token in known.values()] if isinstance(known, dict) else []
+    for name, texts in (("single", ["A"]), ("pair", ["A", "B"])):
+        pieces = step.get(name, [])
+        places = [piece["Sequence"]["id"] for piece in pieces if "Sequence" in piece]
+        special = [piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece]
+        missing = sorted(set(special) - set(tokens) - set(known))
+        if missing:
+            raise TokenizerError(
+                "the template of tokenizer.json must use tokens of its special_tokens: it has no "
+                f"{missing[0]!r}"
+            )
+        # A template without a pair is that of a model that reads one text.
+        if sorted(places) != texts and (name == "single" or pieces):
+            raise TokenizerError(
+                f"the template {name} of tokenizer.json must have {' and '.join(texts)} once: got "
+                f"{', '.join(places) or 'none'}"
+            )
+    ids = [len(token.get("ids", ())) for token in known.values()]
+    if sum(ids) > MAX_SPECIAL or any(
+        len(step.get(n, [])) > MAX_SPECIAL for n in ("single", "pair")
+    ):
+        raise TokenizerError(
+            f"the template of tokenizer.json may have {MAX_SPECIAL} special tokens: it has more"
+        )
+
+
+# --- tokenizer_config.json ------------------------------------------------------------------------
+def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -> None:
+    """Change a tokenizer as transformers 5 does where tokenizer_config.json differs from tokenizer.json.
+
+    The classes of BERT's tokenizer read case, accents and Chinese characters from
+    tokenizer_config.json, by default lower case, whatever the normalizer of tokenizer.json says.
+    RoBERTa's reads add_prefix_space there. Every class adds the tokens that stand only there; one
+    that would need a row the model does not have stays out, because no text could use it.
+
+    Args:
+        backend: the tokenizer, changed.
+        settings: tokenizer_config.json.
+        model: config.json.
+    """
+    from tokenizers import models, normalizers, pre_tokenizers
+
+    kind = _tokenizer_class(settings, model)
+    if kind in _BERT and isinstance(backend.model, models.WordPiece):
+        chinese = settings.tokenize_chinese_chars
+        lower = settings.do_lower_case
+        backend.normalizer = normalizers.BertNormalizer(
+            clean_text=True,
+            handle_chinese_chars=True if chinese is None else chinese,
+            strip_accents=settings.strip_accents,
+            lowercase=True if lower is None else lower,
+        )
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    if kind in _ROBERTA and isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(
+            add_prefix_space=bool(settings.add_prefix_space)
+        )
+    if kind == "DebertaV2Tokenizer" and settings.do_lower_case:
+        lower_first(backend)
+    _add_tokens(backend, settings, model.vocab_size or 0)
+
+
+def lower_first(backend: Backend) -> None:
+    """Put Lowercase before everything else that normalizes, unless it is there already."""
+    from tokenizers import normalizers
+
+    own = backend.normalizer
+    steps: list[Any] = [] if own is None else [own]
+    if isinstance(own, normalizers.Sequence):
+        steps = list(cast("Iterable[Any]", own))
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
+
+
+def _tokenizer_class(settings: TokenizerConfigFile, model: ConfigFile) -> str | None:
+    default = _DEFAULT_CLASS.get(str(model.model_type))
+    if default == "TokenizersBackend":  # the folders of this type name a wrong class
+        return default
+    named = settings.tokenizer_class or model.tokenizer_class
+    return default if named is None else named.removesuffix("Fast")
+
+
+def _add_tokens(backend: Backend, settings: TokenizerConfigFile, rows: int) -> None:
+    known = backend.get_added_tokens_decoder()
+    there = {token.content: _traits(token) for token in known.values()}
+    listed = settings.added_tokens_decoder or {}
+    wanted = [_token(listed[number]) for number in sorted(listed, key=_number)]
+    new = [token for token in wanted if there.get(token.content) != _traits(token)]
+    names = {*there, *(token.content for token in new)}
+    for token in _special_tokens(settings):
+        if token.content not in names:
+            names.add(token.content)
+            new.append(token)
+    for token in new:
+        in_vocabulary = backend.token_to_id(token.content) is not None
+        if in_vocabulary or backend.get_vocab_size(with_added_tokens=True) < rows:
+            backend.add_tokens([token])
+
+
+def _number(text: str) -> tuple[int, str]:
+    return (int(text) if text.isdecimal() and len(text) < 12 else 0), text
+
+
+def _traits(token: AddedToken) -> tuple[bool, ...]:
+    return (token.lstrip, token.rstrip, token.normalized, token.single_word, token.special)
+
+
+def _token(entry: str | AddedTokenEntry, *, special: bool = False) -> AddedToken:
+    from tokenizers import AddedToken
+
+    if isinstance(entry, str):
+        return AddedToken(entry, special=special, normalized=False)
+    marked = special if entry.special is None else entry.special
+    return AddedToken(
+        entry.content,
+        single_word=entry.single_word,
+        lstrip=entry.lstrip,
+        rstrip=entry.rstrip,
+        normalized=not marked if entry.normalized is None else entry.normalized,
+        special=marked,
+    )
+
+
+def _special_tokens(settings: TokenizerConfigFile) -> Iterator[AddedToken]:
+    extra = settings.extra_special_tokens or settings.additional_special_tokens or []
+    entries = [
+        settings.bos_token,
+        settings.eos_token,
+        settings.unk_token,
+        settings.sep_token,
+        settings.pad_token,
+        settings.cls_token,
+        settings.mask_token,
+        *(extra.values() if isinstance(extra, dict) else extra),
+    ]
+    for entry in entries:
+        if entry is not None:
+            yield _token(entry, special=True)

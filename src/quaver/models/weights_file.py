@@ -1,0 +1,159 @@
+"""Tensors from safetensors files, one file or several, mapped into memory instead of read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import ModelFolderError, WeightsError
+from quaver.models.files import WeightsIndex, read_checked, refuse_pointer
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """List the safetensors files of a folder: model.safetensors, or the shards of its index.
+
+    Args:
+        folder: the folder that holds config.json.
+
+    Returns:
+        The files, sorted by name.
+
+    Raises:
+        ModelFolderError: there is none, the index is broken, or a shard is missing.
+    """
+    if _is_file(folder / SINGLE):
+        return [folder / SINGLE]
+    if not _is_file(folder / INDEX):
+        found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
+        raise ModelFolderError(
+            f"a model folder needs {SINGLE}: {folder} has {found}; pickled weights are never "
+            "read because they can run code. "
+            "Load the model with transformers once and save it with save_pretrained(), which "
+            "writes safetensors"
+        )
+    index = read_checked(WeightsIndex, folder / INDEX)
+    names = sorted(set(index.weight_map.values())) if index is not None else []
+    for name in names:
+        if Path(name).name != name or not _is_file(folder / name):
+            raise ModelFolderError(
+                f"{INDEX} names {name!r}, which is no file of {folder}; download the model again"
+            )
+    return [folder / name for name in names]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+        return False
+
+
+def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
+    """Read every tensor of a model folder.
+
+    Half precision (F16, BF16) and F64 become float32; float32 and integers stay views of the mapped
+    file, read-only.
+
+    Args:
+        folder: the folder that holds model.safetensors.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        ModelFolderError: there is no safetensors file, or a shard is missing.
+        WeightsError: a file is truncated or corrupt, or has a dtype that no encoder uses.
+    """
+    tensors: dict[str, NDArray[Any]] = {}
+    for path in weight_files(folder):
+        for name, dtype, shape, raw in _entries(path):
+            if dtype not in _DTYPES:
+                raise WeightsError(
+                    f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(_DTYPES)}"
+                )
+            tensors[name] = _array(raw, dtype, shape)
+    return tensors
+
+
+def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]]:
+    """Yield what tells one set of weights from another without reading all of it.
+
+    Args:
+        folder: the folder that holds model.safetensors.
+        size: bytes taken from the start of every tensor.
+
+    Yields:
+        A description (name, dtype, shape) and the first bytes of each tensor, sorted by name.
+
+    Raises:
+        ModelFolderError: there is no safetensors file, or a shard is missing.
+        WeightsError: a file is truncated or corrupt.
+    """
+    samples = [
+        (f"{name} {dtype} {shape}", raw[:size].tobytes())
+        for path in weight_files(folder)
+        for name, dtype, shape, raw in _entries(path)
+    ]
+    yield from sorted(samples)
+
+
+def _entries(
+    path: Path,
+) -> Iterator[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]:
+    """Yield name, dtype, shape and bytes of each tensor.
+
+    The safetensors library checks the whole header (sizes, overlaps, file length) and is then
+    closed; the bytes come from our own map, because its NumPy reader copies every tensor and has no
+    bfloat16.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with path.open("rb") as file:
+            refuse_pointer(path, file.read(64))
+        with safe_open(path, framework="numpy"):
+            pass
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is no complete safetensors file: {error}; it is truncated or corrupt, "
+            "download it again"
+        ) from error
+    data = np.asarray(mapped)[8 + length :]
+    for name, entry in header.items():
+        if name != "__metadata__":
+            begin, end = entry["data_offsets"]
+            yield name, entry["dtype"], tuple(entry["shape"]), data[begin:end]
+
+
+def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    kind = np.dtype(_DTYPES[dtype])
+    if raw.ctypes.data % kind.itemsize:
+        raw = raw.copy()
+    values = raw.view(kind).reshape(shape)
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32) if dtype in ("F16", "F64") else values

@@ -1,0 +1,391 @@
+"""Documents put in order for a query: by a cross-encoder, or by the similarity of vectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.embedder import Embedder
+from quaver.engine import (
+    LOADING,
+    MAX_BATCH_TOKENS,
+    SENTENCE_TRANSFORMERS,
+    LoadedModel,
+    Precision,
+    Vectors,
+    check_listable,
+    check_loaded,
+    check_range,
+    encode_texts,
+    explain_keywords,
+    load_classifier,
+    text_list,
+)
+from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError
+
+ScoreActivation = Literal["sigmoid", "identity"]
+# The classes of torch that the usual models name; nothing of a name is ever imported.
+_ACTIVATIONS: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
+
+_PREDICT = {
+    **SENTENCE_TRANSFORMERS,
+    "activation_fct": "it is activation here: 'sigmoid' or 'identity'",
+    "activation_fn": "it is activation here: 'sigmoid' or 'identity'",
+    "apply_softmax": "take the plain scores (activation='identity') and apply it to them",
+    "inputs": "give the pairs as the first argument",
+    "sentences": "give the pairs as the first argument",
+}
+_RANK = {
+    **_PREDICT,
+    "activation_fct": "predict(pairs, activation=...) has it",
+    "activation_fn": "predict(pairs, activation=...) has it",
+    "return_documents": "leave it out: every result has its document as text",
+    "show_progress_bar": "predict(pairs, show_progress_bar=True) has it",
+}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One ranked document.
+
+    Attributes:
+        index: its position among the documents that were given.
+        score: the higher, the better it fits the query.
+        text: the document.
+    """
+
+    index: int
+    score: float
+    text: str
+
+
+class CrossEncoder:
+    """A model with a classification head that reads query and document together.
+
+        model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+        model.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
+
+    A cross-encoder holds no state that a call changes; threads may share it. It pickles as an
+    `Embedder` does.
+
+    Attributes:
+        name: hub id or folder name.
+        source: what `from_pretrained` takes to load this model again.
+        precision: "int8" or "float32".
+        max_seq_length: most tokens of query and document together, special tokens included.
+        labels: how many scores a pair gets; 1 for a reranker.
+        label_names: their names, as config.json has them.
+        activation: what `predict` applies to the scores when it is not told: what the model says,
+            else "sigmoid" for one label and "identity" for several.
+        tokenizer: the model's tokenizer.
+    """
+
+    @explain_keywords(LOADING)
+    def __init__(self, model: LoadedModel) -> None:
+        """Wrap a loaded model; `from_pretrained` is the usual way.
+
+        Args:
+            model: a model with a classification head.
+
+        Raises:
+            UnsupportedArchitectureError: the model wants an activation that Quaver does not have.
+        """
+        check_loaded("CrossEncoder", model, LoadedModel)
+        self._folder, self._options = model.folder, model.options
+        self.name = model.folder.name
+        self.source = model.folder.source
+        self.precision = model.engine.precision
+        self.max_seq_length = model.tokenizer.max_length
+        self.labels = model.spec.outputs
+        self.label_names = _label_names(model.folder.label_names, self.labels)
+        self.activation = _activation(model.folder.score_activation, self.labels)
+        self.tokenizer = model.tokenizer
+        self._engine = model.engine
+
+    @classmethod
+    @explain_keywords(LOADING)
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        precision: Precision = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> CrossEncoder:
+        """Load a model.
+
+        Args:
+            name_or_path: local folder, or hub id.
+            precision: "int8" quantizes the weights while loading; "float32" is the same engine with
+                the weights as they are. The head is float32 in both.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of a pair; None takes the most that the model allows.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            isa: force an instruction set; None takes the best.
+            local_files_only: never use the network.
+            token: access token of the hub.
+
+        Returns:
+            The cross-encoder.
+
+        Raises:
+            ModelNotFoundError: no such folder or hub model.
+            ModelError: the folder is broken or not supported; see the subclasses.
+            InputError: an argument is outside its rule.
+            InstructionSetError: isa is unknown or not available here.
+        """
+        model = load_classifier(
+            name_or_path,
+            precision=precision,
+            revision=revision,
+            max_seq_length=max_seq_length,
+            threads=threads,
+            isa=isa,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(model)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle what loads the model again; see the class."""
+        return _reopened, (self.source, self._options, self._folder.fingerprint)
+
+    @property
+    def isa(self) -> str:
+        """The instruction set the engine runs."""
+        return self._engine.isa
+
+    @property
+    def threads(self) -> int:
+        """The threads the engine runs."""
+        return self._engine.threads
+
+    @explain_keywords(_PREDICT)
+    def predict(
+        self,
+        pairs: Iterable[tuple[str, str]],
+        *,
+        activation: ScoreActivation | None = None,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> NDArray[np.float32]:
+        """Score pairs, in their order.
+
+        Formula:
+            activation(head(encoder(query, document)))
+
+        A document that does not fit beside its query loses its end; a query is never cut.
+
+        Args:
+            pairs: (query, document), or any two texts.
+            activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
+            max_batch_tokens: most tokens in one native call; bounds the memory, changes no score.
+            show_progress_bar: a bar on stderr.
+
+        Returns:
+            float32 (N,) of a model with one label, (N, labels) of one with several.
+
+        Raises:
+            InputError: an argument or a pair is outside its rule, or a query leaves no room for its
+                document; its position is named.
+        """
+        chosen = self.activation if activation is None else activation
+        if chosen not in _ACTIVATIONS.values():
+            names = ", ".join(map(repr, _ACTIVATIONS.values()))
+            raise InputError(f"activation must be one of {names}, or None: got {activation!r}")
+        logits = self._logits(
+            _pair_list(pairs),
+            max_batch_tokens=max_batch_tokens,
+            show_progress_bar=bool(show_progress_bar),
+        )
+        scores = _sigmoid(logits) if chosen == "sigmoid" else logits
+        return scores[:, 0] if self.labels == 1 else scores
+
+    @explain_keywords(_RANK)
+    def rank(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None
+    ) -> list[Ranked]:
+        """Put documents in order for a query, the best first.
+
+        Args:
+            query: the query.
+            documents: the documents; an empty list is valid.
+            top_k: how many to return; None returns all.
+
+        Returns:
+            At most top_k ranked documents, scores as `predict` gives them; of equal ones the earlier
+            first.
+
+        Raises:
+            InputError: an argument is outside its rule, the query leaves no room for a document, or
+                the model has several labels, so that no score says which document is better.
+        """
+        if self.labels != 1:
+            names = ", ".join(self.label_names)
+            raise InputError(
+                f"rank needs a model with one label: {self.name} has {self.labels} ({names}); take "
+                "the score you mean from predict()"
+            )
+        texts = _checked(query, documents, top_k)
+        logits = self._logits([(query, text) for text in texts])[:, 0]
+        # Ordered before the sigmoid, which makes one number of all large scores.
+        scores = _sigmoid(logits) if self.activation == "sigmoid" else logits
+        return _ranked(texts, scores, np.argsort(-logits, kind="stable")[:top_k])
+
+    def _logits(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        *,
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool = False,
+    ) -> NDArray[np.float32]:
+        report = encode_texts(
+            self.tokenizer.encode_pairs,
+            self._engine,
+            pairs,
+            max_batch_tokens=max_batch_tokens,
+            show_progress_bar=show_progress_bar,
+        )
+        return report.vectors
+
+
+class BiEncoderRanker:
+    """Ranks by the similarity of query and document vectors; faster than a cross-encoder.
+
+        BiEncoderRanker(model).rank("What is the capital of France?", ["Rome ...", "Paris ..."])
+
+    Attributes:
+        embedder: the model behind the vectors.
+        name: the model's name.
+    """
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Rank with an embedder.
+
+        Args:
+            embedder: the model; queries go through `encode_query`, documents through
+                `encode_document`.
+
+        Raises:
+            InputError: embedder is none.
+        """
+        if not isinstance(embedder, Embedder):
+            given = repr(str(embedder)) if isinstance(embedder, (str, Path)) else "name_or_path"
+            raise InputError(
+                f"BiEncoderRanker ranks with an Embedder: got {type(embedder).__name__}; give it "
+                f"Embedder.from_pretrained({given})"
+            )
+        self.embedder = embedder
+        self.name = embedder.name
+
+    @explain_keywords(_RANK)
+    def rank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_k: int | None = None,
+        embeddings: Vectors | None = None,
+    ) -> list[Ranked]:
+        """Put documents in order for a query, the best first.
+
+        Args:
+            query: the query.
+            documents: the documents; an empty list is valid.
+            top_k: how many to return; None returns all.
+            embeddings: float32 or int8 (N, D), the documents' vectors where they are stored already;
+                None encodes the documents.
+
+        Returns:
+            At most top_k ranked documents, the score their similarity to the query; of equal ones
+            the earlier first.
+
+        Raises:
+            InputError: an argument is outside its rule, or embeddings has not one row for each
+                document.
+        """
+        texts = _checked(query, documents, top_k)
+        if embeddings is not None and np.shape(embeddings)[:1] != (len(texts),):
+            raise InputError(
+                f"embeddings must have one row for each of {len(texts)} documents: got shape "
+                f"{np.shape(embeddings)}"
+            )
+        if not texts:
+            return []
+        vectors = self.embedder.encode_document(texts) if embeddings is None else embeddings
+        scores = self.embedder.similarity(self.embedder.encode_query(query), vectors)
+        return _ranked(texts, scores, np.argsort(-scores, kind="stable")[:top_k])
+
+
+def _ranked(
+    texts: Sequence[str], scores: NDArray[np.float32], order: NDArray[np.intp]
+) -> list[Ranked]:
+    return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
+
+
+def _checked(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
+    """Return the documents as a list, everything that `rank` is given being right."""
+    if not isinstance(query, str):
+        raise InputError(f"query must be a str: got {type(query).__name__}")
+    if isinstance(documents, str):
+        raise InputError("documents must be a list of str: got one str; put it in a list")
+    if top_k is not None:
+        check_range("top_k", top_k, sys.maxsize)
+    return text_list(documents, name="documents", rule="a list of str")
+
+
+def _pair_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    if isinstance(pairs, str):
+        raise InputError("pairs must be a list of (query, document): got str")
+    check_listable("pairs", pairs, "a list of (query, document)")
+    items = list(pairs)
+    if len(items) == 2 and all(isinstance(item, str) for item in items):
+        raise InputError(
+            "pairs must be a list of (query, document): got two texts; put the pair in a list"
+        )
+    return items
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return 1 / (1 + e^-x) without overflow, and exact where x is far below 0."""
+    power = np.exp(-np.abs(x))
+    scores: NDArray[np.float32] = np.where(x >= 0, np.float32(1), power) / (1 + power)
+    return scores
+
+
+def _activation(named: str | None, labels: int) -> ScoreActivation:
+    """Return what the folder names; sentence-transformers' own default where it names none."""
+    if named is None:
+        return "sigmoid" if labels == 1 else "identity"
+    kind = named.rpartition(".")[2]
+    if not named.startswith("torch.nn.") or kind not in _ACTIVATIONS:
+        raise UnsupportedArchitectureError(
+            f"the model wants the activation {named!r}, and a name is never imported as code; "
+            f"supported are torch.nn.{' and torch.nn.'.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[kind]
+
+
+def _label_names(names: Mapping[str, str], labels: int) -> tuple[str, ...]:
+    return tuple(names.get(str(i), f"LABEL_{i}") for i in range(labels))
+
+
+def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> CrossEncoder:
+    """Load the model of a pickled cross-encoder."""
+    model = CrossEncoder.from_pretrained(source, **options)
+    if model._folder.fingerprint != fingerprint:
+        raise ModelFolderError(
+            f"a pickled cross-encoder needs the files it was made with: {source} has others here; "
+            "load the model where it is used, with CrossEncoder.from_pretrained(...)"
+        )
+    return model

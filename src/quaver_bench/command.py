@@ -1,0 +1,309 @@
+"""What `quaver bench` does: check the wishes, hold the threads, measure, write, show."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from quaver.engine import advice, available_threads, cpu_settings, parse_cpus
+from quaver.errors import EngineError, InputError
+from quaver_bench.compare import comparison
+from quaver_bench.configuration import check_same, warnings
+from quaver_bench.engines import CannotRunError
+from quaver_bench.engines.registry import QUICK, choose_forms
+from quaver_bench.environments import measure_elsewhere, part_forms
+from quaver_bench.instances import share_cpus
+from quaver_bench.models import Model, open_model, random_model
+from quaver_bench.plan import not_reached, steps_of, still_missing
+from quaver_bench.plots import write_plots
+from quaver_bench.progress import Progress
+from quaver_bench.quality import read_judgements
+from quaver_bench.record import describe_run
+from quaver_bench.report import markdown
+from quaver_bench.result import PARTS, RESULTS, Result, read_result
+from quaver_bench.stage import Options
+from quaver_bench.study import measure
+
+_QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
+_SECONDS, _QUICK_SECONDS = 20.0, 6.0
+_COUNT, _QUICK_COUNT = 256, 200
+_CLIENTS, _QUICK_CLIENTS = ("1", "2", "4", "8"), ("1", "4")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """The command line of `quaver bench`; see its help.
+
+    What is None or empty takes its default: that of `quick` where that is chosen.
+    """
+
+    model: str
+    name: str
+    against: Sequence[str]
+    parts: Sequence[str]
+    cases: Sequence[str]
+    shapes: Sequence[str]
+    only_shapes: bool
+    corpus: Path | None
+    count: int | None
+    judgements: Path | None
+    clients: Sequence[str]
+    random_ids: bool
+    threads: int | None
+    cores: str
+    instances: int
+    seconds: float | None
+    rounds: int
+    longest: float
+    quick: bool
+    out: Path
+    add: bool
+    resume: bool
+    overwrite: bool
+    cache: Path
+    environments: Path
+    command: Sequence[str]
+
+
+def run(wishes: Wishes) -> None:
+    """Measure, write results.json after each case, and results.md and plots at the end.
+
+    Args:
+        wishes: the command line.
+
+    Raises:
+        QuaverError: a wish is outside its rule, or Quaver cannot run the model.
+        KeyboardInterrupt: Ctrl-C; what was measured is written first.
+    """
+    hold_cpus(wishes.cores)
+    options = _options(wishes)
+    steps = steps_of(options)
+    hold_threads(options.threads)
+    file = wishes.out / RESULTS
+    kept = read_result(file) if (wishes.add or wishes.resume) and file.is_file() else Result()
+    before = kept if wishes.resume else Result()
+    this_run = describe_run(
+        options.threads, wishes.command, options.cpus, random_ids=options.random_ids
+    )
+    here = Result(runs=[this_run])
+    forms, elsewhere, missing = part_forms(options.forms, wishes.environments)
+    if wishes.resume:
+        check_same(kept, this_run)
+        for sentence in warnings(kept, this_run, {form.name for form in forms}):
+            print(f"rows kept by --resume: {sentence}", file=sys.stderr)
+    here.missing |= missing
+    for sentence in advice(here.runs[0]["settings"]):
+        print(f"advice: {sentence}", file=sys.stderr)
+    for name, why in missing.items():
+        print(f"{name} is not measured: {why}", file=sys.stderr)
+    models = _models(wishes)
+    kept.missing = still_missing(kept.missing, models, options)
+    _make_folder(wishes.out)
+
+    def save(more: Result | None = None) -> None:
+        here.merge(more or Result())
+        whole = Result()
+        whole.merge(kept)
+        whole.merge(here)
+        whole.drop_unused()
+        whole.rate()
+        whole.write(file)
+
+    try:
+        with Progress(steps * len(models), seconds=options.seconds, least=options.least) as bar:
+            for model in models:
+                wanted = replace(options, forms=forms)
+                measure(model, wanted, here, before=before, save=save, progress=bar)
+        for name, others in elsewhere.items():
+            # As much time for an engine as here: the budget of a case is for all of them together.
+            share = min(1.0, (len(others) + 2) / len(forms))
+            given = _given(wishes, replace(options, seconds=round(options.seconds * share, 1)))
+            measure_elsewhere(wishes.environments, name, others, given, before, save)
+    except CannotRunError as error:
+        raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
+    except KeyboardInterrupt as error:
+        reached, engines = Result(), [*forms, *(f for others in elsewhere.values() for f in others)]
+        reached.merge(before)
+        reached.merge(here)
+        here.missing |= not_reached(reached, models, options, engines)
+        there = f"what was measured is in {wishes.out}" if here.rows or kept.rows else ""
+        raise KeyboardInterrupt(f"interrupted: {there or 'nothing was measured yet'}") from error
+    finally:
+        if here.rows or kept.rows:
+            save()
+            report(wishes.out)
+
+
+def _make_folder(out: Path) -> None:
+    """Before anything is measured, so that what is measured can be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out must be a folder: cannot make {out}: {error.strerror}") from error
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise InputError(f"--out must be a folder that can be written to: {out} is not")
+
+
+def _options(wishes: Wishes) -> Options:
+    for part in wishes.parts:
+        if part not in PARTS:
+            raise InputError(f"a part must be one of {', '.join(PARTS)}: got {part!r}")
+    if wishes.out.exists() and not wishes.out.is_dir():
+        raise InputError(f"--out must be a folder: {wishes.out} is a file")
+    _check_kept(wishes)
+    quick = wishes.quick
+    clients = wishes.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
+    if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
+        raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
+    seconds, count = (_QUICK_SECONDS, _QUICK_COUNT) if quick else (_SECONDS, _COUNT)
+    threads, cpus = share_machine(wishes.threads, wishes.instances)
+    return Options(
+        forms=choose_forms(wishes.against or (QUICK if quick else ())),
+        parts=wishes.parts,
+        cases=wishes.cases or (_QUICK_CASES if quick else ()),
+        threads=threads,
+        cpus=cpus,
+        seconds=seconds if wishes.seconds is None else wishes.seconds,
+        least=wishes.rounds,
+        longest=wishes.longest,
+        corpus=wishes.corpus,
+        count=count if wishes.count is None else wishes.count,
+        clients=[int(number) for number in clients],
+        random_ids=wishes.random_ids,
+        judgements=read_judgements(wishes.judgements) if wishes.judgements else (),
+    )
+
+
+def _check_kept(wishes: Wishes) -> None:
+    if wishes.overwrite and (wishes.add or wishes.resume):
+        raise InputError("--overwrite forgets what --add and --resume keep: give one of them")
+    keeps = wishes.add or wishes.resume or wishes.overwrite
+    if (wishes.out / RESULTS).is_file() and not keeps:
+        raise InputError(
+            f"--out must be a folder without results: {wishes.out} has {RESULTS}; --resume goes on "
+            "there, --add measures anew beside what is kept, --overwrite forgets it"
+        )
+
+
+def _given(wishes: Wishes, options: Options) -> list[str]:
+    """The options of this run for a process in another environment."""
+    given = [wishes.model, "--name", wishes.name, "--parts", ",".join(options.parts)]
+    given += ["--cases", ",".join(options.cases), "--shapes", ",".join(wishes.shapes)]
+    given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
+    given += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
+    given += ["--rounds", str(options.least), "--longest", str(options.longest)]
+    given += ["--cache", str(wishes.cache), "--instances", str(options.instances)]
+    given += ["--only-shapes"] if wishes.only_shapes else []
+    given += ["--random-ids"] if options.random_ids else []
+    given += ["--corpus", str(options.corpus)] if options.corpus else []
+    given += ["--judgements", str(wishes.judgements)] if wishes.judgements else []
+    return given
+
+
+def _models(wishes: Wishes) -> list[Model]:
+    real = open_model(wishes.model, wishes.cache)
+    if wishes.name:
+        real = replace(real, name=wishes.name)
+    if wishes.only_shapes and not wishes.shapes:
+        raise InputError("--only-shapes needs --shapes: name one of small, base, large")
+    shapes = [random_model(shape, real) for shape in wishes.shapes]
+    return shapes if wishes.only_shapes else [real, *shapes]
+
+
+def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[int]]]:
+    """Return the threads of every engine's instance, and the CPUs of each.
+
+    Args:
+        threads: of an instance; None takes the CPUs that an instance may use.
+        instances: processes of each engine that work at the same time.
+
+    Raises:
+        InputError: more than there are CPUs; engines would wait for each other, and no figure
+            would hold.
+    """
+    most = available_threads()
+    if instances > most:
+        raise InputError(
+            f"--instances must be at most the CPUs that this process may use, {most}: "
+            f"got {instances}"
+        )
+    settings = cpu_settings()
+    cpus = share_cpus(instances, settings["affinity"], settings["numa_nodes"])
+    most = most if instances == 1 else min(map(len, cpus))
+    if threads is not None and threads > most:
+        whose = "this process" if instances == 1 else f"each of {instances} instances"
+        raise InputError(
+            f"--threads must be at most the CPUs that {whose} may use, {most}: got {threads}; "
+            "engines with more threads than cores wait for each other"
+        )
+    return threads or most, cpus
+
+
+def hold_cpus(cores: str) -> None:
+    """Keep this process, and every engine in it, on some CPUs.
+
+    Args:
+        cores: such as "0-21" or "0,2,4"; "" keeps it where it is.
+
+    Raises:
+        InputError: the list is not valid, or names a CPU that this process may not use.
+    """
+    if not cores:
+        return
+    allowed = sorted(os.sched_getaffinity(0))
+    try:
+        wanted = parse_cpus(cores)
+    except ValueError:
+        wanted = []
+    if not wanted or not set(wanted) <= set(allowed):
+        raise InputError(
+            f"--cores must name CPUs of {','.join(map(str, allowed))}, such as 0-21 or 0,2: "
+            f"got {cores!r}"
+        )
+    os.sched_setaffinity(0, wanted)
+
+
+def hold_threads(threads: int) -> None:
+    """Tell the libraries that read it once, when they are imported, how many threads they have.
+
+    The others are told when a model is loaded.
+    """
+    for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
+        os.environ[variable] = str(threads)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def report(path: Path) -> None:
+    """Write results.md and the plots beside a results.json, and show the tables.
+
+    Args:
+        path: results.json, or its folder.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    folder = path if path.is_dir() else path.parent
+    result = read_result(path)
+    text = markdown(result)
+    (folder / "results.md").write_text(text, encoding="utf-8")
+    print(text)
+    try:
+        names = [file.name for file in write_plots(result, folder)]
+    except ImportError as error:
+        print(f"no plots, and any in {folder} may be older: {error}", file=sys.stderr)
+        names = []
+    written = ", ".join([RESULTS, "results.md", *names])
+    print(f"in {folder}: {written}", file=sys.stderr)
+
+
+def compare(before: Path, after: Path) -> str:
+    """Return what changed between two results, as Markdown.
+
+    Raises:
+        InputError: one cannot be read.
+    """
+    return comparison(read_result(before), read_result(after))

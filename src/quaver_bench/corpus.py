@@ -1,0 +1,116 @@
+"""Real text: from a file, a folder of documents, or the documentation that comes with Python."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quaver.errors import DocumentError, InputError
+from quaver.models import Tokenizer
+
+PYTHON_TOPICS = "pydoc_data.topics"
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Texts with their own lengths.
+
+    Attributes:
+        name: for the table; no path.
+        texts: different texts in their order. Each once: Quaver encodes a repeated text once, which
+            would not be the engine's speed.
+    """
+
+    name: str
+    texts: tuple[str, ...]
+
+    @property
+    def megabytes(self) -> float:
+        """UTF-8 bytes of all texts / 1e6."""
+        return sum(len(text.encode()) for text in self.texts) / 1e6
+
+
+def read_corpus(path: Path | None, tokenizer: Tokenizer, count: int) -> Corpus:
+    """Read texts.
+
+    Args:
+        path: a .jsonl file with a "text" (and maybe a "title") in each line, a .txt file with a
+            text in each line, a folder of documents, which are split into passages as `quaver
+            index` does; None for the paragraphs of Python's own documentation, which every CPython
+            brings along.
+        tokenizer: tells how long a passage may be.
+        count: most texts.
+
+    Returns:
+        The corpus.
+
+    Raises:
+        InputError: the file cannot be read, or holds no text.
+        DocumentError: the folder cannot be read.
+    """
+    if path is None:
+        name, texts = "Python's documentation", _topics()
+    elif path.is_dir():
+        name, texts = path.name, _passages(path, tokenizer)
+    else:
+        name, texts = path.name if path.stem != "corpus" else path.parent.name, _lines(path)
+    kept = tuple(list(dict.fromkeys(text for text in texts if text.strip()))[:count])
+    if not kept:
+        raise InputError(f"a corpus must hold text: {path} has none")
+    return Corpus(name, kept)
+
+
+def _topics() -> list[str]:
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise InputError(
+            f"this Python comes without {PYTHON_TOPICS}, the text that is measured by default; "
+            "give a --corpus"
+        ) from error
+    paragraphs = [part for text in topics.values() for part in re.split(r"\n\s*\n", text)]
+    return [" ".join(part.split()) for part in paragraphs if len(part) > 40]
+
+
+def _passages(folder: Path, tokenizer: Tokenizer) -> list[str]:
+    from quaver.documents import Converter, embedded_text, read_document, scan_folder, split
+
+    room = tokenizer.max_length - tokenizer.special_tokens
+    texts = []
+    with Converter() as converter:
+        for path in scan_folder(folder).files:
+            try:
+                document = read_document(path, converter=converter)
+            except (
+                DocumentError,
+                ImportError,
+            ) as error:  # an extra that this file needs is missing
+                print(f"quaver: not in the corpus: {error}", file=sys.stderr)
+                continue
+            passages = split(document, tokenizer, room)
+            texts += [embedded_text(passage.heading, passage.text) for passage in passages]
+    return texts
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"a corpus must be UTF-8 text: {path}: {error}") from error
+    if path.suffix != ".jsonl":
+        return lines
+    return [_document_text(path, at, line) for at, line in enumerate(lines, 1) if line.strip()]
+
+
+def _document_text(path: Path, at: int, line: str) -> str:
+    try:
+        document: Any = json.loads(line)
+        return f"{document.get('title') or ''} {document['text']}".strip()
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(
+            f'{path}, line {at}: must be a JSON object with a "text": got {line[:60]!r}'
+        ) from error

@@ -1,0 +1,113 @@
+"""CTranslate2: BERT in float32 and with int8 weights, pooled outside."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines.padded import PaddedEngine
+from quaver_bench.engines.pytorch import first_line
+from quaver_bench.inputs import PaddedBatch
+
+
+def converted(setup: Setup, quantization: str) -> Path:
+    """Return the model as a CTranslate2 folder, converted when it is not there yet.
+
+    Args:
+        setup: see `Setup`.
+        quantization: "float32" or "int8".
+
+    Raises:
+        CannotRunError: CTranslate2 has no converter for this model.
+    """
+    from ctranslate2.converters import TransformersConverter
+
+    version = metadata.version("ctranslate2")
+    path = setup.model.built(f"ctranslate2-{version}-{quantization}", "")
+    if not path.is_dir():
+        part = path.with_name(f"part-{path.name}")
+        shutil.rmtree(part, ignore_errors=True)
+        try:
+            converter = TransformersConverter(str(setup.model.folder.transformer))
+            converter.convert(str(part), quantization=quantization)
+        except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
+            raise CannotRunError(f"it cannot convert it: {first_line(error)}") from error
+        part.rename(path)
+    return path
+
+
+class CTranslate2Engine(PaddedEngine):
+    """`ctranslate2.Encoder`, one worker over all threads; pooling and norm in NumPy."""
+
+    def __init__(self, setup: Setup, quantization: str) -> None:
+        """Load.
+
+        Args:
+            setup: see `Setup`.
+            quantization: "float32" or "int8".
+        """
+        import ctranslate2
+
+        super().__init__(setup)
+        self._encoder = ctranslate2.Encoder(
+            str(converted(setup, quantization)),
+            device="cpu",
+            compute_type=quantization,
+            inter_threads=1,
+            intra_threads=setup.threads,
+        )
+        self._pooling = setup.model.pooling
+        self.settings = {"threads": setup.threads, "compute_type": self._encoder.compute_type}
+
+    def inputs(self, batch: PaddedBatch) -> Any:
+        """Make the storage views that the encoder takes."""
+        import ctranslate2
+
+        ids = ctranslate2.StorageView.from_array(batch.ids.astype(np.int32))
+        lengths = ctranslate2.StorageView.from_array(batch.mask.sum(1).astype(np.int32))
+        return ids, lengths, batch.mask
+
+    def compute(self, inputs: Any) -> Vectors:
+        """Encode, pool, normalize."""
+        ids, lengths, mask = inputs
+        hidden = np.asarray(self._encoder.forward_batch(ids, lengths).last_hidden_state)
+        if self._pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            weights = mask.astype(np.float32)
+            pooled = np.einsum("blh,bl->bh", hidden, weights) / weights.sum(1, keepdims=True)
+        vectors: Vectors = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)
+        return vectors
+
+
+def _float32(setup: Setup) -> Engine:
+    return CTranslate2Engine(setup, "float32")
+
+
+def _int8(setup: Setup) -> Engine:
+    return CTranslate2Engine(setup, "int8")
+
+
+_FLOAT32 = Form(
+    "ctranslate2-float32",
+    _float32,
+    ("ctranslate2", "transformers", "torch"),
+    ("ctranslate2", "tokenizers"),
+    "pip install ctranslate2 transformers torch",
+    artefact=lambda setup: converted(setup, "float32"),
+)
+FORMS = (
+    _FLOAT32,
+    replace(
+        _FLOAT32,
+        name="ctranslate2-int8",
+        load=_int8,
+        artefact=lambda setup: converted(setup, "int8"),
+    ),
+)

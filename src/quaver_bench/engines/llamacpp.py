@@ -1,0 +1,264 @@
+"""llama.cpp through its Python package: BERT as GGUF, in float32 and with weights in Q8_0."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import QuaverError
+from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.engines.padded import PaddedEngine
+from quaver_bench.inputs import Ids, Request
+
+TOKENS = 512
+"""Of one computation, llama.cpp's default: in it every token is compared with all others, masked or
+not, so that more tokens at a time cost more for each."""
+_TEXTS = 64
+_INSTALL = "make .envs/llamacpp/made"
+
+
+def converted(setup: Setup, kind: str) -> Path:
+    """Return the model as a GGUF file, written when it is not there yet.
+
+    It holds no vocabulary: like the other engines, llama.cpp is given ids of the model's tokenizer.
+
+    Args:
+        setup: see `Setup`.
+        kind: "float32", or "int8": weights of linear layers and embeddings in Q8_0, int8 with a
+            scale for 32 values, as llama.cpp's own tool quantizes them.
+
+    Raises:
+        CannotRunError: the model is not BERT as llama.cpp computes it.
+    """
+    version = metadata.version("gguf")
+    path = setup.model.built(f"gguf-{version}-{kind}", ".gguf")
+    if not path.is_file():
+        part = path.with_name(f"part-{path.name}")
+        _write(setup, kind, part)
+        part.rename(path)
+    return path
+
+
+def _write(setup: Setup, kind: str, path: Path) -> None:
+    config = setup.model.folder.config
+    found = [config.get("model_type"), config.get("hidden_act", "gelu")]
+    found.append(config.get("position_embedding_type", "absolute"))
+    if found != ["bert", "gelu", "absolute"]:
+        raise CannotRunError(
+            f"it is converted from BERT with GELU and absolute positions: got {', '.join(map(str, found))}"
+        )
+    import gguf
+    from gguf.quants import quantize
+
+    try:
+        tensors = setup.model.folder.tensors()
+    except QuaverError as error:
+        raise CannotRunError(str(error)) from error
+    layers = int(config["num_hidden_layers"])
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.BERT, layers)
+    pooling = {"cls": gguf.PoolingType.CLS, "mean": gguf.PoolingType.MEAN}
+    writer = gguf.GGUFWriter(path, "bert")
+    writer.add_name(setup.model.name)
+    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_context_length(int(config["max_position_embeddings"]))
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(int(config["intermediate_size"]))
+    writer.add_head_count(int(config["num_attention_heads"]))
+    writer.add_layer_norm_eps(float(config["layer_norm_eps"]))
+    writer.add_causal_attention(False)
+    writer.add_pooling_type(pooling[setup.model.pooling])
+    writer.add_tokenizer_model("none")
+    writer.add_token_type_count(int(config["type_vocab_size"]))
+    for name, tensor in tensors.items():
+        title = names.get_name(name.removeprefix("bert."), try_suffixes=(".weight", ".bias"))
+        if title is None or title.startswith("cls"):
+            continue  # what pools or predicts, which the vectors do not need
+        values = tensor.astype(np.float32)
+        # The rows that are added to each token's stay as they are, as in llama.cpp's own tool.
+        small = values.ndim < 2 or title.startswith(("position", "token_types"))
+        if kind == "int8" and not small:
+            quantum = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(title, quantize(values, quantum), raw_dtype=quantum)
+        else:
+            writer.add_tensor(title, values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -> list[range]:
+    """Part texts, in their order, into computations that hold as many as fit.
+
+    Args:
+        lengths: tokens of each text.
+        tokens: most of a computation; a longer text is alone.
+        texts: most of a computation.
+
+    Returns:
+        The texts of each computation.
+    """
+    parts: list[range] = []
+    first = used = 0
+    for index, length in enumerate(lengths):
+        if index > first and (used + length > tokens or index - first == texts):
+            parts.append(range(first, index))
+            first, used = index, 0
+        used += length
+    return [*parts, range(first, len(lengths))] if lengths else parts
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts one after another, each a sequence of its own: what one computation takes.
+
+    Attributes:
+        tokens: int32 (T,), ids.
+        positions: int32 (T,), from 0 in every text.
+        counts: int32 (T,), sequences of each token: one.
+        sequences: int32 (T,), which.
+        places: uintp (T,), address of each element of `sequences`, as llama.cpp wants it.
+        outputs: int8 (T,), tokens that vectors are made of: all.
+        texts: how many.
+    """
+
+    tokens: NDArray[np.int32]
+    positions: NDArray[np.int32]
+    counts: NDArray[np.int32]
+    sequences: NDArray[np.int32]
+    places: NDArray[np.uintp]
+    outputs: NDArray[np.int8]
+    texts: int
+
+    @classmethod
+    def of(cls, ids: Sequence[Ids]) -> Batch:
+        """Lay out texts.
+
+        Args:
+            ids: the ids of each.
+        """
+        lengths = [len(text) for text in ids]
+        sequences = np.repeat(np.arange(len(ids), dtype=np.int32), lengths)
+        places = sequences.ctypes.data + sequences.itemsize * np.arange(len(sequences))
+        return cls(
+            np.concatenate(ids).astype(np.int32),
+            np.concatenate([np.arange(length, dtype=np.int32) for length in lengths]),
+            np.ones(len(sequences), np.int32),
+            sequences,
+            places.astype(np.uintp),
+            np.ones(len(sequences), np.int8),
+            len(ids),
+        )
+
+
+class LlamaEngine(PaddedEngine):
+    """A context of llama.cpp, which computes ragged batches; one caller at a time."""
+
+    def __init__(self, setup: Setup, kind: str) -> None:
+        """Load.
+
+        Args:
+            setup: see `Setup`.
+            kind: "float32" or "int8".
+
+        Raises:
+            CannotRunError: llama.cpp does not load the file.
+        """
+        import llama_cpp
+
+        super().__init__(setup)
+        self._library: Any = llama_cpp
+        self._lock = threading.Lock()
+        llama_cpp.llama_log_set(_silence(), None)
+        llama_cpp.llama_backend_init()
+        model = llama_cpp.llama_model_load_from_file(
+            bytes(converted(setup, kind)), llama_cpp.llama_model_default_params()
+        )
+        wanted = llama_cpp.llama_context_default_params()
+        wanted.n_ctx = wanted.n_batch = wanted.n_ubatch = max(TOKENS, setup.max_length)
+        wanted.n_seq_max, wanted.kv_unified = _TEXTS, True
+        wanted.n_threads = wanted.n_threads_batch = setup.threads
+        wanted.embeddings = True
+        self._context: Any = model and llama_cpp.llama_init_from_model(model, wanted)
+        if not self._context:
+            raise CannotRunError("llama.cpp does not load the file that was made of it")
+        self._hidden = llama_cpp.llama_model_n_embd(model)
+        self.settings = {
+            "threads": setup.threads,
+            "batch_tokens": wanted.n_ubatch,
+            "system": llama_cpp.llama_print_system_info().decode(),
+        }
+
+    def prepare(self, request: Request) -> Run:
+        """Lay out the texts, none padded; see `engines.Engine`."""
+        parts = pack([len(text) for text in request.ids])
+        batches = [Batch.of([request.ids[index] for index in part]) for part in parts]
+        return lambda: np.concatenate([self._encode(batch) for batch in batches])
+
+    def _encode(self, batch: Batch) -> Vectors:
+        llama = self._library
+        int32 = ctypes.POINTER(ctypes.c_int32)
+        given = llama.llama_batch(
+            n_tokens=len(batch.tokens),
+            token=batch.tokens.ctypes.data_as(int32),
+            pos=batch.positions.ctypes.data_as(int32),
+            n_seq_id=batch.counts.ctypes.data_as(int32),
+            seq_id=batch.places.ctypes.data_as(ctypes.POINTER(int32)),
+            logits=batch.outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+        vectors = np.empty((batch.texts, self._hidden), np.float32)
+        with self._lock:
+            if code := llama.llama_encode(self._context, given):
+                raise CannotRunError(f"llama_encode returned {code}")
+            for text in range(batch.texts):
+                found = llama.llama_get_embeddings_seq(self._context, text)
+                vectors[text] = np.ctypeslib.as_array(found, (self._hidden,))
+        unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return unit
+
+
+@lru_cache(maxsize=1)
+def _silence() -> Any:
+    """A receiver of llama.cpp's messages, of which there are hundreds; kept while it may be called."""
+    import llama_cpp
+
+    return llama_cpp.llama_log_callback(lambda level, text, data: None)
+
+
+def _float32(setup: Setup) -> Engine:
+    return LlamaEngine(setup, "float32")
+
+
+def _int8(setup: Setup) -> Engine:
+    return LlamaEngine(setup, "int8")
+
+
+_FLOAT32 = Form(
+    "llamacpp-float32",
+    _float32,
+    ("llama_cpp", "gguf"),
+    ("llama_cpp",),
+    _INSTALL,
+    "llamacpp",
+    pads=False,
+    artefact=lambda setup: converted(setup, "float32"),
+)
+FORMS = (
+    _FLOAT32,
+    replace(
+        _FLOAT32,
+        name="llamacpp-int8",
+        load=_int8,
+        artefact=lambda setup: converted(setup, "int8"),
+    ),
+)

@@ -1,0 +1,247 @@
+"""OpenVINO: float32, bf16, int8 by NNCF; for latency, and tuned for throughput."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.engines.padded import PaddedEngine
+from quaver_bench.engines.pytorch import pooled_module
+from quaver_bench.inputs import PADDED_BATCH, PaddedBatch, Request, pad
+
+PACKAGES = ("openvino", "torch", "transformers")
+RUNS_ON = ("openvino", "tokenizers")
+INSTALL = "pip install openvino torch transformers"
+INT8_PACKAGES = (*PACKAGES, "nncf")
+INT8_INSTALL = f"{INSTALL} nncf"
+TUNED_BATCHES = (1, 4, 8, 16, 32)
+_SEARCHED = 64
+"""Texts that the search for the best settings takes at most, or up to twice as many."""
+_INPUTS = ("input_ids", "attention_mask")
+
+
+def float32_graph(setup: Setup) -> Path:
+    """Return the model as an OpenVINO file, converted when it is not there yet."""
+    import openvino as ov
+    import torch
+
+    path = setup.model.built(f"openvino-{metadata.version('openvino')}-float32", ".xml")
+    if not path.is_file():
+        ids = torch.ones((2, 8), dtype=torch.int64)
+        mask = ids.clone()
+        mask[1, 5:] = 0
+        example = {"input_ids": ids, "attention_mask": mask}
+        with torch.inference_mode():
+            graph = ov.convert_model(pooled_module(setup), example_input=example)
+        for tensor, name in zip(graph.inputs, _INPUTS, strict=True):
+            tensor.get_node().set_friendly_name(name)
+            tensor.get_tensor().set_names({name})
+        graph.reshape({name: [-1, -1] for name in _INPUTS})
+        _save(graph, path)
+    return path
+
+
+def int8_graph(setup: Setup) -> Path:
+    """Return the model quantized by NNCF: static, transformer preset, which is with SmoothQuant."""
+    import nncf
+    import openvino as ov
+
+    version = metadata.version("nncf")
+    path = setup.model.built(f"nncf-{version}-int8-{setup.calibration_name}", ".xml")
+    if not path.is_file():
+        samples = [
+            {"input_ids": text[None], "attention_mask": np.ones((1, len(text)), np.int64)}
+            for text in setup.calibration
+        ]
+        graph = nncf.quantize(
+            ov.Core().read_model(float32_graph(setup)),
+            nncf.Dataset(samples),
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(samples),
+        )
+        _save(graph, path)
+    return path
+
+
+def _save(graph: Any, path: Path) -> None:
+    import openvino as ov
+
+    part = path.with_name(f"part-{path.name}")
+    ov.save_model(graph, part, compress_to_fp16=False)
+    part.with_suffix(".bin").rename(path.with_suffix(".bin"))
+    part.rename(path)
+
+
+def _compile(graph: Path, options: dict[str, Any]) -> Any:
+    import openvino as ov
+
+    core = ov.Core()
+    capabilities = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if options.get("INFERENCE_PRECISION_HINT") == "bf16" and "BF16" not in capabilities:
+        raise CannotRunError(
+            f"this CPU has no bf16 for OpenVINO, which offers {', '.join(capabilities)}"
+        )
+    return core.compile_model(graph, "CPU", options)
+
+
+def _settings(compiled: Any) -> dict[str, Any]:
+    return {
+        "precision": compiled.get_property("INFERENCE_PRECISION_HINT").to_string(),
+        "streams": compiled.get_property("NUM_STREAMS"),
+        "threads": compiled.get_property("INFERENCE_NUM_THREADS"),
+    }
+
+
+class OpenVinoEngine(PaddedEngine):
+    """One stream over all threads, latency hint; each calling thread has its own request."""
+
+    def __init__(self, setup: Setup, graph: Path, precision: str | None) -> None:
+        """Compile.
+
+        Args:
+            setup: see `Setup`.
+            graph: from `float32_graph` or `int8_graph`.
+            precision: "f32" or "bf16"; None leaves it to OpenVINO, as its users do.
+        """
+        super().__init__(setup)
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": setup.threads,
+        }
+        if precision:
+            options["INFERENCE_PRECISION_HINT"] = precision
+        self._compiled = _compile(graph, options)
+        self._local = threading.local()
+        self.settings = _settings(self._compiled)
+
+    def compute(self, inputs: PaddedBatch) -> Vectors:
+        """Infer and copy, as the next call overwrites the output."""
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        arrays = {"input_ids": inputs.ids, "attention_mask": inputs.mask}
+        result = request.infer(arrays, share_inputs=True, share_outputs=True)
+        vectors: Vectors = result[0].copy()
+        return vectors
+
+
+class TunedOpenVinoEngine(PaddedEngine):
+    """At its best for many texts: throughput hint, streams and batch size searched for each case."""
+
+    def __init__(self, setup: Setup, graph: Path) -> None:
+        """Compile once for each number of streams.
+
+        Args:
+            setup: see `Setup`.
+            graph: from `float32_graph` or `int8_graph`.
+        """
+        import openvino as ov
+
+        super().__init__(setup)
+        bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._queues: dict[int, Any] = {}
+        for streams in sorted({1, max(1, setup.threads // 2), setup.threads}):
+            options = {
+                "PERFORMANCE_HINT": "THROUGHPUT",
+                "INFERENCE_NUM_THREADS": setup.threads,
+                "NUM_STREAMS": streams,
+                "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+            }
+            compiled = _compile(graph, options)
+            self._size = compiled.output(0).partial_shape[1].get_length()
+            self._queues[streams] = ov.AsyncInferQueue(compiled, streams)
+            self.settings = {**_settings(compiled), "searched": "streams and batch"}
+        self._best = (setup.threads, PADDED_BATCH)
+        self._found: dict[tuple[int, ...], tuple[int, int]] = {}
+
+    def prepare(self, request: Request) -> Run:
+        """Find the best streams and batch size for this case, then make its arrays.
+
+        Of many texts the search takes some, evenly spread over the lengths; of the same lengths it
+        knows the outcome already, as in 64, 128 and 256 texts of 256 tokens.
+        """
+        ids = sorted(request.ids, key=len)[:: max(1, len(request.ids) // _SEARCHED)]
+        lengths = tuple(map(len, ids))
+        if lengths not in self._found:
+            self._found[lengths] = self._searched(Request(tuple(ids), None, request.batch))
+        self._best = self._found[lengths]
+        self.settings = {**self.settings, "streams": self._best[0], "batch": self._best[1]}
+        return self._run(request, *self._best)
+
+    def _searched(self, sample: Request) -> tuple[int, int]:
+        sizes = [size for size in TUNED_BATCHES if size <= max(1, len(sample.ids))]
+        seconds = {}
+        for streams in self._queues:
+            for size in sizes:
+                run = self._run(sample, streams, size)
+                start = time.perf_counter()
+                run()
+                seconds[streams, size] = time.perf_counter() - start
+        for key in sorted(seconds, key=seconds.__getitem__)[:3]:  # the first run was cold
+            run = self._run(sample, *key)
+            start = time.perf_counter()
+            run()
+            seconds[key] = time.perf_counter() - start
+        return min(sorted(seconds, key=seconds.__getitem__)[:3], key=seconds.__getitem__)
+
+    def encode(self, texts: Any) -> Vectors:
+        """Tokenize, sort, pad and compute with what was best last."""
+        request = Request(self.tokenize(texts), None, PADDED_BATCH)
+        return self._run(request, *self._best)()
+
+    def _run(self, request: Request, streams: int, size: int) -> Run:
+        batches, queue = pad(request.ids, size), self._queues[streams]
+
+        def run() -> Vectors:
+            vectors = np.empty((len(request.ids), self._size), np.float32)
+
+            def keep(done: Any, rows: NDArray[np.intp]) -> None:
+                vectors[rows] = done.get_output_tensor().data
+
+            queue.set_callback(keep)
+            for batch in batches:
+                arrays = {"input_ids": batch.ids, "attention_mask": batch.mask}
+                queue.start_async(arrays, batch.rows, share_inputs=True)
+            queue.wait_all()
+            return vectors
+
+        return run
+
+
+def _float32(setup: Setup) -> Engine:
+    return OpenVinoEngine(setup, float32_graph(setup), "f32")
+
+
+def _bf16(setup: Setup) -> Engine:
+    return OpenVinoEngine(setup, float32_graph(setup), "bf16")
+
+
+def _int8(setup: Setup) -> Engine:
+    return OpenVinoEngine(setup, int8_graph(setup), None)
+
+
+def _float32_tuned(setup: Setup) -> Engine:
+    return TunedOpenVinoEngine(setup, float32_graph(setup))
+
+
+def _int8_tuned(setup: Setup) -> Engine:
+    return TunedOpenVinoEngine(setup, int8_graph(setup))
+
+
+_FLOAT32 = Form("openvino-float32", _float32, PACKAGES, RUNS_ON, INSTALL, artefact=float32_graph)
+_INT8 = Form("openvino-int8", _int8, INT8_PACKAGES, RUNS_ON, INT8_INSTALL, artefact=int8_graph)
+FORMS = (
+    _FLOAT32,
+    replace(_FLOAT32, name="openvino-float32-tuned", load=_float32_tuned, batches=True),
+    replace(_FLOAT32, name="openvino-bf16", load=_bf16),
+    _INT8,
+    replace(_INT8, name="openvino-int8-tuned", load=_int8_tuned, batches=True),
+)

@@ -1,0 +1,173 @@
+"""torch and transformers: float32, bf16 autocast, compiled; and the module that others convert."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any, cast
+
+from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines.padded import PaddedEngine
+from quaver_bench.inputs import PaddedBatch
+
+PACKAGES = ("torch", "transformers")
+RUNS_ON = ("torch", "transformers")
+INSTALL = "pip install torch transformers"
+
+
+@lru_cache(maxsize=1)
+def load_encoder(folder: str, attention: str = "sdpa") -> Any:
+    """Load a model in float32, in evaluation mode; the last one is kept.
+
+    Args:
+        folder: model folder.
+        attention: transformers' name for how attention is computed.
+
+    Returns:
+        transformers' model without a pooling layer of its own.
+
+    Raises:
+        CannotRunError: transformers cannot load it.
+    """
+    import torch
+    from transformers import AutoModel
+
+    try:
+        encoder = AutoModel.from_pretrained(
+            folder, local_files_only=True, attn_implementation=attention
+        )
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        raise CannotRunError(f"transformers cannot load it: {first_line(error)}") from error
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = torch.nn.Identity()  # nobody reads it
+    # Not by an argument: transformers 5 calls it dtype, transformers 4 torch_dtype.
+    return encoder.float().eval().requires_grad_(False)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, else its class."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) -> Any:
+    """Return a torch module of ids and mask (B, L) that gives unit vectors: what others convert.
+
+    Its method `tokens` gives token vectors (B, L, H) of the same.
+
+    Args:
+        setup: see `Setup`.
+        attention: see `load_encoder`.
+        bf16: with weights in bfloat16; pooled in float32 all the same.
+
+    Returns:
+        The module, in evaluation mode.
+    """
+    import torch
+
+    dtype = torch.bfloat16 if bf16 else torch.float32
+
+    class Pooled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            encoder = load_encoder(str(setup.model.folder.transformer), attention)
+            self.encoder = copy.deepcopy(encoder).to(dtype) if bf16 else encoder
+
+        def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            # The mask enters as the number that is added to the scores, because tracing would
+            # otherwise fix whether there is padding.
+            added = 1.0 - attention_mask.to(dtype)[:, None, None, :]
+            added = added * torch.finfo(dtype).min
+            vectors = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
+            return cast(torch.Tensor, vectors)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            hidden = self.tokens(input_ids, attention_mask)
+            hidden = hidden.float() if bf16 else hidden
+            return pool(hidden, attention_mask.to(torch.float32), setup.model.pooling)
+
+    return Pooled().eval()
+
+
+def pool(hidden: Any, mask: Any, pooling: str) -> Any:
+    """Return unit vectors (B, H) of token vectors (B, L, H).
+
+    Args:
+        hidden: token vectors.
+        mask: (B, L), 1 for a token; None where nothing is padded.
+        pooling: "cls" or "mean".
+    """
+    if pooling == "cls":
+        pooled = hidden[:, 0]
+    elif mask is None:
+        pooled = hidden.mean(1)
+    else:
+        pooled = (hidden * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+    return pooled / pooled.norm(dim=1, keepdim=True)
+
+
+class TorchEngine(PaddedEngine):
+    """transformers as its users call it: no mask where nothing is padded."""
+
+    def __init__(self, setup: Setup, *, bf16: bool = False, compiled: bool = False) -> None:
+        """Load the model.
+
+        Args:
+            setup: see `Setup`.
+            bf16: run under autocast to bfloat16, the baseline of the published study.
+            compiled: compile with torch.compile for lengths that change.
+        """
+        import torch
+
+        super().__init__(setup)
+        torch.set_num_threads(setup.threads)
+        self._encoder = load_encoder(str(setup.model.folder.transformer))
+        self.settings = {
+            "threads": torch.get_num_threads(),
+            "attention": self._encoder.config._attn_implementation,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        }
+        self._pooling, self._bf16 = setup.model.pooling, bf16
+        if compiled:
+            self._encoder = torch.compile(self._encoder, dynamic=True)
+
+    def inputs(self, batch: PaddedBatch) -> Any:
+        """Make tensors."""
+        import torch
+
+        mask = None if batch.mask.all() else torch.from_numpy(batch.mask)
+        return torch.from_numpy(batch.ids), mask
+
+    def compute(self, inputs: Any) -> Vectors:
+        """Encode and pool."""
+        import torch
+
+        ids, mask = inputs
+        cast: AbstractContextManager[Any] = (
+            torch.autocast("cpu", torch.bfloat16) if self._bf16 else nullcontext()
+        )
+        with torch.inference_mode(), cast:
+            hidden = self._encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        with torch.inference_mode():
+            vectors: Vectors = pool(hidden.float(), mask, self._pooling).numpy()
+        return vectors
+
+
+def _float32(setup: Setup) -> Engine:
+    return TorchEngine(setup)
+
+
+def _bf16(setup: Setup) -> Engine:
+    return TorchEngine(setup, bf16=True)
+
+
+def _compiled(setup: Setup) -> Engine:
+    return TorchEngine(setup, bf16=True, compiled=True)
+
+
+FORMS = (
+    Form("torch-float32", _float32, PACKAGES, RUNS_ON, INSTALL),
+    Form("torch-bf16", _bf16, PACKAGES, RUNS_ON, INSTALL),
+    Form("torch-compile-bf16", _compiled, PACKAGES, RUNS_ON, INSTALL, compiles=True),
+)

@@ -1,0 +1,116 @@
+"""Quaver: ragged batches as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quaver.embedder import Embedder
+from quaver.engine import MAX_BATCH_TOKENS, Precision, convert
+from quaver.errors import QuaverError
+from quaver.models import TokenBatch
+from quaver.quantization import quantize
+from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.inputs import Request
+
+
+class QuaverEngine:
+    """`Embedder` for text; for ids the engine behind it, fed as `Embedder.encode` feeds it."""
+
+    def __init__(self, setup: Setup, precision: Precision, folder: Path | None = None) -> None:
+        """Load the model.
+
+        Args:
+            setup: see `Setup`.
+            precision: "int8" or "float32".
+            folder: an int8 folder of the model, instead of quantizing it while loading.
+
+        Raises:
+            CannotRunError: Quaver does not run this model.
+        """
+        try:
+            self._embedder = Embedder.from_pretrained(
+                folder or setup.model.folder.path,
+                precision=precision,
+                threads=setup.threads,
+                max_seq_length=setup.max_length,
+                local_files_only=True,
+            )
+        except QuaverError as error:
+            raise CannotRunError(str(error)) from error
+        self._engine = self._embedder._engine
+        self.settings: dict[str, Any] = {
+            "isa": self._embedder.isa,
+            "threads": self._embedder.threads,
+            "batch_tokens": MAX_BATCH_TOKENS,
+        }
+
+    def prepare(self, request: Request) -> Run:
+        """Make the token batches; see `engines.Engine`."""
+        ids = np.concatenate(request.ids).astype(np.int32)
+        offsets = np.cumsum([0, *map(len, request.ids)], dtype=np.int32)
+        parts = [part for _, part in TokenBatch(ids, offsets, None, 0).split(MAX_BATCH_TOKENS)]
+
+        def run() -> Vectors:
+            vectors = np.concatenate([self._engine.encode(part) for part in parts])
+            return _unit(vectors)
+
+        return run
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts as users do; see `engines.Engine`."""
+        return _unit(self._embedder.encode(texts, prompt="", normalize=True))
+
+
+def _unit(vectors: Any) -> Vectors:
+    unit: Vectors = convert(vectors, normalize=True, output="float32")
+    return unit
+
+
+def static_folder(setup: Setup) -> Path:
+    """Return the model quantized with static activations, written when it is not there yet.
+
+    Raises:
+        CannotRunError: Quaver does not quantize this model.
+    """
+    version = metadata.version("quaver")
+    path = setup.model.built(f"quaver-{version}-int8-static-{setup.calibration_name}", "")
+    if not path.is_dir():
+        texts = list(dict.fromkeys(setup.calibration_texts))
+        try:
+            quantize(
+                setup.model.folder.path,
+                path,
+                scheme="static",
+                calibration=texts,
+                samples=len(texts),
+                local_files_only=True,
+            )
+        except QuaverError as error:
+            raise CannotRunError(str(error)) from error
+    return path
+
+
+def _int8(setup: Setup) -> Engine:
+    return QuaverEngine(setup, "int8")
+
+
+def _static(setup: Setup) -> Engine:
+    return QuaverEngine(setup, "int8", static_folder(setup))
+
+
+def _float32(setup: Setup) -> Engine:
+    return QuaverEngine(setup, "float32")
+
+
+_INT8 = Form("quaver-int8", _int8, runs_on=("quaver",), environment="", pads=False)
+FORMS = (
+    _INT8,
+    replace(_INT8, name="quaver-int8-static", load=_static, artefact=static_folder),
+    replace(_INT8, name="quaver-float32", load=_float32),
+)

@@ -1,0 +1,216 @@
+"""What is measured: a model folder, or a published shape with random weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+from quaver.models import ModelFolder, encoder_spec
+
+POOLINGS = ("cls", "mean")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A BERT encoder with random weights; the time of a forward pass does not depend on them.
+
+    Attributes:
+        hidden: H.
+        layers: number of layers.
+        heads: attention heads.
+        like: the published model of this shape; like it, it pools the first token.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    like: str
+
+
+SHAPES = {
+    "small": Shape(384, 12, 12, "bge-small-en-v1.5"),
+    "base": Shape(768, 12, 12, "bge-base-en-v1.5"),
+    "large": Shape(1024, 24, 16, "bge-large-en-v1.5"),
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model to measure.
+
+    Attributes:
+        name: for tables and files.
+        folder: what the model folder says.
+        weights: "real" or "random".
+        describe: such as "384 x 12, random weights".
+        cache: folder for what other engines make of the model.
+    """
+
+    name: str
+    folder: ModelFolder
+    weights: str
+    describe: str
+    cache: Path
+
+    @property
+    def pooling(self) -> str:
+        """How token vectors become one: "cls" or "mean"."""
+        return self.folder.pooling or ""
+
+    def multiply_adds(self, lengths: Sequence[int]) -> float:
+        """Return the products of a forward pass over texts of these lengths, no padding.
+
+        Formula:
+            for each layer and text of L tokens: L (4 H^2 + 2 H I) + 2 H L min(L, W), with 3 H I
+            where the feed-forward part has a gate, and a window of W tokens
+        """
+        spec = encoder_spec(self.folder.config, pooling="cls", normalize=False)
+        hidden, inner = spec.hidden_size, spec.intermediate_size
+        row = 4 * hidden**2 + (2 if spec.gate == "none" else 3) * hidden * inner
+        total = 0.0
+        for layer in spec.attention:
+            reach = math.inf if layer.window is None else 2 * layer.window + 1
+            total += sum(n * row + 2 * hidden * n * min(n, reach) for n in lengths)
+        return total
+
+    def built(self, engine: str, suffix: str) -> Path:
+        """Return where an engine keeps what it made of this model; the folder exists."""
+        self.cache.mkdir(parents=True, exist_ok=True)
+        return self.cache / f"{self.name}-{self.folder.fingerprint[:12]}-{engine}{suffix}"
+
+
+def open_model(name_or_path: str, cache: Path) -> Model:
+    """Open a model folder, or fetch a model from the hub.
+
+    Args:
+        name_or_path: folder or hub id.
+        cache: folder for what other engines make of it.
+
+    Returns:
+        The model.
+
+    Raises:
+        ModelError: it cannot be opened.
+        InputError: it pools in a way that the other engines are not given.
+    """
+    return _model(ModelFolder.open(name_or_path), _short_name(name_or_path), "real", cache)
+
+
+def random_model(shape: str, like: Model) -> Model:
+    """Return a model of a published shape with random weights, written when it is not there yet.
+
+    Args:
+        shape: one of SHAPES.
+        like: gives the tokenizer and the cache.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: the shape is unknown.
+    """
+    if shape not in SHAPES:
+        raise InputError(f"a shape must be one of {', '.join(SHAPES)}: got {shape!r}")
+    path = like.cache / f"shape-{shape}-{like.folder.fingerprint[:12]}"
+    if not (path / "modules.json").is_file():
+        _write(path, SHAPES[shape], like.folder.transformer)
+    return _model(ModelFolder.open(path), f"{SHAPES[shape].like} shape", "random", like.cache)
+
+
+def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
+    if folder.pooling not in POOLINGS:
+        raise InputError(
+            f"a model must pool by {' or '.join(POOLINGS)} to be measured: {name} has "
+            f"{folder.pooling!r} in modules.json"
+        )
+    config = folder.config
+    size = f"{config.get('hidden_size')} x {config.get('num_hidden_layers')}"
+    return Model(name, folder, weights, f"{size}, {weights} weights", cache)
+
+
+def _short_name(name_or_path: str) -> str:
+    """A hub id's last part, a folder's name; the parent's where the folder is just "model"."""
+    path = Path(name_or_path)
+    return path.resolve().parent.name if path.name == "model" else path.name
+
+
+def _write(path: Path, shape: Shape, tokenizer: Path) -> None:
+    from safetensors.numpy import save_file
+
+    vocabulary = json.loads((tokenizer / "tokenizer.json").read_text(encoding="utf-8"))
+    config = {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "vocab_size": len(vocabulary["model"]["vocab"]),
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": 4 * shape.hidden,
+        "hidden_act": "gelu",
+        "max_position_embeddings": 512,
+        "type_vocab_size": 2,
+        "layer_norm_eps": 1e-12,
+        "position_embedding_type": "absolute",
+        "pad_token_id": 0,
+    }
+    (path / "1_Pooling").mkdir(parents=True, exist_ok=True)
+    save_file(_weights(config), path / "model.safetensors", metadata={"format": "pt"})
+    for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (tokenizer / file).is_file():
+            shutil.copy(tokenizer / file, path / file)
+    modules = [
+        {"idx": i, "name": str(i), "path": part, "type": f"sentence_transformers.models.{kind}"}
+        for i, (part, kind) in enumerate(
+            [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
+        )
+    ]
+    pooling = {"word_embedding_dimension": shape.hidden, "pooling_mode_cls_token": True}
+    # modules.json last, because it says that the folder is complete.
+    for file, content in (
+        ("config.json", config),
+        ("1_Pooling/config.json", pooling),
+        ("modules.json", modules),
+    ):
+        (path / file).write_text(json.dumps(content), encoding="utf-8")
+
+
+def _weights(config: dict[str, object]) -> dict[str, NDArray[np.float32]]:
+    """Draw weights as BERT starts with: a normal distribution of 0.02, norms of one and zero."""
+    chance = np.random.default_rng(0)
+    hidden, inner = int(str(config["hidden_size"])), int(str(config["intermediate_size"]))
+
+    def drawn(*shape: int) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = chance.standard_normal(shape, np.float32) * np.float32(0.02)
+        return values
+
+    def norm(name: str) -> dict[str, NDArray[np.float32]]:
+        ones, zeros = np.ones(hidden, np.float32), np.zeros(hidden, np.float32)
+        return {f"{name}.weight": ones, f"{name}.bias": zeros}
+
+    def linear(name: str, outputs: int, inputs: int) -> dict[str, NDArray[np.float32]]:
+        return {f"{name}.weight": drawn(outputs, inputs), f"{name}.bias": drawn(outputs)}
+
+    tensors = {
+        "embeddings.word_embeddings.weight": drawn(int(str(config["vocab_size"])), hidden),
+        "embeddings.position_embeddings.weight": drawn(512, hidden),
+        "embeddings.token_type_embeddings.weight": drawn(2, hidden),
+        **norm("embeddings.LayerNorm"),
+    }
+    for index in range(int(str(config["num_hidden_layers"]))):
+        layer = f"encoder.layer.{index}"
+        for part in ("query", "key", "value"):
+            tensors |= linear(f"{layer}.attention.self.{part}", hidden, hidden)
+        tensors |= linear(f"{layer}.attention.output.dense", hidden, hidden)
+        tensors |= norm(f"{layer}.attention.output.LayerNorm")
+        tensors |= linear(f"{layer}.intermediate.dense", inner, hidden)
+        tensors |= linear(f"{layer}.output.dense", hidden, inner)
+        tensors |= norm(f"{layer}.output.LayerNorm")
+    return tensors

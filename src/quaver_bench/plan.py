@@ -1,0 +1,186 @@
+"""What is to be measured, and what of it a result holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from quaver_bench.clients import clients_title
+from quaver_bench.engines import Form
+from quaver_bench.inputs import (
+    LATENCY_LENGTHS,
+    RAGGED,
+    THROUGHPUT_BATCHES,
+    THROUGHPUT_LENGTH,
+    case_lengths,
+)
+from quaver_bench.models import Model
+from quaver_bench.progress import Step
+from quaver_bench.quality import JUDGED
+from quaver_bench.result import Result
+from quaver_bench.stage import Options
+
+NOT_REACHED = "not reached: interrupted"
+"""Why something is missing that Ctrl-C came before; `--resume` measures it."""
+_TOKENS_OF_A_TEXT = 100
+
+
+def steps_of(options: Options) -> list[Step]:
+    """Return the cases of one model in their order.
+
+    Args:
+        options: what to measure.
+
+    Returns:
+        The steps, each with the tokens of its call.
+
+    Raises:
+        InputError: a case has no valid name.
+    """
+    latency = options.cases or [f"1x{length}" for length in LATENCY_LENGTHS]
+    batches = [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
+    throughput = options.cases or [*batches, RAGGED]
+    found: list[Step] = []
+    for part, names, single in (("latency", latency, True), ("throughput", throughput, False)):
+        if part in options.parts:
+            for name in names:
+                lengths = case_lengths(name)
+                if (len(lengths) == 1) == single:
+                    found.append(Step(part, name, sum(lengths)))
+    if "text" in options.parts:
+        found.append(Step("text", "text", _TOKENS_OF_A_TEXT * options.count))
+    if "concurrency" in options.parts:
+        found += [Step("concurrency", str(clients), 0) for clients in options.clients]
+    if "start" in options.parts:
+        found.append(Step("start", "start", 0))
+    return found
+
+
+def has(
+    result: Result, model: str, step: Step, forms: Sequence[Form], corpus: str | None = None
+) -> bool:
+    """Whether a result holds a case of every engine, or says why not.
+
+    Args:
+        result: what was measured.
+        model: its name.
+        step: the case.
+        forms: the engines.
+        corpus: what the case over the corpus is called; None takes that of any corpus.
+    """
+    return not _absent(result, model, step, forms, corpus)
+
+
+def _absent(
+    result: Result, model: str, step: Step, forms: Sequence[Form], corpus: str | None
+) -> list[Form]:
+    """The forms that a result has neither a row nor a reason for."""
+    found = _engines(result, model, step, corpus)
+    called = {_title(step, corpus), step.case}
+    every = ("every engine", step.part)
+    if any(f"{who} ({model}, {name})" in result.missing for who in every for name in called):
+        return []
+    return [
+        form
+        for form in _measured_by(step, forms)
+        if form.name not in found
+        and f"{form.name} ({model})" not in result.missing
+        and not any(f"{form.name} ({model}, {name})" in result.missing for name in called)
+    ]
+
+
+def _engines(result: Result, model: str, step: Step, corpus: str | None) -> set[str]:
+    """The engines that have a row of a step."""
+    title = _title(step, corpus)
+    return {
+        row.engine
+        for row in result.rows
+        if (row.part, row.model) == (step.part, model) and title in (row.case, None)
+    }
+
+
+def _measured_by(step: Step, forms: Sequence[Form]) -> list[Form]:
+    single = step.part in ("latency", "concurrency", "start")
+    return [form for form in forms if not (single and form.batches)]
+
+
+def _title(step: Step, corpus: str | None) -> str | None:
+    """What rows of a step are called."""
+    if step.part == "text":
+        return corpus
+    return clients_title(int(step.case)) if step.part == "concurrency" else step.case
+
+
+def not_reached(
+    result: Result, models: Sequence[Model], options: Options, forms: Sequence[Form]
+) -> dict[str, str]:
+    """Return what was planned, and is neither measured nor known to be impossible.
+
+    Args:
+        result: what was measured, and before this run.
+        models: the planned ones.
+        options: what was planned of each.
+        forms: engines, those of other environments among them.
+
+    Returns:
+        "engine (model)" where nothing of an engine was reached while others were,
+        "every engine (model, case)" where a case was not, else "engine (model, case)"; each to
+        NOT_REACHED.
+    """
+    able = [form for form in forms if form.name not in result.missing]
+    keys = (key for model in models for key in _keys(result, model, options, able))
+    return {key: NOT_REACHED for key in keys if key not in result.missing}
+
+
+def _keys(result: Result, model: Model, options: Options, forms: Sequence[Form]) -> Iterator[str]:
+    name = model.name
+    absent: dict[str, list[Form]] = {}
+    begun: set[str] = set()
+    for step in steps_of(options):
+        title = _planned_title(step)
+        absent[title] = _absent(result, name, step, forms, None)
+        if _engines(result, name, step, None):
+            begun.add(title)
+    ranked = result.quality.get(name, {}).keys()
+    if options.judgements and model.weights == "real":
+        reasons = [f" ({name})", f" ({name}, {JUDGED})"]
+        absent[JUDGED] = [
+            form
+            for form in forms
+            if form.name not in ranked and not any(form.name + r in result.missing for r in reasons)
+        ]
+        if ranked:
+            begun.add(JUDGED)
+    reached = {row.engine for row in result.rows if row.model == name}
+    untouched = [
+        form
+        for form in dict.fromkeys(form for missing in absent.values() for form in missing)
+        if reached and form.name not in reached | ranked
+    ]
+    yield from (f"{form.name} ({name})" for form in untouched)
+    for title, missing in absent.items():
+        left = [form for form in missing if form not in untouched]
+        if left and title not in begun:
+            yield f"every engine ({name}, {title})"
+        else:
+            yield from (f"{form.name} ({name}, {title})" for form in left)
+
+
+def _planned_title(step: Step) -> str:
+    """What a step is called before its corpus is read."""
+    return _title(step, None) or step.case
+
+
+def still_missing(
+    missing: dict[str, str], models: Sequence[Model], options: Options
+) -> dict[str, str]:
+    """Return the reasons of a result without what an earlier run did not reach and this one plans.
+
+    Args:
+        missing: of the result.
+        models: the planned ones.
+        options: what is planned of each.
+    """
+    cases = ["", f", {JUDGED}", *(f", {_planned_title(step)}" for step in steps_of(options))]
+    names = ["every engine", *(form.name for form in options.forms)]
+    planned = {f"{n} ({model.name}{case})" for n in names for model in models for case in cases}
+    return {k: why for k, why in missing.items() if why != NOT_REACHED or k not in planned}

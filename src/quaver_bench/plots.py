@@ -1,0 +1,275 @@
+"""Plots of a result: latency over length, throughput over batch, throughput against quality lost."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from quaver.extras import needs_extra
+from quaver_bench.engines.registry import FAMILIES, OURS
+from quaver_bench.inputs import case_lengths
+from quaver_bench.report import in_order, machine_line
+from quaver_bench.result import Result, Row
+
+# Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
+# told apart with every kind of colour vision. Quaver is black and thick.
+_LEGEND = 20
+"""Engines that a legend holds at its usual size; more are written smaller, above the caption."""
+_COLOURS = {
+    "quaver": "#000000",
+    "openvino": "#0072B2",
+    "onnxruntime": "#D55E00",
+    "torch": "#009E73",
+    "sentence-transformers": "#CC79A7",
+    "fastembed": "#E69F00",
+    "ctranslate2": "#56B4E9",
+    "llamacpp": "#999933",
+    "ipex": "#7F7F7F",
+    "zentorch": "#882255",
+}
+# A form of the same engine differs by marker and dashes, so that no plot needs colour alone.
+_MARKERS = "osD^vP"
+_DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
+_SIZE = (8.0, 5.2)
+_RATE = "texts_per_second"
+
+
+def write_plots(result: Result, folder: Path) -> list[Path]:
+    """Draw what the result has rows for, as PNG and SVG; a plot it has none for is removed.
+
+    Args:
+        result: what was measured; the first model with such rows is drawn in each plot.
+        folder: where the files go.
+
+    Returns:
+        The files.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message names the extra.
+    """
+    with needs_extra("bench"):
+        import matplotlib
+    written = []
+    # Texts stay text in an SVG, and the same result gives the same file.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quaver", "font.size": 10}):
+        for name, draw in (
+            ("latency", _latency),
+            ("throughput", _throughput),
+            ("quality", _quality),
+        ):
+            figure = draw(result)
+            for suffix, metadata in (("png", None), ("svg", {"Date": None})):
+                path = folder / f"{name}.{suffix}"
+                if figure is None:
+                    path.unlink(missing_ok=True)
+                    continue
+                figure.savefig(path, dpi=150, metadata=metadata)
+                written.append(path)
+    return written
+
+
+def _rows(result: Result, part: str, keep: Callable[[Row], bool]) -> list[Row]:
+    """Rows of the first model that has them, in the order of the tables, with the model's vectors."""
+    sound = [row for row in in_order(result.rows) if row.sound]
+    found = [row for row in sound if row.part == part and keep(row)]
+    models = [model for model in result.models if any(row.model == model for row in found)]
+    return [row for row in found if models and row.model == models[0]]
+
+
+def _numbers(row: Row) -> tuple[int, int]:
+    """Texts and tokens of a case such as "32x256"; zeros for others."""
+    texts, found, tokens = row.case.partition("x")
+    return (int(texts), int(tokens)) if found and (texts + tokens).isdigit() else (0, 0)
+
+
+def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], float]:
+    """Return what is drawn of each row.
+
+    An engine that ran in another environment is drawn where its ratio to Quaver, which ran in turns
+    with it there, puts it beside Quaver here: two processes meet two moods of the machine.
+    """
+    ours = {row.case: row.values[unit] for row in rows if row.engine == OURS}
+    drawn = {}
+    for row in rows:
+        drawn[row.key] = row.values[unit]
+        if "environment" in row.settings and row.ratio and row.case in ours:
+            times = 1 / row.ratio[0] if unit == _RATE else row.ratio[0]
+            drawn[row.key] = ours[row.case] * times
+    return drawn
+
+
+def _latency(result: Result) -> Any:
+    rows = _rows(result, "latency", lambda row: _numbers(row)[0] == 1)
+    title = "Latency of one text: median; Quaver's to p99 shaded"
+    matched = _matched(rows, "p50_ms")
+    figure, axes = _lines(
+        result, rows, lambda row: _numbers(row)[1], lambda row: matched[row.key], title
+    )
+    if figure is None:
+        return None
+    ours = [row for row in rows if row.engine == OURS]
+    lengths = [_numbers(row)[1] for row in ours]
+    low, high = ([row.values[f"p{p}_ms"] for row in ours] for p in (50, 99))
+    axes.fill_between(lengths, low, high, color=_COLOURS["quaver"], alpha=0.15, linewidth=0)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel("length of the text, tokens")
+    axes.set_ylabel("latency, milliseconds (log; lower is better)")
+    return figure
+
+
+def _throughput(result: Result) -> Any:
+    rows = _rows(result, "throughput", lambda row: _numbers(row)[0] > 1)
+    lengths = {_numbers(row)[1] for row in rows}
+    if len(lengths) > 1:
+        longest = max(lengths, key=[_numbers(row)[1] for row in rows].count)
+        rows = [row for row in rows if _numbers(row)[1] == longest]
+    title = f"Throughput of batches of {_numbers(rows[0])[1]} tokens" if rows else ""
+    matched = _matched(rows, _RATE)
+    figure, axes = _lines(
+        result, rows, lambda row: _numbers(row)[0], lambda row: matched[row.key], title
+    )
+    if figure is None:
+        return None
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("batch, texts")
+    axes.set_ylabel("throughput, texts per second (higher is better)")
+    return figure
+
+
+def _quality(result: Result) -> Any:
+    """The case with most engines, of several that with most texts: speed against quality lost.
+
+    Two panels where texts with judgements were ranked: cosine, and NDCG@10.
+    """
+    rows = [
+        row
+        for row in _rows(result, "throughput", lambda row: True)
+        if result.models[row.model]["weights"] == "real" and row.cosine is not None
+    ]
+    if not rows:
+        return None
+    cases = [row.case for row in rows]
+    case = max(dict.fromkeys(cases), key=lambda name: (cases.count(name), len(case_lengths(name))))
+    rows = [row for row in rows if row.case == case]
+    judged = any(row.ndcg10_difference is not None for row in rows)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11.5, 5.2) if judged else _SIZE, layout="constrained")
+    panels = figure.subplots(1, 2 if judged else 1, sharey=True, squeeze=False)[0]
+    least, matched = 1e-6, _matched(rows, _RATE)
+    for row in rows:
+        lost = max(least, 1.0 - (row.cosine or 0.0))
+        _dot(panels[0], row, rows, (lost, matched[row.key]))
+    panels[0].set_xscale("log")
+    panels[0].set_xlim(least / 3, 1.0)
+    panels[0].set_xlabel(
+        f"1 - mean cosine to float32 (log; left is better; {least:g} stands for less)"
+    )
+    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylabel("throughput, texts per second (higher is better)")
+    if judged:
+        for row in rows:
+            if row.ndcg10_difference is not None:
+                lost = 0.0 - 100 * row.ndcg10_difference
+                _dot(panels[1], row, rows, (lost, matched[row.key]), label=False)
+        panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
+        panels[1].set_xlabel(
+            "NDCG@10 lost, points of 100, on "
+            f"{result.models[rows[0].model].get('judged', 'judged texts')} (left is better)"
+        )
+        _plain(panels[1])
+    return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")
+
+
+def _dot(
+    axes: Any, row: Row, rows: Sequence[Row], place: tuple[float, float], *, label: bool = True
+) -> None:
+    colour, marker, _ = _style(row.engine, rows)
+    axes.scatter(
+        *place,
+        s=130 if row.engine == OURS else 60,
+        color=colour,
+        marker=marker,
+        edgecolors="white",  # so that marks on one another can be told apart
+        linewidths=0.6,
+        label=row.engine if label else None,
+        zorder=3,
+    )
+
+
+def _lines(
+    result: Result,
+    rows: Sequence[Row],
+    x: Callable[[Row], int],
+    y: Callable[[Row], float],
+    title: str,
+) -> tuple[Any, Any]:
+    """A line for each engine; nothing where there are fewer than two places on the x axis."""
+    places = sorted({x(row) for row in rows})
+    if len(places) < 2:
+        return None, None
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
+
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for engine in dict.fromkeys(row.engine for row in rows):
+        mine = sorted((x(row), y(row)) for row in rows if row.engine == engine)
+        colour, marker, dashes = _style(engine, rows)
+        axes.plot(
+            *zip(*mine, strict=True),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linestyle=dashes,
+            linewidth=2.6 if engine == OURS else 1.3,
+            label=engine,
+            zorder=3 if engine == OURS else 2,
+        )
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(places, [str(place) for place in places])
+    axes.xaxis.set_minor_locator(NullLocator())
+    return _finished(figure, axes, result, rows, title), axes
+
+
+def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
+    """Colour of the engine, marker and dashes of the form, by its place among the engine's forms."""
+    for family, forms in FAMILIES.items():
+        names = [form.name for form in forms]
+        if engine in names:
+            place = names.index(engine) % len(_MARKERS)
+            return _COLOURS[family], _MARKERS[place], _DASHES[place]
+    others = [row.engine for row in rows]
+    return "#999999", _MARKERS[others.index(engine) % len(_MARKERS)], "--"
+
+
+def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str) -> Any:
+    model = rows[0].model
+    axes.set_title(
+        f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
+    )
+    _plain(axes)
+    entries = len(axes.get_legend_handles_labels()[1])
+    figure.legend(
+        loc="outside right upper",
+        frameon=False,
+        fontsize=8.5 if entries <= _LEGEND else 8.5 * _LEGEND / entries,
+    )
+    run = result.runs[rows[0].run]
+    caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
+    if any("environment" in row.settings for row in rows):
+        caption += (
+            " Engines of another environment ran in turns with Quaver there, and are drawn by their "
+            "ratio to it."
+        )
+    width = round(130 * figure.get_figwidth() / _SIZE[0])
+    figure.supxlabel(textwrap.fill(caption, width), fontsize=7, color="#555555", x=0.01, ha="left")
+    return figure
+
+
+def _plain(axes: Any) -> None:
+    axes.grid(True, which="major", color="#dddddd", linewidth=0.7)
+    axes.spines[["top", "right"]].set_visible(False)

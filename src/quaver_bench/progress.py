@@ -1,0 +1,118 @@
+"""How far a study is: what is being done, and the time left."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """A case of a model that will be measured.
+
+    Attributes:
+        part: of `quaver_bench.result.PARTS`.
+        case: its name.
+        tokens: of one call; 0 where the time does not depend on it.
+    """
+
+    part: str
+    case: str
+    tokens: int
+
+
+class Progress:
+    """A bar on stderr over the expected time; plain lines where stderr is no terminal.
+
+    A case takes its budget, or its least rounds where those take longer. How long those take is
+    learnt from the cases before: seconds for each token, all engines together.
+    """
+
+    def __init__(self, steps: Sequence[Step], *, seconds: float, least: int) -> None:
+        """Start.
+
+        Args:
+            steps: of all models.
+            seconds: budget of a case.
+            least: least rounds of a case.
+        """
+        from tqdm import tqdm
+
+        self._left = list(steps)
+        self._seconds, self._least = seconds, least
+        self._per_token = 0.0
+        self._begin = time.monotonic()
+        self._bar: Any = tqdm(
+            total=round(self.time_left()),
+            disable=None,
+            file=sys.stderr,
+            bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
+        )
+
+    def time_left(self) -> float:
+        """Return the expected seconds of the steps that are not done."""
+        return sum(self._expected(step) for step in self._left)
+
+    def _expected(self, step: Step) -> float:
+        return max(self._seconds, (self._least + 1) * step.tokens * self._per_token)
+
+    @contextmanager
+    def step(self, step: Step, model: str) -> Iterator[None]:
+        """Measure a step inside; learns from how long it took."""
+        begin = time.monotonic()
+        self.say(f"{model} {step.part} {step.case}")
+        yield
+        took = time.monotonic() - begin
+        if step.tokens:
+            self._per_token = min(took, 1e6) / ((self._least + 1) * step.tokens)
+        self._left.remove(step)
+        self.refresh()
+
+    def skip(self, step: Step) -> None:
+        """Leave out a step."""
+        self._left.remove(step)
+        self.refresh()
+
+    def say(self, doing: str) -> None:
+        """Say what is being done."""
+        left = self.time_left()
+        if self._bar.disable:
+            print(f"{time.strftime('%H:%M:%S')} {doing}", file=sys.stderr, flush=True)
+        self._bar.set_description_str(f"about {_clock(left)} left, {doing}"[:100], refresh=False)
+        self.refresh()
+
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def refresh(self) -> None:
+        """Draw the bar anew."""
+        elapsed = time.monotonic() - self._begin
+        self._bar.n = round(elapsed)
+        self._bar.total = max(1, round(elapsed + self.time_left()))
+        self._bar.refresh()
+
+    def __enter__(self) -> Progress:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Take the bar away."""
+        self._bar.leave = False
+        self._bar.close()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

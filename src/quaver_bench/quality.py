@@ -1,0 +1,110 @@
+"""What an engine's vectors are worth: cosine to float32, and ranking of judged texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.errors import InputError
+from quaver.evaluate import Task, find_folders, read_task
+from quaver.models import document_prompt, query_prompt, with_prompt
+from quaver_bench.engines import Engine, Vectors
+
+K = 10
+JUDGED = "judged texts"
+"""What the reasons call it where an engine could not rank them."""
+
+
+def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
+    """Return the mean cosine between unit rows (N, H) and those they should be."""
+    return float((vectors * truth).sum(1, dtype=np.float64).mean())
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Judged queries over a corpus.
+
+    Attributes:
+        name: of the task.
+        documents: texts.
+        queries: texts, all judged.
+        relevance: for each query, index of a document to its grade, above 0.
+    """
+
+    name: str
+    documents: tuple[str, ...]
+    queries: tuple[str, ...]
+    relevance: tuple[dict[int, float], ...]
+
+
+def read_judgements(path: Path) -> list[Judgements]:
+    """Read retrieval tasks as `quaver evaluate` reads them; reranking tasks are left out.
+
+    Args:
+        path: a task's folder in BEIR layout, or a folder of such folders.
+
+    Returns:
+        The tasks, in order of their names.
+
+    Raises:
+        TaskError: there is none, or one is broken.
+        InputError: all are reranking tasks, which have no NDCG@10.
+    """
+    tasks = [read_task(folder) for folder in find_folders(path)]
+    judged = [_judgements(task) for task in tasks if task.kind == "retrieval"]
+    if not judged:
+        raise InputError(f"judgements must be of a retrieval task: {path} has reranking alone")
+    return judged
+
+
+def _judgements(task: Task) -> Judgements:
+    places = {name: index for index, name in enumerate(task.corpus)}
+    relevance = (
+        {places[document]: float(grade) for document, grade in row.items() if grade > 0}
+        for row in (task.judgements[query] for query in task.queries)
+    )
+    texts = tuple(task.corpus.values()), tuple(task.queries.values())
+    return Judgements(task.name, *texts, tuple(relevance))
+
+
+def judged_names(tasks: Sequence[Judgements]) -> str:
+    """Return the names of tasks, with commas."""
+    return ", ".join(task.name for task in tasks)
+
+
+def ndcg(engine: Engine, judged: Sequence[Judgements], prompts: Mapping[str, str]) -> float:
+    """Return the NDCG@10 of an engine's vectors: the mean over the tasks of that over the queries.
+
+    Formula:
+        DCG = sum over ranks r of grade(r) / log2(r + 1); NDCG = DCG / DCG of the best order
+
+    Args:
+        engine: encodes documents and queries.
+        judged: what is judged.
+        prompts: of the model, by name; put before queries and documents as `quaver evaluate` does.
+
+    Returns:
+        0 to 1.
+    """
+    return float(np.mean([_task_ndcg(engine, task, prompts) for task in judged]))
+
+
+def _task_ndcg(engine: Engine, task: Judgements, prompts: Mapping[str, str]) -> float:
+    before_document, before_query = document_prompt(prompts), query_prompt(prompts)
+    documents = engine.encode([with_prompt(before_document, text) for text in task.documents])
+    queries = engine.encode([with_prompt(before_query, text) for text in task.queries])
+    order = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
+    scores = []
+    for found, grades in zip(order, task.relevance, strict=True):
+        gained = np.array([grades.get(int(index), 0.0) for index in found])
+        best = np.array(sorted(grades.values(), reverse=True)[:K])
+        scores.append(_dcg(gained) / _dcg(best))
+    return float(np.mean(scores))
+
+
+def _dcg(grades: NDArray[np.float64]) -> float:
+    return float((grades / np.log2(np.arange(2, len(grades) + 2))).sum())

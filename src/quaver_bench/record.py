@@ -1,0 +1,125 @@
+"""What a result needs beside its numbers: machine, versions, commit, command."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from quaver.engine import cpu_settings, info
+
+PACKAGES = (
+    "quaver",
+    "numpy",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "openvino",
+    "nncf",
+    "onnx",
+    "onnxruntime",
+    "torchao",
+    "ctranslate2",
+    "fastembed",
+    "onnxscript",
+    "llama-cpp-python",
+    "gguf",
+    "intel-extension-for-pytorch",
+    "zentorch",
+)
+VARIABLES = ("ONEDNN_MAX_CPU_ISA", "QUAVER_ISA", "OMP_NUM_THREADS", "RAYON_NUM_THREADS")
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+
+
+def describe_run(
+    threads: int,
+    command: Sequence[str],
+    cpus: Sequence[Sequence[int]] = ((),),
+    *,
+    random_ids: bool = False,
+) -> dict[str, Any]:
+    """Describe this machine and this run.
+
+    Args:
+        threads: threads pinned in every engine.
+        command: the command line, program first.
+        cpus: of each instance of an engine, where there are several.
+        random_ids: whether ids are drawn instead of text.
+
+    Returns:
+        JSON values; no path of this machine among them.
+    """
+    facts, cpu = info(), _cpu()
+    return {
+        "cpu": facts["cpu"],
+        "cpu_model": f"family {cpu.get('cpu family', '?')} model {cpu.get('model', '?')}",
+        "cpu_flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
+        "cpus": facts["cpus"],
+        "affinity": sorted(os.sched_getaffinity(0)),
+        "threads": threads,
+        "instances": len(cpus),
+        "instance_cpus": [list(mine) for mine in cpus] if len(cpus) > 1 else [],
+        "random_ids": random_ids,
+        "settings": cpu_settings(),
+        "kernel": platform.release(),
+        "quaver_isa": facts["isa"],
+        "compiler": facts["compiler"],
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "commit": _commit(),
+        "command": " ".join(map(_shown, command)),
+        "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first CPU."""
+    first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _commit() -> str:
+    """The commit checked out here, "+changes" behind it when the sources differ from it.
+
+    Only inside Quaver's own repository: an installed package has its version alone.
+    """
+    if not Path("src/quaver/bench").is_dir():
+        return ""
+    head = _git("rev-parse", "--short=12", "HEAD")
+    changes = _git("status", "--porcelain", "--", "native", "src", "CMakeLists.txt")
+    return head + ("+changes" if head and changes else "")
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _shown(argument: str) -> str:
+    """A word of the command line; of a path outside the working directory the name alone."""
+    path = Path(argument)
+    if not path.is_absolute():
+        return argument
+    resolved, here = path.resolve(), Path.cwd()
+    return resolved.relative_to(here).as_posix() if resolved.is_relative_to(here) else path.name

@@ -1,0 +1,247 @@
+"""Tables from a result: Markdown for results.md and the README. Every number is read from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from quaver_bench.engines.registry import FORMS
+from quaver_bench.result import SOUND, Result, Row
+
+Figures = dict[str, dict[str, float]]
+"""Engine to what judged texts say of it."""
+NOT_MEASURED = "-"
+
+
+def markdown(result: Result) -> str:
+    """Return the whole report.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        Markdown with a section for each part that has rows.
+    """
+    parts = ["# How fast, on this machine", machine(result)]
+    for model, facts in result.models.items():
+        rows = [row for row in result.rows if row.model == model]
+        if rows:
+            parts.append(f"## {model} ({facts['describe']}, {facts['pooling']} pooling)")
+        figures = result.quality.get(model, {})
+        parts += [text for make in _SECTIONS if (text := make(rows, figures))]
+        if figures:
+            parts.append(_quality(figures, facts.get("judged", "judged texts")))
+    if any(facts["weights"] == "random" for facts in result.models.values()):
+        parts.append(
+            "Random weights serve for speed at shapes whose weights are not at hand; their cosine "
+            "says nothing about retrieval."
+        )
+    if result.missing:
+        said = [f"- {name}: {why}" for name, why in result.missing.items()]
+        parts.append("## Not measured\n\n" + "\n".join(said))
+    parts.append("## Runs\n\n" + "\n".join(map(_run_line, result.runs)))
+    return "\n\n".join(parts) + "\n"
+
+
+def machine(result: Result) -> str:
+    """Return the machines of a result in a line each."""
+    return "  \n".join(dict.fromkeys(map(machine_line, result.runs)))
+
+
+def machine_line(run: dict[str, Any]) -> str:
+    """Return CPU, instruction sets, threads and settings of a run.
+
+    Args:
+        run: of `Result.runs`.
+    """
+    settings = run["settings"]
+    held = "".join(f", {name}={value}" for name, value in run["environment"].items())
+    return (
+        f"{run['cpu']}{_model(run)} ({', '.join(run['cpu_flags'])}), Quaver on {run['quaver_isa']}, "
+        f"{_threads(run)} on CPUs {', '.join(map(str, run['affinity']))}, "
+        f"governor {settings['governor']}, {settings['allocator']}, "
+        f"transparent huge pages {settings['transparent_huge_pages']}{held}"
+    )
+
+
+def _model(run: dict[str, Any]) -> str:
+    """What tells CPUs apart whose name does not, as in a virtual machine."""
+    return f", {run['cpu_model']}" if run.get("cpu_model") else ""
+
+
+def _threads(run: dict[str, Any]) -> str:
+    threads = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
+    instances = run.get("instances", 1)
+    return threads if instances == 1 else f"{instances} instances with {threads} each"
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in run["versions"].items())
+    commit = f", commit {run['commit']}" if run["commit"] else ""
+    return f"- {run['date']}{commit}: `{run['command']}` (Python {run['python']}, {versions})"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1) -> str:
+    """Return a Markdown table.
+
+    Args:
+        head: titles of the columns.
+        rows: the cells.
+        words: leading columns that hold words; the others are set to the right.
+    """
+    sides = ["---"] * words + ["---:"] * (len(head) - words)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, sides, *rows))
+
+
+def _section(
+    part: str, title: str, columns: dict[str, Callable[[Row], str]]
+) -> Callable[[list[Row], Figures], str]:
+    def make(rows: list[Row], figures: Figures) -> str:
+        mine = in_order(row for row in rows if row.part == part)
+        if not mine:
+            return ""
+        judged = ["NDCG@10 lost"] if figures else []
+        head = ["case", "engine", *columns, "cosine", *judged]
+        head += ["Quaver int8 is faster by", "rounds (dropped)"]
+        cells = [
+            [
+                row.case,
+                row.engine,
+                *(show(row) for show in columns.values()),
+                _cosine(row),
+                *([_lost(figures, row.engine)] if figures else []),
+                ratio(row),
+                f"{row.rounds} ({row.dropped})" + (" *" if row.disturbed else ""),
+            ]
+            for row in mine
+        ]
+        text = f"### {title}\n\n{table(head, cells, words=2)}"
+        if any(row.disturbed for row in mine):
+            text += "\n\n\\* Other programs took more than 5 % of the CPUs in most rounds."
+        if wrong := _wrong(mine):
+            text += f"\n\n{wrong}"
+        return text
+
+    return make
+
+
+def _wrong(rows: Iterable[Row]) -> str:
+    """Say which engines compute something else."""
+    cosines: dict[str, list[float]] = {}
+    for row in rows:
+        if not row.sound and row.cosine is not None:
+            cosines.setdefault(row.engine, []).append(row.cosine)
+    said = ", ".join(f"{name} (cosine {min(found):.2f})" for name, found in cosines.items())
+    return said and (
+        f"Computes something else here: {said}. Under a mean cosine to float32 of {SOUND:g} the vectors "
+        "are not the model's; such a row has no ratio and is in no plot, and its speed says nothing."
+    )
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    """Return rows by case, as measured, and within a case by engine, as the tables have them."""
+    kept = list(rows)
+    cases = list(dict.fromkeys(row.case for row in kept))
+    engines = list(FORMS)
+    return sorted(
+        kept,
+        key=lambda row: (
+            cases.index(row.case),
+            engines.index(row.engine) if row.engine in engines else len(engines),
+        ),
+    )
+
+
+def number(value: float | None) -> str:
+    """Return a number with three digits that say something, two below 1, or a dash."""
+    if value is None:
+        return NOT_MEASURED
+    if 0 < abs(value) < 0.1:
+        return f"{value:.2g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def ratio(row: Row) -> str:
+    """Return how many times as fast Quaver int8 is, with quartiles."""
+    if not row.sound:
+        return "computes something else"
+    if row.ratio is None:
+        return NOT_MEASURED
+    middle, low, high = row.ratio
+    return f"**{middle:.2f}** ({low:.2f} to {high:.2f})"
+
+
+def _value(name: str) -> Callable[[Row], str]:
+    return lambda row: number(row.values.get(name))
+
+
+def _cosine(row: Row) -> str:
+    return NOT_MEASURED if row.cosine is None else f"{row.cosine:.5f}"
+
+
+def _lost(figures: Figures, engine: str) -> str:
+    found = figures.get(engine, {}).get("difference")
+    return NOT_MEASURED if found is None else f"{0.0 - found:.4f}"
+
+
+def _padding(row: Row) -> str:
+    return NOT_MEASURED if row.padding is None else f"{100 * row.padding:.0f} %"
+
+
+_LATENCY = {f"{p} ms": _value(f"{p}_ms") for p in ("p50", "p95", "p99")}
+_RATES = {"texts/s": _value("texts_per_second"), "tokens/s": _value("tokens_per_second")}
+_SECTIONS = (
+    _section("latency", "Latency: one text, from token ids", _LATENCY),
+    _section(
+        "throughput",
+        "Throughput: many texts, from token ids",
+        {
+            "ms": _value("median_ms"),
+            **_RATES,
+            "padding": _padding,
+            "GMAC/s": _value("gmacs_per_second"),
+        },
+    ),
+    _section(
+        "text",
+        "Real text: tokenization included",
+        {
+            **_RATES,
+            "MB/s": _value("megabytes_per_second"),
+            "padding": _padding,
+        },
+    ),
+    _section(
+        "concurrency",
+        "Concurrency: single queries from many clients, tokenization included",
+        {"queries/s": _value("queries_per_second"), **_LATENCY},
+    ),
+    _section(
+        "start",
+        "Start: a fresh process, from its begin to the first vector",
+        {
+            "imported s": _value("import_seconds"),
+            "load s": _value("load_seconds"),
+            "first query ms": _value("first_query_ms"),
+            "first vector s": _value("first_vector_seconds"),
+            "peak MB": _value("peak_mb"),
+            "model MB": _value("model_mb"),
+            "packages MB": _value("packages_mb"),
+        },
+    ),
+)
+
+
+def _signed(value: float | None) -> str:
+    return NOT_MEASURED if value is None else f"{value:+.4f}"
+
+
+def _quality(figures: Figures, judged: str) -> str:
+    cells = [
+        [name, f"{found['ndcg10']:.4f}", _signed(found.get("difference"))]
+        for name, found in figures.items()
+    ]
+    head = ["engine", "NDCG@10", "difference to float32"]
+    return f"### Quality: ranking of {judged}\n\n{table(head, cells)}"

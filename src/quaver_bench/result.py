@@ -1,0 +1,185 @@
+"""What was measured: rows, and where they come from; read, written, merged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from quaver.errors import InputError
+from quaver_bench.stored import BrokenError, check
+
+KIND, FORMAT = "quaver bench", 1
+RESULTS = "results.json"
+PARTS = ("latency", "throughput", "text", "concurrency", "start")
+SOUND = 0.8
+"""Least mean cosine to float32 of vectors that are the model's: the worst int8 measured has 0.88."""
+
+
+def rounded(value: float, digits: int = 5) -> float:
+    """Return a number with so many digits that say something, however small it is."""
+    return float(f"{value:.{digits}g}")
+
+
+@dataclass
+class Row:
+    """One engine in one case.
+
+    Attributes:
+        part: one of PARTS.
+        model: the model's name; a key of `Result.models`.
+        case: such as "1x16", "32x256", "ragged256", a corpus, "4 clients", "start".
+        engine: a form's name.
+        run: index in `Result.runs`.
+        values: name with unit to number, such as "median_ms", "p99_ms", "tokens_per_second".
+        ratio: how many times as fast Quaver int8 is: median, lower and upper quartile over rounds;
+            None for Quaver int8 itself, where there are no rounds, and where the engine computes
+            something else.
+        cosine: mean cosine to the reference in float32, on the same texts; None if not measured.
+        padding: share of the computed tokens that is padding, 0 to 1; None if not known.
+        rounds: that count.
+        dropped: rounds dropped because of foreign load.
+        disturbed: whether foreign load was there in most rounds, so that all count.
+        settings: of the engine.
+        ndcg10_difference: to float32, on the judged texts of the run; None if there were none.
+    """
+
+    part: str
+    model: str
+    case: str
+    engine: str
+    run: int
+    values: dict[str, float]
+    ratio: list[float] | None = None
+    cosine: float | None = None
+    padding: float | None = None
+    rounds: int = 0
+    dropped: int = 0
+    disturbed: bool = False
+    settings: dict[str, Any] = field(default_factory=dict)
+    ndcg10_difference: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What a later measurement of the same replaces."""
+        return self.part, self.model, self.case, self.engine
+
+    @property
+    def sound(self) -> bool:
+        """Whether its vectors are the model's, as far as that was measured; not a number is not."""
+        return self.cosine is None or self.cosine >= SOUND
+
+    def compare(self, median: float, low: float, high: float) -> None:
+        """Take a ratio, unless the engine computes something else: its speed says nothing then.
+
+        Args:
+            median: how many times as fast Quaver int8 is.
+            low: lower quartile over the rounds.
+            high: upper quartile.
+        """
+        self.ratio = [round(float(x), 4) for x in (median, low, high)] if self.sound else None
+
+
+@dataclass
+class Result:
+    """A results file.
+
+    Attributes:
+        runs: machine, versions, commit and command of each call of `quaver bench` behind it.
+        models: name to "describe", "weights" and "pooling"; "judged", where texts with judgements
+            were ranked.
+        missing: engine to why (a part of) it was not measured.
+        quality: model to engine to figures on judged texts: "ndcg10", and "difference" to float32.
+        rows: what was measured.
+    """
+
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    models: dict[str, dict[str, str]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    quality: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Add rows; one of the same part, model, case and engine is replaced."""
+        by_key = {row.key: row for row in self.rows}
+        by_key |= {row.key: row for row in rows}
+        self.rows = list(by_key.values())
+
+    def merge(self, other: Result) -> None:
+        """Add another result's runs and rows; its rows replace those of the same key."""
+        offset = len(self.runs)
+        self.runs += other.runs
+        for name, facts in other.models.items():
+            self.models[name] = {**self.models.get(name, {}), **facts}
+        self.missing |= other.missing
+        for model, figures in other.quality.items():
+            self.quality.setdefault(model, {}).update(figures)
+        self.add(Row(**{**asdict(row), "run": row.run + offset}) for row in other.rows)
+
+    def drop_unused(self) -> None:
+        """Forget runs that no row comes from, and reasons for engines that have rows after all."""
+        used = sorted({row.run for row in self.rows})
+        place = {run: index for index, run in enumerate(used)}
+        self.runs = [self.runs[run] for run in used] or self.runs[-1:]
+        for row in self.rows:
+            row.run = place[row.run]
+        found = {row.engine for row in self.rows}
+        found |= {f"{row.engine} ({row.model}, {row.case})" for row in self.rows}
+        self.missing = {key: why for key, why in self.missing.items() if key not in found}
+
+    def rate(self) -> None:
+        """Write into every row what its engine lost on judged texts of its model."""
+        for row in self.rows:
+            found = self.quality.get(row.model, {}).get(row.engine, {})
+            row.ndcg10_difference = found.get("difference")
+
+    def write(self, path: Path) -> None:
+        """Write the file; at once or not at all.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        content = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        part = path.with_name(f"part-{path.name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_result(path: Path) -> Result:
+    """Read a results file.
+
+    Args:
+        path: the file, or the folder that holds results.json.
+
+    Returns:
+        The result.
+
+    Raises:
+        InputError: it cannot be read, or is no result of `quaver bench`.
+    """
+    file = path / RESULTS if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read results: {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"results must be JSON: {file}: {error}") from error
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise InputError(f"results must be written by quaver bench: {file} is not")
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"results must have format {FORMAT}: {file} has {content.get('format')!r}; measure anew"
+        )
+    try:
+        check(content)
+        rows = [Row(**row) for row in content["rows"]]
+        names = {f.name for f in fields(Result)} - {"rows"}
+        return Result(**{name: content[name] for name in names}, rows=rows)
+    except (BrokenError, InputError, TypeError) as error:
+        raise InputError(f"results are broken: {file}: {error}") from error

@@ -1,0 +1,261 @@
+"""A model with its engines, ready to be measured; what every part works on."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from quaver_bench.corpus import Corpus
+from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines.registry import FORMS, OURS
+from quaver_bench.inputs import Request, TextSource, pad, padding_share
+from quaver_bench.instances import InstancesEngine
+from quaver_bench.models import Model
+from quaver_bench.progress import Progress
+from quaver_bench.quality import Judgements, mean_cosine
+from quaver_bench.result import Row
+from quaver_bench.timing import Timing, alternate
+
+T = TypeVar("T")
+REFERENCES = ("torch-float32", "quaver-float32")
+"""What the others' vectors are compared with: the first that was measured."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is measured and for how long.
+
+    Attributes:
+        forms: engines, Quaver int8 among them.
+        parts: of `quaver_bench.result.PARTS`.
+        cases: names for `get_case`, instead of the usual ones of latency and throughput.
+        threads: of every engine.
+        seconds: for each case, all engines together; loading is not counted.
+        least: least rounds of a case.
+        longest: seconds from which a single call is too long to be measured; three times as many
+            where no smaller case stands for it: texts of different lengths.
+        corpus: see `read_corpus`.
+        count: texts of the corpus.
+        clients: numbers of clients.
+        random_ids: random ids instead of text.
+        judgements: tasks with judged texts, maybe none.
+        cpus: of each instance of an engine, where there are several.
+    """
+
+    forms: Sequence[Form]
+    parts: Sequence[str]
+    cases: Sequence[str]
+    threads: int
+    seconds: float
+    least: int
+    longest: float
+    corpus: Path | None
+    count: int
+    clients: Sequence[int]
+    random_ids: bool
+    judgements: Sequence[Judgements]
+    cpus: Sequence[Sequence[int]] = ((),)
+
+    @property
+    def instances(self) -> int:
+        """Processes of each engine that work at the same time."""
+        return len(self.cpus)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a part measures with.
+
+    Attributes:
+        options: what to measure.
+        setup: what every engine was given.
+        corpus: real text.
+        source: cuts pieces from it.
+        engines: the loaded ones by name.
+        pace: engine to its seconds for a token in the last rectangle of many texts.
+        progress: shows how far it is.
+        run: index of this run in the result.
+        missing: engine, model and case to why it was not measured; filled.
+    """
+
+    options: Options
+    setup: Setup
+    corpus: Corpus
+    source: TextSource
+    progress: Progress
+    run: int
+    missing: dict[str, str]
+    engines: dict[str, Engine] = field(default_factory=dict)
+    pace: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.setup.model
+
+    def load(self) -> None:
+        """Load the engines; one that cannot be loaded is noted.
+
+        Raises:
+            CannotRunError: Quaver int8 cannot run the model.
+        """
+        for form in self.options.forms:
+            self.progress.say(f"{self.model.name}: loading {form.name}")
+            engine = self.attempt(form.name, "", partial(self._loaded, form))
+            if engine is not None:
+                self.engines[form.name] = engine
+
+    def release(self) -> None:
+        """Let the engines go, with what memory they keep for their next call."""
+        self.engines.clear()
+        if (torch_engines := sys.modules.get("quaver_bench.engines.pytorch")) is not None:
+            torch_engines.load_encoder.cache_clear()
+        gc.collect()
+
+    def _loaded(self, form: Form) -> Engine:
+        if self.options.instances == 1:
+            return form.load(self.setup)
+        return InstancesEngine(form, self.setup, self.options.cpus)
+
+    @property
+    def reference(self) -> str:
+        """The engine whose vectors the others' are compared with."""
+        return next((name for name in REFERENCES if name in self.engines), OURS)
+
+    @property
+    def processes(self) -> list[int]:
+        """Processes that work for the engines, this one not among them."""
+        several = [e for e in self.engines.values() if isinstance(e, InstancesEngine)]
+        return [process for engine in several for process in engine.processes]
+
+    def attempt(self, engine: str, case: str, action: Callable[[], T]) -> T | None:
+        """Do something with an engine; if it fails, note why and go on.
+
+        Args:
+            engine: its name.
+            case: of which case, "" for all.
+            action: what to do.
+
+        Returns:
+            What the action returned, or None.
+
+        Raises:
+            CannotRunError: Quaver int8, which all others are compared with, cannot be measured.
+        """
+        try:
+            return action()
+        except CannotRunError as error:
+            if engine == OURS:
+                raise
+            why = str(error)
+        except Exception as error:
+            if engine == OURS:
+                raise
+            why = f"{type(error).__name__}: {error}"
+        self.miss(engine, case, why)
+        return None
+
+    def miss(self, engine: str, case: str, why: str) -> None:
+        """Note why an engine, or one case of it, was not measured."""
+        lines = why.strip().splitlines() or ["no reason given"]
+        key = f"{engine} ({self.model.name}{', ' if case else ''}{case})"
+        self.missing[key] = lines[0][:300] + (" ..." if len(lines) > 1 else "")
+        self.progress.say(f"{key} was not measured: {self.missing[key]}")
+
+    def too_long(self, engine: str, case: str, tokens: int) -> bool:
+        """Whether a rectangle would take an engine too long, by its pace in the one before; noted.
+
+        Quaver int8 and the reference are never left out.
+        """
+        expected = self.pace.get(engine, 0.0) * tokens
+        if expected <= self.options.longest or engine in (OURS, self.reference):
+            return False
+        limit = f"{self.options.longest:g} s"
+        self.miss(engine, case, f"a call would take some {expected:.0f} s, the limit is {limit}")
+        return True
+
+    def alternate(
+        self,
+        calls: Mapping[str, Sequence[Callable[[], Vectors]]],
+        took: Mapping[str, float],
+        *,
+        patience: int = 1,
+    ) -> Timing:
+        """Time calls as the options say.
+
+        Args:
+            calls: engine to its calls.
+            took: engine to the seconds of the call that was made before.
+            patience: how many times as long a call may take as the options say.
+
+        Returns:
+            The times.
+        """
+        return alternate(
+            calls,
+            took={name: time for name, time in took.items() if not FORMS[name].compiles},
+            seconds=self.options.seconds,
+            least=self.options.least,
+            longest=patience * self.options.longest,
+            own=self.processes,
+            on_round=self.progress.refresh,
+        )
+
+    def rows(
+        self,
+        part: str,
+        case: str,
+        timing: Timing,
+        values: Mapping[str, dict[str, float]],
+        vectors: Mapping[str, Vectors],
+        request: Request,
+    ) -> list[Row]:
+        """Make the rows of a case that was timed.
+
+        Args:
+            part: of `quaver_bench.result.PARTS`.
+            case: its name in the tables.
+            timing: what it gave.
+            values: engine to its figures.
+            vectors: engine to its vectors, of the same texts.
+            request: these texts.
+
+        Returns:
+            A row for each engine that was timed.
+        """
+        for name, why in timing.left_out.items():
+            self.miss(name, case, why)
+        cosines = self.cosines(vectors)
+        rows = []
+        for name, figures in values.items():
+            row = Row(part, self.model.name, case, name, self.run, figures)
+            row.cosine = cosines[name]
+            if name != OURS and OURS in values:
+                row.compare(*timing.ratio(OURS, name))
+            row.settings = dict(self.engines[name].settings)
+            row.padding = _padding(FORMS[name], row.settings, request)
+            row.rounds, row.dropped = len(timing.calls[name]), timing.dropped
+            row.disturbed = timing.disturbed
+            rows.append(row)
+        return rows
+
+    @staticmethod
+    def cosines(vectors: Mapping[str, Vectors]) -> dict[str, float]:
+        """Return the mean cosine of each engine's vectors to those in float32, of the same texts."""
+        if not vectors:
+            return {}
+        truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
+        return {name: round(mean_cosine(found, truth), 6) for name, found in vectors.items()}
+
+
+def _padding(form: Form, settings: Mapping[str, Any], request: Request) -> float:
+    """Return the share of the tokens that an engine computed and that are padding, 0 to 1."""
+    if not form.pads:
+        return 0.0
+    size = settings.get("batch", request.batch)  # its own, where it searches for one
+    return round(padding_share(pad(request.ids, size, by_length=form.sorts)), 4)

@@ -1,0 +1,160 @@
+"""The study: every part and case of a model; each row is kept as soon as it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from quaver.models import encoder_spec
+from quaver_bench.calls import corpus_title, measure_case, measure_text
+from quaver_bench.clients import measure_clients
+from quaver_bench.corpus import read_corpus
+from quaver_bench.engines import Setup
+from quaver_bench.inputs import TextSource, lognormal_lengths
+from quaver_bench.models import Model
+from quaver_bench.plan import has, steps_of
+from quaver_bench.progress import Progress, Step
+from quaver_bench.quality import JUDGED, judged_names, ndcg
+from quaver_bench.result import Result, Row
+from quaver_bench.stage import REFERENCES, Options, Stage
+from quaver_bench.start import measure_start
+
+_CALIBRATION_TEXTS = 64
+_CALIBRATION_SEED = 1_000_000
+
+
+def measure(
+    model: Model,
+    options: Options,
+    result: Result,
+    *,
+    before: Result,
+    save: Callable[[], None],
+    progress: Progress,
+) -> None:
+    """Measure all parts of a model.
+
+    Args:
+        model: the model.
+        options: what to measure.
+        result: takes the rows; its last run is this one.
+        before: what it holds of every engine, or why not, is not measured again.
+        save: called after each case.
+        progress: shows how far it is.
+
+    Raises:
+        CannotRunError: Quaver cannot run the model.
+        QuaverError: the corpus or the tokenizer cannot be read.
+    """
+    stage = _stage(model, options, result, progress)
+    result.models[model.name] = {
+        "describe": model.describe,
+        "weights": model.weights,
+        "pooling": model.pooling,
+    }
+    if options.judgements and model.weights == "real":
+        result.models[model.name]["judged"] = judged_names(options.judgements)
+    steps = []
+    for step in steps_of(options):
+        if has(before, model.name, step, options.forms, corpus_title(stage)):
+            progress.skip(step)
+        else:
+            steps.append(step)
+    unjudged = _unjudged(stage, before)
+    if any(step.part != "start" for step in steps) or unjudged:
+        stage.load()
+    if unjudged:
+        _judge(stage, result, before, unjudged)
+        save()
+    for step in steps:
+        if step.part == "start":  # the last one, in processes of its own
+            stage.release()
+        with progress.step(step, model.name):
+            rows = _measured(stage, step)
+        result.add(rows)
+        for row in rows:
+            progress.print(shown(row))
+        save()
+    stage.release()
+
+
+def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
+    folder = model.folder
+    spec = encoder_spec(folder.config, pooling="cls", normalize=False)
+    tokenizer = folder.tokenizer(min(512, spec.max_length))  # every model is measured up to 512
+    corpus = read_corpus(options.corpus, tokenizer, options.count)
+    source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
+    lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]
+    calibration = source.request(lengths, seed=_CALIBRATION_SEED, batch=1)
+    texts = calibration.texts or corpus.texts[:_CALIBRATION_TEXTS]
+    setup = Setup(model, options.threads, tokenizer.max_length, calibration.ids, texts)
+    run = len(result.runs) - 1
+    return Stage(options, setup, corpus, source, progress, run, result.missing)
+
+
+def _measured(stage: Stage, step: Step) -> list[Row]:
+    if step.part == "start":
+        return measure_start(stage)
+    if step.part == "concurrency":
+        return measure_clients(stage, int(step.case))
+    if step.part == "text":
+        return measure_text(stage)
+    return measure_case(stage, step.part, step.case)
+
+
+def _unjudged(stage: Stage, before: Result) -> set[str]:
+    """Forms that still have to rank the judged texts, which only real weights are asked to."""
+    model = stage.model
+    if not stage.options.judgements or model.weights != "real":
+        return set()
+    known = set(_judged(stage, before))
+    for form in stage.options.forms:
+        reasons = {f"{form.name} ({model.name})", f"{form.name} ({model.name}, {JUDGED})"}
+        if reasons & before.missing.keys():
+            known.add(form.name)
+    return {form.name for form in stage.options.forms} - known
+
+
+def _judged(stage: Stage, before: Result) -> dict[str, dict[str, float]]:
+    """Return what a result holds of every engine on the same judged texts."""
+    name = stage.model.name
+    same = before.models.get(name, {}).get("judged") == judged_names(stage.options.judgements)
+    return before.quality.get(name, {}) if same else {}
+
+
+def _judge(stage: Stage, result: Result, before: Result, names: set[str]) -> None:
+    """Rank judged texts with engines; what each loses is the difference to float32."""
+    tasks, model = stage.options.judgements, stage.model
+    found = {}
+    for name, engine in stage.engines.items():
+        if name not in names:
+            continue
+        stage.progress.say(f"{name}: ranking {judged_names(tasks)}")
+        score = stage.attempt(name, JUDGED, partial(ndcg, engine, tasks, model.folder.prompts))
+        if score is not None:
+            found[name] = {"ndcg10": round(score, 5)}
+    whole = {**_judged(stage, before), **found}
+    reference = next((name for name in REFERENCES if name in whole), None)
+    for figures in found.values():
+        if reference is not None:
+            difference = figures["ndcg10"] - whole[reference]["ndcg10"]
+            figures["difference"] = round(difference, 5)
+    result.quality.setdefault(model.name, {}).update(found)
+
+
+def shown(row: Row) -> str:
+    """Return a row as a line for the terminal."""
+    units = {
+        "p50_ms": "p50 {:.2f} ms",
+        "p99_ms": "p99 {:.2f} ms",
+        "texts_per_second": "{:.1f} texts/s",
+        "queries_per_second": "{:.1f} queries/s",
+        "first_vector_seconds": "first vector after {:.2f} s",
+        "peak_mb": "peak {:.0f} MB",
+    }
+    said = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
+    ratio = "" if row.ratio is None else f"; Quaver int8 is {row.ratio[0]:.2f} times as fast"
+    if not row.sound:
+        ratio = f"; computes something else: mean cosine to float32 {row.cosine:.2f}"
+    disturbed = ", disturbed" if row.disturbed else ""
+    return f"  {row.case:>10} {row.engine:<26} {', '.join(said)}{ratio}{disturbed}"

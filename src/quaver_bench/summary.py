@@ -1,0 +1,99 @@
+"""The short table of a result, for the README. Every number is read from the rows."""
+
+from __future__ import annotations
+
+from quaver_bench.engines.registry import FAMILIES, OURS
+from quaver_bench.report import NOT_MEASURED, machine, number, table
+from quaver_bench.result import Result, Row
+
+_CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
+_FAMILIES = ("openvino", "onnxruntime", "torch", "sentence-transformers")
+_OTHERS = ("fastembed", "ctranslate2", "llamacpp", "ipex", "zentorch")
+_BEST = "openvino-int8"
+
+
+def summary(result: Result) -> str:
+    """Return the short table: a few cases, the peer in int8, and each engine's fastest form.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        A Markdown table over latency, throughput and text.
+    """
+    lines = []
+    for (model, case), rows in _by_case(result).items():
+        if (ours := rows.get(OURS)) is None:
+            continue
+        cells = [
+            f"{model} ({result.models[model]['describe']})",
+            _case_title(case) + (" \\*" if ours.disturbed else ""),
+            f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
+            _peer(rows.get(_BEST), None),
+        ]
+        cells += [_peer(_fastest(rows, family), family) for family in _FAMILIES]
+        cells.append(_peer(_fastest(rows, *_OTHERS), ""))
+        lines.append(cells)
+    titles = [f"{name}, fastest form" for name in _FAMILIES[:-1]] + [_FAMILIES[-1]]
+    titles.append(f"fastest of {', '.join(_OTHERS)}")
+    return table(["model", "texts x tokens", OURS, _BEST, *titles], lines, words=2)
+
+
+def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
+    found: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in result.rows:
+        if row.part == "text" or (row.part in ("latency", "throughput") and row.case in _CASES):
+            found.setdefault((row.model, row.case), {})[row.engine] = row
+    models = list(result.models)
+    return dict(sorted(found.items(), key=lambda item: models.index(item[0][0])))
+
+
+def _case_title(case: str) -> str:
+    if case.startswith("ragged"):
+        return f"{case.removeprefix('ragged')} x 8 to 512"
+    return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
+
+
+def _fastest(rows: dict[str, Row], *families: str) -> Row | None:
+    """The fastest form beside Quaver, which ran in turns with it wherever it ran."""
+    names = {form.name for family in families for form in FAMILIES[family]}
+    found = [row for name, row in rows.items() if name in names and row.ratio]
+    return min(found, key=lambda row: row.ratio[0] if row.ratio else 0.0, default=None)
+
+
+def _peer(row: Row | None, family: str | None) -> str:
+    """A cell; with the form's name behind the family's, the whole name for "", none for None."""
+    if row is None or row.ratio is None:
+        return NOT_MEASURED
+    form = "" if family in (None, row.engine) else row.engine.removeprefix(f"{family}-")
+    said = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
+    return f"{number(row.values['median_ms'])} ({said}) **{row.ratio[0]:.2f}**"
+
+
+def caption(result: Result) -> str:
+    """Return what the numbers of `summary` mean and where they come from.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        A paragraph.
+    """
+    commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in result.runs))
+    random = any(facts["weights"] == "random" for facts in result.models.values())
+    disturbed = any(row.disturbed for row in result.rows)
+    parts = [
+        "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
+        "texts. Bold: how many times as fast quaver-int8 is, the median over rounds in which the "
+        "engines took turns in one process (llama.cpp, IPEX and zentorch in others than the rest, in turns "
+        "with Quaver there). Lines with a corpus are from text, tokenization "
+        "included; the others from token ids. Other engines get texts sorted by length (fastembed as they "
+        "come), in padded batches.",
+        "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "
+        "nothing about retrieval."
+        if random
+        else "",
+        "\\* Other programs took more than 5 % of the CPUs." if disturbed else "",
+        f"{machine(result)}; commit {commits}; {result.runs[-1]['date']}.",
+    ]
+    return " ".join(part for part in parts if part)
