@@ -26,8 +26,9 @@ from quaver.models.geometry import EncoderSpec
 from quaver.models.int8 import quantize_weight, rounded_rows
 from quaver.models.linear import Linear, dequantized
 from quaver.models.tokenizer import TokenBatch
+from quaver.quantization.forward import embed, run_layer
 from quaver.quantization.texts import calibration_texts
-from quaver.reference import embed, normalized, pool, run_layer
+from quaver.reference import normalized, pool
 
 FloatArray = NDArray[np.float32]
 LINEARS = ("qkv", "out", "up", "down")
@@ -60,7 +61,7 @@ def symmetric(x: FloatArray, axis: int) -> FloatArray:
 
 
 def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding) -> FloatArray:
-    """Attention as `quaver.reference.attention`, with roundings."""
+    """Attention as `quaver.quantization.forward.attention`, with roundings."""
     tokens, hidden = len(qkv), spec.hidden_size
     q, k, v = np.moveaxis(qkv.reshape(tokens, 3, spec.heads, -1), 0, 2)
     if "query" in how.attention:
@@ -101,7 +102,7 @@ def vectors(
             return np.asarray(read @ exact.weight.T + exact.bias, np.float32)
 
         x = run_layer(spec, layer, x, lambda qkv: attend(qkv, spec, batch, how), apply=apply)
-    return normalized(pool(spec, x, batch.offsets))
+    return normalized(pool(spec, x, batch.offsets)).astype(np.float32)
 
 
 def cases() -> dict[str, Rounding]:

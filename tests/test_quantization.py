@@ -364,7 +364,7 @@ def test_a_folder_without_pooling(tmp_path: Path) -> None:
 def test_a_layer_that_the_text_does_not_reach(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quaver.quantization.convert.hidden_states", lambda *_, **__: [])
+    monkeypatch.setattr("quaver.quantization.convert.run_layers", lambda *_, **__: [])
     with pytest.raises(CalibrationError, match="never reached encoder"):
         quantize(tiny_folder, tmp_path / "int8", calibration=TEXTS)
 

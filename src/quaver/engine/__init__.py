@@ -1,4 +1,4 @@
-"""TODO engine."""
+"""Geometry and weights to vectors: precision, instruction sets, threads, and texts through it in batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from quaver.engine.arguments import (
 )
 from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
 from quaver.engine.cpu_settings import advice, cpu_settings, parse_cpus
-from quaver.engine.engine import Engine, Precision
+from quaver.engine.engine import Engine, Precision, relative_projections
 from quaver.engine.load import LoadedModel, load_classifier, load_model
 from quaver.engine.machine import available_threads, info
 from quaver.engine.postprocessing import (
@@ -58,6 +58,7 @@ __all__ = [
     "load_classifier",
     "load_model",
     "parse_cpus",
+    "relative_projections",
     "shortened",
     "similarity",
     "text_list",

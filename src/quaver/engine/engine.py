@@ -38,7 +38,6 @@ from quaver.models import (
     release_pages,
     rotary_tables,
 )
-from quaver.reference import position_projections
 
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
@@ -170,7 +169,7 @@ class Engine:
         """Return queries and keys of relative positions, (2S, D) for each head, or nothing."""
         if self.spec.relative is None:
             return [[], []]
-        queries, keys = position_projections(self.spec, weights, layer)
+        queries, keys = relative_projections(self.spec, weights, layer)
         bias = np.zeros(len(queries), np.float32)
         factor = np.float32(math.log2(math.e) * self.spec.score_scale)
         return [
@@ -264,6 +263,34 @@ class Engine:
             f"a text may have at most {self.spec.max_length} tokens: text {at} has "
             f"{int(lengths[at])}; truncate it"
         )
+
+
+def relative_projections(
+    spec: EncoderSpec, weights: EncoderWeights, layer: LayerWeights
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Project the relative positions as a layer projects its tokens.
+
+    Formula:
+        query(norm(relative)), key(norm(relative))
+
+    Args:
+        spec: the encoder.
+        weights: with a table of relative positions, float32 (2S, H).
+        layer: the layer whose query and key projections read the table.
+
+    Returns:
+        Queries and keys, two float32 (2S, H).
+    """
+    assert weights.relative is not None
+    table = weights.relative
+    if weights.relative_norm is not None:
+        centered = table - table.mean(axis=1, keepdims=True)
+        variance = np.square(centered).mean(axis=1, keepdims=True)
+        scaled = centered / np.sqrt(variance + np.float32(spec.norm_eps))
+        table = scaled * weights.relative_norm.gamma + weights.relative_norm.beta
+    exact, both = dequantized(layer.qkv), np.s_[: 2 * spec.hidden_size]
+    queries, keys = np.split(table @ exact.weight[both].T + exact.bias[both], 2, axis=1)
+    return queries, keys
 
 
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:

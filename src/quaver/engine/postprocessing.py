@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import InputError
-from quaver.reference import normalized
 
 Output = Literal["float32", "int8", "binary"]
 Vectors = NDArray[Any]
@@ -107,6 +106,14 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
         left, right = normalized(left), normalized(right)
     scores: NDArray[np.float32] = left @ right.T
     return scores.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
+
+
+def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
+    lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))
+    lengths[lengths == 0] = 1
+    unit: NDArray[np.float32] = vectors / lengths
+    return unit
 
 
 def _rows(name: str, vectors: Vectors) -> NDArray[np.float32]:

@@ -1,4 +1,4 @@
-"""TODO models."""
+"""What a model folder is: where it comes from, what it says, its tokenizer, prompts and weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,14 @@ from quaver.models.families.registry import (
     split_tensors,
 )
 from quaver.models.folder import ModelFolder
-from quaver.models.geometry import MAX_LENGTH, POOLINGS, AttentionSpec, EncoderSpec, Rotary
+from quaver.models.geometry import (
+    MAX_LENGTH,
+    POOLINGS,
+    Activation,
+    AttentionSpec,
+    EncoderSpec,
+    Rotary,
+)
 from quaver.models.head import DenseStep, HeadActivation, HeadStep
 from quaver.models.hub import find_folder
 from quaver.models.int8 import quantize_weight, rounded_rows
@@ -36,6 +43,7 @@ __all__ = [
     "MAX_LENGTH",
     "POOLINGS",
     "SINGLE",
+    "Activation",
     "AttentionSpec",
     "DenseStep",
     "EncoderSpec",

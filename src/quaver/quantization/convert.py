@@ -23,10 +23,10 @@ from quaver.models import (
     quantize_weight,
     rounded_rows,
 )
+from quaver.quantization.forward import run_layers
 from quaver.quantization.observers import Observer, observed_range
 from quaver.quantization.rounding import round_by_output
 from quaver.quantization.smoothing import STRENGTHS, smoothing_factors
-from quaver.reference import hidden_states
 
 Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]
@@ -183,7 +183,7 @@ def convert_calibrated(
         progress(layer_name(linear, place))
         return y
 
-    hidden_states(spec, weights, batch, apply=apply)
+    run_layers(spec, weights, batch, apply=apply)
     for place, linear in linear_places(weights):
         if place not in made:
             raise CalibrationError(

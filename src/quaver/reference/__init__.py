@@ -1,35 +1,33 @@
-"""The encoder in plain NumPy, float32: the specification that every kernel is measured against."""
+"""The encoder in readable NumPy: the oracle of the tests. Production code never imports it."""
 
 from __future__ import annotations
 
-from quaver.reference.attention import Positions, attention, rotate
 from quaver.reference.encoder import (
-    activate,
+    ACTIVATIONS,
+    attend,
     embed,
     encode,
+    head,
     hidden_states,
+    layer,
     layer_norm,
     linear,
     normalized,
     pool,
-    position_projections,
-    run_head,
-    run_layer,
+    rotate,
 )
 
 __all__ = [
-    "Positions",
-    "activate",
-    "attention",
+    "ACTIVATIONS",
+    "attend",
     "embed",
     "encode",
+    "head",
     "hidden_states",
+    "layer",
     "layer_norm",
     "linear",
     "normalized",
     "pool",
-    "position_projections",
     "rotate",
-    "run_head",
-    "run_layer",
 ]

@@ -1,12 +1,13 @@
-"""The encoder in plain NumPy, float32: the specification that every kernel is measured against.
+"""The encoder in plain NumPy, one text at a time in float64: what the engine's results are compared with.
 
-Written to be read, not to be fast. T tokens in the batch, N sequences, H hidden size, I inner size.
+Written to be read, and shares no mathematics with the engine. T tokens of the text, H hidden size, D head size,
+I intermediate size, S span of relative positions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -16,252 +17,181 @@ from quaver.models import (
     DenseStep,
     EncoderSpec,
     EncoderWeights,
-    HeadActivation,
     LayerWeights,
     Linear,
     LinearWeights,
     NormWeights,
+    Rotary,
     TokenBatch,
     dequantized,
     relative_rows,
-    rotary_tables,
 )
-from quaver.reference.attention import FloatArray, Positions, attention, rotate
 
-ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
+Array = NDArray[np.float64]
 
 
-def encode(
-    spec: EncoderSpec,
-    weights: EncoderWeights,
-    batch: TokenBatch,
-    *,
-    apply: ApplyLinear | None = None,
-) -> FloatArray:
-    """Run the whole encoder: tokens to one vector for each sequence.
-
-    Formula:
-        head(pool(h_L)), divided by its length when spec.normalize, with h_L the last of
-        `hidden_states`.
+def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> NDArray[np.float32]:
+    """Turn texts into vectors: encoder, pooling, head, and length 1 where the spec says so.
 
     Args:
         spec: the encoder.
-        weights: its weights.
-        batch: N sequences; ids in [0, V), lengths in [1, P].
-        apply: runs a linear layer of the encoder instead of `linear`: to look at what it reads, or
-            to round it.
+        weights: its weights; int8 layers count as the floats they stand for.
+        batch: N texts, ids in [0, V), each of at most spec.max_length tokens.
 
     Returns:
         float32 (N, spec.outputs).
     """
-    pooled = pool(spec, hidden_states(spec, weights, batch, apply=apply)[-1], batch.offsets)
-    vectors = run_head(spec, weights.head, pooled)
-    return normalized(vectors) if spec.normalize else vectors
+    vectors = head(
+        spec, weights, pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
+    )
+    return (normalized(vectors) if spec.normalize else vectors).astype(np.float32)
 
 
-def hidden_states(
-    spec: EncoderSpec,
-    weights: EncoderWeights,
-    batch: TokenBatch,
-    *,
-    apply: ApplyLinear | None = None,
-) -> list[FloatArray]:
-    """Run the layers and keep what each one gives.
-
-    Formula:
-        h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1)); where norms
-        come first, h_L = final_norm(layer_L(h_(L-1)))
+def hidden_states(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> list[Array]:
+    """Return the embeddings and then the output of each layer, text after text.
 
     Args:
         spec: the encoder.
         weights: its weights.
-        batch: N sequences of T tokens together.
-        apply: see `encode`.
+        batch: N texts of T tokens together.
 
     Returns:
-        layers + 1 arrays float32 (T, H): the embeddings, then the output of each layer.
+        spec.layers + 1 arrays float64 (T, H). Where norms come first, the last array went through the
+        final norm.
     """
-    states = [embed(spec, weights, batch)]
-    for i, layer in enumerate(weights.layers):
-        attend = _attention_of(spec, i, weights, batch.offsets)
-        states.append(run_layer(spec, layer, states[-1], attend, apply=apply))
-    if weights.final_norm is not None:
-        states[-1] = layer_norm(states[-1], weights.final_norm, spec.norm_eps)
-    return states
+    texts = []
+    for begin, end in pairwise(batch.offsets):
+        types = None if batch.type_ids is None else batch.type_ids[begin:end]
+        states = [embed(spec, weights, batch.ids[begin:end], types)]
+        for index in range(spec.layers):
+            states.append(layer(spec, weights, index, states[-1]))
+        if weights.final_norm is not None:
+            states[-1] = layer_norm(states[-1], weights.final_norm, spec.norm_eps)
+        texts.append(states)
+    if not texts:
+        return [np.empty((0, spec.hidden_size))] * (spec.layers + 1)
+    return [np.concatenate(layers) for layers in zip(*texts, strict=True)]
 
 
-def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
-    """Sum the embeddings of every token that there are and normalise; float32 (T, H)."""
-    total = weights.word[batch.ids]
+def embed(
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    ids: NDArray[np.int32],
+    types: NDArray[np.int32] | None,
+) -> Array:
+    """Return norm(word[id] + position[place] + token_type[type]), float64 (T, H)."""
+    total = weights.word[ids].astype(np.float64)
     if weights.position is not None:
-        total = total + weights.position[_places(batch.offsets) + spec.position_offset]
+        total += weights.position[spec.position_offset : spec.position_offset + len(ids)]
     if weights.token_type is not None:
-        types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
-        total = total + weights.token_type[types]
+        total += weights.token_type[np.zeros_like(ids) if types is None else types]
     return layer_norm(total, weights.embedding_norm, spec.norm_eps)
 
 
-def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Return the place of every token in its own sequence, (T,)."""
-    return np.concatenate([np.arange(n) for n in np.diff(offsets)] or [np.arange(0)])
-
-
-def run_layer(
-    spec: EncoderSpec,
-    layer: LayerWeights,
-    x: FloatArray,
-    attend: Callable[[FloatArray], FloatArray],
-    *,
-    apply: ApplyLinear | None = None,
-) -> FloatArray:
-    """Run one layer.
+def layer(spec: EncoderSpec, weights: EncoderWeights, index: int, x: Array) -> Array:
+    """Run one layer on a text, float64 (T, H) to (T, H).
 
     Formula:
-        norm behind:  a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
-        norm first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
-        inner(v) = act(up(v)), with a gate act(first half of up(v)) * second half
-
-    Args:
-        spec: the encoder.
-        layer: the layer's weights.
-        x: float32 (T, H).
-        attend: the layer's attention, float32 (T, 3H) to (T, H).
-        apply: see `encode`.
-
-    Returns:
-        float32 (T, H).
+        norms behind:  a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
+        norms first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
     """
-    apply = apply or linear
+    parts = weights.layers[index]
 
-    def attention_norm(v: FloatArray) -> FloatArray:
-        norm = layer.attention_norm
-        return v if norm is None else layer_norm(v, norm, spec.norm_eps)
+    def first_norm(v: Array) -> Array:
+        if parts.attention_norm is None:
+            return v
+        return layer_norm(v, parts.attention_norm, spec.norm_eps)
 
-    def output_norm(v: FloatArray) -> FloatArray:
-        return layer_norm(v, layer.output_norm, spec.norm_eps)
+    def second_norm(v: Array) -> Array:
+        return layer_norm(v, parts.output_norm, spec.norm_eps)
 
-    def inner(v: FloatArray) -> FloatArray:
-        wide = apply(v, layer.up)
-        if spec.gate == "none":
-            return activate(wide, spec.activation)
-        gate, value = np.split(wide, 2, axis=1)[:: 1 if spec.gate == "first" else -1]
-        return activate(gate, spec.activation) * value
+    def attended(v: Array) -> Array:
+        return linear(attend(spec, weights, index, linear(v, parts.qkv)), parts.out)
+
+    def fed_forward(v: Array) -> Array:
+        return linear(inner(spec, parts, v), parts.down)
 
     if spec.norm_first:
-        a = x + apply(attend(apply(attention_norm(x), layer.qkv)), layer.out)
-        return a + apply(inner(output_norm(a)), layer.down)
-    a = attention_norm(x + apply(attend(apply(x, layer.qkv)), layer.out))
-    return output_norm(a + apply(inner(a), layer.down))
+        a = x + attended(first_norm(x))
+        return a + fed_forward(second_norm(a))
+    a = first_norm(x + attended(x))
+    return second_norm(a + fed_forward(a))
 
 
-def linear(x: FloatArray, weights: Linear) -> FloatArray:
-    """Return x @ weight.T + bias: float32 (T, K) to (T, O); int8 weights are dequantized."""
-    exact = dequantized(weights)
-    y: FloatArray = x @ exact.weight.T
-    return y + exact.bias
+def inner(spec: EncoderSpec, parts: LayerWeights, x: Array) -> Array:
+    """Return act(up(x)); with a gate act(one half of up(x)) times the other half; float64 (T, I)."""
+    wide = linear(x, parts.up)
+    activation = ACTIVATIONS[spec.activation]
+    if spec.gate == "none":
+        return activation(wide)
+    first, second = np.split(wide, 2, axis=1)
+    if spec.gate == "first":
+        return activation(first) * second
+    return activation(second) * first
 
 
-def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
-    """Return (x - mean) / sqrt(var + eps) * gamma + beta over each row, float32 (T, H)."""
-    centred = x - x.mean(axis=1, keepdims=True)
-    variance = np.square(centred).mean(axis=1, keepdims=True)
-    scaled: FloatArray = centred / np.sqrt(variance + np.float32(eps))
-    return scaled * weights.gamma + weights.beta
-
-
-def _attention_of(
-    spec: EncoderSpec, layer: int, weights: EncoderWeights, offsets: NDArray[np.int32]
-) -> Callable[[FloatArray], FloatArray]:
-    rotary, window = spec.attention[layer].rotary, spec.attention[layer].window
-
-    def attend(qkv: FloatArray) -> FloatArray:
-        if rotary is not None:
-            tables = rotary_tables(rotary, spec.max_length, spec.head_size)
-            cosine, sine = (table[_places(offsets)] for table in tables)
-            qkv = rotate(qkv, cosine, sine, spec.heads)
-        positions = None
-        if spec.relative is not None:
-            queries, keys = position_projections(spec, weights, weights.layers[layer])
-            positions = Positions(queries, keys, relative_rows(spec.relative, spec.max_length))
-        return attention(
-            qkv,
-            offsets,
-            spec.heads,
-            window=window,
-            bias=weights.distance_bias,
-            positions=positions,
-        )
-
-    return attend
-
-
-def position_projections(
-    spec: EncoderSpec, weights: EncoderWeights, layer: LayerWeights
-) -> tuple[FloatArray, FloatArray]:
-    """Project the relative positions as a layer projects its tokens; two float32 (2S, H).
+def attend(spec: EncoderSpec, weights: EncoderWeights, index: int, qkv: Array) -> Array:
+    """Let every token of a text look at the others, head by head; float64 (T, 3H) to (T, H).
 
     Formula:
-        query(norm(relative)), key(norm(relative))
+        softmax(scores) v, with scores_ij = (q_i k_j + relative_ij) * score_scale + bias_(j - i), and minus infinity
+        where |j - i| exceeds the layer's window
     """
+    count = len(qkv)
+    distance = np.arange(count)[None, :] - np.arange(count)[:, None]
+    window, rotary = spec.attention[index].window, spec.attention[index].rotary
+    context = np.empty((count, spec.hidden_size))
+    for number in range(spec.heads):
+        columns = slice(number * spec.head_size, (number + 1) * spec.head_size)
+        q, k, v = (part[:, columns] for part in np.split(qkv, 3, axis=1))
+        if rotary is not None:
+            q, k = rotate(q, rotary), rotate(k, rotary)
+        scores = q @ k.T
+        if spec.relative is not None:
+            queries, keys = relative_projections(spec, weights, weights.layers[index])
+            rows = relative_rows(spec.relative, spec.max_length)[distance + spec.max_length - 1]
+            to_position = np.take_along_axis(q @ keys[:, columns].T, rows, axis=1)
+            from_position = np.take_along_axis(k @ queries[:, columns].T, rows.T, axis=1).T
+            scores = scores + to_position + from_position
+        scores = scores * spec.score_scale
+        if weights.distance_bias is not None:
+            scores = scores + weights.distance_bias[number, distance + spec.max_length - 1]
+        if window is not None:
+            scores = np.where(np.abs(distance) <= window, scores, -np.inf)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        context[:, columns] = powers / powers.sum(axis=1, keepdims=True) @ v
+    return context
+
+
+def rotate(x: Array, rotary: Rotary) -> Array:
+    """Turn the queries or keys of a head by the angles of their places, float64 (T, D).
+
+    Formula:
+        (a, b) to (a cos - b sin, b cos + a sin), a the first half of a row and b the second; the angle of feature i
+        at place p is p * theta^(-2i / D) / divisor
+    """
+    size = x.shape[1]
+    frequency = rotary.theta ** (-np.arange(0, size, 2) / size) / rotary.divisor
+    angle = np.arange(len(x))[:, None] * frequency
+    a, b = np.split(x, 2, axis=1)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=1)
+
+
+def relative_projections(
+    spec: EncoderSpec, weights: EncoderWeights, parts: LayerWeights
+) -> tuple[Array, Array]:
+    """Return the queries and the keys of the relative positions, two float64 (2S, H)."""
     assert weights.relative is not None
-    table = weights.relative
+    table = weights.relative.astype(np.float64)
     if weights.relative_norm is not None:
         table = layer_norm(table, weights.relative_norm, spec.norm_eps)
-    exact, both = dequantized(layer.qkv), np.s_[: 2 * spec.hidden_size]
-    queries, keys = np.split(table @ exact.weight[both].T + exact.bias[both], 2, axis=1)
+    queries, keys, _ = np.split(linear(table, parts.qkv), 3, axis=1)
     return queries, keys
 
 
-def activate(x: FloatArray, activation: HeadActivation) -> FloatArray:
-    """Apply the activation to every value.
-
-    Formula:
-        gelu      x / 2 * (1 + erf(x / sqrt(2)))
-        gelu_tanh x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))
-        relu      max(x, 0)
-        silu      x / (1 + exp(-x))
-        tanh      tanh(x)
-        none      x
-
-    Args:
-        x: float32, any shape.
-        activation: which one.
-
-    Returns:
-        float32, the shape of x.
-    """
-    if activation == "gelu":
-        return np.asarray(
-            x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2)))), np.float32
-        )
-    if activation == "gelu_tanh":
-        inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
-        return np.asarray(x * np.float32(0.5) * (1 + np.tanh(inner)), np.float32)
-    if activation == "relu":
-        return np.maximum(x, 0)
-    if activation == "tanh":
-        return np.tanh(x)
-    if activation == "none":
-        return x
-    return np.asarray(x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5))), np.float32)
-
-
-def _erf(x: FloatArray) -> FloatArray:
-    """Return erf(x) within 6e-7; `math.erf` for each value takes several times as long.
-
-    Source: Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.26.
-    """
-    magnitude = np.abs(x)
-    t = 1 / (1 + np.float32(0.3275911) * magnitude)
-    series = np.zeros_like(t)
-    for factor in (1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592):
-        series = (series + np.float32(factor)) * t
-    erf: FloatArray = np.copysign(1 - series * np.exp(-magnitude * magnitude), x)
-    return erf
-
-
-def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatArray:
-    """Make one vector of each sequence: for each pooling mode one, side by side.
+def pool(spec: EncoderSpec, states: Array, offsets: NDArray[np.int32]) -> Array:
+    """Make one vector of each text's token vectors, for each pooling mode one, side by side.
 
     Formula:
         cls: the first token; lasttoken: the last; mean, max: over the tokens;
@@ -269,57 +199,67 @@ def pool(spec: EncoderSpec, x: FloatArray, offsets: NDArray[np.int32]) -> FloatA
 
     Args:
         spec: the encoder.
-        x: float32 (T, H).
-        offsets: int32 (N + 1,).
+        states: float64 (T, H).
+        offsets: int32 (N + 1,), the first token of each text, and T.
 
     Returns:
-        float32 (N, H times the modes).
+        float64 (N, H times the modes).
     """
-    modes: dict[str, Callable[[FloatArray], FloatArray]] = {
-        "cls": lambda tokens: tokens[0],
-        "lasttoken": lambda tokens: tokens[-1],
-        "mean": lambda tokens: tokens.mean(axis=0),
-        "max": lambda tokens: tokens.max(axis=0),
-        "mean_sqrt_len_tokens": lambda tokens: (
-            tokens.sum(axis=0) / np.float32(math.sqrt(len(tokens)))
-        ),
-    }
-    rows = [
-        np.concatenate([modes[mode](x[a:b]) for mode in spec.poolings])
-        for a, b in pairwise(offsets)
-    ]
-    return np.stack(rows) if rows else np.empty((0, spec.pooled_size), np.float32)
+    vectors = np.empty((len(offsets) - 1, spec.pooled_size))
+    for row, (begin, end) in enumerate(pairwise(offsets)):
+        tokens = states[begin:end]
+        modes = {
+            "cls": tokens[0],
+            "lasttoken": tokens[-1],
+            "mean": tokens.mean(axis=0),
+            "max": tokens.max(axis=0),
+            "mean_sqrt_len_tokens": tokens.sum(axis=0) / math.sqrt(len(tokens)),
+        }
+        vectors[row] = np.concatenate([modes[mode] for mode in spec.poolings])
+    return vectors
 
 
-def run_head(
-    spec: EncoderSpec, weights: Sequence[LinearWeights | NormWeights], pooled: FloatArray
-) -> FloatArray:
-    """Run the steps of the head on every pooled vector.
-
-    Formula:
-        activation(x @ weight.T + bias), or LayerNorm, for each step
-
-    Args:
-        spec: the encoder.
-        weights: one for each step.
-        pooled: float32 (N, spec.pooled_size).
-
-    Returns:
-        float32 (N, spec.outputs).
-    """
-    for step, weight in zip(spec.head, weights, strict=True):
+def head(spec: EncoderSpec, weights: EncoderWeights, pooled: Array) -> Array:
+    """Run the steps of the head, float64 (N, spec.pooled_size) to (N, spec.outputs)."""
+    for step, weight in zip(spec.head, weights.head, strict=True):
         if isinstance(step, DenseStep):
             assert isinstance(weight, LinearWeights)
-            pooled = activate(linear(pooled, weight), step.activation)
+            pooled = ACTIVATIONS[step.activation](linear(pooled, weight))
         else:
             assert isinstance(weight, NormWeights)
             pooled = layer_norm(pooled, weight, step.eps)
     return pooled
 
 
-def normalized(x: FloatArray) -> FloatArray:
-    """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
-    lengths = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
-    lengths[lengths == 0] = 1
-    unit: FloatArray = x / lengths
-    return unit
+def linear(x: Array, weights: Linear) -> Array:
+    """Return x @ weight.T + bias, float64 (T, K) to (T, O)."""
+    exact = dequantized(weights)
+    y: Array = x @ exact.weight.T.astype(np.float64) + exact.bias
+    return y
+
+
+def layer_norm(x: Array, weights: NormWeights, eps: float) -> Array:
+    """Return (x - mean) / sqrt(variance + eps) * gamma + beta for each row, float64 (T, H)."""
+    mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+    y: Array = (x - mean) / np.sqrt(variance + eps) * weights.gamma + weights.beta
+    return y
+
+
+def normalized(rows: Array) -> Array:
+    """Divide each row by its length; zeros stay zeros. float64 (N, D)."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(lengths == 0, 1, lengths)
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[np.float64])(x)
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "none": lambda x: x,
+    "gelu": lambda x: x / 2 * (1 + _erf(x / math.sqrt(2))),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / 2 * (1 + np.tanh(x / 2)),
+    "tanh": np.tanh,
+}
