@@ -544,6 +544,22 @@ class Embedder:
         pooled = shortened(encode_tokens(self._engine, tokens), self.truncate_dim, self.spec.family)
         return convert(pooled, normalize=self.normalize, output="float32")
 
+    def encode_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Turn token ids into vectors, for callers that tokenize themselves.
+
+        Args:
+            ids: int32 (T,), the tokens of all texts, special tokens included, each in [0, V).
+            offsets: int32 (N + 1,), the first token of each text, and T.
+
+        Returns:
+            float32 (N, D), C-contiguous.
+
+        Raises:
+            InputError: an array is not int32, or offsets do not rise from 0 to T.
+            TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
+        """
+        return self.encode_tokens(TokenBatch(ids, offsets, None, 0))
+
     def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
         """Compare vectors by cosine, or by dot product if the model folder says so.
 

@@ -1,4 +1,4 @@
-"""What `quaver bench` does: check the wishes, hold the threads, measure, write, show."""
+"""What `quaver bench` does: check the options, pin the threads, measure, write, show."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from quaver.errors import EngineError, InputError
 from quaver_bench.compare import comparison
 from quaver_bench.configuration import check_same, warnings
 from quaver_bench.engines import CannotRunError
-from quaver_bench.engines.registry import QUICK, choose_forms
+from quaver_bench.engines.registry import ALL, OURS, QUICK, choose_forms
 from quaver_bench.environments import measure_elsewhere, part_forms
 from quaver_bench.instances import share_cpus
 from quaver_bench.models import Model, open_model, random_model
 from quaver_bench.plan import not_reached, steps_of, still_missing
 from quaver_bench.plots import write_plots
-from quaver_bench.progress import Progress
+from quaver_bench.progress import StudyProgress
 from quaver_bench.quality import read_judgements
 from quaver_bench.record import describe_run
-from quaver_bench.report import markdown
+from quaver_bench.report import markdown, own_table
 from quaver_bench.result import PARTS, RESULTS, Result, read_result
 from quaver_bench.stage import Options
 from quaver_bench.study import measure
 
+OUT = Path("bench-results")
+"""Where a comparison is written when no folder is given."""
+_OWN_PARTS = ("latency", "throughput")
+_OWN_CASES = ("1x16", "1x128", "1x512", "32x256", "ragged64")
 _QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
 _SECONDS, _QUICK_SECONDS = 20.0, 6.0
 _COUNT, _QUICK_COUNT = 256, 200
@@ -34,10 +38,10 @@ _CLIENTS, _QUICK_CLIENTS = ("1", "2", "4", "8"), ("1", "4")
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """The command line of `quaver bench`; see its help.
+class CommandLine:
+    """The options of `quaver bench`; see its help.
 
-    What is None or empty takes its default: that of `quick` where that is chosen.
+    Options that are None or empty use the defaults, or those of `--quick`.
     """
 
     model: str
@@ -59,7 +63,7 @@ class Wishes:
     rounds: int
     longest: float
     quick: bool
-    out: Path
+    out: Path | None
     add: bool
     resume: bool
     overwrite: bool
@@ -68,29 +72,87 @@ class Wishes:
     command: Sequence[str]
 
 
-def run(wishes: Wishes) -> None:
+def run(line: CommandLine) -> None:
+    """Measure this model alone and print a table, or compare it with other engines.
+
+    Args:
+        line: the command line; without engines to compare with, and without a folder, nothing is written.
+
+    Raises:
+        QuaverError: an option is outside its rule, or Quaver cannot run the model.
+        KeyboardInterrupt: Ctrl-C; what was measured is written first.
+    """
+    if not line.against and line.out is None:
+        _run_alone(line)
+    else:
+        _compare(replace(line, parts=line.parts or PARTS), line.out or OUT)
+
+
+def _run_alone(line: CommandLine) -> None:
+    if line.add or line.resume or line.overwrite:
+        raise InputError(
+            "--add, --resume and --overwrite are about the results in a folder: give --out"
+        )
+    line = replace(
+        line,
+        against=(OURS,),
+        parts=line.parts or _OWN_PARTS,
+        cases=line.cases or _OWN_CASES,
+        quick=True,
+    )
+    hold_cpus(line.cores)
+    options = _options(line)
+    steps = steps_of(options)
+    hold_threads(options.threads)
+    result = Result(
+        runs=[
+            describe_run(options.threads, line.command, options.cpus, random_ids=options.random_ids)
+        ]
+    )
+    models = _models(line)
+    try:
+        with StudyProgress(
+            steps * len(models), seconds=options.seconds, least=options.least
+        ) as bar:
+            for model in models:
+                measure(model, options, result, before=Result(), save=lambda: None, progress=bar)
+    except CannotRunError as error:
+        raise EngineError(f"Quaver cannot run {line.model}: {error}") from error
+    finally:
+        if result.rows:
+            print(own_table(result))
+    for sentence in advice(result.runs[0]["settings"]):
+        print(f"advice: {sentence}", file=sys.stderr)
+    print(
+        f"compare with other engines: quaver bench {line.model} --against {ALL}  (or openvino,onnxruntime,torch)",
+        file=sys.stderr,
+    )
+
+
+def _compare(line: CommandLine, out: Path) -> None:
     """Measure, write results.json after each case, and results.md and plots at the end.
 
     Args:
-        wishes: the command line.
+        line: the command line.
 
     Raises:
-        QuaverError: a wish is outside its rule, or Quaver cannot run the model.
+        QuaverError: an option is outside its rule, or Quaver cannot run the model.
         KeyboardInterrupt: Ctrl-C; what was measured is written first.
     """
-    hold_cpus(wishes.cores)
-    options = _options(wishes)
+    _check_folder(line, out)
+    hold_cpus(line.cores)
+    options = _options(line)
     steps = steps_of(options)
     hold_threads(options.threads)
-    file = wishes.out / RESULTS
-    kept = read_result(file) if (wishes.add or wishes.resume) and file.is_file() else Result()
-    before = kept if wishes.resume else Result()
+    file = out / RESULTS
+    kept = read_result(file) if (line.add or line.resume) and file.is_file() else Result()
+    before = kept if line.resume else Result()
     this_run = describe_run(
-        options.threads, wishes.command, options.cpus, random_ids=options.random_ids
+        options.threads, line.command, options.cpus, random_ids=options.random_ids
     )
     here = Result(runs=[this_run])
-    forms, elsewhere, missing = part_forms(options.forms, wishes.environments)
-    if wishes.resume:
+    forms, elsewhere, missing = part_forms(options.forms, line.environments)
+    if line.resume:
         check_same(kept, this_run)
         for sentence in warnings(kept, this_run, {form.name for form in forms}):
             print(f"rows kept by --resume: {sentence}", file=sys.stderr)
@@ -99,9 +161,9 @@ def run(wishes: Wishes) -> None:
         print(f"advice: {sentence}", file=sys.stderr)
     for name, why in missing.items():
         print(f"{name} is not measured: {why}", file=sys.stderr)
-    models = _models(wishes)
+    models = _models(line)
     kept.missing = still_missing(kept.missing, models, options)
-    _make_folder(wishes.out)
+    _make_folder(out)
 
     def save(more: Result | None = None) -> None:
         here.merge(more or Result())
@@ -113,28 +175,30 @@ def run(wishes: Wishes) -> None:
         whole.write(file)
 
     try:
-        with Progress(steps * len(models), seconds=options.seconds, least=options.least) as bar:
+        with StudyProgress(
+            steps * len(models), seconds=options.seconds, least=options.least
+        ) as bar:
             for model in models:
                 wanted = replace(options, forms=forms)
                 measure(model, wanted, here, before=before, save=save, progress=bar)
         for name, others in elsewhere.items():
             # As much time for an engine as here: the budget of a case is for all of them together.
             share = min(1.0, (len(others) + 2) / len(forms))
-            given = _given(wishes, replace(options, seconds=round(options.seconds * share, 1)))
-            measure_elsewhere(wishes.environments, name, others, given, before, save)
+            given = _given(line, replace(options, seconds=round(options.seconds * share, 1)))
+            measure_elsewhere(line.environments, name, others, given, before, save)
     except CannotRunError as error:
-        raise EngineError(f"Quaver cannot run {wishes.model}: {error}") from error
+        raise EngineError(f"Quaver cannot run {line.model}: {error}") from error
     except KeyboardInterrupt as error:
         reached, engines = Result(), [*forms, *(f for others in elsewhere.values() for f in others)]
         reached.merge(before)
         reached.merge(here)
         here.missing |= not_reached(reached, models, options, engines)
-        there = f"what was measured is in {wishes.out}" if here.rows or kept.rows else ""
+        there = f"what was measured is in {out}" if here.rows or kept.rows else ""
         raise KeyboardInterrupt(f"interrupted: {there or 'nothing was measured yet'}") from error
     finally:
         if here.rows or kept.rows:
             save()
-            report(wishes.out)
+            report(out)
 
 
 def _make_folder(out: Path) -> None:
@@ -147,70 +211,69 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"--out must be a folder that can be written to: {out} is not")
 
 
-def _options(wishes: Wishes) -> Options:
-    for part in wishes.parts:
+def _options(line: CommandLine) -> Options:
+    for part in line.parts:
         if part not in PARTS:
             raise InputError(f"a part must be one of {', '.join(PARTS)}: got {part!r}")
-    if wishes.out.exists() and not wishes.out.is_dir():
-        raise InputError(f"--out must be a folder: {wishes.out} is a file")
-    _check_kept(wishes)
-    quick = wishes.quick
-    clients = wishes.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
+    quick = line.quick
+    clients = line.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
     if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
         raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
     seconds, count = (_QUICK_SECONDS, _QUICK_COUNT) if quick else (_SECONDS, _COUNT)
-    threads, cpus = share_machine(wishes.threads, wishes.instances)
+    threads, cpus = share_machine(line.threads, line.instances)
     return Options(
-        forms=choose_forms(wishes.against or (QUICK if quick else ())),
-        parts=wishes.parts,
-        cases=wishes.cases or (_QUICK_CASES if quick else ()),
+        forms=choose_forms(line.against or (QUICK if quick else ())),
+        parts=line.parts,
+        cases=line.cases or (_QUICK_CASES if quick else ()),
         threads=threads,
         cpus=cpus,
-        seconds=seconds if wishes.seconds is None else wishes.seconds,
-        least=wishes.rounds,
-        longest=wishes.longest,
-        corpus=wishes.corpus,
-        count=count if wishes.count is None else wishes.count,
+        seconds=seconds if line.seconds is None else line.seconds,
+        least=line.rounds,
+        longest=line.longest,
+        corpus=line.corpus,
+        count=count if line.count is None else line.count,
         clients=[int(number) for number in clients],
-        random_ids=wishes.random_ids,
-        judgements=read_judgements(wishes.judgements) if wishes.judgements else (),
+        random_ids=line.random_ids,
+        judgements=read_judgements(line.judgements) if line.judgements else (),
     )
 
 
-def _check_kept(wishes: Wishes) -> None:
-    if wishes.overwrite and (wishes.add or wishes.resume):
+def _check_folder(line: CommandLine, out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out must be a folder: {out} is a file")
+    if line.overwrite and (line.add or line.resume):
         raise InputError("--overwrite forgets what --add and --resume keep: give one of them")
-    keeps = wishes.add or wishes.resume or wishes.overwrite
-    if (wishes.out / RESULTS).is_file() and not keeps:
+    keeps = line.add or line.resume or line.overwrite
+    if (out / RESULTS).is_file() and not keeps:
         raise InputError(
-            f"--out must be a folder without results: {wishes.out} has {RESULTS}; --resume goes on "
+            f"--out must be a folder without results: {out} has {RESULTS}; --resume goes on "
             "there, --add measures anew beside what is kept, --overwrite forgets it"
         )
 
 
-def _given(wishes: Wishes, options: Options) -> list[str]:
+def _given(line: CommandLine, options: Options) -> list[str]:
     """The options of this run for a process in another environment."""
-    given = [wishes.model, "--name", wishes.name, "--parts", ",".join(options.parts)]
-    given += ["--cases", ",".join(options.cases), "--shapes", ",".join(wishes.shapes)]
+    given = [line.model, "--name", line.name, "--parts", ",".join(options.parts)]
+    given += ["--cases", ",".join(options.cases), "--shapes", ",".join(line.shapes)]
     given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
     given += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     given += ["--rounds", str(options.least), "--longest", str(options.longest)]
-    given += ["--cache", str(wishes.cache), "--instances", str(options.instances)]
-    given += ["--only-shapes"] if wishes.only_shapes else []
+    given += ["--cache", str(line.cache), "--instances", str(options.instances)]
+    given += ["--only-shapes"] if line.only_shapes else []
     given += ["--random-ids"] if options.random_ids else []
     given += ["--corpus", str(options.corpus)] if options.corpus else []
-    given += ["--judgements", str(wishes.judgements)] if wishes.judgements else []
+    given += ["--judgements", str(line.judgements)] if line.judgements else []
     return given
 
 
-def _models(wishes: Wishes) -> list[Model]:
-    real = open_model(wishes.model, wishes.cache)
-    if wishes.name:
-        real = replace(real, name=wishes.name)
-    if wishes.only_shapes and not wishes.shapes:
+def _models(line: CommandLine) -> list[Model]:
+    real = open_model(line.model, line.cache)
+    if line.name:
+        real = replace(real, name=line.name)
+    if line.only_shapes and not line.shapes:
         raise InputError("--only-shapes needs --shapes: name one of small, base, large")
-    shapes = [random_model(shape, real) for shape in wishes.shapes]
-    return shapes if wishes.only_shapes else [real, *shapes]
+    shapes = [random_model(shape, real) for shape in line.shapes]
+    return shapes if line.only_shapes else [real, *shapes]
 
 
 def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[int]]]:

@@ -26,7 +26,7 @@ class Step:
     tokens: int
 
 
-class Progress:
+class StudyProgress:
     """A bar on stderr over the expected time; plain lines where stderr is no terminal.
 
     A case takes its budget, or its least rounds where those take longer. How long those take is
@@ -97,7 +97,7 @@ class Progress:
         self._bar.total = max(1, round(elapsed + self.time_left()))
         self._bar.refresh()
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> StudyProgress:
         """Return itself."""
         return self
 

@@ -101,7 +101,7 @@ def _commit() -> str:
 
     Only inside Quaver's own repository: an installed package has its version alone.
     """
-    if not Path("src/quaver/bench").is_dir():
+    if not Path("src/quaver_bench").is_dir():
         return ""
     head = _git("rev-parse", "--short=12", "HEAD")
     changes = _git("status", "--porcelain", "--", "native", "src", "CMakeLists.txt")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from quaver_bench.engines.registry import FORMS
+from quaver_bench.engines.registry import FORMS, OURS
 from quaver_bench.result import SOUND, Result, Row
 
 Figures = dict[str, dict[str, float]]
@@ -41,6 +41,49 @@ def markdown(result: Result) -> str:
         parts.append("## Not measured\n\n" + "\n".join(said))
     parts.append("## Runs\n\n" + "\n".join(map(_run_line, result.runs)))
     return "\n\n".join(parts) + "\n"
+
+
+def own_table(result: Result) -> str:
+    """Return how fast Quaver alone ran each case, as a table for the terminal.
+
+    Args:
+        result: rows of quaver-int8 and quaver-float32 in latency and throughput.
+    """
+    head = [
+        "case",
+        "int8, ms",
+        "texts/s",
+        "tokens/s",
+        "float32, ms",
+        "times as fast",
+        "cosine to float32",
+    ]
+    lines = []
+    for row in result.rows:
+        if row.engine != OURS:
+            continue
+        exact = next(
+            (r for r in result.rows if r.key[:3] == row.key[:3] and r.engine == "quaver-float32"),
+            None,
+        )
+        values = row.values
+        lines.append(
+            [
+                row.case,
+                f"{values['median_ms']:.2f}",
+                f"{values['texts_per_second']:,.0f}",
+                f"{values['tokens_per_second']:,.0f}",
+                "" if exact is None else f"{exact.values['median_ms']:.2f}",
+                "" if exact is None or exact.ratio is None else f"{exact.ratio[0]:.2f}",
+                "" if row.cosine is None else f"{row.cosine:.4f}",
+            ]
+        )
+    widths = [max(len(line[at]) for line in [head, *lines]) for at in range(len(head))]
+    shown = [
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *lines]
+    ]
+    return "\n".join([*shown, "", machine(result)])
 
 
 def machine(result: Result) -> str:

@@ -16,7 +16,7 @@ from quaver_bench.engines.registry import FORMS, OURS
 from quaver_bench.inputs import Request, TextSource, pad, padding_share
 from quaver_bench.instances import InstancesEngine
 from quaver_bench.models import Model
-from quaver_bench.progress import Progress
+from quaver_bench.progress import StudyProgress
 from quaver_bench.quality import Judgements, mean_cosine
 from quaver_bench.result import Row
 from quaver_bench.timing import Timing, alternate
@@ -87,7 +87,7 @@ class Stage:
     setup: Setup
     corpus: Corpus
     source: TextSource
-    progress: Progress
+    progress: StudyProgress
     run: int
     missing: dict[str, str]
     engines: dict[str, Engine] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from quaver_bench.engines import Setup
 from quaver_bench.inputs import TextSource, lognormal_lengths
 from quaver_bench.models import Model
 from quaver_bench.plan import has, steps_of
-from quaver_bench.progress import Progress, Step
+from quaver_bench.progress import Step, StudyProgress
 from quaver_bench.quality import JUDGED, judged_names, ndcg
 from quaver_bench.result import Result, Row
 from quaver_bench.stage import REFERENCES, Options, Stage
@@ -30,7 +30,7 @@ def measure(
     *,
     before: Result,
     save: Callable[[], None],
-    progress: Progress,
+    progress: StudyProgress,
 ) -> None:
     """Measure all parts of a model.
 
@@ -78,7 +78,7 @@ def measure(
     stage.release()
 
 
-def _stage(model: Model, options: Options, result: Result, progress: Progress) -> Stage:
+def _stage(model: Model, options: Options, result: Result, progress: StudyProgress) -> Stage:
     folder = model.folder
     spec = encoder_spec(folder.config, pooling="cls", normalize=False)
     tokenizer = folder.tokenizer(min(512, spec.max_length))  # every model is measured up to 512

@@ -11,7 +11,7 @@ import typer
 from quaver.cli.app import app
 from quaver.cli.options import cache_folder, reported_errors
 from quaver.errors import InputError
-from quaver_bench.command import Wishes, compare, report, run
+from quaver_bench.command import CommandLine, compare, report, run
 from quaver_bench.result import PARTS
 
 
@@ -23,17 +23,16 @@ def bench(
     against: Annotated[
         str,
         typer.Option(
-            help="Engines or forms of them, with commas, such as openvino,torch-float32; default: "
-            "all that are installed."
+            help="Engines to compare with, or forms of them, with commas, such as openvino,torch-float32; all "
+            "for every engine. Without it, this model alone is measured, in about a minute."
         ),
     ] = "",
     parts: Annotated[
         str,
         typer.Option(
-            help=f"What to measure, with commas; default: all of {', '.join(PARTS)}.",
-            show_default=False,
+            help=f"What to measure, with commas: {', '.join(PARTS)}; default: all, and without --against the first two."
         ),
-    ] = ",".join(PARTS),
+    ] = "",
     cases: Annotated[
         str,
         typer.Option(help="Instead of the usual ones, with commas: 1x16,32x256,ragged256."),
@@ -104,8 +103,14 @@ def bench(
         ),
     ] = False,
     out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for results.json, results.md and plots.")
-    ] = Path("bench-results"),
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for results.json, results.md and plots; default, with --against: bench-results.",
+            show_default=False,
+        ),
+    ] = None,
     add: Annotated[
         bool, typer.Option("--add", help="Keep what is in --out and was not measured anew.")
     ] = False,
@@ -139,9 +144,11 @@ def bench(
         typer.Option("--report", help="Results: make tables and plots anew, measure nothing."),
     ] = None,
 ) -> None:
-    """Measure latency, throughput, real text, many clients and start, against other engines.
+    """Measure how fast a model runs here, alone or against other engines.
 
-    Every engine runs the same texts with the same number of threads, in turns; a row says how fast
+    Example: quaver bench sentence-transformers/all-MiniLM-L6-v2 --against openvino,onnxruntime
+
+    Every engine runs the same texts with the same number of threads, in turns. A row says how fast
     it was and how near its vectors are to float32. Ctrl-C keeps what was measured.
     """
     with reported_errors(interrupted="interrupted: nothing was measured yet"):
@@ -152,7 +159,7 @@ def bench(
         elif model is None:
             raise InputError("bench needs a model: a folder or a hub id; see quaver bench --help")
         else:
-            wishes = Wishes(
+            line = CommandLine(
                 model=model,
                 name=name,
                 against=_words(against),
@@ -180,7 +187,7 @@ def bench(
                 environments=environments,
                 command=("quaver", *sys.argv[1:]),
             )
-            run(wishes)
+            run(line)
 
 
 def _words(text: str) -> list[str]:

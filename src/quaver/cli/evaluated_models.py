@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from quaver.cli.evaluated_peers import peer_systems
 from quaver.cli.options import cache_folder
 from quaver.embedder import Embedder
 from quaver.errors import InputError
@@ -115,6 +114,8 @@ def load_models(
     if others:
         if not isinstance(base, Embedder):
             raise InputError("--compare takes embedding models: got a cross-encoder")
+        from quaver_bench.peers import peer_systems
+
         graphs = cache_folder("evaluate") if cache is None else cache / "graphs"
         systems += peer_systems(others, base, calibration=calibration, graphs=graphs, kept=kept)
     return Models(

@@ -10,17 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from quaver.embedder import Embedder
-from quaver.engine import MAX_BATCH_TOKENS, Precision, convert
-from quaver.errors import QuaverError
-from quaver.models import TokenBatch
-from quaver.quantization import quantize
+from quaver import Embedder, QuaverError, quantize
+from quaver.engine import Precision
 from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
 from quaver_bench.inputs import Request
 
 
 class QuaverEngine:
-    """`Embedder` for text; for ids the engine behind it, fed as `Embedder.encode` feeds it."""
+    """`Embedder.encode` for text, `Embedder.encode_ids` for token ids."""
 
     def __init__(self, setup: Setup, precision: Precision, folder: Path | None = None) -> None:
         """Load the model.
@@ -43,22 +40,18 @@ class QuaverEngine:
             )
         except QuaverError as error:
             raise CannotRunError(str(error)) from error
-        self._engine = self._embedder._engine
         self.settings: dict[str, Any] = {
             "isa": self._embedder.isa,
             "threads": self._embedder.threads,
-            "batch_tokens": MAX_BATCH_TOKENS,
         }
 
     def prepare(self, request: Request) -> Run:
         """Make the token batches; see `engines.Engine`."""
         ids = np.concatenate(request.ids).astype(np.int32)
         offsets = np.cumsum([0, *map(len, request.ids)], dtype=np.int32)
-        parts = [part for _, part in TokenBatch(ids, offsets, None, 0).split(MAX_BATCH_TOKENS)]
 
         def run() -> Vectors:
-            vectors = np.concatenate([self._engine.encode(part) for part in parts])
-            return _unit(vectors)
+            return _unit(self._embedder.encode_ids(ids, offsets))
 
         return run
 
@@ -67,8 +60,9 @@ class QuaverEngine:
         return _unit(self._embedder.encode(texts, prompt="", normalize=True))
 
 
-def _unit(vectors: Any) -> Vectors:
-    unit: Vectors = convert(vectors, normalize=True, output="float32")
+def _unit(vectors: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Vectors = vectors / np.where(lengths == 0, 1, lengths)
     return unit
 
 

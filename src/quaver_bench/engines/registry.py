@@ -20,6 +20,8 @@ from quaver_bench.engines import (
     zentorch,
 )
 
+ALL = "all"
+"""What stands for every engine that is known."""
 OURS = "quaver-int8"
 """What every ratio is a ratio to."""
 FAMILIES = {
@@ -43,7 +45,7 @@ def choose_forms(names: Sequence[str]) -> list[Form]:
     """Return the forms that names stand for.
 
     Args:
-        names: of forms ("openvino-int8") or of engines ("openvino": all its forms); none for all.
+        names: of forms ("openvino-int8") or of engines ("openvino": all its forms); none, or "all", for all.
 
     Returns:
         Different forms in the order of the tables. Quaver's own are always among them: int8 is what
@@ -53,7 +55,7 @@ def choose_forms(names: Sequence[str]) -> list[Form]:
         InputError: a name is neither; the message lists what there is.
     """
     chosen = set(_ALWAYS)
-    for name in names or FAMILIES:
+    for name in FAMILIES if ALL in names or not names else names:
         if name in FAMILIES:
             chosen |= {form.name for form in FAMILIES[name]}
         elif name in FORMS:

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver import Embedder, InputError
 from quaver.evaluate import VectorCache, VectorSystem
-from quaver.models import query_prompt
+from quaver.models import query_prompt, with_prompt
 from quaver.quantization import calibration_texts
 from quaver_bench.engines import Engine, Setup
 from quaver_bench.engines.registry import FORMS
@@ -55,7 +54,7 @@ class PeerEncoder:
         # What engines print while they convert a model must not mix with the report.
         with redirect_stdout(sys.stderr):
             engine = self._engine()
-        return engine.encode([prompt + text for text in texts])
+        return engine.encode([with_prompt(prompt, text) for text in texts])
 
 
 def peer_systems(
@@ -108,5 +107,7 @@ def _calibration(source: str | None, embedder: Embedder) -> tuple[str, list[NDAr
     if source is None:
         return "dynamic", []
     found = calibration_texts(source, CALIBRATION_SAMPLES)
-    batch = embedder.tokenizer.encode([embedder.document_prompt + t for t in found.texts])
+    batch = embedder.tokenizer.encode(
+        [with_prompt(embedder.document_prompt, text) for text in found.texts]
+    )
     return found.digest, [batch.ids[a:b].astype(np.int64) for a, b in pairwise(batch.offsets)]
