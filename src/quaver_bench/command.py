@@ -134,6 +134,7 @@ def _compare(line: CommandLine, out: Path) -> None:
 
     Args:
         line: the command line.
+        out: folder of the results.
 
     Raises:
         QuaverError: an option is outside its rule, or Quaver cannot run the model.

@@ -69,7 +69,7 @@ def own_table(result: Result) -> str:
         values = row.values
         lines.append(
             [
-                row.case,
+                row.case + (" *" if row.disturbed else ""),
                 f"{values['median_ms']:.2f}",
                 f"{values['texts_per_second']:,.0f}",
                 f"{values['tokens_per_second']:,.0f}",
@@ -83,7 +83,12 @@ def own_table(result: Result) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in [head, *lines]
     ]
-    return "\n".join([*shown, "", machine(result)])
+    said = (
+        ["* other programs took more than 5 % of the CPUs"]
+        if any(row.disturbed for row in result.rows)
+        else []
+    )
+    return "\n".join([*shown, "", *said, machine(result)])
 
 
 def machine(result: Result) -> str:
