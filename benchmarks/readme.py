@@ -1,9 +1,9 @@
-"""Put the speed table and the plot of a result into README.md.
+"""Put the figures of a result into README.md and docs/results.md.
 
     python benchmarks/readme.py benchmarks/results/NAME
 
-Every number is read from the result's rows; what was not measured is a dash. `make test` compares
-the README with the files that it names.
+Every number is read from the result's rows; what was not measured is a dash. `make test` compares both pages with the
+files that they name.
 """
 
 from __future__ import annotations
@@ -13,46 +13,66 @@ import sys
 from pathlib import Path
 
 from quaver_bench.result import read_result
-from quaver_bench.summary import caption, summary
+from quaver_bench.summary import caption, short_caption, short_table, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
+RESULTS_PAGE = REPOSITORY / "docs" / "results.md"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 
-def section(place: str) -> str:
-    """Return what stands between the markers for a folder of results.
+def readme_section(place: str) -> str:
+    """Return what stands in the README between the markers.
 
     Args:
-        place: the folder, from the root of the repository.
+        place: the folder of results, from the root of the repository.
     """
     result = read_result(REPOSITORY / place)
-    shown = ""
-    if (REPOSITORY / place / "latency.svg").is_file():
-        shown = f"![Latency over length]({place}/latency.svg)\n\n"
-    source = f"All engines, parts, settings and versions: [{place}/results.md]({place}/results.md)."
-    return f"{summary(result)}\n\n{shown}{caption(result)} {source}"
+    picture = f"![Texts per second, six engines]({place}/overview.svg)"
+    return f"{picture}\n\n{short_table(result)}\n\n{short_caption(result)}"
+
+
+def results_section(place: str) -> str:
+    """Return what stands on the results page between the markers, see `readme_section`."""
+    result = read_result(REPOSITORY / place)
+    pictures = [
+        f"![{title}](../{place}/{name}.svg)"
+        for name, title in (
+            ("latency", "Latency over length"),
+            ("throughput", "Throughput over batch"),
+            ("quality", "Speed against quality lost"),
+        )
+        if (REPOSITORY / place / f"{name}.svg").is_file()
+    ]
+    source = f"All engines, parts, settings and versions: [{place}](../{place}/results.md)."
+    return "\n\n".join([summary(result), f"{caption(result)} {source}", *pictures])
 
 
 def parted(content: str) -> tuple[str, str, str]:
     """Return what stands before, between and after the markers."""
     if content.count(START) != 1 or content.count(END) != 1:
-        sys.exit(f"{README.name} must hold {START} and {END} once each; add them")
+        sys.exit(f"a page must hold {START} and {END} once each; add them")
     before, _, rest = content.partition(START)
     inside, _, after = rest.partition(END)
     return before, inside.strip(), after
 
 
+def write(page: Path, text: str) -> None:
+    """Write between the markers of a page."""
+    before, _, after = parted(page.read_text(encoding="utf-8"))
+    page.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+
+
 def main() -> None:
-    """Write between the markers."""
+    """Write both pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of quaver bench in benchmarks/results")
     folder = parser.parse_args().results.resolve()
     if not folder.is_relative_to(REPOSITORY / "benchmarks" / "results"):
         sys.exit(f"the README shows folders of benchmarks/results: got {folder}; move it")
-    text = section(folder.relative_to(REPOSITORY).as_posix())
-    before, _, after = parted(README.read_text(encoding="utf-8"))
-    README.write_text(f"{before}{START}\n{text}\n{END}{after}", encoding="utf-8")
+    place = folder.relative_to(REPOSITORY).as_posix()
+    write(README, readme_section(place))
+    write(RESULTS_PAGE, results_section(place))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Put the quality table and the picture of a record into README.md.
+"""Put the quality table and the picture of a record into docs/results.md.
 
     python benchmarks/readme_quality.py benchmarks/results/quality/NAME
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="folder in benchmarks/results/quality")
     folder = parser.parse_args().results.resolve()
     if not folder.is_relative_to(REPOSITORY / "benchmarks" / "results"):
-        sys.exit(f"the README shows folders of benchmarks/results: got {folder}; move it")
+        sys.exit(f"the results page shows folders of benchmarks/results: got {folder}; move it")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     place = folder.relative_to(REPOSITORY).as_posix()
     counts = [
@@ -66,10 +66,10 @@ def main() -> None:
     ]
     text = (
         f"{table(results)}\n\n{' and '.join(counts)}, float32 in the same run; 95 % intervals by a "
-        f"paired bootstrap over queries. Task by task, with a picture: [{place}]({place}/results.md); "
-        "what was measured and how: [docs/evaluation.md](docs/evaluation.md)."
+        f"paired bootstrap over queries. Task by task, with a picture: [{place}](../{place}/results.md); "
+        "what was measured and how: [evaluation.md](evaluation.md)."
     )
-    write_between(REPOSITORY / "README.md", text, start=START, end=END)
+    write_between(REPOSITORY / "docs" / "results.md", text, start=START, end=END)
 
 
 if __name__ == "__main__":

@@ -27,12 +27,15 @@ def script(name: str) -> ModuleType:
     return module
 
 
-def test_the_table_of_the_readme_holds_what_the_results_hold() -> None:
+@pytest.mark.parametrize("page", ["README", "RESULTS_PAGE"])
+def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
     readme = script("readme")
-    _, shown, _ = readme.parted(readme.README.read_text(encoding="utf-8"))
-    found = re.search(r"\[(benchmarks/results/[\w.-]+)/results\.md\]", shown)
-    assert found, "README's table must name its folder of results; run make bench"
-    assert shown == readme.section(found[1]), "run benchmarks/readme.py on that folder"
+    path = getattr(readme, page)
+    _, shown, _ = readme.parted(path.read_text(encoding="utf-8"))
+    found = re.search(r"\((?:\.\./)?(benchmarks/results/[\w.-]+)/\w+\.(?:svg|md)\)", shown)
+    assert found, f"{path.name} must name its folder of results; run make bench"
+    section = readme.readme_section if page == "README" else readme.results_section
+    assert shown == section(found[1]), "run benchmarks/readme.py on that folder"
 
 
 def test_a_readme_without_markers_is_told() -> None:

@@ -1,22 +1,35 @@
-"""Plots of a result: latency over length, throughput over batch, throughput against quality lost."""
+"""Plots of a result: an overview, latency over length, throughput over batch, throughput against quality lost."""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from quaver.extras import needs_extra
 from quaver_bench.engines.registry import FAMILIES, OURS
 from quaver_bench.inputs import case_lengths
 from quaver_bench.report import in_order, machine_line
 from quaver_bench.result import Result, Row
+from quaver_bench.summary import fastest_of_each
 
 # Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
 # told apart with every kind of colour vision. Quaver is black and thick.
-_LEGEND = 20
-"""Engines that a legend holds at its usual size; more are written smaller, above the caption."""
+_BARS = {
+    "quaver": "Quaver",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "torch": "PyTorch",
+    "llamacpp": "llama.cpp",
+    "sentence-transformers": "sentence-transformers",
+}
+"""Engines of the overview, and what a bar is called."""
+_MOST_LINES = 8
+"""Lines in one picture: Quaver and each engine's fastest form; all forms are in the tables."""
 _COLOURS = {
     "quaver": "#000000",
     "openvino": "#0072B2",
@@ -55,6 +68,7 @@ def write_plots(result: Result, folder: Path) -> list[Path]:
     # Texts stay text in an SVG, and the same result gives the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quaver", "font.size": 10}):
         for name, draw in (
+            ("overview", _overview),
             ("latency", _latency),
             ("throughput", _throughput),
             ("quality", _quality),
@@ -98,6 +112,71 @@ def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], 
             times = 1 / row.ratio[0] if unit == _RATE else row.ratio[0]
             drawn[row.key] = ours[row.case] * times
     return drawn
+
+
+def _overview(result: Result) -> Any:
+    """A bar for each engine that most people would pick, in its fastest form: texts of different lengths."""
+    rows = _rows(result, "throughput", lambda row: row.case.startswith("ragged"))
+    named = {form.name: family for family in _BARS for form in FAMILIES[family]}
+    found = fastest_of_each({row.engine: row for row in rows})
+    shown = [row for row in found if row.engine in named]
+    if len(shown) < 2:
+        return None
+    from matplotlib.figure import Figure
+
+    drawn = _matched(rows, _RATE)
+    figure = Figure(figsize=(8.0, 0.5 * len(shown) + 1.4), layout="constrained")
+    axes = figure.add_subplot()
+    longest = max(drawn[row.key] for row in shown)
+    for place, row in enumerate(shown):
+        rate = drawn[row.key]
+        axes.barh(place, rate, color="#0072B2" if row.engine == OURS else "#9aa5ad", height=0.7)
+        axes.text(rate + longest / 80, place, f"{rate:,.0f}", va="center", fontsize=12)
+        axes.text(longest * 1.3, place, f"{row.cosine:.4f}", va="center", ha="right", fontsize=12)
+    axes.text(longest * 1.3, -0.75, "cosine to float32", ha="right", fontsize=10, color="#555555")
+    axes.text(0, -0.75, "texts per second", fontsize=10, color="#555555")
+    labels = [_BARS[named[row.engine]] + _form(row.engine, named[row.engine]) for row in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=12)
+    axes.get_yticklabels()[0].set_fontweight("bold")
+    axes.set_ylim(len(shown) - 0.5, -1.1)
+    axes.set_xlim(0, longest * 1.31)
+    axes.set_xticks([])
+    axes.tick_params(length=0)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    run, count = result.runs[shown[0].run], shown[0].case.removeprefix("ragged")
+    figure.suptitle(
+        f"{shown[0].model}: {count} texts of 8 to 512 tokens, two cores"
+        if run["threads"] == 2
+        else f"{shown[0].model}: {count} texts of 8 to 512 tokens, {run['threads']} threads",
+        fontsize=13,
+        x=0.01,
+        ha="left",
+    )
+    figure.supxlabel(
+        f"{run['cpu']}{_model_of(run)}{_kind(run)}; each engine in its fastest form, in turns",
+        fontsize=9.5,
+        color="#555555",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def _form(engine: str, family: str) -> str:
+    form = engine.removeprefix(family).removeprefix("-")
+    kinds = [kind for kind in ("int8", "bf16", "float32") if kind in form]
+    return f", {kinds[0]}" if kinds else ", float32"
+
+
+def _model_of(run: dict[str, Any]) -> str:
+    return f", {run['cpu_model']}," if run.get("cpu_model") else ""
+
+
+def _kind(run: dict[str, Any]) -> str:
+    best = next(
+        (flag for flag in ("avx512_vnni", "avx_vnni", "avx2") if flag in run["cpu_flags"]), ""
+    )
+    return f" with {best}" if best else ""
 
 
 def _latency(result: Result) -> Any:
@@ -154,6 +233,8 @@ def _quality(result: Result) -> Any:
     cases = [row.case for row in rows]
     case = max(dict.fromkeys(cases), key=lambda name: (cases.count(name), len(case_lengths(name))))
     rows = [row for row in rows if row.case == case]
+    chosen = {row.engine for row in fastest_of_each({row.engine: row for row in rows})}
+    rows = [row for row in rows if row.engine in {*chosen, "quaver-float32"}]
     judged = any(row.ndcg10_difference is not None for row in rows)
     from matplotlib.figure import Figure
 
@@ -181,7 +262,9 @@ def _quality(result: Result) -> Any:
             f"{result.models[rows[0].model].get('judged', 'judged texts')} (left is better)"
         )
         _plain(panels[1])
-    return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")
+    return _finished(
+        figure, panels[0], result, rows, f"Speed against quality lost, {case}", legend=True
+    )
 
 
 def _dot(
@@ -216,7 +299,9 @@ def _lines(
 
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    for engine in dict.fromkeys(row.engine for row in rows):
+    longest = {row.engine: row for row in rows if x(row) == places[-1]}
+    engines = [row.engine for row in fastest_of_each(longest)][:_MOST_LINES]
+    for engine in engines or dict.fromkeys(row.engine for row in rows):
         mine = sorted((x(row), y(row)) for row in rows if row.engine == engine)
         colour, marker, dashes = _style(engine, rows)
         axes.plot(
@@ -230,9 +315,33 @@ def _lines(
             zorder=3 if engine == OURS else 2,
         )
     axes.set_xscale("log", base=2)
+    _label_lines(axes, places)
     axes.set_xticks(places, [str(place) for place in places])
     axes.xaxis.set_minor_locator(NullLocator())
     return _finished(figure, axes, result, rows, title), axes
+
+
+def _label_lines(axes: Any, places: Sequence[int]) -> None:
+    """Write each line's name behind its end, moved apart where ends lie close together."""
+    axes.set_xlim(right=places[-1] * (places[-1] / places[0]) ** 0.42)
+    lines = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1])
+    values = [float(value) for line in lines for value in line.get_ydata()]
+    logarithmic = min(values) > 0 and max(values) / min(values) > 30
+    scale = np.log if logarithmic else np.asarray
+    gap = float(scale(max(values)) - scale(min(values)) if logarithmic else max(values)) / 22
+    last = -math.inf
+    for line in lines:
+        at = max(float(scale(line.get_ydata()[-1])), last + gap)
+        last = at
+        axes.annotate(
+            line.get_label(),
+            (line.get_xdata()[-1], line.get_ydata()[-1]),
+            xytext=(line.get_xdata()[-1] * 1.09, float(np.exp(at)) if logarithmic else at),
+            color=line.get_color(),
+            fontsize=9,
+            va="center",
+            fontweight="bold" if line.get_label() == OURS else "normal",
+        )
 
 
 def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
@@ -246,18 +355,16 @@ def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
     return "#999999", _MARKERS[others.index(engine) % len(_MARKERS)], "--"
 
 
-def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str) -> Any:
+def _finished(
+    figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str, *, legend: bool = False
+) -> Any:
     model = rows[0].model
     axes.set_title(
         f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
     )
     _plain(axes)
-    entries = len(axes.get_legend_handles_labels()[1])
-    figure.legend(
-        loc="outside right upper",
-        frameon=False,
-        fontsize=8.5 if entries <= _LEGEND else 8.5 * _LEGEND / entries,
-    )
+    if legend:
+        figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
     if any("environment" in row.settings for row in rows):

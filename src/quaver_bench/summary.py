@@ -39,6 +39,77 @@ def summary(result: Result) -> str:
     return table(["model", "texts x tokens", OURS, _BEST, *titles], lines, words=2)
 
 
+_SHORT_CASES = ("1x16", "1x512", "32x256", "ragged256")
+_ENGINES = {
+    "quaver": "**Quaver int8**",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+    "torch": "PyTorch",
+    "llamacpp": "llama.cpp",
+    "sentence-transformers": "sentence-transformers",
+}
+
+
+def short_table(result: Result) -> str:
+    """Return the README's table: a row for each engine that most people would pick, first model alone.
+
+    Args:
+        result: what was measured.
+
+    Returns:
+        A Markdown table; a cell is milliseconds for a call of the engine's fastest form, and how many
+        times as long that is as Quaver takes.
+    """
+    model = next(iter(result.models))
+    cases = {
+        case: rows
+        for (name, case), rows in _by_case(result).items()
+        if name == model and case in _SHORT_CASES
+    }
+    lines = []
+    for family, name in _ENGINES.items():
+        found = [
+            rows.get(OURS) if family == "quaver" else _fastest(rows, family)
+            for rows in cases.values()
+        ]
+        last = found[-1] if found else None
+        cosine = NOT_MEASURED if last is None or last.cosine is None else f"{last.cosine:.4f}"
+        lines.append([name, *map(_times, found), cosine])
+    head = [f"{_case_title(case)}, ms" for case in cases]
+    return table([model, *head, "cosine to float32"], lines, words=1)
+
+
+def short_caption(result: Result) -> str:
+    """Return the one line below `short_table`."""
+    run = result.runs[0]
+    return (
+        f"Milliseconds for one call (texts x tokens), median, each engine in its fastest form; in brackets how many "
+        f"times as long as Quaver. {run['cpu']}, {run['cpu_model']}, {run['threads']} threads."
+    )
+
+
+def _times(row: Row | None) -> str:
+    if row is None:
+        return NOT_MEASURED
+    if row.ratio is None:
+        return f"**{number(row.values['median_ms'])}**"
+    return f"{number(row.values['median_ms'])} ({row.ratio[0]:.1f}x)"
+
+
+def fastest_of_each(rows: dict[str, Row]) -> list[Row]:
+    """Return Quaver int8 and the fastest sound form of each other engine, fastest first.
+
+    Args:
+        rows: engine to its row of one case.
+    """
+    found = [rows[OURS]] if OURS in rows else []
+    best = (_fastest(rows, family) for family in FAMILIES if family != "quaver")
+    found += sorted(
+        (row for row in best if row is not None), key=lambda row: row.ratio[0] if row.ratio else 0.0
+    )
+    return found
+
+
 def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in result.rows:
