@@ -81,7 +81,7 @@ test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q
 
 test-kill: $(VENV)/installed $(VENV)/test-tools
-	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/test_kill.py
+	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/index/test_kill.py
 
 # Another seed draws other cases; FUZZ="--target folders" takes one kind. What fails is written into build/fuzz.
 FUZZ_SECONDS ?= 600
@@ -124,7 +124,7 @@ bench-kernels: build/bench/made
 
 test-emulated: .envs/emulated/made $(MODEL)/config.json
 	for isa in avx512vnni avxvnni; do \
-	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) .envs/emulated/bin/python -m pytest -q --timeout 900 tests/test_golden.py || exit 1; \
+	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) .envs/emulated/bin/python -m pytest -q --timeout 900 tests/engine/test_golden.py || exit 1; \
 	done
 
 .envs/emulated/made: $(SOURCES) $(VENV)/test-tools

@@ -5,7 +5,7 @@
     python benchmarks/builds.py A B MODEL ... --cases 1x16,1x256,32x256
 
 Each build runs in a process of its own, with the same model, ids and number of threads; it is
-what the figures of docs/engine.md under "Tried" come from. Prints the median of the rounds' ratios
+what the figures of docs/internals/engine.md under "Tried" come from. Prints the median of the rounds' ratios
 with their quartiles (above 1: B is faster) and whether both give the same bits.
 """
 

@@ -40,7 +40,6 @@ from quaver.errors import DocumentError
 from quaver.models.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-import documents
 from tiny_model import tiny_tokenizer
 
 CONVERTER_SECONDS = 8

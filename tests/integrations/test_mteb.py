@@ -17,7 +17,7 @@ from mteb.models.models_protocols import CrossEncoderProtocol, EncoderProtocol, 
 from typer.testing import CliRunner
 
 from quaver import CrossEncoder, Embedder, InputError, TaskError, cli
-from quaver.evaluate import VectorSystem, TaskOptions, compare, read_task
+from quaver.evaluate import TaskOptions, VectorSystem, compare, read_task
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder, MtebSearch
 from task_folder import POOLS, write_task

@@ -63,7 +63,7 @@ def render(question: str, hits: Sequence[Hit], template: str = DEFAULT_TEMPLATE)
     if missing:
         raise InputError(
             f"a prompt needs the places {' and '.join(_PLACES)}: {' and '.join(missing)} missing; "
-            "docs/ask.md has the one that is used by default"
+            "docs/guide/ask.md has the one that is used by default"
         )
     passages = "\n\n".join(_passage(number, hit) for number, hit in enumerate(hits, start=1))
     values = {"{passages}": passages or "(no passages were found)", "{question}": question.strip()}

@@ -61,7 +61,7 @@ def ask(
     candidates: CandidatesOption = CANDIDATES,
     prompt: Annotated[
         Path | None,
-        typer.Option(help="File with a prompt of your own; docs/ask.md has the default one."),
+        typer.Option(help="File with a prompt of your own; docs/guide/ask.md has the default one."),
     ] = None,
     show_prompt: Annotated[
         bool, typer.Option("--show-prompt", help="Print what is sent, before the answer.")
@@ -115,7 +115,7 @@ def ask(
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    """Returns an answer as docs/ask.md says that --json prints it."""
+    """Returns an answer as docs/guide/ask.md says that --json prints it."""
     return {
         "question": answer.question,
         "answer": answer.text,

@@ -180,7 +180,9 @@ def evaluate(
             _hold(report, loaded.ours, bound)
 
 
-def _read_tasks(names: Sequence[str], options_of: Callable[[str], TaskOptions]) -> tuple[list[Task], Any]:
+def _read_tasks(
+    names: Sequence[str], options_of: Callable[[str], TaskOptions]
+) -> tuple[list[Task], Any]:
     """Local folders and mteb's tasks: those with judgements, and those that mteb runs itself."""
     judged: list[Task] = []
     foreign: list[str] = []

@@ -54,7 +54,7 @@ from quaver.store import CANDIDATES
 @app.command()
 def index(
     folder: Annotated[
-        Path, typer.Argument(help="Folder of documents; docs/files.md has the formats.")
+        Path, typer.Argument(help="Folder of documents; docs/guide/files.md has the formats.")
     ],
     store: Annotated[
         str,

@@ -50,7 +50,7 @@ LOADING: Mapping[str, str] = {
 }
 """The same for the arguments with which sentence-transformers loads a model."""
 
-MIGRATION = "docs/migration.md"
+MIGRATION = "docs/guide/migration.md"
 """The page that has all of them."""
 
 

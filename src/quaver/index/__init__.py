@@ -11,8 +11,8 @@ from quaver.index.watch import watch
 __all__ = [
     "CorpusIndex",
     "Index",
-    "UpdateProgress",
     "Ranker",
+    "UpdateProgress",
     "UpdateReport",
     "export_passages",
     "import_passages",

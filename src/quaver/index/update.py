@@ -275,4 +275,6 @@ class _Update:
         self._bytes_done += size
         done = min(round(self._bytes_done), self._bytes_total)
         worked = min(round(self._work_done), self._work_total)
-        self._on_progress(UpdateProgress(done, self._bytes_total, self._added, worked, self._work_total))
+        self._on_progress(
+            UpdateProgress(done, self._bytes_total, self._added, worked, self._work_total)
+        )

@@ -1,0 +1,110 @@
+"""Splitting: every passage fits the model, is an exact range of the text, and has a stable id."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from quaver.documents import Document, Section, embedded_text, read_document, split
+from quaver.errors import InputError
+from quaver.models.tokenizer import Tokenizer
+
+SAMPLES = Path(__file__).parents[2] / "examples" / "python-docs"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(tiny_folder, max_length=64)
+
+
+def document(text: str, *headings: str) -> Document:
+    return Document("a.txt", text, (Section(headings, 0, len(text)),))
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["tutorial/modules.rst", "tutorial/appetite.rst", "howto/sorting.html", "idlelib/README.txt"],
+)
+@pytest.mark.parametrize("budget", [16, 62, 200])
+def test_real_documents_fit_and_offsets_are_exact(
+    tokenizer: Tokenizer, source: str, budget: int
+) -> None:
+    read = read_document(SAMPLES / source, source=source)
+    passages = split(read, tokenizer, budget)
+    assert passages
+    for passage in passages:
+        assert tokenizer.count(embedded_text(passage.heading, passage.text)) <= budget
+        assert read.text[passage.start : passage.end] == passage.text == passage.text.strip()
+    assert len({passage.id for passage in passages}) == len(passages)
+    assert all(a.end <= b.start for a, b in pairwise(passages))
+
+
+def test_nothing_but_white_space_is_lost(tokenizer: Tokenizer) -> None:
+    read = read_document(SAMPLES / "tutorial" / "modules.rst")
+    passages = split(read, tokenizer, 40)
+    kept = "".join("".join(passage.text.split()) for passage in passages)
+    sections = (read.text[section.start : section.end] for section in read.sections)
+    assert kept == "".join("".join(section.split()) for section in sections)
+
+
+def test_offsets_are_characters_not_bytes(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("Größe 😀 naïve. " * 60, encoding="utf-8")
+    decoded = path.read_bytes().decode()
+    for passage in split(read_document(path), tokenizer, 20):
+        assert decoded[passage.start : passage.end] == passage.text
+
+
+def test_sentences_stay_whole_where_they_fit(tokenizer: Tokenizer) -> None:
+    passages = split(document("The man said it. " * 20), tokenizer, 16)
+    assert all(passage.text.endswith("it.") for passage in passages)
+
+
+def test_a_word_longer_than_the_model_is_cut(tokenizer: Tokenizer) -> None:
+    passages = split(document("(" * 100), tokenizer, 8)
+    assert "".join(passage.text for passage in passages) == "(" * 100
+    assert all(tokenizer.count(passage.text) <= 8 for passage in passages)
+
+
+@pytest.mark.parametrize("unit", ["A", "東京", "data:image/png;base64,iVBORw0KGgo", "a=b;"])
+def test_what_has_no_spaces_is_cut(tokenizer: Tokenizer, unit: str) -> None:
+    text = "Before it. " + unit * (20_000 // len(unit)) + " and behind it."
+    passages = split(document(text), tokenizer, 62)
+    assert all(len(passage.text) <= 2 * 4096 for passage in passages)
+    assert "".join("".join(p.text.split()) for p in passages) == "".join(text.split())
+    assert all(text[passage.start : passage.end] == passage.text for passage in passages)
+
+
+def test_a_long_heading_path_keeps_its_innermost_part(tokenizer: Tokenizer) -> None:
+    inner = split(document("text", "the file " * 30, "list"), tokenizer, 32)
+    assert [passage.heading for passage in inner] == ["list"]
+    cut = split(document("text", "the file " * 30), tokenizer, 32)
+    assert cut[0].heading
+    assert tokenizer.count(cut[0].heading) <= 8
+
+
+def test_equal_passages_get_different_ids_and_every_run_the_same(tokenizer: Tokenizer) -> None:
+    text = "the same words again here.\n\n" * 6
+    first = split(document(text), tokenizer, 8)
+    assert len({passage.id for passage in first}) == len(first) > 1
+    assert first == split(document(text), tokenizer, 8)
+
+
+def test_ids_do_not_depend_on_the_position(tokenizer: Tokenizer) -> None:
+    def ids(start: int) -> list[str]:
+        text = " " * start + "the man said it"
+        return [passage.id for passage in split(document(text), tokenizer, 20)]
+
+    assert ids(0) == ids(7)
+
+
+def test_a_document_without_text_has_no_passages(tokenizer: Tokenizer) -> None:
+    assert split(document("  \n "), tokenizer, 20) == []
+    assert split(Document("a.txt", "", ()), tokenizer, 20) == []
+
+
+def test_too_small_a_budget_is_an_error(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="max_tokens must be at least 8: got 7"):
+        split(document("text"), tokenizer, 7)

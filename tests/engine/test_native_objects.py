@@ -1,0 +1,71 @@
+"""Kernel objects: one global symbol each, nothing weak, nothing that runs before main.
+
+A kernel file is compiled for its instruction set. A weak symbol in it (an inline function, a
+template, a std::vector) can be the copy that the linker keeps for the whole program, which then
+dies on a CPU without those instructions.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "native/kernels"
+OBJECTS = ROOT / "build/cpp/CMakeFiles/quaver_core.dir/native/kernels"
+ISAS = sorted(path.stem for path in KERNELS.glob("*.cpp"))
+
+pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not on PATH")
+
+
+def kernel_object(isa: str) -> Path:
+    found = OBJECTS / f"{isa}.cpp.o"
+    if not found.is_file():
+        pytest.skip(f"{found.relative_to(ROOT)} is not built: `make test-cpp` builds it")
+    newest = max(path.stat().st_mtime for path in (*KERNELS.glob("*.h"), KERNELS / f"{isa}.cpp"))
+    if found.stat().st_mtime < newest:
+        pytest.skip(f"{found.relative_to(ROOT)} is older than its source: `make test-cpp`")
+    return found
+
+
+def symbols(isa: str) -> list[tuple[str, str]]:
+    """Kind (one letter of nm) and demangled name of each symbol."""
+    command = ["nm", "--demangle", str(kernel_object(isa))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    # Each row is an address (blank for what is needed from elsewhere), a kind and a name.
+    return re.findall(r"^(?:[0-9a-f]+)? +(\w) (.+)$", done.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_kernel_object_has_one_global_symbol_its_table(isa: str) -> None:
+    defined = [name for kind, name in symbols(isa) if kind.isupper() and kind != "U"]
+    assert defined == [f"quaver::{isa}_kernels"]
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_kernel_object_has_no_weak_symbol(isa: str) -> None:
+    assert [name for kind, name in symbols(isa) if kind in "wWvVu"] == []
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_kernel_object_needs_nothing_but_plain_functions(isa: str) -> None:
+    needed = {name for kind, name in symbols(isa) if kind == "U"}
+    assert not {name for name in needed if "std::" in name or "operator" in name}
+    assert not needed & {"malloc", "free", "calloc", "realloc", "__cxa_throw", "__errno_location"}
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_table_is_made_at_compile_time(isa: str) -> None:
+    assert [name for _, name in symbols(isa) if "_GLOBAL__sub_I" in name] == []
+    tables = [kind for kind, name in symbols(isa) if name == f"quaver::{isa}_kernels"]
+    assert tables in (["D"], ["R"])  # initialised data, never zeroed and filled before main
+
+
+def test_every_kernel_file_has_an_object() -> None:
+    for isa in ISAS:
+        kernel_object(isa)
+    assert {path.name for path in OBJECTS.glob("*.o")} == {f"{isa}.cpp.o" for isa in ISAS}

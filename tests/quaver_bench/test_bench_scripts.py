@@ -1,0 +1,131 @@
+"""What benchmarks/ makes of results: the README's figures, and targets beside what was reached."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from quaver_bench.engines.registry import OURS
+from quaver_bench.record import describe_run
+from quaver_bench.result import Result, Row
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README", "RESULTS_PAGE"])
+def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
+    readme = script("readme")
+    path = getattr(readme, page)
+    _, shown, _ = readme.parted(path.read_text(encoding="utf-8"))
+    found = re.search(r"\((?:\.\./)?(benchmarks/results/[\w.-]+)/\w+\.(?:svg|md)\)", shown)
+    assert found, f"{path.name} must name its folder of results; run make bench"
+    section = readme.readme_section if page == "README" else readme.results_section
+    assert shown == section(found[1]), "run benchmarks/readme.py on that folder"
+
+
+def test_a_readme_without_markers_is_told() -> None:
+    with pytest.raises(SystemExit, match="once each"):
+        script("readme").parted("no marker")
+
+
+def row(
+    engine: str, case: str, ratio: float | None, part: str = "latency", isa: str = "avx2"
+) -> Row:
+    values = {"median_ms": 10.0, "p50_ms": 10.0, "p95_ms": 10.0, "p99_ms": 10.0}
+    values |= {"texts_per_second": 100.0, "gmacs_per_second": 80.0}
+    ratios = None if ratio is None else [ratio, ratio, ratio]
+    settings = {"isa": isa, "threads": 2}
+    return Row(part, "bge-small-en-v1.5 shape", case, engine, 0, values, ratios, settings=settings)
+
+
+def test_targets_stand_beside_what_was_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [row("openvino-int8", "1x16", 3.0), row("openvino-int8", "1x32", 1.0)]
+    rows += [row(OURS, "32x256", None, "throughput")]
+    rows += [row("openvino-int8", "32x256", 2.0, "throughput")]
+    rows += [row("openvino-int8-tuned", "32x256", 1.2, "throughput")]
+    models = {"bge-small-en-v1.5 shape": {"describe": "", "weights": "random", "pooling": "cls"}}
+    Result([describe_run(2, ["quaver"])], models, rows=rows).write(tmp_path / "results.json")
+    forced = [row(OURS, "32x256", None, "throughput", "avxvnni")]
+    (tmp_path / "avxvnni").mkdir()
+    Result([describe_run(2, ["quaver"])], models, rows=forced).write(
+        tmp_path / "avxvnni" / "results.json"
+    )
+    shape = {"shape": "small qkv", "rows": 96, "inputs": 384, "outputs": 1152}
+    shape |= {"sum_of_peak": 0.95, "linear_of_peak": 0.85}
+    kernels = {
+        "kernels": [
+            {"isa": "avx2", "peak_gmacs": 50.0, "shapes": [shape]},
+            {"isa": "avxvnni", "peak_gmacs": 80.0, "shapes": []},
+        ]
+    }
+    (tmp_path / "kernels.json").write_text(json.dumps(kernels))
+    monkeypatch.setattr(sys, "argv", ["targets.py", str(tmp_path)])
+    script("targets").main()
+    text = (tmp_path / "targets.md").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.strip() == text.strip()
+    name = "bge-small-en-v1.5 shape"
+    for line in (
+        f"| {name} | 1x16 | openvino-int8 | >= 2.6 | 3 | reached |",
+        f"| {name} | 1x32 | openvino-int8 | >= 2.2 | 1 | below |",
+        f"| {name} | 1x512 | openvino-int8 | >= 1.75 | - | not measured |",
+        "OpenVINO at its best (openvino-int8-tuned) | >= 1.5 | 1.2 | below |",
+        "| avx2 | bge-small shape, 32x256, 2 threads | >= 0.75 | 0.8 | reached |",
+        "| avxvnni | bge-small shape, 32x256, 2 threads | >= 0.75 | 0.5 | below |",
+        "| avx2 | with epilogue, small qkv, 96 x 384 x 1152 | >= 0.9 | 0.85 | below |",
+    ):
+        assert line in text
+
+
+# The rows of docs/guide/models.md and the random models that stand for them.
+FAMILY_ROWS = {
+    "`bert`": "Bert",
+    "`roberta`": "Roberta",
+    "`xlm-roberta`": "XLMRoberta",
+    "`camembert`": "Camembert",
+    "`electra`": "Electra",
+    "`distilbert`": "DistilBert",
+    "`mpnet`": "MPNet",
+    "`modernbert`": "ModernBert",
+    "`new`, `gte`": "Gte",
+    "`new` with NTK scaling": "GteV15",
+    "`nomic_bert`": "NomicBert",
+    "`deberta-v2`": "DebertaV2",
+    "`jina_bert`": "JinaV2",
+}
+
+
+def test_the_speeds_of_the_families_are_those_of_their_file() -> None:
+    page = (BENCHMARKS.parent / "docs" / "guide" / "models.md").read_text(encoding="utf-8")
+    named = re.search(r"\(\.\./(benchmarks/results/[\w.-]+/families\.json)\)", page)
+    assert named, "docs/guide/models.md must name the file of its speeds"
+    rows = json.loads((BENCHMARKS.parent / named[1]).read_text(encoding="utf-8"))["rows"]
+    found = {row["family"]: row for row in rows}
+    table = page.split("| family (`model_type`)")[1].split("\n\n")[0]
+    shown = {cells[1].strip(): cells for cells in (row.split("|") for row in table.splitlines())}
+    for title, family in FAMILY_ROWS.items():
+        cells = shown[title]
+        if family not in found:  # not measured on that machine
+            assert [cell.strip() for cell in cells[-3:-1]] == ["-", "-"], title
+            continue
+        row = found[family]
+        ours, peer = row["median_ms"]["quaver"], row["peer"]
+        beside = "-" if not peer else f"{row['median_ms'][peer] / ours:.2f} x"
+        assert cells[-3].strip() == beside, title
+        assert cells[-2].strip() == f"{row['median_ms']['torch'] / ours:.1f} x", title
