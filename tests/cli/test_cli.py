@@ -30,7 +30,7 @@ from quaver.cli.app import ORDER
 from quaver.cli.search_options import parsed_filter
 from quaver.cli.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from quaver.embedder import Embedder
-from quaver.index.index import Index, Progress
+from quaver.index.index import Index, UpdateProgress
 from quaver.store import And, Compare
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
@@ -459,8 +459,8 @@ def test_without_a_terminal_a_line_now_and_then(
     assert errors == ""
 
 
-def progress(work_done: int, work_total: int) -> Progress:
-    return Progress(0, 10**9, 0, work_done, work_total)
+def progress(work_done: int, work_total: int) -> UpdateProgress:
+    return UpdateProgress(0, 10**9, 0, work_done, work_total)
 
 
 def test_the_time_left_is_unknown_until_enough_was_seen() -> None:

@@ -40,6 +40,7 @@ from quaver.errors import DocumentError
 from quaver.models.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import sample_documents
 from tiny_model import tiny_tokenizer
 
 CONVERTER_SECONDS = 8
@@ -203,8 +204,8 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     ".csv": lambda: b'name,born,"a note"\nAda,1815,"x, ""y"""\nBob,1900,\n' * 5,
     ".json": lambda: json.dumps([{"name": "Ada", "born": 1815, "tags": ["a"], "in": {"text": "x"}}] * 5).encode(),
     ".jsonl": lambda: b'{"name": "Ada", "text": "words", "n": [1, {"a": null}]}\n' * 5,
-    ".eml": lambda: documents.EMAIL,
-    ".mbox": lambda: (b"From a@b Mon Jun  1 10:00:00 2026\n" + documents.EMAIL + b"\n") * 2,
+    ".eml": lambda: sample_documents.EMAIL,
+    ".mbox": lambda: (b"From a@b Mon Jun  1 10:00:00 2026\n" + sample_documents.EMAIL + b"\n") * 2,
     ".ipynb": lambda: json.dumps(_NOTEBOOK).encode(),
     ".xml": lambda: b"<?xml version='1.0'?><book><title>T</title><chapter id='a'><title>One</title><para>text</para></chapter></book>",
     ".tex": lambda: b"\\documentclass{article}\n\\begin{document}\n\\section{One}\nText $x^2$ \\emph{a}. % no\n\\begin{itemize}\\item a\\end{itemize}\n\\end{document}\n",
@@ -216,10 +217,10 @@ SAMPLES: dict[str, Callable[[], bytes]] = {
     ".man": lambda: b'.TH A 1 "x"\n.SH NAME\na \\- does\n.SH OPTIONS\n.TP\n.B \\-x\nText \\fIa\\fP.\n',
     ".py": lambda: b'"""Doc."""\n\nimport os\n\n\ndef f(x):\n    # note\n    return x + 1\n' * 5,
     ".pdf": _pdf,
-    ".docx": documents.write_docx,
-    ".pptx": documents.write_pptx,
-    ".xlsx": lambda: documents.write_xlsx({"S": [["name", "born"], ["Ada", 1815]] * 5}),
-    ".epub": lambda: documents.write_epub({"one": _HTML, "two": "<h1>Two</h1><p>more</p>"}),
+    ".docx": sample_documents.write_docx,
+    ".pptx": sample_documents.write_pptx,
+    ".xlsx": lambda: sample_documents.write_xlsx({"S": [["name", "born"], ["Ada", 1815]] * 5}),
+    ".epub": lambda: sample_documents.write_epub({"one": _HTML, "two": "<h1>Two</h1><p>more</p>"}),
     ".odt": lambda: _open_document(_ODT, "text"),
     ".odp": lambda: _open_document(_ODT, "presentation"),
     ".ods": lambda: _open_document(_ODS, "spreadsheet"),

@@ -23,7 +23,7 @@ from quaver.cli.options import (
 from quaver.cli.terminal import many, progress_display
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.index import Index, Progress, export_passages, import_passages
+from quaver.index import Index, UpdateProgress, export_passages, import_passages
 from quaver.store import Manifest
 
 
@@ -87,6 +87,8 @@ def import_store(
                 embedder=embedder,
                 vectors=vectors,
                 wait=wait_seconds(wait),
-                on_progress=lambda done, total: show(Progress(done, total, done, done, total)),
+                on_progress=lambda done, total: show(
+                    UpdateProgress(done, total, done, done, total)
+                ),
             )
         print(f"{many(count, 'passage')} from {file} in {store}")

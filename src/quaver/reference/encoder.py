@@ -248,11 +248,13 @@ def layer_norm(x: Array, weights: NormWeights, eps: float) -> Array:
 def normalized(rows: Array) -> Array:
     """Divide each row by its length; zeros stay zeros. float64 (N, D)."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(lengths == 0, 1, lengths)
+    unit: Array = rows / np.where(lengths == 0, 1, lengths)
+    return unit
 
 
 def _erf(x: Array) -> Array:
-    return np.vectorize(math.erf, otypes=[np.float64])(x)
+    values: Array = np.vectorize(math.erf, otypes=[np.float64])(x)
+    return values
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {

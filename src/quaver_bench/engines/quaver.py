@@ -62,7 +62,7 @@ class QuaverEngine:
 
 def _unit(vectors: Vectors) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    unit: Vectors = vectors / np.where(lengths == 0, 1, lengths)
+    unit: Vectors = vectors / np.where(lengths == 0, np.float32(1), lengths)
     return unit
 
 
