@@ -53,7 +53,7 @@ def test_every_piece_has_its_own_number_of_tokens(tokenizer: Tokenizer) -> None:
     # Three blocks, so that pieces lie across their borders; letters that grow in lower case.
     page = (SAMPLES / "tutorial" / "classes.rst").read_text(encoding="utf-8")
     text = f"İstanbul ǅ ÉTÉ naïve 😀\n{page}\n{page}"
-    spans = SpanCounter(tokenizer, text)
+    spans = SpanCounter(tokenizer, text, 10_000)
     pieces = words_in_a_row(text, 300)
     assert [spans.count(piece) for piece in pieces] == tokenizer.counts(pieces)
 
@@ -61,7 +61,7 @@ def test_every_piece_has_its_own_number_of_tokens(tokenizer: Tokenizer) -> None:
 def test_the_tokenizer_is_seldom_asked_again(tokenizer: Tokenizer) -> None:
     text = (SAMPLES / "tutorial" / "classes.rst").read_text(encoding="utf-8")
     counted = Counted(tokenizer)
-    spans = SpanCounter(counted, text)
+    spans = SpanCounter(counted, text, 10_000)
     pieces = words_in_a_row(text, 300)
     for piece in pieces:
         spans.count(piece)
@@ -70,10 +70,10 @@ def test_the_tokenizer_is_seldom_asked_again(tokenizer: Tokenizer) -> None:
 
 def test_what_is_no_piece_of_the_text_is_counted_all_the_same(tokenizer: Tokenizer) -> None:
     other = "the list of the files that this function returns, and the module"
-    assert SpanCounter(tokenizer, "a text").count(other) == tokenizer.count(other)
+    assert SpanCounter(tokenizer, "a text", 10_000).count(other) == tokenizer.count(other)
 
 
 def test_a_text_without_a_space_ends_its_blocks_somewhere(tokenizer: Tokenizer) -> None:
     text = "a-" * 40_000
-    spans = SpanCounter(tokenizer, text)
+    spans = SpanCounter(tokenizer, text, 10_000)
     assert spans.count(text) == pytest.approx(tokenizer.count(text), abs=4)  # cut inside a word

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from semantic_text_splitter import TextSplitter
 
 from quaver.documents import Document, Section, embedded_text, read_document, split
 from quaver.errors import InputError
 from quaver.models.tokenizer import Tokenizer
+from quaver.documents.split import CHARACTERS_PER_TOKEN, _blocks
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "python-docs"
 
@@ -68,13 +72,82 @@ def test_a_word_longer_than_the_model_is_cut(tokenizer: Tokenizer) -> None:
     assert all(tokenizer.count(passage.text) <= 8 for passage in passages)
 
 
-@pytest.mark.parametrize("unit", ["A", "東京", "data:image/png;base64,iVBORw0KGgo", "a=b;"])
-def test_what_has_no_spaces_is_cut(tokenizer: Tokenizer, unit: str) -> None:
-    text = "Before it. " + unit * (20_000 // len(unit)) + " and behind it."
-    passages = split(document(text), tokenizer, 62)
-    assert all(len(passage.text) <= 2 * 4096 for passage in passages)
+UNBROKEN = {
+    "base64": "iVBORw0KGgoAAAANSUhEUgAA",
+    "a letter": "A",
+    "Chinese": "東京都新宿区",
+    "Thai": "ภาษาไทยเป็นภาษาที่",
+    "minified": "function a(b,c){return b+c};",
+    "data URI": "url(data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAA),",
+    "dots": ".",
+    "spaces": "                                        x",
+    "lines": "\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\n\nx",
+    "combining marks": "e\u0301\u0327",
+    "joiners": "\u200d",
+    "flags": "🇩🇪",
+    "a table row": "| the list ",
+    "sentences": "The man said it. ",
+    "nested": "> > > - - 1. ",
+}
+
+
+@pytest.mark.parametrize("markdown", [False, True])
+@pytest.mark.parametrize("unit", UNBROKEN.values(), ids=UNBROKEN)
+def test_a_passage_has_an_end(tokenizer: Tokenizer, unit: str, markdown: bool) -> None:
+    text = "Before it. " + (unit * (40_000 // len(unit))) + " and behind it."
+    whole = Document("a", text, (Section(("A heading",), 0, len(text)),), markdown=markdown)
+    passages = split(whole, tokenizer, 62)
+    assert all(len(p.text) <= 62 * CHARACTERS_PER_TOKEN for p in passages)
+    assert all(tokenizer.count(embedded_text(p.heading, p.text)) <= 62 for p in passages)
     assert "".join("".join(p.text.split()) for p in passages) == "".join(text.split())
     assert all(text[passage.start : passage.end] == passage.text for passage in passages)
+    assert all(a.end <= b.start for a, b in pairwise(passages))
+
+
+def test_a_long_heading_has_an_end(tokenizer: Tokenizer) -> None:
+    (passage,) = split(document("text", "A" * 100_000), tokenizer, 62)
+    assert 0 < len(passage.heading) <= 15 * CHARACTERS_PER_TOKEN
+    (passage,) = split(document("text", "A" * 100_000, "list"), tokenizer, 62)
+    assert passage.heading == "list"
+
+
+@pytest.mark.parametrize("unit", ["東京都新宿区", "a,", "the list ", "x(){}"])
+def test_splitting_looks_at_a_long_line_a_few_times_only(
+    unit: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
+) -> None:
+    given: list[int] = []
+
+    class Splitter:
+        """The real one looks through all that it is given for each piece of it."""
+
+        def __init__(self, count: Callable[[str], int], room: int) -> None:
+            self._real = TextSplitter.from_callback(count, room)
+
+        from_callback = classmethod(lambda cls, count, room: cls(count, room))
+
+        def chunk_indices(self, text: str) -> list[tuple[int, str]]:
+            pieces = self._real.chunk_indices(text)
+            given.append(len(text) * len(pieces))
+            return pieces
+
+    monkeypatch.setattr(import_module("quaver.passages.split"), "TextSplitter", Splitter)
+    work = []
+    for size in (50_000, 200_000):
+        given.clear()
+        split(document(unit * (size // len(unit))), tokenizer, 62)
+        work.append(sum(given))
+    assert work[1] <= 6 * work[0]
+
+
+def test_an_ordinary_text_is_split_as_one_block() -> None:
+    lines = "The man said it. He went home.\n" * 5_000
+    assert list(_blocks(lines, 62)) == [(0, len(lines))]
+    sentences = "The man said it. " * 230 + "\n"  # less than 64 characters for each token
+    assert list(_blocks(sentences * 10, 62)) == [(0, len(sentences) * 10)]
+    line = "The man said it. " * 1_000
+    blocks = list(_blocks(line, 62))
+    assert all(line[:end].endswith("it. ") for _, end in blocks)
+    assert [begin for begin, _ in blocks] == [0, *(end for _, end in blocks[:-1])]
 
 
 def test_a_long_heading_path_keeps_its_innermost_part(tokenizer: Tokenizer) -> None:

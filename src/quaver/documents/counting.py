@@ -42,14 +42,16 @@ class SpanCounter:
     again.
     """
 
-    def __init__(self, tokenizer: TokenCounter, text: str) -> None:
+    def __init__(self, tokenizer: TokenCounter, text: str, longest: int) -> None:
         """Tokenizes nothing yet.
 
         Args:
             tokenizer: The model's tokenizer.
             text: What the pieces are of.
+            longest: Characters of a piece at most; a longer one counts a token for each, which is
+                too much.
         """
-        self._tokenizer, self._text = tokenizer, text
+        self._tokenizer, self._text, self._longest = tokenizer, text, longest
         self._ends, self._read, self._at = array("q"), 0, 0
 
     def count(self, piece: str) -> int:
@@ -58,6 +60,8 @@ class SpanCounter:
         Args:
             piece: A part of the text; pieces are expected in the order of the text, roughly.
         """
+        if len(piece) > self._longest:
+            return len(piece)
         if len(piece) < _SHORT:
             return self._tokenizer.count(piece)
         at = self._text.find(piece, self._at, self._at + len(piece) + _WINDOW)

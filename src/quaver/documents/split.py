@@ -19,22 +19,27 @@ from quaver.documents.passage import (
 )
 from quaver.errors import InputError
 
-_UNBROKEN = 4096
-"""Characters; what goes on longer without a space or the end of a sentence is cut. The splitter takes
-the square of its length, and a tokenizer may call all of it one unknown token."""
-
-_RUN = re.compile(r"[^\s\u3002\uff01\uff1f]+")  # the latter end sentences where no space follows
-
 SMALLEST_BUDGET = 8
 """Fewer tokens than this do not hold a heading and a sentence."""
+
+CHARACTERS_PER_TOKEN = 16
+"""No passage has more characters than this for each token it may have. Text that people wrote has 2 to
+6; but 200 KB of base64 are one token for some models, and a page of spaces is none."""
+
+_LONGEST_LINE = 64
+"""Characters for each token of a passage. A longer line is cut before it is split: the splitter looks
+through all of a line for each piece of it, which takes the square of its length."""
+
+_SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u2019\u201d\u300d]*\s*")
+_SPACE = re.compile(r"\s+")
 
 
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
     """Splits a document on headings, then paragraphs, sentences and, if it must, words.
 
     Each passage is as long as it can be under one heading: ``count(heading + newline + text) <=
-    max_tokens``. A heading path longer than a quarter of ``max_tokens`` loses its outermost
-    headings.
+    max_tokens``, and its text has no more than ``CHARACTERS_PER_TOKEN`` times as many characters. A
+    heading path longer than a quarter of ``max_tokens`` loses its outermost headings.
 
     Args:
         document: The document.
@@ -63,12 +68,7 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
     for section in document.sections:
         heading = _heading(section.headings, tokenizer, max_tokens // 4)
         body = document.text[section.start : section.end]
-        found = [
-            (begin + offset, text)
-            for begin, part in _parts(body)
-            for offset, text in _pieces(part, heading, document.markdown, tokenizer, max_tokens)
-        ]
-        for offset, text in found:
+        for offset, text in _pieces(body, heading, document.markdown, tokenizer, max_tokens):
             start = section.start + offset
             source, root, occurrence = document.source, document.root, seen[heading, text]
             seen[heading, text] += 1
@@ -77,16 +77,6 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             end = start + len(text)
             passages.append(Passage(identity, text, source, heading, start, end, root, metadata))
     return passages
-
-
-def _parts(body: str) -> Iterator[tuple[int, str]]:
-    """Cuts where nothing else would for very long; yields each part with its first character."""
-    begin = 0
-    for run in _RUN.finditer(body):
-        for cut in range(run.start() + _UNBROKEN, run.end(), _UNBROKEN):
-            yield begin, body[begin:cut]
-            begin = cut
-    yield begin, body[begin:]
 
 
 def _pieces(
@@ -99,18 +89,48 @@ def _pieces(
     """
     splitter = MarkdownSplitter if markdown else TextSplitter
     room = max_tokens - tokenizer.count(heading)
-    spans = SpanCounter(tokenizer, body)
-    while True:
-        pieces = splitter.from_callback(spans.count, room).chunk_indices(body)
-        pieces = [(offset, text) for offset, text in pieces if text]
-        counts = tokenizer.counts([embedded_text(heading, text) for _, text in pieces])
-        longest = max(counts, default=0)
-        # A tokenizer may need more tokens for heading and text together than for each alone, or for
-        # a piece alone than for it in its text.
-        excess = longest - max_tokens
-        if excess <= 0 or excess >= room:
-            return pieces
-        room -= excess
+    found = []
+    for begin, end in _blocks(body, max_tokens):
+        block = body[begin:end]
+        spans = SpanCounter(tokenizer, block, max_tokens * CHARACTERS_PER_TOKEN)
+        while True:
+            pieces = splitter.from_callback(spans.count, room).chunk_indices(block)
+            pieces = [(begin + offset, text) for offset, text in pieces if text]
+            counts = tokenizer.counts([embedded_text(heading, text) for _, text in pieces])
+            # A tokenizer may need more tokens for heading and text together than for each alone, or
+            # for a piece alone than for it in its text.
+            excess = max(counts, default=0) - max_tokens
+            if excess <= 0 or excess >= room:
+                break
+            room -= excess
+        found += pieces
+    return found
+
+
+def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yields the text in blocks: one, unless there is a line that is much longer than a passage.
+
+    Such a line is cut behind a sentence or a word; where nothing ends, after as many characters as
+    a passage may have.
+    """
+    step, longest = max_tokens * CHARACTERS_PER_TOKEN, max_tokens * _LONGEST_LINE
+    begin = line = 0
+    while line < len(text):
+        end = text.find("\n", line) + 1 or len(text)
+        at = line
+        while end - at > step:
+            window = at + step // 2, at + step
+            sentence = max(
+                (match.end() for match in _SENTENCE_END.finditer(text, *window)), default=0
+            )
+            word = max((match.end() for match in _SPACE.finditer(text, *window)), default=0)
+            at = sentence or word or at + step
+            if not (sentence or word) or at - line > longest:
+                yield begin, at
+                begin = line = at
+        line = end
+    if begin < len(text):
+        yield begin, len(text)
 
 
 def _page(document: Document, start: int) -> dict[str, int]:
@@ -120,11 +140,12 @@ def _page(document: Document, start: int) -> dict[str, int]:
 
 def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:
     """Joins the innermost headings that fit; one that is too long loses its end."""
+    longest = budget * CHARACTERS_PER_TOKEN
     for first in range(len(headings)):
         path = HEADING_SEPARATOR.join(headings[first:])
-        if tokenizer.count(path) <= budget:
+        if len(path) <= longest and tokenizer.count(path) <= budget:
             return path
     if not headings or budget < 1:
         return ""
-    pieces = TextSplitter.from_callback(tokenizer.count, budget).chunks(headings[-1])
+    pieces = TextSplitter.from_callback(tokenizer.count, budget).chunks(headings[-1][:longest])
     return pieces[0] if pieces else ""

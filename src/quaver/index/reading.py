@@ -22,7 +22,7 @@ from quaver.documents import (
 from quaver.errors import DocumentError
 from quaver.store import FileVersion, StoredSource
 
-_SPLIT_VERSION = 6
+_SPLIT_VERSION = 7
 """Raise it when reading or splitting changes: every file then counts as changed once."""
 
 
