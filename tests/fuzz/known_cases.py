@@ -232,6 +232,7 @@ STORES: dict[str, Callable[[], Case]] = {
         "half": lambda content: content[: len(content) // 2],
     }.items()
 }
+STORES["quaver: deep JSON"] = lambda: changed_store("quaver", lambda content: DEEP)
 KNOWN_CASES = {
     "stores": STORES,
     "folders": FOLDERS,

@@ -98,7 +98,7 @@ class Manifest:
         """
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StoreError(
                 f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error

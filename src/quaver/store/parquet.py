@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
 def _metadata(text: str, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}") from error
     if not isinstance(content, dict):
         raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}")

@@ -110,7 +110,7 @@ def _plain(passage: Passage) -> dict[str, Any]:
     """Returns the metadata as JSON would give it back: lists for tuples, text for keys."""
     try:
         plain = json.loads(json.dumps(dict(passage.metadata), allow_nan=False))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"metadata must be what JSON can hold: passage {passage.id} has {error}"
         ) from error
