@@ -140,7 +140,7 @@ def test_imports_go_one_way(path: Path) -> None:
         assert other in ROWS, f"{module} imports {imported}: import from the room that exports it"
         assert other == room or ROWS[other] < ROWS[room], f"{module} may not import {imported}"
         allowed = other not in NEVER_IMPORTED or (
-            other == "integrations" and module in FRAMEWORK_COMMANDS or module == "__main__"
+            (other == "integrations" and module in FRAMEWORK_COMMANDS) or module == "__main__"
         )
         assert other == room or allowed, f"{module} may not import {imported}"
 

@@ -11,9 +11,9 @@ import pytest
 from semantic_text_splitter import TextSplitter
 
 from quaver.documents import Document, Section, embedded_text, read_document, split
+from quaver.documents.split import CHARACTERS_PER_TOKEN, _blocks
 from quaver.errors import InputError
 from quaver.models.tokenizer import Tokenizer
-from quaver.documents.split import CHARACTERS_PER_TOKEN, _blocks
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "python-docs"
 
@@ -130,7 +130,7 @@ def test_splitting_looks_at_a_long_line_a_few_times_only(
             given.append(len(text) * len(pieces))
             return pieces
 
-    monkeypatch.setattr(import_module("quaver.passages.split"), "TextSplitter", Splitter)
+    monkeypatch.setattr(import_module("quaver.documents.split"), "TextSplitter", Splitter)
     work = []
     for size in (50_000, 200_000):
         given.clear()
