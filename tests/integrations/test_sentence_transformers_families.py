@@ -20,6 +20,7 @@ from quaver import CrossEncoder, Embedder, InputError, quantize
 from tiny_model import tiny_tokenizer, tiny_vocabulary
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+import published_code
 from families import CASES, Case, make
 from published_forms import FORMS
 
@@ -250,3 +251,35 @@ def test_a_folder_of_an_older_version_opens_in_quaver(tmp_path: Path) -> None:
     assert config["quantization_config"].pop("dequantize") is True
     (folder / "config.json").write_text(json.dumps(config))
     np.testing.assert_array_equal(Embedder.from_pretrained(folder).encode(TEXTS), wanted)
+
+
+# --- scripts/published_code.py: the authors' files, of which these stand in the place ---------------
+STAND_IN = """
+from published_forms import published
+
+class {model}:
+    def __new__(cls, config, add_pooling_layer):
+        assert not add_pooling_layer
+        made = published("{form}", config.values, labels=None)
+        {change}
+        return made
+"""
+SETTINGS = """
+class {config}:
+    def __init__(self, **values):
+        self.values = values
+"""
+
+
+@pytest.mark.parametrize("family", published_code.MODELS)
+def test_published_code_is_run_and_judged(family: str, tmp_path: Path) -> None:
+    form, configuration, config, model = published_code.MODELS[family]
+    (tmp_path / f"{configuration}.py").write_text(SETTINGS.format(config=config))
+    for name, change in (
+        ("same", "pass"),
+        ("other", "made.run_layer = lambda layer, x: 1.001 * x"),
+    ):
+        path = tmp_path / f"{name}.py"
+        path.write_text(STAND_IN.format(model=model, form=form, change=change))
+        error = published_code.compare(family, path, real=False)
+        assert (error <= published_code.LARGEST_ERROR) == (name == "same")
