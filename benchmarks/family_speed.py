@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tools"))
 from families import CASES, Case, cosines, make, tensors_of
 from published_forms import GteV15
 from quaver.engine.engine import Engine

@@ -1,8 +1,8 @@
 """Every family against transformers in float32: models, tokens and answers of tests/golden/families.
 
 The files hold tiny random models with outlier channels, their weights rounded to half precision, and
-what transformers made of them (scripts/families.py --golden). GTE v1.5 with NTK scaling and Jina v2 are
-in no package: their answers are of scripts/published_forms.py.
+what transformers made of them (tools/families.py --golden). GTE v1.5 with NTK scaling and Jina v2 are
+in no package: their answers are of tools/published_forms.py.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def test_int8_stays_near(golden: Golden) -> None:
     got = Engine(spec, weights).encode(golden.batch)
     truth = reference.normalized(reference.pool(spec, golden.states[-1], golden.batch.offsets))
     # Sixteen features of which several are outliers: a rough step. What is promised is measured at
-    # real shapes (scripts/families.py --real); this finds a tensor that is quantized wrongly.
+    # real shapes (tools/families.py --real); this finds a tensor that is quantized wrongly.
     assert (got * truth).sum(axis=1).mean() > 0.98
 
 

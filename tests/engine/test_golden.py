@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 against vectors that transformers computed in float32 (scripts/make_golden.py).
+"""all-MiniLM-L6-v2 against vectors that transformers computed in float32 (tools/make_golden.py).
 
 Texts of kind "english" are ordinary English; the "odd" ones are empty, endless, or full of symbols.
 QUAVER_TEST_MODEL names the model folder; `make test` sets it.

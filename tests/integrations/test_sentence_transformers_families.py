@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 from quaver import CrossEncoder, Embedder, InputError, quantize
 from tiny_model import tiny_tokenizer, tiny_vocabulary
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 import published_code
 from families import CASES, Case, make
 from published_forms import FORMS
@@ -253,7 +253,7 @@ def test_a_folder_of_an_older_version_opens_in_quaver(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Embedder.from_pretrained(folder).encode(TEXTS), wanted)
 
 
-# --- scripts/published_code.py: the authors' files, of which these stand in the place ---------------
+# --- tools/published_code.py: the authors' files, of which these stand in the place ---------------
 STAND_IN = """
 from published_forms import published
 

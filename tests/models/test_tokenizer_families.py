@@ -1,7 +1,7 @@
 """WordPiece, BPE and Unigram against transformers: tokenizers, texts and ids of tests/golden/tokenizers.
 
 The files hold small vocabularies trained on the sample documents, with the classes and special tokens
-of the published models (scripts/tokenizer_parity.py --golden).
+of the published models (tools/tokenizer_parity.py --golden).
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ FAMILY_ROWS = {
 
 def test_the_speeds_of_the_families_are_those_of_their_file() -> None:
     page = (BENCHMARKS.parent / "docs" / "guide" / "models.md").read_text(encoding="utf-8")
-    named = re.search(r"\(\.\./(benchmarks/results/[\w.-]+/families\.json)\)", page)
+    named = re.search(r"\(\.\./\.\./(benchmarks/results/[\w.-]+/families\.json)\)", page)
     assert named, "docs/guide/models.md must name the file of its speeds"
     rows = json.loads((BENCHMARKS.parent / named[1]).read_text(encoding="utf-8"))["rows"]
     found = {row["family"]: row for row in rows}

@@ -2,7 +2,7 @@
 
 Needs torch, transformers and compressed-tensors:
 
-    python scripts/parity_quantized.py MODEL_FOLDER PASSAGES
+    python tools/parity_quantized.py MODEL_FOLDER PASSAGES
 
 MODEL_FOLDER holds all-MiniLM-L6-v2; PASSAGES is a folder of documents, half for calibrating and
 half for comparing. The cross-encoder has MODEL_FOLDER's encoder and a random head.

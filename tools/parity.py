@@ -2,7 +2,7 @@
 
 Needs torch and transformers:
 
-    python scripts/parity.py MODEL_FOLDER PASSAGES
+    python tools/parity.py MODEL_FOLDER PASSAGES
 
 MODEL_FOLDER holds all-MiniLM-L6-v2. PASSAGES is a .jsonl file with a "text" in each line, or a
 folder of documents that Quaver reads and splits.

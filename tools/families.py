@@ -3,9 +3,9 @@
 Two families are in no package; `published_forms.py`, written from their descriptions, stands for them.
 Needs torch and transformers:
 
-    python scripts/families.py                 reduced shapes, each layer and the head
-    python scripts/families.py --real          the shapes of published models, pooled vectors alone
-    python scripts/families.py --golden        write tests/golden/families anew
+    python tools/families.py                 reduced shapes, each layer and the head
+    python tools/families.py --real          the shapes of published models, pooled vectors alone
+    python tools/families.py --golden        write tests/golden/families anew
 
 Weights are random, with outlier channels as trained models have them. Tokens are random too, so only
 the arithmetic is compared.

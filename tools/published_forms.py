@@ -1,6 +1,6 @@
 """Models whose code is in no package, written in torch from their published descriptions.
 
-GTE v1.5 and mGTE with NTK scaling (model_type "new"), and Jina v2. `scripts/families.py` compares Quaver
+GTE v1.5 and mGTE with NTK scaling (model_type "new"), and Jina v2. `tools/families.py` compares Quaver
 with them layer by layer and writes their golden files. Nothing of Quaver is used here, and where there
 is a choice, another form than Quaver's: a rotation is a product of complex numbers, a slope a power of
 the first one, a bias a matrix of all pairs. Tensors have the names of the published folders.
@@ -106,7 +106,7 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class PublishedModel(nn.Module):
-    """What `scripts/families.py` asks of a model, around the layers of a family.
+    """What `tools/families.py` asks of a model, around the layers of a family.
 
     Attributes:
         config: what config.json holds.

@@ -2,7 +2,7 @@
 
 Needs torch and transformers, which the tests do not:
 
-    python scripts/make_golden.py MODEL_FOLDER
+    python tools/make_golden.py MODEL_FOLDER
 """
 
 from __future__ import annotations

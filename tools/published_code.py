@@ -3,11 +3,11 @@
 Needs torch, transformers 4 (`transformers<4.50`: the files are older than version 5), and the authors'
 files, which you fetch and read yourself: this script runs them, and nothing of Quaver ever does.
 
-    python scripts/published_code.py gte FOLDER/modeling.py         with configuration.py beside it
-    python scripts/published_code.py jina FOLDER/modeling_bert.py   with configuration_bert.py beside it
+    python tools/published_code.py gte FOLDER/modeling.py         with configuration.py beside it
+    python tools/published_code.py jina FOLDER/modeling_bert.py   with configuration_bert.py beside it
 
 They are in Alibaba-NLP/new-impl and jinaai/jina-bert-implementation. Random models of
-`scripts/families.py` are computed three ways: by that code, by `published_forms.py`, which stands for it
+`tools/families.py` are computed three ways: by that code, by `published_forms.py`, which stands for it
 in `make parity-families`, and by Quaver in float32.
 """
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install a wheel into a clean environment, hide every compiler, and run it on a real model.
-# Usage: scripts/try_wheel.sh WHEEL MODEL_FOLDER
+# Usage: tools/try_wheel.sh WHEEL MODEL_FOLDER
 set -euo pipefail
 wheel=$(realpath "$1") model=$(realpath "$2")
 megabytes=$(( $(stat -c %s "$wheel") / 1000000 ))

