@@ -686,11 +686,27 @@ def test_a_model_that_moved_is_named_by_an_option(
     shutil.copytree(tiny_folder, model)
     call("index", folder, "-m", model, "-s", store)
     model.rename(tmp_path / "moved")
-    for command, option in (("search", "-m"), ("remove", "-m"), ("ask", "--embedding-model")):
+    for command, option in (("search", "-m"), ("ask", "--embedding-model")):
         code, _, errors = call(command, store, "list")
         assert code == 1
         assert f"if it was moved, name its new place with {option}" in errors
     assert call("search", store, "list", "-m", tmp_path / "moved")[0] == 0
+
+
+def test_no_model_is_loaded_where_none_is_used(
+    tiny_folder: Path, folder: Path, tmp_path: Path
+) -> None:
+    store, model = tmp_path / "kb", tmp_path / "model"
+    shutil.copytree(tiny_folder, model)
+    cross = write_tiny_cross_encoder(tmp_path / "cross")
+    call("index", folder, "-m", model, "-s", store)
+    shutil.rmtree(model)
+    for more in ([], ["--rerank", cross]):
+        code, output, errors = call("search", store, "list", "--mode", "bm25", *more)
+        assert (code, errors) == (0, "")
+        assert "The list of files." in output
+    assert call("ask", store, "list", "--mode", "bm25")[0] == 0
+    assert call("remove", store, folder) == (0, f"3 passages removed from {store}\n", "")
 
 
 def test_whole_passages(tiny_folder: Path, tmp_path: Path) -> None:

@@ -87,7 +87,8 @@ def ask(
         chat = None if llm is None else ChatModel(llm, model=model, key=key, timeout=timeout)
         wanted = parsed_filter(filters)
         load = stored_model(store, embedding_model, threads=threads, option="--embedding-model")
-        with Index.open(store, load, read_only=True) as index:
+        with Index.open(store, load, read_only=True, lazy=mode == "bm25") as index:
+            own = None if mode == "bm25" else index.embedder
             answer = ask_index(
                 index,
                 question,
@@ -95,7 +96,7 @@ def ask(
                 k=k,
                 mode=mode,
                 filter=wanted,
-                ranker=None if rerank is None else load_ranker(rerank, index.embedder),
+                ranker=None if rerank is None else load_ranker(rerank, own),
                 candidates=candidates,
                 template=template,
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,

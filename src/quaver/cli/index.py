@@ -192,13 +192,14 @@ def search(
     with reported_errors():
         wanted = parsed_filter(filters)
         load = stored_model(store, model, precision, threads)
-        with Index.open(store, load, read_only=True) as opened:
+        with Index.open(store, load, read_only=True, lazy=mode == "bm25") as opened:
+            own = None if mode == "bm25" else opened.embedder
             hits = opened.search(
                 query,
                 k=k,
                 mode=mode,
                 filter=wanted,
-                ranker=None if rerank is None else load_ranker(rerank, opened.embedder),
+                ranker=None if rerank is None else load_ranker(rerank, own),
                 candidates=candidates,
                 min_score=min_score,
             )
@@ -218,12 +219,10 @@ def remove(
     folder: Annotated[
         Path, typer.Argument(help="The indexed folder, or its name; it may be gone already.")
     ],
-    model: StoredModelOption = None,
     wait: WaitOption = False,
 ) -> None:
     """Drop everything from a store that was indexed from a folder."""
-    load, patience = stored_model(store, model), wait_seconds(wait)
-    with reported_errors(), Index.open(store, load, wait=patience) as opened:
+    with reported_errors(), Index.open(store, wait=wait_seconds(wait), lazy=True) as opened:
         print(f"{many(opened.remove(folder), 'passage')} removed from {store}")
 
 

@@ -53,15 +53,13 @@ class Index:
 
     Attributes:
         location: Where the store is.
-        embedder: The model.
         store: The passages and their vectors.
-        passage_tokens: Tokens of a passage with its heading, at most, special tokens not counted.
     """
 
     def __init__(
         self,
         location: str | Path,
-        embedder: Embedder,
+        embedder: Embedder | Callable[[], Embedder],
         store: VectorStore,
         *,
         passage_tokens: int,
@@ -70,15 +68,27 @@ class Index:
 
         Args:
             location: Where the store is.
-            embedder: The model.
+            embedder: The model, or a function that loads it when it is first needed.
             store: The open store.
             passage_tokens: Tokens of a passage with its heading, at most.
         """
         self.location = location
-        self.embedder = embedder
         self.store = store
-        self.passage_tokens = passage_tokens
+        self._embedder = embedder
+        self._passage_tokens = passage_tokens
         self._closed = False
+
+    @property
+    def embedder(self) -> Embedder:
+        """The model; an index that was opened with ``lazy`` loads it here."""
+        if not isinstance(self._embedder, Embedder):
+            self._embedder = self._embedder()
+        return self._embedder
+
+    @property
+    def passage_tokens(self) -> int:
+        """Tokens of a passage with its heading, at most, special tokens not counted."""
+        return min(self._passage_tokens, passage_budget(self.embedder))
 
     @classmethod
     def create(
@@ -143,6 +153,7 @@ class Index:
         *,
         read_only: bool = False,
         wait: float = 0.0,
+        lazy: bool = False,
     ) -> Index:
         """Opens an index; the store is opened, and so its lock taken, before a model is loaded.
 
@@ -154,6 +165,8 @@ class Index:
                 folder need not be writable. What is found is what was flushed when the index was
                 opened; ``refresh`` takes a newer state.
             wait: How many seconds to wait for another process that writes; ``math.inf`` for ever.
+            lazy: Load the model when it is first needed. ``remove``, ``roots``, ``status`` and a
+                search with mode "bm25" need none. The errors of loading are raised then.
 
         Returns:
             The open index.
@@ -166,22 +179,26 @@ class Index:
             ModelError: The model the store was made with cannot be loaded.
         """
         store = open_store(location, read_only=read_only, wait=wait)
-        try:
+
+        def load() -> Embedder:
             if embedder is None:
-                embedder = load_stored_model(store.manifest, location)
-            elif not isinstance(embedder, Embedder):
-                embedder = embedder(store.manifest)
+                loaded = load_stored_model(store.manifest, location)
+            else:
+                loaded = embedder if isinstance(embedder, Embedder) else embedder(store.manifest)
             store.manifest.check(
                 location,
-                model=embedder.source,
-                fingerprint=embedder.fingerprint,
-                dimension=embedder.dimension,
+                model=loaded.source,
+                fingerprint=loaded.fingerprint,
+                dimension=loaded.dimension,
             )
+            return loaded
+
+        try:
+            model = load if lazy else load()
         except BaseException:
             store.close()
             raise
-        tokens = min(store.manifest.passage_tokens, passage_budget(embedder))
-        return cls(location, embedder, store, passage_tokens=tokens)
+        return cls(location, model, store, passage_tokens=store.manifest.passage_tokens)
 
     @classmethod
     def exists(cls, location: str | Path) -> bool:
