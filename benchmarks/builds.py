@@ -90,7 +90,6 @@ def work(build: str, model: str) -> None:
     import hashlib
 
     import quaver
-    from quaver.models.tokenizer import TokenBatch
 
     if not Path(quaver.__file__).is_relative_to(build):
         sys.exit(f"there is no build in {build}: pip install . --no-deps --target {build}")
@@ -98,23 +97,21 @@ def work(build: str, model: str) -> None:
     threads = int(os.environ["QUAVER_WORKER_THREADS"]) or None
     precision: Any = os.environ["QUAVER_WORKER_PRECISION"]
     embedder = quaver.Embedder.from_pretrained(model, precision=precision, threads=threads)
-    batch: Any = None
+    batch: tuple[Any, Any] = (None, None)
     for line in sys.stdin:
         question = json.loads(line)
         if "texts" in question:
             texts, tokens = question["texts"], question["tokens"]
             ids = np.random.default_rng(0).integers(1000, 20000, texts * tokens, dtype=np.int32)
-            batch = TokenBatch(
-                ids, np.arange(texts + 1, dtype=np.int32) * np.int32(tokens), None, 0
-            )
-            vectors = embedder.encode_tokens(batch)
+            batch = ids, np.arange(texts + 1, dtype=np.int32) * np.int32(tokens)
+            vectors = embedder.encode_ids(*batch)
             calls, bits = 3, hashlib.sha256(vectors.tobytes()).hexdigest()
         else:
             calls, bits = question["calls"], ""
         found = []
         for _ in range(calls):
             start = time.perf_counter()
-            embedder.encode_tokens(batch)
+            embedder.encode_ids(*batch)
             found.append(time.perf_counter() - start)
         print(json.dumps({"seconds": statistics.median(found), "bits": bits}), flush=True)
 

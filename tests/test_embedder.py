@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,7 @@ import pyarrow
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quaver.embedder import Embedder
+from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
 from quaver.errors import (
     EngineError,
     InputError,
@@ -97,7 +101,7 @@ def test_the_text_whose_vector_is_not_finite_is_named(precision: Any, tmp_path: 
         with pytest.raises(EngineError, match="text 3 came out with NaN or infinity"):
             model.encode([*sound, "python code"], max_batch_tokens=size)
     with pytest.raises(EngineError, match="text 3 came out with NaN or infinity"):
-        model.encode_tokens(model.tokenize_documents([*sound, "python code"]))
+        encode_tokenized(model, tokenize_documents(model, [*sound, "python code"]))
 
 
 def test_int8_is_near_float32(model: Embedder, int8: Embedder) -> None:
@@ -167,6 +171,134 @@ def test_generators_and_tuples_are_lists_of_texts(model: Embedder) -> None:
     assert np.array_equal(model.encode(text for text in "ab"), expected)
 
 
+def test_columns_of_strings_are_lists_of_texts(model: Embedder) -> None:
+    expected = model.encode(["the file", "a list"])
+    columns = [np.array(["the file", "a list"]), np.array(["the file", "a list"], dtype=object)]
+    for library in ("pandas", "polars"):
+        if find_spec(library):
+            columns.append(importlib.import_module(library).Series(["the file", "a list"]))
+    for column in columns:
+        assert np.array_equal(model.encode(column), expected)
+        assert np.array_equal(next(model.encode_iter(column)), expected)
+
+
+# --- encode_iter ----------------------------------------------------------------------------------
+def test_blocks_are_the_vectors_of_encode(int8: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"file {i % 17} of the list" for i in range(50)]
+    expected = int8.encode(texts)
+    monkeypatch.setattr("quaver.engine.batches._TEXTS_AT_ONCE", 3)
+    for size, lengths in ((1, [1] * 50), (20, [20, 20, 10]), (50, [50]), (4096, [50])):
+        blocks = list(int8.encode_iter(iter(texts), block_size=size))
+        assert [len(block) for block in blocks] == lengths
+        assert np.array_equal(np.concatenate(blocks), expected)
+    assert list(int8.encode_iter([])) == []
+
+
+def test_blocks_take_the_options_of_encode(model: Embedder) -> None:
+    options: Any = {"prompt_name": "query", "truncate_dim": 12, "output": "binary"}
+    (block,) = model.encode_iter(TEXTS, **options)
+    assert np.array_equal(block, model.encode(TEXTS, **options))
+    (plain,) = model.encode_iter(TEXTS, prompt="passage: ", normalize=False, max_batch_tokens=1)
+    assert np.array_equal(plain, model.encode(TEXTS, prompt="passage: ", normalize=False))
+
+
+def test_an_endless_iterable_is_read_a_block_at_a_time(model: Embedder) -> None:
+    read: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for i in count():
+            read.append(threading.get_ident())  # an iterator may belong to its thread
+            yield f"file {i}"
+
+    source = texts()
+    blocks = model.encode_iter(source, block_size=4)
+    assert read == []
+    next(blocks)
+    assert len(read) == 4
+    next(blocks)
+    assert read == [threading.get_ident()] * 8
+    threads = threading.active_count()
+    blocks.close()
+    assert threading.active_count() == threads
+    assert next(source) == "file 8"  # the texts are the caller's, and go on
+    with pytest.raises(StopIteration):
+        next(blocks)
+
+
+def test_nothing_runs_between_two_blocks(model: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quaver.engine.batches._TEXTS_AT_ONCE", 2)
+    for _ in model.encode_iter((f"file {i}" for i in range(20)), block_size=10):
+        assert not [t for t in threading.enumerate() if t.name.startswith("quaver-tokenizer")]
+
+
+def test_blocks_tokenize_while_they_encode(
+    model: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.engine.batches._TEXTS_AT_ONCE", 2)
+    second = threading.Event()
+    tokenize, encode = model.tokenizer.encode, model._engine.encode
+
+    def tokenizing(texts: Any, position: Any) -> Any:
+        if "files" in texts:
+            second.set()
+        return tokenize(texts, position)
+
+    def encoding(*args: Any, **options: Any) -> Any:
+        assert second.wait(60)  # the second piece comes while the first is encoded
+        return encode(*args, **options)
+
+    monkeypatch.setattr(model.tokenizer, "encode", tokenizing)
+    monkeypatch.setattr(model._engine, "encode", encoding)
+    (block,) = model.encode_iter(["the file", "a list", "a value", "files"])
+    assert len(block) == 4
+
+
+def test_blocks_before_a_failure_are_whole(model: Embedder) -> None:
+    def texts() -> Iterator[str]:
+        yield from ("the file", "a list", "a value")
+        raise OSError("the disk is gone")
+
+    blocks = model.encode_iter(texts(), block_size=2)
+    assert next(blocks).shape == (2, 64)
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(blocks)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [(None, r"texts\[5\] is NoneType"), ("\ud800", "text 5 has half of")]
+)
+def test_the_position_is_that_among_all_texts(model: Embedder, wrong: Any, message: str) -> None:
+    texts = ["a", "a", "a list", "a", "a", wrong]
+    blocks = model.encode_iter(texts, block_size=3)
+    next(blocks)
+    with pytest.raises(InputError, match=message):
+        next(blocks)
+    with pytest.raises(InputError, match=message):
+        model.encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "message"),
+    [
+        ("a text", {}, "an iterable of str: got one str"),
+        (b"bytes", {}, "decode texts"),
+        ({"a", "b"}, {}, "no order"),
+        (None, {}, "an iterable of str: got NoneType"),
+        (["a"], {"block_size": 0}, "block_size must be a whole number from 1"),
+        (["a"], {"output": "float16"}, "output must be"),
+        (["a"], {"prompt_name": "missing"}, "no prompt is named 'missing'"),
+        (["a"], {"truncate_dim": 65}, "truncate_dim"),
+        (["a"], {"max_batch_tokens": 0}, "max_batch_tokens"),
+    ],
+)
+def test_arguments_of_blocks_are_checked_at_once(
+    model: Embedder, texts: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        model.encode_iter(texts, **options)
+
+
+# --- Prompts, options and similarity --------------------------------------------------------------
 def test_prompts_go_before_the_text(model: Embedder) -> None:
     plain = model.encode("query: the file")
     assert np.array_equal(model.encode("the file", prompt_name="query"), plain)
@@ -234,6 +366,28 @@ def test_similarity(model: Embedder, tmp_path: Path) -> None:
     write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
     dot = Embedder.from_pretrained(folder, precision="float32")
     assert np.allclose(dot.similarity(vectors, vectors), vectors @ vectors.T, rtol=1e-5)
+
+
+def test_similarity_of_pairs(model: Embedder, tmp_path: Path) -> None:
+    a = model.encode(TEXTS[:3], normalize=False)
+    b = model.encode(TEXTS[2:], normalize=False)
+    assert np.allclose(model.similarity_pairwise(a, b), np.diag(model.similarity(a, b)), atol=1e-6)
+    assert model.similarity_pairwise(a[0], a[0]) == pytest.approx(1, abs=1e-6)
+    assert model.similarity_pairwise(a[:0], b[:0]).shape == (0,)
+    with pytest.raises(InputError, match=r"same shape: got \(3, 64\) and \(2, 64\)"):
+        model.similarity_pairwise(a, b[:2])
+    folder = write_tiny_model(tmp_path / "dot", normalize=False)
+    write_json(folder / "config_sentence_transformers.json", {"similarity_fn_name": "dot"})
+    dot = Embedder.from_pretrained(folder, precision="float32")
+    assert np.allclose(dot.similarity_pairwise(a, b), (a * b).sum(axis=1), rtol=1e-5)
+
+
+def test_repr_says_what_runs(model: Embedder, int8: Embedder) -> None:
+    for one in (model, int8):
+        assert repr(one) == (
+            f"Embedder('tiny', dimension=64, precision='{one.precision}', isa='{one.isa}', "
+            f"threads={one.threads})"
+        )
 
 
 def test_the_fingerprint_says_which_vectors_compare(tiny_folder: Path, tmp_path: Path) -> None:
@@ -396,7 +550,12 @@ def test_an_unknown_keyword_ends_as_python_ends_it(model: Embedder) -> None:
 
 
 def test_the_signature_stays_precise() -> None:
-    for call in (Embedder.encode, Embedder.encode_query, Embedder.from_pretrained):
+    for call in (
+        Embedder.encode,
+        Embedder.encode_iter,
+        Embedder.encode_query,
+        Embedder.from_pretrained,
+    ):
         parameters = inspect.signature(call).parameters.values()
         assert not [p.name for p in parameters if p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
     assert "max_batch_tokens" in inspect.signature(Embedder.encode).parameters

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -25,6 +27,7 @@ from quaver.engine import (
     ShortVector,
     Vector,
     Vectors,
+    check_listable,
     check_loaded,
     check_range,
     convert,
@@ -34,9 +37,10 @@ from quaver.engine import (
     load_model,
     shortened,
     similarity,
+    similarity_pairwise,
     text_list,
 )
-from quaver.errors import ModelFolderError
+from quaver.errors import InputError, ModelFolderError
 from quaver.models import (
     TokenBatch,
     checked_prompts,
@@ -46,12 +50,27 @@ from quaver.models import (
     with_prompt,
 )
 
-__all__ = ["Embedder", "EncodeReport"]
+__all__ = [
+    "Embedder",
+    "EncodeReport",
+    "encode_tokenized",
+    "loading_settings",
+    "tokenize_documents",
+]
+
+BLOCK_SIZE = 4096
+"""Texts in a block of `encode_iter`: tokenizing all but the first quarter overlaps encoding."""
 
 _ENCODE = {
     **SENTENCE_TRANSFORMERS,
     "prompt": "encode(texts, prompt=...) puts a prompt of your own before every text",
     "prompt_name": "encode(texts, prompt_name=...) takes one of the model's prompts by name",
+}
+
+_ENCODE_ITER = {
+    **_ENCODE,
+    "batch_size": "block_size is the number of texts in a block; max_batch_tokens bounds a batch",
+    "show_progress_bar": "encode(texts, show_progress_bar=True) has it; here the total is unknown",
 }
 
 
@@ -191,15 +210,12 @@ class Embedder:
         """Pickle what loads the model again; see the class."""
         return _reopened, (self.source, self._options, self.fingerprint)
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What `from_pretrained` takes besides `source` to give vectors of this kind again."""
-        return {
-            "pooling": self.spec.pooling,
-            "normalize": self.normalize,
-            "max_seq_length": self.max_seq_length,
-            "truncate_dim": self.truncate_dim,
-        }
+    def __repr__(self) -> str:
+        """Return the model and what decides its vectors and its speed."""
+        return (
+            f"Embedder({self.name!r}, dimension={self.dimension}, precision={self.precision!r}, "
+            f"isa={self.isa!r}, threads={self.threads})"
+        )
 
     @property
     def dimension(self) -> int:
@@ -484,63 +500,126 @@ class Embedder:
         show_progress_bar: bool | None = False,
     ) -> EncodeReport:
         """Do what `encode` does, with its arguments and errors, and count tokens and cut texts."""
+        report = self._encode(
+            [texts] if isinstance(texts, str) else text_list(texts),
+            prompt_name=prompt_name,
+            prompt=prompt,
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+            output=output,
+            max_batch_tokens=max_batch_tokens,
+            show_progress_bar=bool(show_progress_bar),
+        )
+        return replace(report, vectors=report.vectors[0]) if isinstance(texts, str) else report
+
+    @explain_keywords(_ENCODE_ITER)
+    def encode_iter(
+        self,
+        texts: Iterable[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Output = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        block_size: int = BLOCK_SIZE,
+    ) -> Generator[Vectors, None, None]:
+        """Turn any number of texts into vectors, block by block, in bounded memory.
+
+            with open("lines.txt") as lines:
+                for vectors in model.encode_iter(lines, prompt=model.document_prompt):
+                    ...
+
+        The arguments are checked at once. Texts are then read as the blocks are asked for, in the
+        caller's thread, and never more than one block of them. Nothing runs between two blocks, so
+        the iterator may be closed or dropped at any time.
+
+        Args:
+            texts: any iterable of texts, such as a generator or an open file; it may be endless.
+            prompt_name: as for `encode`.
+            prompt: as for `encode`.
+            normalize: as for `encode`.
+            truncate_dim: as for `encode`.
+            output: as for `encode`.
+            max_batch_tokens: as for `encode`.
+            block_size: texts in a block; the last block has those that are left. Changes no vector.
+
+        Returns:
+            An iterator over the blocks, in the order of the texts, each as `encode` returns it:
+            float32 (B, D), int8 (B, D) or uint8 (B, ceil(D / 8)). No texts are no blocks.
+
+        Raises:
+            InputError: an argument or a text is outside its rule; a text's position among all
+                texts is named. The blocks before it have been returned by then.
+        """
+        if isinstance(texts, str):
+            raise InputError("texts must be an iterable of str: got one str; encode(text) takes it")
+        check_listable("texts", texts, "an iterable of str")
+        check_range("block_size", block_size, sys.maxsize)
+        options: dict[str, Any] = {
+            "prompt_name": prompt_name,
+            "prompt": prompt,
+            "normalize": normalize,
+            "truncate_dim": truncate_dim,
+            "output": output,
+            "max_batch_tokens": max_batch_tokens,
+        }
+        self._encode([], **options)  # checks the options
+        return self._blocks(iter(texts), block_size, options)
+
+    def _blocks(
+        self, texts: Iterator[str], size: int, options: Mapping[str, Any]
+    ) -> Generator[Vectors, None, None]:
+        start = 0
+        while block := list(islice(texts, size)):
+            yield self._encode(text_list(block, start=start), start=start, **options).vectors
+            start += len(block)
+
+    def _encode(
+        self,
+        items: Sequence[str],
+        *,
+        prompt_name: str | None,
+        prompt: str | None,
+        normalize: bool | None,
+        truncate_dim: int | None,
+        output: Output,
+        max_batch_tokens: int,
+        show_progress_bar: bool = False,
+        start: int = 0,
+    ) -> EncodeReport:
+        """Encode a list; `start` is the index of its first text among the caller's."""
         if truncate_dim is not None:
             check_range("truncate_dim", truncate_dim, self.spec.outputs)
-        start = choose_prompt(
+        before = choose_prompt(
             self.prompts,
             prompt_name=prompt_name,
             prompt=prompt,
             default=self.default_prompt_name,
             model=self.name,
         )
-        items = [texts] if isinstance(texts, str) else text_list(texts)
         copies = Counter(items)
         unique = {text: row for row, text in enumerate(copies)}
         report = encode_texts(
             self.tokenizer.encode,
             self._engine,
-            [with_prompt(start, text) for text in unique],
+            [with_prompt(before, text) for text in unique],
             max_batch_tokens=max_batch_tokens,
-            show_progress_bar=bool(show_progress_bar),
+            show_progress_bar=show_progress_bar,
             copies=list(copies.values()),
-            position=lambda row: items.index(list(unique)[row]),
+            position=lambda row: start + items.index(list(unique)[row]),
         )
         vectors = convert(
             shortened(report.vectors, truncate_dim or self.truncate_dim, self.spec.family),
             normalize=self.normalize if normalize is None else normalize,
             output=output,
         )
-        if isinstance(texts, str):
-            vectors = vectors[0]
-        elif len(unique) < len(items):
+        if len(unique) < len(items):
             vectors = vectors[[unique[text] for text in items]]
         return replace(report, vectors=vectors)
 
-    def tokenize_documents(self, texts: Sequence[str]) -> TokenBatch:
-        """Tokenize texts as `encode_document` does, to be encoded later by `encode_tokens`.
-
-        Args:
-            texts: N texts, each taken as it comes, also one that is there twice.
-
-        Returns:
-            Their tokens, with `document_prompt` before each text.
-
-        Raises:
-            InputError: a text is outside its rule; its position is named.
-        """
-        return self.tokenizer.encode([with_prompt(self.document_prompt, text) for text in texts], 0)
-
-    def encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
-        """Turn texts that are tokenized already into vectors, as `encode` does.
-
-        So tokenizing the next texts can go on in another thread.
-
-        Args:
-            tokens: N texts, of `tokenize_documents`.
-
-        Returns:
-            float32 (N, D), C-contiguous.
-        """
+    def _encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
         pooled = shortened(encode_tokens(self._engine, tokens), self.truncate_dim, self.spec.family)
         return convert(pooled, normalize=self.normalize, output="float32")
 
@@ -558,14 +637,81 @@ class Embedder:
             InputError: an array is not int32, or offsets do not rise from 0 to T.
             TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
         """
-        return self.encode_tokens(TokenBatch(ids, offsets, None, 0))
+        return self._encode_tokens(TokenBatch(ids, offsets, None, 0))
 
     def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
-        """Compare vectors by cosine, or by dot product if the model folder says so.
+        """Compare every vector of a with every vector of b.
 
-        See `quaver.engine.postprocessing.similarity` for shapes and errors.
+        By cosine, or by dot product if the model folder says so; see `similarity_fn_name`.
+
+        Args:
+            a: float32 or int8, (D,) or (N, D).
+            b: float32 or int8, (D,) or (M, D).
+
+        Returns:
+            float32 (N, M); a single vector drops its axis: (D,) with (M, D) returns (M,).
+
+        Raises:
+            InputError: the vectors have other shapes, different dimensions, or are binary.
         """
         return similarity(a, b, metric=self._metric)
+
+    def similarity_pairwise(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
+        """Compare each vector of a with the vector of b in the same row, as `similarity` does.
+
+        Args:
+            a: float32 or int8, (D,) or (N, D).
+            b: float32 or int8, of the same shape.
+
+        Returns:
+            float32 (N,); () for two single vectors.
+
+        Raises:
+            InputError: the shapes differ, or the vectors are binary.
+        """
+        return similarity_pairwise(a, b, metric=self._metric)
+
+
+def tokenize_documents(embedder: Embedder, texts: Sequence[str]) -> TokenBatch:
+    """Tokenize texts as `Embedder.encode_document` does, for `encode_tokenized`.
+
+    So one thread can tokenize the next texts while another encodes.
+
+    Args:
+        embedder: the model.
+        texts: N texts; a repeated text is repeated in the batch.
+
+    Returns:
+        Their tokens, with the document prompt before each text.
+
+    Raises:
+        InputError: a text is outside its rule; its position is named.
+    """
+    prompt = embedder.document_prompt
+    return embedder.tokenizer.encode([with_prompt(prompt, text) for text in texts])
+
+
+def encode_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float32]:
+    """Turn tokens into vectors, as `Embedder.encode_document` does.
+
+    Args:
+        embedder: the model.
+        tokens: N texts, from `tokenize_documents`.
+
+    Returns:
+        float32 (N, D), C-contiguous.
+    """
+    return embedder._encode_tokens(tokens)
+
+
+def loading_settings(embedder: Embedder) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained`, besides the name, that decide a model's vectors."""
+    return {
+        "pooling": embedder.spec.pooling,
+        "normalize": embedder.normalize,
+        "max_seq_length": embedder.max_seq_length,
+        "truncate_dim": embedder.truncate_dim,
+    }
 
 
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> Embedder:

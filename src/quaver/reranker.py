@@ -160,6 +160,13 @@ class CrossEncoder:
         """Pickle what loads the model again; see the class."""
         return _reopened, (self.source, self._options, self._folder.fingerprint)
 
+    def __repr__(self) -> str:
+        """Return the model and what decides its scores and its speed."""
+        return (
+            f"CrossEncoder({self.name!r}, labels={self.labels}, precision={self.precision!r}, "
+            f"isa={self.isa!r}, threads={self.threads})"
+        )
+
     @property
     def isa(self) -> str:
         """The instruction set the engine runs."""
@@ -287,6 +294,10 @@ class BiEncoderRanker:
             )
         self.embedder = embedder
         self.name = embedder.name
+
+    def __repr__(self) -> str:
+        """Return the embedder behind the vectors."""
+        return f"BiEncoderRanker({self.embedder!r})"
 
     @explain_keywords(_RANK)
     def rank(

@@ -27,6 +27,7 @@ from quaver.engine.postprocessing import (
     convert,
     shortened,
     similarity,
+    similarity_pairwise,
 )
 
 __all__ = [
@@ -61,5 +62,6 @@ __all__ = [
     "relative_projections",
     "shortened",
     "similarity",
+    "similarity_pairwise",
     "text_list",
 ]

@@ -136,7 +136,11 @@ def check_loaded(name: str, model: object, kind: type) -> None:
 
 
 def text_list(
-    texts: Iterable[str], *, name: str = "texts", rule: str = "a str or a list of str"
+    texts: Iterable[str],
+    *,
+    name: str = "texts",
+    rule: str = "a str or a list of str",
+    start: int = 0,
 ) -> list[str]:
     """Make a list of texts of what the caller gave.
 
@@ -144,6 +148,7 @@ def text_list(
         texts: any iterable of str with an order, but no str itself.
         name: the argument's name.
         rule: what it must be, for the message.
+        start: index of the first text, for the message.
 
     Returns:
         The texts.
@@ -153,7 +158,7 @@ def text_list(
     """
     check_listable(name, texts, rule)
     items = list(texts)
-    for i, text in enumerate(items):
+    for i, text in enumerate(items, start):
         if not isinstance(text, str):
             raise InputError(
                 f"every text must be a str: {name}[{i}] is {type(text).__name__}; decode or drop it"

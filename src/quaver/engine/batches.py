@@ -43,8 +43,8 @@ class EncodeReport:
 class Tokenize(Protocol[Item]):
     """`Tokenizer.encode` for texts or `Tokenizer.encode_pairs` for pairs."""
 
-    def __call__(self, items: Sequence[Item], start: int, /) -> TokenBatch:
-        """Tokenize items; `start` is the first one's position, for messages."""
+    def __call__(self, items: Sequence[Item], position: Callable[[int], int], /) -> TokenBatch:
+        """Tokenize items; messages name item i by `position(i)`."""
 
 
 def encode_texts(
@@ -83,7 +83,7 @@ def encode_texts(
     tokens = truncated = 0
     total = len(texts) if copies is None else sum(copies)
     with _progress(total, shown=show_progress_bar) as advance:
-        for first, tokenized in _tokenized(tokenize, texts):
+        for first, tokenized in _tokenized(tokenize, texts, position):
             tokens += tokenized.tokens
             truncated += tokenized.truncated
             for begin, batch in tokenized.split(max_batch_tokens):
@@ -128,16 +128,19 @@ def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
         yield bar.update
 
 
-def _tokenized(tokenize: Tokenize[Item], texts: Sequence[Item]) -> Iterator[tuple[int, TokenBatch]]:
-    """Yield the tokens of a thousand texts at a time, the next thousand being tokenized meanwhile."""
+def _tokenized(
+    tokenize: Tokenize[Item], texts: Sequence[Item], position: Callable[[int], int] | None
+) -> Iterator[tuple[int, TokenBatch]]:
+    """Yield the tokens of a thousand texts at a time; another thread tokenizes the next thousand."""
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
     if len(starts) < 2:
-        yield 0, tokenize(texts, 0)
+        yield 0, tokenize(texts, _behind(0, position))
         return
     with ThreadPoolExecutor(1, thread_name_prefix="quaver-tokenizer") as ahead:
 
         def submit(first: int) -> Future[TokenBatch]:
-            return ahead.submit(tokenize, texts[first : first + _TEXTS_AT_ONCE], first)
+            piece = texts[first : first + _TEXTS_AT_ONCE]
+            return ahead.submit(tokenize, piece, _behind(first, position))
 
         coming = submit(0)
         for first in starts:

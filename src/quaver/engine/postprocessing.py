@@ -108,6 +108,35 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
     return scores.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
 
 
+def similarity_pairwise(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
+    """Compare each vector of a with the vector of b in the same row.
+
+    Formula:
+        dot: a_i . b_i;  cosine: a_i . b_i / (|a_i| |b_i|), 0 for a vector of zeros
+
+    Args:
+        a: float32 or int8, (D,) or (N, D).
+        b: float32 or int8, of the same shape.
+        metric: "cosine" or "dot".
+
+    Returns:
+        float32 (N,); () for two single vectors.
+
+    Raises:
+        InputError: the shapes differ, or the vectors are binary.
+    """
+    left, right = _rows("a", a), _rows("b", b)
+    if np.shape(a) != np.shape(b):
+        raise InputError(
+            f"vectors must come in pairs, so a and b need the same shape: got {np.shape(a)} and "
+            f"{np.shape(b)}; similarity(a, b) compares all with all"
+        )
+    if metric == "cosine":
+        left, right = normalized(left), normalized(right)
+    scores: NDArray[np.float32] = np.einsum("nd,nd->n", left, right)
+    return scores.reshape(np.shape(a)[:-1])
+
+
 def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Divide each row by its length; a row of zeros stays as it is. float32 (N, D)."""
     lengths = np.sqrt(np.square(vectors).sum(axis=1, keepdims=True))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
-from quaver.embedder import Embedder
+from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
 from quaver.models import TokenBatch
 
 BATCH = 64
@@ -62,7 +62,7 @@ def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
     """
     texts = [embedded_text(passage.heading, passage.text) for passage in passages]
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    return Batch(passages, embedder.tokenize_documents(list(rows)), [rows[t] for t in texts])
+    return Batch(passages, tokenize_documents(embedder, list(rows)), [rows[t] for t in texts])
 
 
 def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
@@ -75,7 +75,7 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
     Returns:
         The vectors, float32 (N, D), in the order of the passages.
     """
-    return embedder.encode_tokens(batch.tokens)[batch.rows]
+    return encode_tokenized(embedder, batch.tokens)[batch.rows]
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import SMALLEST_BUDGET, Passage, Selection, passage_id
-from quaver.embedder import Embedder
+from quaver.embedder import Embedder, loading_settings
 from quaver.engine import check_listable, check_range, text_list
 from quaver.errors import InputError, ModelNotFoundError, StoreClosedError
 from quaver.index.embedding import batches, embed, passage_budget, tokenize_passages
@@ -137,7 +137,7 @@ class Index:
             dimension=embedder.dimension,
             passage_tokens=tokens,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            settings=embedder.settings,
+            settings=loading_settings(embedder),
             language=language,
             vectors=vectors,
         )

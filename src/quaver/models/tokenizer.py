@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -215,12 +215,14 @@ class Tokenizer:
                 f"{self.vocab_size} tokens; tokenizer and weights are of different models"
             )
 
-    def encode(self, texts: Sequence[str], start: int = 0) -> TokenBatch:
+    def encode(
+        self, texts: Sequence[str], position: Callable[[int], int] | None = None
+    ) -> TokenBatch:
         """Tokenize texts: special tokens added, cut at `max_length`, not padded.
 
         Args:
             texts: N texts; the empty text is valid and becomes its special tokens alone.
-            start: the first text's position among the caller's, for messages.
+            position: maps an index in texts to the one that messages name; None names the same.
 
         Returns:
             A batch of N texts.
@@ -230,7 +232,7 @@ class Tokenizer:
                 named.
         """
         room = self.max_length - self.special_tokens
-        encodings = self._tokenize(texts, start=start)
+        encodings = self._tokenize(texts, position=position)
         truncated = 0
         for encoding in encodings:
             if len(encoding) > room:
@@ -239,12 +241,14 @@ class Tokenizer:
         with _guard(_FAILED):
             return _batch([self._backend.post_process(e) for e in encodings], truncated)
 
-    def encode_pairs(self, pairs: Sequence[tuple[str, str]], start: int = 0) -> TokenBatch:
+    def encode_pairs(
+        self, pairs: Sequence[tuple[str, str]], position: Callable[[int], int] | None = None
+    ) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is cut.
 
         Args:
             pairs: N pairs of texts.
-            start: the first pair's position among the caller's, for messages.
+            position: maps an index in pairs to the one that messages name; None names the same.
 
         Returns:
             A batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -257,17 +261,16 @@ class Tokenizer:
         for i, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(
-                    f"pairs[{start + i}] must be (text, text): got {type(pair).__name__}"
+                    f"pairs[{_at(i, position)}] must be (text, text): got {type(pair).__name__}"
                 )
-        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair", start)
-        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", start)
+        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair", position)
+        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", position)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
                 raise InputError(
-                    f"the first text of a pair must leave room for the second: pair {start + i} has "
-                    f"{len(first)} tokens of {room}; "
-                    "shorten it"
+                    "the first text of a pair must leave room for the second: "
+                    f"pair {_at(i, position)} has {len(first)} tokens of {room}; shorten it"
                 )
             if len(first) + len(second) > room:
                 second.truncate(room - len(first))
@@ -318,37 +321,46 @@ class Tokenizer:
         Raises:
             InputError: the text holds half of a surrogate pair.
         """
-        _check_texts([text], "text", 0)
+        _check_texts([text], "text", None)
         with _guard(_FAILED):
             offsets = self._backend.encode(text, add_special_tokens=False).offsets
         return [end for _, end in offsets]
 
-    def _tokenize(self, texts: Sequence[str], name: str = "text", start: int = 0) -> list[Encoding]:
+    def _tokenize(
+        self,
+        texts: Sequence[str],
+        name: str = "text",
+        position: Callable[[int], int] | None = None,
+    ) -> list[Encoding]:
         if isinstance(texts, (str, bytes)):
             raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise InputError(
-                    f"every text must be a str: {name} {start + i} is {type(text).__name__}; decode or "
-                    "drop it"
+                    f"every text must be a str: {name} {_at(i, position)} is {type(text).__name__}; "
+                    "decode or drop it"
                 )
-        _check_texts(texts, name, start)
+        _check_texts(texts, name, position)
         with _guard(_FAILED):
             return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
 
 
-def _check_texts(texts: Sequence[str], name: str, start: int) -> None:
-    """Check that texts are whole Unicode; ASCII is known to be without a look."""
-    for i, text in enumerate(texts, start):
+def _at(i: int, position: Callable[[int], int] | None) -> int:
+    return i if position is None else position(i)
+
+
+def _check_texts(texts: Sequence[str], name: str, position: Callable[[int], int] | None) -> None:
+    """Check that texts are valid Unicode; ASCII text always is."""
+    for i, text in enumerate(texts):
         if text.isascii():
             continue
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"every text must be valid Unicode: {name} {i} has half of a surrogate pair at "
-                f"character {error.start}; "
-                "replace it, for example with text.encode('utf-8', 'replace').decode()"
+                f"every text must be valid Unicode: {name} {_at(i, position)} has half of a surrogate "
+                f"pair at character {error.start}; replace it, for example with "
+                "text.encode('utf-8', 'replace').decode()"
             ) from None
 
 

@@ -33,7 +33,7 @@ class Manifest:
     Attributes:
         model: Hub id or absolute folder of the model, to open it again.
         settings: Further arguments that the model was loaded with, by name; see
-            ``Embedder.settings``.
+            ``quaver.embedder.loading_settings``.
         fingerprint: Identifies the vector space: vectors of another one cannot be compared.
         dimension: Length of a vector.
         passage_tokens: Tokens of a passage with its heading, at most.
