@@ -26,6 +26,8 @@ SHARE = 100
 """And one of so many, at least: among more vectors more sketches are alike."""
 
 _BLOCK = 1 << 16
+_ROWS = 256
+"""Vectors that are compared at a time: few enough to stay in the cache."""
 _COUNTS = np.array([i.bit_count() for i in range(1 << 16)], np.uint8)
 
 
@@ -112,8 +114,8 @@ def nearest(
     length = float(np.sqrt(np.einsum("i,i", query, query, dtype=np.float64))) or 1.0
     unit = (query / length).astype(np.float32)
     cosines = np.empty(len(rows), np.float64)
-    for first in range(0, len(rows), 4096):
-        part = slice(first, first + 4096)
+    for first in range(0, len(rows), _ROWS):
+        part = slice(first, first + _ROWS)
         # Not a product of matrices: that gives equal rows unequal sums, and starts threads.
         cosines[part] = np.einsum("ij,j->i", vectors[rows[part]], unit)
     return rows, cosines
