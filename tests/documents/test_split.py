@@ -111,8 +111,10 @@ def test_a_long_heading_has_an_end(tokenizer: Tokenizer) -> None:
     assert passage.heading == "list"
 
 
-@pytest.mark.parametrize("unit", ["東京都新宿区", "a,", "the list ", "x(){}"])
-def test_splitting_looks_at_a_long_line_a_few_times_only(
+@pytest.mark.parametrize(
+    "unit", ["東京都新宿区", "a,", "the list ", "x(){}", "the list\n", "the\n\n"]
+)
+def test_splitting_looks_at_a_long_text_a_few_times_only(
     unit: str, monkeypatch: pytest.MonkeyPatch, tokenizer: Tokenizer
 ) -> None:
     given: list[int] = []
@@ -140,10 +142,16 @@ def test_splitting_looks_at_a_long_line_a_few_times_only(
 
 
 def test_an_ordinary_text_is_split_as_one_block() -> None:
-    lines = "The man said it. He went home.\n" * 5_000
+    lines = "The man said it. He went home.\n" * 500  # less than 256 characters for each token
     assert list(_blocks(lines, 62)) == [(0, len(lines))]
     sentences = "The man said it. " * 230 + "\n"  # less than 64 characters for each token
-    assert list(_blocks(sentences * 10, 62)) == [(0, len(sentences) * 10)]
+    assert list(_blocks(sentences * 3, 62)) == [(0, len(sentences) * 3)]
+    paragraphs = "The man said it.\r\nHe went home.\r\n\r\n" * 2_000
+    assert all(paragraphs[:end].endswith("\r\n\r\n") for _, end in _blocks(paragraphs, 62))
+    assert all(end - begin < 257 * 62 for begin, end in _blocks(paragraphs, 62))
+    lines *= 10
+    assert all(lines[:end].endswith("\n") for _, end in _blocks(lines, 62))
+    assert all(end - begin < 513 * 62 for begin, end in _blocks(lines, 62))
     line = "The man said it. " * 1_000
     blocks = list(_blocks(line, 62))
     assert all(line[:end].endswith("it. ") for _, end in blocks)

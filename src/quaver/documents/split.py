@@ -30,6 +30,10 @@ _LONGEST_LINE = 64
 """Characters for each token of a passage. A longer line is cut before it is split: the splitter looks
 through all of a line for each piece of it, which takes the square of its length."""
 
+_LARGE = 256
+"""Characters for each token of a passage, about 60 passages. A longer text is cut at its next empty
+line, or at any line once it is twice as long: the splitter takes the square of its length, too."""
+
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u2019\u201d\u300d]*\s*")
 _SPACE = re.compile(r"\s+")
 
@@ -108,14 +112,20 @@ def _pieces(
 
 
 def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Yields the text in blocks: one, unless there is a line that is much longer than a passage.
+    """Yields the text in blocks: one, unless it is large or has a line much longer than a passage.
 
     Such a line is cut behind a sentence or a word; where nothing ends, after as many characters as
     a passage may have.
     """
     step, longest = max_tokens * CHARACTERS_PER_TOKEN, max_tokens * _LONGEST_LINE
-    begin = line = 0
+    large = max_tokens * _LARGE
+    begin = line = before = 0
     while line < len(text):
+        if line - begin > large and (
+            line - begin > 2 * large or not text[before:line].strip()  # an empty line
+        ):
+            yield begin, line
+            begin = line
         end = text.find("\n", line) + 1 or len(text)
         at = line
         while end - at > step:
@@ -128,7 +138,7 @@ def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
             if not (sentence or word) or at - line > longest:
                 yield begin, at
                 begin = line = at
-        line = end
+        before, line = line, end
     if begin < len(text):
         yield begin, len(text)
 
