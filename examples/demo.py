@@ -24,12 +24,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from quaver import BiEncoderRanker, Embedder, Index, QuaverError, UpdateReport
 from quaver.cli.terminal import QueryWords, excerpt, short_heading
 from quaver.documents import embedded_text
-from quaver.embedder import Embedder
-from quaver.errors import QuaverError
-from quaver.index.index import Index, UpdateReport
-from quaver.reranker import BiEncoderRanker
 
 DOCUMENTS = Path(__file__).parent / "python-docs"
 QUESTIONS = (

@@ -208,19 +208,31 @@ def error_classes() -> dict[str, type[Exception]]:
 def test_the_public_names_are_these() -> None:
     assert set(quaver.__all__) == {
         *error_classes(),
+        "And",
         "Answer",
         "BiEncoderRanker",
         "ChatModel",
+        "Compare",
         "CrossEncoder",
         "Embedder",
+        "EncodeReport",
+        "EvaluationReport",
         "Hit",
         "Index",
+        "Not",
+        "Or",
         "Passage",
         "QuantizationReport",
         "Ranked",
+        "Ranker",
+        "UpdateReport",
         "ask",
+        "compare_models",
+        "export_passages",
+        "import_passages",
         "info",
         "quantize",
+        "watch",
     }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from quaver import BiEncoderRanker, CrossEncoder, Embedder, Ranked
+from quaver import BiEncoderRanker, CrossEncoder, Embedder, Ranked, Ranker
 from quaver.errors import (
     InputError,
     ModelFolderError,
@@ -20,7 +20,7 @@ from quaver.errors import (
 from quaver.models.families.registry import classifier_spec, encoder_weights
 from quaver.models.folder import ModelFolder
 from quaver.reference import encode as reference_encode
-from tiny_model import write_tiny_cross_encoder
+from tiny_model import write_json, write_tiny_cross_encoder
 
 QUERY = "which file has the class"
 DOCUMENTS = (
@@ -259,6 +259,32 @@ def test_no_labels(tmp_path: Path, changes: dict[str, Any]) -> None:
 
 
 # --- By similarity --------------------------------------------------------------------------------
+def test_a_ranker_is_the_kind_that_its_folder_is(
+    folder: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    cross = Ranker.from_pretrained(folder, precision="float32", threads=1)
+    assert isinstance(cross, CrossEncoder)
+    assert (cross.precision, cross.threads) == ("float32", 1)
+    bi = Ranker.from_pretrained(tiny_folder, precision="float32", max_seq_length=32)
+    assert isinstance(bi, BiEncoderRanker)
+    assert (bi.embedder.precision, bi.embedder.max_seq_length) == ("float32", 32)
+    again = BiEncoderRanker.from_pretrained(tiny_folder, precision="float32", max_seq_length=32)
+    assert again.rank(QUERY, DOCUMENTS) == bi.rank(QUERY, DOCUMENTS)
+    write_json(tmp_path / "t5" / "config.json", {"model_type": "t5", "architectures": ["T5"]})
+    with pytest.raises(UnsupportedArchitectureError, match="t5 is neither"):
+        Ranker.from_pretrained(tmp_path / "t5")
+    with pytest.raises(TypeError, match="abstract"):
+        Ranker()  # type: ignore[abstract]
+
+
+def test_repr_says_what_runs(exact: CrossEncoder, tiny_folder: Path) -> None:
+    assert repr(exact) == (
+        f"CrossEncoder('tiny-reranker', labels=1, precision='float32', isa='{exact.isa}', threads=2)"
+    )
+    embedder = Embedder.from_pretrained(tiny_folder)
+    assert repr(BiEncoderRanker(embedder)) == f"BiEncoderRanker({embedder!r})"
+
+
 def test_a_bi_encoder_ranks_by_similarity(tiny_folder: Path) -> None:
     embedder = Embedder.from_pretrained(tiny_folder, threads=2)
     ranker = BiEncoderRanker(embedder)

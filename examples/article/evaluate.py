@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 
 import quaver
-from quaver.evaluate import VectorSystem, compare, find_folders, read_task
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TASKS = Path(__file__).parent.parent / "tasks"
@@ -19,10 +18,13 @@ TASKS = Path(__file__).parent.parent / "tasks"
 
 def main(model: str = MODEL) -> None:
     """Run the same model in float32 and in int8 over two small tasks."""
-    report = compare(
-        VectorSystem("float32", quaver.Embedder.from_pretrained(model, precision="float32")),
-        [VectorSystem("int8", quaver.Embedder.from_pretrained(model))],
-        [read_task(folder) for folder in find_folders(TASKS)],
+    report = quaver.compare_models(
+        {
+            "float32": quaver.Embedder.from_pretrained(model, precision="float32"),
+            "int8": quaver.Embedder.from_pretrained(model),
+        },
+        TASKS,
+        baseline="float32",
         on_step=lambda task, system: print(f"  {task}, {system}", file=sys.stderr),
     )
     print("task          metric   float32    int8   difference, 95 % interval")

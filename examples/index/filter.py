@@ -6,7 +6,7 @@ python examples/index/filter.py [MODEL]
 import sys
 
 import quaver
-from quaver.store.filters import And, Compare
+from quaver import And, Compare
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"

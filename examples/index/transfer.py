@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import quaver
-from quaver.index.transfer import export_passages, import_passages
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"
@@ -19,8 +18,8 @@ with tempfile.TemporaryDirectory() as name:
     with quaver.Index.create(place / "store", model, passage_tokens=128) as index:
         index.update(documents)
         before = index.search("sort by two keys", k=3)
-    export_passages(place / "store", place / "store.parquet")
-    import_passages(place / "store.parquet", place / "small", vectors="int8")
+    quaver.export_passages(place / "store", place / "store.parquet")
+    quaver.import_passages(place / "store.parquet", place / "small", vectors="int8")
     with quaver.Index.open(place / "small", model) as index:
         after = index.search("sort by two keys", k=3)
         again = index.update(documents)

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import quaver
-from quaver.index.watch import watch
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"
@@ -19,7 +18,7 @@ with tempfile.TemporaryDirectory() as place:
     notes.mkdir()
     (notes / "tea.md").write_text("Green tea is brewed at 70 degrees.\n")
     quaver.Index.create(store, model).close()
-    for number, report in enumerate(watch(store, model, notes, stop=stop)):
+    for number, report in enumerate(quaver.watch(store, model, notes, stop=stop)):
         print(f"{report.added} added, {report.unchanged} unchanged, {report.removed} removed")
         if number == 0:
             (notes / "cats.txt").write_text("A cat sleeps for most of the day.\n")

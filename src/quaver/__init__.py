@@ -36,41 +36,58 @@ from quaver.errors import (
 if TYPE_CHECKING:
     from quaver.answers import Answer, ChatModel, ask
     from quaver.documents import Passage
-    from quaver.embedder import Embedder
+    from quaver.embedder import Embedder, EncodeReport
     from quaver.engine import info
-    from quaver.index import Index
+    from quaver.evaluate import EvaluationReport, compare_models
+    from quaver.index import Index, UpdateReport, export_passages, import_passages, watch
     from quaver.quantization import QuantizationReport, quantize
-    from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked
-    from quaver.store import Hit
+    from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked, Ranker
+    from quaver.store import And, Compare, Hit, Not, Or
 
 __version__ = metadata.version("quaver")
 
 # Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
 _HOMES = {
+    "And": "quaver.store",
     "Answer": "quaver.answers",
     "BiEncoderRanker": "quaver.reranker",
     "ChatModel": "quaver.answers",
+    "Compare": "quaver.store",
     "CrossEncoder": "quaver.reranker",
     "Embedder": "quaver.embedder",
+    "EncodeReport": "quaver.embedder",
+    "EvaluationReport": "quaver.evaluate",
     "Hit": "quaver.store",
     "Index": "quaver.index",
+    "Not": "quaver.store",
+    "Or": "quaver.store",
     "Passage": "quaver.documents",
-    "Ranked": "quaver.reranker",
     "QuantizationReport": "quaver.quantization",
+    "Ranked": "quaver.reranker",
+    "Ranker": "quaver.reranker",
+    "UpdateReport": "quaver.index",
     "ask": "quaver.answers",
+    "compare_models": "quaver.evaluate",
+    "export_passages": "quaver.index",
+    "import_passages": "quaver.index",
     "info": "quaver.engine",
     "quantize": "quaver.quantization",
+    "watch": "quaver.index",
 }
 
 __all__ = [
+    "And",
     "Answer",
     "BiEncoderRanker",
     "CalibrationError",
     "ChatModel",
+    "Compare",
     "CrossEncoder",
     "DocumentError",
     "Embedder",
+    "EncodeReport",
     "EngineError",
+    "EvaluationReport",
     "Hit",
     "Index",
     "InputError",
@@ -79,12 +96,15 @@ __all__ = [
     "ModelError",
     "ModelFolderError",
     "ModelNotFoundError",
+    "Not",
+    "Or",
     "Passage",
     "PoolingError",
     "QuantizationError",
     "QuantizationReport",
     "QuaverError",
     "Ranked",
+    "Ranker",
     "StoreClosedError",
     "StoreError",
     "StoreExistsError",
@@ -97,10 +117,15 @@ __all__ = [
     "TokenRangeError",
     "TokenizerError",
     "UnsupportedArchitectureError",
+    "UpdateReport",
     "WeightsError",
     "ask",
+    "compare_models",
+    "export_passages",
+    "import_passages",
     "info",
     "quantize",
+    "watch",
 ]
 
 

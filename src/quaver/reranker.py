@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,78 @@ class Ranked:
     text: str
 
 
-class CrossEncoder:
+class Ranker(ABC):
+    """A model that puts documents in order for a query: a `CrossEncoder` or a `BiEncoderRanker`.
+
+    ranker = Ranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+    ranker.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
+    """
+
+    @classmethod
+    @explain_keywords(LOADING)
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        precision: Precision = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> Ranker:
+        """Load a model that ranks, whichever kind it is.
+
+        Args:
+            name_or_path: local folder, or hub id.
+            precision: "int8" quantizes the weights while loading; "float32" keeps them.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: most tokens of a text or pair; None takes the most the model allows.
+            threads: threads of the engine; None takes the CPUs this process may use.
+            isa: force an instruction set; None takes the best.
+            local_files_only: never use the network.
+            token: access token of the hub.
+
+        Returns:
+            A `CrossEncoder` if the model has a classification head, else a `BiEncoderRanker`.
+
+        Raises:
+            ModelNotFoundError: no such folder or hub model.
+            UnsupportedArchitectureError: the model is neither a cross-encoder nor an embedding
+                model.
+            ModelError: the folder is broken; see the subclasses.
+            InputError: an argument is outside its rule.
+            InstructionSetError: isa is unknown or not available here.
+        """
+        options: dict[str, Any] = {
+            "precision": precision,
+            "revision": revision,
+            "max_seq_length": max_seq_length,
+            "threads": threads,
+            "isa": isa,
+            "local_files_only": local_files_only,
+            "token": token,
+        }
+        try:
+            return CrossEncoder.from_pretrained(name_or_path, **options)
+        except UnsupportedArchitectureError as no_cross_encoder:
+            try:
+                return BiEncoderRanker.from_pretrained(name_or_path, **options)
+            except UnsupportedArchitectureError as error:
+                raise UnsupportedArchitectureError(
+                    f"a ranker is a cross-encoder or an embedding model: {name_or_path} is neither "
+                    f"({no_cross_encoder}; {error})"
+                ) from error
+
+    @abstractmethod
+    def rank(
+        self, query: str, documents: Iterable[str], *, top_k: int | None = None
+    ) -> list[Ranked]:
+        """Put documents in order for a query, the best first."""
+
+
+class CrossEncoder(Ranker):
     """A model with a classification head that reads query and document together.
 
         model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
@@ -266,7 +338,7 @@ class CrossEncoder:
         return report.vectors
 
 
-class BiEncoderRanker:
+class BiEncoderRanker(Ranker):
     """Ranks by the similarity of query and document vectors; faster than a cross-encoder.
 
         BiEncoderRanker(model).rank("What is the capital of France?", ["Rome ...", "Paris ..."])
@@ -294,6 +366,36 @@ class BiEncoderRanker:
             )
         self.embedder = embedder
         self.name = embedder.name
+
+    @classmethod
+    @explain_keywords(LOADING)
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        precision: Precision = "int8",
+        revision: str | None = None,
+        max_seq_length: int | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> BiEncoderRanker:
+        """Load an embedding model to rank with; arguments and errors are those of `Embedder`.
+
+        `BiEncoderRanker(embedder)` takes a model that is loaded already.
+        """
+        embedder = Embedder.from_pretrained(
+            name_or_path,
+            precision=precision,
+            revision=revision,
+            max_seq_length=max_seq_length,
+            threads=threads,
+            isa=isa,
+            local_files_only=local_files_only,
+            token=token,
+        )
+        return cls(embedder)
 
     def __repr__(self) -> str:
         """Return the embedder behind the vectors."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from quaver.evaluate import (
     TaskOptions,
     VectorSystem,
     compare,
+    compare_models,
     find_folders,
     read_task,
 )
@@ -379,6 +381,51 @@ class FakeScorer:
         assert activation == "identity"
         scores = np.array([float(q == "north") == (d == "up") for q, d in pairs], np.float32)
         return scores if self.labels == 1 else np.stack([scores] * self.labels, axis=1)
+
+
+def test_models_are_compared_by_name(tiny_folder: Path, tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks"
+    write_task(tasks / "search")
+    write_task(tasks / "other")
+    embedder = Embedder.from_pretrained(tiny_folder)
+    exact = Embedder.from_pretrained(tiny_folder, precision="float32")
+    steps: list[tuple[str, str]] = []
+    models = {"float32": exact, "int8": embedder}
+    report = compare_models(
+        models, tasks, baseline="float32", on_step=lambda task, model: steps.append((task, model))
+    )
+    assert (report.baseline, report.systems) == ("float32", ["int8"])
+    assert [result.task.name for result in report.tasks] == ["other", "search"]
+    assert steps[:2] == [("other", "float32"), ("other", "int8")]
+    expected = compare(
+        VectorSystem("float32", exact),
+        [VectorSystem("int8", embedder)],
+        [read_task(tasks / "search")],
+    )
+    (alone,) = compare_models(
+        {**models, "int8": VectorSystem("int8", embedder)},
+        [read_task(tasks / "search")],
+        baseline="float32",
+    ).tasks
+    for found in (report.tasks[1], alone):
+        assert np.array_equal(found.scores["int8"], expected.tasks[0].scores["int8"])
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            {"a": VectorSystem("a", Axes(RIGHT))},
+            "baseline must name one of the models, 'a': got 'b'",
+        ),
+        ({"b": "some/model"}, r"models\['b'\] must be an Embedder, a CrossEncoder, or a system"),
+        ({"b": VectorSystem("a", Axes(RIGHT))}, "a system with this name"),
+        (["b"], "models must map names to models: got list"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(models: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        compare_models(models, [TASK], baseline="b")
 
 
 def test_cross_encoders_rerank_and_nothing_else() -> None:

@@ -12,7 +12,7 @@ import pytest
 from quaver import DocumentError, Embedder, Index
 from quaver.errors import StoreLockedError
 from quaver.index.report import UpdateReport
-from quaver.index.watch import watch
+from quaver.index.watching import watch
 
 PATIENCE = 60
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from quaver.answers.chat import ChatModel
 from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
-from quaver.index import Index, Ranker
+from quaver.index import Index, SupportsRank
 from quaver.store import CANDIDATES, Filter, Hit, Mode
 
 PASSAGES = 6
@@ -49,7 +49,7 @@ def ask(
     k: int = PASSAGES,
     mode: Mode = "hybrid",
     filter: Filter | None = None,
-    ranker: Ranker | None = None,
+    ranker: SupportsRank | None = None,
     candidates: int = CANDIDATES,
     template: str = DEFAULT_TEMPLATE,
     on_prompt: Callable[[Sequence[Message]], None] | None = None,

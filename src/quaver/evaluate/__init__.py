@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quaver.evaluate.cache import VectorCache, quaver_key
-from quaver.evaluate.compare import compare
+from quaver.evaluate.compare import compare, compare_models
 from quaver.evaluate.model_card import is_quantized_folder, write_between
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
 from quaver.evaluate.plot import draw
@@ -34,6 +34,7 @@ __all__ = [
     "by_system",
     "caption",
     "compare",
+    "compare_models",
     "draw",
     "fidelity_table",
     "find_folders",

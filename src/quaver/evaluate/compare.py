@@ -1,16 +1,96 @@
-"""Systems beside a baseline, on the same queries of the same tasks."""
+"""Systems compared with a baseline, on the same queries of the same tasks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.evaluate.fidelity import nearness
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.report import EvaluationReport, OtherResult, TaskResult
-from quaver.evaluate.system import System
+from quaver.evaluate.system import PairSystem, System, VectorSystem
 from quaver.evaluate.task import Task
+from quaver.evaluate.task_folder import find_folders, read_task
+from quaver.reranker import CrossEncoder
+
+
+def compare_models(
+    models: Mapping[str, Embedder | CrossEncoder | System],
+    tasks: str | Path | Task | Iterable[str | Path | Task],
+    *,
+    baseline: str,
+    on_step: Callable[[str, str], None] | None = None,
+) -> EvaluationReport:
+    """Measure how well models retrieve or rerank, and how far each is from a baseline.
+
+        report = compare_models(
+            {
+                "float32": Embedder.from_pretrained(name, precision="float32"),
+                "int8": Embedder.from_pretrained(name),
+            },
+            "tasks",
+            baseline="float32",
+        )
+        report.tasks[0].differences["int8"]  # with its 95 % interval
+
+    Args:
+        models: the models by the names that the report gives them, the baseline among them: an
+            `Embedder`, a `CrossEncoder`, or a system of `quaver.evaluate`.
+        tasks: folders in BEIR layout, folders of such folders, or tasks that are read already.
+        baseline: the name of the model that the others are compared with.
+        on_step: called with task and model before each is measured.
+
+    Returns:
+        The report: NDCG@10 of retrieval and MAP of reranking for each query, paired differences,
+        and how near each model's vectors are to the baseline's.
+
+    Raises:
+        InputError: baseline names no model, there is nothing to compare, or two tasks have the
+            same name.
+        TaskError: a task is broken, or a model cannot do it.
+        ImportError: the extra "evaluate" is not installed.
+    """
+    if not isinstance(models, Mapping):
+        raise InputError(
+            f"models must map names to models: got {type(models).__name__}; give "
+            '{"float32": ..., "int8": ...}'
+        )
+    if baseline not in models:
+        names = ", ".join(map(repr, models)) or "none"
+        raise InputError(f"baseline must name one of the models, {names}: got {baseline!r}")
+    systems = {name: _system(name, model) for name, model in models.items()}
+    return compare(
+        systems.pop(baseline),
+        list(systems.values()),
+        [task for given in _listed(tasks) for task in _read(given)],
+        on_step=on_step,
+    )
+
+
+def _system(name: str, model: Embedder | CrossEncoder | System) -> System:
+    if isinstance(model, Embedder):
+        return VectorSystem(name, model)
+    if isinstance(model, CrossEncoder):
+        return PairSystem(name, model)
+    if not callable(getattr(model, "measure", None)) or getattr(model, "name", None) != name:
+        raise InputError(
+            f"models[{name!r}] must be an Embedder, a CrossEncoder, or a system with this name: got "
+            f"{model!r:.80}; load it with from_pretrained(...)"
+        )
+    return model
+
+
+def _listed(tasks: str | Path | Task | Iterable[str | Path | Task]) -> Iterable[str | Path | Task]:
+    return [tasks] if isinstance(tasks, (str, Path, Task)) else tasks
+
+
+def _read(task: str | Path | Task) -> list[Task]:
+    if isinstance(task, Task):
+        return [task]
+    return [read_task(folder) for folder in find_folders(Path(task).expanduser())]
 
 
 def compare(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from quaver.index.corpus import CorpusIndex
 from quaver.index.index import Index, UpdateProgress, UpdateReport, load_stored_model
-from quaver.index.reranking import Ranker, load_ranker
+from quaver.index.reranking import SupportsRank, load_ranker
 from quaver.index.transfer import export_passages, import_passages
-from quaver.index.watch import watch
+from quaver.index.watching import watch
 
 __all__ = [
     "CorpusIndex",
     "Index",
-    "Ranker",
+    "SupportsRank",
     "UpdateProgress",
     "UpdateReport",
     "export_passages",

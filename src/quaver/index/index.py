@@ -19,7 +19,7 @@ from quaver.engine import check_listable, check_range, text_list
 from quaver.errors import InputError, ModelNotFoundError, StoreClosedError
 from quaver.index.embedding import batches, embed, passage_budget, tokenize_passages
 from quaver.index.report import UpdateProgress, UpdateReport
-from quaver.index.reranking import Ranker, rerank
+from quaver.index.reranking import SupportsRank, rerank
 from quaver.index.root import root_of
 from quaver.index.update import update
 from quaver.store import (
@@ -458,7 +458,7 @@ class Index:
         k: int = 10,
         mode: Mode = "hybrid",
         filter: Filter | None = None,
-        ranker: Ranker | None = None,
+        ranker: SupportsRank | None = None,
         candidates: int = CANDIDATES,
         min_score: float | None = None,
     ) -> list[Hit]:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from quaver.documents import embedded_text
 from quaver.embedder import Embedder
-from quaver.errors import InputError, UnsupportedArchitectureError
-from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked
+from quaver.errors import InputError
+from quaver.reranker import BiEncoderRanker, Ranked, Ranker
 from quaver.store import Hit, VectorStore
 
 
-class Ranker(Protocol):
+class SupportsRank(Protocol):
     """Anything that puts texts in order for a question; ``CrossEncoder`` is one."""
 
     def rank(
@@ -28,7 +28,7 @@ class Ranker(Protocol):
 
 
 def rerank(
-    query: str, hits: Sequence[Hit], ranker: Ranker, *, k: int, store: VectorStore, space: str
+    query: str, hits: Sequence[Hit], ranker: SupportsRank, *, k: int, store: VectorStore, space: str
 ) -> list[Hit]:
     """Orders hits anew.
 
@@ -52,7 +52,7 @@ def rerank(
     if isinstance(ranker, type) or not callable(getattr(ranker, "rank", None)):
         raise InputError(
             f"ranker must have a method rank, like a CrossEncoder: got {ranker!r:.80}; "
-            "quaver.index.reranking.load_ranker makes one of a model's name"
+            "quaver.Ranker.from_pretrained(name) loads one"
         )
     texts = [embedded_text(hit.heading, hit.text) for hit in hits]
     if isinstance(ranker, BiEncoderRanker) and ranker.embedder.fingerprint == space:
@@ -64,11 +64,11 @@ def rerank(
 
 
 def load_ranker(name_or_path: str | Path, embedder: Embedder | None = None) -> Ranker:
-    """Loads a model that reranks: a cross-encoder, or a bi-encoder where it has no head.
+    """Load a model that reranks, or rank with the index's own model.
 
     Args:
         name_or_path: Model folder or hub id.
-        embedder: The index's own model; taken as it is if it is the one that is named.
+        embedder: The index's own model; reused when `name_or_path` names it.
 
     Returns:
         The ranker.
@@ -80,16 +80,7 @@ def load_ranker(name_or_path: str | Path, embedder: Embedder | None = None) -> R
     if embedder is not None and _same_model(name_or_path, embedder):
         return BiEncoderRanker(embedder)
     threads = None if embedder is None else embedder.threads
-    try:
-        return CrossEncoder.from_pretrained(name_or_path, threads=threads)
-    except UnsupportedArchitectureError as no_cross_encoder:
-        try:
-            return BiEncoderRanker(Embedder.from_pretrained(name_or_path, threads=threads))
-        except UnsupportedArchitectureError as error:
-            raise UnsupportedArchitectureError(
-                f"a reranker is a cross-encoder or an embedding model: {name_or_path} is neither "
-                f"({no_cross_encoder}; {error})"
-            ) from error
+    return Ranker.from_pretrained(name_or_path, threads=threads)
 
 
 def _same_model(name_or_path: str | Path, embedder: Embedder) -> bool:
