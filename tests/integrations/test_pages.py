@@ -15,13 +15,13 @@ from shown_output import shows_the_same
 
 DOCS = Path(__file__).parents[2] / "docs"
 LIBRARIES = {
-    "haystack.md": "haystack",
-    "langchain.md": "langchain_core",
-    "llamaindex.md": "llama_index",
-    "migration.md": "quaver",
-    "mteb.md": "mteb",
-    "others.md": "quaver",
-    "sentence-transformers.md": "sentence_transformers",
+    "integrations/haystack.md": "haystack",
+    "integrations/langchain.md": "langchain_core",
+    "integrations/llamaindex.md": "llama_index",
+    "guide/migration.md": "quaver",
+    "integrations/mteb.md": "mteb",
+    "integrations/others.md": "quaver",
+    "integrations/sentence-transformers.md": "sentence_transformers",
 }
 PAGES = [page for page, library in LIBRARIES.items() if find_spec(library)]
 MODEL = os.environ.get("QUAVER_TEST_MODEL")
