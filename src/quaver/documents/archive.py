@@ -19,7 +19,7 @@ _DECLARATIONS = tuple(
 
 
 def open_archive(content: bytes) -> zipfile.ZipFile:
-    """Opens an archive that may be unpacked.
+    """Open an archive that may be unpacked.
 
     ``zipfile`` never gives more of a member than its directory entry says, so the sum of these
     sizes bounds what unpacking takes.
@@ -54,7 +54,7 @@ def open_archive(content: bytes) -> zipfile.ZipFile:
 
 
 def check_office(content: bytes) -> None:
-    """Checks the archive of an Office document before a library reads it.
+    """Check the archive of an Office document before a library reads it.
 
     Args:
         content: The file.
@@ -76,7 +76,7 @@ def check_office(content: bytes) -> None:
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Unpacks one member.
+    """Unpack one member.
 
     Args:
         archive: From ``open_archive``.

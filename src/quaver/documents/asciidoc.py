@@ -15,7 +15,7 @@ _VERBATIM = "-.+/`|"
 
 
 def asciidoc_sections(text: str) -> tuple[Section, ...]:
-    """Finds the sections of an AsciiDoc file.
+    """Find the sections of an AsciiDoc file.
 
     Args:
         text: The decoded file.

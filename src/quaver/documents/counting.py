@@ -21,15 +21,15 @@ class TokenCounter(Protocol):
     """The part of a tokenizer that splitting needs."""
 
     def count(self, text: str) -> int:
-        """Returns the number of tokens of a text, without special tokens."""
+        """Return the number of tokens of a text, without special tokens."""
         ...
 
     def counts(self, texts: Sequence[str]) -> list[int]:
-        """Returns the number of tokens of each text."""
+        """Return the number of tokens of each text."""
         ...
 
     def token_ends(self, text: str) -> list[int]:
-        """Returns the number of characters up to the end of each token."""
+        """Return the number of characters up to the end of each token."""
         ...
 
 
@@ -43,7 +43,7 @@ class SpanCounter:
     """
 
     def __init__(self, tokenizer: TokenCounter, text: str, longest: int) -> None:
-        """Tokenizes nothing yet.
+        """Tokenize nothing yet.
 
         Args:
             tokenizer: The model's tokenizer.
@@ -55,7 +55,7 @@ class SpanCounter:
         self._ends, self._read, self._at = array("q"), 0, 0
 
     def count(self, piece: str) -> int:
-        """Returns the number of tokens of a piece.
+        """Return the number of tokens of a piece.
 
         Args:
             piece: A part of the text; pieces are expected in the order of the text, roughly.
@@ -73,7 +73,7 @@ class SpanCounter:
         return bisect_right(self._ends, end) - bisect_right(self._ends, at)
 
     def _extend(self) -> None:
-        """Tokenizes the next block, which ends between two words if it can."""
+        """Tokenize the next block, which ends between two words if it can."""
         begin, end = self._read, min(self._read + _BLOCK, len(self._text))
         if end < len(self._text):
             end = max(self._text.rfind(space, begin, end) for space in ("\n", " ")) + 1 or end

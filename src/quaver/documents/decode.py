@@ -22,7 +22,7 @@ _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 
 
 def decode(content: bytes, *, declared: bool = False) -> str:
-    """Decodes a text file.
+    """Decode a text file.
 
     Args:
         content: The file.
@@ -63,7 +63,7 @@ def decode(content: bytes, *, declared: bool = False) -> str:
 
 
 def storable(text: str) -> str:
-    """Replaces characters that no store can hold (NUL, halves of surrogate pairs).
+    """Replace characters that no store can hold (NUL, halves of surrogate pairs).
 
     Args:
         text: What a converter found in a file.

@@ -21,7 +21,7 @@ _PAGES = frozenset({"application/xhtml+xml", "text/html"})
 
 
 def epub_document(content: bytes) -> Document:
-    """Reads an .epub file (version 2 or 3).
+    """Read an .epub file (version 2 or 3).
 
     Args:
         content: The file.
@@ -65,7 +65,7 @@ def epub_document(content: bytes) -> Document:
 
 
 def parse_xml(content: bytes, name: str) -> Any:
-    """Parses XML without entities, document types or the network.
+    """Parse XML without entities, document types or the network.
 
     Args:
         content: The XML.

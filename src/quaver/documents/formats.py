@@ -86,7 +86,7 @@ ENDINGS_SHOWN = (
 
 
 def convert(ending: str, content: bytes) -> Document:
-    """Makes a document of a file's bytes.
+    """Make a document of a file's bytes.
 
     Args:
         ending: The file's ending, as ``recognize.ending_of`` gives it: ``.md``, ``.man.gz``.
@@ -116,7 +116,7 @@ def convert(ending: str, content: bytes) -> Document:
 
 
 def _unpacked(content: bytes) -> bytes:
-    """Decompresses a .gz, never further than a file may be large."""
+    """Decompress a .gz, never further than a file may be large."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             unpacked = file.read(LIMITS.file_bytes + 1)
@@ -128,7 +128,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _storable(document: Document) -> Document:
-    """Makes sure that every text of a document can be stored."""
+    """Make sure that every text of a document can be stored."""
     return Document(
         document.source,
         storable(document.text),

@@ -68,7 +68,7 @@ _LONGEST_CELL = 300
 
 
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
-    """Extracts the visible text of a page and finds its sections.
+    """Extract the visible text of a page and find its sections.
 
     Only the main content counts where the page names one (``<main>``, ``role="main"``, its only
     ``<article>``): menus and page furniture would otherwise become passages.
@@ -100,7 +100,7 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
 
 
 def _closable(markup: str) -> str:
-    """Makes text of what begins markup and cannot end it, in linear time.
+    """Make text of what begins markup and cannot end it, in linear time.
 
     The standard library's parser looks for the end of each comment or tag as far as the page goes,
     and if there is none goes on one character later: on 100 KB of "<!--" for ten seconds.
@@ -129,7 +129,7 @@ class _Writer:
         return text, sections_between(text, self._headings)
 
     def write(self, node: Tag) -> None:
-        """Writes an element; with a stack, because pages nest deeper than Python recurses."""
+        """Write an element; with a stack, because pages nest deeper than Python recurses."""
         stack: list[Tag | str] = list(reversed([*_parts(node)]))
         while stack:
             part = stack.pop()
@@ -172,7 +172,7 @@ class _Writer:
 
 
 def _rows(table: Tag) -> list[str]:
-    """Returns the rows of a table of values as lines; none for one that lays out a page."""
+    """Return the rows of a table of values as lines; none for one that lays out a page."""
     if any(isinstance(node, Tag) and node.name in _STRUCTURE for node in _inside(table)):
         return []
     rows: list[list[list[str]]] = []
@@ -195,7 +195,7 @@ def _rows(table: Tag) -> list[str]:
 
 
 def _is_visible(text: PageElement) -> bool:
-    """Whether a text can be seen: it is no comment, and not empty."""
+    """Return whether a text can be seen: it is no comment, and not empty."""
     return (
         isinstance(text, NavigableString)
         and not isinstance(text, PreformattedString)
@@ -204,7 +204,7 @@ def _is_visible(text: PageElement) -> bool:
 
 
 def _inside(tag: Tag) -> Iterator[PageElement]:
-    """Yields what is inside an element, in the order of the page.
+    """Yield what is inside an element, in the order of the page.
 
     Why not a selector or ``descendants``: they first go to the root or to the last element, which
     in tables in tables is a long way.
@@ -218,7 +218,7 @@ def _inside(tag: Tag) -> Iterator[PageElement]:
 
 
 def _own_text(tag: Tag) -> str | None:
-    """Returns the text of an element that holds nothing else, or one element that does."""
+    """Return the text of an element that holds nothing else, or one element that does."""
     for node in tag.contents if len(tag.contents) == 1 else ():
         inner = node.contents if isinstance(node, Tag) else [node]
         if len(inner) == 1 and isinstance(inner[0], NavigableString):
@@ -227,7 +227,7 @@ def _own_text(tag: Tag) -> str | None:
 
 
 def _parts(node: Tag) -> list[Tag | str]:
-    """Returns the children that can be seen: elements and text, no comments."""
+    """Return the children that can be seen: elements and text, no comments."""
     parts: list[Tag | str] = []
     for child in node.children:
         if isinstance(child, Tag):

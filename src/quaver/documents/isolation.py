@@ -36,7 +36,7 @@ class Converter:
     def __init__(
         self, *, seconds: float = LIMITS.seconds, memory_bytes: int = LIMITS.memory_bytes
     ) -> None:
-        """Starts nothing yet.
+        """Start nothing yet.
 
         Args:
             seconds: CPU time that one conversion may take; by the clock it may take ten times as
@@ -47,7 +47,7 @@ class Converter:
         self._process: _Process | None = None
 
     def convert(self, ending: str, content: bytes) -> Document:
-        """Converts a file in the worker process; like ``formats.convert``.
+        """Convert a file in the worker process; like ``formats.convert``.
 
         Args:
             ending: The file's ending, in small letters.
@@ -69,7 +69,7 @@ class Converter:
     def convert_all(
         self, files: Sequence[tuple[str, bytes]]
     ) -> Iterator[Document | DocumentError | ImportError]:
-        """Converts files in one message, so that a small one costs no turn of its own.
+        """Convert files in one message, so that a small one costs no turn of its own.
 
         Args:
             files: Ending and content of each.
@@ -96,13 +96,13 @@ class Converter:
                     self.close()
 
     def close(self) -> None:
-        """Ends the process; a later conversion starts another."""
+        """End the process; a later conversion starts another."""
         if self._process is not None:
             self._process.end()
             self._process = None
 
     def __enter__(self) -> Converter:
-        """Returns the converter itself."""
+        """Return the converter itself."""
         return self
 
     def __exit__(
@@ -111,13 +111,13 @@ class Converter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Ends the process."""
+        """End the process."""
         self.close()
 
     def _answers(
         self, files: Sequence[tuple[str, bytes]]
     ) -> Iterator[tuple[Document | DocumentError | ImportError, bool]]:
-        """Yields the answers of one process, each with whether it is that process's last."""
+        """Yield the answers of one process, each with whether it is that process's last."""
         if self._process is None:
             self._process = _Process(self._seconds, self._memory_bytes)
         process = self._process
@@ -135,7 +135,7 @@ class Converter:
             yield DocumentError(self._death(process)), True
 
     def _death(self, process: _Process) -> str:
-        """Returns what a process died of."""
+        """Return what a process died of."""
         code = process.wait()
         if code == -signal.SIGXCPU:
             return f"reading it took longer than {self._seconds:g} s: given up"
@@ -191,7 +191,7 @@ class _Process:
         self.pid = self._process.pid
 
     def send(self, parts: Sequence[bytes], patience: float) -> None:
-        """Writes a message.
+        """Write a message.
 
         Raises:
             EOFError: The process is gone.
@@ -209,7 +209,7 @@ class _Process:
                     raise EOFError from error
 
     def line(self, patience: float) -> bytes:
-        """Reads a line; raises what ``send`` raises."""
+        """Read a line."""
         until = time.monotonic() + patience
         seen = 0
         while (end := self._read.find(b"\n", seen)) < 0:
@@ -218,20 +218,20 @@ class _Process:
         return self._taken(end + 1)
 
     def take(self, size: int, patience: float) -> bytes:
-        """Reads bytes; raises what ``send`` raises."""
+        """Read bytes."""
         until = time.monotonic() + patience
         while len(self._read) < size:
             self._fill(until)
         return self._taken(size)
 
     def wait(self) -> int | None:
-        """Returns the code with which the process ended; None if it did not."""
+        """Return the code with which the process ended; None if it did not."""
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(10)
         return None
 
     def end(self) -> None:
-        """Ends the process and closes its pipes."""
+        """End the process and close its pipes."""
         self._process.kill()
         with self._process:
             pass

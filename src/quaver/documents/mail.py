@@ -18,7 +18,7 @@ _QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
 
 
 def mail_document(content: bytes) -> Document:
-    """Reads an e-mail: who wrote what to whom; attachments by their names only.
+    """Read an e-mail: who wrote what to whom; attachments by their names only.
 
     Args:
         content: The file.
@@ -49,7 +49,7 @@ def mail_document(content: bytes) -> Document:
 
 
 def mailbox_document(content: bytes) -> Document:
-    """Reads a mailbox, one message after the other.
+    """Read a mailbox, one message after the other.
 
     Args:
         content: The file.
@@ -79,7 +79,7 @@ def mailbox_document(content: bytes) -> Document:
 
 
 def _messages(content: bytes) -> Iterator[bytes]:
-    """Yields the messages; each begins with a line "From ..." below an empty one."""
+    """Yield the messages; each begins with a line "From ..." below an empty one."""
     begins = [(found.start(), found.end()) for found in _BEGIN.finditer(content)]
     if content.strip() and (not begins or begins[0][0] > 0):
         raise DocumentError('broken: not a mailbox, which begins with "From "')
@@ -89,7 +89,7 @@ def _messages(content: bytes) -> Iterator[bytes]:
 
 
 def _content(body: MIMEPart) -> str:
-    """Returns a message's text; bytes that are not in the encoding it names are shown as such."""
+    """Return a message's text; bytes that are not in the encoding it names are shown as such."""
     try:
         return str(body.get_content())
     except LookupError:  # there is no such encoding

@@ -104,7 +104,7 @@ _PUNCTUATION = frozenset((".", ",", ":", ";", ")", "]", "?", "!"))
 
 
 def manual_document(text: str) -> Document:
-    """Reads a manual page.
+    """Read a manual page.
 
     Args:
         text: The decoded file.
@@ -178,7 +178,7 @@ class _Writer:
         self._paragraph()
 
     def _text(self, line: str) -> None:
-        """Takes a line of text."""
+        """Take a line of text."""
         if line.strip() in (r"\}", r".\}"):
             return
         if not self._fill:
@@ -192,7 +192,7 @@ class _Writer:
         self._add(_plain(line).strip())
 
     def _add(self, text: str) -> None:
-        """Adds words to the paragraph, or makes them the heading that is waited for."""
+        """Add words to the paragraph, or make them the heading that is waited for."""
         if not text:
             return
         if isinstance(self._next, int):
@@ -205,7 +205,7 @@ class _Writer:
             self._break()
 
     def _request(self, macro: str, rest: str) -> None:
-        """Obeys a line that begins with a dot."""
+        """Obey a line that begins with a dot."""
         arguments = _arguments(rest)
         plain = [_plain(argument) for argument in arguments]
         if macro in ("TH", "Dt") and plain:
@@ -270,7 +270,7 @@ class _Writer:
         return self._name
 
     def _table(self, waiting: Iterator[str]) -> None:
-        """Writes a table of tbl: a row becomes a line."""
+        """Write a table of tbl: a row becomes a line."""
         self._paragraph()
         separator, header, block = "\t", True, ""
         rows: list[str] = []
@@ -310,14 +310,14 @@ class _Writer:
             self.headings.append(Heading(level, title, start, self._length))
 
     def _break(self) -> None:
-        """Ends a line of the paragraph."""
+        """End a line of the paragraph."""
         if self._words:
             joined = (" " if self._fill else "\n").join(self._words)
             self._lines.append(joined)
             self._words.clear()
 
     def _paragraph(self) -> None:
-        """Ends the paragraph."""
+        """End the paragraph."""
         self._break()
         block = "\n".join(self._lines).strip("\n")
         self._lines.clear()
@@ -330,7 +330,7 @@ class _Writer:
 
 
 def _joined(lines: list[str]) -> Iterator[str]:
-    """Yields lines; one that ends in a backslash goes on in the next."""
+    """Yield lines; one that ends in a backslash goes on in the next."""
     held: list[str] = []
     for line in lines:
         slashes = len(line) - len(line.rstrip("\\"))
@@ -344,7 +344,7 @@ def _joined(lines: list[str]) -> Iterator[str]:
 
 
 def _macro(line: str) -> tuple[str | None, str]:
-    """Splits a line into a request's name and its arguments; the name is None for text."""
+    """Split a line into a request's name and its arguments; the name is None for text."""
     if not line or line[0] not in ".'":
         return None, line
     body = line[1:].lstrip(" \t")
@@ -356,7 +356,7 @@ def _macro(line: str) -> tuple[str | None, str]:
 
 
 def _condition(text: str) -> tuple[bool, str]:
-    """Returns whether a condition holds for a page on a terminal, and what depends on it."""
+    """Return whether a condition holds for a page on a terminal, and what depends on it."""
     found = _CONDITION.match(text)
     if found is None:
         return False, text
@@ -371,7 +371,7 @@ def _condition(text: str) -> tuple[bool, str]:
 
 
 def _arguments(text: str) -> list[str]:
-    """Splits what stands behind a macro."""
+    """Split what stands behind a macro."""
     comment = re.search(r'(?<!\\)(?:\\\\)*\\"', text)
     if comment is not None:
         text = text[: comment.start()]
@@ -382,7 +382,7 @@ def _arguments(text: str) -> list[str]:
 
 
 def _inline(arguments: list[str], page: _Writer) -> str:
-    """Writes a line of mdoc: its words may be macros again."""
+    """Write a line of mdoc: its words may be macros again."""
     parts: list[str] = []
     closing: list[str] = []
     glue = True  # whether the next word stands without a space
@@ -445,12 +445,12 @@ def _inline(arguments: list[str], page: _Writer) -> str:
 
 
 def _plain(text: str) -> str:
-    """Takes escapes off a text."""
+    """Take escapes off a text."""
     return _ESCAPE.sub(_character, text) if "\\" in text else text
 
 
 def _character(escape: re.Match[str]) -> str:
-    """Returns the text that an escape stands for."""
+    """Return the text that an escape stands for."""
     name = escape["name"] or escape["two"]
     if name is not None:
         if found := _UNICODE.fullmatch(name):

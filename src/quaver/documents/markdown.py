@@ -18,7 +18,7 @@ _LINE_END = re.compile(r"\r\n?|\n")
 
 
 def markdown_sections(text: str) -> tuple[Section, ...]:
-    """Finds the sections of a Markdown document.
+    """Find the sections of a Markdown document.
 
     Args:
         text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is left
@@ -36,7 +36,7 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
 
 
 def markdown_headings(text: str, begin: int = 0) -> list[Heading]:
-    """Finds the headings of a Markdown document.
+    """Find the headings of a Markdown document.
 
     Args:
         text: The document.

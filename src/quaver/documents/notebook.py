@@ -23,7 +23,7 @@ _COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def notebook_document(text: str) -> Document:
-    """Reads a notebook.
+    """Read a notebook.
 
     Args:
         text: The decoded file.
@@ -75,7 +75,7 @@ def notebook_document(text: str) -> Document:
 
 
 def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
-    """Yields the cells; in version 3 they stand in worksheets."""
+    """Yield the cells; in version 3 they stand in worksheets."""
     if isinstance(notebook, dict):
         cells = notebook.get("cells")
         sheets = notebook.get("worksheets")
@@ -100,7 +100,7 @@ def _language(notebook: Any) -> str:
 
 
 def _printed(outputs: Any) -> str:
-    """Returns the text that a cell printed or showed, and the error that ended it."""
+    """Return the text that a cell printed or showed, and the error that ended it."""
     found = []
     for output in outputs if isinstance(outputs, list) else ():
         if not isinstance(output, dict):
@@ -122,7 +122,7 @@ def _fenced(text: str, language: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Returns what is a text, or a list of its lines."""
+    """Return what is a text, or a list of its lines."""
     if isinstance(value, list):
         return "".join(line for line in value if isinstance(line, str))
     return value if isinstance(value, str) else ""

@@ -27,7 +27,7 @@ _LARGEST_INDENT = 100
 
 
 def open_document(content: bytes) -> Document:
-    """Reads an .odt or .odp file: paragraphs, lists, tables, notes and text boxes.
+    """Read an .odt or .odp file: paragraphs, lists, tables, notes and text boxes.
 
     Args:
         content: The file.
@@ -113,7 +113,7 @@ class _Writer:
 
 
 def _titles(root: Any) -> frozenset[str]:
-    """Returns the names of the styles that make a paragraph the title of its document."""
+    """Return the names of the styles that make a paragraph the title of its document."""
     derived = {
         _attribute(style, "name")
         for style in root.iter()
@@ -123,7 +123,7 @@ def _titles(root: Any) -> frozenset[str]:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """Yields a table's rows as lines; a table in a cell is part of that cell."""
+    """Yield a table's rows as lines; a table in a cell is part of that cell."""
     waiting = [table]
     while waiting:
         node = waiting.pop()
@@ -139,14 +139,14 @@ def _rows(table: Any) -> Iterator[str]:
 
 
 def _texts(node: Any) -> Iterator[str]:
-    """Yields the paragraphs in a node."""
+    """Yield the paragraphs in a node."""
     for part in node.iter():
         if _name(part) in ("p", "h") and not any(_name(a) in _UNSEEN for a in part.iterancestors()):
             yield _inline(part)
 
 
 def _inline(node: Any) -> str:
-    """Returns the text of a paragraph; notes stand in brackets, text boxes elsewhere."""
+    """Return the text of a paragraph; notes stand in brackets, text boxes elsewhere."""
     parts: list[str] = []
 
     def visit(element: Any, *, outer: bool = False) -> None:
@@ -174,10 +174,10 @@ def _inline(node: Any) -> str:
 
 
 def _name(node: Any) -> str:
-    """Returns an element's name without its namespace; of a comment nothing."""
+    """Return an element's name without its namespace; of a comment nothing."""
     return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
 
 
 def _attribute(node: Any, name: str) -> str | None:
-    """Returns an attribute whatever its namespace."""
+    """Return an attribute whatever its namespace."""
     return next((v for key, v in node.attrib.items() if key.rpartition("}")[2] == name), None)

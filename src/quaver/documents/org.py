@@ -19,7 +19,7 @@ _LINK = re.compile(r"\[\[[^\[\]]*\]\[([^\[\]]*)\]\]")
 
 
 def org_sections(text: str) -> tuple[Section, ...]:
-    """Finds the sections of an Org file.
+    """Find the sections of an Org file.
 
     Args:
         text: The decoded file.

@@ -32,7 +32,7 @@ class Heading:
 def sections_between(
     text: str, headings: Iterable[Heading], start: int = 0, *, alone: bool = False
 ) -> tuple[Section, ...]:
-    """Cuts a text at its headings.
+    """Cut a text at its headings.
 
     Args:
         text: The whole text.

@@ -105,7 +105,7 @@ class Failure:
 
 
 def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: str = "") -> str:
-    """Makes the id of a passage: the same passage gets the same id in every run.
+    """Make the id of a passage: the same passage gets the same id in every run.
 
     Args:
         source: Path relative to the indexed folder.
@@ -123,7 +123,7 @@ def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: s
 
 
 def embedded_text(heading: str, text: str) -> str:
-    r"""Returns what the model reads: ``heading + "\n" + text``, or the text without one.
+    r"""Return what the model reads: ``heading + "\n" + text``, or the text without one.
 
     Args:
         heading: The joined heading path; may be empty.
@@ -136,7 +136,7 @@ def embedded_text(heading: str, text: str) -> str:
 
 
 def content_digest(heading: str, text: str) -> str:
-    """Names what the model reads of a passage, wherever the passage stands.
+    """Name what the model reads of a passage, wherever the passage stands.
 
     Args:
         heading: The joined heading path.

@@ -62,7 +62,7 @@ class Selection:
         gitignore: bool = True,
         follow_links: bool = False,
     ) -> Selection:
-        """Makes a selection of lists.
+        """Make a selection of lists.
 
         Args:
             include: As above.
@@ -105,7 +105,7 @@ class Sieve:
 
     @classmethod
     def of(cls, selection: Selection) -> Sieve:
-        """Compiles the patterns of a selection.
+        """Compile the patterns of a selection.
 
         Args:
             selection: The selection.
@@ -123,7 +123,7 @@ class Sieve:
         )
 
     def inside(self, folder: Path, relative: str) -> Sieve:
-        """Returns what holds inside a folder that has a .gitignore.
+        """Return what holds inside a folder that has a .gitignore.
 
         Args:
             folder: The folder.
@@ -145,7 +145,7 @@ class Sieve:
         return Sieve(self.selection, self.include, self.exclude, rules, trouble)
 
     def keeps(self, path: str) -> bool:
-        """Whether a file or folder is wanted.
+        """Return whether a file or folder is wanted.
 
         Args:
             path: Relative to the indexed folder, with forward slashes; a folder's ends in "/". The
@@ -178,12 +178,12 @@ class Patterns:
 
     @classmethod
     def of(cls, lines: Iterable[str]) -> Patterns:
-        """Compiles lines; like git, it passes over those that are no patterns."""
+        """Compile lines; like git, it passes over those that are no patterns."""
         found = (_Pattern.of(line.removesuffix("\r")) for line in lines)
         return cls(tuple(pattern for pattern in found if pattern is not None)[::-1])
 
     def verdict(self, path: str) -> bool | None:
-        """Returns whether a file or folder is matched; None if nothing is said about it.
+        """Return whether a file or folder is matched; None if nothing is said about it.
 
         Args:
             path: With forward slashes; a folder's ends in "/".
@@ -199,7 +199,7 @@ class Patterns:
         return None
 
     def covers(self, path: str) -> bool:
-        """Whether a file or, if nothing is said about it, a folder above it is matched.
+        """Return whether a file or, if nothing is said about it, a folder above it is matched.
 
         Args:
             path: With forward slashes.
@@ -232,7 +232,7 @@ class _Pattern:
 
     @classmethod
     def of(cls, line: str) -> _Pattern | None:
-        """Compiles a line; None if it is a comment, empty, or git would not understand it.
+        """Compile a line; None if it is a comment, empty, or git would not understand it.
 
         Source:
             git, "gitignore", section "PATTERN FORMAT"; wildmatch.c.
@@ -264,7 +264,7 @@ class _Pattern:
         return cls(tuple(parts), negated, folders_only)
 
     def matches(self, names: Sequence[str]) -> bool:
-        """Whether the names of a path match; each part is held against each name once at most.
+        """Return whether the names of a path match; each part is held against each name once at most.
 
         Where two parts are None, what stands between them may match as early as it can: what comes
         later then has the most names left.
@@ -309,7 +309,7 @@ def _compiled(patterns: Iterable[str], name: str) -> Patterns:
 
 
 def _glob(text: str) -> _Match | None:
-    r"""Compiles the pattern of one name; None if it is broken.
+    r"""Compile the pattern of one name; None if it is broken.
 
     The text between two stars may match as early as it can, and is never tried again: the group in
     ``(?=(?P<g>.*?text))(?P=g)`` does not backtrack. So matching costs no more than the length of the name
@@ -351,7 +351,7 @@ def _glob(text: str) -> _Match | None:
 
 
 def _bracket(text: str, at: int) -> tuple[str, int] | None:
-    """Compiles a bracket expression.
+    """Compile a bracket expression.
 
     Args:
         text: The pattern.
@@ -396,6 +396,6 @@ def _bracket(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _member(text: str, at: int) -> tuple[str, int]:
-    r"""Returns one character of a bracket expression, behind a "\" if there is one; "" at the end."""
+    r"""Return one character of a bracket expression, behind a "\" if there is one; "" at the end."""
     at += text[at : at + 1] == "\\"
     return text[at : at + 1], at + 1

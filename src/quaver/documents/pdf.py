@@ -40,7 +40,7 @@ _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 
 def pdf_document(content: bytes) -> Document:
-    """Reads a PDF.
+    """Read a PDF.
 
     Args:
         content: The file.
@@ -79,7 +79,7 @@ def pdf_document(content: bytes) -> Document:
 
 
 def _headings(pdf: object, pages: list[str], starts: list[int]) -> list[Heading]:
-    """Finds the entries of the outline in the text; one that is not found begins its page."""
+    """Find the entries of the outline in the text; one that is not found begins its page."""
     headings: list[Heading] = []
     last = 0
     for bookmark in pdf.get_toc(max_depth=_DEEPEST):  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def _headings(pdf: object, pages: list[str], starts: list[int]) -> list[Heading]
 
 
 def _without_furniture(pages: list[str]) -> list[str]:
-    """Takes away running titles and page numbers: what pages share at their top or their foot.
+    """Take away running titles and page numbers: what pages share at their top or their foot.
 
     Only the outermost lines are looked at, so text that repeats inside pages stays. Numbers count
     as equal only where they grow with the pages: rows of a table that goes on are no titles.
@@ -117,7 +117,7 @@ def _without_furniture(pages: list[str]) -> list[str]:
 
 
 def _titled(lines: list[list[str]], at: int) -> list[int]:
-    """Returns the pages whose first (or last) line is a running title or a page number."""
+    """Return the pages whose first (or last) line is a running title or a page number."""
     same: dict[str, list[int]] = {}
     counted: dict[tuple[str, int], list[int]] = {}
     edged: dict[int, list[int]] = {}
@@ -156,7 +156,7 @@ def _titled(lines: list[list[str]], at: int) -> list[int]:
 
 
 def _near(numbers: list[int]) -> list[int]:
-    """Returns those of some pages that have enough others near them."""
+    """Return those of some pages that have enough others near them."""
     groups: list[list[int]] = []
     for number in numbers:
         if groups and number - groups[-1][-1] <= _NEAR:
@@ -167,7 +167,7 @@ def _near(numbers: list[int]) -> list[int]:
 
 
 def _value(digits: str) -> int:
-    """Returns the value of a number, Arabic or Roman."""
+    """Return the value of a number, Arabic or Roman."""
     if digits.isdecimal():
         return int(digits)
     values = [_ROMAN[digit] for digit in digits.lower()]

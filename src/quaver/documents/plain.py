@@ -13,36 +13,36 @@ from quaver.documents.tex import tex_sections
 
 
 def plain_document(text: str) -> Document:
-    """Takes a text, or source code, as it is: one section."""
+    """Take a text, or source code, as it is: one section."""
     return Document("", text, sections_between(text, ()))
 
 
 def markdown_document(text: str) -> Document:
-    """Finds the headings of Markdown."""
+    """Find the headings of Markdown."""
     return Document("", text, markdown_sections(text), markdown=True)
 
 
 def rst_document(text: str) -> Document:
-    """Finds the headings of reStructuredText."""
+    """Find the headings of reStructuredText."""
     return Document("", text, rst_sections(text))
 
 
 def org_document(text: str) -> Document:
-    """Finds the headings of an Org file."""
+    """Find the headings of an Org file."""
     return Document("", text, org_sections(text))
 
 
 def asciidoc_document(text: str) -> Document:
-    """Finds the headings of AsciiDoc."""
+    """Find the headings of AsciiDoc."""
     return Document("", text, asciidoc_sections(text))
 
 
 def tex_document(text: str) -> Document:
-    """Finds the headings of LaTeX."""
+    """Find the headings of LaTeX."""
     return Document("", text, tex_sections(text))
 
 
 def html_document(text: str) -> Document:
-    """Takes the visible text of an HTML page."""
+    """Take the visible text of an HTML page."""
     visible, sections = html_sections(text)
     return Document("", visible, sections)

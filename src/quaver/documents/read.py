@@ -42,7 +42,7 @@ def read_document(
     content: bytes | None = None,
     converter: Converter | None = None,
 ) -> Document:
-    """Reads one file.
+    """Read one file.
 
     Args:
         path: The file; its ending decides the format, and where that is none, how it begins: any
@@ -75,7 +75,7 @@ def read_document(
 def read_documents(
     files: Sequence[Unread], converter: Converter
 ) -> Iterator[Document | DocumentError | ImportError]:
-    """Reads files together.
+    """Read files together.
 
     Args:
         files: The files; about ``LIMITS.message_bytes`` and no more than ``LIMITS.message_files``
@@ -105,7 +105,7 @@ def read_documents(
 
 
 def _ending(file: Unread) -> str:
-    """Returns the ending that decides the format.
+    """Return the ending that decides the format.
 
     Raises:
         DocumentError: The file is no text and of no supported format.
@@ -119,7 +119,7 @@ def _ending(file: Unread) -> str:
 
 
 def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
-    """Reads a file's bytes; waits for nothing but the disk.
+    """Read a file's bytes; wait for nothing but the disk.
 
     Args:
         path: The file.
@@ -148,7 +148,7 @@ def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
 
 
 def _content(file: int, name: str, most: int) -> bytes:
-    """Reads an open file to its end."""
+    """Read an open file to its end."""
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise DocumentError(f"{name}: not a regular file")

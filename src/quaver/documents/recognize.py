@@ -35,7 +35,7 @@ _STEMS = frozenset(
 
 
 def ending_of(path: Path, *, forced: bool = False) -> str | None:
-    """Says by which format a file can be read; opens it only if its name does not tell.
+    """Say by which format a file can be read; open it only if its name does not tell.
 
     Args:
         path: The file.
@@ -88,7 +88,7 @@ def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -
 
 
 def _is_text(content: bytes) -> bool:
-    """Whether a file that begins so is text that people wrote, be it in an unknown encoding."""
+    """Return whether a file that begins so is text that people wrote, be it in an unknown encoding."""
     if _PRIVATE_KEY.match(content):
         return False
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -100,7 +100,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _unpacked(content: bytes) -> bytes:
-    """Returns how the file inside a .gz begins; nothing if it is damaged, as reading will report."""
+    """Return how the file inside a .gz begins; nothing if it is damaged, as reading will report."""
     try:
         return zlib.decompressobj(31).decompress(content, _START)
     except zlib.error:
@@ -108,7 +108,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _start_of(path: Path) -> bytes:
-    """Returns how a file begins; of what is no file, or leads nowhere, a byte that is no text."""
+    """Return how a file begins; of what is no file, or leads nowhere, a byte that is no text."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return b"\0"

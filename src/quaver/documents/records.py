@@ -21,7 +21,7 @@ _DEEPEST = 8
 
 
 def json_document(text: str) -> Document:
-    """Reads one JSON value; a list of objects is a list of records, and so is each line of .jsonl.
+    """Read one JSON value; a list of objects is a list of records, and so is each line of .jsonl.
 
     Args:
         text: The decoded file.
@@ -40,7 +40,7 @@ def json_document(text: str) -> Document:
 
 
 def json_lines_document(text: str) -> Document:
-    """Reads one JSON value from each line; like ``json_document``."""
+    """Read one JSON value from each line; like ``json_document``."""
     return _document(
         _parse(line, f" in line {number}")
         for number, line in enumerate(text.split("\n"), start=1)
@@ -66,7 +66,7 @@ def _document(records: Iterable[Any]) -> Document:
 
 
 def _read(record: Any) -> tuple[str, str, dict[str, Any]]:
-    """Returns heading, text and metadata of a record."""
+    """Return heading, text and metadata of a record."""
     if not isinstance(record, dict):
         return "", "\n".join(_lines(record, "")), {}
     title = next((key for key in _TITLES if _is_text(record.get(key))), None)
@@ -82,7 +82,7 @@ def _read(record: Any) -> tuple[str, str, dict[str, Any]]:
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:
-    """Yields the values of a record, each with the path of keys that leads to it."""
+    """Yield the values of a record, each with the path of keys that leads to it."""
     waiting = [(path, value)]
     while waiting:
         path, value = waiting.pop()
@@ -101,7 +101,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a value can be filtered on: a number, a truth value or a short text."""
+    """Return whether a value can be filtered on: a number, a truth value or a short text."""
     if isinstance(value, str):
         return len(value) <= _LONGEST_VALUE
     if isinstance(value, float):
@@ -110,7 +110,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _small(value: Any) -> Any:
-    """Returns what filters can reach of an object or a list; None if that is nothing or too much."""
+    """Return what filters can reach of an object or a list; None if that is nothing or too much."""
     kept = _reachable(value, _DEEPEST)
     return None if kept is None or len(json.dumps(kept)) > _LARGEST_NESTED else kept
 

@@ -26,7 +26,7 @@ _TARGET = re.compile(r"[ \t]*(?:\.\.(?: _[^\r\n]*:)?[ \t]*)?")
 
 
 def rst_sections(text: str) -> tuple[Section, ...]:
-    """Finds the sections of a reStructuredText document.
+    """Find the sections of a reStructuredText document.
 
     A heading is a line of text with a line of one repeated punctuation character below it, at least
     as long as the text, and perhaps the same line above. The order in which these styles first
@@ -61,7 +61,7 @@ def rst_sections(text: str) -> tuple[Section, ...]:
 
 
 def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] | None:
-    """Returns (style, title, rows) of the heading that starts in this row, or None."""
+    """Return (style, title, rows) of the heading that starts in this row, or None."""
     line = lines[row][1]
     above = lines[row - 1][1] if row else ""
     below = lines[row + 1][1] if row + 1 < len(lines) else ""
@@ -88,12 +88,12 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
 
 
 def _plain(title: str) -> str:
-    """Takes markup off a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
+    """Take markup off a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
     return _DASHES.sub("—", _MARKUP.sub(r"\1", title))
 
 
 def _without_targets(text: str, section: Section) -> Section:
-    """Cuts link targets (``.. _name:``) and blank lines off the end of a section, line by line."""
+    """Cut link targets (``.. _name:``) and blank lines off the end of a section, line by line."""
     end = section.end
     while end > section.start:
         last = end - (text[end - 1] in "\r\n")

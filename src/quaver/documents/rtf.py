@@ -9,7 +9,7 @@ from quaver.extras import needs_extra
 
 
 def rtf_document(content: bytes) -> Document:
-    """Reads an .rtf file.
+    """Read an .rtf file.
 
     Args:
         content: The file.

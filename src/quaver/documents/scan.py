@@ -35,7 +35,7 @@ class Scan:
 
 
 def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
-    """Lists the supported files of a folder and its sub-folders.
+    """List the supported files of a folder and its sub-folders.
 
     A file whose ending says nothing is one if it is text and has no ending, or a well-known name
     (README.Debian), or is a manual page (ls.1), or matches a pattern to include.
@@ -94,7 +94,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
 
 
 def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
-    """Yields every wanted file, and what cannot be used with the reason; _OUTSIDE for a link."""
+    """Yield every wanted file, and what cannot be used with the reason; _OUTSIDE for a link."""
     real_root = os.path.realpath(root)
     seen = {real_root}
     folders = [(root, "", sieve)]
@@ -131,12 +131,12 @@ def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
 
 
 def _contains(folder: str, path: str) -> bool:
-    """Whether a path is a folder or inside it; both without links."""
+    """Return whether a path is a folder or inside it; both without links."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
+    """Return whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
     try:
         return entry.is_dir()
     except OSError:
@@ -144,7 +144,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_text(name: str) -> bool:
-    """Whether a file name can be stored as UTF-8 (a name with undecodable bytes cannot)."""
+    """Return whether a file name can be stored as UTF-8 (a name with undecodable bytes cannot)."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -14,7 +14,7 @@ from quaver.extras import needs_extra
 
 
 def slides_document(content: bytes) -> Document:
-    """Reads a .pptx file: titles, text, tables and speaker's notes of every slide.
+    """Read a .pptx file: titles, text, tables and speaker's notes of every slide.
 
     Args:
         content: The file.
@@ -59,7 +59,7 @@ def slides_document(content: bytes) -> Document:
 
 
 def _texts(shapes: Iterable[Any]) -> Iterator[str]:
-    """Yields the text of shapes in their order; groups are opened."""
+    """Yield the text of shapes in their order; groups are opened."""
     waiting = list(shapes)[::-1]
     while waiting:
         shape = waiting.pop()

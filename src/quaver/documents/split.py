@@ -39,7 +39,7 @@ _SPACE = re.compile(r"\s+")
 
 
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
-    """Splits a document on headings, then paragraphs, sentences and, if it must, words.
+    """Split a document on headings, then paragraphs, sentences and, if it must, words.
 
     Each passage is as long as it can be under one heading: ``count(heading + newline + text) <=
     max_tokens``, and its text has no more than ``CHARACTERS_PER_TOKEN`` times as many characters. A
@@ -86,7 +86,7 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
 def _pieces(
     body: str, heading: str, markdown: bool, tokenizer: TokenCounter, max_tokens: int
 ) -> list[tuple[int, str]]:
-    """Splits the text below one heading; offsets are characters of ``body``.
+    """Split the text below one heading; offsets are characters of ``body``.
 
     Why not a counter that adds the heading to each piece: the splitter takes counts for sums of
     their parts, and with such a constant in them up to 9 % of the pieces came out too long.
@@ -112,7 +112,7 @@ def _pieces(
 
 
 def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
-    """Yields the text in blocks: one, unless it is large or has a line much longer than a passage.
+    """Yield the text in blocks: one, unless it is large or has a line much longer than a passage.
 
     Such a line is cut behind a sentence or a word; where nothing ends, after as many characters as
     a passage may have.
@@ -144,12 +144,12 @@ def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
 
 
 def _page(document: Document, start: int) -> dict[str, int]:
-    """Returns the page on which a passage begins, counted from 1, if the document has pages."""
+    """Return the page on which a passage begins, counted from 1, if the document has pages."""
     return {"page": bisect_right(document.pages, start)} if document.pages else {}
 
 
 def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:
-    """Joins the innermost headings that fit; one that is too long loses its end."""
+    """Join the innermost headings that fit; one that is too long loses its end."""
     longest = budget * CHARACTERS_PER_TOKEN
     for first in range(len(headings)):
         path = HEADING_SEPARATOR.join(headings[first:])

@@ -22,7 +22,7 @@ _TINY = 200
 
 
 def subtitles_document(text: str) -> Document:
-    """Reads SubRip or WebVTT.
+    """Read SubRip or WebVTT.
 
     Args:
         text: The decoded file.

@@ -24,7 +24,7 @@ _SAMPLE = 65_536
 
 
 def csv_document(text: str) -> Document:
-    """Reads comma- (or semicolon-, or tab-) separated values.
+    """Read comma- (or semicolon-, or tab-) separated values.
 
     Args:
         text: The decoded file.
@@ -45,7 +45,7 @@ def csv_document(text: str) -> Document:
 
 
 def _delimiter(sample: str) -> str:
-    """Returns the delimiter that gives most rows of a sample the same number of columns.
+    """Return the delimiter that gives most rows of a sample the same number of columns.
 
     Why not ``csv.Sniffer``: its regular expressions need minutes for 20 KB of quotation marks.
     """
@@ -61,7 +61,7 @@ def _delimiter(sample: str) -> str:
 
 
 def sheets_document(content: bytes) -> Document:
-    """Reads a spreadsheet: .xlsx, .xlsb, .xls or .ods.
+    """Read a spreadsheet: .xlsx, .xlsb, .xls or .ods.
 
     Args:
         content: The file.
@@ -100,7 +100,7 @@ def sheets_document(content: bytes) -> Document:
 
 
 def table_text(rows: Iterable[Sequence[str]]) -> str:
-    """Writes a table as lines.
+    """Write a table as lines.
 
     Args:
         rows: The cells of each row.
@@ -125,7 +125,7 @@ def table_text(rows: Iterable[Sequence[str]]) -> str:
 
 
 def row_text(cells: Iterable[str]) -> str:
-    """Writes a row whose columns have no names.
+    """Write a row whose columns have no names.
 
     Args:
         cells: The cells.
@@ -137,7 +137,7 @@ def row_text(cells: Iterable[str]) -> str:
 
 
 def _are_names(row: list[str]) -> bool:
-    """Whether a first row can be the columns' names: all there, all different, none a number."""
+    """Return whether a first row can be the columns' names: all there, all different, none a number."""
     return (
         len(row) > 1
         and len(set(row)) == len(row)
@@ -146,7 +146,7 @@ def _are_names(row: list[str]) -> bool:
 
 
 def _plain(row: Sequence[object]) -> list[str]:
-    """Returns the cells as people see them: 3 for 3.0."""
+    """Return the cells as people see them: 3 for 3.0."""
     return [
         str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell)
         for cell in row

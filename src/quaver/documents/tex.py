@@ -29,7 +29,7 @@ _LINE_END = re.compile(r"[ \t]*(?:\r\n?|\n)?")
 
 
 def tex_sections(text: str) -> tuple[Section, ...]:
-    r"""Finds the sections of a LaTeX file.
+    r"""Find the sections of a LaTeX file.
 
     Args:
         text: The decoded file.
@@ -71,7 +71,7 @@ def tex_sections(text: str) -> tuple[Section, ...]:
 
 
 def _listings(text: str) -> list[tuple[int, int]]:
-    """Returns where listings and comments begin and end, the last first."""
+    """Return where listings and comments begin and end, the last first."""
     found = []
     at = 0
     ends: dict[str, bool] = {}  # environments that do not end any more
@@ -88,13 +88,13 @@ def _listings(text: str) -> list[tuple[int, int]]:
 
 
 def _is_comment(text: str, at: int) -> bool:
-    """Whether a percent sign stands before this place in its line."""
+    """Return whether a percent sign stands before this place in its line."""
     line = text[max(0, at - _LONGEST_TITLE) : at].rpartition("\n")[2]
     return re.search(r"(?<!\\)(?:\\\\)*%", line) is not None
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Returns where the brace closes that was opened before; braces in between come in pairs."""
+    """Return where the brace closes that was opened before; braces in between come in pairs."""
     depth = 1
     for at in range(start, min(len(text), start + _LONGEST_TITLE)):
         if text[at] in "{}" and text[at - 1] != "\\":
@@ -105,6 +105,6 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _plain(title: str) -> str:
-    """Takes markup off a title."""
+    """Take markup off a title."""
     title = _SIGN.sub(lambda sign: _SIGNS[sign.group()], title)
     return " ".join(_DASHES.sub("–", _MARKUP.sub("", title)).split())  # noqa: RUF001

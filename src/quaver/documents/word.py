@@ -20,7 +20,7 @@ _STYLES = "\n".join(
 
 
 def word_document(content: bytes) -> Document:
-    """Reads a .docx file: paragraphs, lists, tables, notes and text boxes, not its pictures.
+    """Read a .docx file: paragraphs, lists, tables, notes and text boxes, not its pictures.
 
     Args:
         content: The file.

@@ -20,7 +20,7 @@ _REFUSED = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "o
 
 
 def main() -> None:
-    """Converts files until there are no more.
+    """Convert files until there are no more.
 
     The arguments of the process are its limits: seconds for each file, and bytes of memory. Standard
     input has for some files together a line of JSON with the ending and size of each, then their
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def answer_for(ending: str, content: bytes) -> dict[str, Any]:
-    """Converts a file and says what came of it.
+    """Convert a file and say what came of it.
 
     Args:
         ending: The file's ending.
@@ -84,7 +84,7 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
 
 
 def _confine(memory: int) -> None:
-    """Takes from this process what converting does not need."""
+    """Take from this process what converting does not need."""
     sys.dont_write_bytecode = True
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_FSIZE, 0)

@@ -30,7 +30,7 @@ _DEEPEST = 6
 
 
 def xml_document(text: str) -> Document:
-    """Reads XML: DocBook, JATS, feeds, records or anything else.
+    """Read XML: DocBook, JATS, feeds, records or anything else.
 
     Args:
         text: The decoded file.
@@ -76,7 +76,7 @@ class _Writer:
         self._open: list[_Open] = []
 
     def write(self, root: Element) -> None:
-        """Writes an element; with a stack, because files nest deeper than Python recurses."""
+        """Write an element; with a stack, because files nest deeper than Python recurses."""
         # An element with the depth that a title in it belongs to, or a depth that ends.
         waiting: list[tuple[Element | None, int, int]] = [(root, 0, 0)]
         while waiting:
@@ -101,7 +101,7 @@ class _Writer:
         self._close()
 
     def write_attributes(self, root: Element) -> None:
-        """Writes each element's attributes as a line: the file has nothing else."""
+        """Write each element's attributes as a line: the file has nothing else."""
         for element in root.iter():
             values = (
                 (name.rpartition(":")[2], " ".join(value.split()))
@@ -123,7 +123,7 @@ class _Writer:
         self._begin = self._length
 
     def _leave(self, depth: int) -> None:
-        """Ends the titles of an element; one with nothing below it is text."""
+        """End the titles of an element; one with nothing below it is text."""
         while self._open and self._open[-1].depth >= depth:
             self._close()
             last = self._open.pop()
@@ -148,7 +148,7 @@ class _Writer:
 
 
 def _record(element: Element) -> str:
-    """Writes an element whose children are short values as a line; empty for any other."""
+    """Write an element whose children are short values as a line; empty for any other."""
     values = [(_local(child), " ".join((child.text or "").split())) for child in element]
     names = {name.lower() for name, _ in values}
     if (
@@ -165,7 +165,7 @@ def _record(element: Element) -> str:
 
 
 def _block(element: Element) -> str:
-    """Returns an element's text as one line; feeds have HTML in theirs."""
+    """Return an element's text as one line; feeds have HTML in theirs."""
     text = "".join(element.itertext())
     if not len(element) and "</" in text:
         text, _ = html_sections(text)
@@ -174,12 +174,12 @@ def _block(element: Element) -> str:
 
 
 def _is_mixed(element: Element) -> bool:
-    """Whether text stands between an element's children."""
+    """Return whether text stands between an element's children."""
     return bool((element.text or "").strip()) or any((c.tail or "").strip() for c in element)
 
 
 def _title(element: Element) -> str:
-    """Returns a title; empty if it is too long for one, or a container that is only called so."""
+    """Return a title; empty if it is too long for one, or a container that is only called so."""
     if len(element) and not _is_mixed(element) and _TITLES & {_name(c) for c in element}:
         return ""
     title = " ".join("".join(element.itertext()).split())
@@ -191,12 +191,12 @@ def _name(element: Element) -> str:
 
 
 def _local(element: Element) -> str:
-    """Returns an element's name without its namespace's prefix."""
+    """Return an element's name without its namespace's prefix."""
     return str(element.tag).rpartition(":")[2]
 
 
 def _parsed(text: str) -> Element:
-    """Parses XML that declares no entities; nothing is fetched."""
+    """Parse XML that declares no entities; nothing is fetched."""
     parser = expat.ParserCreate()
     builder = TreeBuilder()
 

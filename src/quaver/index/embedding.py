@@ -20,7 +20,7 @@ after seconds."""
 
 
 def passage_budget(embedder: Embedder) -> int:
-    """Returns how many tokens the model reads beside its special tokens and prompt.
+    """Return how many tokens the model reads beside its special tokens and prompt.
 
     Args:
         embedder: The model.
@@ -51,7 +51,7 @@ class Batch:
 
 
 def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
-    """Tokenizes passages with their headings as documents.
+    """Tokenize passages with their headings as documents.
 
     Args:
         embedder: The model.
@@ -66,7 +66,7 @@ def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
 
 
 def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
-    """Embeds what is tokenized.
+    """Embed what is tokenized.
 
     Args:
         embedder: The model.
@@ -79,7 +79,7 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yields the passages in even pieces of a size that the engine likes.
+    """Yield the passages in even pieces of a size that the engine likes.
 
     Why not pieces of exactly that size: files seldom end with one, and 66 passages in 64 and 2 cost
     the engine a call, and the store a write to disk, for two.

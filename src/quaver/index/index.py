@@ -64,7 +64,7 @@ class Index:
         *,
         passage_tokens: int,
     ) -> None:
-        """Joins the parts; ``create`` and ``open`` are the usual ways.
+        """Join the parts; ``create`` and ``open`` are the usual ways.
 
         Args:
             location: Where the store is.
@@ -100,7 +100,7 @@ class Index:
         language: str = "english",
         vectors: str = "float32",
     ) -> Index:
-        """Makes an empty index.
+        """Make an empty index.
 
         Args:
             location: A folder that does not exist or is empty; ``qdrant://host:port/collection`` for
@@ -155,7 +155,7 @@ class Index:
         wait: float = 0.0,
         lazy: bool = False,
     ) -> Index:
-        """Opens an index; the store is opened, and so its lock taken, before a model is loaded.
+        """Open an index; the store is opened, and so its lock taken, before a model is loaded.
 
         Args:
             location: The store's folder, or ``qdrant://host:port/collection``.
@@ -202,12 +202,12 @@ class Index:
 
     @classmethod
     def exists(cls, location: str | Path) -> bool:
-        """Whether an index is there; one whose creation was interrupted is not."""
+        """Return whether an index is there; one whose creation was interrupted is not."""
         return store_exists(location)
 
     @staticmethod
     def check(location: str | Path) -> StoreCheck:
-        """Reads everything that a store holds, and compares it with its checksums.
+        """Read everything that a store holds and compare it with its checksums.
 
         It loads no model and needs no lock.
 
@@ -231,7 +231,7 @@ class Index:
         *,
         wait: float = 0.0,
     ) -> StoreRepair:
-        """Makes anew what is wrong with a store, also with one that does not open any more.
+        """Make anew what is wrong with a store, also with one that does not open any more.
 
         What can be read is kept. Passages whose vector is damaged are embedded anew. Passages whose
         text is damaged are dropped; ``update`` brings back those of files. A store of an earlier
@@ -272,7 +272,7 @@ class Index:
         return repair_store(path, vectors, wait=wait)
 
     def refresh(self) -> bool:
-        """Takes what another process stored since, where the index was opened with ``read_only``.
+        """Take what another process stored since, where the index was opened with ``read_only``.
 
         Returns:
             Whether there was something new.
@@ -290,7 +290,7 @@ class Index:
         metadata: Sequence[Mapping[str, Any] | None] | None = None,
         ids: Sequence[str] | None = None,
     ) -> list[str]:
-        """Embeds and stores texts that belong to no folder; each becomes one passage.
+        """Embed and store texts that belong to no folder; each becomes one passage.
 
         Args:
             texts: What to store. Of a text longer than the model reads, the vector is of its
@@ -325,7 +325,7 @@ class Index:
         return [passage.id for passage in passages]
 
     def add(self, passages: Sequence[Passage | str]) -> int:
-        """Embeds and stores passages that belong to no folder; ``update`` leaves them alone.
+        """Embed and store passages that belong to no folder; ``update`` leaves them alone.
 
         Args:
             passages: What to store; a passage whose id is stored already is replaced. A str becomes a
@@ -359,7 +359,7 @@ class Index:
         follow_links: bool = False,
         on_progress: Callable[[UpdateProgress], None] | None = None,
     ) -> UpdateReport:
-        """Brings the index in step with a folder: embeds what is new, drops what is gone.
+        """Bring the index in step with a folder: embed what is new, drop what is gone.
 
         An index can hold several folders; passages of the others stay as they are. A folder is
         known by its absolute path. So one that was moved counts as another one, and the old
@@ -407,7 +407,7 @@ class Index:
         )
 
     def roots(self) -> dict[str, int]:
-        """Returns the indexed folders, by absolute path or name, with their number of passages.
+        """Return the indexed folders, by absolute path or name, with their number of passages.
 
         Passages that were added without a folder stand under the empty name.
         """
@@ -415,7 +415,7 @@ class Index:
         return self.store.roots()
 
     def remove(self, folder: str | Path) -> int:
-        """Drops everything indexed from a folder; the folder itself need not exist any more.
+        """Drop everything indexed from a folder; the folder itself need not exist any more.
 
         Args:
             folder: The folder, or the name it was indexed under.
@@ -443,7 +443,7 @@ class Index:
         return stored[root]
 
     def status(self) -> StoreStatus:
-        """Returns what the store holds: folders, files, passages, failures, model, size, times.
+        """Return what the store holds: folders, files, passages, failures, model, size, times.
 
         Raises:
             StoreError: The store cannot be read.
@@ -462,7 +462,7 @@ class Index:
         candidates: int = CANDIDATES,
         min_score: float | None = None,
     ) -> list[Hit]:
-        """Finds the passages that answer a question best.
+        """Find the passages that answer a question best.
 
         Args:
             query: The question; not empty. The vector is of what the model reads of it, the words
@@ -498,7 +498,7 @@ class Index:
         return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def close(self) -> None:
-        """Closes the store, so that other processes can write; closing it again does nothing."""
+        """Close the store, so that other processes can write; closing it again does nothing."""
         self._closed = True
         self.store.close()
 
@@ -507,7 +507,7 @@ class Index:
             raise StoreClosedError(f"this index is closed: open {self.location} again")
 
     def __enter__(self) -> Index:
-        """Returns the index itself."""
+        """Return the index itself."""
         return self
 
     def __exit__(
@@ -516,7 +516,7 @@ class Index:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the store."""
+        """Close the store."""
         self.close()
 
 
@@ -528,7 +528,7 @@ def load_stored_model(
     option: str = "-m, or give Index.open the loaded model",
     **settings: Any,
 ) -> Embedder:
-    """Loads the model that a store was made with.
+    """Load the model that a store was made with.
 
     Args:
         manifest: The store's manifest.
@@ -566,14 +566,14 @@ def _folder(location: str | Path) -> Path:
 
 
 def _listed(name: str, items: Sequence[str]) -> list[str]:
-    """Makes a list of str, and refuses a str, whose letters would be taken for its items."""
+    """Make a list of str, and refuse a str, whose letters would be taken for its items."""
     if isinstance(items, str):
         raise InputError(f"{name} must be a list of str: got the str {items!r:.40}; write [...]")
     return text_list(items, name=name, rule="a list of str")
 
 
 def _passages(passages: Sequence[Passage | str]) -> list[Passage]:
-    """Makes passages of those that are str."""
+    """Make passages of those that are str."""
     if isinstance(passages, (str, Passage)):
         raise InputError(
             f"passages must be a list: got one {type(passages).__name__}; write [passage]"

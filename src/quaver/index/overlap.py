@@ -16,7 +16,7 @@ _END = object()
 
 @contextmanager
 def ahead(items: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
-    """Draws items in a thread of their own, so that the next is ready when it is asked for.
+    """Draw items in a thread of their own, so that the next is ready when it is asked for.
 
     Args:
         items: The items; an error of theirs is raised where the failed item would have come.
@@ -74,7 +74,7 @@ class Behind:
     """
 
     def __init__(self, depth: int) -> None:
-        """Starts no thread yet.
+        """Start no thread yet.
 
         Args:
             depth: How many jobs may be unfinished, at least 1.
@@ -85,7 +85,7 @@ class Behind:
         self._broken = False
 
     def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
-        """Hands a job over; waits while too many are unfinished.
+        """Hand a job over; wait while too many are unfinished.
 
         Args:
             job: What to do in the thread.
@@ -96,12 +96,12 @@ class Behind:
         self._pending.append((self._pool.submit(self._do, job), done))
 
     def finish(self) -> None:
-        """Returns when every job is done."""
+        """Return when every job is done."""
         while self._pending:
             self._settle()
 
     def close(self) -> None:
-        """Waits for the job that runs, drops the others, and ends the thread."""
+        """Wait for the job that runs, drop the others and end the thread."""
         self._broken = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 

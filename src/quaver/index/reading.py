@@ -71,7 +71,7 @@ class Reader:
         max_tokens: int,
         stored: Mapping[str, StoredSource],
     ) -> None:
-        """Takes what reading needs.
+        """Take what reading needs.
 
         Args:
             folder: The folder.
@@ -84,7 +84,7 @@ class Reader:
         self._max_tokens, self._stored = max_tokens, stored
 
     def groups(self, paths: Sequence[Path], passages: int) -> Iterator[Group]:
-        """Yields the files in groups.
+        """Yield the files in groups.
 
         Args:
             paths: The files.
@@ -114,7 +114,7 @@ class Reader:
     def _outcomes(
         self, paths: Sequence[Path], converter: Converter
     ) -> Iterator[tuple[ReadFile | Failure | int, int]]:
-        """Yields for each file, roughly in order, what came of it and its bytes.
+        """Yield for each file, roughly in order, what came of it and its bytes.
 
         That is the file read and split, why it cannot be read, or how many passages it has that is
         stored as it is.
@@ -145,7 +145,7 @@ class Reader:
     def _split(
         self, files: Sequence[tuple[str, Unread]], converter: Converter
     ) -> Iterator[tuple[ReadFile | Failure, int]]:
-        """Yields files as ``_outcomes`` does; each comes with the digest of its version."""
+        """Yield files as ``_outcomes`` does; each comes with the digest of its version."""
         documents = read_documents([file for _, file in files], converter)
         for (digest, file), document in zip(files, documents, strict=True):
             size = len(file.content)
@@ -162,7 +162,7 @@ class Reader:
 
 
 def file_size(path: Path) -> int:
-    """Returns a file's size in bytes; 0 where it cannot be reached, as reading will report."""
+    """Return a file's size in bytes; 0 where it cannot be reached, as reading will report."""
     try:
         return path.stat().st_size
     except OSError:

@@ -23,14 +23,14 @@ class SupportsRank(Protocol):
     def rank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None
     ) -> list[Ranked]:
-        """Returns the best ``top_k`` documents, best first."""
+        """Return the best ``top_k`` documents, best first."""
         ...
 
 
 def rerank(
     query: str, hits: Sequence[Hit], ranker: SupportsRank, *, k: int, store: VectorStore, space: str
 ) -> list[Hit]:
-    """Orders hits anew.
+    """Order hits anew.
 
     A bi-encoder whose vectors are the ones that are stored is given them, and embeds nothing but
     the question.
@@ -88,7 +88,7 @@ def _same_model(name_or_path: str | Path, embedder: Embedder) -> bool:
 
 
 def _stored_vectors(hits: Sequence[Hit], store: VectorStore) -> NDArray[np.float32] | None:
-    """Returns the vectors of the hits; None if one has none."""
+    """Return the vectors of the hits; None if one has none."""
     found = store.vectors([hit.id for hit in hits])
     if not hits or len(found) < len(hits):
         return None

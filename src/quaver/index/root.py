@@ -8,7 +8,7 @@ from quaver.errors import DocumentError
 
 
 def root_of(folder: Path) -> str:
-    """Returns the root under which a folder without a name is stored: its absolute path.
+    """Return the root under which a folder without a name is stored: its absolute path.
 
     Args:
         folder: The folder; it need not exist.

@@ -23,7 +23,7 @@ from quaver.store import (
 
 
 def export_passages(location: str | Path, path: str | Path) -> int:
-    """Writes a store's passages, metadata and vectors to a Parquet file; loads no model.
+    """Write a store's passages, metadata and vectors to a Parquet file; load no model.
 
     Args:
         location: The store, as for ``Index.open``.
@@ -52,7 +52,7 @@ def import_passages(
     wait: float = 0.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Stores the passages of a Parquet file; interrupted, it can be run again.
+    """Store the passages of a Parquet file; interrupted, it can be run again.
 
     A file that ``export_passages`` wrote brings its vectors and needs no model. The passages of any
     other, with the columns id and text, are embedded; its further columns become metadata.

@@ -46,7 +46,7 @@ def update(
     selection: Selection | None = None,
     on_progress: Callable[[UpdateProgress], None] | None = None,
 ) -> UpdateReport:
-    """Does what ``Index.update`` says.
+    """Do what ``Index.update`` says.
 
     Args:
         embedder: The model.
@@ -158,13 +158,13 @@ class _Update:
         )
 
     def _note_update(self) -> None:
-        """Keeps with the store when this update ended and what it could not read."""
+        """Keep with the store when this update ended and what it could not read."""
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         failed = tuple(self._failed[:MOST_FAILURES])
         self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
 
     def _note(self, group: Group) -> None:
-        """Counts the files of a group that are not to be stored."""
+        """Count the files of a group that are not to be stored."""
         self._failed.extend(group.failures)
         self._files += len(group.unchanged)
         self._unchanged += sum(group.unchanged)
@@ -182,7 +182,7 @@ class _Update:
             self._advance(done)
 
     def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
-        """Looks up what needs no engine, and tokenizes the rest; in the thread that reads."""
+        """Look up what needs no engine, and tokenize the rest; in the thread that reads."""
         passages = [passage for file in group.files for passage in file.passages]
         kept, reused, new = self._sorted(passages, stored, anything)
         return _Work(
@@ -190,7 +190,7 @@ class _Update:
         )
 
     def _put(self, work: _Work, stored: dict[str, StoredSource]) -> None:
-        """Stores the passages of files, and only when they are on disk deletes the stale ones."""
+        """Store the passages of files, and only when they are on disk delete the stale ones."""
         files = work.group.files
         versions = {file.source: file.version for file in files}
         shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
@@ -228,7 +228,7 @@ class _Update:
         self._behind.submit(lambda: self._store.delete(stale), deleted)
 
     def _flush(self) -> None:
-        """Has everything before flushed, and counted once it is."""
+        """Have everything before flushed, and counted once it is."""
 
         def flushed() -> None:
             for durable in self._written:
@@ -243,7 +243,7 @@ class _Update:
     ) -> tuple[
         dict[Passage, NDArray[np.float32]], dict[Passage, NDArray[np.float32]], list[Passage]
     ]:
-        """Tells passages that keep their vector, those that take one over, and new ones."""
+        """Tell passages that keep their vector, those that take one over, and new ones."""
         if not anything:
             return {}, {}, passages
         own = self._store.vectors([p.id for p in passages if p.source in stored])
@@ -262,7 +262,7 @@ class _Update:
         return sorted({i for ids in before.ids.values() for i in ids} - current)
 
     def _drop_gone(self, present: set[str], stored: dict[str, StoredSource]) -> None:
-        """Deletes the passages of files that are no longer in the folder."""
+        """Delete the passages of files that are no longer in the folder."""
         unread = tuple(f"{failure.source}/" for failure in self._failed)
         for source, before in stored.items():
             if source in present or source.startswith(unread) or "./" in unread:

@@ -29,7 +29,7 @@ def watch(
     on_progress: Callable[[UpdateProgress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[UpdateReport | DocumentError]:
-    """Updates an index now, and again whenever something in its folder changes.
+    """Update an index now, and again whenever something in its folder changes.
 
     The store is open only while an update runs, so that others can write between two; whoever opens it
     to read can search at any time.

@@ -106,7 +106,7 @@ class StoreRepair:
 
 
 def check_store(path: Path) -> StoreCheck:
-    """Reads everything that a store holds, and compares it with its checksums.
+    """Read everything that a store holds and compare it with its checksums.
 
     Others may use the store meanwhile; what is committed at the beginning is checked.
 
@@ -129,7 +129,7 @@ def check_store(path: Path) -> StoreCheck:
 
 
 def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -> StoreRepair:
-    """Makes anew what is wrong with a store.
+    """Make anew what is wrong with a store.
 
     The passages that can be read are written anew, beside what is there, and take its place at once.
     One whose vector is damaged is embedded anew. Of a store in an earlier layout all is taken over.
@@ -182,7 +182,7 @@ class _Examined:
     """
 
     def __init__(self, path: Path) -> None:
-        """Reads everything."""
+        """Read everything."""
         self.path = path
         self.damages: list[Damage] = []
         self.vectors_lost = self.lost = 0
@@ -212,7 +212,7 @@ class _Examined:
             self._say("notes", str(error))
 
     def is_outdated(self) -> bool:
-        """Whether the files went away because a writer wrote everything anew meanwhile."""
+        """Return whether the files went away because a writer wrote everything anew meanwhile."""
         if self.state is None or not any(damage.part == "file" for damage in self.damages):
             return False
         try:
@@ -221,7 +221,7 @@ class _Examined:
             return False
 
     def result(self) -> StoreCheck:
-        """Returns what was found."""
+        """Return what was found."""
         return StoreCheck(str(self.path), self.passages_read, tuple(self.damages))
 
     def _say(self, part: str, detail: str, **whose: str) -> None:
@@ -282,7 +282,7 @@ class _Examined:
         return columns
 
     def _held(self, name: str, wanted: int | None) -> memoryview:
-        """Returns the records of a file that are committed and there."""
+        """Return the records of a file that are committed and there."""
         column = self._columns[name]
         if column is None:
             return memoryview(b"")
@@ -317,7 +317,7 @@ class _Examined:
     def _stored(
         self, records: NDArray[np.void], sound: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], int]:
-        """Returns which rows are stored, and how many are behind the end of their file."""
+        """Return which rows are stored, and how many are behind the end of their file."""
         state = self.state
         rows = len(records) if state is None else state.rows
         data = self._held("dropped", None if state is None else state.dropped)
@@ -341,7 +341,7 @@ class _Examined:
         return stored, missing
 
     def _reads(self, record: np.void, texts: memoryview) -> bool:
-        """Whether a passage's head and text can be read."""
+        """Return whether a passage's head and text can be read."""
         at, head, text = int(record["at"]), int(record["head"]), int(record["text"])
         data = texts[at : at + head]
         whose = {"id": str(UUID(int=int(record["id"][0]) << 64 | int(record["id"][1])))}
@@ -403,7 +403,7 @@ class _Examined:
 
     # --- What can be taken over -------------------------------------------------------------------
     def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
-        """Yields the passages that can be read; those with a damaged vector with a new one."""
+        """Yield the passages that can be read; those with a damaged vector with a new one."""
         if self.legacy:
             from quaver.store.edge import read_edge
 
@@ -433,7 +433,7 @@ class _Examined:
 
 
 def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
-    """Writes what can be taken over as a new generation, which takes the place of all others.
+    """Write what can be taken over as a new generation, which takes the place of all others.
 
     Returns:
         How many passages it holds.

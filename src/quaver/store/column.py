@@ -23,7 +23,7 @@ class Column:
     """
 
     def __init__(self, path: Path, width: int, *, writable: bool, create: bool = False) -> None:
-        """Opens the file.
+        """Open the file.
 
         Args:
             path: The file.
@@ -52,14 +52,14 @@ class Column:
         self._dirty = create
 
     def records(self) -> int:
-        """Returns how many whole records the file has room for, committed or not."""
+        """Return how many whole records the file has room for, committed or not."""
         try:
             return os.fstat(self._file).st_size // self.width
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error.strerror}") from error
 
     def write(self, first: int, data: bytes | memoryview) -> None:
-        """Writes whole records.
+        """Write whole records.
 
         Args:
             first: Number of the first.
@@ -82,7 +82,7 @@ class Column:
             ) from error
 
     def sync(self) -> None:
-        """Returns when everything written is on the disk.
+        """Return when everything written is on the disk.
 
         Raises:
             StoreWriteError: The disk is full or fails.
@@ -96,7 +96,7 @@ class Column:
         self._dirty = False
 
     def cut(self, records: int) -> None:
-        """Drops what lies behind the first ``records`` records, if anything does.
+        """Drop what lies behind the first ``records`` records, if anything does.
 
         Raises:
             StoreWriteError: The file cannot be changed.
@@ -108,7 +108,7 @@ class Column:
             raise StoreWriteError(f"cannot write {self.path}: {error.strerror}") from error
 
     def view(self, records: int) -> memoryview:
-        """Returns the first records, mapped from the file; the view stays what it is.
+        """Return the first records, mapped from the file; the view stays what it is.
 
         Args:
             records: How many.
@@ -132,7 +132,7 @@ class Column:
         return memoryview(b"" if self._map is None else self._map)[:size]
 
     def close(self) -> None:
-        """Closes the file; views stay valid. Further calls do nothing."""
+        """Close the file; views stay valid. Further calls do nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -140,7 +140,7 @@ class Column:
 
 
 def sync_folder(path: Path) -> None:
-    """Returns when the names in a folder are on the disk.
+    """Return when the names in a folder are on the disk.
 
     Raises:
         StoreWriteError: It cannot be written.
@@ -156,7 +156,7 @@ def sync_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees either the old one or all of the new one, on the disk.
+    """Write a file so that a reader sees either the old one or all of the new one, on the disk.
 
     Args:
         path: The file.

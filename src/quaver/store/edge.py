@@ -18,7 +18,7 @@ _DENSE = "dense"
 
 
 def read_edge(path: Path) -> Iterator[StoredPassage]:
-    """Yields every passage of a store of format version 2, with its vector.
+    """Yield every passage of a store of format version 2, with its vector.
 
     Args:
         path: The store's folder, which must be writable: Qdrant Edge opens no other.
@@ -50,7 +50,7 @@ def read_edge(path: Path) -> Iterator[StoredPassage]:
 
 
 def _called(path: Path, call: Any) -> Any:
-    """Calls Qdrant Edge, whose errors are all plain ``Exception``, or panics of its Rust code."""
+    """Call Qdrant Edge, whose errors are all plain ``Exception``, or panics of its Rust code."""
     try:
         return call()
     except BaseException as error:

@@ -22,7 +22,7 @@ class Field:
     """The values of a passage's field, or of a first-level key of its metadata."""
 
     def __init__(self, key: str) -> None:
-        """Holds none yet.
+        """Hold none yet.
 
         Args:
             key: A payload key as a filter's plan has it.
@@ -37,7 +37,7 @@ class Field:
 
     @staticmethod
     def name_of(key: str) -> str:
-        """Returns what keys of the same field have in common."""
+        """Return what keys of the same field have in common."""
         parts = key.split(".")
         return ".".join(parts[:2] if parts[0] == METADATA else parts[:1]).removesuffix("[]")
 
@@ -47,7 +47,7 @@ class Field:
         return len(self._values) > MOST_VALUES
 
     def extend(self, payloads: Iterable[Mapping[str, Any] | None], count: int) -> None:
-        """Takes the values of further rows.
+        """Take the values of further rows.
 
         Args:
             payloads: Of each row; None for one that is no longer stored.
@@ -72,7 +72,7 @@ class Field:
         return code
 
     def mask(self, leaf: Equal | Missing | Within) -> NDArray[np.bool_]:
-        """Returns bool (rows,): whose value matches."""
+        """Return bool (rows,): whose value matches."""
         fits = np.array([matches(self._payload(value), leaf) for value in self._values], np.bool_)
         found: NDArray[np.bool_] = fits[self._codes]
         return found

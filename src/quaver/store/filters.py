@@ -57,7 +57,7 @@ class And:
     filters: tuple[Filter, ...]
 
     def __init__(self, *filters: Filter) -> None:
-        """Joins filters.
+        """Join filters.
 
         Args:
             *filters: The filters.
@@ -72,7 +72,7 @@ class Or:
     filters: tuple[Filter, ...]
 
     def __init__(self, *filters: Filter) -> None:
-        """Joins filters.
+        """Join filters.
 
         Args:
             *filters: The filters.
@@ -142,7 +142,7 @@ class Some:
 
 @dataclass(frozen=True)
 class Negated:
-    """This does not match."""
+    """A part that must not match."""
 
     part: Plan
 
@@ -151,7 +151,7 @@ Plan: TypeAlias = "Equal | Missing | Within | Every | Some | Negated"
 
 
 def plan(filter: Filter) -> Plan:
-    """Checks a filter and brings it into the few forms that a store translates.
+    """Check a filter and bring it into the few forms that a store translates.
 
     Args:
         filter: The filter.
@@ -179,7 +179,7 @@ def plan(filter: Filter) -> Plan:
 
 
 def payload_key(field: str) -> str:
-    """Returns where a field lies in what a store keeps.
+    """Return where a field lies in what a store keeps.
 
     Args:
         field: A field as a filter names it.
@@ -234,7 +234,7 @@ def _one_of(key: str, values: Sequence[Scalar], comparison: Compare) -> Plan:
 
 
 def moment(text: str) -> datetime | None:
-    """Reads an ISO 8601 date or time.
+    """Read an ISO 8601 date or time.
 
     Args:
         text: What may be one.

@@ -124,7 +124,7 @@ class Files:
     def __init__(
         self, store: Path, generation: int, dimension: int, *, writable: bool, create: bool = False
     ) -> None:
-        """Opens the files.
+        """Open the files.
 
         Args:
             store: The store's folder.
@@ -150,7 +150,7 @@ class Files:
         self.rows, self.texts, self.vectors, self.sketches, self.dropped = opened
 
     def close(self) -> None:
-        """Closes them; what was mapped stays mapped."""
+        """Close them; what was mapped stays mapped."""
         for column in self.all:
             column.close()
 
@@ -176,7 +176,7 @@ class FolderStore:
     """
 
     def __init__(self, path: Path, manifest: Manifest, held: StoreLock | None) -> None:
-        """Reads what is committed; ``create`` and ``open`` are the usual ways.
+        """Read what is committed; ``create`` and ``open`` are the usual ways.
 
         Args:
             path: The store's folder.
@@ -199,12 +199,12 @@ class FolderStore:
     # --- Making and opening ---------------------------------------------------------------------
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Whether a finished store is at this path."""
+        """Return whether a finished store is at this path."""
         return (path / manifest.FILE_NAME).exists()
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> FolderStore:
-        """Makes an empty store; one whose creation was interrupted is made anew.
+        """Make an empty store; one whose creation was interrupted is made anew.
 
         Args:
             path: A folder that does not exist or is empty; its parents are made.
@@ -254,7 +254,7 @@ class FolderStore:
 
     @classmethod
     def open(cls, path: Path, *, read_only: bool = False, wait: float = 0.0) -> FolderStore:
-        """Opens a store.
+        """Open a store.
 
         Args:
             path: The store's folder.
@@ -296,7 +296,7 @@ class FolderStore:
         return made
 
     def _load(self) -> None:
-        """Opens the files of the state that is committed, and checks what everything hangs on."""
+        """Open the files of the state that is committed, and check what everything hangs on."""
         for attempt in range(10):
             committed = State.read(self.path)
             try:
@@ -376,14 +376,14 @@ class FolderStore:
             column.close()
 
     def _tidy(self) -> None:
-        """Drops what a killed writer left: records behind the committed ones, files of none."""
+        """Drop what a killed writer left: records behind the committed ones, files of none."""
         for column, count in zip(self._files.all, _counts(self._state), strict=True):
             column.cut(count)
         self.drop_strangers(self.path, self._state)
 
     @staticmethod
     def drop_strangers(path: Path, committed: State) -> None:
-        """Deletes files of a store's names that the committed state does not know.
+        """Delete files of a store's names that the committed state does not know.
 
         Args:
             path: The store's folder, whose lock is held.
@@ -409,7 +409,7 @@ class FolderStore:
         )
 
     def refresh(self) -> bool:
-        """Takes the state that was committed last; see ``VectorStore.refresh``."""
+        """Take the state that was committed last; see ``VectorStore.refresh``."""
         with self._mutex:
             self._require_open()
             if not self.read_only:
@@ -432,7 +432,7 @@ class FolderStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Stores passages; see ``VectorStore.upsert``.
+        """Store passages; see ``VectorStore.upsert``.
 
         Raises:
             InputError: The vectors do not fit the passages or the store.
@@ -480,7 +480,7 @@ class FolderStore:
     def _append(
         self, records: NDArray[np.void], texts: bytes, vectors: NDArray[np.float32]
     ) -> None:
-        """Writes records behind the others, and drops those that they replace."""
+        """Write records behind the others, and drop those that they replace."""
         first = self._rows
         if first + len(records) > MOST_ROWS:
             raise StoreWriteError(f"a store holds {MOST_ROWS} rows at most: {self.path} is full")
@@ -524,14 +524,14 @@ class FolderStore:
         self._filtered.clear()
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes passages; see ``VectorStore.delete``."""
+        """Remove passages; see ``VectorStore.delete``."""
         with self._mutex:
             self._require_writable()
             found = self._rows_of("id", [id_key(i) for i in dict.fromkeys(ids)])
             self._drop([row for rows in found for row in rows])
 
     def delete_matching(self, filter: Filter) -> int:
-        """Removes what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see ``VectorStore.delete_matching``."""
         with self._mutex:
             self._require_writable()
             rows = self._matching(filter).tolist()
@@ -539,14 +539,14 @@ class FolderStore:
             return len(rows)
 
     def flush(self) -> None:
-        """Commits everything before; see ``VectorStore.flush``."""
+        """Commit everything before; see ``VectorStore.flush``."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
             self._commit()
 
     def _write_pending(self) -> None:
-        """Writes the words of what is not committed, and merges files of them that are alike."""
+        """Write the words of what is not committed, and merge files of them that are alike."""
         if self._pending:
             self._written.append(self._new_words(self._unwritten(), level=0))
             self._pending, self._pending_words = [], None
@@ -588,7 +588,7 @@ class FolderStore:
         self._retired.clear()
 
     def _unwritten(self) -> Postings:
-        """Returns the words of what is not committed yet."""
+        """Return the words of what is not committed yet."""
         if self._pending_words is None:
             terms, rows, weights = (
                 np.concatenate(parts) for parts in zip(*self._pending, strict=True)
@@ -597,7 +597,7 @@ class FolderStore:
         return self._pending_words
 
     def _new_words(self, postings: Postings, *, level: int) -> _Words:
-        """Writes a file of words, which belongs to the store from the next commit on."""
+        """Write a file of words, which belongs to the store from the next commit on."""
         number, self._next_run = self._next_run, self._next_run + 1
         return write_words(self.path, self._state.generation, number, postings, level=level)
 
@@ -610,7 +610,7 @@ class FolderStore:
         )
 
     def _merge(self, first: int, last: int) -> None:
-        """Makes one file of several of words."""
+        """Make one file of several of words."""
         group = self._written[first:last]
         postings = merged([words.postings for words in group], self._alive[: self._rows])
         level = 1 + max(words.run.level for words in group)
@@ -618,7 +618,7 @@ class FolderStore:
         self._retired += [words.path for words in group]
 
     def optimize(self) -> None:
-        """Merges files of words, and writes everything anew where much was dropped."""
+        """Merge files of words, and write everything anew where much was dropped."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
@@ -634,7 +634,7 @@ class FolderStore:
             self._commit()
 
     def _write_anew(self) -> None:
-        """Writes what is still stored as the next generation."""
+        """Write what is still stored as the next generation."""
         generation = self._state.generation + 1
         kept = np.flatnonzero(self._alive[: self._rows])
         renamed = np.zeros(self._rows, np.uint32)
@@ -709,7 +709,7 @@ class FolderStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the best passages; see ``VectorStore.search``.
+        """Find the best passages; see ``VectorStore.search``.
 
         Raises:
             InputError: An argument breaks its rule.
@@ -765,7 +765,7 @@ class FolderStore:
 
     # --- Reading ----------------------------------------------------------------------------------
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Returns stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see ``VectorStore.get``."""
         with self._mutex:
             self._require_open()
             keys = [id_key(i) for i in dict.fromkeys(ids)]
@@ -775,7 +775,7 @@ class FolderStore:
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yields stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see ``VectorStore.scan``."""
         with self._mutex:
             self._require_open()
             rows = self._matching(filter).tolist()
@@ -792,7 +792,7 @@ class FolderStore:
             yield from found
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see ``VectorStore.vectors``."""
         wanted = list(dict.fromkeys(ids))
         with self._mutex:
             self._require_open()
@@ -802,7 +802,7 @@ class FolderStore:
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
         wanted = list(dict.fromkeys(digests))
         with self._mutex:
             self._require_open()
@@ -816,13 +816,13 @@ class FolderStore:
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
     def count(self, filter: Filter | None = None) -> int:
-        """Returns how many passages are stored, or match."""
+        """Return how many passages are stored, or match."""
         with self._mutex:
             self._require_open()
             return self._count if filter is None else len(self._matching(filter))
 
     def roots(self) -> dict[str, int]:
-        """Returns how many passages are stored of each root."""
+        """Return how many passages are stored of each root."""
         with self._mutex:
             self._require_open()
             rows = self._matching(None)
@@ -836,7 +836,7 @@ class FolderStore:
             }
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
         with self._mutex:
             self._require_open()
@@ -848,22 +848,22 @@ class FolderStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keeps what an update left to tell; see ``VectorStore.note_update``."""
+        """Keep what an update left to tell; see ``VectorStore.note_update``."""
         self._require_writable()
         notes = self.notes()
         notes.pop(root, None)
         write_notes(self.path, notes if note is None else {**notes, root: note})
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Returns what was kept of updates, by root."""
+        """Return what was kept of updates, by root."""
         return read_notes(self.path)
 
     def size(self) -> int:
-        """Returns the bytes that the store takes on the disk."""
+        """Return the bytes that the store takes on the disk."""
         return disk_usage(self.path)
 
     def close(self) -> None:
-        """Commits what is pending and releases the lock; further calls do nothing."""
+        """Commit what is pending and release the lock; further calls do nothing."""
         with self._mutex:
             if self._closed:
                 return
@@ -880,7 +880,7 @@ class FolderStore:
                     self._lock.release()
 
     def __enter__(self) -> FolderStore:
-        """Returns the store itself."""
+        """Return the store itself."""
         return self
 
     def __exit__(
@@ -889,7 +889,7 @@ class FolderStore:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Closes the store."""
+        """Close the store."""
         self.close()
 
     # --- Rows and payloads ------------------------------------------------------------------------
@@ -916,7 +916,7 @@ class FolderStore:
         return flat.reshape(-1, self.manifest.dimension)
 
     def _rows_of(self, name: str, keys: Sequence[tuple[int, int]]) -> list[list[int]]:
-        """Returns for each key the rows that are stored under it: of an id one at most."""
+        """Return for each key the rows that are stored under it: of an id one at most."""
         lookup = self._lookups.get(name)
         if lookup is None or lookup.is_loose:
             lookup = self._lookups[name] = Lookup(mixed(self._records()[name]))
@@ -932,7 +932,7 @@ class FolderStore:
         ]
 
     def _matching(self, filter: Filter | None) -> NDArray[np.intp]:
-        """Returns the rows that match, ascending."""
+        """Return the rows that match, ascending."""
         alive = self._alive[: self._rows]
         if filter is None:
             return np.flatnonzero(alive)
@@ -948,7 +948,7 @@ class FolderStore:
         return self._filtered[key]
 
     def _mask(self, checked: Plan) -> NDArray[np.bool_] | None:
-        """Returns which rows match; None where the passages must be read for it."""
+        """Return which rows match; None where the passages must be read for it."""
         if isinstance(checked, Negated):
             mask = self._mask(checked.part)
             return None if mask is None else ~mask
@@ -972,7 +972,7 @@ class FolderStore:
         return None if field is None else field.mask(checked)
 
     def _field(self, key: str) -> Field | None:
-        """Returns the values of a field in all rows; None for one with very many."""
+        """Return the values of a field in all rows; None for one with very many."""
         if key in ("id", "text", "source"):
             return None
         name = Field.name_of(key)
@@ -1017,7 +1017,7 @@ class FolderStore:
         texts: bool = True,
         needles: Sequence[bytes] | None = None,
     ) -> Iterator[Any]:
-        """Yields the payloads of rows, checked; without their text if it is not wanted.
+        """Yield the payloads of rows, checked; without their text if it is not wanted.
 
         None stands for a payload whose head has none of the needles, if there are any.
         """
@@ -1045,7 +1045,7 @@ class FolderStore:
             yield payload
 
     def _sound_vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        """Yields the vectors of rows, checked."""
+        """Yield the vectors of rows, checked."""
         if not rows:
             return
         wanted = self._records()["vector_sum"][rows].tolist()
@@ -1056,7 +1056,7 @@ class FolderStore:
 
 
 def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int = 0) -> None:
-    """Makes the files of an empty store, and commits them.
+    """Make the files of an empty store and commit them.
 
     Args:
         path: The store's folder.
@@ -1082,7 +1082,7 @@ def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int =
 def write_words(
     store: Path, generation: int, number: int, postings: Postings, *, level: int
 ) -> _Words:
-    """Writes a file of words; it belongs to the store once a state names it.
+    """Write a file of words; it belongs to the store once a state names it.
 
     Args:
         store: The store's folder.
@@ -1115,7 +1115,7 @@ def write_words(
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns vectors of unit length; one that has it already keeps its bits, and zeros stay."""
+    """Return vectors of unit length; one that has it already keeps its bits, and zeros stay."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     lengths[(np.abs(lengths - 1) < 1e-6) | (lengths == 0)] = 1
     scaled: NDArray[np.float32] = (vectors / lengths[:, None]).astype(np.float32)
@@ -1123,7 +1123,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def column_widths(dimension: int) -> dict[str, int]:
-    """Returns the bytes of a record of each file, by its name."""
+    """Return the bytes of a record of each file, by its name."""
     widths = (ROW.itemsize, 1, 4 * dimension, 8 * words_of(dimension), DROPPED.itemsize)
     return dict(zip(_COLUMNS, widths, strict=True))
 
@@ -1134,7 +1134,7 @@ def _counts(committed: State) -> tuple[int, ...]:
 
 
 def same_space(kept: str, manifest: Manifest) -> bool:
-    """Whether two manifests agree on all but where the model is, which a user may set right."""
+    """Return whether two manifests agree on all but where the model is, which a user may set right."""
     try:
         other = Manifest.parse(kept, where=state.FILE_NAME)
     except StoreError:
@@ -1143,7 +1143,7 @@ def same_space(kept: str, manifest: Manifest) -> bool:
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """Returns which neighbors may become one file of words, as (first, one past the last)."""
+    """Return which neighbors may become one file of words, as (first, one past the last)."""
     groups: list[tuple[int, int]] = []
     size = 0
     for at, run in enumerate(runs):
@@ -1159,7 +1159,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
 def _best(
     records: NDArray[np.void], rows: NDArray[np.intp], values: NDArray[np.float64], limit: int
 ) -> list[tuple[int, int, float]]:
-    """Returns the best as (UUID as a number, row, score); equal scores in the order of UUIDs."""
+    """Return the best as (UUID as a number, row, score); equal scores in the order of UUIDs."""
     if len(rows) > limit:
         least = np.partition(values, len(values) - limit)[len(values) - limit]
         kept = values >= least
@@ -1181,7 +1181,7 @@ def _mask(rows: Sequence[int] | NDArray[np.intp], count: int) -> NDArray[np.bool
 
 
 def _grown(flags: NDArray[np.bool_], count: int, value: bool) -> NDArray[np.bool_]:
-    """Returns the array with room for ``count``; what is new has this value."""
+    """Return the array with room for ``count``; what is new has this value."""
     if count <= len(flags):
         return flags
     grown = np.full(max(count, len(flags) * 5 // 4), value, np.bool_)
@@ -1194,7 +1194,7 @@ def _taken(data: memoryview, rows: NDArray[np.intp], width: int) -> bytes:
 
 
 def _needles(checked: Plan) -> Sequence[bytes] | None:
-    """Returns bytes of which a head must have one so that its passage can match; None: any can."""
+    """Return bytes of which a head must have one so that its passage can match; None: any can."""
     if isinstance(checked, Equal) and checked.key != "text":
         if all(isinstance(value, str) for value in checked.values):
             return [json.dumps(value).encode() for value in checked.values]

@@ -18,7 +18,7 @@ SECURE_SERVER = "qdrant+https://"
 
 
 def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
-    """Makes an empty store.
+    """Make an empty store.
 
     Args:
         location: A folder that does not exist or is empty, ``qdrant://host:port/collection``, or
@@ -42,7 +42,7 @@ def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
 
 
 def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0.0) -> VectorStore:
-    """Opens a store.
+    """Open a store.
 
     Args:
         location: As for ``create_store``.
@@ -68,7 +68,7 @@ def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0
 
 
 def store_exists(location: str | Path) -> bool:
-    """Whether a finished store is there.
+    """Return whether a finished store is there.
 
     Args:
         location: As for ``create_store``.
@@ -88,7 +88,7 @@ def store_exists(location: str | Path) -> bool:
 
 
 def read_status(location: str | Path) -> StoreStatus:
-    """Returns what a store holds, without its model.
+    """Return what a store holds, without its model.
 
     Args:
         location: As for ``create_store``.
@@ -108,7 +108,7 @@ def read_status(location: str | Path) -> StoreStatus:
 
 
 def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
-    """Returns what an open store holds.
+    """Return what an open store holds.
 
     Args:
         store: The store.
@@ -143,7 +143,7 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
 
 
 def is_folder(location: str | Path) -> bool:
-    """Whether a location names a folder."""
+    """Return whether a location names a folder."""
     return not _is_server(location) and str(location) != memory.LOCATION
 
 

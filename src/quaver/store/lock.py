@@ -17,7 +17,7 @@ class StoreLock:
     """Holds the lock of a store from construction until ``release``."""
 
     def __init__(self, store: Path, *, wait: float = 0.0) -> None:
-        """Takes the lock.
+        """Take the lock.
 
         Args:
             store: The store's folder, which exists.
@@ -63,7 +63,7 @@ class StoreLock:
         return self._file >= 0
 
     def release(self) -> None:
-        """Lets others in; further calls do nothing."""
+        """Let others in; further calls do nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

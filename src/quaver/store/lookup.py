@@ -15,7 +15,7 @@ class Lookup:
     """Finds the rows of keys; a key may stand in several."""
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
-        """Sorts keys.
+        """Sort keys.
 
         Args:
             keys: uint64 (rows,).
@@ -31,7 +31,7 @@ class Lookup:
         return self._since > max(LOOSE, len(self._sorted) // 4)
 
     def add(self, first: int, keys: Sequence[int]) -> None:
-        """Takes the keys of further rows.
+        """Take the keys of further rows.
 
         Args:
             first: The row of the first key.
@@ -42,7 +42,7 @@ class Lookup:
         self._since += len(keys)
 
     def find(self, keys: Sequence[int]) -> list[list[int]]:
-        """Returns the rows of each key, ascending."""
+        """Return the rows of each key, ascending."""
         wanted = np.array(keys, np.uint64)
         first = np.searchsorted(self._sorted, wanted, "left").tolist()
         last = np.searchsorted(self._sorted, wanted, "right").tolist()

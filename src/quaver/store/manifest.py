@@ -56,7 +56,7 @@ class Manifest:
 
     @classmethod
     def read(cls, store: Path) -> Manifest:
-        """Reads the manifest of a store.
+        """Read the manifest of a store.
 
         Args:
             store: The store's folder.
@@ -83,7 +83,7 @@ class Manifest:
 
     @classmethod
     def parse(cls, text: str | bytes, *, where: str) -> Manifest:
-        """Builds a manifest from its JSON, and checks every field.
+        """Build a manifest from its JSON and check every field.
 
         Args:
             text: JSON.
@@ -131,11 +131,11 @@ class Manifest:
         return cls(**{name: content[name] for name in _FIELDS})
 
     def to_json(self) -> str:
-        """Returns the manifest as JSON text, as ``parse`` reads it."""
+        """Return the manifest as JSON text, as ``parse`` reads it."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def write(self, store: Path) -> None:
-        """Writes the manifest so that a reader sees either all of it or nothing.
+        """Write the manifest so that a reader sees either all of it or nothing.
 
         Args:
             store: The store's folder, which exists.
@@ -156,7 +156,7 @@ class Manifest:
     def check_asked(
         self, store: object, *, language: str | None = None, vectors: str | None = None
     ) -> None:
-        """Checks that what is asked of a store is what it was made with: neither can change.
+        """Check that what is asked of a store is what it was made with: neither can change.
 
         Args:
             store: The store's folder, for the message.
@@ -177,7 +177,7 @@ class Manifest:
                 )
 
     def check(self, store: object, *, model: str, fingerprint: str, dimension: int) -> None:
-        """Checks that a model's vectors belong into the store.
+        """Check that a model's vectors belong into the store.
 
         Args:
             store: The store's folder, for the message.

@@ -18,7 +18,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
-    """Tells whether a payload matches.
+    """Tell whether a payload matches.
 
     Args:
         payload: A passage's fields, its metadata below "metadata".
@@ -42,7 +42,7 @@ def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _values(value: Any, path: list[str]) -> Iterator[Any]:
-    """Yields what lies at a path: of a list every item, and of a list at ``name[]`` what is in it."""
+    """Yield what lies at a path: of a list every item, and of a list at ``name[]`` what is in it."""
     if not path:
         yield from value if isinstance(value, (list, tuple)) else [value]
         return

@@ -40,7 +40,7 @@ class MemoryStore:
     """
 
     def __init__(self, manifest: Manifest) -> None:
-        """Makes an empty store.
+        """Make an empty store.
 
         Args:
             manifest: What it is made with; its vectors must be "float32".
@@ -68,7 +68,7 @@ class MemoryStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Stores passages; see ``VectorStore.upsert``."""
+        """Store passages; see ``VectorStore.upsert``."""
         ids = [passage.id for passage in passages]
         check_upsert(ids, vectors, dimension=self.manifest.dimension)
         payloads = [to_payload(passage, versions) for passage in passages]
@@ -84,7 +84,7 @@ class MemoryStore:
                 self._vectors[passage.id] = (vectors[row] / length).astype(np.float32)
 
     def flush(self) -> None:
-        """Does nothing: there is no disk."""
+        """Do nothing: there is no disk."""
 
     def search(
         self,
@@ -95,7 +95,7 @@ class MemoryStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the best passages; see ``VectorStore.search``."""
+        """Find the best passages; see ``VectorStore.search``."""
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         allowed = None if filter is None else set(self._matching(filter))
@@ -110,23 +110,23 @@ class MemoryStore:
         return [to_hit(self._payloads[i], score, LOCATION) for i, score in found]
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Returns stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see ``VectorStore.get``."""
         wanted = [i for i in dict.fromkeys(ids) if i in self._payloads]
         return [self._stored(i, with_vectors) for i in wanted]
 
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yields stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see ``VectorStore.scan``."""
         for identity in list(self._matching(filter)):
             yield self._stored(identity, with_vectors)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see ``VectorStore.vectors``."""
         return {i: self._vectors[i].copy() for i in ids if i in self._vectors}
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
         wanted = set(digests)
         return {
             self._payloads[i]["content"]: vector.copy()
@@ -135,7 +135,7 @@ class MemoryStore:
         }
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes passages; see ``VectorStore.delete``."""
+        """Remove passages; see ``VectorStore.delete``."""
         self._matrix = None
         for identity in ids:
             if self._payloads.pop(identity, None) is not None:
@@ -144,21 +144,21 @@ class MemoryStore:
                     del self._postings[term][identity]
 
     def delete_matching(self, filter: Filter) -> int:
-        """Removes what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see ``VectorStore.delete_matching``."""
         ids = list(self._matching(filter))
         self.delete(ids)
         return len(ids)
 
     def count(self, filter: Filter | None = None) -> int:
-        """Returns how many passages are stored, or match."""
+        """Return how many passages are stored, or match."""
         return sum(1 for _ in self._matching(filter))
 
     def roots(self) -> dict[str, int]:
-        """Returns how many passages are stored of each root."""
+        """Return how many passages are stored of each root."""
         return dict(Counter(payload["root"] for payload in self._payloads.values()))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
         for identity in self._matching(Compare("root", "==", root)):
             payload = self._payloads[identity]
@@ -167,27 +167,27 @@ class MemoryStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keeps what an update left to tell; see ``VectorStore.note_update``."""
+        """Keep what an update left to tell; see ``VectorStore.note_update``."""
         self._notes.pop(root, None)
         if note is not None:
             self._notes[root] = note
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Returns what was kept of updates, by root."""
+        """Return what was kept of updates, by root."""
         return dict(self._notes)
 
     def size(self) -> None:
-        """Returns None: there is no disk."""
+        """Return None: there is no disk."""
 
     def optimize(self) -> None:
-        """Does nothing: a search compares with every passage."""
+        """Do nothing: a search compares with every passage."""
 
     def refresh(self) -> bool:
-        """Returns False: no other process has it."""
+        """Return False: no other process has it."""
         return False
 
     def close(self) -> None:
-        """Does nothing: what is stored stays as long as the object."""
+        """Do nothing: what is stored stays as long as the object."""
 
     def _matching(self, filter: Filter | None) -> Iterable[str]:
         if filter is None:

@@ -32,12 +32,12 @@ _COUNTS = np.array([i.bit_count() for i in range(1 << 16)], np.uint8)
 
 
 def words_of(dimension: int) -> int:
-    """Returns the uint64 words of a sketch."""
+    """Return the uint64 words of a sketch."""
     return -(-dimension // 64)
 
 
 def sketches(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Returns the sketches of vectors.
+    """Return the sketches of vectors.
 
     Args:
         vectors: float32 (N, D).
@@ -55,7 +55,7 @@ class Sketches:
     """The sketches of a store's rows in memory, a word of all rows after the other."""
 
     def __init__(self, dimension: int) -> None:
-        """Holds none yet.
+        """Hold none yet.
 
         Args:
             dimension: Length of a vector.
@@ -64,7 +64,7 @@ class Sketches:
         self.rows = 0
 
     def extend(self, more: NDArray[np.uint64]) -> None:
-        """Takes the sketches of further rows.
+        """Take the sketches of further rows.
 
         Args:
             more: uint64 (N, words).
@@ -78,7 +78,7 @@ class Sketches:
         self.rows = needed
 
     def all(self) -> NDArray[np.uint64]:
-        """Returns uint64 (words, rows)."""
+        """Return uint64 (words, rows)."""
         return self._words[:, : self.rows]
 
 
@@ -89,7 +89,7 @@ def nearest(
     sketched: NDArray[np.uint64] | None,
     k: int,
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """Finds the rows whose vectors are nearest to a query.
+    """Find the rows whose vectors are nearest to a query.
 
     Args:
         query: float32 (D,), not all zeros.
@@ -122,7 +122,7 @@ def nearest(
 
 
 def differences(query: NDArray[np.uint64], sketched: NDArray[np.uint64]) -> NDArray[np.uint16]:
-    """Returns in how many bits each sketch differs from the query's.
+    """Return in how many bits each sketch differs from the query's.
 
     Args:
         query: uint64 (words,).

@@ -42,7 +42,7 @@ _OFFSETS = ("start", "end")
 
 
 def write_parquet(store: VectorStore, path: Path) -> int:
-    """Writes everything that a store holds; an unfinished file has another name.
+    """Write everything that a store holds; an unfinished file has another name.
 
     Args:
         store: The store.
@@ -88,7 +88,7 @@ class ParquetPassages:
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens a file and checks its columns.
+        """Open a file and check its columns.
 
         Args:
             path: The file.
@@ -117,7 +117,7 @@ class ParquetPassages:
         self.manifest = None if text is None else Manifest.parse(text, where=str(path))
 
     def __iter__(self) -> Iterator[StoredPassage]:
-        """Yields the passages in the order of the file.
+        """Yield the passages in the order of the file.
 
         Raises:
             InputError: A row is no passage; its number is named.
@@ -161,7 +161,7 @@ class ParquetPassages:
 def pieces(
     rows: Iterator[StoredPassage],
 ) -> Iterator[tuple[list[Passage], NDArray[np.float32] | None, Mapping[str, FileVersion] | None]]:
-    """Groups passages as ``VectorStore.upsert`` takes them.
+    """Group passages as ``VectorStore.upsert`` takes them.
 
     Args:
         rows: The passages.
@@ -224,7 +224,7 @@ def _columns(page: Sequence[StoredPassage]) -> dict[str, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Returns dates and times as ISO 8601, as filters compare them; JSON has none."""
+    """Return dates and times as ISO 8601, as filters compare them; JSON has none."""
     return value.isoformat() if isinstance(value, (date, time)) else value
 
 

@@ -17,7 +17,7 @@ _REQUIRED = ("text", "source", "heading", "start", "end", "root")
 
 
 def point_id(identity: str) -> str:
-    """Returns the UUID under which a store files a passage.
+    """Return the UUID under which a store files a passage.
 
     Args:
         identity: The passage's id, any text.
@@ -34,7 +34,7 @@ def point_id(identity: str) -> str:
 
 
 def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> dict[str, Any]:
-    """Returns what is stored of a passage.
+    """Return what is stored of a passage.
 
     Args:
         passage: The passage.
@@ -65,7 +65,7 @@ def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> 
 
 
 def to_passage(payload: Mapping[str, Any], where: object) -> Passage:
-    """Reads a passage back.
+    """Read a passage back.
 
     Args:
         payload: What ``to_payload`` gave.
@@ -88,7 +88,7 @@ def to_passage(payload: Mapping[str, Any], where: object) -> Passage:
 
 
 def to_hit(payload: Mapping[str, Any], score: float, where: object) -> Hit:
-    """Reads a hit; like ``to_passage``."""
+    """Read a hit; like ``to_passage``."""
     try:
         return Hit(
             id=payload["id"],
@@ -101,13 +101,13 @@ def to_hit(payload: Mapping[str, Any], score: float, where: object) -> Hit:
 
 
 def to_version(payload: Mapping[str, Any]) -> FileVersion | None:
-    """Reads the file version; None for a passage without a file."""
+    """Read the file version; None for a passage without a file."""
     digest = payload.get("file_digest")
     return FileVersion(digest, payload["file_passages"]) if digest else None
 
 
 def _plain(passage: Passage) -> dict[str, Any]:
-    """Returns the metadata as JSON would give it back: lists for tuples, text for keys."""
+    """Return the metadata as JSON would give it back: lists for tuples, text for keys."""
     try:
         plain = json.loads(json.dumps(dict(passage.metadata), allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:

@@ -75,7 +75,7 @@ class StoredSource:
     ids: dict[FileVersion | None, set[str]] = field(default_factory=dict)
 
     def is_complete(self, version: FileVersion | None) -> bool:
-        """Whether all passages of this version are stored, and none of another."""
+        """Return whether all passages of this version are stored, and none of another."""
         return (
             version is not None
             and list(self.ids) == [version]
@@ -83,7 +83,7 @@ class StoredSource:
         )
 
     def has_digest(self, digest: str) -> bool:
-        """Whether the version with this digest, and only it, is stored completely."""
+        """Return whether the version with this digest, and only it, is stored completely."""
         return all(
             v is not None and v.digest == digest and self.is_complete(v) for v in self.ids
         ) and bool(self.ids)
@@ -123,7 +123,7 @@ class VectorStore(Protocol):
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Stores passages; one whose id is stored already is replaced.
+        """Store passages; one whose id is stored already is replaced.
 
         Args:
             passages: What to store; no id twice.
@@ -135,7 +135,7 @@ class VectorStore(Protocol):
         ...
 
     def flush(self) -> None:
-        """Returns when everything upserted and deleted before is on disk."""
+        """Return when everything upserted and deleted before is on disk."""
         ...
 
     def search(
@@ -147,7 +147,7 @@ class VectorStore(Protocol):
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the k best passages.
+        """Find the k best passages.
 
         Args:
             vector: float32 (dimension,); "dense" and "hybrid" need it.
@@ -162,21 +162,21 @@ class VectorStore(Protocol):
         ...
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Returns the passages of those ids that are stored, in the order of ``ids``."""
+        """Return the passages of those ids that are stored, in the order of ``ids``."""
         ...
 
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yields every passage that matches, in no particular order."""
+        """Yield every passage that matches, in no particular order."""
         ...
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns the stored vectors of those ids that have one, each float32 (dimension,)."""
+        """Return the stored vectors of those ids that have one, each float32 (dimension,)."""
         ...
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns a vector for each content that some stored passage has.
+        """Return a vector for each content that some stored passage has.
 
         Args:
             digests: What ``content_digest`` gives for the passages looked for.
@@ -187,43 +187,43 @@ class VectorStore(Protocol):
         ...
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes passages; an id that is not stored is no error."""
+        """Remove passages; an id that is not stored is no error."""
         ...
 
     def delete_matching(self, filter: Filter) -> int:
-        """Removes every passage that matches; returns how many there were."""
+        """Remove every passage that matches, and return how many there were."""
         ...
 
     def count(self, filter: Filter | None = None) -> int:
-        """Returns how many passages are stored, or match."""
+        """Return how many passages are stored, or match."""
         ...
 
     def roots(self) -> dict[str, int]:
-        """Returns how many passages are stored of each root."""
+        """Return how many passages are stored of each root."""
         ...
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Returns what is stored of each source of a root."""
+        """Return what is stored of each source of a root."""
         ...
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keeps what the last update of a root left to tell, None nothing; a server keeps none."""
+        """Keep what the last update of a root left to tell, None nothing; a server keeps none."""
         ...
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Returns what was kept of updates, by root."""
+        """Return what was kept of updates, by root."""
         ...
 
     def size(self) -> int | None:
-        """Returns the bytes that the store takes on the disk; None where it is not known."""
+        """Return the bytes that the store takes on the disk; None where it is not known."""
         ...
 
     def optimize(self) -> None:
-        """Makes searching faster after much was stored; may take a while."""
+        """Make searching faster after much was stored; may take a while."""
         ...
 
     def refresh(self) -> bool:
-        """Takes what another process committed since, where the store was opened to read.
+        """Take what another process committed since, where the store was opened to read.
 
         Returns:
             Whether there was something new. A store that is written to has always the newest.
@@ -231,5 +231,5 @@ class VectorStore(Protocol):
         ...
 
     def close(self) -> None:
-        """Writes what is pending and lets other processes open the store."""
+        """Write what is pending and let other processes open the store."""
         ...

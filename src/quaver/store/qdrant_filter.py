@@ -36,7 +36,7 @@ class Conditions:
 
 
 def translated_filter(filter: Filter | None, build: Conditions) -> Any:
-    """Translates a filter.
+    """Translate a filter.
 
     Args:
         filter: The filter, or None.
@@ -72,7 +72,7 @@ def _translated(part: Plan, build: Conditions) -> Any:
 
 
 def _equal(part: Equal, build: Conditions) -> list[Any]:
-    """Returns conditions of which one must hold."""
+    """Return conditions of which one must hold."""
     texts = [value for value in part.values if isinstance(value, str)]
     conditions = [build.any_of(part.key, texts)] if texts else []
     for value in part.values:

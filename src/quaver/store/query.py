@@ -25,7 +25,7 @@ CANDIDATES = 100
 def checked_mode(
     vector: NDArray[np.float32] | None, text: str | None, mode: Mode | None, *, dimension: int
 ) -> Mode:
-    """Checks what was given against what the mode needs.
+    """Check what was given against what the mode needs.
 
     Args:
         vector: The question as a vector, or None.
@@ -59,7 +59,7 @@ def checked_mode(
 
 
 def _check_unicode(text: str | None) -> None:
-    """Checks that a question can be taken apart: JSON may bring half of a surrogate pair."""
+    """Check that a question can be taken apart: JSON may bring half of a surrogate pair."""
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
@@ -70,7 +70,7 @@ def _check_unicode(text: str | None) -> None:
 
 
 def check_k(k: int) -> None:
-    """Checks how many hits are asked for.
+    """Check how many hits are asked for.
 
     Raises:
         InputError: k is no whole number of at least 1.
@@ -80,7 +80,7 @@ def check_k(k: int) -> None:
 
 
 def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimension: int) -> None:
-    """Checks that vectors fit their passages and the store.
+    """Check that vectors fit their passages and the store.
 
     Args:
         ids: The passages' ids.
@@ -106,7 +106,7 @@ def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimensi
 
 
 def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
-    """Fuses rankings by reciprocal rank.
+    """Fuse rankings by reciprocal rank.
 
     Formula:
         score(d) = sum over the rankings of 1 / (RRF_K + rank of d), ranks from 1
@@ -134,6 +134,6 @@ def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
 def best(
     scores: Mapping[Identity, float] | Iterable[tuple[Identity, float]], k: int
 ) -> list[tuple[Identity, float]]:
-    """Returns the k highest scores with their ids, best first; equal ones in the order of ids."""
+    """Return the k highest scores with their ids, best first; equal ones in the order of ids."""
     items = scores.items() if isinstance(scores, Mapping) else scores
     return sorted(items, key=lambda item: (-item[1], item[0]))[:k]

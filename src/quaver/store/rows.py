@@ -44,13 +44,13 @@ _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
 
 def id_key(identity: str) -> tuple[int, int]:
-    """Returns the halves of the UUID under which a passage is filed."""
+    """Return the halves of the UUID under which a passage is filed."""
     number = UUID(point_id(identity)).int
     return number >> 64, number & _HALF
 
 
 def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Returns a number for each key by which it is looked up: ids may be alike in either half.
+    """Return a number for each key by which it is looked up: ids may be alike in either half.
 
     Args:
         keys: uint64 (N, 2).
@@ -61,7 +61,7 @@ def mixed(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def content_key(digest: str) -> tuple[int, int]:
-    """Returns the halves of a content digest; of what is none, those that no passage has."""
+    """Return the halves of a content digest; of what is none, those that no passage has."""
     try:
         number = int(digest, 16) if len(digest) == 32 else 0
     except ValueError:
@@ -70,36 +70,36 @@ def content_key(digest: str) -> tuple[int, int]:
 
 
 def name_hash(name: str) -> int:
-    """Returns 64 bits of a root or a source, by which its passages are found without reading them."""
+    """Return 64 bits of a root or a source, by which its passages are found without reading them."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def to_head(payload: Mapping[str, Any]) -> bytes:
-    """Returns all of a payload but its text and content digest, as JSON."""
+    """Return all of a payload but its text and content digest, as JSON."""
     kept = {key: value for key, value in payload.items() if key not in ("text", "content")}
     return json.dumps(kept, separators=(",", ":")).encode()
 
 
 def to_text(text: str) -> bytes:
-    """Returns a text's bytes; half a surrogate pair, which Python allows, survives."""
+    """Return a text's bytes; half a surrogate pair, which Python allows, survives."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def from_text(data: bytes) -> str:
-    """Returns the text of ``to_text``."""
+    """Return the text of ``to_text``."""
     return data.decode("utf-8", "surrogatepass")
 
 
 def seal(records: NDArray[np.void]) -> None:
-    """Sets the sums of records that are otherwise complete."""
+    """Set the sums of records that are otherwise complete."""
     data = records.tobytes()
     size = ROW.itemsize
     records["row_sum"] = [zlib.crc32(data[at : at + _SUMMED]) for at in range(0, len(data), size)]
 
 
 def sealed(records: NDArray[np.void]) -> NDArray[np.bool_]:
-    """Tells which records' sums fit."""
+    """Tell which records' sums fit."""
     again = records.copy()
     seal(again)
     found: NDArray[np.bool_] = again["row_sum"] == records["row_sum"]

@@ -68,7 +68,7 @@ class QdrantStore:
     """
 
     def __init__(self, link: Link, manifest: Manifest) -> None:
-        """Joins the parts; ``create`` and ``open`` are the usual ways.
+        """Join the parts; ``create`` and ``open`` are the usual ways.
 
         Args:
             link: The way to the collection.
@@ -80,7 +80,7 @@ class QdrantStore:
 
     @classmethod
     def exists(cls, location: str, client: QdrantClient | None = None) -> bool:
-        """Whether there is a collection of this name.
+        """Return whether there is a collection of this name.
 
         Args:
             location: ``qdrant://host:port/collection``, or ``qdrant+https://...``.
@@ -96,7 +96,7 @@ class QdrantStore:
     def create(
         cls, location: str, manifest: Manifest, client: QdrantClient | None = None
     ) -> QdrantStore:
-        """Makes an empty collection.
+        """Make an empty collection.
 
         Args:
             location: As for ``exists``.
@@ -133,7 +133,7 @@ class QdrantStore:
 
     @classmethod
     def open(cls, location: str, client: QdrantClient | None = None) -> QdrantStore:
-        """Opens a collection.
+        """Open a collection.
 
         Args:
             location: As for ``exists``.
@@ -170,7 +170,7 @@ class QdrantStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Stores passages; see ``VectorStore.upsert``."""
+        """Store passages; see ``VectorStore.upsert``."""
         ids = [passage.id for passage in passages]
         check_upsert(ids, vectors, dimension=self.manifest.dimension)
         rows = [None] * len(passages) if vectors is None else vectors.tolist()
@@ -189,7 +189,7 @@ class QdrantStore:
             self._link(self._link.client.upsert, self._link.collection, points, wait=True)
 
     def flush(self) -> None:
-        """Does nothing: a write returns when the server has logged it."""
+        """Do nothing: a write returns when the server has logged it."""
 
     def search(
         self,
@@ -200,7 +200,7 @@ class QdrantStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Finds the best passages; see ``VectorStore.search``."""
+        """Find the best passages; see ``VectorStore.search``."""
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         condition = translated_filter(filter, CONDITIONS)
@@ -236,7 +236,7 @@ class QdrantStore:
         ]
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Returns stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see ``VectorStore.get``."""
         records = self._records([point_id(i) for i in ids], with_vectors=with_vectors)
         found = {stored.passage.id: stored for stored in map(self._stored, records)}
         return [found[i] for i in dict.fromkeys(ids) if i in found]
@@ -244,13 +244,13 @@ class QdrantStore:
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yields stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see ``VectorStore.scan``."""
         condition = translated_filter(filter, CONDITIONS)
         for record in self._scroll(condition, with_vectors=with_vectors):
             yield self._stored(record)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see ``VectorStore.vectors``."""
         wanted = {point_id(i): i for i in ids}
         found = {
             wanted[str(record.id)]: _vector(record)
@@ -259,7 +259,7 @@ class QdrantStore:
         return {i: vector for i, vector in found.items() if vector is not None}
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Returns vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
         found: dict[str, NDArray[np.float32]] = {}
         wanted = list(dict.fromkeys(digests))
         for first in range(0, len(wanted), _PAGE):
@@ -273,20 +273,20 @@ class QdrantStore:
         return found
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Removes passages; see ``VectorStore.delete``."""
+        """Remove passages; see ``VectorStore.delete``."""
         if ids:
             points: Any = models.PointIdsList(points=[point_id(i) for i in ids])
             self._link(self._link.client.delete, self._link.collection, points, wait=True)
 
     def delete_matching(self, filter: Filter) -> int:
-        """Removes what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see ``VectorStore.delete_matching``."""
         condition = translated_filter(filter, CONDITIONS)
         ids = [str(record.id) for record in self._scroll(condition, fields=[])]
         self.delete(ids)
         return len(ids)
 
     def count(self, filter: Filter | None = None) -> int:
-        """Returns how many passages are stored, or match."""
+        """Return how many passages are stored, or match."""
         condition = translated_filter(filter, CONDITIONS)
         name = self._link.collection
         return int(
@@ -294,12 +294,12 @@ class QdrantStore:
         )
 
     def roots(self) -> dict[str, int]:
-        """Returns how many passages are stored of each root."""
+        """Return how many passages are stored of each root."""
         records = self._scroll(None, fields=["root"])
         return dict(Counter((record.payload or {})["root"] for record in records))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Returns what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
         sources: dict[str, StoredSource] = {}
         condition = translated_filter(Compare("root", "==", root), CONDITIONS)
         for record in self._scroll(condition, fields=["id", "source", *VERSION_FIELDS]):
@@ -309,24 +309,24 @@ class QdrantStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Does nothing: a server keeps passages alone."""
+        """Do nothing: a server keeps passages alone."""
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Returns nothing: a server keeps passages alone."""
+        """Return nothing: a server keeps passages alone."""
         return {}
 
     def size(self) -> None:
-        """Returns None: a server does not tell."""
+        """Return None: a server does not tell."""
 
     def optimize(self) -> None:
-        """Does nothing: a server optimizes by itself."""
+        """Do nothing: a server optimizes by itself."""
 
     def refresh(self) -> bool:
-        """Returns False: each search sees what the server has."""
+        """Return False: each search sees what the server has."""
         return False
 
     def close(self) -> None:
-        """Closes the connection; further calls do nothing."""
+        """Close the connection; further calls do nothing."""
         self._link.close()
 
     def _stored(self, record: models.Record) -> StoredPassage:
@@ -353,7 +353,7 @@ class QdrantStore:
         with_vectors: bool = False,
         fields: list[str] | None = None,
     ) -> Iterator[models.Record]:
-        """Yields every matching record, a page at a time; without fields, with all of them."""
+        """Yield every matching record, a page at a time; without fields, with all of them."""
         offset: Any = None
         while True:
             records, offset = self._link(
@@ -371,12 +371,12 @@ class QdrantStore:
 
 
 def _manifest(info: models.CollectionInfo) -> Any:
-    """Returns what stands for the manifest in a collection's metadata, which anybody may write."""
+    """Return what stands for the manifest in a collection's metadata, which anybody may write."""
     return (info.config.metadata or {}).get(MANIFEST)
 
 
 def _make_indexes(link: Link, present: Container[str]) -> None:
-    """Makes the payload indexes that are missing; one that is there already may be made again."""
+    """Make the payload indexes that are missing; one that is there already may be made again."""
     keyword = models.PayloadSchemaType.KEYWORD
     for name in _INDEXED:
         if name not in present:

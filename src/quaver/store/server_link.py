@@ -46,7 +46,7 @@ class Link:
     """
 
     def __init__(self, location: str, client: QdrantClient | None = None) -> None:
-        """Reads the address; the server is not asked yet.
+        """Read the address; the server is not asked yet.
 
         Args:
             location: ``qdrant://host:port/collection``, or ``qdrant+https://...``; port 6333 if none
@@ -73,7 +73,7 @@ class Link:
         )
 
     def __call__(self, method: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Calls the server; what it is asked must give the same when it is asked twice.
+        """Call the server; what it is asked must give the same when it is asked twice.
 
         Args:
             method: A method of ``client``.
@@ -109,7 +109,7 @@ class Link:
         ) from failure
 
     def close(self) -> None:
-        """Closes the connection; further calls do nothing."""
+        """Close the connection; further calls do nothing."""
         self.client.close()
 
 
@@ -130,7 +130,7 @@ CONDITIONS = Conditions(
 
 
 def collection_settings(manifest: Manifest) -> dict[str, Any]:
-    """Returns how a collection is laid out: as the embedded store is.
+    """Return how a collection is laid out: as the embedded store is.
 
     Args:
         manifest: What the store is made with.
@@ -168,7 +168,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
 
 
 def search_params(vectors: str) -> models.SearchParams | None:
-    """Returns how to search small vectors; more of them, compared again in float32."""
+    """Return how to search small vectors; more of them, compared again in float32."""
     if vectors not in _OVERSAMPLING:
         return None
     again = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING[vectors])

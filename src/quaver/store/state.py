@@ -67,7 +67,7 @@ class State:
     manifest: str = ""
 
     def write(self, store: Path) -> None:
-        """Commits: replaces the file by this.
+        """Commit: replaces the file by this.
 
         Args:
             store: The store's folder.
@@ -81,7 +81,7 @@ class State:
 
     @classmethod
     def read(cls, store: Path) -> State:
-        """Reads what is committed.
+        """Read what is committed.
 
         Args:
             store: The store's folder.

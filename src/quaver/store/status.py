@@ -98,7 +98,7 @@ class StoreStatus:
 
 
 def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
-    """Writes the notes of a store's updates, so that a reader sees the old ones or the new.
+    """Write the notes of a store's updates, so that a reader sees the old ones or the new.
 
     Args:
         store: The store's folder.
@@ -113,7 +113,7 @@ def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
 
 
 def read_notes(store: Path) -> dict[str, UpdateNote]:
-    """Reads the notes of a store's updates.
+    """Read the notes of a store's updates.
 
     Args:
         store: The store's folder.
@@ -149,7 +149,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
 
 
 def disk_usage(folder: Path) -> int:
-    """Returns the bytes that a folder's files take on the disk.
+    """Return the bytes that a folder's files take on the disk.
 
     Raises:
         StoreError: The folder cannot be read.

@@ -53,7 +53,7 @@ class TermAnalyzer:
     """Splits text into terms for one language."""
 
     def __init__(self, language: str) -> None:
-        """Makes an analyzer.
+        """Make an analyzer.
 
         Args:
             language: One of ``LANGUAGES``, or "none".
@@ -67,11 +67,11 @@ class TermAnalyzer:
         self._unspaced = _analyzer(language, edge.TokenizerType.Multilingual)
 
     def document(self, text: str) -> Terms:
-        """Returns the terms of a passage with their BM25 weights."""
+        """Return the terms of a passage with their BM25 weights."""
         return _terms(self._choose(text).embed_document(text))
 
     def query(self, text: str) -> Terms:
-        """Returns the terms of a question, each with weight 1."""
+        """Return the terms of a question, each with weight 1."""
         return _terms(self._choose(text).embed_query(text))
 
     def _choose(self, text: str) -> edge.Bm25:
@@ -79,7 +79,7 @@ class TermAnalyzer:
 
 
 def check_language(language: str) -> None:
-    """Checks a language.
+    """Check a language.
 
     Raises:
         InputError: It is unknown.

@@ -54,7 +54,7 @@ class Postings:
         rows: NDArray[np.uint32],
         weights: NDArray[np.float32],
     ) -> Postings:
-        """Orders postings.
+        """Order postings.
 
         Args:
             terms: uint32 (P,): the term of each posting.
@@ -70,7 +70,7 @@ class Postings:
 
     @classmethod
     def read(cls, data: memoryview, path: object) -> Postings:
-        """Reads a file; the arrays lie over its bytes.
+        """Read a file; the arrays lie over its bytes.
 
         Args:
             data: The file's bytes.
@@ -93,14 +93,14 @@ class Postings:
         raise StoreError(f"{path} is broken; `quaver check --repair` makes it anew")
 
     def to_bytes(self) -> bytes:
-        """Returns the file's content."""
+        """Return the file's content."""
         head = np.array([len(self.terms), len(self.rows)], np.uint64)
         return b"".join(
             part.tobytes() for part in (head, self.ends, self.terms, self.rows, self.weights)
         )
 
     def of_term(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Returns the rows of the passages that hold a term, and the weights."""
+        """Return the rows of the passages that hold a term, and the weights."""
         at = int(np.searchsorted(self.terms, np.uint32(term)))
         if at == len(self.terms) or self.terms[at] != term:
             return self.rows[:0], self.weights[:0]
@@ -109,7 +109,7 @@ class Postings:
         return self.rows[first:last], self.weights[first:last]
 
     def counts(self) -> NDArray[np.int64]:
-        """Returns int64 (T,): how many postings each term has."""
+        """Return int64 (T,): how many postings each term has."""
         ends = self.ends.astype(np.int64)
         first = np.zeros_like(ends)
         first[1:] = ends[:-1]
@@ -117,7 +117,7 @@ class Postings:
         return counted
 
     def is_sound(self, rows: int) -> bool:
-        """Whether the parts fit each other and a store of so many rows."""
+        """Return whether the parts fit each other and a store of so many rows."""
         ends = self.ends.astype(np.int64)
         return (
             bool((np.diff(self.terms.astype(np.int64)) > 0).all())
@@ -131,7 +131,7 @@ class Postings:
 def merged(
     runs: Sequence[Postings], alive: NDArray[np.bool_], renamed: NDArray[np.uint32] | None = None
 ) -> Postings:
-    """Makes one run of several.
+    """Make one run of several.
 
     Args:
         runs: The runs, those with the lower rows first.
@@ -153,7 +153,7 @@ def merged(
 def scores(
     runs: Sequence[Postings], terms: Sequence[int], alive: NDArray[np.bool_], passages: int
 ) -> NDArray[np.float64]:
-    """Returns the BM25 score of each passage for a question; see ``terms``.
+    """Return the BM25 score of each passage for a question; see ``terms``.
 
     Args:
         runs: All runs of the store.
