@@ -10,7 +10,9 @@ import pytest
 from quaver import reference
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.families.registry import encoder_spec
+from quaver.models.geometry import Rotary
 from quaver.models.positions import alibi_bias, rotary_tables
+from quaver.quantization import forward
 
 THETA, HEAD_SIZE = 500_000.0, 64
 GTE: dict[str, Any] = {
@@ -72,11 +74,19 @@ def test_a_rotation_is_a_product_of_complex_numbers() -> None:
     qkv = rng.standard_normal((5, 3, 2, 2, 4)).astype(np.float32)  # T, part, head, half, D / 2
     angles = rng.uniform(-3, 3, (5, 4))
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    got = reference.rotate(qkv.reshape(5, 48), cosine, sine, 2).reshape(qkv.shape)
+    got = forward.rotate(qkv.reshape(5, 48), cosine, sine, 2).reshape(qkv.shape)
     numbers = qkv[:, :, :, 0] + 1j * qkv[:, :, :, 1]
     numbers[:, :2] *= np.exp(1j * angles)[:, None, None]
     np.testing.assert_allclose(got[:, :, :, 0], numbers.real, atol=1e-6)
     np.testing.assert_allclose(got[:, :, :, 1], numbers.imag, atol=1e-6)
+
+
+def test_the_reference_turns_a_head_by_the_angles_of_its_places() -> None:
+    rows = np.random.default_rng(6).standard_normal((5, 8))
+    angles = np.arange(5)[:, None] * (100.0 ** (-np.arange(4) / 4) / 2)
+    numbers = (rows[:, :4] + 1j * rows[:, 4:]) * np.exp(1j * angles)
+    got = reference.rotate(rows, Rotary(100.0, 2.0))
+    np.testing.assert_allclose(got, np.hstack([numbers.real, numbers.imag]), atol=1e-12)
 
 
 @pytest.mark.parametrize(
