@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -73,80 +74,52 @@ class CommandLine:
 
 
 def run(line: CommandLine) -> None:
-    """Measure this model alone and print a table, or compare it with other engines.
+    """Measure this model alone, or compare it with other engines.
 
     Args:
-        line: the command line; without engines to compare with, and without a folder, nothing is written.
+        line: the command line. Without engines to compare with, a short table is printed, and files are
+            written only if a folder was given.
 
     Raises:
-        QuaverError: an option is outside its rule, or Quaver cannot run the model.
-        KeyboardInterrupt: Ctrl-C; what was measured is written first.
+        QuaverError: an option is invalid, or Quaver cannot run the model.
+        KeyboardInterrupt: Ctrl-C; the rows measured so far are shown, and written to the folder, first.
     """
-    if not line.against and line.out is None:
-        _run_alone(line)
-    else:
-        _compare(replace(line, parts=line.parts or PARTS), line.out or OUT)
-
-
-def _run_alone(line: CommandLine) -> None:
-    if line.add or line.resume or line.overwrite:
-        raise InputError(
-            "--add, --resume and --overwrite are about the results in a folder: give --out"
-        )
-    line = replace(
+    if line.against:
+        _measure(replace(line, parts=line.parts or PARTS), line.out or OUT, alone=False)
+        return
+    if line.out is None and (line.add or line.resume or line.overwrite):
+        raise InputError("--add, --resume and --overwrite need the folder of results: give --out")
+    defaults = replace(
         line,
         against=(OURS,),
         parts=line.parts or _OWN_PARTS,
         cases=line.cases or _OWN_CASES,
         quick=True,
     )
-    hold_cpus(line.cores)
-    options = _options(line)
-    steps = steps_of(options)
-    hold_threads(options.threads)
-    result = Result(
-        runs=[
-            describe_run(options.threads, line.command, options.cpus, random_ids=options.random_ids)
-        ]
-    )
-    models = _models(line)
-    try:
-        with StudyProgress(
-            steps * len(models), seconds=options.seconds, least=options.least
-        ) as bar:
-            for model in models:
-                measure(model, options, result, before=Result(), save=lambda: None, progress=bar)
-    except CannotRunError as error:
-        raise EngineError(f"Quaver cannot run {line.model}: {error}") from error
-    finally:
-        if result.rows:
-            print(own_table(result))
-    for sentence in advice(result.runs[0]["settings"]):
-        print(f"advice: {sentence}", file=sys.stderr)
-    print(
-        f"compare with other engines: quaver bench {line.model} --against {ALL}  (or openvino,onnxruntime,torch)",
-        file=sys.stderr,
-    )
+    _measure(defaults, line.out, alone=True)
 
 
-def _compare(line: CommandLine, out: Path) -> None:
-    """Measure, write results.json after each case, and results.md and plots at the end.
+def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
+    """Measure; write results.json after each case, and results.md and plots at the end.
 
     Args:
         line: the command line.
-        out: folder of the results.
+        out: folder for the results; None writes nothing.
+        alone: measure Quaver only, and print the short table instead of the report.
 
     Raises:
-        QuaverError: an option is outside its rule, or Quaver cannot run the model.
-        KeyboardInterrupt: Ctrl-C; what was measured is written first.
+        QuaverError: an option is invalid, or Quaver cannot run the model.
+        KeyboardInterrupt: Ctrl-C; the rows measured so far are shown and written first.
     """
-    _check_folder(line, out)
+    if out is not None:
+        _check_folder(line, out)
     hold_cpus(line.cores)
     options = _options(line)
     steps = steps_of(options)
     hold_threads(options.threads)
-    file = out / RESULTS
-    kept = read_result(file) if (line.add or line.resume) and file.is_file() else Result()
+    kept = Result()
+    if out is not None and (line.add or line.resume) and (out / RESULTS).is_file():
+        kept = read_result(out / RESULTS)
     before = kept if line.resume else Result()
     this_run = describe_run(
         options.threads, line.command, options.cpus, random_ids=options.random_ids
@@ -158,26 +131,30 @@ def _compare(line: CommandLine, out: Path) -> None:
         for sentence in warnings(kept, this_run, {form.name for form in forms}):
             print(f"rows kept by --resume: {sentence}", file=sys.stderr)
     here.missing |= missing
-    for sentence in advice(here.runs[0]["settings"]):
+    settings = this_run["settings"]
+    for sentence in advice({**settings, "allocator": ""} if alone else settings):
         print(f"advice: {sentence}", file=sys.stderr)
     for name, why in missing.items():
         print(f"{name} is not measured: {why}", file=sys.stderr)
     models = _models(line)
     kept.missing = still_missing(kept.missing, models, options)
-    _make_folder(out)
+    if out is not None:
+        _make_folder(out)
 
-    def save(more: Result | None = None) -> None:
+    def save(more: Result | None = None) -> Result:
         here.merge(more or Result())
         whole = Result()
         whole.merge(kept)
         whole.merge(here)
         whole.drop_unused()
         whole.rate()
-        whole.write(file)
+        if out is not None:
+            whole.write(out / RESULTS)
+        return whole
 
     try:
         with StudyProgress(
-            steps * len(models), seconds=options.seconds, least=options.least
+            steps * len(models), seconds=options.seconds, least=options.least, quiet=alone
         ) as bar:
             for model in models:
                 wanted = replace(options, forms=forms)
@@ -194,12 +171,23 @@ def _compare(line: CommandLine, out: Path) -> None:
         reached.merge(before)
         reached.merge(here)
         here.missing |= not_reached(reached, models, options, engines)
-        there = f"what was measured is in {out}" if here.rows or kept.rows else ""
-        raise KeyboardInterrupt(f"interrupted: {there or 'nothing was measured yet'}") from error
+        where = f"what was measured is in {out}" if out else "the table has what was measured"
+        measured = here.rows or kept.rows
+        raise KeyboardInterrupt(
+            f"interrupted: {where if measured else 'nothing was measured yet'}"
+        ) from error
     finally:
-        if here.rows or kept.rows:
-            save()
-            report(out)
+        whole = save() if here.rows or kept.rows else here
+        if out is not None and whole.rows:
+            report(out, short=alone)
+        elif whole.rows or whole.missing:
+            print(own_table(whole))
+    if alone:
+        print(
+            f"To compare with other engines: quaver bench {line.model} --against {ALL}, or --against "
+            "openvino,onnxruntime,torch",
+            file=sys.stderr,
+        )
 
 
 def _make_folder(out: Path) -> None:
@@ -220,10 +208,15 @@ def _options(line: CommandLine) -> Options:
     clients = line.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
     if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
         raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
+    if line.corpus is not None and not line.corpus.exists():
+        raise InputError(f"--corpus must be a file or a folder: {line.corpus} does not exist")
+    for option, value in (("--seconds", line.seconds), ("--longest", line.longest)):
+        if value is not None and not math.isfinite(value):
+            raise InputError(f"{option} must be a finite number of seconds: got {value}")
     seconds, count = (_QUICK_SECONDS, _QUICK_COUNT) if quick else (_SECONDS, _COUNT)
     threads, cpus = share_machine(line.threads, line.instances)
     return Options(
-        forms=choose_forms(line.against or (QUICK if quick else ())),
+        forms=choose_forms(QUICK if quick and list(line.against) == [ALL] else line.against),
         parts=line.parts,
         cases=line.cases or (_QUICK_CASES if quick else ()),
         threads=threads,
@@ -341,20 +334,21 @@ def hold_threads(threads: int) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
-def report(path: Path) -> None:
-    """Write results.md and the plots beside a results.json, and show the tables.
+def report(path: Path, *, short: bool = False) -> None:
+    """Write results.md and the plots beside a results.json, and print the tables.
 
     Args:
         path: results.json, or its folder.
+        short: print the short table of Quaver alone instead of all tables.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
     text = markdown(result)
     (folder / "results.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(own_table(result) if short else text)
     try:
         names = [file.name for file in write_plots(result, folder)]
     except ImportError as error:

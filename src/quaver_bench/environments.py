@@ -60,7 +60,7 @@ def measure_elsewhere(
     forms: Sequence[Form],
     options: Sequence[str],
     before: Result,
-    keep: Callable[[Result], None],
+    keep: Callable[[Result], object],
 ) -> None:
     """Run the study in another environment.
 

@@ -33,18 +33,21 @@ class StudyProgress:
     learnt from the cases before: seconds for each token, all engines together.
     """
 
-    def __init__(self, steps: Sequence[Step], *, seconds: float, least: int) -> None:
+    def __init__(
+        self, steps: Sequence[Step], *, seconds: float, least: int, quiet: bool = False
+    ) -> None:
         """Start.
 
         Args:
             steps: of all models.
-            seconds: budget of a case.
-            least: least rounds of a case.
+            seconds: time budget of a case.
+            least: fewest rounds of a case.
+            quiet: show only the bar: no rows, and no lines where stderr is no terminal.
         """
         from tqdm import tqdm
 
         self._left = list(steps)
-        self._seconds, self._least = seconds, least
+        self._seconds, self._least, self._quiet = seconds, least, quiet
         self._per_token = 0.0
         self._begin = time.monotonic()
         self._bar: Any = tqdm(
@@ -81,13 +84,15 @@ class StudyProgress:
     def say(self, doing: str) -> None:
         """Say what is being done."""
         left = self.time_left()
-        if self._bar.disable:
+        if self._bar.disable and not self._quiet:
             print(f"{time.strftime('%H:%M:%S')} {doing}", file=sys.stderr, flush=True)
         self._bar.set_description_str(f"about {_clock(left)} left, {doing}"[:100], refresh=False)
         self.refresh()
 
     def print(self, line: str) -> None:
-        """Print a line above the bar."""
+        """Print a line above the bar, unless quiet."""
+        if self._quiet:
+            return
         self._bar.write(line, file=sys.stderr)
 
     def refresh(self) -> None:

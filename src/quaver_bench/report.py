@@ -11,6 +11,9 @@ from quaver_bench.result import SOUND, Result, Row
 Figures = dict[str, dict[str, float]]
 """Engine to what judged texts say of it."""
 NOT_MEASURED = "-"
+EXACT = "quaver-float32"
+_CALLS = ("latency", "throughput", "text")
+"""Parts whose rows are times of single calls."""
 
 
 def markdown(result: Result) -> str:
@@ -28,7 +31,7 @@ def markdown(result: Result) -> str:
         if rows:
             parts.append(f"## {model} ({facts['describe']}, {facts['pooling']} pooling)")
         figures = result.quality.get(model, {})
-        parts += [text for make in _SECTIONS if (text := make(rows, figures))]
+        parts += [text for make in _SECTIONS.values() if (text := make(rows, figures))]
         if figures:
             parts.append(_quality(figures, facts.get("judged", "judged texts")))
     if any(facts["weights"] == "random" for facts in result.models.values()):
@@ -47,48 +50,68 @@ def own_table(result: Result) -> str:
     """Return how fast Quaver alone ran each case, as a table for the terminal.
 
     Args:
-        result: rows of quaver-int8 and quaver-float32 in latency and throughput.
+        result: what was measured; rows of other engines are left out.
+
+    Returns:
+        A table for each model, with its ranking of judged texts; then the machine, and what was not measured.
     """
-    head = [
-        "case",
-        "int8, ms",
-        "texts/s",
-        "tokens/s",
-        "float32, ms",
-        "times as fast",
-        "cosine to float32",
-    ]
-    lines = []
-    for row in result.rows:
-        if row.engine != OURS:
-            continue
-        exact = next(
-            (r for r in result.rows if r.key[:3] == row.key[:3] and r.engine == "quaver-float32"),
-            None,
+    rows = [row for row in result.rows if row.engine in (OURS, EXACT)]
+    parts = []
+    for model, facts in result.models.items():
+        mine = [row for row in rows if row.model == model]
+        tables = [_own_cases(mine)]
+        tables += [make(mine, {}) for part, make in _SECTIONS.items() if part not in _CALLS]
+        if figures := result.quality.get(model):
+            scores = [f"{n} {figures[n]['ndcg10']:.4f}" for n in (OURS, EXACT) if n in figures]
+            tables.append(f"NDCG@10 on {facts.get('judged', 'judged texts')}: {', '.join(scores)}")
+        if found := [text for text in tables if text]:
+            parts += [f"{model} ({facts['describe']})", *found]
+    if any(row.disturbed for row in rows):
+        parts.append(
+            "* Other programs took more than 5 % of the CPUs: measure again when they are done."
         )
-        values = row.values
+    if rows:
+        parts.append(machine(result))
+    if result.missing:
+        parts.append(
+            "Not measured:\n" + "\n".join(f"- {n}: {why}" for n, why in result.missing.items())
+        )
+    return "\n\n".join(parts)
+
+
+def _own_cases(rows: Sequence[Row]) -> str:
+    exact = {row.key[:3]: row for row in rows if row.engine == EXACT}
+    head = ["texts x tokens", "int8, ms", "texts/s", "tokens/s", "float32, ms", "speedup", "cosine"]
+    lines = [head]
+    for row in rows:
+        if row.engine != OURS or row.part not in _CALLS:
+            continue
+        beside = exact.get(row.key[:3])
         lines.append(
             [
-                row.case + (" *" if row.disturbed else ""),
-                f"{values['median_ms']:.2f}",
-                f"{values['texts_per_second']:,.0f}",
-                f"{values['tokens_per_second']:,.0f}",
-                "" if exact is None else f"{exact.values['median_ms']:.2f}",
-                "" if exact is None or exact.ratio is None else f"{exact.ratio[0]:.2f}",
+                case_title(row.case) + (" *" if row.disturbed else ""),
+                f"{row.values['median_ms']:.2f}",
+                f"{row.values['texts_per_second']:,.0f}",
+                f"{row.values['tokens_per_second']:,.0f}",
+                "" if beside is None else f"{beside.values['median_ms']:.2f}",
+                "" if beside is None or beside.ratio is None else f"{beside.ratio[0]:.2f}",
                 "" if row.cosine is None else f"{row.cosine:.4f}",
             ]
         )
-    widths = [max(len(line[at]) for line in [head, *lines]) for at in range(len(head))]
-    shown = [
+    if len(lines) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in [head, *lines]
-    ]
-    said = (
-        ["* other programs took more than 5 % of the CPUs"]
-        if any(row.disturbed for row in result.rows)
-        else []
+        for line in lines
     )
-    return "\n".join([*shown, "", *said, machine(result)])
+
+
+def case_title(case: str) -> str:
+    """Return a case's name as tables show it: "32 x 256", "64 x 8 to 512", or a corpus."""
+    if case.startswith("ragged"):
+        return f"{case.removeprefix('ragged')} x 8 to 512"
+    return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
 
 
 def machine(result: Result) -> str:
@@ -240,9 +263,9 @@ def _padding(row: Row) -> str:
 
 _LATENCY = {f"{p} ms": _value(f"{p}_ms") for p in ("p50", "p95", "p99")}
 _RATES = {"texts/s": _value("texts_per_second"), "tokens/s": _value("tokens_per_second")}
-_SECTIONS = (
-    _section("latency", "Latency: one text, from token ids", _LATENCY),
-    _section(
+_SECTIONS = {
+    "latency": _section("latency", "Latency: one text, from token ids", _LATENCY),
+    "throughput": _section(
         "throughput",
         "Throughput: many texts, from token ids",
         {
@@ -252,7 +275,7 @@ _SECTIONS = (
             "GMAC/s": _value("gmacs_per_second"),
         },
     ),
-    _section(
+    "text": _section(
         "text",
         "Real text: tokenization included",
         {
@@ -261,12 +284,12 @@ _SECTIONS = (
             "padding": _padding,
         },
     ),
-    _section(
+    "concurrency": _section(
         "concurrency",
         "Concurrency: single queries from many clients, tokenization included",
         {"queries/s": _value("queries_per_second"), **_LATENCY},
     ),
-    _section(
+    "start": _section(
         "start",
         "Start: a fresh process, from its begin to the first vector",
         {
@@ -279,7 +302,7 @@ _SECTIONS = (
             "packages MB": _value("packages_mb"),
         },
     ),
-)
+}
 
 
 def _signed(value: float | None) -> str:

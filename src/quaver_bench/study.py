@@ -29,7 +29,7 @@ def measure(
     result: Result,
     *,
     before: Result,
-    save: Callable[[], None],
+    save: Callable[[], object],
     progress: StudyProgress,
 ) -> None:
     """Measure all parts of a model.

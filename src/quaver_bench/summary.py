@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quaver_bench.engines.registry import FAMILIES, OURS
-from quaver_bench.report import NOT_MEASURED, machine, number, table
+from quaver_bench.report import NOT_MEASURED, case_title, machine, number, table
 from quaver_bench.result import Result, Row
 
 _CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
@@ -27,7 +27,7 @@ def summary(result: Result) -> str:
             continue
         cells = [
             f"{model} ({result.models[model]['describe']})",
-            _case_title(case) + (" \\*" if ours.disturbed else ""),
+            case_title(case) + (" \\*" if ours.disturbed else ""),
             f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
             _peer(rows.get(_BEST), None),
         ]
@@ -75,7 +75,7 @@ def short_table(result: Result) -> str:
         last = found[-1] if found else None
         cosine = NOT_MEASURED if last is None or last.cosine is None else f"{last.cosine:.4f}"
         lines.append([name, *map(_times, found), cosine])
-    head = [f"{_case_title(case)}, ms" for case in cases]
+    head = [f"{case_title(case)}, ms" for case in cases]
     return table([model, *head, "cosine to float32"], lines, words=1)
 
 
@@ -117,12 +117,6 @@ def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
             found.setdefault((row.model, row.case), {})[row.engine] = row
     models = list(result.models)
     return dict(sorted(found.items(), key=lambda item: models.index(item[0][0])))
-
-
-def _case_title(case: str) -> str:
-    if case.startswith("ragged"):
-        return f"{case.removeprefix('ragged')} x 8 to 512"
-    return case.replace("x", " x ") if case.replace("x", "").isdigit() else case
 
 
 def _fastest(rows: dict[str, Row], *families: str) -> Row | None:

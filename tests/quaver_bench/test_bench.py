@@ -32,7 +32,7 @@ from quaver_bench.configuration import warnings
 from quaver_bench.corpus import read_corpus
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.quaver import static_folder
-from quaver_bench.engines.registry import FORMS, OURS, choose_forms
+from quaver_bench.engines.registry import FORMS, OURS, QUICK, choose_forms
 from quaver_bench.environments import measure_elsewhere, part_forms
 from quaver_bench.inputs import (
     PaddedBatch,
@@ -837,6 +837,91 @@ def test_the_command_measures_every_part(
     assert "### Start" in (out / "results.md").read_text(encoding="utf-8")
 
 
+def own_options(tiny_folder: Path, corpus_file: Path) -> list[object]:
+    return [
+        *(tiny_folder, "--corpus", corpus_file, "--count", 40, "--name", "tiny"),
+        *("--cases", "1x8,4x16", "--clients", "2", "--seconds", 0, "--rounds", 1),
+        *("--cache", corpus_file.parent / "cache"),
+    ]
+
+
+def test_without_other_engines_a_short_table_is_printed_and_nothing_is_written(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = bench(*own_options(tiny_folder, corpus_file))
+    assert done.exit_code == 0, done.output
+    head, first, second = done.stdout.splitlines()[2:5]
+    assert head.split("  ")[0] == "texts x tokens"
+    assert first.split()[:3] == ["1", "x", "8"]
+    assert second.split()[:3] == ["4", "x", "16"]
+    assert {path.name for path in tmp_path.iterdir()} <= {corpus_file.name, "cache"}
+    assert "LD_PRELOAD" not in done.stderr
+    assert "quaver-int8" not in done.stderr, "no line for each row"
+    assert "--against all" in done.stderr
+
+
+def test_this_model_alone_is_written_where_a_folder_is_given(
+    tiny_folder: Path, corpus_file: Path, tmp_path: Path
+) -> None:
+    task, out = judged_folder(tmp_path / "set"), tmp_path / "out"
+    options = [*own_options(tiny_folder, corpus_file), "--out", out]
+    parts = "latency,throughput,text,concurrency,start"
+    done = bench(*options, "--parts", parts, "--judgements", task)
+    assert done.exit_code == 0, done.output
+    result = read_result(out)
+    assert {row.engine for row in result.rows} == {OURS, "quaver-float32"}
+    assert {row.part for row in result.rows} == set(parts.split(","))
+    for shown in (
+        "texts.txt, 40 texts",
+        "| 2 clients |",
+        "first vector s",
+        "NDCG@10 on set: quaver",
+    ):
+        assert shown in done.stdout
+    assert "### Latency" in (out / "results.md").read_text(encoding="utf-8")
+    assert "--out must be a folder without results" in bench(*options).output
+    assert bench(*options, "--resume").exit_code == 0
+    assert read_result(out).rows == result.rows
+
+
+def test_a_case_that_cannot_be_measured_alone_is_named(
+    tiny_folder: Path, corpus_file: Path
+) -> None:
+    options = own_options(tiny_folder, corpus_file)
+    options[options.index("--cases") + 1] = "1x5000"
+    done = bench(*options)
+    assert done.exit_code == 0, done.output
+    assert "- every engine (tiny, 1x5000): the model reads" in done.stdout
+
+
+def test_ctrl_c_shows_what_was_measured_alone(
+    tiny_folder: Path, corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = calls.get_case
+
+    def interrupted(name: str, source: TextSource) -> Any:
+        if name == "4x16":
+            raise KeyboardInterrupt
+        return real(name, source)
+
+    monkeypatch.setattr(calls, "get_case", interrupted)
+    done = bench(*own_options(tiny_folder, corpus_file))
+    assert done.exit_code == 130
+    assert "1 x 8" in done.stdout
+    assert "interrupted: the table has what was measured" in done.stderr
+
+
+def test_quick_takes_one_form_of_a_few_engines(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Any] = []
+    monkeypatch.setattr(command, "part_forms", lambda forms, where: taken.extend(forms) or 1 / 0)
+    bench(tiny_folder, "--against", "all", "--quick", "--out", tmp_path / "out")
+    names = {form.name for form in taken}
+    assert names == {OURS, "quaver-float32", *QUICK}
+
+
 def test_judged_texts_give_every_row_what_its_engine_loses(
     tiny_folder: Path, corpus_file: Path, tmp_path: Path
 ) -> None:
@@ -1316,6 +1401,10 @@ def test_a_case_longer_than_the_model_is_left_out(
         (["MODEL", "--shapes", "nonsense"], "a shape must be one of small"),
         (["MODEL", "--clients", "0"], "--clients must be numbers"),
         (["MODEL", "--only-shapes"], "--only-shapes needs --shapes"),
+        (["MODEL", "--seconds", "inf"], "--seconds must be a finite number"),
+        (["MODEL", "--longest", "inf"], "--longest must be a finite number"),
+        (["MODEL", "--corpus", "missing.txt"], "--corpus must be a file or a folder"),
+        (["MODEL", "--judgements", "missing"], "missing"),
         (["no-such-folder/x/y"], "no-such-folder"),
         (["--compare", "missing.json", "missing.json"], "cannot read results"),
         (["--report", "missing.json"], "cannot read results"),
@@ -1325,10 +1414,11 @@ def test_bad_input_is_one_line(
     tiny_folder: Path, tmp_path: Path, arguments: list[object], message: str
 ) -> None:
     given = [str(tiny_folder) if argument == "MODEL" else argument for argument in arguments]
-    done = bench(*given, *(["--out", tmp_path / "out"] if given else []))
-    assert done.exit_code == 1, done.output
-    assert message in done.output
-    assert "Traceback" not in done.output
+    for more in ([], ["--out", tmp_path / "out"] if given else []):
+        done = bench(*given, *more)
+        assert done.exit_code == 1, done.output
+        assert message in done.output
+        assert "Traceback" not in done.output
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""`quaver bench`: how fast, against other engines."""
+"""`quaver bench`: measure speed, alone or against other engines."""
 
 from __future__ import annotations
 
@@ -23,75 +23,86 @@ def bench(
     against: Annotated[
         str,
         typer.Option(
-            help="Engines to compare with, or forms of them, with commas, such as openvino,torch-float32; all "
-            "for every engine. Without it, this model alone is measured, in about a minute."
+            help="Engines or forms to compare with, separated by commas: openvino,torch-float32; all for every "
+            "engine. Default: none; only this model is measured, in about a minute."
         ),
     ] = "",
     parts: Annotated[
         str,
         typer.Option(
-            help=f"What to measure, with commas: {', '.join(PARTS)}; default: all, and without --against the first two."
+            help=f"What to measure, separated by commas: {', '.join(PARTS)}. Default: all; without --against the "
+            "first two."
         ),
     ] = "",
     cases: Annotated[
         str,
-        typer.Option(help="Instead of the usual ones, with commas: 1x16,32x256,ragged256."),
+        typer.Option(
+            help="Cases, as texts x tokens, instead of the default ones: 1x16,32x256,ragged256."
+        ),
     ] = "",
     shapes: Annotated[
         str,
-        typer.Option(
-            help="Published BGE shapes with random weights as well, with commas: small,base,large."
-        ),
+        typer.Option(help="Also measure BGE's shapes with random weights: small,base,large."),
     ] = "",
     only_shapes: Annotated[
-        bool, typer.Option("--only-shapes", help="Not the model itself; it gives the tokenizer.")
+        bool,
+        typer.Option(
+            "--only-shapes", help="Measure only --shapes; the model provides the tokenizer."
+        ),
     ] = False,
-    name: Annotated[str, typer.Option(help="What to call the model in the tables.")] = "",
+    name: Annotated[str, typer.Option(help="Name of the model in the tables.")] = "",
     corpus: Annotated[
         Path | None,
         typer.Option(
-            help=".jsonl, .txt or a folder of documents; default: Python's documentation.",
+            help="Text to measure with: .jsonl, .txt or a folder of documents. Default: Python's documentation.",
             show_default=False,
         ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Texts of the corpus at most; default: 256, with --quick 200.", min=1),
+        typer.Option(
+            help="Most texts of the corpus. Default: 256; without --against or with --quick 200.",
+            min=1,
+        ),
     ] = None,
     judgements: Annotated[
         Path | None,
-        typer.Option(help="Judged texts in BEIR layout: adds NDCG@10 to every engine."),
+        typer.Option(help="Retrieval tasks in BEIR layout: adds NDCG@10 for every engine."),
     ] = None,
     clients: Annotated[
-        str, typer.Option(help="Numbers of clients; default: 1,2,4,8, with --quick 1,4.")
+        str,
+        typer.Option(
+            help="Numbers of concurrent clients. Default: 1,2,4,8; without --against or with --quick 1,4."
+        ),
     ] = "",
     random_ids: Annotated[
-        bool, typer.Option("--random-ids", help="Random token ids instead of text.")
+        bool, typer.Option("--random-ids", help="Use random token ids instead of text.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Of every engine; default: all CPUs.", min=1)
+        int | None, typer.Option(help="Threads of every engine. Default: all CPUs.", min=1)
     ] = None,
-    cores: Annotated[str, typer.Option(help="CPUs to use, such as 0-21; default: all.")] = "",
+    cores: Annotated[str, typer.Option(help="CPUs to use, such as 0-21. Default: all.")] = "",
     instances: Annotated[
         int,
         typer.Option(
-            help="Processes of each engine that work at the same time, each on CPUs of its own: "
-            "one for each socket; --threads are of one.",
+            help="Run each engine in this many processes at once, each on its own CPUs, such as one per socket; "
+            "--threads counts those of one process.",
             min=1,
         ),
     ] = 1,
     seconds: Annotated[
         float | None,
         typer.Option(
-            help="For each case, all engines together; default: 20, with --quick 6.", min=0
+            help="Time for each case, all engines together. Default: 20; without --against or with --quick 6.",
+            min=0,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Least rounds of a case.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Fewest rounds of a case.", min=1)] = 3,
     longest: Annotated[
         float,
         typer.Option(
-            help="Leave out an engine whose single call takes longer, s; with texts of different "
-            "lengths three times as long.",
+            help="Leave out an engine if one call takes longer than this many seconds; three times as many for "
+            "texts of different lengths.",
             min=0,
         ),
     ] = 30.0,
@@ -99,7 +110,7 @@ def bench(
         bool,
         typer.Option(
             "--quick",
-            help="A few cases and one form of each engine, in minutes; what is given beside it wins.",
+            help="With --against: fewer cases, seconds and texts; `all` means four common forms. Other options win.",
         ),
     ] = False,
     out: Annotated[
@@ -107,49 +118,52 @@ def bench(
         typer.Option(
             "--out",
             "-o",
-            help="Folder for results.json, results.md and plots; default, with --against: bench-results.",
+            help="Folder for results.json, results.md and plots. Default: bench-results with --against; without it "
+            "nothing is written.",
             show_default=False,
         ),
     ] = None,
     add: Annotated[
-        bool, typer.Option("--add", help="Keep what is in --out and was not measured anew.")
+        bool, typer.Option("--add", help="Measure again, and keep the other rows in --out.")
     ] = False,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Keep what is in --out and measure only what is not there."),
+        typer.Option(
+            "--resume", help="Keep the rows in --out, and measure only those that are missing."
+        ),
     ] = False,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Forget what is in --out, which is refused otherwise."),
+        typer.Option("--overwrite", help="Discard the results in --out."),
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for what engines make of a model.", show_default=False),
+        typer.Option(help="Folder for the models that engines convert.", show_default=False),
     ] = None,
     environments: Annotated[
         Path,
         typer.Option(
-            help="Folder of virtual environments: engines that are not installed here run in "
-            "peers, ipex, zentorch or llamacpp of these."
+            help="Folder of virtual environments named peers, ipex, zentorch and llamacpp, for engines that are "
+            "not installed here."
         ),
     ] = Path(".envs"),
     compare_files: Annotated[
         tuple[Path, Path] | None,
-        typer.Option(
-            "--compare", help="Two results: show what changed, and measure nothing.", metavar="A B"
-        ),
+        typer.Option("--compare", help="Compare two results; measure nothing.", metavar="A B"),
     ] = None,
     report_file: Annotated[
         Path | None,
-        typer.Option("--report", help="Results: make tables and plots anew, measure nothing."),
+        typer.Option(
+            "--report", help="Make the tables and plots of a result again; measure nothing."
+        ),
     ] = None,
 ) -> None:
     """Measure how fast a model runs here, alone or against other engines.
 
     Example: quaver bench sentence-transformers/all-MiniLM-L6-v2 --against openvino,onnxruntime
 
-    Every engine runs the same texts with the same number of threads, in turns. A row says how fast
-    it was and how near its vectors are to float32. Ctrl-C keeps what was measured.
+    Engines take turns with the same texts and the same number of threads. Each row has the speed, and the
+    mean cosine of the vectors to float32. Ctrl-C keeps the rows measured so far.
     """
     with reported_errors(interrupted="interrupted: nothing was measured yet"):
         if compare_files is not None:
@@ -157,7 +171,9 @@ def bench(
         elif report_file is not None:
             report(report_file)
         elif model is None:
-            raise InputError("bench needs a model: a folder or a hub id; see quaver bench --help")
+            raise InputError(
+                "bench needs a model: give a folder or a hub id; see quaver bench --help"
+            )
         else:
             line = CommandLine(
                 model=model,
