@@ -92,8 +92,6 @@ def test_the_reference_turns_a_head_by_the_angles_of_its_places() -> None:
 @pytest.mark.parametrize(
     "scaling",
     [
-        "ntk",
-        ["ntk"],
         {"type": "linear", "factor": 2.0},
         {"factor": 2.0},
         {"type": "ntk", "factor": 2.0, "mixed_b": 0.3},
@@ -103,6 +101,12 @@ def test_another_scaling_is_refused(scaling: object) -> None:
     with pytest.raises(UnsupportedArchitectureError) as caught:
         encoder_spec({**GTE, "rope_scaling": scaling}, pooling="cls", normalize=False)
     assert f"rope_scaling={scaling!r}" in str(caught.value)
+
+
+@pytest.mark.parametrize("scaling", ["ntk", ["ntk"]])
+def test_a_scaling_is_an_object(scaling: object) -> None:
+    with pytest.raises(ModelFolderError, match="rope_scaling must be an object"):
+        encoder_spec({**GTE, "rope_scaling": scaling}, pooling="cls", normalize=False)
 
 
 @pytest.mark.parametrize("factor", [None, 0, -2.0, "2", True, 0.5])
