@@ -17,9 +17,9 @@ from pathlib import Path
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
+from quaver.quantization.calibration_texts import calibration_texts
 from quaver.quantization.convert import Recipe, convert, convert_calibrated
 from quaver.quantization.loss import LossMeter
-from quaver.quantization.texts import calibration_texts
 
 READ = 40
 

@@ -23,11 +23,10 @@ from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import EncoderSpec
-from quaver.models.int8 import quantize_weight, rounded_rows
-from quaver.models.linear import Linear, dequantized
+from quaver.models.linear import Linear, dequantized, quantize_weight, rounded_rows
 from quaver.models.tokenizer import TokenBatch
+from quaver.quantization.calibration_texts import calibration_texts
 from quaver.quantization.forward import embed, run_layer
-from quaver.quantization.texts import calibration_texts
 from quaver.reference import normalized, pool
 
 FloatArray = NDArray[np.float32]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from quaver.engine.engine import PRECISIONS, Engine, Precision
-from quaver.engine.machine import instruction_sets
+from quaver.engine.instruction_sets import instruction_sets
 from quaver.errors import (
     EngineError,
     InputError,

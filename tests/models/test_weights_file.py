@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from quaver.errors import ModelFolderError, WeightsError
-from quaver.models.weights_file import read_tensors, sample_tensors
+from quaver.models.weights_file import read_tensors, release_pages, sample_tensors
 from tiny_model import write_json
 
 VALUES = np.array([[1.5, -2.25, 0.0], [3e-3, 1e4, -0.5]], np.float32)
@@ -137,3 +137,49 @@ def test_samples_name_every_tensor(folder: Path) -> None:
         "a F32 (2, 3)": VALUES.tobytes()[:8],
         "b I64 (4,)": (0).to_bytes(8, "little"),
     }
+
+
+# --- Pages ----------------------------------------------------------------------------------------
+PAGE = 4096
+SIZE = 64 * PAGE
+
+
+def _resident_kb(path: Path) -> int:
+    """Kilobytes of a mapped file that are in this process's memory."""
+    inside = total = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split(" ")[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(range(256)) * (SIZE // 256))
+    return path
+
+
+def test_pages_leave_memory_and_come_back(file: Path) -> None:
+    mapped = np.asarray(np.memmap(file, dtype=np.uint8, mode="r"))
+    part = mapped[100:].view(np.uint8)
+    before = int(part.sum())
+    assert _resident_kb(file) == SIZE // 1024
+    release_pages(part)
+    assert _resident_kb(file) == 0
+    assert int(part.sum()) == before
+
+
+def test_other_arrays_are_left_alone(file: Path) -> None:
+    own = np.arange(SIZE)
+    release_pages(own)
+    assert int(own[-1]) == SIZE - 1
+    copy_on_write = np.memmap(file, dtype=np.uint8, mode="c")
+    copy_on_write[:] = 7
+    release_pages(copy_on_write)
+    assert (copy_on_write == 7).all()
+    mapped = np.memmap(file, dtype=np.uint8, mode="r")
+    release_pages(mapped[::2])
+    release_pages(mapped[:0])

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from quaver.cli import app
 from quaver.embedder import Embedder
-from quaver.engine.cpu_settings import parse_cpus
+from quaver.engine.machine import parse_cpus
 from quaver.errors import InputError, TaskError
 from quaver.models.tokenizer import Tokenizer
 from quaver_bench import calls, clients, command, environments, start, timing

@@ -13,10 +13,9 @@ from quaver.engine.arguments import (
     text_list,
 )
 from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
-from quaver.engine.cpu_settings import advice, cpu_settings, parse_cpus
 from quaver.engine.engine import Engine, Precision, relative_projections
 from quaver.engine.load import LoadedModel, load_classifier, load_model
-from quaver.engine.machine import available_threads, info
+from quaver.engine.machine import advice, cpu_settings, info, parse_cpus
 from quaver.engine.postprocessing import (
     Matrix,
     Output,
@@ -29,6 +28,7 @@ from quaver.engine.postprocessing import (
     similarity,
     similarity_pairwise,
 )
+from quaver.engine.threads import available_threads
 
 __all__ = [
     "LOADING",

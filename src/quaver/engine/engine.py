@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver import _native
-from quaver.engine.machine import choose_isa, choose_threads
+from quaver.engine.instruction_sets import choose_isa
+from quaver.engine.threads import choose_threads
 from quaver.errors import (
     EngineError,
     InputError,

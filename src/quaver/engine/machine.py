@@ -1,115 +1,23 @@
-"""What this machine offers: instruction sets, CPUs that the process may use, versions."""
+"""This machine: what it is, its settings that change the speed of an encoder, and advice on them."""
 
 from __future__ import annotations
 
-import math
 import os
 import platform
-from collections.abc import Iterator
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from quaver import _native
-from quaver.errors import EngineError, InputError, InstructionSetError
+from quaver.engine.instruction_sets import choose_isa, instruction_sets
+from quaver.engine.threads import available_threads, cgroup_quota
 
-ISA_VARIABLE = "QUAVER_ISA"
-"""Environment variable that forces an instruction set where no `isa` argument does."""
-
-
-def instruction_sets() -> dict[str, bool]:
-    """Return the instruction sets of this build, the best first, and whether each can run here."""
-    return dict(_native.instruction_sets())
-
-
-def choose_isa(isa: str | None = None) -> str:
-    """Return the instruction set to run: the argument, else QUAVER_ISA, else the best one available.
-
-    Args:
-        isa: a name of `instruction_sets`, or None.
-
-    Raises:
-        InstructionSetError: the name is unknown, or this machine lacks it; the message lists what there is.
-    """
-    sets = instruction_sets()
-    available = [name for name, usable in sets.items() if usable]
-    wanted, origin = isa, "isa"
-    if wanted is None:
-        wanted, origin = os.environ.get(ISA_VARIABLE) or None, ISA_VARIABLE
-    if wanted is None:
-        return available[0]
-    if not isinstance(wanted, str) or wanted not in sets:
-        raise InstructionSetError(
-            f"{origin} must be one of {', '.join(sets)}: got {wanted!r}; "
-            f"available here: {', '.join(available)}"
-        )
-    if not sets[wanted]:
-        raise InstructionSetError(
-            f"{origin}={wanted!r} cannot run here: the CPU or the operating system lacks it; "
-            f"available: {', '.join(available)}"
-        )
-    return wanted
-
-
-def available_threads() -> int:
-    """Return how many CPUs this process may keep busy: its affinity mask, held to its CPU quota."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cpus, math.ceil(cgroup_quota() or cpus)))
-
-
-def choose_threads(threads: int | None = None) -> int:
-    """Return the threads to run: the argument, else `available_threads`.
-
-    Args:
-        threads: at least 1; more than the machine has is allowed and slow.
-
-    Raises:
-        InputError: threads is no whole number, or less than 1.
-        EngineError: threads is more than 1024.
-    """
-    if threads is None:
-        return available_threads()
-    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise InputError(f"threads must be a whole number of at least 1, or None: got {threads!r}")
-    if threads > 1024:
-        raise EngineError(f"threads must be at most 1024: got {threads}")
-    return threads
-
-
-def cgroup_quota() -> float | None:
-    """CPUs' worth of time that the control groups grant this process; None without a limit.
-
-    A group's own limit and those of the groups around it all hold, so the smallest counts.
-
-    Source: Linux, Documentation/admin-guide/cgroup-v2.rst (cpu.max), scheduler/sched-bwc.rst (v1)
-    """
-    return min((quota for group in _cgroups() for quota in _quotas(group)), default=None)
-
-
-def _cgroups() -> Iterator[str]:
-    """Folders of the control groups that hold this process, innermost first."""
-    for line in _read("/proc/self/cgroup").splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers == "" or "cpu" in controllers.split(","):
-            root = "/sys/fs/cgroup/cpu" if controllers else "/sys/fs/cgroup"
-            inner = PurePosixPath(path)
-            yield from (f"{root}{group}".rstrip("/") for group in (inner, *inner.parents))
-
-
-def _quotas(group: str) -> Iterator[float]:
-    """Limits of one control group: cpu.max in cgroup v2, quota and period in v1."""
-    v2 = _read(f"{group}/cpu.max").split()
-    v1 = [_read(f"{group}/cpu.cfs_{part}_us") for part in ("quota", "period")]
-    for limit in (v2, v1):
-        if len(limit) == 2 and all(map(str.isdigit, limit)) and int(limit[1]) > 0:
-            yield int(limit[0]) / int(limit[1])
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
+_CPUS = Path("/sys/devices/system/cpu")
+_NODES = Path("/sys/devices/system/node")
+_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+_MOST_CPUS = 1 << 16
+"""Far above what a kernel can be built for, 8192, and far below what a list takes long to hold."""
 
 
 def info() -> dict[str, Any]:
@@ -136,3 +44,132 @@ def info() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
     }
+
+
+def cpu_settings(
+    *, cpus: Path = _CPUS, nodes: Path = _NODES, huge_pages: Path = _HUGE_PAGES
+) -> dict[str, Any]:
+    """Return what this process runs under; Linux tells it in /sys and /proc.
+
+    Args:
+        cpus: folder of the CPUs.
+        nodes: folder of the NUMA nodes.
+        huge_pages: file that says when the kernel gives huge pages.
+
+    Returns:
+        "affinity" (CPUs this process may use), "cpu_quota" (CPUs' worth of time granted by the
+        control group, or None), "numa_nodes" (node to its CPUs that this process may use),
+        "smt_siblings" (groups of CPUs in use that share a core), "governor" and
+        "transparent_huge_pages" ("unknown" where not readable), "allocator".
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    return {
+        "affinity": allowed,
+        "cpu_quota": cgroup_quota(),
+        "numa_nodes": _numa_nodes(nodes, set(allowed)),
+        "smt_siblings": _siblings(cpus, allowed),
+        "governor": _read(cpus / f"cpu{allowed[0]}" / "cpufreq" / "scaling_governor") or "unknown",
+        "transparent_huge_pages": _chosen(_read(huge_pages)),
+        "allocator": _allocator(_read(Path("/proc/self/maps"))),
+    }
+
+
+def advice(settings: dict[str, Any]) -> list[str]:
+    """Return what would make encoding faster or its timing steadier here.
+
+    Args:
+        settings: from `cpu_settings`.
+
+    Returns:
+        Sentences; none where nothing is to be done.
+    """
+    said = []
+    allowed = settings["affinity"]
+    if siblings := settings["smt_siblings"]:
+        seconds = {cpu for group in siblings for cpu in group[1:]}
+        firsts = [cpu for cpu in allowed if cpu not in seconds]
+        said.append(
+            f"SMT: {len(allowed)} CPUs share {len(firsts)} cores; one thread on each core is "
+            f"usually fastest: --threads {len(firsts)} --cores {_ranges(firsts)}"
+        )
+    if len(nodes := settings["numa_nodes"]) > 1:
+        said.append(
+            f"NUMA: the CPUs lie in {len(nodes)} nodes; run one process on each "
+            f"(--instances {len(nodes)}), so that its memory is its own node's"
+        )
+    quota = settings["cpu_quota"]
+    if quota is not None and quota < len(allowed):
+        said.append(
+            f"CPU quota: the control group grants {quota:g} CPUs of {len(allowed)}; more threads "
+            "than that are throttled, which shows in p99"
+        )
+    if settings["governor"] not in ("performance", "unknown"):
+        said.append(
+            f"governor {settings['governor']}: the clock follows the load; "
+            "sudo cpupower frequency-set -g performance"
+        )
+    if settings["transparent_huge_pages"] == "never":
+        said.append(
+            "transparent huge pages are off: "
+            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
+        )
+    if settings["allocator"] == "malloc of libc":
+        said.append(
+            "memory comes from libc: torch and ONNX Runtime, which allocate in every call, gain "
+            "from LD_PRELOAD=libtcmalloc.so.4 or libjemalloc.so.2; Quaver does not depend on it"
+        )
+    return said
+
+
+def _numa_nodes(nodes: Path, allowed: set[int]) -> dict[str, list[int]]:
+    found = {}
+    for node in sorted(nodes.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
+        if cpus := sorted(set(parse_cpus(_read(node / "cpulist"))) & allowed):
+            found[node.name.removeprefix("node")] = cpus
+    return found
+
+
+def _siblings(cpus: Path, allowed: list[int]) -> list[list[int]]:
+    groups = {
+        tuple(set(parse_cpus(_read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list"))))
+        for cpu in allowed
+    }
+    inside = [sorted(set(group) & set(allowed)) for group in groups]
+    return sorted(group for group in inside if len(group) > 1)
+
+
+def parse_cpus(text: str) -> list[int]:
+    """Return the CPUs of a list as Linux writes it: "0-3,8" is 0, 1, 2, 3, 8.
+
+    Raises:
+        ValueError: the text is no such list, or names more CPUs than Linux has numbers for.
+    """
+    found: list[int] = []
+    for part in text.split(",") if text else ():
+        first, dash, last = part.partition("-")
+        begin, end = int(first), int(last if dash else first)
+        if not 0 <= begin <= end < _MOST_CPUS or len(found) > _MOST_CPUS:
+            raise ValueError(f"CPUs must be numbers below {_MOST_CPUS}, least first: got {part!r}")
+        found += range(begin, end + 1)
+    return found
+
+
+def _ranges(cpus: list[int]) -> str:
+    return ",".join(map(str, cpus))
+
+
+def _chosen(text: str) -> str:
+    """The word in brackets: "always [madvise] never"."""
+    _, found, rest = text.partition("[")
+    return rest.partition("]")[0] if found else "unknown"
+
+
+def _allocator(maps: str) -> str:
+    return next((name for name in _ALLOCATORS if f"lib{name}" in maps), "malloc of libc")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""

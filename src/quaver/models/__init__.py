@@ -21,9 +21,16 @@ from quaver.models.geometry import (
 )
 from quaver.models.head import DenseStep, HeadActivation, HeadStep
 from quaver.models.hub import find_folder
-from quaver.models.int8 import quantize_weight, rounded_rows
-from quaver.models.linear import InputRange, Linear, LinearWeights, QuantizedLinear, dequantized
-from quaver.models.mapped import release_pages
+from quaver.models.linear import (
+    InputRange,
+    Linear,
+    LinearWeights,
+    QuantizedLinear,
+    dequantized,
+    quantize_rows,
+    quantize_weight,
+    rounded_rows,
+)
 from quaver.models.modules import module_steps, module_tensors
 from quaver.models.positions import relative_rows, rotary_tables
 from quaver.models.prompts import (
@@ -35,7 +42,7 @@ from quaver.models.prompts import (
 )
 from quaver.models.quantization_config import is_quantized, quantization_config
 from quaver.models.tokenizer import TokenBatch, Tokenizer
-from quaver.models.weights_file import INDEX, SINGLE, weight_files
+from quaver.models.weights_file import INDEX, SINGLE, release_pages, weight_files
 
 __all__ = [
     "FAMILIES",
@@ -72,6 +79,7 @@ __all__ = [
     "module_steps",
     "module_tensors",
     "quantization_config",
+    "quantize_rows",
     "quantize_weight",
     "query_prompt",
     "relative_rows",

@@ -16,7 +16,7 @@ from quaver.models.linear import (
     LinearWeights,
     QuantizedLinear,
 )
-from quaver.models.mapped import release_pages
+from quaver.models.weights_file import release_pages
 
 _CHECKED_AT_ONCE = 1 << 20
 

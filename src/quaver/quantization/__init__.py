@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from quaver.quantization.calibration_texts import calibration_texts
 from quaver.quantization.card import MARKS
 from quaver.quantization.report import LayerReport, QuantizationReport
 from quaver.quantization.run import quantize
-from quaver.quantization.texts import calibration_texts
 
 __all__ = ["MARKS", "LayerReport", "QuantizationReport", "calibration_texts", "quantize"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quaver.quantization.calibration_texts import CalibrationTexts
 from quaver.quantization.convert import Recipe
 from quaver.quantization.report import LayerReport
-from quaver.quantization.texts import CalibrationTexts
 
 # `quaver evaluate` writes its table between these.
 MARKS = ("<!-- quaver evaluate: start -->", "<!-- quaver evaluate: end -->")

@@ -24,9 +24,9 @@ from quaver.models import (
     rounded_rows,
 )
 from quaver.quantization.forward import run_layers
-from quaver.quantization.observers import Observer, observed_range
-from quaver.quantization.rounding import round_by_output
-from quaver.quantization.smoothing import STRENGTHS, smoothing_factors
+from quaver.quantization.gptq import round_by_output
+from quaver.quantization.input_ranges import Observer, observed_range
+from quaver.quantization.smooth_quant import STRENGTHS, smoothing_factors
 
 Scheme = Literal["dynamic", "static"]
 Rounding = Literal["nearest", "gptq"]

@@ -26,6 +26,7 @@ from quaver.models import (
     split_tensors,
     weight_files,
 )
+from quaver.quantization.calibration_texts import CalibrationTexts, calibration_texts
 from quaver.quantization.card import model_card
 from quaver.quantization.convert import (
     ROUNDINGS,
@@ -48,10 +49,9 @@ from quaver.quantization.folder import (
     require_new,
     write_folder,
 )
+from quaver.quantization.input_ranges import OBSERVERS, Observer
 from quaver.quantization.loss import Bounded, LossMeter, keep_within
-from quaver.quantization.observers import OBSERVERS, Observer
 from quaver.quantization.report import LayerReport, Precision, QuantizationReport
-from quaver.quantization.texts import CalibrationTexts, calibration_texts
 
 MAX_SAMPLES = 100_000
 Progress = Callable[[str], object]

@@ -16,6 +16,7 @@ from quaver.reference.encoder import (
     pool,
     rotate,
 )
+from quaver.reference.quantized import quantized_linear
 
 __all__ = [
     "ACTIVATIONS",
@@ -29,5 +30,6 @@ __all__ = [
     "linear",
     "normalized",
     "pool",
+    "quantized_linear",
     "rotate",
 ]

@@ -15,8 +15,8 @@ from quaver.models.families.config import Config
 from quaver.models.geometry import AttentionSpec, EncoderSpec
 from quaver.models.head import DenseStep, HeadStep
 from quaver.models.linear import Linear, stacked
-from quaver.models.mapped import release_pages
 from quaver.models.tensors import NamedTensors
+from quaver.models.weights_file import release_pages
 
 Tensors = Mapping[str, NDArray[Any]]
 

@@ -1,8 +1,8 @@
-"""Quantization in memory: integers exactly as the formulas say, awkward sizes, extreme values."""
+"""Linear layers: integers exactly as the formulas say, awkward sizes, extreme values, stacking."""
 
 from __future__ import annotations
 
-import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +11,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from quaver.models.int8 import quantize_rows, quantize_weight, quantized_linear
-from quaver.models.linear import LinearWeights
+from quaver.errors import WeightsError
+from quaver.models.linear import (
+    InputRange,
+    LinearPart,
+    LinearWeights,
+    QuantizedLinear,
+    dequantized,
+    quantize_rows,
+    quantize_weight,
+    rounded_rows,
+    stacked,
+)
 
 SIZES = (1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 384)
 MATRICES = arrays(
@@ -86,34 +96,44 @@ def test_the_range_of_a_row_holds_zero(row: list[float], q: list[int], zero: int
     assert (got[0].tolist(), got[1].tolist(), got[2].tolist()) == ([q], [1], [zero])
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_the_linear_layer_is_near_the_float_one(size: int) -> None:
-    rng = np.random.default_rng(size)
-    x = rng.standard_normal((5, size)).astype(np.float32)
-    linear = LinearWeights(
-        rng.standard_normal((11, size)).astype(np.float32),
-        rng.standard_normal(11).astype(np.float32),
-    )
-    got = quantized_linear(x, quantize_weight(linear))
-    assert got.dtype == np.float32
-    # Each product errs by at most half a weight step times |x| and a row step times |w|.
-    wide, row = np.abs(linear.weight).max(axis=1) / 127, (x.max(1) - x.min(1).clip(max=0)) / 255
-    bound = 0.51 * np.abs(x).sum(1)[:, None] * wide + 1.1 * row[:, None] * np.abs(
-        linear.weight
-    ).sum(1)
-    error = np.abs(got - (x @ linear.weight.T + linear.bias))
-    assert np.all(error <= bound + 0.51 * size * wide * row[:, None] + 1e-4)
+def test_a_fixed_range_cuts_what_is_outside() -> None:
+    x = np.array([[-300, -1, 0, 2, 300]], np.float32)
+    q, scale, zero = quantize_rows(x, InputRange(2.0, 100))
+    assert (q.tolist(), scale.tolist(), zero.tolist()) == ([[0, 100, 100, 101, 250]], [2], [100])
+    assert rounded_rows(x, InputRange(2.0, 100)).tolist() == [[-200, 0, 0, 2, 300]]
 
 
-def test_the_sums_of_the_linear_layer_are_exact() -> None:
-    x = np.tile(np.array([0, 255], np.float32), (1, 2048))
-    weight = np.full((2, 4096), 127, np.float32) * np.array([[1], [-1]], np.float32)
-    got = quantized_linear(x, quantize_weight(layer(weight)))
-    assert got.tolist() == [[255 * 127 * 2048, -255 * 127 * 2048]]
+# --- Stacking -------------------------------------------------------------------------------------
+def part(name: str, seed: int) -> LinearWeights:
+    weight = np.random.default_rng(seed).standard_normal((2, 3)).astype(np.float32)
+    return LinearWeights(weight, np.full(2, seed, np.float32), (LinearPart(name, 2),))
 
 
-def test_a_model_of_ten_million_weights_is_quantized_quickly() -> None:
-    weight = np.random.default_rng(0).standard_normal((6912, 1536), np.float32)
-    begin = time.process_time()
-    quantize_weight(layer(weight))
-    assert time.process_time() - begin < 0.25
+def test_stacked_layers_compute_what_their_parts_do() -> None:
+    a, b = part("query", 1), part("key", 2)
+    for first, second, kind in (
+        (a, b, LinearWeights),
+        (quantize_weight(a), quantize_weight(b), QuantizedLinear),
+        (a, quantize_weight(b), LinearWeights),
+    ):
+        whole = stacked([first, second])
+        assert isinstance(whole, kind)
+        assert [p.name for p in whole.parts] == ["query", "key"]
+        expected = np.concatenate([dequantized(first).weight, dequantized(second).weight])
+        assert np.array_equal(dequantized(whole).weight, expected)
+        assert whole.bias.tolist() == [1, 1, 2, 2]
+
+
+def test_stacked_layers_share_one_input_range() -> None:
+    a, b = quantize_weight(part("query", 1)), quantize_weight(part("key", 2))
+    fixed = InputRange(0.5, 3)
+    whole = stacked([replace(a, input=fixed), replace(b, input=fixed)])
+    assert isinstance(whole, QuantizedLinear)
+    assert whole.input == fixed
+    with pytest.raises(WeightsError, match="query, key read the same"):
+        stacked([replace(a, input=fixed), b])
+
+
+def test_a_float_layer_is_its_own_dequantized_form() -> None:
+    a = part("query", 1)
+    assert dequantized(a) is a

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.models import LinearWeights, dequantized, quantize_weight, rounded_rows
-from quaver.quantization.observers import Observer, observed_range
+from quaver.quantization.input_ranges import Observer, observed_range
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _ROWS = 1024

@@ -1,0 +1,45 @@
+"""The instruction sets of this build, and the choice of one."""
+
+from __future__ import annotations
+
+import os
+
+from quaver import _native
+from quaver.errors import InstructionSetError
+
+ISA_VARIABLE = "QUAVER_ISA"
+"""Environment variable that forces an instruction set where no `isa` argument does."""
+
+
+def instruction_sets() -> dict[str, bool]:
+    """Return the instruction sets of this build, the best first, and whether each can run here."""
+    return dict(_native.instruction_sets())
+
+
+def choose_isa(isa: str | None = None) -> str:
+    """Return the instruction set to run: the argument, else QUAVER_ISA, else the best one available.
+
+    Args:
+        isa: a name of `instruction_sets`, or None.
+
+    Raises:
+        InstructionSetError: the name is unknown, or this machine lacks it; the message lists what there is.
+    """
+    sets = instruction_sets()
+    available = [name for name, usable in sets.items() if usable]
+    wanted, origin = isa, "isa"
+    if wanted is None:
+        wanted, origin = os.environ.get(ISA_VARIABLE) or None, ISA_VARIABLE
+    if wanted is None:
+        return available[0]
+    if not isinstance(wanted, str) or wanted not in sets:
+        raise InstructionSetError(
+            f"{origin} must be one of {', '.join(sets)}: got {wanted!r}; "
+            f"available here: {', '.join(available)}"
+        )
+    if not sets[wanted]:
+        raise InstructionSetError(
+            f"{origin}={wanted!r} cannot run here: the CPU or the operating system lacks it; "
+            f"available: {', '.join(available)}"
+        )
+    return wanted

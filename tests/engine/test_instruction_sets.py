@@ -1,0 +1,49 @@
+"""Instruction sets: chosen by argument or environment, or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quaver.engine.instruction_sets import choose_isa, instruction_sets
+from quaver.errors import InstructionSetError
+
+ISAS = [name for name, available in instruction_sets().items() if available]
+
+
+def test_scalar_is_everywhere_and_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUAVER_ISA", raising=False)
+    assert set(instruction_sets()) == {"avx512vnni", "avxvnni", "avx2", "scalar"}
+    assert list(instruction_sets())[-1] == ISAS[-1] == "scalar"
+    assert choose_isa() == ISAS[0]
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUAVER_ISA", "scalar")
+    assert choose_isa() == "scalar"
+    assert choose_isa(ISAS[0]) == ISAS[0]
+    monkeypatch.setenv("QUAVER_ISA", "")
+    assert choose_isa() == ISAS[0]
+
+
+def test_an_unknown_instruction_set_lists_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = f"must be one of {', '.join(instruction_sets())}: got "
+    here = f"; available here: {', '.join(ISAS)}$"
+    wrong: Any
+    for wrong, shown in (("sse9", "'sse9'"), ("AVX2", "'AVX2'"), (["avx2"], r"\['avx2'\]")):
+        with pytest.raises(InstructionSetError, match=f"^isa {rule}{shown}{here}"):
+            choose_isa(wrong)
+    monkeypatch.setenv("QUAVER_ISA", "sse9")
+    with pytest.raises(InstructionSetError, match=f"^QUAVER_ISA {rule}'sse9'{here}"):
+        choose_isa()
+
+
+def test_an_instruction_set_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {"avx512vnni": False, "avx2": False, "scalar": True}
+    monkeypatch.setattr("quaver.engine.instruction_sets.instruction_sets", lambda: sets)
+    with pytest.raises(InstructionSetError, match=r"^isa='avx2' cannot run here.*: scalar$"):
+        choose_isa("avx2")
+    monkeypatch.setenv("QUAVER_ISA", "avx512vnni")
+    with pytest.raises(InstructionSetError, match=r"^QUAVER_ISA='avx512vnni' cannot run here"):
+        choose_isa()
