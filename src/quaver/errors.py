@@ -28,10 +28,13 @@
 
 A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
 of them; nothing is half written when one is raised. A missing extra is an ordinary ``ImportError``
-that names the extra to install.
+that names the extra to install; ``needs_extra`` raises it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class QuaverError(Exception):
@@ -132,3 +135,25 @@ class StoreWriteError(StoreError):
 
 class StoreUnavailableError(StoreError):
     """The store's server cannot be reached, or went away and did not come back."""
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Name the extra to install if a library that this block imports is missing.
+
+        with needs_extra("haystack"):
+            from haystack import component
+
+    Args:
+        extra: the extra's name in pyproject.toml.
+
+    Raises:
+        ImportError: a library is not installed; the message names the extra.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = error.name or "a library"
+        raise ImportError(
+            f"{library} is not installed: pip install 'quaver[{extra}]'", name=error.name
+        ) from error

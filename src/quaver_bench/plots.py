@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver_bench.engines.registry import FAMILIES, OURS
 from quaver_bench.inputs import case_lengths
 from quaver_bench.report import in_order, machine_line

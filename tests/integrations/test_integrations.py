@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from quaver import Embedder, InputError
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.micro_batches import MOST_ITEMS, MicroBatcher
 from quaver.integrations.shared_models import shared_embedder
 

@@ -13,8 +13,7 @@ from quaver.documents.archive import open_archive, read_member
 from quaver.documents.decode import decode
 from quaver.documents.html import html_sections
 from quaver.documents.passage import Document, Section
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 
 _CONTAINER = "META-INF/container.xml"
 _PAGES = frozenset({"application/xhtml+xml", "text/html"})

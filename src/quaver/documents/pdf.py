@@ -9,8 +9,7 @@ import re
 
 from quaver.documents.outline import Heading, sections_between
 from quaver.documents.passage import Document
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 
 _ENCRYPTED = (4, 5)  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 _HYPHEN = re.compile("[\ufffe\x02\xad]\\s*")

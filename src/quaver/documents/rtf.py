@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from quaver.documents.outline import sections_between
 from quaver.documents.passage import Document
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 
 
 def rtf_document(content: bytes) -> Document:

@@ -10,7 +10,7 @@ from quaver.documents.archive import check_office
 from quaver.documents.outline import Heading, sections_between
 from quaver.documents.passage import Document
 from quaver.documents.table import row_text
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 
 
 def slides_document(content: bytes) -> Document:

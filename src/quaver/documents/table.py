@@ -17,8 +17,7 @@ from quaver.documents.archive import check_office
 from quaver.documents.limits import LIMITS
 from quaver.documents.outline import Heading, sections_between
 from quaver.documents.passage import Document
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 
 _SAMPLE = 65_536
 

@@ -7,8 +7,7 @@ import io
 from quaver.documents.archive import check_office
 from quaver.documents.html import html_sections
 from quaver.documents.passage import Document
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 
 # The title stands above every heading.
 _STYLES = "\n".join(

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.errors import InputError
+from quaver.errors import InputError, needs_extra
 from quaver.evaluate.task import Scores, Task
-from quaver.extras import needs_extra
 
 
 def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:

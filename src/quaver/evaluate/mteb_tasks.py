@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from quaver.errors import TaskError
+from quaver.errors import TaskError, needs_extra
 from quaver.evaluate.report import OtherResult
 from quaver.evaluate.task import Kind, Task, checked_task
-from quaver.extras import needs_extra
 
 # mteb's main scores that are the published tables' metrics; a task with another is mteb's to score.
 _KINDS: dict[str, Kind] = {"ndcg_at_10": "retrieval", "map_at_1000": "reranking"}

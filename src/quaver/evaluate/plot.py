@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from quaver.errors import InputError
+from quaver.errors import InputError, needs_extra
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.statistics import Difference
-from quaver.extras import needs_extra
 
 # Okabe and Ito's colours, which people with any colour vision tell apart; shapes tell them too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from quaver.embedder import Embedder
-from quaver.errors import DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import DocumentError, needs_extra
 from quaver.index.index import Index
 from quaver.index.report import UpdateProgress, UpdateReport
 

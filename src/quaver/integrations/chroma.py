@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.shared_models import Role, shared_embedder
 
 with needs_extra("chroma"):

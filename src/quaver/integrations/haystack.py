@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quaver.embedder import Embedder
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
 with needs_extra("haystack"):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.shared_models import Role, SharedEmbedder, shared_embedder
 
 with needs_extra("lancedb"):

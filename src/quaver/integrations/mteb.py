@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from quaver.embedder import Embedder
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.index import CorpusIndex
 from quaver.integrations.shared_models import name_in_results
 from quaver.reranker import CrossEncoder

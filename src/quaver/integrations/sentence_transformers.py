@@ -17,8 +17,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.integrations.sentence_transformers_export import CONFIG, MODEL, Task, copy_model
 from quaver.integrations.shared_models import (
     SharedCrossEncoder,

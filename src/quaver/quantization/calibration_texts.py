@@ -12,8 +12,7 @@ from typing import Any
 
 from quaver.documents import Converter, Failure, read_document, scan_folder
 from quaver.engine import check_listable
-from quaver.errors import CalibrationError, DocumentError
-from quaver.extras import needs_extra
+from quaver.errors import CalibrationError, DocumentError, needs_extra
 
 # Tried in this order where no column is named.
 COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")

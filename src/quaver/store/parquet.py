@@ -27,8 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage
-from quaver.errors import InputError, StoreWriteError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, StoreWriteError, needs_extra
 from quaver.store.manifest import Manifest
 from quaver.store.payload import VERSION_FIELDS
 from quaver.store.protocol import FileVersion, StoredPassage, VectorStore

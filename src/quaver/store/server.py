@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
-from quaver.errors import StoreExistsError, StoreNotFoundError
-from quaver.extras import needs_extra
+from quaver.errors import StoreExistsError, StoreNotFoundError, needs_extra
 from quaver.store.filters import Compare, Filter
 from quaver.store.manifest import Manifest
 from quaver.store.payload import (

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
-from quaver.errors import InputError, StoreError, StoreUnavailableError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, StoreError, StoreUnavailableError, needs_extra
 from quaver.store.manifest import Manifest
 from quaver.store.qdrant_filter import Conditions
 

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from haystack_integrations.document_stores.quaver.filters import to_filter
 from haystack_integrations.document_stores.quaver.metadata import MetadataQueries
 from quaver.documents import Passage
-from quaver.errors import InputError, QuaverError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, QuaverError, needs_extra
 from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
 from quaver.integrations.haystack import SavedByParameters
 from quaver.store import And, Hit

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.store import And, Compare, Filter, Not, Or
 
 with needs_extra("haystack"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
 with needs_extra("langchain"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from quaver.documents import Passage
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.embedded_store import META, StorePlace
 from quaver.integrations.langchain.filters import to_filter
 from quaver.store import Hit, Mode

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.integrations.embedded_store import META, StorePlace
 from quaver.integrations.langchain.search import DocumentSearch
 from quaver.store import And

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
 with needs_extra("llamaindex"):

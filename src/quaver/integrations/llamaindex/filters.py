@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.integrations.embedded_store import META
 from quaver.store import And, Compare, Filter, Not, Or
 

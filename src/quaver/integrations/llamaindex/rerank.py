@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.shared_models import SharedCrossEncoder, shared_cross_encoder
 
 with needs_extra("llamaindex"):

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from quaver.documents import Passage
-from quaver.errors import InputError
-from quaver.extras import needs_extra
+from quaver.errors import InputError, needs_extra
 from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
 from quaver.integrations.llamaindex.filters import SOURCE, of_documents, of_query, to_filter
 from quaver.store import CANDIDATES, And, Compare, Filter, Hit, best, fused

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
     STAMP,
     EmbedderComponent,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.haystack import EmbedderComponent, hub_token, model_name, require_text
 
 with needs_extra("haystack"):

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
     SavedByParameters,
     document_text,

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any, Literal
 
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.haystack import EmbedderComponent, hub_token, model_name, require_query
 
 with needs_extra("haystack"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from haystack_integrations.document_stores.quaver import QuaverDocumentStore
-from quaver.extras import needs_extra
+from quaver.errors import needs_extra
 from quaver.integrations.haystack import SavedByParameters, require_query
 
 with needs_extra("haystack"):
