@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -1460,3 +1461,9 @@ def test_choosing_engines_imports_none(tiny_folder: Path) -> None:
     code = "import sys, quaver.cli.bench; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"torch", "openvino", "onnxruntime", "matplotlib"} & set(done.stdout.split())
+
+
+def test_forms_load_in_processes_of_their_own() -> None:
+    """`--instances` sends the function that loads a form to new processes."""
+    for form in FORMS.values():
+        assert pickle.loads(pickle.dumps(form.load)), form.name

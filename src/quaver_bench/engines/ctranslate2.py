@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.pytorch import first_line
 from quaver_bench.inputs import PaddedBatch
 
 
-def converted(setup: Setup, quantization: str) -> Path:
+def converted(setup: Setup, kind: str) -> Path:
     """Return the model as a CTranslate2 folder, converted when it is not there yet.
 
     Args:
         setup: see `Setup`.
-        quantization: "float32" or "int8".
+        kind: "float32" or "int8".
 
     Raises:
         CannotRunError: CTranslate2 has no converter for this model.
@@ -29,13 +29,13 @@ def converted(setup: Setup, quantization: str) -> Path:
     from ctranslate2.converters import TransformersConverter
 
     version = metadata.version("ctranslate2")
-    path = setup.model.built(f"ctranslate2-{version}-{quantization}", "")
+    path = setup.model.built(f"ctranslate2-{version}-{kind}", "")
     if not path.is_dir():
         part = path.with_name(f"part-{path.name}")
         shutil.rmtree(part, ignore_errors=True)
         try:
             converter = TransformersConverter(str(setup.model.folder.transformer))
-            converter.convert(str(part), quantization=quantization)
+            converter.convert(str(part), quantization=kind)
         except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
             raise CannotRunError(f"it cannot convert it: {first_line(error)}") from error
         part.rename(path)
@@ -45,20 +45,20 @@ def converted(setup: Setup, quantization: str) -> Path:
 class CTranslate2Engine(PaddedEngine):
     """`ctranslate2.Encoder`, one worker over all threads; pooling and norm in NumPy."""
 
-    def __init__(self, setup: Setup, quantization: str) -> None:
+    def __init__(self, setup: Setup, kind: str) -> None:
         """Load.
 
         Args:
             setup: see `Setup`.
-            quantization: "float32" or "int8".
+            kind: "float32" or "int8".
         """
         import ctranslate2
 
         super().__init__(setup)
         self._encoder = ctranslate2.Encoder(
-            str(converted(setup, quantization)),
+            str(converted(setup, kind)),
             device="cpu",
-            compute_type=quantization,
+            compute_type=kind,
             inter_threads=1,
             intra_threads=setup.threads,
         )
@@ -86,28 +86,14 @@ class CTranslate2Engine(PaddedEngine):
         return vectors
 
 
-def _float32(setup: Setup) -> Engine:
-    return CTranslate2Engine(setup, "float32")
-
-
-def _int8(setup: Setup) -> Engine:
-    return CTranslate2Engine(setup, "int8")
-
-
-_FLOAT32 = Form(
-    "ctranslate2-float32",
-    _float32,
-    ("ctranslate2", "transformers", "torch"),
-    ("ctranslate2", "tokenizers"),
-    "pip install ctranslate2 transformers torch",
-    artefact=lambda setup: converted(setup, "float32"),
-)
-FORMS = (
-    _FLOAT32,
-    replace(
-        _FLOAT32,
-        name="ctranslate2-int8",
-        load=_int8,
-        artefact=lambda setup: converted(setup, "int8"),
-    ),
+FORMS = tuple(
+    Form(
+        f"ctranslate2-{kind}",
+        partial(CTranslate2Engine, kind=kind),
+        ("ctranslate2", "transformers", "torch"),
+        ("ctranslate2", "tokenizers"),
+        "pip install ctranslate2 transformers torch",
+        artefact=partial(converted, kind=kind),
+    )
+    for kind in ("float32", "int8")
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
-from quaver_bench.inputs import PADDED_BATCH, Request
+from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
+from quaver_bench.engines.padded import TextEngine
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -25,7 +24,7 @@ def folder(setup: Setup) -> Path:
     """
     import torch
 
-    from quaver_bench.engines.pytorch import pooled_module
+    from quaver_bench.engines.pytorch import export_onnx, pooled_module
 
     path = setup.model.built(f"fastembed-torch-{metadata.version('torch')}", "")
     if path.is_dir():
@@ -48,28 +47,13 @@ def folder(setup: Setup) -> Path:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             return self.module.tokens(input_ids, attention_mask)
 
-    mask = torch.ones((2, 8), dtype=torch.int64)
-    mask[1, 5:] = 0
-    names = ["input_ids", "attention_mask"]
-    axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=setup.max_length)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            Tokens().eval(),
-            (torch.ones((2, 8), dtype=torch.int64), mask),
-            part / "model.onnx",
-            input_names=names,
-            output_names=["last_hidden_state"],
-            dynamic_shapes=(axes, axes),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+    output = "last_hidden_state"
+    export_onnx(Tokens().eval(), part / "model.onnx", output=output, max_length=setup.max_length)
     part.rename(path)
     return path
 
 
-class FastEmbedEngine:
+class FastEmbedEngine(TextEngine):
     """`TextEmbedding` with a model added by hand; it tokenizes, pads and pools by itself."""
 
     def __init__(self, setup: Setup) -> None:
@@ -98,31 +82,17 @@ class FastEmbedEngine:
         )
         # The truncation that every engine gets, instead of the one of the folder.
         self._model.model.tokenizer.enable_truncation(setup.max_length)
-        self.settings: dict[str, Any] = {"threads": setup.threads, "tokenization": "included"}
+        self.settings = {"threads": setup.threads, "tokenization": "included"}
 
-    def prepare(self, request: Request) -> Run:
-        """Take the texts; see `engines.Engine`."""
-        texts = request.texts
-        if texts is None:
-            raise CannotRunError("it takes text, and this run measures random ids")
-        return lambda: self._embed(texts, request.batch)
-
-    def encode(self, texts: Sequence[str]) -> Vectors:
-        """Embed; see `engines.Engine`."""
-        return self._embed(texts, PADDED_BATCH)
-
-    def _embed(self, texts: Sequence[str], batch: int) -> Vectors:
+    def embed(self, texts: Sequence[str], batch: int) -> Vectors:
+        """Call `TextEmbedding.embed`."""
         return np.array(list(self._model.embed(list(texts), batch_size=batch)), np.float32)
-
-
-def _load(setup: Setup) -> Engine:
-    return FastEmbedEngine(setup)
 
 
 FORMS = (
     Form(
         "fastembed",
-        _load,
+        FastEmbedEngine,
         ("fastembed", "torch", "transformers", "onnxscript"),
         ("fastembed",),
         "pip install fastembed torch transformers onnxscript",

@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
-from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import pooled_module
-from quaver_bench.inputs import PaddedBatch
+from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
+from quaver_bench.engines.pytorch import ProgramEngine, example, pooled_module
 
 
-class InductorEngine(PaddedEngine):
+class InductorEngine(ProgramEngine):
     """Exported, calibrated, converted, compiled for lengths that change."""
 
     def __init__(self, setup: Setup) -> None:
@@ -19,7 +17,12 @@ class InductorEngine(PaddedEngine):
 
         Args:
             setup: see `Setup`.
+
+        Raises:
+            CannotRunError: there are no texts to calibrate with, as in a process of `start`.
         """
+        if not setup.calibration:
+            raise CannotRunError("it quantizes anew in every process, which start does not measure")
         import torch
         import torch._inductor.config as inductor
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
@@ -28,8 +31,6 @@ class InductorEngine(PaddedEngine):
         super().__init__(setup)
         torch.set_num_threads(setup.threads)
         inductor.freezing = True
-        mask = torch.ones((2, 8), dtype=torch.int64)
-        mask[1, 5:] = 0
         axes = {0: torch.export.Dim.AUTO, 1: torch.export.Dim.AUTO}
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
@@ -37,7 +38,7 @@ class InductorEngine(PaddedEngine):
             warnings.simplefilter("ignore")
             exported = torch.export.export(
                 pooled_module(setup),
-                (torch.ones((2, 8), dtype=torch.int64), mask),
+                example(),
                 dynamic_shapes=(axes, axes),
             ).module()
             prepared = prepare_pt2e(exported, quantizer)
@@ -45,35 +46,20 @@ class InductorEngine(PaddedEngine):
                 ids = torch.from_numpy(text[None])
                 pair = torch.cat([ids, ids])  # a batch of one would be another program
                 prepared(pair, torch.ones_like(pair))
-            self._model = torch.compile(convert_pt2e(prepared), dynamic=True)
+            self.program = torch.compile(convert_pt2e(prepared), dynamic=True)
         self.settings = {"threads": torch.get_num_threads(), "quantizer": "X86InductorQuantizer"}
 
-    def inputs(self, batch: PaddedBatch) -> Any:
-        """Make tensors."""
-        import torch
-
-        return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
-
     def compute(self, inputs: Any) -> Vectors:
-        """Run the compiled model."""
-        import torch
-
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            vectors: Vectors = self._model(*inputs).numpy()
-        return vectors
-
-
-def _load(setup: Setup) -> Engine:
-    if not setup.calibration:
-        raise CannotRunError("it quantizes anew in every process, which start does not measure")
-    return InductorEngine(setup)
+        """Run the program."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first calls compile
+            return super().compute(inputs)
 
 
 FORMS = (
     Form(
         "torch-inductor-int8",
-        _load,
+        InductorEngine,
         ("torch", "transformers", "torchao"),
         ("torch",),
         "pip install torch torchao transformers",

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
-from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import first_line, load_encoder, pool
-from quaver_bench.inputs import PaddedBatch
+from quaver_bench.engines import CannotRunError, Form, Setup
+from quaver_bench.engines.pytorch import ProgramEngine, first_line, load_encoder, pool
 
 PACKAGES = ("intel_extension_for_pytorch", "torch", "transformers")
 RUNS_ON = ("intel_extension_for_pytorch", "transformers")
 INSTALL = "make .envs/ipex/made"
 
 
-class IpexEngine(PaddedEngine):
+class IpexEngine(ProgramEngine):
     """`ipex.optimize` or static int8, traced to TorchScript and frozen."""
 
     def __init__(self, setup: Setup, kind: str) -> None:
@@ -27,33 +25,23 @@ class IpexEngine(PaddedEngine):
             kind: "float32", "bf16" or "int8".
 
         Raises:
-            CannotRunError: IPEX has no kernels for this on this CPU.
+            CannotRunError: IPEX has no kernels for this on this CPU, or int8 has no texts to calibrate with,
+                as in a process of `start`.
         """
         import torch
+
+        if kind == "int8" and not setup.calibration:
+            raise CannotRunError("it quantizes anew in every process, which start does not measure")
 
         super().__init__(setup)
         torch.set_num_threads(setup.threads)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._model = _traced(setup, kind)
+                self.program = _traced(setup, kind)
         except AssertionError as error:
             raise CannotRunError(first_line(error)) from error
         self.settings = {"threads": torch.get_num_threads(), **_level()}
-
-    def inputs(self, batch: PaddedBatch) -> Any:
-        """Make tensors."""
-        import torch
-
-        return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
-
-    def compute(self, inputs: Any) -> Vectors:
-        """Run the frozen program."""
-        import torch
-
-        with torch.no_grad():
-            vectors: Vectors = self._model(*inputs).float().numpy()
-        return vectors
 
 
 @lru_cache(maxsize=1)
@@ -103,21 +91,15 @@ def _traced(setup: Setup, kind: str) -> Any:
     return traced
 
 
-def _float32(setup: Setup) -> Engine:
-    return IpexEngine(setup, "float32")
-
-
-def _bf16(setup: Setup) -> Engine:
-    return IpexEngine(setup, "bf16")
-
-
-def _int8(setup: Setup) -> Engine:
-    if not setup.calibration:
-        raise CannotRunError("it quantizes anew in every process, which start does not measure")
-    return IpexEngine(setup, "int8")
-
-
 FORMS = tuple(
-    Form(name, load, PACKAGES, RUNS_ON, INSTALL, "ipex", compiles=True)
-    for name, load in (("ipex-float32", _float32), ("ipex-bf16", _bf16), ("ipex-int8", _int8))
+    Form(
+        f"ipex-{kind}",
+        partial(IpexEngine, kind=kind),
+        PACKAGES,
+        RUNS_ON,
+        INSTALL,
+        "ipex",
+        compiles=True,
+    )
+    for kind in ("float32", "bf16", "int8")
 )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import QuaverError
-from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Form, Run, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.inputs import Ids, Request
 
@@ -235,30 +235,16 @@ def _silence() -> Any:
     return llama_cpp.llama_log_callback(lambda level, text, data: None)
 
 
-def _float32(setup: Setup) -> Engine:
-    return LlamaEngine(setup, "float32")
-
-
-def _int8(setup: Setup) -> Engine:
-    return LlamaEngine(setup, "int8")
-
-
-_FLOAT32 = Form(
-    "llamacpp-float32",
-    _float32,
-    ("llama_cpp", "gguf"),
-    ("llama_cpp",),
-    _INSTALL,
-    "llamacpp",
-    pads=False,
-    artefact=lambda setup: converted(setup, "float32"),
-)
-FORMS = (
-    _FLOAT32,
-    replace(
-        _FLOAT32,
-        name="llamacpp-int8",
-        load=_int8,
-        artefact=lambda setup: converted(setup, "int8"),
-    ),
+FORMS = tuple(
+    Form(
+        f"llamacpp-{kind}",
+        partial(LlamaEngine, kind=kind),
+        ("llama_cpp", "gguf"),
+        ("llama_cpp",),
+        _INSTALL,
+        "llamacpp",
+        pads=False,
+        artefact=partial(converted, kind=kind),
+    )
+    for kind in ("float32", "int8")
 )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import pooled_module
+from quaver_bench.engines.pytorch import export_onnx, pooled_module
 from quaver_bench.inputs import Ids, PaddedBatch
 
 PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
@@ -26,27 +27,10 @@ INSTALL = "pip install onnxruntime onnx onnxscript torch transformers"
 
 def plain_graph(setup: Setup) -> Path:
     """Return the model as an ONNX file, exported when it is not there yet."""
-    import torch
-
     path = setup.model.built(f"onnx-torch-{metadata.version('torch')}-float32", ".onnx")
     if not path.is_file():
-        mask = torch.ones((2, 8), dtype=torch.int64)
-        mask[1, 5:] = 0
-        axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=setup.max_length)}
         part = path.with_name(f"part-{path.name}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                pooled_module(setup),
-                (torch.ones((2, 8), dtype=torch.int64), mask),
-                part,
-                input_names=["input_ids", "attention_mask"],
-                output_names=["vectors"],
-                dynamic_shapes=(axes, axes),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
+        export_onnx(pooled_module(setup), part, output="vectors", max_length=setup.max_length)
         part.rename(path)
     return path
 
@@ -214,12 +198,17 @@ def _built(setup: Setup, form: str) -> Path:
 class OnnxRuntimeEngine(PaddedEngine):
     """Sequential execution over all threads."""
 
-    def __init__(self, setup: Setup, graph: Path, settings: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        setup: Setup,
+        graph: Callable[[Setup], Path],
+        settings: dict[str, Any] | None = None,
+    ) -> None:
         """Load.
 
         Args:
             setup: see `Setup`.
-            graph: the .onnx file.
+            graph: makes the .onnx file.
             settings: more for the record.
         """
         import onnxruntime
@@ -230,7 +219,7 @@ class OnnxRuntimeEngine(PaddedEngine):
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"]
+            graph(setup), options, providers=["CPUExecutionProvider"]
         )
         self.settings = {"threads": setup.threads, **(settings or {})}
 
@@ -241,29 +230,31 @@ class OnnxRuntimeEngine(PaddedEngine):
         return vectors
 
 
-def _float32(setup: Setup) -> Engine:
+def _fused(setup: Setup) -> Engine:
     kind = setup.model.folder.config.get("model_type")
     if kind != "bert":
-        raise CannotRunError(f"the export for fused attention knows BERT: this is {kind}")
+        raise CannotRunError(f"attention is fused for BERT only: this model is {kind}")
     graph, fused = fused_graph(setup)
-    return OnnxRuntimeEngine(setup, graph, {"fused": fused})
-
-
-def _dynamic(setup: Setup) -> Engine:
-    return OnnxRuntimeEngine(setup, dynamic_graph(setup))
-
-
-def _static(setup: Setup) -> Engine:
-    return OnnxRuntimeEngine(setup, static_graph(setup))
+    return OnnxRuntimeEngine(setup, lambda setup: graph, {"fused": fused})
 
 
 _DYNAMIC = Form(
-    "onnxruntime-int8-dynamic", _dynamic, PACKAGES, RUNS_ON, INSTALL, artefact=dynamic_graph
+    "onnxruntime-int8-dynamic",
+    partial(OnnxRuntimeEngine, graph=dynamic_graph),
+    PACKAGES,
+    RUNS_ON,
+    INSTALL,
+    artefact=dynamic_graph,
 )
 FORMS = (
     replace(
-        _DYNAMIC, name="onnxruntime-float32", load=_float32, artefact=lambda s: fused_graph(s)[0]
+        _DYNAMIC, name="onnxruntime-float32", load=_fused, artefact=lambda s: fused_graph(s)[0]
     ),
     _DYNAMIC,
-    replace(_DYNAMIC, name="onnxruntime-int8-static", load=_static, artefact=static_graph),
+    replace(
+        _DYNAMIC,
+        name="onnxruntime-int8-static",
+        load=partial(OnnxRuntimeEngine, graph=static_graph),
+        artefact=static_graph,
+    ),
 )

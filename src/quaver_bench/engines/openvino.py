@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Form, Run, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import pooled_module
+from quaver_bench.engines.pytorch import example, pooled_module
 from quaver_bench.inputs import PADDED_BATCH, PaddedBatch, Request, pad
 
 PACKAGES = ("openvino", "torch", "transformers")
@@ -35,12 +37,9 @@ def float32_graph(setup: Setup) -> Path:
 
     path = setup.model.built(f"openvino-{metadata.version('openvino')}-float32", ".xml")
     if not path.is_file():
-        ids = torch.ones((2, 8), dtype=torch.int64)
-        mask = ids.clone()
-        mask[1, 5:] = 0
-        example = {"input_ids": ids, "attention_mask": mask}
+        inputs = dict(zip(_INPUTS, example(), strict=True))
         with torch.inference_mode():
-            graph = ov.convert_model(pooled_module(setup), example_input=example)
+            graph = ov.convert_model(pooled_module(setup), example_input=inputs)
         for tensor, name in zip(graph.inputs, _INPUTS, strict=True):
             tensor.get_node().set_friendly_name(name)
             tensor.get_tensor().set_names({name})
@@ -103,12 +102,14 @@ def _settings(compiled: Any) -> dict[str, Any]:
 class OpenVinoEngine(PaddedEngine):
     """One stream over all threads, latency hint; each calling thread has its own request."""
 
-    def __init__(self, setup: Setup, graph: Path, precision: str | None) -> None:
+    def __init__(
+        self, setup: Setup, graph: Callable[[Setup], Path], precision: str | None = None
+    ) -> None:
         """Compile.
 
         Args:
             setup: see `Setup`.
-            graph: from `float32_graph` or `int8_graph`.
+            graph: `float32_graph` or `int8_graph`.
             precision: "f32" or "bf16"; None leaves it to OpenVINO, as its users do.
         """
         super().__init__(setup)
@@ -118,7 +119,7 @@ class OpenVinoEngine(PaddedEngine):
         }
         if precision:
             options["INFERENCE_PRECISION_HINT"] = precision
-        self._compiled = _compile(graph, options)
+        self._compiled = _compile(graph(setup), options)
         self._local = threading.local()
         self.settings = _settings(self._compiled)
 
@@ -136,16 +137,17 @@ class OpenVinoEngine(PaddedEngine):
 class TunedOpenVinoEngine(PaddedEngine):
     """At its best for many texts: throughput hint, streams and batch size searched for each case."""
 
-    def __init__(self, setup: Setup, graph: Path) -> None:
+    def __init__(self, setup: Setup, graph: Callable[[Setup], Path]) -> None:
         """Compile once for each number of streams.
 
         Args:
             setup: see `Setup`.
-            graph: from `float32_graph` or `int8_graph`.
+            graph: `float32_graph` or `int8_graph`.
         """
         import openvino as ov
 
         super().__init__(setup)
+        path = graph(setup)
         bf16 = "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._queues: dict[int, Any] = {}
         for streams in sorted({1, max(1, setup.threads // 2), setup.threads}):
@@ -155,7 +157,7 @@ class TunedOpenVinoEngine(PaddedEngine):
                 "NUM_STREAMS": streams,
                 "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
             }
-            compiled = _compile(graph, options)
+            compiled = _compile(path, options)
             self._size = compiled.output(0).partial_shape[1].get_length()
             self._queues[streams] = ov.AsyncInferQueue(compiled, streams)
             self.settings = {**_settings(compiled), "searched": "streams and batch"}
@@ -216,32 +218,40 @@ class TunedOpenVinoEngine(PaddedEngine):
         return run
 
 
-def _float32(setup: Setup) -> Engine:
-    return OpenVinoEngine(setup, float32_graph(setup), "f32")
-
-
-def _bf16(setup: Setup) -> Engine:
-    return OpenVinoEngine(setup, float32_graph(setup), "bf16")
-
-
-def _int8(setup: Setup) -> Engine:
-    return OpenVinoEngine(setup, int8_graph(setup), None)
-
-
-def _float32_tuned(setup: Setup) -> Engine:
-    return TunedOpenVinoEngine(setup, float32_graph(setup))
-
-
-def _int8_tuned(setup: Setup) -> Engine:
-    return TunedOpenVinoEngine(setup, int8_graph(setup))
-
-
-_FLOAT32 = Form("openvino-float32", _float32, PACKAGES, RUNS_ON, INSTALL, artefact=float32_graph)
-_INT8 = Form("openvino-int8", _int8, INT8_PACKAGES, RUNS_ON, INT8_INSTALL, artefact=int8_graph)
+_FLOAT32 = Form(
+    "openvino-float32",
+    partial(OpenVinoEngine, graph=float32_graph, precision="f32"),
+    PACKAGES,
+    RUNS_ON,
+    INSTALL,
+    artefact=float32_graph,
+)
+_INT8 = Form(
+    "openvino-int8",
+    partial(OpenVinoEngine, graph=int8_graph),
+    INT8_PACKAGES,
+    RUNS_ON,
+    INT8_INSTALL,
+    artefact=int8_graph,
+)
 FORMS = (
     _FLOAT32,
-    replace(_FLOAT32, name="openvino-float32-tuned", load=_float32_tuned, batches=True),
-    replace(_FLOAT32, name="openvino-bf16", load=_bf16),
+    replace(
+        _FLOAT32,
+        name="openvino-float32-tuned",
+        load=partial(TunedOpenVinoEngine, graph=float32_graph),
+        batches=True,
+    ),
+    replace(
+        _FLOAT32,
+        name="openvino-bf16",
+        load=partial(OpenVinoEngine, graph=float32_graph, precision="bf16"),
+    ),
     _INT8,
-    replace(_INT8, name="openvino-int8-tuned", load=_int8_tuned, batches=True),
+    replace(
+        _INT8,
+        name="openvino-int8-tuned",
+        load=partial(TunedOpenVinoEngine, graph=int8_graph),
+        batches=True,
+    ),
 )

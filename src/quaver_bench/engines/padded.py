@@ -1,4 +1,4 @@
-"""What engines without ragged batches share: tokenize, sort by length, pad, run, put back."""
+"""Two kinds of engines: those that take padded batches of ids, and those that take texts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from quaver_bench.engines import Run, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Run, Setup, Vectors
 from quaver_bench.inputs import PADDED_BATCH, Ids, PaddedBatch, Request, pad
 
 
@@ -52,6 +52,27 @@ class PaddedEngine:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Tokenize all texts, sort, pad, compute; see `engines.Engine`."""
         return self.prepare(Request(self.tokenize(texts), None, PADDED_BATCH))()
+
+
+class TextEngine:
+    """An engine that tokenizes, sorts and pads by itself; `embed` is the engine's own."""
+
+    settings: dict[str, Any]
+
+    def embed(self, texts: Sequence[str], batch: int) -> Vectors:
+        """Return unit vectors float32 (N, H) of texts, `batch` at a time."""
+        raise NotImplementedError
+
+    def prepare(self, request: Request) -> Run:
+        """Take the texts; see `engines.Engine`."""
+        texts = request.texts
+        if texts is None:
+            raise CannotRunError("it takes text, and this run measures random ids")
+        return lambda: self.embed(texts, request.batch)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Encode texts; see `engines.Engine`."""
+        return self.embed(texts, PADDED_BATCH)
 
 
 def _in_order(count: int, parts: list[tuple[Any, Vectors]]) -> Vectors:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any, cast
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.inputs import PaddedBatch
 
@@ -107,6 +109,66 @@ def pool(hidden: Any, mask: Any, pooling: str) -> Any:
     return pooled / pooled.norm(dim=1, keepdim=True)
 
 
+def example() -> tuple[Any, Any]:
+    """Return ids and mask of two texts to export with: one is padded, so that the export keeps the mask."""
+    import torch
+
+    mask = torch.ones((2, 8), dtype=torch.int64)
+    mask[1, 5:] = 0
+    return torch.ones((2, 8), dtype=torch.int64), mask
+
+
+def export_onnx(module: Any, path: Path, *, output: str, max_length: int) -> None:
+    """Export a module of ids and mask (B, L) as an ONNX file.
+
+    Args:
+        module: in evaluation mode.
+        path: the file to write.
+        output: name of the output.
+        max_length: longest text, in tokens.
+    """
+    import torch
+
+    axes = {0: torch.export.Dim("texts"), 1: torch.export.Dim("length", max=max_length)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module,
+            example(),
+            path,
+            input_names=["input_ids", "attention_mask"],
+            output_names=[output],
+            dynamic_shapes=(axes, axes),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+class ProgramEngine(PaddedEngine):
+    """A program made from the model, which takes ids and mask (B, L) and returns unit vectors.
+
+    Attributes:
+        program: the program; set by the subclass.
+    """
+
+    program: Any
+
+    def inputs(self, batch: PaddedBatch) -> Any:
+        """Make tensors."""
+        import torch
+
+        return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
+
+    def compute(self, inputs: Any) -> Vectors:
+        """Run the program."""
+        import torch
+
+        with torch.no_grad():
+            vectors: Vectors = self.program(*inputs).float().numpy()
+        return vectors
+
+
 class TorchEngine(PaddedEngine):
     """transformers as its users call it: no mask where nothing is padded."""
 
@@ -154,20 +216,15 @@ class TorchEngine(PaddedEngine):
         return vectors
 
 
-def _float32(setup: Setup) -> Engine:
-    return TorchEngine(setup)
-
-
-def _bf16(setup: Setup) -> Engine:
-    return TorchEngine(setup, bf16=True)
-
-
-def _compiled(setup: Setup) -> Engine:
-    return TorchEngine(setup, bf16=True, compiled=True)
-
-
 FORMS = (
-    Form("torch-float32", _float32, PACKAGES, RUNS_ON, INSTALL),
-    Form("torch-bf16", _bf16, PACKAGES, RUNS_ON, INSTALL),
-    Form("torch-compile-bf16", _compiled, PACKAGES, RUNS_ON, INSTALL, compiles=True),
+    Form("torch-float32", TorchEngine, PACKAGES, RUNS_ON, INSTALL),
+    Form("torch-bf16", partial(TorchEngine, bf16=True), PACKAGES, RUNS_ON, INSTALL),
+    Form(
+        "torch-compile-bf16",
+        partial(TorchEngine, bf16=True, compiled=True),
+        PACKAGES,
+        RUNS_ON,
+        INSTALL,
+        compiles=True,
+    ),
 )

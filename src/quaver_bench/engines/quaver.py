@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -90,21 +91,19 @@ def static_folder(setup: Setup) -> Path:
     return path
 
 
-def _int8(setup: Setup) -> Engine:
-    return QuaverEngine(setup, "int8")
-
-
 def _static(setup: Setup) -> Engine:
     return QuaverEngine(setup, "int8", static_folder(setup))
 
 
-def _float32(setup: Setup) -> Engine:
-    return QuaverEngine(setup, "float32")
-
-
-_INT8 = Form("quaver-int8", _int8, runs_on=("quaver",), environment="", pads=False)
+_INT8 = Form(
+    "quaver-int8",
+    partial(QuaverEngine, precision="int8"),
+    runs_on=("quaver",),
+    environment="",
+    pads=False,
+)
 FORMS = (
     _INT8,
     replace(_INT8, name="quaver-int8-static", load=_static, artefact=static_folder),
-    replace(_INT8, name="quaver-float32", load=_float32),
+    replace(_INT8, name="quaver-float32", load=partial(QuaverEngine, precision="float32")),
 )

@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import threading
 import warnings
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
-from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import pooled_module
-from quaver_bench.inputs import PaddedBatch
+from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
+from quaver_bench.engines.pytorch import ProgramEngine, pooled_module
 
 PACKAGES = ("zentorch", "torch", "transformers")
 INT8_PACKAGES = (*PACKAGES, "torchao")
 INSTALL = "make .envs/zentorch/made"
 
 
-class ZentorchEngine(PaddedEngine):
+class ZentorchEngine(ProgramEngine):
     """`torch.compile` with zentorch as its backend, for lengths that change."""
 
     def __init__(self, setup: Setup, kind: str) -> None:
@@ -47,43 +45,26 @@ class ZentorchEngine(PaddedEngine):
 
             module = copy.deepcopy(module)  # the encoder is shared with the other forms
             quantize_(module, Int8DynamicActivationInt8WeightConfig())
-        self._model = torch.compile(module, backend="zentorch", dynamic=True)
+        self.program = torch.compile(module, backend="zentorch", dynamic=True)
         self._lock = threading.Lock()  # two callers at once wait for each other, spinning, for good
         self.settings = {"threads": torch.get_num_threads(), "zentorch": zentorch.__version__}
 
-    def inputs(self, batch: PaddedBatch) -> Any:
-        """Make tensors."""
-        import torch
-
-        return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
-
     def compute(self, inputs: Any) -> Vectors:
-        """Run the compiled module."""
-        import torch
-
-        with self._lock, torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            vectors: Vectors = self._model(*inputs).numpy()
-        return vectors
+        """Run the program, one caller at a time."""
+        with self._lock, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the first calls compile
+            return super().compute(inputs)
 
 
-def _float32(setup: Setup) -> Engine:
-    return ZentorchEngine(setup, "float32")
-
-
-def _bf16(setup: Setup) -> Engine:
-    return ZentorchEngine(setup, "bf16")
-
-
-def _int8(setup: Setup) -> Engine:
-    return ZentorchEngine(setup, "int8")
-
-
-_FLOAT32 = Form(
-    "zentorch-float32", _float32, PACKAGES, ("zentorch",), INSTALL, "zentorch", compiles=True
-)
-FORMS = (
-    _FLOAT32,
-    replace(_FLOAT32, name="zentorch-bf16", load=_bf16),
-    replace(_FLOAT32, name="zentorch-int8", load=_int8, packages=INT8_PACKAGES),
+FORMS = tuple(
+    Form(
+        f"zentorch-{kind}",
+        partial(ZentorchEngine, kind=kind),
+        INT8_PACKAGES if kind == "int8" else PACKAGES,
+        ("zentorch",),
+        INSTALL,
+        "zentorch",
+        compiles=True,
+    )
+    for kind in ("float32", "bf16", "int8")
 )
