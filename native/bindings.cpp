@@ -16,7 +16,7 @@
 #include <optional>
 
 #include "cpu.h"
-#include "encoder.h"
+#include "engine/encoder.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -98,7 +98,8 @@ using Int8Parts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>>;
 using StaticParts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>, float, int>;
 using LinearParts = std::variant<FloatParts, Int8Parts, StaticParts>;
 
-quaver::Linear linear(const FloatParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
+quaver::Linear linear(const FloatParts &parts, int outputs, int inputs, const quaver::KernelTable &,
+                      quaver::WeightMemory &memory) {
   const auto &[weight, bias] = parts;
   require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
               bias.shape(0) == weight.shape(0),
@@ -106,25 +107,28 @@ quaver::Linear linear(const FloatParts &parts, int outputs, int inputs, quaver::
   return quaver::Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
 }
 
-quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
+quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
+                      quaver::WeightMemory &memory) {
   const auto &[weight, scale, bias] = parts;
   require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
               scale.shape(0) == weight.shape(0) && bias.shape(0) == weight.shape(0),
           "a linear layer has weight (O, K), scale (O,) and bias (O,)");
-  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory);
+  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, kernels, memory);
 }
 
-quaver::Linear linear(const StaticParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
+quaver::Linear linear(const StaticParts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
+                      quaver::WeightMemory &memory) {
   const auto &[weight, scale, bias, input_scale, input_zero] = parts;
   require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255,
           "an input range has scale > 0 and zero in 0..255");
-  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs, memory);
+  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs, kernels, memory);
   made.fix_input({input_scale, input_zero});
   return made;
 }
 
-quaver::Linear linear(const LinearParts &parts, int outputs, int inputs, quaver::WeightMemory &memory) {
-  return std::visit([&](const auto &p) { return linear(p, outputs, inputs, memory); }, parts);
+quaver::Linear linear(const LinearParts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
+                      quaver::WeightMemory &memory) {
+  return std::visit([&](const auto &p) { return linear(p, outputs, inputs, kernels, memory); }, parts);
 }
 
 using NormParts = std::tuple<Vector<float>, Vector<float>>; // gamma, beta
@@ -154,13 +158,14 @@ public:
                  const std::vector<LinearParts> &position_queries, const std::vector<LinearParts> &position_keys) {
     const quaver::EncoderSpec &spec = encoder_.spec();
     const int h = spec.hidden, wide = spec.intermediate;
-    quaver::WeightMemory &memory = encoder_.memory();
+    const auto make = [this](const LinearParts &parts, int outputs, int inputs) {
+      return linear(parts, outputs, inputs, encoder_.kernels(), encoder_.memory());
+    };
     require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
-    encoder_.add_layer({linear(qkv, 3 * h, h, memory), linear(out, h, h, memory),
-                        attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
-                        linear(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h, memory),
-                        linear(down, h, wide, memory), make_norm(output_norm, h), window, rotary,
-                        position_linears(position_queries), position_linears(position_keys)});
+    encoder_.add_layer(
+        {make(qkv, 3 * h, h), make(out, h, h), attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
+         make(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h), make(down, h, wide), make_norm(output_norm, h),
+         window, rotary, position_linears(position_queries), position_linears(position_keys)});
   }
 
   // Before the layers that have position queries and keys of 2 * span rows.
@@ -203,7 +208,10 @@ public:
   void add_dense(const Matrix<float> &weight, const Vector<float> &bias, quaver::Activation activation) {
     const int outputs = static_cast<int>(weight.shape(0));
     quaver::HeadStep step{
-        linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.memory()), activation, {}, 0.0f};
+        linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.kernels(), encoder_.memory()),
+        activation,
+        {},
+        0.0f};
     encoder_.add_head_step(std::move(step));
   }
 
@@ -279,7 +287,7 @@ private:
             "one position layer for each head where there are relative positions");
     std::vector<quaver::Linear> made;
     for (const LinearParts &parts : heads)
-      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads, encoder_.memory()));
+      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads, encoder_.kernels(), encoder_.memory()));
     return made;
   }
 

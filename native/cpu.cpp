@@ -34,46 +34,62 @@ unsigned saved_states() {
   return low;
 }
 
-struct Features {
-  bool avx2, avxvnni, avx512vnni;
+#endif
+
+// The features that kernels/instruction_sets.h names.
+enum Feature : unsigned {
+  avx2 = 1u << 0,
+  fma = 1u << 1,
+  avxvnni = 1u << 2,
+  avx512f = 1u << 3,
+  avx512dq = 1u << 4,
+  avx512bw = 1u << 5,
+  avx512vl = 1u << 6,
+  avx512vnni = 1u << 7,
 };
 
-// Each line asks for the bits behind the compiler flags of that file, see CMakeLists.txt.
-Features detect() {
+// What the CPU has and the operating system saves.
+unsigned detect() {
+  unsigned found = 0;
+#if defined(__x86_64__)
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
   const unsigned states = saved_states();
-  const bool ymm = (states & 0x06u) == 0x06u, zmm = (states & 0xe6u) == 0xe6u;
-  Features f;
-  f.avx2 = ymm && bit(one.ecx, 28) && bit(one.ecx, 12) && bit(seven.ebx, 5); // avx, fma, avx2
-  f.avxvnni = f.avx2 && bit(seven_one.eax, 4);
-  f.avx512vnni = f.avx2 && zmm && bit(seven.ebx, 16) && bit(seven.ebx, 17) && bit(seven.ebx, 30) &&
-                 bit(seven.ebx, 31) && bit(seven.ecx, 11); // f, dq, bw, vl, vnni
-#ifdef QUAVER_EVEX
-  f.avxvnni = f.avx512vnni; // the same instruction in another encoding
+  const auto add = [&found](Feature feature, bool there) { found |= there ? feature : 0u; };
+  if ((states & 0x06u) == 0x06u && bit(one.ecx, 28)) { // xmm and ymm are saved; AVX
+    add(avx2, bit(seven.ebx, 5));
+    add(fma, bit(one.ecx, 12));
+    add(avxvnni, bit(seven_one.eax, 4));
+    if ((states & 0xe6u) == 0xe6u) { // zmm as well
+      add(avx512f, bit(seven.ebx, 16));
+      add(avx512dq, bit(seven.ebx, 17));
+      add(avx512bw, bit(seven.ebx, 30));
+      add(avx512vl, bit(seven.ebx, 31));
+      add(avx512vnni, bit(seven.ecx, 11));
+    }
+  }
+#ifdef QUAVER_EVEX // avxvnni.cpp holds the same instruction in AVX-512's encoding
+  found &= ~unsigned{avxvnni};
+  add(avxvnni, (found & avx512vl) != 0 && (found & avx512vnni) != 0);
 #endif
-  return f;
+#endif
+#ifdef QUAVER_EMULATE // everything beyond these two is emulated, see CMakeLists.txt
+  constexpr unsigned native = avx2 | fma;
+  found = (found & native) == native ? ~0u : found & native;
+#endif
+  return found;
 }
-
-#endif
 
 } // namespace
 
 const std::vector<InstructionSet> &instruction_sets() {
   static const std::vector<InstructionSet> sets = [] {
-    std::vector<InstructionSet> found;
-#if defined(__x86_64__)
-    const Features f = detect();
-#ifdef QUAVER_EMULATE
-    constexpr bool emulated = true; // these two files were compiled without a single instruction that a CPU could lack
-#else
-    constexpr bool emulated = false;
-#endif
-    found.push_back({&avx512vnni_kernels, f.avx512vnni || emulated});
-    found.push_back({&avxvnni_kernels, f.avxvnni || emulated});
-    found.push_back({&avx2_kernels, f.avx2});
-#endif
-    found.push_back({&scalar_kernels, true});
-    return found;
+    std::vector<InstructionSet> listed;
+    [[maybe_unused]] const unsigned there = detect();
+#define QUAVER_ADD(name, features) listed.push_back({&name##_kernels, (there & (features)) == (features)});
+    QUAVER_INSTRUCTION_SETS(QUAVER_ADD)
+#undef QUAVER_ADD
+    listed.push_back({&scalar_kernels, true});
+    return listed;
   }();
   return sets;
 }

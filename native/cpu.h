@@ -4,13 +4,13 @@
 #include <string>
 #include <vector>
 
-#include "kernels.h"
+#include "kernels/table.h"
 
 namespace quaver {
 
 struct InstructionSet {
   const KernelTable *kernels;
-  bool available; // CPUID has every feature the file was compiled for, and XGETBV says the registers are saved
+  bool available; // the CPU has every feature that the file was compiled for, and the system saves the registers
 };
 
 // Every instruction set of this build, the best first; the last is "scalar", which is always available.

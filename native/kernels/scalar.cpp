@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstdlib>
 
-#include "../kernels.h"
+#include "kernels/table.h"
 
 namespace quaver {
 namespace {
@@ -93,11 +93,11 @@ void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::in
   }
 }
 
-void linear_int8(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel, int last_panel,
-                 float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w, int first_panel,
+                 int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   std::int32_t sums[kPanel];
   for (int panel = first_panel; panel < last_panel; ++panel)
-    for (int r = 0; r < rows + rests.rows; ++r) {
+    for (int r = 0; r < rows + residuals.rows; ++r) {
       sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth,
                sums);
       for (int c = 0; c < kPanel; ++c) {
@@ -107,7 +107,7 @@ void linear_int8(const Int8Rows &a, int rows, const Rests &rests, const Int8Line
         if (r < rows)
           y[r * ldy + o] = activate(value + w.bias[o], act);
         else
-          y[rests.of[r - rows] * ldy + o] += value;
+          y[residuals.of[r - rows] * ldy + o] += value;
       }
     }
 }
@@ -184,11 +184,9 @@ float mean_of(const float *x, std::ptrdiff_t step, int size) {
   return sum * (1.0f / static_cast<float>(size));
 }
 
-void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
-  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip), width = value_width(d);
-  quantize_rows(head.query, head.ld, head.length, d, packed.query, round_up(d, kDepthStep), packed.query_scale,
-                packed.query_zero);
-  bool finite = true; // one bad key spoils all, so that no window hides it
+void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
+  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
+  bool finite = true; // a key that is not finite spoils all: no window may hide it
   for (int j = 0; j < head.length; ++j)
     finite = finite && all_finite(head.key + j * head.ld, d);
   for (int j = 0; j < padded; ++j) {
@@ -204,6 +202,10 @@ void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
     packed.key_scale[j] = finite ? top / 127.0f : NAN;
     packed.key_sums[j] = static_cast<float>(sum);
   }
+}
+
+void pack_values_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
+  const int d = head.head_size, padded = round_up(head.length, kStrip), width = value_width(d);
   for (int c = 0; c < round_up(d, width); ++c) {
     const float mean = c < d ? mean_of(head.value + c, head.ld, head.length) : 0.0f;
     const float top = c < d ? largest_magnitude(head.value + c, head.ld, head.length, mean) : 0.0f;
@@ -292,8 +294,26 @@ void rotate(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, co
 
 } // namespace
 
-constinit const KernelTable scalar_kernels = {
-    "scalar", quantize_rows, quantize_rows_fixed, sum_int8, linear_int8, linear_float32, pack_keys,
-    attend,   pack_head,     attend_int8,         add_norm, gate,        rotate};
+constinit const KernelTable scalar_kernels = {.name = "scalar",
+                                              .alignment = alignof(float),
+                                              .tile_rows = 1,
+                                              .overread_rows = 0,
+                                              .group = kGroup,
+                                              .score_bytes = sizeof(float),
+                                              .enter = nullptr,
+                                              .leave = nullptr,
+                                              .quantize_rows = quantize_rows,
+                                              .quantize_rows_fixed = quantize_rows_fixed,
+                                              .sum_int8 = sum_int8,
+                                              .linear_int8 = linear_int8,
+                                              .linear_float32 = linear_float32,
+                                              .pack_keys = pack_keys,
+                                              .attend = attend,
+                                              .pack_keys_int8 = pack_keys_int8,
+                                              .pack_values_int8 = pack_values_int8,
+                                              .attend_int8 = attend_int8,
+                                              .add_norm = add_norm,
+                                              .gate = gate,
+                                              .rotate = rotate};
 
 } // namespace quaver

@@ -58,6 +58,8 @@ public:
   const T &operator[](std::size_t i) const { return data_[i]; }
   T *begin() { return data_; }
   T *end() { return data_ + size_; }
+  const T *begin() const { return data_; }
+  const T *end() const { return data_ + size_; }
 
 private:
   std::size_t size_, length_;

@@ -1,11 +1,12 @@
 // The encoder on every available instruction set: the same bits in any batch and with any number of threads, int8 near
 // float32, float32 near the scalar one, interruption.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 
 #include "check.h"
-#include "encoder.h"
+#include "engine/encoder.h"
 
 using namespace quaver;
 using namespace quaver::testing;
@@ -70,7 +71,7 @@ Model with_norm_first(Model m) {
   return m;
 }
 
-Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
+Linear make_linear(int outputs, int inputs, const KernelTable &kernels, bool int8, unsigned seed) {
   std::mt19937 random(seed);
   std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
   std::vector<float> weight(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs)),
@@ -93,7 +94,7 @@ Linear make_linear(int outputs, int inputs, bool int8, unsigned seed) {
     for (std::size_t i = first; i < first + static_cast<std::size_t>(inputs); ++i)
       q[i] = static_cast<std::int8_t>(std::lround(weight[i] / top * 127.0f));
   }
-  return Linear::int8(q.data(), scale.data(), bias.data(), outputs, inputs, memory);
+  return Linear::int8(q.data(), scale.data(), bias.data(), outputs, inputs, kernels, memory);
 }
 
 Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {
@@ -102,15 +103,16 @@ Encoder make_encoder(const Model &m, const KernelTable &kernels, bool int8) {
   const auto positions = [&](unsigned seed) {
     std::vector<Linear> heads;
     for (unsigned i = 0; m.span > 0 && i < static_cast<unsigned>(m.spec.heads); ++i)
-      heads.push_back(make_linear(2 * m.span, h / m.spec.heads, int8, seed + i));
+      heads.push_back(make_linear(2 * m.span, h / m.spec.heads, kernels, int8, seed + i));
     return heads;
   };
   if (m.span > 0)
     e.set_relative_rows({m.relative.data(), kPositions});
   for (unsigned l = 0; l < 2; ++l)
-    e.add_layer({make_linear(3 * h, h, int8, 10 * l + 1), make_linear(h, h, int8, 10 * l + 2), m.norm(),
-                 make_linear(wide, h, int8, 10 * l + 3), make_linear(h, wide, int8, 10 * l + 4), m.norm(), 0, -1,
-                 positions(100 * l + 100), positions(100 * l + 150)});
+    e.add_layer({make_linear(3 * h, h, kernels, int8, 10 * l + 1), make_linear(h, h, kernels, int8, 10 * l + 2),
+                 m.norm(), make_linear(wide, h, kernels, int8, 10 * l + 3),
+                 make_linear(h, wide, kernels, int8, 10 * l + 4), m.norm(), 0, -1, positions(100 * l + 100),
+                 positions(100 * l + 150)});
   return e;
 }
 
@@ -221,6 +223,46 @@ void test_first_not_finite() {
     }
 }
 
+// What a table wants done by every thread before and after it uses the kernels.
+namespace hooks {
+std::atomic<int> entered{0}, left{0}, outside{0};
+thread_local int depth = 0;
+void enter() noexcept {
+  ++entered;
+  ++depth;
+}
+void leave() noexcept {
+  ++left;
+  --depth;
+}
+} // namespace hooks
+
+void test_enter_and_leave(const Model &m, const KernelTable &k) {
+  static const KernelTable *original;
+  original = &k;
+  KernelTable watched = k;
+  watched.enter = hooks::enter;
+  watched.leave = hooks::leave;
+  watched.add_norm = [](float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
+                        const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
+    hooks::outside += hooks::depth == 1 ? 0 : 1;
+    original->add_norm(x, ldx, y, ldy, rows, cols, gamma, beta, eps, out, ldo);
+  };
+  const Encoder e = make_encoder(m, watched, true), plain = make_encoder(m, k, true);
+  for (const std::size_t texts : {std::size_t{1}, std::size_t{40}})
+    for (const int threads : {1, 2, 4}) {
+      Batch batch;
+      for (const auto &text : make_texts(texts))
+        batch.add(text);
+      const int before = hooks::entered;
+      CHECK(encode(e, batch, threads) == encode(plain, batch, threads), "%s: %zu texts, %d threads", k.name, texts,
+            threads);
+      CHECK(hooks::entered > before && hooks::entered == hooks::left && hooks::outside == 0,
+            "%s: %zu texts, %d threads: entered %d, left %d, outside %d", k.name, texts, threads, hooks::entered.load(),
+            hooks::left.load(), hooks::outside.load());
+    }
+}
+
 int main() {
   test_first_not_finite();
   const Model even = make_model(64, 4, 256, Pooling::mean), odd = make_model(36, 3, 100, Pooling::cls),
@@ -248,6 +290,7 @@ int main() {
         test_one_short_text(make_encoder(*m, *k, int8));
     }
     test_interruption(even, *k);
+    test_enter_and_leave(even, *k);
   }
   return report("encoder");
 }

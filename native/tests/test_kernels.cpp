@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "check.h"
-#include "weights.h"
+#include "engine/weights.h"
 
 using namespace quaver;
 using namespace quaver::testing;
@@ -12,6 +12,82 @@ using namespace quaver::testing;
 namespace {
 
 const int kSizes[] = {1, 2, 3, 5, 7, 15, 16, 17, 31, 33, 63, 64, 65, 127, 384};
+
+std::size_t area(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
+
+// Where strips hold the weight of output o and input k.
+std::size_t at_strip(const KernelTable &table, int o, int k, int depth) {
+  return area(o / kStrip * depth + k / table.group * table.group, kStrip) + area(o % kStrip, table.group) +
+         area(k % table.group, 1);
+}
+
+double activation(double x, Activation act) {
+  switch (act) {
+  case Activation::gelu:
+    return 0.5 * x * std::erfc(-x * std::sqrt(0.5));
+  case Activation::gelu_tanh:
+    return std::abs(x) > 1e10 ? std::max(x, 0.0)
+                              : 0.5 * x * (1.0 + std::tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+  case Activation::silu:
+    return x / (1.0 + std::exp(-x));
+  case Activation::relu:
+    return std::max(x, 0.0);
+  case Activation::tanh:
+    return std::tanh(x);
+  case Activation::none:
+    break;
+  }
+  return x;
+}
+
+// One head of a sequence, with room for all that both kinds of attention pack.
+struct Head {
+  Head(const KernelTable &k, int tokens, int features)
+      : length(tokens), head_size(features), qkv(area(tokens, 3 * features)),
+        float_keys(area(round_up(tokens, kPanel), features)), scores(static_cast<std::size_t>(score_floats(k, tokens))),
+        query_scale(area(tokens, 1)), key_scale(area(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
+        value_scale(area(round_up(features, value_width(features)), 1)), value_mean(value_scale.size()),
+        query_zero(area(tokens, 1)), query(area(tokens + k.overread_rows, round_up(features, kDepthStep))),
+        keys(area(round_up(tokens, kPanel), round_up(features, 32))),
+        values(area(round_up(tokens, kPanel), round_up(features, value_width(features)))) {}
+
+  float *row(int part, int token) { return qkv.data() + (3 * token + part) * head_size; }
+  AttentionHead view() {
+    return {row(0, 0), row(1, 0), row(2, 0), 3 * head_size, length, head_size, bias, bias_step, window};
+  }
+  Int8Head packed() {
+    return {query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
+            key_sums.data(), values.data(),      value_scale.data(), value_mean.data()};
+  }
+  // `step` rows at a time; 0 for all.
+  std::vector<float> attend(const KernelTable &k, bool int8, int step = 0) {
+    Guarded<float> out(area(length, head_size));
+    if (int8) {
+      k.quantize_rows(row(0, 0), 3 * head_size, length, head_size, query.data(), round_up(head_size, kDepthStep),
+                      query_scale.data(), query_zero.data());
+      k.pack_keys_int8(view(), packed());
+      k.pack_values_int8(view(), packed());
+    } else {
+      k.pack_keys(view(), float_keys.data());
+    }
+    for (int first = 0, last; first < length; first = last) {
+      last = step == 0 ? length : std::min(first + step, length);
+      if (int8)
+        k.attend_int8(view(), packed(), first, last, scores.data(), out.data(), head_size);
+      else
+        k.attend(view(), float_keys.data(), first, last, scores.data(), out.data(), head_size);
+    }
+    return {out.begin(), out.end()};
+  }
+
+  int length, head_size, window = 0;
+  const float *bias = nullptr;
+  std::ptrdiff_t bias_step = 0;
+  Guarded<float> qkv, float_keys, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
+  Guarded<std::int32_t> query_zero;
+  Guarded<std::uint8_t> query;
+  Guarded<std::int8_t> keys, values;
+};
 
 // Sums of bytes: equal to the last bit, also where every product has the largest magnitude.
 void test_sums(const KernelTable &k) {
@@ -35,8 +111,14 @@ void test_sums(const KernelTable &k) {
         for (std::size_t i = 0; i < expected.size(); ++i)
           CHECK(got[i] == expected[i], "%s rows %d depth %d at %zu: %d, not %d", k.name, rows, depth, i, got[i],
                 expected[i]);
-        if (extreme == 1)
-          CHECK(got[0] == 255 * 127 * depth, "%s: %d", k.name, got[0]);
+        for (const int row : {0, rows - 1})
+          for (int o = 0; o < kPanel; ++o) {
+            std::int64_t sum = 0;
+            for (int i = 0; i < depth; ++i)
+              sum += std::int64_t{q[area(row, depth) + area(i, 1)]} * panel[at_strip(k, o, i, depth)];
+            CHECK(got[area(row, kPanel) + area(o, 1)] == sum, "%s rows %d depth %d output %d: %d", k.name, rows, depth,
+                  o, got[area(row, kPanel) + area(o, 1)]);
+          }
       }
     }
   }
@@ -83,6 +165,8 @@ void test_quantize(const KernelTable &k) {
 // Rounding of float arithmetic in another order: a few units in the last place of the largest term.
 void check_close(const char *what, const KernelTable &k, const float *got, const float *expected, std::size_t size,
                  float tolerance) {
+  if (&k == &scalar_kernels) // the oracle has its formulas
+    return;
   for (std::size_t i = 0; i < size; ++i)
     CHECK(std::abs(got[i] - expected[i]) <= tolerance * (1.0f + std::abs(expected[i])), "%s %s at %zu: %.9g, not %.9g",
           k.name, what, i, static_cast<double>(got[i]), static_cast<double>(expected[i]));
@@ -134,7 +218,7 @@ void test_linear_int8(const KernelTable &k) {
         for (float &s : scale)
           s = 0.001f + 0.01f * static_cast<float>(generator() % 100) / 100.0f;
         WeightMemory memory;
-        const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory);
+        const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
         const int ldq = round_up(inputs, kDepthStep), ldy = round_up(outputs, kPanel);
         std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * ldq));
         std::vector<float> row_scale(static_cast<std::size_t>(rows));
@@ -167,43 +251,55 @@ void test_linear_int8(const KernelTable &k) {
   }
 }
 
-// Rows that are added to others give what they give alone, less the bias.
-void test_rests(const KernelTable &k) {
+// Residual rows: their outputs without bias are added to those of their rows.
+void test_residual_rows(const KernelTable &k) {
   constexpr int inputs = 100, outputs = 130;
   std::vector<std::int8_t> weight(inputs * outputs);
-  std::vector<float> scale(outputs, 0.01f), bias(outputs), none(outputs, 0.0f);
+  std::vector<float> scale(outputs, 0.01f), bias(outputs);
   fill_integers(weight, -127, 127);
   fill_normal(bias, 1.0f);
   WeightMemory memory;
-  const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, memory),
-               without_bias = Linear::int8(weight.data(), scale.data(), none.data(), outputs, inputs, memory);
+  const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
   const int ldq = round_up(inputs, kDepthStep), ldy = w.panels() * kPanel;
   for (const int rows : {1, 4, 6, 13})
-    for (const int rests : {1, 2, 7}) {
-      if (rests > rows)
+    for (const int residuals : {1, 2, 7}) {
+      if (residuals > rows)
         continue;
-      const auto all = static_cast<std::size_t>(rows + rests);
-      Guarded<std::uint8_t> q(all * static_cast<std::size_t>(ldq));
-      Guarded<float> row_scale(all), y(static_cast<std::size_t>(rows * ldy)),
-          apart(all * static_cast<std::size_t>(ldy));
-      Guarded<std::int32_t> zero(all), of(static_cast<std::size_t>(rests));
+      const int all = rows + residuals;
+      Guarded<std::uint8_t> q(area(all, ldq));
+      Guarded<float> row_scale(area(all, 1)), got(area(rows, ldy)), oracle(got.size());
+      Guarded<std::int32_t> zero(area(all, 1)), of(area(residuals, 1));
       fill_integers(q, 0, 255);
       fill_integers(zero, 0, 255);
-      for (std::size_t i = 0; i < all; ++i)
+      for (std::size_t i = 0; i < row_scale.size(); ++i)
         row_scale[i] = 0.01f * static_cast<float>(i + 1);
-      for (int i = 0; i < rests; ++i)
-        of[static_cast<std::size_t>(i)] = (rows - 1) * (rests - i) / rests; // falling, from the last row
+      for (int i = 0; i < residuals; ++i)
+        of[area(i, 1)] = (rows - 1) * (residuals - i) / residuals; // falling, from the last row
       const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
-      const Int8Rows behind{q.data() + rows * ldq, ldq, row_scale.data() + rows, zero.data() + rows};
-      k.linear_int8(a, rows, {rests, of.data()}, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
-      k.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), apart.data(), ldy, Activation::none);
-      k.linear_int8(behind, rests, {}, without_bias.int8_view(), 0, w.panels(), apart.data() + rows * ldy, ldy,
-                    Activation::none);
-      for (int i = 0; i < rests; ++i)
-        for (int c = 0; c < ldy; ++c)
-          apart.data()[of.data()[i] * ldy + c] += apart.data()[(rows + i) * ldy + c];
-      CHECK(std::memcmp(y.data(), apart.data(), y.size() * sizeof(float)) == 0, "%s: %d rows, %d rests", k.name, rows,
-            rests);
+      k.linear_int8(a, rows, {residuals, of.data()}, w.int8_view(), 0, w.panels(), got.data(), ldy, Activation::none);
+      scalar_kernels.linear_int8(a, rows, {residuals, of.data()}, w.int8_view(), 0, w.panels(), oracle.data(), ldy,
+                                 Activation::none);
+      for (int r = 0; r < rows; ++r)
+        for (int o = 0; o < outputs; ++o) {
+          const auto output = [&](int row) {
+            double sum = 0.0;
+            for (int i = 0; i < inputs; ++i)
+              sum += (q[area(row, ldq) + area(i, 1)] - zero[area(row, 1)]) * weight[area(o, inputs) + area(i, 1)];
+            return sum * double{row_scale[area(row, 1)]} * double{scale[area(o, 1)]};
+          };
+          double expected = output(r) + double{bias[area(o, 1)]}, largest = std::abs(expected);
+          for (int i = 0; i < residuals; ++i)
+            if (of[area(i, 1)] == r) {
+              expected += output(rows + i);
+              largest = std::max({largest, std::abs(output(rows + i)), std::abs(expected)});
+            }
+          // A few roundings of the largest term.
+          for (const float y : {got[area(r, ldy) + area(o, 1)], oracle[area(r, ldy) + area(o, 1)]})
+            CHECK(std::abs(expected - double{y}) <= 1e-6 * (1.0 + largest),
+                  "%s: %d rows, %d residual rows, %d %d: %g, "
+                  "not %g",
+                  k.name, rows, residuals, r, o, double{y}, expected);
+        }
     }
 }
 
@@ -248,6 +344,16 @@ void test_linear_float32(const KernelTable &k) {
         k.linear_float32(x.data(), inputs, rows, w.float_view(), 0, w.panels(), got.data(), ldy, act);
         scalar_kernels.linear_float32(x.data(), inputs, rows, w.float_view(), 0, w.panels(), expected.data(), ldy, act);
         check_close("linear_float32", k, got.data(), expected.data(), expected.size(), 1e-5f);
+        for (int r = 0; r < rows; ++r)
+          for (int o = 0; o < outputs; ++o) {
+            double sum = double{bias[area(o, 1)]};
+            for (int i = 0; i < inputs; ++i)
+              sum += double{x[area(r, inputs) + area(i, 1)]} * double{weight[area(o, inputs) + area(i, 1)]};
+            const double is = double{got[area(r, ldy) + area(o, 1)]}, by_formula = activation(sum, act);
+            // Some hundred roundings of a sum of about one, and the error of the activation.
+            CHECK(std::abs(is - by_formula) <= 1e-5 * (1.0 + std::abs(sum)),
+                  "%s inputs %d activation %d: %.9g, not %.9g", k.name, inputs, static_cast<int>(act), is, by_formula);
+          }
       }
     }
   }
@@ -273,117 +379,198 @@ void test_activations(const KernelTable &k) {
     k.linear_float32(x.data(), kPanel, rows, w.float_view(), 0, 1, got.data(), kPanel, act);
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double v = x[i];
-      double expected = v;
-      if (act == Activation::gelu)
-        expected = 0.5 * v * std::erfc(-v * std::sqrt(0.5));
-      else if (act == Activation::gelu_tanh)
-        expected = std::abs(v) > 1e10 ? std::max(v, 0.0)
-                                      : 0.5 * v * (1.0 + std::tanh(0.7978845608028654 * (v + 0.044715 * v * v * v)));
-      else if (act == Activation::silu)
-        expected = v / (1.0 + std::exp(-v));
-      else if (act == Activation::relu)
-        expected = std::max(v, 0.0);
-      else if (act == Activation::tanh)
-        expected = std::tanh(v);
+      const double expected = activation(v, act);
       CHECK(std::abs(got[i] - expected) <= 1e-6 * std::max(1.0, std::abs(v)), "%s activation %d of %g: %g, not %g",
             k.name, static_cast<int>(act), v, static_cast<double>(got[i]), expected);
     }
   }
 }
 
-void test_attention(const KernelTable &k) {
-  for (const int length : kSizes) {
-    for (const int head_size : {1, 7, 16, 20, 32, 64}) {
-      const int ld = 3 * head_size, padded = round_up(length, kPanel), ldo = head_size;
-      Guarded<float> qkv(static_cast<std::size_t>(length * ld));
-      fill_normal(qkv, 1.0f);
-      qkv[0] = 60.0f; // one query that looks at one key
-      const AttentionHead head{qkv.data(), qkv.data() + head_size, qkv.data() + 2 * head_size, ld, length, head_size};
-      Guarded<float> keys(static_cast<std::size_t>(padded * head_size)),
-          scores(static_cast<std::size_t>(score_floats(length)));
-      Guarded<float> got(static_cast<std::size_t>(length * ldo)), expected(got.size()), pieces(got.size());
-      scalar_kernels.pack_keys(head, keys.data());
-      scalar_kernels.attend(head, keys.data(), 0, length, scores.data(), expected.data(), ldo);
-      k.pack_keys(head, keys.data());
-      k.attend(head, keys.data(), 0, length, scores.data(), got.data(), ldo);
-      check_close("attend", k, got.data(), expected.data(), expected.size(), 2e-5f);
-      for (int row = 0; row < length; ++row) // a row's bits do not depend on the rows beside it
-        k.attend(head, keys.data(), row, row + 1, scores.data(), pieces.data(), ldo);
-      CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d",
-            k.name, length, head_size);
+const int kHeadSizes[] = {1,  2,  3,  7,  8,  9,  15, 16, 17, 20, 24, 31,  32,  33,  40, 47,
+                          48, 49, 56, 63, 64, 65, 72, 80, 95, 96, 97, 100, 112, 127, 128};
+
+// The keys of a head in panels, a copy.
+void test_pack_keys(const KernelTable &k) {
+  for (const int length : {1, 5, 63, 64, 65, 130})
+    for (const int d : {1, 7, 16, 20, 33, 64, 80}) {
+      Head head(k, length, d);
+      fill_normal(head.qkv, 1.0f);
+      k.pack_keys(head.view(), head.float_keys.data());
+      for (int j = 0; j < round_up(length, kPanel); ++j)
+        for (int c = 0; c < d; ++c) {
+          const float got = head.float_keys[area(j / kPanel * kPanel, d) + area(c, kPanel) + area(j % kPanel, 1)];
+          CHECK(got == (j < length ? head.row(1, j)[c] : 0.0f), "%s length %d head size %d key %d: %g", k.name, length,
+                d, j, double{got});
+        }
     }
-  }
 }
 
-// Attention in eight bits against attention in float32: what rounding query, key, weight and value to eight bits does.
-void test_attention_int8(const KernelTable &k) {
-  for (const int length : kSizes) {
-    for (const int head_size : {1, 7, 16, 20, 32, 48, 64, 80}) {
-      const int ld = 3 * head_size, padded = round_up(length, kPanel), ldo = head_size;
-      const int columns = round_up(head_size, value_width(head_size)), ldq = round_up(head_size, kDepthStep);
-      const auto size = [](int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); };
-      Guarded<float> qkv(size(length, ld)), float_keys(size(padded, head_size)),
-          scores(static_cast<std::size_t>(score_floats(length)));
-      fill_normal(qkv, 0.7f);
-      for (int c = 0; c < head_size; ++c)
-        qkv[static_cast<std::size_t>(2 * head_size + c)] = 0.0f; // a token whose value is zero
-      const AttentionHead head{qkv.data(), qkv.data() + head_size, qkv.data() + 2 * head_size, ld, length, head_size};
-      Guarded<std::uint8_t> query(size(length, ldq));
-      Guarded<float> query_scale(size(length, 1)), key_scale(size(padded, 1)), key_sums(size(padded, 1)),
-          value_scale(size(columns, 1)), value_mean(size(columns, 1));
-      Guarded<std::int32_t> query_zero(size(length, 1));
-      Guarded<std::int8_t> keys(size(padded, round_up(head_size, 32))), values(size(padded, columns));
-      const Int8Head packed{query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
-                            key_sums.data(), values.data(),      value_scale.data(), value_mean.data()};
-      Guarded<float> exact(size(length, ldo)), got(exact.size()), pieces(exact.size());
-      scalar_kernels.pack_keys(head, float_keys.data());
-      scalar_kernels.attend(head, float_keys.data(), 0, length, scores.data(), exact.data(), ldo);
-      k.pack_head(head, packed);
-      k.attend_int8(head, packed, 0, length, scores.data(), got.data(), ldo);
-      float top = 0.0f;
-      for (int j = 0; j < length; ++j)
-        for (int c = 0; c < head_size; ++c)
-          top = std::max(top, std::abs(head.value[j * ld + c]));
-      float total = 0.0f;
-      for (std::size_t i = 0; i < exact.size(); ++i) {
-        const float error = std::abs(got[i] - exact[i]);
-        total += error;
-        CHECK(error <= 0.08f * top, "%s length %d head size %d at %zu: %g, not %g", k.name, length, head_size, i,
-              static_cast<double>(got[i]), static_cast<double>(exact[i]));
+// Keys and values in eight bits: the same integers as the oracle's, and near what was packed.
+void test_pack_int8(const KernelTable &k) {
+  for (const int length : {1, 3, 4, 15, 16, 17, 33, 70})
+    for (const int d : kHeadSizes)
+      for (const float extreme : {1.0f, 1e-25f, 1e30f}) {
+        Head head(k, length, d), oracle(k, length, d);
+        fill_normal(head.qkv, extreme);
+        std::fill(head.row(1, length / 2), head.row(1, length / 2) + d, 0.0f); // a key of zeros
+        for (int j = 0; j < length; ++j)
+          head.row(2, j)[d / 2] = -2.5f * extreme; // a feature that is the same everywhere
+        std::copy(head.qkv.begin(), head.qkv.end(), oracle.qkv.begin());
+        k.pack_keys_int8(head.view(), head.packed());
+        k.pack_values_int8(head.view(), head.packed());
+        scalar_kernels.pack_keys_int8(oracle.view(), oracle.packed());
+        scalar_kernels.pack_values_int8(oracle.view(), oracle.packed());
+        const int padded = round_up(length, kStrip), depth = round_up(d, 32);
+        const auto same = [&](const char *what, const auto &got, const auto &expected, std::size_t many) {
+          const auto at = std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(many), expected.begin());
+          CHECK(at.first == got.begin() + static_cast<std::ptrdiff_t>(many),
+                "%s %s length %d head size %d at %td: %g, "
+                "not %g",
+                k.name, what, length, d, at.first - got.begin(), static_cast<double>(*at.first),
+                static_cast<double>(*at.second));
+        };
+        same("keys", head.keys, oracle.keys, area(padded, depth));
+        same("key scale", head.key_scale, oracle.key_scale, area(padded, 1));
+        same("key sums", head.key_sums, oracle.key_sums, area(padded, 1));
+        same("values", head.values, oracle.values, area(padded, round_up(d, value_width(d))));
+        same("value scale", head.value_scale, oracle.value_scale, area(round_up(d, value_width(d)), 1));
+        same("value mean", head.value_mean, oracle.value_mean, area(round_up(d, value_width(d)), 1));
+        for (int j = 0; j < padded; ++j) {
+          double sum = 0.0;
+          for (int c = 0; c < depth; ++c) {
+            const int q = head.keys[at_strip(k, j, c, depth)];
+            const double scale = double{head.key_scale[area(j, 1)]};
+            const double is = j < length && c < d ? double{head.row(1, j)[c]} : 0.0;
+            // Half a step; the factor 127 / largest is rounded.
+            CHECK(std::abs(q * scale - is) <= 0.501 * scale, "%s key %d %d: %g, not %g", k.name, j, c, q * scale, is);
+            sum += q;
+          }
+          CHECK(double{head.key_sums[area(j, 1)]} == sum, "%s key sum %d", k.name, j);
+        }
+        for (int c = 0; c < d; ++c) {
+          double mean = 0.0, largest = 0.0;
+          for (int j = 0; j < length; ++j) {
+            mean += double{head.row(2, j)[c]} / length;
+            largest = std::max(largest, std::abs(double{head.row(2, j)[c]}));
+          }
+          const double scale = double{head.value_scale[area(c, 1)]}, centre = double{head.value_mean[area(c, 1)]};
+          CHECK(std::abs(centre - mean) <= 1e-6 * largest, "%s mean %d: %g, not %g", k.name, c, centre, mean);
+          for (int j = 0; j < length; ++j) {
+            const double is = double{head.row(2, j)[c]}, back = head.values[at_strip(k, c, j, padded)] * scale + centre;
+            CHECK(std::abs(back - is) <= 0.501 * scale + 2e-7 * largest, "%s value %d %d: %g, not %g", k.name, j, c,
+                  back, is);
+          }
+        }
       }
-      CHECK(total <= 0.01f * top * static_cast<float>(exact.size()), "%s length %d head size %d: mean error %g", k.name,
-            length, head_size, static_cast<double>(total) / static_cast<double>(exact.size()));
-      for (int row = 0; row < length; ++row)
-        k.attend_int8(head, packed, row, row + 1, scores.data(), pieces.data(), ldo);
-      CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s length %d head size %d",
-            k.name, length, head_size);
-      // What was packed is the same on every instruction set, to the last bit.
-      std::vector<std::int8_t> packed_keys(keys.begin(), keys.end()), packed_values(values.begin(), values.end());
-      scalar_kernels.pack_head(head, packed);
-      CHECK(std::equal(keys.begin(), keys.end(), packed_keys.begin()), "%s keys %d %d", k.name, length, head_size);
-      CHECK(std::equal(values.begin(), values.end(), packed_values.begin()), "%s values %d %d", k.name, length,
-            head_size);
-    }
-  }
 }
 
-// Two tokens whose scores differ by x and whose values are 1 and -1: the output is (1 - 2^-x) / (1 + 2^-x), but for
-// rounding the smaller weight to a 255th; what that loses or wins falls to the mean of the values, 0. Everything else
-// is exact in eight bits here, but for 2^-x itself (1e-4).
+// Attention as the contract says it, in double: in float32, or from what was packed in eight bits.
+void check_attention(const KernelTable &k, Head &head, bool int8, const char *what) {
+  const auto got = head.attend(k, int8);
+  const AttentionHead view = head.view();
+  const int length = head.length, d = head.head_size, padded = round_up(length, kStrip);
+  const double tolerance = 5e-5; // of float32 scores of some hundreds, in the exponent of two
+  for (int r = 0; r < length; ++r) {
+    std::vector<double> weight(area(length, 1));
+    double top = -INFINITY, total = 0.0;
+    for (int j = 0; j < length; ++j) {
+      double score = 0.0;
+      for (int c = 0; c < d; ++c)
+        score += int8
+                     ? double(head.query[area(r, round_up(d, kDepthStep)) + area(c, 1)] - head.query_zero[area(r, 1)]) *
+                           head.keys[at_strip(k, j, c, round_up(d, 32))]
+                     : double{head.row(0, r)[c]} * double{head.row(1, j)[c]};
+      if (int8)
+        score *= double{head.query_scale[area(r, 1)]} * double{head.key_scale[area(j, 1)]};
+      if (view.bias != nullptr)
+        score += double{view.bias[r * view.bias_step + j]};
+      if (view.window > 0 && std::abs(r - j) > view.window)
+        score = -INFINITY;
+      weight[area(j, 1)] = score;
+      top = std::max(top, score);
+    }
+    double unsure = 0.0; // weights that may be rounded to either side: 2^x has a relative error of 1e-4
+    for (double &w : weight) {
+      w = std::exp2(w - top) * (int8 ? 255.0 : 1.0);
+      total += w;
+      if (int8) {
+        unsure += std::abs(w - std::floor(w) - 0.5) < 0.04 ? 1.0 : 0.0;
+        w = std::nearbyint(w);
+      }
+    }
+    for (int c = 0; c < d; ++c) {
+      double sum = 0.0, largest = 0.0, expected = 0.0, most = 0.0;
+      for (int j = 0; j < length; ++j) {
+        const double value = int8 ? double(head.values[at_strip(k, c, j, padded)]) : double{head.row(2, j)[c]};
+        sum += weight[area(j, 1)] * value;
+        largest = std::max(largest, std::abs(value));
+      }
+      if (int8) {
+        const double scale = double{head.value_scale[area(c, 1)]}, mean = double{head.value_mean[area(c, 1)]};
+        expected = sum * scale / total + mean;
+        most = scale * largest * (3e-4 + unsure / total) + 1e-6 * (std::abs(mean) + std::abs(expected));
+      } else {
+        expected = sum / total;
+        most = tolerance * (largest + std::abs(expected));
+      }
+      const double is = double{got[area(r, d) + area(c, 1)]};
+      CHECK(std::abs(is - expected) <= most, "%s %s %s length %d head size %d row %d column %d: %.9g, not %.9g", k.name,
+            what, int8 ? "int8" : "float32", length, d, r, c, is, expected);
+    }
+  }
+  // A row's bits do not depend on the rows computed with it.
+  const auto pieces = head.attend(k, int8, 1);
+  CHECK(std::memcmp(got.data(), pieces.data(), got.size() * sizeof(float)) == 0, "%s %s length %d head size %d", k.name,
+        what, length, d);
+}
+
+void test_attention(const KernelTable &k) {
+  const auto check = [&k](int length, int d) {
+    for (const bool int8 : {false, true}) {
+      Head head(k, length, d);
+      fill_normal(head.qkv, 0.7f);
+      head.row(0, 0)[0] = 40.0f;                                             // one query that looks at one key
+      std::fill(head.row(2, length - 1), head.row(2, length - 1) + d, 0.0f); // a token whose value is zero
+      check_attention(k, head, int8, "plain");
+    }
+  };
+  for (const int d : kHeadSizes)
+    for (const int length : {1, 5, 17, 65})
+      check(length, d);
+  for (const int length : kSizes)
+    for (const int d : {20, 32, 80})
+      check(length, d);
+}
+
+// Windows; biases in an array for each row and for the distance alone (step -1); both together.
+void test_placed_attention(const KernelTable &k) {
+  for (const int length : {1, 2, 16, 17, 65, 100})
+    for (const int d : {7, 32, 64})
+      for (const int window : {0, 1, 3, 16, 40, 200})
+        for (const int bias : {0, 1, 2}) {
+          Head head(k, length, d);
+          fill_normal(head.qkv, 0.7f);
+          std::vector<float> values(bias == 1 ? area(length, length + 3) : area(2 * length - 1, 1));
+          fill_normal(values, 2.0f);
+          head.window = window;
+          if (bias > 0) {
+            head.bias = bias == 1 ? values.data() : values.data() + length - 1;
+            head.bias_step = bias == 1 ? length + 3 : -1;
+          }
+          for (const bool int8 : {false, true})
+            check_attention(k, head, int8, bias == 0 ? "window" : bias == 1 ? "bias of rows" : "bias of distance");
+        }
+}
+
+// Two tokens whose scores differ by x and whose values are 1 and -1: the output is (1 - 2^-x) / (1 + 2^-x), apart from
+// rounding the smaller weight to a 255th; what that loses or wins goes to the mean of the values, 0. Everything else is
+// exact in eight bits here, apart from 2^-x itself (1e-4).
 void test_weights_int8(const KernelTable &k) {
   for (float x = 0.0f; x < 12.0f; x += 0.03f) {
+    Head head(k, 2, 1);
     const float qkv[6] = {x, 1.0f, 1.0f, x, 0.0f, -1.0f};
-    const AttentionHead head{qkv, qkv + 1, qkv + 2, 3, 2, 1};
-    std::vector<std::uint8_t> query(2 * kPanel);
-    std::vector<float> query_scale(2), key_scale(kPanel), key_sums(kPanel), value_scale(16), value_mean(16),
-        scores(score_floats(2));
-    std::vector<std::int32_t> query_zero(2);
-    std::vector<std::int8_t> keys(kPanel * 32), values(kPanel * 16);
-    const Int8Head packed{query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
-                          key_sums.data(), values.data(),      value_scale.data(), value_mean.data()};
-    k.pack_head(head, packed);
-    float out[2];
-    k.attend_int8(head, packed, 0, 2, scores.data(), out, 1);
+    std::copy_n(qkv, 6, head.qkv.begin());
+    const auto out = head.attend(k, true);
     const float small = std::exp2(-x), expected = (1.0f - small) / (1.0f + small);
     CHECK(std::abs(out[0] - expected) < 0.0042f && out[0] == out[1], "%s x %g: %g, not %g", k.name,
           static_cast<double>(x), static_cast<double>(out[0]), static_cast<double>(expected));
@@ -394,46 +581,6 @@ void test_weights_int8(const KernelTable &k) {
   }
 }
 
-// One head of a sequence with room for what both kinds of attention make of it.
-struct Head {
-  Head(int tokens, int features)
-      : length(tokens), head_size(features), qkv(size(tokens, 3 * features)),
-        float_keys(size(round_up(tokens, kPanel), features)), scores(static_cast<std::size_t>(score_floats(tokens))),
-        query_scale(size(tokens, 1)), key_scale(size(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
-        value_scale(size(round_up(features, value_width(features)), 1)), value_mean(value_scale.size()),
-        query_zero(size(tokens, 1)), query(size(tokens, round_up(features, kDepthStep))),
-        keys(size(round_up(tokens, kPanel), round_up(features, 32))),
-        values(size(round_up(tokens, kPanel), round_up(features, value_width(features)))) {}
-
-  float *row(int part, int token) { return qkv.data() + (3 * token + part) * head_size; }
-  AttentionHead view() {
-    return {row(0, 0), row(1, 0), row(2, 0), 3 * head_size, length, head_size, bias, bias_step, window};
-  }
-  std::vector<float> attend(const KernelTable &k, bool int8) {
-    Guarded<float> out(size(length, head_size));
-    const Int8Head packed{query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
-                          key_sums.data(), values.data(),      value_scale.data(), value_mean.data()};
-    if (int8) {
-      k.pack_head(view(), packed);
-      k.attend_int8(view(), packed, 0, length, scores.data(), out.data(), head_size);
-    } else {
-      k.pack_keys(view(), float_keys.data());
-      k.attend(view(), float_keys.data(), 0, length, scores.data(), out.data(), head_size);
-    }
-    return {out.begin(), out.end()};
-  }
-
-  static std::size_t size(int a, int b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-  int length, head_size, window = 0;
-  const float *bias = nullptr;
-  std::ptrdiff_t bias_step = 0;
-  Guarded<float> qkv, float_keys, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
-  Guarded<std::int32_t> query_zero;
-  Guarded<std::uint8_t> query;
-  Guarded<std::int8_t> keys, values;
-};
-
 // A row sees its window and no key besides, and the bias of each place, whatever the size of the scores: queries may be
 // so small that a score is 1e30 of their steps. Against the scalar float32 kernel.
 void test_window_and_bias(const KernelTable &k) {
@@ -441,7 +588,7 @@ void test_window_and_bias(const KernelTable &k) {
     for (const int window : {0, 1, 3, 40})
       for (const float size : {1.0f, 3e-29f})
         for (const bool biased : {false, true}) {
-          Head head(length, 16);
+          Head head(k, length, 16);
           fill_normal(head.qkv, 0.7f);
           for (int token = 0; token < length; ++token)
             for (int c = 0; c < head.head_size; ++c) {
@@ -473,7 +620,7 @@ void test_window_and_bias(const KernelTable &k) {
 void test_large_scores(const KernelTable &k) {
   for (const float size : {3e2f, 1e3f, 3e3f, 1e4f, 1e6f})
     for (const int length : {2, 16, 33, 70}) {
-      Head head(length, 32);
+      Head head(k, length, 32);
       fill_normal(head.qkv, 1.0f);
       for (int token = 0; token < length; ++token)
         for (int c = 0; c < head.head_size; ++c) {
@@ -488,8 +635,7 @@ void test_large_scores(const KernelTable &k) {
         while (seen + head.head_size < length)
           seen += head.head_size;
         for (int c = 0; c < head.head_size; ++c) {
-          const float value = head.row(2, seen)[c],
-                      is = got[Head::size(token, head.head_size) + static_cast<std::size_t>(c)];
+          const float value = head.row(2, seen)[c], is = got[area(token, head.head_size) + static_cast<std::size_t>(c)];
           CHECK(std::abs(is - value) < 0.05f, "%s size %g length %d token %d: %g, not %g", k.name,
                 static_cast<double>(size), length, token, static_cast<double>(is), static_cast<double>(value));
         }
@@ -555,7 +701,7 @@ void test_not_finite_linear(const KernelTable &k) {
   fill_normal(weight, 0.1f);
   fill_normal(bias, 1.0f);
   WeightMemory memory;
-  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, memory);
+  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
   const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
   std::vector<std::uint8_t> q(rows * ldq);
   std::vector<float> row_scale(rows), y(rows * ldy);
@@ -592,7 +738,7 @@ void test_not_finite_attention(const KernelTable &k) {
         for (const int part : {0, 1, 2})
           for (const float bad : kNotFinite) {
             const int token = length / 2, place = head_size / 3;
-            Head head(length, head_size);
+            Head head(k, length, head_size);
             fill_normal(head.qkv, 0.7f);
             head.row(part, token)[place] = bad;
             const auto got = head.attend(k, int8);
@@ -611,25 +757,122 @@ void test_not_finite_attention(const KernelTable &k) {
           }
 }
 
+// x + y, its norm, with and without gamma, y and a place of its own for the output.
 void test_add_norm(const KernelTable &k) {
-  for (const int cols : kSizes) {
-    const int rows = 5;
-    Guarded<float> x(static_cast<std::size_t>(rows * cols)), y(x.size()), expected(x.size());
-    Guarded<float> gamma(static_cast<std::size_t>(cols)), beta(gamma.size());
-    fill_normal(y, 1.0f);
-    fill_normal(gamma, 1.0f);
-    fill_normal(beta, 1.0f);
-    for (const bool residual : {true, false}) {
+  for (const int cols : kSizes)
+    for (const float extreme : {2.0f, 1e-12f, 1e15f})
+      for (const bool with_y : {true, false})
+        for (const bool with_gamma : {true, false})
+          for (const bool in_place : {true, false}) {
+            const int rows = 5;
+            Guarded<float> x(area(rows, cols)), y(x.size()), apart(x.size()), gamma(area(cols, 1)), beta(gamma.size());
+            fill_normal(x, extreme);
+            fill_normal(y, extreme);
+            fill_normal(gamma, 1.0f);
+            fill_normal(beta, 1.0f);
+            std::vector<double> sum(x.begin(), x.end());
+            if (with_y)
+              for (std::size_t i = 0; i < sum.size(); ++i)
+                sum[i] = double{x[i] + y[i]}; // x is rounded to float32
+            float *out = in_place ? x.data() : apart.data();
+            k.add_norm(x.data(), cols, with_y ? y.data() : nullptr, cols, rows, cols,
+                       with_gamma ? gamma.data() : nullptr, beta.data(), 1e-12f, out, cols);
+            for (int r = 0; r < rows; ++r) {
+              const double *v = sum.data() + r * cols;
+              double mean = 0.0, variance = double{1e-12f}, largest = 0.0;
+              for (int c = 0; c < cols; ++c) {
+                mean += v[c] / cols;
+                largest = std::max(largest, std::abs(v[c]));
+              }
+              for (int c = 0; c < cols; ++c)
+                variance += (v[c] - mean) * (v[c] - mean) / cols;
+              // The mean is off by some 2^-24 of the largest value, and so is every difference from it. The variance is
+              // off by twice that, relative to the spread.
+              const double spread = std::sqrt(variance), off = 4e-7 * largest / spread;
+              for (int c = 0; c < cols; ++c) {
+                const double normed = (v[c] - mean) / spread, g = double{gamma[area(c, 1)]};
+                const double expected = with_gamma ? normed * g + double{beta[area(c, 1)]} : v[c];
+                const double is = double{out[area(r, cols) + area(c, 1)]};
+                const double most =
+                    with_gamma ? (off * (1.0 + 2.0 * std::abs(normed)) + 2e-6) * std::abs(g) + 2e-7 * std::abs(expected)
+                               : 0.0;
+                CHECK(std::abs(is - expected) <= most, "%s cols %d extreme %g row %d col %d: %.9g, not %.9g", k.name,
+                      cols, double{extreme}, r, c, is, expected);
+                if (!in_place)
+                  CHECK(double{x[area(r, cols) + area(c, 1)]} == v[c], "%s cols %d: x", k.name, cols);
+              }
+            }
+          }
+}
+
+void test_gate(const KernelTable &k) {
+  for (const int cols : kSizes)
+    for (const bool last : {false, true})
+      for (const Activation act : kActivations) {
+        const int rows = 3, ldx = 2 * cols + 3;
+        Guarded<float> x(area(rows, ldx) - 3);
+        fill_normal(x, 3.0f);
+        x[0] = x[area(ldx + cols, 1)] = 80.0f; // where the tails of the activations are
+        x[area(cols, 1)] = x[area(ldx, 1)] = -80.0f;
+        const std::vector<float> before(x.begin(), x.end());
+        k.gate(x.data(), ldx, rows, cols, last, act);
+        for (int r = 0; r < rows; ++r)
+          for (int c = 0; c < 2 * cols; ++c) {
+            const auto at = area(r, ldx) + area(c, 1);
+            if (c >= cols) {
+              CHECK(x[at] == before[at], "%s cols %d: the second half is left alone", k.name, cols);
+              continue;
+            }
+            const double first = double{before[at]}, second = double{before[at + area(cols, 1)]};
+            const double expected = last ? first * activation(second, act) : activation(first, act) * second;
+            const double scale =
+                std::max(1.0, std::abs(last ? second : first)) * std::max(1.0, std::abs(last ? first : second));
+            // The activations err by some 1e-6 of their argument.
+            CHECK(std::abs(double{x[at]} - expected) <= 1e-6 * scale,
+                  "%s cols %d last %d activation %d at %d %d: %.9g, "
+                  "not %.9g",
+                  k.name, cols, last, static_cast<int>(act), r, c, double{x[at]}, expected);
+          }
+      }
+}
+
+void test_rotate(const KernelTable &k) {
+  for (const int d : {2, 4, 6, 14, 16, 18, 30, 32, 34, 48, 62, 64, 66, 80, 96, 126, 128})
+    for (const int heads : {1, 3}) {
+      const int rows = 4, half = d / 2, ldx = heads * d + 5;
+      Guarded<float> x(area(rows, ldx) - 5), cosine(area(rows, half)), sine(cosine.size());
       fill_normal(x, 2.0f);
-      std::copy(x.begin(), x.end(), expected.begin());
-      k.add_norm(x.data(), cols, residual ? y.data() : nullptr, cols, rows, cols, gamma.data(), beta.data(), 1e-12f,
-                 x.data(), cols);
-      scalar_kernels.add_norm(expected.data(), cols, residual ? y.data() : nullptr, cols, rows, cols, gamma.data(),
-                              beta.data(), 1e-12f, expected.data(), cols);
-      if (cols > 2) // the difference of two numbers says little about rounding when there are no others
-        check_close("add_norm", k, x.data(), expected.data(), expected.size(), 5e-5f);
+      for (std::size_t i = 0; i < cosine.size(); ++i) {
+        const float angle = 0.37f * static_cast<float>(i);
+        cosine[i] = std::cos(angle);
+        sine[i] = std::sin(angle);
+      }
+      const std::vector<float> before(x.begin(), x.end());
+      k.rotate(x.data(), ldx, rows, heads, d, cosine.data(), sine.data());
+      for (int r = 0; r < rows; ++r)
+        for (int column = 0; column < heads * d; ++column) {
+          const int c = column % d, pair = c < half ? column + half : column - half;
+          const double own = double{before[area(r, ldx) + area(column, 1)]},
+                       other = double{before[area(r, ldx) + area(pair, 1)]},
+                       cos = double{cosine[area(r, half) + area(c % half, 1)]},
+                       sin = double{sine[area(r, half) + area(c % half, 1)]};
+          const double expected = c < half ? own * cos - other * sin : own * cos + other * sin;
+          const double is = double{x[area(r, ldx) + area(column, 1)]};
+          // Two products and a sum, each rounded once.
+          CHECK(std::abs(is - expected) <= 2e-7 * (std::abs(own) + std::abs(other)),
+                "%s head size %d row %d column %d: "
+                "%.9g, not %.9g",
+                k.name, d, r, column, is, expected);
+        }
     }
-  }
+}
+
+// What a table asks of memory fits what the engine gives.
+void test_table(const KernelTable &k) {
+  CHECK(k.alignment >= 1 && kAlignment % k.alignment == 0, "%s alignment %d", k.name, k.alignment);
+  CHECK(k.tile_rows >= 1 && k.overread_rows >= 0 && k.group >= 1 && kDepthStep % k.group == 0, "%s", k.name);
+  CHECK(k.score_bytes >= static_cast<int>(sizeof(float)), "%s scratch %d", k.name, k.score_bytes);
+  CHECK(score_floats(k, 65) * 4 >= 128 * k.score_bytes, "%s scratch of 65 keys", k.name);
 }
 
 // A row's bits do not depend on how many rows there are.
@@ -644,7 +887,7 @@ void test_rows_alone(const KernelTable &k) {
   fill_integers(small, -127, 127);
   WeightMemory memory;
   const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
-  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, memory);
+  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
   std::vector<std::uint8_t> q(rows * inputs);
   std::vector<float> row_scale(rows), together(rows * outputs), alone(rows * outputs);
   std::vector<std::int32_t> zero(rows);
@@ -671,15 +914,18 @@ int main() {
   test_weight_memory();
   for (const KernelTable *k : available_kernels()) {
     const int before = checks;
+    test_table(*k);
     test_sums(*k);
     test_quantize(*k);
     test_quantize_fixed(*k);
     test_linear_int8(*k);
-    test_rests(*k);
+    test_residual_rows(*k);
     test_linear_float32(*k);
     test_activations(*k);
+    test_pack_keys(*k);
+    test_pack_int8(*k);
     test_attention(*k);
-    test_attention_int8(*k);
+    test_placed_attention(*k);
     test_weights_int8(*k);
     test_window_and_bias(*k);
     test_large_scores(*k);
@@ -687,6 +933,8 @@ int main() {
     test_not_finite_linear(*k);
     test_not_finite_attention(*k);
     test_add_norm(*k);
+    test_gate(*k);
+    test_rotate(*k);
     test_rows_alone(*k);
     std::printf("%s: %d checks\n", k->name, checks - before);
   }

@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "check.h"
-#include "threads.h"
+#include "threads/threads.h"
 
 using namespace quaver;
 

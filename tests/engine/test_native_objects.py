@@ -17,16 +17,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "native/kernels"
 OBJECTS = ROOT / "build/cpp/CMakeFiles/quaver_core.dir/native/kernels"
-ISAS = sorted(path.stem for path in KERNELS.glob("*.cpp"))
+SOURCES = {path.stem: path for path in KERNELS.rglob("*.cpp")}
+ISAS = sorted(SOURCES)
 
 pytestmark = pytest.mark.skipif(shutil.which("nm") is None, reason="nm is not on PATH")
 
 
 def kernel_object(isa: str) -> Path:
-    found = OBJECTS / f"{isa}.cpp.o"
+    found = OBJECTS / f"{SOURCES[isa].relative_to(KERNELS)}.o"
     if not found.is_file():
         pytest.skip(f"{found.relative_to(ROOT)} is not built: `make test-cpp` builds it")
-    newest = max(path.stat().st_mtime for path in (*KERNELS.glob("*.h"), KERNELS / f"{isa}.cpp"))
+    newest = max(path.stat().st_mtime for path in (*KERNELS.rglob("*.h"), SOURCES[isa]))
     if found.stat().st_mtime < newest:
         pytest.skip(f"{found.relative_to(ROOT)} is older than its source: `make test-cpp`")
     return found
@@ -68,4 +69,4 @@ def test_a_table_is_made_at_compile_time(isa: str) -> None:
 def test_every_kernel_file_has_an_object() -> None:
     for isa in ISAS:
         kernel_object(isa)
-    assert {path.name for path in OBJECTS.glob("*.o")} == {f"{isa}.cpp.o" for isa in ISAS}
+    assert {path.name for path in OBJECTS.rglob("*.o")} == {f"{isa}.cpp.o" for isa in ISAS}

@@ -1,13 +1,12 @@
-// AVX-512 with vpdpbusd on zmm registers: Cascade Lake and later Xeons, Zen 4 and later.
-// Needs the feature bits avx512f, bw, dq, vl and vnni.
-#include "intrinsics.h"
+// Sixteen float32 in a zmm register: what every file of AVX-512 kernels shares.
+#pragma once
 
-#include "../kernels.h"
+#include "kernels/x86/sixteen_bytes.h"
 
 namespace quaver {
 namespace {
 
-struct Lanes {
+struct Lanes : SixteenBytes {
   using V = __m512;
   static constexpr int width = 16;
   // The float tile: 6 x 4 sums, 4 columns and 1 broadcast fill 29 of 32 registers.
@@ -98,7 +97,7 @@ struct Lanes {
   }
 
   // Sixteen s8: the nearest integers to p * factor.
-  static __m128i sixteen_s8(const float *p, V factor) { return to_s8(to_s32(mul(load(p), factor))); }
+  static Sixteen sixteen_s8(const float *p, V factor) { return to_s8(to_s32(mul(load(p), factor))); }
   // The nearest integers, in -128..127, of four vectors as s8 side by side: a0 b0 c0 d0 a1 ...
   static void store_fours(std::int8_t *p, V a, V b, V c, V d) {
     const __m512i byte = _mm512_set1_epi32(255);
@@ -128,62 +127,4 @@ struct Lanes {
 };
 
 } // namespace
-} // namespace quaver
-
-#include "vector_kernels.h"
-
-namespace quaver {
-namespace {
-
-// sum += u[4i..4i+3] . s[4i..4i+3] in each 32-bit lane, u unsigned, s signed, no saturation.
-// Why not the intrinsic: gcc 12 spills the 24 accumulators of the tile when they pass through it (half the speed).
-inline void dot_bytes(__m512i &sum, __m512i u, __m512i s) {
-#ifdef QUAVER_EMULATE
-  sum = _mm512_dpbusd_epi32(sum, u, s);
-#else
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(u), "v"(s));
-#endif
-}
-
-struct Tile {
-  static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
-
-  template <int R, int W, class Fetch = Nothing>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch ahead = {}) {
-    __m512i sum[R][W / 16];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < W / 16; ++c)
-        sum[r][c] = _mm512_setzero_si512();
-    const std::ptrdiff_t strip = depth * kStrip;
-    for (const std::int8_t *end = panel + strip; panel != end; panel += kStrip * kGroup, q += kGroup) {
-      __m512i weights[W / 16];
-#pragma GCC unroll 8
-      for (int c = 0; c < W / 16; ++c)
-        weights[c] = _mm512_loadu_si512(panel + c * strip);
-      ahead.fetch();
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        std::int32_t four;
-        __builtin_memcpy(&four, q + r * ldq, sizeof four);
-        const __m512i bytes = _mm512_set1_epi32(four);
-#pragma GCC unroll 8
-        for (int c = 0; c < W / 16; ++c)
-          dot_bytes(sum[r][c], bytes, weights[c]);
-      }
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-#pragma GCC unroll 8
-      for (int c = 0; c < W / 16; ++c)
-        _mm512_storeu_si512(sums + r * W + c * 16, sum[r][c]);
-  }
-};
-
-} // namespace
-
-constinit const KernelTable avx512vnni_kernels = VectorKernels<Lanes, Tile>::table("avx512vnni");
-
 } // namespace quaver

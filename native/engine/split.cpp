@@ -5,7 +5,7 @@
 // between: eight hand-overs a layer. Everything is computed as it is elsewhere: the bits are the same.
 #include <algorithm>
 
-#include "chunk.h"
+#include "engine/chunk.h"
 
 namespace quaver {
 namespace {
@@ -42,17 +42,18 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
     });
   };
   // What w reads, each its rows: prepare(first, last) computes them, then they are rounded.
-  const auto read_shared = [&](const Linear &w, const float *x, std::ptrdiff_t ldx, auto &&prepare, Rests rests = {}) {
-    const RoundedRows rounded = buffers.rounded.fit(chunk.rows + rests.rows, w.inputs());
+  const auto read_shared = [&](const Linear &w, const float *x, std::ptrdiff_t ldx, auto &&prepare,
+                               ResidualRows residuals = {}) {
+    const RoundedRows rounded = buffers.rounded.fit(chunk.rows + residuals.rows, w.inputs(), kernels_.overread_rows);
     each_share(chunk.rows, [&](int first, int last) {
       prepare(first, last);
       if (!w.is_int8())
         return;
       round_rows(w.input(), x + first * ldx, ldx, last - first, w.inputs(), rounded.from(first));
-      if (rests.rows > 0 && first == 0)
-        round_rest(x, w.inputs(), rounded, rounded.from(chunk.rows));
+      if (residuals.rows > 0 && first == 0)
+        round_residual(x, w.inputs(), rounded, rounded.from(chunk.rows));
     });
-    return Input{x, ldx, rounded, rests};
+    return Input{x, ldx, rounded, residuals};
   };
   const auto as_it_is = [&](const Linear &w, const float *x, std::ptrdiff_t ldx) {
     return w.is_int8() ? read_shared(w, x, ldx, [](int, int) {}) : Input{x, ldx, {}, {}};
@@ -100,7 +101,7 @@ void Encoder::attend_share(Chunk &chunk, std::size_t layer, const Input &input, 
              Activation::none);
   };
   if (only_first_rows(layer))
-    project_part(0, read_with_rests(qkv, chunk, 0, 1), 1);
+    project_part(0, read_with_residuals(qkv, chunk, 0, 1), 1);
   else
     project_part(0, input, chunk.rows);
   project_part(1, input, chunk.rows);

@@ -1,14 +1,12 @@
 // Eight float32 in a ymm register: what avx2.cpp and avxvnni.cpp share.
 #pragma once
 
-#include "intrinsics.h"
-
-#include "../kernels.h"
+#include "kernels/x86/sixteen_bytes.h"
 
 namespace quaver {
 namespace {
 
-struct Lanes {
+struct Lanes : SixteenBytes {
   using V = __m256;
   static constexpr int width = 8;
   // The float tile: 6 x 2 sums, 2 columns and 1 broadcast fill 15 of 16 registers.
@@ -68,7 +66,7 @@ struct Lanes {
   }
 
   // Sixteen s8: the nearest integers to p * factor.
-  static __m128i sixteen_s8(const float *p, V factor) {
+  static Sixteen sixteen_s8(const float *p, V factor) {
     const __m256i halves = _mm256_packs_epi32(to_s32(mul(load(p), factor)), to_s32(mul(load(p + width), factor)));
     const __m256i words = _mm256_permute4x64_epi64(halves, 0xd8);
     return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));

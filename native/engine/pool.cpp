@@ -3,7 +3,7 @@
 #include <bit>
 #include <cmath>
 
-#include "chunk.h"
+#include "engine/chunk.h"
 
 namespace quaver {
 

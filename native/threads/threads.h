@@ -97,21 +97,20 @@ public:
     run(job);
   }
 
-  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1. A helper
-  // calls leave() when it has finished.
-  template <class Lead, class Leave> void together(int width, Lead &&lead, Leave &&leave) {
+  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1. A worker
+  // calls help(crew), which calls crew.help() in turn.
+  template <class Lead, class Help> void together(int width, Lead &&lead, Help &&help) {
     struct Context {
       Crew crew;
       std::remove_reference_t<Lead> &lead;
-      std::remove_reference_t<Leave> &leave;
-    } context{{}, lead, leave};
+      std::remove_reference_t<Help> &help;
+    } context{{}, lead, help};
     Job job(
         width, width,
         [](void *pointer, int item) {
-          auto &[crew, program, left] = *static_cast<Context *>(pointer);
+          auto &[crew, program, helper] = *static_cast<Context *>(pointer);
           if (item != 0) {
-            crew.help();
-            left();
+            helper(crew);
             return;
           }
           struct Finish {
@@ -126,7 +125,7 @@ public:
     run(job);
   }
   template <class Lead> void together(int width, Lead &&lead) {
-    together(width, lead, [] {});
+    together(width, lead, [](Crew &crew) { crew.help(); });
   }
 
 private:

@@ -1,4 +1,4 @@
-#include "weights.h"
+#include "engine/weights.h"
 
 #include <algorithm>
 
@@ -54,10 +54,10 @@ Linear::Linear(int outputs, int inputs)
     : outputs_(outputs), inputs_(inputs), bias_(static_cast<std::size_t>(round_up(outputs, kPanel))) {}
 
 Linear Linear::int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs,
-                    WeightMemory &memory) {
+                    const KernelTable &kernels, WeightMemory &memory) {
   Linear w(outputs, inputs);
   const std::size_t padded = static_cast<std::size_t>(w.panels()) * kPanel;
-  const int depth = round_up(inputs, kDepthStep);
+  const int depth = round_up(inputs, kDepthStep), group = kernels.group;
   w.panels_ = take<std::int8_t>(memory, padded * static_cast<std::size_t>(depth));
   w.scale_.resize(padded);
   w.column_sums_.resize(padded);
@@ -66,11 +66,11 @@ Linear Linear::int8(const std::int8_t *weight, const float *scale, const float *
   for (int o = 0; o < outputs; ++o) {
     const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
     std::int8_t *target =
-        w.panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * kGroup;
+        w.panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * group;
     std::int32_t sum = 0;
     int k = 0;
-    for (; k + kGroup <= inputs; k += kGroup)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, kGroup);
+    for (; k + group <= inputs; k += group)
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(group));
     if (k < inputs)
       std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(inputs - k));
     for (k = 0; k < inputs; ++k)

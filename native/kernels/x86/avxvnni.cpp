@@ -1,6 +1,6 @@
 // AVX2 with vpdpbusd on ymm registers: Alder Lake and later laptops, Zen 5.
-#include "lanes_avx2.h"
-#include "vector_kernels.h"
+#include "kernels/shared/vector_kernels.h"
+#include "kernels/x86/lanes_avx2.h"
 
 namespace quaver {
 namespace {

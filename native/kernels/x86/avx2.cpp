@@ -2,8 +2,8 @@
 //
 // Why not vpmaddubsw: it adds two products u8 * s8 in int16 and saturates (2 * 255 * 127 > 32767). Here bytes are taken
 // apart into even and odd int16 and multiplied with vpmaddwd, whose int32 sum of two products cannot overflow.
-#include "lanes_avx2.h"
-#include "vector_kernels.h"
+#include "kernels/shared/vector_kernels.h"
+#include "kernels/x86/lanes_avx2.h"
 
 namespace quaver {
 namespace {

@@ -17,37 +17,34 @@
 // Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing
 // may saturate on the way: the int32 sums are the same numbers on every instruction set.
 //
-// Bits: every function computes a row from that row alone, in an order that does not depend on how many rows it was
-// given. So a text's vector is the same bits alone or in any batch. Files of kernels are compiled with
-// -ffp-contract=off: a multiply-add happens where the source says so and nowhere else.
+// Bits: every function computes a row from that row alone, in an order that does not depend on the number of rows. So a
+// text's vector has the same bits alone or in any batch. Kernel files are compiled with -ffp-contract=off: a
+// multiply-add is fused where the source says so and nowhere else.
 //
-// NaN and infinity: a row that holds one gives NaN, never a number that looks sound. Eight bits cannot hold NaN, so the
-// row's scale becomes NaN and with it everything that is computed from the row.
+// NaN and infinity: a row that holds one becomes NaN, never a number that looks sound. Eight bits cannot hold NaN, so
+// the row's scale becomes NaN, and with it everything computed from the row.
 //
 // Contract: noexcept, no allocation, no threads, no locale, no errno. Pointers are valid for what the layouts above
-// say; vector loads never touch a byte outside of them. Arguments were checked by the caller.
+// describe, and vector loads never touch a byte outside of it. The caller has checked the arguments.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/instruction_sets.h"
+
 namespace quaver {
 
 inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
-inline constexpr int kGroup = 4;         // inputs in one 32-bit lane
+inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every x86 table packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
 inline constexpr int kMaxDepth = 65536;  // see Overflow
 inline constexpr int kMaxHead = 1024;    // features of one attention head; a packed key fits the stack
 inline constexpr int kMaxLength = 65536; // tokens of a sequence: a sum of weights times values stays below 2^31 as well
-inline constexpr int kScoreRows = 16;    // rows of scores that attention has scratch for
+inline constexpr int kAlignment = 64;    // bytes; packed weights and scratch begin at a multiple of it
 
 static constexpr int round_up(int value, int step) { return (value + step - 1) / step * step; }
-
-// Floats of scratch that `attend` and `attend_int8` need for a sequence of this length.
-static constexpr std::ptrdiff_t score_floats(int length) {
-  return static_cast<std::ptrdiff_t>(kScoreRows) * round_up(length, kPanel);
-}
 
 enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu, tanh };
 
@@ -59,8 +56,9 @@ struct Int8Rows {
   const std::int32_t *zero; // [rows], 0..255
 };
 
-// Rows behind the others, whose outputs are added to those of a row before them.
-struct Rests {
+// Rows that follow the others and hold what quantization lost of some of them. The output of residual row i is added to
+// that of row of[i].
+struct ResidualRows {
   int rows;               // 0 for none
   const std::int32_t *of; // [rows]
 };
@@ -80,7 +78,7 @@ struct FloatLinear {
   int depth;           // K
 };
 
-// One head of one sequence: rows of query, key and value lie `ld` floats apart.
+// One head of one sequence: rows of query, key and value are `ld` floats apart.
 struct AttentionHead {
   const float *query; // [length][D], already multiplied by log2(e) / sqrt(D) through the query weights
   const float *key;   // [length][D]
@@ -95,9 +93,11 @@ struct AttentionHead {
   int window = 0; // row r sees the keys j with |r - j| <= window; 0 for all
 };
 
-// One head of one sequence in eight bits. The encoder owns the memory, `pack_head` fills it, `attend_int8` reads it.
+// One head of one sequence in eight bits. The encoder owns the memory. `quantize_rows` fills the query,
+// `pack_keys_int8` and `pack_values_int8` fill the others, `attend_int8` reads everything.
 //   L' = length rounded up to 16        D' = D rounded up to 32        W = value_width(D)
 // Keys are a linear layer with one output per token, values one with an output per feature: the same tiles serve both.
+// What follows the last key is read and ignored: it may be zero or another key.
 struct Int8Head {
   std::uint8_t *query;      // [length][ldq], ldq = D rounded up to 64; one scale and zero point per token
   float *query_scale;       // [length]
@@ -117,6 +117,18 @@ struct KernelTable {
   // The feature that names it: "scalar", "avx2", "avxvnni", "avx512vnni".
   const char *name;
 
+  // What the instruction set asks of memory.
+  int alignment;     // bytes, of panels, packed heads and scratch; at most kAlignment
+  int tile_rows;     // rows of int8 inputs that a tile multiplies at a time
+  int overread_rows; // rows behind the last one that a tile may read: buffers of int8 rows have room for them
+  int group;         // inputs of one output side by side in an int8 panel
+  int score_bytes;   // scratch of `attend` and `attend_int8`, for each key; keys count up to a multiple of kPanel
+
+  // Called by a thread before the first and after the last of a series of calls to the functions below; null for
+  // nothing. (AMX configures its tiles here, and releases them.)
+  void (*enter)() noexcept;
+  void (*leave)() noexcept;
+
   // q = clamp(round(x / scale) + zero, 0, 255), with scale = (max - min) / 255 over the row and 0, zero = round(-min /
   // scale). A row of zeros gets scale 1 and zero 0, one that is not finite scale NaN and zero 0. Columns [cols,
   // round_up(cols, 64)) of q are written with the zero point.
@@ -135,10 +147,10 @@ struct KernelTable {
                    std::int32_t *sums) noexcept;
 
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
-  // [first_panel, last_panel); then what the rests give is added, without bias: y[rests.of[i]] for row rows + i. Where
-  // there are rests, the activation is none.
-  //   a [rows + rests.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
-  void (*linear_int8)(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel,
+  // [first_panel, last_panel). Then the outputs of the residual rows are added, without bias: those of row rows + i to
+  // y[residuals.of[i]]. With residual rows the activation is none.
+  //   a [rows + residuals.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
+  void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
@@ -150,18 +162,21 @@ struct KernelTable {
 
   // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query),
   // for the rows [first_row, last_row) of the sequence.
-  //   packed_keys as made by pack_keys; scores is scratch of score_floats(length); out f32 [length][ldo]
+  //   packed_keys from pack_keys; scores is scratch of score_floats(table, length); out f32 [length][ldo]
   void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept;
 
-  // Quantize one head: query rows to u8, keys to s8 with one scale per token, values less their mean over the sequence
-  // to s8 with one scale per feature.
-  void (*pack_head)(const AttentionHead &head, const Int8Head &packed) noexcept;
+  // Quantize the keys of one head to s8, with one scale per token. A key is packed from that key alone, except that one
+  // that is not finite turns every scale into NaN.
+  void (*pack_keys_int8)(const AttentionHead &head, const Int8Head &packed) noexcept;
+
+  // Quantize the values of one head, less their mean over the sequence, to s8 with one scale per feature.
+  void (*pack_values_int8)(const AttentionHead &head, const Int8Head &packed) noexcept;
 
   // The same as attend, in eight bits: scores from u8 queries and s8 keys, their softmax as u8 with 255 for the row's
-  // largest, times s8 values, divided by the sum of the weights before rounding, plus the values' mean: weight that
-  // rounding lost falls to the mean, not to the large weights.
-  //   scores is scratch of score_floats(length)
+  // largest, times s8 values, divided by the sum of the weights before rounding, plus the values' mean: weight lost by
+  // rounding goes to the mean, not to the large weights. Reads packed.query of the rows [first_row, last_row) alone.
+  //   scores is scratch of score_floats(table, length)
   void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                       float *out, std::ptrdiff_t ldo) noexcept;
 
@@ -175,17 +190,23 @@ struct KernelTable {
   //   x f32 [rows][ldx], ldx >= 2 * cols
   void (*gate)(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept;
 
-  // Turns each of the `heads` heads of a row by the row's angles: (a, b) to (a cos - b sin, b cos + a sin), a in the
+  // Rotate each of the `heads` heads of a row by the row's angles: (a, b) to (a cos - b sin, b cos + a sin), a in the
   // first half of the head and b in the second.
   //   x f32 [rows][ldx], head h at column h * D; cosine, sine f32 [rows][D / 2]; D even
   void (*rotate)(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
                  const float *sine) noexcept;
 };
 
-// One table per file in kernels/. Only cpu.cpp names them; everything else asks cpu.h for one.
+// Floats of scratch that `attend` and `attend_int8` need for a sequence of this length.
+static constexpr std::ptrdiff_t score_floats(const KernelTable &table, int length) {
+  constexpr auto size = static_cast<std::ptrdiff_t>(sizeof(float));
+  return (static_cast<std::ptrdiff_t>(table.score_bytes) * round_up(length, kPanel) + size - 1) / size;
+}
+
+// One table per kernel file. Only cpu.cpp names them; everything else asks cpu.h for one.
 extern const KernelTable scalar_kernels;
-extern const KernelTable avx2_kernels;
-extern const KernelTable avxvnni_kernels;
-extern const KernelTable avx512vnni_kernels;
+#define QUAVER_DECLARE(name, features) extern const KernelTable name##_kernels;
+QUAVER_INSTRUCTION_SETS(QUAVER_DECLARE)
+#undef QUAVER_DECLARE
 
 } // namespace quaver

@@ -1,7 +1,7 @@
 // Linear layers: rows to u8, the loops around the int8 tile, the float tile, and what turns sums into outputs.
 #pragma once
 
-#include "vector_math.h"
+#include "kernels/shared/vector_math.h"
 
 namespace quaver {
 namespace {
@@ -63,40 +63,73 @@ inline int tile_height(int left, int most) {
   return (left + tiles - 1) / tiles;
 }
 
-// float_tile for a number of rows that is known only now, at most R.
+// The last `columns` < L::width columns of R rows, loaded and stored masked.
 template <class L, int R>
+void float_tail(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, int columns,
+                float *y, std::ptrdiff_t ldy) {
+  typename L::V sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+    sum[r] = L::zero();
+  for (int k = 0; k < depth; ++k) {
+    const auto column = L::load_first(w + k * ldw, columns);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r)
+      sum[r] = L::fma(L::set(x[r * ldx + k]), column, sum[r]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+    L::store_first(y + r * ldy, sum[r], columns);
+}
+
+// A tile of C vectors of columns (0 for the masked tail of `tail` columns) and of a number of rows known only at run
+// time, at most R.
+template <class L, int C, int R = L::float_rows>
 void float_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth,
-                   float *y, std::ptrdiff_t ldy) {
+                   int tail, float *y, std::ptrdiff_t ldy) {
   if (rows == R) {
-    float_tile<L, R, L::float_columns>(x, ldx, w, ldw, depth, y, ldy);
+    if constexpr (C > 0)
+      float_tile<L, R, C>(x, ldx, w, ldw, depth, y, ldy);
+    else
+      float_tail<L, R>(x, ldx, w, ldw, depth, tail, y, ldy);
   } else if constexpr (R > 1) {
-    float_tile_of<L, R - 1>(rows, x, ldx, w, ldw, depth, y, ldy);
+    float_tile_of<L, C, R - 1>(rows, x, ldx, w, ldw, depth, tail, y, ldy);
   }
 }
 
-// The same for any number of rows and columns; a last part of a vector is read and written masked.
+// The same for any number of rows.
+template <class L, int C>
+void float_tiles(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth, int tail,
+                 float *y, std::ptrdiff_t ldy) {
+  for (int r = 0, height; r < rows; r += height) {
+    height = tile_height(rows - r, L::float_rows);
+    float_tile_of<L, C>(height, x + r * ldx, ldx, w, ldw, depth, tail, y + r * ldy, ldy);
+  }
+}
+
+// y[rows][columns] = x[rows][depth] * w[depth][columns]. What is left of the columns behind the widest tiles goes
+// through narrower ones: a narrow head has no others, and one chain of multiply-adds alone would wait for itself.
 template <class L>
 void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
                 int columns, float *y, std::ptrdiff_t ldy) {
-  constexpr int wide = L::float_columns * L::width;
+  constexpr int most = L::float_columns;
+  static_assert(most <= 4);
   int c = 0;
-  for (; c + wide <= columns; c += wide)
-    for (int r = 0, height; r < rows; r += height) {
-      height = tile_height(rows - r, L::float_rows);
-      float_tile_of<L, L::float_rows>(height, x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
-    }
-  for (; c + L::width <= columns; c += L::width)
-    for (int r = 0; r < rows; ++r)
-      float_tile<L, 1, 1>(x + r * ldx, ldx, w + c, ldw, depth, y + r * ldy + c, ldy);
-  if (c == columns)
-    return;
-  const int rest = columns - c;
-  for (int r = 0; r < rows; ++r) {
-    auto sum = L::zero();
-    for (int k = 0; k < depth; ++k)
-      sum = L::fma(L::set(x[r * ldx + k]), L::load_first(w + k * ldw + c, rest), sum);
-    L::store_first(y + r * ldy + c, sum, rest);
-  }
+  for (; c + most * L::width <= columns; c += most * L::width)
+    float_tiles<L, most>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
+  const int vectors = (columns - c) / L::width;
+  if constexpr (most > 3)
+    if (vectors == 3)
+      float_tiles<L, 3>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
+  if constexpr (most > 2)
+    if (vectors == 2)
+      float_tiles<L, 2>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
+  if constexpr (most > 1)
+    if (vectors == 1)
+      float_tiles<L, 1>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
+  c += vectors * L::width;
+  if (c < columns)
+    float_tiles<L, 0>(x, ldx, rows, w + c, ldw, depth, columns - c, y + c, ldy);
 }
 
 template <class L, class Tile> struct LinearKernels {
@@ -220,9 +253,9 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  // What a rest gives is added to the outputs of its row.
-  static void add_rest(float zero, float row_scale, const Int8Linear &w, int column, const std::int32_t *sums,
-                       float *y) {
+  // Add the outputs of a residual row to those of its row.
+  static void add_residual(float zero, float row_scale, const Int8Linear &w, int column, const std::int32_t *sums,
+                           float *y) {
     for (int c = 0; c < kPanel; c += L::width) {
       const V sum = L::fma(L::set(-zero), L::load(w.column_sums + column + c), L::from_s32(sums + c));
       const V value = L::mul(L::mul(sum, L::set(row_scale)), L::load(w.scale + column + c));
@@ -230,11 +263,11 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  static void linear_int8(const Int8Rows &a, int rows, const Rests &rests, const Int8Linear &w, int first_panel,
-                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+  static void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w,
+                          int first_panel, int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(kPanel) * w.depth;
-    const int all = rows + rests.rows;
+    const int all = rows + residuals.rows;
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
@@ -266,8 +299,8 @@ template <class L, class Tile> struct LinearKernels {
             dequantize<Activation::relu>(a, r, own, w, column, sums, out, ldy, act);
         }
         for (int i = own < 0 ? 0 : own; i < height; ++i)
-          add_rest(static_cast<float>(a.zero[r + i]), a.scale[r + i], w, column, sums + i * kPanel,
-                   y + rests.of[r + i - rows] * ldy + column);
+          add_residual(static_cast<float>(a.zero[r + i]), a.scale[r + i], w, column, sums + i * kPanel,
+                       y + residuals.of[r + i - rows] * ldy + column);
       }
     }
   }

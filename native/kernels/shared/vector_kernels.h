@@ -8,7 +8,7 @@
 // different flags must not share one instantiation, or the linker may keep the one that the CPU cannot run.
 #pragma once
 
-#include "vector_attention.h"
+#include "kernels/shared/attention.h"
 
 namespace quaver {
 namespace {
@@ -115,20 +115,29 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
   }
 
   static constexpr KernelTable table(const char *name) {
-    return {name,
-            Linear::quantize_rows,
-            Linear::quantize_rows_fixed,
-            Linear::sum_int8,
-            Linear::linear_int8,
-            Linear::linear_float32,
-            Attention::pack_keys,
-            Attention::attend,
-            Attention::pack_head,
-            Attention::attend_int8,
-            add_norm,
-            gate,
-            rotate};
+    return {.name = name,
+            .alignment = static_cast<int>(sizeof(V)),
+            .tile_rows = Tile::rows,
+            .overread_rows = 0,
+            .group = kGroup,
+            .score_bytes = Attention::score_bytes,
+            .enter = nullptr,
+            .leave = nullptr,
+            .quantize_rows = Linear::quantize_rows,
+            .quantize_rows_fixed = Linear::quantize_rows_fixed,
+            .sum_int8 = Linear::sum_int8,
+            .linear_int8 = Linear::linear_int8,
+            .linear_float32 = Linear::linear_float32,
+            .pack_keys = Attention::pack_keys,
+            .attend = Attention::attend,
+            .pack_keys_int8 = Attention::pack_keys_int8,
+            .pack_values_int8 = Attention::pack_values_int8,
+            .attend_int8 = Attention::attend_int8,
+            .add_norm = add_norm,
+            .gate = gate,
+            .rotate = rotate};
   }
+  static_assert(sizeof(V) <= kAlignment);
 };
 
 } // namespace

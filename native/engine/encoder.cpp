@@ -1,10 +1,10 @@
 // An encoder's work, cut into chunks and shared among threads. The forward pass of a chunk is in forward.cpp.
-#include "encoder.h"
+#include "engine/encoder.h"
 
 #include <algorithm>
 #include <queue>
 
-#include "chunk.h"
+#include "engine/chunk.h"
 
 namespace quaver {
 namespace {
@@ -28,7 +28,14 @@ Activations &activations() {
   return buffers;
 }
 
-Tidy::~Tidy() {
+AtWork::AtWork(const KernelTable &kernels) : kernels_(kernels) {
+  if (kernels_.enter != nullptr)
+    kernels_.enter();
+}
+
+AtWork::~AtWork() {
+  if (kernels_.leave != nullptr)
+    kernels_.leave();
   if (scratch().bytes() + activations().bytes() <= kKept)
     return;
   scratch() = {};
@@ -100,14 +107,19 @@ bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
   auto chunks = make_chunks(batch, threads);
-  const Tidy caller_tidy;
   if (chunks.size() == 1) {
-    if (threads == 1)
-      encode_chunk(batch, chunks[0], Team{1}, vectors);
-    else
-      ThreadPool::shared().together(
-          threads, [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); },
-          [] { const Tidy helper_tidy; });
+    {
+      const AtWork at_work(kernels_);
+      if (threads == 1)
+        encode_chunk(batch, chunks[0], Team{1}, vectors);
+      else
+        ThreadPool::shared().together(
+            threads, [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); },
+            [&](Crew &crew) {
+              const AtWork helper_at_work(kernels_);
+              crew.help();
+            });
+    }
     return !interrupted();
   }
   const auto caller = std::this_thread::get_id();
@@ -115,8 +127,10 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
   ThreadPool::shared().run(static_cast<int>(chunks.size()), threads, [&](int i) {
     if (stop.load(std::memory_order_relaxed))
       return;
-    const Tidy tidy;
-    encode_chunk(batch, chunks[static_cast<std::size_t>(i)], Team{1}, vectors);
+    {
+      const AtWork at_work(kernels_);
+      encode_chunk(batch, chunks[static_cast<std::size_t>(i)], Team{1}, vectors);
+    }
     if (std::this_thread::get_id() == caller && interrupted())
       stop.store(true, std::memory_order_relaxed);
   });

@@ -1,7 +1,7 @@
 // Attention of one head of one sequence, in float32 and in eight bits.
 #pragma once
 
-#include "vector_linear.h"
+#include "kernels/shared/linear.h"
 
 namespace quaver {
 namespace {
@@ -9,9 +9,8 @@ namespace {
 template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> {
   using V = typename L::V;
   using Linear = LinearKernels<L, Tile>;
-  // Rows of floats, and behind them rows of bytes.
-  static_assert(Tile::rows * (sizeof(float) + 1) <= kScoreRows * sizeof(float) && L::float_rows <= kScoreRows,
-                "the tiles need more scratch than score_floats() says");
+  // Scratch for each key: rows of float scores for `attend`; for `attend_int8` rows of float scores, then of bytes.
+  static constexpr int score_bytes = L::float_rows * 4 > Tile::rows * 5 ? L::float_rows * 4 : Tile::rows * 5;
   static constexpr float kHidden = 1000.0f; // powers of two between a row's highest score and what it does not see
 
   static void pack_keys(const AttentionHead &head, float *packed) noexcept {
@@ -129,18 +128,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return L::greatest(top);
   }
 
-  // Four rows of sixteen bytes to four columns of four-byte groups: the groups of one place lie side by side.
-  static void store_groups(std::int8_t *target, const __m128i (&rows)[kGroup]) {
-    const __m128i low_left = _mm_unpacklo_epi32(rows[0], rows[1]), low_right = _mm_unpacklo_epi32(rows[2], rows[3]),
-                  high_left = _mm_unpackhi_epi32(rows[0], rows[1]), high_right = _mm_unpackhi_epi32(rows[2], rows[3]);
-    const __m128i columns[kGroup] = {_mm_unpacklo_epi64(low_left, low_right), _mm_unpackhi_epi64(low_left, low_right),
-                                     _mm_unpacklo_epi64(high_left, high_right),
-                                     _mm_unpackhi_epi64(high_left, high_right)};
-    for (int i = 0; i < kGroup; ++i)
-      _mm_storeu_si128(reinterpret_cast<__m128i *>(target + i * kStrip * kGroup), columns[i]);
-  }
-
-  static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) {
+  static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
     const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
     V seen = L::zero();
     for (int j = 0; j < padded; j += kGroup) {
@@ -153,21 +141,21 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       std::int8_t *target =
           packed.keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * depth + j % kStrip * kGroup;
       for (int c = 0; c < depth; c += kStrip, target += kStrip * kStrip) {
-        __m128i rows[kGroup];
+        typename L::Sixteen rows[kGroup];
         for (int i = 0; i < kGroup; ++i)
           rows[i] = j + i < head.length && c < d ? sixteen_of(head.key + (j + i) * head.ld + c, d - c, factor[i])
-                                                 : _mm_setzero_si128();
-        store_groups(target, rows);
+                                                 : L::no_bytes();
+        L::store_groups(target, rows);
       }
     }
     sum_keys(packed, padded, depth);
-    if (L::is_nan(seen)) // one bad key spoils all, so that no window hides it
+    if (L::is_nan(seen)) // a key that is not finite spoils all: no window may hide it
       for (int j = 0; j < padded; ++j)
         packed.key_scale[j] = __builtin_nanf("");
   }
 
   // Sixteen s8 of a row that has `columns` of them; zero behind the last.
-  static __m128i sixteen_of(const float *row, int columns, V factor) {
+  static typename L::Sixteen sixteen_of(const float *row, int columns, V factor) {
     if (columns >= kStrip)
       return L::sixteen_s8(row, factor);
     float last[kStrip] = {};
@@ -190,7 +178,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   }
 
   // One strip of values: columns [first, first + 16) of the head, four tokens deep.
-  static void pack_values_int8(const AttentionHead &head, int first, std::int8_t *target, float *scale, float *mean) {
+  static void pack_value_strip(const AttentionHead &head, int first, std::int8_t *target, float *scale, float *mean) {
     constexpr int vectors = kStrip / L::width;
     const int columns = least(kStrip, head.head_size - first), padded = round_up(head.length, kStrip);
     const float *value = head.value + first;
@@ -235,13 +223,10 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return c + L::width <= columns ? L::load(row + c) : c < columns ? L::load_first(row + c, columns - c) : L::zero();
   }
 
-  static void pack_head(const AttentionHead &head, const Int8Head &packed) noexcept {
-    Linear::quantize_rows(head.query, head.ld, head.length, head.head_size, packed.query,
-                          round_up(head.head_size, kDepthStep), packed.query_scale, packed.query_zero);
-    pack_keys_int8(head, packed);
+  static void pack_values_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
     const int padded = round_up(head.length, kStrip), columns = round_up(head.head_size, value_width(head.head_size));
     for (int c = 0; c < columns; c += kStrip)
-      pack_values_int8(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c,
+      pack_value_strip(head, c, packed.values + static_cast<std::ptrdiff_t>(c) * padded, packed.value_scale + c,
                        packed.value_mean + c);
   }
 

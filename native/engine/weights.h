@@ -11,7 +11,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "kernels.h"
+#include "kernels/table.h"
 
 namespace quaver {
 
@@ -104,8 +104,9 @@ struct InputRange {
 class Linear {
 public:
   // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
+  // Packed as the kernels want it.
   static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs,
-                     WeightMemory &memory);
+                     const KernelTable &kernels, WeightMemory &memory);
   // weight f32 [outputs][inputs], bias f32 [outputs].
   static Linear float32(const float *weight, const float *bias, int outputs, int inputs, WeightMemory &memory);
 

@@ -6,8 +6,8 @@
 #include <optional>
 #include <vector>
 
-#include "kernels.h"
-#include "weights.h"
+#include "engine/weights.h"
+#include "kernels/table.h"
 
 namespace quaver {
 
@@ -152,7 +152,7 @@ private:
     const float *x;
     std::ptrdiff_t ldx;
     Int8Rows rounded; // of an int8 layer
-    Rests rests;
+    ResidualRows residuals;
   };
 
   std::vector<std::vector<Sequence>> make_chunks(const TokenBatch &batch, int threads) const;
@@ -162,8 +162,8 @@ private:
   void attend_share(Chunk &chunk, std::size_t layer, const Input &input, int first_panel, int last_panel) const;
   void embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const;
   void project(Chunk &chunk, std::size_t layer, int first, int last) const;
-  Input read_with_rests(const Linear &qkv, const Chunk &chunk, int first, int last) const;
-  void round_rest(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const;
+  Input read_with_residuals(const Linear &qkv, const Chunk &chunk, int first, int last) const;
+  void round_residual(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const;
   void rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
   // What is added to the scores of a head: bias[r * step + j], or nothing.
@@ -173,7 +173,16 @@ private:
   };
   Bias bias_of(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows, int length) const;
   Bias relative_bias(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows, int length) const;
-  void attend_block(const AttentionHead &head, bool int8, int first, int last, float *out, std::ptrdiff_t ldo) const;
+  // One head as the kernels read it: float keys, or everything in eight bits.
+  struct PackedHead {
+    float *keys;
+    Int8Head int8;
+    void skip_keys(int first, int head_size);
+  };
+  PackedHead room_for(const AttentionHead &head, bool int8) const;
+  void pack_keys(const AttentionHead &head, bool int8, const PackedHead &packed) const;
+  void attend_block(const AttentionHead &head, bool int8, const PackedHead &packed, int first, int last, float *out,
+                    std::ptrdiff_t ldo) const;
   void feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const;
   const Norm &norm_before(std::size_t layer) const;
   void add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const;

@@ -1,7 +1,7 @@
 // Functions of one vector of floats: exponentials and the activations of a feed-forward layer.
 #pragma once
 
-#include "../kernels.h"
+#include "kernels/table.h"
 
 namespace quaver {
 namespace {

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "encoder.h"
-#include "threads.h"
+#include "engine/encoder.h"
+#include "threads/threads.h"
 
 namespace quaver {
 
@@ -33,9 +33,9 @@ struct Int8HeadBuffers {
   Buffer<std::int32_t> query_zero;
   Buffer<std::int8_t> keys, values;
 
-  Int8Head fit(int length, int head_size) {
+  Int8Head fit(int length, int head_size, int overread_rows) {
     const int padded = round_up(length, kPanel), columns = round_up(head_size, value_width(head_size));
-    return {query.resize(area(length, round_up(head_size, kDepthStep))),
+    return {query.resize(area(length + overread_rows, round_up(head_size, kDepthStep))),
             query_scale.resize(area(length, 1)),
             query_zero.resize(area(length, 1)),
             keys.resize(area(padded, round_up(head_size, 32))),
@@ -58,15 +58,15 @@ struct RoundedBuffers {
   Buffer<float> scale;       // [rows]
   Buffer<std::int32_t> zero; // [rows]
 
-  RoundedRows fit(int rows, int columns) {
+  RoundedRows fit(int rows, int columns, int overread_rows) {
     const std::ptrdiff_t ldq = round_up(columns, kDepthStep);
-    return {q.resize(area(rows, ldq)), ldq, scale.resize(area(rows, 1)), zero.resize(area(rows, 1))};
+    return {q.resize(area(rows + overread_rows, ldq)), ldq, scale.resize(area(rows, 1)), zero.resize(area(rows, 1))};
   }
 
   std::size_t bytes() const { return q.bytes() + scale.bytes() + zero.bytes(); }
 };
 
-// Scratch of one thread, kept for the next call unless it has grown large (see Tidy). A thread is in one stage of one
+// Scratch of one thread, kept for the next call unless it has grown large (see AtWork). A thread is in one stage of one
 // call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
   RoundedBuffers rounded;               // a block of rows that a linear layer reads
@@ -74,12 +74,12 @@ struct Scratch {
   Buffer<float> keys, scores;           // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
   Buffer<float> by_query, by_key, bias; // see Encoder::relative_bias
-  Buffer<float> rest;                   // see Encoder::round_rest
-  Buffer<std::int32_t> rest_of;         // see Encoder::read_with_rests
+  Buffer<float> lost;                   // see Encoder::round_residual
+  Buffer<std::int32_t> residual_of;     // see Encoder::read_with_residuals
 
   std::size_t bytes() const {
     return rounded.bytes() + residual.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
-           by_query.bytes() + by_key.bytes() + bias.bytes() + rest.bytes() + rest_of.bytes();
+           by_query.bytes() + by_key.bytes() + bias.bytes() + lost.bytes() + residual_of.bytes();
   }
 };
 
@@ -100,13 +100,18 @@ struct Activations {
 
 Activations &activations();
 
-// At its end the thread gives its scratch and activations back to the system if they are large, as they are after a
-// text of thousands of tokens: a server has many threads that call now and then.
-struct Tidy {
-  Tidy() = default;
-  Tidy(const Tidy &) = delete;
-  Tidy &operator=(const Tidy &) = delete;
-  ~Tidy();
+// A thread at work with the kernels of a table: between the table's enter and leave. At the end the thread returns its
+// scratch and activations to the system if they are large, as they are after a text of thousands of tokens: a server
+// has many threads that call now and then.
+class AtWork {
+public:
+  explicit AtWork(const KernelTable &kernels);
+  AtWork(const AtWork &) = delete;
+  AtWork &operator=(const AtWork &) = delete;
+  ~AtWork();
+
+private:
+  const KernelTable &kernels_;
 };
 
 // Who works on a chunk: the calling thread alone (width 1), or a crew.

@@ -4,7 +4,7 @@
 //   norm first (ModernBERT)    a = x + out(attention(qkv(norm(x))));     x = a + down(act(up(norm(a)))), a last norm
 #include <algorithm>
 
-#include "chunk.h"
+#include "engine/chunk.h"
 
 namespace quaver {
 namespace {
@@ -61,7 +61,7 @@ void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) cons
     return;
   const Linear &qkv = layers_[layer].qkv;
   const auto project_rows = [&](int begin, int end, int first_panel, int last_panel) {
-    multiply(qkv, read_with_rests(qkv, chunk, begin, end), end - begin, first_panel, last_panel,
+    multiply(qkv, read_with_residuals(qkv, chunk, begin, end), end - begin, first_panel, last_panel,
              chunk.qkv + begin * chunk.ldqkv, chunk.ldqkv, Activation::none);
   };
   const int query_panels = spec_.hidden / kPanel;
@@ -76,34 +76,34 @@ void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) cons
   rotate(chunk, layers_[layer], first, last, 0, spec_.heads);
 }
 
-// In trained encoders every token looks at the first one of its sequence, more than at any other, and that one's
-// activations are the widest: its rounding errors were a fifth of what eight bits cost. So it goes through the
-// projection twice: rounded as any other row, and what rounding left of it, its rest, rounded in its turn. The rests
-// of the rows [first, last) stand behind them.
-Encoder::Input Encoder::read_with_rests(const Linear &qkv, const Chunk &chunk, int first, int last) const {
+// In trained encoders every token attends to the first one of its sequence more than to any other, and the first
+// token's activations are the widest: its quantization error was a fifth of the loss of eight bits. So that row goes
+// through the projection twice: once quantized, then again for its residual. The residual rows of the rows
+// [first, last) follow them.
+Encoder::Input Encoder::read_with_residuals(const Linear &qkv, const Chunk &chunk, int first, int last) const {
   const float *x = chunk.input + first * chunk.ldx;
   if (!qkv.is_int8())
     return {x, chunk.ldx, {}, {}};
   Scratch &s = scratch();
   const int rows = last - first;
-  std::int32_t *of = s.rest_of.resize(static_cast<std::size_t>(rows));
-  int rests = 0;
+  std::int32_t *of = s.residual_of.resize(static_cast<std::size_t>(rows));
+  int residuals = 0;
   for (const Sequence &sequence : chunk.sequences)
     if (sequence.row >= first && sequence.row < last)
-      of[rests++] = sequence.row - first;
-  const RoundedRows rounded = s.rounded.fit(rows + rests, qkv.inputs());
+      of[residuals++] = sequence.row - first;
+  const RoundedRows rounded = s.rounded.fit(rows + residuals, qkv.inputs(), kernels_.overread_rows);
   round_rows(qkv.input(), x, chunk.ldx, rows, qkv.inputs(), rounded);
-  for (int i = 0; i < rests; ++i)
-    round_rest(x + of[i] * chunk.ldx, qkv.inputs(), rounded.from(of[i]), rounded.from(rows + i));
-  return {x, chunk.ldx, rounded, {rests, of}};
+  for (int i = 0; i < residuals; ++i)
+    round_residual(x + of[i] * chunk.ldx, qkv.inputs(), rounded.from(of[i]), rounded.from(rows + i));
+  return {x, chunk.ldx, rounded, {residuals, of}};
 }
 
-// What rounding left of a row, in eight bits.
-void Encoder::round_rest(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const {
-  float *rest = scratch().rest.resize(area(1, columns));
+// What quantization lost of a row, quantized in turn.
+void Encoder::round_residual(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const {
+  float *lost = scratch().lost.resize(area(1, columns));
   for (int c = 0; c < columns; ++c)
-    rest[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
-  round_rows({0.0f, 0}, rest, columns, 1, columns, target);
+    lost[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
+  round_rows({0.0f, 0}, lost, columns, 1, columns, target);
 }
 
 // Queries and keys of the heads [first_head, last_head) are turned by their positions.
@@ -125,8 +125,8 @@ void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last, int 
 }
 
 // context = softmax(q k^T) v for one head of one sequence. A layer with a window takes a block of queries at a time,
-// with the keys that any of them sees: linear time. The blocks lie where the sequence begins, so that they are the same
-// ones in any batch.
+// with the keys that any of them sees: linear time. Blocks are counted from the start of the sequence, so they are the
+// same ones in any batch.
 void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
   const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
   const int number = item % spec_.heads, head_size = spec_.hidden / spec_.heads, column = number * head_size;
@@ -135,18 +135,66 @@ void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
   const Layer &l = layers_[layer];
   const int length = sequence.length, rows = only_first_rows(layer) ? 1 : length;
   const Bias bias = bias_of(l, number, query, chunk.ldqkv, rows, length);
-  const bool everything = l.window == 0 || l.window >= length - 1;
+  const bool everything = l.window == 0 || l.window >= length - 1, int8 = l.qkv.is_int8();
   const int step = everything ? length : block_rows(l.window);
+  AttentionHead head{.query = query,
+                     .key = query + spec_.hidden,
+                     .value = query + 2 * spec_.hidden,
+                     .ld = chunk.ldqkv,
+                     .length = everything ? length : std::min(round_up(rows, step) + l.window, length),
+                     .head_size = head_size,
+                     .bias = bias.values,
+                     .bias_step = bias.step,
+                     .window = everything ? 0 : l.window};
+  PackedHead packed = room_for(head, int8);
+  // Blocks share the packed keys where each begins between two strips of them (panels in float32).
+  const bool keys_once = everything || l.window % (int8 ? kStrip : kPanel) == 0;
+  if (keys_once)
+    pack_keys(head, int8, packed);
   for (int first = 0; first < rows; first += step) {
     const int last = std::min(first + step, rows);
     const int begin = everything ? 0 : std::max(first - l.window, 0);
     const int end = everything ? length : std::min(first + step + l.window, length);
-    const float *start = query + begin * chunk.ldqkv;
-    const AttentionHead head{
-        start,     start + spec_.hidden,     start + 2 * spec_.hidden, chunk.ldqkv, end - begin, head_size, bias.values,
-        bias.step, everything ? 0 : l.window};
-    attend_block(head, l.qkv.is_int8(), first - begin, last - begin, out + begin * chunk.ldx, chunk.ldx);
+    AttentionHead block = head;
+    block.query += begin * head.ld;
+    block.key += begin * head.ld;
+    block.value += begin * head.ld;
+    block.length = end - begin;
+    PackedHead of_block = packed;
+    if (keys_once)
+      of_block.skip_keys(begin, head_size);
+    else
+      pack_keys(block, int8, of_block);
+    attend_block(block, int8, of_block, first - begin, last - begin, out + begin * chunk.ldx, chunk.ldx);
   }
+}
+
+Encoder::PackedHead Encoder::room_for(const AttentionHead &head, bool int8) const {
+  Scratch &s = scratch();
+  PackedHead packed{nullptr, {}};
+  if (int8)
+    packed.int8 = s.head.fit(head.length, head.head_size, kernels_.overread_rows);
+  else
+    packed.keys = s.keys.resize(area(round_up(head.length, kPanel), head.head_size));
+  return packed;
+}
+
+// Go on to the key `first`, where a strip (a panel in float32) begins.
+void Encoder::PackedHead::skip_keys(int first, int head_size) {
+  if (keys != nullptr) {
+    keys += static_cast<std::ptrdiff_t>(first) * head_size;
+  } else {
+    int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, 32);
+    int8.key_scale += first;
+    int8.key_sums += first;
+  }
+}
+
+void Encoder::pack_keys(const AttentionHead &head, bool int8, const PackedHead &packed) const {
+  if (int8)
+    kernels_.pack_keys_int8(head, packed.int8);
+  else
+    kernels_.pack_keys(head, packed.keys);
 }
 
 Encoder::Bias Encoder::bias_of(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
@@ -180,20 +228,21 @@ Encoder::Bias Encoder::relative_bias(const Layer &layer, int head, const float *
   return {bias, step};
 }
 
-// The rows [first, last) of a head.
-void Encoder::attend_block(const AttentionHead &head, bool int8, int first, int last, float *out,
-                           std::ptrdiff_t ldo) const {
-  Scratch &s = scratch();
-  float *scores = s.scores.resize(static_cast<std::size_t>(score_floats(head.length)));
-  if (int8) {
-    const Int8Head packed = s.head.fit(head.length, head.head_size);
-    kernels_.pack_head(head, packed);
-    kernels_.attend_int8(head, packed, first, last, scores, out, ldo);
-  } else {
-    float *keys = s.keys.resize(area(round_up(head.length, kPanel), head.head_size));
-    kernels_.pack_keys(head, keys);
-    kernels_.attend(head, keys, first, last, scores, out, ldo);
+// The rows [first, last) of a head whose keys are packed. In eight bits values depend on all that are packed together:
+// their mean and scale are those of the block.
+void Encoder::attend_block(const AttentionHead &head, bool int8, const PackedHead &packed, int first, int last,
+                           float *out, std::ptrdiff_t ldo) const {
+  float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels_, head.length)));
+  if (!int8) {
+    kernels_.attend(head, packed.keys, first, last, scores, out, ldo);
+    return;
   }
+  const Int8Head &p = packed.int8;
+  const std::ptrdiff_t ldq = round_up(head.head_size, kDepthStep);
+  kernels_.quantize_rows(head.query + first * head.ld, head.ld, last - first, head.head_size, p.query + first * ldq,
+                         ldq, p.query_scale + first, p.query_zero + first);
+  kernels_.pack_values_int8(head, p);
+  kernels_.attend_int8(head, p, first, last, scores, out, ldo);
 }
 
 // Everything of a layer that looks at one row at a time: the attention's output, the feed-forward part, both norms.
@@ -222,7 +271,7 @@ void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last)
 Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
   if (!w.is_int8())
     return {x, ldx, {}, {}};
-  const RoundedRows rounded = scratch().rounded.fit(rows, w.inputs());
+  const RoundedRows rounded = scratch().rounded.fit(rows, w.inputs(), kernels_.overread_rows);
   round_rows(w.input(), x, ldx, rows, w.inputs(), rounded);
   return {x, ldx, rounded, {}};
 }
@@ -231,7 +280,7 @@ Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx
 void Encoder::multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
                        std::ptrdiff_t ldy, Activation act) const {
   if (w.is_int8())
-    kernels_.linear_int8(input.rounded, rows, input.rests, w.int8_view(), first_panel, last_panel, y, ldy, act);
+    kernels_.linear_int8(input.rounded, rows, input.residuals, w.int8_view(), first_panel, last_panel, y, ldy, act);
   else
     kernels_.linear_float32(input.x, input.ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
 }
