@@ -22,7 +22,7 @@ help:
 	@echo "make format         put the format right"
 	@echo "make test-evaluate  of the latter, mteb's mock tasks and metrics against ours"
 	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
-	@echo "make test-emulated  the golden vectors through emulated AVX512-VNNI and AVX-VNNI kernels "
+	@echo "make test-emulated  golden vectors and every family through emulated AVX512-VNNI and AVX-VNNI kernels"
 	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour or more)"
 	@echo "make quality        what int8 costs in retrieval and reranking, beside OpenVINO's and ONNX Runtime's int8 (long)"
 	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
@@ -126,6 +126,7 @@ test-emulated: .envs/emulated/made $(MODEL)/config.json
 	for isa in avx512vnni avxvnni; do \
 	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) .envs/emulated/bin/python -m pytest -q --timeout 900 tests/engine/test_golden.py || exit 1; \
 	done
+	.envs/emulated/bin/python -m pytest -q --timeout 900 tests/engine/test_families.py
 
 .envs/emulated/made: $(SOURCES) $(VENV)/test-tools
 	$(PYTHON) -m venv .envs/emulated

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver import reference
+from quaver import _native, reference
 from quaver.engine.engine import Engine
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
 from quaver.models.geometry import POOLINGS
 from quaver.models.tokenizer import TokenBatch
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
+ISAS = [name for name, available in _native.instruction_sets() if available]
 FAMILIES = sorted(path.stem for path in GOLDEN.glob("*.npz"))
 # Both sides sum in float32, in other orders, through three layers that outliers make steep.
 TOLERANCE = 1e-4
@@ -52,6 +53,12 @@ class Golden:
 @pytest.fixture(params=FAMILIES)
 def golden(request: pytest.FixtureRequest) -> Golden:
     return Golden(request.param)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
 
 
 def relative(got: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
@@ -86,20 +93,20 @@ def test_the_reference_is_transformers_layer_by_layer(golden: Golden) -> None:
 
 
 @pytest.mark.parametrize("pooling", [*POOLINGS, "cls+mean+max"])
-def test_the_engine_is_transformers(golden: Golden, pooling: str) -> None:
+def test_the_engine_is_transformers(golden: Golden, pooling: str, isa: str) -> None:
     spec = encoder_spec(golden.configs["encoder"], pooling=pooling, normalize=False)
     weights = encoder_weights(spec, golden.tensors("encoder"))
-    got = Engine(spec, weights, precision="float32").encode(golden.batch)
+    got = Engine(spec, weights, precision="float32", isa=isa).encode(golden.batch)
     truth = reference.pool(spec, golden.states[-1], golden.batch.offsets)
     assert relative(got, truth) < TOLERANCE
 
 
-def test_the_head_is_transformers(golden: Golden) -> None:
+def test_the_head_is_transformers(golden: Golden, isa: str) -> None:
     spec = classifier_spec(golden.configs["classifier"])
     weights = encoder_weights(spec, golden.tensors("classifier"))
     for got in (
         reference.encode(spec, weights, golden.batch),
-        Engine(spec, weights, precision="float32").encode(golden.batch),
+        Engine(spec, weights, precision="float32", isa=isa).encode(golden.batch),
     ):
         assert got.shape == golden.arrays["logits"].shape
         assert relative(got, golden.arrays["logits"]) < TOLERANCE
@@ -107,25 +114,28 @@ def test_the_head_is_transformers(golden: Golden) -> None:
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_text_alone_is_the_same_bits(golden: Golden, precision: Any, pooling: str) -> None:
+def test_a_text_alone_is_the_same_bits(
+    golden: Golden, precision: Any, pooling: str, isa: str
+) -> None:
     spec = encoder_spec(golden.configs["encoder"], pooling=pooling, normalize=False)
-    engine = Engine(spec, encoder_weights(spec, golden.tensors("encoder")), precision=precision)
+    weights = encoder_weights(spec, golden.tensors("encoder"))
+    engine = Engine(spec, weights, precision=precision, isa=isa)
     together = engine.encode(golden.batch)
     for i in range(len(golden.batch)):
         assert np.array_equal(engine.encode(golden.batch.select(i, i + 1))[0], together[i])
 
 
-def test_int8_stays_near(golden: Golden) -> None:
+def test_int8_stays_near(golden: Golden, isa: str) -> None:
     spec = encoder_spec(golden.configs["encoder"], pooling="mean", normalize=True)
     weights = encoder_weights(spec, golden.tensors("encoder"))
-    got = Engine(spec, weights).encode(golden.batch)
+    got = Engine(spec, weights, isa=isa).encode(golden.batch)
     truth = reference.normalized(reference.pool(spec, golden.states[-1], golden.batch.offsets))
     # Sixteen features of which several are outliers: a rough step. What is promised is measured at
     # real shapes (tools/families.py --real); this finds a tensor that is quantized wrongly.
     assert (got * truth).sum(axis=1).mean() > 0.98
 
 
-def test_a_window_is_linear_and_the_same_as_a_mask() -> None:
+def test_a_window_is_linear_and_the_same_as_a_mask(isa: str) -> None:
     golden = Golden("modernbert")
     spec = encoder_spec(golden.configs["encoder"], pooling="mean", normalize=False)
     assert {a.window for a in spec.attention} == {None, 4}
@@ -134,5 +144,5 @@ def test_a_window_is_linear_and_the_same_as_a_mask() -> None:
     ids = rng.integers(5, spec.vocab_size, 700).astype(np.int32)
     batch = TokenBatch(ids, np.array([0, 300, 700], np.int32), None, 0)
     weights = encoder_weights(longest, golden.tensors("encoder"))
-    got = Engine(longest, weights, precision="float32").encode(batch)
+    got = Engine(longest, weights, precision="float32", isa=isa).encode(batch)
     assert relative(got, reference.encode(longest, weights, batch)) < TOLERANCE
