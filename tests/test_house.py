@@ -42,7 +42,7 @@ ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 # Rooms that nothing else in the package may import: the oracle of the tests, and what others build on us.
 NEVER_IMPORTED = {"reference", "integrations", "cli"}
 # The commands that hand a model to a framework; a framework's module is a door of its own.
-FRAMEWORK_COMMANDS = {"cli.evaluated_models", "cli.export"}
+FRAMEWORK_COMMANDS = {"cli.evaluate", "cli.export"}
 NATIVE_CALLERS = {"engine.engine", "engine.instruction_sets", "engine.machine"}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
@@ -52,15 +52,15 @@ MADE_AROUND = {
     "cli.bench": {"typer", "quaver_bench"},
     "cli.check": {"typer"},
     "cli.embed": {"typer"},
-    "cli.evaluate": {"typer"},
-    "cli.evaluate_output": {"rich"},
+    "cli.evaluate": {"typer", "rich"},
+    "cli.exit_codes": {"typer"},
     "cli.export": {"typer"},
     "cli.index": {"typer"},
-    "cli.info": {"typer", "rich"},
+    "cli.info": {"rich"},
     "cli.options": {"typer"},
     "cli.quantize": {"typer", "rich"},
-    "cli.search_options": {"typer"},
-    "cli.status": {"typer", "rich"},
+    "cli.search": {"typer"},
+    "cli.status": {"rich"},
     "cli.terminal": {"rich", "tqdm"},
     "cli.transfer": {"typer"},
     "documents.html": {"bs4"},

@@ -7,7 +7,7 @@ Questions are eight words in a row of some text. Times are from text to hits: en
 searching, reading the passages. Memory is told twice: with the store just open, and after the
 questions, when the pages of its files that they needed are mapped as well. Recall is measured against
 the exact order of all float32 vectors. The same store with smaller vectors: ``quaver export kb
-kb.parquet`` and ``quaver import kb.parquet --store kb-int8 --vectors int8``.
+kb.parquet`` and ``quaver import kb-int8 kb.parquet --vectors int8``.
 """
 
 from __future__ import annotations

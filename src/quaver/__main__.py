@@ -1,4 +1,4 @@
-"""`python -m quaver`, and the `quaver` script: the command line, which Ctrl-C ends while it is loaded, too."""
+"""`python -m quaver` and the `quaver` script."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 
 def main() -> Any:
-    """Load and run the command line.
+    """Import and run the command line.
 
     Returns:
-        130 where Ctrl-C came before a command ran; else what the command line returns.
+        130 if Ctrl-C came while it was imported; else what the command line returns.
     """
     try:
         from quaver.cli import main as run

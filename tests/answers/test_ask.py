@@ -157,7 +157,7 @@ def test_an_address_must_be_one(url: str) -> None:
 
 def test_several_models_must_be_chosen_from(server: ChatServer) -> None:
     server.models = ["a", "b"]
-    with pytest.raises(LanguageModelError, match=r"several models, name one \(--model\): a, b"):
+    with pytest.raises(LanguageModelError, match=r"several models, name one \(--llm-model\): a, b"):
         ChatModel(server.url).complete(QUESTION)
 
 
@@ -214,7 +214,7 @@ def test_an_endpoint_that_is_not_there(no_waiting: list[float]) -> None:
 # --- The command ----------------------------------------------------------------------------------
 def test_without_a_model_the_prompt_is_printed(store: Path) -> None:
     code, out, err = call("ask", store, "Where is the list of files?", "-k", 2)
-    assert (code, err) == (0, "quaver: nothing was sent: --llm names an endpoint that answers\n")
+    assert (code, err) == (0, "quaver: nothing was sent: name an endpoint with --llm\n")
     assert out.startswith("--- system\nYou answer questions")
     assert '<passage id="1" source="' in out
     assert "Question: Where is the list of files?" in out
@@ -250,14 +250,14 @@ def test_wrong_citations_are_told(store: Path, server: ChatServer) -> None:
     code, _, err = call("ask", store, "list", "--llm", server.url, "-k", 1)
     assert (code, " ".join(err.split())) == (
         0,
-        "quaver: the answer cites 7, but got passages 1 to 1: do not rely on it",
+        "quaver: the answer cites 7, but the passages are 1 to 1: do not rely on it",
     )
     server.answer = ["Who knows."]
     assert "cites no passage" in call("ask", store, "list", "--llm", server.url)[2]
 
 
 def test_json_for_programs(store: Path, server: ChatServer) -> None:
-    code, out, _ = call("ask", store, "list", "--llm", server.url, "--json", "--model", "m")
+    code, out, _ = call("ask", store, "list", "--llm", server.url, "--json", "--llm-model", "m")
     answer = json.loads(out)
     assert (code, answer["citations"]) == (0, [1, 2])
     page = (Path(__file__).parents[2] / "docs" / "guide" / "ask.md").read_text(encoding="utf-8")

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
@@ -26,8 +25,9 @@ from typer.testing import CliRunner
 
 import quaver
 from quaver import CrossEncoder, cli
-from quaver.cli.app import ORDER
-from quaver.cli.search_options import parsed_filter
+from quaver.cli import info as info_command
+from quaver.cli.app import COMMANDS, load
+from quaver.cli.search import parsed_filter
 from quaver.cli.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
 from quaver.embedder import Embedder
 from quaver.index.index import Index, UpdateProgress
@@ -136,7 +136,7 @@ def test_search_is_ranked_filtered_and_reranked(
         (("--rerank", folder), "config.json"),
     ):
         code, output, errors = call("search", store, "x", *wrong)
-        assert (code, output) == (1, "")
+        assert (code, output) == (2 if wrong[0] == "--filter" else 1, "")
         assert message in errors
 
 
@@ -172,17 +172,17 @@ def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Pat
     output = call("search", store, "function")[1]
     assert output.splitlines()[0].endswith("  b.txt")
     code, output, errors = call("remove", store, folder)
-    assert (code, output) == (1, "")
+    assert (code, output) == (2, "")
     assert f"{store} holds {other}" in errors
     code, output, errors = call("index", other, "-s", store, "--passage-tokens", 21)
-    assert (code, output) == (1, "")
+    assert (code, output) == (2, "")
     assert "has passages of 20 tokens, which cannot change" in errors
     for option, asked, kept in (
         ("--language", "german", "english"),
         ("--vectors", "binary", "float32"),
     ):
         code, output, errors = call("index", other, "-s", store, option, asked)
-        assert (code, output) == (1, "")
+        assert (code, output) == (2, "")
         assert f"with {option[2:]} {kept}, which cannot change: got {asked}" in errors
         assert call("index", other, "-s", store, option, kept)[0] == 0
 
@@ -214,10 +214,9 @@ def test_failures_are_listed_and_only_all_of_them_fail(
         (["index", "docs", "-m", "./no-model", "-s", "kb"], "no-model"),
         (["index", "docs", "-m", "MODEL", "-s", "docs"], "a new store needs an empty folder"),
         (["search", "no", "x"], "a folder with a quaver.json: there is none at no"),
-        (["search", "kb0", " "], "a query must not be empty"),
         (["search", "kb0", "x", "--model", "OTHER"], "was made with"),
-        (["import", "no.parquet", "-s", "kb"], "there is no file no.parquet to import"),
-        (["evaluate", "MODEL", "-t", "taks"], "no folder here is called taks, and to look"),
+        (["import", "kb", "no.parquet"], "there is no file no.parquet to import"),
+        (["evaluate", "MODEL", "-t", "taks"], "there is no folder taks; to find a task of mteb"),
         (["embed", "-m", "MODEL", "--file", "no.txt"], "cannot read no.txt: No such file"),
         (["embed", "-m", "MODEL", "--file", "bad.txt"], "bad.txt must be UTF-8: byte 0 is not"),
         (["embed", "-m", "MODEL", "x", "-o", "no/x.npy"], "cannot write no/x.npy"),
@@ -273,7 +272,7 @@ def test_quantizing_without_text_speaks_of_the_option(
     code, output, errors = call("quantize", tiny_folder, tmp_path / "int8", *options)
     assert (code, output) == (2, "")
     assert "Invalid value for --calibration" in errors
-    assert f"{' '.join(options[: 1 if 'loss' in options[0] else 2])} needs text" in errors
+    assert f"{' '.join(options[: 1 if 'loss' in options[0] else 2])} needs calibration" in errors
 
 
 def test_embed_gives_what_the_library_gives(tiny_folder: Path, tmp_path: Path) -> None:
@@ -300,11 +299,11 @@ def test_the_version() -> None:
 
 def test_the_help_begins_with_what_a_new_user_needs() -> None:
     shown = call("--help")[1]
-    places = [shown.index(f"\N{BOX DRAWINGS LIGHT VERTICAL} {name} ") for name in ORDER]
+    places = [shown.index(f"\N{BOX DRAWINGS LIGHT VERTICAL} {name} ") for name in COMMANDS]
     assert places == sorted(places)
 
 
-@pytest.mark.parametrize("name", sorted(typer.main.get_command(cli.app).commands))
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_cuts_no_option_and_no_address_at_80_columns(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -313,7 +312,7 @@ def test_help_cuts_no_option_and_no_address_at_80_columns(
     code, shown, _ = call(name, "--help")
     assert code == 0
     assert "\N{HORIZONTAL ELLIPSIS}" not in shown
-    for option in typer.main.get_command(cli.app).commands[name].params:
+    for option in load(name).params:
         for long in option.opts:
             assert not long.startswith("--") or f"{long} " in shown
 
@@ -325,9 +324,9 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "threads": 2,
     }
     settings = {"governor": None, "numa_nodes": [2], "advice": ["preload tcmalloc"]}
-    monkeypatch.setattr(cli.info, "machine_info", lambda: facts)
-    monkeypatch.setattr(cli.info, "cpu_settings", lambda: settings)
-    monkeypatch.setattr(cli.info, "advice", lambda given: given["advice"])
+    monkeypatch.setattr(info_command, "machine_info", lambda: facts)
+    monkeypatch.setattr(info_command, "cpu_settings", lambda: settings)
+    monkeypatch.setattr(info_command, "advice", lambda given: given["advice"])
     assert json.loads(call("info", "--json")[1]) == {**facts, **settings}
     assert call("info")[1].splitlines() == [
         "cpu               a [bold] CPU",
@@ -363,6 +362,7 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback() -> None:
         sys.meta_path.insert(0, Interrupt())
         from quaver.__main__ import main
 
+        sys.argv = ["quaver", "ask", "kb", "why"]
         sys.exit(main())
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -517,9 +517,7 @@ def test_a_store_is_searched_while_another_process_writes(
     assert waiting.returncode == 0, told
 
 
-@pytest.mark.parametrize(
-    "command", [["index", "{folder}", "-s"], ["remove"], ["import", "x", "-s"]]
-)
+@pytest.mark.parametrize("command", [["index", "{folder}", "-s"], ["remove"], ["import"]])
 def test_the_lock_is_tried_before_a_model_is_loaded(
     tiny_folder: Path, folder: Path, tmp_path: Path, command: list[str]
 ) -> None:
@@ -530,10 +528,10 @@ def test_the_lock_is_tried_before_a_model_is_loaded(
         from pyarrow import parquet, table
 
         parquet.write_table(table({"id": ["a"], "text": ["b"]}), tmp_path / "x")
-        given = ["import", str(tmp_path / "x"), "-m", str(moved), "-s"]
+        given = ["import", "-m", str(moved)]
     with Index.create(store, Embedder.from_pretrained(moved)):
         (moved / "model.safetensors").unlink()  # loading it would be another error
-        more = [str(folder)] if command[0] == "remove" else []
+        more = {"remove": [str(folder)], "import": [str(tmp_path / "x")]}.get(command[0], [])
         refused = run(*given, store, *more)
     assert refused.returncode == 1
     assert "is open in another" in refused.stderr, refused.stderr
@@ -665,8 +663,8 @@ def test_status_tells_what_a_store_holds(
     code, output, errors = call("status", store)
     assert (code, errors) == (0, "")
     lines = [" ".join(line.split()) for line in output.splitlines()]
-    assert f"model {model} (not there any more: name it with -m)" in lines
-    assert any(line.startswith("passages 3, of ") for line in lines)
+    assert f"model {model} (no longer there: name it with -m)" in lines
+    assert any(line.startswith("passages 3, at most ") for line in lines)
     assert "files 2; 1 could not be read" in lines
     assert any(re.fullmatch(r"size [\d.]+ [kM]B", line) for line in lines)
     assert any(re.fullmatch(r"2 files, 3 passages, updated \d{4}-.*", line) for line in lines)
@@ -686,11 +684,11 @@ def test_a_model_that_moved_is_named_by_an_option(
     shutil.copytree(tiny_folder, model)
     call("index", folder, "-m", model, "-s", store)
     model.rename(tmp_path / "moved")
-    for command, option in (("search", "-m"), ("ask", "--embedding-model")):
+    for command in ("search", "ask"):
         code, _, errors = call(command, store, "list")
         assert code == 1
-        assert f"if it was moved, name its new place with {option}" in errors
-    assert call("search", store, "list", "-m", tmp_path / "moved")[0] == 0
+        assert "if it was moved, name its new place with -m" in errors
+        assert call(command, store, "list", "-m", tmp_path / "moved")[0] == 0
 
 
 def test_no_model_is_loaded_where_none_is_used(

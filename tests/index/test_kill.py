@@ -86,7 +86,7 @@ def messages(hear: Connection) -> Iterator[tuple[str, int]]:
 @pytest.mark.timeout(600)
 def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["kill_worker", "quaver.cli", "quaver.store.folder"])
+    processes.set_forkserver_preload(["kill_worker", "quaver.cli.index", "quaver.store.folder"])
     store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder)
     folder = Folder(tmp_path / "docs", embedder)
     chance = random.Random(11)

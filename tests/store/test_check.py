@@ -367,7 +367,7 @@ def test_the_command_says_what_is_wrong_and_mends_it(tmp_path: Path, embedder: E
     good = run.invoke(app, ["check", str(path)])
     assert (good.exit_code, good.output.split("\n")[0]) == (
         0,
-        f"{path} is as it was written: 1 passage can be read",
+        f"{path} is intact: 1 passage can be read",
     )
     spoiled(path)
     bad = run.invoke(app, ["check", str(path)])
@@ -382,7 +382,7 @@ def test_the_command_says_what_is_wrong_and_mends_it(tmp_path: Path, embedder: E
     mended = run.invoke(app, ["check", str(path), "--repair"])
     assert mended.exit_code == 0
     assert "repaired: 1 passage in" in mended.output
-    assert "1 embedded anew, 0 lost" in mended.output
+    assert "1 embedded again, 0 lost" in mended.output
     assert run.invoke(app, ["check", str(path)]).exit_code == 0
 
 

@@ -118,11 +118,13 @@ class ChatModel:
                 names = [str(model["id"]) for model in json.loads(response.read(_LONGEST))["data"]]
             except (*_BROKEN, ValueError, KeyError, TypeError) as error:
                 raise LanguageModelError(
-                    f"{self.url} does not list its models: name one (--model)"
+                    f"{self.url} does not list its models: name one (--llm-model)"
                 ) from error
         if len(names) != 1:
             shown = ", ".join(names[:20]) or "none"
-            raise LanguageModelError(f"{self.url} has several models, name one (--model): {shown}")
+            raise LanguageModelError(
+                f"{self.url} has several models, name one (--llm-model): {shown}"
+            )
         return names[0]
 
     def _request(self, path: str, body: Any) -> http.client.HTTPResponse:

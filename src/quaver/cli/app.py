@@ -1,32 +1,125 @@
-"""The one Typer application; every command module hangs its commands on it."""
+"""The `quaver` command and its list of commands; a command's module is imported when the command runs."""
 
 from __future__ import annotations
 
-from importlib import metadata
+import sys
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
 
-ORDER = (
-    *("index", "search", "ask", "status", "remove", "export", "import", "embed"),
-    *("quantize", "evaluate", "bench", "export-st", "info"),
-)
-"""Commands as a new user needs them; those that are not named come last."""
+from quaver.cli.exit_codes import EPILOG, INTERRUPTED
 
 
-class _Commands(TyperGroup):
-    def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names of the commands in the order of the help."""
-        names = super().list_commands(ctx)
-        places = {name: place for place, name in enumerate(ORDER)}
-        return sorted(names, key=lambda name: places.get(name, len(places)))
+@dataclass(frozen=True)
+class Command:
+    """Where a command is defined, and its line in `quaver --help`.
+
+    Attributes:
+        home: module:function in this package.
+        summary: the first sentence of the function's docstring, repeated here so that the list needs no import.
+    """
+
+    home: str
+    summary: str
+
+
+COMMANDS = {
+    "index": Command(
+        "index:index",
+        "Keep a store in step with a folder: embed what is new or changed, drop what is gone.",
+    ),
+    "search": Command("search:search", "Find the passages that answer a question."),
+    "ask": Command(
+        "ask:ask", "Answer a question from the passages of a store, with numbered citations."
+    ),
+    "status": Command(
+        "status:status",
+        "Show what a store holds: folders, files, passages, failures, model, size, last update.",
+    ),
+    "check": Command("check:check", "Compare everything in a store with its checksums."),
+    "remove": Command("index:remove", "Drop everything that was indexed from a folder."),
+    "export": Command(
+        "transfer:export_store",
+        "Write a store's passages, metadata and vectors to a Parquet file.",
+    ),
+    "import": Command(
+        "transfer:import_store",
+        "Store the passages of a Parquet file, with its vectors if it is an export.",
+    ),
+    "embed": Command(
+        "embed:embed", "Embed texts: one JSON array per line on stdout, or a NumPy file."
+    ),
+    "quantize": Command(
+        "quantize:quantize",
+        "Write a model as an int8 folder: smaller, faster to load, readable by transformers.",
+    ),
+    "evaluate": Command(
+        "evaluate:evaluate",
+        "Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, beside float32.",
+    ),
+    "bench": Command(
+        "bench:bench", "Measure how fast a model runs here, alone or against other engines."
+    ),
+    "export-st": Command(
+        "export:export_st",
+        "Write a folder that sentence-transformers, and tools built on it, run on this engine.",
+    ),
+    "info": Command(
+        "info:info",
+        "Show this CPU, what the engine uses of it, settings that affect speed, and versions.",
+    ),
+}
+"""All commands, in the order in which a new user needs them."""
+
+
+def load(name: str) -> TyperCommand:
+    """Import a command.
+
+    Args:
+        name: one of COMMANDS.
+
+    Returns:
+        The command, ready to run.
+    """
+    module, _, function = COMMANDS[name].home.partition(":")
+    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    single.command(name)(getattr(import_module(f"quaver.cli.{module}"), function))
+    command = get_command(single)
+    assert isinstance(command, TyperCommand)
+    return command
+
+
+class _Group(TyperGroup):
+    def __init__(self, **attributes: Any) -> None:
+        """List every command by name and summary."""
+        super().__init__(**attributes)
+        for name, listed in COMMANDS.items():
+            self.add_command(TyperCommand(name, short_help=listed.summary))
+
+    def resolve_command(
+        self, ctx: Any, args: list[str]
+    ) -> tuple[str | None, Any | None, list[str]]:
+        """Import the command that was asked for."""
+        name, _, arguments = super().resolve_command(ctx, args)
+        if name is None:
+            return name, None, arguments
+        try:
+            return name, load(name), arguments
+        except KeyboardInterrupt as error:
+            print("quaver: interrupted", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from error
 
 
 app = typer.Typer(
     name="quaver",
-    cls=_Commands,
-    help="Embedding models in int8 on the CPU: index documents, search them, embed texts.",
+    cls=_Group,
+    help="Embedding and reranking models in int8 on the CPU: index documents, search them, embed texts."
+    "\n\nExample: quaver index ./docs --model sentence-transformers/all-MiniLM-L6-v2 --store ./kb",
+    epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -35,6 +128,8 @@ app = typer.Typer(
 
 def _print_version(asked: bool) -> None:
     if asked:
+        from importlib import metadata
+
         print(f"quaver {metadata.version('quaver')}")
         raise typer.Exit()
 

@@ -15,45 +15,48 @@ from rich.console import Console
 
 from quaver.answers import DEFAULT_TEMPLATE, PASSAGES, Answer, ChatModel, Message
 from quaver.answers import ask as ask_index
-from quaver.cli.app import app
-from quaver.cli.options import StoreArgument, ThreadsOption, reported_errors, stored_model
-from quaver.cli.search_options import (
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import (
+    JsonOption,
+    StoreArgument,
+    StoredModelOption,
+    ThreadsOption,
+    stored_model,
+)
+from quaver.cli.search import (
     CandidatesOption,
     FilterOption,
     ModeOption,
     RerankOption,
-    fields_of_none,
     parsed_filter,
+    unknown_fields,
 )
 from quaver.cli.terminal import harmless, place_of
-from quaver.errors import InputError
+from quaver.errors import DocumentError
 from quaver.index import Index, load_ranker
 from quaver.store import CANDIDATES
 
 
-@app.command()
 def ask(
     store: StoreArgument,
     question: Annotated[str, typer.Argument(help="The question.")],
     llm: Annotated[
         str | None,
         typer.Option(
-            help="OpenAI-compatible endpoint, for example http://localhost:8080/v1; without one the "
-            "prompt is printed that would be sent.",
+            help="OpenAI-compatible endpoint, such as http://localhost:8080/v1; without it the prompt "
+            "is printed and nothing is sent.",
             metavar="URL",
         ),
     ] = None,
-    model: Annotated[
+    llm_model: Annotated[
         str | None,
-        typer.Option(
-            "--model", "-m", help="The language model; default: the only one of the endpoint."
-        ),
+        typer.Option(help="The language model; default: the endpoint's only one."),
     ] = None,
     key_variable: Annotated[
         str, typer.Option("--key-env", help="Environment variable with the endpoint's key.")
     ] = "OPENAI_API_KEY",
     k: Annotated[
-        int, typer.Option("-k", help="How many passages the model gets.", min=1)
+        int, typer.Option("-k", help="How many passages the language model gets.", min=1)
     ] = PASSAGES,
     mode: ModeOption = "hybrid",
     filters: FilterOption = None,
@@ -61,32 +64,31 @@ def ask(
     candidates: CandidatesOption = CANDIDATES,
     prompt: Annotated[
         Path | None,
-        typer.Option(help="File with a prompt of your own; docs/guide/ask.md has the default one."),
+        typer.Option(help="File with your own prompt; docs/guide/ask.md shows the default."),
     ] = None,
     show_prompt: Annotated[
-        bool, typer.Option("--show-prompt", help="Print what is sent, before the answer.")
+        bool, typer.Option("--show-prompt", help="Print the prompt before the answer.")
     ] = False,
     timeout: Annotated[
-        float, typer.Option(help="Seconds without a sign of life before giving up.", min=0.1)
+        float, typer.Option(help="Give up after so many seconds without a response.", min=0.1)
     ] = 120,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-    embedding_model: Annotated[
-        str | None,
-        typer.Option(help="The store's embedding model, if it is somewhere else now."),
-    ] = None,
+    as_json: JsonOption = False,
+    model: StoredModelOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Answer a question from the passages of a store, with numbered citations.
 
-    The passages go to the language model at --llm and nowhere else. Its answer is printed as it
+    Example: quaver ask ./kb "how do I merge two dictionaries" --llm http://localhost:8080/v1
+
+    The passages go to the language model at --llm and nowhere else. The answer is printed as it
     arrives, then the passages that it cites.
     """
     with reported_errors():
         template = DEFAULT_TEMPLATE if prompt is None else _read(prompt)
         key = os.environ.get(key_variable)
-        chat = None if llm is None else ChatModel(llm, model=model, key=key, timeout=timeout)
+        chat = None if llm is None else ChatModel(llm, model=llm_model, key=key, timeout=timeout)
         wanted = parsed_filter(filters)
-        load = stored_model(store, embedding_model, threads=threads, option="--embedding-model")
+        load = stored_model(store, model, threads=threads)
         with Index.open(store, load, read_only=True, lazy=mode == "bm25") as index:
             own = None if mode == "bm25" else index.embedder
             answer = ask_index(
@@ -96,13 +98,13 @@ def ask(
                 k=k,
                 mode=mode,
                 filter=wanted,
-                ranker=None if rerank is None else load_ranker(rerank, own),
+                ranker=None if rerank is None else load_ranker(rerank, own, threads=threads),
                 candidates=candidates,
                 template=template,
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,
                 on_text=None if as_json else _print_piece,
             )
-            unknown = [] if answer.passages or as_json else fields_of_none(wanted, index.store)
+            unknown = [] if answer.passages or as_json else unknown_fields(wanted, index.store)
         for field in unknown:
             print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
         if as_json:
@@ -110,13 +112,13 @@ def ask(
         elif not answer.passages:
             print("nothing found")
         elif llm is None:
-            print("quaver: nothing was sent: --llm names an endpoint that answers", file=sys.stderr)
+            print("quaver: nothing was sent: name an endpoint with --llm", file=sys.stderr)
         else:
             _print_sources(answer)
 
 
 def _document(answer: Answer) -> dict[str, Any]:
-    """Returns an answer as docs/guide/ask.md says that --json prints it."""
+    """Return what --json prints; docs/guide/ask.md lists the fields."""
     return {
         "question": answer.question,
         "answer": answer.text,
@@ -131,7 +133,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the prompt {path} cannot be read: {error}") from error
+        raise DocumentError(f"the prompt {path} cannot be read: {error}") from error
 
 
 def _print_prompt(messages: Sequence[Message]) -> None:
@@ -144,7 +146,7 @@ def _print_piece(piece: str) -> None:
 
 
 def _print_sources(answer: Answer) -> None:
-    """Prints the passages that the answer cites, and what is wrong with its citations."""
+    """Print the passages that the answer cites, and warn about wrong citations."""
     print("\n")
     out, complain = Console(highlight=False), Console(stderr=True, highlight=False)
     for number in answer.cited:
@@ -153,7 +155,7 @@ def _print_sources(answer: Answer) -> None:
     if answer.unknown:
         numbers = ", ".join(map(str, answer.unknown))
         complain.print(
-            f"quaver: the answer cites {numbers}, but got passages 1 to {len(answer.passages)}: "
+            f"quaver: the answer cites {numbers}, but the passages are 1 to {len(answer.passages)}: "
             "do not rely on it",
             markup=False,
         )

@@ -8,14 +8,13 @@ from typing import Annotated
 
 import typer
 
-from quaver.cli.app import app
-from quaver.cli.options import cache_folder, reported_errors
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import cache_folder
 from quaver.errors import InputError
 from quaver_bench.command import CommandLine, compare, report, run
 from quaver_bench.result import PARTS
 
 
-@app.command()
 def bench(
     model: Annotated[
         str | None, typer.Argument(help="Model folder or hub id, in float32.", show_default=False)

@@ -1,4 +1,4 @@
-"""`quaver check`: whether a store is as it was written, and making anew what is not."""
+"""`quaver check`: find damage in a store, and repair it."""
 
 from __future__ import annotations
 
@@ -9,43 +9,46 @@ from typing import Annotated
 
 import typer
 
-from quaver.cli.app import app
+from quaver.cli.exit_codes import FAILED, reported_errors
 from quaver.cli.options import (
+    JsonOption,
     Precision,
     PrecisionOption,
+    StoreArgument,
     StoredModelOption,
     ThreadsOption,
     WaitOption,
-    reported_errors,
     stored_model,
     wait_seconds,
 )
-from quaver.cli.terminal import many
+from quaver.cli.terminal import plural
 from quaver.index import Index
 from quaver.store import StoreCheck
 
 _SHOWN = 20
 
 
-@app.command()
 def check(
-    store: Annotated[str, typer.Argument(help="Folder of the store.")],
+    store: StoreArgument,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Make anew what is wrong; embeds what needs it.")
+        bool, typer.Option("--repair", help="Repair what is damaged; embed again what needs it.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
     wait: WaitOption = False,
     model: StoredModelOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
-    """Compare everything in a store with its checksums; exit code 1 says that something is wrong.
+    """Compare everything in a store with its checksums.
 
-    Checking writes nothing and needs no lock. --repair keeps what can be read, embeds anew the passages
-    whose vectors are damaged, and drops those whose text is: `quaver index` brings back those of files.
-    A store that an earlier Quaver made gets the present layout, and nothing is embedded.
+    Example: quaver check ./kb --repair
+
+    The exit code is 1 if something is damaged. Checking writes nothing and needs no lock. --repair
+    keeps what can be read, embeds passages with damaged vectors again, and drops passages with damaged
+    text; `quaver index` of their folders restores them. It also converts a store from an earlier
+    version of Quaver, without embedding anything.
     """
-    with reported_errors(interrupted="interrupted: the store is as it was"):
+    with reported_errors(interrupted="interrupted: the store is unchanged"):
         if not repair:
             found = Index.check(store)
             if as_json:
@@ -53,7 +56,7 @@ def check(
             else:
                 _print_check(found)
             if not found.ok:
-                raise typer.Exit(1)
+                raise typer.Exit(FAILED)
             return
         load = stored_model(store, model, precision, threads)
         done = Index.repair(store, load, wait=wait_seconds(wait))
@@ -63,11 +66,11 @@ def check(
         _print_check(done.check)
         if not done.check.ok:
             print(
-                f"repaired: {many(done.passages, 'passage')} in {store}, {done.embedded} embedded "
-                f"anew, {done.lost} lost"
+                f"repaired: {plural(done.passages, 'passage')} in {store}, {done.embedded} embedded "
+                f"again, {done.lost} lost"
             )
         if done.lost:
-            print("`quaver index` of their folders brings back those of files", file=sys.stderr)
+            print("quaver: run `quaver index` for their folders to restore them", file=sys.stderr)
 
 
 def _print_check(found: StoreCheck) -> None:
@@ -76,5 +79,5 @@ def _print_check(found: StoreCheck) -> None:
         print(f"{damage.part}: {f'{whose}: ' if whose else ''}{damage.detail}")
     if len(found.damages) > _SHOWN:
         print(f"... and {len(found.damages) - _SHOWN} more")
-    state = "is as it was written" if found.ok else f"has {many(len(found.damages), 'damage')}"
-    print(f"{found.location} {state}: {many(found.passages, 'passage')} can be read")
+    state = "is intact" if found.ok else f"is damaged in {plural(len(found.damages), 'place')}"
+    print(f"{found.location} {state}: {plural(found.passages, 'passage')} can be read")

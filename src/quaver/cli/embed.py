@@ -1,4 +1,4 @@
-"""`quaver embed`: texts to vectors."""
+"""`quaver embed`."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from quaver.cli.app import app
+from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
     PoolingOption,
     Precision,
     PrecisionOption,
     ThreadsOption,
     choice_value,
-    reported_errors,
 )
-from quaver.cli.terminal import many
+from quaver.cli.terminal import plural
 from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver.errors import DocumentError, InputError
 
 
-@app.command()
 def embed(
-    model: Annotated[str, typer.Option("--model", "-m", help="Model folder or hub id.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Embedding model, a folder or hub id.")
+    ],
     texts: Annotated[
         list[str] | None, typer.Argument(help='Texts; a single "-" reads lines from stdin.')
     ] = None,
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="One text per line.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write a .npy file instead of JSON lines.")
+    file: Annotated[Path | None, typer.Option("--file", help="Read one text per line.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a .npy file instead of JSON lines.")
     ] = None,
     prompt_name: Annotated[
         str | None, typer.Option(help="Name of one of the model's prompts.")
@@ -41,41 +41,44 @@ def embed(
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
-    """Embed texts: one JSON array per line on stdout, or a NumPy file."""
+    """Embed texts: one JSON array per line on stdout, or a NumPy file.
+
+    Example: quaver embed --model sentence-transformers/all-MiniLM-L6-v2 --file lines.txt --out vectors.npy
+    """
     if bool(texts) == (file is not None):
-        raise typer.BadParameter(
-            "give texts, or --file, or - for stdin; one of them", param_hint="TEXTS"
-        )
-    if output is not None and output.suffix != ".npy":
-        raise typer.BadParameter(f"must end in .npy: got {output.name}", param_hint="--output")
+        raise typer.BadParameter("give one of: texts, --file, or - for stdin", param_hint="TEXTS")
+    if out is not None and out.suffix != ".npy":
+        raise typer.BadParameter(f"must end in .npy: got {out.name}", param_hint="--out")
     with reported_errors():
         lines = _texts(texts or [], file)
         embedder = Embedder.from_pretrained(
             model, pooling=choice_value(pooling), precision=precision.value, threads=threads
         )
         vectors = embedder.encode(lines, prompt_name=prompt_name)
-        if output is None:
+        if out is None:
             for row in vectors:
                 print(json.dumps([float(f"{value:.7g}") for value in row]))
         else:
             try:
-                np.save(output, vectors)
+                np.save(out, vectors)
             except OSError as error:
-                raise InputError(f"cannot write {output}: {error.strerror}") from error
+                raise InputError(f"cannot write {out}: {error.strerror}") from error
             print(
-                f"{many(vectors.shape[0], 'vector')} of dimension {vectors.shape[1]} in {output}",
+                f"{plural(vectors.shape[0], 'vector')} of dimension {vectors.shape[1]} in {out}",
                 file=sys.stderr,
             )
 
 
 def _texts(texts: list[str], file: Path | None) -> list[str]:
-    """Collects the texts from arguments, a file, or stdin; an empty line is an empty text."""
+    """Read the texts from arguments, a file, or stdin; an empty line is an empty text."""
     if file is None and texts != ["-"]:
         return texts
     try:
         content = sys.stdin.buffer.read() if file is None else file.read_bytes()
         return content.decode("utf-8").splitlines()
     except OSError as error:
-        raise InputError(f"cannot read {file}: {error.strerror}") from error
+        raise DocumentError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file or 'stdin'} must be UTF-8: byte {error.start} is not") from error
+        raise DocumentError(
+            f"{file or 'stdin'} must be UTF-8: byte {error.start} is not"
+        ) from error

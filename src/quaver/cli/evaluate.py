@@ -1,43 +1,79 @@
-"""`quaver evaluate`: what int8 costs on tasks with judgements."""
+"""`quaver evaluate`."""
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table as Grid
+from rich.text import Text
 
-from quaver.cli.app import app
-from quaver.cli.evaluate_output import make_folder, show_report, write_cards, write_report
-from quaver.cli.evaluated_models import Models, load_models
-from quaver.cli.options import PoolingOption, ThreadsOption, choice_value, reported_errors
+from quaver.cli.exit_codes import LOST_TOO_MUCH, reported_errors
+from quaver.cli.options import (
+    PoolingOption,
+    ThreadsOption,
+    cache_folder,
+    choice_value,
+    read_share,
+)
+from quaver.cli.terminal import harmless
+from quaver.embedder import Embedder
 from quaver.engine import info
 from quaver.errors import InputError, TaskError
 from quaver.evaluate import (
     EvaluationReport,
+    IndexSystem,
+    PairSystem,
+    System,
+    Table,
     Task,
     TaskOptions,
+    VectorCache,
+    VectorSystem,
+    by_system,
+    caption,
     compare,
+    fidelity_table,
     find_folders,
     find_mteb,
     has_judgements,
+    is_quantized_folder,
+    loss_table,
+    markdown_report,
     percent,
+    quaver_key,
     read_mteb,
     read_task,
     run_mteb,
+    write_card,
+    write_report,
 )
+from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder
+from quaver.models import ModelFolder
+from quaver.reranker import CrossEncoder
+from quaver.store import Mode
 
-LOST_TOO_MUCH = 3
-"""Exit code when --max-loss does not hold: neither an error (1) nor a wrong call (2)."""
+Model: TypeAlias = Embedder | CrossEncoder
+
 _PATHLIKE = re.compile(r"[./~]|.*[/\\]")
+_NAME = 12
+"""Characters of a task's name on one line of a narrow terminal."""
+_BETWEEN = 3
+"""Characters between two columns."""
 
 
 class SearchMode(str, Enum):
@@ -48,7 +84,6 @@ class SearchMode(str, Enum):
     hybrid = "hybrid"
 
 
-@app.command()
 def evaluate(
     models: Annotated[
         list[str],
@@ -60,7 +95,7 @@ def evaluate(
             "--tasks",
             "-t",
             help="Folders in BEIR layout, folders of such folders, or names of mteb's tasks and "
-            "benchmarks; with commas or several times.",
+            "benchmarks; separated by commas, or repeated.",
         ),
     ],
     baseline: Annotated[
@@ -68,41 +103,48 @@ def evaluate(
         typer.Option(
             "--baseline",
             "-b",
-            help="The model in float32 that everything is compared with; default: MODEL itself.",
+            help="The model to compare with, in float32; default: MODEL, if it is only one.",
             show_default=False,
         ),
     ] = None,
     kind: Annotated[
         list[str] | None,
-        typer.Option(help="TASK=retrieval or TASK=reranking; TASK may have * in it."),
+        typer.Option(help="TASK=retrieval or TASK=reranking; TASK may contain *."),
     ] = None,
     qrels: Annotated[
         list[str] | None, typer.Option(help="TASK=NAME: use qrels/NAME.tsv; default: test.")
     ] = None,
     relevance: Annotated[
         list[str] | None,
-        typer.Option(help="TASK=N: relevant in MAP from score N; default: 1."),
+        typer.Option(help="TASK=N: MAP counts scores from N as relevant; default: 1."),
     ] = None,
     compare_with: Annotated[
         str | None,
         typer.Option(
-            "--compare", help="Other engines' int8 of the baseline: onnxruntime,openvino."
+            "--compare",
+            help="Also measure the baseline in other engines' int8: onnxruntime,openvino.",
         ),
     ] = None,
     calibration: Annotated[
         str | None,
-        typer.Option(help="Text to calibrate openvino with, as `quaver quantize` takes it."),
+        typer.Option(help="Calibration text for openvino, as in `quaver quantize`."),
     ] = None,
     max_loss: Annotated[
-        str | None,
-        typer.Option(help="Fail (exit code 3) if a MODEL loses more, such as 0.3%."),
+        float | None,
+        typer.Option(
+            parser=read_share,
+            metavar="SHARE",
+            help="Exit with code 3 if a MODEL loses more, such as 0.3%.",
+            show_default=False,
+        ),
     ] = None,
-    store: Annotated[
-        bool, typer.Option("--store", help="Measure through an index, as a search runs.")
+    index: Annotated[
+        bool,
+        typer.Option("--index", help="Measure the search of an index instead of the model alone."),
     ] = False,
     mode: Annotated[
         SearchMode | None,
-        typer.Option(help="How the index searches, with --store; default: hybrid."),
+        typer.Option(help="With --index: how it searches; default: hybrid."),
     ] = None,
     out: Annotated[
         Path | None,
@@ -113,47 +155,48 @@ def evaluate(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print it as Markdown.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the report as Markdown.")
+    ] = False,
     no_card: Annotated[
         bool,
         typer.Option(
-            "--no-card", help="Do not write the loss into the model card of quantized folders."
+            "--no-card", help="Do not write the result into the model cards of quantized folders."
         ),
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps vectors for runs of the same code and models."),
+        typer.Option(help="Folder that keeps vectors for later runs of the same code and models."),
     ] = None,
     pooling: PoolingOption = None,
     max_seq_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a text.", min=3)
+        int | None, typer.Option(help="Most tokens of a text; longer ones are truncated.", min=3)
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, beside float32.
 
-    The baseline runs in float32 in the same engine and the same run. Every difference comes with a
-    95 % interval (paired bootstrap over queries) and with how near the vectors stay.
+    Example: quaver evaluate ./bge-small-int8 --baseline BAAI/bge-small-en-v1.5 --tasks ./tasks --max-loss 0.5%
+
+    The baseline runs in float32 in the same engine and the same run. Every difference has a 95 %
+    interval (paired bootstrap over queries), and the report shows how close the vectors stay.
     """
     with reported_errors():
-        bound = None if max_loss is None else _share(max_loss)
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other: give one")
-        if mode is not None and not store:
-            raise InputError(
-                f"--mode needs --store, which measures through an index: got --mode {mode.value} alone"
-            )
+        if mode is not None and not index:
+            raise InputError(f"--mode is for --index: got --mode {mode.value} without it")
         judged, others = _read_tasks(
             [name for part in tasks for name in _split(part)],
             _task_options(kind or [], qrels or [], relevance or []),
         )
-        loaded = load_models(
+        loaded = _load_models(
             models,
             baseline,
             others=_split(compare_with or ""),
             calibration=calibration,
             cache=cache,
-            through=(mode or SearchMode.hybrid).value if store else None,
+            index_mode=(mode or SearchMode.hybrid).value if index else None,
             settings={
                 "pooling": choice_value(pooling),
                 "max_seq_length": max_seq_length,
@@ -161,7 +204,7 @@ def evaluate(
             },
         )
         if out is not None:
-            make_folder(out)
+            _make_folder(out)
         with _progress((len(judged) + len(others)) * (1 + len(loaded.systems))) as step:
             report = compare(
                 loaded.baseline,
@@ -171,19 +214,26 @@ def evaluate(
                 run=_record(loaded),
                 on_step=step,
             )
-        show_report(report, as_json=as_json, as_markdown=as_markdown)
+        _show_report(report, as_json=as_json, as_markdown=as_markdown)
         if out is not None:
             write_report(report, out)
         if not no_card:
-            write_cards(report, dict(zip(loaded.ours, models, strict=True)))
-        if bound is not None:
-            _hold(report, loaded.ours, bound)
+            for name, model in zip(loaded.ours, models, strict=True):
+                if is_quantized_folder(Path(model)):
+                    print(f"quaver: wrote {write_card(report, name, Path(model))}", file=sys.stderr)
+        if max_loss is not None:
+            _check_loss(report, loaded.ours, max_loss)
 
 
+# --- Tasks ----------------------------------------------------------------------------------------
 def _read_tasks(
     names: Sequence[str], options_of: Callable[[str], TaskOptions]
 ) -> tuple[list[Task], Any]:
-    """Local folders and mteb's tasks: those with judgements, and those that mteb runs itself."""
+    """Find local folders and mteb's tasks.
+
+    Returns:
+        Tasks with judgements, and mteb's other tasks, which mteb runs itself.
+    """
     judged: list[Task] = []
     foreign: list[str] = []
     for name in names:
@@ -195,13 +245,13 @@ def _read_tasks(
     try:
         found = find_mteb(foreign) if foreign else []
     except ImportError as error:
-        raise InputError(
-            f"no folder here is called {' or '.join(foreign)}, and to look among mteb's tasks: {error}"
+        raise TaskError(
+            f"there is no folder {' or '.join(foreign)}; to find a task of mteb by this name: {error}"
         ) from error
     for task in found:
         judged += read_mteb(task) if has_judgements(task) else []
     if not names:
-        raise TaskError("an evaluation needs a task: --tasks is empty")
+        raise InputError("an evaluation needs a task: --tasks is empty")
     return judged, [task for task in found if not has_judgements(task)]
 
 
@@ -213,7 +263,7 @@ def _run_others(others: Sequence[Any], loaded: Models, step: Any) -> Any:
 
 
 def _split(text: str) -> list[str]:
-    """Split at commas, but not inside brackets: "MTEB(eng, v2)" is one name."""
+    """Split at commas outside parentheses: "MTEB(eng, v2)" is one name."""
     parts = re.split(r",(?![^()]*\))", text)
     return [part.strip() for part in parts if part.strip()]
 
@@ -221,19 +271,19 @@ def _split(text: str) -> list[str]:
 def _task_options(
     kind: Sequence[str], qrels: Sequence[str], relevance: Sequence[str]
 ) -> Callable[[str], TaskOptions]:
-    """Turn NAME=VALUE options into the options of each task."""
+    """Return a function from a task's name to its options, from TASK=VALUE pairs."""
 
     def pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
         for text in given:
             if not all(text.partition("=")):
-                raise InputError(f"{option} is TASK=VALUE: got {text!r}")
+                raise InputError(f"{option} must be TASK=VALUE: got {text!r}")
         return [(text.partition("=")[0], text.partition("=")[2]) for text in given]
 
     kinds, files = pairs("--kind", kind), pairs("--qrels", qrels)
     levels = pairs("--relevance", relevance)
     for _, value in levels:
         if not value.isdigit():
-            raise InputError(f"--relevance is TASK=N, N a whole number: got {value!r}")
+            raise InputError(f"--relevance must be TASK=N with a whole number N: got {value!r}")
 
     def last(name: str, given: list[tuple[str, str]]) -> str | None:
         return next((v for pattern, v in reversed(given) if fnmatchcase(name, pattern)), None)
@@ -249,15 +299,179 @@ def _task_options(
     return options_of
 
 
-def _share(text: str) -> float:
-    """Read "0.3%" or "0.003" as a share."""
+# --- Models ---------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Models:
+    """The models of an evaluation.
+
+    Attributes:
+        baseline: the baseline, in float32.
+        systems: what is compared with it: the models, then other engines.
+        ours: the models' names among the systems, in the order of the command line.
+        loaded: the baseline, then the models.
+        described: system to the model's source, for the record.
+    """
+
+    baseline: System
+    systems: list[System]
+    ours: list[str]
+    loaded: list[Model]
+    described: dict[str, str]
+
+    def for_mteb(self) -> tuple[Any, dict[str, Any]]:
+        """Wrap the baseline and the models for mteb.
+
+        Raises:
+            InputError: other engines are compared, which mteb cannot run.
+        """
+        if len(self.systems) > len(self.ours):
+            raise InputError(
+                "--compare measures retrieval and reranking only: leave it out, or leave out the "
+                "other tasks"
+            )
+        wrapped = [
+            MtebEncoder(model) if isinstance(model, Embedder) else MtebCrossEncoder(model)
+            for model in self.loaded
+        ]
+        return wrapped[0], dict(zip(self.ours, wrapped[1:], strict=True))
+
+
+def _load_models(
+    names: Sequence[str],
+    baseline: str | None,
+    *,
+    others: Sequence[str],
+    calibration: str | None,
+    cache: Path | None,
+    index_mode: Mode | None,
+    settings: dict[str, Any],
+) -> Models:
+    """Load the models.
+
+    Args:
+        names: folders or hub ids of the models to run in int8.
+        baseline: folder or hub id of the model to run in float32; None uses the only model in names.
+        others: engines to compare with.
+        calibration: text for the engines that need it.
+        cache: folder that keeps vectors, or None.
+        index_mode: search mode of an index, or None to measure the models alone.
+        settings: pooling, max_seq_length and threads.
+
+    Raises:
+        InputError: the arguments contradict each other.
+        ModelError: a model cannot be loaded.
+    """
+    if baseline is None:
+        if len(names) != 1 or is_quantized_folder(Path(names[0])):
+            raise InputError(
+                "a loss is measured against a model in float32: name it with --baseline"
+            )
+        baseline = names[0]
+    kept = None if cache is None else VectorCache(cache)
+    base = _load(baseline, "float32", settings)
+    models = [_load(name, "int8", settings) for name in names]
+    columns = ["int8"] if len(names) == 1 else [Path(name).name for name in names]
+    described = {"float32": base.source}
+    systems: list[System] = []
+    for column, model in zip(columns, models, strict=True):
+        if isinstance(model, Embedder) != isinstance(base, Embedder):
+            raise InputError(
+                f"a model and its baseline must be of the same kind: {model.name} is "
+                f"{_kind_of(model)}, {base.name} is {_kind_of(base)}"
+            )
+        described[column] = model.source
+        systems.append(_system(column, model, kept, index_mode))
+    if others:
+        if not isinstance(base, Embedder):
+            raise InputError("--compare is for embedding models: got a cross-encoder")
+        from quaver_bench.peers import peer_systems
+
+        graphs = cache_folder("evaluate") if cache is None else cache / "graphs"
+        systems += peer_systems(others, base, calibration=calibration, graphs=graphs, kept=kept)
+    return Models(
+        baseline=_system("float32", base, kept, index_mode),
+        systems=systems,
+        ours=columns,
+        loaded=[base, *models],
+        described=described,
+    )
+
+
+def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
+    """Load a model, as a cross-encoder if it has a classification head."""
+    if ModelFolder.open(name).is_classifier:
+        fitting = {key: value for key, value in settings.items() if key != "pooling"}
+        return CrossEncoder.from_pretrained(name, precision=precision, **fitting)
+    return Embedder.from_pretrained(name, precision=precision, **settings)
+
+
+def _system(name: str, model: Model, cache: VectorCache | None, index_mode: Mode | None) -> System:
+    if isinstance(model, CrossEncoder):
+        if index_mode is not None:
+            raise InputError("--index is for embedding models: got a cross-encoder")
+        return PairSystem(name, model)
+    if index_mode is not None:
+        return IndexSystem(name, model, mode=index_mode)
+    return VectorSystem(name, model, cache=cache, key=quaver_key(model) if cache else "")
+
+
+def _kind_of(model: Model) -> str:
+    return "an embedding model" if isinstance(model, Embedder) else "a cross-encoder"
+
+
+# --- Output ---------------------------------------------------------------------------------------
+def _show_report(report: EvaluationReport, *, as_json: bool, as_markdown: bool) -> None:
+    """Print a report as tables, JSON or Markdown."""
+    if as_json:
+        print(json.dumps(report.to_json(), indent=1))
+    elif as_markdown:
+        print(markdown_report(report), end="")
+    else:
+        console = Console(highlight=False)
+        for table in (loss_table(report), fidelity_table(report)):
+            if table.rows:
+                _print(table, console)
+        console.print(Text(harmless(caption(report)), "dim"))
+
+
+def _print(table: Table, console: Console) -> None:
+    """Print a table, with fewer columns in a narrow terminal."""
+    unbounded = console.options.update(width=10_000)
+    grids = [_grid(table)]
+    if Measurement.get(console, unbounded, grids[0]).maximum > console.width:
+        grids = [_grid(part) for part in by_system(table)]
+    for grid in grids:
+        # A terminal narrower than the figures wraps lines; no figure is cut off.
+        narrowest = sum((column.min_width or 0) + _BETWEEN for column in grid.columns)
+        console.print(grid, width=max(narrowest, console.width), crop=False)
+        console.print()
+
+
+def _grid(table: Table) -> Grid:
+    grid = Grid(box=SIMPLE, pad_edge=False, show_edge=False)
+    for number, name in enumerate(table.head):
+        # Headings and names may wrap; figures may not.
+        widest = max((len(row[number]) for row in table.rows), default=0)
+        grid.add_column(
+            Text(name, overflow="fold"),
+            justify="right" if number else "left",
+            overflow="fold",
+            min_width=widest if number else min(widest, _NAME),
+        )
+    for number, row in enumerate(table.rows):
+        cells = [Text(harmless(cell)) for cell in row]
+        grid.add_row(*cells, style="bold" if number in table.means else None)
+    return grid
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of --out before anything is measured."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--out must be a folder: {folder} is a file")
     try:
-        share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise InputError(f"--max-loss is a share such as 0.3% or 0.003: got {text!r}")
-    return share
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make --out {folder}: {error.strerror}") from error
 
 
 @contextmanager
@@ -285,8 +499,8 @@ def _record(loaded: Models) -> dict[str, Any]:
     }
 
 
-def _hold(report: EvaluationReport, ours: Sequence[str], bound: float) -> None:
-    """End with a code of its own when a model loses more than the bound."""
+def _check_loss(report: EvaluationReport, ours: Sequence[str], bound: float) -> None:
+    """Exit with LOST_TOO_MUCH if a model loses more than the bound."""
     beyond = [
         f"{name} loses {percent(loss).lstrip('+')} of {what}"
         for name in ours
@@ -295,5 +509,5 @@ def _hold(report: EvaluationReport, ours: Sequence[str], bound: float) -> None:
     ]
     if beyond:
         allowed = percent(bound).lstrip("+")
-        print(f"quaver: more is lost than {allowed}: {'; '.join(beyond)}", file=sys.stderr)
+        print(f"quaver: the loss is above {allowed}: {'; '.join(beyond)}", file=sys.stderr)
         raise typer.Exit(LOST_TOO_MUCH)

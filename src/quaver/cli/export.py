@@ -1,4 +1,4 @@
-"""`quaver export-st`: a model folder for sentence-transformers."""
+"""`quaver export-st`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,21 @@ from typing import Annotated
 
 import typer
 
-from quaver.cli.app import app
-from quaver.cli.options import (
-    PoolingOption,
-    Precision,
-    PrecisionOption,
-    choice_value,
-    reported_errors,
-)
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import PoolingOption, Precision, PrecisionOption, choice_value
 from quaver.integrations.sentence_transformers_export import export_sentence_transformers
 
 
-@app.command(name="export-st")
 def export_st(
     model: Annotated[str, typer.Argument(help="Model folder or hub id, quantized or not.")],
-    target: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    target: Annotated[Path, typer.Argument(help="Folder to write, new or empty.")],
     pooling: PoolingOption = None,
     precision: PrecisionOption = Precision.int8,
 ) -> None:
-    """Write a folder that sentence-transformers, and tools built on them, run on this engine."""
+    """Write a folder that sentence-transformers, and tools built on it, run on this engine.
+
+    Example: quaver export-st BAAI/bge-small-en-v1.5 ./bge-small-st
+    """
     with reported_errors(interrupted="interrupted: nothing was written"):
         task = export_sentence_transformers(
             model, target, pooling=choice_value(pooling), precision=precision.value

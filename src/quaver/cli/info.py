@@ -1,26 +1,24 @@
-"""`quaver info`: this machine."""
+"""`quaver info`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
-from quaver.cli.app import app
-from quaver.cli.options import reported_errors
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import JsonOption
 from quaver.engine import advice, cpu_settings
 from quaver.engine import info as machine_info
 
 
-@app.command()
-def info(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    """Show this CPU, what the engine uses of it, settings that change the speed, and versions."""
+def info(as_json: JsonOption = False) -> None:
+    """Show this CPU, what the engine uses of it, settings that affect speed, and versions.
+
+    Example: quaver info --json
+    """
     with reported_errors():
         settings = cpu_settings()
         facts = {**machine_info(), **settings, "advice": advice(settings)}
@@ -36,7 +34,7 @@ def info(
 
 
 def _shown(value: object) -> str:
-    """Writes a fact for people: of yes and no the yes, of versions name and number."""
+    """Return a fact as text: of flags those that are set, of versions name and number."""
     if isinstance(value, list):
         between = "; " if any(isinstance(item, str) for item in value) else ", "
         return between.join(map(str, value)) or "none"

@@ -1,31 +1,19 @@
-"""What commands share: options, loading a model, and how an error ends a command."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
 import math
-import os
 import re
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from types import FrameType
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quaver.embedder import Embedder
-from quaver.errors import QuaverError
-from quaver.index import load_stored_model
-from quaver.store import Manifest
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
-TERMINATED = 143
-"""Exit code after SIGTERM."""
+if TYPE_CHECKING:
+    from quaver.embedder import Embedder
+    from quaver.store import Manifest
 
 
 class Pooling(str, Enum):
@@ -42,6 +30,25 @@ class Precision(str, Enum):
     float32 = "float32"
 
 
+def read_share(text: str) -> float:
+    """Read a share: "0.3%" and "0.003" are the same.
+
+    Args:
+        text: from the command line.
+
+    Returns:
+        From 0 up to, but not including, 1.
+
+    Raises:
+        BadParameter: the text is not such a share.
+    """
+    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", text)
+    share = float(found[1]) / (100 if found[2] else 1) if found else 1.0
+    if share >= 1:
+        raise typer.BadParameter(f"must be a share such as 0.3% or 0.003: got {text!r}")
+    return share
+
+
 StoreArgument = Annotated[
     str, typer.Argument(help="Folder of the store, or qdrant://host:port/name.")
 ]
@@ -50,7 +57,7 @@ StoredModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        help="Model folder or hub id; default: the one the store was made with.",
+        help="Embedding model, a folder or hub id; default: the one the store was made with.",
         show_default=False,
     ),
 ]
@@ -61,10 +68,11 @@ PoolingOption = Annotated[
 ]
 WaitOption = Annotated[
     bool,
-    typer.Option("--wait", help="Wait for another process that writes to the store, if one does."),
+    typer.Option("--wait", help="Wait while another process writes to the store."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 def stored_model(
@@ -73,27 +81,29 @@ def stored_model(
     precision: Precision = Precision.int8,
     threads: int | None = None,
     pooling: Pooling | None = None,
-    *,
-    option: str = "-m",
 ) -> Callable[[Manifest], Embedder]:
-    """Returns what ``Index.open`` loads the store's model with, once the store is open.
+    """Return a function that loads a store's model, for ``Index.open``.
 
     Args:
-        store: The store.
-        model: Folder or hub id; None: the model that the store was made with, as it was loaded then.
-        precision: What the engine computes in.
-        threads: Of the engine.
-        pooling: For a folder that does not say.
-        option: The command's option that names the model, for the message.
+        store: the store.
+        model: folder or hub id; None loads the model that the store was made with.
+        precision: what the engine computes in.
+        threads: of the engine.
+        pooling: for a model folder that does not say.
+
+    Returns:
+        A function from the store's manifest to the loaded model.
     """
 
     def load(manifest: Manifest) -> Embedder:
+        from quaver.index import load_stored_model
+
         settings = {} if pooling is None else {"pooling": pooling.value}
         return load_stored_model(
             manifest,
             store,
             model,
-            option=option,
+            option="-m",
             precision=precision.value,
             threads=threads,
             **settings,
@@ -103,61 +113,21 @@ def stored_model(
 
 
 def wait_seconds(wait: bool) -> float:
-    """Returns how long --wait has an open wait for a process that writes."""
+    """Return how long to wait for another process that writes: for ever with --wait."""
     return math.inf if wait else 0.0
 
 
 def choice_value(choice: Pooling | None) -> str | None:
-    """Returns the text behind a choice."""
+    """Return the text of a choice."""
     return None if choice is None else choice.value
 
 
 def cache_folder(name: str) -> Path:
-    """Returns where XDG has a program keep what it can make again."""
-    root = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(root).expanduser() / "quaver" / name
+    """Return the folder for files that can be made again, by the rules of the platform.
 
-
-@contextmanager
-def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
-    """Turns Quaver's errors and missing extras into one line and code 1, Ctrl-C into 130, SIGTERM into 143.
-
-    A KeyboardInterrupt with a message of its own says that one. SIGTERM ends the work as Ctrl-C does.
+    Args:
+        name: of the command.
     """
-    terminated = False
+    from platformdirs import user_cache_path
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        nonlocal terminated
-        terminated = True
-        raise KeyboardInterrupt
-
-    with _handled(signal.SIGTERM, terminate):
-        try:
-            yield
-        except (QuaverError, ImportError) as error:
-            print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise typer.Exit(1) from error
-        except KeyboardInterrupt as error:
-            word = str(error) or interrupted
-            if terminated:
-                word = re.sub("^interrupted", "terminated", word)
-            print(f"quaver: {word}", file=sys.stderr)
-            raise typer.Exit(TERMINATED if terminated else INTERRUPTED) from error
-        except BrokenPipeError as error:
-            # The reader (head, less) has seen enough; the interpreter must not try to flush the rest.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from error
-
-
-@contextmanager
-def _handled(number: int, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Has a signal handled, where this is the main thread and nobody else handles it."""
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(number) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(number, handler)
-    try:
-        yield
-    finally:
-        signal.signal(number, signal.SIG_DFL)
+    return user_cache_path("quaver") / name

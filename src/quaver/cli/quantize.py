@@ -1,8 +1,7 @@
-"""`quaver quantize`: a model in floats to an int8 folder."""
+"""`quaver quantize`."""
 
 from __future__ import annotations
 
-import re
 import sys
 from enum import Enum
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from quaver.cli.app import app
-from quaver.cli.options import PoolingOption, choice_value, reported_errors
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import PoolingOption, choice_value, read_share
 from quaver.cli.terminal import print_failures
+from quaver.errors import InputError
 from quaver.quantization import QuantizationReport
 from quaver.quantization import quantize as quantize_model
 
@@ -32,7 +32,7 @@ class Rounding(str, Enum):
 
 
 class Observer(str, Enum):
-    """How a static range is found."""
+    """How a static range is chosen."""
 
     minmax = "minmax"
     percentile = "percentile"
@@ -46,57 +46,62 @@ class Words(str, Enum):
     float16 = "float16"
 
 
-@app.command()
 def quantize(
-    model: Annotated[str, typer.Argument(help="Model folder or hub id, in floats.")],
-    target: Annotated[Path, typer.Argument(help="The new folder; nothing may be there yet.")],
+    model: Annotated[str, typer.Argument(help="Model folder or hub id, in float32 or float16.")],
+    target: Annotated[Path, typer.Argument(help="The new folder; it must not exist yet.")],
     scheme: Annotated[
         Scheme,
         typer.Option(
-            help="dynamic: a range for each token, found while running. static: a range for each "
-            "layer, found on calibration text."
+            help="dynamic: a range for each token, found at run time. static: a range for each "
+            "layer, from calibration text."
         ),
     ] = Scheme.dynamic,
     calibration: Annotated[
         str | None,
         typer.Option(
-            help="Text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, or the id of "
-            "a data set; FILE:COLUMN and ID:COLUMN name a column.",
+            help="Calibration text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, or "
+            "the id of a data set; FILE:COLUMN and ID:COLUMN name a column.",
             show_default=False,
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Texts to take from it.", min=1)] = 128,
+    samples: Annotated[int, typer.Option(help="Number of texts for calibration.", min=1)] = 128,
     rounding: Annotated[
         Rounding | None,
         typer.Option(
-            help="nearest, or gptq: change what a layer gives on the text least. Default: gptq "
-            "where there is text.",
+            help="nearest, or gptq, which changes a layer's output on the calibration text least. "
+            "Default: gptq with --calibration.",
             show_default=False,
         ),
     ] = None,
-    observer: Annotated[Observer, typer.Option(help="How static ranges are found.")] = Observer.mse,
+    observer: Annotated[
+        Observer, typer.Option(help="How static ranges are chosen.")
+    ] = Observer.mse,
     strict: Annotated[
         bool,
         typer.Option(
             "--strict",
-            help="static: one range for every layer, also where that multiplies its error by more "
-            "than 4; without it such a layer keeps a range for each token.",
+            help="With static: one range for every layer. Without this option a layer whose error "
+            "that would multiply by more than 4 keeps a range for each token.",
         ),
     ] = False,
     max_loss: Annotated[
-        str | None,
+        float | None,
         typer.Option(
+            parser=read_share,
+            metavar="SHARE",
             help="Largest loss on the calibration text, such as 0.1%: 1 - mean cosine of int8 and "
-            "float32 vectors (cross-encoder: 1 - correlation of scores). The layers that cost "
-            "most stay in float32 until it holds.",
+            "float32 vectors (cross-encoder: 1 - correlation of scores). The layers that lose "
+            "most stay in float32 until the loss is below.",
             show_default=False,
         ),
     ] = None,
     words: Annotated[Words, typer.Option(help="How word embeddings are stored.")] = Words.int8,
     pooling: PoolingOption = None,
 ) -> None:
-    """Write an int8 folder of a model: smaller, loaded faster, read by transformers too."""
-    bound = None if max_loss is None else _part(max_loss)
+    """Write a model as an int8 folder: smaller, faster to load, readable by transformers.
+
+    Example: quaver quantize BAAI/bge-small-en-v1.5 ./bge-small-int8 --calibration texts.jsonl
+    """
     if calibration is None:
         for option, asked in (
             ("--scheme static", scheme is Scheme.static),
@@ -105,11 +110,16 @@ def quantize(
         ):
             if asked:
                 raise typer.BadParameter(
-                    f"{option} needs text: a .jsonl, .txt, .csv or .parquet file, a folder of "
+                    f"{option} needs calibration text: a .jsonl, .txt, .csv or .parquet file, a folder of "
                     "documents, or a data set",
                     param_hint="--calibration",
                 )
-    with reported_errors("interrupted; nothing was written"):
+    with reported_errors("interrupted: nothing was written"):
+        if target.exists() or target.is_symlink():
+            raise InputError(
+                f"the target must not exist yet: there is something at {target}; give another name "
+                "or remove it"
+            )
         report = quantize_model(
             model,
             target,
@@ -119,7 +129,7 @@ def quantize(
             rounding=None if rounding is None else rounding.value,
             observer=observer.value,
             strict=strict,
-            max_loss=bound,
+            max_loss=max_loss,
             words=words.value,
             pooling=choice_value(pooling),
             show_progress_bar=sys.stderr.isatty(),
@@ -128,19 +138,8 @@ def quantize(
     _print(report)
 
 
-def _part(text: str) -> float:
-    """Reads "0.3%" or "0.003"."""
-    found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", text)
-    value = float(found[1]) / (100 if found[2] else 1) if found else 0.0
-    if not 0 < value < 1:
-        raise typer.BadParameter(
-            f"must be a part such as 0.3% or 0.003: got {text!r}", param_hint="--max-loss"
-        )
-    return value
-
-
 def _print(report: QuantizationReport) -> None:
-    """Prints the report: a table of layers where there was text, then the sums."""
+    """Print the report: with calibration text a table of layers, then the totals."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""`quaver status`: what a store holds."""
+"""`quaver status`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
-from quaver.cli.app import app
-from quaver.cli.options import StoreArgument, reported_errors
-from quaver.cli.terminal import failure_lines, harmless, many, size
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import JsonOption, StoreArgument
+from quaver.cli.terminal import failure_lines, harmless, plural, size
 from quaver.store import FolderStatus, StoreStatus, read_status
 
 
-@app.command()
 def status(
     store: StoreArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Show what a store holds: folders, files, passages, failures, model, size, last update.
 
-    The model itself is not loaded.
+    Example: quaver status ./kb
+
+    The model is not loaded.
     """
     with reported_errors():
         found = read_status(store)
@@ -48,29 +47,29 @@ def status(
 def _facts(found: StoreStatus) -> Iterator[tuple[str, str]]:
     yield "store", found.location
     gone = Path(found.model).is_absolute() and not Path(found.model).is_dir()
-    yield "model", found.model + (" (not there any more: name it with -m)" if gone else "")
+    yield "model", found.model + (" (no longer there: name it with -m)" if gone else "")
     yield (
         "passages",
-        f"{found.passages:,}, of {found.passage_tokens} tokens at most; language {found.language}",
+        f"{found.passages:,}, at most {found.passage_tokens} tokens each; language {found.language}",
     )
     yield "vectors", f"{found.dimension} dimensions, compared as {found.vectors}"
     yield "files", f"{found.files:,}; {found.failures:,} could not be read"
     if found.bytes is not None:
         yield "size", size(found.bytes)
-    yield "made", _local(found.created)
-    yield "updated", "not known" if found.updated is None else _local(found.updated)
+    yield "created", _local(found.created)
+    yield "updated", "unknown" if found.updated is None else _local(found.updated)
 
 
 def _lines(folder: FolderStatus) -> Iterator[str]:
     updated = "" if folder.updated is None else f", updated {_local(folder.updated)}"
-    yield f"{many(folder.files, 'file')}, {many(folder.passages, 'passage')}{updated}"
+    yield f"{plural(folder.files, 'file')}, {plural(folder.passages, 'passage')}{updated}"
     if folder.failures:
-        yield f"{many(folder.failures, 'file')} could not be read:"
+        yield f"{plural(folder.failures, 'file')} could not be read:"
         yield from (f"  {line}" for line in failure_lines(folder.failed))
 
 
 def _local(moment: str) -> str:
-    """Writes a moment for people, in their time."""
+    """Return a time in the local time zone."""
     at = datetime.fromisoformat(moment)
     at = at if at.tzinfo else at.replace(tzinfo=timezone.utc)
     return at.astimezone().strftime("%Y-%m-%d %H:%M:%S")

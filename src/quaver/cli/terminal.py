@@ -207,16 +207,16 @@ def _fitting(words: Sequence[str], width: int) -> str:
 
 def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
     """Prints what an update did; failures go to stderr."""
-    print(f"{many(report.files, 'file')} from {folder} in {store}")
+    print(f"{plural(report.files, 'file')} from {folder} in {store}")
     reused = f"{report.reused} reused, " if report.reused else ""
     print(
         f"passages: {report.added} added, {reused}{report.unchanged} unchanged, "
-        f"{report.removed} removed; {many(report.truncated, 'text')} truncated"
+        f"{report.removed} removed; {plural(report.truncated, 'text')} truncated"
     )
     print(f"{report.seconds:.1f} s, {report.passages_per_second:.0f} passages/s")
     if report.empty:
         names = harmless(_listed(report.empty))
-        print(f"quaver: {many(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
+        print(f"quaver: {plural(len(report.empty), 'file')} without text: {names}", file=sys.stderr)
     if report.others:
         kinds = sorted(report.others.items(), key=lambda item: (-item[1], item[0]))
         others = harmless(
@@ -225,7 +225,7 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
         print(f"quaver: passed over files of other kinds: {others}", file=sys.stderr)
     if report.outside:
         lead = "leads" if len(report.outside) == 1 else "lead"
-        links = f"{many(len(report.outside), 'link')} that {lead} out of the folder"
+        links = f"{plural(len(report.outside), 'link')} that {lead} out of the folder"
         names = harmless(_listed(report.outside))
         print(f"quaver: not followed, --follow-links does: {links}: {names}", file=sys.stderr)
     print_failures(report.failed)
@@ -234,7 +234,7 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
 def print_failures(failed: Sequence[Failure]) -> None:
     """Prints to stderr which files could not be read."""
     if failed:
-        print(f"quaver: {many(len(failed), 'file')} could not be read:", file=sys.stderr)
+        print(f"quaver: {plural(len(failed), 'file')} could not be read:", file=sys.stderr)
     for line in failure_lines(failed):
         print(f"  {line}", file=sys.stderr)
 
@@ -506,6 +506,6 @@ _CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\N{REPLACEMENT CH
 _CONTROLS_BUT_LINES = {code: sign for code, sign in _CONTROLS.items() if chr(code) not in "\n\t"}
 
 
-def many(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
     """Returns a number with its noun: "1 file", "2 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

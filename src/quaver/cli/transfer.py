@@ -1,4 +1,4 @@
-"""`quaver export`, `quaver import`: a store as a Parquet file and back."""
+"""`quaver export` and `quaver import`: a store to a Parquet file and back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from quaver.cli.app import app
+from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
     Precision,
     PrecisionOption,
@@ -16,54 +16,52 @@ from quaver.cli.options import (
     StoreArgument,
     ThreadsOption,
     WaitOption,
-    reported_errors,
     stored_model,
     wait_seconds,
 )
-from quaver.cli.terminal import many, progress_display
+from quaver.cli.terminal import plural, progress_display
 from quaver.embedder import Embedder
-from quaver.errors import InputError
+from quaver.errors import DocumentError
 from quaver.index import Index, UpdateProgress, export_passages, import_passages
 from quaver.store import Manifest
 
 
-@app.command("export")
 def export_store(
     store: StoreArgument,
     file: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
 ) -> None:
-    """Write a store's passages, metadata and vectors to a Parquet file."""
+    """Write a store's passages, metadata and vectors to a Parquet file.
+
+    Example: quaver export ./kb kb.parquet
+    """
     with reported_errors():
-        print(f"{many(export_passages(store, file), 'passage')} from {store} in {file}")
+        print(f"{plural(export_passages(store, file), 'passage')} from {store} in {file}")
 
 
-@app.command("import")
 def import_store(
-    file: Annotated[
-        Path,
-        typer.Argument(help="A .parquet file of `quaver export`, or with columns id and text."),
-    ],
     store: Annotated[
         str,
-        typer.Option(
-            "--store",
-            "-s",
-            help="Folder of the store, or qdrant://host:port/name; made if there is none.",
+        typer.Argument(
+            help="Folder of the store, or qdrant://host:port/name; made if it does not exist."
         ),
+    ],
+    file: Annotated[
+        Path,
+        typer.Argument(help="A .parquet file from `quaver export`, or with columns id and text."),
     ],
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             "-m",
-            help="Embeds a file that `quaver export` did not write.",
+            help="Embedding model, for a file that `quaver export` did not write.",
             show_default=False,
         ),
     ] = None,
     vectors: Annotated[
         str | None,
         typer.Option(
-            help="What the search of a new store on a server compares: float32, int8 or binary; default: as before."
+            help="New store on a server: what its search compares, float32, int8 or binary; default: as in the file."
         ),
     ] = None,
     wait: WaitOption = False,
@@ -71,10 +69,13 @@ def import_store(
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
-    """Store the passages of a Parquet file, with its vectors where it is an export."""
+    """Store the passages of a Parquet file, with its vectors if it is an export.
+
+    Example: quaver import qdrant://localhost:6333/kb kb.parquet
+    """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         if not file.is_file():
-            raise InputError(f"there is no file {file} to import")
+            raise DocumentError(f"there is no file {file} to import")
         embedder: Embedder | Callable[[Manifest], Embedder] | None = None
         if model is not None and Index.exists(store):
             embedder = stored_model(store, model, precision, threads)
@@ -91,4 +92,4 @@ def import_store(
                     UpdateProgress(done, total, done, done, total)
                 ),
             )
-        print(f"{many(count, 'passage')} from {file} in {store}")
+        print(f"{plural(count, 'passage')} from {file} in {store}")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from quaver.evaluate.cache import VectorCache, quaver_key
 from quaver.evaluate.compare import compare, compare_models
-from quaver.evaluate.model_card import is_quantized_folder, write_between
+from quaver.evaluate.model_card import is_quantized_folder, write_between, write_card
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
 from quaver.evaluate.plot import draw
 from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.report_files import write_report
 from quaver.evaluate.system import IndexSystem, PairSystem, System, VectorSystem
 from quaver.evaluate.table import (
     Table,
@@ -49,4 +50,6 @@ __all__ = [
     "read_task",
     "run_mteb",
     "write_between",
+    "write_card",
+    "write_report",
 ]

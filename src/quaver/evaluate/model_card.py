@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from quaver.errors import InputError
+from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.table import markdown_report
 from quaver.quantization import MARKS
 
 START, END = MARKS
@@ -19,6 +21,25 @@ def is_quantized_folder(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "quantization_config" in config
+
+
+def write_card(report: EvaluationReport, system: str, folder: Path) -> Path:
+    """Write a model's loss into its model card.
+
+    Args:
+        report: the report.
+        system: the model's name in the report.
+        folder: the model's folder.
+
+    Returns:
+        The card, README.md.
+
+    Raises:
+        InputError: the card cannot be written.
+    """
+    card = folder / "README.md"
+    write_between(card, markdown_report(report.only(system)))
+    return card
 
 
 def write_between(file: Path, text: str, *, start: str = START, end: str = END) -> None:

@@ -63,12 +63,15 @@ def rerank(
     return [replace(hits[one.index], score=one.score) for one in ranked]
 
 
-def load_ranker(name_or_path: str | Path, embedder: Embedder | None = None) -> Ranker:
+def load_ranker(
+    name_or_path: str | Path, embedder: Embedder | None = None, *, threads: int | None = None
+) -> Ranker:
     """Load a model that reranks, or rank with the index's own model.
 
     Args:
         name_or_path: Model folder or hub id.
         embedder: The index's own model; reused when `name_or_path` names it.
+        threads: Threads of the ranker; None uses those of `embedder`, or all cores.
 
     Returns:
         The ranker.
@@ -79,7 +82,8 @@ def load_ranker(name_or_path: str | Path, embedder: Embedder | None = None) -> R
     """
     if embedder is not None and _same_model(name_or_path, embedder):
         return BiEncoderRanker(embedder)
-    threads = None if embedder is None else embedder.threads
+    if threads is None and embedder is not None:
+        threads = embedder.threads
     return Ranker.from_pretrained(name_or_path, threads=threads)
 
 

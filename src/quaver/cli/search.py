@@ -1,0 +1,150 @@
+"""`quaver search`, and the options that it shares with `quaver ask`."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import (
+    JsonOption,
+    Precision,
+    PrecisionOption,
+    StoreArgument,
+    StoredModelOption,
+    ThreadsOption,
+    stored_model,
+)
+from quaver.cli.terminal import print_hits
+from quaver.errors import InputError
+from quaver.index import Index, load_ranker
+from quaver.store import CANDIDATES, And, Compare, Filter, Mode, Operator, VectorStore
+
+ModeOption = Annotated[
+    Mode, typer.Option(help="Rank by vectors, by words, or by both with their ranks fused.")
+]
+FilterOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--filter",
+        "-f",
+        metavar="FIELD=VALUE",
+        help="Only passages that match, such as source=a.md, page>=3 or author.name!=Ada; may be "
+        "repeated, and all must match. Operators: = != < <= > >=.",
+        show_default=False,
+    ),
+]
+RerankOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rerank",
+        help="Rerank what was found with this model: a cross-encoder or an embedding model, "
+        "folder or hub id.",
+        show_default=False,
+    ),
+]
+CandidatesOption = Annotated[int, typer.Option(help="How many passages --rerank gets.", min=1)]
+MinScoreOption = Annotated[
+    float | None,
+    typer.Option(help="Leave out hits with a lower score, on the scale of the mode or --rerank."),
+]
+
+_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
+
+
+def search(
+    store: StoreArgument,
+    query: Annotated[str, typer.Argument(help="The question.")],
+    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1)] = 10,
+    mode: ModeOption = "hybrid",
+    filters: FilterOption = None,
+    rerank: RerankOption = None,
+    candidates: CandidatesOption = CANDIDATES,
+    min_score: MinScoreOption = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Print whole passages, not only the part that answers.")
+    ] = False,
+    as_json: JsonOption = False,
+    model: StoredModelOption = None,
+    precision: PrecisionOption = Precision.int8,
+    threads: ThreadsOption = None,
+) -> None:
+    """Find the passages that answer a question.
+
+    Example: quaver search ./kb "how do I merge two dictionaries" -k 3
+
+    The store's model embeds the question; --mode bm25 compares words only and loads no model.
+    """
+    with reported_errors():
+        wanted = parsed_filter(filters)
+        load = stored_model(store, model, precision, threads)
+        with Index.open(store, load, read_only=True, lazy=mode == "bm25") as opened:
+            own = None if mode == "bm25" else opened.embedder
+            hits = opened.search(
+                query,
+                k=k,
+                mode=mode,
+                filter=wanted,
+                ranker=None if rerank is None else load_ranker(rerank, own, threads=threads),
+                candidates=candidates,
+                min_score=min_score,
+            )
+            unknown = [] if hits or as_json else unknown_fields(wanted, opened.store)
+            language = opened.store.manifest.language
+        for field in unknown:
+            print(f"quaver: no passage in {store} has a field {field!r}", file=sys.stderr)
+        if as_json:
+            print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
+        else:
+            print_hits(hits, query=query, language=language, full=full)
+
+
+def parsed_filter(conditions: list[str] | None) -> Filter | None:
+    """Read the conditions of --filter.
+
+    Args:
+        conditions: such as ``page>=3``. A value that JSON reads as a number, true, false, null or
+            a quoted string is that value; any other is text.
+
+    Returns:
+        A filter that matches where all conditions do; None if there are none.
+
+    Raises:
+        InputError: a condition cannot be read.
+    """
+    return And(*map(_parsed, conditions)) if conditions else None
+
+
+def unknown_fields(wanted: Filter | None, store: VectorStore) -> list[str]:
+    """Return the fields of a filter that no passage has, which are probably misspelled.
+
+    Args:
+        wanted: from ``parsed_filter``.
+        store: the store.
+
+    Returns:
+        Their names, each once.
+    """
+    parts = wanted.filters if isinstance(wanted, And) else ()
+    named = dict.fromkeys(part.field for part in parts if isinstance(part, Compare))
+    return [field for field in named if not store.count(Compare(field, "!=", None))]
+
+
+def _parsed(condition: str) -> Compare:
+    found = _CONDITION.fullmatch(condition)
+    if found is None:
+        raise InputError(
+            f"--filter must be a field, one of = != < <= > >=, and a value: got {condition!r}"
+        )
+    field, sign, text = found.groups()
+    operator: Operator = "==" if sign == "=" else sign  # type: ignore[assignment]
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    return Compare(field, operator, text if isinstance(value, (list, dict)) else value)
