@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from quaver.engine import advice, available_threads, cpu_settings, parse_cpus
-from quaver.errors import EngineError, InputError
+from quaver.errors import DocumentError, EngineError, InputError
 from quaver_bench.compare import comparison
 from quaver_bench.configuration import check_same, warnings
 from quaver_bench.engines import CannotRunError
@@ -209,7 +209,7 @@ def _options(line: CommandLine) -> Options:
     if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
         raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
     if line.corpus is not None and not line.corpus.exists():
-        raise InputError(f"--corpus must be a file or a folder: {line.corpus} does not exist")
+        raise DocumentError(f"--corpus must be a file or a folder: {line.corpus} does not exist")
     for option, value in (("--seconds", line.seconds), ("--longest", line.longest)):
         if value is not None and not math.isfinite(value):
             raise InputError(f"{option} must be a finite number of seconds: got {value}")

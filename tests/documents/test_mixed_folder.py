@@ -109,7 +109,7 @@ def test_the_command_lists_failures_by_their_reason(
     code, out, _ = call("search", store, "function", "-k", 1)
     assert "two.pdf, p. 1" in out
     code, _, err = call("index", folder, "--store", store, "--include", "!")
-    assert (code, "include needs patterns as in .gitignore" in err) == (1, True)
+    assert (code, "include needs patterns as in .gitignore" in err) == (2, True)
 
 
 def test_a_missing_extra_is_told_once(

@@ -148,7 +148,7 @@ def test_from_the_shell(store: Path, tmp_path: Path) -> None:
     file, new = tmp_path / "kb.parquet", tmp_path / "new"
     count = len(content(store))
     assert call("export", store, file) == f"{count} passages from {store} in {file}\n"
-    assert call("import", file, "--store", new) == f"{count} passages from {file} in {new}\n"
+    assert call("import", new, file) == f"{count} passages from {file} in {new}\n"
     assert "x.pdf" in call("search", new, "list of files", "--filter", "page=3")
     result = CliRunner().invoke(cli.app, ["export", str(new), str(tmp_path / "no" / "x.parquet")])
     assert result.exit_code == 1
