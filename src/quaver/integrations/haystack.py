@@ -9,18 +9,29 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError, needs_extra
-from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
+from quaver.integrations.shared_models import (
+    SharedCrossEncoder,
+    SharedEmbedder,
+    shared_embedder,
+)
 
 with needs_extra("haystack"):
-    from haystack import DeserializationError, Document, default_from_dict, default_to_dict
+    from haystack import (
+        DeserializationError,
+        Document,
+        component,
+        default_from_dict,
+        default_to_dict,
+    )
     from haystack.utils import Secret
+    from haystack.utils.misc import _deduplicate_documents
 
 STAMP = "quaver_embedding"
 """The meta field that says which model made a document's embedding, and from which text."""
@@ -28,6 +39,7 @@ STAMP = "quaver_embedding"
 HUB_TOKENS = ("HF_API_TOKEN", "HF_TOKEN")
 
 Self = TypeVar("Self", bound="SavedByParameters")
+Shared = TypeVar("Shared", SharedEmbedder, SharedCrossEncoder)
 
 
 class SavedByParameters:
@@ -64,33 +76,141 @@ class SavedByParameters:
         return made
 
 
-class EmbedderComponent(SavedByParameters):
-    """A component that runs an ``Embedder``, loaded when it is first needed."""
+class ModelComponent(SavedByParameters, Generic[Shared]):
+    """A component that runs a model, loaded when it is first needed."""
 
     model: str
     token: Secret | None
-    _shared: SharedEmbedder | None = None
+    _shared: Shared | None = None
+
+    def _load(self) -> Shared:
+        """Return the model, loaded or shared with other components."""
+        raise NotImplementedError
 
     def warm_up(self) -> None:
-        """Load the model, unless this process has it already."""
+        """Load the model unless this process already has it."""
         if self._shared is None:
-            self._shared = shared_embedder(self.model, **loading_settings(self))
+            self._shared = self._load()
 
     @property
-    def shared(self) -> SharedEmbedder:
-        """The model; loaded if it is not."""
+    def shared(self) -> Shared:
+        """The model; loads it first if necessary."""
         self.warm_up()
         assert self._shared is not None
         return self._shared
 
-    async def shared_async(self) -> SharedEmbedder:
-        """Give the model, loading it in a thread if it is not."""
+    async def shared_async(self) -> Shared:
+        """Return the model; if it must be loaded, load it in a thread."""
         if self._shared is None:
             await asyncio.to_thread(self.warm_up)
         return self.shared
 
     def _get_telemetry_data(self) -> dict[str, Any]:
         return {"model": self.model}
+
+
+class EmbedderComponent(ModelComponent[SharedEmbedder]):
+    """A component that runs an ``Embedder``."""
+
+    def _load(self) -> SharedEmbedder:
+        return shared_embedder(self.model, **loading_settings(self))
+
+
+class RankerComponent(ModelComponent[Shared]):
+    """A component that ranks documents; a ranker adds its model, its scores and their scale."""
+
+    top_k: int
+    scale_score: bool
+    score_threshold: float | None
+    meta_fields_to_embed: list[str]
+    embedding_separator: str
+
+    def _scores(self, query: str, documents: Sequence[Document]) -> list[float]:
+        """Return a score for each document; higher is better."""
+        raise NotImplementedError
+
+    async def _scores_async(self, query: str, documents: Sequence[Document]) -> list[float]:
+        """Return what ``_scores`` returns without blocking the event loop."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _scaled(score: float) -> float:
+        """Return a score in the range 0 to 1 that rises with the given one."""
+        raise NotImplementedError
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents for a query.
+
+        Args:
+            query: The query.
+            documents: The documents. Of documents with equal ids, the best one is kept, by the
+                score they already have.
+            top_k: Overrides the component's.
+            scale_score: Overrides the component's.
+            score_threshold: Overrides the component's.
+
+        Returns:
+            "documents": copies with their scores, best first.
+
+        Raises:
+            TypeError: query is not a string, or documents is not a list of Documents.
+            ValueError: top_k is below 1.
+        """
+        limit, unique = self._checked(query, documents, top_k)
+        scores = self._scores(query, unique)
+        return self._ranked(unique, scores, limit, scale_score, score_threshold)
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        *,
+        query: str,
+        documents: list[Document],
+        top_k: int | None = None,
+        scale_score: bool | None = None,
+        score_threshold: float | None = None,
+    ) -> dict[str, list[Document]]:
+        """Rank documents without blocking the event loop; see ``run``."""
+        limit, unique = self._checked(query, documents, top_k)
+        scores = await self._scores_async(query, unique)
+        return self._ranked(unique, scores, limit, scale_score, score_threshold)
+
+    def _checked(
+        self, query: str, documents: list[Document], top_k: int | None
+    ) -> tuple[int, list[Document]]:
+        limit = self.top_k if top_k is None else top_k
+        require_query(self, query, limit)
+        require_documents(self, documents)
+        return limit, _deduplicate_documents(documents)
+
+    def _texts(self, documents: Sequence[Document]) -> list[str]:
+        fields, separator = self.meta_fields_to_embed, self.embedding_separator
+        return [document_text(document, fields, separator) for document in documents]
+
+    def _ranked(
+        self,
+        documents: Sequence[Document],
+        scores: Sequence[float],
+        top_k: int,
+        scale_score: bool | None,
+        score_threshold: float | None,
+    ) -> dict[str, list[Document]]:
+        """Put copies of the documents in order; equal scores keep the input order."""
+        scaled = self.scale_score if scale_score is None else scale_score
+        threshold = self.score_threshold if score_threshold is None else score_threshold
+        final = [self._scaled(score) if scaled else score for score in scores]
+        order = sorted(range(len(documents)), key=lambda i: -scores[i])
+        kept = [i for i in order if threshold is None or final[i] >= threshold]
+        return {"documents": [replace(documents[i], score=final[i]) for i in kept[:top_k]]}
 
 
 _LOADING = (
@@ -200,32 +320,6 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
     """
     fields = [document.meta.get(name) for name in meta_fields]
     return separator.join([*(str(f) for f in fields if f is not None), document.content or ""])
-
-
-def ranked(
-    documents: Sequence[Document],
-    scores: Sequence[float],
-    *,
-    top_k: int,
-    threshold: float | None,
-    scale: Callable[[float], float] | None,
-) -> list[Document]:
-    """Put documents in order.
-
-    Args:
-        documents: N documents; they stay as they are.
-        scores: N scores.
-        top_k: how many to return at most.
-        threshold: the least score returned, after scaling; None for any.
-        scale: rises with the score and gives the one returned; None for the score itself.
-
-    Returns:
-        Copies with their scores, the best first; of equal ones the earlier first.
-    """
-    order = sorted(range(len(documents)), key=lambda i: -scores[i])
-    final = [scale(score) if scale else score for score in scores]
-    kept = [i for i in order if threshold is None or final[i] >= threshold]
-    return [replace(documents[i], score=final[i]) for i in kept[:top_k]]
 
 
 def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:

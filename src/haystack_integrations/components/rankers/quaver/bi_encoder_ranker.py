@@ -13,25 +13,23 @@ from numpy.typing import NDArray
 from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
     STAMP,
-    EmbedderComponent,
-    document_text,
+    RankerComponent,
     field_names,
     hub_token,
+    loading_settings,
     model_name,
-    ranked,
-    require_documents,
     require_query,
     stamp,
 )
+from quaver.integrations.shared_models import SharedEmbedder, shared_embedder
 
 with needs_extra("haystack"):
     from haystack import Document, component
     from haystack.utils import Secret
-    from haystack.utils.misc import _deduplicate_documents
 
 
 @component
-class QuantizedBiEncoderRanker(EmbedderComponent):
+class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
     """Ranks documents by the similarity of vectors, in int8 on the CPU.
 
         ranker = QuantizedBiEncoderRanker(model="BAAI/bge-large-en-v1.5", top_k=2)
@@ -112,89 +110,41 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
         self.threads = threads
         self.local_files_only = local_files_only
 
-    @component.output_types(documents=list[Document])
-    def run(
-        self,
-        *,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        scale_score: bool | None = None,
-        score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
-        """Rank documents for a query.
+    def _load(self) -> SharedEmbedder:
+        return shared_embedder(self.model, **loading_settings(self))
 
-        Args:
-            query: the query.
-            documents: the documents; of equal ids the one with the highest score is kept.
-            top_k: instead of the component's.
-            scale_score: instead of the component's.
-            score_threshold: instead of the component's.
-
-        Returns:
-            "documents": copies with their scores, the best first.
-
-        Raises:
-            TypeError: query is no string, or documents no list of Documents.
-            ValueError: top_k is below 1.
-        """
-        most, unique = self._checked(query, documents, top_k)
-        texts = self._texts(unique)
-        missing = self._without_embedding(unique, texts)
-        asked = self.shared.encode([query + self.query_suffix], "query", prompt=self.query_prefix)
-        made = self.shared.encode(
+    def _scores(self, query: str, documents: Sequence[Document]) -> list[float]:
+        texts = self._texts(documents)
+        missing = self._without_embedding(documents, texts)
+        query_rows = self.shared.encode(
+            [query + self.query_suffix], "query", prompt=self.query_prefix
+        )
+        rows = self.shared.encode(
             [texts[i] for i in missing], "document", prompt=self.document_prefix
         )
-        scores = self._scores(asked, unique, missing, made)
-        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
+        return self._similarities(query_rows, documents, dict(zip(missing, rows, strict=True)))
 
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        *,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        scale_score: bool | None = None,
-        score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
-        """Rank documents without blocking the event loop; arguments and errors are those of ``run``.
-
-        Args:
-            query: the query.
-            documents: the documents; of equal ids the one with the highest score is kept.
-            top_k: instead of the component's.
-            scale_score: instead of the component's.
-            score_threshold: instead of the component's.
-
-        Returns:
-            "documents": copies with their scores, the best first.
-        """
-        most, unique = self._checked(query, documents, top_k)
+    async def _scores_async(self, query: str, documents: Sequence[Document]) -> list[float]:
         shared = await self.shared_async()
-        texts = self._texts(unique)
-        missing = self._without_embedding(unique, texts)
-        asked, made = await asyncio.gather(
+        texts = self._texts(documents)
+        missing = self._without_embedding(documents, texts)
+        query_rows, rows = await asyncio.gather(
             shared.aencode([query + self.query_suffix], "query", prompt=self.query_prefix),
             shared.aencode([texts[i] for i in missing], "document", prompt=self.document_prefix),
         )
-        scores = self._scores(asked, unique, missing, made)
-        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
+        return self._similarities(query_rows, documents, dict(zip(missing, rows, strict=True)))
 
-    def _checked(
-        self, query: str, documents: list[Document], top_k: int | None
-    ) -> tuple[int, list[Document]]:
-        most = self.top_k if top_k is None else top_k
-        require_query(self, query, most)
-        require_documents(self, documents)
-        return most, _deduplicate_documents(documents)
+    @staticmethod
+    def _scaled(score: float) -> float:
+        """Return (cosine + 1) / 2; rounding can put the cosine of equal vectors just above 1."""
+        return min(max((score + 1) / 2, 0.0), 1.0)
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:
-        fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        return [document_text(d, fields, separator) + self.document_suffix for d in documents]
+        texts = RankerComponent._texts(self, documents)
+        return [text + self.document_suffix for text in texts]
 
     def _without_embedding(self, documents: Sequence[Document], texts: Sequence[str]) -> list[int]:
-        """Return the positions of documents whose embedding is not the one this model gives."""
+        """Return the positions of the documents that do not carry this model's embedding."""
         embedder = self.shared.embedder
         return [
             i
@@ -204,41 +154,17 @@ class QuantizedBiEncoderRanker(EmbedderComponent):
             or document.meta.get(STAMP) != stamp(embedder, self.document_prefix, False, text)
         ]
 
-    def _scores(
+    def _similarities(
         self,
-        asked: NDArray[np.float32],
+        query_rows: NDArray[np.float32],
         documents: Sequence[Document],
-        missing: Sequence[int],
-        made: NDArray[np.float32],
+        computed: dict[int, NDArray[np.float32]],
     ) -> list[float]:
+        """Return the similarity of each document; its own embedding is used if none was computed."""
         if not documents:
             return []
-        new = dict(zip(missing, made, strict=True))
-        rows = [new.get(i, d.embedding) for i, d in enumerate(documents)]
+        rows = [computed.get(i, document.embedding) for i, document in enumerate(documents)]
         scores: list[float] = self.shared.embedder.similarity(
-            asked[0], np.asarray(rows, np.float32)
+            query_rows[0], np.asarray(rows, np.float32)
         ).tolist()
         return scores
-
-    def _ranked(
-        self,
-        documents: list[Document],
-        scores: list[float],
-        top_k: int,
-        scale_score: bool | None,
-        score_threshold: float | None,
-    ) -> list[Document]:
-        scaled = self.scale_score if scale_score is None else scale_score
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        return ranked(
-            documents,
-            scores,
-            top_k=top_k,
-            threshold=threshold,
-            scale=_from_zero_to_one if scaled else None,
-        )
-
-
-def _from_zero_to_one(cosine: float) -> float:
-    """Return the score; rounding leaves the cosine of equal vectors a bit beside 1."""
-    return min(max((cosine + 1) / 2, 0.0), 1.0)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
-    SavedByParameters,
-    document_text,
+    RankerComponent,
     field_names,
     hub_token,
     loading_settings,
     model_name,
-    ranked,
-    require_documents,
     require_query,
 )
 from quaver.integrations.shared_models import SharedCrossEncoder, shared_cross_encoder
@@ -24,11 +21,10 @@ from quaver.integrations.shared_models import SharedCrossEncoder, shared_cross_e
 with needs_extra("haystack"):
     from haystack import Document, component
     from haystack.utils import Secret
-    from haystack.utils.misc import _deduplicate_documents
 
 
 @component
-class QuaverRanker(SavedByParameters):
+class QuaverRanker(RankerComponent[SharedCrossEncoder]):
     """Ranks documents with a cross-encoder, in int8 on the CPU.
 
         ranker = QuaverRanker(model="BAAI/bge-reranker-base", top_k=3)
@@ -38,8 +34,6 @@ class QuaverRanker(SavedByParameters):
     the same model and settings share one engine. Concurrent ``run_async`` calls are computed
     together.
     """
-
-    _shared: SharedCrossEncoder | None = None
 
     def __init__(
         self,
@@ -104,115 +98,25 @@ class QuaverRanker(SavedByParameters):
         self.threads = threads
         self.local_files_only = local_files_only
 
-    def warm_up(self) -> None:
-        """Load the model, unless this process has it already."""
-        if self._shared is None:
-            self._shared = shared_cross_encoder(self.model, **loading_settings(self))
+    def _load(self) -> SharedCrossEncoder:
+        return shared_cross_encoder(self.model, **loading_settings(self))
 
-    @property
-    def shared(self) -> SharedCrossEncoder:
-        """The model; loaded if it is not."""
-        self.warm_up()
-        assert self._shared is not None
-        return self._shared
+    def _scores(self, query: str, documents: Sequence[Document]) -> list[float]:
+        return self.shared.score(self._pairs(query, documents), "identity")
 
-    def _get_telemetry_data(self) -> dict[str, Any]:
-        return {"model": self.model}
+    async def _scores_async(self, query: str, documents: Sequence[Document]) -> list[float]:
+        shared = await self.shared_async()
+        return await shared.ascore(self._pairs(query, documents), "identity")
 
-    @component.output_types(documents=list[Document])
-    def run(
-        self,
-        *,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        scale_score: bool | None = None,
-        score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
-        """Rank documents for a query.
+    @staticmethod
+    def _scaled(score: float) -> float:
+        """Return the sigmoid of a score."""
+        power = math.exp(-abs(score))
+        return (1 if score >= 0 else power) / (1 + power)
 
-        Args:
-            query: the query.
-            documents: the documents; of equal ids the one with the highest score is kept.
-            top_k: instead of the component's.
-            scale_score: instead of the component's.
-            score_threshold: instead of the component's.
-
-        Returns:
-            "documents": copies with their scores, the best first.
-
-        Raises:
-            TypeError: query is no string, or documents no list of Documents.
-            ValueError: top_k is below 1.
-        """
-        most, unique, pairs = self._prepared(query, documents, top_k)
-        scores = self.shared.score(pairs, "identity")
-        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
-
-    @component.output_types(documents=list[Document])
-    async def run_async(
-        self,
-        *,
-        query: str,
-        documents: list[Document],
-        top_k: int | None = None,
-        scale_score: bool | None = None,
-        score_threshold: float | None = None,
-    ) -> dict[str, list[Document]]:
-        """Rank documents without blocking the event loop; arguments and errors are those of ``run``.
-
-        Args:
-            query: the query.
-            documents: the documents; of equal ids the one with the highest score is kept.
-            top_k: instead of the component's.
-            scale_score: instead of the component's.
-            score_threshold: instead of the component's.
-
-        Returns:
-            "documents": copies with their scores, the best first.
-        """
-        most, unique, pairs = self._prepared(query, documents, top_k)
-        if self._shared is None:
-            await asyncio.to_thread(self.warm_up)
-        scores = await self.shared.ascore(pairs, "identity")
-        return {"documents": self._ranked(unique, scores, most, scale_score, score_threshold)}
-
-    def _prepared(
-        self, query: str, documents: list[Document], top_k: int | None
-    ) -> tuple[int, list[Document], list[tuple[str, str]]]:
-        most = self.top_k if top_k is None else top_k
-        require_query(self, query, most)
-        require_documents(self, documents)
-        unique: list[Document] = _deduplicate_documents(documents)
-        asked = self.query_prefix + query + self.query_suffix
-        texts = [
-            document_text(document, self.meta_fields_to_embed, self.embedding_separator)
-            for document in unique
+    def _pairs(self, query: str, documents: Sequence[Document]) -> list[tuple[str, str]]:
+        read = self.query_prefix + query + self.query_suffix
+        return [
+            (read, self.document_prefix + text + self.document_suffix)
+            for text in self._texts(documents)
         ]
-        return most, unique, [(asked, self._read(text)) for text in texts]
-
-    def _read(self, text: str) -> str:
-        return self.document_prefix + text + self.document_suffix
-
-    def _ranked(
-        self,
-        documents: list[Document],
-        scores: list[float],
-        top_k: int,
-        scale_score: bool | None,
-        score_threshold: float | None,
-    ) -> list[Document]:
-        scaled = self.scale_score if scale_score is None else scale_score
-        threshold = self.score_threshold if score_threshold is None else score_threshold
-        return ranked(
-            documents,
-            scores,
-            top_k=top_k,
-            threshold=threshold,
-            scale=_sigmoid if scaled else None,
-        )
-
-
-def _sigmoid(score: float) -> float:
-    power = math.exp(-abs(score))
-    return (1 if score >= 0 else power) / (1 + power)
