@@ -112,8 +112,24 @@ class ModelComponent(SavedByParameters, Generic[Shared]):
 class EmbedderComponent(ModelComponent[SharedEmbedder]):
     """A component that runs an ``Embedder``."""
 
+    prefix: str | None
+    suffix: str
+    normalize_embeddings: bool
+
     def _load(self) -> SharedEmbedder:
         return shared_embedder(self.model, **loading_settings(self))
+
+    def _query_embedding(self, text: str) -> list[float]:
+        rows = self.shared.encode([text + self.suffix], "query", **self._options())
+        return list(rows[0].tolist())
+
+    async def _query_embedding_async(self, text: str) -> list[float]:
+        shared = await self.shared_async()
+        rows = await shared.aencode([text + self.suffix], "query", **self._options())
+        return list(rows[0].tolist())
+
+    def _options(self) -> dict[str, Any]:
+        return {"prompt": self.prefix, "normalize": self.normalize_embeddings or None}
 
 
 class RankerComponent(ModelComponent[Shared]):

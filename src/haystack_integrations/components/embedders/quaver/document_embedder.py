@@ -111,11 +111,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """
         texts = self._texts(documents)
         rows = self.shared.encode(
-            texts,
-            "document",
-            prompt=self.prefix,
-            normalize=self.normalize_embeddings or None,
-            show_progress_bar=self.progress_bar,
+            texts, "document", show_progress_bar=self.progress_bar, **self._options()
         )
         return {"documents": self._embedded(documents, texts, rows)}
 
@@ -134,9 +130,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """
         texts = self._texts(documents)
         shared = await self.shared_async()
-        rows = await shared.aencode(
-            texts, "document", prompt=self.prefix, normalize=self.normalize_embeddings or None
-        )
+        rows = await shared.aencode(texts, "document", **self._options())
         return {"documents": self._embedded(documents, texts, rows)}
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:

@@ -83,11 +83,7 @@ class QuaverTextEmbedder(EmbedderComponent):
             TypeError: text is no string.
         """
         require_text(self, "text", text)
-        normalize = self.normalize_embeddings or None
-        rows = self.shared.encode(
-            [text + self.suffix], "query", prompt=self.prefix, normalize=normalize
-        )
-        return {"embedding": rows[0].tolist()}
+        return {"embedding": self._query_embedding(text)}
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
@@ -103,9 +99,4 @@ class QuaverTextEmbedder(EmbedderComponent):
             TypeError: text is no string.
         """
         require_text(self, "text", text)
-        normalize = self.normalize_embeddings or None
-        shared = await self.shared_async()
-        rows = await shared.aencode(
-            [text + self.suffix], "query", prompt=self.prefix, normalize=normalize
-        )
-        return {"embedding": rows[0].tolist()}
+        return {"embedding": await self._query_embedding_async(text)}

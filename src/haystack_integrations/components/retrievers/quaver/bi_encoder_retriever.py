@@ -131,14 +131,8 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
             TypeError: query is no string.
             ValueError: top_k is below 1.
         """
-        asked = self._asked(query, filters, top_k)
-        rows = self.shared.encode(
-            [query + self.suffix],
-            "query",
-            prompt=self.prefix,
-            normalize=self.normalize_embeddings or None,
-        )
-        return self._found(self._search(), query_embedding=rows[0].tolist(), **asked)
+        options = self._search_options(query, filters, top_k)
+        return self._found(self._search(), query_embedding=self._query_embedding(query), **options)
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -154,30 +148,23 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         Returns:
             "documents": the nearest with their scores, the best first.
         """
-        asked = self._asked(query, filters, top_k)
-        shared = await self.shared_async()
-        rows = await shared.aencode(
-            [query + self.suffix],
-            "query",
-            prompt=self.prefix,
-            normalize=self.normalize_embeddings or None,
-        )
-        asked["query_embedding"] = rows[0].tolist()
+        options = self._search_options(query, filters, top_k)
+        options["query_embedding"] = await self._query_embedding_async(query)
         search = self._search(asynchronous=True)
         if search is None:
-            return await asyncio.to_thread(self._found, self._search(), **asked)
-        found = await search(**asked)
+            return await asyncio.to_thread(self._found, self._search(), **options)
+        found = await search(**options)
         return found if isinstance(found, dict) else {"documents": found}
 
-    def _asked(
+    def _search_options(
         self, query: str, filters: dict[str, Any] | None, top_k: int | None
     ) -> dict[str, Any]:
-        most = self.top_k if top_k is None else top_k
-        require_query(self, query, most)
-        asked: dict[str, Any] = {"filters": filters or self.filters, "top_k": most}
+        limit = self.top_k if top_k is None else top_k
+        require_query(self, query, limit)
+        options: dict[str, Any] = {"filters": filters or self.filters, "top_k": limit}
         if self.document_store is not None:
-            asked["return_embedding"] = self.return_embedding
-        return asked
+            options["return_embedding"] = self.return_embedding
+        return options
 
     def _search(self, *, asynchronous: bool = False) -> Any:
         if self.document_store is not None:
@@ -186,6 +173,6 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
             owner, name = self.retriever, "run"
         return getattr(owner, f"{name}_async", None) if asynchronous else getattr(owner, name)
 
-    def _found(self, search: Any, **asked: Any) -> dict[str, list[Document]]:
-        found = search(**asked)
+    def _found(self, search: Any, **options: Any) -> dict[str, list[Document]]:
+        found = search(**options)
         return found if isinstance(found, dict) else {"documents": found}
