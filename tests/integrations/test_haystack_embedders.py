@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from haystack import DeserializationError, Document, Pipeline
+from haystack import Document, Pipeline
 from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
 from haystack.components.writers import DocumentWriter
 from haystack.document_stores.in_memory import InMemoryDocumentStore
@@ -76,13 +76,6 @@ def test_a_token_in_plain_text_is_not_saved() -> None:
     embedder = QuaverTextEmbedder(model="some/model", token=Secret.from_token("secret"))
     with pytest.raises(ValueError, match="Cannot serialize token-based secret"):
         embedder.to_dict()
-
-
-def test_a_pipeline_of_another_version_is_told_so() -> None:
-    data = QuaverTextEmbedder(model="some/model").to_dict()
-    data["init_parameters"]["turbo"] = True
-    with pytest.raises(DeserializationError, match=r"got 'turbo'; another version of Quaver may"):
-        QuaverTextEmbedder.from_dict(data)
 
 
 def test_yaml_round_trip_needs_no_flag(tiny: str, plain: Embedder) -> None:

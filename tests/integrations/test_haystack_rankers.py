@@ -1,20 +1,18 @@
-"""QuaverRanker, QuantizedBiEncoderRanker and QuantizedBiEncoderRetriever in Haystack 3."""
+"""QuaverRanker and QuantizedBiEncoderRanker in Haystack 3."""
 
 from __future__ import annotations
 
 import asyncio
+import copy
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from haystack import Document, Pipeline
-from haystack.components.retrievers.in_memory import InMemoryEmbeddingRetriever
-from haystack.document_stores.in_memory import InMemoryDocumentStore
+from haystack import Document
 
 from haystack_integrations.components.embedders.quaver import QuaverDocumentEmbedder
 from haystack_integrations.components.rankers.quaver import QuantizedBiEncoderRanker, QuaverRanker
-from haystack_integrations.components.retrievers.quaver import QuantizedBiEncoderRetriever
 from quaver import CrossEncoder, Embedder, InputError
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error", "my own way"]
@@ -34,6 +32,48 @@ def documents() -> list[Document]:
         Document(content=text, id=str(i), meta={"title": f"key {i}"})
         for i, text in enumerate(TEXTS)
     ]
+
+
+# --- Both rankers ---------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", [QuaverRanker, QuantizedBiEncoderRanker])
+def test_rankers_keep_scores_threshold_and_documents(kind: Any, tiny: str, tiny_cross: str) -> None:
+    ranker = kind(model=tiny_cross if kind is QuaverRanker else tiny, scale_score=True)
+    given = [Document(content=text, meta={"n": [i]}) for i, text in enumerate(TEXTS)]
+    before = copy.deepcopy(given)
+    found = ranker.run(query=QUERY, documents=given)["documents"]
+    assert given == before
+    scores = [document.score for document in found]
+    assert scores == sorted(scores, reverse=True)
+    assert len(set(scores)) == len(TEXTS)
+    assert all(0 <= score <= 1 for score in scores)
+    for threshold, count in ((scores[1], 2), (scores[0] + 1e-6, 0), (scores[2], 3)):
+        kept = ranker.run(query=QUERY, documents=given, score_threshold=threshold)["documents"]
+        assert [d.id for d in kept] == [d.id for d in found[:count]]
+
+
+@both
+def test_rankers_bear_no_documents_no_content_and_doubles(
+    tiny_cross: str, tiny: str, asynchronous: bool
+) -> None:
+    for ranker in (QuaverRanker(model=tiny_cross), QuantizedBiEncoderRanker(model=tiny)):
+        assert run(ranker, asynchronous, query=QUERY, documents=[]) == []
+        (found,) = run(ranker, asynchronous, query=QUERY, documents=[Document(content=None)])
+        assert found.score is not None
+        twice = [*documents(), *documents()]
+        assert len(run(ranker, asynchronous, query=QUERY, documents=twice)) == len(TEXTS)
+
+
+def test_rankers_refuse_wrong_input(tiny_cross: str, tiny: str) -> None:
+    for kind, model in ((QuaverRanker, tiny_cross), (QuantizedBiEncoderRanker, tiny)):
+        with pytest.raises(ValueError, match="top_k must be a whole number of at least 1: got 0"):
+            kind(model=model, top_k=0)
+        ranker = kind(model=model)
+        with pytest.raises(ValueError, match="top_k must be"):
+            ranker.run(query=QUERY, documents=[], top_k=-1)
+        with pytest.raises(TypeError, match="takes a string as query: got list"):
+            ranker.run(query=["a"], documents=[])
+        with pytest.raises(TypeError, match="takes a list of Documents: got str"):
+            ranker.run(query=QUERY, documents="text")
 
 
 # --- The cross-encoder ----------------------------------------------------------------------------
@@ -80,31 +120,6 @@ def test_meta_fields_and_affixes_are_read(tiny_cross: str) -> None:
     assert {d.id: d.score for d in found} == pytest.approx(
         {str(i): float(score) for i, score in enumerate(wanted)}
     )
-
-
-@both
-def test_rankers_bear_no_documents_no_content_and_doubles(
-    tiny_cross: str, tiny: str, asynchronous: bool
-) -> None:
-    for ranker in (QuaverRanker(model=tiny_cross), QuantizedBiEncoderRanker(model=tiny)):
-        assert run(ranker, asynchronous, query=QUERY, documents=[]) == []
-        (found,) = run(ranker, asynchronous, query=QUERY, documents=[Document(content=None)])
-        assert found.score is not None
-        twice = [*documents(), *documents()]
-        assert len(run(ranker, asynchronous, query=QUERY, documents=twice)) == len(TEXTS)
-
-
-def test_rankers_refuse_wrong_input(tiny_cross: str, tiny: str) -> None:
-    for kind, model in ((QuaverRanker, tiny_cross), (QuantizedBiEncoderRanker, tiny)):
-        with pytest.raises(ValueError, match="top_k must be a whole number of at least 1: got 0"):
-            kind(model=model, top_k=0)
-        ranker = kind(model=model)
-        with pytest.raises(ValueError, match="top_k must be"):
-            ranker.run(query=QUERY, documents=[], top_k=-1)
-        with pytest.raises(TypeError, match="takes a string as query: got list"):
-            ranker.run(query=["a"], documents=[])
-        with pytest.raises(TypeError, match="takes a list of Documents: got str"):
-            ranker.run(query=QUERY, documents="text")
 
 
 def test_a_model_with_several_labels_is_no_ranker(tmp_path: Any) -> None:
@@ -166,80 +181,29 @@ def test_other_embeddings_are_not_trusted(tiny: str, tmp_path: Any) -> None:
     assert encoded_documents(ranker, short) == 4
 
 
-# --- The retriever --------------------------------------------------------------------------------
-@pytest.fixture
-def store(tiny: str) -> InMemoryDocumentStore:
-    store = InMemoryDocumentStore(embedding_similarity_function="cosine", shared=False)
-    store.write_documents(QuaverDocumentEmbedder(model=tiny).run(documents())["documents"])
-    return store
-
-
-@both
-def test_text_in_documents_out_over_store_and_retriever(
-    tiny: str, store: InMemoryDocumentStore, asynchronous: bool
-) -> None:
-    plain = Embedder.from_pretrained(tiny)
-    scores = plain.similarity(plain.encode_query(QUERY), plain.encode_document(TEXTS))
-    for source in (
-        {"document_store": store},
-        {"retriever": InMemoryEmbeddingRetriever(store)},
-    ):
-        retriever = QuantizedBiEncoderRetriever(model=tiny, top_k=2, **source)
-        found = run(retriever, asynchronous, query=QUERY)
-        assert [int(d.id) for d in found] == np.argsort(-scores)[:2].tolist()
-        assert [d.score for d in found] == pytest.approx(
-            sorted(scores.tolist(), reverse=True)[:2], abs=1e-6
-        )
-        only = {"field": "meta.title", "operator": "==", "value": "key 3"}
-        assert [d.id for d in run(retriever, asynchronous, query=QUERY, filters=only)] == ["3"]
-
-
-class SyncOnly:
-    """A retriever without run_async."""
-
-    def run(self, query_embedding: list[float], filters: Any, top_k: int) -> dict[str, Any]:
-        assert isinstance(query_embedding[0], float)
-        return {"documents": documents()[:top_k]}
-
-
-def test_a_retriever_without_async_runs_in_a_thread(tiny: str) -> None:
-    retriever = QuantizedBiEncoderRetriever(model=tiny, retriever=SyncOnly(), top_k=1)
-    assert [d.id for d in run(retriever, True, query=QUERY)] == ["0"]
-
-
-def test_the_retriever_refuses_wrong_sources(tiny: str, store: InMemoryDocumentStore) -> None:
-    with pytest.raises(ValueError, match="give either document_store or retriever"):
-        QuantizedBiEncoderRetriever(model=tiny)
-    with pytest.raises(ValueError, match="give either"):
-        QuantizedBiEncoderRetriever(model=tiny, document_store=store, retriever=SyncOnly())
-    with pytest.raises(ValueError, match=r"object has not; pass its embedding retriever"):
-        QuantizedBiEncoderRetriever(model=tiny, document_store=object())
-    with pytest.raises(TypeError, match="takes a string as query: got list"):
-        QuantizedBiEncoderRetriever(model=tiny, document_store=store).run(["a"])
-
-
-@both
-@pytest.mark.parametrize("over", ["document_store", "retriever"])
-def test_the_articles_pipeline_from_yaml(
-    tiny: str, store: InMemoryDocumentStore, over: str, asynchronous: bool
-) -> None:
-    source = store if over == "document_store" else InMemoryEmbeddingRetriever(store)
-    pipeline = Pipeline()
-    pipeline.add_component(
-        "retriever",
-        QuantizedBiEncoderRetriever(model=tiny, return_embedding=True, **{over: source}),
+def test_the_bi_encoder_ranker_reads_meta_fields_and_prompts_of_each_role(tiny: str) -> None:
+    ranker = QuantizedBiEncoderRanker(
+        model=tiny,
+        meta_fields_to_embed=["title"],
+        embedding_separator=": ",
+        query_prefix="find ",
+        document_prefix="text ",
+        document_suffix=" end",
     )
-    pipeline.add_component("ranker", QuantizedBiEncoderRanker(model=tiny, top_k=2))
-    pipeline.connect("retriever.documents", "ranker.documents")
-    inputs = {"retriever": {"query": QUERY}, "ranker": {"query": QUERY}}
-    wanted = pipeline.run(inputs)["ranker"]["documents"]
-    assert len(wanted) == 2
+    given = [Document(content=t, id=str(i), meta={"title": i}) for i, t in enumerate(TEXTS)]
+    plain = Embedder.from_pretrained(tiny)
+    query = plain.encode(f"find {QUERY}", prompt="")
+    texts = plain.encode([f"text {i}: {t} end" for i, t in enumerate(TEXTS)], prompt="")
+    found = {d.id: d.score for d in ranker.run(query=QUERY, documents=given)["documents"]}
+    wanted = {str(i): float(score) for i, score in enumerate(plain.similarity(query, texts))}
+    assert found == pytest.approx(wanted, abs=1e-6)
 
-    loaded = Pipeline.loads(pipeline.dumps())
-    target = loaded.get_component("retriever")
-    if over == "document_store":
-        target.document_store = store
-    else:
-        target.retriever.document_store = store
-    found = asyncio.run(loaded.run_async(inputs)) if asynchronous else loaded.run(inputs)
-    assert [d.id for d in found["ranker"]["documents"]] == [d.id for d in wanted]
+
+def test_equal_vectors_score_1_and_not_more(tiny: str) -> None:
+    ranker = QuantizedBiEncoderRanker(
+        model=tiny, scale_score=True, query_prefix="", document_prefix=""
+    )
+    for n in range(20):
+        text = " ".join(TEXTS[n % 3].split()[: 1 + n % 5] * (1 + n))
+        (found,) = ranker.run(query=text, documents=[Document(content=text)])["documents"]
+        assert 1 - 1e-6 <= found.score <= 1

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from haystack import Document, Pipeline
+from haystack.components.writers import DocumentWriter
 from haystack.document_stores.errors import DocumentStoreError, DuplicateDocumentError
 from haystack.document_stores.types import DuplicatePolicy
 from haystack.errors import FilterError
@@ -36,13 +36,8 @@ from haystack.testing.document_store_async import (
 )
 
 from haystack_integrations.components.embedders.quaver import QuaverDocumentEmbedder
-from haystack_integrations.components.rankers.quaver import QuantizedBiEncoderRanker
-from haystack_integrations.components.retrievers.quaver import (
-    QuantizedBiEncoderRetriever,
-    QuaverEmbeddingRetriever,
-)
 from haystack_integrations.document_stores.quaver import QuaverDocumentStore
-from quaver import StoreLockedError
+from quaver import Embedder, StoreLockedError
 from quaver.store.folder import FolderStore
 
 
@@ -200,37 +195,30 @@ def test_of_doubles_in_one_call_the_policy_decides(folder: Path) -> None:
     assert store.filter_documents()[0].content == "second"
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_the_articles_pipeline_over_a_folder_from_yaml(
-    tiny: str, folder: Path, asynchronous: bool
+def test_a_string_is_no_list_of_ids() -> None:
+    store = QuaverDocumentStore(embedding_dim=3)
+    store.write_documents([Document(content="text", id="1"), Document(content="more", id="2")])
+    with pytest.raises(DocumentStoreError, match="ids must be a list of str: got the str '12'"):
+        store.delete_documents("12")  # type: ignore[arg-type]
+    assert store.count_documents() == 2
+
+
+def test_a_document_without_content_or_embedding_is_stored_and_found_by_what_it_has(
+    tiny: str,
 ) -> None:
-    store = written(folder / "store", tiny)
-    pipeline = Pipeline()
-    pipeline.add_component(
-        "retriever",
-        QuantizedBiEncoderRetriever(document_store=store, model=tiny, return_embedding=True),
+    store = QuaverDocumentStore(embedding_dim=64)
+    index = Pipeline()
+    index.add_component("embedder", QuaverDocumentEmbedder(model=tiny))
+    index.add_component("writer", DocumentWriter(store))
+    index.connect("embedder.documents", "writer.documents")
+    empty = Document(content=None, id="empty", meta={"a": 1})
+    assert index.run({"embedder": {"documents": [empty]}})["writer"]["documents_written"] == 1
+    store.write_documents([Document(content="a list of keys", id="plain")])
+    query = Embedder.from_pretrained(tiny).encode_query("my file").tolist()
+    (found,) = store.embedding_retrieval(query)
+    assert (found.id, found.content, found.meta["a"]) == ("empty", None, 1)
+    assert [d.id for d in store.bm25_retrieval("keys")] == ["plain"]
+    assert (
+        store.filter_documents({"field": "id", "operator": "==", "value": "plain"})[0].embedding
+        is None
     )
-    pipeline.add_component("ranker", QuantizedBiEncoderRanker(model=tiny, top_k=2))
-    pipeline.connect("retriever.documents", "ranker.documents")
-    loaded = Pipeline.loads(pipeline.dumps())
-    inputs = {"retriever": {"query": "my file"}, "ranker": {"query": "my file"}}
-    found = asyncio.run(loaded.run_async(inputs)) if asynchronous else loaded.run(inputs)
-    wanted = pipeline.run(inputs)["ranker"]["documents"]
-    assert [d.id for d in found["ranker"]["documents"]] == [d.id for d in wanted]
-    assert len(wanted) == 2
-    store.close()
-
-
-def test_the_embedding_retriever(tiny: str) -> None:
-    store = written(None, tiny)
-    query = store.filter_documents({"field": "id", "operator": "==", "value": "2"})[0].embedding
-    retriever = QuaverEmbeddingRetriever(
-        store, filters={"field": "meta.n", "operator": "<", "value": 3}, top_k=4
-    )
-    wanted = [d.id for d in retriever.run(query_embedding=query)["documents"]]
-    assert wanted[0] == "2"
-    assert len(wanted) == 3
-    found = asyncio.run(retriever.run_async(query_embedding=query))["documents"]
-    assert [d.id for d in found] == wanted
-    with pytest.raises(ValueError, match="must be a QuaverDocumentStore"):
-        QuaverEmbeddingRetriever(object())
