@@ -94,7 +94,7 @@ def test_a_foreign_file_is_embedded(tmp_path: Path, embedder: Embedder) -> None:
         "vector": [[1.0, 0.0], [0.0, 1.0]],
     }
     parquet.write_table(pa.table(columns), file)
-    with pytest.raises(InputError, match="says no model that made its vectors: name one"):
+    with pytest.raises(InputError, match="was not exported from a store: name a model"):
         import_passages(file, tmp_path / "kb")
     assert not (tmp_path / "kb").exists()
     seen: list[tuple[int, int]] = []

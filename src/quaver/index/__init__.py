@@ -1,4 +1,4 @@
-"""TODO index."""
+"""A store kept up to date and searched: update, watch, rerank, export and import."""
 
 from __future__ import annotations
 

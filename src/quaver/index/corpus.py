@@ -1,4 +1,4 @@
-"""A judged corpus in an index, so that the whole search can be measured: embed, store, find, rerank."""
+"""A judged corpus in a temporary index, to measure the whole search: embed, store, find, rerank."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CorpusIndex:
     """Documents under their own ids in a temporary index.
 
     Attributes:
-        index: what is searched.
+        index: the index that is searched.
     """
 
     def __init__(self, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
@@ -25,7 +25,7 @@ class CorpusIndex:
 
         Args:
             embedder: the model.
-            mode: of `Index.search`.
+            mode: search mode, as for `Index.search`.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="quaver-")
         self._mode = mode
@@ -35,7 +35,7 @@ class CorpusIndex:
         """Store documents.
 
         Args:
-            documents: id and text; of a text longer than the model reads the vector says less.
+            documents: id and text; the vector of a long text covers only what the model reads of it.
         """
         self.index.add(
             [
@@ -52,8 +52,8 @@ class CorpusIndex:
             k: how many at most.
 
         Returns:
-            1 for the first, 1/2 for the second, and so on: the scores of fused and reranked lists
-            are on scales of their own, only their order counts.
+            1 for the first, 1/2 for the second, and so on: fused and reranked scores have different
+            scales, so only the order counts.
         """
         if not query.strip():
             return {}

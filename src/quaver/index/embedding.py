@@ -1,4 +1,4 @@
-"""Passages through the model: how much fits, and what it reads."""
+"""Batches of passages, tokenized and embedded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
 from quaver.models import TokenBatch
 
 BATCH = 64
-"""Passages that are embedded in one call and made durable together. Enough for the engine (some
-10,000 tokens), few enough that a slow machine shows progress and a killed run has something to show
-after seconds."""
+"""Passages embedded and stored in one call. Large enough for the engine (about 10,000 tokens), small
+enough that a slow machine shows progress within seconds."""
 
 
 def passage_budget(embedder: Embedder) -> int:
-    """Return how many tokens the model reads beside its special tokens and prompt.
+    """Return how many tokens of a passage the model reads, without special tokens and prompt.
 
     Args:
         embedder: The model.
@@ -37,12 +36,12 @@ def passage_budget(embedder: Embedder) -> int:
 
 @dataclass(frozen=True)
 class Batch:
-    """Passages that are ready for the engine.
+    """Tokenized passages, ready for the engine.
 
     Attributes:
         passages: The passages.
-        tokens: The tokens of their texts, each different text once.
-        rows: For each passage the number of its text.
+        tokens: The tokens of their texts; equal texts occur once.
+        rows: For each passage, the index of its text in ``tokens``.
     """
 
     passages: Sequence[Passage]
@@ -51,14 +50,14 @@ class Batch:
 
 
 def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
-    """Tokenize passages with their headings as documents.
+    """Tokenize passages, each with its heading, as documents.
 
     Args:
         embedder: The model.
-        passages: What to embed.
+        passages: The passages to embed.
 
     Returns:
-        What ``embed`` takes.
+        A batch for ``embed``.
     """
     texts = [embedded_text(passage.heading, passage.text) for passage in passages]
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -66,11 +65,11 @@ def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
 
 
 def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
-    """Embed what is tokenized.
+    """Embed a tokenized batch.
 
     Args:
         embedder: The model.
-        batch: Of ``tokenize_passages``.
+        batch: From ``tokenize_passages``.
 
     Returns:
         The vectors, float32 (N, D), in the order of the passages.
@@ -79,10 +78,10 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yield the passages in even pieces of a size that the engine likes.
+    """Yield the passages in batches of about ``BATCH``, all of nearly the same size.
 
-    Why not pieces of exactly that size: files seldom end with one, and 66 passages in 64 and 2 cost
-    the engine a call, and the store a write to disk, for two.
+    Batches of exactly ``BATCH`` would leave small remainders: 66 passages as 64 and 2 would cost an
+    engine call and a store write for the last two.
     """
     pieces = max(1, round(len(passages) / BATCH))
     cuts = [len(passages) * i // pieces for i in range(pieces + 1)]

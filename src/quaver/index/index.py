@@ -1,4 +1,4 @@
-"""Index: a folder's passages in a store, kept in step with it and searched."""
+"""The index: passages of folders in a store, kept up to date and searched."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ __all__ = ["Index", "UpdateProgress", "UpdateReport"]
 class Index:
     """Passages in a store and the model that embeds them; use ``create`` or ``open``.
 
-    What the model reads of a passage is its heading path, a line end, and its text.
+    For each passage, the model reads the heading path, a newline, and the text.
 
     Attributes:
         location: Where the store is.
@@ -64,13 +64,13 @@ class Index:
         *,
         passage_tokens: int,
     ) -> None:
-        """Join the parts; ``create`` and ``open`` are the usual ways.
+        """Combine a store and a model; most callers use ``create`` or ``open``.
 
         Args:
             location: Where the store is.
             embedder: The model, or a function that loads it when it is first needed.
             store: The open store.
-            passage_tokens: Tokens of a passage with its heading, at most.
+            passage_tokens: Maximum tokens of a passage with its heading.
         """
         self.location = location
         self.store = store
@@ -80,14 +80,14 @@ class Index:
 
     @property
     def embedder(self) -> Embedder:
-        """The model; an index that was opened with ``lazy`` loads it here."""
+        """The model; loaded on first use if the index was opened with ``lazy``."""
         if not isinstance(self._embedder, Embedder):
             self._embedder = self._embedder()
         return self._embedder
 
     @property
     def passage_tokens(self) -> int:
-        """Tokens of a passage with its heading, at most, special tokens not counted."""
+        """Maximum tokens of a passage with its heading, without special tokens."""
         return min(self._passage_tokens, passage_budget(self.embedder))
 
     @classmethod
@@ -100,29 +100,30 @@ class Index:
         language: str = "english",
         vectors: str = "float32",
     ) -> Index:
-        """Make an empty index.
+        """Create an empty index.
 
         Args:
             location: A folder that does not exist or is empty; ``qdrant://host:port/collection`` for
-                a Qdrant server; or ":memory:" for an index that ends with the process.
-            embedder: The model; only it can be used with this index later. ``embedder.source`` is
-                kept, so that ``open`` finds it again.
-            passage_tokens: Tokens of a passage with its heading, at most; from 8 to what the model
-                reads, which is the default. Shorter passages answer more precisely and say less of
-                their context. The index keeps it.
-            language: Whose stop words and stems the keyword search uses; Chinese, Japanese, Korean
-                and Thai words are found beside any. See ``quaver.store.terms.LANGUAGES``.
-            vectors: What a Qdrant server's search compares: "float32"; or "int8" or "binary", a
-                quarter or a 32nd of the memory, whose best finds are compared again in float32. In a
-                folder all three search alike.
+                a Qdrant server; or ":memory:" for an index that is lost when the process ends.
+            embedder: The model; the index works only with this model from then on.
+                ``embedder.source`` is recorded, so that ``open`` can load it again.
+            passage_tokens: Maximum tokens of a passage with its heading, from 8 to the model's own
+                limit, which is the default. Shorter passages give more precise hits with less
+                context. The index records the value.
+            language: Language of the stop words and stems for keyword search; words in Chinese,
+                Japanese, Korean and Thai are found with any setting. See
+                ``quaver.store.terms.LANGUAGES``.
+            vectors: Vectors that a Qdrant server compares: "float32"; or "int8" or "binary", which
+                need a quarter or a 32nd of the memory and rescore the best candidates in float32.
+                A folder searches the same way with all three.
 
         Returns:
             The open index.
 
         Raises:
-            InputError: ``passage_tokens`` is out of its range, or the language or the kind of
+            InputError: ``passage_tokens`` is out of range, or the language or the kind of
                 vectors is unknown.
-            StoreError: The store cannot be made; its sub-classes say why.
+            StoreError: The store cannot be created; the subclass says why.
         """
         most = passage_budget(embedder)
         tokens = most if passage_tokens is None else passage_tokens
@@ -155,28 +156,28 @@ class Index:
         wait: float = 0.0,
         lazy: bool = False,
     ) -> Index:
-        """Open an index; the store is opened, and so its lock taken, before a model is loaded.
+        """Open an index. The store is opened and locked before the model is loaded.
 
         Args:
             location: The store's folder, or ``qdrant://host:port/collection``.
-            embedder: The model, or what loads it for a store's manifest; None loads the one that the
-                store was made with.
-            read_only: To search only: any number of processes may, beside one that writes, and the
-                folder need not be writable. What is found is what was flushed when the index was
-                opened; ``refresh`` takes a newer state.
-            wait: How many seconds to wait for another process that writes; ``math.inf`` for ever.
-            lazy: Load the model when it is first needed. ``remove``, ``roots``, ``status`` and a
-                search with mode "bm25" need none. The errors of loading are raised then.
+            embedder: The model, or a function from the store's manifest to the model; None loads
+                the model that the store was created with.
+            read_only: Open for searching only. Any number of processes can read beside one that
+                writes, and the folder need not be writable. Searches see what was flushed when the
+                index was opened; ``refresh`` moves to the newest state.
+            wait: Seconds to wait for another process that writes; ``math.inf`` waits forever.
+            lazy: Load the model when it is first needed, and raise loading errors then.
+                ``remove``, ``roots``, ``status`` and searches with mode "bm25" need no model.
 
         Returns:
             The open index.
 
         Raises:
             StoreNotFoundError: There is no store there.
-            StoreMismatchError: The store was made with another model, dimension or version of
+            StoreMismatchError: The store was created with another model, dimension or version of
                 Quaver.
-            StoreLockedError: Another process writes to it, and this one is to write too.
-            ModelError: The model the store was made with cannot be loaded.
+            StoreLockedError: Another process writes to the store, and ``read_only`` is False.
+            ModelError: The model that the store was created with cannot be loaded.
         """
         store = open_store(location, read_only=read_only, wait=wait)
 
@@ -202,25 +203,25 @@ class Index:
 
     @classmethod
     def exists(cls, location: str | Path) -> bool:
-        """Return whether an index is there; one whose creation was interrupted is not."""
+        """Return whether an index exists; one whose creation was interrupted does not count."""
         return store_exists(location)
 
     @staticmethod
     def check(location: str | Path) -> StoreCheck:
-        """Read everything that a store holds and compare it with its checksums.
+        """Read everything in a store and compare it with its checksums.
 
-        It loads no model and needs no lock.
+        This loads no model and needs no lock.
 
         Args:
             location: The store's folder.
 
         Returns:
-            What is wrong; ``ok`` says that nothing is.
+            The problems found; ``ok`` is True if there are none.
 
         Raises:
-            InputError: It is no folder: a server checks what it stores itself.
+            InputError: The location is not a folder; a server checks its own data.
             StoreNotFoundError: There is no store there.
-            StoreError: It cannot be read at all.
+            StoreError: The store cannot be read at all.
         """
         return check_store(_folder(location))
 
@@ -231,25 +232,25 @@ class Index:
         *,
         wait: float = 0.0,
     ) -> StoreRepair:
-        """Make anew what is wrong with a store, also with one that does not open any more.
+        """Repair a damaged store, even one that no longer opens.
 
-        What can be read is kept. Passages whose vector is damaged are embedded anew. Passages whose
-        text is damaged are dropped; ``update`` brings back those of files. A store of an earlier
-        layout gets the present one, and nothing is embedded.
+        Everything readable is kept. Passages with a damaged vector are embedded again. Passages with
+        damaged text are dropped; ``update`` restores those that come from files. A store in an earlier
+        format is converted to the current one without embedding.
 
         Args:
             location: The store's folder.
-            embedder: As for ``open``; loaded only where there is something to embed.
+            embedder: As for ``open``; loaded only if something must be embedded.
             wait: As for ``open``.
 
         Returns:
-            What was wrong, and what was done about it.
+            The problems found and the repairs made.
 
         Raises:
-            InputError: It is no folder.
-            StoreLockedError: Another process writes to it.
-            StoreMismatchError: The model is not the one that the store was made with.
-            StoreError: It cannot be repaired.
+            InputError: The location is not a folder.
+            StoreLockedError: Another process writes to the store.
+            StoreMismatchError: The model is not the one that the store was created with.
+            StoreError: The store cannot be repaired.
         """
         path = _folder(location)
         models: list[Embedder] = []
@@ -272,10 +273,10 @@ class Index:
         return repair_store(path, vectors, wait=wait)
 
     def refresh(self) -> bool:
-        """Take what another process stored since, where the index was opened with ``read_only``.
+        """Move to the newest state that another process stored; for an index opened ``read_only``.
 
         Returns:
-            Whether there was something new.
+            Whether anything changed.
 
         Raises:
             StoreError: The store cannot be read.
@@ -293,18 +294,18 @@ class Index:
         """Embed and store texts that belong to no folder; each becomes one passage.
 
         Args:
-            texts: What to store. Of a text longer than the model reads, the vector is of its
-                beginning and the words are all that it has.
-            metadata: For each text what JSON can hold; filters reach it, hits bring it.
-            ids: For each text any str; what is stored under it already is replaced. None makes them
-                from the texts: the same texts get the same ids, so that storing them again replaces
-                them.
+            texts: The texts. If one is longer than the model reads, its vector covers only the
+                beginning; keyword search covers all of it.
+            metadata: A mapping of JSON values for each text, or None; filters can use it and hits
+                return it.
+            ids: A str for each text; a passage already stored under an id is replaced. None derives
+                ids from the texts, so that storing the same texts again replaces them.
 
         Returns:
             The ids, in the order of the texts.
 
         Raises:
-            InputError: An argument is no list of its kind, or their lengths differ.
+            InputError: An argument is not a list of the right kind, or the lengths differ.
             StoreError: Storing failed.
         """
         self._require_open()
@@ -328,14 +329,14 @@ class Index:
         """Embed and store passages that belong to no folder; ``update`` leaves them alone.
 
         Args:
-            passages: What to store; a passage whose id is stored already is replaced. A str becomes a
+            passages: The passages; one whose id is already stored is replaced. A str becomes a
                 passage as with ``add_texts``.
 
         Returns:
-            How many of them were longer than the model reads and were truncated.
+            How many were truncated because they are longer than the model reads.
 
         Raises:
-            InputError: One is neither a passage nor a str.
+            InputError: An item is neither a Passage nor a str.
             StoreError: Storing failed.
         """
         self._require_open()
@@ -359,35 +360,35 @@ class Index:
         follow_links: bool = False,
         on_progress: Callable[[UpdateProgress], None] | None = None,
     ) -> UpdateReport:
-        """Bring the index in step with a folder: embed what is new, drop what is gone.
+        """Update the index from a folder: embed what is new, drop what is gone.
 
-        An index can hold several folders; passages of the others stay as they are. A folder is
-        known by its absolute path. So one that was moved counts as another one, and the old
-        passages stay until ``remove``. Give a folder a name, and it can move: the name is what its
-        passages are stored under.
+        An index can hold several folders; an update leaves the others unchanged. A folder is known by
+        its absolute path, so a moved folder counts as a new one, and the old passages stay until
+        ``remove``. A folder with a name can move: its passages are stored under the name.
 
-        A file counts as stored only when all its passages are on disk. Interrupted at any moment,
-        it loses nothing that was stored, and the next call finishes the work. No text is embedded
-        twice: what stayed the same in a changed file, or stands already in any file of any folder,
-        takes its vector from there.
+        A file counts as stored only when all its passages are on disk. An update can be interrupted at
+        any moment without losing what was stored, and the next call finishes the work. No text is
+        embedded twice: text that is unchanged in a changed file, or already stored from any other file,
+        reuses its vector.
 
         Args:
             folder: The folder.
-            name: What to know it by instead of its absolute path; ``Hit.root`` says it.
-            include: Patterns as in .gitignore, relative to the folder; if there are any, a file must
-                match one: ``["*.pdf", "notes/"]``. One with an unknown ending that does is read as
+            name: Name to store the folder under instead of its absolute path; ``Hit.root`` returns
+                it.
+            include: Patterns as in .gitignore, relative to the folder: ``["*.pdf", "notes/"]``. If
+                given, a file must match one. A matching file with an unknown ending is read as
                 text, unless it is binary.
-            exclude: Patterns of files and folders to leave out. What was stored of them is dropped.
-            gitignore: Whether what the folder's .gitignore files leave out is left out.
-            follow_links: Whether symbolic links that lead out of the folder are followed; if not,
-                the report names them.
-            on_progress: Called whenever passages were stored.
+            exclude: Patterns of files and folders to leave out; their stored passages are dropped.
+            gitignore: Whether to respect the folder's .gitignore files.
+            follow_links: Whether to follow symbolic links that lead out of the folder; if not, the
+                report lists them.
+            on_progress: Called whenever passages have been stored.
 
         Returns:
             What was done, including the files that could not be read.
 
         Raises:
-            InputError: The name is empty, or a pattern is none.
+            InputError: The name is empty, or a pattern is invalid.
             DocumentError: The folder does not exist or holds no supported file. Nothing is dropped.
             StoreError: Storing failed, for example because the disk is full.
         """
@@ -407,21 +408,21 @@ class Index:
         )
 
     def roots(self) -> dict[str, int]:
-        """Return the indexed folders, by absolute path or name, with their number of passages.
+        """Return the number of passages of each folder, by absolute path or name.
 
-        Passages that were added without a folder stand under the empty name.
+        Passages that were added without a folder are counted under the empty name.
         """
         self._require_open()
         return self.store.roots()
 
     def remove(self, folder: str | Path) -> int:
-        """Drop everything indexed from a folder; the folder itself need not exist any more.
+        """Drop everything indexed from a folder; the folder itself may be gone.
 
         Args:
             folder: The folder, or the name it was indexed under.
 
         Returns:
-            How many passages were dropped.
+            The number of passages dropped.
 
         Raises:
             InputError: Nothing from this folder is stored.
@@ -443,7 +444,7 @@ class Index:
         return stored[root]
 
     def status(self) -> StoreStatus:
-        """Return what the store holds: folders, files, passages, failures, model, size, times.
+        """Return a summary of the store: folders, files, passages, failures, model, size, times.
 
         Raises:
             StoreError: The store cannot be read.
@@ -465,22 +466,22 @@ class Index:
         """Find the passages that answer a question best.
 
         Args:
-            query: The question; not empty. The vector is of what the model reads of it, the words
-                are all that it has.
-            k: How many passages at most, at least 1.
+            query: The question; not empty. If it is longer than the model reads, its vector covers
+                only the beginning; keyword search uses all its words.
+            k: Maximum number of hits, at least 1.
             mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
-            filter: Only passages that match; see ``quaver.store.filters``.
-            ranker: Puts what was found in a better order: a ``CrossEncoder``, or a
-                ``BiEncoderRanker``, which embeds nothing anew if its model is the index's own.
-            candidates: How many passages the ranker gets; k if that is more.
+            filter: Return only passages that match; see ``quaver.store.filters``.
+            ranker: Reranks the candidates: a ``CrossEncoder``, or a ``BiEncoderRanker``, which uses
+                the stored vectors if its model is the index's own.
+            candidates: Number of hits to rerank; at least k are used.
             min_score: Leave out hits with a lower score, on the scale of the mode or the ranker.
 
         Returns:
             Hits, best first.
 
         Raises:
-            InputError: The query is no text or is empty, k or candidates is below 1, the mode is
-                unknown, the filter breaks its rules, or the ranker is none.
+            InputError: The query is not a str or is empty, k or candidates is below 1, the mode is
+                unknown, the filter is invalid, or the ranker has no method ``rank``.
         """
         self._require_open()
         if not isinstance(query, str):
@@ -498,7 +499,7 @@ class Index:
         return [hit for hit in hits if min_score is None or hit.score >= min_score]
 
     def close(self) -> None:
-        """Close the store, so that other processes can write; closing it again does nothing."""
+        """Close the store, so that other processes can write; further calls do nothing."""
         self._closed = True
         self.store.close()
 
@@ -528,21 +529,21 @@ def load_stored_model(
     option: str = "-m, or give Index.open the loaded model",
     **settings: Any,
 ) -> Embedder:
-    """Load the model that a store was made with.
+    """Load the model that a store was created with.
 
     Args:
         manifest: The store's manifest.
-        location: The store, for the message.
-        model: Where the model is now; None: where it was.
-        option: What names it, for the message.
-        **settings: Of ``Embedder.from_pretrained``; what the manifest does not say.
+        location: The store, for the error message.
+        model: Where the model is now; None uses the place in the manifest.
+        option: The option that names the model, for the error message.
+        **settings: Further settings for ``Embedder.from_pretrained``.
 
     Returns:
         The model.
 
     Raises:
-        ModelNotFoundError: It is not there any more; the message says what to do.
-        ModelError: It cannot be loaded.
+        ModelNotFoundError: The model is gone; the message says what to do.
+        ModelError: The model cannot be loaded.
     """
     try:
         return Embedder.from_pretrained(
@@ -552,8 +553,8 @@ def load_stored_model(
         if model is not None:
             raise
         raise ModelNotFoundError(
-            f"{error}; the store at {location} was made with this model: if it was moved, name its "
-            f"new place with {option}"
+            f"{error}; the store at {location} was created with this model: if it has moved, name "
+            f"its new place with {option}"
         ) from error
 
 
@@ -566,14 +567,14 @@ def _folder(location: str | Path) -> Path:
 
 
 def _listed(name: str, items: Sequence[str]) -> list[str]:
-    """Make a list of str, and refuse a str, whose letters would be taken for its items."""
+    """Return a list of str; refuse a single str, whose letters would count as items."""
     if isinstance(items, str):
         raise InputError(f"{name} must be a list of str: got the str {items!r:.40}; write [...]")
     return text_list(items, name=name, rule="a list of str")
 
 
 def _passages(passages: Sequence[Passage | str]) -> list[Passage]:
-    """Make passages of those that are str."""
+    """Return the items as passages, each str as one passage."""
     if isinstance(passages, (str, Passage)):
         raise InputError(
             f"passages must be a list: got one {type(passages).__name__}; write [passage]"

@@ -1,4 +1,4 @@
-"""The files of a folder, read and split, a group at a time."""
+"""Read and split the files of a folder, a group at a time."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from quaver.errors import DocumentError
 from quaver.store import FileVersion, StoredSource
 
 _SPLIT_VERSION = 7
-"""Raise it when reading or splitting changes: every file then counts as changed once."""
+"""Increase it when reading or splitting changes: every file then counts as changed once."""
 
 
 @dataclass(frozen=True)
 class ReadFile:
-    """A file on its way into the store.
+    """A new or changed file, read and split.
 
     Attributes:
         version: Its version.
         source: Path relative to the folder.
         passages: Its passages; empty for a file without text.
-        size: Its bytes.
+        size: Size in bytes.
     """
 
     version: FileVersion
@@ -45,13 +45,13 @@ class ReadFile:
 
 @dataclass
 class Group:
-    """Some files, together about as many passages as the engine takes at a time.
+    """Some files, together about one engine batch of passages.
 
     Attributes:
         files: Files that are new or changed.
-        unchanged: How many passages each file has that is stored already.
+        unchanged: The number of passages of each unchanged file.
         failures: Files that could not be read.
-        size: Bytes of the unchanged and failed files.
+        size: Size of the unchanged and failed files, in bytes.
     """
 
     files: list[ReadFile] = field(default_factory=list)
@@ -61,7 +61,7 @@ class Group:
 
 
 class Reader:
-    """Reads and splits files that are not stored as they are."""
+    """Reads and splits files that are new or changed."""
 
     def __init__(
         self,
@@ -71,13 +71,13 @@ class Reader:
         max_tokens: int,
         stored: Mapping[str, StoredSource],
     ) -> None:
-        """Take what reading needs.
+        """Set up a reader.
 
         Args:
             folder: The folder.
-            root: What its passages are stored under.
+            root: The root that its passages are stored under.
             tokenizer: The model's tokenizer.
-            max_tokens: Tokens of a passage with its heading, at most.
+            max_tokens: Maximum tokens of a passage with its heading.
             stored: What is stored of each source.
         """
         self._folder, self._root, self._tokenizer = folder, root, tokenizer
@@ -88,7 +88,7 @@ class Reader:
 
         Args:
             paths: The files.
-            passages: A group ends with the file that brings it to this many.
+            passages: A group ends with the file that reaches this number of passages.
 
         Yields:
             Groups; the last may be smaller.
@@ -105,7 +105,7 @@ class Reader:
                         group.failures.append(outcome)
                     else:
                         group.unchanged.append(outcome)
-                # Also after many files of which nothing is new, so that progress shows.
+                # Also after many unchanged files, so that progress shows.
                 if waiting >= passages or number % 256 == 0:
                     yield group
                     group, waiting = Group(), 0
@@ -114,10 +114,10 @@ class Reader:
     def _outcomes(
         self, paths: Sequence[Path], converter: Converter
     ) -> Iterator[tuple[ReadFile | Failure | int, int]]:
-        """Yield for each file, roughly in order, what came of it and its bytes.
+        """Yield the outcome and the size in bytes of each file, roughly in order.
 
-        That is the file read and split, why it cannot be read, or how many passages it has that is
-        stored as it is.
+        The outcome is the file read and split, or why it cannot be read, or the number of passages
+        of an unchanged file.
         """
         waiting: list[tuple[str, Unread]] = []
         for path in paths:
@@ -145,11 +145,12 @@ class Reader:
     def _split(
         self, files: Sequence[tuple[str, Unread]], converter: Converter
     ) -> Iterator[tuple[ReadFile | Failure, int]]:
-        """Yield files as ``_outcomes`` does; each comes with the digest of its version."""
+        """Yield outcomes as ``_outcomes`` does; each file comes with the digest of its version."""
         documents = read_documents([file for _, file in files], converter)
         for (digest, file), document in zip(files, documents, strict=True):
             size = len(file.content)
-            if not isinstance(document, Document):  # or an extra that this file needs is missing
+            # A DocumentError, or an ImportError for a missing extra.
+            if not isinstance(document, Document):
                 yield self._failure(file.path, file.source, document), size
                 continue
             passages = split(document, self._tokenizer, self._max_tokens)
@@ -162,7 +163,7 @@ class Reader:
 
 
 def file_size(path: Path) -> int:
-    """Return a file's size in bytes; 0 where it cannot be reached, as reading will report."""
+    """Return a file's size in bytes; 0 if it cannot be reached, which reading will report."""
     try:
         return path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""What an update says while it runs and when it is done."""
+"""The progress and the report of an update."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from quaver.documents import Failure
 
 @dataclass(frozen=True)
 class UpdateProgress:
-    """How far an update is.
+    """The progress of an update.
 
     Attributes:
-        bytes_done: Bytes of files that are stored or were unchanged.
-        bytes_total: Bytes of all files of the folder.
+        bytes_done: Bytes of files that are stored or unchanged.
+        bytes_total: Bytes of all files in the folder.
         passages: Passages embedded so far.
         work_done: Bytes of new and changed files that are stored.
-        work_total: Bytes of all files that are new or changed, as far as is known by now: it grows by
-            files that turn out to be changed, and shrinks by those that cannot be read or have no
-            text. What the time left can be told from.
+        work_total: Bytes of all new and changed files known so far; use it to estimate the time
+            left. It grows with files that turn out to be changed, and shrinks with those that cannot
+            be read or have no text.
     """
 
     bytes_done: int
@@ -36,16 +36,16 @@ class UpdateReport:
     Attributes:
         files: Files of the folder that are now stored completely.
         added: Passages that were embedded and stored.
-        reused: Passages that are new where they stand, but whose text was stored elsewhere, because
-            a file was renamed, moved or copied; they were stored with the vector that was there.
+        reused: New passages whose text was already stored elsewhere, because a file was renamed,
+            moved or copied; they were stored with the existing vector.
         unchanged: Passages that were stored before and stay.
-        removed: Passages that were dropped, because their file or their text is gone.
-        failed: Files and folders that could not be read, with the reason; what was stored of them
-            before stays.
-        empty: Files in which no text was found; they count in ``files``.
-        others: How many files were passed over, by ending, because their format is not supported.
+        removed: Passages that were dropped because their file or their text is gone.
+        failed: Files and folders that could not be read, with the reason; their stored passages
+            stay.
+        empty: Files without text; they count in ``files``.
+        others: Number of skipped files by ending, because their format is not supported.
         truncated: Embedded texts that were longer than the model reads.
-        seconds: Time for everything, reading and splitting included.
+        seconds: Time for the whole update, including reading and splitting.
         outside: Links that lead out of the folder and were not followed.
     """
 

@@ -1,4 +1,4 @@
-"""Hits put in a better order by a second, slower look."""
+"""Reranking: order hits with a second, more precise model."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ class SupportsRank(Protocol):
 def rerank(
     query: str, hits: Sequence[Hit], ranker: SupportsRank, *, k: int, store: VectorStore, space: str
 ) -> list[Hit]:
-    """Order hits anew.
+    """Rerank hits.
 
-    A bi-encoder whose vectors are the ones that are stored is given them, and embeds nothing but
-    the question.
+    A bi-encoder with the store's own model gets the stored vectors and embeds only the question.
 
     Args:
         query: The question.
         hits: What a search found.
-        ranker: What orders them; it reads heading and text.
-        k: How many to return at most.
-        store: Where the hits are from.
+        ranker: The ranker; it reads heading and text.
+        k: Maximum number of hits to return.
+        store: The store that the hits come from.
         space: Fingerprint of the vectors in the store.
 
     Returns:
         The best hits, best first, with the ranker's scores.
 
     Raises:
-        InputError: The ranker is none.
+        InputError: The ranker has no method ``rank``.
     """
     if isinstance(ranker, type) or not callable(getattr(ranker, "rank", None)):
         raise InputError(
@@ -78,7 +77,7 @@ def load_ranker(
 
     Raises:
         ModelNotFoundError: There is no such model.
-        ModelError: It is neither.
+        ModelError: The model cannot rerank.
     """
     if embedder is not None and _same_model(name_or_path, embedder):
         return BiEncoderRanker(embedder)
@@ -92,7 +91,7 @@ def _same_model(name_or_path: str | Path, embedder: Embedder) -> bool:
 
 
 def _stored_vectors(hits: Sequence[Hit], store: VectorStore) -> NDArray[np.float32] | None:
-    """Return the vectors of the hits; None if one has none."""
+    """Return the vectors of the hits, or None if one is missing."""
     found = store.vectors([hit.id for hit in hits])
     if not hits or len(found) < len(hits):
         return None

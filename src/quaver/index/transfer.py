@@ -1,4 +1,4 @@
-"""Everything of a store out into a Parquet file, and in again, into any store of any kind."""
+"""Export a store to a Parquet file and import it into a store of any kind."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from quaver.store import (
 
 
 def export_passages(location: str | Path, path: str | Path) -> int:
-    """Write a store's passages, metadata and vectors to a Parquet file; load no model.
+    """Write a store's passages, metadata and vectors to a Parquet file, without loading a model.
 
     Args:
         location: The store, as for ``Index.open``.
-        path: The file; one that is there is replaced when the new one is whole.
+        path: The file; an existing one is replaced once the new one is complete.
 
     Returns:
-        How many passages it holds.
+        The number of passages in the file.
 
     Raises:
-        StoreError: The store cannot be read, or the file not be written.
+        StoreError: The store cannot be read, or the file cannot be written.
         ImportError: The extra "parquet" is missing.
     """
     store = open_store(location, read_only=True)
@@ -52,28 +52,28 @@ def import_passages(
     wait: float = 0.0,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> int:
-    """Store the passages of a Parquet file; interrupted, it can be run again.
+    """Store the passages of a Parquet file; an interrupted import can be run again.
 
-    A file that ``export_passages`` wrote brings its vectors and needs no model. The passages of any
-    other, with the columns id and text, are embedded; its further columns become metadata.
+    A file written by ``export_passages`` contains vectors and needs no model. The passages of any
+    other file, with the columns id and text, are embedded; its other columns become metadata.
 
     Args:
         path: The file.
-        location: The store; made if there is none, else what has the same id is replaced.
-        embedder: The model for a file that ``export_passages`` did not write; for a store that is
-            there, what loads it is enough.
-        vectors: What a new store's search compares, see ``Index.create``; None: as in the store that
-            the file is from, else "float32".
-        wait: How many seconds to wait for another process that writes to the store.
-        on_progress: Called with the passages stored so far and those of the file.
+        location: The store; created if it does not exist. Passages with the same id are replaced.
+        embedder: The model for a file that ``export_passages`` did not write; for an existing
+            store, a function that loads it is enough.
+        vectors: Vectors that a new store compares, see ``Index.create``; None uses the setting of
+            the exported store, or "float32".
+        wait: Seconds to wait for another process that writes to the store.
+        on_progress: Called with the number of passages stored so far and the number in the file.
 
     Returns:
-        How many passages were stored.
+        The number of passages stored.
 
     Raises:
-        InputError: The file is no such file, or needs a model and there is none; or the store is
-            there and has other vectors than those asked for.
-        StoreMismatchError: The store is of another model, or a later version wrote the file.
+        InputError: The file is not a Parquet file of passages, or it needs a model and none was
+            given; or the store exists with other vectors than ``vectors``.
+        StoreMismatchError: The store belongs to another model, or a later version wrote the file.
         StoreError: Storing failed.
         ImportError: The extra "parquet" is missing.
     """
@@ -82,10 +82,10 @@ def import_passages(
     if file.manifest is not None:
         return _import_own(file, file.manifest, location, vectors, wait, report)
     if embedder is None:
-        raise InputError(f"{path} says no model that made its vectors: name one to embed its texts")
+        raise InputError(f"{path} was not exported from a store: name a model to embed its texts")
     done = 0
     rows = iter(file)
-    page = list(islice(rows, ROWS // 8))  # a broken file is told before a store is made
+    page = list(islice(rows, ROWS // 8))  # a broken file fails before a store is created
     if store_exists(location):
         opened = Index.open(location, embedder, wait=wait)
     elif isinstance(embedder, Embedder):

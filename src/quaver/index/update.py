@@ -1,10 +1,10 @@
-"""One run of an update: files are read ahead of the engine, and stored behind it.
+"""One run of an update: files are read ahead of the engine and stored behind it.
 
-The order makes it safe to stop at any moment: new passages are written and flushed, then the stale
-ones of the same file are deleted; progress counts what is flushed. Each passage carries the version
-of its file (``FileVersion``), so what is finished can be read off the store. Each also carries its
-root, the folder or the name given to it: an update looks at the passages of its own root and at no
-others, except to take over the vector of a text that is stored already.
+The order makes it safe to stop at any moment: new passages are written and flushed before the stale
+ones of the same file are deleted, and progress counts only what is flushed. Each passage carries the
+version of its file (``FileVersion``), so the store itself shows which files are complete. Each also
+carries its root, the folder or its name: an update touches only passages of its own root, except to
+reuse the vector of a text that is already stored.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from numpy.typing import NDArray
 from quaver.documents import Failure, Passage, Selection, content_digest, scan_folder
 from quaver.embedder import Embedder
 from quaver.index import embedding
+from quaver.index.background import BackgroundJobs, read_ahead
 from quaver.index.embedding import Batch, batches, embed, tokenize_passages
-from quaver.index.overlap import Behind, ahead
 from quaver.index.reading import Group, Reader, ReadFile, file_size
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.store import MOST_FAILURES, StoredSource, UpdateNote, VectorStore
 
 _AHEAD = 4
-"""Groups that are read before the engine needs them, and batches that wait for the store. They
-bound the memory, whatever the folder holds."""
+"""Maximum number of groups read ahead, and of batches that wait for the store. Bounds the memory for
+folders of any size."""
 
 FLUSH_SECONDS = 1.0
-"""Passages that are written and not flushed are no older than this. Why not each batch: a flush waits
-for the disk once for every 32 MB of the store, and a million passages would take hours of it."""
+"""Seconds between two flushes, at most. Not after each batch: a flush waits for the disk, and over a
+million passages that would add up to hours."""
 
 
 def update(
@@ -46,16 +46,16 @@ def update(
     selection: Selection | None = None,
     on_progress: Callable[[UpdateProgress], None] | None = None,
 ) -> UpdateReport:
-    """Do what ``Index.update`` says.
+    """Update a store from a folder; see ``Index.update``.
 
     Args:
         embedder: The model.
         store: The store.
         folder: The folder.
-        root: What its passages are stored under; not empty.
-        max_tokens: Tokens of a passage with its heading, at most.
-        selection: Which files of the folder are wanted; see ``scan_folder``.
-        on_progress: Called whenever passages were stored, in the caller's thread.
+        root: The root that its passages are stored under; not empty.
+        max_tokens: Maximum tokens of a passage with its heading.
+        selection: Which files of the folder to index; see ``scan_folder``.
+        on_progress: Called in the caller's thread whenever passages have been stored.
 
     Returns:
         What was done.
@@ -70,13 +70,13 @@ def update(
 
 @dataclass(frozen=True)
 class _Work:
-    """A group of files, and what is to be done about their passages.
+    """A group of files with their passages, sorted by the work they need.
 
     Attributes:
         group: The files.
         kept: Passages that keep their vector.
-        reused: Passages that take over the vector of the same text elsewhere.
-        new: Passages for the engine.
+        reused: Passages that reuse the vector of the same text elsewhere.
+        new: Passages to embed.
     """
 
     group: Group
@@ -86,7 +86,7 @@ class _Work:
 
 
 class _Update:
-    """One run."""
+    """The state of one run."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class _Update:
         self._expected: dict[str, int] = {}
         self._files = self._added = self._reused = self._unchanged = 0
         self._removed = self._truncated = 0
-        self._behind = Behind(_AHEAD)
+        self._jobs = BackgroundJobs(_AHEAD)
         self._written: list[Callable[[], None]] = []
         self._flushed = time.perf_counter()
 
@@ -117,7 +117,7 @@ class _Update:
         sizes = {path.relative_to(self._folder).as_posix(): file_size(path) for path in scan.files}
         self._bytes_total = sum(sizes.values())
         stored = self._store.sources(self._root)
-        # A file of which something is stored is most likely unchanged, until it has been read.
+        # Until it has been read, a file that is already stored is assumed to be unchanged.
         self._expected = {source: size for source, size in sizes.items() if source not in stored}
         self._work_total = sum(self._expected.values())
         self._advance(0)
@@ -130,18 +130,18 @@ class _Update:
                 self._prepared(group, stored, anything)
                 for group in reader.groups(scan.files, embedding.BATCH)
             )
-            with ahead(read, _AHEAD) as works:
+            with read_ahead(read, _AHEAD) as works:
                 for work in works:
                     self._note(work.group)
                     self._put(work, stored)
             self._flush()
-            self._behind.finish()
+            self._jobs.finish()
         finally:
-            self._behind.close()
+            self._jobs.close()
         self._drop_gone(set(sizes), stored)
         self._store.flush()
         self._note_update()
-        # Even where nothing changed: an earlier run may have been stopped before it came to this.
+        # Even if nothing changed: an earlier run may have been stopped before this step.
         self._store.optimize()
         return UpdateReport(
             files=self._files,
@@ -158,13 +158,13 @@ class _Update:
         )
 
     def _note_update(self) -> None:
-        """Keep with the store when this update ended and what it could not read."""
+        """Record in the store when this update ended and which files it could not read."""
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         failed = tuple(self._failed[:MOST_FAILURES])
         self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
 
     def _note(self, group: Group) -> None:
-        """Count the files of a group that are not to be stored."""
+        """Count the files of a group that need no storing."""
         self._failed.extend(group.failures)
         self._files += len(group.unchanged)
         self._unchanged += sum(group.unchanged)
@@ -182,7 +182,7 @@ class _Update:
             self._advance(done)
 
     def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
-        """Look up what needs no engine, and tokenize the rest; in the thread that reads."""
+        """Find the passages that have a vector and tokenize the others; runs in the reading thread."""
         passages = [passage for file in group.files for passage in file.passages]
         kept, reused, new = self._sorted(passages, stored, anything)
         return _Work(
@@ -190,7 +190,7 @@ class _Update:
         )
 
     def _put(self, work: _Work, stored: dict[str, StoredSource]) -> None:
-        """Store the passages of files, and only when they are on disk delete the stale ones."""
+        """Store the passages of files; delete the stale ones once the new ones are on disk."""
         files = work.group.files
         versions = {file.source: file.version for file in files}
         shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
@@ -205,13 +205,13 @@ class _Update:
                 self._work_done += share
                 self._advance(share)
 
-            self._behind.submit(job, lambda: self._written.append(durable))
+            self._jobs.submit(job, lambda: self._written.append(durable))
             if time.perf_counter() - self._flushed >= FLUSH_SECONDS:
                 self._flush()
 
         for known, count in ((work.kept, "_unchanged"), (work.reused, "_reused")):
             for batch in batches(list(known)):
-                # The vector stays, the position and the file's version are written anew.
+                # The vector stays; the position and the file's version are rewritten.
                 store(batch, np.stack([known[passage] for passage in batch]), count)
         for ready in work.new:
             self._truncated += ready.tokens.truncated
@@ -225,10 +225,10 @@ class _Update:
             self._removed += len(stale)
 
         self._flush()
-        self._behind.submit(lambda: self._store.delete(stale), deleted)
+        self._jobs.submit(lambda: self._store.delete(stale), deleted)
 
     def _flush(self) -> None:
-        """Have everything before flushed, and counted once it is."""
+        """Flush everything written so far, and count it once it is on disk."""
 
         def flushed() -> None:
             for durable in self._written:
@@ -236,14 +236,14 @@ class _Update:
             self._written.clear()
 
         self._flushed = time.perf_counter()
-        self._behind.submit(self._store.flush, flushed)
+        self._jobs.submit(self._store.flush, flushed)
 
     def _sorted(
         self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
     ) -> tuple[
         dict[Passage, NDArray[np.float32]], dict[Passage, NDArray[np.float32]], list[Passage]
     ]:
-        """Tell passages that keep their vector, those that take one over, and new ones."""
+        """Sort passages into those that keep their vector, those that reuse one, and new ones."""
         if not anything:
             return {}, {}, passages
         own = self._store.vectors([p.id for p in passages if p.source in stored])
@@ -262,7 +262,7 @@ class _Update:
         return sorted({i for ids in before.ids.values() for i in ids} - current)
 
     def _drop_gone(self, present: set[str], stored: dict[str, StoredSource]) -> None:
-        """Delete the passages of files that are no longer in the folder."""
+        """Delete the passages of files that have left the folder."""
         unread = tuple(f"{failure.source}/" for failure in self._failed)
         for source, before in stored.items():
             if source in present or source.startswith(unread) or "./" in unread:

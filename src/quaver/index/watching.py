@@ -1,4 +1,4 @@
-"""An index that follows its folder while somebody works in it."""
+"""Keep an index up to date while files in its folder change."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quaver.index.index import Index
 from quaver.index.report import UpdateProgress, UpdateReport
 
 LOCK_PATIENCE = 60.0
-"""Seconds to wait for a store that somebody else writes to, at most."""
+"""Maximum seconds to wait for a store that another process writes to."""
 
 
 def watch(
@@ -30,12 +30,12 @@ def watch(
 ) -> Iterator[UpdateReport | DocumentError]:
     """Update an index now, and again whenever something in its folder changes.
 
-    The store is open only while an update runs, so that others can write between two; whoever opens it
-    to read can search at any time.
+    The store is open only during an update, so that other processes can write in between. Processes
+    that open it to read can search at any time.
 
     Args:
-        location: The index, which exists.
-        embedder: Its model, loaded once.
+        location: The existing index.
+        embedder: Its model.
         folder: The folder.
         name: As for ``Index.update``.
         include: As for ``Index.update``.
@@ -43,21 +43,21 @@ def watch(
         gitignore: As for ``Index.update``.
         follow_links: As for ``Index.update``.
         on_progress: As for ``Index.update``.
-        stop: Ends it when set; None: it goes on until it is interrupted.
+        stop: Set it to stop watching; None watches until interrupted.
 
     Yields:
-        What each update did; the error where the folder could not be read, after which the next
-        change is waited for all the same.
+        The report of each update, or the error if the folder could not be read; watching goes on
+        after an error.
 
     Raises:
-        StoreLockedError: Somebody else writes to the store, and did so for a minute.
+        StoreLockedError: Another process has been writing to the store for a minute.
         StoreError: Storing failed.
         ImportError: The extra "watch" is missing.
     """
     with needs_extra("watch"):
         import watchfiles
-    # Yielding on a timeout too, because the first time comes when changes are already looked for:
-    # what happens during the first update is seen by the second.
+    # Also yield on a timeout: the first one arrives when the watcher is active, so changes during
+    # the first update are seen by the second.
     turns = watchfiles.watch(folder, stop_event=stop, rust_timeout=500, yield_on_timeout=True)
     first = True
     for changes in turns:
@@ -78,4 +78,4 @@ def watch(
                 )
             except DocumentError as error:
                 outcome = error
-        yield outcome  # with the store closed
+        yield outcome  # the store is closed here

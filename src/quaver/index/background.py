@@ -1,4 +1,4 @@
-"""Work that goes on beside the engine: what is read ahead of it, and what is stored behind it."""
+"""Threads beside the engine: one reads ahead, one stores the results behind it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _END = object()
 
 
 @contextmanager
-def ahead(items: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
-    """Draw items in a thread of their own, so that the next is ready when it is asked for.
+def read_ahead(items: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
+    """Compute items in a thread, so that the next is ready when it is needed.
 
     Args:
-        items: The items; an error of theirs is raised where the failed item would have come.
-        depth: How many may be ready at most, at least 1.
+        items: The items; an error is raised in place of the item that failed.
+        depth: Maximum number of items that are ready, at least 1.
 
     Yields:
         The same items in the same order. Leaving the context ends the thread after its current item.
@@ -66,18 +66,17 @@ class _Failed:
         self.error = error
 
 
-class Behind:
-    """Does jobs in a thread of its own, one after the other; a few may wait.
+class BackgroundJobs:
+    """Runs jobs in a thread, one after the other, with a short queue.
 
-    An error of a job is raised by the next call of ``submit`` or ``finish``; the jobs after it are
-    not done.
+    The error of a job is raised by the next call of ``submit`` or ``finish``; later jobs do not run.
     """
 
     def __init__(self, depth: int) -> None:
-        """Start no thread yet.
+        """Set the length of the queue; no thread starts yet.
 
         Args:
-            depth: How many jobs may be unfinished, at least 1.
+            depth: Maximum number of unfinished jobs, at least 1.
         """
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quaver-store")
         self._pending: deque[tuple[Future[None], Callable[[], None]]] = deque()
@@ -85,23 +84,23 @@ class Behind:
         self._broken = False
 
     def submit(self, job: Callable[[], None], done: Callable[[], None]) -> None:
-        """Hand a job over; wait while too many are unfinished.
+        """Queue a job; wait while too many are unfinished.
 
         Args:
-            job: What to do in the thread.
-            done: What to do in this thread, in a later call, once the job is done.
+            job: Runs in the background thread.
+            done: Runs in the calling thread, during a later call, once the job is done.
         """
         while len(self._pending) >= self._depth or (self._pending and self._pending[0][0].done()):
             self._settle()
         self._pending.append((self._pool.submit(self._do, job), done))
 
     def finish(self) -> None:
-        """Return when every job is done."""
+        """Wait until every job is done."""
         while self._pending:
             self._settle()
 
     def close(self) -> None:
-        """Wait for the job that runs, drop the others and end the thread."""
+        """Wait for the running job, drop the others and end the thread."""
         self._broken = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
