@@ -411,5 +411,5 @@ def test_a_pattern_must_be_one(pattern: str) -> None:
 
 
 def test_patterns_are_a_list() -> None:
-    with pytest.raises(InputError, match="include must be a list of patterns: got the text"):
+    with pytest.raises(InputError, match="include must be a list of patterns: got the str"):
         Selection.of("*.pdf")

@@ -1,10 +1,9 @@
-"""Files become passages: read (to text and headings), then split (to what fits the model)."""
+"""Files to passages: read them to text and headings, then split the text to fit the model."""
 
 from __future__ import annotations
 
-from quaver.documents.counting import TokenCounter
+from quaver.documents.converter import Converter
 from quaver.documents.formats import SUPPORTED_ENDINGS
-from quaver.documents.isolation import Converter
 from quaver.documents.limits import LIMITS
 from quaver.documents.passage import (
     HEADING_SEPARATOR,
@@ -20,6 +19,7 @@ from quaver.documents.patterns import Selection
 from quaver.documents.read import Unread, read_bytes, read_document, read_documents
 from quaver.documents.scan import Scan, scan_folder
 from quaver.documents.split import SMALLEST_BUDGET, split
+from quaver.documents.token_counter import TokenCounter
 
 __all__ = [
     "HEADING_SEPARATOR",

@@ -1,4 +1,4 @@
-"""Files that are ZIP archives inside: looked at before any library unpacks them."""
+"""Checks of ZIP-based files before any library unpacks them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _DECLARATIONS = tuple(
 
 
 def open_archive(content: bytes) -> zipfile.ZipFile:
-    """Open an archive that may be unpacked.
+    """Open an archive and check that it is safe to unpack.
 
-    ``zipfile`` never gives more of a member than its directory entry says, so the sum of these
-    sizes bounds what unpacking takes.
+    ``zipfile`` never returns more of a member than its directory entry states, so the sum of these
+    sizes bounds the memory.
 
     Args:
         content: The file.
@@ -31,11 +31,11 @@ def open_archive(content: bytes) -> zipfile.ZipFile:
         The archive.
 
     Raises:
-        DocumentError: It is no ZIP archive, is encrypted, or unpacks to too much.
+        DocumentError: It is not a ZIP archive, is encrypted, or is too large when unpacked.
     """
     if content.startswith(_OLE):
         raise DocumentError(
-            "encrypted, or of the format before 2007: save it without a password in the new format"
+            "encrypted, or in the format before 2007: save it without a password in the new format"
         )
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))
@@ -60,8 +60,8 @@ def check_office(content: bytes) -> None:
         content: The file.
 
     Raises:
-        DocumentError: As ``open_archive``; or a part is damaged; or it declares a document type or
-            entities, which the standard forbids and whose expansion is an attack.
+        DocumentError: As for ``open_archive``; or a part is damaged; or it declares a document type
+            or entities, which the standard forbids because their expansion is an attack.
 
     Source:
         ECMA-376, part 2, "Open Packaging Conventions", 8.1.4: no DTD declarations in a part.

@@ -1,4 +1,4 @@
-"""Sections of AsciiDoc; its only living processors are no Python."""
+"""Sections of AsciiDoc files. Its maintained processors are not written in Python."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def asciidoc_sections(text: str) -> tuple[Section, ...]:
 
     Returns:
         The sections in order; offsets are exact characters of ``text``. The document's title is the
-        outermost heading. Headings in listings, examples and other blocks, and those that are
-        marked as discrete, structure nothing.
+        outermost heading. Headings in listings, examples and other blocks, and discrete headings,
+        do not begin a section.
 
     Source:
         AsciiDoc language documentation, "Section Titles and Levels", "Delimited Blocks".

@@ -1,4 +1,4 @@
-"""Bytes become text: strict, because a guessed encoding looks healthy and is wrong."""
+"""Decode bytes to text. Strict, because text in a guessed encoding looks valid but is wrong."""
 
 from __future__ import annotations
 

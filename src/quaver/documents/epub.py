@@ -1,6 +1,6 @@
-"""The text of an e-book: its chapters are XHTML in a ZIP archive, in an order that XML lists.
+"""The text of an e-book: XHTML chapters in a ZIP archive, in the order of an XML package file.
 
-Why not EbookLib: its licence (AGPL) does not go with ours.
+Why not EbookLib: its license (AGPL) is incompatible with Quaver's.
 """
 
 from __future__ import annotations
@@ -68,14 +68,14 @@ def parse_xml(content: bytes, name: str) -> Any:
 
     Args:
         content: The XML.
-        name: What it is called in a message.
+        name: Its name in error messages.
 
     Returns:
         Its root element.
 
     Raises:
-        DocumentError: It is broken.
-        ImportError: The extra "files" is not installed.
+        DocumentError: The XML is broken.
+            ImportError: The extra "files" is not installed.
     """
     with needs_extra("files"):
         from lxml import etree

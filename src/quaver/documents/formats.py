@@ -1,4 +1,4 @@
-"""Which ending means which format, and which reader opens it."""
+"""Supported formats: their endings and their readers."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from quaver.errors import DocumentError
 
 @dataclass(frozen=True)
 class Format:
-    """A format.
+    """A document format.
 
     Attributes:
         reader: ``module:function`` in this package.
-        endings: Endings of its files, in small letters.
-        binary: Whether the reader gets the bytes instead of the decoded text.
-        declared: Whether a text may name its own encoding.
+        endings: Endings of its files, in lower case.
+        binary: Whether the reader takes bytes instead of decoded text.
+        declared: Whether a file may declare its own encoding.
     """
 
     reader: str
@@ -51,8 +51,8 @@ FORMATS = (
     Format("plain:rst_document", (".rst",)),
     Format("plain:html_document", (".html", ".htm", ".xhtml"), declared=True),
     Format("table:csv_document", (".csv", ".tsv")),
-    Format("records:json_document", (".json",)),
-    Format("records:json_lines_document", (".jsonl", ".ndjson")),
+    Format("json_records:json_document", (".json",)),
+    Format("json_records:json_lines_document", (".jsonl", ".ndjson")),
     Format("pdf:pdf_document", (".pdf",), binary=True),
     Format("word:word_document", (".docx",), binary=True),
     Format("slides:slides_document", (".pptx",), binary=True),
@@ -68,28 +68,28 @@ FORMATS = (
     Format("plain:org_document", (".org",)),
     Format("plain:asciidoc_document", (".adoc", ".asciidoc")),
     Format("subtitles:subtitles_document", (".srt", ".vtt")),
-    Format("manual:manual_document", (".man",)),
+    Format("man_page:manual_document", (".man",)),
     Format("plain:plain_document", (".text", ".log", *_CODE)),
 )
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
 PACKED = ".gz"
-"""Stands behind the ending of a compressed file."""
+"""Follows the ending of a compressed file: ``.md.gz``."""
 
 SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
-"""Endings of the files that are read, compared without regard to case."""
+"""Endings of supported files; case does not matter."""
 
 ENDINGS_SHOWN = (
     ", ".join(ending for ending in SUPPORTED_ENDINGS if ending not in _CODE)
     + f" and {len(_CODE)} of source code and settings"
 )
-"""The same for a message."""
+"""The supported endings, for messages."""
 
 
 def convert(ending: str, content: bytes) -> Document:
-    """Make a document of a file's bytes.
+    """Convert a file's bytes to a document.
 
     Args:
-        ending: The file's ending, as ``recognize.ending_of`` gives it: ``.md``, ``.man.gz``.
+        ending: The file's ending, from ``recognize.ending_of``: ``.md``, ``.man.gz``.
         content: The bytes.
 
     Returns:
@@ -116,7 +116,7 @@ def convert(ending: str, content: bytes) -> Document:
 
 
 def _unpacked(content: bytes) -> bytes:
-    """Decompress a .gz, never further than a file may be large."""
+    """Decompress a .gz, up to the size limit of a file."""
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as file:
             unpacked = file.read(LIMITS.file_bytes + 1)
@@ -128,7 +128,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _storable(document: Document) -> Document:
-    """Make sure that every text of a document can be stored."""
+    """Replace characters that no store can hold in all texts of a document."""
     return Document(
         document.source,
         storable(document.text),

@@ -58,13 +58,13 @@ _HEADING = re.compile(r"h[1-6]")
 _COMMENT_END = re.compile(r"--!?\s*>")
 _STRUCTURE = frozenset(("table", "pre", "ul", "ol", "dl", "h1", "h2", "h3", "h4", "h5", "h6"))
 _PERMALINKS = ("#", "¶", "§", "🔗", "\uf0c1")
-"""What a heading's link to itself says; the last is an icon of Sphinx's theme."""
+"""Texts of a heading's link to itself; the last is an icon of Sphinx's theme."""
 
 _BLOCKS = frozenset({"p", "div", "br"})
-"""They part the words of a cell."""
+"""Elements that separate the words of a cell."""
 
 _LONGEST_CELL = 300
-"""Longer ones are prose: the table only lays out the page."""
+"""Characters. A longer cell is prose: the table only lays out the page."""
 
 
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
@@ -85,7 +85,7 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
         warnings.simplefilter("ignore", XMLParsedAsHTMLWarning)
         page = BeautifulSoup(_closable(markup), "html.parser")
     for unseen in page.select(_UNSEEN):
-        if not unseen.decomposed:  # with one that it stood in
+        if not unseen.decomposed:  # already removed with its parent
             unseen.decompose()
     articles = page.find_all("article", limit=2)
     writer = _Writer()
@@ -100,10 +100,10 @@ def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
 
 
 def _closable(markup: str) -> str:
-    """Make text of what begins markup and cannot end it, in linear time.
+    """Escape markup that begins but never ends, in linear time.
 
-    The standard library's parser looks for the end of each comment or tag as far as the page goes,
-    and if there is none goes on one character later: on 100 KB of "<!--" for ten seconds.
+    The standard library's parser searches the whole page for the end of each comment or tag, and
+    without one resumes a character later: 100 KB of "<!--" take ten seconds.
     """
     # In a page this is a comment that ends at the next ">", except that the parser looks for "]>".
     markup = markup.replace("<![", "<!")
@@ -115,7 +115,7 @@ def _closable(markup: str) -> str:
 
 
 class _Writer:
-    """Collects the text block by block and remembers where the headings are."""
+    """Collects the text block by block and records its headings."""
 
     def __init__(self) -> None:
         self._blocks: list[str] = []
@@ -129,7 +129,7 @@ class _Writer:
         return text, sections_between(text, self._headings)
 
     def write(self, node: Tag) -> None:
-        """Write an element; with a stack, because pages nest deeper than Python recurses."""
+        """Write an element. Uses a stack, because pages nest deeper than Python's recursion limit."""
         stack: list[Tag | str] = list(reversed([*_parts(node)]))
         while stack:
             part = stack.pop()
@@ -147,7 +147,7 @@ class _Writer:
             elif part.name in _INLINE:
                 stack.extend(reversed([*_parts(part)]))
             else:
-                # An empty string stands for the border of a block.
+                # An empty string marks the border of a block.
                 stack.extend(reversed(["", *_parts(part), ""]))
 
     def _add_heading(self, tag: Tag) -> None:
@@ -172,12 +172,12 @@ class _Writer:
 
 
 def _rows(table: Tag) -> list[str]:
-    """Return the rows of a table of values as lines; none for one that lays out a page."""
+    """Return the rows of a table of values as lines; an empty list for a layout table."""
     if any(isinstance(node, Tag) and node.name in _STRUCTURE for node in _inside(table)):
         return []
     rows: list[list[list[str]]] = []
-    # End tags of rows and cells may be missing, and the parser then puts the next into the last: so
-    # a row, and a cell, ends where the next begins.
+    # End tags of rows and cells may be missing; the parser then nests the next one in the last. So a
+    # row or cell ends where the next begins.
     for node in _inside(table):
         if not isinstance(node, Tag):
             if rows and rows[-1] and _is_visible(node):
@@ -195,7 +195,7 @@ def _rows(table: Tag) -> list[str]:
 
 
 def _is_visible(text: PageElement) -> bool:
-    """Return whether a text can be seen: it is no comment, and not empty."""
+    """Return whether a text is visible: not a comment, and not empty."""
     return (
         isinstance(text, NavigableString)
         and not isinstance(text, PreformattedString)
@@ -204,10 +204,10 @@ def _is_visible(text: PageElement) -> bool:
 
 
 def _inside(tag: Tag) -> Iterator[PageElement]:
-    """Yield what is inside an element, in the order of the page.
+    """Yield the nodes inside an element, in the order of the page.
 
-    Why not a selector or ``descendants``: they first go to the root or to the last element, which
-    in tables in tables is a long way.
+    Why not a selector or ``descendants``: they first walk to the root or to the last element, which
+    is slow in nested tables.
     """
     waiting = tag.contents[::-1]
     while waiting:
@@ -218,7 +218,7 @@ def _inside(tag: Tag) -> Iterator[PageElement]:
 
 
 def _own_text(tag: Tag) -> str | None:
-    """Return the text of an element that holds nothing else, or one element that does."""
+    """Return the text of an element that contains only text, directly or in one child."""
     for node in tag.contents if len(tag.contents) == 1 else ():
         inner = node.contents if isinstance(node, Tag) else [node]
         if len(inner) == 1 and isinstance(inner[0], NavigableString):
@@ -227,7 +227,7 @@ def _own_text(tag: Tag) -> str | None:
 
 
 def _parts(node: Tag) -> list[Tag | str]:
-    """Return the children that can be seen: elements and text, no comments."""
+    """Return the visible children: elements and text, without comments."""
     parts: list[Tag | str] = []
     for child in node.children:
         if isinstance(child, Tag):

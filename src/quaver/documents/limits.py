@@ -1,4 +1,4 @@
-"""What a document may cost: a hostile one ends in an error, not in a full machine."""
+"""Limits for one document, so that a hostile one ends in an error and not in an exhausted machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class Limits:
 
     Attributes:
         file_bytes: Size of the file.
-        sizeless_bytes: What is read of a file that says it has no bytes, as those of the kernel do.
+        sizeless_bytes: Bytes read of a file whose reported size is 0, such as files in /proc.
         characters: Length of its text.
-        unpacked_bytes: Size of everything in an archive together (.docx, .pptx, .xlsx, .epub).
-        members: How many parts an archive may have.
+        unpacked_bytes: Total size of an unpacked archive (.docx, .pptx, .xlsx, .epub).
+        members: Number of members of an archive.
         seconds: CPU time of a conversion in the worker process.
-        patience: How many times as long it may take by the clock, for a machine that is busy.
+        patience: Limit of elapsed time as a multiple of ``seconds``, for busy machines.
         memory_bytes: Address space of the worker process.
-        message_bytes: Files that go to the worker process together have as many bytes, about.
-        message_files: How many files go to it together.
+        message_bytes: Approximate size of the files sent to the worker process together.
+        message_files: Maximum number of files sent together.
     """
 
     file_bytes: int = 100_000_000

@@ -18,7 +18,7 @@ _QUOTED = re.compile(rb"^>(>*From )", re.MULTILINE)
 
 
 def mail_document(content: bytes) -> Document:
-    """Read an e-mail: who wrote what to whom; attachments by their names only.
+    """Read an e-mail: its headers, its text and the names of its attachments.
 
     Args:
         content: The file.
@@ -40,7 +40,7 @@ def mail_document(content: bytes) -> Document:
     tail = "\n".join(f"Attachment: {name}" for name in attached if name)
     whole = "\n\n".join(filter(None, (subject, head, text.strip(), tail)))
     headings = [Heading(0, subject, 0, len(subject))] if subject else []
-    # As filters compare it; a date that cannot be read stays as it is.
+    # ISO 8601, as filters expect; an unreadable date stays as it is.
     moment = getattr(message["Date"], "datetime", None)
     date = values["Date"] if moment is None else moment.isoformat()
     metadata = {"from": values["From"], "date": date, "subject": subject}
@@ -59,10 +59,10 @@ def mailbox_document(content: bytes) -> Document:
         subject are metadata.
 
     Raises:
-        DocumentError: It is no mailbox.
+        DocumentError: It is not a mailbox.
 
     Source:
-        RFC 4155, appendix A; ">From " is undone as the variant mboxrd has it.
+        RFC 4155, appendix A; ">From " is unquoted as in the variant mboxrd.
     """
     parts: list[str] = []
     sections: list[Section] = []
@@ -79,7 +79,7 @@ def mailbox_document(content: bytes) -> Document:
 
 
 def _messages(content: bytes) -> Iterator[bytes]:
-    """Yield the messages; each begins with a line "From ..." below an empty one."""
+    """Yield the messages; each begins with a line "From ..." after an empty line."""
     begins = [(found.start(), found.end()) for found in _BEGIN.finditer(content)]
     if content.strip() and (not begins or begins[0][0] > 0):
         raise DocumentError('broken: not a mailbox, which begins with "From "')
@@ -89,7 +89,7 @@ def _messages(content: bytes) -> Iterator[bytes]:
 
 
 def _content(body: MIMEPart) -> str:
-    """Return a message's text; bytes that are not in the encoding it names are shown as such."""
+    """Return a message's text; replace bytes that are invalid in its encoding."""
     try:
         return str(body.get_content())
     except LookupError:  # there is no such encoding

@@ -1,4 +1,4 @@
-"""Sections of Markdown, by markdown-it-py: it knows that ``# this`` in code is no heading."""
+"""Sections of Markdown, by markdown-it-py, which knows that ``# this`` in code is not a heading."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
     """Find the sections of a Markdown document.
 
     Args:
-        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is left
-            out: read as CommonMark it would become a heading.
+        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is
+        skipped: CommonMark would read it as a heading.
 
     Returns:
         The sections in order; offsets are exact characters of ``text``.
@@ -43,19 +43,19 @@ def markdown_headings(text: str, begin: int = 0) -> list[Heading]:
         begin: Where its Markdown begins.
 
     Returns:
-        The headings that structure it and have a title; offsets are characters of ``text``.
+        The top-level headings with a title; offsets are characters of ``text``.
     """
     # The parser counts lines in the same way: \r\n, \n and a lone \r each end one.
     starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]
-    # Only the words of headings are needed. What is inside of paragraphs is not parsed: on some texts
-    # ("[[[[") that takes the square of their length.
+    # Only the words of headings are needed. Paragraphs are not parsed inside: on some texts ("[[[[")
+    # that takes quadratic time.
     parser = MarkdownIt("commonmark").disable("inline")
     environment: dict[str, Any] = {}
     tokens = parser.parse(text[begin:], environment)
     parser.enable("inline")
     headings = []
     for token, inline in pairwise(tokens):
-        # A heading inside a list or a quotation (level > 0) does not structure the document.
+        # A heading inside a list or a quotation (level > 0) does not begin a section.
         if token.type != "heading_open" or token.level > 0 or token.map is None:
             continue
         first, last = token.map

@@ -1,6 +1,6 @@
-"""A Jupyter notebook (.ipynb) as Markdown: its text, its code and what the code printed.
+"""A Jupyter notebook (.ipynb) as Markdown: its text, its code and the printed output.
 
-Why not nbformat: it brings jsonschema and more, to read what is plain JSON.
+Why not nbformat: it depends on jsonschema and more, for a file that is plain JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from quaver.documents.passage import Document
 from quaver.errors import DocumentError
 
 _LONGEST_OUTPUT = 2000
-"""Characters of what one cell printed that are kept, from its beginning."""
+"""Characters of a cell's output that are kept, from the beginning."""
 
 _FENCE = re.compile(r"`{3,}")
 _COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
@@ -33,7 +33,7 @@ def notebook_document(text: str) -> Document:
         Pictures and HTML are left out, and output beyond 2000 characters of a cell.
 
     Raises:
-        DocumentError: It is no notebook.
+        DocumentError: It is not a notebook.
 
     Source:
         nbformat, "The Notebook file format", versions 3 and 4.
@@ -75,7 +75,7 @@ def notebook_document(text: str) -> Document:
 
 
 def _cells(notebook: Any) -> Iterator[dict[str, Any]]:
-    """Yield the cells; in version 3 they stand in worksheets."""
+    """Yield the cells; in version 3 they are inside worksheets."""
     if isinstance(notebook, dict):
         cells = notebook.get("cells")
         sheets = notebook.get("worksheets")
@@ -100,7 +100,7 @@ def _language(notebook: Any) -> str:
 
 
 def _printed(outputs: Any) -> str:
-    """Return the text that a cell printed or showed, and the error that ended it."""
+    """Return the text that a cell printed or displayed, and its error."""
     found = []
     for output in outputs if isinstance(outputs, list) else ():
         if not isinstance(output, dict):
@@ -122,7 +122,7 @@ def _fenced(text: str, language: str) -> str:
 
 
 def _text(value: Any) -> str:
-    """Return what is a text, or a list of its lines."""
+    """Return a text that may be given as a list of lines."""
     if isinstance(value, list):
         return "".join(line for line in value if isinstance(line, str))
     return value if isinstance(value, str) else ""

@@ -103,7 +103,7 @@ class _Writer:
     def _heading(self, level: int, text: str) -> None:
         title, start = " ".join(text.split()), self._length
         self._add(title)
-        # Also without a title: what a slide says does not belong under the last one's.
+        # Also without a title: a slide's text does not belong under the previous title.
         self.headings.append(Heading(level, title, start, self._length))
 
     def _add(self, text: str) -> None:
@@ -113,7 +113,7 @@ class _Writer:
 
 
 def _titles(root: Any) -> frozenset[str]:
-    """Return the names of the styles that make a paragraph the title of its document."""
+    """Return the names of the styles for the title of a document."""
     derived = {
         _attribute(style, "name")
         for style in root.iter()
@@ -123,7 +123,7 @@ def _titles(root: Any) -> frozenset[str]:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """Yield a table's rows as lines; a table in a cell is part of that cell."""
+    """Yield a table's rows as lines; a nested table is part of its cell."""
     waiting = [table]
     while waiting:
         node = waiting.pop()
@@ -146,7 +146,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _inline(node: Any) -> str:
-    """Return the text of a paragraph; notes stand in brackets, text boxes elsewhere."""
+    """Return the text of a paragraph, with notes in brackets and without text boxes."""
     parts: list[str] = []
 
     def visit(element: Any, *, outer: bool = False) -> None:
@@ -174,10 +174,10 @@ def _inline(node: Any) -> str:
 
 
 def _name(node: Any) -> str:
-    """Return an element's name without its namespace; of a comment nothing."""
+    """Return an element's name without its namespace; an empty string for a comment."""
     return node.tag.rpartition("}")[2] if isinstance(node.tag, str) else ""
 
 
 def _attribute(node: Any, name: str) -> str | None:
-    """Return an attribute whatever its namespace."""
+    """Return an attribute of any namespace."""
     return next((v for key, v in node.attrib.items() if key.rpartition("}")[2] == name), None)

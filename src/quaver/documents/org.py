@@ -1,7 +1,7 @@
 """Sections of Org files.
 
-Why not orgparse: it gives the text without its place in the file, and a headline is one rule: a line
-of asterisks and a space. A line inside a block that looks like one has a comma before it.
+Why not orgparse: it returns text without offsets. The rule for headlines is simple: a line that
+begins with asterisks and a space. Inside a block, such a line is escaped by a comma.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def org_sections(text: str) -> tuple[Section, ...]:
         text: The decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. ``#+TITLE`` is the outermost
-        heading; states, priorities and tags are no part of a heading.
+        The sections in order; offsets are exact characters of ``text``. ``#+TITLE`` is the
+        outermost heading; states, priorities and tags are removed from headings.
 
     Source:
         Org syntax, "Headings".

@@ -1,4 +1,4 @@
-"""Headings with levels become sections with heading paths: the part every format shares."""
+"""Turn headings with levels into sections with heading paths; shared by all formats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from quaver.documents.passage import Section
 
 LONGEST_TITLE = 1_000
-"""Characters; every passage of a section carries its heading, so a longer one loses its end."""
+"""Characters. Every passage carries its heading, so a longer heading is cut at the end."""
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,7 @@ class Heading:
 
     Attributes:
         level: 0 is the outermost; levels may be skipped.
-        title: One line, without markup of the heading itself; no more than ``LONGEST_TITLE``
-            characters of it are kept.
+        title: One line, without the heading's markup; cut to ``LONGEST_TITLE`` characters.
         start: Where the heading begins; the section before it ends here.
         end: Where its own section's body begins.
     """
@@ -38,12 +37,12 @@ def sections_between(
         text: The whole text.
         headings: In the order of the text.
         start: First character that belongs to a section (metadata before it is left out).
-        alone: Whether a heading with nothing below it is a section of its own, as on a slide.
+        alone: Whether a heading without text below it is a section of its own, as on a slide.
 
     Returns:
         One section per heading, and one before the first heading, each with the headings above it.
-        Sections without anything but white space are left out; a text of headings only is one
-        section under none.
+        Sections with only white space are left out. A text of only headings is one section without
+        headings.
     """
     begin = start
     sections: list[Section] = []

@@ -1,4 +1,4 @@
-"""What the other modules of this package exchange: a document, its sections, its passages."""
+"""Documents, their sections and passages: what the modules of this package exchange."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Section:
         start: First character of the section's body in ``Document.text``; the heading itself is not
             part of it.
         end: One past its last character.
-        metadata: What only this part of the document has, for example the fields of a record.
+        metadata: Metadata of this section only, for example the fields of a record.
     """
 
     headings: tuple[str, ...]
@@ -38,16 +38,16 @@ class Document:
 
     Attributes:
         source: Path relative to the indexed folder, with forward slashes.
-        text: For text, light markup and source code the decoded file, character for character (line
-            ends are kept, a byte order mark is not part of it). For every other format the text
-            that was found in the file, because the file's own characters are mostly markup.
+        text: For text, light markup and source code, the decoded file, character for character
+            (line ends are kept, a byte order mark is removed). For every other format, the text
+            extracted from the file.
         sections: In the order of the text, without overlap. Characters outside every section are
             headings and metadata.
-        markdown: Whether ``text`` is Markdown, so that splitting respects its blocks.
-        root: The indexed folder as an absolute path, or the name it was given; empty for a document
-            that belongs to none.
-        pages: Where each page (of a PDF) or slide begins in ``text``; empty where there are none.
-        metadata: What the whole document has, for example the sender of an e-mail.
+        markdown: Whether ``text`` is Markdown; splitting then respects its blocks.
+        root: The indexed folder as an absolute path, or its name; empty for a document outside any
+            folder.
+        pages: Offset in ``text`` of each page (of a PDF) or slide; empty if there are none.
+        metadata: Metadata of the whole document, for example the sender of an e-mail.
     """
 
     source: str
@@ -64,21 +64,20 @@ class Passage:
     """A piece of a document that fits the model.
 
     Attributes:
-        id: A UUID made from root, source, heading, text and how often heading and text occurred
+        id: A UUID derived from root, source, heading, text and how often heading and text occurred
             before in the file. It does not depend on the position, so text that only moved keeps
             its id and its vector.
         text: ``document.text[start:end]``.
         source: Path relative to the indexed folder, with forward slashes.
-        heading: The headings above the text, joined by " > "; empty where there is none.
-        start: First character in ``Document.text``: for text, light markup and source code an exact
-            offset into the decoded file, for other formats into the text that ``read_document``
-            returns.
+        heading: The headings above the text, joined by " > "; empty if there are none.
+        start: Offset of the first character in ``Document.text``: for text, light markup and source
+            code also the offset in the decoded file.
         end: One past the last character, counted in the same way.
-        root: The indexed folder as an absolute path, or the name it was given; empty for a passage
-            that belongs to none.
-        metadata: Anything else that JSON can hold: strings, numbers, booleans, None, and lists and
-            objects of them; for a PDF or slides with ``page``, from 1, on which the passage begins.
-            Filters reach it, embedding ignores it.
+        root: The indexed folder as an absolute path, or its name; empty for a passage outside any
+            folder.
+        metadata: JSON values: strings, numbers, booleans, None, and lists and objects of them. For
+            a PDF or slides it contains ``page``, from 1, on which the passage begins. Filters can
+            use it; it is not embedded.
     """
 
     id: str
@@ -97,7 +96,7 @@ class Failure:
 
     Attributes:
         source: Path relative to the indexed folder, with forward slashes.
-        reason: One line for people.
+        reason: A message of one line.
     """
 
     source: str
@@ -105,7 +104,7 @@ class Failure:
 
 
 def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: str = "") -> str:
-    """Make the id of a passage: the same passage gets the same id in every run.
+    """Return the id of a passage; the same passage gets the same id in every run.
 
     Args:
         source: Path relative to the indexed folder.
@@ -123,7 +122,7 @@ def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: s
 
 
 def embedded_text(heading: str, text: str) -> str:
-    r"""Return what the model reads: ``heading + "\n" + text``, or the text without one.
+    r"""Return what the model reads: ``heading + "\n" + text``, or only the text.
 
     Args:
         heading: The joined heading path; may be empty.
@@ -136,7 +135,7 @@ def embedded_text(heading: str, text: str) -> str:
 
 
 def content_digest(heading: str, text: str) -> str:
-    """Name what the model reads of a passage, wherever the passage stands.
+    """Return a digest of what the model reads of a passage, independent of its place.
 
     Args:
         heading: The joined heading path.

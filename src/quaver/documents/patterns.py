@@ -1,8 +1,8 @@
-"""Which files of a folder are wanted: .gitignore and patterns in its syntax, matched in linear time.
+"""Select the files of a folder by .gitignore and patterns in its syntax, matched in linear time.
 
-Why not pathspec: it turns a pattern into a regular expression that backtracks, so that a .gitignore
-with forty ``a*`` in a line never returns; and a range such as ``[z-a]`` ends in an error of ``re``.
-Tests hold this module against it, and against git.
+Why not pathspec: it compiles patterns to regular expressions that backtrack, so a .gitignore with
+forty ``a*`` in a line never returns, and a range such as ``[z-a]`` raises an error of ``re``. Tests
+compare this module with pathspec and with git.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from quaver.errors import DocumentError, InputError
 
 GITIGNORE = ".gitignore"
 _LARGEST = 100_000
-"""Bytes of a .gitignore: each file of the folder is held against all of its patterns."""
+"""Bytes of a .gitignore. Limited because each file of the folder is matched against all patterns."""
 
 _CLASSES = {
     "alpha": string.ascii_letters,
@@ -38,14 +38,14 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which files of a folder are documents.
+    """The choice of files in a folder.
 
     Attributes:
-        include: Patterns as in .gitignore, relative to the folder; a file must match one, if there
-            are any: ``("*.pdf", "notes/")``.
+        include: Patterns as in .gitignore, relative to the folder: ``("*.pdf", "notes/")``. If
+            there are any, a file must match one.
         exclude: Patterns of files and folders to leave out.
-        gitignore: Whether the .gitignore files of the folder and its sub-folders are honored.
-        follow_links: Whether symbolic links that lead out of the folder are followed.
+        gitignore: Whether to respect the .gitignore files of the folder and its subfolders.
+        follow_links: Whether to follow symbolic links that lead out of the folder.
     """
 
     include: tuple[str, ...] = ()
@@ -62,7 +62,7 @@ class Selection:
         gitignore: bool = True,
         follow_links: bool = False,
     ) -> Selection:
-        """Make a selection of lists.
+        """Create a selection from lists and check its patterns.
 
         Args:
             include: As above.
@@ -74,11 +74,11 @@ class Selection:
             The selection.
 
         Raises:
-            InputError: A list is one text, or a pattern is none.
+            InputError: A list is a single str, or a pattern is invalid.
         """
         for name, patterns in (("include", include), ("exclude", exclude)):
             if isinstance(patterns, str):
-                raise InputError(f"{name} must be a list of patterns: got the text {patterns!r}")
+                raise InputError(f"{name} must be a list of patterns: got the str {patterns!r}")
         selection = cls(tuple(include), tuple(exclude), gitignore, follow_links)
         Sieve.of(selection)
         return selection
@@ -86,15 +86,14 @@ class Selection:
 
 @dataclass(frozen=True)
 class Sieve:
-    """The patterns that hold in one folder.
+    """The patterns that apply in one folder.
 
     Attributes:
-        selection: What they were made from.
-        include: What a file must match, if anything.
-        exclude: What leaves out.
-        rules: The .gitignore files, outermost first, each with the folder that it holds for.
-        trouble: Why the .gitignore of the folder itself could not be used; empty if it was, or
-            there is none.
+        selection: The selection that they come from.
+        include: Patterns of which a file must match one; None accepts all.
+        exclude: Patterns of files to leave out.
+        rules: The .gitignore files, outermost first, each with the folder it applies to.
+        trouble: Why the folder's own .gitignore could not be used; empty if there is no problem.
     """
 
     selection: Selection
@@ -111,10 +110,10 @@ class Sieve:
             selection: The selection.
 
         Returns:
-            What holds in the folder before its .gitignore is read.
+            The patterns for the folder before its .gitignore is read.
 
         Raises:
-            InputError: A pattern is none.
+            InputError: A pattern is invalid.
         """
         return cls(
             selection,
@@ -123,7 +122,7 @@ class Sieve:
         )
 
     def inside(self, folder: Path, relative: str) -> Sieve:
-        """Return what holds inside a folder that has a .gitignore.
+        """Return the patterns that apply inside a folder with a .gitignore.
 
         Args:
             folder: The folder.
@@ -138,7 +137,7 @@ class Sieve:
         try:
             content = read_bytes(folder / GITIGNORE, _LARGEST)
         except DocumentError as error:
-            trouble = f"{str(error).removeprefix(f'{GITIGNORE}: ')}; it leaves nothing out"
+            trouble = f"{str(error).removeprefix(f'{GITIGNORE}: ')}; it is ignored"
         else:
             patterns = Patterns.of(content.decode("utf-8", "surrogateescape").split("\n"))
             rules = (*rules, (relative, patterns))
@@ -149,11 +148,11 @@ class Sieve:
 
         Args:
             path: Relative to the indexed folder, with forward slashes; a folder's ends in "/". The
-                folders above it are wanted.
+                folders above it must be wanted.
 
         Returns:
             False if a pattern leaves it out. As in git, a deeper .gitignore overrides a higher one,
-            and in a folder that is left out nothing is looked for.
+            and a folder that is left out is not searched.
         """
         if self.exclude is not None and self.exclude.verdict(path):
             return False
@@ -178,12 +177,12 @@ class Patterns:
 
     @classmethod
     def of(cls, lines: Iterable[str]) -> Patterns:
-        """Compile lines; like git, it passes over those that are no patterns."""
+        """Compile lines; like git, skip those that are not patterns."""
         found = (_Pattern.of(line.removesuffix("\r")) for line in lines)
         return cls(tuple(pattern for pattern in found if pattern is not None)[::-1])
 
     def verdict(self, path: str) -> bool | None:
-        """Return whether a file or folder is matched; None if nothing is said about it.
+        """Return whether a file or folder is matched; None if no pattern applies.
 
         Args:
             path: With forward slashes; a folder's ends in "/".
@@ -199,7 +198,7 @@ class Patterns:
         return None
 
     def covers(self, path: str) -> bool:
-        """Return whether a file or, if nothing is said about it, a folder above it is matched.
+        """Return whether a file is matched or, if no pattern applies to it, a folder above it.
 
         Args:
             path: With forward slashes.
@@ -221,7 +220,7 @@ class _Pattern:
     """One pattern.
 
     Attributes:
-        parts: What each name of a path must match; None stands for any number of names.
+        parts: A matcher for each name of a path; None matches any number of names.
         negated: Whether it begins with "!".
         folders_only: Whether it ends in "/".
     """
@@ -232,7 +231,7 @@ class _Pattern:
 
     @classmethod
     def of(cls, line: str) -> _Pattern | None:
-        """Compile a line; None if it is a comment, empty, or git would not understand it.
+        """Compile a line; return None for a comment, an empty line or an invalid pattern.
 
         Source:
             git, "gitignore", section "PATTERN FORMAT"; wildmatch.c.
@@ -264,10 +263,10 @@ class _Pattern:
         return cls(tuple(parts), negated, folders_only)
 
     def matches(self, names: Sequence[str]) -> bool:
-        """Return whether the names of a path match; each part is held against each name once at most.
+        """Return whether the names of a path match; compare each part with each name at most once.
 
-        Where two parts are None, what stands between them may match as early as it can: what comes
-        later then has the most names left.
+        The parts between two None may match as early as possible, which leaves the most names for
+        the later parts.
         """
         parts = self.parts
         if len(parts) == 2 and parts[0] is None and parts[1] is not None:  # most patterns
@@ -309,11 +308,11 @@ def _compiled(patterns: Iterable[str], name: str) -> Patterns:
 
 
 def _glob(text: str) -> _Match | None:
-    r"""Compile the pattern of one name; None if it is broken.
+    r"""Compile the pattern of one name; return None if it is invalid.
 
-    The text between two stars may match as early as it can, and is never tried again: the group in
-    ``(?=(?P<g>.*?text))(?P=g)`` does not backtrack. So matching costs no more than the length of the name
-    times that of the pattern.
+    The text between two stars matches as early as possible and is never retried: the group in
+    ``(?=(?P<g>.*?text))(?P=g)`` does not backtrack. So matching takes at most the length of the
+    name times that of the pattern.
     """
     pieces: list[list[str]] = [[]]
     at = 0
@@ -358,7 +357,7 @@ def _bracket(text: str, at: int) -> tuple[str, int] | None:
         at: The place after its "[".
 
     Returns:
-        A regular expression and the place after the "]"; None if it is broken.
+        A regular expression and the place after the "]"; None if it is invalid.
     """
     negated = text[at : at + 1] in ("!", "^")
     at += negated
@@ -396,6 +395,6 @@ def _bracket(text: str, at: int) -> tuple[str, int] | None:
 
 
 def _member(text: str, at: int) -> tuple[str, int]:
-    r"""Return one character of a bracket expression, behind a "\" if there is one; "" at the end."""
+    r"""Return one character of a bracket expression, without a "\" before it; "" at the end."""
     at += text[at : at + 1] == "\\"
     return text[at : at + 1], at + 1

@@ -1,6 +1,6 @@
 """The text of a PDF page by page, with the headings of its outline, by PDFium.
 
-PDFium is the reader of Chrome, and is fuzzed like it.
+PDFium is Chrome's PDF reader and is fuzzed with it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ _HYPHEN = re.compile("[\ufffe\x02\xad]\\s*")
 _LINE_ENDS = re.compile(r"[ \t]*(?:\r\n|\r)")
 _DEEPEST = 6
 _ROUNDS = 3
-"""Lines at the top, and as many at the foot, that may be running titles and page numbers."""
+"""Lines at the top, and at the bottom, that may be running titles and page numbers."""
 
 _FEWEST = 3
-"""Pages near each other that must share a line."""
+"""Minimum number of nearby pages that share a line."""
 
 _NEAR = 2
-"""Pages from one such page to the next: left and right pages have titles of their own."""
+"""Maximum distance between two such pages: left and right pages have different titles."""
 
 _SHORTEST_PAGE = 8
-"""Lines; a shorter page loses a line without a page number only if most pages have it."""
+"""Lines. A shorter page loses a line without a page number only if most pages have it."""
 
 _LONGEST_TITLE = 200
 _NUMBER = re.compile(r"\d{1,5}|\b(?:[ivxlc]{1,8}|[IVXLC]{1,8})\b")
 _BORDER = " -–—|/·•.,:[]()"  # noqa: RUF001
-"""What may stand around a page number."""
+"""Characters allowed around a page number."""
 
 _OF = re.compile(r"\s*(?:/|of|von|de|sur|di|z|из|\|)\s*\d+\W*")
-"""What may follow a page number: how many there are."""
+"""Text allowed after a page number: the number of pages."""
 
 _ROMAN = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
@@ -78,7 +78,7 @@ def pdf_document(content: bytes) -> Document:
 
 
 def _headings(pdf: object, pages: list[str], starts: list[int]) -> list[Heading]:
-    """Find the entries of the outline in the text; one that is not found begins its page."""
+    """Find the entries of the outline in the text; place one that is not found at the top of its page."""
     headings: list[Heading] = []
     last = 0
     for bookmark in pdf.get_toc(max_depth=_DEEPEST):  # type: ignore[attr-defined]
@@ -88,13 +88,13 @@ def _headings(pdf: object, pages: list[str], starts: list[int]) -> list[Heading]
         if not title or number is None or not 0 <= number < len(pages):
             continue
         words = r"\s+".join(map(re.escape, title.split()))
-        # Its own number (2.1) may stand before it in the text and not in the outline.
+        # In the text, but not in the outline, a number (2.1) may precede it.
         found = re.compile(rf"^[ \t]*(?:[\dA-Z.]+[ \t]+)?{words}[ \t]*$", re.M).search(
             pages[number], max(last - starts[number], 0)
         )
         start, end = found.span() if found else (0, 0)
         start, end = starts[number] + start, starts[number] + end
-        if start < last:  # an outline that jumps back gives no sections
+        if start < last:  # skip entries of an outline that jumps back
             continue
         headings.append(Heading(bookmark.level, title, start, end))
         last = end
@@ -102,10 +102,10 @@ def _headings(pdf: object, pages: list[str], starts: list[int]) -> list[Heading]
 
 
 def _without_furniture(pages: list[str]) -> list[str]:
-    """Take away running titles and page numbers: what pages share at their top or their foot.
+    """Remove running titles and page numbers: lines that pages share at the top or bottom.
 
-    Only the outermost lines are looked at, so text that repeats inside pages stays. Numbers count
-    as equal only where they grow with the pages: rows of a table that goes on are no titles.
+    Only the outermost lines are examined, so text that repeats inside pages stays. Numbers count as
+    equal only if they grow with the pages, so rows of a table that continues are kept.
     """
     lines = [page.split("\n") for page in pages]
     for at in (0, -1):
@@ -142,8 +142,8 @@ def _titled(lines: list[list[str]], at: int) -> list[int]:
         found |= {
             n for n in near if len(lines[n]) >= _SHORTEST_PAGE or (many and len(lines[n]) > 2)
         }
-    # Half of all pages with their number at the border of this line: it is the place of titles,
-    # however often their words change.
+    # If half of all pages have their number at the edge of this line, the line holds titles, even if
+    # their words change.
     places = [members for members in edged.values() if len(members) >= max(4, len(lines) / 2)]
     for members in (*(m for m in counted.values() if len(m) >= _FEWEST), *places):
         found |= {
@@ -155,7 +155,7 @@ def _titled(lines: list[list[str]], at: int) -> list[int]:
 
 
 def _near(numbers: list[int]) -> list[int]:
-    """Return those of some pages that have enough others near them."""
+    """Return the pages that have enough others nearby."""
     groups: list[list[int]] = []
     for number in numbers:
         if groups and number - groups[-1][-1] <= _NEAR:

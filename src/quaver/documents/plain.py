@@ -1,4 +1,4 @@
-"""Formats whose text is the file's own (plain text, source code, light markup); and HTML."""
+"""Readers of plain text, source code, light markup and HTML."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from quaver.documents.tex import tex_sections
 
 
 def plain_document(text: str) -> Document:
-    """Take a text, or source code, as it is: one section."""
+    """Return text or source code unchanged, as one section."""
     return Document("", text, sections_between(text, ()))
 
 
 def markdown_document(text: str) -> Document:
-    """Find the headings of Markdown."""
+    """Read a Markdown file."""
     return Document("", text, markdown_sections(text), markdown=True)
 
 
 def rst_document(text: str) -> Document:
-    """Find the headings of reStructuredText."""
+    """Read a reStructuredText file."""
     return Document("", text, rst_sections(text))
 
 
 def org_document(text: str) -> Document:
-    """Find the headings of an Org file."""
+    """Read an Org file."""
     return Document("", text, org_sections(text))
 
 
 def asciidoc_document(text: str) -> Document:
-    """Find the headings of AsciiDoc."""
+    """Read an AsciiDoc file."""
     return Document("", text, asciidoc_sections(text))
 
 
 def tex_document(text: str) -> Document:
-    """Find the headings of LaTeX."""
+    """Read a LaTeX file."""
     return Document("", text, tex_sections(text))
 
 
 def html_document(text: str) -> Document:
-    """Take the visible text of an HTML page."""
+    """Read the visible text of an HTML page."""
     visible, sections = html_sections(text)
     return Document("", visible, sections)

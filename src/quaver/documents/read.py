@@ -1,4 +1,4 @@
-"""A file becomes a document."""
+"""Read files as documents."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from quaver.documents.converter import Converter
 from quaver.documents.formats import ENDINGS_SHOWN
-from quaver.documents.isolation import Converter
 from quaver.documents.limits import LIMITS
 from quaver.documents.passage import Document
 from quaver.documents.recognize import ending_for
@@ -19,10 +19,10 @@ from quaver.errors import DocumentError
 
 @dataclass(frozen=True)
 class Unread:
-    """A file whose bytes are to become a document.
+    """A file to convert to a document.
 
     Attributes:
-        path: Where it is; its name decides the format.
+        path: Its path; the name decides the format.
         source: The name to keep for citing.
         root: The indexed folder that ``source`` is relative to, or its name.
         content: Its bytes.
@@ -45,21 +45,21 @@ def read_document(
     """Read one file.
 
     Args:
-        path: The file; its ending decides the format, and where that is none, how it begins: any
-            text is read.
+        path: The file. Its ending decides the format, or its first bytes if it has no ending; any
+            text is accepted.
         source: The name to keep for citing; the file's name if None.
         root: The indexed folder that ``source`` is relative to, or its name.
-        content: The file's bytes if they have been read already.
-        converter: The worker process that takes hostile files apart; None starts one for this file,
-            which takes a fifth of a second. Give one to read many files.
+        content: The file's bytes, if already read.
+        converter: The worker process for untrusted files; None starts one for this file, which
+            takes a fifth of a second. Pass one to read many files.
 
     Returns:
-        The document with its sections. What offsets mean per format: see ``Document.text``.
+        The document with its sections. For the meaning of offsets see ``Document.text``.
 
     Raises:
-        DocumentError: The ending is not supported and the file no text; or it cannot be read, is
-            encrypted, broken or too large; or its bytes are not text in the encoding they should
-            have (a byte order mark's, for HTML and XML the declared one, else UTF-8).
+        DocumentError: The ending is not supported and the file is not text; or it cannot be read,
+            is encrypted, broken or too large; or it is not valid in its encoding (from the byte
+            order mark, or declared in HTML and XML, or UTF-8).
         ImportError: The format needs the extra "files".
     """
     if content is None:
@@ -78,12 +78,11 @@ def read_documents(
     """Read files together.
 
     Args:
-        files: The files; about ``LIMITS.message_bytes`` and no more than ``LIMITS.message_files``
-            of them are best.
-        converter: The worker process that takes them apart.
+        files: The files; best about ``LIMITS.message_bytes`` and at most ``LIMITS.message_files``.
+        converter: The worker process.
 
     Yields:
-        For each file, in their order, what ``read_document`` would return or raise.
+        For each file in order, what ``read_document`` would return or raise.
     """
     endings: list[str | DocumentError] = []
     for file in files:
@@ -108,7 +107,7 @@ def _ending(file: Unread) -> str:
     """Return the ending that decides the format.
 
     Raises:
-        DocumentError: The file is no text and of no supported format.
+        DocumentError: The file is not text and has no supported format.
     """
     ending = ending_for(file.path.name, lambda: file.content[:8192], forced=True)
     if ending is None:
@@ -119,11 +118,11 @@ def _ending(file: Unread) -> str:
 
 
 def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
-    """Read a file's bytes; wait for nothing but the disk.
+    """Read a file's bytes without waiting for anything but the disk.
 
     Args:
         path: The file.
-        most: How many bytes it may have.
+        most: Maximum size in bytes.
 
     Returns:
         Its content.
@@ -132,8 +131,8 @@ def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
         DocumentError: It cannot be read, is not a regular file, is too large, or does not end.
     """
     try:
-        # Opening some devices does something, so the kind is looked at before, and again after: it
-        # may have changed.
+        # Opening some devices has side effects, so check the kind of file before opening, and again
+        # afterwards in case it changed.
         if not stat.S_ISREG(path.stat().st_mode):
             raise DocumentError(f"{path.name}: not a regular file")
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
@@ -142,7 +141,9 @@ def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
         finally:
             os.close(file)
     except BlockingIOError as error:
-        raise DocumentError(f"{path.name}: not a document: it waits for more to come") from error
+        raise DocumentError(
+            f"{path.name}: not a document: reading it would wait for more data"
+        ) from error
     except OSError as error:
         raise DocumentError(f"{path.name}: cannot be read: {error.strerror}") from error
 
@@ -152,12 +153,12 @@ def _content(file: int, name: str, most: int) -> bytes:
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise DocumentError(f"{name}: not a regular file")
-    # Files of the kernel (/proc, /sys) have no size, and some of them never end.
+    # Files in /proc and /sys report size 0, and some of them never end.
     limit = most if state.st_size else min(most, LIMITS.sizeless_bytes)
     parts: list[bytes] = []
     length = 0
     while state.st_size <= most and length <= limit:
-        # A file may grow while it is read, so its size is no more than a guess.
+        # A file may grow while it is read, so its size is only an estimate.
         part = os.read(file, min(max(state.st_size - length, 0) + 4096, 1 << 20))
         if not part:
             return b"".join(parts)

@@ -1,4 +1,4 @@
-"""Which format a file has: by the ending of its name, and where that says nothing, by how it begins."""
+"""Recognize the format of a file by its ending, or by its first bytes if the ending is unknown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path, PurePath
 from quaver.documents.formats import PACKED, SUPPORTED_ENDINGS
 
 _START = 8192
-"""Bytes that are looked at."""
+"""Bytes examined at the start of a file."""
 
 _MANUAL = re.compile(r"\.(?:[1-9][a-z]*|[nl])")
 _ROFF = re.compile(rb"^[.'][ \t]*(?:TH|Dd|Dt|SH|Sh|so)\b", re.MULTILINE)
@@ -31,28 +31,28 @@ _STEMS = frozenset(
         *("vagrantfile", "version"),
     )
 )
-"""Names that say more than what stands behind their dot: README.Debian, Dockerfile.dev."""
+"""Names that mean more than their ending: README.Debian, Dockerfile.dev."""
 
 
 def ending_of(path: Path, *, forced: bool = False) -> str | None:
-    """Say by which format a file can be read; open it only if its name does not tell.
+    """Return the ending of the format that can read a file; open it only if its name is unclear.
 
     Args:
         path: The file.
-        forced: Whether a file with an unknown ending is wanted all the same, as text.
+        forced: Whether to read a file with an unknown ending as text.
 
     Returns:
-        An ending for ``formats.convert``; None for a file of no format.
+        An ending for ``formats.convert``; None if no format fits.
     """
     return ending_for(path.name, partial(_start_of, path), forced=forced)
 
 
 def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -> str | None:
-    """As ``ending_of``.
+    """Like ``ending_of``, for a name and the start of the file.
 
     Args:
         name: The file's name.
-        start: Gives the first bytes of the file; called at most once.
+        start: Returns the first bytes of the file; called at most once.
         forced: As above.
 
     Returns:
@@ -88,7 +88,7 @@ def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -
 
 
 def _is_text(content: bytes) -> bool:
-    """Return whether a file that begins so is text that people wrote, be it in an unknown encoding."""
+    """Return whether the start of a file looks like text that people wrote, in any encoding."""
     if _PRIVATE_KEY.match(content):
         return False
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -100,7 +100,7 @@ def _is_text(content: bytes) -> bool:
 
 
 def _unpacked(content: bytes) -> bytes:
-    """Return how the file inside a .gz begins; nothing if it is damaged, as reading will report."""
+    """Return the first bytes of the file inside a .gz; empty if damaged, which reading will report."""
     try:
         return zlib.decompressobj(31).decompress(content, _START)
     except zlib.error:
@@ -108,7 +108,7 @@ def _unpacked(content: bytes) -> bytes:
 
 
 def _start_of(path: Path) -> bytes:
-    """Return how a file begins; of what is no file, or leads nowhere, a byte that is no text."""
+    """Return the first bytes of a file; for anything but a regular file, a byte that is not text."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return b"\0"

@@ -1,10 +1,9 @@
 """Sections of reStructuredText, Sphinx sources included.
 
 Why not docutils: it knows none of Sphinx's roles and directives and drops the text inside them, it
-gives lines but no character offsets, and it needs 3.3 seconds per megabyte, as long as embedding
-the text takes. Headings are the only thing needed here, and their rule is short. In 496 sources of
-the Python 3.11 documentation this scanner finds the 4560 headings that docutils finds, no more and
-no less.
+returns lines but no character offsets, and it needs 3.3 seconds per megabyte, as long as embedding
+the text. Only headings are needed here, and their rule is short. In 496 sources of the Python 3.11
+documentation this scanner finds exactly the 4560 headings that docutils finds.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from quaver.documents.outline import Heading, sections_between
 from quaver.documents.passage import Section
 
 _ADORNMENT = re.compile(r"([!-/:-@\[-`{-~])\1*[ \t]*$")
-# A role begins where no part of one stands before it: else each colon of ":a:a:a" would be tried.
+# A role cannot begin inside another: otherwise each colon of ":a:a:a" would be tried.
 _MARKUP = re.compile(
     r"(?:(?:(?<![\w:.+-]):[\w:.+-]+:)?`{1,2}~?|\*{1,2}(?=\S))([^`*]+?)(?:`{1,2}_{0,2}|\*{1,2})"
 )
@@ -36,8 +35,8 @@ def rst_sections(text: str) -> tuple[Section, ...]:
         text: The decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. Link targets that stand
-        between a section and the next heading belong to that heading and are left out.
+        The sections in order; offsets are exact characters of ``text``. Link targets between a
+        section and the next heading belong to that heading and are left out.
 
     Source:
         docutils, "reStructuredText Markup Specification", section "Sections".
@@ -77,23 +76,23 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
             return f"over {line[0]}", title, 3
         return None
     title = line.rstrip()
-    # Indented text is never a heading, and text right below other text is the last line of a
+    # Indented text is never a heading, and text directly below other text is the last line of a
     # paragraph or a table.
     if not title or line[0] in " \t" or above.strip() or not _ADORNMENT.match(below):
         return None
-    # docutils also takes an underline that is too short, if it has at least four characters, and
-    # warns.
+    # docutils also accepts, with a warning, an underline that is too short if it has at least four
+    # characters.
     width = len(below.rstrip())
     return (f"under {below[0]}", title, 2) if width >= min(len(title), 4) and width > 1 else None
 
 
 def _plain(title: str) -> str:
-    """Take markup off a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
+    """Remove markup from a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
     return _DASHES.sub("—", _MARKUP.sub(r"\1", title))
 
 
 def _without_targets(text: str, section: Section) -> Section:
-    """Cut link targets (``.. _name:``) and blank lines off the end of a section, line by line."""
+    """Remove link targets (``.. _name:``) and blank lines from the end of a section."""
     end = section.end
     while end > section.start:
         last = end - (text[end - 1] in "\r\n")

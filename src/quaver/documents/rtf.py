@@ -18,15 +18,15 @@ def rtf_document(content: bytes) -> Document:
         are separated by bars; pictures are left out.
 
     Raises:
-        DocumentError: It is no Rich Text.
+        DocumentError: It is not Rich Text.
         ImportError: The extra "files" is not installed.
     """
     with needs_extra("files"):
         from striprtf.striprtf import rtf_to_text
     if not content.lstrip().startswith(b"{\\rtf"):
         raise DocumentError("broken: not Rich Text, which begins with {\\rtf")
-    # The file is ASCII; what stands behind \'.. is decoded by the code page that it names.
+    # The file is ASCII; \'.. escapes are decoded with the code page that it declares.
     text = str(rtf_to_text(content.decode("latin-1"), errors="replace"))  # type: ignore[no-untyped-call]
-    # A character beyond U+FFFF is two \u in the file.
+    # A character above U+FFFF is written as two \u escapes.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return Document("", text, sections_between(text, ()))

@@ -1,4 +1,4 @@
-"""A folder becomes a list of files."""
+"""List the documents of a folder; follow or refuse links."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OUTSIDE = "leads out of the folder"
 
 @dataclass(frozen=True)
 class Scan:
-    """What a folder holds.
+    """The contents of a folder.
 
     Attributes:
-        files: Supported files that are wanted, sorted by their path.
+        files: Supported files that are wanted, sorted by path.
         failures: Folders that could not be listed and names that are not text.
-        others: How many other files there are of each ending, in small letters.
+        others: Number of other files by ending, in lower case.
         outside: Links that lead out of the folder and were not followed.
     """
 
@@ -35,26 +35,26 @@ class Scan:
 
 
 def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
-    """List the supported files of a folder and its sub-folders.
+    """List the supported files of a folder and its subfolders.
 
-    A file whose ending says nothing is one if it is text and has no ending, or a well-known name
-    (README.Debian), or is a manual page (ls.1), or matches a pattern to include.
+    A file without a supported ending is included if it is text and has no ending or a well-known
+    name (README.Debian), if it is a manual page (ls.1), or if it matches an include pattern.
 
     Hidden files and folders (a leading dot) are skipped. A link that leads out of the folder is
-    followed only if the selection says so. A link to a folder inside never is, because its files
-    are found under their own name. So links that form a loop end.
+    followed only if the selection says so. A link to a folder inside is never followed, because its
+    files are found under their own names; so loops of links end.
 
     Args:
         folder: The folder to list.
-        selection: Which files are wanted; all that no .gitignore leaves out if None.
+        selection: Which files are wanted; None takes all that no .gitignore leaves out.
 
     Returns:
         The files, and what could not be listed.
 
     Raises:
-        InputError: A pattern of the selection is none.
-        DocumentError: The folder does not exist, is not a folder, or neither it nor what could be
-            listed below it holds a wanted file with a supported ending.
+        InputError: A pattern of the selection is invalid.
+        DocumentError: The folder does not exist, is not a folder, or holds no supported file that
+            is wanted.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
@@ -94,7 +94,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
 
 
 def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
-    """Yield every wanted file, and what cannot be used with the reason; _OUTSIDE for a link."""
+    """Yield every wanted path with None, or with the reason why it cannot be used."""
     real_root = os.path.realpath(root)
     seen = {real_root}
     folders = [(root, "", sieve)]
@@ -131,12 +131,12 @@ def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
 
 
 def _contains(folder: str, path: str) -> bool:
-    """Return whether a path is a folder or inside it; both without links."""
+    """Return whether a path is a folder or inside it; both with links resolved."""
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a folder; what cannot be reached (a link to itself) counts as a file."""
+    """Return whether an entry is a folder; one that cannot be reached counts as a file."""
     try:
         return entry.is_dir()
     except OSError:
@@ -144,7 +144,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_text(name: str) -> bool:
-    """Return whether a file name can be stored as UTF-8 (a name with undecodable bytes cannot)."""
+    """Return whether a file name is valid UTF-8."""
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

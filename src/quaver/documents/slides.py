@@ -46,7 +46,7 @@ def slides_document(content: bytes) -> Document:
         name = " ".join(title.text_frame.text.split()) if title is not None else ""
         if name:
             add(name)
-        # Also without a title: what follows does not belong under the last slide's.
+        # Also without a title: the text does not belong under the previous slide's title.
         headings.append(Heading(0, name, pages[-1], length))
         for text in _texts(shape for shape in slide.shapes if shape != title):
             add(text)
@@ -59,7 +59,7 @@ def slides_document(content: bytes) -> Document:
 
 
 def _texts(shapes: Iterable[Any]) -> Iterator[str]:
-    """Yield the text of shapes in their order; groups are opened."""
+    """Yield the text of shapes in order, including those in groups."""
     waiting = list(shapes)[::-1]
     while waiting:
         shape = waiting.pop()

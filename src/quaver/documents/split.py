@@ -1,4 +1,4 @@
-"""A document becomes passages that fit the model."""
+"""Split documents into passages that fit the model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 from semantic_text_splitter import MarkdownSplitter, TextSplitter
 
-from quaver.documents.counting import SpanCounter, TokenCounter
 from quaver.documents.passage import (
     HEADING_SEPARATOR,
     Document,
@@ -17,31 +16,32 @@ from quaver.documents.passage import (
     embedded_text,
     passage_id,
 )
+from quaver.documents.token_counter import SpanCounter, TokenCounter
 from quaver.errors import InputError
 
 SMALLEST_BUDGET = 8
-"""Fewer tokens than this do not hold a heading and a sentence."""
+"""Tokens. Fewer cannot hold a heading and a sentence."""
 
 CHARACTERS_PER_TOKEN = 16
-"""No passage has more characters than this for each token it may have. Text that people wrote has 2 to
-6; but 200 KB of base64 are one token for some models, and a page of spaces is none."""
+"""Maximum characters of a passage per token of its budget. Text that people wrote has 2 to 6, but for
+some models 200 KB of base64 are a single token, and a page of spaces has none."""
 
 _LONGEST_LINE = 64
-"""Characters for each token of a passage. A longer line is cut before it is split: the splitter looks
-through all of a line for each piece of it, which takes the square of its length."""
+"""Characters per token of the budget. A longer line is cut before it is split: the splitter scans the
+whole line for each piece, which takes quadratic time."""
 
 _LARGE = 256
-"""Characters for each token of a passage, about 60 passages. A longer text is cut at its next empty
-line, or at any line once it is twice as long: the splitter takes the square of its length, too."""
+"""Characters per token of the budget, about 60 passages. A longer text is cut at its next empty line,
+or at any line once it is twice as long: here, too, the splitter takes quadratic time."""
 
 _SENTENCE_END = re.compile(r"[.!?\u2026\u3002\uff01\uff1f][\"')\]\u2019\u201d\u300d]*\s*")
 _SPACE = re.compile(r"\s+")
 
 
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
-    """Split a document on headings, then paragraphs, sentences and, if it must, words.
+    """Split a document at headings, then paragraphs, sentences and, if necessary, words.
 
-    Each passage is as long as it can be under one heading: ``count(heading + newline + text) <=
+    Each passage is as long as possible under one heading: ``count(heading + newline + text) <=
     max_tokens``, and its text has no more than ``CHARACTERS_PER_TOKEN`` times as many characters. A
     heading path longer than a quarter of ``max_tokens`` loses its outermost headings.
 
@@ -52,8 +52,8 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
             least 8.
 
     Returns:
-        The passages in the order of the document. White space at their ends is cut off, but for that
-        before a block of Markdown, where it means something.
+        The passages in the order of the document. White space at their ends is removed, except
+        before a block of Markdown, where it matters.
 
     Raises:
         InputError: ``max_tokens`` is below 8.
@@ -88,8 +88,8 @@ def _pieces(
 ) -> list[tuple[int, str]]:
     """Split the text below one heading; offsets are characters of ``body``.
 
-    Why not a counter that adds the heading to each piece: the splitter takes counts for sums of
-    their parts, and with such a constant in them up to 9 % of the pieces came out too long.
+    Why not a counter that adds the heading to each piece: the splitter assumes that counts add up,
+    and with a constant in each count up to 9 % of the pieces came out too long.
     """
     splitter = MarkdownSplitter if markdown else TextSplitter
     room = max_tokens - tokenizer.count(heading)
@@ -101,8 +101,8 @@ def _pieces(
             pieces = splitter.from_callback(spans.count, room).chunk_indices(block)
             pieces = [(begin + offset, text) for offset, text in pieces if text]
             counts = tokenizer.counts([embedded_text(heading, text) for _, text in pieces])
-            # A tokenizer may need more tokens for heading and text together than for each alone, or
-            # for a piece alone than for it in its text.
+            # A tokenizer may need more tokens for heading and text together than separately, or for a
+            # piece alone than inside its text.
             excess = max(counts, default=0) - max_tokens
             if excess <= 0 or excess >= room:
                 break
@@ -114,8 +114,8 @@ def _pieces(
 def _blocks(text: str, max_tokens: int) -> Iterator[tuple[int, int]]:
     """Yield the text in blocks: one, unless it is large or has a line much longer than a passage.
 
-    Such a line is cut behind a sentence or a word; where nothing ends, after as many characters as
-    a passage may have.
+    Such a line is cut after a sentence or a word or, if there is none, at the maximum length of a
+    passage.
     """
     step, longest = max_tokens * CHARACTERS_PER_TOKEN, max_tokens * _LONGEST_LINE
     large = max_tokens * _LARGE
@@ -149,7 +149,7 @@ def _page(document: Document, start: int) -> dict[str, int]:
 
 
 def _heading(headings: tuple[str, ...], tokenizer: TokenCounter, budget: int) -> str:
-    """Join the innermost headings that fit; one that is too long loses its end."""
+    """Join the innermost headings that fit; cut a single heading that is too long."""
     longest = budget * CHARACTERS_PER_TOKEN
     for first in range(len(headings)):
         path = HEADING_SEPARATOR.join(headings[first:])

@@ -13,10 +13,10 @@ _CUE = re.compile(rf"[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}")
 _TAG = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^<>]{1,100})>|</?[^<>]{0,200}>|\{\\[^{}]{0,200}\}")
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")  # noqa: RUF001
 _SHORT, _LONG = 60.0, 120.0
-"""A part ends with the first sentence after so many seconds, or without one after so many."""
+"""Seconds. A part ends with the first sentence after ``_SHORT``, or in any case after ``_LONG``."""
 
 _SILENCE = 10.0
-"""Seconds without words that end a part, if it is not tiny."""
+"""Seconds of silence that end a part, unless it is tiny."""
 
 _TINY = 200
 
@@ -28,12 +28,12 @@ def subtitles_document(text: str) -> Document:
         text: The decoded file.
 
     Returns:
-        The document: what is said in parts of one to two minutes, each a section with ``time`` (as
-        people write it) and ``seconds`` (to compare) of its beginning as metadata. Speakers are
-        kept, markup and repeated lines of rolling captions are not.
+        The document: the spoken text in parts of one to two minutes, each a section with the time
+        of its beginning as metadata: ``time`` to read and ``seconds`` to compare. Speakers are
+        kept; markup and repeated lines of rolling captions are removed.
 
     Raises:
-        DocumentError: It holds no times.
+        DocumentError: The file contains no times.
 
     Source:
         W3C, "WebVTT: The Web Video Text Tracks Format", 4.1.

@@ -1,7 +1,7 @@
 """Tables as text: .csv and .tsv by the standard library, spreadsheets by calamine.
 
-Each row becomes one line that says what its values are, ``name: Ada; born: 1815``, where the first
-row can be the names: a passage from the middle of a table is then understood without the rest.
+If the first row can be column names, each row becomes one line with names and values,
+``name: Ada; born: 1815``: a passage from the middle of a table is then clear on its own.
 
 Why not openpyxl: no release since 2024, and only .xlsx.
 """
@@ -32,7 +32,7 @@ def csv_document(text: str) -> Document:
         The document, one section.
 
     Raises:
-        DocumentError: The rows cannot be told apart.
+        DocumentError: The rows cannot be parsed.
     """
     csv.field_size_limit(LIMITS.characters)
     try:
@@ -44,7 +44,7 @@ def csv_document(text: str) -> Document:
 
 
 def _delimiter(sample: str) -> str:
-    """Return the delimiter that gives most rows of a sample the same number of columns.
+    """Return the delimiter for which most rows of a sample have the same number of columns.
 
     Why not ``csv.Sniffer``: its regular expressions need minutes for 20 KB of quotation marks.
     """
@@ -99,7 +99,7 @@ def sheets_document(content: bytes) -> Document:
 
 
 def table_text(rows: Iterable[Sequence[str]]) -> str:
-    """Write a table as lines.
+    """Convert a table to lines.
 
     Args:
         rows: The cells of each row.
@@ -124,7 +124,7 @@ def table_text(rows: Iterable[Sequence[str]]) -> str:
 
 
 def row_text(cells: Iterable[str]) -> str:
-    """Write a row whose columns have no names.
+    """Convert a row without column names to a line.
 
     Args:
         cells: The cells.
@@ -136,7 +136,7 @@ def row_text(cells: Iterable[str]) -> str:
 
 
 def _are_names(row: list[str]) -> bool:
-    """Return whether a first row can be the columns' names: all there, all different, none a number."""
+    """Return whether a first row can be column names: none missing, repeated or a number."""
     return (
         len(row) > 1
         and len(set(row)) == len(row)

@@ -1,8 +1,8 @@
 r"""Sections of LaTeX.
 
-Why not pylatexenc: it needs 40 seconds per megabyte, longer than embedding the text takes, drops what
-macros of the document's own would print, and gives text without its place in the file. Models read
-LaTeX; headings are what they lack.
+Why not pylatexenc: it needs 40 seconds per megabyte, longer than embedding the text takes, drops
+the output of the document's own macros, and returns text without offsets. Models can read LaTeX;
+only the headings must be found.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def tex_sections(text: str) -> tuple[Section, ...]:
 
     Returns:
         The sections in order; offsets are exact characters of ``text``. The document's title is the
-        outermost heading. What stands before ``\begin{document}`` and behind ``\end{document}`` is
-        left out; a file without them is read whole.
+        outermost heading. The text before ``\begin{document}`` and after ``\end{document}`` is left
+        out; a file without them is read completely.
 
     Source:
         LaTeX2e: An unofficial reference manual, "Sectioning".
@@ -59,22 +59,22 @@ def tex_sections(text: str) -> tuple[Section, ...]:
         if closing is None:
             continue
         title = _plain(body[found.end() : closing])
-        if found[1] != "title" and at < start:  # a command that is defined
+        if found[1] != "title" and at < start:  # the definition of a command
             continue
         if title:
             line = _LINE_END.match(body, closing + 1)
             passed = closing + 1 if line is None else line.end()
-            # A title in the preamble is the heading of what follows the preamble.
+            # A title in the preamble is the heading of the text after the preamble.
             begin = max(at, start)
             headings.append(Heading(_LEVELS.index(found[1]), title, begin, max(passed, start)))
     return sections_between(body, headings, start)
 
 
 def _listings(text: str) -> list[tuple[int, int]]:
-    """Return where listings and comments begin and end, the last first."""
+    """Return the spans of listings and comments, last first."""
     found = []
     at = 0
-    ends: dict[str, bool] = {}  # environments that do not end any more
+    ends: dict[str, bool] = {}  # environments without an end from here on
     for begin in _VERBATIM.finditer(text):
         if begin.start() < at or begin[1] in ends:
             continue
@@ -88,13 +88,13 @@ def _listings(text: str) -> list[tuple[int, int]]:
 
 
 def _is_comment(text: str, at: int) -> bool:
-    """Return whether a percent sign stands before this place in its line."""
+    """Return whether a percent sign precedes this place in its line."""
     line = text[max(0, at - _LONGEST_TITLE) : at].rpartition("\n")[2]
     return re.search(r"(?<!\\)(?:\\\\)*%", line) is not None
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Return where the brace closes that was opened before; braces in between come in pairs."""
+    """Return the position of the closing brace that matches the one before ``start``."""
     depth = 1
     for at in range(start, min(len(text), start + _LONGEST_TITLE)):
         if text[at] in "{}" and text[at - 1] != "\\":
@@ -105,6 +105,6 @@ def _closing(text: str, start: int) -> int | None:
 
 
 def _plain(title: str) -> str:
-    """Take markup off a title."""
+    """Remove markup from a title."""
     title = _SIGN.sub(lambda sign: _SIGNS[sign.group()], title)
     return " ".join(_DASHES.sub("–", _MARKUP.sub("", title)).split())  # noqa: RUF001

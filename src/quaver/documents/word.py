@@ -1,4 +1,4 @@
-"""The text of a Word document and its headings, by mammoth (to HTML) and our reader of HTML."""
+"""The text and headings of a Word document, converted to HTML by mammoth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quaver.documents.html import html_sections
 from quaver.documents.passage import Document
 from quaver.errors import DocumentError, needs_extra
 
-# The title stands above every heading.
+# The title is above every heading.
 _STYLES = "\n".join(
     (
         "p[style-name='Title'] => h1:fresh",
@@ -19,7 +19,7 @@ _STYLES = "\n".join(
 
 
 def word_document(content: bytes) -> Document:
-    """Read a .docx file: paragraphs, lists, tables, notes and text boxes, not its pictures.
+    """Read a .docx file: paragraphs, lists, tables, notes and text boxes, without pictures.
 
     Args:
         content: The file.

@@ -1,7 +1,7 @@
-"""The process in which hostile files are taken apart, seen from inside.
+"""The main function of the worker process that converts untrusted files.
 
-It gets files through a pipe and gives back JSON, never pickles. It has a limit of memory, and for
-each file one of time; it may neither open a connection, start a program, nor write a file.
+It receives files through a pipe and returns JSON, never pickles. Memory is limited, and so is the
+CPU time of each file. The process cannot open a connection, start a program, or write a file.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _REFUSED = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "o
 def main() -> None:
     """Convert files until there are no more.
 
-    The arguments of the process are its limits: seconds for each file, and bytes of memory. Standard
-    input has for some files together a line of JSON with the ending and size of each, then their
-    bytes; standard output gets for each file a line of JSON, as ``answer_for`` says, and behind it
-    the document's text, whose bytes the line counts as "size".
+    The arguments of the process are its limits: seconds of CPU time for each file, and bytes of
+    memory. A message on standard input is a line of JSON with the ending and size of each file,
+    followed by their bytes. The answer for each file on standard output is a line of JSON, see
+    ``answer_for``, followed by the document's text, whose length in bytes is "size".
     """
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # output that a library prints is not an answer
     _confine(memory)
     while header := sys.stdin.buffer.readline():
-        # All of a message is read before anything is answered: else both ends might wait to write.
+        # Read the whole message before answering: otherwise both sides might block on writing.
         files = [(ending, sys.stdin.buffer.read(size), size) for ending, size in json.loads(header)]
         for ending, content, size in files:
             if len(content) < size:  # the parent is gone
@@ -46,15 +46,15 @@ def main() -> None:
 
 
 def answer_for(ending: str, content: bytes) -> dict[str, Any]:
-    """Convert a file and say what came of it.
+    """Convert a file and return the answer to send.
 
     Args:
         ending: The file's ending.
         content: Its bytes.
 
     Returns:
-        The fields of the document; or "failure", a reason; or "missing", what to install. "last"
-        asks for a new process.
+        The fields of the document; or "failure", the reason; or "missing", what to install. "last"
+        means that this process must be replaced.
     """
     try:
         document = convert(ending, content)
@@ -67,7 +67,7 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
         return {"failure": f"reading it needs more than {memory >> 20} MiB: given up", "last": True}
     except RecursionError:
         return {"failure": "broken: nested too deeply"}
-    # The libraries raise whatever a broken file makes them run into: KeyError, AttributeError, ...
+    # On broken files the libraries raise anything: KeyError, AttributeError, ...
     except Exception as error:  # noqa: BLE001
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return {"failure": f"broken: {said[:300]}"}
@@ -84,7 +84,7 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
 
 
 def _confine(memory: int) -> None:
-    """Take from this process what converting does not need."""
+    """Remove abilities that converting does not need: limit memory, forbid files, programs and sockets."""
     sys.dont_write_bytecode = True
     _limit(resource.RLIMIT_AS, memory)
     _limit(resource.RLIMIT_FSIZE, 0)

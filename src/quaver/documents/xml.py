@@ -20,7 +20,7 @@ _HEADS = frozenset(
         *("teiheader", "info"),
     )
 )
-"""What holds the title of the element around it; so does whatever ends in "info"."""
+"""Elements that contain the title of their parent, like all whose name ends in "info"."""
 
 _VERBATIM = frozenset({"programlisting", "screen", "literallayout", "pre", "verbatim", "synopsis"})
 _CELLS = frozenset({"entry", "td", "th", "cell", "seg"})
@@ -42,7 +42,7 @@ def xml_document(text: str) -> Document:
         where there is other text.
 
     Raises:
-        DocumentError: It is broken, or declares entities.
+        DocumentError: The file is broken or declares entities.
     """
     root = _parsed(text)
     if _name(root) == "html":
@@ -57,7 +57,7 @@ def xml_document(text: str) -> Document:
 
 @dataclass
 class _Open:
-    """A title whose element has not ended."""
+    """A title whose element is still open."""
 
     depth: int
     title: str
@@ -76,8 +76,8 @@ class _Writer:
         self._open: list[_Open] = []
 
     def write(self, root: Element) -> None:
-        """Write an element; with a stack, because files nest deeper than Python recurses."""
-        # An element with the depth that a title in it belongs to, or a depth that ends.
+        """Write an element. Uses a stack, because files nest deeper than Python's recursion limit."""
+        # An element, its depth and the depth that its title belongs to; or None and a depth that ends.
         waiting: list[tuple[Element | None, int, int]] = [(root, 0, 0)]
         while waiting:
             element, depth, owner = waiting.pop()
@@ -101,7 +101,7 @@ class _Writer:
         self._close()
 
     def write_attributes(self, root: Element) -> None:
-        """Write each element's attributes as a line: the file has nothing else."""
+        """Write each element's attributes as a line, for a file without other text."""
         for element in root.iter():
             values = (
                 (name.rpartition(":")[2], " ".join(value.split()))
@@ -123,7 +123,7 @@ class _Writer:
         self._begin = self._length
 
     def _leave(self, depth: int) -> None:
-        """End the titles of an element; one with nothing below it is text."""
+        """Close the titles of an element; one without text below it becomes text."""
         while self._open and self._open[-1].depth >= depth:
             self._close()
             last = self._open.pop()
@@ -148,7 +148,7 @@ class _Writer:
 
 
 def _record(element: Element) -> str:
-    """Write an element whose children are short values as a line; empty for any other."""
+    """Return an element whose children are short values as a line; empty for any other."""
     values = [(_local(child), " ".join((child.text or "").split())) for child in element]
     names = {name.lower() for name, _ in values}
     if (
@@ -165,7 +165,7 @@ def _record(element: Element) -> str:
 
 
 def _block(element: Element) -> str:
-    """Return an element's text as one line; feeds have HTML in theirs."""
+    """Return an element's text as one line; HTML inside, as in feeds, is converted."""
     text = "".join(element.itertext())
     if not len(element) and "</" in text:
         text, _ = html_sections(text)
@@ -174,12 +174,12 @@ def _block(element: Element) -> str:
 
 
 def _is_mixed(element: Element) -> bool:
-    """Return whether text stands between an element's children."""
+    """Return whether there is text between an element's children."""
     return bool((element.text or "").strip()) or any((c.tail or "").strip() for c in element)
 
 
 def _title(element: Element) -> str:
-    """Return a title; empty if it is too long for one, or a container that is only called so."""
+    """Return a title; empty if it is too long, or if the element only contains another title."""
     if len(element) and not _is_mixed(element) and _TITLES & {_name(c) for c in element}:
         return ""
     title = " ".join("".join(element.itertext()).split())
@@ -196,7 +196,7 @@ def _local(element: Element) -> str:
 
 
 def _parsed(text: str) -> Element:
-    """Parse XML that declares no entities; nothing is fetched."""
+    """Parse XML; refuse entity declarations and fetch nothing."""
     parser = expat.ParserCreate()
     builder = TreeBuilder()
 
@@ -209,7 +209,7 @@ def _parsed(text: str) -> Element:
     def skipped(name: str, parameter: bool) -> None:
         builder.data("" if parameter else html5.get(f"{name};", f"&{name};"))
 
-    # &nbsp; and others come from a document type that is not fetched.
+    # &nbsp; and others are defined in a document type that is not fetched.
     parser.UseForeignDTD(True)
     parser.SkippedEntityHandler = skipped
     parser.buffer_text = True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from quaver.documents.counting import SpanCounter
+from quaver.documents.token_counter import SpanCounter
 from quaver.models.tokenizer import Tokenizer
 
 SAMPLES = Path(__file__).parents[2] / "examples" / "python-docs"

@@ -1,4 +1,4 @@
-"""How many tokens a piece of a text has: asked thousands of times, tokenized once."""
+"""Count the tokens of many overlapping pieces of a text while tokenizing it only once."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 _SHORT = 32
-"""Characters; a piece of fewer may stand anywhere, even inside a word, and is soon counted alone."""
+"""Characters. A shorter piece may occur anywhere, even inside a word, and is cheap to count alone."""
 
 _BLOCK = 1 << 15
-"""Characters that are tokenized at a time, so that a book takes no more memory than a page."""
+"""Characters tokenized at a time, so that a book takes no more memory than a page."""
 
 _WINDOW = 1 << 14
-"""How far ahead of the last piece the next one is looked for, in characters."""
+"""Characters after the last piece in which the next one is searched."""
 
 
 class TokenCounter(Protocol):
@@ -34,22 +34,21 @@ class TokenCounter(Protocol):
 
 
 class SpanCounter:
-    """Counts the tokens of pieces of one text by where its tokens end.
+    """Counts the tokens of pieces of one text from the ends of its tokens.
 
-    A splitter tries many pieces that overlap: asked for each alone, a tokenizer reads every
-    character six times. A token counts for the piece that its end lies in. A piece that begins
-    inside a word may have a few tokens more alone than here, so what is settled is to be counted
-    again.
+    A splitter tries many overlapping pieces; tokenized one by one, every character would be read
+    six times. A token belongs to the piece that contains its end. A piece that begins inside a word
+    may have a few more tokens on its own, so the final pieces must be counted again.
     """
 
     def __init__(self, tokenizer: TokenCounter, text: str, longest: int) -> None:
-        """Tokenize nothing yet.
+        """Set up the counter; nothing is tokenized yet.
 
         Args:
             tokenizer: The model's tokenizer.
-            text: What the pieces are of.
-            longest: Characters of a piece at most; a longer one counts a token for each, which is
-                too much.
+            text: The text that the pieces come from.
+            longest: Maximum characters of a piece; a longer one counts as one token per character,
+                which is always too many.
         """
         self._tokenizer, self._text, self._longest = tokenizer, text, longest
         self._ends, self._read, self._at = array("q"), 0, 0
@@ -58,7 +57,7 @@ class SpanCounter:
         """Return the number of tokens of a piece.
 
         Args:
-            piece: A part of the text; pieces are expected in the order of the text, roughly.
+            piece: A part of the text; pieces are expected roughly in the order of the text.
         """
         if len(piece) > self._longest:
             return len(piece)
@@ -73,7 +72,7 @@ class SpanCounter:
         return bisect_right(self._ends, end) - bisect_right(self._ends, at)
 
     def _extend(self) -> None:
-        """Tokenize the next block, which ends between two words if it can."""
+        """Tokenize the next block, which ends between two words if possible."""
         begin, end = self._read, min(self._read + _BLOCK, len(self._text))
         if end < len(self._text):
             end = max(self._text.rfind(space, begin, end) for space in ("\n", " ")) + 1 or end

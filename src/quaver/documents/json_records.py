@@ -13,11 +13,11 @@ from quaver.errors import DocumentError
 _TITLES = ("title", "name", "subject", "heading")
 _TEXTS = ("text", "content", "contents", "body")
 _LONGEST_VALUE = 200
-"""Longer values are text, no metadata."""
+"""Characters. Longer values are text, not metadata."""
 _LARGEST_NESTED = 2000
-"""Characters of an object or a list as JSON: every passage of a record carries all of its fields."""
+"""Characters of an object or list as JSON. Limited because every passage carries all fields."""
 _DEEPEST = 8
-"""Levels of an object or a list that are kept."""
+"""Levels of nesting that are kept."""
 
 
 def json_document(text: str) -> Document:
@@ -27,12 +27,12 @@ def json_document(text: str) -> Document:
         text: The decoded file.
 
     Returns:
-        The document. Of a record with a field that is called text (or content, body) this field is
-        the text, and its other fields are metadata, small objects and lists among them; every other
-        record is written as lines of ``key: value``. Its title (or name, subject) is its heading.
+        The document. If a record has a field text (or content, body), this field is its text, and
+        its other fields are metadata, including small objects and lists. Any other record is
+        written as lines of ``key: value``. Its title (or name, subject) is its heading.
 
     Raises:
-        DocumentError: It is no JSON.
+        DocumentError: It is not JSON.
     """
     value = _parse(text, "")
     records = value if isinstance(value, list) and _all_objects(value) else [value]
@@ -82,7 +82,7 @@ def _read(record: Any) -> tuple[str, str, dict[str, Any]]:
 
 
 def _lines(value: Any, path: str) -> Iterator[str]:
-    """Yield the values of a record, each with the path of keys that leads to it."""
+    """Yield the values of a record, each with its path of keys."""
     waiting = [(path, value)]
     while waiting:
         path, value = waiting.pop()
@@ -101,7 +101,7 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Return whether a value can be filtered on: a number, a truth value or a short text."""
+    """Return whether a value can be filtered on: a number, a boolean or a short text."""
     if isinstance(value, str):
         return len(value) <= _LONGEST_VALUE
     if isinstance(value, float):
@@ -110,7 +110,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _small(value: Any) -> Any:
-    """Return what filters can reach of an object or a list; None if that is nothing or too much."""
+    """Return the part of an object or list that filters can use; None if it is empty or too large."""
     kept = _reachable(value, _DEEPEST)
     return None if kept is None or len(json.dumps(kept)) > _LARGEST_NESTED else kept
 
@@ -131,7 +131,7 @@ def _all_objects(values: list[Any]) -> bool:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        # NaN and Infinity are no JSON, but some programs write them where they have no value.
+        # NaN and Infinity are not JSON, but some programs write them for missing values.
         return json.loads(text, parse_constant=lambda constant: None)
     except RecursionError as error:
         raise DocumentError(f"broken: nested too deeply{where}") from error

@@ -1,7 +1,7 @@
-"""The process in which hostile files are taken apart, seen from outside.
+"""The converter: runs the worker process in which untrusted files are converted.
 
-A file that makes a library hang, crash or eat memory costs its own conversion and nothing else: the
-process is ended, the file is reported, and the next file gets a new process.
+If a file makes a library hang, crash or exhaust memory, only that file is lost: the worker is
+killed, the file is reported, and the next file gets a new worker.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from quaver.documents.limits import LIMITS
 from quaver.documents.passage import Document, Section
 from quaver.errors import DocumentError
 
-# The search path is handed over: `python -m` would put the working directory first, where anything
-# may lie.
+# The search path is passed on: `python -m` would put the working directory first, which may contain
+# any module.
 _START = "import sys; sys.path[:] = sys.argv[3:]; from quaver.documents.worker import main; main()"
 
 
 class Converter:
     """A worker process, started when it is first needed; a context manager.
 
-    One thread at a time may use it.
+    Only one thread at a time may use it.
     """
 
     def __init__(
         self, *, seconds: float = LIMITS.seconds, memory_bytes: int = LIMITS.memory_bytes
     ) -> None:
-        """Start nothing yet.
+        """Set the limits; the process starts later.
 
         Args:
-            seconds: CPU time that one conversion may take; by the clock it may take ten times as
-                long.
-            memory_bytes: Address space of the process.
+            seconds: CPU time limit of one conversion, in seconds; ten times as much in elapsed
+                time.
+            memory_bytes: Address space limit of the process, in bytes.
         """
         self._seconds, self._memory_bytes = seconds, memory_bytes
         self._process: _Process | None = None
@@ -50,15 +50,15 @@ class Converter:
         """Convert a file in the worker process; like ``formats.convert``.
 
         Args:
-            ending: The file's ending, in small letters.
+            ending: The file's ending, in lower case.
             content: Its bytes.
 
         Returns:
             The document, without source and root.
 
         Raises:
-            DocumentError: As ``formats.convert``; or the conversion took too long, needed too much
-                memory, or crashed.
+            DocumentError: As for ``formats.convert``; or the conversion took too long, needed too
+                much memory, or crashed.
             ImportError: An extra is not installed.
         """
         (outcome,) = self.convert_all([(ending, content)])
@@ -69,14 +69,13 @@ class Converter:
     def convert_all(
         self, files: Sequence[tuple[str, bytes]]
     ) -> Iterator[Document | DocumentError | ImportError]:
-        """Convert files in one message, so that a small one costs no turn of its own.
+        """Convert files in one message, which saves a round trip for each small file.
 
         Args:
             files: Ending and content of each.
 
         Yields:
-            For each file, in their order and as soon as it is there, what ``convert`` would return
-            or raise.
+            For each file in order, as soon as it is ready, what ``convert`` would return or raise.
         """
         done = 0
         while done < len(files):
@@ -91,12 +90,12 @@ class Converter:
                 else:
                     continue
             finally:
-                # Answers that nobody took would be taken for those of the next files.
+                # Unread answers would be taken for those of the next files.
                 if ended or done < len(files):
                     self.close()
 
     def close(self) -> None:
-        """End the process; a later conversion starts another."""
+        """End the process; a later conversion starts a new one."""
         if self._process is not None:
             self._process.end()
             self._process = None
@@ -117,7 +116,7 @@ class Converter:
     def _answers(
         self, files: Sequence[tuple[str, bytes]]
     ) -> Iterator[tuple[Document | DocumentError | ImportError, bool]]:
-        """Yield the answers of one process, each with whether it is that process's last."""
+        """Yield the answers of one process, each with whether the process has ended."""
         if self._process is None:
             self._process = _Process(self._seconds, self._memory_bytes)
         process = self._process
@@ -135,7 +134,7 @@ class Converter:
             yield DocumentError(self._death(process)), True
 
     def _death(self, process: _Process) -> str:
-        """Return what a process died of."""
+        """Return why the process ended, as an error message."""
         code = process.wait()
         if code == -signal.SIGXCPU:
             return f"reading it took longer than {self._seconds:g} s: given up"
@@ -166,11 +165,11 @@ def _outcome(answer: dict[str, Any], text: str) -> Document | DocumentError | Im
 
 
 class _LateError(Exception):
-    """The process let us wait too long."""
+    """The process did not answer in time."""
 
 
 class _Process:
-    """The process and its pipes. A hanging one may neither read nor write, so nothing here blocks."""
+    """The process and its pipes. Nothing here blocks, because a hanging process neither reads nor writes."""
 
     def __init__(self, seconds: float, memory_bytes: int) -> None:
         limits = (str(seconds), str(memory_bytes))
@@ -180,7 +179,7 @@ class _Process:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            start_new_session=True,  # Ctrl-C is for the parent, which then ends this one
+            start_new_session=True,  # Ctrl-C goes only to the parent, which then ends this process
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -194,11 +193,11 @@ class _Process:
         """Write a message.
 
         Raises:
-            EOFError: The process is gone.
-            _LateError: It did not take the message within ``patience`` seconds.
+            EOFError: The process has ended.
+            _LateError: It did not accept the message within ``patience`` seconds.
         """
         until = time.monotonic() + patience
-        # Few small parts are cheaper joined than written one by one.
+        # Small parts are cheaper to write together.
         for part in parts if sum(map(len, parts)) > 1 << 20 else [b"".join(parts)]:
             rest = memoryview(part)
             while rest:
@@ -209,7 +208,7 @@ class _Process:
                     raise EOFError from error
 
     def line(self, patience: float) -> bytes:
-        """Read a line."""
+        """Read a line. Raises the same errors as ``send``."""
         until = time.monotonic() + patience
         seen = 0
         while (end := self._read.find(b"\n", seen)) < 0:
@@ -218,14 +217,14 @@ class _Process:
         return self._taken(end + 1)
 
     def take(self, size: int, patience: float) -> bytes:
-        """Read bytes."""
+        """Read bytes. Raises the same errors as ``send``."""
         until = time.monotonic() + patience
         while len(self._read) < size:
             self._fill(until)
         return self._taken(size)
 
     def wait(self) -> int | None:
-        """Return the code with which the process ended; None if it did not."""
+        """Return the exit code of the process; None if it is still running."""
         with suppress(subprocess.TimeoutExpired):
             return self._process.wait(10)
         return None

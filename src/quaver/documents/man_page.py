@@ -133,13 +133,13 @@ class _Writer:
         self._lines: list[str] = []
         self._fill = True
         self._name = ""
-        # What the next line of text is: the title of a section, or the tag of a paragraph.
+        # The role of the next line of text: title of a section, or tag of a paragraph.
         self._next: int | str | None = None
 
     def write(self, lines: list[str]) -> None:
         waiting = iter(_joined(lines))
-        taken = True  # whether the last .ie held
-        depth = 0  # of braces whose condition does not hold
+        taken = True  # whether the last .ie was true
+        depth = 0  # of braces whose condition is false
         for line in waiting:
             if depth:
                 depth += line.count(r"\{") - line.count(r"\}")
@@ -160,7 +160,7 @@ class _Writer:
                     macro, rest = "", ""
                     break
                 macro, rest = _macro(rest.strip().removeprefix(r"\{").strip())
-            else:  # no page nests so many conditions in a line
+            else:  # no real page nests so many conditions in a line
                 macro = ""
             if macro == "":
                 continue
@@ -178,7 +178,7 @@ class _Writer:
         self._paragraph()
 
     def _text(self, line: str) -> None:
-        """Take a line of text."""
+        """Process a line of text."""
         if line.strip() in (r"\}", r".\}"):
             return
         if not self._fill:
@@ -192,7 +192,7 @@ class _Writer:
         self._add(_plain(line).strip())
 
     def _add(self, text: str) -> None:
-        """Add words to the paragraph, or make them the heading that is waited for."""
+        """Add words to the paragraph, or use them as the heading that is expected."""
         if not text:
             return
         if isinstance(self._next, int):
@@ -205,7 +205,7 @@ class _Writer:
             self._break()
 
     def _request(self, macro: str, rest: str) -> None:
-        """Obey a line that begins with a dot."""
+        """Execute a request: a line that begins with a dot."""
         arguments = _arguments(rest)
         plain = [_plain(argument) for argument in arguments]
         if macro in ("TH", "Dt") and plain:
@@ -247,7 +247,7 @@ class _Writer:
         elif macro == "OP":
             self._add(f"[{' '.join(plain)}]")
         elif macro in ("UE", "ME", "UR", "MT"):
-            # The address stands before its text, or after it as punctuation.
+            # The address precedes its text, or follows it as punctuation.
             self._add(f"<{plain[0]}>" if macro in ("UR", "MT") and plain else "")
         elif macro == "so" and plain:
             self._add(f"See {plain[0]}.")
@@ -266,11 +266,11 @@ class _Writer:
 
     @property
     def name(self) -> str:
-        """What the page is about: the first name it gives."""
+        """The subject of the page: the first name it lists."""
         return self._name
 
     def _table(self, waiting: Iterator[str]) -> None:
-        """Write a table of tbl: a row becomes a line."""
+        """Write a tbl table, one line for each row."""
         self._paragraph()
         separator, header, block = "\t", True, ""
         rows: list[str] = []
@@ -330,7 +330,7 @@ class _Writer:
 
 
 def _joined(lines: list[str]) -> Iterator[str]:
-    """Yield lines; one that ends in a backslash goes on in the next."""
+    """Yield lines, joining one that ends in a backslash with the next."""
     held: list[str] = []
     for line in lines:
         slashes = len(line) - len(line.rstrip("\\"))
@@ -356,7 +356,7 @@ def _macro(line: str) -> tuple[str | None, str]:
 
 
 def _condition(text: str) -> tuple[bool, str]:
-    """Return whether a condition holds for a page on a terminal, and what depends on it."""
+    """Evaluate a condition for a terminal; return its result and the text that depends on it."""
     found = _CONDITION.match(text)
     if found is None:
         return False, text
@@ -364,14 +364,14 @@ def _condition(text: str) -> tuple[bool, str]:
     holds = (letter in ("n", "o")) != bool(negated)
     if letter is None:
         holds = False
-        # What is compared ends at a space or a brace.
+        # The compared text ends at a space or a brace.
         cut = re.search(r"\s|\\\{", text[found.end() :])
         return holds, text[found.end() + (cut.start() if cut else 0) :].strip()
     return holds, text[found.end() :].strip()
 
 
 def _arguments(text: str) -> list[str]:
-    """Split what stands behind a macro."""
+    """Split the arguments of a macro."""
     comment = re.search(r'(?<!\\)(?:\\\\)*\\"', text)
     if comment is not None:
         text = text[: comment.start()]
@@ -382,10 +382,10 @@ def _arguments(text: str) -> list[str]:
 
 
 def _inline(arguments: list[str], page: _Writer) -> str:
-    """Write a line of mdoc: its words may be macros again."""
+    """Convert a line of mdoc, whose words may be macros again."""
     parts: list[str] = []
     closing: list[str] = []
-    glue = True  # whether the next word stands without a space
+    glue = True  # whether the next word follows without a space
 
     def put(word: str, *, tight: bool = False) -> None:
         nonlocal glue
@@ -445,12 +445,12 @@ def _inline(arguments: list[str], page: _Writer) -> str:
 
 
 def _plain(text: str) -> str:
-    """Take escapes off a text."""
+    """Remove escapes from a text."""
     return _ESCAPE.sub(_character, text) if "\\" in text else text
 
 
 def _character(escape: re.Match[str]) -> str:
-    """Return the text that an escape stands for."""
+    """Return the text for an escape."""
     name = escape["name"] or escape["two"]
     if name is not None:
         if found := _UNICODE.fullmatch(name):
