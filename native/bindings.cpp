@@ -1,5 +1,5 @@
 // The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the
-// signatures, the values of a batch by `encode`; quaver/engine.py, the only caller, says what was wrong.
+// signatures, the values of a batch by `encode`; quaver/engine/engine.py, the only caller, reports what was wrong.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
@@ -277,7 +277,7 @@ private:
   void require_table(const Matrix<float> &table, int rows) {
     require(table.shape(0) == static_cast<std::size_t>(rows) &&
                 table.shape(1) == static_cast<std::size_t>(encoder_.spec().hidden),
-            "embedding tables have the rows that the spec says and H columns");
+            "embedding tables have as many rows as the spec and H columns");
     tables_.push_back(table);
   }
 

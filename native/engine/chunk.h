@@ -14,8 +14,8 @@ namespace quaver {
 // is kept for this many rows only.
 inline constexpr int kBlockRows = 96;
 
-// Floats between rows: whole panels, and never whole pages, or a column of many rows would share a few lines of the
-// cache.
+// Floats between rows: whole panels, but never whole pages. Otherwise a column of many rows would share a few cache
+// lines.
 inline std::ptrdiff_t row_step(int columns) {
   constexpr int page = 4096 / sizeof(float);
   const int step = round_up(columns, kPanel);
@@ -128,7 +128,7 @@ struct Encoder::Team {
     }
   }
 
-  // Blocks of rows, none larger than kBlockRows, as many for each thread as for the others.
+  // Blocks of rows, none larger than kBlockRows, the same number for each thread.
   template <class Work> void each_block(int rows, Work &&work) const {
     const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
     each(blocks, [&](int i) {

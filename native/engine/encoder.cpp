@@ -9,11 +9,11 @@
 namespace quaver {
 namespace {
 
-// Tokens that one core takes through all layers at a time: their activations stay in its L2 cache, and the weights,
-// read once per chunk, cost little beside the arithmetic.
+// Tokens that one core takes through all layers at a time. Their activations stay in its L2 cache, and reading the
+// weights once per chunk costs little compared with the arithmetic.
 constexpr int kChunkTokens = 256;
 
-// What a thread keeps between calls: enough for a chunk, and for one text of 512 tokens, of any common model.
+// Bytes that a thread keeps between calls: enough for a chunk, or one text of 512 tokens, of any common model.
 constexpr std::size_t kKept = 24 << 20;
 
 } // namespace
@@ -56,9 +56,9 @@ std::size_t Encoder::weight_bytes() const {
   return bytes;
 }
 
-// Whole sequences in chunks of about kChunkTokens, as many for each thread as for the others: the longest sequence
-// first, each to the chunk that has the fewest tokens. When one sequence is so long that whole sequences cannot keep
-// all threads busy, everything is one chunk for the whole team.
+// Whole sequences in chunks of about kChunkTokens, the same number of chunks for each thread: the longest sequence
+// first, each to the chunk with the fewest tokens. When one sequence is so long that whole sequences cannot keep all
+// threads busy, everything is one chunk for the whole team.
 std::vector<std::vector<Encoder::Sequence>> Encoder::make_chunks(const TokenBatch &batch, int threads) const {
   std::vector<Sequence> order(static_cast<std::size_t>(batch.sequences));
   for (int i = 0; i < batch.sequences; ++i)

@@ -11,7 +11,7 @@
 
 namespace quaver {
 
-// Which half of the feed-forward part's first layer goes through the activation, to be multiplied with the other.
+// Which half of the feed-forward part's first layer goes through the activation before it multiplies the other half.
 enum class Gate : std::int32_t { none, first, last };
 
 enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt };
@@ -27,8 +27,8 @@ struct EncoderSpec {
   float norm_eps;
   Activation activation;
   Gate gate;
-  bool norm_first;              // norms stand before attention and feed-forward part, and one behind the last layer
-  std::vector<Pooling> pooling; // at least one; their vectors stand side by side
+  bool norm_first;              // norms before attention and feed-forward part, and one after the last layer
+  std::vector<Pooling> pooling; // at least one; their vectors are concatenated
   bool normalize;               // divide each vector by its L2 norm
 };
 
@@ -38,7 +38,7 @@ struct Norm {
   bool empty() const { return gamma.size() == 0; }
 };
 
-// Tables of one rotary position embedding; they stay where the caller has them and outlive the encoder.
+// Tables of one rotary position embedding. The caller owns them; they outlive the encoder.
 struct Rotary {
   const float *cosine, *sine; // [positions - position_offset][D / 2]
 };
@@ -52,12 +52,12 @@ struct Layer {
   Norm output_norm;
   int window; // a token attends to those at most this far away; 0 for all
   int rotary; // which of the encoder's tables turns query and key; -1 for none
-  // What query and key of the layer make of relative positions, 2S x D for each head; empty without them. A query of a
-  // position carries log2(e) / sqrt(3D), as the rows of the query do then.
+  // The projections of relative positions by the layer's query and key, 2S x D for each head; empty without them.
+  // Position queries are scaled by log2(e) / sqrt(3D), and so are the rows of the query then.
   std::vector<Linear> position_queries, position_keys;
 };
 
-// Embedding tables stay where the caller has them (mapped from the model file, as a rule) and outlive the encoder.
+// The caller owns the embedding tables (usually mapped from the model file); they outlive the encoder.
 struct Embeddings {
   const float *word;       // [vocabulary][H]
   const float *position;   // [positions][H], or null
@@ -65,7 +65,7 @@ struct Embeddings {
   Norm norm;
 };
 
-// What is added to a score for the distance of key and query, times log2(e): heads[h][j - i + reach - 1].
+// The bias added to a score for the distance of key and query, times log2(e): heads[h][j - i + reach - 1].
 struct DistanceBias {
   const float *heads; // [heads][2 * reach - 1], or null
   int reach;          // positions - position_offset
@@ -78,7 +78,7 @@ struct RelativeRows {
   int reach;                // positions - position_offset
 };
 
-// A step of what runs on pooled vectors: a linear layer in float32 with its activation, or a norm.
+// A step of the head, which runs on pooled vectors: a linear layer in float32 with its activation, or a norm.
 struct HeadStep {
   std::optional<Linear> dense;
   Activation activation;
@@ -93,7 +93,7 @@ struct TokenBatch {
   int sequences;
 };
 
-// Rows in eight bits that are still to be written; see Int8Rows.
+// Int8Rows to be written.
 struct RoundedRows {
   std::uint8_t *q;
   std::ptrdiff_t ldq;
@@ -104,15 +104,15 @@ struct RoundedRows {
   operator Int8Rows() const { return {q, ldq, scale, zero}; }
 };
 
-// The first of the vectors f32 [rows][columns] that holds NaN or infinity; -1 where none does. What is not finite on
-// its way through an encoder stays so (see kernels.h): the vectors tell.
+// Return the first of the vectors f32 [rows][columns] that holds NaN or infinity; -1 if all are finite. A value that is
+// not finite stays so through the encoder (see kernels/table.h), so the vectors show it.
 int first_not_finite(const float *vectors, int rows, int columns);
 
 class Encoder {
 public:
   Encoder(const EncoderSpec &spec, const KernelTable &kernels, Embeddings embeddings);
 
-  // Where its weights are to lie.
+  // The memory for its weights.
   WeightMemory &memory() { return memory_; }
   void add_layer(Layer layer) { layers_.push_back(std::move(layer)); }
   void add_rotary(Rotary rotary) { rotary_.push_back(rotary); }
@@ -121,17 +121,17 @@ public:
   void set_distance_bias(DistanceBias bias) { bias_ = bias; }
   void set_relative_rows(RelativeRows rows) { relative_ = rows; }
 
-  // Features of a vector: H for each pooling, or what the last dense layer of the head gives.
+  // Features of a vector: H for each pooling, or the outputs of the head's last dense layer.
   int outputs() const;
 
   // Whether `encode` may read a batch of this many ids: offsets rise from 0 to it, every id and type has a row in its
   // table, and every sequence fits the positions.
   bool accepts(const TokenBatch &batch, std::size_t ids) const;
 
-  // Vectors f32 [sequences][outputs]. At most `threads` threads take part. `interrupted` is asked by the calling thread
-  // every few hundred tokens; once it says true the rest is left out and the call returns false.
+  // Vectors f32 [sequences][outputs]. At most `threads` threads take part. The calling thread asks
+  // `interrupted` every few hundred tokens; once that returns true, the call skips what is left and returns false.
   //
-  // A sequence's vector is the same bits whatever else is in the batch and however many threads there are.
+  // A sequence's vector has the same bits whatever else is in the batch, and with any number of threads.
   // Throws std::bad_alloc and nothing else; the batch is one that is accepted.
   bool encode(const TokenBatch &batch, int threads, float *vectors, const std::function<bool()> &interrupted) const;
 
@@ -147,7 +147,7 @@ private:
   };
   struct Chunk;
   struct Team;
-  // What a linear layer reads.
+  // The input of a linear layer.
   struct Input {
     const float *x;
     std::ptrdiff_t ldx;
@@ -166,7 +166,7 @@ private:
   void round_residual(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const;
   void rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const;
   void attend(Chunk &chunk, std::size_t layer, int item) const;
-  // What is added to the scores of a head: bias[r * step + j], or nothing.
+  // The bias of a head's scores: values[r * step + j]; null for none.
   struct Bias {
     const float *values;
     std::ptrdiff_t step;

@@ -14,12 +14,12 @@ int block_rows(int window) { return round_up(window, kPanel); }
 
 } // namespace
 
-// The norm that stands before a layer; behind the last one it is the encoder's own.
+// The norm before a layer; after the last one it is the encoder's final norm.
 const Norm &Encoder::norm_before(std::size_t layer) const {
   return layer == layers_.size() ? final_norm_ : layers_[layer].attention_norm;
 }
 
-// x += y where there is one, then out = norm(x); without a norm out = x.
+// x += y if y is given, then out = norm(x); without a norm out = x.
 void Encoder::add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const {
   kernels_.add_norm(x, ld, y, ld, rows, spec_.hidden, norm.empty() ? nullptr : norm.gamma.data(), norm.beta.data(),
                     spec_.norm_eps, out, ld);
@@ -54,8 +54,8 @@ void Encoder::embed(const TokenBatch &batch, Chunk &chunk, int first, int last) 
     add_norm(x, nullptr, chunk.ldx, last - first, norm_before(0), chunk.input + first * chunk.ldx);
 }
 
-// qkv = input W^T + b of a layer, query and key turned by their positions, for the rows [first, last); nothing behind
-// the last layer.
+// qkv = input W^T + b of a layer, query and key rotated by their positions, for the rows [first, last). Does nothing
+// after the last layer.
 void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) const {
   if (layer == layers_.size())
     return;
@@ -106,7 +106,7 @@ void Encoder::round_residual(const float *x, int columns, const Int8Rows &rounde
   round_rows({0.0f, 0}, lost, columns, 1, columns, target);
 }
 
-// Queries and keys of the heads [first_head, last_head) are turned by their positions.
+// Rotate queries and keys of the heads [first_head, last_head) by their positions.
 void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const {
   if (layer.rotary < 0)
     return;
@@ -207,10 +207,10 @@ Encoder::Bias Encoder::bias_of(const Layer &layer, int head, const float *query,
 }
 
 // bias[i][j] = query_i . position_key_r + key_j . position_query_r, r the row of relative positions for j - i. Both
-// products are made for the rows that the sequence needs, all of them at once.
+// products are computed at once for all the rows that the sequence needs.
 Encoder::Bias Encoder::relative_bias(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
                                      int length) const {
-  constexpr int tile = 16; // of queries: what they read of a key's row lies side by side
+  constexpr int tile = 16; // of queries: what they read of a key's row is contiguous
   const Linear &keys = layer.position_keys[static_cast<std::size_t>(head)],
                &queries = layer.position_queries[static_cast<std::size_t>(head)];
   const std::int32_t *row_of = relative_.rows + relative_.reach - 1;
@@ -245,7 +245,7 @@ void Encoder::attend_block(const AttentionHead &head, bool int8, const PackedHea
   kernels_.attend_int8(head, p, first, last, scores, out, ldo);
 }
 
-// Everything of a layer that looks at one row at a time: the attention's output, the feed-forward part, both norms.
+// The part of a layer that works on one row at a time: the attention's output, the feed-forward part, both norms.
 void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const {
   const Layer &l = layers_[layer];
   const int rows = last - first;
@@ -267,7 +267,7 @@ void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last)
   add_norm(x, residual, ld, rows, spec_.norm_first ? norm_before(layer + 1) : l.output_norm, input);
 }
 
-// What a linear layer reads: an int8 layer rounds its rows first; they lie in the scratch until the next rounding.
+// The input of a linear layer. An int8 layer quantizes its rows first; they stay in the scratch until the next call.
 Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
   if (!w.is_int8())
     return {x, ldx, {}, {}};
@@ -290,7 +290,7 @@ void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int row
   multiply(w, read(w, x, ldx, rows), rows, first_panel, last_panel, y, ldy, act);
 }
 
-// Rows in eight bits, with one range for all where there is one.
+// Quantize rows, with one range for all of them if the layer has one.
 void Encoder::round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns,
                          RoundedRows target) const {
   if (range.scale > 0.0f) {

@@ -1,4 +1,4 @@
-// Behind the last layer: token vectors to one for each sequence, and the head that runs on it.
+// After the last layer: pool token vectors to one for each sequence, and run the head on it.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -49,7 +49,7 @@ void Encoder::pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling
     vector[c] *= share;
 }
 
-// Every step computes a row from that row alone, so that a vector's bits do not depend on the chunk.
+// Every step computes a row from that row alone, so a vector's bits do not depend on the chunk.
 void Encoder::finish(const Chunk &chunk, float *vectors) const {
   Activations &buffers = activations();
   const int rows = static_cast<int>(chunk.sequences.size());

@@ -1,8 +1,8 @@
 // A short text over several threads: each computes its share of every layer's outputs.
 //
-// Split by rows, every core would read all weights for a few rows each, and waiting for them is most of the time. Split
-// by outputs, a core reads its share alone. What looks at whole rows, norms and rounding, is shared out by rows in
-// between: eight hand-overs a layer. Everything is computed as it is elsewhere: the bits are the same.
+// Split by rows, every core would read all weights for a few rows, and would mostly wait for them. Split by outputs, a
+// core reads its own share alone. Norms and quantization need whole rows, so they are split by rows in between: eight
+// hand-overs a layer. The arithmetic is the same as elsewhere, and so are the bits.
 #include <algorithm>
 
 #include "engine/chunk.h"
@@ -10,8 +10,8 @@
 namespace quaver {
 namespace {
 
-// Up to here a core has too few rows of its own to use a weight often enough; more when no cache holds the weights.
-// Fewer where the threads would get unlike numbers of panels: then rows share out better.
+// Up to this many rows, a core has too few of its own to use a weight often enough. The limit is higher when no cache
+// holds the weights, and lower where threads would get different numbers of panels: rows are then easier to divide.
 constexpr int kRows = 32, kRowsUncached = 128, kRowsUneven = 8, kRowsUnevenUncached = 16;
 constexpr std::size_t kCacheBytes = 32 << 20;
 
@@ -20,7 +20,7 @@ std::pair<int, int> share_of(int all, int i, int shares) { return {all * i / sha
 
 } // namespace
 
-// Heads must not lie across panels, and a gate needs two outputs that lie far from each other.
+// A head must not cross panels. A gate needs two outputs that are far apart.
 bool Encoder::can_split(const Chunk &chunk, Team team) const {
   const bool cached = weight_bytes() <= kCacheBytes, even = spec_.hidden / kPanel % team.width == 0;
   const int most = even ? (cached ? kRows : kRowsUncached) : (cached ? kRowsUneven : kRowsUnevenUncached);
@@ -41,7 +41,7 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
         work(first, last);
     });
   };
-  // What w reads, each its rows: prepare(first, last) computes them, then they are rounded.
+  // The input of w, each thread its rows: prepare(first, last) computes them, then they are quantized.
   const auto read_shared = [&](const Linear &w, const float *x, std::ptrdiff_t ldx, auto &&prepare,
                                ResidualRows residuals = {}) {
     const RoundedRows rounded = buffers.rounded.fit(chunk.rows + residuals.rows, w.inputs(), kernels_.overread_rows);
@@ -58,7 +58,7 @@ void Encoder::encode_split(const TokenBatch &batch, Chunk &chunk, Team team, flo
   const auto as_it_is = [&](const Linear &w, const float *x, std::ptrdiff_t ldx) {
     return w.is_int8() ? read_shared(w, x, ldx, [](int, int) {}) : Input{x, ldx, {}, {}};
   };
-  // x += the residual, and its norm.
+  // x += the residual, then its norm.
   const auto norm = [&](const Norm &norm) {
     return [&](int first, int last) {
       add_norm(chunk.x + first * ld, residual + first * ld, ld, last - first, norm, chunk.input + first * ld);

@@ -10,9 +10,9 @@ namespace quaver {
 namespace {
 
 constexpr std::size_t kHugePage = 2 << 20;
-// What is not used of a block costs addresses, and memory to the end of a huge page.
+// The unused part of a block costs addresses, and memory up to the end of a huge page.
 constexpr std::size_t kBlock = 16 * kHugePage;
-// Weights below this are no reason for a block.
+// Smaller weights do not start a block of their own.
 constexpr std::size_t kSmall = kHugePage / 16;
 
 std::size_t up_to(std::size_t step, std::size_t bytes) { return (bytes + step - 1) / step * step; }
@@ -38,7 +38,7 @@ std::shared_ptr<void> WeightMemory::take(std::size_t bytes) {
     if (block == nullptr)
       throw std::bad_alloc();
 #if defined(__linux__)
-    madvise(block, size, MADV_HUGEPAGE); // where the system has none, nothing changes
+    madvise(block, size, MADV_HUGEPAGE); // no effect where the system has none
 #endif
     block_ = {static_cast<char *>(block), [](void *p) { std::free(p); }};
     size_ = size;

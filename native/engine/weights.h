@@ -41,7 +41,7 @@ public:
   }
 
 private:
-  // From here on memory comes from the system and goes back to it. It is zero without anybody writing zeros, and the
+  // From this size on, memory is mapped from the system and returned to it. It is zero without being written, and the
   // threads that use it fault its pages in side by side.
   static constexpr std::size_t kMapped = 4 << 20;
 
@@ -51,7 +51,7 @@ private:
       void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
       if (p == MAP_FAILED)
         throw std::bad_alloc();
-      madvise(p, bytes, MADV_HUGEPAGE); // where the system has none, nothing changes
+      madvise(p, bytes, MADV_HUGEPAGE); // no effect where the system has none
       return p;
     }
 #endif
@@ -78,15 +78,15 @@ private:
   std::size_t size_ = 0;
 };
 
-// Where packed weights lie: one behind the other in large blocks, so that the system can give them huge pages. A text
-// reads all of a model's weights, and with small pages every 4 KB of them is one more address to look up.
+// Memory for packed weights: large blocks that the system can back with huge pages. A text reads all of a model's
+// weights, and with small pages every 4 KB of them is one more address to look up.
 class WeightMemory {
 public:
   WeightMemory() = default;
   WeightMemory(WeightMemory &&other) noexcept
       : block_(std::move(other.block_)), size_(std::exchange(other.size_, 0)), used_(std::exchange(other.used_, 0)) {}
 
-  // Zeroed, on a cache line boundary; kept as long as there is a copy of the pointer.
+  // Zeroed, on a cache line boundary; freed with the last copy of the pointer.
   std::shared_ptr<void> take(std::size_t bytes);
 
 private:
@@ -104,7 +104,7 @@ struct InputRange {
 class Linear {
 public:
   // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
-  // Packed as the kernels want it.
+  // Packed for the kernels.
   static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs,
                      const KernelTable &kernels, WeightMemory &memory);
   // weight f32 [outputs][inputs], bias f32 [outputs].

@@ -49,7 +49,7 @@ void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::
       high = x[c] > high ? x[c] : high;
     }
     const float range = high - low;
-    const float inverse = range > 1e-30f ? 255.0f / range : 0.0f; // below: a row of zeros for eight bits
+    const float inverse = range > 1e-30f ? 255.0f / range : 0.0f; // below: quantized to zeros
     scale[r] = range > 1e-30f ? range / 255.0f : 1.0f;
     zero[r] = static_cast<std::int32_t>(std::nearbyint(-low * inverse));
     for (int c = 0; c < cols; ++c) {
@@ -61,7 +61,7 @@ void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::
   }
 }
 
-// Where the weight of output o and input k lies in strips of the given depth.
+// The place of the weight of output o and input k in strips of the given depth.
 std::ptrdiff_t at_strip(int o, int k, int depth) {
   return static_cast<std::ptrdiff_t>(o / kStrip * depth + k / kGroup * kGroup) * kStrip + o % kStrip * kGroup +
          k % kGroup;
@@ -169,7 +169,7 @@ void attend(const AttentionHead &head, const float *packed_keys, int first_row, 
 
 std::int8_t nearest_s8(float x) { return static_cast<std::int8_t>(std::nearbyint(x)); }
 
-// Of `size` values that lie `step` apart, less `mean`.
+// Of `size` values, `step` apart, minus `mean`.
 float largest_magnitude(const float *x, std::ptrdiff_t step, int size, float mean) {
   float top = 0.0f;
   for (int i = 0; i < size; ++i)

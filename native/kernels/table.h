@@ -181,7 +181,7 @@ struct KernelTable {
                       float *out, std::ptrdiff_t ldo) noexcept;
 
   // x[r] += y[r], y may be null; out[r] = norm(x[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta;
-  // without gamma norm(v) = v. A variance beyond float32 gives NaN. out may be x.
+  // without gamma norm(v) = v. A variance beyond float32 makes the row NaN. out may be x.
   //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols], out f32 [rows][ldo]
   void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                    const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept;

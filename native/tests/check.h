@@ -1,4 +1,7 @@
-// The smallest test harness that serves: count failures, say where, return them from main.
+// The test harness: count failures, print where, return them from main.
+//
+// Why not doctest or Catch2: `make` installs everything with pip, without root, and no package there carries their
+// header for every Python that we support.
 #pragma once
 
 #include <sys/mman.h>

@@ -175,7 +175,7 @@ void check_close(const char *what, const KernelTable &k, const float *got, const
 const Activation kActivations[] = {Activation::none, Activation::gelu, Activation::gelu_tanh,
                                    Activation::relu, Activation::silu, Activation::tanh};
 
-// A fixed scale and zero: what lies outside of the range ends at its edge, however far it is.
+// A fixed scale and zero: values outside of the range become its edge, however far out they are.
 void test_quantize_fixed(const KernelTable &k) {
   for (const int cols : kSizes) {
     const int rows = 3, ldq = round_up(cols, kDepthStep);
@@ -303,7 +303,7 @@ void test_residual_rows(const KernelTable &k) {
     }
 }
 
-// What is taken is zeroed, lies on cache lines, is apart from the rest, and outlives what it was taken from.
+// Memory taken is zeroed, aligned to cache lines, separate, and outlives its source.
 void test_weight_memory() {
   std::vector<std::shared_ptr<void>> taken;
   const std::size_t sizes[] = {1, 63, 64, 65, 40 << 20, 20 << 20, 20 << 20, 5};
@@ -421,9 +421,10 @@ void test_pack_int8(const KernelTable &k) {
         scalar_kernels.pack_keys_int8(oracle.view(), oracle.packed());
         scalar_kernels.pack_values_int8(oracle.view(), oracle.packed());
         const int padded = round_up(length, kStrip), depth = round_up(d, 32);
-        const auto same = [&](const char *what, const auto &got, const auto &expected, std::size_t many) {
-          const auto at = std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(many), expected.begin());
-          CHECK(at.first == got.begin() + static_cast<std::ptrdiff_t>(many),
+        const auto same = [&](const char *what, const auto &got, const auto &expected, std::size_t count) {
+          const auto at =
+              std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(count), expected.begin());
+          CHECK(at.first == got.begin() + static_cast<std::ptrdiff_t>(count),
                 "%s %s length %d head size %d at %td: %g, "
                 "not %g",
                 k.name, what, length, d, at.first - got.begin(), static_cast<double>(*at.first),
@@ -464,7 +465,7 @@ void test_pack_int8(const KernelTable &k) {
       }
 }
 
-// Attention as the contract says it, in double: in float32, or from what was packed in eight bits.
+// Attention against the contract in double: in float32, or from what was packed in eight bits.
 void check_attention(const KernelTable &k, Head &head, bool int8, const char *what) {
   const auto got = head.attend(k, int8);
   const AttentionHead view = head.view();
@@ -581,7 +582,7 @@ void test_weights_int8(const KernelTable &k) {
   }
 }
 
-// A row sees its window and no key besides, and the bias of each place, whatever the size of the scores: queries may be
+// A row sees the keys of its window alone, with the bias of each, whatever the size of the scores: queries may be
 // so small that a score is 1e30 of their steps. Against the scalar float32 kernel.
 void test_window_and_bias(const KernelTable &k) {
   for (const int length : {5, 17, 64, 100})
@@ -655,7 +656,7 @@ bool all_finite(const float *x, int size) {
   return std::all_of(x, x + size, [](float v) { return std::isfinite(v); });
 }
 
-// A row that is not finite gives NaN, in eight bits as well, and the rows beside it are what they were.
+// A row that is not finite becomes NaN, also in eight bits; the rows beside it do not change.
 void test_not_finite_rows(const KernelTable &k) {
   constexpr int rows = 3;
   for (const int cols : kSizes)
@@ -867,7 +868,7 @@ void test_rotate(const KernelTable &k) {
     }
 }
 
-// What a table asks of memory fits what the engine gives.
+// The engine provides the memory that a table asks for.
 void test_table(const KernelTable &k) {
   CHECK(k.alignment >= 1 && kAlignment % k.alignment == 0, "%s alignment %d", k.name, k.alignment);
   CHECK(k.tile_rows >= 1 && k.overread_rows >= 0 && k.group >= 1 && kDepthStep % k.group == 0, "%s", k.name);

@@ -16,8 +16,8 @@
 namespace quaver {
 namespace {
 
-// How long a worker looks for the next call, or a caller for its last helper, before it sleeps. A layer's stages follow
-// each other within a few microseconds; waking a sleeper takes about fifty.
+// How long a worker looks for the next call, or a caller for its last helper, before it sleeps. The stages of a layer
+// follow each other within a few microseconds; waking a sleeper takes about fifty.
 constexpr std::chrono::microseconds kPatience{60};
 
 void breathe() {
@@ -56,8 +56,8 @@ struct ThreadPool::Place {
 #endif
 };
 
-// A worker runs where the caller may whom it helps. One that woke on the caller's own CPU moves to another: the
-// scheduler would leave the two there, taking turns, for milliseconds. Before it sleeps it gets that CPU back.
+// A worker may run where the caller it helps may. If it woke on the caller's own CPU it moves to another: the scheduler
+// would let the two take turns there for milliseconds. Before it sleeps, that CPU is allowed again.
 class ThreadPool::Home {
 public:
 #if defined(__linux__)
@@ -75,7 +75,7 @@ public:
     if (CPU_COUNT(&others) > 0)
       narrow_ = pthread_setaffinity_np(pthread_self(), sizeof others, &others) == 0;
   }
-  void rest() {
+  void sleep() {
     if (narrow_)
       widen();
   }
@@ -91,15 +91,15 @@ private:
   bool narrow_ = false;
 #else
   void enter(const Place &) {}
-  void rest() {}
+  void sleep() {}
 #endif
 };
 
 void Crew::take_items(bool leads) {
   Ticket ticket{ticket_.load(std::memory_order_acquire)};
   while (ticket.word != finished && !ticket.empty()) {
-    const std::uint64_t rest = leads ? ticket.word + 1 : ticket.word - (std::uint64_t{1} << Ticket::bits);
-    if (!ticket_.compare_exchange_weak(ticket.word, rest, std::memory_order_acq_rel, std::memory_order_acquire))
+    const std::uint64_t left = leads ? ticket.word + 1 : ticket.word - (std::uint64_t{1} << Ticket::bits);
+    if (!ticket_.compare_exchange_weak(ticket.word, left, std::memory_order_acq_rel, std::memory_order_acquire))
       continue;
     {
       struct Done {
@@ -249,7 +249,7 @@ void ThreadPool::start_workers(int wanted) {
     while (static_cast<int>(workers_.size()) < wanted)
       workers_.emplace_back([this] { worker(); });
   } catch (const std::system_error &) {
-    // The system gives no more threads: those that are there, or the caller alone, do the work.
+    // No more threads to be had: the existing ones, or the caller alone, do the work.
   }
 }
 
@@ -264,7 +264,7 @@ ThreadPool::Job *ThreadPool::find_job() {
 // Waits for a call after the `seen`th; false when the pool ends.
 bool ThreadPool::await_call(unsigned seen, Home &home) {
   if (!spin([&] { return calls_.load(std::memory_order_acquire) != seen; }))
-    home.rest();
+    home.sleep();
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [&] { return stop_ || calls_.load(std::memory_order_relaxed) != seen; });
   return !stop_;

@@ -1,9 +1,9 @@
 // The worker pool: one for the process, shared by every encoder.
 //
 // A call hands over items and works on them itself; workers that are free help. Nothing waits for a worker that the
-// operating system does not run: the caller can finish alone, so foreign load costs its share and no more. Workers look
-// for the next call for some microseconds and then sleep: an idle pool uses no CPU. Threads start with the first call
-// that wants them. After a fork the child builds its own pool when it first needs one.
+// operating system does not run: the caller can finish alone, so other programs cost their share and no more. Workers
+// look for the next call for some microseconds and then sleep: an idle pool uses no CPU. Threads start with the first
+// call that wants them. After a fork the child builds its own pool when it first needs one.
 #pragma once
 
 #include <algorithm>
@@ -21,11 +21,11 @@ namespace quaver {
 // Threads that go through many short stages together. Handing one over costs some hundred nanoseconds while helpers
 // spin: they stay with the crew from stage to stage instead of being called for each.
 //
-// One thread leads and publishes stages; it takes items like everyone else and waits only for items that a helper has
-// begun. It takes them from the front, helpers from behind: with one helper, each core meets in the next stage what it
-// wrote in this one.
+// One thread leads and publishes stages. It takes items like everyone else and waits only for items that a helper has
+// begun. The leader takes items from the front, helpers take them from the back: with one helper, each core reads in
+// the next stage what it wrote in this one.
 class Crew {
-  // The stage's number and the items [front, back) that nobody has taken, in one word: who takes an item takes it of
+  // The stage's number and the items [front, back) that nobody has taken, in one word: a taken item belongs to
   // this stage.
   struct Ticket {
     std::uint64_t word;
@@ -85,7 +85,7 @@ public:
   // Calls work(item) once for each item in [0, items), on the calling thread and at most width - 1 workers; returns
   // when all are done. Several threads may call at once. Work throws std::bad_alloc or nothing; then items are left out
   // and run throws it when nobody works any more. What else unwinds the calling thread (pthread_exit does) also waits
-  // for the helpers: they work on what lies on its stack.
+  // for the helpers: they use objects on its stack.
   template <class Work> void run(int items, int width, Work &&work) {
     if (items <= 1 || width <= 1) {
       for (int item = 0; item < items; ++item)

@@ -11,7 +11,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   using Linear = LinearKernels<L, Tile>;
   // Scratch for each key: rows of float scores for `attend`; for `attend_int8` rows of float scores, then of bytes.
   static constexpr int score_bytes = L::float_rows * 4 > Tile::rows * 5 ? L::float_rows * 4 : Tile::rows * 5;
-  static constexpr float kHidden = 1000.0f; // powers of two between a row's highest score and what it does not see
+  static constexpr float kHidden = 1000.0f; // powers of two between a row's highest score and a hidden one
 
   static void pack_keys(const AttentionHead &head, float *packed) noexcept {
     const int d = head.head_size;
@@ -23,9 +23,9 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     }
   }
 
-  // Turns a row of scores into weights of a softmax that are not yet divided by their sum; returns the sum's inverse.
+  // Turn a row of scores into the weights of a softmax, not yet divided by their sum; return the inverse of the sum.
   static float exponentials(float *scores, int length) {
-    const int full = length / L::width * L::width, rest = length - full;
+    const int full = length / L::width * L::width, tail = length - full;
     float top = scores[0];
     for (int j = full; j < length; ++j)
       top = top < scores[j] ? scores[j] : top;
@@ -39,15 +39,15 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       L::store(scores + j, e);
       sum = L::add(sum, e);
     }
-    if (rest > 0) {
-      const V e = L::keep_first(exp2<L>(L::sub(L::load_first(scores + full, rest), shift)), rest);
-      L::store_first(scores + full, e, rest);
+    if (tail > 0) {
+      const V e = L::keep_first(exp2<L>(L::sub(L::load_first(scores + full, tail), shift)), tail);
+      L::store_first(scores + full, e, tail);
       sum = L::add(sum, e);
     }
     return 1.0f / L::sum(sum);
   }
 
-  // Adds the bias of each place to a row of scores and hides the keys outside of the row's window; returns the largest.
+  // Add the bias of each key to a row of scores and hide the keys outside of the row's window; return the largest.
   // Scores are score / scale.
   static float place(const AttentionHead &head, int row, float *scores, float scale) {
     const int begin = head.window > 0 && row > head.window ? row - head.window : 0;
@@ -56,7 +56,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     V top = L::set(-kLargest);
     const float *bias = head.bias == nullptr ? nullptr : head.bias + row * head.bias_step;
     const V inverse = L::set(1.0f / scale);
-    const int full = head.length / L::width * L::width, rest = head.length - full;
+    const int full = head.length / L::width * L::width, tail = head.length - full;
     for (int j = 0; j < full; j += L::width) {
       V v = L::load(scores + j);
       if (bias != nullptr) {
@@ -65,23 +65,22 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       }
       top = L::max(top, v);
     }
-    if (rest > 0) {
-      V v = L::load_first(scores + full, rest);
+    if (tail > 0) {
+      V v = L::load_first(scores + full, tail);
       if (bias != nullptr) {
-        v = L::fma(L::load_first(bias + full, rest), inverse, v);
-        L::store_first(scores + full, v, rest);
+        v = L::fma(L::load_first(bias + full, tail), inverse, v);
+        L::store_first(scores + full, v, tail);
       }
-      top = L::max(top, L::first_or(v, rest, top));
+      top = L::max(top, L::first_or(v, tail, top));
     }
     const float highest = L::greatest(top), magnitude = highest < 0.0f ? -highest : highest;
-    // So far below the highest that the softmax gives no weight, whatever the scale; no infinity, which 0 would make a
-    // NaN.
+    // So far below the highest score that the softmax weight is zero at any scale. Not infinity: times 0 it is NaN.
     const float far = kHidden / scale;
     hide(head, begin, end, highest - (far > magnitude ? far : magnitude), scores);
     return highest;
   }
 
-  // Gives a score to the keys outside of [begin, end).
+  // Set the score of the keys outside of [begin, end).
   static void hide(const AttentionHead &head, int begin, int end, float score, float *scores) {
     for (int j = 0; j < begin; ++j)
       scores[j] = score;
@@ -164,7 +163,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return L::sixteen_s8(last, factor);
   }
 
-  // Keys are a linear layer: a row of ones gives the sum of each.
+  // Keys are a linear layer: multiplied by a row of ones, each is its sum.
   static void sum_keys(const Int8Head &packed, int keys, int depth) {
     alignas(64) std::uint8_t ones[kMaxHead];
     __builtin_memset(ones, 1, static_cast<std::size_t>(round_up(depth, kDepthStep)));

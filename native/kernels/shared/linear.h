@@ -1,4 +1,4 @@
-// Linear layers: rows to u8, the loops around the int8 tile, the float tile, and what turns sums into outputs.
+// Linear layers: quantization of rows, the loops around the int8 tile, the float tile, and the outputs from the sums.
 #pragma once
 
 #include "kernels/shared/vector_math.h"
@@ -6,8 +6,8 @@
 namespace quaver {
 namespace {
 
-// What a tile asks for while it multiplies, some cache lines a step: weights that will be read next and that the
-// hardware does not see coming. A step multiplies four lines, so one of them is a quarter of the next panel.
+// Prefetches of a tile while it multiplies, some cache lines a step: the weights needed next, which the hardware does
+// not predict. A step multiplies four lines, so one of them is a quarter of the next panel.
 template <int kLines> struct Ahead {
   const std::int8_t *line;
   void fetch() {
@@ -107,8 +107,8 @@ void float_tiles(const float *x, std::ptrdiff_t ldx, int rows, const float *w, s
   }
 }
 
-// y[rows][columns] = x[rows][depth] * w[depth][columns]. What is left of the columns behind the widest tiles goes
-// through narrower ones: a narrow head has no others, and one chain of multiply-adds alone would wait for itself.
+// y[rows][columns] = x[rows][depth] * w[depth][columns]. Columns left over by the widest tiles go through narrower
+// ones of as many rows. A narrow head has no others, and a single chain of multiply-adds would wait for itself.
 template <class L>
 void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
                 int columns, float *y, std::ptrdiff_t ldy) {
@@ -169,8 +169,8 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  // q = round(x * factor) + origin, and the padding. kHold for values that nobody has looked at: they may lie far
-  // outside of the range and must not leave int32 on their way to its edge, and `seen` watches them.
+  // q = round(x * factor) + origin, and the padding. kHold for values not checked before: they may be far
+  // outside of the range and must not leave int32 before they are clamped, and `seen` watches them.
   template <bool kHold>
   static void round_row(const float *x, int cols, V factor, std::int32_t origin, std::uint8_t *q, V &seen) {
     const auto scaled = [factor, &seen](V v) {
@@ -272,7 +272,7 @@ template <class L, class Tile> struct LinearKernels {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
       // The tiles share out the quarters of the next panel, two at most for each, so that memory is asked for all the
-      // time. Behind the last one lies some other memory: asking for it is never a fault.
+      // time. Other memory follows the last one: a prefetch never faults.
       int quarters = 4;
       const std::int8_t *next = weights + panel_bytes;
       for (int r = 0, height; r < all; r += height) {

@@ -20,7 +20,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
 
   static void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                        const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
-    const int full = cols / L::width * L::width, rest = cols - full;
+    const int full = cols / L::width * L::width, tail = cols - full;
     for (int r = 0; r < rows; ++r, x += ldx, out += ldo) {
       V sum = L::zero();
       for (int c = 0; c < full; c += L::width) {
@@ -31,11 +31,11 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
         }
         sum = L::add(sum, v);
       }
-      if (rest > 0) {
-        V v = L::load_first(x + full, rest);
+      if (tail > 0) {
+        V v = L::load_first(x + full, tail);
         if (y != nullptr) {
-          v = L::add(v, L::load_first(y + full, rest));
-          L::store_first(x + full, v, rest);
+          v = L::add(v, L::load_first(y + full, tail));
+          L::store_first(x + full, v, tail);
         }
         sum = L::add(sum, v);
       }
@@ -51,8 +51,8 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
         const V v = L::sub(L::load(x + c), mean);
         square = L::fma(v, v, square);
       }
-      if (rest > 0) {
-        const V v = L::keep_first(L::sub(L::load_first(x + full, rest), mean), rest);
+      if (tail > 0) {
+        const V v = L::keep_first(L::sub(L::load_first(x + full, tail), mean), tail);
         square = L::fma(v, v, square);
       }
       const float variance = L::sum(square) / static_cast<float>(cols) + eps;
@@ -62,10 +62,10 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
         const V v = L::mul(L::sub(L::load(x + c), mean), factor);
         L::store(out + c, L::fma(v, L::load(gamma + c), L::load(beta + c)));
       }
-      if (rest > 0) {
-        const V v = L::mul(L::sub(L::load_first(x + full, rest), mean), factor);
-        L::store_first(out + full, L::fma(v, L::load_first(gamma + full, rest), L::load_first(beta + full, rest)),
-                       rest);
+      if (tail > 0) {
+        const V v = L::mul(L::sub(L::load_first(x + full, tail), mean), factor);
+        L::store_first(out + full, L::fma(v, L::load_first(gamma + full, tail), L::load_first(beta + full, tail)),
+                       tail);
       }
     }
   }
@@ -87,16 +87,16 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
       for (; c + L::width <= cols; c += L::width)
         L::store(x + c, L::mul(activate<L>(L::load(x + gated + c), act), L::load(x + other + c)));
       if (c < cols) {
-        const int rest = cols - c;
-        const V v = activate<L>(L::load_first(x + gated + c, rest), act);
-        L::store_first(x + c, L::mul(v, L::load_first(x + other + c, rest)), rest);
+        const int tail = cols - c;
+        const V v = activate<L>(L::load_first(x + gated + c, tail), act);
+        L::store_first(x + c, L::mul(v, L::load_first(x + other + c, tail)), tail);
       }
     }
   }
 
   static void rotate(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
                      const float *sine) noexcept {
-    const int half = head_size / 2, full = half / L::width * L::width, rest = half - full;
+    const int half = head_size / 2, full = half / L::width * L::width, tail = half - full;
     for (int r = 0; r < rows; ++r, x += ldx, cosine += half, sine += half)
       for (int h = 0; h < heads; ++h) {
         float *first = x + h * head_size, *second = first + half;
@@ -105,11 +105,11 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
           L::store(first + c, L::sub(L::mul(a, cos), L::mul(b, sin)));
           L::store(second + c, L::fma(b, cos, L::mul(a, sin)));
         }
-        if (rest > 0) {
-          const V a = L::load_first(first + full, rest), b = L::load_first(second + full, rest),
-                  cos = L::load_first(cosine + full, rest), sin = L::load_first(sine + full, rest);
-          L::store_first(first + full, L::sub(L::mul(a, cos), L::mul(b, sin)), rest);
-          L::store_first(second + full, L::fma(b, cos, L::mul(a, sin)), rest);
+        if (tail > 0) {
+          const V a = L::load_first(first + full, tail), b = L::load_first(second + full, tail),
+                  cos = L::load_first(cosine + full, tail), sin = L::load_first(sine + full, tail);
+          L::store_first(first + full, L::sub(L::mul(a, cos), L::mul(b, sin)), tail);
+          L::store_first(second + full, L::fma(b, cos, L::mul(a, sin)), tail);
         }
       }
   }

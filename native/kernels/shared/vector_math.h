@@ -8,15 +8,15 @@ namespace {
 
 inline int least(int a, int b) { return a < b ? a : b; }
 
-constexpr float kLargest = 0x1.fffffep127f; // of what is finite
+constexpr float kLargest = 0x1.fffffep127f; // finite float32
 
-// L::min and L::max give their second operand when either is NaN: a bound stands first, so that NaN stays NaN.
+// L::min and L::max return their second operand when either is NaN. The bound comes first, so NaN stays NaN.
 
 // Adds nothing to `seen` when v is finite and NaN when it is not: one instruction beside those that wait for memory.
 template <class L> typename L::V watch(typename L::V seen, typename L::V v) { return L::fma(v, L::zero(), seen); }
 
 // 2^x for x <= 126, from a polynomial of degree 6 on [-1/2, 1/2] (Chebyshev fit, relative error 3e-9 before rounding).
-// Below -126 it stays at 2^-126: a term of a softmax that is smaller than that is nothing.
+// Below -126 it stays at 2^-126: smaller terms of a softmax do not count.
 template <class L> typename L::V exp2(typename L::V x) {
   x = L::max(L::set(-126.0f), x);
   const auto n = L::round(x);

@@ -1,7 +1,7 @@
 // The vector intrinsics of x86, or their emulation.
 //
-// With QUAVER_EMULATE defined, SIMDe gives every intrinsic a portable form, so that the kernels of an instruction set
-// that the building machine lacks can be tested on it, bit for bit in the integers. Release builds never define it.
+// With QUAVER_EMULATE defined, SIMDe replaces every intrinsic by portable code. Kernels of an instruction set that this
+// machine lacks can then be tested on it, bit for bit in the integers. Release builds never define it.
 #pragma once
 
 #ifdef QUAVER_EMULATE

@@ -46,20 +46,20 @@ struct Lanes : SixteenBytes {
   static void store_first(float *p, V v, int n) { _mm256_maskstore_ps(p, first(n), v); }
   static V keep_first(V v, int n) { return _mm256_and_ps(v, _mm256_castsi256_ps(first(n))); }
 
-  // v in the first n lanes, other in the rest.
+  // v in the first n lanes, other in those after.
   static V first_or(V v, int n, V other) { return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(first(n))); }
 
   static V from_s32(const std::int32_t *p) {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
   }
 
-  // Eight bytes: the nearest integers to v, plus origin, held to 0..255.
+  // Eight bytes: the nearest integers to v, plus origin, clamped to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
     store_bytes(p, _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(origin)));
   }
 
   static __m256i to_s32(V v) { return _mm256_cvtps_epi32(v); }
-  // Eight bytes from integers, held to 0..255.
+  // Eight bytes from integers, clamped to 0..255.
   static void store_bytes(std::uint8_t *p, __m256i v) {
     const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     _mm_storel_epi64(reinterpret_cast<__m128i *>(p), _mm_packus_epi16(words, words));

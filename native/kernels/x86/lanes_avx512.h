@@ -58,7 +58,7 @@ struct Lanes : SixteenBytes {
 #endif
   static V keep_first(V v, int n) { return _mm512_maskz_mov_ps(first(n), v); }
 
-  // v in the first n lanes, other in the rest.
+  // v in the first n lanes, other in those after.
   static V first_or(V v, int n, V other) { return _mm512_mask_mov_ps(other, first(n), v); }
 
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
@@ -81,9 +81,9 @@ struct Lanes : SixteenBytes {
   static __m128i to_u8(__m512i v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
   static __m128i to_s8(__m512i v) { return _mm512_cvtsepi32_epi8(v); }
 #endif
-  // Sixteen bytes from integers, held to 0..255.
+  // Sixteen bytes from integers, clamped to 0..255.
   static void store_bytes(std::uint8_t *p, __m512i v) { _mm_storeu_si128(reinterpret_cast<__m128i *>(p), to_u8(v)); }
-  // Sixteen bytes from integers >= 0, held to 255: the largest weight may be rounded to 256.
+  // Sixteen bytes from integers >= 0, clamped to 255: the largest weight may be rounded to 256.
 #ifdef QUAVER_EMULATE
   static void store_weights(std::uint8_t *p, __m512i v) { store_bytes(p, v); }
 #else
@@ -91,7 +91,7 @@ struct Lanes : SixteenBytes {
     _mm_storeu_si128(reinterpret_cast<__m128i *>(p), _mm512_cvtusepi32_epi8(v));
   }
 #endif
-  // Sixteen bytes: the nearest integers to v, plus origin, held to 0..255.
+  // Sixteen bytes: the nearest integers to v, plus origin, clamped to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
     store_bytes(p, _mm512_add_epi32(_mm512_cvtps_epi32(v), _mm512_set1_epi32(origin)));
   }
