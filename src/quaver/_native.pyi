@@ -1,44 +1,44 @@
-"""Types of the native module (native/bindings.cpp)."""
+"""
+The native engine. Private: use quaver.Embedder, or quaver.engine.Engine for token batches.
+"""
 
-from typing import TypeAlias
+from collections.abc import Sequence
+import enum
+from typing import Annotated
 
-import numpy as np
+import numpy
 from numpy.typing import NDArray
 
-_Floats: TypeAlias = NDArray[np.float32]
-# Weight and bias; weight, scale and bias; the same with the scale and zero of its input.
-LinearParts: TypeAlias = (
-    tuple[_Floats, _Floats]
-    | tuple[NDArray[np.int8], _Floats, _Floats]
-    | tuple[NDArray[np.int8], _Floats, _Floats, float, int]
-)
-_Norm: TypeAlias = tuple[_Floats, _Floats]
+class Activation(enum.Enum):
+    gelu = 1
 
-compiler: str
-emulated: bool
+    gelu_tanh = 2
 
-def instruction_sets() -> list[tuple[str, bool]]: ...
-def cpu_name() -> str: ...
+    relu = 3
 
-class Activation:
-    gelu: Activation
-    gelu_tanh: Activation
-    relu: Activation
-    silu: Activation
-    tanh: Activation
-    none: Activation
+    silu = 4
 
-class Gate:
-    none: Gate
-    first: Gate
-    last: Gate
+    tanh = 5
 
-class Pooling:
-    cls: Pooling
-    mean: Pooling
-    max: Pooling
-    lasttoken: Pooling
-    mean_sqrt_len_tokens: Pooling
+    none = 0
+
+class Gate(enum.Enum):
+    none = 0
+
+    first = 1
+
+    last = 2
+
+class Pooling(enum.Enum):
+    cls = 0
+
+    mean = 1
+
+    max = 2
+
+    lasttoken = 3
+
+    mean_sqrt_len_tokens = 4
 
 class EncoderSpec:
     def __init__(
@@ -55,7 +55,7 @@ class EncoderSpec:
         activation: Activation,
         gate: Gate,
         norm_first: bool,
-        pooling: list[Pooling],
+        pooling: Sequence[Pooling],
         normalize: bool,
     ) -> None: ...
 
@@ -64,43 +64,371 @@ class Encoder:
         self,
         spec: EncoderSpec,
         isa: str,
-        word: _Floats,
-        position: _Floats | None,
-        token_type: _Floats | None,
-        norm: _Norm,
+        word: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        position: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ]
+        | None,
+        token_type: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ]
+        | None,
+        norm: tuple[
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ],
     ) -> None: ...
     def add_layer(
         self,
-        qkv: LinearParts,
-        out: LinearParts,
-        attention_norm: _Norm | None,
-        up: LinearParts,
-        down: LinearParts,
-        output_norm: _Norm,
+        qkv: tuple[
+            Annotated[
+                NDArray[numpy.float32],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            float,
+            int,
+        ],
+        out: tuple[
+            Annotated[
+                NDArray[numpy.float32],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            float,
+            int,
+        ],
+        attention_norm: tuple[
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | None,
+        up: tuple[
+            Annotated[
+                NDArray[numpy.float32],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            float,
+            int,
+        ],
+        down: tuple[
+            Annotated[
+                NDArray[numpy.float32],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ]
+        | tuple[
+            Annotated[
+                NDArray[numpy.int8],
+                dict(shape=(None, None), order="C", device="cpu", writable=False),
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            float,
+            int,
+        ],
+        output_norm: tuple[
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ],
         window: int,
         rotary: int,
-        position_queries: list[LinearParts],
-        position_keys: list[LinearParts],
+        position_queries: Sequence[
+            tuple[
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+            ]
+            | tuple[
+                Annotated[
+                    NDArray[numpy.int8],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+            ]
+            | tuple[
+                Annotated[
+                    NDArray[numpy.int8],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                float,
+                int,
+            ]
+        ],
+        position_keys: Sequence[
+            tuple[
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+            ]
+            | tuple[
+                Annotated[
+                    NDArray[numpy.int8],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+            ]
+            | tuple[
+                Annotated[
+                    NDArray[numpy.int8],
+                    dict(shape=(None, None), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                Annotated[
+                    NDArray[numpy.float32],
+                    dict(shape=(None,), order="C", device="cpu", writable=False),
+                ],
+                float,
+                int,
+            ]
+        ],
     ) -> None: ...
-    def set_relative_rows(self, rows: NDArray[np.int32], span: int) -> None: ...
-    def add_rotary(self, cosine: _Floats, sine: _Floats) -> None: ...
-    def set_final_norm(self, norm: _Norm) -> None: ...
-    def set_distance_bias(self, bias: _Floats, reach: int) -> None: ...
-    def add_dense(self, weight: _Floats, bias: _Floats, activation: Activation) -> None: ...
-    def add_norm(self, norm: _Norm, eps: float) -> None: ...
+    def set_relative_rows(
+        self,
+        rows: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        span: int,
+    ) -> None: ...
+    def add_rotary(
+        self,
+        cosine: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        sine: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+    ) -> None: ...
+    def set_final_norm(
+        self,
+        norm: tuple[
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ],
+    ) -> None: ...
+    def set_distance_bias(
+        self,
+        bias: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        reach: int,
+    ) -> None: ...
+    def add_dense(
+        self,
+        weight: Annotated[
+            NDArray[numpy.float32],
+            dict(shape=(None, None), order="C", device="cpu", writable=False),
+        ],
+        bias: Annotated[
+            NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        activation: Activation,
+    ) -> None: ...
+    def add_norm(
+        self,
+        norm: tuple[
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+            Annotated[
+                NDArray[numpy.float32], dict(shape=(None,), order="C", device="cpu", writable=False)
+            ],
+        ],
+        eps: float,
+    ) -> None: ...
     def accepts(
         self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int32],
-        type_ids: NDArray[np.int32] | None,
+        ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offsets: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        type_ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ]
+        | None,
     ) -> bool: ...
     def encode(
         self,
-        ids: NDArray[np.int32],
-        offsets: NDArray[np.int32],
-        type_ids: NDArray[np.int32] | None,
+        ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offsets: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        type_ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ]
+        | None,
         threads: int,
-        vectors: _Floats,
+        vectors: Annotated[
+            NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")
+        ],
     ) -> int | None: ...
     @property
     def weight_bytes(self) -> int: ...
+
+def instruction_sets() -> list[tuple[str, bool]]: ...
+def cpu_name() -> str: ...
+
+compiler: str
+
+emulated: bool

@@ -18,15 +18,27 @@ LIBRARIES = {
     "integrations/haystack.md": "haystack",
     "integrations/langchain.md": "langchain_core",
     "integrations/llamaindex.md": "llama_index",
+    "guide/embed.md": "quaver",
     "guide/migration.md": "quaver",
+    "guide/quantize.md": "quaver",
+    "guide/rerank.md": "quaver",
     "integrations/mteb.md": "mteb",
     "integrations/others.md": "quaver",
     "integrations/sentence-transformers.md": "sentence_transformers",
 }
 PAGES = [page for page, library in LIBRARIES.items() if find_spec(library)]
+GUIDE = {
+    f"guide/{path.name}"
+    for path in (DOCS / "guide").glob("*.md")
+    if path.read_text(encoding="utf-8").split("\n\n", 2)[1].startswith("```python")
+}
 MODEL = os.environ.get("QUAVER_TEST_MODEL")
 
 FIRST_BLOCK = re.compile(r"\A# [^\n]+\n\n```python\n(.+?)```\n\n((?:    [^\n]*\n)+)", re.DOTALL)
+
+
+def test_every_guide_that_begins_with_code_is_run() -> None:
+    assert GUIDE == {page for page in LIBRARIES if page.startswith("guide/")}
 
 
 @pytest.mark.skipif(MODEL is None, reason="QUAVER_TEST_MODEL names the real model's folder")

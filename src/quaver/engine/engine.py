@@ -43,6 +43,14 @@ from quaver.models import (
 Precision = Literal["int8", "float32"]
 PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
 
+_Floats = NDArray[np.float32]
+# Weight and bias; weight, scale and bias; the same with scale and zero point of the input.
+_LinearParts = (
+    tuple[_Floats, _Floats]
+    | tuple[NDArray[np.int8], _Floats, _Floats]
+    | tuple[NDArray[np.int8], _Floats, _Floats, float, int]
+)
+
 
 class Engine:
     """An encoder with its weights packed for one instruction set.
@@ -350,7 +358,7 @@ def _with_copied_tables(weights: EncoderWeights) -> EncoderWeights:
     )
 
 
-def _native_linear(linear: Linear) -> _native.LinearParts:
+def _native_linear(linear: Linear) -> _LinearParts:
     if isinstance(linear, LinearWeights):
         return linear.weight, linear.bias
     if linear.input is None:
