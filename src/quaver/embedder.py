@@ -87,18 +87,18 @@ class Embedder:
 
     Attributes:
         name: hub id or folder name.
-        source: what `from_pretrained` takes to load this model again, in any process: the hub id,
-            or the folder's absolute path.
+        source: the name that loads this model again in any process: the hub id, or the folder's
+            absolute path.
         spec: the encoder as data.
         precision: "int8" or "float32".
-        prompts: texts that go before a text, by name.
+        prompts: words that go before a text, by name.
         default_prompt_name: the prompt `encode` uses when none is named.
-        max_seq_length: most tokens of a text, special tokens included; longer texts lose their end.
+        max_seq_length: most tokens of a text, special tokens included; longer texts are cut.
         truncate_dim: leading components kept of every vector, or None for all.
         normalize: whether vectors have length 1.
         tokenizer: the model's tokenizer.
         fingerprint: 64 hex digits that say which vectors can be compared: the model's files,
-            pooling, normalisation, truncate_dim and the document prompt. The same for int8 and
+            pooling, normalization, truncate_dim and the document prompt. The same for int8 and
             float32.
     """
 
@@ -114,8 +114,8 @@ class Embedder:
 
         Args:
             model: the model.
-            prompts: prompts by name; None takes the folder's.
-            truncate_dim: leading components kept; None takes the folder's, else all.
+            prompts: prompts by name; None uses the folder's.
+            truncate_dim: leading components kept; None uses the folder's, else all.
 
         Raises:
             InputError: an argument is outside its rule.
@@ -170,15 +170,15 @@ class Embedder:
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
                 the weights as they are.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text; None takes the most that the model allows.
-            truncate_dim: leading components to keep, 1 to all, for models trained so; None follows
-                the folder.
+            max_seq_length: most tokens of a text; None allows the model's maximum.
+            truncate_dim: leading components to keep, 1 to all, for models trained for it; None
+                follows the folder.
             pooling: "cls" or "mean", for a folder that does not say; not against one that does.
             normalize: whether vectors get length 1; None follows modules.json (no modules.json:
                 they do not).
             prompts: prompts by name, instead of the folder's.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            isa: force an instruction set; None takes the best.
+            threads: threads of the engine; None uses the CPUs this process may use.
+            isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
             token: access token of the hub.
 
@@ -207,7 +207,7 @@ class Embedder:
         return cls(model, prompts=prompts, truncate_dim=truncate_dim)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what loads the model again; see the class."""
+        """Pickle the name and options that load the model again; see the class."""
         return _reopened, (self.source, self._options, self.fingerprint)
 
     def __repr__(self) -> str:
@@ -319,9 +319,9 @@ class Embedder:
             it twice.
 
         Args:
-            texts: one text or many; the empty text is valid, an empty list too.
-            prompt_name: a name in `prompts`; None takes the model's default prompt, if it has one.
-            prompt: a text to put before every text, instead of a named one; "" for none.
+            texts: one text, or any sequence of texts; empty texts and lists are valid.
+            prompt_name: a name in `prompts`; None uses the model's default prompt, if it has one.
+            prompt: a text to put before every text, instead of a named one; "" for no prompt.
             normalize: overrides the model's own.
             truncate_dim: overrides the model's own; 1 to all.
             output: "float32", "int8" (unit vectors times 127, rounded) or "binary" (packed signs).
@@ -329,8 +329,8 @@ class Embedder:
             show_progress_bar: a bar on stderr.
 
         Returns:
-            A str gives (D,), many give (N, D), none (0, D); float32 or int8, C-contiguous. binary:
-            uint8 of ceil(D / 8).
+            (D,) for a str, (N, D) for N texts, also for N = 0; float32 or int8, C-contiguous. "binary"
+            is uint8 with ceil(D / 8) columns.
 
         Raises:
             InputError: an argument or a text is outside its rule; a text's position is named.
@@ -405,7 +405,7 @@ class Embedder:
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
     ) -> Vector | Matrix | ShortVector | ShortMatrix:
-        """Turn queries into vectors: `encode` with the prompt "query", none if there is none."""
+        """Turn queries into vectors: `encode` with the prompt "query", if the model has one."""
         return self.encode(
             texts,
             prompt=query_prompt(self.prompts),
@@ -499,7 +499,7 @@ class Embedder:
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
     ) -> EncodeReport:
-        """Do what `encode` does, with its arguments and errors, and count tokens and cut texts."""
+        """Encode as `encode` does, and count tokens and truncated texts."""
         report = self._encode(
             [texts] if isinstance(texts, str) else text_list(texts),
             prompt_name=prompt_name,
@@ -624,7 +624,7 @@ class Embedder:
         return convert(pooled, normalize=self.normalize, output="float32")
 
     def encode_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn token ids into vectors, for callers that tokenize themselves.
+        """Turn token ids into vectors, for callers with a tokenizer of their own.
 
         Args:
             ids: int32 (T,), the tokens of all texts, special tokens included, each in [0, V).

@@ -6,17 +6,17 @@
     │   ├── ModelFolderError               a file of the folder is missing, broken or contradicts another
     │   ├── WeightsError                   a tensor is missing, has a wrong shape or dtype, or is not finite
     │   ├── UnsupportedArchitectureError   an architecture, or one of its options, that Quaver does not run
-    │   ├── PoolingError                   the folder does not say how to pool and nobody else did
+    │   ├── PoolingError                   the folder does not say how to pool, and no argument does
     │   └── TokenizerError                 the tokenizer is missing, broken or does not fit the vocabulary
     ├── InputError (ValueError)            an argument of a call is outside its rule
     │   └── TokenRangeError                a token, token type or position id is outside its table
-    ├── EngineError                        the native engine cannot run as asked, or gives NaN
+    ├── EngineError                        the native engine cannot run as asked, or returns NaN
     │   └── InstructionSetError            the instruction set is unknown, or this machine lacks it
     ├── QuantizationError                  a model cannot be quantized as asked, or the result not written
     │   └── CalibrationError               the calibration text is missing, unreadable or too little
     ├── DocumentError                      a document, or a folder of documents, cannot be read
     ├── LanguageModelError                 a language model cannot be reached, refuses, or breaks off
-    ├── TaskError                          a task to evaluate on cannot be read, or not be measured so
+    ├── TaskError                          a task to evaluate on cannot be read, or a model not measured on it
     └── StoreError                         a store cannot be used
         ├── StoreNotFoundError             nothing is stored at this path
         ├── StoreExistsError               something is already stored at this path
@@ -26,7 +26,7 @@
         ├── StoreWriteError                writing failed: disk full, read-only folder
         └── StoreUnavailableError          the store's server cannot be reached, or went away
 
-A message says the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
+A message states the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
 of them; nothing is half written when one is raised. A missing extra is an ordinary ``ImportError``
 that names the extra to install; ``needs_extra`` raises it.
 """

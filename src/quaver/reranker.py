@@ -1,4 +1,4 @@
-"""Documents put in order for a query: by a cross-encoder, or by the similarity of vectors."""
+"""Ranking documents for a query, by a cross-encoder or by the similarity of vectors."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class Ranked:
     """One ranked document.
 
     Attributes:
-        index: its position among the documents that were given.
-        score: the higher, the better it fits the query.
+        index: its position in the list of documents.
+        score: higher means more relevant.
         text: the document.
     """
 
@@ -93,9 +93,9 @@ class Ranker(ABC):
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" keeps them.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text or pair; None takes the most the model allows.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            isa: force an instruction set; None takes the best.
+            max_seq_length: most tokens of a text or pair; None allows the model's maximum.
+            threads: threads of the engine; None uses the CPUs this process may use.
+            isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
             token: access token of the hub.
 
@@ -148,13 +148,13 @@ class CrossEncoder(Ranker):
 
     Attributes:
         name: hub id or folder name.
-        source: what `from_pretrained` takes to load this model again.
+        source: the name that loads this model again in any process.
         precision: "int8" or "float32".
         max_seq_length: most tokens of query and document together, special tokens included.
-        labels: how many scores a pair gets; 1 for a reranker.
+        labels: number of scores for a pair; 1 for a reranker.
         label_names: their names, as config.json has them.
-        activation: what `predict` applies to the scores when it is not told: what the model says,
-            else "sigmoid" for one label and "identity" for several.
+        activation: what `predict` applies to the scores by default: what the model says, else "sigmoid"
+            for one label and "identity" for several.
         tokenizer: the model's tokenizer.
     """
 
@@ -166,7 +166,7 @@ class CrossEncoder(Ranker):
             model: a model with a classification head.
 
         Raises:
-            UnsupportedArchitectureError: the model wants an activation that Quaver does not have.
+            UnsupportedArchitectureError: Quaver does not have the model's activation.
         """
         check_loaded("CrossEncoder", model, LoadedModel)
         self._folder, self._options = model.folder, model.options
@@ -201,9 +201,9 @@ class CrossEncoder(Ranker):
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
                 the weights as they are. The head is float32 in both.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a pair; None takes the most that the model allows.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            isa: force an instruction set; None takes the best.
+            max_seq_length: most tokens of a pair; None allows the model's maximum.
+            threads: threads of the engine; None uses the CPUs this process may use.
+            isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
             token: access token of the hub.
 
@@ -229,7 +229,7 @@ class CrossEncoder(Ranker):
         return cls(model)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle what loads the model again; see the class."""
+        """Pickle the name and options that load the model again; see the class."""
         return _reopened, (self.source, self._options, self._folder.fingerprint)
 
     def __repr__(self) -> str:
@@ -263,7 +263,7 @@ class CrossEncoder(Ranker):
         Formula:
             activation(head(encoder(query, document)))
 
-        A document that does not fit beside its query loses its end; a query is never cut.
+        A document too long to fit with its query is cut; a query never is.
 
         Args:
             pairs: (query, document), or any two texts.
@@ -302,12 +302,11 @@ class CrossEncoder(Ranker):
             top_k: how many to return; None returns all.
 
         Returns:
-            At most top_k ranked documents, scores as `predict` gives them; of equal ones the earlier
-            first.
+            At most top_k ranked documents, with the scores of `predict`; ties keep their order.
 
         Raises:
             InputError: an argument is outside its rule, the query leaves no room for a document, or
-                the model has several labels, so that no score says which document is better.
+                the model has several labels, so no single score ranks documents.
         """
         if self.labels != 1:
             names = ", ".join(self.label_names)
@@ -356,7 +355,7 @@ class BiEncoderRanker(Ranker):
                 `encode_document`.
 
         Raises:
-            InputError: embedder is none.
+            InputError: embedder is not an Embedder.
         """
         if not isinstance(embedder, Embedder):
             given = repr(str(embedder)) if isinstance(embedder, (str, Path)) else "name_or_path"
@@ -416,12 +415,11 @@ class BiEncoderRanker(Ranker):
             query: the query.
             documents: the documents; an empty list is valid.
             top_k: how many to return; None returns all.
-            embeddings: float32 or int8 (N, D), the documents' vectors where they are stored already;
-                None encodes the documents.
+            embeddings: float32 or int8 (N, D), the documents' vectors if you have them; None
+                encodes the documents.
 
         Returns:
-            At most top_k ranked documents, the score their similarity to the query; of equal ones
-            the earlier first.
+            At most top_k ranked documents, scored by similarity to the query; ties keep their order.
 
         Raises:
             InputError: an argument is outside its rule, or embeddings has not one row for each
@@ -447,7 +445,7 @@ def _ranked(
 
 
 def _checked(query: str, documents: Iterable[str], top_k: int | None) -> list[str]:
-    """Return the documents as a list, everything that `rank` is given being right."""
+    """Check the arguments of `rank` and return the documents as a list."""
     if not isinstance(query, str):
         raise InputError(f"query must be a str: got {type(query).__name__}")
     if isinstance(documents, str):
@@ -477,7 +475,7 @@ def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _activation(named: str | None, labels: int) -> ScoreActivation:
-    """Return what the folder names; sentence-transformers' own default where it names none."""
+    """Return the folder's activation, or sentence-transformers' default."""
     if named is None:
         return "sigmoid" if labels == 1 else "identity"
     kind = named.rpartition(".")[2]

@@ -38,7 +38,7 @@ FIRST_BLOCK = re.compile(r"\A# [^\n]+\n\n```python\n(.+?)```\n\n((?:    [^\n]*\n
 
 
 def test_every_guide_that_begins_with_code_is_run() -> None:
-    assert GUIDE == {page for page in LIBRARIES if page.startswith("guide/")}
+    assert {page for page in LIBRARIES if page.startswith("guide/")} == GUIDE
 
 
 @pytest.mark.skipif(MODEL is None, reason="QUAVER_TEST_MODEL names the real model's folder")

@@ -57,7 +57,7 @@ FILES = [
         ('{"a": NaN}', "NaN is no number"),
         ('{"a": -Infinity}', "Infinity is no number"),
         ('{"a": 1e999}', "1e999 is too large"),
-        ('{"a": 1, "b": 2, "a": 3}', "'a' stands twice"),
+        ('{"a": 1, "b": 2, "a": 3}', "'a' is twice"),
         ('{"a": ' + "9" * 5000 + "}", "no readable JSON"),
         ('{"a": "\\ud800"}', "half of a surrogate pair"),
         ('"' + '\\"' * 200_000, "no readable JSON"),

@@ -1,4 +1,4 @@
-"""Rules that several calls hold their arguments to."""
+"""Checks of arguments that several calls share, and advice on keywords of other libraries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SENTENCE_TRANSFORMERS: Mapping[str, str] = {
     "sentences": "give the texts as the first argument",
     "task": "it is prompt_name here",
 }
-"""Arguments of sentence-transformers' calls that Quaver's do not have: what to do about each."""
+"""What to do instead of each argument that sentence-transformers' calls have and Quaver's lack."""
 
 LOADING: Mapping[str, str] = {
     "activation_fn": "predict takes activation",
@@ -51,21 +51,21 @@ LOADING: Mapping[str, str] = {
 """The same for the arguments with which sentence-transformers loads a model."""
 
 MIGRATION = "docs/guide/migration.md"
-"""The page that has all of them."""
+"""The page that lists them all."""
 
 
 def explain_keywords(
     advice: Mapping[str, str],
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a function say what to do about an argument that it does not have.
+    """Make a function explain keywords of other libraries that it does not have.
 
-    The function keeps its signature; an argument that is in no table ends as Python ends it.
+    The function keeps its signature. Other unknown keywords raise Python's own TypeError.
 
     Args:
-        advice: what to do, by the name of an argument of another library.
+        advice: what to do instead, by keyword.
 
     Returns:
-        A decorator. What it makes raises TypeError where one of these names is given.
+        A decorator. The decorated function raises TypeError for one of these keywords.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -76,8 +76,10 @@ def explain_keywords(
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             unknown = [name for name in kwargs if name in foreign]
             if unknown:
-                said = "; ".join(f"{name!r} ({foreign[name]})" for name in unknown)
-                raise TypeError(f"{function.__qualname__}() does not take {said}; see {MIGRATION}")
+                listed = "; ".join(f"{name!r} ({foreign[name]})" for name in unknown)
+                raise TypeError(
+                    f"{function.__qualname__}() does not take {listed}; see {MIGRATION}"
+                )
             return function(*args, **kwargs)
 
         return checked
@@ -90,11 +92,11 @@ def check_range(name: str, value: int, largest: int) -> None:
 
     Args:
         name: the argument's name.
-        value: what was given.
+        value: the value to check.
         largest: the largest allowed value; the smallest is 1.
 
     Raises:
-        InputError: value is no whole number in 1..largest.
+        InputError: value is not a whole number in 1..largest.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
         raise InputError(f"{name} must be a whole number from 1 to {largest}: got {value!r}")
@@ -105,11 +107,11 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
     Args:
         name: the argument's name.
-        value: what was given.
+        value: the value to check.
         choices: the values allowed.
 
     Raises:
-        InputError: value is none of them.
+        InputError: value is not one of them.
     """
     allowed = list(choices)
     if value not in allowed:
@@ -117,15 +119,15 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
 
 
 def check_loaded(name: str, model: object, kind: type) -> None:
-    """Check what a constructor of a model got.
+    """Check that a constructor received a loaded model.
 
     Args:
         name: the class's name.
-        model: what was given.
+        model: the argument to check.
         kind: what it wraps.
 
     Raises:
-        InputError: it is no loaded model, but a name or a folder.
+        InputError: it is something else, such as a name or a folder.
     """
     if not isinstance(model, kind):
         given = f"{str(model)!r}" if isinstance(model, (str, PurePath)) else "name_or_path"
@@ -142,10 +144,10 @@ def text_list(
     rule: str = "a str or a list of str",
     start: int = 0,
 ) -> list[str]:
-    """Make a list of texts of what the caller gave.
+    """Return the caller's texts as a list.
 
     Args:
-        texts: any iterable of str with an order, but no str itself.
+        texts: any ordered iterable of str, but not a str.
         name: the argument's name.
         rule: what it must be, for the message.
         start: index of the first text, for the message.
@@ -154,7 +156,7 @@ def text_list(
         The texts.
 
     Raises:
-        InputError: texts is no list of texts, or an item is no str; its position is named.
+        InputError: texts cannot be read as a list, or an item is not a str; its index is named.
     """
     check_listable(name, texts, rule)
     items = list(texts)
@@ -167,11 +169,11 @@ def text_list(
 
 
 def check_listable(name: str, items: object, rule: str) -> None:
-    """Check that what the caller gave can be read as a list, in an order and without a loss.
+    """Check that an argument can be read as a list, in order and without loss.
 
     Args:
         name: the argument's name.
-        items: what was given.
+        items: the argument to check.
         rule: what it must be, for the message.
 
     Raises:

@@ -27,12 +27,12 @@ _TEXTS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class EncodeReport:
-    """What encoding gave and what it did.
+    """The result of encoding, with counts.
 
     Attributes:
         vectors: one for each text.
-        tokens: tokens that went through the model; a text given twice counts once.
-        truncated: different texts that were longer than the model and lost their end.
+        tokens: tokens that went through the model; a repeated text counts once.
+        truncated: distinct texts that were cut at the model's length.
     """
 
     vectors: Vectors
@@ -67,15 +67,14 @@ def encode_texts(
         texts: N texts, or pairs of texts.
         max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
         show_progress_bar: a bar on stderr.
-        copies: how many of the caller's texts each of `texts` stands for, which the bar counts; None
-            for one each.
-        position: for messages, where the user has the i-th of `texts`; None for i.
+        copies: how often the caller has each of `texts`, for the bar; None for once each.
+        position: maps an index in `texts` to the one that messages name; None names the same.
 
     Returns:
-        The report; vectors are float32 (N, O) as the engine gives them, O of `EncoderSpec.outputs`.
+        The report; vectors are float32 (N, O) as the engine returns them, O of `EncoderSpec.outputs`.
 
     Raises:
-        InputError: max_batch_tokens is no positive whole number, or a text is invalid.
+        InputError: max_batch_tokens is not a positive whole number, or a text is invalid.
         EngineError: a vector came out with NaN or infinity.
     """
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
@@ -96,14 +95,14 @@ def encode_texts(
 
 
 def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
-    """Encode texts that are tokenized already.
+    """Encode texts that are already tokenized.
 
     Args:
         engine: the model's engine.
-        tokens: N texts, of any number of tokens together.
+        tokens: N texts, with any total number of tokens.
 
     Returns:
-        float32 (N, O) as the engine gives them.
+        float32 (N, O) as the engine returns them.
     """
     vectors = np.empty((len(tokens), engine.spec.outputs), np.float32)
     for row, batch in tokens.split(MAX_BATCH_TOKENS):
@@ -112,13 +111,13 @@ def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
 
 
 def _behind(row: int, position: Callable[[int], int] | None) -> Callable[[int], int]:
-    """Return where the caller has the i-th text of a batch that begins at `row`."""
+    """Return the position function of a batch that begins at `row`."""
     return lambda i: row + i if position is None else position(row + i)
 
 
 @contextmanager
 def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Give what counts finished texts, on a bar or nowhere: a query waits for no import of tqdm."""
+    """Yield a function that counts finished texts; tqdm is imported only to show a bar."""
     if not shown or sys.stderr is None:
         yield lambda texts: None
         return

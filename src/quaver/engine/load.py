@@ -1,4 +1,4 @@
-"""A model's name to the parts that work together: folder, spec, tokenizer, engine."""
+"""Loading a model: from its name to folder, spec, tokenizer and engine."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ class LoadedModel:
 
     Attributes:
         folder: what the model folder says.
-        spec: the encoder as data; `normalize` as the folder or the caller wants it.
-        tokenizer: cuts at the length that was asked for.
-        engine: pools and does not normalise, whatever `spec` says: shorter vectors
-            (`truncate_dim`) and plain ones need the values before that.
-        options: what the model was loaded with beside its name, to load it again in another
-            process; without the hub's token, which is a secret.
+        spec: the encoder as data; `normalize` as the folder or the caller says.
+        tokenizer: cuts at the requested length.
+        engine: pools and never normalizes, whatever `spec` says: truncated and plain vectors need
+            the values before that.
+        options: the arguments besides the name that load the model again in another process; the
+            hub's token, a secret, is left out.
     """
 
     folder: ModelFolder
@@ -129,7 +129,7 @@ def load_classifier(
 
 
 def _require_embedder(folder: ModelFolder) -> None:
-    """Refuse a cross-encoder: its encoder would give vectors that were never trained to be any."""
+    """Refuse a cross-encoder: it was never trained to produce vectors."""
     if folder.pooling is None and folder.is_classifier:
         raise UnsupportedArchitectureError(
             f"{folder.name} is a cross-encoder: config.json lists "
@@ -186,6 +186,6 @@ def _agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
     if folder.pooling is not None and pooling is not None and folder.pooling != pooling:
         raise PoolingError(
             f"{folder.name} was trained with {folder.pooling} pooling (modules.json): got "
-            f"pooling={pooling!r}, which gives useless vectors; leave the argument out"
+            f"pooling={pooling!r}, which makes useless vectors; leave the argument out"
         )
     return folder.pooling or pooling

@@ -1,4 +1,4 @@
-"""This machine: what it is, its settings that change the speed of an encoder, and advice on them."""
+"""Facts about this machine, the settings that change an encoder's speed, and advice on them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _NODES = Path("/sys/devices/system/node")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 _MOST_CPUS = 1 << 16
-"""Far above what a kernel can be built for, 8192, and far below what a list takes long to hold."""
+"""Far more than a kernel supports (8192), and few enough to list quickly."""
 
 
 def info() -> dict[str, Any]:
-    """Return what a report about speed needs to say about this machine and this build.
+    """Return the facts about this machine and build that a report about speed needs.
 
     Returns:
         "version", "cpu", "isa" (what an engine would choose now), "instruction_sets" (name to
@@ -49,12 +49,12 @@ def info() -> dict[str, Any]:
 def cpu_settings(
     *, cpus: Path = _CPUS, nodes: Path = _NODES, huge_pages: Path = _HUGE_PAGES
 ) -> dict[str, Any]:
-    """Return what this process runs under; Linux tells it in /sys and /proc.
+    """Return the settings this process runs under, as Linux reports them in /sys and /proc.
 
     Args:
         cpus: folder of the CPUs.
         nodes: folder of the NUMA nodes.
-        huge_pages: file that says when the kernel gives huge pages.
+        huge_pages: file that says when the kernel uses huge pages.
 
     Returns:
         "affinity" (CPUs this process may use), "cpu_quota" (CPUs' worth of time granted by the
@@ -81,44 +81,44 @@ def advice(settings: dict[str, Any]) -> list[str]:
         settings: from `cpu_settings`.
 
     Returns:
-        Sentences; none where nothing is to be done.
+        Sentences; empty if there is nothing to improve.
     """
-    said = []
+    lines = []
     allowed = settings["affinity"]
     if siblings := settings["smt_siblings"]:
         seconds = {cpu for group in siblings for cpu in group[1:]}
         firsts = [cpu for cpu in allowed if cpu not in seconds]
-        said.append(
+        lines.append(
             f"SMT: {len(allowed)} CPUs share {len(firsts)} cores; one thread on each core is "
             f"usually fastest: --threads {len(firsts)} --cores {_ranges(firsts)}"
         )
     if len(nodes := settings["numa_nodes"]) > 1:
-        said.append(
-            f"NUMA: the CPUs lie in {len(nodes)} nodes; run one process on each "
+        lines.append(
+            f"NUMA: the CPUs are in {len(nodes)} nodes; run one process on each "
             f"(--instances {len(nodes)}), so that its memory is its own node's"
         )
     quota = settings["cpu_quota"]
     if quota is not None and quota < len(allowed):
-        said.append(
+        lines.append(
             f"CPU quota: the control group grants {quota:g} CPUs of {len(allowed)}; more threads "
             "than that are throttled, which shows in p99"
         )
     if settings["governor"] not in ("performance", "unknown"):
-        said.append(
+        lines.append(
             f"governor {settings['governor']}: the clock follows the load; "
             "sudo cpupower frequency-set -g performance"
         )
     if settings["transparent_huge_pages"] == "never":
-        said.append(
+        lines.append(
             "transparent huge pages are off: "
             "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
         )
     if settings["allocator"] == "malloc of libc":
-        said.append(
+        lines.append(
             "memory comes from libc: torch and ONNX Runtime, which allocate in every call, gain "
             "from LD_PRELOAD=libtcmalloc.so.4 or libjemalloc.so.2; Quaver does not depend on it"
         )
-    return said
+    return lines
 
 
 def _numa_nodes(nodes: Path, allowed: set[int]) -> dict[str, list[int]]:
@@ -159,9 +159,9 @@ def _ranges(cpus: list[int]) -> str:
 
 
 def _chosen(text: str) -> str:
-    """The word in brackets: "always [madvise] never"."""
-    _, found, rest = text.partition("[")
-    return rest.partition("]")[0] if found else "unknown"
+    """Return the word in brackets, as in "always [madvise] never"."""
+    _, found, after = text.partition("[")
+    return after.partition("]")[0] if found else "unknown"
 
 
 def _allocator(maps: str) -> str:

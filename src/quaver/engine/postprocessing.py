@@ -1,4 +1,4 @@
-"""What is done with vectors behind the model: length, output type, similarity."""
+"""Vectors after the model: length, truncation, output type, similarity."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ShortMatrix = np.ndarray[tuple[int, int], np.dtype[np.int8 | np.uint8]]
 
 
 def convert(pooled: NDArray[np.float32], *, normalize: bool, output: Output) -> Vectors:
-    """Turn pooled vectors into what the caller asked for.
+    """Normalize pooled vectors and convert them to the output type.
 
     Formula:
         float32: v / |v| if normalize else v
@@ -39,7 +39,7 @@ def convert(pooled: NDArray[np.float32], *, normalize: bool, output: Output) -> 
         float32 (N, D), int8 (N, D) in [-127, 127], or uint8 (N, ceil(D / 8)); C-contiguous.
 
     Raises:
-        InputError: output is none of the three.
+        InputError: output is another value.
     """
     if output == "float32":
         return np.ascontiguousarray(normalized(pooled) if normalize else pooled)
@@ -92,7 +92,7 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
         metric: "cosine" or "dot".
 
     Returns:
-        float32 (N, M); a single vector drops its axis: (D,) with (M, D) gives (M,).
+        float32 (N, M); a single vector drops its axis: (D,) with (M, D) returns (M,).
 
     Raises:
         InputError: the vectors have other shapes, different dimensions, or are binary.

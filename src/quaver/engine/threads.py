@@ -11,7 +11,7 @@ from quaver.errors import EngineError, InputError
 
 
 def available_threads() -> int:
-    """Return how many CPUs this process may keep busy: its affinity mask, held to its CPU quota."""
+    """Return how many CPUs this process may keep busy: its affinity mask and CPU quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(cpus, math.ceil(cgroup_quota() or cpus)))
 

@@ -1,4 +1,4 @@
-"""What a model folder is: where it comes from, what it says, its tokenizer, prompts and weights."""
+"""Model folders: where they come from, what they say, their tokenizer, prompts and weights."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from quaver.models.linear import Linear, LinearWeights
 
 @dataclass(frozen=True)
 class NormWeights:
-    """LayerNorm: gamma float32 (H,), beta float32 (H,), zeros where the model has none."""
+    """LayerNorm: gamma float32 (H,), beta float32 (H,), zeros if the model has none."""
 
     gamma: NDArray[np.float32]
     beta: NDArray[np.float32]
@@ -24,12 +24,12 @@ class LayerWeights:
 
     Attributes:
         qkv: weight (3H, H), the rows of query, key and value stacked.
-        out: weight (H, H), behind the attention.
-        attention_norm: of the attention: behind `out` and its residual, or before `qkv` where
-            norms come first; None where that is no norm (the first layer of a ModernBERT).
+        out: weight (H, H), after the attention.
+        attention_norm: of the attention: after `out` and its residual, or before `qkv` where
+            norms come first; None if there is no norm (the first layer of a ModernBERT).
         up: weight (I, H), I the inner size; (2I, H) with a gate.
         down: weight (H, I).
-        output_norm: of the feed-forward part: behind `down` and its residual, or before `up`.
+        output_norm: of the feed-forward part: after `down` and its residual, or before `up`.
     """
 
     qkv: Linear
@@ -48,9 +48,9 @@ class EncoderWeights:
         word: float32 (V, H).
         position: float32 (P, H), or None.
         token_type: float32 (types, H), or None.
-        embedding_norm: behind the sum of the three.
+        embedding_norm: after the sum of the three.
         layers: one for each layer.
-        final_norm: behind the last layer where norms come first, else None.
+        final_norm: after the last layer if norms come first, else None.
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
             added to the score of query i and key j in head h; None without such a bias.
         relative: float32 (2S, H), the embeddings of relative positions, which the query and key

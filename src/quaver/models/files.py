@@ -1,7 +1,7 @@
 """The JSON files of a model folder: read within bounds, each checked once against one schema.
 
-A folder is hostile until it is parsed. What Quaver reads of a file stands here with its type and its
-range; whatever else the file holds is left alone.
+A folder is hostile until it is parsed. Everything Quaver reads from a file is listed here with
+its type and range; the remaining keys are ignored.
 
 Why msgspec: its types are strict (no text becomes a number, no true becomes 1), and it loads in 12 ms
 of CPU time; pydantic takes 130 ms for the same.
@@ -258,14 +258,14 @@ class WeightsIndex(Struct, frozen=True):
 
 # --- Reading --------------------------------------------------------------------------------------
 def read_file(path: Path, most: int) -> bytes | None:
-    """Read a file of a model folder; None when there is none.
+    """Read a file of a model folder; return None if it does not exist.
 
     Args:
         path: the file.
         most: the most bytes it may have.
 
     Raises:
-        ModelFolderError: it is no ordinary file, cannot be read, is larger, or is a git-lfs pointer.
+        ModelFolderError: it is not an ordinary file, cannot be read, is larger, or is a git-lfs pointer.
     """
     try:
         # A pipe would block here, and a device never end.
@@ -303,7 +303,7 @@ def refuse_pointer(path: Path, start: bytes) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of a model folder; None when there is none.
+    """Read a JSON file of a model folder; return None if it does not exist.
 
     Args:
         path: the file.
@@ -350,7 +350,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         left = dict(pairs)
         twice = next(name for name, _ in pairs if left.pop(name, pairs) is pairs)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} is twice in one object")
     return value
 
 
@@ -402,7 +402,7 @@ def _rule(reason: str) -> str:
 
 
 def _shown(value: Any, place: str) -> str:
-    """Return the value at a place such as `$.groups[...].targets[0]`, as far as it can be told."""
+    """Return the value at a place such as `$.groups[...].targets[0]`, as far as it exists."""
     for key, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
         if index == "...":
             break
@@ -412,6 +412,6 @@ def _shown(value: Any, place: str) -> str:
 
 
 def read_checked(kind: type[File], path: Path) -> File | None:
-    """Read a JSON file and check it; None when there is none."""
+    """Read and check a JSON file; return None if it does not exist."""
     value = read_json(path)
     return None if value is None else checked(kind, value, path)

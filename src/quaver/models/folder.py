@@ -42,14 +42,14 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Modules run one behind the other; published models have one or two.
+# Modules run one after the other; published models have one or two.
 _MOST_MODULES = 16
 _MODULES = "Transformer, Pooling, any number of Dense and LayerNorm, Normalize"
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module of sentence-transformers behind the pooling.
+    """A module of sentence-transformers after the pooling.
 
     Attributes:
         kind: "Dense" or "LayerNorm".
@@ -71,7 +71,7 @@ class ModelFolder:
         transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly
             every model.
         name: what the user asked for: a hub id, or the folder's name.
-        source: under what it is found again, from any working directory: the hub id, or the
+        source: the name that finds it again from any working directory: the hub id, or the
             folder's absolute path.
         config: config.json.
         file: the same, checked.
@@ -79,7 +79,7 @@ class ModelFolder:
         pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
             None when the folder does not say.
         normalize: whether modules.json ends with Normalize.
-        modules: what stands between the pooling and there.
+        modules: the modules between the pooling and Normalize.
         prompts: texts put before a text, by name; of a well-known model that leaves them to its card
             those of `quaver.models.prompts.known_prompts`.
         default_prompt_name: the prompt used when none is named.
@@ -216,7 +216,7 @@ class ModelFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identify the model: the same files give the same 64 hex digits, wherever they lie.
+        """Identify the model: the same files have the same 64 hex digits, in any folder.
 
         sha256 over config.json, tokenizer.json, and name, dtype, shape and the first 4 KiB of every
         tensor. Training changes every layer it reaches, so the samples tell two trainings of one

@@ -50,7 +50,7 @@ class RelativePositions:
 
     Attributes:
         span: S, half the rows of the table: as many for keys before the query as behind it.
-        reach: the distance whose row is the last one; None gives every distance a row, up to S.
+        reach: the distance whose row is the last one; None has a row for every distance, up to S.
         norm: whether the table goes through a LayerNorm of its own.
 
     Source:
@@ -93,17 +93,17 @@ class EncoderSpec:
         position_table: whether positions have learned embeddings, P rows.
         type_vocab_size: rows of the token type embeddings; 0 for none.
         norm_eps: added to the variance in LayerNorm.
-        norm_first: norms stand before attention and feed-forward part, and one behind the last
-            layer, instead of behind each of them and its residual.
+        norm_first: norms come before attention and feed-forward part, and one after the last layer,
+            instead of after each of them and its residual.
         activation: of the feed-forward part; "gelu" is the exact one (erf).
         gate: "first": the first half of `up` goes through the activation and is multiplied with the
             second; "last": the other way round; "none": no gate.
         bias: what is added to a score for the places of query and key: "relative" learned for each
             distance, "alibi" a slope for each head.
         relative: relative positions that query and key attend to, None for none.
-        pooling: how token vectors become one; several names joined by "+" stand side by side.
+        pooling: how token vectors become one; several names joined by "+" are concatenated.
         normalize: whether the vector is divided by its length.
-        head: what runs on the pooled vector, before it is normalised.
+        head: what runs on the pooled vector, before it is normalized.
     """
 
     family: str
@@ -154,7 +154,7 @@ class EncoderSpec:
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """The pooling modes whose vectors stand side by side."""
+        """The pooling modes whose vectors are concatenated."""
         return tuple(self.pooling.split("+"))
 
     @property

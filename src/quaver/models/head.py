@@ -1,4 +1,4 @@
-"""What runs on pooled vectors, as steps: the head of a cross-encoder, modules behind a pooling."""
+"""Steps that run on pooled vectors: the head of a cross-encoder, modules after a pooling."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class DenseStep:
 
     Attributes:
         name: of its tensors, without ".weight" and ".bias".
-        outputs: O, the features it gives.
-        activation: what its output goes through.
+        outputs: O, its output features.
+        activation: applied to its output.
         has_bias: whether there is a bias.
     """
 

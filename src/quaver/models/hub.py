@@ -16,13 +16,13 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 
 
 class FoundModel(NamedTuple):
-    """Where a model lies.
+    """The place of a model.
 
     Attributes:
         path: its folder on this machine.
         name: the hub id, or the folder's name.
-        source: under what a later process finds it again, from any working directory: the hub id,
-            or the folder's absolute path.
+        source: the name that finds it again from any process and working directory: the hub id, or
+            the folder's absolute path.
     """
 
     path: Path

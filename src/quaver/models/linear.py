@@ -40,8 +40,8 @@ class LinearWeights:
     Attributes:
         weight: float32 (O, K).
         bias: float32 (O,).
-        parts: the tensors it was stacked of, in the order of its rows; empty for a layer that is in
-            no file.
+        parts: the tensors it was stacked from, in the order of its rows; empty for a layer that is
+            in no file.
     """
 
     weight: NDArray[np.float32]
@@ -51,7 +51,7 @@ class LinearWeights:
 
 @dataclass(frozen=True)
 class InputRange:
-    """One scale and one zero point for everything a layer reads: x ~ scale * (q - zero), q in 0..255.
+    """One scale and zero point for a layer's whole input: x ~ scale * (q - zero), q in 0..255.
 
     Attributes:
         scale: positive.
@@ -70,8 +70,8 @@ class QuantizedLinear:
         weight: int8 (O, K), in [-127, 127] where Quaver made it.
         scale: float32 (O,), positive; weight * scale[:, None] is the float weight.
         bias: float32 (O,).
-        input: the fixed range of what it reads; None is a range for each token, found while running.
-        parts: the tensors it was stacked of, see `LinearWeights`.
+        input: the fixed range of its input; None finds a range for each token at run time.
+        parts: the tensors it was stacked from, see `LinearWeights`.
     """
 
     weight: NDArray[np.int8]
@@ -85,7 +85,7 @@ Linear = LinearWeights | QuantizedLinear
 
 
 def dequantized(linear: Linear) -> LinearWeights:
-    """Return the layer in float32; one that is already so as it is.
+    """Return the layer in float32, unchanged if it already is.
 
     Formula:
         w_ok = scale_o * q_ok
@@ -155,7 +155,7 @@ def quantize_rows(
 
 
 def rounded_rows(x: NDArray[np.float32], fixed: InputRange | None = None) -> NDArray[np.float32]:
-    """Return what is left of activations after `quantize_rows`, float32 (T, K).
+    """Quantize and dequantize activations, float32 (T, K).
 
     Formula:
         (q - zero) * scale

@@ -1,4 +1,4 @@
-"""Modules of sentence-transformers behind the pooling, as steps of a head."""
+"""Modules of sentence-transformers after the pooling, as steps of a head."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _NORM_EPS = 1e-5
 
 
 def module_steps(modules: Sequence[Module]) -> tuple[HeadStep, ...]:
-    """Read what modules do.
+    """Translate modules to steps.
 
     Args:
         modules: as the model folder lists them.
 
     Returns:
-        A step for each; its tensors have the names that `module_tensors` gives.
+        A step for each; its tensors have the names of `module_tensors`.
 
     Raises:
         ModelFolderError: a size is missing from a module's config.json.
@@ -70,7 +70,7 @@ def _step(number: int, module: Module) -> HeadStep:
     if module.kind == "LayerNorm":
         return NormStep(f"{_name(number)}.norm", _NORM_EPS)
     if config.out_features is None:
-        raise ModelFolderError(f"{where} must have out_features, the size of what the module gives")
+        raise ModelFolderError(f"{where} must have out_features, the module's output size")
     activation = config.activation_function or "torch.nn.modules.activation.Tanh"
     kind = activation.rpartition(".")[2].removesuffix("()")
     if kind not in _ACTIVATIONS:

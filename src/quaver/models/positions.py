@@ -107,7 +107,7 @@ def relative_rows(relative: RelativePositions, length: int) -> NDArray[np.int32]
     if relative.reach is not None:
         middle = span // 2
         magnitude = np.maximum(np.abs(distances), middle).astype(np.float32)
-        # In float32 step by step, as the original: what is rounded up lies on whole numbers.
+        # In float32 step by step, as the original: the values rounded up are near whole numbers.
         widest = np.log(np.float32((relative.reach - 1) / middle))
         ratio = np.log(magnitude / np.float32(middle)) / widest
         far = np.ceil(ratio * np.float32(middle - 1)).astype(np.int64) + middle

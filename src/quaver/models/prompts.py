@@ -1,4 +1,4 @@
-"""Prompts: what a model wants to read before a text."""
+"""Prompts: the words a model expects before a text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def with_prompt(prompt: str, text: str) -> str:
 
 
 def checked_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
-    """Copy prompts that a caller gave.
+    """Check and copy the caller's prompts.
 
     Args:
         prompts: texts by name.
@@ -60,7 +60,7 @@ def checked_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
         The same as a dict.
 
     Raises:
-        InputError: a name or a text is no str.
+        InputError: a name or a text is not a str.
     """
     if not isinstance(prompts, Mapping):
         raise InputError(f"prompts must map names to texts: got {type(prompts).__name__}")
@@ -82,16 +82,16 @@ def choose_prompt(
 
     Args:
         prompts: the model's prompts by name.
-        prompt_name: the name the caller gave, or None.
-        prompt: the prompt the caller wrote, or None; "" for none at all.
+        prompt_name: the caller's prompt_name, or None.
+        prompt: the caller's prompt, or None; "" for none at all.
         default: the name of the model's default prompt, or None.
         model: the model's name, for messages.
 
     Returns:
-        The prompt; "" when neither the caller nor the model names one.
+        The prompt; "" if neither the caller nor the model names one.
 
     Raises:
-        InputError: both were given, the prompt is no str, or the model has none of this name.
+        InputError: both are set, the prompt is not a str, or the model has no prompt of this name.
     """
     if prompt is not None and prompt_name is not None:
         raise InputError(f"give prompt or prompt_name: got {prompt!r} and {prompt_name!r}")

@@ -25,7 +25,7 @@ class NamedTensors:
     """Takes tensors by name, checks them, and remembers which were taken.
 
     Names are those of the bare encoder; a prefix that the checkpoint puts before them ("bert.") is
-    found and added. What a head puts beside the encoder ("classifier.weight") is found without it.
+    found and added. A tensor beside the encoder ("classifier.weight") is found without it.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], *, anchor: str) -> None:
@@ -33,7 +33,7 @@ class NamedTensors:
 
         Args:
             tensors: tensors by name.
-            anchor: a name that the encoder has exactly once; what stands before it is the prefix.
+            anchor: a name that the encoder has exactly once; what comes before it is the prefix.
 
         Raises:
             WeightsError: no tensor, or more than one, ends with the anchor.
@@ -83,7 +83,7 @@ class NamedTensors:
         return np.ascontiguousarray(tensor)
 
     def zeros(self, size: int) -> NDArray[np.float32]:
-        """Return what stands for a bias that the model does not have, float32 (size,)."""
+        """Return zeros for a bias that the model lacks, float32 (size,)."""
         return np.zeros(size, np.float32)
 
     def linear(self, name: str, rows: int, columns: int, *, bias: bool = True) -> Linear:
@@ -96,7 +96,7 @@ class NamedTensors:
             name: its name without the prefix and without ".weight".
             rows: O.
             columns: K.
-            bias: whether it has a bias; zeros stand for none.
+            bias: whether it has a bias; otherwise the bias is zeros.
 
         Returns:
             The layer.
@@ -162,7 +162,7 @@ class NamedTensors:
         return tensor
 
     def require_all_taken(self, part: str, owner: str) -> None:
-        """Check that nothing of a part of the model was left over.
+        """Check that every tensor of a part of the model was taken.
 
         Args:
             part: how the names of the part start, without the prefix.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 256 << 20
 _MAX_ID = 2**31 - 1
-# What a tokenizer is tried on: case, accents, several scripts, a ligature that grows, an emoji.
+# Each tokenizer is tried on this: case, accents, several scripts, a ligature that grows, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
 
@@ -92,7 +92,7 @@ class Tokenizer:
 
     Why not the truncation of the library: it is a state of the tokenizer, so texts and pairs would
     need one copy each, and every cut text carries its whole overflow. Cutting before the special
-    tokens are added gives the same ids.
+    tokens are added yields the same ids.
     """
 
     def __init__(self, backend: Backend, *, max_length: int, lowercase: bool = False) -> None:
@@ -105,7 +105,7 @@ class Tokenizer:
                 `do_lower_case` of sentence-transformers means.
 
         Raises:
-            TokenizerError: the tokenizer fails, or makes of a text what no model reads.
+            TokenizerError: the tokenizer fails, or turns a text into tokens that no model reads.
             InputError: max_length leaves no room for a token beside the special tokens.
         """
         with _guard("the tokenizer of tokenizer.json"):
@@ -194,7 +194,7 @@ class Tokenizer:
 
         Every token needs a row. A table may be padded to a round number of rows, but a tokenizer
         that leaves more than a fiftieth of them (and more than 64) without a token is another
-        model's: it would run, and give vectors without meaning.
+        model's: it would run and produce meaningless vectors.
 
         Args:
             rows: V, the rows of the word embedding table.

@@ -188,7 +188,7 @@ def _growth(steps: Iterable[dict[str, Any]]) -> float:
         if kind == "Replace":
             total *= _replace_growth(step)
         elif kind == "Prepend":
-            # Before every part of a text; between two parts stands an added token.
+            # Before every part of a text; two parts have an added token between them.
             total *= 1 + _size(step["prepend"]) / 2
         elif kind == "ByteLevel":
             total *= 2
@@ -258,8 +258,8 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
 
     The classes of BERT's tokenizer read case, accents and Chinese characters from
     tokenizer_config.json, by default lower case, whatever the normalizer of tokenizer.json says.
-    RoBERTa's reads add_prefix_space there. Every class adds the tokens that stand only there; one
-    that would need a row the model does not have stays out, because no text could use it.
+    RoBERTa's reads add_prefix_space there. Every class adds the tokens that only this file
+    has, except one that would need a row the model lacks: no text could use it.
 
     Args:
         backend: the tokenizer, changed.

@@ -40,7 +40,7 @@ def weight_files(folder: Path) -> list[Path]:
         The files, sorted by name.
 
     Raises:
-        ModelFolderError: there is none, the index is broken, or a shard is missing.
+        ModelFolderError: there are none, the index is broken, or a shard is missing.
     """
     if _is_file(folder / SINGLE):
         return [folder / SINGLE]
@@ -97,7 +97,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]]:
-    """Yield what tells one set of weights from another without reading all of it.
+    """Yield samples that tell one set of weights from another, without reading them all.
 
     Args:
         folder: the folder that holds model.safetensors.
@@ -161,11 +161,10 @@ def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArra
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Take an array's pages out of this process's memory, if it is a view of a mapped file.
+    """Release the memory of an array that is a view of a mapped file.
 
-    They stay in the system's cache, and come back when somebody reads them: nothing is lost but
-    the time of a page fault. Without this a model's file is resident twice while it is loaded, as
-    it is on disk and as it is packed.
+    Its pages stay in the system's cache and return on the next read, for the cost of a page fault.
+    Without this, a model is in memory twice while it loads: as on disk and packed.
 
     Args:
         array: any array; one that owns its memory, or shares a writable map, is left as it is.

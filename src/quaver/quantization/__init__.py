@@ -1,4 +1,4 @@
-"""A model in floats becomes an int8 folder: calibrated, rounded, measured, written whole."""
+"""Quantization: from a float model to an int8 folder, calibrated or not, with its measured loss."""
 
 from __future__ import annotations
 

@@ -61,10 +61,10 @@ def calibration_texts(
 
     Returns:
         The same texts for the same source and number, in its order. A file of a folder that cannot
-        be read is passed over, and told in `failed`.
+        be read is skipped and listed in `failed`.
 
     Raises:
-        CalibrationError: the source cannot be read, has no such column, holds something else than
+        CalibrationError: the source cannot be read, has no such column, holds something other than
             text, or has fewer texts than asked for.
         InputError: source is a table, a set, a mapping or bytes.
         ImportError: a library that the source needs is not installed.
@@ -199,7 +199,7 @@ _READERS = {".jsonl": _json_lines, ".txt": _lines, ".csv": _csv, ".parquet": _pa
 
 
 def _folder(path: Path, failed: list[Failure]) -> Iterator[Row]:
-    """Yields the sections of a folder's documents; what cannot be read is added to `failed`."""
+    """Yield the sections of a folder's documents; unreadable files are added to `failed`."""
     try:
         scan = scan_folder(path)
     except DocumentError as error:

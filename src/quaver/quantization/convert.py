@@ -1,4 +1,4 @@
-"""Encoder weights to int8: each linear layer in its turn, calibrated where there is text."""
+"""Encoder weights to int8, layer by layer, calibrated if there is text."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Recipe:
         scheme: "dynamic" or "static".
         rounding: how weights are rounded; "gptq" needs calibration text.
         observer: how a static layer's range is found.
-        strict: whether the static scheme gives every layer one range, whatever it costs.
+        strict: whether the static scheme uses one range for every layer, whatever it costs.
     """
 
     scheme: Scheme
@@ -136,9 +136,9 @@ def convert_calibrated(
 ) -> Converted:
     """Quantize every linear layer of the encoder on calibration text, in the order they run.
 
-    The text goes through the encoder once. A layer is quantized when it is reached, on what the
-    quantized layers before it give, and gives the quantized output itself: later layers see, and
-    can make up for, the errors of earlier ones. The batch is ragged, so there is no padding that
+    The text goes through the encoder once. A layer is quantized when it is reached, on the
+    output of the quantized layers before it: later layers see, and can make up for, the errors of
+    earlier ones. The batch is ragged, so there is no padding that
     could enter a statistic.
 
     Args:
@@ -202,10 +202,10 @@ def layer_name(linear: Linear, place: Place) -> str:
 def _quantized(
     linear: LinearWeights, x: FloatArray, recipe: Recipe, refined: NDArray[np.int32]
 ) -> tuple[QuantizedLinear, FloatArray]:
-    """Quantize one layer that reads x; return it and what it gives, as the int8 engine would.
+    """Quantize one layer with input x; return it and the int8 engine's output.
 
-    The rows `refined` are read twice: rounded, and what rounding left of them, rounded in its turn.
-    A fixed range holds them all the same: transformers reads them once.
+    The rows `refined` are quantized once, then again for their residual. A fixed range covers them
+    all the same, because transformers reads them once.
     """
     fixed = _fixed_range(linear, x, recipe)
     read = rounded_rows(x, fixed)
@@ -219,7 +219,7 @@ def _quantized(
 
 
 def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputRange | None:
-    """Find the range of a static layer; None where ranges by token are so much better that it keeps them."""
+    """Find the range of a static layer; return None if ranges by token are much better."""
     if recipe.scheme != "static":
         return None
     fixed = observed_range(x, recipe.observer, np.square(linear.weight).sum(axis=0))
@@ -238,9 +238,9 @@ def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputR
 def _can_smooth(spec: EncoderSpec, weights: EncoderWeights, place: Place) -> bool:
     """Return whether the outlier channels of a layer's input can go into the layer before it.
 
-    They can behind attention: what it gives is linear in the values, so a factor for each feature
-    goes into the rows of the value projection. In front of the other layers stand a norm whose
-    output a residual reads too, and an activation.
+    They can after attention: its output is linear in the values, so a factor for each feature goes
+    into the rows of the value projection. Before the other layers there is an activation, or a norm
+    whose output a residual reads too.
     """
     layer = weights.layers[place[0]]
     return place[1] == "out" and len(layer.qkv.bias) == 3 * spec.hidden_size

@@ -46,7 +46,7 @@ def quantized_tensors(
     int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, 1) and, with a fixed input range,
     `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). The table of words is int8 with
     a scale for each row, or float16. Other tables and layers that the encoder does not run are
-    float16, everything else is as it was.
+    float16, everything else is unchanged.
 
     Args:
         source: the tensors of the model's file.

@@ -1,4 +1,4 @@
-"""Rounding weights so that what a layer gives on calibration text changes least (GPTQ)."""
+"""GPTQ: rounding weights so that a layer's output on calibration text changes least."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _BLOCK = 128
 
 
 def round_by_output(linear: LinearWeights, x: NDArray[np.float32]) -> QuantizedLinear:
-    """Quantize a weight, one input feature after the other, each error spread over those to come.
+    """Quantize a weight feature by feature, spreading each error over the features that follow.
 
     Formula:
         the scales of `quantize_weight`; for k in the order of falling sum_t x_tk^2:
@@ -23,7 +23,7 @@ def round_by_output(linear: LinearWeights, x: NDArray[np.float32]) -> QuantizedL
 
     Args:
         linear: weight float32 (O, K).
-        x: float32 (T, K), what the layer reads, as it will read it: after quantization.
+        x: float32 (T, K), the layer's input, after quantization.
 
     Returns:
         The layer in int8.

@@ -1,4 +1,4 @@
-"""Observers: from what a layer reads on calibration text to one range for all of it."""
+"""Input ranges of static layers, found by an observer on calibration text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MSE_PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 def observed_range(
     x: NDArray[np.float32], observer: Observer, importance: NDArray[np.float32]
 ) -> InputRange:
-    """Find one scale and zero point for everything a layer read.
+    """Find one scale and zero point for a layer's input.
 
     Formula:
         minmax      [min x, max x]
@@ -31,7 +31,7 @@ def observed_range(
                     sum_tk importance_k (x_tk - x'_tk)^2, x' being x after quantization
 
     Args:
-        x: float32 (T, K), what the layer read, T at least 1.
+        x: float32 (T, K), the layer's input, T at least 1.
         observer: which one.
         importance: float32 (K,), how much an error in a feature counts: the sum of the squares of its
             weights.

@@ -1,4 +1,4 @@
-"""What int8 costs on calibration text, layer by layer, and keeping that under a bound."""
+"""The loss of int8 on calibration text, layer by layer, and how to keep it within a bound."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Bounded:
 class LossMeter:
     """Measures the loss of int8 weights on calibration text, against the same engine in float32.
 
-    Of an embedder: 1 - the mean cosine between the two vectors of a text. Of a cross-encoder: 1 -
-    Pearson's correlation between the two scores, the mean over labels.
+    For an embedder: 1 - the mean cosine between the two vectors of a text. For a cross-encoder: 1 -
+    Pearson's correlation between the two scores, averaged over labels.
     """
 
     def __init__(self, spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> None:

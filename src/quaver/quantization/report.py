@@ -1,4 +1,4 @@
-"""What quantizing a model did: layers, sizes, seconds, and the loss on calibration text."""
+"""The report of a quantization: layers, sizes, seconds, and the loss on calibration text."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class LayerReport:
         error: mean squared error of its int8 output on calibration text, as a part of the output's
             mean square; None without text.
         smoothing: strength of SmoothQuant, 0 for none.
-        share: its part of the loss when it alone is in int8, of the sum over all layers; None where
-            it was not measured.
+        share: its share of the loss: with it alone in int8, divided by the sum over all layers; None
+            if not measured.
     """
 
     name: str
@@ -47,7 +47,7 @@ class QuantizationReport:
         layers: one for each linear layer of the encoder.
         loss: 1 - the mean cosine between the int8 and the float32 vectors of the samples; of a
             cross-encoder 1 - the correlation of its scores. None without calibration text.
-        max_loss: the bound that was asked for, or None.
+        max_loss: the requested bound, or None.
         slowdown: time of the samples with the layers that were kept in float32, divided by the time
             with all layers in int8; None where none was kept.
         source_bytes: size of the model's weights file or files.

@@ -80,24 +80,24 @@ def quantize(
 
     The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
     `transformers` and `sentence-transformers` where compressed-tensors is installed. It appears
-    whole or not at all. The same model, text and arguments give the same bytes.
+    whole or not at all. The same model, text and arguments produce the same bytes.
 
     Args:
         source: local folder, or hub id, of a model in floats.
         target: the new folder; nothing may be there.
-        scheme: "dynamic" gives every token's activations a range of their own, found while running;
-            "static" gives each layer one range, found on calibration text, but for layers where that
+        scheme: "dynamic" finds a range for each token's activations at run time; "static" has one
+            range for each layer, found on calibration text, except for layers where that
             multiplies the error by more than 4.
         calibration: text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, the id of a
             data set, or texts; a file or data set may be followed by ":" and a column. Needed for the
             static scheme, for "gptq" and for max_loss.
-        samples: how many texts to take from it.
+        samples: how many texts to use from it.
         column: the column of text.
         rounding: how weights are rounded: "nearest", or "gptq", which changes a layer's output on
-            the text least. None takes "gptq" where there is text.
+            the text least. None is "gptq" if there is text.
         observer: how static ranges are found: "minmax", "percentile" or "mse".
-        strict: give those layers one range, too.
-        max_loss: the largest loss allowed on the samples, as a part: 0.003 is 0.3 %. The loss is
+        strict: use one range for those layers, too.
+        max_loss: the largest loss allowed on the samples, as a fraction: 0.003 is 0.3 %. The loss is
             1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
             correlation of its scores. Layers that cost most stay in float32 until it holds.
         words: how the word embeddings are stored, "int8" (one scale for each row) or "float16"; they

@@ -18,17 +18,17 @@ _ROWS = 1024
 def smoothing_factors(
     linear: LinearWeights, x: NDArray[np.float32], observer: Observer, strengths: Sequence[float]
 ) -> tuple[NDArray[np.float32], float]:
-    """Find what to divide the input features by, and to multiply the weights with.
+    """Find factors that divide the input features and multiply the weights.
 
     Formula:
         f_k = max_t |x_tk|^a / max_o |w_ok|^(1 - a), divided by its geometric mean; 1 where a
-        feature is zero; for a = 0 all are 1. Of the strengths the one is taken whose static int8
-        layer errs least on x.
+        feature is zero; for a = 0 all are 1. The strength is chosen whose
+        static int8 layer has the least error on x.
 
     Args:
         linear: the layer, weight float32 (O, K).
-        x: float32 (T, K), what it reads.
-        observer: how the input range will be found.
+        x: float32 (T, K), its input.
+        observer: how the input range is found.
         strengths: values of a to try, in [0, 1].
 
     Returns:

@@ -35,7 +35,7 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> NDA
 
     Args:
         spec: the encoder.
-        weights: its weights; int8 layers count as the floats they stand for.
+        weights: its weights; int8 layers are dequantized.
         batch: N texts, ids in [0, V), each of at most spec.max_length tokens.
 
     Returns:

@@ -111,8 +111,8 @@ class Config:
     def length(self, *keys: str) -> int:
         """Return the most positions of a model without a table of them, at most `MAX_LENGTH`.
 
-        What stands for positions is made for all of them when a model is loaded, so a number in a
-        file must not say how much that is.
+        Tables of positions are built for all of them when a model is loaded, so a number in a file
+        must not decide their size.
 
         Raises:
             ModelFolderError: it is missing, or less than 1.
@@ -128,7 +128,7 @@ class Config:
         """Return an activation by its name in config.json.
 
         Raises:
-            UnsupportedArchitectureError: it is none that Quaver has.
+            UnsupportedArchitectureError: Quaver does not have it.
         """
         name = getattr(self.file, key) or default
         if name not in _ACTIVATIONS:
@@ -171,7 +171,7 @@ class Config:
         """Count the labels as transformers does: id2label, else num_labels, else 2.
 
         Raises:
-            ModelFolderError: there is none.
+            ModelFolderError: there are no labels.
         """
         names, stated = self.file.id2label, self.file.num_labels
         count = len(names) if names is not None else 2 if stated is None else stated

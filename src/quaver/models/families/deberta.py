@@ -106,7 +106,7 @@ def _weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
 
 
 def _classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
-    """The context pooler: a dense layer on the first token."""
+    """Return the context pooler: a dense layer on the first token."""
     hidden = spec.hidden_size
     config.require({"pooler_hidden_size": (hidden, None)})
     activation = config.head_activation("pooler_hidden_act", "gelu")

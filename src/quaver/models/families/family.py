@@ -97,9 +97,9 @@ class LayerNames:
     """The names inside a layer, for the families that have one tensor for each part.
 
     Attributes:
-        layers: what stands before the layer's number.
+        layers: the name before the layer's number.
         qkv: query, key and value; or one name of all three, stacked.
-        out: behind the attention.
+        out: after the attention.
         attention_norm: see `LayerWeights`.
         up: the feed-forward part's first layer; with a gate both halves, or one name of both.
         down: its second.

@@ -135,7 +135,7 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
 
     Args:
         spec: the encoder.
-        tensors: tensors by name, as the model folder gives them.
+        tensors: tensors by name, from the model folder.
 
     Returns:
         The weights; arrays are C-contiguous, views where possible; linear layers in float32 or
