@@ -151,7 +151,7 @@ def test_an_address_may_be_short(server: ChatServer, end: str) -> None:
     "url", ["localhost:8080", "ftp://x", "http://", "http://[x", "file:///etc"]
 )
 def test_an_address_must_be_one(url: str) -> None:
-    with pytest.raises(InputError, match="an endpoint is an address like"):
+    with pytest.raises(InputError, match="an endpoint must be an address like"):
         ChatModel(url)
 
 
@@ -165,10 +165,10 @@ def test_several_models_must_be_chosen_from(server: ChatServer) -> None:
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        (401, r"refused with 401 \(because 401\); it needs a key, and got none"),
-        (404, r"refused with 404 \(because 404\); is the address right"),
+        (401, r"refused with 401 \(because 401\); it needs a key"),
+        (404, r"refused with 404 \(because 404\); check the address"),
         (400, r"refused with 400 \(because 400\)$"),
-        ("moved", "moved to http://127.0.0.1:1/elsewhere, use that address"),
+        ("moved", "moved to http://127.0.0.1:1/elsewhere: use that address"),
         ("garbage", "did not answer in JSON"),
         ("html", "did not answer in JSON"),
         ("error-event", "the endpoint refused: out of memory"),

@@ -737,7 +737,7 @@ def test_other_files_and_misspelt_fields_are_told(
         (folder / name).write_bytes(b"\0")
     store = tmp_path / "kb"
     _, _, err = call("index", folder, "--model", tiny_folder, "--store", store)
-    assert "passed over files of other kinds: 2 .doc, 1 without ending, 1 .jpg\n" in err
+    assert "skipped files of other kinds: 2 .doc, 1 without ending, 1 .jpg\n" in err
     code, out, err = call("search", store, "list", "--filter", "pgae=1", "--filter", "source=no")
     assert (code, out) == (0, "nothing found\n")
     assert err == f"quaver: no passage in {store} has a field 'pgae'\n"

@@ -1,4 +1,4 @@
-"""Questions answered from an index: passages go to a language model, citations come back checked."""
+"""Answer questions from an index with a language model, and check the citations."""
 
 from __future__ import annotations
 

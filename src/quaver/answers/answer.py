@@ -1,4 +1,4 @@
-"""A question, the passages that answer it, and what a language model makes of them."""
+"""Ask a language model a question with the passages that answer it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quaver.index import Index, SupportsRank
 from quaver.store import CANDIDATES, Filter, Hit, Mode
 
 PASSAGES = 6
-"""How many passages a model gets: some 1,500 tokens, which the smallest models can read."""
+"""Passages that a model gets by default: about 1,500 tokens, which the smallest models can read."""
 
 _CITATION = re.compile(r"\[(\d+(?:\s*[,;\-\N{EN DASH}]\s*\d+)*)\]")
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`", re.S)
@@ -21,16 +21,16 @@ _LONGEST_RANGE = 100
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answered.
+    """The answer to a question.
 
     Attributes:
         question: The question.
         text: The answer, with citations like [1]; empty if no model was asked.
-        passages: What the model got, best first; citation n means ``passages[n - 1]``. Empty if
-            nothing was found: then no model is asked.
-        cited: The numbers of the passages that the answer cites, in the order of the answer.
-        unknown: Numbers that the answer cites and that no passage has: those citations are made up.
-        messages: The prompt, as it was or would be sent.
+        passages: The passages the model got, best first; citation n is ``passages[n - 1]``. Empty if
+            nothing was found; no model is asked then.
+        cited: Numbers of the passages that the answer cites, in the order of the answer.
+        unknown: Numbers that the answer cites although no passage has them.
+        messages: The prompt.
     """
 
     question: str
@@ -55,28 +55,28 @@ def ask(
     on_prompt: Callable[[Sequence[Message]], None] | None = None,
     on_text: Callable[[str], None] | None = None,
 ) -> Answer:
-    """Answers a question from the passages of an index.
+    """Answer a question from the passages of an index.
 
     Args:
         index: The index.
         question: The question; not empty.
-        llm: The language model; None finds the passages and makes the prompt, and sends nothing.
-        k: How many passages the model gets, at least 1.
+        llm: The language model; None makes the prompt and sends nothing.
+        k: Number of passages the model gets, at least 1.
         mode: How they are found; see ``Index.search``.
         filter: Only passages that match; see ``quaver.store.filters``.
-        ranker: Puts what was found in a better order; see ``Index.search``.
-        candidates: How many passages the ranker gets.
+        ranker: Reranks the passages; see ``Index.search``.
+        candidates: Number of passages the ranker gets.
         template: The prompt; see ``quaver.answers.render``.
-        on_prompt: Called with the prompt before it is sent; not where nothing was found.
+        on_prompt: Called with the prompt before it is sent, unless nothing was found.
         on_text: Called with each piece of the answer as it arrives.
 
     Returns:
-        The answer, with its citations checked against the passages that were given. Whether a
-        passage supports the statement that cites it is not checked.
+        The answer, with its citations checked against the passages. Whether a passage supports the
+        statement that cites it is not checked.
 
     Raises:
-        InputError: The question, the template or an option of the search breaks its rule.
-        LanguageModelError: The model cannot be reached, refuses, or its answer broke off.
+        InputError: The question, the template or a search option is invalid.
+        LanguageModelError: The model cannot be reached, refuses, or its answer breaks off.
     """
     hits = index.search(
         question, k=k, mode=mode, filter=filter, ranker=ranker, candidates=candidates
@@ -98,7 +98,7 @@ def ask(
 
 
 def citations(text: str) -> list[int]:
-    """Finds the citations in an answer: [1], [1, 3], [2-4], but not those in code.
+    """Find the citations in an answer, such as [1], [1, 3] and [2-4], outside code.
 
     Args:
         text: The answer.
@@ -111,7 +111,7 @@ def citations(text: str) -> list[int]:
         for part in re.split(r"[,;]", match[1]):
             first, *rest = (int(number) for number in re.findall(r"\d+", part))
             last = rest[-1] if rest else first
-            # What looks like a long range is none, but something like [2020-2024].
+            # A long range, such as [1-2024], is more likely something else.
             span = range(first, last + 1) if 0 <= last - first < _LONGEST_RANGE else (first, last)
             found |= dict.fromkeys(span)
     return list(found)

@@ -1,7 +1,7 @@
-"""A language model behind an OpenAI-compatible endpoint, by the standard library's HTTP client.
+"""A language model behind an OpenAI-compatible endpoint.
 
-Why not an SDK: one request is all that is needed, and every server (llama.cpp, vLLM, Ollama, OpenAI)
-speaks it.
+This uses the standard library's HTTP client instead of an SDK: it needs one kind of request, which
+llama.cpp, vLLM, Ollama and OpenAI all serve.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _LONGEST_WAIT = 30.0
 
 
 class ChatModel:
-    """A language model to ask.
+    """A language model behind an endpoint.
 
     Attributes:
-        url: Where requests go.
+        url: The endpoint's address.
     """
 
     def __init__(
@@ -40,18 +40,18 @@ class ChatModel:
         timeout: float = 120,
         retries: int = 3,
     ) -> None:
-        """Checks the address; nothing is sent yet.
+        """Check the address; send nothing yet.
 
         Args:
-            url: The endpoint: ``http://localhost:8080``, ``https://api.openai.com/v1``, or all of it
-                with ``/chat/completions``.
-            model: The model's name; None takes the one that the endpoint has, if it is only one.
-            key: Sent as bearer token, if given.
-            timeout: Seconds without a sign of life after which the endpoint counts as gone.
-            retries: How often to ask again when the endpoint is busy or cannot be reached.
+            url: The endpoint, such as ``http://localhost:8080`` or ``https://api.openai.com/v1``, with
+                or without ``/chat/completions``.
+            model: The model's name; None uses the endpoint's only model.
+            key: Sent as a bearer token, if given.
+            timeout: Seconds without a response after which to give up; above 0.
+            retries: Number of further attempts if the endpoint is busy or cannot be reached.
 
         Raises:
-            InputError: The address is none, or a number is out of range.
+            InputError: The address is invalid, or a number is out of range.
         """
         try:
             parts = urlsplit(url)
@@ -60,7 +60,7 @@ class ChatModel:
             good = False
         if not good:
             raise InputError(
-                f"an endpoint is an address like http://localhost:8080/v1: got {url!r}"
+                f"an endpoint must be an address like http://localhost:8080/v1: got {url!r}"
             )
         if not timeout > 0 or retries < 0:
             raise InputError(
@@ -70,13 +70,13 @@ class ChatModel:
         self.url = parts._replace(path=path, fragment="").geturl()
         self._model, self._key = model, key
         self._timeout, self._retries = timeout, retries
-        # A redirect would turn the question into a request for a page.
+        # Following a redirect would turn the POST into a GET.
         self._opener = urllib.request.build_opener(_NoRedirects)
 
     def complete(
         self, messages: Sequence[Message], *, on_text: Callable[[str], None] | None = None
     ) -> str:
-        """Sends messages and returns the answer.
+        """Send messages and return the answer.
 
         Args:
             messages: The conversation.
@@ -86,7 +86,7 @@ class ChatModel:
             The whole answer.
 
         Raises:
-            LanguageModelError: The endpoint refuses, cannot be reached, or its answer broke off.
+            LanguageModelError: The endpoint refuses, cannot be reached, or its answer breaks off.
         """
         body = {
             "model": self._model or self._only_model(),
@@ -104,7 +104,7 @@ class ChatModel:
                 got = sum(map(len, pieces))
                 raise LanguageModelError(
                     f"the answer from {self.url} broke off after {got} characters: "
-                    f"{_said(error)}; ask again"
+                    f"{_reason(error)}; ask again"
                 ) from error
         answer = "".join(pieces)
         if not answer.strip():
@@ -112,7 +112,7 @@ class ChatModel:
         return answer
 
     def _only_model(self) -> str:
-        """Returns the name of the endpoint's model."""
+        """Return the name of the endpoint's only model."""
         with self._request("models", None) as response:
             try:
                 names = [str(model["id"]) for model in json.loads(response.read(_LONGEST))["data"]]
@@ -128,7 +128,7 @@ class ChatModel:
         return names[0]
 
     def _request(self, path: str, body: Any) -> http.client.HTTPResponse:
-        """Sends a request until it is answered or there is no hope."""
+        """Send a request, and repeat it if the endpoint is busy or cannot be reached."""
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, */*"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -149,24 +149,24 @@ class ChatModel:
                     raise LanguageModelError(reason) from error
                 last: Exception = error
             except _BROKEN as error:
-                reason, wait, last = f"{self.url} cannot be reached: {_said(error)}", 0.0, error
+                reason, wait, last = f"{self.url} cannot be reached: {_reason(error)}", 0.0, error
             if attempt < self._retries:
                 time.sleep(min(max(wait, 0.5 * 2**attempt), _LONGEST_WAIT))
         tried = f"; tried {self._retries + 1} times" if self._retries else ""
         raise LanguageModelError(f"{reason}{tried}") from last
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
-        """Says why an endpoint refused."""
+        """Return why an endpoint refused, and what to do."""
         if error.code in (401, 403):
-            hint = "; is the key right?" if self._key else "; it needs a key, and got none"
+            hint = "; check the key" if self._key else "; it needs a key"
         elif error.code == 404:
-            hint = "; is the address right, and the model's name?"
+            hint = "; check the address and the model's name"
         elif 300 <= error.code < 400:
-            hint = f"; it moved to {error.headers.get('Location')}, use that address"
+            hint = f"; it moved to {error.headers.get('Location')}: use that address"
         else:
             hint = ""
-        said = _message(error)
-        return f"{self.url} refused with {error.code}{f' ({said})' if said else ''}{hint}"
+        message = _message(error)
+        return f"{self.url} refused with {error.code}{f' ({message})' if message else ''}{hint}"
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
@@ -175,11 +175,11 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def _pieces(response: http.client.HTTPResponse) -> Iterator[str]:
-    """Yields the answer's pieces, from a stream of events or from one JSON document.
+    """Yield the pieces of the answer, from a stream of events or from one JSON document.
 
     Raises:
-        HTTPException, OSError: The answer broke off.
-        LanguageModelError: It is no answer.
+        HTTPException, OSError: The answer breaks off.
+        LanguageModelError: The response is not an answer.
     """
     if "event-stream" not in response.headers.get("Content-Type", ""):
         yield _content(_parsed(response.read(_LONGEST)), "message")
@@ -196,14 +196,14 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[str]:
 
 
 def _events(response: IO[bytes]) -> Iterator[bytes]:
-    """Yields the data of server-sent events, one line each as all servers write them."""
+    """Yield the data of server-sent events; every server writes one line for each."""
     while line := response.readline(_LONGEST):
         if line.startswith(b"data:"):
             yield line[5:].strip()
 
 
 def _content(document: dict[str, Any], name: str) -> str:
-    """Returns the text of the first choice; "" where an event has none."""
+    """Return the text of the first choice, or "" if an event has none."""
     for choice in document["choices"]:
         content = (choice.get(name) or {}).get("content")
         return content if isinstance(content, str) else ""
@@ -226,7 +226,7 @@ def _parsed(data: bytes) -> dict[str, Any]:
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """Returns what an endpoint says of its refusal, as one short line."""
+    """Return the endpoint's own message, as one short line."""
     try:
         content = error.read(100_000)
     except _BROKEN:
@@ -245,10 +245,10 @@ def _error_text(document: Any) -> str:
 
 
 def _asked_wait(seconds: str | None) -> float:
-    """Returns how long an endpoint asks to wait; 0 where it does not, or gives a date."""
+    """Return the seconds an endpoint asks to wait; 0 if it asks for none or sends a date."""
     return float(seconds) if seconds is not None and seconds.isdecimal() else 0.0
 
 
-def _said(error: BaseException) -> str:
+def _reason(error: BaseException) -> str:
     reason = getattr(error, "reason", None) or error
     return str(reason) or type(reason).__name__

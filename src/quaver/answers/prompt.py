@@ -1,4 +1,4 @@
-"""The prompt: a template that people can read and change, filled with passages as data."""
+"""The prompt: a template that is filled with passages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Answer in the language of the question.
 
 Question: {question}
 """
-"""Above the line of three dashes stands what the system says, below it what the user says."""
+"""The text above the line of three dashes is the system message, the text below it the user message."""
 
 _PLACES = ("{passages}", "{question}")
 _TAG = re.compile(r"<(?=\s*/?\s*passage)", re.I)
@@ -34,7 +34,7 @@ class Message:
 
     Attributes:
         role: "system" or "user".
-        content: Its text.
+        content: The text.
     """
 
     role: str
@@ -42,34 +42,34 @@ class Message:
 
 
 def render(question: str, hits: Sequence[Hit], template: str = DEFAULT_TEMPLATE) -> list[Message]:
-    """Fills the template.
+    """Fill the template.
 
-    Each passage stands between ``<passage id="1" source="...">`` and ``</passage>``. A passage
-    cannot end itself early: these tags in its text are written with ``&lt;``.
+    Each passage is put between ``<passage id="1" source="...">`` and ``</passage>``. In the text of
+    a passage these tags are escaped with ``&lt;``, so it cannot end itself early.
 
     Args:
         question: The question.
         hits: The passages, numbered from 1.
-        template: Text with ``{passages}`` and ``{question}``; a line of three dashes, if there is
-            one, ends the part that the system says.
+        template: Text with ``{passages}`` and ``{question}``. A line of three dashes, if there is
+            one, ends the system message.
 
     Returns:
-        One message for each part.
+        The user message, after the system message if there is one.
 
     Raises:
-        InputError: The template lacks one of the two places.
+        InputError: The template lacks one of the placeholders.
     """
     missing = [place for place in _PLACES if place not in template]
     if missing:
         raise InputError(
-            f"a prompt needs the places {' and '.join(_PLACES)}: {' and '.join(missing)} missing; "
-            "docs/guide/ask.md has the one that is used by default"
+            f"a prompt needs {' and '.join(_PLACES)}: {' and '.join(missing)} missing; "
+            "docs/guide/ask.md shows the default prompt"
         )
     passages = "\n\n".join(_passage(number, hit) for number, hit in enumerate(hits, start=1))
     values = {"{passages}": passages or "(no passages were found)", "{question}": question.strip()}
     parts = _LINE.split(template, 1)
     roles = ("system", "user") if len(parts) == 2 else ("user",)
-    # In one pass: a passage that holds "{question}" stays as it is.
+    # Replace in one pass, so that "{question}" in a passage is kept.
     places = re.compile("|".join(map(re.escape, _PLACES)))
     return [
         Message(role, places.sub(lambda found: values[found.group()], part).strip())

@@ -1,4 +1,4 @@
-"""What the commands show in a terminal: a progress bar, a report, hits."""
+"""What commands print: a progress bar, a report, hits."""
 
 from __future__ import annotations
 
@@ -24,39 +24,39 @@ from quaver.index import UpdateProgress, UpdateReport
 from quaver.store import UNSPACED, Hit, TermAnalyzer
 
 _SHOWN = 10
-"""Files that are named where many have the same trouble."""
+"""Files that are named for one reason of failure; others are counted."""
 
 
 LINE_SECONDS = 10.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress without a terminal."""
 
 _WINDOW = 60.0
-"""Seconds of the past that the time left is told from."""
+"""Seconds of past work from which the time left is estimated."""
 _SEEN = 5.0
-"""Seconds of work before a time left is told."""
+"""Seconds of work before the time left is shown."""
 _WIDE = 64
-"""Characters of a line that has room for a bar."""
+"""Columns of a terminal that has room for a bar."""
 
 
 class TimeLeft:
-    """Tells how long the work of an update will still take: by the pace of the last minute.
+    """An estimate of the time left in an update, from the rate of the last minute.
 
-    Only files that are embedded are work. What is unchanged, cannot be read or has no text takes
-    next to no time, and would make the pace look like something that it is not.
+    Only files that are embedded count as work. Other files take almost no time, and would distort
+    the rate.
     """
 
     def __init__(self) -> None:
-        """Has seen nothing yet."""
+        """Start without any progress."""
         self._seen: deque[tuple[float, int]] = deque()
         self._reports = 0
         self._left = 0
 
     def see(self, progress: UpdateProgress, now: float) -> None:
-        """Takes note of progress.
+        """Record progress.
 
         Args:
-            progress: What an update reports.
-            now: Seconds on a clock that does not go back.
+            progress: From the update.
+            now: Seconds on a monotonic clock.
         """
         if not self._seen or progress.work_done > self._seen[-1][1]:
             self._seen.append((now, progress.work_done))
@@ -64,7 +64,7 @@ class TimeLeft:
         self._left = progress.work_total - progress.work_done
 
     def seconds(self, now: float) -> float | None:
-        """Returns the seconds left; None while too little was seen.
+        """Return the seconds left; None while there is too little progress to tell.
 
         Args:
             now: As for ``see``.
@@ -80,7 +80,7 @@ class TimeLeft:
 
 
 def duration(seconds: float) -> str:
-    """Returns a length of time as roughly as it is known: "20 s", "7 min", "2 h 10 min"."""
+    """Return a rounded time, such as "20 s", "7 min" or "2 h 10 min"."""
     if seconds < 55:
         return f"{max(10, 10 * math.ceil(seconds / 10))} s"
     minutes = max(1, round(seconds / 60))
@@ -91,13 +91,13 @@ def duration(seconds: float) -> str:
 
 
 class ProgressDisplay:
-    """Shows how far an update is: a line that stays in a terminal, else a line every ten seconds."""
+    """The progress of an update: a bar in a terminal, else a line every ten seconds."""
 
     def __init__(self, quiet: bool) -> None:
-        """Shows nothing yet.
+        """Show nothing yet.
 
         Args:
-            quiet: Whether nothing is shown at all.
+            quiet: Show nothing at all.
         """
         self._quiet = quiet
         self._bar: tqdm[NoReturn] | None = None
@@ -112,10 +112,10 @@ class ProgressDisplay:
         self._latest: UpdateProgress | None = None
 
     def __call__(self, progress: UpdateProgress) -> None:
-        """Shows progress.
+        """Show progress.
 
         Args:
-            progress: What an update reports.
+            progress: From the update.
         """
         if self._quiet or not progress.bytes_total:
             return
@@ -148,7 +148,7 @@ class ProgressDisplay:
         self._bar.update(0)
 
     def end(self) -> None:
-        """Shows nothing any more; what comes is shown as another update."""
+        """Remove the bar; later progress starts a new one."""
         if self._lines is not None:
             self._ended.set()
             self._lines.join()
@@ -159,7 +159,7 @@ class ProgressDisplay:
         self._begin()
 
     def _words(self, progress: UpdateProgress) -> list[str]:
-        """Returns what there is to say, the most important first."""
+        """Return the parts of the line, the most important first."""
         now = time.monotonic()
         left = self._left.seconds(now)
         rate = progress.passages / max(now - self._started, 1e-9)
@@ -179,13 +179,13 @@ class ProgressDisplay:
 
 @contextmanager
 def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
-    """Shows the progress of what is done in this context.
+    """Show progress while the context is open.
 
     Args:
-        quiet: Whether nothing is shown.
+        quiet: Show nothing.
 
     Yields:
-        What takes the progress.
+        The display, to be called with progress.
     """
     display = ProgressDisplay(quiet)
     try:
@@ -195,7 +195,7 @@ def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
 
 
 def _fitting(words: Sequence[str], width: int) -> str:
-    """Joins as many words, from the first, as a line holds."""
+    """Join as many of the first words as fit a line."""
     line = ""
     for word in words:
         longer = f"{line}, {word}" if line else word
@@ -206,7 +206,7 @@ def _fitting(words: Sequence[str], width: int) -> str:
 
 
 def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
-    """Prints what an update did; failures go to stderr."""
+    """Print what an update did; failures go to stderr."""
     print(f"{plural(report.files, 'file')} from {folder} in {store}")
     reused = f"{report.reused} reused, " if report.reused else ""
     print(
@@ -222,7 +222,7 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
         others = harmless(
             _listed([f"{count} {ending or 'without ending'}" for ending, count in kinds])
         )
-        print(f"quaver: passed over files of other kinds: {others}", file=sys.stderr)
+        print(f"quaver: skipped files of other kinds: {others}", file=sys.stderr)
     if report.outside:
         lead = "leads" if len(report.outside) == 1 else "lead"
         links = f"{plural(len(report.outside), 'link')} that {lead} out of the folder"
@@ -232,7 +232,7 @@ def print_report(report: UpdateReport, folder: Path, store: str | Path) -> None:
 
 
 def print_failures(failed: Sequence[Failure]) -> None:
-    """Prints to stderr which files could not be read."""
+    """Print to stderr which files could not be read."""
     if failed:
         print(f"quaver: {plural(len(failed), 'file')} could not be read:", file=sys.stderr)
     for line in failure_lines(failed):
@@ -240,7 +240,7 @@ def print_failures(failed: Sequence[Failure]) -> None:
 
 
 def failure_lines(failed: Sequence[Failure]) -> list[str]:
-    """Returns a line for each reason, with the files that have it."""
+    """Return a line for each reason of failure, with its files."""
     sources: dict[str, list[str]] = {}
     for failure in failed:
         sources.setdefault(failure.reason, []).append(failure.source)
@@ -248,7 +248,7 @@ def failure_lines(failed: Sequence[Failure]) -> list[str]:
 
 
 def size(count: int) -> str:
-    """Returns a number of bytes for people: "12.3 MB"."""
+    """Return a number of bytes with a unit, such as "12.3 MB"."""
     value, unit = float(count), "bytes"
     for larger in ("kB", "MB", "GB", "TB"):
         if value < 1000:
@@ -258,20 +258,20 @@ def size(count: int) -> str:
 
 
 def _listed(sources: Sequence[str]) -> str:
-    """Returns the first few of some names, and how many more there are."""
+    """Join the first few names, and count the others."""
     more = len(sources) - _SHOWN
     return ", ".join(sources[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 class QueryWords:
-    """Finds the words of a question in a text: as the word search does, by their stems."""
+    """Finds the words of a question in a text by their stems, like the word search."""
 
     def __init__(self, query: str, language: str) -> None:
-        """Takes a question apart.
+        """Split a question into stems.
 
         Args:
             query: The question.
-            language: Whose stop words and stems the store uses; see ``quaver.store.terms``.
+            language: The store's language of stop words and stems.
         """
         self._analyzer = TermAnalyzer(language)
         self._terms = set(self._analyzer.query(query).indices)
@@ -283,10 +283,10 @@ class QueryWords:
                 self._pairs |= {word[i : i + 2] for i in range(max(len(word) - 1, 1))}
 
     def find(self, text: str) -> list[tuple[int, int, object]]:
-        """Returns where words of the question are in a text: begin, end, and what identifies the word."""
+        """Return begin, end and an id for each place where the text has a word of the question."""
         found: list[tuple[int, int, object]] = []
         for word in _WORD.finditer(text):
-            if UNSPACED.search(word[0]):  # no spaces: any two signs of the question side by side
+            if UNSPACED.search(word[0]):  # no spaces between words: match pairs of characters
                 for i in range(*word.span()):
                     pair = text[i : min(i + 2, word.end())]
                     if pair in self._pairs:
@@ -307,16 +307,16 @@ _WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")
 def print_hits(
     hits: Sequence[Hit], *, query: str = "", language: str = "none", full: bool = False
 ) -> None:
-    """Prints rank, score, source and heading, and of each text what answers the question.
+    """Print each hit's rank, score, source and heading, and an excerpt that answers the question.
 
-    Sources are relative to the indexed folder; where the hits come from several folders, each
-    source is shown with its folder. On a terminal the words of the question are bold.
+    Sources are relative to the indexed folder; with hits from several folders, the folder is shown
+    too. In a terminal the words of the question are bold.
 
     Args:
-        hits: What was found.
+        hits: The hits.
         query: The question.
-        language: Of the store.
-        full: Whether whole passages are printed, with their lines as they are.
+        language: The store's language.
+        full: Print whole passages, with their line ends.
     """
     console = Console(highlight=False)
     words = QueryWords(query, language)
@@ -347,14 +347,14 @@ def print_hits(
 
 
 def short_heading(heading: str, width: int) -> str:
-    """Returns a heading path that fits a line: the innermost headings say most.
+    """Return a heading path that fits a line; the innermost headings are kept.
 
     Args:
         heading: Headings joined by " > ".
         width: Columns, at least 20.
 
     Returns:
-        The path; "…" stands for outer headings that were left out, or ends one that was cut.
+        The path, with "…" for outer headings left out or at the end of a heading cut short.
     """
     headings = harmless(heading).split(HEADING_SEPARATOR)
     for first in range(len(headings)):
@@ -365,25 +365,26 @@ def short_heading(heading: str, width: int) -> str:
 
 
 def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text:
-    """Returns the part of a text that has most of a question's words, for the terminal.
+    """Return the part of a text that has most of a question's words.
 
-    It begins with a sentence, a row or a cell of a table where that loses no word. Of a text without
-    words of the question it is the beginning. Rows of tables stay lines, other line ends are spaces.
+    It begins with a sentence, a table row or a table cell if no word is lost by that. Without words of
+    the question it is the beginning of the text. Table rows stay on separate lines; other line ends
+    become spaces.
 
     Args:
         text: A passage's text.
-        words: Of the question; bold in what is returned.
+        words: The words of the question, which become bold.
         width: Columns, including an indent of 5; a Chinese character takes two.
-        lines: How many lines at most.
+        lines: Most lines.
 
     Returns:
-        Wrapped and indented lines; "…" stands for what was cut.
+        Wrapped and indented lines, with "…" where text was cut.
     """
     room = max(width, 20) - 5
     flat = harmless("\n".join(_blocks(text)), lines=True)
     start = _best_start(flat, words.find(flat), room, lines)
     marked = _marked(flat, words)[start:]
-    if start:  # a first word that is longer than the line would leave the sign alone
+    if start:  # a first word longer than the line would leave the ellipsis alone
         first = flat[start:].split(maxsplit=1)[0]
         spaced = cell_len(first) <= room - 2 and not UNSPACED.match(first)
         marked = Text.assemble("… " if spaced else "…", marked)
@@ -393,9 +394,8 @@ def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text
         line.rstrip()
     if len(wrapped) > lines:
         last = shown[-1]
-        while (
-            cell_len(last.plain) > room - 2
-        ):  # the last word goes; of a line without spaces its end
+        # Drop the last word, or the end of a line without spaces.
+        while cell_len(last.plain) > room - 2:
             kept = last.plain.rpartition(" ")[0] or set_cell_size(last.plain, room - 2)
             last.right_crop(len(last.plain) - len(kept.rstrip()))
         last.append(" …")
@@ -410,11 +410,11 @@ def _marked(text: str, words: QueryWords) -> Text:
 
 
 _ROW = re.compile(r"[^:;|]{1,60}: [^;]+; [^:;|]{1,60}: |.* \| ")
-"""A line as ``passages.table`` writes the row of a table."""
+"""A table row as ``quaver.documents`` writes it."""
 
 
 def _blocks(text: str) -> list[str]:
-    """Returns the rows of tables, and what stands between them as one line each."""
+    """Return table rows, and the text between them on one line each."""
     blocks: list[str] = []
     prose: list[str] = []
     for line in text.split("\n"):
@@ -427,11 +427,11 @@ def _blocks(text: str) -> list[str]:
 
 
 _BEGINNING = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n|(?<=;) ")
-"""In front of a sentence, a row, a cell."""
+"""The place before a sentence, a row or a cell."""
 
 
 def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, lines: int) -> int:
-    """Returns where an excerpt should begin so that it has most of the words that were found."""
+    """Return where an excerpt should begin to have most of the words that were found."""
     if not found:
         return 0
     cells = [0, *accumulate(room // 2 if c == "\n" else cell_len(c) for c in text)]
@@ -439,7 +439,7 @@ def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, 
     often = Counter(key for *_, key in found)
 
     def weight(keys: Iterable[object]) -> float:
-        """Words that are rare in the text say more, and each counts once."""
+        """Sum the weights of words: each counts once, and rare ones count more."""
         return sum(1 / math.sqrt(often[key]) for key in set(keys))
 
     def worth(start: int) -> float:
@@ -452,14 +452,11 @@ def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, 
         first = (key for begin, key in inside if row < 0 or begin < row)
         return weight(key for _, key in inside) + 0.1 * weight(first)
 
-    # Of equal ones the beginning of the text, else the last: the words then stand first.
+    # Of equal starts prefer the beginning of the text, then the last one, which shows the words first.
     starts = [0, *(match.end() for match in reversed([*_BEGINNING.finditer(text)]))]
     whole = max((start for start in starts if start < len(text)), key=worth)
-    near = []
-    for (
-        begin,
-        *_,
-    ) in found:  # in the middle of a long sentence, a few words before the one looked for
+    near = []  # in a long sentence, start a few words before the match
+    for begin, *_ in found:
         back = begin
         while back > 0 and text[back - 1] != "\n" and cells[begin] - cells[back] < room // 3:
             back -= 1
@@ -470,14 +467,14 @@ def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, 
 
 
 def _spot(hit: Hit) -> str:
-    """Returns the page on which a passage begins, or the time at which subtitles show it."""
+    """Return the page on which a passage begins, or its time in subtitles."""
     if "page" in hit.metadata:
         return f", p. {hit.metadata['page']}"
     return f", {hit.metadata['time']}" if {"time", "seconds"} <= set(hit.metadata) else ""
 
 
 def place_of(hit: Hit) -> str:
-    """Returns where a passage stands: its file, page and headings, on one line.
+    """Return a passage's file, page and headings on one line.
 
     Args:
         hit: The passage.
@@ -490,14 +487,14 @@ def place_of(hit: Hit) -> str:
 
 
 def harmless(text: str, *, lines: bool = False) -> str:
-    """Returns a text without control characters, which could steer the terminal.
+    """Replace control characters, which could manipulate the terminal.
 
     Args:
-        text: Text or a name from a document folder, or what a language model said.
-        lines: Whether line ends and tabs stay.
+        text: From a document, a file name or a language model.
+        lines: Keep line ends and tabs.
 
     Returns:
-        The text with a replacement character for each of them.
+        The text with a replacement character for each control character.
     """
     return text.translate(_CONTROLS_BUT_LINES if lines else _CONTROLS)
 
@@ -507,5 +504,5 @@ _CONTROLS_BUT_LINES = {code: sign for code, sign in _CONTROLS.items() if chr(cod
 
 
 def plural(number: int, noun: str) -> str:
-    """Returns a number with its noun: "1 file", "2 files"."""
+    """Return a number with its noun: "1 file", "2 files"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

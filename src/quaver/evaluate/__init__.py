@@ -1,4 +1,4 @@
-"""What int8 costs: tasks with judgements, a baseline, paired statistics, a report."""
+"""Measure what int8 costs: tasks with judgements, a baseline, paired statistics, a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vectors kept between runs, under everything they depend on."""
+"""Vectors kept between runs, under a key of everything they depend on."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ from numpy.typing import NDArray
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 
-# Rooms above the engine, which change no vector.
-_NO_VECTORS = {"bench", "cli", "evaluate", "integrations", "passages", "store"}
+# Rooms whose code changes no vector.
+_NO_VECTORS = {
+    *("answers", "cli", "documents", "evaluate"),
+    *("index", "integrations", "reference", "store"),
+}
 
 
 class VectorCache:
     """A folder of .npy files, one for each list of texts and each system.
 
     Attributes:
-        folder: where they lie.
+        folder: the folder.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if there is none.
+        """Make the folder if it does not exist.
 
         Args:
             folder: where vectors are kept.
@@ -46,12 +49,12 @@ class VectorCache:
         texts: list[str],
         encode: Callable[[], NDArray[np.float32]],
     ) -> NDArray[np.float32]:
-        """Return the vectors of texts: from the folder, or from `encode`, which are then kept.
+        """Return the vectors of texts, from the folder if they are kept there.
 
         Args:
-            key: what they depend on besides the texts.
+            key: what the vectors depend on besides the texts.
             texts: the texts.
-            encode: makes the vectors.
+            encode: computes the vectors.
 
         Returns:
             float32 (N, D).
@@ -71,8 +74,8 @@ class VectorCache:
 def quaver_key(embedder: Embedder) -> str:
     """Return what the vectors of an embedder depend on besides the texts.
 
-    That is the model's files, its settings, the instruction set, and the code: Quaver's Python
-    sources and its native module, so that a cache never speaks for another build.
+    That is the model's files and settings, the instruction set, and the code: Quaver's Python
+    sources and its native module. Another build of Quaver never gets the vectors of this one.
 
     Args:
         embedder: the model.

@@ -105,18 +105,18 @@ def compare(
     """Measure systems and the baseline on tasks, one task after the other.
 
     Args:
-        baseline: what every difference is a difference to.
-        systems: one column each, with different names.
-        tasks: with judgements.
-        others: results of other tasks, to stand in the same report.
-        run: when, where and with what, for the record.
+        baseline: the system that the others are compared with.
+        systems: one column each; their names differ.
+        tasks: tasks with judgements.
+        others: results of tasks without judgements, for the same report.
+        run: date, machine and command, for the record.
         on_step: called with task and system before each is measured.
 
     Returns:
         The report.
 
     Raises:
-        InputError: nothing to compare, or two systems or tasks of the same name.
+        InputError: there is nothing to compare, or two systems or tasks have the same name.
         TaskError: a system cannot do a task.
         ImportError: the extra "evaluate" is not installed.
     """
@@ -148,5 +148,5 @@ def compare(
 def _different(what: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice or not names:
-        got = f"{twice[0]!r} is there twice" if twice else "there are none"
-        raise InputError(f"an evaluation needs {what} of different names: {got}")
+        got = f"{twice[0]!r} twice" if twice else "none"
+        raise InputError(f"an evaluation needs {what} with different names: got {got}")

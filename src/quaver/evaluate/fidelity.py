@@ -1,4 +1,4 @@
-"""How near a system stays to the baseline, before any judgement comes in."""
+"""How close a system stays to the baseline, measured without judgements."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Cosines:
-    """Cosines between the vectors that two systems give the same texts.
+    """Cosines between two systems' vectors of the same texts.
 
     Attributes:
         mean: their mean.
-        percentile_1: one text in a hundred lies below.
+        percentile_1: one text in a hundred is below.
         minimum: the worst text.
     """
 
@@ -32,15 +32,15 @@ class Cosines:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """How near a system stays to the baseline.
+    """How close a system stays to the baseline.
 
     Attributes:
         texts: how many vectors were compared; 0 for systems without vectors.
         raw: cosines of the vectors.
-        centred: cosines with the mean of the baseline's document vectors taken from both. Models
-            that crowd all vectors into a cone get a high raw cosine whatever happens.
+        centred: cosines after the mean of the baseline's document vectors is subtracted from both.
+            If all vectors of a model lie in a narrow cone, its raw cosines are high in any case.
         overlap_10: share of the baseline's ten best documents among the system's ten best, the mean
-            over queries of retrieval tasks; None without such a task (a pool often holds no more).
+            over queries of retrieval tasks; None without such a task.
         same_first: share of queries with the same best document.
     """
 
@@ -53,7 +53,7 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Nearness:
-    """What is compared on one task, text by text and query by query.
+    """The comparison on one task, for each text and each query.
 
     Attributes:
         raw: float64 (texts,).
@@ -73,11 +73,11 @@ def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
 
     Args:
         task: the task.
-        baseline: what the baseline gave.
-        system: what the system gave.
+        baseline: the baseline's scores and vectors.
+        system: the system's scores and vectors.
 
     Returns:
-        The comparison, one number for each text and each query.
+        One number for each text and each query.
     """
     empty = np.zeros(0)
     raw = centred = empty
@@ -97,7 +97,7 @@ def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
 
 
 def fidelity(parts: Sequence[Nearness]) -> Fidelity:
-    """Sum up a system over tasks: every text and every query counts once."""
+    """Summarize a system over tasks; every text and every query counts once."""
     raw = np.concatenate([part.raw for part in parts])
     centred = np.concatenate([part.centred for part in parts])
     overlap = np.concatenate([part.overlap_10 for part in parts])
@@ -116,7 +116,7 @@ def row_cosines(a: Rows, b: Rows, *, centre: Rows | None = None) -> NDArray[np.f
     Args:
         a: float32 (N, D).
         b: float32 (N, D).
-        centre: float32 (D,), taken from every row of both.
+        centre: float32 (D,), subtracted from every row of both.
 
     Returns:
         float64 (N,), -1 to 1; 1 where both rows are zero, 0 where only one is.
@@ -145,7 +145,7 @@ def overlaps(baseline: Scores, system: Scores, k: int) -> NDArray[np.float64]:
     Args:
         baseline: scores.
         system: scores of the same queries.
-        k: how many are compared; of fewer documents, all.
+        k: number of documents to compare, or all if there are fewer.
 
     Returns:
         float64 (N,), 0 to 1, in the order of `baseline`; 1 where both found nothing, 0 where only
@@ -154,6 +154,6 @@ def overlaps(baseline: Scores, system: Scores, k: int) -> NDArray[np.float64]:
     shares = []
     for query in baseline:
         best, found = best_documents(baseline, query, k), best_documents(system, query, k)
-        # A search for words may find nothing: two that find nothing agree.
+        # A word search may find nothing; two systems that find nothing agree.
         shares.append(len(set(best) & set(found)) / len(best) if best else float(not found))
     return np.array(shares)

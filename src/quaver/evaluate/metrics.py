@@ -1,4 +1,4 @@
-"""Scores of documents to one number for each query, by trec_eval as MTEB uses it."""
+"""The metric of each query, computed by trec_eval as in MTEB."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:
 
     Formula:
         NDCG@10: DCG / best DCG, DCG = sum of judgement_i / log2(i + 1) over the ten best
-        MAP: the mean, over the relevant documents, of the precision down to each; 0 for one that
-            was not ranked
+        MAP: the mean of the precision at each relevant document; 0 for a document that is not
+            ranked
 
     Args:
-        task: says what is relevant.
-        scores: of a system.
+        task: the task.
+        scores: a system's scores.
 
     Returns:
         float64 (N,), 0 to 1, in the order of `task.queries`.
 
     Raises:
-        InputError: the system gave no scores for a query.
+        InputError: the system has no scores for a query.
         ImportError: the extra "evaluate" is not installed.
 
     Source: trec_eval 9, measures ndcg_cut and map.
@@ -34,7 +34,7 @@ def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:
         from pytrec_eval import RelevanceEvaluator
     lost = [query for query in task.queries if query not in scores]
     if lost:
-        raise InputError(f"{task.name}: a system must score every query: {lost[0]!r} has nothing")
+        raise InputError(f"{task.name}: a system must score every query: {lost[0]!r} has no score")
     measure = "ndcg_cut_10" if task.kind == "retrieval" else "map"
     evaluator = RelevanceEvaluator(
         {query: dict(row) for query, row in task.judgements.items()},
@@ -46,12 +46,12 @@ def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:
 
 
 def best_documents(scores: Scores, query: str, k: int) -> list[str]:
-    """Return the k best documents of a query; equal scores in the order of trec_eval.
+    """Return the k best documents of a query, with ties in the order of trec_eval.
 
     Args:
-        scores: of a system.
+        scores: a system's scores.
         query: its id.
-        k: how many at most.
+        k: most documents.
 
     Returns:
         Document ids, best first.

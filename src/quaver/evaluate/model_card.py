@@ -15,7 +15,7 @@ START, END = MARKS
 
 
 def is_quantized_folder(folder: Path) -> bool:
-    """Whether a path is a local model folder with int8 weights, as `quaver quantize` writes it."""
+    """Return whether a path is a local folder that `quaver quantize` wrote."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -43,18 +43,18 @@ def write_card(report: EvaluationReport, system: str, folder: Path) -> Path:
 
 
 def write_between(file: Path, text: str, *, start: str = START, end: str = END) -> None:
-    """Put text between two marks of a Markdown file, at its end where there are none.
+    """Put text between two marks of a Markdown file, or at its end if it has no marks.
 
-    The file is whole at every moment: a new one takes its place.
+    A new file replaces the old one in one step.
 
     Args:
-        file: the file; made if there is none.
-        text: what comes between the marks, instead of what was there.
+        file: the file; made if it does not exist.
+        text: replaces what is between the marks.
         start: the first mark.
         end: the second mark.
 
     Raises:
-        InputError: only one mark is there or one is there twice, or the file cannot be written.
+        InputError: a mark is missing or there twice, or the file cannot be written.
     """
     try:
         content = file.read_text(encoding="utf-8") if file.is_file() else ""
@@ -64,7 +64,7 @@ def write_between(file: Path, text: str, *, start: str = START, end: str = END) 
     if counts == (0, 0):
         content = f"{content.rstrip()}\n\n{start}\n{end}\n".lstrip()
     elif counts != (1, 1) or content.index(start) > content.index(end):
-        raise InputError(f"{file} must hold {start} and then {end}, once each; put that right")
+        raise InputError(f"{file} must have {start} and then {end}, once each: correct the file")
     before, _, rest = content.partition(start)
     _, _, after = rest.partition(end)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")

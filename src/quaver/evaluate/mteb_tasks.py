@@ -1,4 +1,4 @@
-"""mteb's tasks by name: those with judgements become tasks of ours, mteb runs the others itself."""
+"""mteb's tasks by name: those with judgements become `Task`s, mteb runs the others itself."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from quaver.errors import TaskError, needs_extra
 from quaver.evaluate.report import OtherResult
 from quaver.evaluate.task import Kind, Task, checked_task
 
-# mteb's main scores that are the published tables' metrics; a task with another is mteb's to score.
+# mteb's main scores that Quaver computes; mteb scores tasks with another metric.
 _KINDS: dict[str, Kind] = {"ndcg_at_10": "retrieval", "map_at_1000": "reranking"}
 
 
 def find_mteb(names: Sequence[str]) -> list[Any]:
-    """Return mteb's tasks for names of tasks and benchmarks.
+    """Find mteb's tasks by the names of tasks and benchmarks.
 
     Args:
         names: such as "SciFact" or "MTEB(eng, v2)".
 
     Returns:
-        The tasks, each once; nothing is downloaded yet.
+        The tasks, each once. Nothing is downloaded.
 
     Raises:
-        TaskError: mteb knows no such name.
+        TaskError: mteb has no task or benchmark of a name.
         ImportError: the extra "mteb" is not installed.
     """
     with needs_extra("mteb"):
@@ -37,7 +37,7 @@ def find_mteb(names: Sequence[str]) -> list[Any]:
                 tasks = [mteb.get_task(name)]
             except KeyError as error:
                 raise TaskError(
-                    f"a task is a folder, or a task or benchmark of mteb: {name!r} is none. mteb: "
+                    f"a task must be a folder, or a task or benchmark of mteb: got {name!r}; mteb says: "
                     f"{error.args[0]}"
                 ) from error
         found |= {task.metadata.name: task for task in tasks}
@@ -45,7 +45,7 @@ def find_mteb(names: Sequence[str]) -> list[Any]:
 
 
 def has_judgements(task: Any) -> bool:
-    """Whether a task of mteb is retrieval or reranking with the published tables' metrics."""
+    """Return whether a task is text retrieval or reranking with NDCG@10 or MAP."""
     with needs_extra("mteb"):
         from mteb.abstasks.retrieval import AbsTaskRetrieval
     return (
@@ -58,16 +58,16 @@ def has_judgements(task: Any) -> bool:
 
 
 def read_mteb(task: Any) -> list[Task]:
-    """Load a task's data and return it as tasks of ours, one for each subset and split.
+    """Load a task's data as one `Task` for each subset and split.
 
     Args:
-        task: one that `has_judgements`.
+        task: a task for which `has_judgements` is true.
 
     Returns:
         The tasks.
 
     Raises:
-        TaskError: the data cannot be had, or hold more than texts.
+        TaskError: the data cannot be loaded, or the queries are not plain texts.
     """
     _load(task)
     tasks = []
@@ -80,7 +80,7 @@ def read_mteb(task: Any) -> list[Task]:
             ranked = data.get("top_ranked")
             judged = {q: dict(row) for q, row in data["relevant_docs"].items()}
             if kind == "reranking" and ranked:
-                # Candidates without a judgement are not relevant.
+                # A candidate without a judgement is not relevant.
                 judged = {
                     q: {d: judged[q].get(d, 0) for d in pool}
                     for q, pool in ranked.items()
@@ -111,10 +111,10 @@ def run_mteb(
     *,
     on_step: Callable[[str, str], None] | None = None,
 ) -> list[OtherResult]:
-    """Let mteb run tasks that have no number for each query: STS, classification and so on.
+    """Let mteb run tasks without a score for each query, such as STS and classification.
 
     Args:
-        tasks: of mteb.
+        tasks: tasks of mteb.
         baseline: a model that satisfies mteb's protocols.
         systems: column name to such a model.
         on_step: called with task and system before each is measured.
@@ -123,7 +123,7 @@ def run_mteb(
         One result for each task.
 
     Raises:
-        TaskError: the data cannot be had.
+        TaskError: the data cannot be loaded.
     """
     with needs_extra("mteb"):
         import mteb
@@ -145,13 +145,13 @@ def run_mteb(
 
 
 def _load(task: Any) -> None:
-    """Load a task's data once; what it raises without a network is told as our error."""
+    """Load a task's data once, and turn any failure into a TaskError."""
     try:
         task.load_data()
     # datasets, huggingface_hub and their HTTP libraries share no narrower class.
     except Exception as error:
         raise TaskError(
-            f"the data of {task.metadata.name} cannot be had: {type(error).__name__}: {error}; go "
+            f"the data of {task.metadata.name} cannot be loaded: {type(error).__name__}: {error}; go "
             "online once, or give a local folder in BEIR layout"
         ) from error
 

@@ -1,4 +1,4 @@
-"""A report as a picture: each task's difference with its interval, and the queries behind it."""
+"""A report as a picture: each task's difference with its interval, and the single queries."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from quaver.errors import InputError, needs_extra
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.statistics import Difference
 
-# Okabe and Ito's colours, which people with any colour vision tell apart; shapes tell them too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's colors, which people with any color vision can distinguish; shapes help too.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SHAPES = ("o", "s", "^", "D", "v", "P")
 
 
@@ -22,8 +22,8 @@ def draw(report: EvaluationReport, path: Path) -> None:
     Right: the differences of single queries in points of the metric, sorted, all tasks together.
 
     Args:
-        report: with at least one task that has judgements.
-        path: the file; its suffix says the format, .png or .svg.
+        report: has at least one task with judgements.
+        path: the file, .png or .svg.
 
     Raises:
         InputError: the file cannot be written.
@@ -36,16 +36,16 @@ def draw(report: EvaluationReport, path: Path) -> None:
     figure = Figure(figsize=(11, max(4, height)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     for number, system in enumerate(report.systems):
-        colour, shape = _COLOURS[number % 6], _SHAPES[number % 6]
+        color, shape = _COLORS[number % 6], _SHAPES[number % 6]
         shift = 0.18 * (number - (len(report.systems) - 1) / 2)
         for place, (name, found) in enumerate(lines):
             d = found[system]
-            left.plot([100 * d.low, 100 * d.high], [place + shift] * 2, color=colour, lw=1.4)
+            left.plot([100 * d.low, 100 * d.high], [place + shift] * 2, color=color, lw=1.4)
             left.plot(
                 100 * d.relative,
                 place + shift,
                 shape,
-                color=colour,
+                color=color,
                 ms=8 if name.startswith("mean") else 5,
                 label=system if place == 0 else None,
             )
@@ -53,7 +53,7 @@ def draw(report: EvaluationReport, path: Path) -> None:
         share = np.linspace(0, 100, len(changes))
         worse, better = np.mean(changes < -1e-9), np.mean(changes > 1e-9)
         note = f"{system}: {100 * worse:.0f} % worse, {100 * better:.0f} % better"
-        right.plot(share, 100 * changes, color=colour, lw=1.6, label=note)
+        right.plot(share, 100 * changes, color=color, lw=1.6, label=note)
     left.axvline(0, color="black", lw=0.8)
     for place, (name, _) in enumerate(lines):
         if name.startswith("mean"):

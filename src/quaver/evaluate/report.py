@@ -1,4 +1,4 @@
-"""What an evaluation found, as data."""
+"""The result of an evaluation, as data."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from quaver.evaluate.task import KINDS, METRICS, Kind, Task
 
 @dataclass(frozen=True)
 class TaskResult:
-    """One task: every system beside the baseline.
+    """The result of one task: the baseline and every system.
 
     Attributes:
-        task: what was measured on.
+        task: the task.
         baseline: float64 (N,), the metric for each query.
         scores: the same for each system, by its name.
-        nearness: how near each system stays to the baseline, by its name.
+        nearness: how close each system stays to the baseline, by its name.
     """
 
     task: Task
@@ -33,19 +33,19 @@ class TaskResult:
 
     @cached_property
     def differences(self) -> dict[str, Difference]:
-        """Each system's mean beside the baseline's."""
+        """Each system's mean compared with the baseline's."""
         return {s: paired_difference([(self.baseline, own)]) for s, own in self.scores.items()}
 
 
 @dataclass(frozen=True)
 class OtherResult:
-    """A task without a number for each query: mteb's STS, classification and their like.
+    """The result of a task without a score for each query, such as mteb's STS and classification.
 
     Attributes:
         task: its name.
-        metric: its main score.
-        baseline: of the baseline.
-        scores: of each system, by its name.
+        metric: the task's main score.
+        baseline: the baseline's score.
+        scores: each system's score, by its name.
     """
 
     task: str
@@ -60,14 +60,14 @@ class OtherResult:
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What int8 costs: every task, the means of each kind, and how near the vectors stay.
+    """The result of an evaluation: every task, the means of each kind, and how close vectors stay.
 
     Attributes:
-        baseline: name of the float32 model.
-        systems: names of what was compared with it.
-        tasks: one result for each task with judgements, in the order they were given.
-        others: results of other tasks.
-        run: when, where and with what it was measured.
+        baseline: the baseline's name.
+        systems: names of the systems compared with it.
+        tasks: one result for each task with judgements, in the given order.
+        others: results of tasks without judgements.
+        run: date, machine, command and models.
     """
 
     baseline: str
@@ -97,7 +97,7 @@ class EvaluationReport:
         }
 
     def fidelity(self, system: str) -> Fidelity | None:
-        """Return how near a system stays to the baseline over all tasks with judgements."""
+        """Return how close a system stays to the baseline over all tasks with judgements."""
         return fidelity([r.nearness[system] for r in self.tasks]) if self.tasks else None
 
     def only(self, system: str) -> EvaluationReport:
@@ -105,9 +105,10 @@ class EvaluationReport:
         return replace(self, systems=[system])
 
     def losses(self, system: str) -> dict[str, float]:
-        """Return what a system loses: kind or task to a share of the baseline's mean, >= 0 a loss.
+        """Return a system's losses as shares of the baseline's mean; negative values are gains.
 
-        Tasks with judgements count by the mean of their kind, others each for itself.
+        Returns:
+            The loss of each kind of task with judgements, and of each other task.
         """
         found: dict[str, float] = {
             f"{kind} {METRICS[kind]}": -means[system].relative for kind, means in self.means.items()

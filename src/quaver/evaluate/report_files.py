@@ -13,7 +13,15 @@ from quaver.evaluate.table import markdown_report
 
 
 def write_report(report: EvaluationReport, folder: Path) -> None:
-    """Write results.json, results.md, results.png and queries.csv."""
+    """Write results.json, results.md, results.png and queries.csv.
+
+    Args:
+        report: the report.
+        folder: an existing folder.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
     try:
         text = json.dumps(report.to_json(), indent=1) + "\n"
         (folder / "results.json").write_text(text, encoding="utf-8")

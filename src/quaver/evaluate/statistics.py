@@ -1,4 +1,4 @@
-"""How sure a difference is: the paired bootstrap over queries."""
+"""Confidence intervals of differences: the paired bootstrap over queries."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
 _BLOCK = 1 << 22
-"""Most drawn indices at once: 32 MB."""
+"""Most indices drawn at once: 32 MB."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A system's mean beside the baseline's, over the same queries.
+    """A system's mean compared with the baseline's, over the same queries.
 
     Attributes:
-        baseline: mean of the baseline.
-        mean: mean of the system.
+        baseline: the baseline's mean.
+        mean: the system's mean.
         relative: (mean - baseline) / baseline; negative is a loss.
         low: lower end of the 95 % confidence interval of `relative`.
         high: upper end.
@@ -43,12 +43,12 @@ def paired_difference(pairs: Sequence[Pair], *, seed: int = SEED) -> Difference:
 
     Formula:
         r = (mean of b - mean of a) / mean of a, where a mean over several tasks is the mean of the
-        tasks' means. Queries are drawn again with replacement, the same for a and b, each task for
-        itself, 10,000 times; the interval is the middle 95 % of r.
+        tasks' means. Queries are resampled with replacement 10,000 times, the same for a and b,
+        separately for each task; the interval is the middle 95 % of r.
 
     Args:
-        pairs: one for each task.
-        seed: of the draws.
+        pairs: scores of baseline and system, one pair for each task.
+        seed: seed of the resampling.
 
     Returns:
         The difference and its interval; nan where the baseline's mean is 0.
@@ -79,7 +79,7 @@ def _relative(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
 def _resampled_means(
     a: NDArray[np.float64], b: NDArray[np.float64], random: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means of both over redrawn queries, float64 (2, RESAMPLES)."""
+    """Return the means of both over resampled queries, float64 (2, RESAMPLES)."""
     both = np.stack([a, b])
     step = max(1, _BLOCK // len(a))
     parts = []

@@ -1,4 +1,4 @@
-"""What is measured: something that scores the documents of a task for its queries."""
+"""Systems to measure: each scores a task's documents for its queries."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from quaver.store import Mode
 
 Rows = NDArray[np.float32]
 KEPT = 100
-"""Documents kept for a query of a retrieval task: the metric and the overlap look at ten."""
+"""Documents kept for a query in retrieval; the metric and the overlap need ten."""
 _QUERIES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a system gave for a task.
+    """A system's output for a task.
 
     Attributes:
-        scores: for every query.
+        scores: scores for every query.
         vectors: float32 of the corpus (N, D) and of the queries (Q, D), in the task's order; None
             for a system without vectors.
     """
@@ -36,10 +36,10 @@ class Measured:
 
 
 class System(Protocol):
-    """One column of the table.
+    """A system to measure: one column of the table.
 
     Attributes:
-        name: its heading.
+        name: the column's heading.
     """
 
     name: str
@@ -48,13 +48,13 @@ class System(Protocol):
         """Score a task.
 
         Raises:
-            TaskError: the system cannot do tasks of this kind.
+            TaskError: the system cannot run tasks of this kind.
         """
         ...
 
 
 class Encoder(Protocol):
-    """What gives vectors: `quaver.Embedder`, or another engine with the same model."""
+    """A model that embeds texts: `quaver.Embedder`, or another engine with the same model."""
 
     def encode_query(self, texts: list[str]) -> NDArray[Any]:
         """Return float32 (N, D)."""
@@ -70,7 +70,7 @@ class Encoder(Protocol):
 
 
 class PairScorer(Protocol):
-    """What reads query and document together: `quaver.CrossEncoder`."""
+    """A model that scores pairs of query and document: `quaver.CrossEncoder`."""
 
     def predict(self, pairs: list[tuple[str, str]], *, activation: Literal["identity"]) -> Rows:
         """Return float32 (N,), or (N, labels)."""
@@ -78,7 +78,7 @@ class PairScorer(Protocol):
 
 
 class VectorSystem:
-    """Ranks by the similarity of vectors, exactly."""
+    """A system that ranks by the exact similarity of vectors."""
 
     def __init__(
         self, name: str, encoder: Encoder, *, cache: VectorCache | None = None, key: str = ""
@@ -86,10 +86,10 @@ class VectorSystem:
         """Wrap an encoder.
 
         Args:
-            name: of the column.
-            encoder: gives the vectors.
-            cache: where vectors are kept between runs; None keeps none.
-            key: stands for everything that the vectors depend on besides the texts.
+            name: heading of the column.
+            encoder: embeds the texts.
+            cache: keeps vectors between runs; None keeps none.
+            key: identifies everything that the vectors depend on besides the texts.
         """
         self.name = name
         self._encoder = encoder
@@ -138,14 +138,14 @@ class VectorSystem:
 
 
 class PairSystem:
-    """Ranks by what a cross-encoder says about each pair of query and document."""
+    """A system that ranks by a cross-encoder's score of each pair of query and document."""
 
     def __init__(self, name: str, scorer: PairScorer) -> None:
         """Wrap a cross-encoder.
 
         Args:
-            name: of the column.
-            scorer: gives one score for each pair.
+            name: heading of the column.
+            scorer: scores the pairs.
         """
         self.name = name
         self._scorer = scorer
@@ -154,7 +154,7 @@ class PairSystem:
         """Score a reranking task.
 
         Raises:
-            TaskError: it is a retrieval task: every query with every document takes too long.
+            TaskError: it is a retrieval task, which would need every query with every document.
         """
         if task.kind != "reranking":
             raise TaskError(
@@ -163,12 +163,12 @@ class PairSystem:
             )
         rows = [(query, document) for query in task.queries for document in task.judgements[query]]
         pairs = [(task.queries[q], task.corpus[d]) for q, d in rows]
-        # Not the sigmoid, which makes equal scores of high ones.
+        # The sigmoid would round high scores to the same value.
         predicted = self._scorer.predict(pairs, activation="identity")
         if predicted.ndim != 1:
             raise TaskError(
-                f"{self.name} gives {predicted.shape[1]} scores for a pair, so it is a classifier: "
-                "a model that reranks gives one"
+                f"a model that reranks must return one score for a pair: {self.name} returns "
+                f"{predicted.shape[1]}, so it is a classifier"
             )
         scores: Scores = {}
         for (query, document), score in zip(rows, predicted.tolist(), strict=True):
@@ -177,15 +177,15 @@ class PairSystem:
 
 
 class IndexSystem:
-    """Ranks as a user's search does: through an index, by vectors, words or both."""
+    """A system that ranks by a search of an index: by vectors, words or both."""
 
     def __init__(self, name: str, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
         """Wrap a search.
 
         Args:
-            name: of the column.
+            name: heading of the column.
             embedder: the model.
-            mode: of `quaver.Index.search`.
+            mode: mode of `quaver.Index.search`.
         """
         self.name = name
         self._embedder = embedder
@@ -195,12 +195,12 @@ class IndexSystem:
         """Score a retrieval task.
 
         Raises:
-            TaskError: it is a reranking task, whose candidates are given.
+            TaskError: it is a reranking task, which has its own candidates.
         """
         if task.kind != "retrieval":
             raise TaskError(
-                f"an index searches all documents: got the {task.kind} task {task.name}, whose "
-                "candidates are given; leave --store out"
+                f"an index searches all documents: got the {task.kind} task {task.name}, which "
+                "has its own candidates; leave --index out"
             )
         with CorpusIndex(self._embedder, mode=self._mode) as index:
             index.add(task.corpus.items())

@@ -14,13 +14,13 @@ from quaver.evaluate.task import METRICS
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text.
+    """A table of text.
 
     Attributes:
-        head: headings; the first column is left-aligned, the others right.
-        rows: as many cells each.
-        means: indices of the rows that sum up others.
-        shared: how many columns, from the left, belong to every system; 0 where each row is a system.
+        head: headings; the first column is left-aligned, the others are right-aligned.
+        rows: as many cells each as there are headings.
+        means: indices of the rows with means of other rows.
+        shared: number of columns, from the left, that belong to every system; 0 if each row is a system.
     """
 
     head: Sequence[str]
@@ -30,7 +30,7 @@ class Table:
 
 
 def loss_table(report: EvaluationReport) -> Table:
-    """Return the published table's form: a row for each task, then the mean of each kind.
+    """Return a table with a row for each task, and the mean of each kind.
 
     Args:
         report: the report.
@@ -65,7 +65,7 @@ def loss_table(report: EvaluationReport) -> Table:
 
 
 def fidelity_table(report: EvaluationReport) -> Table:
-    """Return how near each system stays to the baseline, a row each.
+    """Return a table of how close each system stays to the baseline, a row each.
 
     Args:
         report: the report.
@@ -89,15 +89,16 @@ def by_system(table: Table) -> list[Table]:
     """Return the same figures in fewer columns, for a narrow terminal.
 
     Args:
-        table: of `loss_table` or `fidelity_table`.
+        table: from `loss_table` or `fidelity_table`.
 
     Returns:
-        Of the first a table for each system; of the second one with a column for each system.
+        For `loss_table` one table for each system; for `fidelity_table` one with a column for each
+        system.
     """
     if not table.shared:
         turned = list(zip(table.head, *table.rows, strict=True))
         return [Table(turned[0], turned[1:])]
-    # The metric goes into the names of the rows that sum up.
+    # The metric moves into the names of the rows of means.
     kept = [number for number in range(table.shared) if table.head[number] != "metric"]
     metric = table.head.index("metric")
     parts = []
@@ -120,13 +121,13 @@ def markdown(table: Table) -> str:
 
 
 def markdown_report(report: EvaluationReport) -> str:
-    """Return a report in Markdown: both tables and what they mean.
+    """Return a report in Markdown: both tables and a caption.
 
     Args:
         report: the report.
 
     Returns:
-        The text, with a line end at its end.
+        The text, with a final line end.
     """
     parts = [markdown(loss_table(report))]
     nearness = fidelity_table(report)
@@ -137,12 +138,12 @@ def markdown_report(report: EvaluationReport) -> str:
 
 
 def caption(report: EvaluationReport) -> str:
-    """Return what the numbers mean and how they were made, in a paragraph."""
+    """Return a paragraph on what the numbers mean and how they were measured."""
     run: dict[str, Any] = dict(report.run)
     parts = [
         "Differences are relative to the float32 column, measured in the same run on the same "
         "queries; the interval is a paired bootstrap over queries (10,000 draws). Centred cosines: "
-        "the mean of the float32 document vectors taken from both."
+        "the mean of the float32 document vectors is subtracted from both."
     ]
     graded = [r.task for r in report.tasks if r.task.relevance != 1 and r.task.kind == "reranking"]
     parts += [f"{t.name}: relevant from score {t.relevance}." for t in graded]
@@ -166,7 +167,7 @@ def _difference(found: Difference) -> list[str]:
 def _cosines(found: Cosines | None) -> list[str]:
     if found is None:
         return ["-"] * 3
-    # Rounded down: 0.99899 must not stand as 0.999 beside a bound of 0.999.
+    # Round down: 0.99899 must not look as if it met a bound of 0.999.
     return [f"{int(v * 1e5) / 1e5:.5f}" for v in (found.mean, found.percentile_1, found.minimum)]
 
 

@@ -11,7 +11,7 @@ from quaver.errors import TaskError
 Kind = Literal["retrieval", "reranking"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 METRICS: dict[Kind, str] = {"retrieval": "NDCG@10", "reranking": "MAP"}
-"""What the published tables state for each kind."""
+"""The metric of each kind, as in published tables."""
 
 Scores = dict[str, dict[str, float]]
 """Query id to document id to score, the higher the better."""
@@ -22,13 +22,13 @@ class Task:
     """Queries with judged documents, checked against each other.
 
     Attributes:
-        name: for the tables.
-        kind: "retrieval" ranks the whole corpus, "reranking" only what a query's judgements list.
-        corpus: document id to text, the title before it.
-        queries: query id to text; those that have a relevant document.
+        name: the task's name in the tables.
+        kind: "retrieval" ranks the whole corpus, "reranking" only the documents in a query's judgements.
+        corpus: document id to text, with the title before it.
+        queries: query id to text, for queries with a relevant document.
         judgements: query id to document id to score, for these queries.
         relevance: the lowest score that counts as relevant in MAP; NDCG uses the scores themselves.
-        source: where it was read from, for the record.
+        source: where the task was read from, for the record.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Task:
 
     @property
     def metric(self) -> str:
-        """What is measured: "NDCG@10" or "MAP"."""
+        """The metric, "NDCG@10" or "MAP"."""
         return METRICS[self.kind]
 
 
 def checked_task(task: Task) -> Task:
-    """Keep the queries that can be measured, and refuse judgements that point nowhere.
+    """Keep the queries that can be measured, and check the ids in the judgements.
 
     Args:
         task: queries, documents and judgements as they were read.
@@ -55,14 +55,14 @@ def checked_task(task: Task) -> Task:
         The task without queries that have no judgement or no relevant document.
 
     Raises:
-        TaskError: a judgement names a document or query that is not there, or nothing is left.
+        TaskError: a judgement names an unknown document or query, or no query is left.
     """
     judged = [(query, document) for query, row in task.judgements.items() for document in row]
     _refuse_missing(task, "query", [query for query, _ in judged if query not in task.queries])
     _refuse_missing(
         task, "document", [document for _, document in judged if document not in task.corpus]
     )
-    # NDCG counts every score above 0, MAP those from the threshold on.
+    # NDCG counts every score above 0, MAP every score from the threshold on.
     lowest = 1 if task.kind == "retrieval" else task.relevance
     kept = {
         query: dict(row)
@@ -89,7 +89,7 @@ def _refuse_missing(task: Task, what: str, missing: list[str]) -> None:
     if missing:
         file = "queries.jsonl" if what == "query" else "corpus.jsonl"
         raise TaskError(
-            f"{task.name}: every judged {what} must be in {file}: {len(missing)} judgements of "
-            f"{len(set(missing))} do not find theirs, the first is {missing[0]!r}; complete the "
-            "folder, or drop these judgements"
+            f"{task.name}: every judged {what} must be in {file}: {len(missing)} judgements name "
+            f"{len(set(missing))} unknown ones, the first is {missing[0]!r}; complete the folder, or "
+            "drop these judgements"
         )

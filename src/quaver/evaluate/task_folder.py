@@ -1,8 +1,8 @@
 """Local folders in BEIR layout, read as tasks.
 
 A task's folder holds corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and
-qrels/*.tsv (query-id, corpus-id, score; one line of headings). A file task.json beside them may say
-what the layout cannot: {"kind": "reranking", "qrels": "test", "relevance": 2}.
+qrels/*.tsv (query-id, corpus-id, score; one header line). An optional file task.json beside them
+holds options: {"kind": "reranking", "qrels": "test", "relevance": 2}.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from typing import Any
 from quaver.errors import TaskError
 from quaver.evaluate.task import KINDS, Kind, Task, checked_task
 
-CORPUS, QUERIES, QRELS, SAYS = "corpus.jsonl", "queries.jsonl", "qrels", "task.json"
+CORPUS, QUERIES, QRELS, OPTIONS = "corpus.jsonl", "queries.jsonl", "qrels", "task.json"
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """What a caller says about a task folder; what is None, task.json or a rule says.
+    """Options of a task folder; None takes the value from task.json, or the default.
 
     Attributes:
         kind: "retrieval" or "reranking".
-        qrels: which file of qrels/, without .tsv.
+        qrels: name of a file in qrels/, without .tsv.
         relevance: the lowest score that counts as relevant in MAP.
     """
 
@@ -35,13 +35,13 @@ class TaskOptions:
     relevance: int | None = None
 
     def over(self, other: TaskOptions) -> TaskOptions:
-        """Return these options, with those of `other` where these say nothing."""
+        """Return these options, with those of `other` where these are None."""
         mine = {f.name: getattr(self, f.name) for f in fields(self)}
         return TaskOptions(**{k: getattr(other, k) if v is None else v for k, v in mine.items()})
 
 
 def find_folders(path: Path) -> list[Path]:
-    """Return the task folders a path stands for: itself, or the folders in it.
+    """Return the task folders at a path: itself, or the folders in it.
 
     Args:
         path: a task's folder, or a folder of such folders.
@@ -50,7 +50,7 @@ def find_folders(path: Path) -> list[Path]:
         Folders that hold corpus.jsonl and queries.jsonl, in order of their names.
 
     Raises:
-        TaskError: there is none.
+        TaskError: there is no task folder.
     """
     if not path.is_dir():
         raise TaskError(f"a task is a folder with {CORPUS}, {QUERIES} and {QRELS}/: got {path}")
@@ -60,7 +60,7 @@ def find_folders(path: Path) -> list[Path]:
     if not inner:
         raise TaskError(
             f"a task is a folder with {CORPUS}, {QUERIES} and {QRELS}/: neither {path} nor a "
-            "folder in it is one"
+            "folder in it has them"
         )
     return inner
 
@@ -69,29 +69,29 @@ def read_task(folder: Path, options: TaskOptions | None = None) -> Task:
     """Read a task's folder.
 
     Args:
-        folder: in BEIR layout.
-        options: what the caller knows better than the folder.
+        folder: a folder in BEIR layout.
+        options: these override task.json.
 
     Returns:
         The task.
 
     Raises:
-        TaskError: a file is missing or broken, judgements point nowhere, or nothing says whether
-            rows with score 0 are candidates to rerank or documents judged useless for retrieval.
+        TaskError: a file is missing or broken, a judgement names an unknown id, or there are scores of
+            0 and no kind, so that they may be candidates to rerank or irrelevant documents.
     """
     name = folder.resolve().name
-    told = (options or TaskOptions()).over(_task_json(folder))
-    if told.kind not in (None, *KINDS):
-        raise TaskError(f"{name}: kind must be {' or '.join(KINDS)}: got {told.kind!r}")
-    relevance = 1 if told.relevance is None else told.relevance
+    given = (options or TaskOptions()).over(_task_json(folder))
+    if given.kind not in (None, *KINDS):
+        raise TaskError(f"{name}: kind must be {' or '.join(KINDS)}: got {given.kind!r}")
+    relevance = 1 if given.relevance is None else given.relevance
     if isinstance(relevance, bool) or not isinstance(relevance, int) or relevance < 1:
         raise TaskError(f"{name}: relevance must be a whole number from 1: got {relevance!r}")
-    qrels = _qrels_file(folder, told.qrels)
+    qrels = _qrels_file(folder, given.qrels)
     judgements = _read_qrels(qrels)
     return checked_task(
         Task(
             name=name,
-            kind=_kind(name, told.kind, judgements),
+            kind=_kind(name, given.kind, judgements),
             corpus=dict(_texts(folder / CORPUS, titles=True)),
             queries=dict(_texts(folder / QUERIES, titles=False)),
             judgements=judgements,
@@ -102,42 +102,44 @@ def read_task(folder: Path, options: TaskOptions | None = None) -> Task:
 
 
 def _task_json(folder: Path) -> TaskOptions:
-    path = folder / SAYS
+    path = folder / OPTIONS
     if not path.is_file():
         return TaskOptions()
-    said = _json(path, path.read_text(encoding="utf-8", errors="replace"))
+    content = _json(path, path.read_text(encoding="utf-8", errors="replace"))
     known = {field.name for field in fields(TaskOptions)}
-    if not isinstance(said, dict) or not said.keys() <= known:
-        raise TaskError(f"{path} may hold {', '.join(sorted(known))}: got {said!r}")
-    return TaskOptions(**said)
+    if not isinstance(content, dict) or not content.keys() <= known:
+        raise TaskError(f"{path} may have the keys {', '.join(sorted(known))}: got {content!r}")
+    return TaskOptions(**content)
 
 
-def _kind(name: str, told: str | None, judgements: Mapping[str, Mapping[str, int]]) -> Kind:
+def _kind(name: str, given: str | None, judgements: Mapping[str, Mapping[str, int]]) -> Kind:
     for kind in KINDS:
-        if told == kind:
+        if given == kind:
             return kind
     zeros = sum(score <= 0 for row in judgements.values() for score in row.values())
     if zeros:
         raise TaskError(
-            f"{name}: {zeros} judgements have score 0, which are either the candidates of a "
-            "reranking task or documents judged useless for retrieval: say --kind "
-            f"{name}=reranking or --kind {name}=retrieval, or put it in {SAYS}"
+            f"{name}: {zeros} judgements have score 0, which may be candidates of a reranking "
+            "task or irrelevant documents of a retrieval task: give --kind "
+            f"{name}=reranking or --kind {name}=retrieval, or set it in {OPTIONS}"
         )
     return "retrieval"
 
 
 def _qrels_file(folder: Path, name: str | None) -> Path:
-    """The file that was asked for, the only one, or test.tsv."""
+    """Return the named file, the only file, or test.tsv."""
     files = {path.stem: path for path in sorted((folder / QRELS).glob("*.tsv"))}
     if not files:
-        raise TaskError(f"{folder}: a task has judgements in {QRELS}/*.tsv: there are none")
+        raise TaskError(
+            f"{folder}: a task needs judgements in {QRELS}/*.tsv: there is no such file"
+        )
     stem = str(name).removesuffix(".tsv") if name is not None else "test"
     if name is None and len(files) == 1:
         return next(iter(files.values()))
     if stem not in files:
         there = ", ".join(files)
         raise TaskError(
-            f"{folder}: the judgements to use must be in {QRELS}/: there is no {stem}.tsv, say "
+            f"{folder}: the judgements must be in {QRELS}/: there is no {stem}.tsv; give "
             f"--qrels {folder.resolve().name}=NAME with one of {there}"
         )
     return files[stem]
@@ -150,16 +152,16 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
         for number, row in enumerate(rows, start=1):
             if not row or (number == 1 and not _is_whole(row[-1])):
                 continue
-            if len(row) == 4:  # TREC's own form: query, 0, document, score
+            if len(row) == 4:  # TREC's format: query, 0, document, score
                 row = [row[0], *row[2:]]
             if len(row) != 3 or not _is_whole(row[2]):
                 raise TaskError(
                     f"{path}, line {number}: a judgement is query-id, corpus-id and a whole "
-                    f"number, with tabs between: got {row!r}"
+                    f"number, separated by tabs: got {row!r}"
                 )
             judgements.setdefault(row[0], {})[row[1]] = int(row[2])
     if not judgements:
-        raise TaskError(f"{path} holds no judgement: a task needs some")
+        raise TaskError(f"{path} has no judgements: a task needs some")
     return judgements
 
 
@@ -168,7 +170,7 @@ def _is_whole(text: str) -> bool:
 
 
 def _texts(path: Path, *, titles: bool) -> Iterator[tuple[str, str]]:
-    """Ids and texts; a title goes before its text, with a space between, as in MTEB."""
+    """Yield ids and texts; a title goes before its text, separated by a space, as in MTEB."""
     if not path.is_file():
         raise TaskError(f"{path} is missing: a task is {CORPUS}, {QUERIES} and {QRELS}/*.tsv")
     found = 0
@@ -192,4 +194,4 @@ def _json(where: object, text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise TaskError(f"{where}: this is no JSON: {error}") from error
+        raise TaskError(f"{where}: not valid JSON: {error}") from error
