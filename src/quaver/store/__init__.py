@@ -1,4 +1,4 @@
-"""Passages with their vectors: what every store can do, and one file per store."""
+"""Stores of passages and vectors: the protocol, and one module for each kind of store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether all of a store is as it was written, and making anew what is not."""
+"""Check a store against its checksums, and repair it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from quaver.store.status import read_notes
 from quaver.store.words import Postings
 
 Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
-"""What gives the passages of a store their vectors: float32 (len(passages), dimension), unit rows."""
+"""A function that embeds passages: float32 (len(passages), dimension), unit rows."""
 
 _PAGE = 2048
 _ANEW = "repaired.new"
@@ -49,15 +49,15 @@ _ANEW = "repaired.new"
 
 @dataclass(frozen=True)
 class Damage:
-    """Something in a store that is not as it was written.
+    """A damaged part of a store.
 
     Attributes:
-        part: Of what: "layout" (of an earlier Quaver), "manifest", "state", "file", "row", "dropped",
-            "text", "vector", "sketch", "words" or "notes".
-        detail: What is wrong, in a line for people.
-        id: The passage's id, where it is about one and can be told.
-        root: Its folder; empty where it cannot be told.
-        source: Its file; empty where it cannot be told.
+        part: The kind of part: "layout" (of an earlier Quaver), "manifest", "state", "file", "row",
+            "dropped", "text", "vector", "sketch", "words" or "notes".
+        detail: The problem, in one line.
+        id: The passage's id, if known.
+        root: Its folder; empty if unknown.
+        source: Its file; empty if unknown.
     """
 
     part: str
@@ -69,12 +69,12 @@ class Damage:
 
 @dataclass(frozen=True)
 class StoreCheck:
-    """What checking a store found.
+    """The result of checking a store.
 
     Attributes:
         location: The store's folder.
         passages: Passages that are stored and can be read.
-        damages: What is wrong; empty: all is as it was written.
+        damages: The damaged parts; empty if there are none.
     """
 
     location: str
@@ -83,20 +83,19 @@ class StoreCheck:
 
     @property
     def ok(self) -> bool:
-        """Whether all is as it was written."""
+        """Whether nothing is damaged."""
         return not self.damages
 
 
 @dataclass(frozen=True)
 class StoreRepair:
-    """What repairing a store did.
+    """The result of repairing a store.
 
     Attributes:
-        check: What was wrong before.
+        check: The damage before the repair.
         passages: Passages that are stored now.
-        embedded: How many of them got their vector anew.
-        lost: Passages whose text cannot be read any more; updating their folders brings back those
-            of files.
+        embedded: How many of them were embedded again.
+        lost: Passages whose text could not be read; updating their folders restores those of files.
     """
 
     check: StoreCheck
@@ -106,9 +105,9 @@ class StoreRepair:
 
 
 def check_store(path: Path) -> StoreCheck:
-    """Read everything that a store holds and compare it with its checksums.
+    """Read everything in a store and compare it with its checksums.
 
-    Others may use the store meanwhile; what is committed at the beginning is checked.
+    Other processes may use the store meanwhile; the state committed at the beginning is checked.
 
     Args:
         path: The store's folder.
@@ -119,7 +118,7 @@ def check_store(path: Path) -> StoreCheck:
     Raises:
         StoreNotFoundError: There is no store at this path.
         StoreMismatchError: A later version of Quaver wrote it.
-        StoreError: It cannot be read at all, or not enough of it is left to tell what it was.
+        StoreError: It cannot be read at all, or too little of it is left.
     """
     for _ in range(10):
         found = _Examined(path)
@@ -129,22 +128,23 @@ def check_store(path: Path) -> StoreCheck:
 
 
 def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -> StoreRepair:
-    """Make anew what is wrong with a store.
+    """Repair a store.
 
-    The passages that can be read are written anew, beside what is there, and take its place at once.
-    One whose vector is damaged is embedded anew. Of a store in an earlier layout all is taken over.
+    Readable passages are written to a new generation, which replaces the old one atomically.
+    Passages with a damaged vector are embedded again. A store in an earlier format is converted
+    completely.
 
     Args:
         path: The store's folder.
-        embed: The model's vectors; needed only where ``check_store`` finds a damaged one.
-        wait: How many seconds to wait for a process that writes.
+        embed: Embeds passages; needed only if ``check_store`` finds a damaged vector.
+        wait: Seconds to wait for a process that writes.
 
     Returns:
         What was done.
 
     Raises:
         StoreLockedError: Another process writes to the store.
-        StoreError: It cannot be repaired, or vectors are damaged and there is no model.
+        StoreError: It cannot be repaired, or vectors are damaged and no model was given.
     """
     held = StoreLock(path, wait=wait) if path.is_dir() else None
     try:
@@ -173,12 +173,12 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
 
 
 class _Examined:
-    """A store, read as far as it can be.
+    """A store, read as far as possible.
 
     Attributes:
-        manifest: What it was made with.
-        vectors_lost: Passages that can be read and whose vector is damaged.
-        lost: Passages that are stored and cannot be read.
+        manifest: The store's manifest.
+        vectors_lost: Readable passages with a damaged vector.
+        lost: Stored passages that cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -212,7 +212,7 @@ class _Examined:
             self._say("notes", str(error))
 
     def is_outdated(self) -> bool:
-        """Return whether the files went away because a writer wrote everything anew meanwhile."""
+        """Return whether the files disappeared because a writer started a new generation."""
         if self.state is None or not any(damage.part == "file" for damage in self.damages):
             return False
         try:
@@ -221,7 +221,7 @@ class _Examined:
             return False
 
     def result(self) -> StoreCheck:
-        """Return what was found."""
+        """Return the result."""
         return StoreCheck(str(self.path), self.passages_read, tuple(self.damages))
 
     def _say(self, part: str, detail: str, **whose: str) -> None:
@@ -266,7 +266,7 @@ class _Examined:
             for entry in self.path.iterdir()
             if (match := re.fullmatch(r"rows\.(\d+)", entry.name))
         }
-        # Of two, one was being written: that with more records is the whole one.
+        # If there are two, one was being written: the one with more records is complete.
         sizes = {g: (self.path / f"rows.{g}").stat().st_size for g in found}
         return max(found, key=lambda g: (sizes[g], g), default=1)
 
@@ -282,7 +282,7 @@ class _Examined:
         return columns
 
     def _held(self, name: str, wanted: int | None) -> memoryview:
-        """Return the records of a file that are committed and there."""
+        """Return the records of a file that are committed and present."""
         column = self._columns[name]
         if column is None:
             return memoryview(b"")
@@ -317,7 +317,7 @@ class _Examined:
     def _stored(
         self, records: NDArray[np.void], sound: NDArray[np.bool_]
     ) -> tuple[NDArray[np.bool_], int]:
-        """Return which rows are stored, and how many are behind the end of their file."""
+        """Return which rows are stored, and how many are beyond the end of their file."""
         state = self.state
         rows = len(records) if state is None else state.rows
         data = self._held("dropped", None if state is None else state.dropped)
@@ -331,7 +331,7 @@ class _Examined:
         whole = np.ones(rows, np.bool_)
         whole[dropped["row"][fits]] = False
         missing, stored = int(whole[len(records) :].sum()), whole[: len(records)]
-        # Of an id that stands twice, because a removal is broken, the later is the newer.
+        # If an id occurs twice because a removal is damaged, the later row is newer.
         alive = np.flatnonzero(stored & sound)[::-1]
         ids = np.ascontiguousarray(records["id"][alive])
         _, newest = np.unique(ids, axis=0, return_index=True)
@@ -403,7 +403,7 @@ class _Examined:
 
     # --- What can be taken over -------------------------------------------------------------------
     def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
-        """Yield the passages that can be read; those with a damaged vector with a new one."""
+        """Yield the readable passages, with new vectors for damaged ones."""
         if self.legacy:
             from quaver.store.edge import read_edge
 
@@ -433,10 +433,10 @@ class _Examined:
 
 
 def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
-    """Write what can be taken over as a new generation, which takes the place of all others.
+    """Write the readable passages as a new generation, which replaces all others.
 
     Returns:
-        How many passages it holds.
+        The number of passages.
     """
     anew = path / _ANEW
     shutil.rmtree(anew, ignore_errors=True)
@@ -469,7 +469,7 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
                 entry.rename(path / f"{name}.{generation}{tail}")
         sync_folder(path)
         commit = int(time.time()) if found.state is None else found.state.commit
-        # From here on it is the store; a reader of the one before sees that something is new.
+        # From here on the new generation is the store; readers of the old one notice the change.
         replace(written, generation=generation, commit=commit + 1).write(path)
         made.write(path)
     finally:

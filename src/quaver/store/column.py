@@ -1,8 +1,7 @@
-"""A file of records that only grows: the form in which a store keeps everything.
+"""An append-only file of records, the basic form of a store's files.
 
-A writer writes records behind those that are committed, and then commits their number elsewhere
-(``State``). So what a reader has mapped never changes, and what a killed writer left behind the
-committed records is no part of the store.
+A writer appends records and then commits their number elsewhere (``State``). So the records that a
+reader has mapped never change, and records that a killed writer left uncommitted are ignored.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ class Column:
             path: The file.
             width: Bytes of a record, at least 1.
             writable: Whether records will be written.
-            create: Whether to make the file, empty.
+            create: Whether to create the file, empty.
 
         Raises:
             FileNotFoundError: There is no such file.
-            StoreWriteError: It cannot be made or be opened for writing.
-            StoreError: It cannot be read.
+            StoreWriteError: The file cannot be created or opened for writing.
+            StoreError: The file cannot be read.
         """
         self.path, self.width = path, width
         flags = os.O_RDWR if writable else os.O_RDONLY
@@ -52,7 +51,7 @@ class Column:
         self._dirty = create
 
     def records(self) -> int:
-        """Return how many whole records the file has room for, committed or not."""
+        """Return the number of whole records in the file, committed or not."""
         try:
             return os.fstat(self._file).st_size // self.width
         except OSError as error:
@@ -66,7 +65,7 @@ class Column:
             data: Their bytes.
 
         Raises:
-            StoreWriteError: The disk is full or fails; the records before ``first`` are as they were.
+            StoreWriteError: The disk is full or fails; the records before ``first`` are unchanged.
         """
         if not len(data):
             return
@@ -82,7 +81,7 @@ class Column:
             ) from error
 
     def sync(self) -> None:
-        """Return when everything written is on the disk.
+        """Wait until everything written is on disk.
 
         Raises:
             StoreWriteError: The disk is full or fails.
@@ -96,7 +95,7 @@ class Column:
         self._dirty = False
 
     def cut(self, records: int) -> None:
-        """Drop what lies behind the first ``records`` records, if anything does.
+        """Truncate the file to its first ``records`` records.
 
         Raises:
             StoreWriteError: The file cannot be changed.
@@ -108,13 +107,13 @@ class Column:
             raise StoreWriteError(f"cannot write {self.path}: {error.strerror}") from error
 
     def view(self, records: int) -> memoryview:
-        """Return the first records, mapped from the file; the view stays what it is.
+        """Return the first records, mapped from the file; the view never changes.
 
         Args:
             records: How many.
 
         Raises:
-            StoreError: The file holds fewer, or cannot be mapped.
+            StoreError: The file has fewer records, or cannot be mapped.
         """
         size = records * self.width
         if size > self._mapped:
@@ -140,7 +139,7 @@ class Column:
 
 
 def sync_folder(path: Path) -> None:
-    """Return when the names in a folder are on the disk.
+    """Wait until the names in a folder are on disk.
 
     Raises:
         StoreWriteError: It cannot be written.
@@ -156,7 +155,7 @@ def sync_folder(path: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees either the old one or all of the new one, on the disk.
+    """Write a file atomically: a reader sees either the old content or all of the new.
 
     Args:
         path: The file.

@@ -1,4 +1,4 @@
-"""A store of Quaver's earlier layout, read out: Qdrant Edge's files, which one process at a time opens."""
+"""Read a store of format version 2, kept in Qdrant Edge's files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def read_edge(path: Path) -> Iterator[StoredPassage]:
     """Yield every passage of a store of format version 2, with its vector.
 
     Args:
-        path: The store's folder, which must be writable: Qdrant Edge opens no other.
+        path: The store's folder; it must be writable, because Qdrant Edge requires it.
 
     Raises:
-        StoreLockedError: Another process holds it.
+        StoreLockedError: Another process has it open.
         StoreError: Its files are broken or cannot be written.
     """
     shard = _called(path, lambda: edge.EdgeShard.load(str(path / "shard")))
@@ -50,7 +50,7 @@ def read_edge(path: Path) -> Iterator[StoredPassage]:
 
 
 def _called(path: Path, call: Any) -> Any:
-    """Call Qdrant Edge, whose errors are all plain ``Exception``, or panics of its Rust code."""
+    """Call Qdrant Edge, which raises only plain ``Exception`` or panics of its Rust code."""
     try:
         return call()
     except BaseException as error:

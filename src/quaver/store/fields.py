@@ -1,4 +1,4 @@
-"""The values of a field in all passages, so that a filter reads them once and not the passages again."""
+"""A cache of one field's values in all passages, so that filters need not read the passages again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from quaver.store.filters import METADATA, Equal, Missing, Within
 from quaver.store.matching import matches
 
 MOST_VALUES = 1 << 16
-"""Different values of a field that are kept; one with more is read anew for each filter."""
+"""Maximum number of different values that are cached; a field with more is read for each filter."""
 
 _NONE = object()
 
@@ -22,10 +22,10 @@ class Field:
     """The values of a passage's field, or of a first-level key of its metadata."""
 
     def __init__(self, key: str) -> None:
-        """Hold none yet.
+        """Start without values.
 
         Args:
-            key: A payload key as a filter's plan has it.
+            key: A payload key, as in a filter's plan.
         """
         parts = key.split(".")
         self._in_metadata = parts[0] == METADATA
@@ -37,21 +37,21 @@ class Field:
 
     @staticmethod
     def name_of(key: str) -> str:
-        """Return what keys of the same field have in common."""
+        """Return the field name that different forms of a key share."""
         parts = key.split(".")
         return ".".join(parts[:2] if parts[0] == METADATA else parts[:1]).removesuffix("[]")
 
     @property
     def is_full(self) -> bool:
-        """Whether there are too many different values to keep them."""
+        """Whether there are too many different values to cache."""
         return len(self._values) > MOST_VALUES
 
     def extend(self, payloads: Iterable[Mapping[str, Any] | None], count: int) -> None:
-        """Take the values of further rows.
+        """Add the values of further rows.
 
         Args:
-            payloads: Of each row; None for one that is no longer stored.
-            count: How many there are.
+            payloads: The payload of each row; None for a removed one.
+            count: The number of rows.
         """
         codes = np.fromiter((self._code(payload) for payload in payloads), np.uint32, count)
         self._codes = np.concatenate([self._codes, codes])
@@ -72,7 +72,7 @@ class Field:
         return code
 
     def mask(self, leaf: Equal | Missing | Within) -> NDArray[np.bool_]:
-        """Return bool (rows,): whose value matches."""
+        """Return the mask of rows whose value matches, bool (rows,)."""
         fits = np.array([matches(self._payload(value), leaf) for value in self._values], np.bool_)
         found: NDArray[np.bool_] = fits[self._codes]
         return found

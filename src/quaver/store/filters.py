@@ -1,12 +1,12 @@
-"""Filters: which passages a search, a count or a deletion is about.
+"""Filters: conditions on passages for searching, counting and deleting.
 
     Compare("year", ">=", 2020)
     And(Compare("source", "in", ["a.md", "b.md"]), Not(Compare("draft", "==", True)))
     {"root": "handbook", "author.name": "Ada"}         a mapping: every field equals its value
 
 A field is one of a passage's own (``id``, ``text``, ``source``, ``heading``, ``root``, ``start``,
-``end``) or a key of its metadata; dots lead into nested objects, ``authors[].name`` into those of a
-list. ``metadata.source`` names the metadata's key where a passage has a field of the same name.
+``end``) or a key of its metadata; dots reach nested objects, ``authors[].name`` those in a
+list. ``metadata.source`` is the metadata key if a passage has a field of the same name.
 
 The rules, the same in every store:
 
@@ -40,7 +40,7 @@ class Compare:
     """A field compared with a value.
 
     Attributes:
-        field: A passage's field, or a metadata key; dots lead into nested objects.
+        field: A passage's field, or a metadata key; dots reach nested objects.
         operator: One of == != < <= > >= in, not in.
         value: A string, number, boolean or None; a list of them for "in" and "not in".
     """
@@ -52,12 +52,12 @@ class Compare:
 
 @dataclass(frozen=True)
 class And:
-    """Every filter matches; without any, everything does."""
+    """Every filter matches. Without filters, every passage matches."""
 
     filters: tuple[Filter, ...]
 
     def __init__(self, *filters: Filter) -> None:
-        """Join filters.
+        """Combine filters.
 
         Args:
             *filters: The filters.
@@ -67,12 +67,12 @@ class And:
 
 @dataclass(frozen=True)
 class Or:
-    """At least one filter matches; without any, nothing does."""
+    """At least one filter matches. Without filters, no passage matches."""
 
     filters: tuple[Filter, ...]
 
     def __init__(self, *filters: Filter) -> None:
-        """Join filters.
+        """Combine filters.
 
         Args:
             *filters: The filters.
@@ -113,11 +113,11 @@ class Missing:
 
 @dataclass(frozen=True)
 class Within:
-    """The field's number or date lies beyond a limit.
+    """The field's number or date is within a limit.
 
     Attributes:
         key: The payload key.
-        operator: How it lies to the limit.
+        operator: The comparison with the limit: < <= > >=.
         limit: The limit; a datetime has a time zone.
     """
 
@@ -151,7 +151,7 @@ Plan: TypeAlias = "Equal | Missing | Within | Every | Some | Negated"
 
 
 def plan(filter: Filter) -> Plan:
-    """Check a filter and bring it into the few forms that a store translates.
+    """Check a filter and reduce it to the few forms that a store translates.
 
     Args:
         filter: The filter.
@@ -160,7 +160,7 @@ def plan(filter: Filter) -> Plan:
         The same condition over payload keys.
 
     Raises:
-        InputError: It is no filter, or a part of it breaks the rules; the part is named.
+        InputError: It is not a filter, or a part of it is invalid; the message names the part.
     """
     if isinstance(filter, Compare):
         return _plan_comparison(filter)
@@ -179,16 +179,16 @@ def plan(filter: Filter) -> Plan:
 
 
 def payload_key(field: str) -> str:
-    """Return where a field lies in what a store keeps.
+    """Return the payload key of a field.
 
     Args:
         field: A field as a filter names it.
 
     Returns:
-        The passage's field as it is, everything else below ``metadata.``.
+        A passage's own field unchanged, anything else below ``metadata.``.
 
     Raises:
-        InputError: The name is no name.
+        InputError: The name is invalid.
     """
     if not isinstance(field, str) or not all(field.split(".")):
         raise InputError(f"a filter's field must be a name like 'author.name': got {field!r}")
@@ -237,13 +237,13 @@ def moment(text: str) -> datetime | None:
     """Read an ISO 8601 date or time.
 
     Args:
-        text: What may be one.
+        text: A string.
 
     Returns:
-        The time with its time zone, UTC where the text has none; None if it is no date.
+        The time with its time zone, UTC if it has none; None if it is not a date.
     """
     try:
-        # Python 3.10 does not know the Z.
+        # Python 3.10 does not parse the Z.
         found = datetime.fromisoformat(text[:-1] + "+00:00" if text.endswith("Z") else text)
     except ValueError:
         return None

@@ -1,8 +1,8 @@
-"""Passages in a folder: one process writes, any number read, and none waits for another.
+"""A store in a folder: one process writes, any number read, and no reader waits.
 
-    quaver.json      the manifest: what the store was made with
+    quaver.json      the manifest: model and settings
     lock             held by the process that writes
-    state.json       what is committed; see ``state``
+    state.json       the committed state; see ``state``
     updates.json     when folders were updated, and what could not be read; see ``status``
     rows.G           a record for each passage that was ever written; see ``rows``
     texts.G          their heads and texts, one after the other
@@ -11,14 +11,14 @@
     dropped.G        the rows that are no longer stored
     words.G.N        which passages hold which words; see ``words``
 
-Files only grow, or are written once. A commit is the rename of state.json, when all that it tells of
-is on the disk. So a reader maps what the state names and reads it without a lock, from a folder that
-may be read-only, and has the state that was committed last; ``refresh`` takes a newer one. Where a
-fifth was dropped, everything is written anew as the next generation G, and a reader keeps the files
-that it has open.
+Files are append-only or written once. A commit renames a new state.json into place once everything
+it refers to is on disk. So a reader maps the committed files and reads them without a lock, even
+from a read-only folder; ``refresh`` moves to a newer state. When a fifth of the rows has been
+dropped, everything is rewritten as the next generation G, and readers keep the files that they have
+open.
 
-Each record carries the checksums of its parts, state.json those of records and words: what is read is
-checked on the way, all of it by ``check``.
+Each record has the checksums of its parts, state.json those of records and words. Everything is
+checked when it is read, and ``check`` reads it all.
 """
 
 from __future__ import annotations
@@ -86,25 +86,25 @@ from quaver.store.terms import TermAnalyzer
 from quaver.store.words import FAN, MOST_POSTINGS, Postings, merged, scores
 
 PRECISIONS = ("float32", "int8", "binary")
-"""What ``Manifest.vectors`` may be. In a folder all three search alike; see ``nearest``."""
+"""Values of ``Manifest.vectors``. A folder searches the same way with all three; see ``nearest``."""
 
 WASTE = 0.2
-"""Share of rows that may be dropped before everything is written anew."""
+"""Share of dropped rows at which everything is rewritten."""
 
 LEAST_WASTE = 1000
-"""So many dropped rows may always stay."""
+"""Number of dropped rows below which nothing is rewritten."""
 
 _MANY_RUNS = 4
-"""So many files of words are left alone by ``optimize``."""
+"""Number of word files up to which ``optimize`` merges nothing."""
 
 _KEPT = 8
-"""Filters whose rows, and fields whose values, are kept until something changes."""
+"""Number of filters whose rows, and of fields whose values, are cached until something changes."""
 
 _PAGE = 4096
 _COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped")
 DATA = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
 _OWN_FILES = {
-    *(lock.FILE_NAME, "shard", "shard.new"),  # the latter of Quaver's earlier layout
+    *(lock.FILE_NAME, "shard", "shard.new"),  # the latter is from format version 2
     *(name + end for name in (state.FILE_NAME, status.FILE_NAME) for end in ("", ".new")),
     manifest.FILE_NAME + ".new",
 }
@@ -131,7 +131,7 @@ class Files:
             generation: Which.
             dimension: Length of a vector.
             writable: Whether records will be written.
-            create: Whether to make them, empty.
+            create: Whether to create them, empty.
 
         Raises:
             FileNotFoundError: One is missing.
@@ -150,14 +150,14 @@ class Files:
         self.rows, self.texts, self.vectors, self.sketches, self.dropped = opened
 
     def close(self) -> None:
-        """Close them; what was mapped stays mapped."""
+        """Close the files; mapped views stay valid."""
         for column in self.all:
             column.close()
 
 
 @dataclass(frozen=True)
 class _Words:
-    """A file of words and what it holds."""
+    """A file of words and its postings."""
 
     path: Path
     run: Run
@@ -171,20 +171,20 @@ class FolderStore:
 
     Attributes:
         path: The store's folder.
-        manifest: What it was made with.
-        read_only: Whether it was opened to read.
+        manifest: The store's manifest.
+        read_only: Whether it was opened for reading only.
     """
 
     def __init__(self, path: Path, manifest: Manifest, held: StoreLock | None) -> None:
-        """Read what is committed; ``create`` and ``open`` are the usual ways.
+        """Read the committed state; most callers use ``create`` or ``open``.
 
         Args:
             path: The store's folder.
-            manifest: What it was made with.
-            held: The lock; None to read.
+            manifest: The store's manifest.
+            held: The lock; None for reading only.
 
         Raises:
-            StoreError: What is committed cannot be read.
+            StoreError: The committed state cannot be read.
         """
         self.path = path
         self.manifest = manifest
@@ -199,24 +199,24 @@ class FolderStore:
     # --- Making and opening ---------------------------------------------------------------------
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Return whether a finished store is at this path."""
+        """Return whether a complete store is at this path."""
         return (path / manifest.FILE_NAME).exists()
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> FolderStore:
-        """Make an empty store; one whose creation was interrupted is made anew.
+        """Create an empty store, also over one whose creation was interrupted.
 
         Args:
-            path: A folder that does not exist or is empty; its parents are made.
-            manifest: What the store is made with.
+            path: A folder that does not exist or is empty; its parents are created.
+            manifest: The manifest of the new store.
 
         Returns:
             The open store.
 
         Raises:
-            InputError: The manifest asks for vectors that there are not.
+            InputError: The manifest has an unknown kind of vectors.
             StoreExistsError: Something else is at this path.
-            StoreLockedError: Another process is making a store here.
+            StoreLockedError: Another process is creating a store here.
             StoreWriteError: The folder cannot be written or the disk is full.
         """
         if manifest.vectors not in PRECISIONS:
@@ -258,9 +258,9 @@ class FolderStore:
 
         Args:
             path: The store's folder.
-            read_only: To read what is committed: without the lock, beside any number of others and
-                one that writes; the folder need not be writable.
-            wait: How many seconds to wait for another process that writes.
+            read_only: Open for reading the committed state, without the lock; the folder need not
+                be writable.
+            wait: Seconds to wait for another process that writes.
 
         Returns:
             The open store.
@@ -269,13 +269,14 @@ class FolderStore:
             StoreNotFoundError: There is no store at this path.
             StoreMismatchError: Another version of Quaver wrote it.
             StoreLockedError: Another process writes to it.
-            StoreWriteError: The folder cannot be written, and it is not opened to read.
+            StoreWriteError: The folder cannot be written, and ``read_only`` is False.
             StoreError: Its files are broken.
         """
         cls._readable(path)
         held = None if read_only else StoreLock(path, wait=wait)
         try:
-            store = cls(path, cls._readable(path), held)  # anew: it may have been mended meanwhile
+            # Read again: it may have been repaired meanwhile.
+            store = cls(path, cls._readable(path), held)
             if held is not None:
                 store._tidy()
         except BaseException:
@@ -296,14 +297,14 @@ class FolderStore:
         return made
 
     def _load(self) -> None:
-        """Open the files of the state that is committed, and check what everything hangs on."""
+        """Open the files of the committed state and check sizes, records and removals."""
         for attempt in range(10):
             committed = State.read(self.path)
             try:
                 self._opened(committed)
                 return
             except FileNotFoundError as error:
-                # The writer wrote everything anew in between; or it is really gone.
+                # A writer started a new generation in between, or the file is really gone.
                 if attempt and State.read(self.path).commit == committed.commit:
                     raise StoreError(
                         f"{error.filename} is missing; `quaver check {self.path} --repair` "
@@ -376,14 +377,14 @@ class FolderStore:
             column.close()
 
     def _tidy(self) -> None:
-        """Drop what a killed writer left: records behind the committed ones, files of none."""
+        """Drop what a killed writer left: uncommitted records and unknown files."""
         for column, count in zip(self._files.all, _counts(self._state), strict=True):
             column.cut(count)
         self.drop_strangers(self.path, self._state)
 
     @staticmethod
     def drop_strangers(path: Path, committed: State) -> None:
-        """Delete files of a store's names that the committed state does not know.
+        """Delete files with names of a store that the committed state does not list.
 
         Args:
             path: The store's folder, whose lock is held.
@@ -399,7 +400,7 @@ class FolderStore:
                 number is None or int(number) in runs
             ):
                 continue
-            with suppress(OSError):  # it is in nobody's way
+            with suppress(OSError):  # it does no harm
                 entry.unlink()
 
     def _broken(self, path: Path) -> StoreError:
@@ -409,7 +410,7 @@ class FolderStore:
         )
 
     def refresh(self) -> bool:
-        """Take the state that was committed last; see ``VectorStore.refresh``."""
+        """Move to the newest committed state; see ``VectorStore.refresh``."""
         with self._mutex:
             self._require_open()
             if not self.read_only:
@@ -480,7 +481,7 @@ class FolderStore:
     def _append(
         self, records: NDArray[np.void], texts: bytes, vectors: NDArray[np.float32]
     ) -> None:
-        """Write records behind the others, and drop those that they replace."""
+        """Append records and drop those that they replace."""
         first = self._rows
         if first + len(records) > MOST_ROWS:
             raise StoreWriteError(f"a store holds {MOST_ROWS} rows at most: {self.path} is full")
@@ -539,14 +540,14 @@ class FolderStore:
             return len(rows)
 
     def flush(self) -> None:
-        """Commit everything before; see ``VectorStore.flush``."""
+        """Commit all earlier changes; see ``VectorStore.flush``."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
             self._commit()
 
     def _write_pending(self) -> None:
-        """Write the words of what is not committed, and merge files of them that are alike."""
+        """Write the words of uncommitted rows, and merge word files of similar size."""
         if self._pending:
             self._written.append(self._new_words(self._unwritten(), level=0))
             self._pending, self._pending_words = [], None
@@ -571,24 +572,24 @@ class FolderStore:
                 column.sync()
             sync_folder(self.path)
         except StoreWriteError as error:
-            # The system may have forgotten what it failed to write: another sync proves nothing.
+            # The system may have dropped what it failed to write, so another sync proves nothing.
             self._failed = str(error)
             raise
         now = replace(now, commit=now.commit + 1)
         try:
             now.write(self.path)
         except StoreWriteError as error:
-            if State.read(self.path) != self._state:  # the new one is there, if not for sure
+            if State.read(self.path) != self._state:  # the new one exists, but may not be on disk
                 self._failed = str(error)
             raise
         self._state = now
         for path in self._retired:
-            with suppress(OSError):  # it is in nobody's way, and the next writer drops it
+            with suppress(OSError):  # it does no harm, and the next writer drops it
                 path.unlink()
         self._retired.clear()
 
     def _unwritten(self) -> Postings:
-        """Return the words of what is not committed yet."""
+        """Return the postings of uncommitted rows."""
         if self._pending_words is None:
             terms, rows, weights = (
                 np.concatenate(parts) for parts in zip(*self._pending, strict=True)
@@ -597,7 +598,7 @@ class FolderStore:
         return self._pending_words
 
     def _new_words(self, postings: Postings, *, level: int) -> _Words:
-        """Write a file of words, which belongs to the store from the next commit on."""
+        """Write a file of words; it belongs to the store after the next commit."""
         number, self._next_run = self._next_run, self._next_run + 1
         return write_words(self.path, self._state.generation, number, postings, level=level)
 
@@ -610,7 +611,7 @@ class FolderStore:
         )
 
     def _merge(self, first: int, last: int) -> None:
-        """Make one file of several of words."""
+        """Merge several files of words into one."""
         group = self._written[first:last]
         postings = merged([words.postings for words in group], self._alive[: self._rows])
         level = 1 + max(words.run.level for words in group)
@@ -618,7 +619,7 @@ class FolderStore:
         self._retired += [words.path for words in group]
 
     def optimize(self) -> None:
-        """Merge files of words, and write everything anew where much was dropped."""
+        """Merge files of words, and rewrite everything if many rows were dropped."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
@@ -634,7 +635,7 @@ class FolderStore:
             self._commit()
 
     def _write_anew(self) -> None:
-        """Write what is still stored as the next generation."""
+        """Write the remaining rows as the next generation."""
         generation = self._state.generation + 1
         kept = np.flatnonzero(self._alive[: self._rows])
         renamed = np.zeros(self._rows, np.uint32)
@@ -712,15 +713,15 @@ class FolderStore:
         """Find the best passages; see ``VectorStore.search``.
 
         Raises:
-            InputError: An argument breaks its rule.
-            StoreError: What is found is damaged.
+            InputError: An argument is invalid.
+            StoreError: A passage found is damaged.
         """
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         limit = max(k, CANDIDATES) if mode == "hybrid" else k
         with self._mutex:
             self._require_open()
-            # What is looked at from here on stays as it is, whatever is written meanwhile.
+            # From here on the data cannot change, whatever is written meanwhile.
             count, records, alive = self._count, self._records(), self._alive[: self._rows]
             allowed = None if filter is None else _mask(self._matching(filter), len(alive))
             vectored = self._vectored[: self._rows]
@@ -785,7 +786,7 @@ class FolderStore:
             with self._mutex:
                 self._require_open()
                 page = rows[first : first + _PAGE]
-                if self._files is not files:  # everything was written anew, or refreshed
+                if self._files is not files:  # a new generation, or a refresh
                     wanted = [(int(a), int(b)) for a, b in keys[first : first + _PAGE]]
                     page = [row for found in self._rows_of("id", wanted) for row in found]
                 found = self._stored(page, with_vectors)
@@ -816,13 +817,13 @@ class FolderStore:
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return how many passages are stored, or match."""
+        """Return the number of stored passages, or of those that match."""
         with self._mutex:
             self._require_open()
             return self._count if filter is None else len(self._matching(filter))
 
     def roots(self) -> dict[str, int]:
-        """Return how many passages are stored of each root."""
+        """Return the number of passages of each root."""
         with self._mutex:
             self._require_open()
             rows = self._matching(None)
@@ -848,22 +849,22 @@ class FolderStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keep what an update left to tell; see ``VectorStore.note_update``."""
+        """Store the note of an update; see ``VectorStore.note_update``."""
         self._require_writable()
         notes = self.notes()
         notes.pop(root, None)
         write_notes(self.path, notes if note is None else {**notes, root: note})
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Return what was kept of updates, by root."""
+        """Return the notes of updates, by root."""
         return read_notes(self.path)
 
     def size(self) -> int:
-        """Return the bytes that the store takes on the disk."""
+        """Return the size of the store on disk, in bytes."""
         return disk_usage(self.path)
 
     def close(self) -> None:
-        """Commit what is pending and release the lock; further calls do nothing."""
+        """Commit pending changes and release the lock; further calls do nothing."""
         with self._mutex:
             if self._closed:
                 return
@@ -916,7 +917,7 @@ class FolderStore:
         return flat.reshape(-1, self.manifest.dimension)
 
     def _rows_of(self, name: str, keys: Sequence[tuple[int, int]]) -> list[list[int]]:
-        """Return for each key the rows that are stored under it: of an id one at most."""
+        """Return the stored rows of each key; an id has at most one."""
         lookup = self._lookups.get(name)
         if lookup is None or lookup.is_loose:
             lookup = self._lookups[name] = Lookup(mixed(self._records()[name]))
@@ -948,7 +949,7 @@ class FolderStore:
         return self._filtered[key]
 
     def _mask(self, checked: Plan) -> NDArray[np.bool_] | None:
-        """Return which rows match; None where the passages must be read for it."""
+        """Return which rows match; None if the passages must be read to decide."""
         if isinstance(checked, Negated):
             mask = self._mask(checked.part)
             return None if mask is None else ~mask
@@ -972,7 +973,7 @@ class FolderStore:
         return None if field is None else field.mask(checked)
 
     def _field(self, key: str) -> Field | None:
-        """Return the values of a field in all rows; None for one with very many."""
+        """Return the values of a field in all rows; None if there are too many."""
         if key in ("id", "text", "source"):
             return None
         name = Field.name_of(key)
@@ -1017,9 +1018,9 @@ class FolderStore:
         texts: bool = True,
         needles: Sequence[bytes] | None = None,
     ) -> Iterator[Any]:
-        """Yield the payloads of rows, checked; without their text if it is not wanted.
+        """Yield the payloads of rows, checked, with or without their text.
 
-        None stands for a payload whose head has none of the needles, if there are any.
+        If needles are given, None stands for a payload whose head contains none of them.
         """
         if not rows:
             return
@@ -1056,16 +1057,16 @@ class FolderStore:
 
 
 def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int = 0) -> None:
-    """Make the files of an empty store and commit them.
+    """Create the files of an empty store and commit them.
 
     Args:
         path: The store's folder.
-        manifest: What the store is made with.
-        generation: Of the files.
-        commit: What the state counts.
+        manifest: The manifest of the new store.
+        generation: Generation of the files.
+        commit: Number of the commit.
 
     Raises:
-        StoreWriteError: They cannot be made.
+        StoreWriteError: They cannot be created.
     """
     try:
         files = Files(path, generation, manifest.dimension, writable=True, create=True)
@@ -1082,14 +1083,14 @@ def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int =
 def write_words(
     store: Path, generation: int, number: int, postings: Postings, *, level: int
 ) -> _Words:
-    """Write a file of words; it belongs to the store once a state names it.
+    """Write a file of words; it belongs to the store once a state lists it.
 
     Args:
         store: The store's folder.
-        generation: The files it belongs to.
-        number: Its own.
-        postings: What it holds.
-        level: How often they were merged.
+        generation: Its generation.
+        number: Its number.
+        postings: Its content.
+        level: How often the postings were merged.
 
     Raises:
         StoreWriteError: The disk is full or cannot be written.
@@ -1103,7 +1104,8 @@ def write_words(
     try:
         column.write(0, data)
         column.sync()
-        held = Postings.read(column.view(len(data)), path)  # mapped: it need not stay in memory
+        # Mapped, so that it need not stay in memory.
+        held = Postings.read(column.view(len(data)), path)
     except StoreError:
         with suppress(OSError):
             path.unlink()
@@ -1115,7 +1117,7 @@ def write_words(
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return vectors of unit length; one that has it already keeps its bits, and zeros stay."""
+    """Return vectors scaled to unit length; unit vectors keep their bits, and zeros stay."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
     lengths[(np.abs(lengths - 1) < 1e-6) | (lengths == 0)] = 1
     scaled: NDArray[np.float32] = (vectors / lengths[:, None]).astype(np.float32)
@@ -1123,7 +1125,7 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def column_widths(dimension: int) -> dict[str, int]:
-    """Return the bytes of a record of each file, by its name."""
+    """Return the record size of each file in bytes, by name."""
     widths = (ROW.itemsize, 1, 4 * dimension, 8 * words_of(dimension), DROPPED.itemsize)
     return dict(zip(_COLUMNS, widths, strict=True))
 
@@ -1134,7 +1136,7 @@ def _counts(committed: State) -> tuple[int, ...]:
 
 
 def same_space(kept: str, manifest: Manifest) -> bool:
-    """Return whether two manifests agree on all but where the model is, which a user may set right."""
+    """Return whether two manifests agree except for the model's place, which a user may correct."""
     try:
         other = Manifest.parse(kept, where=state.FILE_NAME)
     except StoreError:
@@ -1143,7 +1145,7 @@ def same_space(kept: str, manifest: Manifest) -> bool:
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """Return which neighbors may become one file of words, as (first, one past the last)."""
+    """Return the range of neighboring word files to merge, as (first, one past the last)."""
     groups: list[tuple[int, int]] = []
     size = 0
     for at, run in enumerate(runs):
@@ -1159,7 +1161,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
 def _best(
     records: NDArray[np.void], rows: NDArray[np.intp], values: NDArray[np.float64], limit: int
 ) -> list[tuple[int, int, float]]:
-    """Return the best as (UUID as a number, row, score); equal scores in the order of UUIDs."""
+    """Return the best rows as (UUID as a number, row, score); equal scores in the order of UUIDs."""
     if len(rows) > limit:
         least = np.partition(values, len(values) - limit)[len(values) - limit]
         kept = values >= least
@@ -1181,7 +1183,7 @@ def _mask(rows: Sequence[int] | NDArray[np.intp], count: int) -> NDArray[np.bool
 
 
 def _grown(flags: NDArray[np.bool_], count: int, value: bool) -> NDArray[np.bool_]:
-    """Return the array with room for ``count``; what is new has this value."""
+    """Return the array with room for ``count`` items; new items have this value."""
     if count <= len(flags):
         return flags
     grown = np.full(max(count, len(flags) * 5 // 4), value, np.bool_)
@@ -1194,7 +1196,7 @@ def _taken(data: memoryview, rows: NDArray[np.intp], width: int) -> bytes:
 
 
 def _needles(checked: Plan) -> Sequence[bytes] | None:
-    """Return bytes of which a head must have one so that its passage can match; None: any can."""
+    """Return byte strings of which a matching passage's head contains at least one; None if unknown."""
     if isinstance(checked, Equal) and checked.key != "text":
         if all(isinstance(value, str) for value in checked.values):
             return [json.dumps(value).encode() for value in checked.values]

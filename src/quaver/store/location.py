@@ -14,22 +14,22 @@ from quaver.store.status import FolderStatus, StoreStatus
 
 SERVER = "qdrant://"
 SECURE_SERVER = "qdrant+https://"
-"""A location that begins so is ``qdrant://host:port/collection``; see ``QdrantStore``."""
+"""Prefixes of ``qdrant://host:port/collection``; see ``QdrantStore``."""
 
 
 def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
-    """Make an empty store.
+    """Create an empty store.
 
     Args:
         location: A folder that does not exist or is empty, ``qdrant://host:port/collection``, or
             ":memory:".
-        manifest: What the store is made with.
+        manifest: The manifest of the new store.
 
     Returns:
         The open store.
 
     Raises:
-        StoreError: It cannot be made; the sub-classes say why.
+        StoreError: The store cannot be created; the subclass says why.
         ImportError: A server needs the extra "qdrant".
     """
     if _is_server(location):
@@ -46,14 +46,14 @@ def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0
 
     Args:
         location: As for ``create_store``.
-        read_only: To read a folder without its lock; see ``FolderStore.open``.
-        wait: How many seconds to wait for another process that writes to a folder.
+        read_only: Open a folder for reading only, without its lock; see ``FolderStore.open``.
+        wait: Seconds to wait for another process that writes to a folder.
 
     Returns:
         The open store.
 
     Raises:
-        StoreError: It cannot be opened; the sub-classes say why.
+        StoreError: The store cannot be opened; the subclass says why.
         ImportError: A server needs the extra "qdrant".
     """
     if _is_server(location):
@@ -68,7 +68,7 @@ def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0
 
 
 def store_exists(location: str | Path) -> bool:
-    """Return whether a finished store is there.
+    """Return whether a complete store exists.
 
     Args:
         location: As for ``create_store``.
@@ -88,7 +88,7 @@ def store_exists(location: str | Path) -> bool:
 
 
 def read_status(location: str | Path) -> StoreStatus:
-    """Return what a store holds, without its model.
+    """Return the status of a store without loading its model.
 
     Args:
         location: As for ``create_store``.
@@ -108,7 +108,7 @@ def read_status(location: str | Path) -> StoreStatus:
 
 
 def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
-    """Return what an open store holds.
+    """Return the status of an open store.
 
     Args:
         store: The store.

@@ -1,4 +1,4 @@
-"""One process writes at a time: a lock that ends with the process, however that ends."""
+"""The writer's lock of a store; it is released even if the process is killed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class StoreLock:
         """Take the lock.
 
         Args:
-            store: The store's folder, which exists.
-            wait: How many seconds to wait while somebody else holds it; ``math.inf`` for ever.
+            store: The store's existing folder.
+            wait: Seconds to wait while another process holds the lock; ``math.inf`` waits forever.
 
         Raises:
-            StoreLockedError: Somebody else holds it.
+            StoreLockedError: Another process holds the lock.
             StoreWriteError: The lock file cannot be opened for writing.
         """
         try:
@@ -63,7 +63,7 @@ class StoreLock:
         return self._file >= 0
 
     def release(self) -> None:
-        """Let others in; further calls do nothing."""
+        """Release the lock; further calls do nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1

@@ -1,4 +1,4 @@
-"""Where a key stands in a column of keys: sorted once, and what came since in a dictionary."""
+"""Find the rows of a key in a column: sorted keys, and a dictionary for those added since."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 LOOSE = 1 << 16
-"""Keys that may lie in the dictionary before all are sorted anew; or a quarter of those sorted."""
+"""Maximum keys in the dictionary before all are sorted again, unless a quarter of the sorted is more."""
 
 
 class Lookup:
-    """Finds the rows of keys; a key may stand in several."""
+    """Finds the rows of keys; a key may occur in several rows."""
 
     def __init__(self, keys: NDArray[np.uint64]) -> None:
         """Sort keys.
@@ -27,11 +27,11 @@ class Lookup:
 
     @property
     def is_loose(self) -> bool:
-        """Whether it is time to make it anew."""
+        """Whether the keys should be sorted again."""
         return self._since > max(LOOSE, len(self._sorted) // 4)
 
     def add(self, first: int, keys: Sequence[int]) -> None:
-        """Take the keys of further rows.
+        """Add the keys of further rows.
 
         Args:
             first: The row of the first key.

@@ -1,4 +1,4 @@
-"""quaver.json: what a store was made with. It is written last, so a store that has one is whole."""
+"""quaver.json, the manifest of a store. It is written last, so a store that has one is complete."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""
 
 _KNOWN = (2, FORMAT_VERSION)
-"""Versions whose manifest has these fields: of a server's collection and an export nothing else
-changed, and a folder of the earlier layout can be given the present one."""
+"""Versions with the same manifest fields. For a server's collection and an export nothing else
+changed; a folder in the earlier format can be converted."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a store was made with.
+    """The model and the settings that a store was created with.
 
     Attributes:
-        model: Hub id or absolute folder of the model, to open it again.
+        model: Hub id or absolute folder of the model, to load it again.
         settings: Further arguments that the model was loaded with, by name; see
             ``quaver.embedder.loading_settings``.
-        fingerprint: Identifies the vector space: vectors of another one cannot be compared.
+        fingerprint: Identifies the vector space; vectors of different spaces cannot be compared.
         dimension: Length of a vector.
-        passage_tokens: Tokens of a passage with its heading, at most.
+        passage_tokens: Maximum tokens of a passage with its heading.
         created: UTC, ISO 8601.
-        language: Whose stop words and stems the keyword search uses; see ``terms.LANGUAGES``.
-        vectors: What a server's search compares: "float32", or "int8" or "binary" vectors whose best
-            finds are compared again in float32; in a folder all three search alike.
-        format_version: Of the store's layout.
+        language: Language of stop words and stems in keyword search; see ``terms.LANGUAGES``.
+        vectors: Vectors that a server compares: "float32", or "int8" or "binary" with the best
+            candidates rescored in float32. A folder searches the same way with all three.
+        format_version: Version of the store's format.
     """
 
     model: str
@@ -87,7 +87,7 @@ class Manifest:
 
         Args:
             text: JSON.
-            where: Where it stood, for messages.
+            where: Its location, for messages.
 
         Returns:
             The manifest.
@@ -135,7 +135,7 @@ class Manifest:
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def write(self, store: Path) -> None:
-        """Write the manifest so that a reader sees either all of it or nothing.
+        """Write the manifest atomically.
 
         Args:
             store: The store's folder, which exists.
@@ -156,15 +156,15 @@ class Manifest:
     def check_asked(
         self, store: object, *, language: str | None = None, vectors: str | None = None
     ) -> None:
-        """Check that what is asked of a store is what it was made with: neither can change.
+        """Check that requested settings match the manifest; they cannot change.
 
         Args:
             store: The store's folder, for the message.
-            language: What is asked for; None: whatever it has.
-            vectors: As for ``language``.
+            language: The requested language; None accepts any.
+            vectors: The requested vectors; None accepts any.
 
         Raises:
-            InputError: It was made with something else.
+            InputError: The store was created with other settings.
         """
         for name, asked, kept in (
             ("language", language, self.language),
@@ -177,7 +177,7 @@ class Manifest:
                 )
 
     def check(self, store: object, *, model: str, fingerprint: str, dimension: int) -> None:
-        """Check that a model's vectors belong into the store.
+        """Check that a model's vectors fit the store.
 
         Args:
             store: The store's folder, for the message.
@@ -186,7 +186,7 @@ class Manifest:
             dimension: Length of its vectors.
 
         Raises:
-            StoreMismatchError: They do not.
+            StoreMismatchError: They do not fit.
         """
         if dimension != self.dimension:
             raise StoreMismatchError(

@@ -18,7 +18,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
-    """Tell whether a payload matches.
+    """Return whether a payload matches a filter.
 
     Args:
         payload: A passage's fields, its metadata below "metadata".
@@ -42,7 +42,7 @@ def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _values(value: Any, path: list[str]) -> Iterator[Any]:
-    """Yield what lies at a path: of a list every item, and of a list at ``name[]`` what is in it."""
+    """Yield the values at a path: every item of a list, and for ``name[]`` the values in its items."""
     if not path:
         yield from value if isinstance(value, (list, tuple)) else [value]
         return
@@ -57,7 +57,7 @@ def _values(value: Any, path: list[str]) -> Iterator[Any]:
 
 
 def _equal(value: Any, wanted: str | int | float | bool) -> bool:
-    # True is no 1 in JSON.
+    # In JSON, True does not equal 1.
     return isinstance(value, bool) == isinstance(wanted, bool) and bool(value == wanted)
 
 

@@ -1,4 +1,4 @@
-"""Passages in memory: exact, gone with the process; for tests and for sets that fit."""
+"""A store in memory: exact search, lost when the process ends."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ class MemoryStore:
     """A ``VectorStore`` in NumPy and dictionaries.
 
     Attributes:
-        manifest: What it was made with.
+        manifest: The store's manifest.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         """Make an empty store.
 
         Args:
-            manifest: What it is made with; its vectors must be "float32".
+            manifest: The manifest; its vectors must be "float32".
 
         Raises:
-            InputError: The manifest asks for something else.
+            InputError: The manifest has other vectors.
         """
         if manifest.vectors != "float32":
             raise InputError(
@@ -150,11 +150,11 @@ class MemoryStore:
         return len(ids)
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return how many passages are stored, or match."""
+        """Return the number of stored passages, or of those that match."""
         return sum(1 for _ in self._matching(filter))
 
     def roots(self) -> dict[str, int]:
-        """Return how many passages are stored of each root."""
+        """Return the number of passages of each root."""
         return dict(Counter(payload["root"] for payload in self._payloads.values()))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
@@ -167,13 +167,13 @@ class MemoryStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keep what an update left to tell; see ``VectorStore.note_update``."""
+        """Store the note of an update; see ``VectorStore.note_update``."""
         self._notes.pop(root, None)
         if note is not None:
             self._notes[root] = note
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Return what was kept of updates, by root."""
+        """Return the notes of updates, by root."""
         return dict(self._notes)
 
     def size(self) -> None:

@@ -1,11 +1,11 @@
 """The nearest vectors: by their signs first, then in float32.
 
-Of each component of a vector the sign is one bit: its sketch. The angle between two vectors grows with
-the number of bits in which their sketches differ, and counting these for all vectors of a store takes
-less time than a search graph needs for its first hundred: 2.5 MB at 50,000 vectors of 384 dimensions,
-against 77 MB. Those with the fewest differences are compared again in float32, which gives their exact
-cosines. There is nothing to build and nothing to keep in step: a vector is found as soon as it is
-written.
+Of each component of a vector the sign is one bit: its sketch. The angle between two vectors grows
+with the number of bits in which their sketches differ, and counting these for all vectors of a
+store takes less time than a search graph needs for its first hundred: 2.5 MB at 50,000 vectors of
+384 dimensions, against 77 MB. Those with the fewest differences are compared again in float32,
+which gives their exact cosines. There is nothing to build and nothing to keep in step: a vector is
+found as soon as it is written.
 
 Source:
     Charikar, "Similarity Estimation Techniques from Rounding Algorithms", STOC 2002.

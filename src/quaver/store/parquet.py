@@ -1,4 +1,4 @@
-"""A store's content as a Parquet file that any tool reads, and such a file as a store's content.
+"""Export a store to a Parquet file that any tool can read, and import such a file.
 
 One row is one passage:
 
@@ -8,9 +8,9 @@ One row is one passage:
     vector                            fixed_size_list<float32>[dimension], null where none is stored
     file_digest, file_passages        string, int64: the file version; null for passages of no file
 
-The file's own metadata holds the store's manifest as JSON under "quaver". Files of other origin need
-the columns id and text alone; what they have beside is metadata, and vectors are made anew, because
-nothing says which model theirs are from.
+The file's own metadata holds the store's manifest as JSON under "quaver". Other files need only the
+columns id and text; their other columns become metadata, and their texts are embedded, because the
+model of any vectors in them is unknown.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from quaver.store.payload import VERSION_FIELDS
 from quaver.store.protocol import FileVersion, StoredPassage, VectorStore
 
 ROWS = 4096
-"""Passages that are in memory at a time, and in a row group of a file that is written."""
+"""Passages in memory at a time, and in a row group of a written file."""
 
 _MANIFEST = b"quaver"
 _TEXTS = ("id", "text", "source", "heading", "root")
@@ -41,14 +41,14 @@ _OFFSETS = ("start", "end")
 
 
 def write_parquet(store: VectorStore, path: Path) -> int:
-    """Write everything that a store holds; an unfinished file has another name.
+    """Write a store to a file; until it is complete, the file has another name.
 
     Args:
         store: The store.
-        path: The file; one that is there is replaced.
+        path: The file; an existing one is replaced.
 
     Returns:
-        How many passages it holds.
+        The number of passages in the file.
 
     Raises:
         StoreWriteError: The file cannot be written.
@@ -78,12 +78,12 @@ def write_parquet(store: VectorStore, path: Path) -> int:
 
 
 class ParquetPassages:
-    """The passages of a Parquet file, read a piece at a time.
+    """The passages of a Parquet file, read in parts.
 
     Attributes:
         path: The file.
-        manifest: The store it was written from; None for a file of other origin.
-        rows: How many passages it holds.
+        manifest: The manifest of the exported store; None for any other file.
+        rows: Number of passages.
     """
 
     def __init__(self, path: Path) -> None:
@@ -93,7 +93,7 @@ class ParquetPassages:
             path: The file.
 
         Raises:
-            InputError: It cannot be read, is no Parquet file, or lacks the columns id and text.
+            InputError: It cannot be read, is not a Parquet file, or lacks the columns id and text.
             StoreMismatchError: A later version of Quaver wrote it.
             ImportError: The extra "parquet" is missing.
         """
@@ -119,7 +119,7 @@ class ParquetPassages:
         """Yield the passages in the order of the file.
 
         Raises:
-            InputError: A row is no passage; its number is named.
+            InputError: A row is not a passage; the message has its number.
         """
         import pyarrow as pa
 
@@ -160,7 +160,7 @@ class ParquetPassages:
 def pieces(
     rows: Iterator[StoredPassage],
 ) -> Iterator[tuple[list[Passage], NDArray[np.float32] | None, Mapping[str, FileVersion] | None]]:
-    """Group passages as ``VectorStore.upsert`` takes them.
+    """Group passages for ``VectorStore.upsert``.
 
     Args:
         rows: The passages.
@@ -223,7 +223,7 @@ def _columns(page: Sequence[StoredPassage]) -> dict[str, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Return dates and times as ISO 8601, as filters compare them; JSON has none."""
+    """Return dates and times in ISO 8601, as filters expect; JSON has no dates."""
     return value.isoformat() if isinstance(value, (date, time)) else value
 
 

@@ -105,15 +105,15 @@ class StoredPassage:
 
 
 class VectorStore(Protocol):
-    """Passages and their vectors, searchable.
+    """A searchable store of passages and vectors.
 
-    An id is any string; a UUID takes the least room. Every method raises StoreError, or the more
-    exact error below it, when the store fails, and InputError when an argument breaks its rule.
+    An id is any string; a UUID takes the least space. Every method raises StoreError or a subclass
+    when the store fails, and InputError for an invalid argument.
     """
 
     @property
     def manifest(self) -> Manifest:
-        """What the store was made with."""
+        """The store's manifest."""
         ...
 
     def upsert(
@@ -123,19 +123,19 @@ class VectorStore(Protocol):
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Store passages; one whose id is stored already is replaced.
+        """Store passages; one whose id is already stored is replaced.
 
         Args:
-            passages: What to store; no id twice.
-            vectors: float32 (len(passages), dimension), unit rows; None stores passages that only
-                words, filters and ids find.
+            passages: The passages, with distinct ids.
+            vectors: float32 (len(passages), dimension), unit rows; None stores passages that are
+                found only by words, filters and ids.
             versions: The file version of each source, for passages of one root; None for passages
                 that belong to no file.
         """
         ...
 
     def flush(self) -> None:
-        """Return when everything upserted and deleted before is on disk."""
+        """Wait until all earlier upserts and deletions are on disk."""
         ...
 
     def search(
@@ -151,10 +151,10 @@ class VectorStore(Protocol):
 
         Args:
             vector: float32 (dimension,); "dense" and "hybrid" need it.
-            k: How many at most, at least 1.
+            k: Maximum number of hits, at least 1.
             text: The question as text; "bm25" and "hybrid" need it.
-            mode: How to rank; None takes what is given: both, words or vector.
-            filter: Only passages that match.
+            mode: How to rank; None uses whatever is given: text, vector or both.
+            filter: Return only passages that match.
 
         Returns:
             Hits, best first; equal scores in the order of their ids.
@@ -162,7 +162,7 @@ class VectorStore(Protocol):
         ...
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return the passages of those ids that are stored, in the order of ``ids``."""
+        """Return the stored passages with these ids, in the order of ``ids``."""
         ...
 
     def scan(
@@ -172,14 +172,14 @@ class VectorStore(Protocol):
         ...
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the stored vectors of those ids that have one, each float32 (dimension,)."""
+        """Return the stored vectors of these ids by id, each float32 (dimension,)."""
         ...
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return a vector for each content that some stored passage has.
+        """Return the vectors of stored passages with the given content.
 
         Args:
-            digests: What ``content_digest`` gives for the passages looked for.
+            digests: Digests from ``content_digest``.
 
         Returns:
             float32 (dimension,) by digest, for those that are stored.
@@ -187,7 +187,7 @@ class VectorStore(Protocol):
         ...
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove passages; an id that is not stored is no error."""
+        """Remove passages; ids that are not stored are ignored."""
         ...
 
     def delete_matching(self, filter: Filter) -> int:
@@ -195,11 +195,11 @@ class VectorStore(Protocol):
         ...
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return how many passages are stored, or match."""
+        """Return the number of stored passages, or of those that match."""
         ...
 
     def roots(self) -> dict[str, int]:
-        """Return how many passages are stored of each root."""
+        """Return the number of passages of each root."""
         ...
 
     def sources(self, root: str) -> dict[str, StoredSource]:
@@ -207,29 +207,29 @@ class VectorStore(Protocol):
         ...
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Keep what the last update of a root left to tell, None nothing; a server keeps none."""
+        """Store the note of a root's last update; None removes it. A server stores no notes."""
         ...
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Return what was kept of updates, by root."""
+        """Return the notes of updates, by root."""
         ...
 
     def size(self) -> int | None:
-        """Return the bytes that the store takes on the disk; None where it is not known."""
+        """Return the size of the store on disk in bytes; None if unknown."""
         ...
 
     def optimize(self) -> None:
-        """Make searching faster after much was stored; may take a while."""
+        """Reorganize the store for faster search after many changes; may take a while."""
         ...
 
     def refresh(self) -> bool:
-        """Take what another process committed since, where the store was opened to read.
+        """Move to the newest committed state, for a store opened to read.
 
         Returns:
-            Whether there was something new. A store that is written to has always the newest.
+            Whether anything changed. A store opened to write is always up to date.
         """
         ...
 
     def close(self) -> None:
-        """Write what is pending and let other processes open the store."""
+        """Write pending changes and release the store for other processes."""
         ...

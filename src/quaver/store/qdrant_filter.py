@@ -1,4 +1,4 @@
-"""A checked filter in Qdrant's form, for Qdrant Edge and for Qdrant's client, which name it apart."""
+"""Translate a checked filter to Qdrant's form, for Qdrant Edge and Qdrant's client."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Conditions:
         filter: Takes must, should and must_not, lists of conditions.
         any_of: A key's value is one of these strings.
         flag: A key's value is this boolean.
-        numbers: A key's value lies within lt, lte, gt, gte, numbers.
-        dates: A key's value lies within lt, lte, gt, gte, ISO 8601 dates.
+        numbers: A key's value is within lt, lte, gt, gte, numbers.
+        dates: A key's value is within lt, lte, gt, gte, ISO 8601 dates.
         empty: A key is missing, null or an empty list.
         null: A key is null, or a list with a null.
     """
@@ -61,7 +61,7 @@ def _translated(part: Plan, build: Conditions) -> Any:
     if isinstance(part, Negated):
         return build.filter(must_not=[_translated(part.part, build)])
     if isinstance(part, Missing):
-        # To Qdrant a list of nulls is not empty, but null.
+        # For Qdrant a list of nulls is null, not empty.
         return build.filter(should=[build.empty(part.key), build.null(part.key)])
     if isinstance(part, Equal):
         return build.filter(should=_equal(part, build))
@@ -79,6 +79,6 @@ def _equal(part: Equal, build: Conditions) -> list[Any]:
         if isinstance(value, bool):
             conditions.append(build.flag(part.key, value))
         elif not isinstance(value, str):
-            # A range, because a match tells 1 from 1.0.
+            # A range, because a match distinguishes 1 and 1.0.
             conditions.append(build.numbers(part.key, {"gte": float(value), "lte": float(value)}))
     return conditions

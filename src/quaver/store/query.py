@@ -1,4 +1,4 @@
-"""What a search asks for, checked before a store is asked."""
+"""Check the arguments of searches and upserts, and fuse rankings."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from quaver.errors import InputError
 from quaver.store.protocol import Mode
 
 RRF_K = 60
-"""The constant of reciprocal rank fusion: larger ones let lower ranks count for more."""
+"""The constant of reciprocal rank fusion; a larger one gives lower ranks more weight."""
 
 Identity = TypeVar("Identity", str, int)
-"""What names a point: UUIDs as text or as numbers, which sort alike."""
+"""The id of a point: a UUID as text or as a number; both sort alike."""
 
 CANDIDATES = 100
-"""How many of each ranking are fused; k if that is more."""
+"""Number of hits of each ranking that are fused; k if that is more."""
 
 
 def checked_mode(
     vector: NDArray[np.float32] | None, text: str | None, mode: Mode | None, *, dimension: int
 ) -> Mode:
-    """Check what was given against what the mode needs.
+    """Check that the mode's inputs are given.
 
     Args:
         vector: The question as a vector, or None.
         text: The question as text, or None.
-        mode: The mode; None takes what fits.
+        mode: The mode; None selects it from the inputs.
         dimension: Length of a vector.
 
     Returns:
         The mode.
 
     Raises:
-        InputError: Something is missing or has the wrong form.
+        InputError: An input is missing or has the wrong form.
     """
     if mode is None:
         mode = "hybrid" if text is not None and vector is not None else "dense"
@@ -59,7 +59,7 @@ def checked_mode(
 
 
 def _check_unicode(text: str | None) -> None:
-    """Check that a question can be taken apart: JSON may bring half of a surrogate pair."""
+    """Check that a question is valid Unicode: JSON may contain half of a surrogate pair."""
     try:
         (text or "").encode()
     except UnicodeEncodeError as error:
@@ -70,10 +70,10 @@ def _check_unicode(text: str | None) -> None:
 
 
 def check_k(k: int) -> None:
-    """Check how many hits are asked for.
+    """Check the number of requested hits.
 
     Raises:
-        InputError: k is no whole number of at least 1.
+        InputError: k is not an integer of at least 1.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise InputError(f"k must be a whole number of at least 1: got {k!r}")
@@ -88,7 +88,7 @@ def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimensi
         dimension: Length of a vector.
 
     Raises:
-        InputError: They do not, an id is no text, or one stands twice.
+        InputError: They do not fit, an id is not a str, or an id occurs twice.
     """
     expected = (len(ids), dimension)
     if vectors is not None and vectors.shape != expected:
@@ -111,8 +111,8 @@ def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
     Formula:
         score(d) = sum over the rankings of 1 / (RRF_K + rank of d), ranks from 1
 
-    Why not the stores' own fusion: it leaves the order of equal scores, which words often give, to
-    chance, and the same search would give other hits in another store.
+    Why not the stores' own fusion: it leaves the order of equal scores, which are common in keyword
+    search, to chance, so the same search would return different hits in different stores.
 
     Args:
         rankings: Ids, best first.
@@ -134,6 +134,6 @@ def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
 def best(
     scores: Mapping[Identity, float] | Iterable[tuple[Identity, float]], k: int
 ) -> list[tuple[Identity, float]]:
-    """Return the k highest scores with their ids, best first; equal ones in the order of ids."""
+    """Return the k highest scores with their ids, best first; equal scores in the order of ids."""
     items = scores.items() if isinstance(scores, Mapping) else scores
     return sorted(items, key=lambda item: (-item[1], item[0]))[:k]

@@ -1,8 +1,7 @@
-"""Passages on a Qdrant server: the embedded store's schema, for those who outgrow one machine.
+"""A store on a Qdrant server, for many processes and machines.
 
-A collection holds the vectors "dense" and "bm25", and the manifest among its metadata. Unlike the
-embedded store it can be open in many processes; two updates of one folder at once are not kept
-apart.
+A collection has the vectors "dense" and "bm25", and the manifest in its metadata. Many processes
+can write at once, but two simultaneous updates of one folder are not kept apart.
 """
 
 from __future__ import annotations
@@ -63,15 +62,15 @@ class QdrantStore:
     """A ``VectorStore`` on a Qdrant server; use ``create`` or ``open``.
 
     Attributes:
-        manifest: What it was made with.
+        manifest: The store's manifest.
     """
 
     def __init__(self, link: Link, manifest: Manifest) -> None:
-        """Join the parts; ``create`` and ``open`` are the usual ways.
+        """Combine a connection and a manifest; most callers use ``create`` or ``open``.
 
         Args:
-            link: The way to the collection.
-            manifest: What it was made with.
+            link: The connection to the collection.
+            manifest: The store's manifest.
         """
         self.manifest = manifest
         self._link = link
@@ -83,7 +82,7 @@ class QdrantStore:
 
         Args:
             location: ``qdrant://host:port/collection``, or ``qdrant+https://...``.
-            client: Instead of one that is made for the location.
+            client: A client to use instead of a new one for the location.
 
         Raises:
             StoreUnavailableError: The server cannot be reached.
@@ -95,11 +94,11 @@ class QdrantStore:
     def create(
         cls, location: str, manifest: Manifest, client: QdrantClient | None = None
     ) -> QdrantStore:
-        """Make an empty collection.
+        """Create an empty collection.
 
         Args:
             location: As for ``exists``.
-            manifest: What the store is made with.
+            manifest: The manifest of the new store.
             client: As for ``exists``.
 
         Returns:
@@ -120,7 +119,7 @@ class QdrantStore:
             try:
                 link.client.create_collection(link.collection, **settings)
             except UnexpectedResponse as error:
-                # The server may have made it in an attempt before, whose answer was lost.
+                # An earlier attempt may have created it, with its answer lost.
                 if error.status_code != _CONFLICT:
                     raise
                 if _manifest(link.client.get_collection(link.collection)) != manifest.to_json():
@@ -142,8 +141,8 @@ class QdrantStore:
             The open store.
 
         Raises:
-            StoreNotFoundError: There is no such collection, or Quaver did not make it.
-            StoreMismatchError: Another version of Quaver made it.
+            StoreNotFoundError: There is no such collection, or Quaver did not create it.
+            StoreMismatchError: Another version of Quaver created it.
             StoreUnavailableError: The server cannot be reached.
         """
         link = Link(location, client)
@@ -214,7 +213,7 @@ class QdrantStore:
             )
         if mode != "dense" and text is not None:
             terms = self._terms.query(text)
-            if terms.indices:  # else no word is left of it: there is nothing to rank by
+            if terms.indices:  # otherwise no word is left to rank by
                 requests.append(
                     models.QueryRequest(
                         query=_sparse(terms), using=BM25, limit=limit, filter=condition
@@ -285,7 +284,7 @@ class QdrantStore:
         return len(ids)
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return how many passages are stored, or match."""
+        """Return the number of stored passages, or of those that match."""
         condition = translated_filter(filter, CONDITIONS)
         name = self._link.collection
         return int(
@@ -293,7 +292,7 @@ class QdrantStore:
         )
 
     def roots(self) -> dict[str, int]:
-        """Return how many passages are stored of each root."""
+        """Return the number of passages of each root."""
         records = self._scroll(None, fields=["root"])
         return dict(Counter((record.payload or {})["root"] for record in records))
 
@@ -308,14 +307,14 @@ class QdrantStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Do nothing: a server keeps passages alone."""
+        """Do nothing: a server stores only passages."""
 
     def notes(self) -> dict[str, UpdateNote]:
-        """Return nothing: a server keeps passages alone."""
+        """Return nothing: a server stores only passages."""
         return {}
 
     def size(self) -> None:
-        """Return None: a server does not tell."""
+        """Return None: a server does not report it."""
 
     def optimize(self) -> None:
         """Do nothing: a server optimizes by itself."""
@@ -352,7 +351,7 @@ class QdrantStore:
         with_vectors: bool = False,
         fields: list[str] | None = None,
     ) -> Iterator[models.Record]:
-        """Yield every matching record, a page at a time; without fields, with all of them."""
+        """Yield every matching record, fetched in pages; without ``fields``, with all fields."""
         offset: Any = None
         while True:
             records, offset = self._link(
@@ -370,12 +369,12 @@ class QdrantStore:
 
 
 def _manifest(info: models.CollectionInfo) -> Any:
-    """Return what stands for the manifest in a collection's metadata, which anybody may write."""
+    """Return the manifest entry of a collection's metadata, which anybody may write."""
     return (info.config.metadata or {}).get(MANIFEST)
 
 
 def _make_indexes(link: Link, present: Container[str]) -> None:
-    """Make the payload indexes that are missing; one that is there already may be made again."""
+    """Create the payload indexes that are missing; creating an existing one does no harm."""
     keyword = models.PayloadSchemaType.KEYWORD
     for name in _INDEXED:
         if name not in present:

@@ -1,4 +1,4 @@
-"""The way to a Qdrant collection: its address, its layout, and patience with its server."""
+"""The connection to a Qdrant collection: its address, its layout, and retries."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ with needs_extra("qdrant"):
 DENSE = "dense"
 BM25 = "bm25"
 MANIFEST = "quaver"
-"""The key of the collection's metadata under which the manifest stands."""
+"""Key of the manifest in the collection's metadata."""
 
 API_KEY = "QDRANT_API_KEY"
-"""Environment variable with the server's key, where it wants one."""
+"""Environment variable with the server's API key."""
 
 WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts to reach a server that does not answer."""
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 class Link:
-    """Calls a server; one that does not answer is asked again.
+    """Calls a server, and retries if it does not answer.
 
     Attributes:
         location: ``qdrant://host:port/collection``.
@@ -45,12 +45,12 @@ class Link:
     """
 
     def __init__(self, location: str, client: QdrantClient | None = None) -> None:
-        """Read the address; the server is not asked yet.
+        """Parse the address; no request is sent yet.
 
         Args:
-            location: ``qdrant://host:port/collection``, or ``qdrant+https://...``; port 6333 if none
-                is given.
-            client: Instead of one that is made for the location.
+            location: ``qdrant://host:port/collection``, or ``qdrant+https://...``; port 6333 if
+                none is given.
+            client: A client to use instead of a new one for the location.
 
         Raises:
             InputError: The location has another form.
@@ -72,7 +72,7 @@ class Link:
         )
 
     def __call__(self, method: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Call the server; what it is asked must give the same when it is asked twice.
+        """Call the server; the request must be idempotent, because it may be retried.
 
         Args:
             method: A method of ``client``.
@@ -83,8 +83,8 @@ class Link:
             The answer.
 
         Raises:
-            StoreUnavailableError: It did not answer, not even after a while.
-            StoreError: It refused.
+            StoreUnavailableError: It did not answer, even after retries.
+            StoreError: It refused the request.
         """
         for wait in (*WAITS, None):
             try:
@@ -129,16 +129,16 @@ CONDITIONS = Conditions(
 
 
 def collection_settings(manifest: Manifest) -> dict[str, Any]:
-    """Return how a collection is laid out: as the embedded store is.
+    """Return the layout of a collection.
 
     Args:
-        manifest: What the store is made with.
+        manifest: The manifest of the new store.
 
     Returns:
         Arguments of ``QdrantClient.create_collection``.
 
     Raises:
-        InputError: The manifest asks for vectors that there are not.
+        InputError: The manifest has an unknown kind of vectors.
     """
     small: dict[str, Any] = {
         "float32": None,
@@ -157,7 +157,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
         size=manifest.dimension,
         distance=models.Distance.COSINE,
         quantization_config=small[manifest.vectors],
-        on_disk=manifest.vectors != "float32",  # read for the few that are compared again
+        on_disk=manifest.vectors != "float32",  # read only to rescore candidates
     )
     return {
         "vectors_config": {DENSE: dense},
@@ -167,7 +167,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
 
 
 def search_params(vectors: str) -> models.SearchParams | None:
-    """Return how to search small vectors; more of them, compared again in float32."""
+    """Return search parameters for small vectors: more candidates, rescored in float32."""
     if vectors not in _OVERSAMPLING:
         return None
     again = models.QuantizationSearchParams(rescore=True, oversampling=_OVERSAMPLING[vectors])

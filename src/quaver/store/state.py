@@ -1,8 +1,8 @@
-"""state.json: what of a store's files is committed.
+"""state.json, the committed state of a store.
 
-Whoever reads it knows the whole store: how many records of each file count, and which files belong to
-it. A new one replaces it by a rename, when all that it tells of is on the disk. So a reader needs no
-lock, and a killed writer leaves the store as the last rename left it.
+It defines the store: how many records of each file count, and which files belong to it. A new state
+replaces it by a rename once everything it refers to is on disk. So a reader needs no lock, and a
+killed writer leaves the store as of the last rename.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True)
 class State:
-    """What is committed.
+    """The committed state.
 
     Attributes:
         commit: Counts the commits.
@@ -67,13 +67,13 @@ class State:
     manifest: str = ""
 
     def write(self, store: Path) -> None:
-        """Commit: replaces the file by this.
+        """Commit: replace the file by this state.
 
         Args:
             store: The store's folder.
 
         Raises:
-            StoreWriteError: Writing failed; the state before stays.
+            StoreWriteError: Writing failed; the previous state stays.
         """
         content = json.dumps(asdict(self), sort_keys=True)
         written = {"state": content, "sum": zlib.crc32(content.encode())}
@@ -81,7 +81,7 @@ class State:
 
     @classmethod
     def read(cls, store: Path) -> State:
-        """Read what is committed.
+        """Read the committed state.
 
         Args:
             store: The store's folder.

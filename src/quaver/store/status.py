@@ -1,4 +1,4 @@
-"""What a store holds, in figures, and what its updates left to tell."""
+"""The status of a store: its contents in numbers, and notes of its last updates."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from quaver.store.column import write_whole
 
 FILE_NAME = "updates.json"
 MOST_FAILURES = 1000
-"""Failures that are kept of one update; more of them say nothing new."""
+"""Maximum number of failures stored for one update."""
 
 
 @dataclass(frozen=True)
 class UpdateNote:
-    """What the last update of a folder left to tell.
+    """The note of a folder's last update.
 
     Attributes:
         at: When it ended: UTC, ISO 8601.
@@ -34,7 +34,7 @@ class UpdateNote:
 
 @dataclass(frozen=True)
 class FolderStatus:
-    """What a store holds of one folder.
+    """The status of one folder in a store.
 
     Attributes:
         root: The folder's absolute path or its name; empty for passages that belong to none.
@@ -55,19 +55,19 @@ class FolderStatus:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """What a store holds; ``Index.status`` gives it.
+    """The status of a store, from ``Index.status``.
 
     Attributes:
         location: Where the store is.
-        model: The model it was made with: hub id or folder.
+        model: The store's model: hub id or folder.
         dimension: Length of a vector.
-        passage_tokens: Tokens of a passage with its heading, at most.
-        language: Whose stop words and stems the word search uses.
-        vectors: What searching compares.
-        created: When it was made: UTC, ISO 8601.
-        passages: Passages, those of no folder included.
-        folders: The indexed folders, in the order of their names.
-        bytes: Room on the disk; None where it is not known (a server, or memory).
+        passage_tokens: Maximum tokens of a passage with its heading.
+        language: Language of stop words and stems in keyword search.
+        vectors: Vectors that a search compares.
+        created: Time of creation: UTC, ISO 8601.
+        passages: All passages, including those without a folder.
+        folders: The indexed folders, sorted by name.
+        bytes: Size on disk; None if unknown (a server, or memory).
     """
 
     location: str
@@ -98,7 +98,7 @@ class StoreStatus:
 
 
 def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
-    """Write the notes of a store's updates, so that a reader sees the old ones or the new.
+    """Write the notes of a store's updates atomically.
 
     Args:
         store: The store's folder.
@@ -119,7 +119,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
         store: The store's folder.
 
     Returns:
-        The notes by root; none where no update ended yet.
+        The notes by root; empty before the first update.
 
     Raises:
         StoreError: The file is broken.
@@ -149,7 +149,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
 
 
 def disk_usage(folder: Path) -> int:
-    """Return the bytes that a folder's files take on the disk.
+    """Return the size of a folder's files on disk, in bytes.
 
     Raises:
         StoreError: The folder cannot be read.

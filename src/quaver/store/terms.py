@@ -2,8 +2,8 @@
 
 Qdrant's own text analysis does the work, inside this process: words, stop words and stems of the
 store's language, and words of Chinese, Japanese, Korean and Thai, which are written without spaces,
-by dictionary. A term is the hash of a word; its weight is BM25's part of one passage, and the part
-of the whole store, how rare a word is, is left to the store (Qdrant's modifier "idf").
+by dictionary. A term is the hash of a word, and its weight is the factor of BM25 that depends on
+the passage. The store adds the factor for the rarity of a word (Qdrant's modifier "idf").
 
     weight(t, d) = f (k + 1) / (f + k (1 - b + b |d| / L)),  f how often t is in d, |d| its words
     idf(t)       = ln(1 + (N - n + 0.5) / (n + 0.5)),        n of the N passages hold t
@@ -25,7 +25,7 @@ LANGUAGES = (
     *("arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian"),
     *("italian", "norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "turkish"),
 )
-"""Languages whose words have stems and stop words here; "none" takes words as they are."""
+"""Languages with stems and stop words; "none" uses words unchanged."""
 
 UNSPACED = re.compile(
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff]"
@@ -53,17 +53,17 @@ class TermAnalyzer:
     """Splits text into terms for one language."""
 
     def __init__(self, language: str) -> None:
-        """Make an analyzer.
+        """Create an analyzer.
 
         Args:
-            language: One of ``LANGUAGES``, or "none".
+                language: One of ``LANGUAGES``, or "none".
 
         Raises:
             InputError: The language is unknown.
         """
         check_language(language)
         self._spaced = _analyzer(language, edge.TokenizerType.Word)
-        # Why not for every text: on English it gives the same terms and takes four times as long.
+        # Not for every text: on English it returns the same terms and takes four times as long.
         self._unspaced = _analyzer(language, edge.TokenizerType.Multilingual)
 
     def document(self, text: str) -> Terms:
@@ -82,7 +82,7 @@ def check_language(language: str) -> None:
     """Check a language.
 
     Raises:
-        InputError: It is unknown.
+        InputError: The language is unknown.
     """
     if language != "none" and language not in LANGUAGES:
         raise InputError(

@@ -1,9 +1,8 @@
-"""Words: which passages hold a term, and with which weight; in files that never change.
+"""The inverted index: postings of terms with their weights, in immutable files.
 
-What was written since the last commit becomes a run: its terms in ascending order, and for each the
-rows of the passages that hold it, ascending, with their weights. Runs of the same size are merged, as
-in any log-structured merge tree, so that there are few, and none is so large that merging it takes
-much memory.
+The passages of a commit become a run: its terms in ascending order, and for each term the rows of
+its passages, ascending, with their weights. Runs of similar size are merged as in a log-structured
+merge tree, which keeps their number small and the memory for a merge bounded.
 
     file: T, P            two uint64: terms, postings
           ends            uint64 (T,): where the postings of each term end
@@ -25,10 +24,10 @@ from numpy.typing import NDArray
 from quaver.errors import StoreError
 
 MOST_POSTINGS = 4 << 20
-"""Postings of a run, about: to merge them takes some 30 bytes for each."""
+"""Approximate maximum of postings in a run; a merge takes about 30 bytes for each."""
 
 FAN = 8
-"""How many runs of a level become one of the next."""
+"""Number of runs of one level that are merged into one of the next."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Postings:
 
     @classmethod
     def read(cls, data: memoryview, path: object) -> Postings:
-        """Read a file; the arrays lie over its bytes.
+        """Read a file; the arrays are views of its bytes.
 
         Args:
             data: The file's bytes.
@@ -100,7 +99,7 @@ class Postings:
         )
 
     def of_term(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-        """Return the rows of the passages that hold a term, and the weights."""
+        """Return the rows of the passages with a term, and the weights."""
         at = int(np.searchsorted(self.terms, np.uint32(term)))
         if at == len(self.terms) or self.terms[at] != term:
             return self.rows[:0], self.weights[:0]
@@ -109,7 +108,7 @@ class Postings:
         return self.rows[first:last], self.weights[first:last]
 
     def counts(self) -> NDArray[np.int64]:
-        """Return int64 (T,): how many postings each term has."""
+        """Return the number of postings of each term, int64 (T,)."""
         ends = self.ends.astype(np.int64)
         first = np.zeros_like(ends)
         first[1:] = ends[:-1]
@@ -117,7 +116,7 @@ class Postings:
         return counted
 
     def is_sound(self, rows: int) -> bool:
-        """Return whether the parts fit each other and a store of so many rows."""
+        """Return whether the parts are consistent and fit a store with this many rows."""
         ends = self.ends.astype(np.int64)
         return (
             bool((np.diff(self.terms.astype(np.int64)) > 0).all())
@@ -131,12 +130,12 @@ class Postings:
 def merged(
     runs: Sequence[Postings], alive: NDArray[np.bool_], renamed: NDArray[np.uint32] | None = None
 ) -> Postings:
-    """Make one run of several.
+    """Merge runs.
 
     Args:
         runs: The runs, those with the lower rows first.
         alive: bool (rows,): which passages are still stored; the others are left out.
-        renamed: uint32 (rows,): what to call each row instead; None: as it is.
+        renamed: uint32 (rows,): the new number of each row; None keeps the numbers.
 
     Returns:
         Their postings.
@@ -162,10 +161,10 @@ def scores(
         passages: How many of them are.
 
     Returns:
-        float64 (rows,); 0 where no term is held.
+        float64 (rows,); 0 for passages without a term.
 
     Raises:
-        StoreError: A run names a row that there is not.
+        StoreError: A run refers to a row that does not exist.
     """
     total = np.zeros(len(alive), np.float64)
     everything = bool(alive.all())
@@ -180,7 +179,7 @@ def scores(
         )
         idf = math.log(1 + (passages - holding + 0.5) / (holding + 0.5))
         for rows, weights in found:
-            total[rows] += np.float32(idf) * weights  # a row stands once in a run
+            total[rows] += np.float32(idf) * weights  # a row occurs once in a run
     if not everything:
         total[~alive] = 0
     return total
