@@ -67,13 +67,13 @@ MADE_AROUND = {
     "documents.markdown": {"markdown_it"},
     "documents.split": {"semantic_text_splitter"},
     "models.files": {"msgspec"},
-    "store.edge": {"qdrant_edge"},
+    "store.qdrant_edge": {"qdrant_edge"},
     "store.terms": {"qdrant_edge"},
 }
 
 
 def name_of(path: Path) -> str:
-    """quaver/store/edge.py is "store.edge", quaver/store/__init__.py is "store"."""
+    """quaver/store/qdrant_edge.py is "store.qdrant_edge", quaver/store/__init__.py is "store"."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
     return ".".join(part for part in parts if part != "__init__")
 

@@ -31,7 +31,7 @@ from quaver.store import (
 )
 from quaver.store.folder import FolderStore
 from quaver.store.memory import MemoryStore
-from quaver.store.server import QdrantStore
+from quaver.store.qdrant_server import QdrantStore
 
 D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")

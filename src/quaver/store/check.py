@@ -34,11 +34,11 @@ from quaver.store.manifest import FORMAT_VERSION, Manifest
 from quaver.store.nearest import sketches
 from quaver.store.parquet import pieces
 from quaver.store.payload import to_passage, to_version
+from quaver.store.postings import Postings
 from quaver.store.protocol import StoredPassage
 from quaver.store.rows import DROPPED, HAS_VECTOR, ROW, from_text, sealed
 from quaver.store.state import State
 from quaver.store.status import read_notes
-from quaver.store.words import Postings
 
 Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
 """A function that embeds passages: float32 (len(passages), dimension), unit rows."""
@@ -405,7 +405,7 @@ class _Examined:
     def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
         """Yield the readable passages, with new vectors for damaged ones."""
         if self.legacy:
-            from quaver.store.edge import read_edge
+            from quaver.store.qdrant_edge import read_edge
 
             yield from read_edge(self.path)
             return

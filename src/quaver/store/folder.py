@@ -9,7 +9,7 @@
     vectors.G        their vectors, float32, unit length; zeros where there is none
     sketches.G       the signs of these; see ``nearest``
     dropped.G        the rows that are no longer stored
-    words.G.N        which passages hold which words; see ``words``
+    words.G.N        which passages hold which words; see ``postings``
 
 Files are append-only or written once. A commit renames a new state.json into place once everything
 it refers to is on disk. So a reader maps the committed files and reads them without a lock, even
@@ -57,6 +57,7 @@ from quaver.store.manifest import FORMAT_VERSION, Manifest
 from quaver.store.matching import matches
 from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
+from quaver.store.postings import FAN, MOST_POSTINGS, Postings, merged, scores
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.query import (
     CANDIDATES,
@@ -83,7 +84,6 @@ from quaver.store.rows import (
 from quaver.store.state import Run, State
 from quaver.store.status import UpdateNote, disk_usage, read_notes, write_notes
 from quaver.store.terms import TermAnalyzer
-from quaver.store.words import FAN, MOST_POSTINGS, Postings, merged, scores
 
 PRECISIONS = ("float32", "int8", "binary")
 """Values of ``Manifest.vectors``. A folder searches the same way with all three; see ``nearest``."""

@@ -33,7 +33,7 @@ def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
         ImportError: A server needs the extra "qdrant".
     """
     if _is_server(location):
-        from quaver.store.server import QdrantStore
+        from quaver.store.qdrant_server import QdrantStore
 
         return QdrantStore.create(str(location), manifest)
     if str(location) == memory.LOCATION:
@@ -57,7 +57,7 @@ def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0
         ImportError: A server needs the extra "qdrant".
     """
     if _is_server(location):
-        from quaver.store.server import QdrantStore
+        from quaver.store.qdrant_server import QdrantStore
 
         return QdrantStore.open(str(location))
     if str(location) == memory.LOCATION:
@@ -81,7 +81,7 @@ def store_exists(location: str | Path) -> bool:
         ImportError: A server needs the extra "qdrant".
     """
     if _is_server(location):
-        from quaver.store.server import QdrantStore
+        from quaver.store.qdrant_server import QdrantStore
 
         return QdrantStore.exists(str(location))
     return str(location) != memory.LOCATION and FolderStore.exists(Path(location))

@@ -21,7 +21,7 @@ FILE_NAME = "state.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A file of words; see ``words``.
+    """A file of words; see ``postings``.
 
     Attributes:
         number: It is ``words.GENERATION.NUMBER``.

@@ -56,7 +56,7 @@ class TermAnalyzer:
         """Create an analyzer.
 
         Args:
-                language: One of ``LANGUAGES``, or "none".
+            language: One of ``LANGUAGES``, or "none".
 
         Raises:
             InputError: The language is unknown.

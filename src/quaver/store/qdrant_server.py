@@ -42,7 +42,7 @@ with needs_extra("qdrant"):
     from qdrant_client import QdrantClient, models
     from qdrant_client.http.exceptions import UnexpectedResponse
 
-from quaver.store.server_link import (
+from quaver.store.qdrant_connection import (
     BM25,
     CONDITIONS,
     DENSE,

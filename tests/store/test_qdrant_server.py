@@ -23,9 +23,9 @@ from quaver.errors import (
     StoreNotFoundError,
     StoreUnavailableError,
 )
-from quaver.store import Manifest, server_link
+from quaver.store import Manifest, qdrant_connection
 from quaver.store.location import store_exists
-from quaver.store.server import QdrantStore
+from quaver.store.qdrant_server import QdrantStore
 
 LOCATION = "qdrant://localhost:6333/kb"
 MANIFEST = Manifest("model", "f" * 64, 64, 100, "2030-01-01T00:00:00+00:00")
@@ -33,7 +33,7 @@ MANIFEST = Manifest("model", "f" * 64, 64, 100, "2030-01-01T00:00:00+00:00")
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_link, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(qdrant_connection, "WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
