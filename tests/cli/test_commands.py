@@ -177,6 +177,7 @@ def test_required_arguments_are_required(name: str) -> None:
         ["export-st", "./nowhere", "st"],
         ["index", "nowhere", "-s", "kb"],
         ["import", "kb", "nowhere.parquet"],
+        ["import", "kb", "model/config.json"],
         ["embed", "-m", "model", "--file", "nowhere.txt"],
         ["ask", "kb", "list", "--prompt", "nowhere.txt"],
         ["evaluate", "model", "-t", "./nowhere"],

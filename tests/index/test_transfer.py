@@ -13,7 +13,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from quaver import Embedder, Index, Passage, cli
-from quaver.errors import InputError, StoreMismatchError
+from quaver.errors import DocumentError, InputError, StoreMismatchError
 from quaver.index.transfer import export_passages, import_passages
 from quaver.store import StoredPassage
 from quaver.store.location import open_store
@@ -113,16 +113,16 @@ def test_a_foreign_file_is_embedded(tmp_path: Path, embedder: Embedder) -> None:
 
 def test_files_that_are_none(store: Path, tmp_path: Path, embedder: Embedder) -> None:
     file = tmp_path / "x.parquet"
-    with pytest.raises(InputError, match=r"cannot read .*x.parquet as Parquet"):
+    with pytest.raises(DocumentError, match=r"cannot read .*x.parquet as Parquet"):
         import_passages(file, tmp_path / "new")
     file.write_bytes(b"PAR1 but no more")
-    with pytest.raises(InputError, match=r"cannot read .*x.parquet as Parquet"):
+    with pytest.raises(DocumentError, match=r"cannot read .*x.parquet as Parquet"):
         import_passages(file, tmp_path / "new")
     parquet.write_table(pa.table({"id": ["a"], "body": ["b"]}), file)
-    with pytest.raises(InputError, match=r"needs the columns id and text: .* has id, body"):
+    with pytest.raises(DocumentError, match=r"needs the columns id and text: .* has id, body"):
         import_passages(file, tmp_path / "new")
     parquet.write_table(pa.table({"id": ["a", "b"], "text": ["c", None]}), file)
-    with pytest.raises(InputError, match=r"row 2 of .* has 'b', None"):
+    with pytest.raises(DocumentError, match=r"row 2 of .* has 'b', None"):
         import_passages(file, tmp_path / "new", embedder=embedder)
     export_passages(store, file)
     other = Embedder.from_pretrained(write_tiny_model(tmp_path / "other", seed=1), threads=1)

@@ -71,8 +71,9 @@ def import_passages(
         The number of passages stored.
 
     Raises:
-        InputError: The file is not a Parquet file of passages, or it needs a model and none was
-            given; or the store exists with other vectors than ``vectors``.
+        DocumentError: The file is not a Parquet file of passages.
+        InputError: The file needs a model and none was given, or the store exists with other vectors
+            than ``vectors``.
         StoreMismatchError: The store belongs to another model, or a later version wrote the file.
         StoreError: Storing failed.
         ImportError: The extra "parquet" is missing.

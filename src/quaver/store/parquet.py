@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage
-from quaver.errors import InputError, StoreWriteError, needs_extra
+from quaver.errors import DocumentError, StoreWriteError, needs_extra
 from quaver.store.manifest import Manifest
 from quaver.store.payload import VERSION_FIELDS
 from quaver.store.protocol import FileVersion, StoredPassage, VectorStore
@@ -93,7 +93,7 @@ class ParquetPassages:
             path: The file.
 
         Raises:
-            InputError: It cannot be read, is not a Parquet file, or lacks the columns id and text.
+            DocumentError: It cannot be read, is not a Parquet file, or lacks the columns id and text.
             StoreMismatchError: A later version of Quaver wrote it.
             ImportError: The extra "parquet" is missing.
         """
@@ -103,12 +103,12 @@ class ParquetPassages:
         try:
             self._file = parquet.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:
-            raise InputError(f"cannot read {path} as Parquet: {error}") from error
+            raise DocumentError(f"cannot read {path} as Parquet: {error}") from error
         self.path, self.rows = path, int(self._file.metadata.num_rows)
         schema = self._file.schema_arrow
         missing = [name for name in ("id", "text") if name not in schema.names]
         if missing:
-            raise InputError(
+            raise DocumentError(
                 f"a Parquet file of passages needs the columns id and text: {path} has "
                 f"{', '.join(schema.names) or 'none'}"
             )
@@ -119,7 +119,7 @@ class ParquetPassages:
         """Yield the passages in the order of the file.
 
         Raises:
-            InputError: A row is not a passage; the message has its number.
+            DocumentError: A row is not a passage; the message has its number.
         """
         import pyarrow as pa
 
@@ -130,13 +130,13 @@ class ParquetPassages:
                     number += 1
                     yield self._passage(row, number)
         except pa.ArrowException as error:
-            raise InputError(f"cannot read {self.path} after row {number}: {error}") from error
+            raise DocumentError(f"cannot read {self.path} after row {number}: {error}") from error
 
     def _passage(self, row: dict[str, Any], number: int) -> StoredPassage:
         where = f"row {number} of {self.path}"
         text = row["text"]
         if row["id"] is None or not isinstance(text, str):
-            raise InputError(
+            raise DocumentError(
                 f"a passage needs an id and a text: {where} has {row['id']!r}, {text!r:.60}"
             )
         if self.manifest is None:
@@ -231,7 +231,7 @@ def _metadata(text: str, where: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}") from error
+        raise DocumentError(f"metadata must be a JSON object: {where} has {text!r:.60}") from error
     if not isinstance(content, dict):
-        raise InputError(f"metadata must be a JSON object: {where} has {text!r:.60}")
+        raise DocumentError(f"metadata must be a JSON object: {where} has {text!r:.60}")
     return content
