@@ -1,12 +1,12 @@
-"""How much faster one build of the package is than another, block by block in turns.
+"""Compare the speed of two builds of the package, block by block in turns.
 
     pip install . --no-deps --target A          # before a change
     pip install . --no-deps --target B          # after it
     python benchmarks/builds.py A B MODEL ... --cases 1x16,1x256,32x256
 
-Each build runs in a process of its own, with the same model, ids and number of threads; it is
-what the figures of docs/internals/engine.md under "Tried" come from. Prints the median of the rounds' ratios
-with their quartiles (above 1: B is faster) and whether both give the same bits.
+Each build runs in its own process, with the same model, ids and number of threads. Prints the median and
+quartiles of the rounds' ratios (above 1: B is faster), and whether both return the same bits. The figures of
+docs/internals/experiments.md under "Tried and kept" come from this script.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 BLOCK_SECONDS = 0.12
-"""How long one build runs before it is the other one's turn."""
+"""Seconds of one build's turn."""
 
 
 def main() -> None:

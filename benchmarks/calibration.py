@@ -1,9 +1,9 @@
-"""What calibration text gives: the loss of GPTQ on other texts, of the kind it was calibrated on and of others.
+"""Effect of calibration text: the loss of GPTQ on other texts, of the same kind and of other kinds.
 
     python benchmarks/calibration.py MODEL --calibration TEXTS.jsonl... --read TEXTS.jsonl...
 
-SAMPLES texts come from the calibration files, as many from each. Of every file to read 40 others are
-taken and the first sentence of each; the loss is 1 - mean cosine to float32 in parts of 10,000.
+SAMPLES texts come from the calibration files, the same number from each. The loss is measured on 40 other
+texts of every --read file, and on the first sentence of each; it is 1 - mean cosine to float32, in parts of 10,000.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ READ = 40
 
 
 def others(path: Path, calibrated: set[str]) -> list[str]:
-    """Take texts that were not calibrated on, evenly spread, and their first sentences."""
+    """Return texts that were not used to calibrate, evenly spread, and their first sentences."""
     with path.open(encoding="utf-8") as lines:
         texts = [json.loads(line)["text"].strip() for line in lines]
     texts = [text for text in texts if text and text not in calibrated]

@@ -1,16 +1,16 @@
-"""Speed of every model family: Quaver int8 beside OpenVINO int8 and torch float32, in turns.
+"""Speed of every model family: Quaver int8, OpenVINO int8 and torch float32, in turns.
 
-Needs torch and transformers, openvino and nncf (.envs/peers has all):
+Needs torch, transformers, openvino and nncf (.envs/peers has them):
 
     python benchmarks/family_speed.py --prepare        make the peers' int8 files in build/families
     python benchmarks/family_speed.py --out FILE.json  measure, every family at a published model's shape
     python benchmarks/family_speed.py --only Bert,Gte --texts 1 --tokens 512
 
-Random weights and ids, as many tokens in every text, so nobody pads; one process, the engines in turns,
-medians of the rounds that no other program disturbed. Beside its time each int8 has its cosine to
-torch, of the first token's state: a wrong graph would show. A family that OpenVINO cannot convert or
-quantize has "-" there, with the reason below. With --out the families that the file has are not
-measured again, so a run that was stopped goes on.
+Weights and ids are random, and all texts have the same number of tokens, so no engine pads. The engines take
+turns in one process; times are medians of undisturbed rounds. Each int8 has its time and the cosine of the first
+token's state to torch's, which would show a wrong graph. If OpenVINO cannot convert or quantize a family, its cell
+is "-" and the reason is below. With --out, families that the file has are not measured again, so an
+interrupted run continues.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""What a framework's component costs over the bare engine, and what joining concurrent queries gains.
+"""Cost of a framework's component over the bare engine, and gain from joining concurrent queries.
 
     python benchmarks/integrations.py --model MINILM_FOLDER [--out FILE] [--seconds 6] [--only FRAMEWORK]
 
 Run it where the frameworks are installed (`make test-integrations` makes .envs/frameworks and
-.envs/sentence-transformers); those that are not are left out. Bare engine and component take turns,
-block by block, with the same texts and the same engine; the bare calls give arrays, the components
-what their framework asks for, lists of floats in copies of documents. "The framework alone" is its own
-mock of an embedding model: what no component of ours can save. The cross-encoder is the model
-with a random head: its speed is a real one's.
+.envs/sentence-transformers); the others are left out. Bare engine and component take turns,
+block by block, with the same texts and the same engine. The bare calls return arrays; the components return
+what their framework expects, lists of floats in copies of documents. "The framework alone" uses the
+framework's mock embedding model: no component can be faster. The cross-encoder is the model
+with a random head, which is as fast as a trained one.
 """
 
 from __future__ import annotations

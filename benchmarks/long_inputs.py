@@ -1,11 +1,11 @@
-"""Time per token and memory of long texts: what attention costs when a text is 512, 2048 or 8192 tokens.
+"""Time per token and memory for texts of 512, 2048 and 8192 tokens: the cost of attention.
 
     python benchmarks/long_inputs.py                    all shapes and lengths, int8
     python benchmarks/long_inputs.py --precision float32 --shapes modernbert
 
-Random weights in the shapes of published models, one text a call, the median of the calls of four
-seconds; each length in a process of its own, whose largest resident size is counted above what it has
-before the first call.
+Random weights in the shapes of published models, one text per call, the median of the calls in four
+seconds. Each length runs in its own process; its memory is the peak resident size minus that before the first
+call.
 "modernbert-local" has a window in every layer: its time per token must not grow.
 """
 

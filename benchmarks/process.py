@@ -1,9 +1,9 @@
-"""What a process with Quaver costs: memory, start, idle CPU time, behaviour beside a busy program.
+"""Cost of a process with Quaver: memory, start, idle CPU time, and speed while another program is busy.
 
     python benchmarks/process.py --model MINILM_FOLDER [--out FILE]
 
-Each measurement is a process of its own that imports nothing but Quaver. Linux only. The model of
-the BGE-small shape is written to build/bench-models when it is not there.
+Each measurement runs in its own process, which imports only Quaver. Linux only. The model of
+the BGE-small shape is written to build/bench-models if it does not exist.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CACHE = REPOSITORY / "build" / "bench-models"
 STARTS = 7
 IDLE_SECONDS = 5.0
 FIRST_TEXTS = 1000
-"""Memory is compared with what it is after these."""
+"""Number of texts after which memory is the base of the comparison."""
 
 
 def main() -> None:
-    """Measure one thing in this process, or all of them in processes of their own."""
+    """Measure one thing in this process, or all in processes of their own."""
     options = _options()
     if options.only:
         measured = MEASUREMENTS[options.only](options.model, options)

@@ -1,9 +1,9 @@
-"""What int8 costs: quantize in every scheme, evaluate beside float32 and other engines' int8, keep the record.
+"""What int8 costs: quantize in every scheme, and evaluate against float32 and other engines' int8.
 
     python benchmarks/quality.py MODEL --calibration TEXTS --out FOLDER [--tasks FOLDER] [-- OPTIONS]
 
-OPTIONS go to `quaver evaluate` as they are. Beside its files, OUT gets schemes.json: sizes, seconds,
-the error of each layer, and how long a call takes in each scheme. Without --tasks that is all.
+OPTIONS are passed to `quaver evaluate`. The folder gets its files, and schemes.json with sizes, seconds,
+the error of each layer, and the time of a call in each scheme. Without --tasks only schemes.json is written.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from quaver.cli import main as command_line
 from quaver.quantization.calibration_texts import calibration_texts
 
 EVALUATED = ("dynamic", "static")
-# What `quaver.quantize` is told; "calibration" stands for the text.
+# Arguments of `quaver.quantize`; "calibration" is replaced by the text.
 SCHEMES: dict[str, dict[str, Any]] = {
     "dynamic": {},
     "calibrated": {"calibration": True},
@@ -32,12 +32,12 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "strict": {"scheme": "static", "calibration": True, "strict": True},
 }
 ROUNDS = 9
-# Name, and texts of how many tokens each: one short query, one passage, a batch.
+# Name, and tokens of each text: one short query, one passage, a batch.
 CASES = {"1 x 16": [16], "1 x 128": [128], "32 x 128": [128] * 32}
 
 
 def quantize(model: Path, work: Path, calibration: str, samples: int) -> dict[str, Any]:
-    """Write a folder for each scheme; what it took, without this machine's paths."""
+    """Write a folder for each scheme; return sizes, seconds and errors, without this machine's paths."""
     found = {}
     for scheme, told in SCHEMES.items():
         shutil.rmtree(work / scheme, ignore_errors=True)

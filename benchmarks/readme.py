@@ -2,7 +2,7 @@
 
     python benchmarks/readme.py benchmarks/results/NAME
 
-Every number is read from the result's rows; what was not measured is a dash. `make test` compares both pages with the
+Every number is read from the rows of the result; a dash means not measured. `make test` compares both pages with the
 files that they name.
 """
 
@@ -22,7 +22,7 @@ START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
 
 def readme_section(place: str) -> str:
-    """Return what stands in the README between the markers.
+    """Return the README's text between the markers.
 
     Args:
         place: the folder of results, from the root of the repository.
@@ -33,7 +33,7 @@ def readme_section(place: str) -> str:
 
 
 def results_section(place: str) -> str:
-    """Return what stands on the results page between the markers, see `readme_section`."""
+    """Return the results page's text between the markers; see `readme_section`."""
     result = read_result(REPOSITORY / place)
     pictures = [
         f"![{title}](../{place}/{name}.svg)"
@@ -49,11 +49,11 @@ def results_section(place: str) -> str:
 
 
 def parted(content: str) -> tuple[str, str, str]:
-    """Return what stands before, between and after the markers."""
+    """Return the text before, between and after the markers."""
     if content.count(START) != 1 or content.count(END) != 1:
         sys.exit(f"a page must hold {START} and {END} once each; add them")
-    before, _, rest = content.partition(START)
-    inside, _, after = rest.partition(END)
+    before, _, following = content.partition(START)
+    inside, _, after = following.partition(END)
     return before, inside.strip(), after
 
 

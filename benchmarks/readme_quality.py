@@ -1,4 +1,4 @@
-"""Put the quality table and the picture of a record into docs/results.md.
+"""Put the quality table of a result into docs/results.md.
 
     python benchmarks/readme_quality.py benchmarks/results/quality/NAME
 
@@ -28,7 +28,7 @@ NAMES = {
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return a row for each system: the mean of each kind with its loss, and the cosines."""
+    """Return a table with a row for each system: the mean and loss of each kind of task, and the cosines."""
     means = results["means"]
     head = ["all-MiniLM-L6-v2"]
     for kind, found in means.items():
@@ -42,7 +42,7 @@ def table(results: dict[str, Any]) -> str:
             own = found["systems"][system]
             interval = f"{100 * own['low']:+.2f} to {100 * own['high']:+.2f}"
             cells += [f"{own['mean']:.4f}", f"{percent(own['relative'])} ({interval})"]
-        # Rounded down, so that nothing just below a bound stands as the bound.
+        # Rounded down, so a value just below a bound is not shown as the bound.
         raw = results["fidelity"][system]["raw"]
         cells += [f"{int(raw[key] * 1e4) / 1e4:.4f}" for key in ("mean", "percentile_1")]
         rows.append([NAMES.get(system, system), *cells])
@@ -51,7 +51,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Write between the marks."""
+    """Write between the markers."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="folder in benchmarks/results/quality")
     folder = parser.parse_args().results.resolve()
@@ -67,7 +67,7 @@ def main() -> None:
     text = (
         f"{table(results)}\n\n{' and '.join(counts)}, float32 in the same run; 95 % intervals by a "
         f"paired bootstrap over queries. Task by task, with a picture: [{place}](../{place}/results.md); "
-        "what was measured and how: [evaluation.md](evaluation.md)."
+        "how it was measured: [Evaluate](guide/evaluate.md)."
     )
     write_between(REPOSITORY / "docs" / "results.md", text, start=START, end=END)
 

@@ -1,4 +1,4 @@
-"""Which rounding costs what: each place where int8 rounds, alone and together, in NumPy.
+"""Cost of each rounding in int8, alone and together, in NumPy.
 
     python benchmarks/rounding.py MODEL TEXTS [--count 40]
 
@@ -36,7 +36,7 @@ PARTS = ("query", "key", "weight", "value")
 
 @dataclass(frozen=True)
 class Rounding:
-    """What is rounded.
+    """The places that are rounded.
 
     Attributes:
         weights: linear layers whose weights are.

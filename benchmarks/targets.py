@@ -1,9 +1,9 @@
-"""What this engine set out to reach, beside what a folder of results holds.
+"""Compare the targets of this engine with a folder of results.
 
     python benchmarks/targets.py benchmarks/results/NAME
 
 Reads results.json, process.json and kernels.json of the folder, and the results of other instruction
-sets in folders of it that bear their names, and writes targets.md. The ratios and shares were set for
+sets in its subfolders with their names, and writes targets.md. The targets were set for
 two cores with AVX512-VNNI (Zen 5) and AVX-VNNI.
 """
 
@@ -36,7 +36,7 @@ AT_BEST: dict[str, tuple[float, float, float]] = {
     "ragged256": (2.0, 1.6, 1.5),
 }
 INSTEAD = {"32x256": "8x256", "ragged256": "ragged64"}
-"""What stands for a case that takes too long, as with the large shape."""
+"""Replacement of a case that takes too long with the large shape."""
 SHARES = {"avx512vnni": (0.80, 0.83, 0.84), "avxvnni": (0.75,) * 3, "avx2": (0.75,) * 3}
 TEXT_RATIO = 2.7
 _LIMITS = (

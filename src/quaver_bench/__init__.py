@@ -1,5 +1,5 @@
-"""How fast: latency, throughput, real text, many clients and start, against other engines.
+"""Speed of Quaver and other engines: latency, throughput, real text, concurrent clients and start.
 
-A part (`latency`, `throughput`, `text`, `concurrency`, `start`) has cases; every engine runs a case
-in turns with the others; each gives a row. Rows make a result, a result makes tables and plots.
+A part (`latency`, `throughput`, `text`, `concurrency`, `start`) has cases. The engines run each case in
+turns, and each engine adds a row to the result. Tables and plots are made from the rows.
 """

@@ -18,7 +18,7 @@ from quaver_bench.timing import Timing
 _COSINE_REQUESTS = 4
 _TUNING_TEXTS = 256
 _PATIENCE = 3
-"""With texts of different lengths, which are measured once; a smaller batch stands for a rectangle."""
+"""How many times `--longest` a call with texts of different lengths may take: no smaller batch predicts it."""
 
 
 def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
@@ -27,14 +27,14 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
     Args:
         stage: model and engines.
         part: "latency" or "throughput".
-        name: of the case, see `get_case`.
+        name: name of the case, see `case_lengths`.
 
     Returns:
         A row for each engine.
     """
     if (longest := max(case_lengths(name))) > stage.setup.max_length:
-        said = f"the model reads {stage.setup.max_length} tokens at most: the case has {longest}"
-        stage.miss("every engine", name, said)
+        why = f"the model reads {stage.setup.max_length} tokens at most: the case has {longest}"
+        stage.miss("every engine", name, why)
         return []
     case = get_case(name, stage.source)
     ragged = len(set(case_lengths(name))) > 1
@@ -67,7 +67,7 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
 
 
 def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors, float]:
-    """The calls, what some of them gave, and the seconds of the last of these."""
+    """Return the calls, the vectors of the first few, and the seconds of the last one that was run."""
     calls = [engine.prepare(request) for request in requests]
     found = []
     begin = time.perf_counter()
@@ -98,7 +98,7 @@ def measure_text(stage: Stage) -> list[Row]:
         stage.progress.say(f"{name}: {len(texts)} texts, not timed")
 
         def encoded(engine: Engine = engine) -> tuple[Vectors, float]:
-            engine.prepare(sample)  # what searches for its best settings does so here
+            engine.prepare(sample)  # some engines search for their best settings here
             begin = time.perf_counter()
             return engine.encode(texts), time.perf_counter() - begin
 
@@ -118,18 +118,18 @@ def measure_text(stage: Stage) -> list[Row]:
 
 
 def corpus_title(stage: Stage) -> str:
-    """Return what the case over the corpus is called."""
+    """Return the name of the case over the corpus."""
     return f"{stage.corpus.name}, {len(stage.corpus.texts)} texts"
 
 
 def call_values(timing: Timing, engine: str, *, texts: int, tokens: int) -> dict[str, float]:
-    """Return what is said of an engine's calls.
+    """Return the figures of an engine's calls.
 
     Args:
         timing: of the case.
-        engine: its name.
-        texts: texts of a call.
-        tokens: tokens of a call.
+        engine: name of the engine.
+        texts: number of texts in a call.
+        tokens: number of tokens in a call.
 
     Returns:
         Median and quartiles over the rounds, percentiles over the calls, in milliseconds; texts and

@@ -19,18 +19,18 @@ from quaver_bench.stage import Stage
 from quaver_bench.timing import Turns, take_turns
 
 QUERY_TOKENS = (8, 12, 16, 16, 20, 24, 32)
-"""Lengths of the queries, in turns: what search boxes get."""
+"""Lengths of the queries in tokens, in turns: typical of search boxes."""
 _QUERIES = 56
 _BLOCK_SECONDS = 0.6
 
 
 @dataclass(frozen=True)
 class Block:
-    """What an engine's clients did in one block.
+    """The queries of one block.
 
     Attributes:
-        queries_per_second: all clients together.
-        seconds: of each query, from the moment its client sends it.
+        queries_per_second: of all clients together.
+        seconds: latency of each query.
     """
 
     queries_per_second: float
@@ -41,10 +41,10 @@ def run_clients(engine: Engine, queries: Sequence[str], clients: int, seconds: f
     """Let clients send one query after another, each waiting for its answer.
 
     Args:
-        engine: answers them; called from `clients` threads at once.
-        queries: taken in turns, every client from another one on.
-        clients: how many.
-        seconds: how long.
+        engine: the engine; called from `clients` threads at once.
+        queries: sent in turns; each client starts at another one.
+        clients: number of clients.
+        seconds: duration.
 
     Returns:
         The block.
@@ -79,16 +79,16 @@ def run_clients(engine: Engine, queries: Sequence[str], clients: int, seconds: f
 
 
 def clients_title(clients: int) -> str:
-    """Return what a case with so many clients is called."""
+    """Return the name of a case with a number of clients."""
     return f"{clients} clients" if clients > 1 else "1 client"
 
 
 def measure_clients(stage: Stage, clients: int) -> list[Row]:
-    """Measure queries per second and their latency with so many clients.
+    """Measure queries per second and their latency with a number of clients.
 
     Args:
         stage: model and engines.
-        clients: how many.
+        clients: number of clients.
 
     Returns:
         A row for each engine.
@@ -97,7 +97,7 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
     queries = stage.source.request(lengths, seed=clients, batch=1).texts
     name = clients_title(clients)
     if queries is None:
-        stage.miss("concurrency", name, "it takes text, and this run measures random ids")
+        stage.miss("concurrency", name, "it needs text, and this run measures random ids")
         return []
     blocks, vectors = {}, {}
     for engine_name, engine in stage.engines.items():
@@ -124,7 +124,7 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
 
 
 def _row(stage: Stage, case: str, engine: str, turns: Turns[Block], cosine: float) -> Row:
-    rounds = [given[engine] for given in turns.rounds]
+    rounds = [blocks[engine] for blocks in turns.rounds]
     seconds = [second for block in rounds for second in block.seconds]
     values = {
         "queries_per_second": rounded(statistics.median(b.queries_per_second for b in rounds), 6),

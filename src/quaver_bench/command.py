@@ -1,4 +1,4 @@
-"""What `quaver bench` does: check the options, pin the threads, measure, write, show."""
+"""`quaver bench`: check the options, set the threads, measure, write and print the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from quaver_bench.stage import Options
 from quaver_bench.study import measure
 
 OUT = Path("bench-results")
-"""Where a comparison is written when no folder is given."""
+"""Default folder of a comparison."""
 _OWN_PARTS = ("latency", "throughput")
 _OWN_CASES = ("1x16", "1x128", "1x512", "32x256", "ragged64")
 _QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
@@ -191,7 +191,7 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
 
 
 def _make_folder(out: Path) -> None:
-    """Before anything is measured, so that what is measured can be written."""
+    """Make the folder before measuring, to fail early if the results could not be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -236,17 +236,17 @@ def _check_folder(line: CommandLine, out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise InputError(f"--out must be a folder: {out} is a file")
     if line.overwrite and (line.add or line.resume):
-        raise InputError("--overwrite forgets what --add and --resume keep: give one of them")
+        raise InputError("--overwrite discards what --add and --resume keep: give only one of them")
     keeps = line.add or line.resume or line.overwrite
     if (out / RESULTS).is_file() and not keeps:
         raise InputError(
-            f"--out must be a folder without results: {out} has {RESULTS}; --resume goes on "
-            "there, --add measures anew beside what is kept, --overwrite forgets it"
+            f"--out must be a folder without results: {out} has {RESULTS}; --resume continues, "
+            "--add measures again and keeps the other rows, --overwrite discards them"
         )
 
 
 def _given(line: CommandLine, options: Options) -> list[str]:
-    """The options of this run for a process in another environment."""
+    """Return the options for a process in another environment."""
     given = [line.model, "--name", line.name, "--parts", ",".join(options.parts)]
     given += ["--cases", ",".join(options.cases), "--shapes", ",".join(line.shapes)]
     given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
@@ -271,15 +271,15 @@ def _models(line: CommandLine) -> list[Model]:
 
 
 def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[int]]]:
-    """Return the threads of every engine's instance, and the CPUs of each.
+    """Return the number of threads of an instance, and the CPUs of each instance.
 
     Args:
-        threads: of an instance; None takes the CPUs that an instance may use.
-        instances: processes of each engine that work at the same time.
+        threads: threads of an instance; None means as many as its CPUs.
+        instances: processes of each engine that run at the same time.
 
     Raises:
-        InputError: more than there are CPUs; engines would wait for each other, and no figure
-            would hold.
+        InputError: there are fewer CPUs than threads or instances. They would wait for each other, and
+            the times would mean nothing.
     """
     most = available_threads()
     if instances > most:
@@ -300,10 +300,10 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
 
 
 def hold_cpus(cores: str) -> None:
-    """Keep this process, and every engine in it, on some CPUs.
+    """Pin this process, and the engines in it, to some CPUs.
 
     Args:
-        cores: such as "0-21" or "0,2,4"; "" keeps it where it is.
+        cores: such as "0-21" or "0,2,4"; "" changes nothing.
 
     Raises:
         InputError: the list is not valid, or names a CPU that this process may not use.
@@ -324,9 +324,9 @@ def hold_cpus(cores: str) -> None:
 
 
 def hold_threads(threads: int) -> None:
-    """Tell the libraries that read it once, when they are imported, how many threads they have.
+    """Set the number of threads of the libraries that read it from the environment when they are imported.
 
-    The others are told when a model is loaded.
+    For the others it is set when a model is loaded.
     """
     for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -352,7 +352,7 @@ def report(path: Path, *, short: bool = False) -> None:
     try:
         names = [file.name for file in write_plots(result, folder)]
     except ImportError as error:
-        print(f"no plots, and any in {folder} may be older: {error}", file=sys.stderr)
+        print(f"no plots were drawn, and those in {folder} may be old: {error}", file=sys.stderr)
         names = []
     written = ", ".join([RESULTS, "results.md", *names])
     print(f"in {folder}: {written}", file=sys.stderr)

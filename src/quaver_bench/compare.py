@@ -1,4 +1,4 @@
-"""What changed between two results: the same engines in the same cases, side by side."""
+"""Compare two results: the same engines in the same cases."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from quaver_bench.stored import COMPARED
 
 @dataclass(frozen=True)
 class Change:
-    """A row in both results.
+    """A row that both results have.
 
     Attributes:
         before: the row of the first result.
@@ -24,22 +24,22 @@ class Change:
 
     @property
     def unit(self) -> str:
-        """Name of the figure that is compared."""
+        """Name of the compared figure."""
         return COMPARED[self.after.part][0]
 
     @property
     def speedup(self) -> float:
-        """How many times as fast the second is; below 1 where it is slower."""
+        """How many times as fast the second is; below 1 if it is slower."""
         name, more = COMPARED[self.after.part]
         before, after = self.before.values[name], self.after.values[name]
         return after / before if more else before / after
 
     @property
     def lead(self) -> float | None:
-        """What Quaver's lead over this engine was multiplied with; None for Quaver itself.
+        """Factor by which Quaver's lead over this engine changed; None for Quaver itself.
 
-        Unlike `speedup` it does not change with the machine's mood, as both ratios were measured in
-        turns.
+        Unlike `speedup` it does not depend on the state of the machine, because both ratios were
+        measured in turns.
         """
         if self.before.ratio is None or self.after.ratio is None:
             return None
@@ -47,7 +47,7 @@ class Change:
 
 
 def changes(before: Result, after: Result) -> list[Change]:
-    """Return what both results have, in the order of the second."""
+    """Return the rows that both results have, in the order of the second."""
     known = {row.key: row for row in before.rows}
     return [Change(known[row.key], row) for row in in_order(after.rows) if row.key in known]
 
@@ -60,7 +60,7 @@ def comparison(before: Result, after: Result) -> str:
         after: the second.
 
     Returns:
-        A table, the machines if they differ, and what only one of them has.
+        A table, the machines if they differ, and the rows that only one result has.
     """
     found = changes(before, after)
     cells = [

@@ -1,4 +1,4 @@
-"""What a run was made with: whether rows measured before may stand beside those of this run."""
+"""The configuration of a run: whether earlier rows are comparable with those of this run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _DECIDING = {
     "instance_cpus": "CPUs of the instances",
     "random_ids": "random ids",
 }
-"""What a run notes and must be the same, and what it is called."""
+"""Keys of a run that must be equal, and their names in messages."""
 _VARIABLES = ("ONEDNN_MAX_CPU_ISA",)
-"""Environment variables that must be the same; those of threads and Quaver follow from the above."""
+"""Environment variables that must be equal; those of threads and of Quaver are covered above."""
 _SETTINGS = ("allocator", "governor", "transparent_huge_pages", "cpu_quota")
 
 
@@ -31,31 +31,31 @@ def check_same(kept: Result, run: Run) -> None:
     """Refuse rows of another configuration.
 
     Args:
-        kept: what was measured before.
-        run: this one, of `describe_run`.
+        kept: the earlier result.
+        run: this run, from `describe_run`.
 
     Raises:
-        InputError: a run behind the rows had other threads, CPUs, instances or ids.
+        InputError: an earlier run had other threads, CPUs, instances or ids.
     """
-    found = dict.fromkeys(said for before in kept.runs for said in _differences(before, run))
+    found = dict.fromkeys(text for before in kept.runs for text in _differences(before, run))
     if found:
         raise InputError(
-            "--resume goes on with rows of the same CPU, threads, cores, instances and ids: "
-            f"{'; '.join(found)}. Give the same settings or another --out; --overwrite measures "
-            "all anew"
+            "--resume needs the same CPU, threads, cores, instances and ids as before: "
+            f"{'; '.join(found)}. Give the same settings or another --out, or measure all again with "
+            "--overwrite"
         )
 
 
 def _differences(before: Run, now: Run) -> Iterator[str]:
     for key, called in _DECIDING.items():
-        yield from _changed(called, _noted(before, key), _noted(now, key))
+        yield from _changed(called, _value(before, key), _value(now, key))
     for name in _VARIABLES:
         values = (run["environment"].get(name, "not set") for run in (before, now))
         yield from _changed(name, *values)
 
 
-def _noted(run: Run, key: str) -> Any:
-    """What a run says of itself; files from before it was noted tell it by their command."""
+def _value(run: Run, key: str) -> Any:
+    """Return a value of a run; old files have random_ids only in their command."""
     if key == "random_ids":
         return run.get(key, "--random-ids" in run["command"].split())
     return run.get(key)
@@ -77,15 +77,15 @@ def _shown(value: Any) -> str:
 
 
 def warnings(kept: Result, run: Run, engines: Collection[str]) -> list[str]:
-    """Return what differs that the rows may be kept with, if one knows of it.
+    """Return differences that do not forbid keeping the rows.
 
     Args:
-        kept: what was measured before.
-        run: this one.
-        engines: that are measured in this process; others have packages of their own environment.
+        kept: the earlier result.
+        run: this run.
+        engines: engines measured in this process; the others have the packages of their environment.
 
     Returns:
-        Sentences.
+        One sentence for each difference.
     """
     found: dict[str, None] = {}
     for before in kept.runs:

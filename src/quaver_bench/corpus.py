@@ -20,9 +20,9 @@ class Corpus:
     """Texts with their own lengths.
 
     Attributes:
-        name: for the table; no path.
-        texts: different texts in their order. Each once: Quaver encodes a repeated text once, which
-            would not be the engine's speed.
+        name: for the tables; not a path.
+        texts: distinct texts in their order. Quaver encodes a repeated text only once, which would hide
+            its speed.
     """
 
     name: str
@@ -40,16 +40,16 @@ def read_corpus(path: Path | None, tokenizer: Tokenizer, count: int) -> Corpus:
     Args:
         path: a .jsonl file with a "text" (and maybe a "title") in each line, a .txt file with a
             text in each line, a folder of documents, which are split into passages as `quaver
-            index` does; None for the paragraphs of Python's own documentation, which every CPython
-            brings along.
-        tokenizer: tells how long a passage may be.
+            index` does; None for the paragraphs of Python's own documentation, which comes with
+            CPython.
+        tokenizer: limits the length of a passage.
         count: most texts.
 
     Returns:
         The corpus.
 
     Raises:
-        InputError: the file cannot be read, or holds no text.
+        InputError: the file cannot be read, or has no text.
         DocumentError: the folder cannot be read.
     """
     if path is None:
@@ -60,7 +60,7 @@ def read_corpus(path: Path | None, tokenizer: Tokenizer, count: int) -> Corpus:
         name, texts = path.name if path.stem != "corpus" else path.parent.name, _lines(path)
     kept = tuple(list(dict.fromkeys(text for text in texts if text.strip()))[:count])
     if not kept:
-        raise InputError(f"a corpus must hold text: {path} has none")
+        raise InputError(f"a corpus must have text: {path} has none")
     return Corpus(name, kept)
 
 
@@ -69,8 +69,7 @@ def _topics() -> list[str]:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise InputError(
-            f"this Python comes without {PYTHON_TOPICS}, the text that is measured by default; "
-            "give a --corpus"
+            f"this Python comes without {PYTHON_TOPICS}, the default text; give a --corpus"
         ) from error
     paragraphs = [part for text in topics.values() for part in re.split(r"\n\s*\n", text)]
     return [" ".join(part.split()) for part in paragraphs if len(part) > 40]
@@ -88,8 +87,8 @@ def _passages(folder: Path, tokenizer: Tokenizer) -> list[str]:
             except (
                 DocumentError,
                 ImportError,
-            ) as error:  # an extra that this file needs is missing
-                print(f"quaver: not in the corpus: {error}", file=sys.stderr)
+            ) as error:  # the file needs an extra that is missing
+                print(f"quaver: left out of the corpus: {error}", file=sys.stderr)
                 continue
             passages = split(document, tokenizer, room)
             texts += [embedded_text(passage.heading, passage.text) for passage in passages]

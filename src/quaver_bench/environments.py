@@ -1,7 +1,7 @@
-"""Engines that cannot share an environment: the same study in another one, rows brought together.
+"""Engines that need their own environment: run the same study there, and merge the rows.
 
 Quaver int8 runs in every environment, in turns with the engines there, so each ratio is measured
-and none is computed across processes.
+within one process.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from quaver_bench.result import RESULTS, Result, read_result
 
 _INTERRUPTED = 130
 _PATIENCE = 30.0
-"""Seconds that a process has after Ctrl-C to write what it measured."""
+"""Seconds that a process has after Ctrl-C to write its rows."""
 _LAST = 5.0
-"""Seconds until a process that was terminated is killed."""
+"""Seconds between terminating and killing a process."""
 
 
 def interpreter(environments: Path, name: str) -> Path | None:
-    """Return the Python of an environment, if it is there."""
+    """Return the Python of an environment, or None if it does not exist."""
     python = environments / name / "bin" / "python"
     return python if name and python.is_file() else None
 
@@ -33,14 +33,14 @@ def interpreter(environments: Path, name: str) -> Path | None:
 def part_forms(
     forms: Sequence[Form], environments: Path
 ) -> tuple[list[Form], dict[str, list[Form]], dict[str, str]]:
-    """Part the forms by where they can run.
+    """Split the forms by where they can run.
 
     Args:
         forms: the chosen ones.
         environments: folder of environments, each named as `Form.environment`.
 
     Returns:
-        Forms whose packages are here; environment to the forms that run there; name to what to
+        Forms whose packages are installed here; environment to the forms that run there; name to what to
         install, for the others.
     """
     here, elsewhere, missing = [], dict[str, list[Form]](), dict[str, str]()
@@ -66,14 +66,14 @@ def measure_elsewhere(
 
     Args:
         environments: folder of environments.
-        name: of the environment.
+        name: name of the environment.
         forms: engines to measure there.
-        options: of `quaver bench`, model first, without --against and --out.
-        before: what it holds is not measured again.
-        keep: takes the rows of these forms; where it fails, the reason for each form.
+        options: options of `quaver bench`, model first, without --against and --out.
+        before: rows that are not measured again.
+        keep: called with the rows of these forms, or with the reason why there are none.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C; what was measured is kept first.
+        KeyboardInterrupt: Ctrl-C; `keep` is called first.
     """
     python = interpreter(environments, name)
     against = ",".join(form.name for form in forms)
@@ -97,15 +97,15 @@ def measure_elsewhere(
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Have a process write what it has, and end it if it does not: its rows so far are written.
+    """Interrupt a process, which then writes its rows; end it if it takes too long.
 
-    From a terminal it got the signal as well; a second one does not harm a file that is replaced at
-    once.
+    From a terminal the process has got the signal already. A second one does no harm: the file is
+    replaced atomically.
     """
     try:
         process.send_signal(signal.SIGINT)
         process.wait(_PATIENCE)
-    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C again: no more patience
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):  # Ctrl-C again: do not wait
         process.terminate()
         try:
             process.wait(_LAST)
@@ -115,7 +115,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _outcome(folder: Path, environment: str, forms: Sequence[Form], code: int) -> Result:
-    """What an environment measured of these forms; the reason where it did not."""
+    """Return the rows that an environment measured of these forms, or the reason why not."""
     names = [form.name for form in forms]
     try:
         result = read_result(folder)

@@ -1,4 +1,4 @@
-"""What is encoded: texts of exact lengths and their token ids, the same for every engine."""
+"""The inputs: texts with exact numbers of tokens, and their ids, the same for every engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ THROUGHPUT_BATCHES = (4, 8, 16, 32, 64, 128, 256)
 THROUGHPUT_LENGTH = 256
 RAGGED = "ragged256"
 PADDED_BATCH = 32
-"""Texts that are padded side by side where a case does not say: what sentence-transformers does."""
+"""Default number of texts in a padded batch, as in sentence-transformers."""
 _TEXTS_PER_LATENCY_CASE = 16
 _FILLER = "the"
 
@@ -28,9 +28,9 @@ class Request:
     """One call.
 
     Attributes:
-        ids: the ids of its texts, special tokens included.
-        texts: the texts behind the ids; None for random ids.
-        batch: texts that an engine with padding takes at a time.
+        ids: ids of each text, special tokens included.
+        texts: the texts; None for random ids.
+        batch: number of texts in a batch of engines that pad.
     """
 
     ids: tuple[Ids, ...]
@@ -40,11 +40,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Case:
-    """What one row measures.
+    """The inputs of one case.
 
     Attributes:
         name: such as "1x16", "32x256" or "ragged256".
-        requests: each is one call. The requests of a case are alike, so any may be timed.
+        requests: each is one call. All have the same lengths, so any may be timed.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Case:
 
 
 class TextSource:
-    """Running text from which pieces of exactly so many tokens are cut."""
+    """Cut pieces with exact numbers of tokens from running text."""
 
     def __init__(
         self, transformer: Path, texts: Sequence[str], *, random_ids: bool = False
@@ -72,11 +72,11 @@ class TextSource:
         Args:
             transformer: model folder with tokenizer.json.
             texts: the running text.
-            random_ids: draw ids from the vocabulary instead, as the scripts of the published study
-                do; then requests have no texts.
+            random_ids: draw ids from the vocabulary instead, as the published study did; then requests
+                have no texts.
 
         Raises:
-            InputError: the tokenizer has no one-token word to fill up with, or there is no text.
+            InputError: the tokenizer splits the word that fills up pieces, or there is no text.
         """
         from tokenizers import Tokenizer
 
@@ -100,7 +100,7 @@ class TextSource:
         self._words, self._counts = words, np.array(counts)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Ids, ...]:
-        """Return the ids of texts, special tokens included, not cut."""
+        """Return the ids of texts, special tokens included, without truncation."""
         return tuple(np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(list(texts)))
 
     def request(self, lengths: Sequence[int], *, seed: int, batch: int) -> Request:
@@ -126,7 +126,7 @@ class TextSource:
         return np.concatenate([frame[:1], body, frame[-1:]]).astype(np.int64)
 
     def _cut(self, length: int, random: np.random.Generator) -> str:
-        """Take words while they fit, then fill up; a word that does not fit is left out."""
+        """Take the words that fit, then fill up with the filler."""
         room = length - self._special
         first = int(random.integers(len(self._words)))
         taken: list[str] = []
@@ -146,10 +146,10 @@ class TextSource:
 
 
 def lognormal_lengths(count: int, *, mean: float = 90, sigma: float = 0.8) -> list[int]:
-    """Draw text lengths as collections of passages have them.
+    """Draw text lengths as in collections of passages.
 
     Args:
-        count: how many.
+        count: number of texts.
         mean: mean of the distribution before it is cut to 8..512.
         sigma: standard deviation of the logarithm.
 
@@ -162,7 +162,7 @@ def lognormal_lengths(count: int, *, mean: float = 90, sigma: float = 0.8) -> li
 
 
 def case_lengths(name: str) -> list[int]:
-    """Return the tokens of each text of a case.
+    """Return the number of tokens of each text of a case.
 
     Args:
         name: "TEXTSxTOKENS" such as "1x16", or "raggedTEXTS" such as "ragged256": lognormal
@@ -193,10 +193,10 @@ def get_case(name: str, source: TextSource) -> Case:
 
     Args:
         name: see `case_lengths`.
-        source: gives the texts.
+        source: source of the texts.
 
     Returns:
-        The case; a single text in 16 variants, which are timed in turns.
+        The case. A case of one text has 16 different requests, which are timed in turns.
     """
     lengths = case_lengths(name)
     batch = PADDED_BATCH if name.startswith("ragged") else len(lengths)
@@ -207,12 +207,12 @@ def get_case(name: str, source: TextSource) -> Case:
 
 @dataclass(frozen=True)
 class PaddedBatch:
-    """Texts side by side, as engines without ragged batches need them.
+    """A rectangular batch, as engines without ragged batches need it.
 
     Attributes:
-        ids: int64 (B, L), 0 behind a text's end.
+        ids: int64 (B, L), 0 after the end of a text.
         mask: int64 (B, L), 1 for a token, 0 for padding.
-        rows: where the texts belong in the request.
+        rows: (B,), indices of the texts in the request.
     """
 
     ids: Ids
@@ -226,7 +226,7 @@ def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[Padd
     Args:
         texts: the ids of the texts.
         size: most texts in a batch.
-        by_length: longest first; else in their order.
+        by_length: sort the texts, longest first.
 
     Returns:
         The batches.
@@ -246,6 +246,6 @@ def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[Padd
 
 
 def padding_share(batches: Sequence[PaddedBatch]) -> float:
-    """Return which part of the computed tokens is padding, 0 to 1."""
+    """Return the share of the computed tokens that is padding, 0 to 1."""
     computed = sum(batch.mask.size for batch in batches)
     return 1 - sum(int(batch.mask.sum()) for batch in batches) / computed

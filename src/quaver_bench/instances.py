@@ -1,4 +1,4 @@
-"""Several processes of one engine, each on CPUs of its own, working at the same time."""
+"""One engine in several processes that run at the same time, each on its own CPUs."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def share_cpus(instances: int, cpus: Sequence[int], nodes: dict[str, list[int]])
     """Return the CPUs of each instance.
 
     Args:
-        instances: how many, at most as many as CPUs.
-        cpus: that this process may use.
-        nodes: NUMA node to its CPUs among them; an instance gets a whole node where there are as
-            many nodes as instances.
+        instances: number of instances, at most the number of CPUs.
+        cpus: CPUs that this process may use.
+        nodes: NUMA node to its CPUs among them; each instance gets a node if there are as many nodes as
+            instances.
 
     Returns:
-        A list for each instance, all of one size unless nodes differ.
+        A list for each instance, all of the same length unless the nodes differ.
     """
     if len(nodes) == instances:
         return list(nodes.values())
@@ -38,7 +38,7 @@ def share_cpus(instances: int, cpus: Sequence[int], nodes: dict[str, list[int]])
 
 
 class _Child:
-    """What an instance's own process holds; its methods are called from the parent."""
+    """The engine in the process of an instance; its methods are called from the parent."""
 
     def __init__(self) -> None:
         self._engine: Engine | None = None
@@ -46,12 +46,12 @@ class _Child:
         self._numbers = itertools.count()
 
     def load(self, load: Callable[[Setup], Engine], setup: Setup) -> tuple[int, dict[str, Any]]:
-        """Load the engine; returns the id of this process and the engine's settings."""
+        """Load the engine; return the id of this process and the engine's settings."""
         self._engine = load(setup)
         return os.getpid(), self._engine.settings
 
     def prepare(self, request: Request) -> tuple[int, dict[str, Any]]:
-        """Prepare a call; returns its number and the engine's settings."""
+        """Prepare a call; return its number and the engine's settings."""
         engine = cast(Engine, self._engine)
         number = next(self._numbers)
         self._runs[number] = engine.prepare(request)
@@ -67,7 +67,7 @@ class _Child:
 
 
 class _Manager(BaseManager):
-    """Serves a child; every thread of the parent has a connection and a thread of its own."""
+    """Serve a child; every thread of the parent has its own connection and thread."""
 
 
 class _Server(Protocol):
@@ -78,7 +78,7 @@ _Manager.register("child", _Child)
 
 
 def _begin(cpus: Sequence[int], threads: int) -> None:
-    """Keep a new process on its CPUs, before any engine is imported."""
+    """Pin a new process to its CPUs, before any engine is imported."""
     os.sched_setaffinity(0, cpus)
     for variable in ("OMP_NUM_THREADS", "RAYON_NUM_THREADS"):
         os.environ[variable] = str(threads)
@@ -87,18 +87,17 @@ def _begin(cpus: Sequence[int], threads: int) -> None:
 class InstancesEngine:
     """An engine in several processes.
 
-    A prepared call is made by every instance at once and lasts until the last has answered, so it
-    is as many texts as there are instances, times those of the request. Texts to encode are dealt
-    to the instances.
+    A prepared call runs in every instance at once and ends when the last one has answered, so it
+    encodes the texts of the request once per instance. `encode` distributes its texts over the instances.
     """
 
     def __init__(self, form: Form, setup: Setup, cpus: Sequence[Sequence[int]]) -> None:
-        """Start the processes and load the engine in one after the other.
+        """Start the processes and load the engine in each.
 
         Args:
             form: the engine.
-            setup: see `Setup`; threads are of one instance.
-            cpus: of each instance.
+            setup: see `Setup`; its threads are those of one instance.
+            cpus: CPUs of each instance.
 
         Raises:
             CannotRunError: the engine cannot run the model.
@@ -128,7 +127,7 @@ class InstancesEngine:
         return lambda: self._all(runs)[0]
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Deal the texts to the instances, a single one to each in turn; see `engines.Engine`."""
+        """Distribute the texts over the instances; fewer texts go to one instance, in turn; see `engines.Engine`."""
         count = len(self._children)
         if len(texts) < count:
             return self._children[next(self._turn) % count].encode(list(texts))

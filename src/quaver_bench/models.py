@@ -1,4 +1,4 @@
-"""What is measured: a model folder, or a published shape with random weights."""
+"""The models: a model folder, or a published shape with random weights."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ POOLINGS = ("cls", "mean")
 
 @dataclass(frozen=True)
 class Shape:
-    """A BERT encoder with random weights; the time of a forward pass does not depend on them.
+    """The shape of a BERT encoder; the time of a forward pass does not depend on the weights.
 
     Attributes:
         hidden: H.
         layers: number of layers.
         heads: attention heads.
-        like: the published model of this shape; like it, it pools the first token.
+        like: the published model with this shape, which pools the first token.
     """
 
     hidden: int
@@ -48,10 +48,10 @@ class Model:
 
     Attributes:
         name: for tables and files.
-        folder: what the model folder says.
+        folder: the opened model folder.
         weights: "real" or "random".
         describe: such as "384 x 12, random weights".
-        cache: folder for what other engines make of the model.
+        cache: folder for the files that other engines make from the model.
     """
 
     name: str
@@ -62,15 +62,15 @@ class Model:
 
     @property
     def pooling(self) -> str:
-        """How token vectors become one: "cls" or "mean"."""
+        """The pooling: "cls" or "mean"."""
         return self.folder.pooling or ""
 
     def multiply_adds(self, lengths: Sequence[int]) -> float:
-        """Return the products of a forward pass over texts of these lengths, no padding.
+        """Return the number of multiply-adds of a forward pass over texts of these lengths, without padding.
 
         Formula:
             for each layer and text of L tokens: L (4 H^2 + 2 H I) + 2 H L min(L, W), with 3 H I
-            where the feed-forward part has a gate, and a window of W tokens
+            instead of 2 H I if the feed-forward part has a gate, and a window of W tokens
         """
         spec = encoder_spec(self.folder.config, pooling="cls", normalize=False)
         hidden, inner = spec.hidden_size, spec.intermediate_size
@@ -82,7 +82,7 @@ class Model:
         return total
 
     def built(self, engine: str, suffix: str) -> Path:
-        """Return where an engine keeps what it made of this model; the folder exists."""
+        """Return the path for a file that an engine makes from this model; its folder exists."""
         self.cache.mkdir(parents=True, exist_ok=True)
         return self.cache / f"{self.name}-{self.folder.fingerprint[:12]}-{engine}{suffix}"
 
@@ -92,24 +92,24 @@ def open_model(name_or_path: str, cache: Path) -> Model:
 
     Args:
         name_or_path: folder or hub id.
-        cache: folder for what other engines make of it.
+        cache: folder for the files that other engines make from it.
 
     Returns:
         The model.
 
     Raises:
         ModelError: it cannot be opened.
-        InputError: it pools in a way that the other engines are not given.
+        InputError: its pooling is not implemented for the other engines.
     """
     return _model(ModelFolder.open(name_or_path), _short_name(name_or_path), "real", cache)
 
 
 def random_model(shape: str, like: Model) -> Model:
-    """Return a model of a published shape with random weights, written when it is not there yet.
+    """Return a model of a published shape with random weights, and write it if it does not exist yet.
 
     Args:
         shape: one of SHAPES.
-        like: gives the tokenizer and the cache.
+        like: provides the tokenizer and the cache.
 
     Returns:
         The model.
@@ -137,7 +137,7 @@ def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
 
 
 def _short_name(name_or_path: str) -> str:
-    """A hub id's last part, a folder's name; the parent's where the folder is just "model"."""
+    """Return the last part of a hub id or folder; the parent's name for a folder called "model"."""
     path = Path(name_or_path)
     return path.resolve().parent.name if path.name == "model" else path.name
 
@@ -173,7 +173,7 @@ def _write(path: Path, shape: Shape, tokenizer: Path) -> None:
         )
     ]
     pooling = {"word_embedding_dimension": shape.hidden, "pooling_mode_cls_token": True}
-    # modules.json last, because it says that the folder is complete.
+    # modules.json is written last: it marks the folder as complete.
     for file, content in (
         ("config.json", config),
         ("1_Pooling/config.json", pooling),
@@ -183,7 +183,7 @@ def _write(path: Path, shape: Shape, tokenizer: Path) -> None:
 
 
 def _weights(config: dict[str, object]) -> dict[str, NDArray[np.float32]]:
-    """Draw weights as BERT starts with: a normal distribution of 0.02, norms of one and zero."""
+    """Draw weights as BERT is initialized: normal with standard deviation 0.02, norms of one and zero."""
     chance = np.random.default_rng(0)
     hidden, inner = int(str(config["hidden_size"])), int(str(config["intermediate_size"]))
 

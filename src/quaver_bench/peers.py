@@ -1,4 +1,4 @@
-"""Other engines' int8 in an evaluation: the same model, the same texts, their own quantization."""
+"""Other engines' int8 in `quaver evaluate`: the same model and texts, their own quantization."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from quaver_bench.engines.registry import FORMS
 from quaver_bench.models import open_model
 
 PEERS = {"openvino": "openvino-int8", "onnxruntime": "onnxruntime-int8-dynamic"}
-"""Engine to the form that is compared: NNCF's static int8 with SmoothQuant, dynamic int8."""
+"""Engine to the compared form: NNCF's static int8 with SmoothQuant, and dynamic int8."""
 STATIC = {"openvino"}
 CALIBRATION_SAMPLES = 128
 
 
 class PeerEncoder:
-    """Another engine with the baseline's prompts, length and similarity."""
+    """Another engine with the prompts, length and similarity of the baseline."""
 
     def __init__(self, load: Callable[[], Engine], embedder: Embedder) -> None:
         """Wrap an engine.
 
         Args:
-            load: gives the engine with the baseline's model; called for the first texts, because
-                all vectors may be kept from another run.
+            load: loads the engine with the baseline's model; called for the first texts, because all
+                vectors may be in the cache.
             embedder: the baseline.
         """
         self._engine = cache(load)
@@ -51,7 +51,7 @@ class PeerEncoder:
         return self._encode(self._embedder.document_prompt, texts)
 
     def _encode(self, prompt: str, texts: list[str]) -> NDArray[np.float32]:
-        # What engines print while they convert a model must not mix with the report.
+        # Engines print while they convert a model; that must not mix with the report.
         with redirect_stdout(sys.stderr):
             engine = self._engine()
         return engine.encode([with_prompt(prompt, text) for text in texts])
@@ -68,11 +68,11 @@ def peer_systems(
     """Load other engines with the baseline's model.
 
     Args:
-        names: of PEERS.
+        names: keys of PEERS.
         embedder: the baseline.
-        calibration: text for static quantization, as `quaver quantize` takes it.
-        graphs: folder for what the engines make of the model.
-        kept: keeps their vectors, or None.
+        calibration: text for static quantization, as in `quaver quantize`.
+        graphs: folder for the files that the engines make from the model.
+        kept: cache of their vectors, or None.
 
     Returns:
         One system for each name.
@@ -103,7 +103,7 @@ def peer_systems(
 
 
 def _calibration(source: str | None, embedder: Embedder) -> tuple[str, list[NDArray[np.int64]]]:
-    """The texts' digest and their ids, cut as the model cuts them."""
+    """Return the digest of the texts, and their ids, truncated as by the model."""
     if source is None:
         return "dynamic", []
     found = calibration_texts(source, CALIBRATION_SAMPLES)

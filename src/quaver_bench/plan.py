@@ -1,4 +1,4 @@
-"""What is to be measured, and what of it a result holds."""
+"""The planned cases, and which of them a result has."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from quaver_bench.result import Result
 from quaver_bench.stage import Options
 
 NOT_REACHED = "not reached: interrupted"
-"""Why something is missing that Ctrl-C came before; `--resume` measures it."""
+"""Reason for cases that Ctrl-C prevented; `--resume` measures them."""
 _TOKENS_OF_A_TEXT = 100
 
 
@@ -58,14 +58,14 @@ def steps_of(options: Options) -> list[Step]:
 def has(
     result: Result, model: str, step: Step, forms: Sequence[Form], corpus: str | None = None
 ) -> bool:
-    """Whether a result holds a case of every engine, or says why not.
+    """Return whether a result has a case of every engine, or the reason why not.
 
     Args:
-        result: what was measured.
-        model: its name.
+        result: the result.
+        model: name of the model.
         step: the case.
         forms: the engines.
-        corpus: what the case over the corpus is called; None takes that of any corpus.
+        corpus: name of the case over the corpus; None means any corpus.
     """
     return not _absent(result, model, step, forms, corpus)
 
@@ -73,7 +73,7 @@ def has(
 def _absent(
     result: Result, model: str, step: Step, forms: Sequence[Form], corpus: str | None
 ) -> list[Form]:
-    """The forms that a result has neither a row nor a reason for."""
+    """Return the forms for which a result has neither a row nor a reason."""
     found = _engines(result, model, step, corpus)
     called = {_title(step, corpus), step.case}
     every = ("every engine", step.part)
@@ -89,7 +89,7 @@ def _absent(
 
 
 def _engines(result: Result, model: str, step: Step, corpus: str | None) -> set[str]:
-    """The engines that have a row of a step."""
+    """Return the engines that have a row of a step."""
     title = _title(step, corpus)
     return {
         row.engine
@@ -104,7 +104,7 @@ def _measured_by(step: Step, forms: Sequence[Form]) -> list[Form]:
 
 
 def _title(step: Step, corpus: str | None) -> str | None:
-    """What rows of a step are called."""
+    """Return the case name in the rows of a step."""
     if step.part == "text":
         return corpus
     return clients_title(int(step.case)) if step.part == "concurrency" else step.case
@@ -113,18 +113,17 @@ def _title(step: Step, corpus: str | None) -> str | None:
 def not_reached(
     result: Result, models: Sequence[Model], options: Options, forms: Sequence[Form]
 ) -> dict[str, str]:
-    """Return what was planned, and is neither measured nor known to be impossible.
+    """Return the planned cases that have neither a row nor a reason.
 
     Args:
-        result: what was measured, and before this run.
-        models: the planned ones.
-        options: what was planned of each.
-        forms: engines, those of other environments among them.
+        result: the rows of this run and of earlier ones.
+        models: the planned models.
+        options: the plan for each model.
+        forms: the engines, including those of other environments.
 
     Returns:
-        "engine (model)" where nothing of an engine was reached while others were,
-        "every engine (model, case)" where a case was not, else "engine (model, case)"; each to
-        NOT_REACHED.
+        A dict from keys to NOT_REACHED: "engine (model)" if only other engines were reached,
+        "every engine (model, case)" if a case was not reached, else "engine (model, case)".
     """
     able = [form for form in forms if form.name not in result.missing]
     keys = (key for model in models for key in _keys(result, model, options, able))
@@ -166,19 +165,19 @@ def _keys(result: Result, model: Model, options: Options, forms: Sequence[Form])
 
 
 def _planned_title(step: Step) -> str:
-    """What a step is called before its corpus is read."""
+    """Return the case name of a step before its corpus is read."""
     return _title(step, None) or step.case
 
 
 def still_missing(
     missing: dict[str, str], models: Sequence[Model], options: Options
 ) -> dict[str, str]:
-    """Return the reasons of a result without what an earlier run did not reach and this one plans.
+    """Return the reasons of a result, without the cases that were not reached before and are planned now.
 
     Args:
-        missing: of the result.
-        models: the planned ones.
-        options: what is planned of each.
+        missing: the reasons of the result.
+        models: the planned models.
+        options: the plan for each model.
     """
     cases = ["", f", {JUDGED}", *(f", {_planned_title(step)}" for step in steps_of(options))]
     names = ["every engine", *(form.name for form in options.forms)]

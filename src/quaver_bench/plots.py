@@ -18,7 +18,7 @@ from quaver_bench.result import Result, Row
 from quaver_bench.summary import fastest_of_each
 
 # Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
-# told apart with every kind of colour vision. Quaver is black and thick.
+# distinguishable with every kind of color vision. Quaver is black and thick.
 _BARS = {
     "quaver": "Quaver",
     "openvino": "OpenVINO",
@@ -27,10 +27,10 @@ _BARS = {
     "llamacpp": "llama.cpp",
     "sentence-transformers": "sentence-transformers",
 }
-"""Engines of the overview, and what a bar is called."""
+"""Engines of the overview, and the labels of their bars."""
 _MOST_LINES = 8
 """Lines in one picture: Quaver and each engine's fastest form; all forms are in the tables."""
-_COLOURS = {
+_COLORS = {
     "quaver": "#000000",
     "openvino": "#0072B2",
     "onnxruntime": "#D55E00",
@@ -42,7 +42,7 @@ _COLOURS = {
     "ipex": "#7F7F7F",
     "zentorch": "#882255",
 }
-# A form of the same engine differs by marker and dashes, so that no plot needs colour alone.
+# Forms of an engine differ in marker and dashes, so no plot relies on color alone.
 _MARKERS = "osD^vP"
 _DASHES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)), (0, (3, 1, 1, 1, 1, 1)))
 _SIZE = (8.0, 5.2)
@@ -50,11 +50,11 @@ _RATE = "texts_per_second"
 
 
 def write_plots(result: Result, folder: Path) -> list[Path]:
-    """Draw what the result has rows for, as PNG and SVG; a plot it has none for is removed.
+    """Draw the plots that the result has rows for, as PNG and SVG, and remove the others.
 
     Args:
-        result: what was measured; the first model with such rows is drawn in each plot.
-        folder: where the files go.
+        result: the result; each plot draws the first model that has such rows.
+        folder: folder for the files.
 
     Returns:
         The files.
@@ -65,7 +65,7 @@ def write_plots(result: Result, folder: Path) -> list[Path]:
     with needs_extra("bench"):
         import matplotlib
     written = []
-    # Texts stay text in an SVG, and the same result gives the same file.
+    # Text stays text in an SVG, and the same result always makes the same file.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "quaver", "font.size": 10}):
         for name, draw in (
             ("overview", _overview),
@@ -93,16 +93,16 @@ def _rows(result: Result, part: str, keep: Callable[[Row], bool]) -> list[Row]:
 
 
 def _numbers(row: Row) -> tuple[int, int]:
-    """Texts and tokens of a case such as "32x256"; zeros for others."""
+    """Return texts and tokens of a case such as "32x256"; zeros for other names."""
     texts, found, tokens = row.case.partition("x")
     return (int(texts), int(tokens)) if found and (texts + tokens).isdigit() else (0, 0)
 
 
 def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], float]:
-    """Return what is drawn of each row.
+    """Return the drawn value of each row.
 
-    An engine that ran in another environment is drawn where its ratio to Quaver, which ran in turns
-    with it there, puts it beside Quaver here: two processes meet two moods of the machine.
+    An engine of another environment is drawn by its ratio to Quaver there, times Quaver's value here,
+    because the state of the machine differs between two processes.
     """
     ours = {row.case: row.values[unit] for row in rows if row.engine == OURS}
     drawn = {}
@@ -115,7 +115,7 @@ def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], 
 
 
 def _overview(result: Result) -> Any:
-    """A bar for each engine that most people would pick, in its fastest form: texts of different lengths."""
+    """Draw a bar for the fastest form of each well-known engine, with texts of different lengths."""
     rows = _rows(result, "throughput", lambda row: row.case.startswith("ragged"))
     named = {form.name: family for family in _BARS for form in FAMILIES[family]}
     found = fastest_of_each({row.engine: row for row in rows})
@@ -191,7 +191,7 @@ def _latency(result: Result) -> Any:
     ours = [row for row in rows if row.engine == OURS]
     lengths = [_numbers(row)[1] for row in ours]
     low, high = ([row.values[f"p{p}_ms"] for row in ours] for p in (50, 99))
-    axes.fill_between(lengths, low, high, color=_COLOURS["quaver"], alpha=0.15, linewidth=0)
+    axes.fill_between(lengths, low, high, color=_COLORS["quaver"], alpha=0.15, linewidth=0)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set_xlabel("length of the text, tokens")
@@ -219,9 +219,9 @@ def _throughput(result: Result) -> Any:
 
 
 def _quality(result: Result) -> Any:
-    """The case with most engines, of several that with most texts: speed against quality lost.
+    """Draw speed against quality lost, in the case with most engines, then most texts.
 
-    Two panels where texts with judgements were ranked: cosine, and NDCG@10.
+    There are two panels if judged texts were ranked: cosine, and NDCG@10.
     """
     rows = [
         row
@@ -246,9 +246,7 @@ def _quality(result: Result) -> Any:
         _dot(panels[0], row, rows, (lost, matched[row.key]))
     panels[0].set_xscale("log")
     panels[0].set_xlim(least / 3, 1.0)
-    panels[0].set_xlabel(
-        f"1 - mean cosine to float32 (log; left is better; {least:g} stands for less)"
-    )
+    panels[0].set_xlabel(f"1 - mean cosine to float32 (log; left is better; {least:g} or less)")
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("throughput, texts per second (higher is better)")
     if judged:
@@ -270,13 +268,13 @@ def _quality(result: Result) -> Any:
 def _dot(
     axes: Any, row: Row, rows: Sequence[Row], place: tuple[float, float], *, label: bool = True
 ) -> None:
-    colour, marker, _ = _style(row.engine, rows)
+    color, marker, _ = _style(row.engine, rows)
     axes.scatter(
         *place,
         s=130 if row.engine == OURS else 60,
-        color=colour,
+        color=color,
         marker=marker,
-        edgecolors="white",  # so that marks on one another can be told apart
+        edgecolors="white",  # separates overlapping marks
         linewidths=0.6,
         label=row.engine if label else None,
         zorder=3,
@@ -290,7 +288,7 @@ def _lines(
     y: Callable[[Row], float],
     title: str,
 ) -> tuple[Any, Any]:
-    """A line for each engine; nothing where there are fewer than two places on the x axis."""
+    """Draw a line for each engine, or nothing if there are fewer than two x values."""
     places = sorted({x(row) for row in rows})
     if len(places) < 2:
         return None, None
@@ -303,10 +301,10 @@ def _lines(
     engines = [row.engine for row in fastest_of_each(longest)][:_MOST_LINES]
     for engine in engines or dict.fromkeys(row.engine for row in rows):
         mine = sorted((x(row), y(row)) for row in rows if row.engine == engine)
-        colour, marker, dashes = _style(engine, rows)
+        color, marker, dashes = _style(engine, rows)
         axes.plot(
             *zip(*mine, strict=True),
-            color=colour,
+            color=color,
             marker=marker,
             markersize=5,
             linestyle=dashes,
@@ -322,7 +320,7 @@ def _lines(
 
 
 def _label_lines(axes: Any, places: Sequence[int]) -> None:
-    """Write each line's name behind its end, moved apart where ends lie close together."""
+    """Write each line's name after its end, and move close names apart."""
     axes.set_xlim(right=places[-1] * (places[-1] / places[0]) ** 0.42)
     lines = sorted(axes.get_lines(), key=lambda line: line.get_ydata()[-1])
     values = [float(value) for line in lines for value in line.get_ydata()]
@@ -345,12 +343,12 @@ def _label_lines(axes: Any, places: Sequence[int]) -> None:
 
 
 def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
-    """Colour of the engine, marker and dashes of the form, by its place among the engine's forms."""
+    """Return the color of the engine, and the marker and dashes of the form."""
     for family, forms in FAMILIES.items():
         names = [form.name for form in forms]
         if engine in names:
             place = names.index(engine) % len(_MARKERS)
-            return _COLOURS[family], _MARKERS[place], _DASHES[place]
+            return _COLORS[family], _MARKERS[place], _DASHES[place]
     others = [row.engine for row in rows]
     return "#999999", _MARKERS[others.index(engine) % len(_MARKERS)], "--"
 

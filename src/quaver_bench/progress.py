@@ -1,4 +1,4 @@
-"""How far a study is: what is being done, and the time left."""
+"""The progress of a study: the current step, and the time left."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Step:
-    """A case of a model that will be measured.
+    """A planned case of a model.
 
     Attributes:
-        part: of `quaver_bench.result.PARTS`.
-        case: its name.
-        tokens: of one call; 0 where the time does not depend on it.
+        part: one of `quaver_bench.result.PARTS`.
+        case: name of the case.
+        tokens: number of tokens in one call; 0 if the time does not depend on it.
     """
 
     part: str
@@ -27,10 +27,10 @@ class Step:
 
 
 class StudyProgress:
-    """A bar on stderr over the expected time; plain lines where stderr is no terminal.
+    """A bar on stderr over the expected time, or plain lines if stderr is not a terminal.
 
-    A case takes its budget, or its least rounds where those take longer. How long those take is
-    learnt from the cases before: seconds for each token, all engines together.
+    A case takes its time budget, or longer if its fewest rounds take longer. Their time is estimated
+    from earlier cases, in seconds per token of all engines together.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class StudyProgress:
         """Start.
 
         Args:
-            steps: of all models.
+            steps: the cases of all models.
             seconds: time budget of a case.
             least: fewest rounds of a case.
             quiet: show only the bar: no rows, and no lines where stderr is no terminal.
@@ -58,7 +58,7 @@ class StudyProgress:
         )
 
     def time_left(self) -> float:
-        """Return the expected seconds of the steps that are not done."""
+        """Return the expected seconds of the remaining steps."""
         return sum(self._expected(step) for step in self._left)
 
     def _expected(self, step: Step) -> float:
@@ -66,7 +66,7 @@ class StudyProgress:
 
     @contextmanager
     def step(self, step: Step, model: str) -> Iterator[None]:
-        """Measure a step inside; learns from how long it took."""
+        """Run a step inside, and learn from its duration."""
         begin = time.monotonic()
         self.say(f"{model} {step.part} {step.case}")
         yield
@@ -77,12 +77,12 @@ class StudyProgress:
         self.refresh()
 
     def skip(self, step: Step) -> None:
-        """Leave out a step."""
+        """Remove a step from the plan."""
         self._left.remove(step)
         self.refresh()
 
     def say(self, doing: str) -> None:
-        """Say what is being done."""
+        """Show the current activity."""
         left = self.time_left()
         if self._bar.disable and not self._quiet:
             print(f"{time.strftime('%H:%M:%S')} {doing}", file=sys.stderr, flush=True)
@@ -96,14 +96,14 @@ class StudyProgress:
         self._bar.write(line, file=sys.stderr)
 
     def refresh(self) -> None:
-        """Draw the bar anew."""
+        """Redraw the bar."""
         elapsed = time.monotonic() - self._begin
         self._bar.n = round(elapsed)
         self._bar.total = max(1, round(elapsed + self.time_left()))
         self._bar.refresh()
 
     def __enter__(self) -> StudyProgress:
-        """Return itself."""
+        """Return this object."""
         return self
 
     def __exit__(
@@ -112,12 +112,12 @@ class StudyProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.leave = False
         self._bar.close()
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"

@@ -1,4 +1,4 @@
-"""What an engine's vectors are worth: cosine to float32, and ranking of judged texts."""
+"""The quality of an engine's vectors: cosine to float32, and ranking of judged texts."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from quaver_bench.engines import Engine, Vectors
 
 K = 10
 JUDGED = "judged texts"
-"""What the reasons call it where an engine could not rank them."""
+"""Name of the case in the reasons for engines that could not rank them."""
 
 
 def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
-    """Return the mean cosine between unit rows (N, H) and those they should be."""
+    """Return the mean cosine between unit rows (N, H) and the true ones."""
     return float((vectors * truth).sum(1, dtype=np.float64).mean())
 
 
@@ -29,9 +29,9 @@ class Judgements:
     """Judged queries over a corpus.
 
     Attributes:
-        name: of the task.
-        documents: texts.
-        queries: texts, all judged.
+        name: name of the task.
+        documents: texts of the documents.
+        queries: texts of the judged queries.
         relevance: for each query, index of a document to its grade, above 0.
     """
 
@@ -48,16 +48,16 @@ def read_judgements(path: Path) -> list[Judgements]:
         path: a task's folder in BEIR layout, or a folder of such folders.
 
     Returns:
-        The tasks, in order of their names.
+        The tasks, sorted by name.
 
     Raises:
-        TaskError: there is none, or one is broken.
-        InputError: all are reranking tasks, which have no NDCG@10.
+        TaskError: there is no task, or one is broken.
+        InputError: all tasks are reranking tasks, which have no NDCG@10.
     """
     tasks = [read_task(folder) for folder in find_folders(path)]
     judged = [_judgements(task) for task in tasks if task.kind == "retrieval"]
     if not judged:
-        raise InputError(f"judgements must be of a retrieval task: {path} has reranking alone")
+        raise InputError(f"judgements must be of a retrieval task: {path} has only reranking tasks")
     return judged
 
 
@@ -72,20 +72,20 @@ def _judgements(task: Task) -> Judgements:
 
 
 def judged_names(tasks: Sequence[Judgements]) -> str:
-    """Return the names of tasks, with commas."""
+    """Return the names of tasks, separated by commas."""
     return ", ".join(task.name for task in tasks)
 
 
 def ndcg(engine: Engine, judged: Sequence[Judgements], prompts: Mapping[str, str]) -> float:
-    """Return the NDCG@10 of an engine's vectors: the mean over the tasks of that over the queries.
+    """Return the NDCG@10 of an engine's vectors: the mean over queries, then over tasks.
 
     Formula:
         DCG = sum over ranks r of grade(r) / log2(r + 1); NDCG = DCG / DCG of the best order
 
     Args:
         engine: encodes documents and queries.
-        judged: what is judged.
-        prompts: of the model, by name; put before queries and documents as `quaver evaluate` does.
+        judged: the tasks.
+        prompts: the model's prompts by name, put before queries and documents as in `quaver evaluate`.
 
     Returns:
         0 to 1.

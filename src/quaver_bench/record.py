@@ -1,4 +1,4 @@
-"""What a result needs beside its numbers: machine, versions, commit, command."""
+"""The description of a run: machine, versions, commit, command."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ def describe_run(
     """Describe this machine and this run.
 
     Args:
-        threads: threads pinned in every engine.
+        threads: threads of every engine.
         command: the command line, program first.
-        cpus: of each instance of an engine, where there are several.
-        random_ids: whether ids are drawn instead of text.
+        cpus: CPUs of each instance, if there are several.
+        random_ids: whether the ids are random.
 
     Returns:
-        JSON values; no path of this machine among them.
+        JSON values, without paths of this machine.
     """
     facts, cpu = info(), _cpu()
     return {
@@ -80,7 +80,7 @@ def describe_run(
 
 
 def _cpu() -> dict[str, str]:
-    """What Linux says of the first CPU."""
+    """Return the fields of the first CPU in /proc/cpuinfo."""
     first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
@@ -97,9 +97,9 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """The commit checked out here, "+changes" behind it when the sources differ from it.
+    """Return the commit that is checked out here, with "+changes" if the sources differ from it.
 
-    Only inside Quaver's own repository: an installed package has its version alone.
+    It is empty outside Quaver's repository: an installed package has only a version.
     """
     if not Path("src/quaver_bench").is_dir():
         return ""
@@ -117,7 +117,7 @@ def _git(*arguments: str) -> str:
 
 
 def _shown(argument: str) -> str:
-    """A word of the command line; of a path outside the working directory the name alone."""
+    """Return a word of the command line; only the name of a path outside the working directory."""
     path = Path(argument)
     if not path.is_absolute():
         return argument

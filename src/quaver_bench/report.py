@@ -1,4 +1,4 @@
-"""Tables from a result: Markdown for results.md and the README. Every number is read from the rows."""
+"""Tables of a result: Markdown for results.md, and a short table for the terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from quaver_bench.engines.registry import FORMS, OURS
 from quaver_bench.result import SOUND, Result, Row
 
 Figures = dict[str, dict[str, float]]
-"""Engine to what judged texts say of it."""
+"""Engine to its figures on judged texts."""
 NOT_MEASURED = "-"
 EXACT = "quaver-float32"
 _CALLS = ("latency", "throughput", "text")
@@ -36,12 +36,12 @@ def markdown(result: Result) -> str:
             parts.append(_quality(figures, facts.get("judged", "judged texts")))
     if any(facts["weights"] == "random" for facts in result.models.values()):
         parts.append(
-            "Random weights serve for speed at shapes whose weights are not at hand; their cosine "
-            "says nothing about retrieval."
+            "Random weights are used to measure the speed of a shape; their cosine says nothing about "
+            "retrieval."
         )
     if result.missing:
-        said = [f"- {name}: {why}" for name, why in result.missing.items()]
-        parts.append("## Not measured\n\n" + "\n".join(said))
+        lines = [f"- {name}: {why}" for name, why in result.missing.items()]
+        parts.append("## Not measured\n\n" + "\n".join(lines))
     parts.append("## Runs\n\n" + "\n".join(map(_run_line, result.runs)))
     return "\n\n".join(parts) + "\n"
 
@@ -115,7 +115,7 @@ def case_title(case: str) -> str:
 
 
 def machine(result: Result) -> str:
-    """Return the machines of a result in a line each."""
+    """Return the machines of a result, one per line."""
     return "  \n".join(dict.fromkeys(map(machine_line, result.runs)))
 
 
@@ -123,7 +123,7 @@ def machine_line(run: dict[str, Any]) -> str:
     """Return CPU, instruction sets, threads and settings of a run.
 
     Args:
-        run: of `Result.runs`.
+        run: one of `Result.runs`.
     """
     settings = run["settings"]
     held = "".join(f", {name}={value}" for name, value in run["environment"].items())
@@ -136,7 +136,7 @@ def machine_line(run: dict[str, Any]) -> str:
 
 
 def _model(run: dict[str, Any]) -> str:
-    """What tells CPUs apart whose name does not, as in a virtual machine."""
+    """Return family and model, because in virtual machines different CPUs can have the same name."""
     return f", {run['cpu_model']}" if run.get("cpu_model") else ""
 
 
@@ -158,7 +158,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, words: int = 1)
     Args:
         head: titles of the columns.
         rows: the cells.
-        words: leading columns that hold words; the others are set to the right.
+        words: number of leading columns with words; the others are aligned right.
     """
     sides = ["---"] * words + ["---:"] * (len(head) - words)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, sides, *rows))
@@ -197,20 +197,20 @@ def _section(
 
 
 def _wrong(rows: Iterable[Row]) -> str:
-    """Say which engines compute something else."""
+    """Return a note on the engines whose vectors are not the model's."""
     cosines: dict[str, list[float]] = {}
     for row in rows:
         if not row.sound and row.cosine is not None:
             cosines.setdefault(row.engine, []).append(row.cosine)
-    said = ", ".join(f"{name} (cosine {min(found):.2f})" for name, found in cosines.items())
-    return said and (
-        f"Computes something else here: {said}. Under a mean cosine to float32 of {SOUND:g} the vectors "
-        "are not the model's; such a row has no ratio and is in no plot, and its speed says nothing."
+    names = ", ".join(f"{name} (cosine {min(found):.2f})" for name, found in cosines.items())
+    return names and (
+        f"Computes something else here: {names}. Below a mean cosine to float32 of {SOUND:g} the vectors "
+        "are not the model's: such a row has no ratio and is in no plot, and its speed means nothing."
     )
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
-    """Return rows by case, as measured, and within a case by engine, as the tables have them."""
+    """Return rows sorted by case, in the order of measuring, then by engine."""
     kept = list(rows)
     cases = list(dict.fromkeys(row.case for row in kept))
     engines = list(FORMS)
@@ -224,7 +224,7 @@ def in_order(rows: Iterable[Row]) -> list[Row]:
 
 
 def number(value: float | None) -> str:
-    """Return a number with three digits that say something, two below 1, or a dash."""
+    """Return a number with three significant digits, two below 1, or a dash."""
     if value is None:
         return NOT_MEASURED
     if 0 < abs(value) < 0.1:
@@ -291,7 +291,7 @@ _SECTIONS = {
     ),
     "start": _section(
         "start",
-        "Start: a fresh process, from its begin to the first vector",
+        "Start: a fresh process, from its start to the first vector",
         {
             "imported s": _value("import_seconds"),
             "load s": _value("load_seconds"),

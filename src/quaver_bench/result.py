@@ -1,4 +1,4 @@
-"""What was measured: rows, and where they come from; read, written, merged."""
+"""The result: rows and the runs they come from; read, write and merge."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ KIND, FORMAT = "quaver bench", 1
 RESULTS = "results.json"
 PARTS = ("latency", "throughput", "text", "concurrency", "start")
 SOUND = 0.8
-"""Least mean cosine to float32 of vectors that are the model's: the worst int8 measured has 0.88."""
+"""Lowest mean cosine to float32 of vectors that still are the model's: the worst measured int8 has 0.88."""
 
 
 def rounded(value: float, digits: int = 5) -> float:
-    """Return a number with so many digits that say something, however small it is."""
+    """Return a number rounded to a number of significant digits."""
     return float(f"{value:.{digits}g}")
 
 
@@ -31,19 +31,18 @@ class Row:
         part: one of PARTS.
         model: the model's name; a key of `Result.models`.
         case: such as "1x16", "32x256", "ragged256", a corpus, "4 clients", "start".
-        engine: a form's name.
+        engine: name of a form.
         run: index in `Result.runs`.
         values: name with unit to number, such as "median_ms", "p99_ms", "tokens_per_second".
         ratio: how many times as fast Quaver int8 is: median, lower and upper quartile over rounds;
-            None for Quaver int8 itself, where there are no rounds, and where the engine computes
-            something else.
-        cosine: mean cosine to the reference in float32, on the same texts; None if not measured.
-        padding: share of the computed tokens that is padding, 0 to 1; None if not known.
-        rounds: that count.
-        dropped: rounds dropped because of foreign load.
-        disturbed: whether foreign load was there in most rounds, so that all count.
-        settings: of the engine.
-        ndcg10_difference: to float32, on the judged texts of the run; None if there were none.
+            None for Quaver int8 itself, without rounds, and if the vectors are not the model's.
+        cosine: mean cosine to float32 on the same texts; None if not measured.
+        padding: share of the computed tokens that is padding, 0 to 1; None if unknown.
+        rounds: number of rounds that count.
+        dropped: number of rounds dropped because of other programs.
+        disturbed: whether other programs disturbed most rounds, so all of them count.
+        settings: settings of the engine.
+        ndcg10_difference: difference to float32 in NDCG@10 on judged texts; None without such texts.
     """
 
     part: str
@@ -63,16 +62,16 @@ class Row:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """What a later measurement of the same replaces."""
+        """Identity of the row: a later row with the same key replaces it."""
         return self.part, self.model, self.case, self.engine
 
     @property
     def sound(self) -> bool:
-        """Whether its vectors are the model's, as far as that was measured; not a number is not."""
+        """Whether the vectors are the model's, or the cosine was not measured; False for nan."""
         return self.cosine is None or self.cosine >= SOUND
 
     def compare(self, median: float, low: float, high: float) -> None:
-        """Take a ratio, unless the engine computes something else: its speed says nothing then.
+        """Set the ratio, unless the vectors are not the model's: then the speed means nothing.
 
         Args:
             median: how many times as fast Quaver int8 is.
@@ -87,12 +86,11 @@ class Result:
     """A results file.
 
     Attributes:
-        runs: machine, versions, commit and command of each call of `quaver bench` behind it.
-        models: name to "describe", "weights" and "pooling"; "judged", where texts with judgements
-            were ranked.
-        missing: engine to why (a part of) it was not measured.
+        runs: machine, versions, commit and command of each run of `quaver bench`.
+        models: name to "describe", "weights" and "pooling", and "judged" if judged texts were ranked.
+        missing: engine, or engine and case, to the reason why it was not measured.
         quality: model to engine to figures on judged texts: "ndcg10", and "difference" to float32.
-        rows: what was measured.
+        rows: the rows.
     """
 
     runs: list[dict[str, Any]] = field(default_factory=list)
@@ -102,7 +100,7 @@ class Result:
     rows: list[Row] = field(default_factory=list)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Add rows; one of the same part, model, case and engine is replaced."""
+        """Add rows; they replace rows of the same part, model, case and engine."""
         by_key = {row.key: row for row in self.rows}
         by_key |= {row.key: row for row in rows}
         self.rows = list(by_key.values())
@@ -119,7 +117,7 @@ class Result:
         self.add(Row(**{**asdict(row), "run": row.run + offset}) for row in other.rows)
 
     def drop_unused(self) -> None:
-        """Forget runs that no row comes from, and reasons for engines that have rows after all."""
+        """Drop runs without rows, and reasons for engines that have rows."""
         used = sorted({row.run for row in self.rows})
         place = {run: index for index, run in enumerate(used)}
         self.runs = [self.runs[run] for run in used] or self.runs[-1:]
@@ -130,16 +128,16 @@ class Result:
         self.missing = {key: why for key, why in self.missing.items() if key not in found}
 
     def rate(self) -> None:
-        """Write into every row what its engine lost on judged texts of its model."""
+        """Set every row's difference in NDCG@10 on judged texts."""
         for row in self.rows:
             found = self.quality.get(row.model, {}).get(row.engine, {})
             row.ndcg10_difference = found.get("difference")
 
     def write(self, path: Path) -> None:
-        """Write the file; at once or not at all.
+        """Write the file atomically.
 
         Raises:
-            InputError: it cannot be written.
+            InputError: the file cannot be written.
         """
         content = {"kind": KIND, "format": FORMAT, **asdict(self)}
         part = path.with_name(f"part-{path.name}")
@@ -155,13 +153,13 @@ def read_result(path: Path) -> Result:
     """Read a results file.
 
     Args:
-        path: the file, or the folder that holds results.json.
+        path: the file, or the folder of results.json.
 
     Returns:
         The result.
 
     Raises:
-        InputError: it cannot be read, or is no result of `quaver bench`.
+        InputError: the file cannot be read, or is not a result of `quaver bench`.
     """
     file = path / RESULTS if path.is_dir() else path
     try:
@@ -174,7 +172,7 @@ def read_result(path: Path) -> Result:
         raise InputError(f"results must be written by quaver bench: {file} is not")
     if content.get("format") != FORMAT:
         raise InputError(
-            f"results must have format {FORMAT}: {file} has {content.get('format')!r}; measure anew"
+            f"results must have format {FORMAT}: {file} has {content.get('format')!r}; measure again"
         )
     try:
         check(content)

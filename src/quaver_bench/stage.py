@@ -1,4 +1,4 @@
-"""A model with its engines, ready to be measured; what every part works on."""
+"""A model with its loaded engines, which every part measures."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from quaver_bench.timing import Timing, alternate
 
 T = TypeVar("T")
 REFERENCES = ("torch-float32", "quaver-float32")
-"""What the others' vectors are compared with: the first that was measured."""
+"""Engines whose vectors are the reference; the first that is loaded is used."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured and for how long.
+    """What to measure, and for how long.
 
     Attributes:
-        forms: engines, Quaver int8 among them.
-        parts: of `quaver_bench.result.PARTS`.
-        cases: names for `get_case`, instead of the usual ones of latency and throughput.
-        threads: of every engine.
-        seconds: for each case, all engines together; loading is not counted.
-        least: least rounds of a case.
-        longest: seconds from which a single call is too long to be measured; three times as many
-            where no smaller case stands for it: texts of different lengths.
+        forms: the engines, including Quaver int8.
+        parts: some of `quaver_bench.result.PARTS`.
+        cases: names for `get_case`; empty for the default ones.
+        threads: threads of every engine.
+        seconds: time for each case, all engines together, without loading.
+        least: fewest rounds of a case.
+        longest: an engine whose call takes more seconds is left out; three times as many with texts of
+            different lengths.
         corpus: see `read_corpus`.
-        count: texts of the corpus.
+        count: number of texts of the corpus.
         clients: numbers of clients.
-        random_ids: random ids instead of text.
-        judgements: tasks with judged texts, maybe none.
-        cpus: of each instance of an engine, where there are several.
+        random_ids: use random ids instead of text.
+        judgements: tasks with judged texts; may be empty.
+        cpus: CPUs of each instance of an engine, if there are several.
     """
 
     forms: Sequence[Form]
@@ -63,24 +63,24 @@ class Options:
 
     @property
     def instances(self) -> int:
-        """Processes of each engine that work at the same time."""
+        """Number of processes of each engine that run at the same time."""
         return len(self.cpus)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a part measures with.
+    """The inputs and engines of all parts.
 
     Attributes:
         options: what to measure.
-        setup: what every engine was given.
+        setup: what every engine gets.
         corpus: real text.
         source: cuts pieces from it.
-        engines: the loaded ones by name.
-        pace: engine to its seconds for a token in the last rectangle of many texts.
-        progress: shows how far it is.
+        engines: the loaded engines by name.
+        pace: engine to its seconds per token in the last batch of texts of equal length.
+        progress: shows the progress.
         run: index of this run in the result.
-        missing: engine, model and case to why it was not measured; filled.
+        missing: engine, model and case to the reason why it was not measured; added to.
     """
 
     options: Options
@@ -99,7 +99,7 @@ class Stage:
         return self.setup.model
 
     def load(self) -> None:
-        """Load the engines; one that cannot be loaded is noted.
+        """Load the engines; note those that cannot be loaded.
 
         Raises:
             CannotRunError: Quaver int8 cannot run the model.
@@ -111,7 +111,7 @@ class Stage:
                 self.engines[form.name] = engine
 
     def release(self) -> None:
-        """Let the engines go, with what memory they keep for their next call."""
+        """Release the engines and their memory."""
         self.engines.clear()
         if (torch_engines := sys.modules.get("quaver_bench.engines.pytorch")) is not None:
             torch_engines.load_encoder.cache_clear()
@@ -124,28 +124,28 @@ class Stage:
 
     @property
     def reference(self) -> str:
-        """The engine whose vectors the others' are compared with."""
+        """The engine whose vectors are the reference."""
         return next((name for name in REFERENCES if name in self.engines), OURS)
 
     @property
     def processes(self) -> list[int]:
-        """Processes that work for the engines, this one not among them."""
+        """Ids of the engines' processes, without this one."""
         several = [e for e in self.engines.values() if isinstance(e, InstancesEngine)]
         return [process for engine in several for process in engine.processes]
 
     def attempt(self, engine: str, case: str, action: Callable[[], T]) -> T | None:
-        """Do something with an engine; if it fails, note why and go on.
+        """Run an action of an engine; if it fails, note the reason and return None.
 
         Args:
-            engine: its name.
-            case: of which case, "" for all.
-            action: what to do.
+            engine: name of the engine.
+            case: name of the case; "" for all cases.
+            action: the action.
 
         Returns:
-            What the action returned, or None.
+            The result of the action, or None.
 
         Raises:
-            CannotRunError: Quaver int8, which all others are compared with, cannot be measured.
+            CannotRunError: Quaver int8, the base of the comparison, cannot be measured.
         """
         try:
             return action()
@@ -161,16 +161,16 @@ class Stage:
         return None
 
     def miss(self, engine: str, case: str, why: str) -> None:
-        """Note why an engine, or one case of it, was not measured."""
+        """Note the reason why an engine, or one case of it, was not measured."""
         lines = why.strip().splitlines() or ["no reason given"]
         key = f"{engine} ({self.model.name}{', ' if case else ''}{case})"
         self.missing[key] = lines[0][:300] + (" ..." if len(lines) > 1 else "")
         self.progress.say(f"{key} was not measured: {self.missing[key]}")
 
     def too_long(self, engine: str, case: str, tokens: int) -> bool:
-        """Whether a rectangle would take an engine too long, by its pace in the one before; noted.
+        """Return whether a batch would take an engine too long, and note it.
 
-        Quaver int8 and the reference are never left out.
+        The time is estimated from the batch before. Quaver int8 and the reference are never left out.
         """
         expected = self.pace.get(engine, 0.0) * tokens
         if expected <= self.options.longest or engine in (OURS, self.reference):
@@ -186,12 +186,12 @@ class Stage:
         *,
         patience: int = 1,
     ) -> Timing:
-        """Time calls as the options say.
+        """Time calls in turns, according to the options.
 
         Args:
             calls: engine to its calls.
-            took: engine to the seconds of the call that was made before.
-            patience: how many times as long a call may take as the options say.
+            took: engine to the seconds of an earlier call.
+            patience: factor of the longest time of a call.
 
         Returns:
             The times.
@@ -218,11 +218,11 @@ class Stage:
         """Make the rows of a case that was timed.
 
         Args:
-            part: of `quaver_bench.result.PARTS`.
-            case: its name in the tables.
-            timing: what it gave.
+            part: one of `quaver_bench.result.PARTS`.
+            case: name of the case in the tables.
+            timing: the times.
             values: engine to its figures.
-            vectors: engine to its vectors, of the same texts.
+            vectors: engine to its vectors of the same texts.
             request: these texts.
 
         Returns:
@@ -246,7 +246,7 @@ class Stage:
 
     @staticmethod
     def cosines(vectors: Mapping[str, Vectors]) -> dict[str, float]:
-        """Return the mean cosine of each engine's vectors to those in float32, of the same texts."""
+        """Return the mean cosine of each engine's vectors to those of the reference."""
         if not vectors:
             return {}
         truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
@@ -254,8 +254,8 @@ class Stage:
 
 
 def _padding(form: Form, settings: Mapping[str, Any], request: Request) -> float:
-    """Return the share of the tokens that an engine computed and that are padding, 0 to 1."""
+    """Return the share of an engine's computed tokens that is padding, 0 to 1."""
     if not form.pads:
         return 0.0
-    size = settings.get("batch", request.batch)  # its own, where it searches for one
+    size = settings.get("batch", request.batch)  # its own, if it searches for one
     return round(padding_share(pad(request.ids, size, by_length=form.sorts)), 4)

@@ -27,20 +27,20 @@ from quaver_bench.stage import Stage
 from quaver_bench.timing import Turns, take_turns
 
 PROCESSES = 3
-"""That count, of every engine in turns; one before them fills the caches."""
+"""Processes of every engine that count, in turns; one before them fills the caches."""
 _SLOW = 4.0
-"""Seconds to the first vector from which one process counts, without a ratio: it would be of one round."""
+"""Seconds to the first vector from which an engine is started only once, and has no ratio."""
 _QUERY = "How do I sort a list of objects by an attribute?"
 _TIMEOUT = 300
 
 
 @dataclass(frozen=True)
 class Started:
-    """What a process gave.
+    """The figures of a process.
 
     Attributes:
         values: seconds, milliseconds and megabytes by name.
-        vector: float32 (H,), of the query.
+        vector: float32 (H,), the vector of the query.
     """
 
     values: dict[str, float]
@@ -51,10 +51,10 @@ Start = Callable[[], Started | None]
 
 
 def measure_start(stage: Stage) -> list[Row]:
-    """Start every engine in processes of its own, in turns.
+    """Start every engine in its own processes, in turns.
 
-    What an engine converts or quantizes once is there before. Time counts from the start of the
-    process, so everyone's includes Python, numpy and the bench itself ("harness_seconds").
+    Models are converted and quantized before. Time counts from the start of the
+    process, so it includes Python, numpy and the bench itself ("harness_seconds").
 
     Args:
         stage: the model; its engines need not be loaded.
@@ -75,7 +75,7 @@ def measure_start(stage: Stage) -> list[Row]:
             starts = quick if seconds < _SLOW else slow
             starts[form.name] = partial(_again, stage, form)
     stage.progress.say("start: all in turns")
-    # One round of all, then those that are quick on their own: a disturbed round is made again.
+    # One round of all, then more rounds of the quick ones; a disturbed round is repeated.
     turns = [_in_turns(stage, {**quick, **slow}, 1), _in_turns(stage, quick, PROCESSES - 1)]
     found: dict[str, list[Started]] = {}
     for name in sizes:
@@ -106,8 +106,8 @@ def _in_turns(stage: Stage, starts: Mapping[str, Start], rounds: int) -> Turns[S
 
 
 def _first(form: Form, setup: Setup) -> tuple[float, dict[str, float]]:
-    """Make what the engine loads, and start it once; its seconds, and sizes."""
-    made = form.artefact(setup) if form.artefact else setup.model.folder.path
+    """Make the files that the engine loads, and start it once; return the seconds, and sizes."""
+    made = form.artifact(setup) if form.artifact else setup.model.folder.path
     seconds = _process(form, setup).values["first_vector_seconds"]
     return seconds, {"packages_mb": packages_mb(form.runs_on), "model_mb": _model_mb(made)}
 
@@ -142,7 +142,7 @@ def _medians(started: Sequence[Started]) -> dict[str, float]:
 
 
 def _compare(row: Row, started: Sequence[Started], ours: Sequence[Started]) -> None:
-    """Take the ratio over the rounds that both were in, which are the first ones of each."""
+    """Set the ratio over the rounds that both engines were in: the first ones of each."""
     key = "first_vector_seconds"
     pairs = zip(started, ours, strict=False)
     ratios = [theirs.values[key] / mine.values[key] for theirs, mine in pairs]
@@ -151,10 +151,10 @@ def _compare(row: Row, started: Sequence[Started], ours: Sequence[Started]) -> N
 
 
 def packages_mb(names: tuple[str, ...]) -> float:
-    """Return the installed size of packages and of all that they require here.
+    """Return the installed size of packages and of their requirements.
 
     Args:
-        names: of packages, as imported or as installed.
+        names: names of packages, as imported or as installed.
 
     Returns:
         Megabytes (1e6 bytes), files of every package counted once.
@@ -172,8 +172,7 @@ def packages_mb(names: tuple[str, ...]) -> float:
         except metadata.PackageNotFoundError:
             continue
         total += sum(_size(Path(str(file.locate()))) for file in distribution.files or ())
-        # What an extra or another platform asks for is behind a marker; what is installed of it
-        # would be counted wrongly, so only unconditional requirements and Linux's are followed.
+        # Requirements of extras are skipped: if they are installed, it may be for another reason.
         for requirement in distribution.requires or ():
             bare, _, marker = requirement.partition(";")
             if "extra" not in marker:
@@ -198,7 +197,7 @@ def _size(path: Path) -> int:
 
 
 def _model_mb(made: Path) -> float:
-    """What a model takes on disk: a folder, or a file with the weights that lie beside it."""
+    """Return the size of a model on disk: a folder, or a file with its weights file."""
     if made.is_dir():
         files = [path for path in made.rglob("*") if path.is_file()]
     else:
@@ -207,14 +206,14 @@ def _model_mb(made: Path) -> float:
 
 
 def _peak_mb() -> float:
-    """Peak resident memory of this program; getrusage would count its parent's before exec."""
+    """Return the peak resident memory of this program; getrusage would include its parent's before exec."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))
     return int(kibibytes) * 1024 / 1e6
 
 
 def main() -> None:
-    """Be the process that is measured; one JSON object on stdout."""
+    """Run the measured process; print one JSON object."""
     here = time.monotonic()
     parser = argparse.ArgumentParser()
     for name in ("--engine", "--model", "--name", "--cache", "--calibrated"):

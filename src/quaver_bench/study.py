@@ -1,4 +1,4 @@
-"""The study: every part and case of a model; each row is kept as soon as it is there."""
+"""The study: every part and case of a model; rows are saved after each case."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def measure(
     Args:
         model: the model.
         options: what to measure.
-        result: takes the rows; its last run is this one.
-        before: what it holds of every engine, or why not, is not measured again.
+        result: gets the rows; its last run is this one.
+        before: an earlier result; cases that it has of every engine, or reasons for, are skipped.
         save: called after each case.
-        progress: shows how far it is.
+        progress: shows the progress.
 
     Raises:
         CannotRunError: Quaver cannot run the model.
@@ -67,7 +67,7 @@ def measure(
         _judge(stage, result, before, unjudged)
         save()
     for step in steps:
-        if step.part == "start":  # the last one, in processes of its own
+        if step.part == "start":  # the last step, in its own processes
             stage.release()
         with progress.step(step, model.name):
             rows = _measured(stage, step)
@@ -103,7 +103,7 @@ def _measured(stage: Stage, step: Step) -> list[Row]:
 
 
 def _unjudged(stage: Stage, before: Result) -> set[str]:
-    """Forms that still have to rank the judged texts, which only real weights are asked to."""
+    """Return the forms that still have to rank the judged texts; none for random weights."""
     model = stage.model
     if not stage.options.judgements or model.weights != "real":
         return set()
@@ -116,14 +116,14 @@ def _unjudged(stage: Stage, before: Result) -> set[str]:
 
 
 def _judged(stage: Stage, before: Result) -> dict[str, dict[str, float]]:
-    """Return what a result holds of every engine on the same judged texts."""
+    """Return a result's figures of every engine on the same judged texts."""
     name = stage.model.name
     same = before.models.get(name, {}).get("judged") == judged_names(stage.options.judgements)
     return before.quality.get(name, {}) if same else {}
 
 
 def _judge(stage: Stage, result: Result, before: Result, names: set[str]) -> None:
-    """Rank judged texts with engines; what each loses is the difference to float32."""
+    """Rank judged texts with engines; note NDCG@10 and its difference to float32."""
     tasks, model = stage.options.judgements, stage.model
     found = {}
     for name, engine in stage.engines.items():
@@ -152,9 +152,9 @@ def shown(row: Row) -> str:
         "first_vector_seconds": "first vector after {:.2f} s",
         "peak_mb": "peak {:.0f} MB",
     }
-    said = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
+    figures = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
     ratio = "" if row.ratio is None else f"; Quaver int8 is {row.ratio[0]:.2f} times as fast"
     if not row.sound:
         ratio = f"; computes something else: mean cosine to float32 {row.cosine:.2f}"
     disturbed = ", disturbed" if row.disturbed else ""
-    return f"  {row.case:>10} {row.engine:<26} {', '.join(said)}{ratio}{disturbed}"
+    return f"  {row.case:>10} {row.engine:<26} {', '.join(figures)}{ratio}{disturbed}"

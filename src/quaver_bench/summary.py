@@ -1,4 +1,4 @@
-"""The short table of a result, for the README. Every number is read from the rows."""
+"""Short tables of a result, for README.md and docs/results.md."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ _ENGINES = {
 
 
 def short_table(result: Result) -> str:
-    """Return the README's table: a row for each engine that most people would pick, first model alone.
+    """Return the README's table: a row for each well-known engine, for the first model.
 
     Args:
         result: what was measured.
 
     Returns:
-        A Markdown table; a cell is milliseconds for a call of the engine's fastest form, and how many
-        times as long that is as Quaver takes.
+        A Markdown table. A cell has the milliseconds of a call of the engine's fastest form, and how many
+        times as long that is as Quaver's.
     """
     model = next(iter(result.models))
     cases = {
@@ -83,7 +83,7 @@ def short_caption(result: Result) -> str:
     """Return the one line below `short_table`."""
     run = result.runs[0]
     return (
-        f"Milliseconds for one call (texts x tokens), median, each engine in its fastest form; in brackets how many "
+        f"Median milliseconds per call (texts x tokens), each engine in its fastest form; in brackets, how many "
         f"times as long as Quaver. {run['cpu']}, {run['cpu_model']}, {run['threads']} threads."
     )
 
@@ -120,23 +120,23 @@ def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
 
 
 def _fastest(rows: dict[str, Row], *families: str) -> Row | None:
-    """The fastest form beside Quaver, which ran in turns with it wherever it ran."""
+    """Return the fastest form by its ratio to Quaver, which ran in turns with it."""
     names = {form.name for family in families for form in FAMILIES[family]}
     found = [row for name, row in rows.items() if name in names and row.ratio]
     return min(found, key=lambda row: row.ratio[0] if row.ratio else 0.0, default=None)
 
 
 def _peer(row: Row | None, family: str | None) -> str:
-    """A cell; with the form's name behind the family's, the whole name for "", none for None."""
+    """Return a cell; the form is named without the family, in full for "", or not at all for None."""
     if row is None or row.ratio is None:
         return NOT_MEASURED
     form = "" if family in (None, row.engine) else row.engine.removeprefix(f"{family}-")
-    said = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
-    return f"{number(row.values['median_ms'])} ({said}) **{row.ratio[0]:.2f}**"
+    inside = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
+    return f"{number(row.values['median_ms'])} ({inside}) **{row.ratio[0]:.2f}**"
 
 
 def caption(result: Result) -> str:
-    """Return what the numbers of `summary` mean and where they come from.
+    """Return the caption of `summary`.
 
     Args:
         result: what was measured.
@@ -148,14 +148,12 @@ def caption(result: Result) -> str:
     random = any(facts["weights"] == "random" for facts in result.models.values())
     disturbed = any(row.disturbed for row in result.rows)
     parts = [
-        "Milliseconds for one call, median; in brackets the mean cosine to float32 on the same "
-        "texts. Bold: how many times as fast quaver-int8 is, the median over rounds in which the "
-        "engines took turns in one process (llama.cpp, IPEX and zentorch in others than the rest, in turns "
-        "with Quaver there). Lines with a corpus are from text, tokenization "
-        "included; the others from token ids. Other engines get texts sorted by length (fastembed as they "
-        "come), in padded batches.",
-        "Random weights serve for speed at shapes whose weights are not at hand; their cosine says "
-        "nothing about retrieval."
+        "Median milliseconds per call; in brackets, the mean cosine to float32 on the same texts. Bold: how many "
+        "times as fast quaver-int8 is, the median over rounds in which the engines took turns in one process "
+        "(llama.cpp, IPEX and zentorch in processes of their own, in turns with Quaver). Rows with a corpus "
+        "start from text and include tokenization; the others start from token ids. Other engines get padded "
+        "batches of texts sorted by length (fastembed: unsorted).",
+        "Random weights are used to measure the speed of a shape; their cosine says nothing about retrieval."
         if random
         else "",
         "\\* Other programs took more than 5 % of the CPUs." if disturbed else "",

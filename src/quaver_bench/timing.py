@@ -1,4 +1,4 @@
-"""Time engines against each other in one process, block by block in turns."""
+"""Time engines in turns, block by block, in one process."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import numpy as np
 Call = Callable[[], object]
 T = TypeVar("T")
 DISTURBED = 0.05
-"""Share of the CPUs' time that other programs may take before a round is dropped."""
+"""Share of the CPUs' time that other programs may use before a round is dropped."""
 SLOW = 0.5
-"""Seconds from which a call warms itself and runs once in a block."""
+"""Seconds from which a call needs no warm-up and runs once in a block."""
 SETTLED = 1.0
-"""Seconds from which the first call of a case tells how long a warm one takes."""
+"""Seconds from which the first call of a case predicts the time of a warm one."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a case gave.
+    """The times of a case.
 
     Attributes:
         calls: engine to the seconds of its calls, one tuple for each round that counts.
         dropped: rounds dropped because other programs took more than DISTURBED of the CPUs.
-        disturbed: whether too few undisturbed rounds were left, so that all of them count.
-        left_out: engine to why it was not timed.
+        disturbed: whether too few undisturbed rounds were left, so all rounds count.
+        left_out: engine to the reason why it was not timed.
     """
 
     calls: Mapping[str, tuple[tuple[float, ...], ...]]
@@ -65,7 +65,7 @@ class Timing:
 
         Args:
             engine: the engine.
-            peer: the one it is compared with.
+            peer: the engine it is compared with.
 
         Returns:
             Median, lower and upper quartile of r over the rounds.
@@ -83,10 +83,9 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 class ForeignLoad:
-    """Share of this process's CPUs that other programs took since the start, 0 to 1.
+    """Measure the share of this process's CPUs that other programs used, 0 to 1.
 
-    Processes in `own`, such as this program's workers, are not foreign, nor are those that this
-    program started and that ended meanwhile.
+    Processes in `own`, such as this program's workers, and ended child processes do not count.
     """
 
     def __init__(self, own: Sequence[int] = ()) -> None:
@@ -128,12 +127,12 @@ def _busy_seconds() -> float:
 
 @dataclass(frozen=True)
 class Turns(Generic[T]):
-    """What engines gave in turns.
+    """The blocks that engines ran in turns.
 
     Attributes:
-        rounds: engine to what its block gave, for each round that counts.
+        rounds: engine to the outcome of its block, for each round that counts.
         dropped: rounds dropped because other programs took more than DISTURBED of the CPUs.
-        disturbed: whether too few undisturbed rounds were left, so that all of them count.
+        disturbed: whether too few undisturbed rounds were left, so all rounds count.
     """
 
     rounds: list[dict[str, T]]
@@ -154,16 +153,15 @@ def take_turns(
 
     Args:
         blocks: engine to its block.
-        seconds: time for all blocks together; `least` rounds are run in any case.
-        least: least rounds that no other program disturbs, at least 1; twice as many are tried.
-            One less, but two, where a single round takes longer than the time for all: its blocks
-            are calls of seconds, each of which averages over what rounds are there to even out.
+        seconds: time for all blocks together; at least `least` rounds are run.
+        least: fewest undisturbed rounds, at least 1; up to twice as many are tried. It is one less, but at
+            least 2, if a single round takes longer than `seconds`: such long calls are averages already.
         most: most rounds.
-        own: processes that work for the engines and are no foreign load.
+        own: processes of the engines, which are not foreign load.
         on_round: called after each round.
 
     Returns:
-        What the blocks gave.
+        The outcomes of the blocks.
     """
     rounds: list[tuple[dict[str, T], bool]] = []
     begin = time.monotonic()
@@ -175,13 +173,13 @@ def take_turns(
         if passed > seconds and (clean >= enough or len(rounds) >= 2 * enough):
             break
         load = ForeignLoad(own)
-        given = {name: block() for name, block in blocks.items()}
-        rounds.append((given, load.share() <= DISTURBED))
+        outcomes = {name: block() for name, block in blocks.items()}
+        rounds.append((outcomes, load.share() <= DISTURBED))
         on_round()
-    kept = [given for given, undisturbed in rounds if undisturbed]
+    kept = [outcomes for outcomes, undisturbed in rounds if undisturbed]
     disturbed = len(kept) < min(least, max(2, least - 1))
     if disturbed:
-        kept = [given for given, _ in rounds]
+        kept = [outcomes for outcomes, _ in rounds]
     return Turns(kept, len(rounds) - len(kept), disturbed)
 
 
@@ -198,19 +196,18 @@ def alternate(
 ) -> Timing:
     """Time every engine's calls, one block each in turns.
 
-    A block runs one call untimed, so that the caches and the workers are the engine's own again,
-    then calls until its time is over. Calls of SLOW seconds and more warm themselves and are run
-    once in a block.
+    A block runs one untimed call, which warms the caches and workers, then timed calls until its time is over.
+    Calls of SLOW seconds and more need no warm-up and run once in a block.
 
     Args:
         engines: engine to its calls, all with the same work.
-        seconds: time for all blocks together; `least` rounds are run in any case.
-        block: least seconds of a block.
-        least: least rounds.
-        longest: an engine whose warm call takes longer is left out, and the result says so.
-        took: engine to the seconds of a call that was made before and compiled nothing; from
-            SETTLED on it is not made again to see how long it takes.
-        own: processes that work for the engines and are no foreign load.
+        seconds: time for all blocks together; at least `least` rounds are run.
+        block: fewest seconds of a block.
+        least: fewest rounds.
+        longest: an engine whose warm call takes more seconds is left out and noted.
+        took: engine to the seconds of an earlier call that compiled nothing; from SETTLED on it is not
+            repeated to estimate the time.
+        own: processes of the engines, which are not foreign load.
         on_round: called after each round.
 
     Returns:
@@ -227,12 +224,12 @@ def alternate(
         else:
             blocks[name] = partial(_block, calls, warm > SLOW, block)
     turns = take_turns(blocks, seconds=seconds, least=least, own=own, on_round=on_round)
-    calls_of = {name: tuple(given[name] for given in turns.rounds) for name in blocks}
+    calls_of = {name: tuple(found[name] for found in turns.rounds) for name in blocks}
     return Timing(calls_of, turns.dropped, turns.disturbed, left_out)
 
 
 def _warm_up(call: Call) -> float:
-    """Return the seconds of a warm call; one that is very slow cold is not run again."""
+    """Return the seconds of a warm call; a very slow first call is not repeated."""
     took = 0.0
     for _ in range(2):
         start = time.perf_counter()

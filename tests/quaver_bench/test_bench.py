@@ -242,7 +242,7 @@ def calls_setup(model: Any) -> Any:
     [
         ("a.jsonl", '{"txt": 1}', 'line 1: must be a JSON object with a "text"'),
         ("a.jsonl", "[]", "line 1"),
-        ("a.txt", "\n \n", "must hold text"),
+        ("a.txt", "\n \n", "must have text"),
         ("missing.txt", None, "must be UTF-8 text"),
     ],
 )
@@ -1021,7 +1021,7 @@ def test_results_are_not_overwritten_unless_one_says_so(
     for keeping in ("--add", "--resume"):
         done = bench(*options, "--overwrite", keeping)
         assert done.exit_code == 2, done.output
-        assert "--overwrite forgets what --add and --resume keep" in done.output
+        assert "--overwrite discards what --add and --resume keep" in done.output
     assert (out / "results.json").read_bytes() == written
     done = bench(*options, "--overwrite")
     assert done.exit_code == 0, done.output

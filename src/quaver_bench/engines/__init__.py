@@ -1,4 +1,4 @@
-"""The engines that are measured, one file each; what a form is called, needs, and how it loads."""
+"""The measured engines, one file each: what a form is called, what it needs, and how it loads."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from quaver_bench.models import Model
 
 Vectors = NDArray[np.float32]
 Run = Callable[[], Vectors]
-"""One call: encodes its texts, returns float32 (N, H), unit rows, in the order of the texts."""
+"""One call: encodes its texts and returns float32 (N, H), unit rows in the order of the texts."""
 
 
 class CannotRunError(Exception):
-    """An engine cannot run this model on this machine; the message says why. Never leaves bench."""
+    """An engine cannot run this model on this machine; the message says why. Never leaves the bench."""
 
 
 class Engine(Protocol):
     """A model loaded in one engine. Several threads may call its runs at once.
 
     Attributes:
-        settings: what was set, for the record.
+        settings: the engine's settings, for the record.
     """
 
     settings: dict[str, Any]
 
     def prepare(self, request: Request) -> Run:
-        """Make the inputs of a call from its ids; nothing of this is timed.
+        """Make the inputs of a call from its ids; this is not timed.
 
         Args:
             request: the call.
@@ -43,7 +43,7 @@ class Engine(Protocol):
             The call.
 
         Raises:
-            CannotRunError: the engine takes only text, and the request has none.
+            CannotRunError: the engine needs text, and the request has only ids.
         """
         ...
 
@@ -51,7 +51,7 @@ class Engine(Protocol):
         """Encode texts, tokenization included.
 
         Args:
-            texts: N texts, cut at the length that every engine cuts at.
+            texts: N texts, truncated as in every engine.
 
         Returns:
             float32 (N, H), unit rows.
@@ -61,16 +61,16 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Setup:
-    """What every engine gets.
+    """The model and settings that every engine gets.
 
     Attributes:
         model: the model.
-        threads: of the engine; every engine is held to as many.
+        threads: number of threads of the engine.
         max_length: most tokens of a text, special tokens included.
         calibration: ids of texts that are not measured, for static quantization.
-        calibration_texts: texts for the same, where an engine wants text.
-        calibrated: `calibration_name` of the texts that what is loaded was calibrated with, where
-            they are not given: in a process of `start`.
+        calibration_texts: the same as texts, for engines that need text.
+        calibrated: `calibration_name` of the model to load, in a process of `start`, which has no
+            calibration texts.
     """
 
     model: Model
@@ -82,7 +82,7 @@ class Setup:
 
     @property
     def calibration_name(self) -> str:
-        """Hash of the calibration texts, which tells apart the files made with them."""
+        """Hash of the calibration texts, part of the names of files made with them."""
         if self.calibrated:
             return self.calibrated
         digest = hashlib.sha256()
@@ -98,17 +98,17 @@ class Form:
     """One way to run an engine.
 
     Attributes:
-        name: in tables and after `--against`.
+        name: name in tables and after `--against`.
         load: imports the engine and loads the model.
-        packages: what it imports, conversion included.
-        runs_on: what it imports to load and run what was converted before; `start` measures these.
-        install: the command that brings them.
-        environment: which of benchmarks/environments holds them, where they cannot share one.
-        pads: whether it computes padding in a batch of texts of different lengths.
-        sorts: whether it gets texts of different lengths by length, or does that itself.
-        artefact: makes what it loads in place of the model folder, and returns where it lies.
-        batches: whether it is made for many texts, so that latency does not count for it.
-        compiles: whether it compiles in its first calls, whose time says nothing of later ones.
+        packages: packages that it imports, also to convert the model.
+        runs_on: packages that it imports to run a converted model; `start` measures these.
+        install: command that installs the packages.
+        environment: the environment of benchmarks/environments that has them.
+        pads: whether a batch of texts of different lengths is padded.
+        sorts: whether texts of different lengths are sorted, by the bench or by the engine.
+        artifact: makes the file or folder that is loaded instead of the model folder, and returns its path.
+        batches: whether it is meant for many texts, so its latency is not measured.
+        compiles: whether its first calls compile, so their time does not predict later calls.
     """
 
     name: str
@@ -119,11 +119,11 @@ class Form:
     environment: str = "peers"
     pads: bool = True
     sorts: bool = True
-    artefact: Callable[[Setup], Path] | None = None
+    artifact: Callable[[Setup], Path] | None = None
     batches: bool = False
     compiles: bool = False
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Packages that are not installed here."""
+        """The packages that are not installed here."""
         return tuple(name for name in self.packages if find_spec(name) is None)

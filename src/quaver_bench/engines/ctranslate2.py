@@ -1,4 +1,4 @@
-"""CTranslate2: BERT in float32 and with int8 weights, pooled outside."""
+"""CTranslate2: BERT in float32 and with int8 weights; pooling is done in NumPy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quaver_bench.inputs import PaddedBatch
 
 
 def converted(setup: Setup, kind: str) -> Path:
-    """Return the model as a CTranslate2 folder, converted when it is not there yet.
+    """Return the model as a CTranslate2 folder, and convert it if needed.
 
     Args:
         setup: see `Setup`.
@@ -93,7 +93,7 @@ FORMS = tuple(
         ("ctranslate2", "transformers", "torch"),
         ("ctranslate2", "tokenizers"),
         "pip install ctranslate2 transformers torch",
-        artefact=partial(converted, kind=kind),
+        artifact=partial(converted, kind=kind),
     )
     for kind in ("float32", "int8")
 )

@@ -1,4 +1,4 @@
-"""fastembed as its users call it: `TextEmbedding.embed` with texts, over an ONNX file of the model."""
+"""fastembed as its users call it: `TextEmbedding.embed` with texts, on an ONNX file of the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tok
 
 
 def folder(setup: Setup) -> Path:
-    """Return a folder as fastembed wants it: model.onnx of token vectors, and the tokenizer's files.
+    """Return a folder as fastembed needs it: model.onnx with token vectors, and the tokenizer's files.
 
     Raises:
         CannotRunError: the model folder lacks a file that fastembed reads.
@@ -54,7 +54,7 @@ def folder(setup: Setup) -> Path:
 
 
 class FastEmbedEngine(TextEngine):
-    """`TextEmbedding` with a model added by hand; it tokenizes, pads and pools by itself."""
+    """`TextEmbedding` with a custom model; it tokenizes, pads and pools by itself."""
 
     def __init__(self, setup: Setup) -> None:
         """Add the model and load it.
@@ -80,7 +80,7 @@ class FastEmbedEngine(TextEngine):
         self._model = TextEmbedding(
             name, specific_model_path=str(path), threads=setup.threads, local_files_only=True
         )
-        # The truncation that every engine gets, instead of the one of the folder.
+        # The same truncation as in every engine, instead of the folder's.
         self._model.model.tokenizer.enable_truncation(setup.max_length)
         self.settings = {"threads": setup.threads, "tokenization": "included"}
 
@@ -97,6 +97,6 @@ FORMS = (
         ("fastembed",),
         "pip install fastembed torch transformers onnxscript",
         sorts=False,
-        artefact=folder,
+        artifact=folder,
     ),
 )

@@ -10,10 +10,10 @@ from quaver_bench.engines.pytorch import ProgramEngine, example, pooled_module
 
 
 class InductorEngine(ProgramEngine):
-    """Exported, calibrated, converted, compiled for lengths that change."""
+    """Exported, calibrated, converted, and compiled for dynamic lengths."""
 
     def __init__(self, setup: Setup) -> None:
-        """Quantize and set up the compiler; it compiles in the first calls.
+        """Quantize the model and set up the compiler, which compiles in the first calls.
 
         Args:
             setup: see `Setup`.
@@ -44,7 +44,7 @@ class InductorEngine(ProgramEngine):
             prepared = prepare_pt2e(exported, quantizer)
             for text in setup.calibration:
                 ids = torch.from_numpy(text[None])
-                pair = torch.cat([ids, ids])  # a batch of one would be another program
+                pair = torch.cat([ids, ids])  # a batch of one would be specialized
                 prepared(pair, torch.ones_like(pair))
             self.program = torch.compile(convert_pt2e(prepared), dynamic=True)
         self.settings = {"threads": torch.get_num_threads(), "quantizer": "X86InductorQuantizer"}

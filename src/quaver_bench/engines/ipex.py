@@ -1,4 +1,4 @@
-"""Intel Extension for PyTorch 2.8, the last one: the system of the published study itself."""
+"""Intel Extension for PyTorch 2.8, its last version: the system of the published study."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _traced(setup: Setup, kind: str) -> Any:
             return pool(hidden.float(), attention_mask.float(), setup.model.pooling)
 
     module = Pooled().eval()
-    # `start` gives no texts to calibrate with; the ids of an example do not matter.
+    # A process of `start` has no calibration texts; the ids of the example do not matter.
     ids = torch.from_numpy(setup.calibration[0][None]) if setup.calibration else torch.ones(1, 8)
     ids = ids.to(torch.int64)
     example = (ids, torch.ones_like(ids))

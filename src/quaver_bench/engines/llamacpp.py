@@ -20,24 +20,24 @@ from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.inputs import Ids, Request
 
 TOKENS = 512
-"""Of one computation, llama.cpp's default: in it every token is compared with all others, masked or
-not, so that more tokens at a time cost more for each."""
+"""Tokens of one computation, llama.cpp's default. It compares every token with all others, masked or not, so
+more tokens at a time cost more per token."""
 _TEXTS = 64
 _INSTALL = "make .envs/llamacpp/made"
 
 
 def converted(setup: Setup, kind: str) -> Path:
-    """Return the model as a GGUF file, written when it is not there yet.
+    """Return the model as a GGUF file, and write it if needed.
 
-    It holds no vocabulary: like the other engines, llama.cpp is given ids of the model's tokenizer.
+    It has no vocabulary: like the other engines, llama.cpp gets ids from the model's tokenizer.
 
     Args:
         setup: see `Setup`.
         kind: "float32", or "int8": weights of linear layers and embeddings in Q8_0, int8 with a
-            scale for 32 values, as llama.cpp's own tool quantizes them.
+            scale per 32 values, as quantized by llama.cpp's own tool.
 
     Raises:
-        CannotRunError: the model is not BERT as llama.cpp computes it.
+        CannotRunError: the model is not a BERT that llama.cpp can compute.
     """
     version = metadata.version("gguf")
     path = setup.model.built(f"gguf-{version}-{kind}", ".gguf")
@@ -54,7 +54,7 @@ def _write(setup: Setup, kind: str, path: Path) -> None:
     found.append(config.get("position_embedding_type", "absolute"))
     if found != ["bert", "gelu", "absolute"]:
         raise CannotRunError(
-            f"it is converted from BERT with GELU and absolute positions: got {', '.join(map(str, found))}"
+            f"it needs BERT with GELU and absolute positions: got {', '.join(map(str, found))}"
         )
     import gguf
     from gguf.quants import quantize
@@ -82,9 +82,9 @@ def _write(setup: Setup, kind: str, path: Path) -> None:
     for name, tensor in tensors.items():
         title = names.get_name(name.removeprefix("bert."), try_suffixes=(".weight", ".bias"))
         if title is None or title.startswith("cls"):
-            continue  # what pools or predicts, which the vectors do not need
+            continue  # pooling and prediction layers, which the vectors do not need
         values = tensor.astype(np.float32)
-        # The rows that are added to each token's stay as they are, as in llama.cpp's own tool.
+        # Position and type embeddings stay in float32, as in llama.cpp's own tool.
         small = values.ndim < 2 or title.startswith(("position", "token_types"))
         if kind == "int8" and not small:
             quantum = gguf.GGMLQuantizationType.Q8_0
@@ -98,15 +98,15 @@ def _write(setup: Setup, kind: str, path: Path) -> None:
 
 
 def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -> list[range]:
-    """Part texts, in their order, into computations that hold as many as fit.
+    """Split texts, in their order, into computations with as many texts as fit.
 
     Args:
-        lengths: tokens of each text.
-        tokens: most of a computation; a longer text is alone.
-        texts: most of a computation.
+        lengths: number of tokens of each text.
+        tokens: most tokens of a computation; a longer text is alone in one.
+        texts: most texts of a computation.
 
     Returns:
-        The texts of each computation.
+        The indices of the texts of each computation.
     """
     parts: list[range] = []
     first = used = 0
@@ -120,16 +120,16 @@ def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -
 
 @dataclass(frozen=True)
 class Batch:
-    """Texts one after another, each a sequence of its own: what one computation takes.
+    """The input of one computation: texts one after another, each its own sequence.
 
     Attributes:
         tokens: int32 (T,), ids.
         positions: int32 (T,), from 0 in every text.
-        counts: int32 (T,), sequences of each token: one.
-        sequences: int32 (T,), which.
-        places: uintp (T,), address of each element of `sequences`, as llama.cpp wants it.
-        outputs: int8 (T,), tokens that vectors are made of: all.
-        texts: how many.
+        counts: int32 (T,), number of sequences of each token: 1.
+        sequences: int32 (T,), sequence of each token.
+        places: uintp (T,), address of each element of `sequences`, as llama.cpp expects it.
+        outputs: int8 (T,), 1 for tokens that the vectors use: all.
+        texts: number of texts.
     """
 
     tokens: NDArray[np.int32]
@@ -145,7 +145,7 @@ class Batch:
         """Lay out texts.
 
         Args:
-            ids: the ids of each.
+            ids: ids of each text.
         """
         lengths = [len(text) for text in ids]
         sequences = np.repeat(np.arange(len(ids), dtype=np.int32), lengths)
@@ -162,7 +162,7 @@ class Batch:
 
 
 class LlamaEngine(PaddedEngine):
-    """A context of llama.cpp, which computes ragged batches; one caller at a time."""
+    """A context of llama.cpp, which computes ragged batches for one caller at a time."""
 
     def __init__(self, setup: Setup, kind: str) -> None:
         """Load.
@@ -191,7 +191,7 @@ class LlamaEngine(PaddedEngine):
         wanted.embeddings = True
         self._context: Any = model and llama_cpp.llama_init_from_model(model, wanted)
         if not self._context:
-            raise CannotRunError("llama.cpp does not load the file that was made of it")
+            raise CannotRunError("llama.cpp does not load the converted file")
         self._hidden = llama_cpp.llama_model_n_embd(model)
         self.settings = {
             "threads": setup.threads,
@@ -200,7 +200,7 @@ class LlamaEngine(PaddedEngine):
         }
 
     def prepare(self, request: Request) -> Run:
-        """Lay out the texts, none padded; see `engines.Engine`."""
+        """Lay out the texts without padding; see `engines.Engine`."""
         parts = pack([len(text) for text in request.ids])
         batches = [Batch.of([request.ids[index] for index in part]) for part in parts]
         return lambda: np.concatenate([self._encode(batch) for batch in batches])
@@ -208,7 +208,7 @@ class LlamaEngine(PaddedEngine):
     def _encode(self, batch: Batch) -> Vectors:
         llama = self._library
         int32 = ctypes.POINTER(ctypes.c_int32)
-        given = llama.llama_batch(
+        layout = llama.llama_batch(
             n_tokens=len(batch.tokens),
             token=batch.tokens.ctypes.data_as(int32),
             pos=batch.positions.ctypes.data_as(int32),
@@ -218,7 +218,7 @@ class LlamaEngine(PaddedEngine):
         )
         vectors = np.empty((batch.texts, self._hidden), np.float32)
         with self._lock:
-            if code := llama.llama_encode(self._context, given):
+            if code := llama.llama_encode(self._context, layout):
                 raise CannotRunError(f"llama_encode returned {code}")
             for text in range(batch.texts):
                 found = llama.llama_get_embeddings_seq(self._context, text)
@@ -229,7 +229,7 @@ class LlamaEngine(PaddedEngine):
 
 @lru_cache(maxsize=1)
 def _silence() -> Any:
-    """A receiver of llama.cpp's messages, of which there are hundreds; kept while it may be called."""
+    """Return a callback that drops llama.cpp's many messages; cached to keep it alive."""
     import llama_cpp
 
     return llama_cpp.llama_log_callback(lambda level, text, data: None)
@@ -244,7 +244,7 @@ FORMS = tuple(
         _INSTALL,
         "llamacpp",
         pads=False,
-        artefact=partial(converted, kind=kind),
+        artifact=partial(converted, kind=kind),
     )
     for kind in ("float32", "int8")
 )

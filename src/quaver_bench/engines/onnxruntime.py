@@ -26,7 +26,7 @@ INSTALL = "pip install onnxruntime onnx onnxscript torch transformers"
 
 
 def plain_graph(setup: Setup) -> Path:
-    """Return the model as an ONNX file, exported when it is not there yet."""
+    """Return the model as an ONNX file, and export it if needed."""
     path = setup.model.built(f"onnx-torch-{metadata.version('torch')}-float32", ".onnx")
     if not path.is_file():
         part = path.with_name(f"part-{path.name}")
@@ -75,8 +75,8 @@ def _fuse(setup: Setup, path: Path, counts: Path) -> None:
 def _traced_graph(setup: Setup) -> Path:
     """Export by tracing, with the mask as int64 (B, L) and attention written out.
 
-    ONNX Runtime's fusion of attention knows the pattern that this export gives, and not that of the
-    newer exporter, in which it fuses norms and GELU alone.
+    ONNX Runtime's fusion recognizes attention in this export. In that of the newer exporter it fuses only
+    norms and GELU.
     """
     import torch
 
@@ -90,7 +90,7 @@ def _traced_graph(setup: Setup) -> Path:
     class Traced(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = encoder  # a part of the module, so that its weights are initializers
+            self.encoder = encoder  # an attribute, so its weights become initializers
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             hidden = self.encoder.embeddings(input_ids=input_ids)
@@ -119,7 +119,7 @@ def _traced_graph(setup: Setup) -> Path:
 
 
 def _written_out(layer: Any, hidden: Any, added: Any) -> Any:
-    """Compute a BERT layer from its own weights in the form that the fusion looks for."""
+    """Compute a BERT layer in the form that the fusion recognizes."""
     inner = layer.attention.self
     heads, size = inner.num_attention_heads, inner.attention_head_size
 
@@ -136,7 +136,7 @@ def _written_out(layer: Any, hidden: Any, added: Any) -> Any:
 
 
 def dynamic_graph(setup: Setup) -> Path:
-    """Return the model with int8 weights; activations are quantized while it runs."""
+    """Return the model with int8 weights; activations are quantized at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     path = _built(setup, "int8-dynamic")
@@ -148,7 +148,7 @@ def dynamic_graph(setup: Setup) -> Path:
 
 
 def static_graph(setup: Setup) -> Path:
-    """Return the model with int8 weights and activations, scales from calibration (min-max)."""
+    """Return the model with int8 weights and activations, with min-max calibrated scales."""
     from onnxruntime.quantization import (
         CalibrationDataReader,
         QuantFormat,
@@ -209,7 +209,7 @@ class OnnxRuntimeEngine(PaddedEngine):
         Args:
             setup: see `Setup`.
             graph: makes the .onnx file.
-            settings: more for the record.
+            settings: more settings for the record.
         """
         import onnxruntime
 
@@ -244,17 +244,17 @@ _DYNAMIC = Form(
     PACKAGES,
     RUNS_ON,
     INSTALL,
-    artefact=dynamic_graph,
+    artifact=dynamic_graph,
 )
 FORMS = (
     replace(
-        _DYNAMIC, name="onnxruntime-float32", load=_fused, artefact=lambda s: fused_graph(s)[0]
+        _DYNAMIC, name="onnxruntime-float32", load=_fused, artifact=lambda s: fused_graph(s)[0]
     ),
     _DYNAMIC,
     replace(
         _DYNAMIC,
         name="onnxruntime-int8-static",
         load=partial(OnnxRuntimeEngine, graph=static_graph),
-        artefact=static_graph,
+        artifact=static_graph,
     ),
 )

@@ -1,4 +1,4 @@
-"""OpenVINO: float32, bf16, int8 by NNCF; for latency, and tuned for throughput."""
+"""OpenVINO: float32, bf16 and int8 by NNCF, for latency and tuned for throughput."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ INT8_PACKAGES = (*PACKAGES, "nncf")
 INT8_INSTALL = f"{INSTALL} nncf"
 TUNED_BATCHES = (1, 4, 8, 16, 32)
 _SEARCHED = 64
-"""Texts that the search for the best settings takes at most, or up to twice as many."""
+"""Texts that the search for the best settings uses, at most twice as many."""
 _INPUTS = ("input_ids", "attention_mask")
 
 
 def float32_graph(setup: Setup) -> Path:
-    """Return the model as an OpenVINO file, converted when it is not there yet."""
+    """Return the model as an OpenVINO file, and convert it if needed."""
     import openvino as ov
     import torch
 
@@ -49,7 +49,7 @@ def float32_graph(setup: Setup) -> Path:
 
 
 def int8_graph(setup: Setup) -> Path:
-    """Return the model quantized by NNCF: static, transformer preset, which is with SmoothQuant."""
+    """Return the model quantized by NNCF: static, with the transformer preset, which includes SmoothQuant."""
     import nncf
     import openvino as ov
 
@@ -100,7 +100,7 @@ def _settings(compiled: Any) -> dict[str, Any]:
 
 
 class OpenVinoEngine(PaddedEngine):
-    """One stream over all threads, latency hint; each calling thread has its own request."""
+    """One stream with all threads and the latency hint; each calling thread has its own request."""
 
     def __init__(
         self, setup: Setup, graph: Callable[[Setup], Path], precision: str | None = None
@@ -110,7 +110,7 @@ class OpenVinoEngine(PaddedEngine):
         Args:
             setup: see `Setup`.
             graph: `float32_graph` or `int8_graph`.
-            precision: "f32" or "bf16"; None leaves it to OpenVINO, as its users do.
+            precision: "f32" or "bf16"; None for OpenVINO's default.
         """
         super().__init__(setup)
         options: dict[str, Any] = {
@@ -124,7 +124,7 @@ class OpenVinoEngine(PaddedEngine):
         self.settings = _settings(self._compiled)
 
     def compute(self, inputs: PaddedBatch) -> Vectors:
-        """Infer and copy, as the next call overwrites the output."""
+        """Infer, and copy the output, which the next call overwrites."""
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
@@ -135,7 +135,7 @@ class OpenVinoEngine(PaddedEngine):
 
 
 class TunedOpenVinoEngine(PaddedEngine):
-    """At its best for many texts: throughput hint, streams and batch size searched for each case."""
+    """Tuned for many texts: throughput hint, and the best streams and batch size for each case."""
 
     def __init__(self, setup: Setup, graph: Callable[[Setup], Path]) -> None:
         """Compile once for each number of streams.
@@ -167,8 +167,8 @@ class TunedOpenVinoEngine(PaddedEngine):
     def prepare(self, request: Request) -> Run:
         """Find the best streams and batch size for this case, then make its arrays.
 
-        Of many texts the search takes some, evenly spread over the lengths; of the same lengths it
-        knows the outcome already, as in 64, 128 and 256 texts of 256 tokens.
+        The search uses a sample of the texts, evenly spread over the lengths. Samples of the same lengths
+        are searched once, as with 64, 128 and 256 texts of 256 tokens.
         """
         ids = sorted(request.ids, key=len)[:: max(1, len(request.ids) // _SEARCHED)]
         lengths = tuple(map(len, ids))
@@ -195,7 +195,7 @@ class TunedOpenVinoEngine(PaddedEngine):
         return min(sorted(seconds, key=seconds.__getitem__)[:3], key=seconds.__getitem__)
 
     def encode(self, texts: Any) -> Vectors:
-        """Tokenize, sort, pad and compute with what was best last."""
+        """Tokenize, sort, pad and compute with the last best settings."""
         request = Request(self.tokenize(texts), None, PADDED_BATCH)
         return self._run(request, *self._best)()
 
@@ -224,7 +224,7 @@ _FLOAT32 = Form(
     PACKAGES,
     RUNS_ON,
     INSTALL,
-    artefact=float32_graph,
+    artifact=float32_graph,
 )
 _INT8 = Form(
     "openvino-int8",
@@ -232,7 +232,7 @@ _INT8 = Form(
     INT8_PACKAGES,
     RUNS_ON,
     INT8_INSTALL,
-    artefact=int8_graph,
+    artifact=int8_graph,
 )
 FORMS = (
     _FLOAT32,

@@ -12,12 +12,12 @@ from quaver_bench.inputs import PADDED_BATCH, Ids, PaddedBatch, Request, pad
 
 
 class PaddedEngine:
-    """An engine that computes rectangles; `compute` is the engine's own."""
+    """An engine that computes padded batches; subclasses implement `compute`."""
 
     settings: dict[str, Any]
 
     def __init__(self, setup: Setup) -> None:
-        """Read the tokenizer, with truncation as every engine gets it.
+        """Read the tokenizer, with the same truncation as in every engine.
 
         Args:
             setup: see `Setup`.
@@ -31,15 +31,15 @@ class PaddedEngine:
         self._lowercase = folder.lowercase
 
     def inputs(self, batch: PaddedBatch) -> Any:
-        """Turn a batch into what `compute` takes; timed only where text is."""
+        """Convert a batch for `compute`; timed only if the text is."""
         return batch
 
     def compute(self, inputs: Any) -> Vectors:
-        """Return unit vectors float32 (B, H) of what `inputs` made."""
+        """Return unit vectors float32 (B, H) of converted inputs."""
         raise NotImplementedError
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Ids, ...]:
-        """Return the ids of texts, special tokens included, cut at the length."""
+        """Return the truncated ids of texts, special tokens included."""
         lowered = [text.lower() for text in texts] if self._lowercase else list(texts)
         return tuple(np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(lowered))
 
@@ -55,7 +55,7 @@ class PaddedEngine:
 
 
 class TextEngine:
-    """An engine that tokenizes, sorts and pads by itself; `embed` is the engine's own."""
+    """An engine that tokenizes, sorts and pads by itself; subclasses implement `embed`."""
 
     settings: dict[str, Any]
 
@@ -67,7 +67,7 @@ class TextEngine:
         """Take the texts; see `engines.Engine`."""
         texts = request.texts
         if texts is None:
-            raise CannotRunError("it takes text, and this run measures random ids")
+            raise CannotRunError("it needs text, and this run measures random ids")
         return lambda: self.embed(texts, request.batch)
 
     def encode(self, texts: Sequence[str]) -> Vectors:

@@ -1,4 +1,4 @@
-"""torch and transformers: float32, bf16 autocast, compiled; and the module that others convert."""
+"""torch and transformers: float32, bf16 autocast, compiled; and the module that other engines convert."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def load_encoder(folder: str, attention: str = "sdpa") -> Any:
 
     Args:
         folder: model folder.
-        attention: transformers' name for how attention is computed.
+        attention: transformers' name of the attention implementation.
 
     Returns:
-        transformers' model without a pooling layer of its own.
+        transformers' model without its pooling layer.
 
     Raises:
         CannotRunError: transformers cannot load it.
@@ -42,26 +42,26 @@ def load_encoder(folder: str, attention: str = "sdpa") -> Any:
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise CannotRunError(f"transformers cannot load it: {first_line(error)}") from error
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = torch.nn.Identity()  # nobody reads it
-    # Not by an argument: transformers 5 calls it dtype, transformers 4 torch_dtype.
+        encoder.pooler = torch.nn.Identity()  # its output is not used
+    # Not as an argument: transformers 5 calls it dtype, transformers 4 torch_dtype.
     return encoder.float().eval().requires_grad_(False)
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, else its class."""
+    """Return the first line of an error's message, or the name of its class."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 
 def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) -> Any:
-    """Return a torch module of ids and mask (B, L) that gives unit vectors: what others convert.
+    """Return a torch module from ids and mask (B, L) to unit vectors, for other engines to convert.
 
-    Its method `tokens` gives token vectors (B, L, H) of the same.
+    Its method `tokens` returns the token vectors (B, L, H).
 
     Args:
         setup: see `Setup`.
         attention: see `load_encoder`.
-        bf16: with weights in bfloat16; pooled in float32 all the same.
+        bf16: use weights in bfloat16; pooling stays in float32.
 
     Returns:
         The module, in evaluation mode.
@@ -77,8 +77,8 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) 
             self.encoder = copy.deepcopy(encoder).to(dtype) if bf16 else encoder
 
         def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            # The mask enters as the number that is added to the scores, because tracing would
-            # otherwise fix whether there is padding.
+            # The mask is passed as numbers added to the scores: with a mask of 0 and 1, tracing would fix
+            # whether there is padding.
             added = 1.0 - attention_mask.to(dtype)[:, None, None, :]
             added = added * torch.finfo(dtype).min
             vectors = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
@@ -97,7 +97,7 @@ def pool(hidden: Any, mask: Any, pooling: str) -> Any:
 
     Args:
         hidden: token vectors.
-        mask: (B, L), 1 for a token; None where nothing is padded.
+        mask: (B, L), 1 for a token; None without padding.
         pooling: "cls" or "mean".
     """
     if pooling == "cls":
@@ -170,15 +170,15 @@ class ProgramEngine(PaddedEngine):
 
 
 class TorchEngine(PaddedEngine):
-    """transformers as its users call it: no mask where nothing is padded."""
+    """transformers as its users call it, without a mask if nothing is padded."""
 
     def __init__(self, setup: Setup, *, bf16: bool = False, compiled: bool = False) -> None:
         """Load the model.
 
         Args:
             setup: see `Setup`.
-            bf16: run under autocast to bfloat16, the baseline of the published study.
-            compiled: compile with torch.compile for lengths that change.
+            bf16: autocast to bfloat16, the baseline of the published study.
+            compiled: compile with torch.compile for dynamic lengths.
         """
         import torch
 

@@ -1,4 +1,4 @@
-"""Quaver: ragged batches as they are."""
+"""Quaver: ragged batches, without padding."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from quaver_bench.inputs import Request
 
 
 class QuaverEngine:
-    """`Embedder.encode` for text, `Embedder.encode_ids` for token ids."""
+    """`Embedder.encode` for texts, and `Embedder.encode_ids` for ids."""
 
     def __init__(self, setup: Setup, precision: Precision, folder: Path | None = None) -> None:
         """Load the model.
@@ -26,10 +26,10 @@ class QuaverEngine:
         Args:
             setup: see `Setup`.
             precision: "int8" or "float32".
-            folder: an int8 folder of the model, instead of quantizing it while loading.
+            folder: the model's int8 folder; None quantizes while loading.
 
         Raises:
-            CannotRunError: Quaver does not run this model.
+            CannotRunError: Quaver cannot run this model.
         """
         try:
             self._embedder = Embedder.from_pretrained(
@@ -57,7 +57,7 @@ class QuaverEngine:
         return run
 
     def encode(self, texts: Sequence[str]) -> Vectors:
-        """Encode texts as users do; see `engines.Engine`."""
+        """Encode texts; see `engines.Engine`."""
         return _unit(self._embedder.encode(texts, prompt="", normalize=True))
 
 
@@ -68,10 +68,10 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def static_folder(setup: Setup) -> Path:
-    """Return the model quantized with static activations, written when it is not there yet.
+    """Return the model's int8 folder with static activations, and write it if needed.
 
     Raises:
-        CannotRunError: Quaver does not quantize this model.
+        CannotRunError: Quaver cannot quantize this model.
     """
     version = metadata.version("quaver")
     path = setup.model.built(f"quaver-{version}-int8-static-{setup.calibration_name}", "")
@@ -104,6 +104,6 @@ _INT8 = Form(
 )
 FORMS = (
     _INT8,
-    replace(_INT8, name="quaver-int8-static", load=_static, artefact=static_folder),
+    replace(_INT8, name="quaver-int8-static", load=_static, artifact=static_folder),
     replace(_INT8, name="quaver-float32", load=partial(QuaverEngine, precision="float32")),
 )

@@ -1,4 +1,4 @@
-"""All forms by name, and how a user picks them."""
+"""All forms by name, and how a user chooses them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from quaver_bench.engines import (
 )
 
 ALL = "all"
-"""What stands for every engine that is known."""
+"""The name that means every engine."""
 OURS = "quaver-int8"
-"""What every ratio is a ratio to."""
+"""The base of every ratio."""
 FAMILIES = {
     "quaver": quaver.FORMS,
     "openvino": openvino.FORMS,
@@ -42,17 +42,18 @@ QUICK = ("openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "torch
 
 
 def choose_forms(names: Sequence[str]) -> list[Form]:
-    """Return the forms that names stand for.
+    """Return the forms with some names.
 
     Args:
-        names: of forms ("openvino-int8") or of engines ("openvino": all its forms); none, or "all", for all.
+        names: names of forms ("openvino-int8") or engines ("openvino": all its forms); empty, or "all",
+            for all forms.
 
     Returns:
-        Different forms in the order of the tables. Quaver's own are always among them: int8 is what
-        speed is compared with, float32 what vectors are compared with where torch is not there.
+        The forms in the order of the tables. Quaver's int8 and float32 are always included: speed is
+        compared with int8, and vectors with float32 if torch is not installed.
 
     Raises:
-        InputError: a name is neither; the message lists what there is.
+        InputError: a name is unknown; the message lists the names.
     """
     chosen = set(_ALWAYS)
     for name in FAMILIES if ALL in names or not names else names:

@@ -19,7 +19,7 @@ class SentenceTransformersEngine(TextEngine):
             setup: see `Setup`.
 
         Raises:
-            CannotRunError: sentence-transformers cannot load it.
+            CannotRunError: sentence-transformers cannot load the model.
         """
         import torch
         from sentence_transformers import SentenceTransformer

@@ -1,4 +1,4 @@
-"""zentorch, AMD's own stack for PyTorch: compiled in float32, bf16, and int8 by torchao."""
+"""zentorch, AMD's backend of torch.compile: float32, bf16, and int8 by torchao."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ INSTALL = "make .envs/zentorch/made"
 
 
 class ZentorchEngine(ProgramEngine):
-    """`torch.compile` with zentorch as its backend, for lengths that change."""
+    """`torch.compile` with the zentorch backend, for dynamic lengths."""
 
     def __init__(self, setup: Setup, kind: str) -> None:
-        """Load, quantize where asked for, and set up the compiler; it compiles in the first calls.
+        """Load the model, quantize it for int8, and set up the compiler, which compiles in the first calls.
 
         Args:
             setup: see `Setup`.
-            kind: "float32", "bf16" or "int8": weights per output, activations per token, as AMD
-                documents it.
+            kind: "float32", "bf16", or "int8": weights per output and activations per token, as documented
+                by AMD.
 
         Raises:
-            CannotRunError: zentorch leaves programs as they are on this CPU.
+            CannotRunError: zentorch optimizes nothing on this CPU.
         """
         import torch
         import zentorch
@@ -37,16 +37,16 @@ class ZentorchEngine(ProgramEngine):
             raise CannotRunError("zentorch optimizes nothing on a CPU without AVX-512")
         super().__init__(setup)
         torch.set_num_threads(setup.threads)
-        # Weights in bf16 and no autocast: under that, zentorch's program gives other vectors (cosine
-        # -0.03 to float32), while torch's own gives the model's.
+        # bf16 weights instead of autocast, with which zentorch computes wrong vectors (cosine -0.03 to
+        # float32); torch's own backend does not.
         module = pooled_module(setup, bf16=kind == "bf16")
         if kind == "int8":
             from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
 
-            module = copy.deepcopy(module)  # the encoder is shared with the other forms
+            module = copy.deepcopy(module)  # other forms share the encoder
             quantize_(module, Int8DynamicActivationInt8WeightConfig())
         self.program = torch.compile(module, backend="zentorch", dynamic=True)
-        self._lock = threading.Lock()  # two callers at once wait for each other, spinning, for good
+        self._lock = threading.Lock()  # two callers at once block each other forever
         self.settings = {"threads": torch.get_num_threads(), "zentorch": zentorch.__version__}
 
     def compute(self, inputs: Any) -> Vectors:
