@@ -103,9 +103,9 @@ def test_a_string_is_no_list_of_meta_fields(kind: Any) -> None:
 
 
 def test_what_cannot_work_is_refused_when_it_is_made() -> None:
-    with pytest.raises(ValueError, match=r"retriever with run\(query_embedding, ...\): object has"):
+    with pytest.raises(ValueError, match=r"retriever with run\(query_embedding, ...\): got object"):
         QuantizedBiEncoderRetriever(model="some/model", retriever=object())
-    with pytest.raises(ValueError, match="embedding_dim must be a whole number of at least 1"):
+    with pytest.raises(ValueError, match="embedding_dim must be an integer of at least 1"):
         QuaverDocumentStore(embedding_dim=0)
     with pytest.raises(InputError, match="model must be a folder or a hub id: got None"):
         QuaverTextEmbedder(model=None).warm_up()

@@ -65,7 +65,7 @@ def test_rankers_bear_no_documents_no_content_and_doubles(
 
 def test_rankers_refuse_wrong_input(tiny_cross: str, tiny: str) -> None:
     for kind, model in ((QuaverRanker, tiny_cross), (QuantizedBiEncoderRanker, tiny)):
-        with pytest.raises(ValueError, match="top_k must be a whole number of at least 1: got 0"):
+        with pytest.raises(ValueError, match="top_k must be an integer of at least 1: got 0"):
             kind(model=model, top_k=0)
         ranker = kind(model=model)
         with pytest.raises(ValueError, match="top_k must be"):

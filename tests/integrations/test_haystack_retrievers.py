@@ -98,11 +98,13 @@ def test_a_retriever_without_async_runs_in_a_thread(tiny: str) -> None:
 
 
 def test_the_retriever_refuses_wrong_sources(tiny: str, store: InMemoryDocumentStore) -> None:
-    with pytest.raises(ValueError, match="give either document_store or retriever"):
+    with pytest.raises(
+        ValueError, match="pass exactly one of document_store and retriever: got neither"
+    ):
         QuantizedBiEncoderRetriever(model=tiny)
-    with pytest.raises(ValueError, match="give either"):
+    with pytest.raises(ValueError, match="got both"):
         QuantizedBiEncoderRetriever(model=tiny, document_store=store, retriever=SyncOnly())
-    with pytest.raises(ValueError, match=r"object has not; pass its embedding retriever"):
+    with pytest.raises(ValueError, match=r"got object; pass its embedding retriever"):
         QuantizedBiEncoderRetriever(model=tiny, document_store=object())
     with pytest.raises(TypeError, match="takes a string as query: got list"):
         QuantizedBiEncoderRetriever(model=tiny, document_store=store).run(["a"])

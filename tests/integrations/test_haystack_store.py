@@ -186,7 +186,7 @@ def test_wrong_input(tiny: str, folder: Path) -> None:
 def test_of_doubles_in_one_call_the_policy_decides(folder: Path) -> None:
     store = QuaverDocumentStore()
     first, second = Document(id="1", content="first"), Document(id="1", content="second")
-    with pytest.raises(DuplicateDocumentError, match="one of the given"):
+    with pytest.raises(DuplicateDocumentError, match="an id is given twice"):
         store.write_documents([first, second])
     assert store.count_documents() == 0
     assert store.write_documents([first, second], DuplicatePolicy.SKIP) == 1

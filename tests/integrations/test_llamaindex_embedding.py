@@ -82,7 +82,7 @@ def test_instructions_replace_the_prompts(tiny: str) -> None:
 
 
 def test_a_cache_that_mixes_queries_and_texts_is_refused(tiny: str) -> None:
-    with pytest.raises(ValueError, match="embeddings_cache knows a text but not whether"):
+    with pytest.raises(ValueError, match="embeddings_cache needs a model with one prompt"):
         QuaverEmbedding(model_name=tiny, embeddings_cache=SimpleKVStore())
     same = QuaverEmbedding(
         model_name=tiny, embeddings_cache=SimpleKVStore(), query_instruction="passage: "

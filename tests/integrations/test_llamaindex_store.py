@@ -269,7 +269,7 @@ def test_a_field_of_another_version_is_refused(tiny_cross: str, embedding: Quave
 
 def test_a_store_in_memory_says_that_it_is_not_kept(folder: Path) -> None:
     context = StorageContext.from_defaults(vector_store=QuaverVectorStore())
-    with pytest.raises(InputError, match=r"make it with QuaverVectorStore\(path="):
+    with pytest.raises(InputError, match=r"use QuaverVectorStore\(path="):
         context.persist(str(folder / "context"))
 
 

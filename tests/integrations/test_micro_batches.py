@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from quaver.integrations.micro_batches import MOST_ITEMS, MicroBatcher
+from quaver.integrations.micro_batches import MAX_ITEMS, MicroBatcher
 
 
 class Recorder:
@@ -62,13 +62,13 @@ def test_only_equal_keys_share_a_batch_and_nobody_starves() -> None:
 
 
 def test_a_batch_is_bounded() -> None:
-    many = [("a", [i] * (MOST_ITEMS // 2)) for i in (1, 2, 3)]
-    _, recorder = run_together([*many, ("a", [4] * (2 * MOST_ITEMS))])
+    many = [("a", [i] * (MAX_ITEMS // 2)) for i in (1, 2, 3)]
+    _, recorder = run_together([*many, ("a", [4] * (2 * MAX_ITEMS))])
     assert [len(items) for _, items in recorder.batches] == [
         1,
-        MOST_ITEMS,
-        MOST_ITEMS // 2,
-        2 * MOST_ITEMS,
+        MAX_ITEMS,
+        MAX_ITEMS // 2,
+        2 * MAX_ITEMS,
     ]
 
 

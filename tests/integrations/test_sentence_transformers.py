@@ -207,7 +207,7 @@ def test_what_the_engine_does_not_do_is_said(folder: str, tiny: str) -> None:
         ({"backend": "onnx"}, "got backend='onnx'"),
         ({"model_kwargs": {"dtype": "float16"}}, "got dtype=float16"),
         ({"model_kwargs": {"device_map": "cuda"}}, "got a device_map"),
-        ({"config_kwargs": {"num_labels": 2}}, "config_kwargs changes nothing"),
+        ({"config_kwargs": {"num_labels": 2}}, "config_kwargs has no effect"),
     ):
         with pytest.raises(InputError, match=message):
             st.SentenceTransformer(folder, trust_remote_code=True, device="cpu", **kwargs)

@@ -1,5 +1,6 @@
-"""Quaver in the frameworks people already use: one module or package per framework.
+"""Integrations: one module or package for each framework.
 
-A framework's own types stay in its module. What several need has one home: ``shared_models`` loads
-each model once per process, ``micro_batches`` joins concurrent requests.
+Only a framework's own module uses its types. Three modules serve all of them: ``shared_models``
+loads each model once per process, ``micro_batches`` batches concurrent requests, and
+``embedded_store`` holds a store's texts and vectors.
 """

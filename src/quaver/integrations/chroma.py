@@ -22,14 +22,14 @@ with needs_extra("chroma"):
 
 @register_embedding_function
 class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
-    """Embeds a collection's documents and queries in int8 on the CPU.
+    """Embed a collection's documents and queries in int8 on the CPU.
 
         embed = QuaverEmbeddingFunction("BAAI/bge-small-en-v1.5")
         collection = client.create_collection("notes", embedding_function=embed)
 
-    The model's own prompts go before documents and queries, and the space is cosine unless the
-    collection says otherwise. Chroma keeps the settings with the collection: where this module is
-    imported, ``client.get_collection`` loads the model again by itself. A process loads a model once.
+    Documents and queries get the model's own prompts. The space is cosine unless the collection
+    specifies another. Chroma saves the settings with the collection; if this module is imported,
+    ``client.get_collection`` loads the model again. Each process loads a model only once.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model unless this process already has it.
 
         Args:
-            model_name: model folder or hub id.
-            precision: what the engine computes in.
-            truncate_dim: leading components to keep.
-            max_seq_length: most tokens of a text.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            revision: branch, tag or commit on the hub.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model_name: Model folder or hub id.
+            precision: Precision of the engine.
+            truncate_dim: Number of leading components to keep; None keeps all.
+            max_seq_length: Maximum tokens of a text; longer texts are truncated.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            revision: Branch, tag or commit on the hub.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
 
         Raises:
-            ModelError: the model cannot be loaded.
+            ModelError: The model cannot be loaded.
         """
         self._config: dict[str, Any] = {
             "model_name": os.fspath(model_name),
@@ -82,7 +82,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
             N float32 arrays (D,).
 
         Raises:
-            InputError: a text is no str, or invalid; its position is named.
+            InputError: A text is not a str or is invalid; the message names its position.
         """
         return self._rows(input, "document")
 
@@ -92,20 +92,20 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def name() -> str:
-        """Return the name Chroma knows this class by."""
+        """Return the name under which Chroma registers this class."""
         return "quaver"
 
     def default_space(self) -> Literal["cosine"]:
-        """Return the space of a collection that names none."""
+        """Return the default space of a collection."""
         return "cosine"
 
     def get_config(self) -> dict[str, Any]:
-        """Return the settings, as Chroma keeps them with the collection."""
+        """Return the settings that Chroma saves with the collection."""
         return dict(self._config)
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> QuaverEmbeddingFunction:
-        """Make the function of settings that ``get_config`` gave."""
+        """Create the function from settings that ``get_config`` returned."""
         return QuaverEmbeddingFunction(**config)
 
     def validate_config_update(
@@ -114,12 +114,12 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
         """Check a change of a collection's settings.
 
         Raises:
-            ValueError: the new settings give other vectors than those that are stored.
+            ValueError: The new settings would produce vectors that differ from the stored ones.
         """
         for name in ("model_name", "revision", "truncate_dim", "pooling"):
             if old_config.get(name) != new_config.get(name):
                 raise ValueError(
-                    f"{name} cannot change, the stored vectors were made with "
+                    f"{name} cannot change; the stored vectors were made with "
                     f"{old_config.get(name)!r}: got {new_config.get(name)!r}; make a new collection"
                 )
 

@@ -1,4 +1,4 @@
-"""Quaver's store under the store classes of frameworks: texts, metadata and vectors by id."""
+"""The store behind the frameworks' store classes: texts, metadata and vectors by id."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ from quaver.store import (
 )
 
 FOREIGN = "vectors given by a framework"
-"""What stands in the manifest for the model; only the dimension is known."""
+"""The manifest's model name: frameworks pass vectors, so only the dimension is known."""
 
 META = "meta"
-"""Where a framework's metadata lies in a passage's, so that each opens what another one wrote."""
+"""Key of a framework's metadata in a passage's, so one framework can open what another wrote."""
 
 Found = TypeVar("Found")
 _changed = threading.Condition()
 _open: weakref.WeakValueDictionary[str, EmbeddedStore] = weakref.WeakValueDictionary()
 _held: set[str] = set()
-"""Folders that this process holds: those in ``_open``, and those that are just being closed."""
+"""Folders this process has open, including those that are being closed."""
 
 
 class EmbeddedStore:
-    """An open store that the components of a process share; ``embedded_store`` gives it.
+    """An open store that the components of a process share; ``embedded_store`` returns it.
 
-    Threads may share it too: one call works at a time. It is closed when nothing holds it.
+    Threads can share it: calls run one at a time. It closes when nothing references it.
 
     Attributes:
-        dimension: length of a vector.
+        dimension: Dimension of the vectors.
     """
 
     def __init__(self, store: VectorStore) -> None:
-        """Hold an open store; ``embedded_store`` is the usual way.
+        """Wrap an open store; use ``embedded_store`` instead.
 
         Args:
-            store: the store.
+            store: The store.
         """
         self._store = store
         self._lock = threading.Lock()
         self.dimension = store.manifest.dimension
 
     def require_dimension(self, dimension: int) -> None:
-        """Check the length of a vector.
+        """Check the dimension of a vector.
 
         Raises:
-            StoreMismatchError: the store holds others.
+            StoreMismatchError: The store holds vectors of another dimension.
         """
         if dimension != self.dimension:
             raise StoreMismatchError(
@@ -77,18 +77,18 @@ class EmbeddedStore:
         metadata: Sequence[dict[str, Any]],
         vectors: Sequence[Sequence[float] | None],
     ) -> None:
-        """Store texts with their vectors; what is stored under an id already is replaced.
+        """Store texts with their vectors, replacing what is stored under the same ids.
 
         Args:
-            ids: N ids; of equal ones the last counts.
-            texts: N texts; the keyword search finds their words.
-            metadata: for each what JSON can hold; filters reach it.
-            vectors: for each D floats, or None.
+            ids: N ids; if an id is repeated, its last text is stored.
+            texts: N texts, indexed for keyword search.
+            metadata: N dicts of JSON values, available to filters.
+            vectors: N vectors of D floats; None for a text without a vector.
 
         Raises:
-            InputError: a vector is not finite, or metadata is not what JSON can hold.
-            StoreMismatchError: a vector has another dimension.
-            StoreError: storing failed.
+            InputError: A vector is not finite, or metadata is not valid JSON.
+            StoreMismatchError: A vector has the wrong dimension.
+            StoreError: Writing failed.
         """
         rows: dict[bool, dict[str, tuple[Passage, Sequence[float] | None]]] = {True: {}, False: {}}
         for identity, text, data, vector in zip(ids, texts, metadata, vectors, strict=True):
@@ -98,7 +98,7 @@ class EmbeddedStore:
             rows[vector is None].pop(identity, None)
             rows[vector is not None].pop(identity, None)
             rows[vector is not None][identity] = passage, vector
-        if all(rows.values()):  # two writes: the second must not fail after the first
+        if all(rows.values()):  # there are two writes: check the second before the first is made
             for passage, _ in rows[False].values():
                 to_payload(passage, None)
         with self._lock:
@@ -117,11 +117,11 @@ class EmbeddedStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Find the k best; see ``VectorStore.search``.
+        """Find the k best passages; see ``VectorStore.search``.
 
         Raises:
-            InputError: an argument breaks its rule.
-            StoreMismatchError: the vector has another dimension.
+            InputError: An argument is invalid.
+            StoreMismatchError: The vector has the wrong dimension.
         """
         query = None if vector is None else np.asarray(vector, np.float32)
         if query is not None:
@@ -133,10 +133,10 @@ class EmbeddedStore:
         )
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return what is stored of some ids, in their order.
+        """Return the stored passages with these ids, in their order.
 
         Raises:
-            InputError: ids is a str.
+            InputError: Ids is a str.
         """
         _require_list(ids)
         return self._locked(lambda: self._store.get(ids, with_vectors=with_vectors))
@@ -144,18 +144,18 @@ class EmbeddedStore:
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> list[StoredPassage]:
-        """Return everything that matches."""
+        """Return every matching passage."""
         return self._locked(lambda: list(self._store.scan(filter, with_vectors=with_vectors)))
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return the unit vectors stored under some ids."""
+        """Return the unit vectors stored under these ids."""
         return self._locked(lambda: self._store.vectors(ids))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove what is stored under these ids; one that is not stored is no error.
+        """Remove the passages with these ids; unknown ids are ignored.
 
         Raises:
-            InputError: ids is a str.
+            InputError: Ids is a str.
         """
         _require_list(ids)
         with self._lock:
@@ -163,18 +163,18 @@ class EmbeddedStore:
             self._store.flush()
 
     def delete_matching(self, filter: Filter) -> int:
-        """Remove everything that matches; return how many there were."""
+        """Remove every matching passage and return their number."""
         with self._lock:
             found = self._store.delete_matching(filter)
             self._store.flush()
         return found
 
     def count(self, filter: Filter | None = None) -> int:
-        """Return how many are stored, or match."""
+        """Return the number of stored passages that match."""
         return self._locked(lambda: self._store.count(filter))
 
     def optimize(self) -> None:
-        """Build the search graph where enough is stored; worth its time after a bulk load."""
+        """Build the search graph if the store is large enough; useful after a bulk load."""
         self._locked(self._store.optimize)
 
     def _locked(self, call: Callable[[], Found]) -> Found:
@@ -183,18 +183,18 @@ class EmbeddedStore:
 
 
 def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
-    """Open a store, or make it; one that is open in this process is shared.
+    """Open or create a store; a folder already open in this process is shared.
 
     Args:
-        path: its folder; None for a store in memory, never shared.
-        dimension: length of a vector.
+        path: The store's folder; None for a store in memory, which is never shared.
+        dimension: Dimension of the vectors.
 
     Returns:
         The store.
 
     Raises:
-        StoreMismatchError: it holds vectors of another dimension.
-        StoreError: it cannot be opened or made; the sub-classes say why.
+        StoreMismatchError: The store holds vectors of another dimension.
+        StoreError: The store cannot be opened or created; the subclass gives the reason.
     """
     manifest = Manifest(
         model=FOREIGN,
@@ -209,7 +209,7 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
     key = str(folder.resolve())
     with _changed:
         while (found := _open.get(key)) is None and key in _held:
-            _changed.wait()  # another thread let it go and is closing it
+            _changed.wait()  # another thread is closing it
         if found is None:
             store = _opened(folder, manifest)
             found = _open[key] = EmbeddedStore(store)
@@ -224,8 +224,8 @@ def _opened(folder: Path, manifest: Manifest) -> FolderStore:
         return FolderStore.create(folder, manifest)
     if Manifest.read(folder).model != FOREIGN:
         raise StoreMismatchError(
-            f"a framework's store needs a folder of its own: `quaver index` made {folder}; open "
-            "that with quaver.Index, or give another path"
+            f"a framework's store needs a folder of its own: `quaver index` created {folder}; open "
+            "that folder with quaver.Index, or pass another path"
         )
     return FolderStore.open(folder)
 
@@ -240,31 +240,31 @@ def _close(key: str, store: VectorStore) -> None:
 
 
 class StorePlace:
-    """Where a store is or will be: it is made when the first vector tells the dimension.
+    """A store's location; the store is created once the first vector shows the dimension.
 
     Attributes:
-        path: the store's folder; None for memory.
+        path: The store's folder; None for memory.
     """
 
     def __init__(self, path: str | Path | None) -> None:
-        """Remember a place; nothing is opened.
+        """Set the location without opening anything.
 
         Args:
-            path: the store's folder; None for memory.
+            path: The store's folder; None for memory.
         """
         self.path = path
         self._lock = threading.Lock()
         self._opened: EmbeddedStore | None = None
 
     def store(self, dimension: int) -> EmbeddedStore:
-        """Open the store, or make it.
+        """Open or create the store.
 
         Args:
-            dimension: length of a vector.
+            dimension: Dimension of the vectors.
 
         Raises:
-            StoreMismatchError: it holds vectors of another dimension.
-            StoreError: it cannot be opened or made.
+            StoreMismatchError: The store holds vectors of another dimension.
+            StoreError: The store cannot be opened or created.
         """
         with self._lock:
             if self._opened is None:
@@ -274,7 +274,7 @@ class StorePlace:
         return found
 
     def existing(self) -> EmbeddedStore | None:
-        """Open the store; None if there is none yet."""
+        """Open the store; return None if it does not exist yet."""
         if self._opened is None and self.path is not None:
             folder = Path(self.path).expanduser()
             if FolderStore.exists(folder):
@@ -282,13 +282,13 @@ class StorePlace:
         return self._opened
 
     def close(self) -> None:
-        """Let a folder go; the next use takes it again. What is in memory stays."""
+        """Close the folder; the next use opens it again. A store in memory stays."""
         if self.path is not None:
             self._opened = None
 
 
 def _require_list(ids: object) -> None:
-    """Refuse a str: of "12", the letters would be taken for the ids "1" and "2"."""
+    """Refuse a str: "12" would be read as the ids "1" and "2"."""
     if isinstance(ids, str):
         raise InputError(f"ids must be a list of str: got the str {ids!r:.40}; write [id]")
 

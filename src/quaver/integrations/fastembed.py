@@ -1,4 +1,4 @@
-"""fastembed's ``TextEmbedding``, by interface: code written for it runs on Quaver's engine.
+"""fastembed's ``TextEmbedding`` interface on Quaver's engine.
 
 from quaver.integrations.fastembed import TextEmbedding  # instead of: from fastembed import ...
 """
@@ -20,28 +20,28 @@ MAX_BATCH_SIZE = 1_000_000
 
 
 class TextEmbedding:
-    """Embeds texts in int8 on the CPU, under the names of fastembed.
+    """Embed texts in int8 on the CPU, with fastembed's method names.
 
         model = TextEmbedding("BAAI/bge-small-en-v1.5")
         vectors = list(model.embed(["Paris is the capital of France."]))
 
-    fastembed itself is not needed. Two differences: ``model_name`` has no default, and ``query_embed``
-    and ``passage_embed`` put the model's own prompts before texts, where fastembed leaves most out.
+    fastembed need not be installed. There are two differences: ``model_name`` has no default, and
+    ``query_embed`` and ``passage_embed`` add the model's own prompts, most of which fastembed omits.
 
     Attributes:
-        model_name: model folder or hub id.
+        model_name: Model folder or hub id.
     """
 
     def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model unless this process already has it.
 
         Args:
-            model_name: model folder or hub id.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            **settings: further arguments of ``Embedder.from_pretrained``.
+            model_name: Model folder or hub id.
+            threads: Engine threads; None uses every CPU available to the process.
+            **settings: Further arguments of ``Embedder.from_pretrained``.
 
         Raises:
-            ModelError: the model cannot be loaded.
+            ModelError: The model cannot be loaded.
         """
         self.model_name = model_name
         self._shared = shared_embedder(model_name, threads=threads, **settings)
@@ -54,18 +54,18 @@ class TextEmbedding:
     def embed(
         self, documents: str | Iterable[str], batch_size: int = BATCH_SIZE
     ) -> Iterator[NDArray[np.float32]]:
-        """Embed texts as they are, without a prompt, while they are read.
+        """Embed texts without a prompt, batch by batch.
 
         Args:
-            documents: a text, or texts; a generator is read batch by batch.
-            batch_size: texts of one call of the engine.
+            documents: One text or several; a generator is read batch by batch.
+            batch_size: Texts per call of the engine.
 
         Yields:
             A float32 array (D,) for each text.
 
         Raises:
-            InputError: batch_size is outside 1 to 1,000,000; a text is no str, or invalid: its
-                position in its batch is named.
+            InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
+                and the message names its position in its batch.
         """
         return self._embed(documents, batch_size, "document", "")
 
@@ -85,6 +85,6 @@ class TextEmbedding:
         self, texts: str | Iterable[str], batch_size: int, role: Role, prompt: str | None
     ) -> Iterator[NDArray[np.float32]]:
         check_range("batch_size", batch_size, MAX_BATCH_SIZE)
-        rest = iter([texts] if isinstance(texts, str) else texts)
-        while batch := list(islice(rest, batch_size)):
+        remaining = iter([texts] if isinstance(texts, str) else texts)
+        while batch := list(islice(remaining, batch_size)):
             yield from self._shared.encode(batch, role, prompt=prompt)

@@ -1,7 +1,7 @@
-"""What the Haystack components share: parameters, texts of documents, and whose vectors they carry.
+"""Base classes and checks of the Haystack components.
 
-The components live in ``haystack_integrations.components.*.quaver``: Haystack loads saved pipelines
-only from there without a flag.
+The components are in ``haystack_integrations.components.*.quaver``, because Haystack loads saved
+pipelines from that package without a flag.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ with needs_extra("haystack"):
     from haystack.utils.misc import _deduplicate_documents
 
 STAMP = "quaver_embedding"
-"""The meta field that says which model made a document's embedding, and from which text."""
+"""The meta field that identifies the model and the text of a document's embedding."""
 
 HUB_TOKENS = ("HF_API_TOKEN", "HF_TOKEN")
 
@@ -43,7 +43,7 @@ Shared = TypeVar("Shared", SharedEmbedder, SharedCrossEncoder)
 
 
 class SavedByParameters:
-    """A component or store whose init parameters are attributes of the same name."""
+    """A component or store that keeps its init parameters as attributes of the same name."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the component as a dictionary, for YAML."""
@@ -53,16 +53,16 @@ class SavedByParameters:
 
     @classmethod
     def from_dict(cls: type[Self], data: dict[str, Any]) -> Self:
-        """Make the component of a dictionary.
+        """Create the component from a dictionary.
 
         Args:
-            data: what ``to_dict`` gave.
+            data: What ``to_dict`` returned.
 
         Returns:
             The component.
 
         Raises:
-            DeserializationError: a parameter is unknown, or the type is another.
+            DeserializationError: A parameter is unknown, or the type is wrong.
         """
         known = _parameters(cls)
         for name in data.get("init_parameters", {}):
@@ -133,7 +133,7 @@ class EmbedderComponent(ModelComponent[SharedEmbedder]):
 
 
 class RankerComponent(ModelComponent[Shared]):
-    """A component that ranks documents; a ranker adds its model, its scores and their scale."""
+    """A component that ranks documents; subclasses add the model, the scores and their scale."""
 
     top_k: int
     scale_score: bool
@@ -241,17 +241,17 @@ _LOADING = (
 
 
 def loading_settings(component: Any) -> dict[str, Any]:
-    """Return a component's parameters that say how to load its model."""
+    """Return a component's parameters for loading its model."""
     settings = {name: getattr(component, name) for name in _LOADING if hasattr(component, name)}
     token = component.token.resolve_value() if component.token else None
     return {**settings, "token": token}
 
 
 def model_name(model: object) -> str:
-    """Return a component's model as it is saved.
+    """Return a component's model as a str, the form that is saved.
 
     Raises:
-        InputError: it is no folder and no hub id.
+        InputError: The model is neither a folder nor a hub id.
     """
     if not isinstance(model, str | Path):
         raise InputError(f"model must be a folder or a hub id: got {model!r}")
@@ -259,15 +259,15 @@ def model_name(model: object) -> str:
 
 
 def hub_token() -> Secret:
-    """Return the default of ``token``: an environment variable that may be missing."""
+    """Return the default of ``token``: an environment variable that may be unset."""
     return Secret.from_env_var(list(HUB_TOKENS), strict=False)
 
 
 def require_documents(component: object, documents: object) -> None:
-    """Check an input that must be a list of documents.
+    """Check that an input is a list of documents.
 
     Raises:
-        TypeError: it is not.
+        TypeError: The input is not a list of documents.
     """
     name = type(component).__name__
     if not isinstance(documents, list):
@@ -280,25 +280,25 @@ def require_documents(component: object, documents: object) -> None:
 
 
 def require_query(component: object, query: object, top_k: object) -> None:
-    """Check what a ranker or retriever is asked.
+    """Check the query and top_k of a ranker or retriever.
 
     Raises:
-        TypeError: the query is no string.
-        ValueError: top_k is no whole number of at least 1.
+        TypeError: The query is not a string.
+        ValueError: top_k is not an integer of at least 1.
     """
     if not isinstance(query, str):
         raise TypeError(
             f"{type(component).__name__} takes a string as query: got {type(query).__name__}"
         )
     if isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1:
-        raise ValueError(f"top_k must be a whole number of at least 1: got {top_k!r}")
+        raise ValueError(f"top_k must be an integer of at least 1: got {top_k!r}")
 
 
 def require_text(component: object, name: str, text: object) -> None:
-    """Check an input that must be a string.
+    """Check that an input is a string.
 
     Raises:
-        TypeError: it is not.
+        TypeError: The input is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(
@@ -308,10 +308,10 @@ def require_text(component: object, name: str, text: object) -> None:
 
 
 def field_names(component: object, fields: object) -> list[str]:
-    """Return ``meta_fields_to_embed`` as a list; None for none.
+    """Return ``meta_fields_to_embed`` as a list; an empty one for None.
 
     Raises:
-        TypeError: it is no list of strings; of a string, the letters would be taken for fields.
+        TypeError: It is not a list of strings; a string would be read as one field per letter.
     """
     if fields is None:
         return []
@@ -327,9 +327,9 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
     """Return what a model reads of a document.
 
     Args:
-        document: the document; one without content counts as empty.
-        meta_fields: fields of its meta to put before the content; missing ones are left out.
-        separator: goes between them.
+        document: The document; one without content counts as empty.
+        meta_fields: Fields of its meta to put before the content; missing ones are left out.
+        separator: Goes between them.
 
     Returns:
         The fields and the content, joined.
@@ -339,13 +339,13 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
 
 
 def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:
-    """Return what ``Document.meta[STAMP]`` holds when this text was embedded this way.
+    """Return the value of ``Document.meta[STAMP]`` for a text embedded this way.
 
     Args:
-        embedder: the model.
-        prefix: what stood before the text; None for the model's own prompt.
-        normalize: whether the vector was made a unit vector beyond what the model does.
-        text: the rest of what was read.
+        embedder: The model.
+        prefix: The prefix of the text; None for the model's own prompt.
+        normalize: Whether the vector was normalized even if the model does not.
+        text: The text without the prefix.
 
     Returns:
         16 hex digits.

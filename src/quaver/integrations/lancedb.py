@@ -1,4 +1,4 @@
-"""LanceDB: an entry in its registry of embedding functions, in int8 on the CPU.
+"""LanceDB: "quaver" in its registry of embedding functions, in int8 on the CPU.
 
 import quaver.integrations.lancedb
 from lancedb.embeddings import get_registry
@@ -23,26 +23,26 @@ with needs_extra("lancedb"):
 
 @register("quaver")
 class QuaverLanceEmbeddings(TextEmbeddingFunction):
-    """Embeds a table's source column and queries in int8 on the CPU.
+    """Embed a table's source column and queries in int8 on the CPU.
 
-    The model's own prompts go before documents and queries. LanceDB keeps the settings with the
-    table: where this module is imported, a table that is opened again finds the function by itself.
+    Documents and queries get the model's own prompts. LanceDB saves the settings with the table; if
+    this module is imported, a reopened table finds the function again.
     """
 
     name: str
     """Model folder or hub id."""
     precision: Literal["int8", "float32"] = "int8"
-    """What the engine computes in."""
+    """Precision of the engine."""
     truncate_dim: int | None = None
-    """Leading components to keep."""
+    """Number of leading components to keep; None keeps all."""
     max_seq_length: int | None = None
-    """Most tokens of a text."""
+    """Maximum tokens of a text; longer texts are truncated."""
     pooling: str | None = None
-    """"cls" or "mean", for a model folder that does not say."""
+    """"cls" or "mean", for a model folder that does not specify it."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None
-    """Threads of the engine; None takes the CPUs this process may use."""
+    """Engine threads; None uses every CPU available to the process."""
     local_files_only: bool = False
     """Never use the network."""
 
@@ -59,30 +59,30 @@ class QuaverLanceEmbeddings(TextEmbeddingFunction):
 
         Args:
             texts: N texts.
-            *args: not used.
-            **kwargs: not used.
+            *args: Not used.
+            **kwargs: Not used.
 
         Returns:
             N float32 arrays (D,).
 
         Raises:
-            InputError: a text is no str, or invalid; its position is named.
+            InputError: A text is not a str or is invalid; the message names its position.
         """
         return self._rows(texts, "document")
 
     def compute_query_embeddings(
         self, query: Any, *args: Any, **kwargs: Any
     ) -> list[NDArray[np.float32]]:
-        """Embed a query, or several; see ``generate_embeddings``."""
+        """Embed one query or several; see ``generate_embeddings``."""
         return self._rows(self.sanitize_input(query), "query")
 
-    # LanceDB tries again with growing pauses, for services behind a network; an error here stays.
+    # LanceDB retries with growing pauses, which suits remote services; a local error does not go away.
     def compute_query_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what ``compute_query_embeddings`` does, once."""
+        """Run ``compute_query_embeddings`` without retrying."""
         return self.compute_query_embeddings(*args, **kwargs)
 
     def compute_source_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Do what ``compute_source_embeddings`` does, once."""
+        """Run ``compute_source_embeddings`` without retrying."""
         return self.compute_source_embeddings(*args, **kwargs)
 
     def _rows(self, texts: Any, role: Role) -> list[NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Micro-batches: requests that wait at the same moment go through the engine together."""
+"""Micro-batches: concurrent requests go through the engine together."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Key = TypeVar("Key", bound=Hashable)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-MOST_ITEMS = 256
-"""Items of one batch, unless a single request has more: bounds how long a newcomer waits."""
+MAX_ITEMS = 256
+"""Maximum items in a batch, unless one request has more; limits how long a new request waits."""
 
 LINGER = 0.2
-"""Seconds that the thread waits for another request before it ends.
+"""Seconds the thread waits for another request before it ends.
 
-Why not end at once: the next request starts a thread again, and ``Thread.start`` holds up the event
-loop until the new thread runs. Why not stay: the thread holds the model.
+If it ended at once, the next request would start a new thread, and ``Thread.start`` blocks the event
+loop until that thread runs. If it never ended, it would keep the model in memory.
 """
 
 
@@ -36,21 +36,21 @@ class _Request(Generic[Key, Item, Result]):
 
 
 class MicroBatcher(Generic[Key, Item, Result]):
-    """Joins the requests of concurrent tasks into batches.
+    """Join the requests of concurrent tasks into batches.
 
-    A request that finds the engine idle starts at once. Those that come while it works wait for it
-    and then go together, as many as have the same key, up to ``MOST_ITEMS`` items. So nobody waits
-    for a timer, one request alone costs waking a thread, and a hundred at once cost two batches.
+    If the engine is idle, a request starts at once. Requests that arrive while it is busy wait, and
+    those with the same key then form one batch of up to ``MAX_ITEMS`` items. No request waits for a
+    timer, a single request costs one thread wake-up, and a hundred at once take two batches.
 
-    Tasks may belong to different event loops. The thread that serves them ends when nobody has
-    waited for ``LINGER`` seconds.
+    Tasks may belong to different event loops. The thread ends after ``LINGER`` seconds without a
+    request.
     """
 
     def __init__(self, run: Callable[[Key, list[Item]], Sequence[Result]]) -> None:
         """Set up an idle batcher.
 
         Args:
-            run: takes a key and items, gives one result for each item, in order.
+            run: Takes a key and items; returns one result for each item, in order.
         """
         self._run = run
         self._begin()
@@ -65,20 +65,21 @@ class MicroBatcher(Generic[Key, Item, Result]):
         """Wait for the results of some items.
 
         Args:
-            key: only requests with equal keys share a batch.
-            items: the items; none is valid.
+            key: Only requests with equal keys share a batch.
+            items: The items; may be empty.
 
         Returns:
             One result for each item.
 
         Raises:
-            Exception: what ``run`` raises for these items; another request's error stays its own.
+            Exception: What ``run`` raises for these items. An error of one request does not affect
+                the others.
         """
         if not items:
             return []
         loop = asyncio.get_running_loop()
         request: _Request[Key, Item, Result] = _Request(key, items, loop, loop.create_future())
-        if self._process != os.getpid():  # a fork took neither the thread nor whoever waited
+        if self._process != os.getpid():  # a fork copies neither the thread nor its tasks
             self._begin()
         self._arriving.put(request)
         with self._starting:
@@ -96,10 +97,10 @@ class MicroBatcher(Generic[Key, Item, Result]):
             live = [request for request in batch if not request.future.done()]
             if live:
                 self._serve(live)
-            del batch, live  # nothing of a request is held while the thread waits for the next
+            del batch, live  # release the requests while the thread waits for the next
 
     def _receive(self, waiting: deque[_Request[Key, Item, Result]]) -> bool:
-        """Take what has arrived, waiting for it where nothing else waits; False ends the thread."""
+        """Take the new requests, blocking if none are waiting; return False to end the thread."""
         try:
             if not waiting:
                 waiting.append(self._arriving.get(timeout=LINGER))
@@ -108,7 +109,7 @@ class MicroBatcher(Generic[Key, Item, Result]):
         except Empty:
             if waiting:
                 return True
-        with self._starting:  # whoever puts a request looks for the thread afterwards
+        with self._starting:  # submit adds a request before it checks for the thread
             if self._arriving.empty():
                 self._thread = None
                 return False
@@ -118,11 +119,11 @@ class MicroBatcher(Generic[Key, Item, Result]):
         items = [item for request in batch for item in request.items]
         try:
             results = self._run(batch[0].key, items)
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits, not to us
+        except BaseException as error:  # noqa: BLE001 - passed on to the waiting task
             if len(batch) == 1:
-                _tell(batch, [error])
+                _deliver(batch, [error])
                 return
-            for request in batch:  # each alone, so that only the one at fault fails
+            for request in batch:  # run each alone, so only the faulty request fails
                 self._serve([request])
             return
         outcomes: list[Sequence[Result]] = []
@@ -130,44 +131,44 @@ class MicroBatcher(Generic[Key, Item, Result]):
         for request in batch:
             outcomes.append(results[start : start + len(request.items)])
             start += len(request.items)
-        _tell(batch, outcomes)
+        _deliver(batch, outcomes)
 
 
 def _next_batch(
     waiting: deque[_Request[Key, Item, Result]],
 ) -> list[_Request[Key, Item, Result]]:
-    """Take the longest waiting request and those that fit with it."""
+    """Take the oldest request and those that fit into its batch."""
     batch: list[_Request[Key, Item, Result]] = []
-    rest: list[_Request[Key, Item, Result]] = []
+    later: list[_Request[Key, Item, Result]] = []
     size = 0
     for request in waiting:
         same = not batch or request.key == batch[0].key
-        if same and (not batch or size + len(request.items) <= MOST_ITEMS):
+        if same and (not batch or size + len(request.items) <= MAX_ITEMS):
             size += len(request.items)
             batch.append(request)
         else:
-            rest.append(request)
+            later.append(request)
     waiting.clear()
-    waiting.extend(rest)
+    waiting.extend(later)
     return batch
 
 
-def _tell(
+def _deliver(
     batch: Iterable[_Request[Key, Item, Result]],
     outcomes: Iterable[Sequence[Result] | BaseException],
 ) -> None:
-    """Hand outcomes over; each event loop is woken once."""
+    """Pass each request its result or error, waking each event loop once."""
     by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
     for request, outcome in zip(batch, outcomes, strict=True):
         by_loop.setdefault(request.loop, []).append((request.future, outcome))
-    for loop, told in by_loop.items():
-        with suppress(RuntimeError):  # the loop was closed, so nobody waits any more
-            loop.call_soon_threadsafe(_settle, told)
+    for loop, pairs in by_loop.items():
+        with suppress(RuntimeError):  # a closed loop has no waiting task
+            loop.call_soon_threadsafe(_settle, pairs)
 
 
-def _settle(told: list[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, outcome in told:
-        if future.done():  # cancelled meanwhile
+def _settle(pairs: list[tuple[asyncio.Future[Any], Any]]) -> None:
+    for future, outcome in pairs:
+        if future.done():  # canceled in the meantime
             continue
         if isinstance(outcome, BaseException):
             future.set_exception(outcome)

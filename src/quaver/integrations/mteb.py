@@ -1,4 +1,4 @@
-"""mteb: models and whole indexes behind its protocols, for its tasks and leaderboards.
+"""mteb: models and whole indexes behind mteb's protocols, for its tasks and leaderboards.
 
 import mteb
 from quaver.integrations.mteb import MtebEncoder
@@ -27,7 +27,7 @@ class MtebEncoder:
     """An embedding model behind mteb's EncoderProtocol.
 
     Attributes:
-        embedder: the model.
+        embedder: The model.
     """
 
     def __init__(
@@ -38,13 +38,13 @@ class MtebEncoder:
         device: str | None = None,
         **settings: Any,
     ) -> None:
-        """Wrap a model, or load it.
+        """Wrap a loaded model, or load one.
 
         Args:
-            model_name: a loaded embedder, or what `Embedder.from_pretrained` takes.
-            revision: on the hub.
+            model_name: A loaded embedder, or a model folder or hub id.
+            revision: Branch, tag or commit on the hub.
             device: "cpu" or None.
-            **settings: of `Embedder.from_pretrained`.
+            **settings: Further arguments of `Embedder.from_pretrained`.
         """
         _check_device(device)
         self.embedder = (
@@ -56,7 +56,7 @@ class MtebEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """Mteb's ModelMeta of the model."""
+        """The model's ModelMeta for mteb."""
         return self._meta
 
     def encode(
@@ -71,14 +71,14 @@ class MtebEncoder:
     ) -> Any:
         """Encode the texts of all batches at once.
 
-        The prompt is the most specific one the model has: of the task and role, of the task, of the
-        kind of task and role, of the kind of task; else the one of the role.
+        The most specific prompt of the model is used: for the task and role, the task, the task type
+        and role, the task type, or else the role.
 
         Args:
-            inputs: batches with "text".
-            task_metadata: of the task.
-            hf_split: not used.
-            hf_subset: not used.
+            inputs: Batches with "text".
+            task_metadata: The task's metadata.
+            hf_split: Not used.
+            hf_subset: Not used.
             prompt_type: query, document or None.
             **options: mteb's; show_progress_bar is used, the batches are the engine's own.
 
@@ -97,21 +97,21 @@ class MtebEncoder:
         return encode.get(role, self.embedder.encode)(texts, show_progress_bar=bar)
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of every vector of one with every vector of the other, a tensor."""
+        """Return the similarity of every pair of vectors as a tensor (N1, N2)."""
         return _tensor(self.embedder.similarity(np.asarray(embeddings1), np.asarray(embeddings2)))
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Any:
-        """Return the similarity of each vector with its partner, a tensor (N,)."""
+        """Return the similarity of each vector with its counterpart as a tensor (N,)."""
         pairs = zip(np.asarray(embeddings1), np.asarray(embeddings2), strict=True)
         near = [float(self.embedder.similarity(a, b)) for a, b in pairs]
         return _tensor(np.array(near, np.float32))
 
 
 class MtebCrossEncoder:
-    """A model that reads query and document together, behind mteb's CrossEncoderProtocol.
+    """A cross-encoder behind mteb's CrossEncoderProtocol.
 
     Attributes:
-        cross_encoder: the model.
+        cross_encoder: The model.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class MtebCrossEncoder:
         device: str | None = None,
         **settings: Any,
     ) -> None:
-        """Wrap a model, or load it.
+        """Wrap a loaded model, or load one.
 
         Args:
-            model_name: a loaded cross-encoder, or what `CrossEncoder.from_pretrained` takes.
-            revision: on the hub.
+            model_name: A loaded cross-encoder, or a model folder or hub id.
+            revision: Branch, tag or commit on the hub.
             device: "cpu" or None.
-            **settings: of `CrossEncoder.from_pretrained`.
+            **settings: Further arguments of `CrossEncoder.from_pretrained`.
         """
         _check_device(device)
         self.cross_encoder = (
@@ -139,7 +139,7 @@ class MtebCrossEncoder:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """Mteb's ModelMeta of the model."""
+        """The model's ModelMeta for mteb."""
         return self._meta
 
     def predict(
@@ -156,13 +156,13 @@ class MtebCrossEncoder:
         """Score pairs.
 
         Args:
-            inputs1: batches with "text": the queries.
-            inputs2: batches with "text": the documents.
-            task_metadata: not used.
-            hf_split: not used.
-            hf_subset: not used.
-            prompt_type: not used.
-            **options: mteb's; show_progress_bar is used.
+            inputs1: Batches with "text", the queries.
+            inputs2: Batches with "text", the documents.
+            task_metadata: Not used.
+            hf_split: Not used.
+            hf_subset: Not used.
+            prompt_type: Not used.
+            **options: mteb's options; only show_progress_bar is used.
 
         Returns:
             float32 (N,).
@@ -176,15 +176,15 @@ class MtebSearch:
     """A whole index behind mteb's SearchProtocol: embed, store and search as one model.
 
     Attributes:
-        embedder: the model of the index.
+        embedder: The model of the index.
     """
 
     def __init__(self, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
         """Wrap a search.
 
         Args:
-            embedder: the model of the index.
-            mode: of `quaver.Index.search`.
+            embedder: The model of the index.
+            mode: Mode of `quaver.Index.search`.
         """
         self.embedder = embedder
         self._mode = mode
@@ -193,7 +193,7 @@ class MtebSearch:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """Mteb's ModelMeta of the model."""
+        """The model's ModelMeta for mteb."""
         return self._meta
 
     def index(
@@ -207,16 +207,16 @@ class MtebSearch:
         num_proc: int | None = None,
         **options: Any,
     ) -> None:
-        """Store a corpus, instead of the one before.
+        """Store a corpus, replacing the previous one.
 
         Args:
-            corpus: rows with "id", "text" and perhaps "title".
-            task_metadata: not used.
-            hf_split: not used.
-            hf_subset: not used.
-            encode_kwargs: not used.
-            num_proc: not used.
-            **options: not used.
+            corpus: Rows with "id", "text" and, optionally, "title".
+            task_metadata: Not used.
+            hf_split: Not used.
+            hf_subset: Not used.
+            encode_kwargs: Not used.
+            num_proc: Not used.
+            **options: Not used.
         """
         self.close()
         self._opened = CorpusIndex(self.embedder, mode=self._mode)
@@ -239,26 +239,28 @@ class MtebSearch:
         """Search the stored corpus.
 
         Args:
-            queries: rows with "id" and "text".
-            task_metadata: not used.
-            top_k: documents for each query.
-            hf_split: not used.
-            hf_subset: not used.
-            encode_kwargs: not used.
-            top_ranked: must be None: an index searches everything.
-            num_proc: not used.
-            **options: not used.
+            queries: Rows with "id" and "text".
+            task_metadata: Not used.
+            top_k: Number of documents for each query.
+            hf_split: Not used.
+            hf_subset: Not used.
+            encode_kwargs: Not used.
+            top_ranked: Must be None; an index searches all documents.
+            num_proc: Not used.
+            **options: Not used.
 
         Returns:
-            Query id to document id to a score that falls with the rank.
+            Query id to document id to score; scores decrease with rank.
 
         Raises:
-            InputError: nothing is indexed, or candidates are given.
+            InputError: No corpus is stored, or top_ranked is given.
         """
         if self._opened is None:
             raise InputError("an index must hold a corpus before it is searched: call index first")
         if top_ranked is not None:
-            raise InputError("an index searches all documents: got a task with given candidates")
+            raise InputError(
+                "an index searches all documents: got a task with its own candidates; use MtebCrossEncoder"
+            )
         return {row["id"]: self._opened.search(row["text"], top_k) for row in queries}
 
     def close(self) -> None:
@@ -269,7 +271,7 @@ class MtebSearch:
 
 
 def _texts(batches: Iterable[dict[str, Any]]) -> list[str]:
-    """Return the texts of all batches: the engine sorts and packs better than batches of a task."""
+    """Return the texts of all batches; the engine sorts and batches them itself."""
     return [text for batch in batches for text in batch["text"]]
 
 
@@ -281,7 +283,7 @@ def _tensor(values: Any) -> Any:
 
 def _check_device(device: str | None) -> None:
     if device not in (None, "cpu"):
-        raise InputError(f'device must be "cpu" or None: got {device!r}; Quaver runs on CPUs')
+        raise InputError(f'device must be "cpu" or None: got {device!r}; Quaver runs on CPUs only')
 
 
 def _model_meta(model: Embedder | CrossEncoder, revision: str | None, kind: str) -> Any:

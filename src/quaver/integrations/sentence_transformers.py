@@ -1,12 +1,12 @@
-"""QuaverModule: sentence-transformers on Quaver's engine, and every tool built on them.
+"""QuaverModule: sentence-transformers, and every tool built on it, on Quaver's engine.
 
-`quaver export-st` writes a folder; then:
+`quaver export-st` writes a folder, which both classes open:
 
     SentenceTransformer("./folder", trust_remote_code=True)
     CrossEncoder("./folder", trust_remote_code=True)
 
-The flag is what sentence-transformers 6 asks for before it imports a module of another package, here
-this one; no code comes from the folder.
+sentence-transformers 6 requires the flag to import a module of another package, here this one. No
+code is loaded from the folder.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ with needs_extra("sentence-transformers"):
     import torch
     from sentence_transformers.base.modules import InputModule
 
-# What these keywords of sentence-transformers may say: what is so in any case.
+# Accepted values of two keywords of sentence-transformers: those that change nothing.
 _DEVICES = (None, "cpu", "auto")
 _TYPES = (None, "auto", "float32", torch.float32)
-# Where files come from, which `load` has done, and how torch computes the same numbers.
-_LEFT_OUT = (
+# Ignored keywords: `load` has already found the files, and torch does not compute.
+_IGNORED = (
     "token",
     "revision",
     "local_files_only",
@@ -50,24 +50,24 @@ _LEFT_OUT = (
 class QuaverModule(InputModule):
     """The whole model as one module: texts in, embeddings or scores out, on the CPU.
 
-    It can be used without a folder of its own too, and without the flag:
+    It also works without an exported folder, and then without the flag:
 
         SentenceTransformer(modules=[QuaverModule("BAAI/bge-small-en-v1.5")], device="cpu")
 
-    The module then hands over what the model folder says beside its weights: prompts, the default
-    prompt and the similarity function, or a cross-encoder's activation. What the constructor of
-    ``SentenceTransformer`` is given comes first; but it does not tell an empty prompt from a missing
-    one, so ``QuaverModule(..., prompts={})`` leaves the folder's prompts out.
+    The module then passes on the model folder's settings: prompts, default prompt and similarity
+    function, or a cross-encoder's activation. Arguments of ``SentenceTransformer`` take precedence,
+    but it cannot tell an empty prompt from a missing one; ``QuaverModule(..., prompts={})`` omits the
+    folder's prompts.
 
-    sentence-transformers hands over ``batch_size`` texts at a time, 32 unless told otherwise; 256
-    and more keep the engine busy. Training is not possible.
+    sentence-transformers passes ``batch_size`` texts at a time, 32 by default; 256 and more keep the
+    engine busy. The module cannot be trained.
 
     Attributes:
-        model: model folder or hub id.
+        model: Model folder or hub id.
         task: "embed" or "rank".
         precision: "int8" or "float32".
-        pooling: "cls" or "mean", where the model folder does not say.
-        prompts: what goes before texts, by name; empty for a cross-encoder.
+        pooling: "cls" or "mean", for a model folder that does not specify it.
+        prompts: Prompts by name; empty for a cross-encoder.
     """
 
     config_file_name = CONFIG
@@ -83,31 +83,33 @@ class QuaverModule(InputModule):
         max_seq_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
     ) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model unless this process already has it.
 
         Args:
-            model: model folder or hub id.
+            model: Model folder or hub id.
             task: "embed" for SentenceTransformer, "rank" for CrossEncoder.
-            precision: what the engine computes in.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            max_seq_length: most tokens of a text or pair; None takes the most the model allows.
-            prompts: instead of the folder's; {} for none.
+            precision: Precision of the engine.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            max_seq_length: Maximum tokens of a text or pair; None uses the model's maximum.
+            prompts: Replace the folder's prompts; {} for no prompts.
 
         Raises:
-            ModelError: the model cannot be loaded.
-            InputError: an argument is outside its rule.
+            ModelError: The model cannot be loaded.
+            InputError: An argument is invalid.
         """
         super().__init__()
         if task not in ("embed", "rank"):
             raise InputError(f"task must be 'embed' or 'rank': got {task!r}")
         if task == "rank" and prompts:
-            raise InputError(f"a cross-encoder reads pairs without a prompt: got {prompts!r}")
+            raise InputError(
+                f"a cross-encoder reads pairs without a prompt: got {prompts!r}; leave it out"
+            )
         self.model = model
         self.task = task
         self.precision = precision
         self.pooling = pooling
         self._tokenizer: Any = None
-        self._hands_over = True
+        self._passes_settings = True
         self._load_engine(max_seq_length)
         shared = self._shared
         own = shared.embedder.prompts if isinstance(shared, SharedEmbedder) else {}
@@ -124,7 +126,7 @@ class QuaverModule(InputModule):
             self._shared = shared_cross_encoder(self.model, one_score=False, **settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let another process load the model itself: an engine is not pickled."""
+        """Let another process load its own model, as engines are not pickled."""
         settings = {
             "task": self.task,
             "precision": self.precision,
@@ -132,34 +134,34 @@ class QuaverModule(InputModule):
             "max_seq_length": self.max_seq_length,
             "prompts": self.prompts,
         }
-        return _made, (self.model, settings, self._hands_over)
+        return _rebuilt, (self.model, settings, self._passes_settings)
 
     def on_model_ready(self, model: Any) -> None:
-        """Hand over what the model folder says; sentence-transformers calls it.
+        """Pass on the model folder's settings; sentence-transformers calls this.
 
         Args:
-            model: the ``SentenceTransformer`` or ``CrossEncoder`` around this module.
+            model: The ``SentenceTransformer`` or ``CrossEncoder`` around this module.
 
         Raises:
-            InputError: the model has several labels, and a ``CrossEncoder`` does not know how many.
+            InputError: The model has several labels, but ``CrossEncoder`` does not know how many.
         """
         card = model.model_card_data
-        if card.model_name is None:  # mteb files results under it
+        if card.model_name is None:  # mteb saves results under this name
             card.model_name = name_in_results(self._name, self.precision)
         shared = self._shared
         if isinstance(shared, SharedCrossEncoder):
             labels = shared.model.labels
             if labels != 1 and getattr(model, "num_labels", labels) != labels:
                 raise InputError(
-                    f"a CrossEncoder takes a custom module for one label: {shared.model.name} has "
-                    f"{labels} ({', '.join(shared.model.label_names)}); write a folder with `quaver "
-                    "export-st` and open that"
+                    f"without a folder, a CrossEncoder needs a model with one label: "
+                    f"{shared.model.name} has {labels} ({', '.join(shared.model.label_names)}); "
+                    "write a folder with `quaver export-st` and open that"
                 )
-            if self._hands_over and getattr(model, "activation_fn", None) is None:
+            if self._passes_settings and getattr(model, "activation_fn", None) is None:
                 sigmoid = shared.model.activation == "sigmoid"
                 model.activation_fn = torch.nn.Sigmoid() if sigmoid else torch.nn.Identity()
             return
-        if not self._hands_over:
+        if not self._passes_settings:
             return
         for name, text in self.prompts.items():
             if not model.prompts.get(name):
@@ -167,15 +169,15 @@ class QuaverModule(InputModule):
         default = shared.embedder.default_prompt_name
         if model.default_prompt_name is None and default in model.prompts:
             model.default_prompt_name = default
-        # The public property answers "cosine" where nobody has said anything.
+        # The public property returns "cosine" even if nothing was set.
         if getattr(model, "_similarity_fn_name", "known") is None:
             model.similarity_fn_name = shared.embedder.similarity_fn_name
 
     @property
     def tokenizer(self) -> Any:
-        """The tokenizer as transformers loads it from the model folder, for whoever asks for it.
+        """The model folder's tokenizer as transformers loads it.
 
-        The engine has its own and reads no change of this one.
+        The engine uses its own tokenizer and ignores changes to this one.
         """
         if self._tokenizer is None:
             from transformers import AutoTokenizer
@@ -190,12 +192,12 @@ class QuaverModule(InputModule):
     def tokenizer(self, value: Any) -> None:
         raise InputError(
             f"the engine reads the tokenizer of the model folder: got {type(value).__name__}; save "
-            "another tokenizer into a copy of the folder"
+            "the new tokenizer into a copy of the folder and load that"
         )
 
     @property
     def max_seq_length(self) -> int:
-        """Most tokens of a text or pair, special tokens included."""
+        """Maximum tokens of a text or pair, including special tokens."""
         shared = self._shared
         model = shared.embedder if isinstance(shared, SharedEmbedder) else shared.model
         return model.max_seq_length
@@ -205,7 +207,7 @@ class QuaverModule(InputModule):
         self._load_engine(value)
 
     def get_embedding_dimension(self) -> int | None:
-        """Return D, the components of an embedding; None for a cross-encoder."""
+        """Return D, the dimension of an embedding; None for a cross-encoder."""
         shared = self._shared
         return shared.embedder.dimension if isinstance(shared, SharedEmbedder) else None
 
@@ -216,22 +218,24 @@ class QuaverModule(InputModule):
         processing_kwargs: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """Keep the texts as they are: the engine has its own tokenizer.
+        """Add the prompt and leave tokenization to the engine.
 
         Args:
             inputs: texts, or pairs of texts.
-            prompt: goes before every text.
-            processing_kwargs: for a tokenizer of transformers; must be None or empty.
+            prompt: Prepended to every text.
+            processing_kwargs: For a tokenizer of transformers; must be None or empty.
             _: "task" and the like, which change nothing here.
 
         Returns:
             "texts".
 
         Raises:
-            InputError: a cross-encoder got a prompt, or something is asked of the tokenizer.
+            InputError: A cross-encoder got a prompt, or processing_kwargs is not empty.
         """
         if self.task == "rank" and prompt:
-            raise InputError(f"a cross-encoder reads pairs without a prompt: got {prompt!r}")
+            raise InputError(
+                f"a cross-encoder reads pairs without a prompt: got {prompt!r}; leave it out"
+            )
         if processing_kwargs:
             raise InputError(
                 "the engine has its own tokenizer and takes no processing_kwargs: got "
@@ -246,13 +250,13 @@ class QuaverModule(InputModule):
         """Run the engine.
 
         Args:
-            features: what ``preprocess`` gave.
+            features: What ``preprocess`` returned.
 
         Returns:
-            The same with "sentence_embedding", float32 (N, D), or "scores", float32 (N, labels).
+            The features with "sentence_embedding", float32 (N, D), or "scores", float32 (N, labels).
 
         Raises:
-            InputError: an input is no text, or no pair of texts.
+            InputError: An input is not a text or a pair of texts.
         """
         texts, shared = features["texts"], self._shared
         if isinstance(shared, SharedEmbedder):
@@ -264,7 +268,7 @@ class QuaverModule(InputModule):
         return _Features(features, scores=torch.from_numpy(rows))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return what ``save`` writes beside the model."""
+        """Return the configuration that ``save`` writes."""
         config = {"task": self.task, "precision": self.precision}
         return config if self.pooling is None else {**config, "pooling": self.pooling}
 
@@ -272,29 +276,28 @@ class QuaverModule(InputModule):
         """Write the module with a copy of the model.
 
         Args:
-            output_path: an existing folder.
-            args: not used.
-            kwargs: not used.
+            output_path: An existing folder.
+            args: Not used.
+            kwargs: Not used.
         """
         copy_model(find_folder(self.model, None, False, None).path, Path(output_path) / MODEL)
         self.save_config(output_path)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> QuaverModule:
-        """Load what ``save`` or `quaver export-st` wrote; sentence-transformers calls it.
+        """Load what ``save`` or `quaver export-st` wrote; sentence-transformers calls this.
 
         Args:
-            model_name_or_path: the folder, or a hub id.
-            subfolder: where in it.
-            kwargs: token, cache_folder, revision and local_files_only for the hub; of what
-                sentence-transformers passes on besides, ``processor_kwargs={"model_max_length": 128}``
-                is taken, where the model allows longer texts.
+            model_name_or_path: The folder, or a hub id.
+            subfolder: The module's subfolder.
+            kwargs: Token, cache_folder, revision and local_files_only for the hub. Of the others,
+                only ``processor_kwargs={"model_max_length": 128}`` is used, to shorten texts.
 
         Returns:
             The module.
 
         Raises:
-            InputError: a keyword asks for what this engine does not do.
+            InputError: A keyword is not supported by this engine.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         hub = {name: kwargs[name] for name in names if name in kwargs}
@@ -308,43 +311,43 @@ class QuaverModule(InputModule):
         module = cls(folder, **config)
         if longest is not None and longest < module.max_seq_length:
             module.max_seq_length = longest
-        module._hands_over = False  # the folder's own config_sentence_transformers.json does
+        module._passes_settings = False  # the folder's own config_sentence_transformers.json does
         path = Path(model_name_or_path)
         module._name = path.resolve().name if path.is_dir() else model_name_or_path
         return module
 
 
 class _Features(dict[str, Any]):
-    """What a module of sentence-transformers passes on; says why there are no token vectors."""
+    """A module's features; a missing one raises an error that explains token vectors."""
 
     def __missing__(self, name: str) -> NoReturn:
         raise InputError(
-            f"the engine gives one vector for each text and no {name!r}: take "
+            f"the engine returns one vector for each text and no {name!r}: use "
             "output_value='sentence_embedding', or the model without Quaver"
         )
 
 
 def _checked(kwargs: Mapping[str, Any]) -> int | None:
-    """Return the longest text that a constructor of sentence-transformers was given.
+    """Return the maximum tokens given to a constructor of sentence-transformers.
 
     Raises:
-        InputError: it was given something that this engine does not do.
+        InputError: A keyword is not supported by this engine.
     """
     backend = kwargs.get("backend") or "torch"
     if backend != "torch":
         raise InputError(
-            f"Quaver is the engine of this folder: got backend={backend!r}; leave it out"
+            f"this folder runs on Quaver's engine: got backend={backend!r}; leave it out"
         )
     model = dict(kwargs.get("model_kwargs") or {})
     processor = dict(kwargs.get("processor_kwargs") or {})
     config = dict(kwargs.get("config_kwargs") or {})
     length: int | None = processor.pop("model_max_length", None)
     if model.pop("device_map", None) not in _DEVICES:
-        raise InputError("Quaver runs on the CPU: got a device_map; leave it out")
+        raise InputError("Quaver runs on CPUs only: got a device_map; leave it out")
     for name in ("dtype", "torch_dtype"):
         if (got := model.pop(name, None)) not in _TYPES:
             raise InputError(
-                f"`quaver export-st --precision` says what the engine computes in: got {name}={got}; "
+                f"`quaver export-st --precision` sets the engine's precision: got {name}={got}; "
                 "leave it out"
             )
     for name, given in (
@@ -352,15 +355,15 @@ def _checked(kwargs: Mapping[str, Any]) -> int | None:
         ("processor_kwargs", processor),
         ("config_kwargs", config),
     ):
-        if given.keys() - _LEFT_OUT:
+        if given.keys() - _IGNORED:
             raise InputError(
-                f"transformers does not run in this folder, so {name} changes nothing: got {given!r}; "
+                f"transformers does not run this model, so {name} has no effect: got {given!r}; "
                 "leave it out"
             )
     return length
 
 
-def _made(model: str, settings: dict[str, Any], hands_over: bool) -> QuaverModule:
+def _rebuilt(model: str, settings: dict[str, Any], passes_settings: bool) -> QuaverModule:
     module = QuaverModule(model, **settings)
-    module._hands_over = hands_over
+    module._passes_settings = passes_settings
     return module

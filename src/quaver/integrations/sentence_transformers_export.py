@@ -1,4 +1,4 @@
-"""A model folder that sentence-transformers opens with Quaver's engine; writing it needs no torch."""
+"""Export model folders that sentence-transformers opens with Quaver's engine, without torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from quaver.reranker import CrossEncoder
 Task = Literal["embed", "rank"]
 CONFIG = "quaver_config.json"
 MODEL = "model"
-"""The sub-folder with the model itself; Quaver opens that one like any other."""
+"""The subfolder with the model itself, an ordinary model folder."""
 
 _MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
 _LABELS = "1_Dense"
@@ -39,25 +39,25 @@ def export_sentence_transformers(
     """Write a folder for ``SentenceTransformer`` or ``CrossEncoder`` of sentence-transformers.
 
     Args:
-        name_or_path: model folder or hub id, quantized or not; with a classification head it becomes
+        name_or_path: Model folder or hub id, quantized or not; with a classification head it becomes
             a CrossEncoder.
-        target: a folder that does not exist or is empty.
-        precision: what the engine computes in.
-        pooling: "cls" or "mean", for a model folder that does not say.
-        revision: branch, tag or commit on the hub.
-        local_files_only: never use the network.
-        token: access token of the hub.
+        target: A new or empty folder.
+        precision: Precision of the engine.
+        pooling: "cls" or "mean", for a model folder that does not specify it.
+        revision: Branch, tag or commit on the hub.
+        local_files_only: Never use the network.
+        token: Hub access token.
 
     Returns:
         "embed" for a SentenceTransformer, "rank" for a CrossEncoder.
 
     Raises:
-        ModelError: the model cannot be loaded.
-        InputError: the target holds something, or cannot be written; nothing is left half written.
+        ModelError: The model cannot be loaded.
+        InputError: The target is not empty or cannot be written; no partial folder is left.
     """
     goal = Path(target)
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
-        raise InputError(f"the target must be a new or empty folder: {goal} is not; give another")
+        raise InputError(f"the target must be a new or empty folder: {goal} is not; choose another")
     found = find_folder(name_or_path, revision, local_files_only, token)
     task = task_of(found.path)
     settings: dict[str, Any] = {"precision": precision}
@@ -86,16 +86,16 @@ def export_sentence_transformers(
 
 
 def task_of(folder: Path) -> Task:
-    """Return what a model does: "rank" with a classification head, else "embed".
+    """Return a model's task: "rank" with a classification head, else "embed".
 
     Raises:
-        ModelError: config.json cannot be read.
+        ModelError: Config.json cannot be read.
     """
     try:
         config = json.loads((folder / "config.json").read_bytes())
     except (OSError, ValueError) as error:
         if (folder / "modules.json").exists():
-            return "embed"  # sentence-transformers' older layout keeps it in 0_Transformer
+            return "embed"  # the older layout of sentence-transformers has it in 0_Transformer
         raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
     names = config.get("architectures") if isinstance(config, dict) else None
     ranks = any(str(name).endswith("ForSequenceClassification") for name in names or ())
@@ -103,14 +103,14 @@ def task_of(folder: Path) -> Task:
 
 
 def copy_model(source: Path, target: Path) -> None:
-    """Copy what a model folder needs; weights in other formats and foreign code stay behind.
+    """Copy a model folder without code and without weights in other formats.
 
     Args:
-        source: the model folder.
-        target: made with its parents.
+        source: The model folder.
+        target: The new folder; its parents are created.
 
     Raises:
-        OSError: a file cannot be read or written.
+        OSError: A file cannot be read or written.
     """
     for file in source.rglob("*"):
         if file.is_file() and (file.suffix in _COPIED or file.name.startswith(_LICENCES)):
@@ -122,9 +122,9 @@ def copy_model(source: Path, target: Path) -> None:
 def _sentence_transformers_config(
     folder: Path, task: Task, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], int]:
-    """Return config_sentence_transformers.json and how many labels the model has, 1 for vectors.
+    """Return config_sentence_transformers.json and the number of labels, 1 for an embedder.
 
-    Loading the model shows that it can be used.
+    Loads the model, so a model that does not work is not exported.
     """
     if task == "rank":
         model = CrossEncoder.from_pretrained(folder, **settings)
@@ -143,7 +143,7 @@ def _sentence_transformers_config(
 
 
 def _write_labels(folder: Path, labels: int) -> None:
-    """Write a layer that changes nothing: a CrossEncoder learns the number of labels from it."""
+    """Write an identity layer, from which a CrossEncoder reads the number of labels."""
     from safetensors.numpy import save_file
 
     folder.mkdir()

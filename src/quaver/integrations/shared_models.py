@@ -1,4 +1,4 @@
-"""Models shared by a process: loaded once, and asked by concurrent tasks in one batch."""
+"""Models shared within a process: loaded once, with concurrent requests batched."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ _loading: dict[Hashable, threading.Lock] = {}
 
 
 def name_in_results(name: str, precision: str) -> str:
-    """Return the name under which figures are filed, so that none is taken for the authors' own.
+    """Return the model name for published results, which differs from the original model's.
 
     Args:
-        name: hub id, or the name of a folder.
-        precision: what the engine computes in.
+        name: Hub id, or the name of a folder.
+        precision: Precision of the engine.
     """
     return f"{name if '/' in name else f'local/{name}'}-quaver-{precision}"
 
 
 class SharedEmbedder:
-    """An ``Embedder`` that many components hold; ``shared_embedder`` gives it.
+    """An ``Embedder`` shared by components; ``shared_embedder`` returns it.
 
     Attributes:
-        embedder: the model.
+        embedder: The model.
     """
 
     def __init__(self, embedder: Embedder, model: str | Path, settings: dict[str, Any]) -> None:
-        """Wrap a model; ``shared_embedder`` is the usual way.
+        """Wrap a model; use ``shared_embedder`` instead.
 
         Args:
-            embedder: the model.
-            model: the folder or hub id it was loaded from.
-            settings: with which arguments of ``Embedder.from_pretrained``.
+            embedder: The model.
+            model: The folder or hub id it was loaded from.
+            settings: The arguments of ``Embedder.from_pretrained`` it was loaded with.
         """
         self.embedder = embedder
         self._origin = model, settings
         self._batches = MicroBatcher(self._encode_batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies share the model; another process loads it itself: an engine is not pickled."""
-        return _again, (shared_embedder, *self._origin)
+        """Share the model with copies; another process loads its own, as engines are not pickled."""
+        return _reload, (shared_embedder, *self._origin)
 
     def encode(
         self,
@@ -70,16 +70,17 @@ class SharedEmbedder:
 
         Args:
             texts: N texts.
-            role: whether they are queries or documents: which prompt of the model goes before.
-            prompt: goes before them instead of the model's own; "" for none.
-            normalize: overrides the model's own.
-            show_progress_bar: a bar on stderr.
+            role: "query" or "document"; selects the model's prompt.
+            prompt: Replaces the model's prompt; "" for no prompt.
+            normalize: Whether to return unit vectors; None follows the model.
+            show_progress_bar: Show a progress bar on stderr.
 
         Returns:
             float32 (N, D).
 
         Raises:
-            InputError: texts is a str, or a text is no str or invalid; its position is named.
+            InputError: texts is a str; or a text is not a str or is invalid, and the message names
+                its position.
         """
         _require_list(texts)
         if prompt is not None:
@@ -97,7 +98,7 @@ class SharedEmbedder:
         prompt: str | None = None,
         normalize: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Do what ``encode`` does without blocking the event loop, together with other tasks'."""
+        """Run ``encode`` without blocking the event loop, batched with other tasks' texts."""
         _require_list(texts)
         if not texts:
             return self.encode(texts, role, prompt=prompt, normalize=normalize)
@@ -112,18 +113,18 @@ class SharedEmbedder:
 
 
 def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
-    """Load a model, or take the one this process holds already.
+    """Load a model, or return the one already loaded in this process.
 
     Args:
-        model: model folder or hub id.
-        settings: further arguments of ``Embedder.from_pretrained``.
+        model: Model folder or hub id.
+        settings: Further arguments of ``Embedder.from_pretrained``.
 
     Returns:
-        The same object for the same model and settings, as long as anything holds it.
+        The same object for the same model and settings, while anything references it.
 
     Raises:
-        ModelError: the model cannot be loaded; see ``Embedder.from_pretrained``.
-        InputError: a setting is outside its rule.
+        ModelError: The model cannot be loaded; see ``Embedder.from_pretrained``.
+        InputError: A setting is invalid.
     """
     return _shared(
         SharedEmbedder,
@@ -134,31 +135,30 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
 
 
 class SharedCrossEncoder:
-    """A ``CrossEncoder`` that many components hold; ``shared_cross_encoder`` gives it.
+    """A ``CrossEncoder`` shared by components; ``shared_cross_encoder`` returns it.
 
     Attributes:
-        model: the model.
+        model: The model.
     """
 
     def __init__(
         self, model: CrossEncoder, name_or_path: str | Path, settings: dict[str, Any]
     ) -> None:
-        """Wrap a model; ``shared_cross_encoder`` is the usual way.
+        """Wrap a model; use ``shared_cross_encoder`` instead.
 
         Args:
-            model: the model.
-            name_or_path: the folder or hub id it was loaded from.
-            settings: with which arguments of ``CrossEncoder.from_pretrained``.
-
+            model: The model.
+            name_or_path: The folder or hub id it was loaded from.
+            settings: The arguments of ``CrossEncoder.from_pretrained`` it was loaded with.
         """
         self.model = model
         self._origin = name_or_path, settings
         self._batches = MicroBatcher(self._score_batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copies share the model; another process loads it itself: an engine is not pickled."""
+        """Share the model with copies; another process loads its own, as engines are not pickled."""
         name_or_path, settings = self._origin
-        return _again, (shared_cross_encoder, name_or_path, {**settings, "one_score": False})
+        return _reload, (shared_cross_encoder, name_or_path, {**settings, "one_score": False})
 
     def score(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
@@ -167,13 +167,13 @@ class SharedCrossEncoder:
 
         Args:
             pairs: N pairs of query and document.
-            activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
+            activation: "sigmoid", "identity" for raw scores, or None for the model's own.
 
         Returns:
-            N scores; higher fits better.
+            N scores; higher is better.
 
         Raises:
-            InputError: a pair is outside its rule; its position is named.
+            InputError: A pair is invalid; the message names its position.
         """
         scores: list[float] = self.model.predict(pairs, activation=activation).tolist()
         return scores
@@ -181,7 +181,7 @@ class SharedCrossEncoder:
     async def ascore(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
     ) -> list[float]:
-        """Do what ``score`` does without blocking the event loop, together with other tasks'."""
+        """Run ``score`` without blocking the event loop, batched with other tasks' pairs."""
         return list(await self._batches.submit(activation, pairs))
 
     def _score_batch(
@@ -193,20 +193,19 @@ class SharedCrossEncoder:
 def shared_cross_encoder(
     model: str | Path, *, one_score: bool = True, **settings: Any
 ) -> SharedCrossEncoder:
-    """Load a cross-encoder, or take the one this process holds already.
+    """Load a cross-encoder, or return the one already loaded in this process.
 
     Args:
-        model: model folder or hub id.
-        one_score: refuse a model with several labels: none of its scores says how good a document
-            is.
-        settings: further arguments of ``CrossEncoder.from_pretrained``.
+        model: Model folder or hub id.
+        one_score: Refuse a model with several labels, because none of its scores ranks documents.
+        settings: Further arguments of ``CrossEncoder.from_pretrained``.
 
     Returns:
-        The same object for the same model and settings, as long as anything holds it.
+        The same object for the same model and settings, while anything references it.
 
     Raises:
-        ModelError: the model cannot be loaded; see ``CrossEncoder.from_pretrained``.
-        InputError: a setting is outside its rule, or the model gives several scores.
+        ModelError: The model cannot be loaded; see ``CrossEncoder.from_pretrained``.
+        InputError: A setting is invalid, or the model has several labels.
     """
     shared = _shared(
         SharedCrossEncoder,
@@ -225,7 +224,7 @@ def shared_cross_encoder(
     return shared
 
 
-def _again(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:
+def _reload(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:
     return load(model, **settings)
 
 
@@ -243,7 +242,7 @@ def _shared(
     key = (kind, place, repr(sorted(settings.items())))
     with _lock:
         loading = _loading.setdefault(key, threading.Lock())
-    with loading:  # two threads that want one model load it once; other models do not wait
+    with loading:  # one lock per model: threads load each model once, different models in parallel
         found: Model | None = _models.get(key)
         if found is None:
             found = load()

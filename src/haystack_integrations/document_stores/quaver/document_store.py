@@ -1,4 +1,4 @@
-"""QuaverDocumentStore: Haystack's documents in Quaver's embedded store."""
+"""QuaverDocumentStore: Haystack documents in Quaver's embedded store."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _TYPES = {bool: "boolean", int: "int", float: "float"}
 
 
 class QuaverDocumentStore(SavedByParameters):
-    """Documents in a folder, inside this process, found by vector, by words and by filter.
+    """Documents in a local folder or in memory, searched by vector, by words and by filter.
 
         store = QuaverDocumentStore(path="./documents", embedding_dim=384)
 
-    One process at a time holds a folder; stores of one process on the same folder share it. Vectors
-    are compared by cosine. A returned embedding is what was written, to the precision of float32.
+    Only one process at a time can open a folder; stores in one process share it. Vectors are
+    compared by cosine. Returned embeddings equal the written ones to float32 precision.
     """
 
     def __init__(
@@ -49,17 +49,17 @@ class QuaverDocumentStore(SavedByParameters):
         """Set up; the store is opened when it is first used.
 
         Args:
-            path: the folder, made where there is none; None keeps documents in memory.
-            embedding_dim: length of an embedding.
-            return_embedding: whether searching by vector or words returns embeddings.
+            path: The folder, created if missing; None keeps documents in memory.
+            embedding_dim: Dimension of the embeddings.
+            return_embedding: Whether searches return embeddings.
 
         Raises:
-            ValueError: embedding_dim is no whole number of at least 1.
+            ValueError: embedding_dim is not an integer of at least 1.
         """
         whole = isinstance(embedding_dim, int) and not isinstance(embedding_dim, bool)
         if not whole or embedding_dim < 1:
             raise ValueError(
-                f"embedding_dim must be a whole number of at least 1: got {embedding_dim!r}"
+                f"embedding_dim must be an integer of at least 1: got {embedding_dim!r}"
             )
         self.path = None if path is None else os.fspath(path)
         self.embedding_dim = embedding_dim
@@ -68,13 +68,13 @@ class QuaverDocumentStore(SavedByParameters):
 
     @property
     def store(self) -> EmbeddedStore:
-        """The store; opened if it is not."""
+        """The store; opens it first if necessary."""
         with _translated():
             return self._place.store(self.embedding_dim)
 
     # --- The protocol -----------------------------------------------------------------------------
     def count_documents(self) -> int:
-        """Return how many documents are stored."""
+        """Return the number of stored documents."""
         with _translated():
             return self.store.count()
 
@@ -88,7 +88,7 @@ class QuaverDocumentStore(SavedByParameters):
             The documents with their embeddings, in no particular order.
 
         Raises:
-            FilterError: the filters break a rule.
+            FilterError: The filters are invalid.
         """
         with _translated():
             found = self.store.scan(to_filter(filters), with_vectors=True)
@@ -100,21 +100,21 @@ class QuaverDocumentStore(SavedByParameters):
         """Store documents.
 
         Args:
-            documents: the documents; with or without content and embedding.
-            policy: what happens to one whose id is stored; NONE is FAIL.
+            documents: The documents, with or without content and embedding.
+            policy: What to do if an id is already stored; NONE means FAIL.
 
         Returns:
-            How many were written.
+            The number of documents written.
 
         Raises:
-            ValueError: documents is no list of Documents.
-            DuplicateDocumentError: an id is stored already, and the policy is FAIL; nothing is
+            ValueError: documents is not a list of Documents.
+            DuplicateDocumentError: An id is already stored and the policy is FAIL; nothing is
                 written.
-            DocumentStoreError: an embedding has another dimension, meta holds what JSON cannot, or
-                storing failed.
+            DocumentStoreError: An embedding has the wrong dimension, meta is not valid JSON, or
+                writing failed.
         """
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
-            raise ValueError("documents must be a list of Documents")
+            raise ValueError(f"documents must be a list of Documents: got {documents!r:.80}")
         chosen = {document.id: document for document in documents}
         if policy == DuplicatePolicy.SKIP:
             chosen = {document.id: document for document in reversed(documents)}
@@ -123,10 +123,10 @@ class QuaverDocumentStore(SavedByParameters):
                 stored = [found.passage.id for found in self.store.get(list(chosen))]
                 twice = len(chosen) < len(documents)
                 if policy != DuplicatePolicy.SKIP and (stored or twice):
-                    which = stored[0] if stored else "one of the given"
+                    found = f"{stored[0]} is already stored" if stored else "an id is given twice"
                     raise DuplicateDocumentError(
-                        f"a document with id {which} is stored already; write with "
-                        "DuplicatePolicy.OVERWRITE or SKIP, or give it another id"
+                        f"document ids must be new and distinct: {found}; use "
+                        "DuplicatePolicy.OVERWRITE or SKIP, or other ids"
                     )
                 for identity in stored:
                     del chosen[identity]
@@ -134,23 +134,23 @@ class QuaverDocumentStore(SavedByParameters):
         return len(documents) if policy == DuplicatePolicy.OVERWRITE else len(chosen)
 
     def delete_documents(self, document_ids: list[str]) -> None:
-        """Remove documents; an id that is not stored is no error."""
+        """Remove documents; unknown ids are ignored."""
         with _translated():
             self.store.delete(document_ids)
 
-    # --- Beyond it --------------------------------------------------------------------------------
+    # --- Beyond the protocol ----------------------------------------------------------------------
     def delete_all_documents(self) -> None:
         """Remove every document."""
         with _translated():
             self.store.delete_matching(And())
 
     def delete_by_filter(self, filters: dict[str, Any]) -> int:
-        """Remove the documents that match; return how many there were."""
+        """Remove the matching documents and return their number."""
         with _translated():
             return self.store.delete_matching(to_filter(filters) or And())
 
     def update_by_filter(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Set meta fields of the documents that match; return how many there were."""
+        """Set meta fields of the matching documents and return their number."""
         documents = self.filter_documents(filters)
         with _translated():
             self._write([replace(d, meta={**d.meta, **meta}) for d in documents])
@@ -168,13 +168,13 @@ class QuaverDocumentStore(SavedByParameters):
 
         Args:
             query_embedding: embedding_dim floats.
-            filters: only documents that match.
-            top_k: how many at most.
-            return_embedding: instead of the store's.
+            filters: Only matching documents are returned.
+            top_k: Maximum number of documents.
+            return_embedding: Overrides the store's.
 
         Raises:
-            FilterError: the filters break a rule.
-            DocumentStoreError: the vector has another dimension, or searching failed.
+            FilterError: The filters are invalid.
+            DocumentStoreError: The vector has the wrong dimension, or the search failed.
         """
         with _translated():
             hits = self.store.search(query_embedding, k=top_k, filter=to_filter(filters))
@@ -188,7 +188,7 @@ class QuaverDocumentStore(SavedByParameters):
         top_k: int = 10,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """Return the documents whose words fit a query, the best first; ``score`` is BM25."""
+        """Return the documents that match a query's words, best first; ``score`` is BM25."""
         with _translated():
             hits = self.store.search(
                 None, text=query, mode="bm25", k=top_k, filter=to_filter(filters)
@@ -204,7 +204,7 @@ class QuaverDocumentStore(SavedByParameters):
         top_k: int = 10,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """Return what vector and words find together, by reciprocal rank fusion."""
+        """Search by vector and by words, and merge both by reciprocal rank fusion."""
         with _translated():
             hits = self.store.search(
                 query_embedding, text=query, mode="hybrid", k=top_k, filter=to_filter(filters)
@@ -212,31 +212,31 @@ class QuaverDocumentStore(SavedByParameters):
             return self._found(hits, return_embedding)
 
     def optimize(self) -> None:
-        """Build the search graph where enough is stored; worth its time after a bulk load."""
+        """Build the search graph if the store is large enough; useful after a bulk load."""
         with _translated():
             self.store.optimize()
 
     def close(self) -> None:
-        """Let the folder go; the next use takes it again.
+        """Close the folder; the next use opens it again.
 
-        Other processes can open it when the last store of this process on it has let it go.
+        Other processes can open it once every store of this process on it is closed.
         """
         self._place.close()
 
     # --- Meta fields: each call reads the meta of every document that matches ---------------------
     def count_documents_by_filter(self, filters: dict[str, Any]) -> int:
-        """Return how many documents match."""
+        """Return the number of matching documents."""
         with _translated():
             return self.store.count(to_filter(filters))
 
     def count_unique_metadata_by_filter(
         self, filters: dict[str, Any], metadata_fields: list[str]
     ) -> dict[str, int]:
-        """Return how many different values each field has in the documents that match.
+        """Return the number of distinct values of each field in the matching documents.
 
         Args:
             filters: Haystack's filters.
-            metadata_fields: names, with or without "meta.".
+            metadata_fields: Names, with or without "meta.".
 
         Returns:
             The counts by name, without "meta.".
@@ -255,10 +255,10 @@ class QuaverDocumentStore(SavedByParameters):
         }
 
     def get_metadata_field_min_max(self, metadata_field: str) -> dict[str, Any]:
-        """Return the least and the largest value of a field as "min" and "max"; None without any.
+        """Return the smallest and largest value of a field as "min" and "max"; None if it has none.
 
         Args:
-            metadata_field: the name, with or without "meta.".
+            metadata_field: The name, with or without "meta.".
         """
         values = [
             value
@@ -277,14 +277,14 @@ class QuaverDocumentStore(SavedByParameters):
         size: int = 10,
         filters: dict[str, Any] | None = None,
     ) -> tuple[list[Any], int]:
-        """Return a page of a field's different values, and how many there are.
+        """Return a page of a field's distinct values and their total number.
 
         Args:
-            metadata_field: the name, with or without "meta.".
-            search_term: only values that contain this, whatever the case.
-            from_: how many to leave out.
-            size: how many to return at most.
-            filters: only documents that match.
+            metadata_field: The name, with or without "meta.".
+            search_term: Only values that contain this, ignoring case.
+            from_: Number of values to skip.
+            size: Maximum number of values to return.
+            filters: Only matching documents are read.
         """
         name = metadata_field.removeprefix("meta.")
         values = list(_unique(self._metas(filters), name).values())
@@ -312,69 +312,69 @@ class QuaverDocumentStore(SavedByParameters):
 
     # --- Without blocking the event loop ----------------------------------------------------------
     async def count_documents_async(self) -> int:
-        """Do what ``count_documents`` does in a thread."""
+        """Run ``count_documents`` in a thread."""
         return await asyncio.to_thread(self.count_documents)
 
     async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """Do what ``filter_documents`` does in a thread."""
+        """Run ``filter_documents`` in a thread."""
         return await asyncio.to_thread(self.filter_documents, filters)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
     ) -> int:
-        """Do what ``write_documents`` does in a thread."""
+        """Run ``write_documents`` in a thread."""
         return await asyncio.to_thread(self.write_documents, documents, policy)
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
-        """Do what ``delete_documents`` does in a thread."""
+        """Run ``delete_documents`` in a thread."""
         await asyncio.to_thread(self.delete_documents, document_ids)
 
     async def delete_all_documents_async(self) -> None:
-        """Do what ``delete_all_documents`` does in a thread."""
+        """Run ``delete_all_documents`` in a thread."""
         await asyncio.to_thread(self.delete_all_documents)
 
     async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """Do what ``delete_by_filter`` does in a thread."""
+        """Run ``delete_by_filter`` in a thread."""
         return await asyncio.to_thread(self.delete_by_filter, filters)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Do what ``update_by_filter`` does in a thread."""
+        """Run ``update_by_filter`` in a thread."""
         return await asyncio.to_thread(self.update_by_filter, filters, meta)
 
     async def embedding_retrieval_async(
         self, query_embedding: list[float], **options: Any
     ) -> list[Document]:
-        """Do what ``embedding_retrieval`` does in a thread."""
+        """Run ``embedding_retrieval`` in a thread."""
         return await asyncio.to_thread(self.embedding_retrieval, query_embedding, **options)
 
     async def bm25_retrieval_async(self, query: str, **options: Any) -> list[Document]:
-        """Do what ``bm25_retrieval`` does in a thread."""
+        """Run ``bm25_retrieval`` in a thread."""
         return await asyncio.to_thread(self.bm25_retrieval, query, **options)
 
     async def hybrid_retrieval_async(
         self, query: str, query_embedding: list[float], **options: Any
     ) -> list[Document]:
-        """Do what ``hybrid_retrieval`` does in a thread."""
+        """Run ``hybrid_retrieval`` in a thread."""
         return await asyncio.to_thread(self.hybrid_retrieval, query, query_embedding, **options)
 
     async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """Do what ``count_documents_by_filter`` does in a thread."""
+        """Run ``count_documents_by_filter`` in a thread."""
         return await asyncio.to_thread(self.count_documents_by_filter, filters)
 
     async def count_unique_metadata_by_filter_async(
         self, filters: dict[str, Any], metadata_fields: list[str]
     ) -> dict[str, int]:
-        """Do what ``count_unique_metadata_by_filter`` does in a thread."""
+        """Run ``count_unique_metadata_by_filter`` in a thread."""
         return await asyncio.to_thread(
             self.count_unique_metadata_by_filter, filters, metadata_fields
         )
 
     async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
-        """Do what ``get_metadata_fields_info`` does in a thread."""
+        """Run ``get_metadata_fields_info`` in a thread."""
         return await asyncio.to_thread(self.get_metadata_fields_info)
 
     async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
-        """Do what ``get_metadata_field_min_max`` does in a thread."""
+        """Run ``get_metadata_field_min_max`` in a thread."""
         return await asyncio.to_thread(self.get_metadata_field_min_max, metadata_field)
 
     async def get_metadata_field_unique_values_async(
@@ -385,7 +385,7 @@ class QuaverDocumentStore(SavedByParameters):
         size: int = 10,
         filters: dict[str, Any] | None = None,
     ) -> tuple[list[Any], int]:
-        """Do what ``get_metadata_field_unique_values`` does in a thread."""
+        """Run ``get_metadata_field_unique_values`` in a thread."""
         return await asyncio.to_thread(
             self.get_metadata_field_unique_values,
             metadata_field,
@@ -397,28 +397,28 @@ class QuaverDocumentStore(SavedByParameters):
 
 
 def _metadata(document: Document) -> dict[str, Any]:
-    """Return what is stored of a document beside its text: meta, and what a passage has no place for."""
-    rest = {META: document.meta, "has_content": document.content is not None}
+    """Return a document's meta and the fields that a passage lacks."""
+    data: dict[str, Any] = {META: document.meta, "has_content": document.content is not None}
     if document.embedding is not None:
-        rest["length"] = float(np.linalg.norm(np.asarray(document.embedding, np.float32)))
+        data["length"] = float(np.linalg.norm(np.asarray(document.embedding, np.float32)))
     if document.blob is not None:
-        rest["blob"] = document.blob.to_dict()
+        data["blob"] = document.blob.to_dict()
     if document.sparse_embedding is not None:
-        rest["sparse_embedding"] = document.sparse_embedding.to_dict()
-    return rest
+        data["sparse_embedding"] = document.sparse_embedding.to_dict()
+    return data
 
 
 def _document(found: Passage | Hit, vector: NDArray[np.float32] | None) -> Document:
-    rest = found.metadata
-    data = {name: rest[name] for name in (META, "blob", "sparse_embedding") if name in rest}
-    data["content"] = found.text if rest.get("has_content", True) else None
+    stored = found.metadata
+    data = {name: stored[name] for name in (META, "blob", "sparse_embedding") if name in stored}
+    data["content"] = found.text if stored.get("has_content", True) else None
     if vector is not None:
-        data["embedding"] = (vector * np.float32(rest.get("length", 1))).tolist()
+        data["embedding"] = (vector * np.float32(stored.get("length", 1))).tolist()
     return Document.from_dict({"id": found.id, **data})
 
 
 def _unique(metas: list[dict[str, Any]], name: str) -> dict[tuple[str, str], Any]:
-    """Return the different values of a field; 1, 1.0, "1" and True are four."""
+    """Return the distinct values of a field; 1, 1.0, "1" and True are distinct."""
     values = (meta.get(name) for meta in metas)
     return {
         (type(value).__name__, json.dumps(value, sort_keys=True)): value
@@ -429,7 +429,7 @@ def _unique(metas: list[dict[str, Any]], name: str) -> dict[tuple[str, str], Any
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Turn Quaver's errors into Haystack's."""
+    """Raise Quaver's errors as Haystack's."""
     try:
         yield
     except InputError as error:

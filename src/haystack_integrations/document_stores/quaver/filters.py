@@ -1,4 +1,4 @@
-"""Haystack's filters as the store's."""
+"""Translate Haystack's filters into the store's."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def to_filter(filters: dict[str, Any] | None) -> Filter | None:
     """Translate a filter.
 
     Args:
-        filters: a comparison or a group of them, as Haystack documents it; None or {} for none.
+        filters: A comparison or a group, as Haystack documents them; None or {} for no filter.
 
     Returns:
-        The store's filter; None for none.
+        The store's filter, or None.
 
     Raises:
-        FilterError: it breaks a rule of Haystack's filters, or compares with what a store cannot.
+        FilterError: The filter is invalid, or the store cannot make this comparison.
     """
     return _part(filters) if filters else None
 
@@ -61,7 +61,7 @@ def _comparison(filters: Mapping[str, Any]) -> Filter:
     if operator in ("in", "not in") and not isinstance(value, list):
         raise FilterError(f"{operator!r} needs a list of values: got {type(value).__name__}")
     if operator in ("<", "<=", ">", ">=") and value is None:
-        return Or()  # nothing is more or less than nothing
+        return Or()  # nothing is greater or less than None
     return Compare(_field(filters["field"]), operator, value)
 
 

@@ -13,15 +13,14 @@ with needs_extra("langchain"):
 
 
 class QuaverEmbeddings(BaseModel, Embeddings):
-    """Embeds texts in int8 on the CPU.
+    """Embed texts in int8 on the CPU.
 
         embeddings = QuaverEmbeddings(model="BAAI/bge-small-en-v1.5")
         embeddings.embed_query("What is the capital of France?")
 
-    The model's own prompts go before queries and documents. (``HuggingFaceEmbeddings`` puts none
-    before them and turns line ends into spaces: vectors of models with prompts differ from its.)
-    Objects with the same model and settings share one engine; concurrent calls of the async methods
-    are computed together.
+    Queries and documents get the model's own prompts. (``HuggingFaceEmbeddings`` adds none and
+    replaces line ends with spaces, so its vectors differ for models with prompts.) Objects with the
+    same model and settings share one engine; concurrent async calls are batched.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
@@ -29,34 +28,34 @@ class QuaverEmbeddings(BaseModel, Embeddings):
     model_name: str = Field(alias="model")
     """Model folder or hub id."""
     query_prompt: str | None = None
-    """Goes before queries instead of the model's own; "" for none."""
+    """Replaces the model's query prompt; "" for no prompt."""
     document_prompt: str | None = None
-    """Goes before documents instead of the model's own; "" for none."""
+    """Replaces the model's document prompt; "" for no prompt."""
     normalize: bool | None = None
-    """Whether vectors get length 1; None follows the model."""
+    """Whether to return unit vectors; None follows the model."""
     precision: Literal["int8", "float32"] = "int8"
-    """What the engine computes in; embeddings are lists of floats either way."""
+    """Precision of the engine; embeddings are lists of floats either way."""
     truncate_dim: int | None = None
-    """Leading components to keep."""
+    """Number of leading components to keep; None keeps all."""
     max_seq_length: int | None = None
-    """Most tokens of a text."""
+    """Maximum tokens of a text; longer texts are truncated."""
     pooling: str | None = None
-    """"cls" or "mean", for a model folder that does not say."""
+    """"cls" or "mean", for a model folder that does not specify it."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None
-    """Threads of the engine; None takes the CPUs this process may use."""
+    """Engine threads; None uses every CPU available to the process."""
     local_files_only: bool = False
     """Never use the network."""
     token: SecretStr | None = None
-    """Access token of the hub."""
+    """Hub access token."""
     show_progress: bool = False
-    """A bar on stderr."""
+    """Show a progress bar on stderr."""
 
     _shared: SharedEmbedder = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Load the model, unless this process has it already."""
+        """Load the model unless this process already has it."""
         self._shared = shared_embedder(
             self.model_name,
             precision=self.precision,
@@ -80,7 +79,7 @@ class QuaverEmbeddings(BaseModel, Embeddings):
             N lists of D floats.
 
         Raises:
-            InputError: texts is no list of str, or a text is invalid.
+            InputError: texts is not a list of str, or a text is invalid.
         """
         rows: list[list[float]] = self._shared.encode(
             texts,
@@ -94,13 +93,13 @@ class QuaverEmbeddings(BaseModel, Embeddings):
         """Embed a query.
 
         Args:
-            text: the query.
+            text: The query.
 
         Returns:
             D floats.
 
         Raises:
-            InputError: text is no str, or invalid.
+            InputError: Text is not a str, or is invalid.
         """
         row: list[float] = self._shared.encode([text], "query", prompt=self.query_prompt)[
             0
@@ -108,11 +107,11 @@ class QuaverEmbeddings(BaseModel, Embeddings):
         return row
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents together with those of concurrent tasks; see ``embed_documents``."""
+        """Embed documents, batched with those of concurrent tasks; see ``embed_documents``."""
         rows = await self._shared.aencode(texts, "document", prompt=self.document_prompt)
         return list(rows.tolist())
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Embed a query together with those of concurrent tasks; see ``embed_query``."""
+        """Embed a query, batched with those of concurrent tasks; see ``embed_query``."""
         rows = await self._shared.aencode([text], "query", prompt=self.query_prompt)
         return list(rows[0].tolist())

@@ -1,4 +1,4 @@
-"""The filters that LangChain's stores share, as the store's own.
+"""Translate the filters of LangChain's stores into the store's.
 
 {"year": 2020, "author": {"$in": ["Ada", "Alan"]}}
 {"$or": [{"year": {"$gte": 2020}}, {"$not": {"draft": True}}]}
@@ -29,14 +29,14 @@ def to_filter(filter: Mapping[str, Any] | None) -> Filter | None:
     """Translate a filter.
 
     Args:
-        filter: metadata fields, each with a value or with operators; ``$and``, ``$or``, ``$not``
-            join filters. Dots lead into nested objects. None for none.
+        filter: Metadata fields, each with a value or with operators; ``$and``, ``$or`` and ``$not``
+            join filters. Dots name nested fields. None for no filter.
 
     Returns:
-        The store's filter; None for none.
+        The store's filter, or None.
 
     Raises:
-        InputError: it is no such filter; the part is named.
+        InputError: The filter is invalid; the message names the part.
     """
     return None if filter is None else _part(filter)
 

@@ -16,18 +16,17 @@ with needs_extra("langchain"):
 
 
 class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
-    """Ranks documents with a cross-encoder, in int8 on the CPU.
+    """Rank documents with a cross-encoder, in int8 on the CPU.
 
         reranker = QuaverReranker(model="BAAI/bge-reranker-base", top_n=3)
         reranker.compress_documents(documents, "What is the capital of France?")
 
-    ``ContextualCompressionRetriever`` of langchain-classic takes it as ``base_compressor``, and
-    ``CrossEncoderReranker`` as ``model``. Without either:
+    Pass it to langchain-classic's ``ContextualCompressionRetriever`` as ``base_compressor`` or to
+    its ``CrossEncoderReranker`` as ``model``. Without either:
 
         retriever | RunnableLambda(lambda found: reranker.compress_documents(found, question))
 
-    Objects with the same model and settings share one engine; concurrent calls of the async methods
-    are computed together.
+    Objects with the same model and settings share one engine; concurrent async calls are batched.
     """
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=(), populate_by_name=True)
@@ -35,28 +34,28 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
     model_name: str = Field(alias="model")
     """Folder or hub id of a cross-encoder with one label."""
     top_n: int | None = Field(default=3, ge=1)
-    """How many documents ``compress_documents`` returns at most; None for all."""
+    """Maximum number of documents ``compress_documents`` returns; None for all."""
     score_threshold: float | None = None
-    """The least relevance score of a document that is returned."""
+    """Minimum relevance score of a returned document."""
     activation: Literal["sigmoid", "identity"] | None = None
-    """What is applied to scores; None takes what the model says, mostly the sigmoid."""
+    """Activation applied to scores; None uses the model's own, usually the sigmoid."""
     precision: Literal["int8", "float32"] = "int8"
-    """What the engine computes in."""
+    """Precision of the engine."""
     max_seq_length: int | None = None
-    """Most tokens of query and document together."""
+    """Maximum tokens of query and document together."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None
-    """Threads of the engine; None takes the CPUs this process may use."""
+    """Engine threads; None uses every CPU available to the process."""
     local_files_only: bool = False
     """Never use the network."""
     token: SecretStr | None = None
-    """Access token of the hub."""
+    """Hub access token."""
 
     _shared: SharedCrossEncoder = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Load the model, unless this process has it already."""
+        """Load the model unless this process already has it."""
         self._shared = shared_cross_encoder(
             self.model_name,
             precision=self.precision,
@@ -74,10 +73,10 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
             text_pairs: N pairs.
 
         Returns:
-            N scores; higher fits better.
+            N scores; higher is better.
 
         Raises:
-            InputError: a pair is outside its rule; its position is named.
+            InputError: A pair is invalid; the message names its position.
         """
         return self._shared.score(text_pairs, self.activation)
 
@@ -87,15 +86,15 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
         """Rank documents for a query.
 
         Args:
-            documents: the documents; they stay as they are.
-            query: the query.
-            callbacks: not used.
+            documents: The documents, which are not changed.
+            query: The query.
+            callbacks: Not used.
 
         Returns:
-            Copies with ``metadata["relevance_score"]``, the best first.
+            Copies with ``metadata["relevance_score"]``, best first.
 
         Raises:
-            InputError: the query is no str.
+            InputError: The query is not a str.
         """
         return self._ranked(documents, self.score(_pairs(documents, query)))
 

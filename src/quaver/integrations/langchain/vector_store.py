@@ -1,4 +1,4 @@
-"""QuaverVectorStore: LangChain's documents in Quaver's embedded store."""
+"""QuaverVectorStore: LangChain documents in Quaver's embedded store."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ Self = TypeVar("Self", bound="QuaverVectorStore")
 
 
 class QuaverVectorStore(VectorStore):
-    """Documents in a folder, inside this process, found by vector, by words, or by both.
+    """Documents in a local folder or in memory, searched by vector, by words, or by both.
 
         store = QuaverVectorStore(QuaverEmbeddings(model="BAAI/bge-small-en-v1.5"), path="./documents")
         store.add_documents(documents)
         store.similarity_search("capital of France", k=3, filter={"year": {"$gte": 2020}})
         store.as_retriever(search_kwargs={"mode": "hybrid"})
 
-    One process at a time holds a folder; stores of one process on the same folder share it. Metadata
-    is what JSON can hold. ``mode`` is "dense" (the score is the cosine), "bm25", or "hybrid" (ranks
-    of both, fused). ``filter`` is a dict of metadata fields with values or with ``$eq $ne $gt $gte
-    $lt $lte $in $nin $exists``, joined by ``$and``, ``$or`` and ``$not``.
+    Only one process at a time can open a folder; stores in one process share it. Metadata must be
+    valid JSON. ``mode`` is "dense" (the score is the cosine), "bm25", or "hybrid" (both, with their
+    ranks fused). ``filter`` is a dict of metadata fields with values or with ``$eq $ne $gt $gte $lt
+    $lte $in $nin $exists``, joined by ``$and``, ``$or`` and ``$not``.
     """
 
     def __init__(self, embedding: Embeddings, *, path: str | Path | None = None) -> None:
         """Set up; the folder is opened when it is first used.
 
         Args:
-            embedding: gives the vectors of documents and queries.
-            path: the folder, made where there is none; None keeps documents in memory.
+            embedding: Computes the vectors of documents and queries.
+            path: The folder, created if missing; None keeps documents in memory.
         """
         self._embedding = embedding
         self._place = StorePlace(path)
@@ -60,7 +60,7 @@ class QuaverVectorStore(VectorStore):
         ids: list[str] | None = None,
         path: str | Path | None = None,
     ) -> Self:
-        """Make a store of texts; see ``__init__`` and ``add_texts``."""
+        """Create a store from texts; see ``__init__`` and ``add_texts``."""
         made = cls(embedding, path=path)
         made.add_texts(texts, metadatas, ids=ids)
         return made
@@ -75,14 +75,14 @@ class QuaverVectorStore(VectorStore):
         ids: list[str] | None = None,
         path: str | Path | None = None,
     ) -> Self:
-        """Do what ``from_texts`` does without blocking the event loop."""
+        """Run ``from_texts`` without blocking the event loop."""
         made = cls(embedding, path=path)
         await made.aadd_texts(texts, metadatas, ids=ids)
         return made
 
     @property
     def embeddings(self) -> Embeddings:
-        """What gives the vectors."""
+        """The embeddings that compute the vectors."""
         return self._embedding
 
     # --- Writing ----------------------------------------------------------------------------------
@@ -94,20 +94,20 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Embed and store texts; what is stored under an id already is replaced.
+        """Embed and store texts, replacing what is stored under the same ids.
 
         Args:
             texts: N texts.
             metadatas: N dicts, or None.
-            ids: N ids, None for a new one.
-            batch_size: not used: the engine finds its own. LangChain's indexing gives one.
+            ids: N ids; None generates one.
+            batch_size: Unused; the engine chooses its own. LangChain's indexing passes one.
 
         Returns:
             N ids.
 
         Raises:
-            InputError: there are not N of each, or metadata is not what JSON can hold.
-            StoreError: storing failed.
+            InputError: There are not N of each, or metadata is not valid JSON.
+            StoreError: Writing failed.
         """
         return self.add_documents(_documents(texts, metadatas, ids))
 
@@ -119,7 +119,7 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Do what ``add_texts`` does without blocking the event loop."""
+        """Run ``add_texts`` without blocking the event loop."""
         return await self.aadd_documents(_documents(texts, metadatas, ids))
 
     def add_documents(
@@ -129,19 +129,19 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Embed and store documents; what is stored under an id already is replaced.
+        """Embed and store documents, replacing what is stored under the same ids.
 
         Args:
-            documents: N documents; one without an id gets one.
-            ids: N ids instead of the documents' own.
-            batch_size: not used: the engine finds its own. LangChain's indexing gives one.
+            documents: N documents; a missing id is generated.
+            ids: N ids that replace the documents' own.
+            batch_size: Unused; the engine chooses its own. LangChain's indexing passes one.
 
         Returns:
             N ids.
 
         Raises:
-            InputError: there are not N ids, or metadata is not what JSON can hold.
-            StoreError: storing failed.
+            InputError: There are not N ids, or metadata is not valid JSON.
+            StoreError: Writing failed.
         """
         chosen = _ids(documents, ids)
         vectors = self._embedding.embed_documents([d.page_content for d in documents])
@@ -154,17 +154,17 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Do what ``add_documents`` does without blocking the event loop."""
+        """Run ``add_documents`` without blocking the event loop."""
         chosen = _ids(documents, ids)
         vectors = await self._embedding.aembed_documents([d.page_content for d in documents])
         written: list[str] = await run_in_executor(None, self._write, documents, chosen, vectors)
         return written
 
     def delete(self, ids: list[str] | None = None) -> bool:
-        """Remove documents; an id that is not stored is no error.
+        """Remove documents; unknown ids are ignored.
 
         Args:
-            ids: whose; None for all.
+            ids: Ids of the documents; None for all.
 
         Returns:
             True.
@@ -177,15 +177,15 @@ class QuaverVectorStore(VectorStore):
         return True
 
     def optimize(self) -> None:
-        """Build the search graph where enough is stored; worth its time after a bulk load."""
+        """Build the search graph if the store is large enough; useful after a bulk load."""
         store = self._place.existing()
         if store is not None:
             store.optimize()
 
     def close(self) -> None:
-        """Let the folder go; the next use takes it again.
+        """Close the folder; the next use opens it again.
 
-        Other processes can open it when the last store of this process on it has let it go.
+        Other processes can open it once every store of this process on it is closed.
         """
         self._place.close()
 
@@ -203,7 +203,7 @@ class QuaverVectorStore(VectorStore):
 
     # --- Reading ----------------------------------------------------------------------------------
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents of those ids that are stored."""
+        """Return the stored documents with these ids."""
         store = self._place.existing()
         return [] if store is None else [_document(found.passage) for found in store.get(ids)]
 
@@ -215,20 +215,20 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> list[Document]:
-        """Find the documents that fit a query.
+        """Find the documents that match a query best.
 
         Args:
-            query: the query.
-            k: how many at most.
-            filter: only documents whose metadata match.
-            mode: how to rank.
+            query: The query.
+            k: Maximum number of documents.
+            filter: Only documents with matching metadata are returned.
+            mode: How to search: by vector, by words, or by both.
 
         Returns:
-            The documents, the best first.
+            The documents, best first.
 
         Raises:
-            InputError: an argument breaks its rule.
-            StoreError: searching failed.
+            InputError: An argument is invalid.
+            StoreError: The search failed.
         """
         found = self.similarity_search_with_score(query, k, filter=filter, mode=mode)
         return [document for document, _ in found]
@@ -241,7 +241,7 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> list[Document]:
-        """Do what ``similarity_search`` does, the query embedded with other tasks'."""
+        """Run ``similarity_search`` with the query batched with other tasks'."""
         found = await self.asimilarity_search_with_score(query, k, filter=filter, mode=mode)
         return [document for document, _ in found]
 
@@ -265,7 +265,7 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> Scored:
-        """Do what ``similarity_search_with_score`` does, the query embedded with other tasks'."""
+        """Run ``similarity_search_with_score`` with the query batched with other tasks'."""
         vector = None if mode == "bm25" else await self._embedding.aembed_query(query)
         found: Scored = await run_in_executor(None, self._search, vector, query, k, filter, mode)
         return found
@@ -285,14 +285,14 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Find documents that fit a query and differ from each other.
+        """Find documents that match a query and differ from each other.
 
         Args:
-            query: the query.
-            k: how many at most.
-            fetch_k: how many of the nearest to choose from.
+            query: The query.
+            k: Maximum number of documents.
+            fetch_k: Number of nearest documents to choose from.
             lambda_mult: 0 for the greatest diversity, 1 for the least.
-            filter: only documents whose metadata match.
+            filter: Only documents with matching metadata are returned.
         """
         vector = self._embedding.embed_query(query)
         return self.max_marginal_relevance_search_by_vector(
@@ -308,7 +308,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Do what ``max_marginal_relevance_search`` does, the query embedded with other tasks'."""
+        """Run ``max_marginal_relevance_search`` with the query batched with other tasks'."""
         vector = await self._embedding.aembed_query(query)
         return await self.amax_marginal_relevance_search_by_vector(
             vector, k, fetch_k, lambda_mult, filter=filter
@@ -323,7 +323,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Find documents near a vector that differ; see ``max_marginal_relevance_search``."""
+        """Find diverse documents near a vector; see ``max_marginal_relevance_search``."""
         store = self._place.existing()
         if store is None:
             return []
@@ -346,7 +346,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Do what ``max_marginal_relevance_search_by_vector`` does in a thread."""
+        """Run ``max_marginal_relevance_search_by_vector`` in a thread."""
         search = self.max_marginal_relevance_search_by_vector
         found: list[Document] = await run_in_executor(
             None, lambda: search(embedding, k, fetch_k, lambda_mult, filter=filter)
@@ -356,7 +356,7 @@ class QuaverVectorStore(VectorStore):
     def _similarity_search_with_relevance_scores(
         self, query: str, k: int = 4, *, filter: Mapping[str, Any] | None = None
     ) -> Scored:
-        """Bring cosines into 0..1; the other modes' scores have no such range."""
+        """Scale cosines to the range 0 to 1; other modes' scores have no fixed range."""
         found = self.similarity_search_with_score(query, k, filter=filter)
         return [(document, _from_zero_to_one(cosine)) for document, cosine in found]
 
@@ -403,13 +403,13 @@ def _ids(documents: Sequence[Document], ids: Sequence[str | None] | None) -> lis
     return [identity or str(uuid.uuid4()) for identity in given]
 
 
-def _require_as_many(name: str, given: Sequence[object] | None, wanted: int) -> None:
-    if given is not None and len(given) != wanted:
-        raise InputError(f"{name} must be one for each text: got {len(given)} for {wanted} texts")
+def _require_as_many(name: str, given: Sequence[object] | None, count: int) -> None:
+    if given is not None and len(given) != count:
+        raise InputError(f"{name} must be one for each text: got {len(given)} for {count} texts")
 
 
 def _from_zero_to_one(cosine: float) -> float:
-    """Return the relevance; rounding leaves the cosine of equal vectors a bit beside 1."""
+    """Return the relevance; rounding can put the cosine of equal vectors just above 1."""
     return min(max((cosine + 1) / 2, 0.0), 1.0)
 
 

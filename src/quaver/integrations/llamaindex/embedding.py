@@ -17,63 +17,62 @@ BATCH_SIZE = 512
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-def _in_its_callers_span(method: Method) -> Method:
+def _without_own_span(method: Method) -> Method:
     """Keep LlamaIndex from opening a second span around a method.
 
-    ``get_query_embedding`` and the like have a span, and call nothing but this inside: another one
-    tells no more.
+    Its caller, such as ``get_query_embedding``, already has a span and calls nothing else.
     """
     setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
     return method
 
 
 class QuaverEmbedding(BaseEmbedding):
-    """Embeds queries and texts of nodes in int8 on the CPU.
+    """Embed queries and node texts in int8 on the CPU.
 
         embed_model = QuaverEmbedding(model_name="BAAI/bge-small-en-v1.5")
         VectorStoreIndex.from_documents(documents, embed_model=embed_model)
 
-    The model's own prompts go before queries and texts. ``embed_batch_size`` is 512, not
-    LlamaIndex's 10: the engine pads nothing, and large batches keep every core busy. Objects with
-    the same model and settings share one engine; concurrent async calls are computed together.
+    Queries and texts get the model's own prompts. ``embed_batch_size`` is 512 instead of
+    LlamaIndex's 10: the engine does not pad, and large batches keep every core busy. Objects with
+    the same model and settings share one engine; concurrent async calls are batched.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     model_name: str = Field(description="Model folder or hub id.")
     query_instruction: str | None = Field(
-        default=None, description="Goes before queries instead of the model's own prompt."
+        default=None, description="Replaces the model's query prompt."
     )
     text_instruction: str | None = Field(
-        default=None, description="Goes before texts instead of the model's own prompt."
+        default=None, description="Replaces the model's document prompt."
     )
     normalize: bool | None = Field(
-        default=None, description="Whether vectors get length 1; None follows the model."
+        default=None, description="Whether to return unit vectors; None follows the model."
     )
     precision: Literal["int8", "float32"] = Field(
-        default="int8", description="What the engine computes in."
+        default="int8", description="Precision of the engine."
     )
-    truncate_dim: int | None = Field(default=None, description="Leading components to keep.")
-    max_length: int | None = Field(default=None, description="Most tokens of a text.")
+    truncate_dim: int | None = Field(
+        default=None, description="Number of leading components to keep; None keeps all."
+    )
+    max_length: int | None = Field(default=None, description="Maximum tokens of a text.")
     pooling: str | None = Field(
-        default=None, description='"cls" or "mean", for a model folder that does not say.'
+        default=None, description='"cls" or "mean", for a model folder that does not specify it.'
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    threads: int | None = Field(default=None, description="Threads of the engine.")
+    threads: int | None = Field(default=None, description="Engine threads.")
     local_files_only: bool = Field(default=False, description="Never use the network.")
-    token: str | None = Field(default=None, description="Access token of the hub.", exclude=True)
-    show_progress_bar: bool = Field(default=False, description="A bar on stderr.")
-    embed_batch_size: int = Field(
-        default=BATCH_SIZE, description="Texts of one call.", gt=0, le=2048
-    )
+    token: str | None = Field(default=None, description="Hub access token.", exclude=True)
+    show_progress_bar: bool = Field(default=False, description="Show a progress bar on stderr.")
+    embed_batch_size: int = Field(default=BATCH_SIZE, description="Texts per call.", gt=0, le=2048)
 
     _shared: SharedEmbedder = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Load the model, unless this process has it already.
+        """Load the model unless this process already has it.
 
         Raises:
-            ValueError: embeddings_cache is set and the model has prompts.
+            ValueError: Embeddings_cache is set and the model has prompts.
         """
         super().model_post_init(context)
         self._shared = shared_embedder(
@@ -94,27 +93,27 @@ class QuaverEmbedding(BaseEmbedding):
         before_text = embedder.document_prompt if text is None else text
         if self.embeddings_cache is not None and before_query != before_text:
             raise ValueError(
-                "embeddings_cache knows a text but not whether it is a query, and "
-                f"{embedder.name} reads {before_query!r} before queries and {before_text!r} before "
-                "texts: leave embeddings_cache out, or cache the nodes in an IngestionPipeline"
+                "embeddings_cache needs a model with one prompt, because its keys do not tell "
+                f"queries from texts: {embedder.name} has {before_query!r} for queries and "
+                f"{before_text!r} for texts; leave it out, or cache nodes in an IngestionPipeline"
             )
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name LlamaIndex knows this class by."""
+        """Return the class name that LlamaIndex saves."""
         return "QuaverEmbedding"
 
-    @_in_its_callers_span
+    @_without_own_span
     def _get_query_embedding(self, query: str) -> list[float]:
         rows = self._shared.encode([query], "query", prompt=self.query_instruction)
         return list(rows[0].tolist())
 
-    @_in_its_callers_span
+    @_without_own_span
     async def _aget_query_embedding(self, query: str) -> list[float]:
         rows = await self._shared.aencode([query], "query", prompt=self.query_instruction)
         return list(rows[0].tolist())
 
-    @_in_its_callers_span
+    @_without_own_span
     def _get_text_embedding(self, text: str) -> list[float]:
         return self._get_text_embeddings([text])[0]
 
@@ -127,7 +126,7 @@ class QuaverEmbedding(BaseEmbedding):
         )
         return list(rows.tolist())
 
-    @_in_its_callers_span
+    @_without_own_span
     async def _aget_text_embedding(self, text: str) -> list[float]:
         return (await self._aget_text_embeddings([text]))[0]
 

@@ -1,4 +1,4 @@
-"""LlamaIndex's metadata filters as the store's."""
+"""Translate LlamaIndex's metadata filters into the store's."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
     """Translate filters.
 
     Args:
-        filters: LlamaIndex's filters, nested or not; None for none.
+        filters: LlamaIndex's filters, nested or not; None for no filter.
 
     Returns:
-        The store's filter; None for none.
+        The store's filter, or None.
 
     Raises:
-        InputError: a filter asks for what the store cannot; it is named.
+        InputError: The store does not support a filter; the message names it.
     """
     return None if filters is None else _group(filters)
 
 
 def of_query(query: VectorStoreQuery) -> Filter | None:
-    """Return what a query allows: its filters, its nodes and its documents."""
+    """Return the filter for a query's filters, node ids and document ids."""
     parts: list[Filter] = []
     if query.filters is not None:
         parts.append(_group(query.filters))
-    if query.node_ids:  # an index gives an empty list when it has no choice of its own
+    if query.node_ids:  # an index passes an empty list if it does not select nodes
         parts.append(Compare("id", "in", query.node_ids))
     if query.doc_ids:
         parts.append(of_documents(query.doc_ids))
@@ -62,7 +62,7 @@ def of_query(query: VectorStoreQuery) -> Filter | None:
 
 
 def of_documents(ids: list[str]) -> Filter:
-    """Return what matches the nodes of some documents."""
+    """Return the filter for the nodes of these documents."""
     return Compare(SOURCE, "in", ids)
 
 
@@ -73,12 +73,12 @@ def _group(filters: MetadataFilters) -> Filter:
     ]
     if filters.condition == FilterCondition.OR:
         return Or(*parts) if parts else And()
-    # LlamaIndex: none of them matches.
+    # LlamaIndex's NOT: none of the filters matches.
     return Not(Or(*parts)) if filters.condition == FilterCondition.NOT else And(*parts)
 
 
 def _comparison(filter: MetadataFilter) -> Filter:
-    # The names under which LlamaIndex's stores keep the document a node came from.
+    # LlamaIndex's stores keep a node's source document under these names.
     own = filter.key in ("ref_doc_id", "doc_id", "document_id")
     field = SOURCE if own else f"{META}.{filter.key}"
     value: Any = filter.value
@@ -92,6 +92,6 @@ def _comparison(filter: MetadataFilter) -> Filter:
         known = ", ".join(operator.value for operator in FilterOperator if operator in _COMPARED)
         raise InputError(
             f"this store's filters are {known}, all, is_empty: got {filter.operator.value!r} for "
-            f"{filter.key!r}; words are found by the query modes sparse and hybrid"
+            f"{filter.key!r}; to search for words, use the query modes sparse and hybrid"
         )
     return Compare(field, _COMPARED[filter.operator], value)  # type: ignore[arg-type]

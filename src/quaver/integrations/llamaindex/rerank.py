@@ -18,43 +18,43 @@ with needs_extra("llamaindex"):
 
 
 class QuaverRerank(BaseNodePostprocessor):
-    """Ranks nodes with a cross-encoder, in int8 on the CPU.
+    """Rank nodes with a cross-encoder, in int8 on the CPU.
 
         rerank = QuaverRerank(model="BAAI/bge-reranker-base", top_n=3)
         index.as_query_engine(similarity_top_k=20, node_postprocessors=[rerank])
 
-    The nodes given stay as they are. Objects with the same model and settings share one engine;
-    concurrent async calls are computed together.
+    The input nodes are not changed. Objects with the same model and settings share one engine;
+    concurrent async calls are batched.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     model: str = Field(description="Folder or hub id of a cross-encoder with one label.")
-    top_n: int = Field(default=2, ge=1, description="How many nodes to return at most.")
+    top_n: int = Field(default=2, ge=1, description="Maximum number of nodes to return.")
     keep_retrieval_score: bool = Field(
-        default=False, description='Keep the score before in metadata["retrieval_score"].'
+        default=False, description='Keep the retrieval score in metadata["retrieval_score"].'
     )
     score_threshold: float | None = Field(
-        default=None, description="The least score of a node that is returned."
+        default=None, description="Minimum score of a returned node."
     )
     activation: Literal["sigmoid", "identity"] | None = Field(
-        default=None, description="What is applied to scores; None takes what the model says."
+        default=None, description="Activation applied to scores; None uses the model's own."
     )
     precision: Literal["int8", "float32"] = Field(
-        default="int8", description="What the engine computes in."
+        default="int8", description="Precision of the engine."
     )
     max_length: int | None = Field(
-        default=None, description="Most tokens of query and node together."
+        default=None, description="Maximum tokens of query and node together."
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
-    threads: int | None = Field(default=None, description="Threads of the engine.")
+    threads: int | None = Field(default=None, description="Engine threads.")
     local_files_only: bool = Field(default=False, description="Never use the network.")
-    token: str | None = Field(default=None, description="Access token of the hub.", exclude=True)
+    token: str | None = Field(default=None, description="Hub access token.", exclude=True)
 
     _shared: SharedCrossEncoder = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Load the model, unless this process has it already."""
+        """Load the model unless this process already has it."""
         super().model_post_init(context)
         self._shared = shared_cross_encoder(
             self.model,
@@ -68,7 +68,7 @@ class QuaverRerank(BaseNodePostprocessor):
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name LlamaIndex knows this class by."""
+        """Return the class name that LlamaIndex saves."""
         return "QuaverRerank"
 
     def _postprocess_nodes(
@@ -86,7 +86,7 @@ class QuaverRerank(BaseNodePostprocessor):
     def _started(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None
     ) -> list[tuple[str, str]]:
-        """Announce the work and return what the model is to read."""
+        """Send the start event and return the pairs that the model reads."""
         if query_bundle is None:
             raise ValueError("Missing query bundle in extra info: QuaverRerank ranks for a query")
         dispatcher.event(
@@ -98,7 +98,7 @@ class QuaverRerank(BaseNodePostprocessor):
         return [(query, node.node.get_content(metadata_mode=MetadataMode.EMBED)) for node in nodes]
 
     def _ended(self, nodes: list[NodeWithScore], scores: list[float]) -> list[NodeWithScore]:
-        """Put nodes in order and announce the end."""
+        """Sort the nodes and send the end event."""
         order = sorted(range(len(nodes)), key=lambda i: -scores[i])
         least = self.score_threshold
         kept = [i for i in order if least is None or scores[i] >= least][: self.top_n]

@@ -1,4 +1,4 @@
-"""QuaverVectorStore: LlamaIndex's nodes in Quaver's embedded store."""
+"""QuaverVectorStore: LlamaIndex nodes in Quaver's embedded store."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ _MMR_PREFETCH = 4
 
 
 class QuaverVectorStore(BasePydanticVectorStore):
-    """Nodes in a folder, inside this process, found by vector, by words, or by both.
+    """Nodes in a local folder or in memory, searched by vector, by words, or by both.
 
         store = QuaverVectorStore(path="./nodes")
         context = StorageContext.from_defaults(vector_store=store)
         index = VectorStoreIndex.from_documents(documents, storage_context=context, embed_model=...)
         index.as_retriever(vector_store_query_mode="hybrid")
 
-    Later, ``VectorStoreIndex.from_vector_store(QuaverVectorStore(path="./nodes"), embed_model=...)``
-    opens it again. One process at a time holds a folder; stores of one process on the same folder
-    share it.
+    Reopen it with
+    ``VectorStoreIndex.from_vector_store(QuaverVectorStore(path="./nodes"), embed_model=...)``.
+    Only one process at a time can open a folder; stores in one process share it.
 
     Query modes: default (the similarity is the cosine), sparse and text_search (BM25), hybrid and
-    semantic_hybrid (reciprocal ranks of both, ``alpha`` weighs the vectors', 0.5 without), mmr
-    (``mmr_threshold``, ``mmr_prefetch_factor``). Filters: all of LlamaIndex's but text_match.
+    semantic_hybrid (reciprocal ranks of both; ``alpha`` is the weight of the vectors, 0.5 by
+    default), mmr (``mmr_threshold``, ``mmr_prefetch_factor``). All of LlamaIndex's filters are
+    supported except text_match.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -53,19 +54,19 @@ class QuaverVectorStore(BasePydanticVectorStore):
     stores_text: bool = True
     flat_metadata: bool = False
     path: str | None = Field(
-        default=None, description="The folder, made where there is none; None for memory."
+        default=None, description="The folder, created if missing; None for memory."
     )
 
     _place: StorePlace = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
-        """Remember the place; the folder is opened when it is first used."""
+        """Set the location; the folder is opened when it is first used."""
         super().model_post_init(context)
         self._place = StorePlace(self.path)
 
     @classmethod
     def class_name(cls) -> str:
-        """Return the name LlamaIndex knows this class by."""
+        """Return the class name that LlamaIndex saves."""
         return "QuaverVectorStore"
 
     @property
@@ -75,19 +76,19 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
     # --- Writing ----------------------------------------------------------------------------------
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        """Store nodes; what is stored under an id already is replaced.
+        """Store nodes, replacing what is stored under the same ids.
 
         Args:
             nodes: N nodes with embeddings.
-            kwargs: not used.
+            kwargs: Not used.
 
         Returns:
             N ids.
 
         Raises:
-            ValueError: a node has no embedding.
-            InputError: metadata is not what JSON can hold.
-            StoreError: an embedding has another dimension, or storing failed.
+            ValueError: A node has no embedding.
+            InputError: Metadata is not valid JSON.
+            StoreError: An embedding has the wrong dimension, or writing failed.
         """
         if nodes:
             vectors = [node.get_embedding() for node in nodes]
@@ -100,7 +101,7 @@ class QuaverVectorStore(BasePydanticVectorStore):
         return [node.node_id for node in nodes]
 
     def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        """Remove the nodes of a document; one that is not stored is no error."""
+        """Remove the nodes of a document; an unknown id is ignored."""
         self._delete(of_documents([ref_doc_id]))
 
     def delete_nodes(
@@ -112,12 +113,12 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Remove nodes.
 
         Args:
-            node_ids: whose; None for those of any id.
-            filters: only nodes that match.
-            delete_kwargs: not used.
+            node_ids: Ids of the nodes; None for any id.
+            filters: Only matching nodes are removed.
+            delete_kwargs: Not used.
 
         Raises:
-            InputError: neither is given; ``clear`` removes everything.
+            InputError: Both node_ids and filters are None; ``clear`` removes everything.
         """
         if node_ids is None and filters is None:
             raise InputError("delete_nodes needs node_ids or filters; clear() removes every node")
@@ -128,31 +129,31 @@ class QuaverVectorStore(BasePydanticVectorStore):
         self._delete(And())
 
     def optimize(self) -> None:
-        """Build the search graph where enough is stored; worth its time after a bulk load."""
+        """Build the search graph if the store is large enough; useful after a bulk load."""
         store = self._place.existing()
         if store is not None:
             store.optimize()
 
     def persist(self, persist_path: str, fs: Any = None) -> None:
-        """Do nothing: what is stored is on disk already.
+        """Do nothing: stored nodes are already on disk.
 
         Args:
-            persist_path: not used.
-            fs: not used.
+            persist_path: Not used.
+            fs: Not used.
 
         Raises:
-            InputError: the store is in memory.
+            InputError: The store is in memory.
         """
         if self.path is None:
             raise InputError(
-                "a store in memory is not on disk: make it with QuaverVectorStore(path=...), which "
-                "keeps everything without persist"
+                "a store in memory cannot be persisted: use QuaverVectorStore(path=...), which saves "
+                "every write"
             )
 
     def close(self) -> None:
-        """Let the folder go; the next use takes it again.
+        """Close the folder; the next use opens it again.
 
-        Other processes can open it when the last store of this process on it has let it go.
+        Other processes can open it once every store of this process on it is closed.
         """
         self._place.close()
 
@@ -163,8 +164,8 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Return stored nodes without their embeddings.
 
         Args:
-            node_ids: whose; None for those of any id.
-            filters: only nodes that match.
+            node_ids: Ids of the nodes; None for any id.
+            filters: Only matching nodes are returned.
         """
         store = self._place.existing()
         if store is None:
@@ -175,15 +176,15 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Find nodes.
 
         Args:
-            query: what is asked.
+            query: The query.
             kwargs: ``mmr_threshold`` and ``mmr_prefetch_factor`` for the mode mmr.
 
         Returns:
-            The nodes with their similarities, the best first.
+            The nodes with their similarities, best first.
 
         Raises:
-            InputError: the mode is none of this store's, or lacks query_embedding or query_str.
-            StoreError: the vector has another dimension, or searching failed.
+            InputError: The mode is not supported, or its query_embedding or query_str is missing.
+            StoreError: The vector has the wrong dimension, or the search failed.
         """
         condition, store = of_query(query), self._place.existing()
         if store is None:
@@ -207,11 +208,11 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
     # --- Without blocking the event loop ----------------------------------------------------------
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        """Do what ``add`` does in a thread."""
+        """Run ``add`` in a thread."""
         return await asyncio.to_thread(self.add, nodes, **kwargs)
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        """Do what ``delete`` does in a thread."""
+        """Run ``delete`` in a thread."""
         await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
 
     async def adelete_nodes(
@@ -220,21 +221,21 @@ class QuaverVectorStore(BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **delete_kwargs: Any,
     ) -> None:
-        """Do what ``delete_nodes`` does in a thread."""
+        """Run ``delete_nodes`` in a thread."""
         await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
 
     async def aclear(self) -> None:
-        """Do what ``clear`` does in a thread."""
+        """Run ``clear`` in a thread."""
         await asyncio.to_thread(self.clear)
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
-        """Do what ``get_nodes`` does in a thread."""
+        """Run ``get_nodes`` in a thread."""
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Do what ``query`` does in a thread."""
+        """Run ``query`` in a thread."""
         return await asyncio.to_thread(self.query, query, **kwargs)
 
 
@@ -260,20 +261,24 @@ def _ranked(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | N
 def _hybrid(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | None) -> Scored:
     alpha = 0.5 if query.alpha is None else query.alpha
     if not 0 <= alpha <= 1:
-        raise InputError(f"alpha must be from 0 (words) to 1 (vectors): got {alpha}")
+        raise InputError(f"alpha must be from 0 (words only) to 1 (vectors only): got {alpha}")
     k = query.hybrid_top_k or query.similarity_top_k
-    near = store.search(query.query_embedding, k=max(k, CANDIDATES), mode="dense", filter=condition)
-    worded = store.search(
+    by_vector = store.search(
+        query.query_embedding, k=max(k, CANDIDATES), mode="dense", filter=condition
+    )
+    by_words = store.search(
         None,
         text=query.query_str,
         k=query.sparse_top_k or max(k, CANDIDATES),
         mode="bm25",
         filter=condition,
     )
-    by_vector, by_words = fused([[hit.id for hit in near]]), fused([[hit.id for hit in worded]])
-    hits = {hit.id: hit for hit in [*near, *worded]}
+    vector_scores = fused([[hit.id for hit in by_vector]])
+    word_scores = fused([[hit.id for hit in by_words]])
+    hits = {hit.id: hit for hit in [*by_vector, *by_words]}
     scores = {
-        i: 2 * (alpha * by_vector.get(i, 0.0) + (1 - alpha) * by_words.get(i, 0.0)) for i in hits
+        i: 2 * (alpha * vector_scores.get(i, 0.0) + (1 - alpha) * word_scores.get(i, 0.0))
+        for i in hits
     }
     return [(hits[i], score) for i, score in best(scores, k) if score > 0]
 

@@ -1,4 +1,4 @@
-"""QuaverDocumentEmbedder: documents to documents with vectors."""
+"""QuaverDocumentEmbedder: adds vectors to documents."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ with needs_extra("haystack"):
 
 @component
 class QuaverDocumentEmbedder(EmbedderComponent):
-    """Embeds documents in int8 on the CPU.
+    """Embed documents in int8 on the CPU.
 
         embedder = QuaverDocumentEmbedder(model="BAAI/bge-small-en-v1.5")
         embedder.run([Document(content="Paris is the capital of France.")])["documents"]
 
-    The documents given stay as they are; the result has copies. ``meta["quaver_embedding"]`` of a
-    copy says which model read which text, so that ``QuantizedBiEncoderRanker`` knows whether it can
-    use the vector.
+    The input documents are not changed; the result holds copies. ``meta["quaver_embedding"]`` of a
+    copy identifies the model and the text it read, so ``QuantizedBiEncoderRanker`` knows whether it
+    can reuse the vector.
     """
 
     def __init__(
@@ -61,24 +61,24 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """Set up; the model is loaded by ``warm_up`` or the first run.
 
         Args:
-            model: model folder or hub id.
-            token: access token of the hub.
-            prefix: goes before every text instead of the model's document prompt; "" for none.
-            suffix: goes after every text.
-            progress_bar: a bar on stderr.
-            normalize_embeddings: give unit vectors even where the model does not.
-            meta_fields_to_embed: meta fields that go before the content.
-            embedding_separator: goes between them and the content.
-            truncate_dim: leading components to keep.
-            precision: what the engine computes in; embeddings are lists of floats either way.
-            revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model: Model folder or hub id.
+            token: Hub access token.
+            prefix: Replaces the model's document prompt; "" for no prompt.
+            suffix: Appended to every text.
+            progress_bar: Show a progress bar on stderr.
+            normalize_embeddings: Return unit vectors even if the model does not normalize.
+            meta_fields_to_embed: Meta fields to put before the content.
+            embedding_separator: Separates the meta fields and the content.
+            truncate_dim: Number of leading components to keep; None keeps all.
+            precision: Precision of the engine; embeddings are lists of floats either way.
+            revision: Branch, tag or commit on the hub.
+            max_seq_length: Maximum tokens of a text; longer texts are truncated.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
 
         Raises:
-            TypeError: meta_fields_to_embed is no list of strings.
+            TypeError: meta_fields_to_embed is not a list of strings.
         """
         self.model = model_name(model)
         self.token = token
@@ -101,13 +101,13 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """Embed documents.
 
         Args:
-            documents: the documents; one without content is embedded by its meta fields alone.
+            documents: The documents; if one has no content, only its meta fields are embedded.
 
         Returns:
             "documents": copies with ``embedding``, in the same order.
 
         Raises:
-            TypeError: documents is no list of Documents.
+            TypeError: documents is not a list of Documents.
         """
         texts = self._texts(documents)
         rows = self.shared.encode(
@@ -117,16 +117,16 @@ class QuaverDocumentEmbedder(EmbedderComponent):
 
     @component.output_types(documents=list[Document])
     async def run_async(self, documents: list[Document]) -> dict[str, list[Document]]:
-        """Embed documents without blocking the event loop, together with those of other tasks.
+        """Embed documents without blocking the event loop, batched with those of other tasks.
 
         Args:
-            documents: the documents; one without content is embedded by its meta fields alone.
+            documents: The documents; if one has no content, only its meta fields are embedded.
 
         Returns:
             "documents": copies with ``embedding``, in the same order.
 
         Raises:
-            TypeError: documents is no list of Documents.
+            TypeError: documents is not a list of Documents.
         """
         texts = self._texts(documents)
         shared = await self.shared_async()

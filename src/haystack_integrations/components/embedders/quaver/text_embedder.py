@@ -1,4 +1,4 @@
-"""QuaverTextEmbedder: a query to a vector."""
+"""QuaverTextEmbedder: turns a query into a vector."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ with needs_extra("haystack"):
 
 @component
 class QuaverTextEmbedder(EmbedderComponent):
-    """Embeds one text, as a query, in int8 on the CPU.
+    """Embed one text as a query, in int8 on the CPU.
 
         embedder = QuaverTextEmbedder(model="BAAI/bge-small-en-v1.5")
         embedder.run("What is the capital of France?")["embedding"]
 
     Components with the same model and settings share one engine. Concurrent ``run_async`` calls are
-    computed together.
+    batched.
     """
 
     def __init__(
@@ -43,18 +43,18 @@ class QuaverTextEmbedder(EmbedderComponent):
         """Set up; the model is loaded by ``warm_up`` or the first run.
 
         Args:
-            model: model folder or hub id.
-            token: access token of the hub.
-            prefix: goes before the text instead of the model's query prompt; "" for none.
-            suffix: goes after the text.
-            normalize_embeddings: give unit vectors even where the model does not.
-            truncate_dim: leading components to keep.
-            precision: what the engine computes in; the embedding is a list of floats either way.
-            revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model: Model folder or hub id.
+            token: Hub access token.
+            prefix: Replaces the model's query prompt; "" for no prompt.
+            suffix: Appended to the text.
+            normalize_embeddings: Return unit vectors even if the model does not normalize.
+            truncate_dim: Number of leading components to keep; None keeps all.
+            precision: Precision of the engine; the embedding is a list of floats either way.
+            revision: Branch, tag or commit on the hub.
+            max_seq_length: Maximum tokens of a text; longer texts are truncated.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
         """
         self.model = model_name(model)
         self.token = token
@@ -74,29 +74,29 @@ class QuaverTextEmbedder(EmbedderComponent):
         """Embed a text.
 
         Args:
-            text: the text.
+            text: The text.
 
         Returns:
             "embedding": D floats.
 
         Raises:
-            TypeError: text is no string.
+            TypeError: Text is not a string.
         """
         require_text(self, "text", text)
         return {"embedding": self._query_embedding(text)}
 
     @component.output_types(embedding=list[float])
     async def run_async(self, text: str) -> dict[str, list[float]]:
-        """Embed a text without blocking the event loop, together with those of other tasks.
+        """Embed a text without blocking the event loop, batched with those of other tasks.
 
         Args:
-            text: the text.
+            text: The text.
 
         Returns:
             "embedding": D floats.
 
         Raises:
-            TypeError: text is no string.
+            TypeError: Text is not a string.
         """
         require_text(self, "text", text)
         return {"embedding": await self._query_embedding_async(text)}

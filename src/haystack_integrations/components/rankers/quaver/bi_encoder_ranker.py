@@ -1,4 +1,4 @@
-"""QuantizedBiEncoderRanker: documents in the order of their vectors' similarity to the query."""
+"""QuantizedBiEncoderRanker: ranks documents by their vectors' similarity to the query."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ with needs_extra("haystack"):
 
 @component
 class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
-    """Ranks documents by the similarity of vectors, in int8 on the CPU.
+    """Rank documents by vector similarity, in int8 on the CPU.
 
         ranker = QuantizedBiEncoderRanker(model="BAAI/bge-large-en-v1.5", top_k=2)
         ranker.run(query="What is the capital of France?", documents=documents)["documents"]
 
-    A document that carries the embedding this model gives it is not embedded again:
-    ``QuaverDocumentEmbedder`` writes into ``meta["quaver_embedding"]`` which model read which text,
-    and only where that is what this ranker would read is the embedding used.
+    A document that already carries this model's embedding is not embedded again.
+    ``QuaverDocumentEmbedder`` records the model and the text in ``meta["quaver_embedding"]``; the
+    ranker uses the embedding only if both match.
 
-    The documents given stay as they are; the result has copies with their scores.
+    The input documents are not changed; the result holds copies with their scores.
     """
 
     def __init__(
@@ -67,28 +67,28 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
         """Set up; the model is loaded by ``warm_up`` or the first run.
 
         Args:
-            model: model folder or hub id.
-            token: access token of the hub.
-            top_k: how many documents to return at most.
-            query_prefix: goes before the query instead of the model's query prompt; "" for none.
-            query_suffix: goes after the query.
-            document_prefix: goes before documents instead of the model's document prompt.
-            document_suffix: goes after every document.
-            meta_fields_to_embed: meta fields that go before the content.
-            embedding_separator: goes between them and the content.
-            scale_score: bring cosines into 0..1: (cosine + 1) / 2.
-            score_threshold: the least score of a document that is returned, after scaling.
-            truncate_dim: leading components to keep.
-            precision: what the engine computes in.
-            revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model: Model folder or hub id.
+            token: Hub access token.
+            top_k: Maximum number of documents to return.
+            query_prefix: Replaces the model's query prompt; "" for no prompt.
+            query_suffix: Appended to the query.
+            document_prefix: Replaces the model's document prompt; "" for no prompt.
+            document_suffix: Appended to every document.
+            meta_fields_to_embed: Meta fields to put before the content.
+            embedding_separator: Separates the meta fields and the content.
+            scale_score: Scale cosines to the range 0 to 1: (cosine + 1) / 2.
+            score_threshold: Minimum score of a returned document, after scaling.
+            truncate_dim: Number of leading components to keep; None keeps all.
+            precision: Precision of the engine.
+            revision: Branch, tag or commit on the hub.
+            max_seq_length: Maximum tokens of a text; longer texts are truncated.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
 
         Raises:
             ValueError: top_k is below 1.
-            TypeError: meta_fields_to_embed is no list of strings.
+            TypeError: meta_fields_to_embed is not a list of strings.
         """
         require_query(self, "", top_k)
         self.model = model_name(model)

@@ -1,4 +1,4 @@
-"""QuaverRanker: documents in the order a cross-encoder gives them."""
+"""QuaverRanker: ranks documents with a cross-encoder."""
 
 from __future__ import annotations
 
@@ -25,14 +25,13 @@ with needs_extra("haystack"):
 
 @component
 class QuaverRanker(RankerComponent[SharedCrossEncoder]):
-    """Ranks documents with a cross-encoder, in int8 on the CPU.
+    """Rank documents with a cross-encoder, in int8 on the CPU.
 
         ranker = QuaverRanker(model="BAAI/bge-reranker-base", top_k=3)
         ranker.run(query="What is the capital of France?", documents=documents)["documents"]
 
-    The documents given stay as they are; the result has copies with their scores. Components with
-    the same model and settings share one engine. Concurrent ``run_async`` calls are computed
-    together.
+    The input documents are not changed; the result holds copies with their scores. Components with
+    the same model and settings share one engine. Concurrent ``run_async`` calls are batched.
     """
 
     def __init__(
@@ -58,27 +57,27 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
         """Set up; the model is loaded by ``warm_up`` or the first run.
 
         Args:
-            model: folder or hub id of a cross-encoder with one label.
-            token: access token of the hub.
-            top_k: how many documents to return at most.
-            query_prefix: goes before the query.
-            query_suffix: goes after the query.
-            document_prefix: goes before every document.
-            document_suffix: goes after every document.
-            meta_fields_to_embed: meta fields that go before the content.
-            embedding_separator: goes between them and the content.
-            scale_score: bring scores into 0..1 with the sigmoid; else they are the model's plain
-                ones.
-            score_threshold: the least score of a document that is returned, after scaling.
-            precision: what the engine computes in.
-            revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of query and document together.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model: Folder or hub id of a cross-encoder with one label.
+            token: Hub access token.
+            top_k: Maximum number of documents to return.
+            query_prefix: Prepended to the query.
+            query_suffix: Appended to the query.
+            document_prefix: Prepended to every document.
+            document_suffix: Appended to every document.
+            meta_fields_to_embed: Meta fields to put before the content.
+            embedding_separator: Separates the meta fields and the content.
+            scale_score: Scale scores to the range 0 to 1 with the sigmoid; otherwise return the
+                model's raw scores.
+            score_threshold: Minimum score of a returned document, after scaling.
+            precision: Precision of the engine.
+            revision: Branch, tag or commit on the hub.
+            max_seq_length: Maximum tokens of query and document together.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
 
         Raises:
             ValueError: top_k is below 1.
-            TypeError: meta_fields_to_embed is no list of strings.
+            TypeError: meta_fields_to_embed is not a list of strings.
         """
         require_query(self, "", top_k)
         self.model = model_name(model)

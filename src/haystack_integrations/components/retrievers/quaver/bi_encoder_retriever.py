@@ -1,4 +1,4 @@
-"""QuantizedBiEncoderRetriever: a query's text to documents, over any store of vectors."""
+"""QuantizedBiEncoderRetriever: finds documents by a query's text, in any vector store."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ with needs_extra("haystack"):
 
 @component
 class QuantizedBiEncoderRetriever(EmbedderComponent):
-    """Embeds a query in int8 on the CPU and finds the nearest documents.
+    """Embed a query in int8 on the CPU and find the nearest documents.
 
         retriever = QuantizedBiEncoderRetriever(document_store=store, model="BAAI/bge-small-en-v1.5")
         retriever.run("What is the capital of France?")["documents"]
 
-    It works over a document store with ``embedding_retrieval`` (``QuaverDocumentStore``,
-    ``InMemoryDocumentStore``), and over any embedding retriever, so over any store that has one.
-    The documents must have been embedded by the same model; ``QuaverDocumentEmbedder`` does that.
+    It works with any document store that has ``embedding_retrieval`` (``QuaverDocumentStore``,
+    ``InMemoryDocumentStore``) and with any embedding retriever. The documents must have been
+    embedded by the same model, for example with ``QuaverDocumentEmbedder``.
     """
 
     def __init__(
@@ -51,41 +51,43 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         """Set up; the model is loaded by ``warm_up`` or the first run.
 
         Args:
-            model: model folder or hub id.
-            document_store: a store with ``embedding_retrieval``; or give a retriever.
-            retriever: an embedding retriever: its ``run`` takes query_embedding, filters and top_k.
-            token: access token of the hub.
-            filters: Haystack filters; those of a run replace them.
-            top_k: how many documents to return at most.
-            return_embedding: return embeddings, so that ``QuantizedBiEncoderRanker`` can use them;
-                over a retriever, that one decides.
-            prefix: goes before the query instead of the model's query prompt; "" for none.
-            suffix: goes after the query.
-            normalize_embeddings: give unit vectors even where the model does not.
-            truncate_dim: leading components to keep.
-            precision: what the engine computes in.
-            revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of the query.
-            pooling: "cls" or "mean", for a model folder that does not say.
-            threads: threads of the engine; None takes the CPUs this process may use.
-            local_files_only: never use the network.
+            model: Model folder or hub id.
+            document_store: A store with ``embedding_retrieval``; or pass a retriever.
+            retriever: An embedding retriever; its ``run`` takes query_embedding, filters and top_k.
+            token: Hub access token.
+            filters: Haystack filters; filters passed to ``run`` replace them.
+            top_k: Maximum number of documents to return.
+            return_embedding: Return embeddings for ``QuantizedBiEncoderRanker`` to reuse; ignored
+                with a retriever, which decides for itself.
+            prefix: Replaces the model's query prompt; "" for no prompt.
+            suffix: Appended to the query.
+            normalize_embeddings: Return unit vectors even if the model does not normalize.
+            truncate_dim: Number of leading components to keep; None keeps all.
+            precision: Precision of the engine.
+            revision: Branch, tag or commit on the hub.
+            max_seq_length: Maximum tokens of the query.
+            pooling: "cls" or "mean", for a model folder that does not specify it.
+            threads: Engine threads; None uses every CPU available to the process.
+            local_files_only: Never use the network.
 
         Raises:
-            ValueError: not exactly one of document_store and retriever is given, it cannot search
-                with a vector, or top_k is below 1.
+            ValueError: Exactly one of document_store and retriever is required, it must search by
+                vector, and top_k must be at least 1.
         """
         if (document_store is None) == (retriever is None):
-            raise ValueError("give either document_store or retriever")
+            raise ValueError(
+                "pass exactly one of document_store and retriever: got "
+                f"{'neither' if retriever is None else 'both'}"
+            )
         if document_store is not None and not hasattr(document_store, "embedding_retrieval"):
             raise ValueError(
                 "document_store must have embedding_retrieval(query_embedding, ...): "
-                f"{type(document_store).__name__} has not; pass its embedding retriever as "
-                "retriever="
+                f"got {type(document_store).__name__}; pass its embedding retriever as retriever="
             )
         if retriever is not None and not hasattr(retriever, "run"):
             raise ValueError(
                 "retriever must be an embedding retriever with run(query_embedding, ...): "
-                f"{type(retriever).__name__} has no run"
+                f"got {type(retriever).__name__}"
             )
         require_query(self, "", top_k)
         self.model = model_name(model)
@@ -120,15 +122,15 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         """Find the documents nearest to a query.
 
         Args:
-            query: the query.
-            filters: instead of the component's.
-            top_k: instead of the component's.
+            query: The query.
+            filters: Overrides the component's.
+            top_k: Overrides the component's.
 
         Returns:
-            "documents": the nearest with their scores, the best first.
+            "documents": the nearest documents with their scores, best first.
 
         Raises:
-            TypeError: query is no string.
+            TypeError: query is not a string.
             ValueError: top_k is below 1.
         """
         options = self._search_options(query, filters, top_k)
@@ -138,15 +140,15 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
     async def run_async(
         self, query: str, filters: dict[str, Any] | None = None, top_k: int | None = None
     ) -> dict[str, list[Document]]:
-        """Find documents without blocking the event loop, queries embedded with other tasks'.
+        """Find documents without blocking the event loop; the query is batched with other tasks'.
 
         Args:
-            query: the query.
-            filters: instead of the component's.
-            top_k: instead of the component's.
+            query: The query.
+            filters: Overrides the component's.
+            top_k: Overrides the component's.
 
         Returns:
-            "documents": the nearest with their scores, the best first.
+            "documents": the nearest documents with their scores, best first.
         """
         options = self._search_options(query, filters, top_k)
         options["query_embedding"] = await self._query_embedding_async(query)

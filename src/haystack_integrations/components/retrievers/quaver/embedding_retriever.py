@@ -1,4 +1,4 @@
-"""QuaverEmbeddingRetriever: the documents of a QuaverDocumentStore nearest to a vector."""
+"""QuaverEmbeddingRetriever: finds the documents nearest to a vector."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ with needs_extra("haystack"):
 
 @component
 class QuaverEmbeddingRetriever(SavedByParameters):
-    """Finds the documents nearest to a vector in a ``QuaverDocumentStore``."""
+    """Find the documents nearest to a vector in a ``QuaverDocumentStore``."""
 
     def __init__(
         self,
@@ -28,14 +28,14 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         """Set up.
 
         Args:
-            document_store: the store.
+            document_store: The store.
             filters: Haystack's filters.
-            top_k: how many documents to return at most.
-            return_embedding: whether they carry their embeddings.
-            filter_policy: whether filters of a run replace these or are joined with them.
+            top_k: Maximum number of documents to return.
+            return_embedding: Whether returned documents carry their embeddings.
+            filter_policy: Whether filters passed to ``run`` replace these or are merged with them.
 
         Raises:
-            ValueError: the store is of another kind, or top_k is below 1.
+            ValueError: The store is not a QuaverDocumentStore, or top_k is below 1.
         """
         if not isinstance(document_store, QuaverDocumentStore):
             raise ValueError(
@@ -58,12 +58,12 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         """Find documents.
 
         Args:
-            query_embedding: the vector.
+            query_embedding: The vector.
             filters: Haystack's filters; see filter_policy.
-            top_k: instead of the component's.
+            top_k: Overrides the component's.
 
         Returns:
-            "documents": the nearest with the cosine as score, the best first.
+            "documents": the nearest documents with their cosine as score, best first.
         """
         options = self._options(filters, top_k)
         return {"documents": self.document_store.embedding_retrieval(query_embedding, **options)}
@@ -78,12 +78,12 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         """Find documents without blocking the event loop; see ``run``.
 
         Args:
-            query_embedding: the vector.
+            query_embedding: The vector.
             filters: Haystack's filters; see filter_policy.
-            top_k: instead of the component's.
+            top_k: Overrides the component's.
 
         Returns:
-            "documents": the nearest with the cosine as score, the best first.
+            "documents": the nearest documents with their cosine as score, best first.
         """
         options = self._options(filters, top_k)
         found = await self.document_store.embedding_retrieval_async(query_embedding, **options)
