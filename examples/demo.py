@@ -10,6 +10,7 @@ import random
 import statistics
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -25,7 +26,6 @@ from rich.table import Table
 from rich.text import Text
 
 from quaver import BiEncoderRanker, Embedder, Index, QuaverError, UpdateReport
-from quaver.cli.terminal import QueryWords, excerpt, short_heading
 from quaver.documents import embedded_text
 
 DOCUMENTS = Path(__file__).parent / "python-docs"
@@ -38,29 +38,29 @@ QUESTIONS = (
 )
 SHOWN = 3
 CANDIDATES = 50
-"""Passages that are found by words and vectors together and then ordered by the model alone."""
+"""Passages that the hybrid search finds and the model reranks."""
 
 REPEATS = 15
 PASSAGE_TOKENS = 128
-"""Half of what the model reads: a few sentences, and a machine without VNNI is done in a minute."""
+"""A few sentences each, so that a machine without VNNI needs about a minute."""
 
 SAMPLE = 400
-"""Passages that are embedded in float32 too, drawn at random; all of them where that is quick."""
+"""Random passages also embedded in float32; on fast machines, all passages."""
 
 QUICK = 200.0
-"""Passages indexed per second from which on all are embedded in float32 too."""
+"""Passages per second at which a machine counts as fast."""
 
 console = Console(highlight=False, width=min(Console().width, 100))
 
 
 def build(index: Index) -> UpdateReport:
-    """Indexes the sample documents, with a bar where there is a terminal.
+    """Index the sample documents, with a progress bar on a terminal.
 
     Args:
         index: The open index.
 
     Returns:
-        What was done.
+        The report of the update.
     """
     columns = (TextColumn("  [dim]{task.description}"), BarColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -73,7 +73,7 @@ def build(index: Index) -> UpdateReport:
 
 
 def ask(index: Index) -> None:
-    """Asks the questions and prints the best passages, and where each search alone had them.
+    """Ask the questions; print the best passages and their rank in each search.
 
     Args:
         index: The filled index.
@@ -82,38 +82,55 @@ def ask(index: Index) -> None:
     for number, question in enumerate(QUESTIONS, start=1):
         console.print()
         console.print(Text.assemble((f"{number}  {question}", "bold")))
-        words = QueryWords(question, index.store.manifest.language)
         places = {
             name: [hit.id for hit in index.search(question, k=CANDIDATES, mode=mode)]
             for name, mode in (("words", "bm25"), ("vectors", "dense"), ("fused", "hybrid"))
         }
         for hit in index.search(question, k=SHOWN, ranker=ranker, candidates=CANDIDATES):
-            stood = ", ".join(
+            ranks = ", ".join(
                 f"{name} {found.index(hit.id) + 1}"
                 for name, found in places.items()
                 if hit.id in found
             )
             console.print(
-                Text.assemble(f"   {hit.score:.3f}  ", (hit.source, "cyan"), (f"  {stood}", "dim"))
+                Text.assemble(f"   {hit.score:.3f}  ", (hit.source, "cyan"), (f"  {ranks}", "dim"))
             )
-            console.print(f"     {short_heading(hit.heading, console.width - 5)}", markup=False)
-            console.print(excerpt(hit.text, words, width=console.width, lines=2))
-    told = (
-        f"Found by words and by vectors, their ranks fused; the best {CANDIDATES} reranked by the "
-        "model from the vectors that are stored. Beside each: its rank in each of these lists."
+            heading = Text(f"     {hit.heading}", no_wrap=True, overflow="ellipsis")
+            console.print(heading)
+            console.print(excerpt(hit.text, question))
+    note = (
+        f"Words and vectors are searched and their ranks fused; the model then reranks the best "
+        f"{CANDIDATES} with the stored vectors. Each passage shows its rank in these searches."
     )
     console.print()
-    console.print(Padding(Text(told, "dim"), (0, 0, 0, 5)))
+    console.print(Padding(Text(note, "dim"), (0, 0, 0, 5)))
+
+
+def excerpt(text: str, question: str) -> Text:
+    """Return the first two lines of a passage, with the question's words in bold.
+
+    Args:
+        text: The passage's text.
+        question: The question.
+
+    Returns:
+        The indented lines.
+    """
+    lines = textwrap.wrap(" ".join(text.split()), console.width - 5, max_lines=2, placeholder=" …")
+    shown = Text(textwrap.indent("\n".join(lines), " " * 5))
+    words = [word.strip("?,.") for word in question.split() if len(word) > 3]
+    shown.highlight_words(words, "bold", case_sensitive=False)
+    return shown
 
 
 def milliseconds_per_query(index: Index) -> dict[str, float]:
-    """Measures searches from the question to the passages, embedding included.
+    """Measure searches from question to passages, including embedding.
 
     Args:
         index: The filled index.
 
     Returns:
-        For each way to search the median over all questions and repeats, in milliseconds.
+        Median milliseconds over all questions and repeats, for each kind of search.
     """
     ranker = BiEncoderRanker(index.embedder)
     ways: dict[str, Callable[[str], object]] = {
@@ -138,13 +155,13 @@ class Comparison:
     """How far int8 is from float32 in the same engine.
 
     Attributes:
-        passages: How many passages were embedded in both.
+        passages: Number of passages embedded in both.
         mean: Mean cosine between the two vectors of a passage.
-        least: The lowest one.
+        least: Lowest cosine.
         overlap: Share of the top 10 of these passages on which both agree, 0 to 1, mean over the
             questions.
-        int8_rate: Passages per second, embedding alone.
-        float32_rate: The same in float32, for the same passages.
+        int8_rate: Passages per second in int8, embedding only.
+        float32_rate: Passages per second in float32, embedding only.
     """
 
     passages: int
@@ -156,12 +173,12 @@ class Comparison:
 
 
 def compare(index: Index, exact: Embedder, size: int) -> Comparison:
-    """Compares int8 with float32 on passages drawn at random, the same ones in every run.
+    """Compare int8 with float32 on random passages, the same ones in every run.
 
     Args:
         index: The filled index, in int8.
         exact: The same model in float32.
-        size: How many passages; at most those that are stored.
+        size: Number of passages; at most the number stored.
 
     Returns:
         The comparison.
@@ -187,7 +204,7 @@ def compare(index: Index, exact: Embedder, size: int) -> Comparison:
 
 
 def top_ten(embedder: Embedder, question: str, passages: NDArray[np.float32]) -> set[int]:
-    """Finds the ten passages nearest to a question.
+    """Return the ten passages nearest to a question.
 
     Args:
         embedder: The model of the passages' vectors.
@@ -201,11 +218,11 @@ def top_ten(embedder: Embedder, question: str, passages: NDArray[np.float32]) ->
 
 
 def timed(embedder: Embedder, texts: list[str]) -> tuple[NDArray[np.float32], float]:
-    """Embeds texts and measures the time.
+    """Embed texts and measure the time.
 
     Args:
         embedder: The model.
-        texts: What to embed.
+        texts: The texts.
 
     Returns:
         The vectors, float32 (N, D), and seconds.
@@ -218,12 +235,12 @@ def timed(embedder: Embedder, texts: list[str]) -> tuple[NDArray[np.float32], fl
 def print_numbers(
     index: Index, report: UpdateReport, latency: dict[str, float], comparison: Comparison
 ) -> None:
-    """Prints speed, and beside it what it costs.
+    """Print the speed and the loss of int8.
 
     Args:
         index: The filled index.
-        report: What indexing did.
-        latency: Milliseconds per query for each way to search.
+        report: The report of the update.
+        latency: Milliseconds per query for each kind of search.
         comparison: How far int8 is from float32.
     """
     stored = index.store.count()
@@ -259,11 +276,11 @@ def print_numbers(
 
 
 def run(model: Path, store: Path) -> None:
-    """Runs the demo.
+    """Run the demo.
 
     Args:
         model: Model folder.
-        store: Where the index is made; one that is there is brought up to date.
+        store: Folder of the index; an existing one is updated.
     """
     embedder = Embedder.from_pretrained(model)
     console.rule("[bold]Quaver[/] [dim]embeddings in eight bits, on the CPU[/]", style="dim")
@@ -293,12 +310,12 @@ def run(model: Path, store: Path) -> None:
 
 
 def _working(doing: str) -> AbstractContextManager[object]:
-    """Shows that something takes a while, where there is a terminal."""
+    """Show a status line on a terminal."""
     return console.status(f"[dim]{doing}") if console.is_terminal else nullcontext()
 
 
 def main() -> None:
-    """Reads the arguments and runs the demo."""
+    """Read the arguments and run the demo."""
     parser = argparse.ArgumentParser(
         description="Index the Python documentation and ask it questions."
     )

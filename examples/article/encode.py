@@ -1,4 +1,4 @@
-"""Load a model in int8 and turn text into vectors, one text or many.
+"""Load a model in int8 and turn text into vectors: one text or many.
 
 python examples/article/encode.py [MODEL]
 """
@@ -32,7 +32,7 @@ def main(model: str = MODEL) -> None:
     assert near[0, 1] > near[0, 2]
     assert near[2, 3] > near[1, 3]
 
-    # One call takes any number of texts in any order: nothing is padded, so length is all that costs.
+    # One call takes any number of texts in any order. Nothing is padded; only the number of tokens counts.
     many = [" ".join([f"Note {at}.", *SENTENCES[: 1 + at % 4]]) for at in range(1000)]
     begin = time.perf_counter()
     rows = embedder.encode_document(many)
@@ -40,9 +40,9 @@ def main(model: str = MODEL) -> None:
     print(f"\n{len(many)} texts in {seconds:.1f} s: {rows.shape}, {rows.dtype}")
     assert (
         rows[0] == embedder.encode_document(many[0])
-    ).all()  # the same bits, alone or in a batch
+    ).all()  # the same bits alone and in a batch
 
-    # A quarter of the memory, and a thirty-second of it, for vectors that a store keeps.
+    # Stored vectors can take a quarter or a thirty-second of the memory.
     for output in ("float32", "int8", "binary"):
         packed = embedder.encode(SENTENCES, output=output)
         print(f"{output:8} {packed.nbytes // len(SENTENCES):5} bytes a vector")

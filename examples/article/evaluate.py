@@ -1,4 +1,4 @@
-"""Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, beside float32.
+"""Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, compared with float32.
 
 python examples/article/evaluate.py [MODEL]
 

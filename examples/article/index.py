@@ -47,7 +47,7 @@ def three(model: str) -> None:
     index.add_component("writer", DocumentWriter(store, policy=DuplicatePolicy.OVERWRITE))
     index.connect("embedder.documents", "writer.documents")
 
-    # An id is a string; 0 would count as none, and Haystack would put a hash in its place.
+    # An id is a string; Haystack treats 0 as missing and generates a hash.
     documents = [Document(id=str(at), content=text) for at, text in enumerate(THREE)]
     written = index.run({"embedder": {"documents": documents}})["writer"]["documents_written"]
     print(f"{written} documents")

@@ -1,4 +1,4 @@
-"""Quantize a model with calibration text, see what that costs, and use the folder it leaves.
+"""Quantize a model with calibration text, measure the loss, and use the new folder.
 
 python examples/article/quantize.py [MODEL] [TARGET]
 

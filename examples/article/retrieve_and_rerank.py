@@ -1,4 +1,4 @@
-"""Retrieve with a small model, rank what was found with a large one: a Haystack 3 pipeline.
+"""Retrieve with a small model and rerank with a large one: a Haystack 3 pipeline.
 
 python examples/article/retrieve_and_rerank.py [RETRIEVER [RANKER]]
 
@@ -55,7 +55,7 @@ def main(retriever: str = MODEL, ranker: str | None = None) -> None:
     pipeline.add_component("ranker", QuantizedBiEncoderRanker(top_k=2, **large))
     pipeline.connect("retriever.documents", "ranker.documents")
 
-    # A pipeline is data: it comes back from YAML without a flag, its models loaded once in a process.
+    # A pipeline is data: YAML restores it without a flag, and a process loads each model once.
     saved = pipeline.dumps()
     pipeline = Pipeline.loads(saved)
 

@@ -1,4 +1,4 @@
-"""Retrieve with a small model and rank what was found with a better one, as a LangChain chain.
+"""Retrieve with a small model and rerank with a better one, as a LangChain chain.
 
 python examples/frameworks/langchain_rerank.py [RETRIEVER [CROSS_ENCODER]]
 

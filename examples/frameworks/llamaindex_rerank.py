@@ -1,4 +1,4 @@
-"""Retrieve with a small model and rank what was found with a better one, in LlamaIndex.
+"""Retrieve with a small model and rerank with a better one, in LlamaIndex.
 
 python examples/frameworks/llamaindex_rerank.py [RETRIEVER [CROSS_ENCODER]]
 

@@ -1,4 +1,4 @@
-"""Answer a question with citations; without an endpoint, show what would be sent.
+"""Answer a question with citations; without an endpoint, show the messages.
 
 python examples/index/ask.py [MODEL [http://localhost:8080/v1]]
 """

@@ -1,4 +1,4 @@
-"""Measure an index of your own: how often is the right document among the first five?
+"""Measure your own index: how often is the right document among the first five?
 
 python examples/index/evaluate.py [MODEL]
 """

@@ -1,4 +1,4 @@
-"""Index files as people have them; a broken one is reported. Needs quaver[files].
+"""Index files of several formats; a broken file is reported. Needs quaver[files].
 
 python examples/index/files.py [MODEL]
 """

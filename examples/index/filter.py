@@ -1,4 +1,4 @@
-"""Search only where metadata match.
+"""Search only passages with matching metadata.
 
 python examples/index/filter.py [MODEL]
 """
@@ -6,7 +6,6 @@ python examples/index/filter.py [MODEL]
 import sys
 
 import quaver
-from quaver import And, Compare
 
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"
@@ -23,7 +22,9 @@ with quaver.Index.create(":memory:", model) as index:
             for text, fields in notes
         ]
     )
-    wanted = And(Compare("year", ">=", 2024), Compare("room", "==", "attic"))
-    (hit,) = index.search("Does water come in?", filter=wanted)
+    condition = quaver.And(
+        quaver.Compare("year", ">=", 2024), quaver.Compare("room", "==", "attic")
+    )
+    (hit,) = index.search("Does water come in?", filter=condition)
 print(hit.metadata["year"], hit.text)
 assert hit.metadata["year"] == 2025

@@ -1,4 +1,4 @@
-"""Find by words, then order by meaning; stored vectors are used again.
+"""Search by words, then rerank by vectors; stored vectors are reused.
 
 python examples/index/rerank.py [MODEL]
 """
@@ -11,7 +11,7 @@ import quaver
 model = quaver.Embedder.from_pretrained(
     sys.argv[1] if len(sys.argv) > 1 else "sentence-transformers/all-MiniLM-L6-v2"
 )
-# Any reranking or embedding model goes in the same place: quaver.Ranker.from_pretrained("BAAI/bge-reranker-base")
+# Any reranking or embedding model works here: quaver.Ranker.from_pretrained("BAAI/bge-reranker-base")
 ranker = quaver.BiEncoderRanker(model)
 question = "How do I sort by two keys, one of them descending?"
 documents = Path(__file__).parent.parent / "python-docs" / "howto"

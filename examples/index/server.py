@@ -1,4 +1,4 @@
-"""The same index on a Qdrant server, for many processes and machines; without one, in a folder.
+"""Use the index on a Qdrant server, for many processes and machines; without a server, in a folder.
 
 python examples/index/server.py [MODEL [qdrant://localhost:6333/example]]        needs quaver[qdrant]
 """

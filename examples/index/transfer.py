@@ -1,4 +1,4 @@
-"""Out of a store and into another one, here with smaller vectors; nothing is embedded again.
+"""Move an index from one store to another, here with smaller vectors; nothing is embedded again.
 
 python examples/index/transfer.py [MODEL]        needs quaver[parquet]
 """

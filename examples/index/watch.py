@@ -1,4 +1,4 @@
-"""An index that follows its folder: a file that is written is found a moment later.
+"""Keep an index up to date with its folder: a new file is found a moment later.
 
 python examples/index/watch.py [MODEL]        needs quaver[watch]; `quaver index --watch` does the same
 """

@@ -1,4 +1,4 @@
-"""Chroma: a collection that embeds in int8, and finds its model again when it is opened.
+"""Chroma: a collection that embeds in int8 and loads its model when it is reopened.
 
 python examples/others/chroma_collection.py [MODEL]
 """
@@ -29,7 +29,7 @@ def main(model: str = MODEL) -> None:
         notes = client.create_collection("notes", embedding_function=QuaverEmbeddingFunction(model))
         notes.add(ids=list(NOTES), documents=list(NOTES.values()))
 
-        again = client.get_collection("notes")  # the model's name stands in the collection
+        again = client.get_collection("notes")  # Chroma saves the model's name
         found = again.query(query_texts=["How hot should the water be?"], n_results=2)
         for key, distance in zip(found["ids"][0], found["distances"][0], strict=True):
             print(f"{1 - distance:.3f}  {NOTES[key]}")

@@ -22,8 +22,8 @@ NOTES = [
 def main(model: str = MODEL) -> None:
     """Build a retriever over three notes and ask."""
     embedder = quaver.Embedder.from_pretrained(model)
-    # DSPy sends documents and queries through one function: right for models without prompts. It
-    # splits into batches of 200; caching is for services that cost money.
+    # DSPy sends documents and queries through one function, so use models without prompts. It
+    # splits texts into batches of 200. Caching pays off only for paid services.
     embed = dspy.Embedder(embedder.encode, batch_size=1024, caching=False)
     search = dspy.retrievers.Embeddings(corpus=NOTES, embedder=embed, k=2)
     found = search("How hot should the water be?")

@@ -33,7 +33,7 @@ def main(model: str = MODEL) -> None:
     with tempfile.TemporaryDirectory(prefix="quaver-") as folder:
         lancedb.connect(folder).create_table("notes", schema=Note).add(ROWS)
 
-        again = lancedb.connect(folder).open_table("notes")  # the model's name stands in the table
+        again = lancedb.connect(folder).open_table("notes")  # LanceDB saves the model's name
         found = (
             again.search("How do I keep my bicycle working?").metric("cosine").limit(2).to_list()
         )

@@ -1,4 +1,4 @@
-"""pgvector on a real PostgreSQL, which pgserver brings and runs on a unix socket.
+"""pgvector on a real PostgreSQL, which pgserver installs and runs on a unix socket.
 
 python examples/others/pgvector_table.py [MODEL]
 

@@ -1,4 +1,4 @@
-"""Qdrant: vectors through fastembed's interface, into the client's own store in memory.
+"""Qdrant: vectors through fastembed's interface, in the client's in-memory store.
 
 python examples/others/qdrant_points.py [MODEL]
 
