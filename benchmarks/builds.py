@@ -66,7 +66,7 @@ def _ask(worker: Any, **question: Any) -> Any:
     worker.stdin.flush()
     line = worker.stdout.readline()
     if not line:
-        sys.exit("a build's process ended; its message stands above")
+        sys.exit("a build's process ended; see its message above")
     return json.loads(line)
 
 

@@ -47,7 +47,7 @@ FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotI
 
 
 class FirstToken(torch.nn.Module):
-    """A model that gives the last state of the first token."""
+    """A model that returns the last state of the first token."""
 
     def __init__(self, model: Any) -> None:
         """Wrap a model of transformers."""
@@ -76,7 +76,7 @@ def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
             nncf.Dataset(samples),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(samples),
-            # It would change constants, no operation, and takes longer than all the rest.
+            # It would change only constants, and takes longer than everything else.
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
         CACHE.mkdir(parents=True, exist_ok=True)

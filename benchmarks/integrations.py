@@ -272,7 +272,7 @@ FRAMEWORKS: dict[str, Callable[[str, str], Component]] = {
 
 
 def _cross_encoder(model: Path) -> Path:
-    """Write the model with a random head that gives one score."""
+    """Write the model with a random head with one score."""
     folder = CACHE / f"{model.parent.name}-cross"
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))

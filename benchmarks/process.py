@@ -170,7 +170,7 @@ def idle(model: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def busy(model: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Encode alone and beside a program that keeps one CPU busy, in turns.
+    """Encode alone, and while a program keeps one CPU busy, in turns.
 
     Args:
         model: model folder.

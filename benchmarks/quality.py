@@ -39,10 +39,10 @@ CASES = {"1 x 16": [16], "1 x 128": [128], "32 x 128": [128] * 32}
 def quantize(model: Path, work: Path, calibration: str, samples: int) -> dict[str, Any]:
     """Write a folder for each scheme; return sizes, seconds and errors, without this machine's paths."""
     found = {}
-    for scheme, told in SCHEMES.items():
+    for scheme, settings in SCHEMES.items():
         shutil.rmtree(work / scheme, ignore_errors=True)
-        text = {"calibration": calibration} if "calibration" in told else {}
-        report = quaver.quantize(model, work / scheme, **{**told, **text}, samples=samples)
+        text = {"calibration": calibration} if "calibration" in settings else {}
+        report = quaver.quantize(model, work / scheme, **{**settings, **text}, samples=samples)
         found[scheme] = {k: v for k, v in asdict(report).items() if k not in ("target", "source")}
     return found
 
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--compare", default="openvino,onnxruntime", help="other engines, or ''")
     parser.add_argument("--work", type=Path, default=Path("build/quality"), help="for the folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the record")
-    parser.add_argument("rest", nargs="*", help="options of `quaver evaluate`, behind --")
+    parser.add_argument("passed", nargs="*", help="options of `quaver evaluate`, after --")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     schemes = quantize(options.model, options.work, options.calibration, options.samples)
@@ -99,7 +99,7 @@ def main() -> int:
         return 0
     arguments = ["evaluate", *(str(options.work / scheme) for scheme in EVALUATED)]
     arguments += ["--baseline", str(options.model), "--tasks", options.tasks]
-    arguments += ["--out", str(options.out), *options.rest]
+    arguments += ["--out", str(options.out), *options.passed]
     if options.compare:
         arguments += ["--compare", options.compare, "--calibration", options.calibration]
     sys.argv = ["quaver", *arguments]

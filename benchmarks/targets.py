@@ -94,7 +94,7 @@ def _model(result: Result, size: str) -> str | None:
 
 
 def _row(result: Result, model: str | None, case: str, engine: str) -> Row | None:
-    """The row of a case, else of what stands for it."""
+    """Return the row of a case, or of its replacement."""
     for wanted in (case, INSTEAD.get(case)):
         for row in result.rows:
             if (row.model, row.case, row.engine) == (model, wanted, engine):

@@ -1,11 +1,11 @@
 """Compare every model family with transformers in float32, on random models made from its configs.
 
-Two families are in no package; `published_forms.py`, written from their descriptions, stands for them.
+Two families are in no package; `published_forms.py`, written from their descriptions, replaces them.
 Needs torch and transformers:
 
     python tools/families.py                 reduced shapes, each layer and the head
-    python tools/families.py --real          the shapes of published models, pooled vectors alone
-    python tools/families.py --golden        write tests/golden/families anew
+    python tools/families.py --real          the shapes of published models, pooled vectors only
+    python tools/families.py --golden        write tests/golden/families
 
 Weights are random, with outlier channels as trained models have them. Tokens are random too, so only
 the arithmetic is compared.
@@ -43,7 +43,7 @@ class Case:
 
     Attributes:
         name: the model class without its ending (Model, ForSequenceClassification).
-        reduced: what the reduced config sets, beside the sizes that all have.
+        reduced: settings of the reduced config, besides the sizes that all have.
         real: the published model whose shape `--real` takes, and what its config sets.
     """
 
@@ -181,7 +181,7 @@ def random_batch(vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> TokenBa
 
 
 def states_of(model: Any, batch: TokenBatch) -> list[np.ndarray]:
-    """Return what transformers gives behind the embeddings and each layer, float32 (T, H)."""
+    """Return transformers' states after the embeddings and after each layer, float32 (T, H)."""
     rows: list[list[np.ndarray]] = []
     with torch.inference_mode():
         for i in range(len(batch)):
@@ -193,7 +193,7 @@ def states_of(model: Any, batch: TokenBatch) -> list[np.ndarray]:
 
 
 def logits_of(model: Any, batch: TokenBatch) -> np.ndarray:
-    """Return what the classification head gives, float32 (N, labels)."""
+    """Return the logits of the classification head, float32 (N, labels)."""
     with torch.inference_mode():
         ids = [
             torch.from_numpy(batch.select(i, i + 1).ids.astype(np.int64)) for i in range(len(batch))

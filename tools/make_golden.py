@@ -1,4 +1,4 @@
-"""Write the golden vectors: what transformers says in float32 about tests/golden/texts.json.
+"""Write the golden vectors: transformers' vectors in float32 of tests/golden/texts.json.
 
 Needs torch and transformers, which the tests do not:
 

@@ -1,4 +1,4 @@
-"""Compare Quaver with transformers in float32, live, on real passages; fail when they drift apart.
+"""Compare Quaver with transformers in float32 on real passages; fail if they differ.
 
 Needs torch and transformers:
 

@@ -1,11 +1,11 @@
-"""Load folders of `quaver quantize` with transformers and compressed-tensors; fail when the two disagree.
+"""Load folders of `quaver quantize` with transformers and compressed-tensors; fail if the two differ.
 
 Needs torch, transformers and compressed-tensors:
 
     python tools/parity_quantized.py MODEL_FOLDER PASSAGES
 
-MODEL_FOLDER holds all-MiniLM-L6-v2; PASSAGES is a folder of documents, half for calibrating and
-half for comparing. The cross-encoder has MODEL_FOLDER's encoder and a random head.
+MODEL_FOLDER holds all-MiniLM-L6-v2; PASSAGES is a folder of documents, half to calibrate and
+half to compare. The cross-encoder has MODEL_FOLDER's encoder and a random head.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ files, which you fetch and read yourself: this script runs them, and nothing of 
     python tools/published_code.py jina FOLDER/modeling_bert.py   with configuration_bert.py beside it
 
 They are in Alibaba-NLP/new-impl and jinaai/jina-bert-implementation. Random models of
-`tools/families.py` are computed three ways: by that code, by `published_forms.py`, which stands for it
+`tools/families.py` are computed three ways: by that code, by `published_forms.py`, which replaces it
 in `make parity-families`, and by Quaver in float32.
 """
 

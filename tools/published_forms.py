@@ -1,8 +1,8 @@
 """Models whose code is in no package, written in torch from their published descriptions.
 
 GTE v1.5 and mGTE with NTK scaling (model_type "new"), and Jina v2. `tools/families.py` compares Quaver
-with them layer by layer and writes their golden files. Nothing of Quaver is used here, and where there
-is a choice, another form than Quaver's: a rotation is a product of complex numbers, a slope a power of
+with them layer by layer and writes their golden files. Nothing of Quaver is used here, and formulas differ
+from Quaver's where possible: a rotation is a product of complex numbers, a slope a power of
 the first one, a bias a matrix of all pairs. Tensors have the names of the published folders.
 
 Source:
@@ -110,7 +110,7 @@ class PublishedModel(nn.Module):
 
     Attributes:
         config: what config.json holds.
-        prefix: before the encoder's names where a head stands beside it.
+        prefix: prefix of the encoder's names if there is a head.
     """
 
     prefix = ""

@@ -1,7 +1,7 @@
-"""A hook of the documentation's builder: links that leave docs/ lead to the repository, pictures come along.
+"""A hook of mkdocs: links that leave docs/ go to the repository, and pictures are copied.
 
-Pages link to files of the repository by relative paths, so that they work where the repository is read. On the site
-such a file is not there: a link goes to the repository's page of it, and a picture is copied.
+Pages link to files of the repository by relative paths, which work in the repository. The site does not have these
+files, so a link is replaced by the address in the repository, and a picture is copied.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Compare our tokenizer with transformers' on WordPiece, BPE and Unigram vocabularies made in memory.
+"""Compare Quaver's tokenizer with transformers' on WordPiece, BPE and Unigram vocabularies made in memory.
 
 Needs transformers:
 
     python tools/tokenizer_parity.py               every paragraph of the sample documents, and awkward ones
-    python tools/tokenizer_parity.py --golden      write tests/golden/tokenizers anew
+    python tools/tokenizer_parity.py --golden      write tests/golden/tokenizers
 
-The vocabularies are trained on the sample documents; classes, special tokens and the steps around the
-model are those that the published models have. The same tokenizers with other settings in
-tokenizer_config.json are compared with what AutoTokenizer makes of the folder.
+The vocabularies are trained on the sample documents; classes, special tokens and the other steps
+are those of the published models. With other settings in tokenizer_config.json, the same
+tokenizers are compared with AutoTokenizer.
 """
 
 from __future__ import annotations

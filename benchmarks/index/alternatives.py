@@ -1,11 +1,11 @@
-"""What could keep passages and vectors, beside each other: to write them, to find them, to filter them.
+"""Compare stores of passages and vectors: writing, searching and filtering.
 
     python benchmarks/index/alternatives.py ENGINE MODEL CORPUS.jsonl ... --cache vectors.npz
 
 ENGINE is quaver, edge (Qdrant Edge with a search graph), lancedb or usearch; the last two are installed
 for it by hand. Passages are pieces of the corpora of 90 words; where they are too few, two are mixed,
 and so are their vectors. Vectors are made once and kept in the cache, so that all engines get the same.
-Each call's wall time is told as its median and its fastest, for a machine that is never quite quiet.
+The wall time of a call is given as the median and the minimum, because no machine is completely quiet.
 """
 
 from __future__ import annotations
@@ -307,7 +307,7 @@ def data(
     return texts, np.concatenate(rows)[:passages], questions, asked
 
 
-def told(name: str, call: Callable[[int], object], calls: int) -> None:
+def show(name: str, call: Callable[[int], object], calls: int) -> None:
     """Prints how long a call takes."""
     times = []
     for i in range(calls):
@@ -347,12 +347,12 @@ def main() -> None:
             for vector, row in zip(asked, exact.tolist(), strict=True)
         ]
         print(f"recall {np.mean(found):.4f}")
-        told("dense", lambda i: engine.dense(asked[i]), len(asked))
+        show("dense", lambda i: engine.dense(asked[i]), len(asked))
         if hasattr(engine, "words"):
-            told("bm25", lambda i: engine.words(questions[i]), len(asked))
-            told("hybrid", lambda i: engine.hybrid(asked[i], questions[i]), len(asked))
-            told("number", lambda i: engine.number(i), 20)
-            told("source", lambda i: engine.source(i), 20)
+            show("bm25", lambda i: engine.words(questions[i]), len(asked))
+            show("hybrid", lambda i: engine.hybrid(asked[i], questions[i]), len(asked))
+            show("number", lambda i: engine.number(i), 20)
+            show("source", lambda i: engine.source(i), 20)
 
 
 if __name__ == "__main__":

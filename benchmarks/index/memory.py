@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Indexes a folder that gives about as many passages, then searches and updates again.
+    """Index a folder of about this many passages, then search and update again.
 
     Args:
         embedder: The model.
@@ -123,7 +123,7 @@ def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> d
     """
     store, folder = place / "kb", place / "docs"
     tokens = arguments.passage_tokens
-    # How many passages a text gives, from the first thousand.
+    # Passages per text, from the first thousand.
     write_folder(place / "trial", arguments.corpora, 1000)
     with Index.create(place / "trial-kb", embedder, passage_tokens=tokens) as trial:
         each = trial.update(place / "trial").added / 1000

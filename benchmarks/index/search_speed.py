@@ -4,7 +4,7 @@
     python benchmarks/index/search_speed.py kb CORPUS.jsonl ... --out RESULT.json
 
 Questions are eight words in a row of some text. Times are from text to hits: encoding the question,
-searching, reading the passages. Memory is told twice: with the store just open, and after the
+searching, reading the passages. Memory is measured twice: with the store just open, and after the
 questions, when the pages of its files that they needed are mapped as well. Recall is measured against
 the exact order of all float32 vectors. The same store with smaller vectors: ``quaver export kb
 kb.parquet`` and ``quaver import kb-int8 kb.parquet --vectors int8``.
@@ -57,7 +57,7 @@ def recall(index: Index, asked: list[str]) -> float:
     shares = []
     for question in asked:
         scores = matrix @ index.embedder.encode_query(question)
-        # A text that stands twice has its score twice: any of them is right.
+        # A repeated text has its score twice: either is right.
         least = np.sort(scores)[-K] - 1e-6
         nearest = {rows[i].passage.id for i in np.flatnonzero(scores >= least)}
         hits = index.search(question, k=K, mode="dense")
