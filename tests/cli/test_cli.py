@@ -687,7 +687,7 @@ def test_a_model_that_moved_is_named_by_an_option(
     for command in ("search", "ask"):
         code, _, errors = call(command, store, "list")
         assert code == 1
-        assert "if it was moved, name its new place with -m" in errors
+        assert "if it has moved, name its new place with -m" in errors
         assert call(command, store, "list", "-m", tmp_path / "moved")[0] == 0
 
 

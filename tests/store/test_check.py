@@ -233,9 +233,7 @@ def test_damage_is_said_where_it_is(path: Path) -> None:
         with pytest.raises(StoreError, match=r"texts\.1 is broken"):
             store.search(text="text9", k=50)
         assert store.search(text="text8", k=1)[0].id == "8"
-    with pytest.raises(
-        StoreError, match=r"1 passages of .* need their vectors anew: name the model"
-    ):
+    with pytest.raises(StoreError, match=r"1 passages of .* need new vectors: name the model"):
         repair_store(path)
     done = repair_store(path, vectors)
     assert (done.passages, done.embedded, done.lost) == (N - 3, 1, 1)
@@ -394,7 +392,7 @@ def test_a_model_that_moved_is_named_with_the_option(
     with Index.create(path, Embedder.from_pretrained(moving, threads=1)) as index:
         index.add(["The list of files."])
     moving.rename(tmp_path / "elsewhere")
-    with pytest.raises(ModelNotFoundError, match="if it was moved, name its new place with -m"):
+    with pytest.raises(ModelNotFoundError, match="if it has moved, name its new place with -m"):
         Index.open(path)
     failed = run.invoke(app, ["search", str(path), "files"])
     assert failed.exit_code == 1

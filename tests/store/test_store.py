@@ -110,7 +110,7 @@ def test_create_wants_an_empty_folder(store: FolderStore, tmp_path: Path) -> Non
     (tmp_path / "mine" / "thesis.txt").write_text("x")
     with pytest.raises(StoreExistsError, match=r"holds thesis\.txt"):
         FolderStore.create(tmp_path / "mine", MANIFEST)
-    with pytest.raises(StoreExistsError, match="is or lies below a file"):
+    with pytest.raises(StoreExistsError, match="is a file or below one"):
         FolderStore.create(tmp_path / "mine" / "thesis.txt", MANIFEST)
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.txt"]
 

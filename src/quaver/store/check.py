@@ -154,7 +154,7 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
             return StoreRepair(checked, checked.passages, 0, 0)
         if found.vectors_lost and embed is None:
             raise StoreError(
-                f"{found.vectors_lost} passages of {path} need their vectors anew: name the model "
+                f"{found.vectors_lost} passages of {path} need new vectors: name the model "
                 f"that made the store ({found.manifest.model})"
             )
         if any(damage.part == "notes" for damage in checked.damages):

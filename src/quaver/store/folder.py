@@ -232,7 +232,7 @@ class FolderStore:
             names = sorted(entry.name for entry in path.iterdir())
         except (FileExistsError, NotADirectoryError) as error:
             raise StoreExistsError(
-                f"a new store needs an empty folder: {path} is or lies below a file"
+                f"a new store needs an empty folder: {path} is a file or below one"
             ) from error
         except OSError as error:
             raise StoreWriteError(f"cannot make the folder {path}: {error.strerror}") from error
@@ -292,7 +292,7 @@ class FolderStore:
             raise StoreMismatchError(
                 f"the store at {path} has format version {made.format_version}, which an earlier "
                 f"Quaver wrote: `quaver check {path} --repair` gives it version {FORMAT_VERSION} "
-                "and embeds nothing anew"
+                "without embedding anything"
             )
         return made
 

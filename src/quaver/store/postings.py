@@ -89,7 +89,7 @@ class Postings:
                     rows=np.frombuffer(parts[2], np.uint32),
                     weights=np.frombuffer(parts[3], np.float32),
                 )
-        raise StoreError(f"{path} is broken; `quaver check --repair` makes it anew")
+        raise StoreError(f"{path} is broken; `quaver check --repair` rebuilds it")
 
     def to_bytes(self) -> bytes:
         """Return the file's content."""

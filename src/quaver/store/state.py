@@ -44,7 +44,7 @@ class State:
 
     Attributes:
         commit: Counts the commits.
-        generation: Of the files; a new one when they are written anew.
+        generation: Of the files; increases when they are rewritten.
         rows: Committed records of rows, vectors and sketches.
         texts: Committed bytes of texts.
         dropped: Committed records of dropped.
@@ -103,11 +103,11 @@ class State:
             return replace(_checked(cls(**fields)), runs=runs)
         except OSError as error:
             raise StoreError(
-                f"cannot read {path}: {error.strerror}; `quaver check --repair` makes it anew"
+                f"cannot read {path}: {error.strerror}; `quaver check --repair` rebuilds it"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise StoreError(
-                f"{path} is broken: {error}; `quaver check --repair` makes it anew"
+                f"{path} is broken: {error}; `quaver check --repair` rebuilds it"
             ) from error
 
 
