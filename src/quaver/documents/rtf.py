@@ -26,7 +26,7 @@ def rtf_document(content: bytes) -> Document:
     if not content.lstrip().startswith(b"{\\rtf"):
         raise DocumentError("broken: not Rich Text, which begins with {\\rtf")
     # The file is ASCII; \'.. escapes are decoded with the code page that it declares.
-    text = str(rtf_to_text(content.decode("latin-1"), errors="replace"))  # type: ignore[no-untyped-call]
+    text = str(rtf_to_text(content.decode("latin-1"), errors="replace"))
     # A character above U+FFFF is written as two \u escapes.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return Document("", text, sections_between(text, ()))
