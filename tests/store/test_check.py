@@ -24,9 +24,11 @@ from quaver.errors import (
     InputError,
     ModelNotFoundError,
     StoreError,
+    StoreExistsError,
     StoreLockedError,
     StoreMismatchError,
     StoreNotFoundError,
+    StoreWriteError,
 )
 from quaver.index.index import Index
 from quaver.store import Compare, FileVersion, Manifest
@@ -35,6 +37,7 @@ from quaver.store import nearest as nearest_module
 from quaver.store.check import check_store, repair_store
 from quaver.store.folder import FolderStore
 from quaver.store.payload import point_id, to_payload
+from quaver.store.state import State
 from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer
 
@@ -308,7 +311,8 @@ def test_a_store_of_the_earlier_layout_is_taken_over(tmp_path: Path) -> None:
     write_earlier(path)
     for read_only in (True, False):
         with pytest.raises(
-            StoreMismatchError, match=r"format version 2.*check .* --repair.*embeds nothing"
+            StoreMismatchError,
+            match=r"format version 2.*check .* --repair.*without embedding anything",
         ):
             FolderStore.open(path, read_only=read_only)
     assert [damage.part for damage in check_store(path).damages] == ["layout"]
@@ -399,3 +403,122 @@ def test_a_model_that_moved_is_named_with_the_option(
     assert "with -m" in " ".join(failed.output.split())
     found = run.invoke(app, ["search", str(path), "files", "-m", str(tmp_path / "elsewhere")])
     assert found.exit_code == 0, found.output
+
+
+# --- What damage must never do ------------------------------------------------------------------
+def test_a_store_without_its_manifest_is_not_taken_for_an_empty_folder(path: Path) -> None:
+    (path / "quaver.json").unlink()
+    for use in (
+        lambda: FolderStore.open(path),
+        lambda: FolderStore.open(path, read_only=True),
+        lambda: FolderStore.create(path, MANIFEST),
+    ):
+        with pytest.raises(StoreError, match=r"check .* --repair"):
+            use()
+    (damage,) = check_store(path).damages
+    assert damage.part == "manifest"
+    assert "quaver index" not in damage.detail
+    assert repair_store(path).passages == N - 2
+
+
+def test_of_two_that_create_a_store_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lock = tmp_path / "kb", folder_module.StoreLock
+    created: list[Path] = []
+
+    def late(at: Path, **options: Any) -> Any:
+        if not created:
+            created.append(at)
+            fill(at)
+        return lock(at, **options)
+
+    monkeypatch.setattr(folder_module, "StoreLock", late)
+    with pytest.raises(StoreExistsError, match="there is a store"):
+        FolderStore.create(path, MANIFEST)
+    assert FolderStore.open(path, read_only=True).count() == N - 2
+
+
+@pytest.mark.parametrize("column", ["rows", "texts", "vectors", "sketches", "dropped"])
+def test_a_failed_write_leaves_nothing_behind(
+    path: Path, column: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise StoreWriteError("cannot write: No space left on device")
+
+    changed = replace(PASSAGES[7], text="something else entirely")
+    with FolderStore.open(path) as store:
+        with monkeypatch.context() as patched:
+            patched.setattr(getattr(store._files, column), "write", full)
+            with pytest.raises(StoreWriteError):
+                store.upsert([changed], ROWS[7:8])
+        assert store.count() == N - 2
+        assert [hit.text for hit in store.search(text="entirely", k=3, mode="bm25")] == []
+    assert check_store(path).ok
+    with FolderStore.open(path) as store:
+        assert store.count() == N - 2
+        store.upsert([changed], ROWS[7:8])
+        assert [hit.text for hit in store.search(text="entirely", k=3, mode="bm25")] == [
+            changed.text
+        ]
+    assert check_store(path).ok
+
+
+def test_words_are_compared_with_their_checksum_before_a_search(path: Path) -> None:
+    words = sorted(path.glob("words.*"))[-1]
+    data = bytearray(words.read_bytes())
+    data[-1] ^= 0x40  # a weight
+    words.write_bytes(data)
+    with FolderStore.open(path, read_only=True) as store:
+        assert store.search(ROWS[1], k=1)[0].id == "1"
+        with pytest.raises(StoreError, match=rf"{words.name} is broken"):
+            store.search(text="text5", k=1, mode="bm25")
+    with (
+        FolderStore.open(path) as store,
+        pytest.raises(StoreError, match=rf"{words.name} is broken"),
+    ):
+        store._write_anew()
+    assert [damage.part for damage in check_store(path).damages] == ["words"]
+
+
+def test_the_vector_of_a_hit_is_compared_with_its_checksum(path: Path) -> None:
+    (vectors_file,) = path.glob("vectors.*")
+    data = bytearray(vectors_file.read_bytes())
+    data[4 * D + 1] ^= 0x01  # of row 1, in the last bits of a component
+    vectors_file.write_bytes(data)
+    with (
+        FolderStore.open(path, read_only=True) as store,
+        pytest.raises(StoreError, match="vectors"),
+    ):
+        store.search(ROWS[1], k=1)
+
+
+def test_repair_counts_the_removed_passages_that_are_back(path: Path) -> None:
+    (dropped,) = path.glob("dropped.*")
+    dropped.write_bytes(b"")
+    done = repair_store(path)
+    # Two were deleted; the third removal belongs to a passage that was stored again.
+    assert (done.passages, done.returned) == (N, 2)
+
+
+def test_passages_that_are_stored_twice_or_have_no_words_are_damage(path: Path) -> None:
+    state = State.read(path)
+    replace(state, dropped=0, dropped_sum=0, runs=state.runs[:-1], commit=state.commit + 1).write(
+        path
+    )
+    said = {damage.part: damage.detail for damage in check_store(path).damages}
+    assert "stored twice" in said["dropped"]
+    assert "no words" in said["words"]
+
+
+def test_a_reader_sees_a_store_that_was_created_again(path: Path) -> None:
+    with FolderStore.open(path, read_only=True) as reader:
+        shutil.rmtree(path)
+        with FolderStore.create(path, MANIFEST) as store:
+            store.upsert(PASSAGES[:1], ROWS[:1])
+        assert reader.refresh()
+        assert reader.count() == 1
+        shutil.rmtree(path)
+        FolderStore.create(path, replace(MANIFEST, fingerprint="e" * 64)).close()
+        with pytest.raises(StoreMismatchError, match="created again"):
+            reader.refresh()

@@ -121,7 +121,7 @@ def test_create_wants_an_empty_folder(store: FolderStore, tmp_path: Path) -> Non
         ["shard.new/segments"],
         ["shard/wal", "lock"],
         ["quaver.json.new/"],
-        ["state.json/", "rows.1/", "words.1.4/"],
+        ["state.json/", "rows.1", "vectors.1"],
     ],
 )
 def test_an_interrupted_creation_is_made_anew(tmp_path: Path, rest: list[str]) -> None:

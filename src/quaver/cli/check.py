@@ -71,6 +71,13 @@ def check(
             )
         if done.lost:
             print("quaver: run `quaver index` for their folders to restore them", file=sys.stderr)
+        if done.returned:
+            print(
+                f"quaver: {plural(done.returned, 'removed passage')} may be back, because the record "
+                "of removals was damaged: run `quaver index` for every folder of the store, which "
+                "removes those of files that are gone",
+                file=sys.stderr,
+            )
 
 
 def _print_check(found: StoreCheck) -> None:

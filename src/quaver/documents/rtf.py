@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from quaver.documents.outline import sections_between
 from quaver.documents.passage import Document
 from quaver.errors import DocumentError, needs_extra
@@ -26,7 +28,8 @@ def rtf_document(content: bytes) -> Document:
     if not content.lstrip().startswith(b"{\\rtf"):
         raise DocumentError("broken: not Rich Text, which begins with {\\rtf")
     # The file is ASCII; \'.. escapes are decoded with the code page that it declares.
-    text = str(rtf_to_text(content.decode("latin-1"), errors="replace"))
+    convert: Any = rtf_to_text  # it has no types
+    text = str(convert(content.decode("latin-1"), errors="replace"))
     # A character above U+FFFF is written as two \u escapes.
     text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return Document("", text, sections_between(text, ()))

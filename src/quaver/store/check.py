@@ -17,7 +17,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.documents import Passage
+from quaver.documents import Passage, embedded_text
 from quaver.errors import (
     StoreError,
     StoreMismatchError,
@@ -39,6 +39,7 @@ from quaver.store.protocol import StoredPassage
 from quaver.store.rows import DROPPED, HAS_VECTOR, ROW, from_text, sealed
 from quaver.store.state import State
 from quaver.store.status import read_notes
+from quaver.store.terms import TermAnalyzer
 
 Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
 """A function that embeds passages: float32 (len(passages), dimension), unit rows."""
@@ -96,12 +97,15 @@ class StoreRepair:
         passages: Passages that are stored now.
         embedded: How many of them were embedded again.
         lost: Passages whose text could not be read; updating their folders restores those of files.
+        returned: Removed passages that are back, because the record of their removal was damaged;
+            updating their folders removes those of files again.
     """
 
     check: StoreCheck
     passages: int
     embedded: int
     lost: int
+    returned: int = 0
 
 
 def check_store(path: Path) -> StoreCheck:
@@ -164,7 +168,7 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
             found.manifest.write(path)
         else:
             passages = _write_anew(path, found, embed)
-        return StoreRepair(checked, passages, found.vectors_lost, found.lost)
+        return StoreRepair(checked, passages, found.vectors_lost, found.lost, found.returned)
     except OSError as error:
         raise StoreWriteError(f"cannot repair {path}: {error.strerror or error}") from error
     finally:
@@ -179,13 +183,14 @@ class _Examined:
         manifest: The store's manifest.
         vectors_lost: Readable passages with a damaged vector.
         lost: Stored passages that cannot be read.
+        returned: Removed passages that are stored again, because their removal is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         """Read everything."""
         self.path = path
         self.damages: list[Damage] = []
-        self.vectors_lost = self.lost = 0
+        self.vectors_lost = self.lost = self.returned = 0
         self.passages_read = 0
         self.state: State | None = None
         self.legacy = False
@@ -252,10 +257,14 @@ class _Examined:
             return made
         if isinstance(made, Manifest) and same_space(self.state.manifest, made):
             return made
-        reason = (
-            str(made) if isinstance(made, StoreError) else "it is not what the store was made with"
-        )
-        self._say("manifest", f"{manifests.FILE_NAME} is broken: {reason}")
+        if isinstance(made, StoreNotFoundError):
+            self._say("manifest", f"{manifests.FILE_NAME} is missing")
+        elif isinstance(made, StoreError):
+            self._say("manifest", f"{manifests.FILE_NAME} is broken: {made}")
+        else:
+            self._say(
+                "manifest", f"{manifests.FILE_NAME} is not the one that the store was made with"
+            )
         return kept
 
     def _generation(self) -> int:
@@ -309,10 +318,10 @@ class _Examined:
         self.lost += int((~readable).sum())
         self._sound = rows[readable]
         self.passages_read = len(self._sound)
+        self._records, self._texts = records, texts
         self._examine_vectors(records, None if state is None else state.rows)
         if state is not None:
             self._examine_words(state, len(records))
-        self._records, self._texts = records, texts
 
     def _stored(
         self, records: NDArray[np.void], sound: NDArray[np.bool_]
@@ -337,7 +346,14 @@ class _Examined:
         _, newest = np.unique(ids, axis=0, return_index=True)
         older = np.ones(len(alive), np.bool_)
         older[newest] = False
+        repeated = int(older.sum())
+        if repeated and not any(damage.part == "dropped" for damage in self.damages):
+            self._say("dropped", f"{repeated} passages are stored twice: their removal is missing")
         stored[alive[older]] = False
+        if state is not None:
+            # What the state counts as stored, against what is: removals that got lost.
+            back = int(stored.sum()) + missing - (state.rows - state.dropped)
+            self.returned = max(0, back)
         return stored, missing
 
     def _reads(self, record: np.void, texts: memoryview) -> bool:
@@ -384,7 +400,14 @@ class _Examined:
             )
         self._vectors = vectors
 
+    def _speaks(self, row: int) -> bool:
+        """Return whether a passage has words that keyword search would find."""
+        passage = self._passage(row).passage
+        analyzer = TermAnalyzer(self.manifest.language)
+        return bool(analyzer.document(embedded_text(passage.heading, passage.text)).indices)
+
     def _examine_words(self, state: State, rows: int) -> None:
+        with_words = np.zeros(rows, np.bool_)
         for run in state.runs:
             path = self.path / f"words.{state.generation}.{run.number}"
             try:
@@ -396,10 +419,17 @@ class _Examined:
                 data = column.view(column.records())
                 if len(data) != run.size or zlib.crc32(data) != run.sum:
                     self._say("words", f"{path.name} is broken: its checksum does not fit")
-                elif not Postings.read(data, path).is_sound(rows):
+                elif not (postings := Postings.read(data, path)).is_sound(rows):
                     self._say("words", f"{path.name} contradicts the store")
+                else:
+                    with_words[np.unique(postings.rows)] = True
             finally:
                 column.close()
+        if any(damage.part == "words" for damage in self.damages):
+            return
+        silent = [row for row in self._sound.tolist() if not with_words[row] and self._speaks(row)]
+        if silent:
+            self._say("words", f"{len(silent)} passages have no words: keyword search misses them")
 
     # --- What can be taken over -------------------------------------------------------------------
     def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shutil
 import threading
 import zlib
@@ -45,6 +46,7 @@ from quaver.errors import (
     StoreError,
     StoreExistsError,
     StoreMismatchError,
+    StoreNotFoundError,
     StoreWriteError,
 )
 from quaver.store import lock, manifest, state, status
@@ -161,6 +163,7 @@ class _Words:
 
     path: Path
     run: Run
+    data: memoryview
     postings: Postings
 
 
@@ -243,8 +246,15 @@ class FolderStore:
             )
         held = StoreLock(path)
         try:
-            for rest in ("shard", "shard.new"):
-                shutil.rmtree(path / rest, ignore_errors=True)
+            # Again, now that nobody else can create one.
+            if cls.exists(path):
+                raise StoreExistsError(
+                    f"a new store needs an empty folder: there is a store at {path}; open it"
+                )
+            if holds_data(path):
+                raise StoreExistsError(_without_manifest(path))
+            for leftover in ("shard", "shard.new"):
+                shutil.rmtree(path / leftover, ignore_errors=True)
             make_empty(path, manifest, generation=1)
             manifest.write(path)
             return cls(path, manifest, held)
@@ -287,7 +297,12 @@ class FolderStore:
 
     @staticmethod
     def _readable(path: Path) -> Manifest:
-        made = Manifest.read(path)
+        try:
+            made = Manifest.read(path)
+        except StoreNotFoundError:
+            if holds_data(path):
+                raise StoreError(_without_manifest(path)) from None
+            raise
         if made.format_version < FORMAT_VERSION:
             raise StoreMismatchError(
                 f"the store at {path} has format version {made.format_version}, which an earlier "
@@ -361,6 +376,8 @@ class FolderStore:
             self._pending: list[tuple[NDArray[np.uint32], ...]] = []
             self._pending_words: Postings | None = None
             self._retired: list[Path] = []
+            # Files of words whose checksum was compared, or that this process wrote.
+            self._checked: set[Path] = set()
             self._lookups: dict[str, Lookup] = {}
             self._sketches: Sketches | None = None
             self._filtered: dict[str, NDArray[np.intp]] = {}
@@ -372,7 +389,8 @@ class FolderStore:
         try:
             if column.records() != run.size:
                 raise self._broken(path)
-            return _Words(path, run, Postings.read(column.view(run.size), path))
+            data = column.view(run.size)
+            return _Words(path, run, data, Postings.read(data, path))
         finally:
             column.close()
 
@@ -417,8 +435,13 @@ class FolderStore:
                 return False
             before, generation = self._files, self._state.generation
             drawn, fields = self._sketches, self._fields
-            if State.read(self.path).commit == self._state.commit:
+            committed = State.read(self.path)
+            if committed.commit == self._state.commit:
                 return False
+            if not same_space(committed.manifest, self.manifest):
+                raise StoreMismatchError(
+                    f"the store at {self.path} was created again with other settings: open it again"
+                )
             self._load()
             before.close()
             if self._state.generation == generation:
@@ -470,12 +493,14 @@ class FolderStore:
             records["vector_sum"] = [zlib.crc32(row.data) for row in matrix]
         with self._mutex:
             self._require_writable()
-            self._append(records, b"".join(parts), matrix)
-            first = self._rows - len(records)
-            rows = np.repeat(np.arange(first, self._rows, dtype=np.uint32), lengths)
-            self._pending.append(
-                (np.array(terms, np.uint32), rows, np.array(weights, np.float32).view(np.uint32))
+            numbers = np.arange(self._rows, self._rows + len(records), dtype=np.uint32)
+            words = (
+                np.array(terms, np.uint32),
+                np.repeat(numbers, lengths),
+                np.array(weights, np.float32).view(np.uint32),
             )
+            self._append(records, b"".join(parts), matrix)
+            self._pending.append(words)
             self._pending_words = None
 
     def _append(
@@ -496,6 +521,8 @@ class FolderStore:
         self._files.vectors.write(first, vectors.data)
         self._files.sketches.write(first, sketched.data)
         self._files.rows.write(first, data)
+        # Last of all writes: if one fails, nothing was counted, and the next change overwrites it.
+        removals = self._write_dropped(replaced)
         self._rows += len(records)
         self._texts += len(texts)
         self._rows_sum = zlib.crc32(data, self._rows_sum)
@@ -508,16 +535,24 @@ class FolderStore:
         if self._sketches is not None and self._sketches.rows == first:
             self._sketches.extend(sketched)
         self._filtered.clear()
-        self._drop(replaced)
+        self._count_dropped(replaced, removals)
 
     def _drop(self, rows: Sequence[int]) -> None:
-        if not rows:
-            return
+        self._count_dropped(rows, self._write_dropped(rows))
+
+    def _write_dropped(self, rows: Sequence[int]) -> bytes:
+        """Write removals behind the counted ones; they count only after ``_count_dropped``."""
         gone = np.empty(len(rows), DROPPED)
         gone["row"] = rows
         gone["inverse"] = ~gone["row"]
         data = gone.tobytes()
-        self._files.dropped.write(self._dropped, data)
+        if data:
+            self._files.dropped.write(self._dropped, data)
+        return data
+
+    def _count_dropped(self, rows: Sequence[int], data: bytes) -> None:
+        if not rows:
+            return
         self._dropped += len(rows)
         self._dropped_sum = zlib.crc32(data, self._dropped_sum)
         self._alive[list(rows)] = False
@@ -600,7 +635,9 @@ class FolderStore:
     def _new_words(self, postings: Postings, *, level: int) -> _Words:
         """Write a file of words; it belongs to the store after the next commit."""
         number, self._next_run = self._next_run, self._next_run + 1
-        return write_words(self.path, self._state.generation, number, postings, level=level)
+        made = write_words(self.path, self._state.generation, number, postings, level=level)
+        self._checked.add(made.path)
+        return made
 
     def _should_merge(self) -> bool:
         last = [words.run for words in self._written[-FAN:]]
@@ -613,7 +650,7 @@ class FolderStore:
     def _merge(self, first: int, last: int) -> None:
         """Merge several files of words into one."""
         group = self._written[first:last]
-        postings = merged([words.postings for words in group], self._alive[: self._rows])
+        postings = merged([self._sound(words) for words in group], self._alive[: self._rows])
         level = 1 + max(words.run.level for words in group)
         self._written[first:last] = [self._new_words(postings, level=level)]
         self._retired += [words.path for words in group]
@@ -671,7 +708,7 @@ class FolderStore:
                 )
             runs: list[Run] = []
             for first, last in _groups([words.run for words in self._written]):
-                group = [words.postings for words in self._written[first:last]]
+                group = [self._sound(words) for words in self._written[first:last]]
                 postings = merged(group, self._alive[: self._rows], renamed)
                 runs.append(
                     write_words(self.path, generation, len(runs) + 1, postings, level=1).run
@@ -728,14 +765,16 @@ class FolderStore:
             vectors = self._vectors() if mode != "bm25" else None
             drawn = self._sketched() if mode != "bm25" and self._rows > EXACT else None
             texts = self._files.texts.view(self._texts)
-            words = [words.postings for words in self._written]
+            words = [self._sound(found) for found in self._written] if mode != "dense" else []
             if self._pending:
                 words.append(self._unwritten())
         rankings = []
         if vector is not None and vectors is not None:
             among = alive & vectored if allowed is None else alive & vectored & allowed
             rows, values = nearest(vector, vectors, among, drawn, limit)
-            rankings.append(_best(records, rows, values, limit))
+            ranking = _best(records, rows, values, limit)
+            self._check_vectors(records, vectors, [row for _, row, _ in ranking[:k]])
+            rankings.append(ranking)
         if mode != "dense" and text is not None:
             terms = self._analyzer.query(text).indices
             found = scores(words, terms, alive, count)
@@ -750,6 +789,23 @@ class FolderStore:
             to_hit(payload, score, self.path)
             for payload, (_, score) in zip(payloads, ranked, strict=True)
         ]
+
+    def _check_vectors(
+        self, records: NDArray[np.void], vectors: NDArray[np.float32], rows: Sequence[int]
+    ) -> None:
+        """Raise StoreError if the vector of a hit is damaged."""
+        sums = records["vector_sum"][rows].tolist()
+        for vector, wanted in zip(vectors[rows], sums, strict=True):
+            if zlib.crc32(vector.data) != wanted:
+                raise self._broken(self._files.vectors.path)
+
+    def _sound(self, words: _Words) -> Postings:
+        """Return the postings of a file of words, compared with their checksum once."""
+        if words.path not in self._checked:
+            if zlib.crc32(words.data) != words.run.sum:
+                raise self._broken(words.path)
+            self._checked.add(words.path)
+        return words.postings
 
     def _sketched(self) -> NDArray[np.uint64]:
         if self._sketches is None:
@@ -1056,14 +1112,34 @@ class FolderStore:
             yield vector
 
 
-def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int = 0) -> None:
+def holds_data(path: Path) -> bool:
+    """Return whether a folder holds records of a store, with or without its manifest."""
+    try:
+        return any(
+            DATA.fullmatch(entry.name) is not None and entry.stat().st_size > 0
+            for entry in path.iterdir()
+        )
+    except OSError:
+        return False
+
+
+def _without_manifest(path: Path) -> str:
+    return (
+        f"{path / manifest.FILE_NAME} is missing, but {path} holds the passages of a store: "
+        f"`quaver check {path} --repair` restores it"
+    )
+
+
+def make_empty(
+    path: Path, manifest: Manifest, *, generation: int, commit: int | None = None
+) -> None:
     """Create the files of an empty store and commit them.
 
     Args:
         path: The store's folder.
         manifest: The manifest of the new store.
         generation: Generation of the files.
-        commit: Number of the commit.
+        commit: Number of the commit; None for a random one.
 
     Raises:
         StoreWriteError: They cannot be created.
@@ -1077,7 +1153,9 @@ def make_empty(path: Path, manifest: Manifest, *, generation: int, commit: int =
             column.sync()
     finally:
         files.close()
-    State(commit=commit, generation=generation, manifest=manifest.to_json()).write(path)
+    # Not from zero, so that a reader notices when a store was deleted and created again.
+    first = secrets.randbits(40) if commit is None else commit
+    State(commit=first, generation=generation, manifest=manifest.to_json()).write(path)
 
 
 def write_words(
@@ -1105,7 +1183,8 @@ def write_words(
         column.write(0, data)
         column.sync()
         # Mapped, so that it need not stay in memory.
-        held = Postings.read(column.view(len(data)), path)
+        mapped = column.view(len(data))
+        held = Postings.read(mapped, path)
     except StoreError:
         with suppress(OSError):
             path.unlink()
@@ -1113,7 +1192,7 @@ def write_words(
     finally:
         column.close()
     run = Run(number, level, len(postings.rows), len(data), zlib.crc32(data))
-    return _Words(path, run, held)
+    return _Words(path, run, mapped, held)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
