@@ -40,7 +40,7 @@ class StoreLock:
                 if time.monotonic() >= patience:
                     raise StoreLockedError(
                         f"one process at a time can write to a store: {store} is open in another; "
-                        "wait for it (--wait, or wait=), or open it with read_only to search"
+                        "wait for it (--wait); searching needs no lock"
                     )
                 time.sleep(_PAUSE)
         except OSError as error:
