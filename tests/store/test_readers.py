@@ -164,7 +164,7 @@ def test_a_closed_store_says_so(store: FolderStore, read_only: bool) -> None:
 
 
 def test_waiting_for_the_writer(store: FolderStore) -> None:
-    with pytest.raises(StoreLockedError, match=r"one process at a time can write .*read_only"):
+    with pytest.raises(StoreLockedError, match=r"one process at a time can write .*--wait"):
         FolderStore.open(store.path, wait=0.1)
     timer = threading.Timer(0.2, store.close)
     timer.start()
