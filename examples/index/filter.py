@@ -22,9 +22,7 @@ with quaver.Index.create(":memory:", model) as index:
             for text, fields in notes
         ]
     )
-    condition = quaver.And(
-        quaver.Compare("year", ">=", 2024), quaver.Compare("room", "==", "attic")
-    )
-    (hit,) = index.search("Does water come in?", filter=condition)
+    recent, attic = quaver.Compare("year", ">=", 2024), quaver.Compare("room", "==", "attic")
+    (hit,) = index.search("Does water come in?", filter=quaver.And(recent, attic))
 print(hit.metadata["year"], hit.text)
 assert hit.metadata["year"] == 2025
