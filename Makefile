@@ -80,8 +80,8 @@ examples: .envs/examples/made $(MODEL)/config.json
 	  printf '\n--- %s\n' $$script; \
 	  HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False .envs/examples/bin/python $$script $(MODEL) || exit 1; \
 	done
-	QUAVER_TEST_MODEL=$(MODEL) .envs/examples/bin/python -m pytest -q tests/integrations/test_pages.py \
-	  tests/integrations/test_notebook.py tests/integrations/test_chroma.py tests/integrations/test_lancedb.py
+	QUAVER_TEST_MODEL=$(MODEL) .envs/examples/bin/python -m pytest -q tests/docs/test_pages.py \
+	  tests/docs/test_notebook.py tests/integrations/test_chroma.py tests/integrations/test_lancedb.py
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
@@ -170,7 +170,7 @@ test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
 	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
-	  tests/integrations/test_sentence_transformers_families.py tests/integrations/test_pages.py
+	  tests/integrations/test_sentence_transformers_families.py tests/docs/test_pages.py
 
 # mteb's mock tasks through Quaver's wrappers, and Quaver's metrics against mteb's.
 test-evaluate: .envs/sentence-transformers/frameworks-made

@@ -24,7 +24,6 @@ FRAMEWORKS = {
     "test_mteb*.py": "mteb",
     "test_chroma.py": "chromadb",
     "test_lancedb.py": "lancedb",
-    "test_notebook.py": "nbclient",
 }
 # Nothing is collected where its framework is missing; a run without any test fails.
 collect_ignore_glob = [

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).parent.parent
+REPOSITORY = Path(__file__).parents[2]
 RECORD = REPOSITORY / "benchmarks" / "results" / "quality" / "minilm-l6-zen3" / "results.json"
 
 
@@ -74,3 +74,32 @@ def test_a_cosine_is_the_same_on_every_page(
     assert found, f"{page} has no figure after {before!r}"
     fidelity = json.loads(RECORD.read_text(encoding="utf-8"))["fidelity"]
     assert found[1] == down(fidelity[system]["raw"][figure])
+
+
+def interval(found: dict[str, float], sign: int) -> tuple[str, str]:
+    """Return a difference and its interval in percent, as the pages write them; -1 turns gains into losses."""
+    ends = sorted((sign * found["low"], sign * found["high"]))
+    return f"{100 * sign * found['relative']:+.2f} %", "{:+.2f} to {:+.2f}".format(
+        *(100 * end for end in ends)
+    )
+
+
+def test_the_loss_in_the_readme_is_that_of_the_results() -> None:
+    means = json.loads(RECORD.read_text(encoding="utf-8"))["means"]
+    retrieval, between = interval(means["retrieval"]["systems"]["dynamic"], 1)
+    reranking, _ = interval(means["reranking"]["systems"]["dynamic"], 1)
+    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
+    assert f"{retrieval} of NDCG@10 (95 % interval {between}), and {reranking} of MAP" in text
+
+
+@pytest.mark.parametrize("kind", ["retrieval", "reranking"])
+def test_the_losses_in_the_guide_are_those_of_the_results(kind: str) -> None:
+    systems = json.loads(RECORD.read_text(encoding="utf-8"))["means"][kind]["systems"]
+    cells = [
+        "{} ({})".format(*interval(systems[system], -1)).removeprefix("+")
+        for system in ("dynamic", "static")
+    ]
+    text = (REPOSITORY / "docs/guide/evaluate.md").read_text(encoding="utf-8")
+    assert f"| {kind}, mean relative loss" in text
+    row = next(line for line in text.splitlines() if line.startswith(f"| {kind}, mean relative"))
+    assert [cell.strip() for cell in row.split("|")[2:4]] == cells
