@@ -80,7 +80,7 @@ def main() -> int:
     parser.add_argument("--tasks", help="as `quaver evaluate --tasks` takes it")
     parser.add_argument("--calibration", required=True, help="text that is in no task")
     parser.add_argument("--samples", type=int, default=128, help="calibration texts")
-    parser.add_argument("--compare", default="openvino,onnxruntime", help="other engines, or ''")
+    parser.add_argument("--against", default="openvino,onnxruntime", help="other engines, or ''")
     parser.add_argument("--work", type=Path, default=Path("build/quality"), help="for the folders")
     parser.add_argument("--out", type=Path, required=True, help="folder of the record")
     parser.add_argument("passed", nargs="*", help="options of `quaver evaluate`, after --")
@@ -100,8 +100,8 @@ def main() -> int:
     arguments = ["evaluate", *(str(options.work / scheme) for scheme in EVALUATED)]
     arguments += ["--baseline", str(options.model), "--tasks", options.tasks]
     arguments += ["--out", str(options.out), *options.passed]
-    if options.compare:
-        arguments += ["--compare", options.compare, "--calibration", options.calibration]
+    if options.against:
+        arguments += ["--against", options.against, "--calibration", options.calibration]
     sys.argv = ["quaver", *arguments]
     return int(command_line() or 0)
 

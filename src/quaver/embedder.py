@@ -173,7 +173,8 @@ class Embedder:
             max_seq_length: most tokens of a text; None allows the model's maximum.
             truncate_dim: leading components to keep, 1 to all, for models trained for it; None
                 follows the folder.
-            pooling: "cls" or "mean", for a folder that does not say; not against one that does.
+            pooling: "cls", "mean", "max", "lasttoken" or "mean_sqrt_len_tokens", or several joined by
+                "+", for a folder that does not say how to pool; refused if it says otherwise.
             normalize: whether vectors get length 1; None follows modules.json (no modules.json:
                 they do not).
             prompts: prompts by name, instead of the folder's.

@@ -84,7 +84,7 @@ def peer_systems(
     systems = []
     for name in names:
         if name not in PEERS:
-            raise InputError(f"--compare takes {', '.join(PEERS)}: got {name!r}")
+            raise InputError(f"--against takes {', '.join(PEERS)}: got {name!r}")
         if name in STATIC and calibration is None:
             raise InputError(f"{name} is quantized with calibration text: give --calibration")
         form = FORMS[PEERS[name]]

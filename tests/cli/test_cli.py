@@ -767,3 +767,13 @@ def test_a_folder_without_pooling_can_be_used_from_the_shell(folder: Path, tmp_p
     assert "pooling" in errors
     assert call("index", folder, "--model", bare, "--store", store, "--pooling", "cls")[0] == 0
     assert call("search", store, "list")[0] == 0
+
+
+def test_poolings_from_the_shell_are_those_of_the_library(tmp_path: Path) -> None:
+    bare = write_tiny_model(tmp_path / "bare", pooling=None)
+    vectors = tmp_path / "vectors.npy"
+    code, _, errors = call("embed", "text", "-m", bare, "--pooling", "cls+max", "-o", vectors)
+    assert (code, np.load(vectors).shape) == (0, (1, 128)), errors
+    code, _, errors = call("embed", "text", "-m", bare, "--pooling", "middle", "-o", vectors)
+    assert code == 2
+    assert "lasttoken" in errors

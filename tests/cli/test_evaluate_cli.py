@@ -241,9 +241,9 @@ def test_a_name_needs_mteb(tiny_folder: Path) -> None:
 @pytest.mark.skipif(find_spec("onnxruntime") is not None, reason="onnxruntime is installed here")
 def test_other_engines_must_be_known_and_installed(tiny_folder: Path, tasks: Path) -> None:
     for given, expected, message in [
-        (["--compare", "tensorrt"], 2, "--compare takes openvino, onnxruntime: got 'tensorrt'"),
-        (["--compare", "openvino"], 2, "give --calibration"),
-        (["--compare", "onnxruntime"], 1, "is not installed: pip install onnx"),
+        (["--against", "tensorrt"], 2, "--against takes openvino, onnxruntime: got 'tensorrt'"),
+        (["--against", "openvino"], 2, "give --calibration"),
+        (["--against", "onnxruntime"], 1, "is not installed: pip install onnx"),
     ]:
         code, _, err = call(tiny_folder, "-t", tasks, *given)
         assert code == expected

@@ -357,8 +357,15 @@ def test_a_folder_without_pooling(tmp_path: Path) -> None:
     source = write_tiny_model(tmp_path / "source", pooling=None)
     with pytest.raises(PoolingError, match="does not say how to pool"):
         quantize(source, tmp_path / "int8")
-    quantize(source, tmp_path / "int8", pooling="cls")
-    quaver.Embedder.from_pretrained(tmp_path / "int8", pooling="cls")
+    quantize(source, tmp_path / "int8", pooling="cls+mean")
+    quaver.Embedder.from_pretrained(tmp_path / "int8", pooling="cls+mean")
+
+
+def test_a_folder_that_names_its_pooling_is_not_quantized_with_another(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "source", pooling="mean")
+    with pytest.raises(PoolingError, match=r"trained with mean pooling.*got pooling='cls'"):
+        quantize(source, tmp_path / "int8", pooling="cls")
+    assert not (tmp_path / "int8").exists()
 
 
 def test_a_layer_that_the_text_does_not_reach(

@@ -16,7 +16,6 @@ from quaver.cli.options import (
     Precision,
     PrecisionOption,
     ThreadsOption,
-    choice_value,
 )
 from quaver.cli.terminal import plural
 from quaver.embedder import Embedder
@@ -52,7 +51,7 @@ def embed(
     with reported_errors():
         lines = _texts(texts or [], file)
         embedder = Embedder.from_pretrained(
-            model, pooling=choice_value(pooling), precision=precision.value, threads=threads
+            model, pooling=pooling, precision=precision.value, threads=threads
         )
         vectors = embedder.encode(lines, prompt_name=prompt_name)
         if out is None:

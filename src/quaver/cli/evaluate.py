@@ -27,7 +27,6 @@ from quaver.cli.options import (
     PoolingOption,
     ThreadsOption,
     cache_folder,
-    choice_value,
     read_share,
 )
 from quaver.cli.terminal import harmless
@@ -118,10 +117,10 @@ def evaluate(
         list[str] | None,
         typer.Option(help="TASK=N: MAP counts scores from N as relevant; default: 1."),
     ] = None,
-    compare_with: Annotated[
+    against: Annotated[
         str | None,
         typer.Option(
-            "--compare",
+            "--against",
             help="Also measure the baseline in other engines' int8: onnxruntime,openvino.",
         ),
     ] = None,
@@ -193,12 +192,12 @@ def evaluate(
         loaded = _load_models(
             models,
             baseline,
-            others=_split(compare_with or ""),
+            others=_split(against or ""),
             calibration=calibration,
             cache=cache,
             index_mode=(mode or SearchMode.hybrid).value if index else None,
             settings={
-                "pooling": choice_value(pooling),
+                "pooling": pooling,
                 "max_seq_length": max_seq_length,
                 "threads": threads,
             },
@@ -326,7 +325,7 @@ class Models:
         """
         if len(self.systems) > len(self.ours):
             raise InputError(
-                "--compare measures retrieval and reranking only: leave it out, or leave out the "
+                "--against measures retrieval and reranking only: leave it out, or leave out the "
                 "other tasks"
             )
         wrapped = [
@@ -383,7 +382,7 @@ def _load_models(
         systems.append(_system(column, model, kept, index_mode))
     if others:
         if not isinstance(base, Embedder):
-            raise InputError("--compare is for embedding models: got a cross-encoder")
+            raise InputError("--against is for embedding models: got a cross-encoder")
         from quaver_bench.peers import peer_systems
 
         graphs = cache_folder("evaluate") if cache is None else cache / "graphs"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from quaver.cli.exit_codes import reported_errors
-from quaver.cli.options import PoolingOption, Precision, PrecisionOption, choice_value
+from quaver.cli.options import PoolingOption, Precision, PrecisionOption
 from quaver.integrations.sentence_transformers_export import export_sentence_transformers
 
 
@@ -24,7 +24,7 @@ def export_st(
     """
     with reported_errors(interrupted="interrupted: nothing was written"):
         task = export_sentence_transformers(
-            model, target, pooling=choice_value(pooling), precision=precision.value
+            model, target, pooling=pooling, precision=precision.value
         )
         kind = {"embed": "SentenceTransformer", "rank": "CrossEncoder"}[task]
         print(f'{target} written; open it with {kind}("{target}", trust_remote_code=True)')

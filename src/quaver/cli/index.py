@@ -19,7 +19,6 @@ from quaver.cli.options import (
     StoredModelOption,
     ThreadsOption,
     WaitOption,
-    choice_value,
     stored_model,
     wait_seconds,
 )
@@ -126,7 +125,7 @@ def index(
                     model,
                     precision=precision.value,
                     threads=threads,
-                    pooling=choice_value(pooling),
+                    pooling=pooling,
                 ),
                 passage_tokens=passage_tokens,
                 language=language or "english",

@@ -11,16 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from quaver.errors import InputError
+
 if TYPE_CHECKING:
     from quaver.embedder import Embedder
     from quaver.store import Manifest
-
-
-class Pooling(str, Enum):
-    """How token vectors become one."""
-
-    cls = "cls"
-    mean = "mean"
 
 
 class Precision(str, Enum):
@@ -49,6 +44,27 @@ def read_share(text: str) -> float:
     return share
 
 
+def read_pooling(text: str) -> str:
+    """Read a pooling: one of five kinds, or several joined by "+".
+
+    Args:
+        text: from the command line.
+
+    Returns:
+        The same text.
+
+    Raises:
+        BadParameter: the engine has no such pooling.
+    """
+    from quaver.engine import check_pooling
+
+    try:
+        check_pooling(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+    return text
+
+
 StoreArgument = Annotated[
     str, typer.Argument(help="Folder of the store, or qdrant://host:port/name.")
 ]
@@ -63,8 +79,14 @@ StoredModelOption = Annotated[
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="What the engine computes in.")]
 PoolingOption = Annotated[
-    Pooling | None,
-    typer.Option(help="For a model folder that does not say how token vectors become one."),
+    str | None,
+    typer.Option(
+        parser=read_pooling,
+        metavar="KIND",
+        help="For a model folder that does not say how token vectors become one: cls, mean, max, "
+        "lasttoken or mean_sqrt_len_tokens; several joined by +, such as cls+mean, are concatenated.",
+        show_default=False,
+    ),
 ]
 WaitOption = Annotated[
     bool,
@@ -80,7 +102,7 @@ def stored_model(
     model: str | None = None,
     precision: Precision = Precision.int8,
     threads: int | None = None,
-    pooling: Pooling | None = None,
+    pooling: str | None = None,
 ) -> Callable[[Manifest], Embedder]:
     """Return a function that loads a store's model, for ``Index.open``.
 
@@ -98,7 +120,7 @@ def stored_model(
     def load(manifest: Manifest) -> Embedder:
         from quaver.index import load_stored_model
 
-        settings = {} if pooling is None else {"pooling": pooling.value}
+        settings = {} if pooling is None else {"pooling": pooling}
         return load_stored_model(
             manifest,
             store,
@@ -115,11 +137,6 @@ def stored_model(
 def wait_seconds(wait: bool) -> float:
     """Return how long to wait for another process that writes: for ever with --wait."""
     return math.inf if wait else 0.0
-
-
-def choice_value(choice: Pooling | None) -> str | None:
-    """Return the text of a choice."""
-    return None if choice is None else choice.value
 
 
 def cache_folder(name: str) -> Path:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quaver.cli.exit_codes import reported_errors
-from quaver.cli.options import PoolingOption, choice_value, read_share
+from quaver.cli.options import PoolingOption, read_share
 from quaver.cli.terminal import print_failures
 from quaver.errors import InputError
 from quaver.quantization import QuantizationReport
@@ -131,7 +131,7 @@ def quantize(
             strict=strict,
             max_loss=max_loss,
             words=words.value,
-            pooling=choice_value(pooling),
+            pooling=pooling,
             show_progress_bar=sys.stderr.isatty(),
         )
     print_failures(report.failed)

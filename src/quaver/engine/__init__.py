@@ -14,7 +14,13 @@ from quaver.engine.arguments import (
 )
 from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
 from quaver.engine.engine import Engine, Precision, relative_projections
-from quaver.engine.load import LoadedModel, load_classifier, load_model
+from quaver.engine.load import (
+    LoadedModel,
+    agreed_pooling,
+    check_pooling,
+    load_classifier,
+    load_model,
+)
 from quaver.engine.machine import advice, cpu_settings, info, parse_cpus
 from quaver.engine.postprocessing import (
     Matrix,
@@ -45,10 +51,12 @@ __all__ = [
     "Vector",
     "Vectors",
     "advice",
+    "agreed_pooling",
     "available_threads",
     "check_choice",
     "check_listable",
     "check_loaded",
+    "check_pooling",
     "check_range",
     "convert",
     "cpu_settings",

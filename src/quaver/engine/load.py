@@ -64,10 +64,8 @@ def load_model(
     token: str | bool | None = None,
 ) -> LoadedModel:
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
-    if pooling is not None and not set(str(pooling).split("+")) <= set(POOLINGS):
-        raise InputError(
-            f"pooling must be {', '.join(POOLINGS)}, or several joined by +: got {pooling!r}"
-        )
+    if pooling is not None:
+        check_pooling(pooling)
     _check_precision(precision)
     folder = ModelFolder.open(
         name_or_path,
@@ -79,7 +77,7 @@ def load_model(
     _require_embedder(folder)
     spec = encoder_spec(
         folder.config,
-        pooling=_agreed_pooling(folder, pooling),
+        pooling=agreed_pooling(folder, pooling),
         normalize=folder.normalize if normalize is None else normalize,
     )
     spec = replace(spec, head=module_steps(folder.modules))
@@ -126,6 +124,40 @@ def load_classifier(
         "local_files_only": local_files_only,
     }
     return _load(folder, classifier_spec(folder.config), options)
+
+
+def check_pooling(pooling: str) -> None:
+    """Check the name of a pooling.
+
+    Args:
+        pooling: one of `quaver.models.POOLINGS`, or several joined by "+".
+
+    Raises:
+        InputError: there is no such pooling, or one is named twice.
+    """
+    kinds = str(pooling).split("+")
+    if not set(kinds) <= set(POOLINGS) or len(set(kinds)) < len(kinds):
+        raise InputError(
+            f"pooling must be one of {', '.join(POOLINGS)}, or several joined by +: got {pooling!r}"
+        )
+
+
+def agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
+    """Return the pooling of a folder, or the caller's if the folder does not say.
+
+    Args:
+        folder: the model folder.
+        pooling: from the caller, or None.
+
+    Raises:
+        PoolingError: both say something, and not the same.
+    """
+    if folder.pooling is not None and pooling is not None and folder.pooling != pooling:
+        raise PoolingError(
+            f"{folder.name} was trained with {folder.pooling} pooling (modules.json): got "
+            f"pooling={pooling!r}, which makes useless vectors; leave the argument out"
+        )
+    return folder.pooling or pooling
 
 
 def _require_embedder(folder: ModelFolder) -> None:
@@ -180,12 +212,3 @@ def _load(
         isa=options["isa"],
     )
     return LoadedModel(folder, spec, tokenizer, engine, options)
-
-
-def _agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
-    if folder.pooling is not None and pooling is not None and folder.pooling != pooling:
-        raise PoolingError(
-            f"{folder.name} was trained with {folder.pooling} pooling (modules.json): got "
-            f"pooling={pooling!r}, which makes useless vectors; leave the argument out"
-        )
-    return folder.pooling or pooling

@@ -51,7 +51,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
             precision: Precision of the engine.
             truncate_dim: Number of leading components to keep; None keeps all.
             max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: "cls" or "mean", for a model folder that does not specify it.
+            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
             revision: Branch, tag or commit on the hub.
             threads: Engine threads; None uses every CPU available to the process.
             local_files_only: Never use the network.

@@ -66,7 +66,7 @@ class QuaverModule(InputModule):
         model: Model folder or hub id.
         task: "embed" or "rank".
         precision: "int8" or "float32".
-        pooling: "cls" or "mean", for a model folder that does not specify it.
+        pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
         prompts: Prompts by name; empty for a cross-encoder.
     """
 
@@ -89,7 +89,7 @@ class QuaverModule(InputModule):
             model: Model folder or hub id.
             task: "embed" for SentenceTransformer, "rank" for CrossEncoder.
             precision: Precision of the engine.
-            pooling: "cls" or "mean", for a model folder that does not specify it.
+            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
             max_seq_length: Maximum tokens of a text or pair; None uses the model's maximum.
             prompts: Replace the folder's prompts; {} for no prompts.
 

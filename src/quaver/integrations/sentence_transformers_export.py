@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from quaver.embedder import Embedder
-from quaver.errors import InputError, ModelError
-from quaver.models import find_folder
+from quaver.errors import InputError
+from quaver.models import ModelFolder, find_folder
 from quaver.reranker import CrossEncoder
 
 Task = Literal["embed", "rank"]
@@ -43,7 +43,7 @@ def export_sentence_transformers(
             a CrossEncoder.
         target: A new or empty folder.
         precision: Precision of the engine.
-        pooling: "cls" or "mean", for a model folder that does not specify it.
+        pooling: For a model folder that does not specify it; see `Embedder.from_pretrained`.
         revision: Branch, tag or commit on the hub.
         local_files_only: Never use the network.
         token: Hub access token.
@@ -88,18 +88,13 @@ def export_sentence_transformers(
 def task_of(folder: Path) -> Task:
     """Return a model's task: "rank" with a classification head, else "embed".
 
+    Args:
+        folder: The model folder.
+
     Raises:
-        ModelError: Config.json cannot be read.
+        ModelError: The folder cannot be read.
     """
-    try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        if (folder / "modules.json").exists():
-            return "embed"  # the older layout of sentence-transformers has it in 0_Transformer
-        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
-    names = config.get("architectures") if isinstance(config, dict) else None
-    ranks = any(str(name).endswith("ForSequenceClassification") for name in names or ())
-    return "rank" if ranks else "embed"
+    return "rank" if ModelFolder.open(folder).is_classifier else "embed"
 
 
 def copy_model(source: Path, target: Path) -> None:

@@ -10,10 +10,9 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from quaver.engine import check_choice, check_range
+from quaver.engine import agreed_pooling, check_choice, check_pooling, check_range
 from quaver.errors import CalibrationError, InputError, QuantizationError
 from quaver.models import (
-    POOLINGS,
     EncoderSpec,
     EncoderWeights,
     Linear,
@@ -102,7 +101,7 @@ def quantize(
             correlation of its scores. Layers that cost most stay in float32 until it holds.
         words: how the word embeddings are stored, "int8" (one scale for each row) or "float16"; they
             are float32 in memory either way.
-        pooling: "cls" or "mean", for a folder that does not say.
+        pooling: as for `Embedder.from_pretrained`, for a folder that does not say how to pool.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         token: access token of the hub.
@@ -196,7 +195,7 @@ def _check(
     if max_loss is not None and not 0 < max_loss < 1:
         raise InputError(f"max_loss must be between 0 and 1, as 0.003 for 0.3 %: got {max_loss!r}")
     if pooling is not None:
-        check_choice("pooling", pooling, POOLINGS)
+        check_pooling(pooling)
     wanted = {
         "the static scheme": recipe.scheme == "static",
         "rounding='gptq'": recipe.rounding == "gptq",
@@ -211,7 +210,7 @@ def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
     if folder.is_classifier:
         return classifier_spec(folder.config)
     return encoder_spec(
-        folder.config, pooling=folder.pooling or pooling, normalize=folder.normalize
+        folder.config, pooling=agreed_pooling(folder, pooling), normalize=folder.normalize
     )
 
 

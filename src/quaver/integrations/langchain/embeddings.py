@@ -40,7 +40,7 @@ class QuaverEmbeddings(BaseModel, Embeddings):
     max_seq_length: int | None = None
     """Maximum tokens of a text; longer texts are truncated."""
     pooling: str | None = None
-    """"cls" or "mean", for a model folder that does not specify it."""
+    """Such as "mean" or "cls+mean", for a model folder that does not specify it."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None

@@ -57,7 +57,8 @@ class QuaverEmbedding(BaseEmbedding):
     )
     max_length: int | None = Field(default=None, description="Maximum tokens of a text.")
     pooling: str | None = Field(
-        default=None, description='"cls" or "mean", for a model folder that does not specify it.'
+        default=None,
+        description='Such as "mean" or "cls+mean", for a model folder that does not specify it.',
     )
     revision: str | None = Field(default=None, description="Branch, tag or commit on the hub.")
     threads: int | None = Field(default=None, description="Engine threads.")

@@ -52,7 +52,7 @@ class QuaverTextEmbedder(EmbedderComponent):
             precision: Precision of the engine; the embedding is a list of floats either way.
             revision: Branch, tag or commit on the hub.
             max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: "cls" or "mean", for a model folder that does not specify it.
+            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: Engine threads; None uses every CPU available to the process.
             local_files_only: Never use the network.
         """

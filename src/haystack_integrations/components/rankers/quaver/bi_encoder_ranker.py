@@ -82,7 +82,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
             precision: Precision of the engine.
             revision: Branch, tag or commit on the hub.
             max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: "cls" or "mean", for a model folder that does not specify it.
+            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: Engine threads; None uses every CPU available to the process.
             local_files_only: Never use the network.
 

@@ -66,7 +66,7 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
             precision: Precision of the engine.
             revision: Branch, tag or commit on the hub.
             max_seq_length: Maximum tokens of the query.
-            pooling: "cls" or "mean", for a model folder that does not specify it.
+            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: Engine threads; None uses every CPU available to the process.
             local_files_only: Never use the network.
 
