@@ -28,7 +28,14 @@ from quaver import CrossEncoder, cli
 from quaver.cli import info as info_command
 from quaver.cli.app import COMMANDS, load
 from quaver.cli.search import parsed_filter
-from quaver.cli.terminal import QueryWords, TimeLeft, duration, excerpt, short_heading
+from quaver.cli.terminal import (
+    QueryWords,
+    TimeLeft,
+    duration,
+    excerpt,
+    progress_display,
+    short_heading,
+)
 from quaver.embedder import Embedder
 from quaver.index.index import Index, UpdateProgress
 from quaver.store import And, Compare
@@ -452,7 +459,7 @@ def test_without_a_terminal_a_line_now_and_then(
     lines = errors.splitlines()
     assert lines
     assert all(
-        re.fullmatch(r"quaver: \d+ %, (.* left, )?[\d,]+ passages(, \d+/s)?", line)
+        re.fullmatch(r"quaver: \d+ %, (reading files|(.* left, )?[\d,]+ passages(, \d+/s)?)", line)
         for line in lines
     )
     _, _, errors = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb2", "-q")
@@ -460,16 +467,31 @@ def test_without_a_terminal_a_line_now_and_then(
 
 
 def progress(work_done: int, work_total: int) -> UpdateProgress:
-    return UpdateProgress(0, 10**9, 0, work_done, work_total)
+    return UpdateProgress(0, 10**9, 0, 0, work_done, work_total)
 
 
 def test_the_time_left_is_unknown_until_enough_was_seen() -> None:
     left = TimeLeft()
     left.see(progress(0, 10_000), 0.0)
     assert left.seconds(8.0) is None  # 8 bytes of a file that failed are no work
-    for second in range(10, 13):
-        left.see(progress(100 * (second - 9), 10_000), float(second))
-    assert left.seconds(12.0) == pytest.approx(9_700 / 300 * 12)
+    left.see(progress(100, 10_000), 20.0)
+    assert left.seconds(25.0) is None  # how long reading took tells nothing about embedding
+    for second in range(21, 27):
+        left.see(progress(100 * (second - 19), 10_000), float(second))
+    assert left.seconds(26.0) == pytest.approx(9_300 / 100)
+    assert left.seconds(27.0) == left.seconds(26.0)  # the next batch is under way
+    assert left.seconds(30.0) == pytest.approx(9_300 * 9 / 600)
+
+
+def test_before_the_first_passage_the_line_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("quaver.cli.terminal.LINE_SECONDS", 0.01)
+    with progress_display() as show:
+        show(progress(0, 10_000))
+        while not (shown := capsys.readouterr().err):
+            time.sleep(0.01)
+    assert shown.splitlines()[0] == "quaver: 0 %, reading files"
 
 
 def test_the_time_left_follows_the_pace_of_the_last_minute() -> None:

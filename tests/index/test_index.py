@@ -253,6 +253,17 @@ def test_the_work_is_what_will_be_embedded(index: Index, folder: Path) -> None:
     assert (seen[-1].work_done, seen[-1].work_total) == (changed, changed)
 
 
+def test_progress_shows_before_anything_is_stored(
+    index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.index.update.FLUSH_SECONDS", 1000.0)
+    seen: list[UpdateProgress] = []
+    index.update(folder, on_progress=seen.append)
+    first = next(p for p in seen if p.embedded)
+    assert first.passages == 0 < first.work_done <= first.bytes_done
+    assert seen[-1].passages == seen[-1].embedded
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1000.0])
 def test_progress_counts_what_is_flushed(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float

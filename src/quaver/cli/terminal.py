@@ -42,13 +42,13 @@ class TimeLeft:
     """An estimate of the time left in an update, from the rate of the last minute.
 
     Only files that are embedded count as work. Other files take almost no time, and would distort
-    the rate.
+    the rate. So would the time before the first passages are embedded, in which files are read: later
+    they are read while others are embedded.
     """
 
     def __init__(self) -> None:
         """Start without any progress."""
         self._seen: deque[tuple[float, int]] = deque()
-        self._reports = 0
         self._left = 0
 
     def see(self, progress: UpdateProgress, now: float) -> None:
@@ -58,9 +58,8 @@ class TimeLeft:
             progress: From the update.
             now: Seconds on a monotonic clock.
         """
-        if not self._seen or progress.work_done > self._seen[-1][1]:
+        if progress.work_done > (self._seen[-1][1] if self._seen else 0):
             self._seen.append((now, progress.work_done))
-            self._reports += progress.work_done > 0
         self._left = progress.work_total - progress.work_done
 
     def seconds(self, now: float) -> float | None:
@@ -69,14 +68,14 @@ class TimeLeft:
         Args:
             now: As for ``see``.
         """
-        if not self._seen:
-            return None
         while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
             self._seen.popleft()
-        (begin, before), (_, after) = self._seen[0], self._seen[-1]
-        if self._reports < 3 or now - begin < _SEEN:
+        if len(self._seen) < 3 or self._seen[-1][0] - self._seen[0][0] < _SEEN:
             return None
-        return self._left * (now - begin) / (after - before)
+        (begin, before), (end, after) = self._seen[0], self._seen[-1]
+        # The next batch is under way: only a wait longer than the mean slows the rate.
+        wait = now - end - (end - begin) / (len(self._seen) - 1)
+        return self._left * (end - begin + max(wait, 0.0)) / (after - before)
 
 
 def duration(seconds: float) -> str:
@@ -160,12 +159,14 @@ class ProgressDisplay:
 
     def _words(self, progress: UpdateProgress) -> list[str]:
         """Return the parts of the line, the most important first."""
+        if not progress.embedded and progress.work_done < progress.work_total:
+            return ["reading files"]
         now = time.monotonic()
         left = self._left.seconds(now)
-        rate = progress.passages / max(now - self._started, 1e-9)
+        rate = progress.embedded / max(now - self._started, 1e-9)
         words = [f"{duration(left)} left"] if left else []
-        words.append(f"{progress.passages:,} passages")
-        return [*words, f"{rate:.0f}/s"] if progress.passages else words
+        words.append(f"{progress.embedded:,} passages")
+        return [*words, f"{rate:.0f}/s"] if progress.embedded else words
 
     def _print_lines(self) -> None:
         while not self._ended.wait(LINE_SECONDS):

@@ -89,7 +89,7 @@ def import_store(
                 vectors=vectors,
                 wait=wait_seconds(wait),
                 on_progress=lambda done, total: show(
-                    UpdateProgress(done, total, done, done, total)
+                    UpdateProgress(done, total, done, done, done, total)
                 ),
             )
         print(f"{plural(count, 'passage')} from {file} in {store}")

@@ -382,7 +382,7 @@ class Index:
             gitignore: Whether to respect the folder's .gitignore files.
             follow_links: Whether to follow symbolic links that lead out of the folder; if not, the
                 report lists them.
-            on_progress: Called whenever passages have been stored.
+            on_progress: Called whenever passages have been embedded or stored.
 
         Returns:
             What was done, including the files that could not be read.

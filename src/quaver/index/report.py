@@ -13,10 +13,11 @@ class UpdateProgress:
     """The progress of an update.
 
     Attributes:
-        bytes_done: Bytes of files that are stored or unchanged.
+        bytes_done: Bytes of files that are embedded, stored or not yet, or need no embedding.
         bytes_total: Bytes of all files in the folder.
-        passages: Passages embedded so far.
-        work_done: Bytes of new and changed files that are stored.
+        passages: Passages that are embedded and stored.
+        embedded: Passages that are embedded, stored or not yet.
+        work_done: Bytes of new and changed files that are embedded, stored or not yet.
         work_total: Bytes of all new and changed files known so far; use it to estimate the time
             left. It grows with files that turn out to be changed, and shrinks with those that cannot
             be read or have no text.
@@ -25,6 +26,7 @@ class UpdateProgress:
     bytes_done: int
     bytes_total: int
     passages: int
+    embedded: int
     work_done: int
     work_total: int
 

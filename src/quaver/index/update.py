@@ -1,7 +1,7 @@
 """One run of an update: files are read ahead of the engine and stored behind it.
 
 The order makes it safe to stop at any moment: new passages are written and flushed before the stale
-ones of the same file are deleted, and progress counts only what is flushed. Each passage carries the
+ones of the same file are deleted, and only flushed passages are reported as stored. Each passage carries the
 version of its file (``FileVersion``), so the store itself shows which files are complete. Each also
 carries its root, the folder or its name: an update touches only passages of its own root, except to
 reuse the vector of a text that is already stored.
@@ -55,7 +55,7 @@ def update(
         root: The root that its passages are stored under; not empty.
         max_tokens: Maximum tokens of a passage with its heading.
         selection: Which files of the folder to index; see ``scan_folder``.
-        on_progress: Called in the caller's thread whenever passages have been stored.
+        on_progress: Called in the caller's thread whenever passages have been embedded or stored.
 
     Returns:
         What was done.
@@ -104,6 +104,7 @@ class _Update:
         self._bytes_done = self._work_done = 0.0
         self._bytes_total = self._work_total = 0
         self._expected: dict[str, int] = {}
+        self._embedded = 0
         self._files = self._added = self._reused = self._unchanged = 0
         self._removed = self._truncated = 0
         self._jobs = BackgroundJobs(_AHEAD)
@@ -201,10 +202,11 @@ class _Update:
 
             def durable() -> None:
                 setattr(self, count, getattr(self, count) + len(batch))
-                share = sum(shares[passage.source] for passage in batch)
-                self._work_done += share
-                self._advance(share)
+                self._advance(0)
 
+            share = sum(shares[passage.source] for passage in batch)
+            self._work_done += share
+            self._advance(share)
             self._jobs.submit(job, lambda: self._written.append(durable))
             if time.perf_counter() - self._flushed >= FLUSH_SECONDS:
                 self._flush()
@@ -215,7 +217,9 @@ class _Update:
                 store(batch, np.stack([known[passage] for passage in batch]), count)
         for ready in work.new:
             self._truncated += ready.tokens.truncated
-            store(ready.passages, embed(self._embedder, ready), "_added")
+            vectors = embed(self._embedder, ready)
+            self._embedded += len(vectors)
+            store(ready.passages, vectors, "_added")
         self._files += len(files)
         stale = [i for file in files for i in self._stale(file, stored)]
         if not stale:
@@ -276,5 +280,12 @@ class _Update:
         done = min(round(self._bytes_done), self._bytes_total)
         worked = min(round(self._work_done), self._work_total)
         self._on_progress(
-            UpdateProgress(done, self._bytes_total, self._added, worked, self._work_total)
+            UpdateProgress(
+                bytes_done=done,
+                bytes_total=self._bytes_total,
+                passages=self._added,
+                embedded=self._embedded,
+                work_done=worked,
+                work_total=self._work_total,
+            )
         )
