@@ -1,8 +1,8 @@
-"""Put the figures of a result into README.md and docs/results.md.
+"""Put the figures of a result into README.md, docs/index.md and docs/results.md.
 
     python benchmarks/readme.py benchmarks/results/NAME
 
-Every number is read from the rows of the result; a dash means not measured. `make test` compares both pages with the
+Every number is read from the rows of the result; a dash means not measured. `make test` compares the pages with the
 files that they name.
 """
 
@@ -17,6 +17,7 @@ from quaver_bench.summary import caption, short_caption, short_table, summary
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 README = REPOSITORY / "README.md"
+HOME_PAGE = REPOSITORY / "docs" / "index.md"
 RESULTS_PAGE = REPOSITORY / "docs" / "results.md"
 START, END = "<!-- bench:start -->", "<!-- bench:end -->"
 
@@ -28,8 +29,16 @@ def readme_section(place: str) -> str:
         place: the folder of results, from the root of the repository.
     """
     result = read_result(REPOSITORY / place)
-    picture = f"![Texts per second, six engines]({place}/overview.svg)"
-    return f"{picture}\n\n{short_table(result)}\n\n{short_caption(result)}"
+    return f"{_overview(place)}\n\n{short_table(result)}\n\n{short_caption(result)}"
+
+
+def home_section(place: str) -> str:
+    """Return the text of the documentation's first page between the markers; see `readme_section`."""
+    return _overview(f"../{place}")
+
+
+def _overview(place: str) -> str:
+    return f"![Texts per second, six engines]({place}/overview.svg)"
 
 
 def results_section(place: str) -> str:
@@ -64,7 +73,7 @@ def write(page: Path, text: str) -> None:
 
 
 def main() -> None:
-    """Write both pages."""
+    """Write the pages."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of quaver bench in benchmarks/results")
     folder = parser.parse_args().results.resolve()
@@ -72,6 +81,7 @@ def main() -> None:
         sys.exit(f"the README shows folders of benchmarks/results: got {folder}; move it")
     place = folder.relative_to(REPOSITORY).as_posix()
     write(README, readme_section(place))
+    write(HOME_PAGE, home_section(place))
     write(RESULTS_PAGE, results_section(place))
 
 

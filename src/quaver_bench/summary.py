@@ -13,30 +13,40 @@ _BEST = "openvino-int8"
 
 
 def summary(result: Result) -> str:
-    """Return the short table: a few cases, the peer in int8, and each engine's fastest form.
+    """Return short tables: a few cases, OpenVINO's int8, and each engine's fastest form.
 
     Args:
         result: what was measured.
 
     Returns:
-        A Markdown table over latency, throughput and text.
+        A heading and a Markdown table for each model, over latency, throughput and text. Engines that were
+        not measured with a model are left out of its table.
     """
-    lines = []
+    lines: dict[str, list[list[str]]] = {}
     for (model, case), rows in _by_case(result).items():
         if (ours := rows.get(OURS)) is None:
             continue
         cells = [
-            f"{model} ({result.models[model]['describe']})",
             case_title(case) + (" \\*" if ours.disturbed else ""),
             f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
             _peer(rows.get(_BEST), None),
         ]
         cells += [_peer(_fastest(rows, family), family) for family in _FAMILIES]
         cells.append(_peer(_fastest(rows, *_OTHERS), ""))
-        lines.append(cells)
+        lines.setdefault(model, []).append(cells)
     titles = [f"{name}, fastest form" for name in _FAMILIES[:-1]] + [_FAMILIES[-1]]
-    titles.append(f"fastest of {', '.join(_OTHERS)}")
-    return table(["model", "texts x tokens", OURS, _BEST, *titles], lines, words=2)
+    head = ["texts x tokens", OURS, _BEST, *titles, f"fastest of {', '.join(_OTHERS)}"]
+    parts = []
+    for model, rows_of_model in lines.items():
+        columns = [
+            column
+            for column in zip(head, *rows_of_model, strict=True)
+            if set(column[1:]) != {NOT_MEASURED}
+        ]
+        titles, *measured = map(list, zip(*columns, strict=True))
+        parts.append(f"### {model} ({result.models[model]['describe']})")
+        parts.append(table(titles, measured, words=1))
+    return "\n\n".join(parts)
 
 
 _SHORT_CASES = ("1x16", "1x512", "32x256", "ragged256")

@@ -27,14 +27,18 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["README", "RESULTS_PAGE"])
+@pytest.mark.parametrize("page", ["README", "HOME_PAGE", "RESULTS_PAGE"])
 def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
     readme = script("readme")
     path = getattr(readme, page)
     _, shown, _ = readme.parted(path.read_text(encoding="utf-8"))
     found = re.search(r"\((?:\.\./)?(benchmarks/results/[\w.-]+)/\w+\.(?:svg|md)\)", shown)
     assert found, f"{path.name} must name its folder of results; run make bench"
-    section = readme.readme_section if page == "README" else readme.results_section
+    section = {
+        "README": readme.readme_section,
+        "HOME_PAGE": readme.home_section,
+        "RESULTS_PAGE": readme.results_section,
+    }[page]
     assert shown == section(found[1]), "run benchmarks/readme.py on that folder"
 
 
