@@ -26,7 +26,7 @@ help:
 	@echo "make fuzz-quick     the same with fixed seeds, about a minute"
 	@echo "make sanitize       the C++ tests with AddressSanitizer and UBSan, then with ThreadSanitizer"
 	@echo "make parity         compare with transformers (installs torch into .envs/parity)"
-	@echo "make parity-families  compare every model family with transformers, on random models"
+	@echo "make parity-families  compare model families with transformers, and folders with sentence-transformers, on random models"
 	@echo
 	@echo "make lint           check format, lint and types"
 	@echo "make stub           write the types of the native module again, after a change of its bindings"
@@ -226,11 +226,13 @@ parity-families: .envs/parity/made
 	.envs/parity/bin/python tools/tokenizer_parity.py
 	.envs/parity/bin/python tools/families.py
 	.envs/parity/bin/python tools/families.py --real
+	.envs/parity/bin/python tools/module_folders.py
 
 golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/make_golden.py $(MODEL)
 	.envs/parity/bin/python tools/families.py --golden
 	.envs/parity/bin/python tools/tokenizer_parity.py --golden
+	.envs/parity/bin/python tools/module_folders.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 # Each list in benchmarks/environments makes an environment: make .envs/ipex/made

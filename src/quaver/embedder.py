@@ -225,7 +225,7 @@ class Embedder:
 
     @property
     def similarity_fn_name(self) -> str:
-        """What `similarity` computes, by sentence-transformers' name: "cosine" or "dot"."""
+        """What `similarity` computes: "cosine", "dot", "euclidean" or "manhattan"."""
         return self._metric
 
     @property
@@ -643,7 +643,8 @@ class Embedder:
     def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
         """Compare every vector of a with every vector of b.
 
-        By cosine, or by dot product if the model folder says so; see `similarity_fn_name`.
+        By cosine, or as the model folder says; see `similarity_fn_name`. Distances are negative,
+        so that more is nearer.
 
         Args:
             a: float32 or int8, (D,) or (N, D).

@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from quaver.engine import (
     text_list,
 )
 from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError
+from quaver.models import choose_prompt
 
 ScoreActivation = Literal["sigmoid", "identity"]
 # The classes of torch that the usual models name; nothing of a name is ever imported.
@@ -100,7 +102,7 @@ class Ranker(ABC):
             token: access token of the hub.
 
         Returns:
-            A `CrossEncoder` if the model has a classification head, else a `BiEncoderRanker`.
+            A `CrossEncoder` if the model scores pairs of texts, else a `BiEncoderRanker`.
 
         Raises:
             ModelNotFoundError: no such folder or hub model.
@@ -125,9 +127,10 @@ class Ranker(ABC):
             try:
                 return BiEncoderRanker.from_pretrained(name_or_path, **options)
             except UnsupportedArchitectureError as error:
+                reasons = dict.fromkeys((str(no_cross_encoder), str(error)))
                 raise UnsupportedArchitectureError(
                     f"a ranker is a cross-encoder or an embedding model: {name_or_path} is neither "
-                    f"({no_cross_encoder}; {error})"
+                    f"({'; '.join(reasons)})"
                 ) from error
 
     @abstractmethod
@@ -138,7 +141,10 @@ class Ranker(ABC):
 
 
 class CrossEncoder(Ranker):
-    """A model with a classification head that reads query and document together.
+    """A model that reads query and document together and scores the pair.
+
+    It has the classification head of its class, or modules of sentence-transformers that compute
+    scores (modules.json).
 
         model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
         model.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
@@ -155,6 +161,8 @@ class CrossEncoder(Ranker):
         label_names: their names, as config.json has them.
         activation: what `predict` applies to the scores by default: what the model says, else "sigmoid"
             for one label and "identity" for several.
+        prompts: texts that go before the first text of a pair, by name; most models have none.
+        default_prompt_name: the prompt used when none is named.
         tokenizer: the model's tokenizer.
     """
 
@@ -163,7 +171,7 @@ class CrossEncoder(Ranker):
         """Wrap a loaded model; `from_pretrained` is the usual way.
 
         Args:
-            model: a model with a classification head.
+            model: a model that computes scores.
 
         Raises:
             UnsupportedArchitectureError: Quaver does not have the model's activation.
@@ -177,6 +185,9 @@ class CrossEncoder(Ranker):
         self.labels = model.spec.outputs
         self.label_names = _label_names(model.folder.label_names, self.labels)
         self.activation = _activation(model.folder.score_activation, self.labels)
+        self.prompts = dict(model.folder.prompts)
+        default = model.folder.default_prompt_name
+        self.default_prompt_name = default if default in self.prompts else None
         self.tokenizer = model.tokenizer
         self._engine = model.engine
 
@@ -254,6 +265,8 @@ class CrossEncoder(Ranker):
         self,
         pairs: Iterable[tuple[str, str]],
         *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
         activation: ScoreActivation | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -261,12 +274,14 @@ class CrossEncoder(Ranker):
         """Score pairs, in their order.
 
         Formula:
-            activation(head(encoder(query, document)))
+            activation(head(encoder(prompt + query, document)))
 
         A document too long to fit with its query is cut; a query never is.
 
         Args:
             pairs: (query, document), or any two texts.
+            prompt_name: a name in `prompts`; None uses the model's default prompt, if it has one.
+            prompt: a text to put before every query, instead of a named one; "" for no prompt.
             activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
             max_batch_tokens: most tokens in one native call; bounds the memory, changes no score.
             show_progress_bar: a bar on stderr.
@@ -284,6 +299,8 @@ class CrossEncoder(Ranker):
             raise InputError(f"activation must be one of {names}, or None: got {activation!r}")
         logits = self._logits(
             _pair_list(pairs),
+            prompt_name=prompt_name,
+            prompt=prompt,
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
         )
@@ -292,7 +309,13 @@ class CrossEncoder(Ranker):
 
     @explain_keywords(_RANK)
     def rank(
-        self, query: str, documents: Iterable[str], *, top_k: int | None = None
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_k: int | None = None,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
     ) -> list[Ranked]:
         """Put documents in order for a query, the best first.
 
@@ -300,6 +323,8 @@ class CrossEncoder(Ranker):
             query: the query.
             documents: the documents; an empty list is valid.
             top_k: how many to return; None returns all.
+            prompt_name: as for `predict`.
+            prompt: as for `predict`.
 
         Returns:
             At most top_k ranked documents, with the scores of `predict`; ties keep their order.
@@ -315,7 +340,9 @@ class CrossEncoder(Ranker):
                 "the score you mean from predict()"
             )
         texts = _checked(query, documents, top_k)
-        logits = self._logits([(query, text) for text in texts])[:, 0]
+        logits = self._logits(
+            [(query, text) for text in texts], prompt_name=prompt_name, prompt=prompt
+        )[:, 0]
         # Ordered before the sigmoid, which makes one number of all large scores.
         scores = _sigmoid(logits) if self.activation == "sigmoid" else logits
         return _ranked(texts, scores, np.argsort(-logits, kind="stable")[:top_k])
@@ -324,11 +351,20 @@ class CrossEncoder(Ranker):
         self,
         pairs: Sequence[tuple[str, str]],
         *,
+        prompt_name: str | None,
+        prompt: str | None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool = False,
     ) -> NDArray[np.float32]:
+        before = choose_prompt(
+            self.prompts,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            default=self.default_prompt_name,
+            model=self.name,
+        )
         report = encode_texts(
-            self.tokenizer.encode_pairs,
+            partial(self.tokenizer.encode_pairs, prompt=before),
             self._engine,
             pairs,
             max_batch_tokens=max_batch_tokens,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from quaver.engine.postprocessing import convert, similarity
+from quaver.engine.postprocessing import convert, similarity, similarity_pairwise
 from quaver.errors import InputError
 
 VECTORS = np.array([[3, 4, 0], [0, 0, 0], [-1, 0, 1]], np.float32)
@@ -42,6 +42,21 @@ def test_an_unknown_output() -> None:
 def test_cosine_and_dot() -> None:
     assert np.allclose(similarity(VECTORS[0], VECTORS, metric="cosine"), [1, 0, -0.42426407])
     assert similarity(VECTORS[0], VECTORS, metric="dot").tolist() == [25, 0, -3]
+
+
+def test_distances_are_negative() -> None:
+    euclidean = similarity(VECTORS, VECTORS, metric="euclidean")
+    assert np.allclose(
+        euclidean, [[0, -5, -(33**0.5)], [-5, 0, -(2**0.5)], [-(33**0.5), -(2**0.5), 0]]
+    )
+    manhattan = similarity(VECTORS[0], VECTORS, metric="manhattan")
+    assert manhattan.tolist() == [0, -7, -9]
+    for metric in ("euclidean", "manhattan"):
+        whole = similarity(VECTORS, VECTORS[::-1], metric=metric)
+        pairs = similarity_pairwise(VECTORS, VECTORS[::-1], metric=metric)
+        assert np.array_equal(pairs, np.diag(whole))
+        assert similarity(VECTORS[0], VECTORS[1], metric=metric).shape == ()
+        assert similarity(VECTORS[:0], VECTORS, metric=metric).shape == (0, 3)
 
 
 def test_single_vectors_drop_their_axis() -> None:

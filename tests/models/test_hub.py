@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def test_a_hub_id_fetches_only_what_is_needed(
     )
     (call,) = calls
     patterns = call.pop("allow_patterns")
-    assert not any("bin" in pattern or "onnx" in pattern for pattern in patterns)
+    files = ["config.json", "2_Dense/config.json", "model.safetensors", "2_Dense/model.safetensors"]
+    others = ["onnx/model.onnx", "openvino/openvino_model.bin", "tf_model.h5", "README.md"]
+    assert [f for f in files + others if any(fnmatch(f, p) for p in patterns)] == files
     assert call == {
         "name": "org/some-model",
         "revision": "v1",

@@ -117,10 +117,11 @@ def test_do_lower_case(folder: Path) -> None:
 
 
 def test_similarity_from_the_folder(folder: Path) -> None:
-    edit(folder / "config_sentence_transformers.json", similarity_fn_name="dot")
-    assert ModelFolder.open(folder).similarity == "dot"
-    edit(folder / "config_sentence_transformers.json", similarity_fn_name="euclidean")
-    with pytest.raises(UnsupportedArchitectureError, match=r"'euclidean'; supported are cosine"):
+    for name in ("dot", "euclidean", "manhattan"):
+        edit(folder / "config_sentence_transformers.json", similarity_fn_name=name)
+        assert ModelFolder.open(folder).similarity == name
+    edit(folder / "config_sentence_transformers.json", similarity_fn_name="hamming")
+    with pytest.raises(UnsupportedArchitectureError, match=r"'hamming'; supported are cosine"):
         ModelFolder.open(folder)
 
 

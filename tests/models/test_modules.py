@@ -36,6 +36,8 @@ def add(folder: Path, kind: str, config: dict[str, Any], **tensors: np.ndarray) 
     write_json(folder / "modules.json", modules)
     write_json(folder / path / "config.json", config)
     named = {name.replace("_", "."): array.astype(np.float32) for name, array in tensors.items()}
+    if not named:
+        return
     save_file(named, folder / path / "model.safetensors", {"format": "pt"})
 
 
@@ -72,6 +74,16 @@ def test_dense_and_layer_norm(folder: Path, tmp_path: Path, precision: Any) -> N
     # Sums of 128 products in float32, in another order.
     np.testing.assert_allclose(model.encode(TEXTS), by_hand(folder, pooled), atol=2e-5)
     assert model.encode(TEXTS, truncate_dim=24).shape == (3, 24)
+
+
+def test_a_vector_of_zeros_stays_one_when_it_is_normalized_early(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "tiny", normalize=True)
+    none = {**DENSE, "out_features": 8, "bias": False}
+    add(folder, "Dense", none, linear_weight=np.zeros((8, 64)))
+    add(folder, "Normalize", {})
+    plain = {"activation_function": "torch.nn.modules.linear.Identity", "bias": False}
+    add(folder, "Dense", {"out_features": 8, **plain}, linear_weight=np.eye(8))
+    assert not Embedder.from_pretrained(folder).encode(TEXTS).any()
 
 
 def test_joined_poolings_have_their_own_dimension(tmp_path: Path) -> None:

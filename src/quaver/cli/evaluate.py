@@ -398,7 +398,7 @@ def _load_models(
 
 def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
     """Load a model, as a cross-encoder if it has a classification head."""
-    if ModelFolder.open(name).is_classifier:
+    if ModelFolder.open(name).is_cross_encoder:
         fitting = {key: value for key, value in settings.items() if key != "pooling"}
         return CrossEncoder.from_pretrained(name, precision=precision, **fitting)
     return Embedder.from_pretrained(name, precision=precision, **settings)

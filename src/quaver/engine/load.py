@@ -20,12 +20,12 @@ from quaver.models import (
     EncoderSpec,
     ModelFolder,
     Tokenizer,
-    classifier_spec,
+    cross_encoder_spec,
     encoder_spec,
     encoder_weights,
     is_quantized,
+    model_tensors,
     module_steps,
-    module_tensors,
 )
 
 
@@ -80,7 +80,7 @@ def load_model(
         pooling=agreed_pooling(folder, pooling),
         normalize=folder.normalize if normalize is None else normalize,
     )
-    spec = replace(spec, head=module_steps(folder.modules))
+    spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
     options = {
         "precision": precision,
         "revision": revision,
@@ -123,7 +123,7 @@ def load_classifier(
         "isa": isa,
         "local_files_only": local_files_only,
     }
-    return _load(folder, classifier_spec(folder.config), options)
+    return _load(folder, cross_encoder_spec(folder), options)
 
 
 def check_pooling(pooling: str) -> None:
@@ -162,7 +162,12 @@ def agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
 
 def _require_embedder(folder: ModelFolder) -> None:
     """Refuse a cross-encoder: it was never trained to produce vectors."""
-    if folder.pooling is None and folder.is_classifier:
+    if folder.scores:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is a cross-encoder: its modules.json ends with scores; open it with "
+            "CrossEncoder.from_pretrained(...), which scores pairs of texts"
+        )
+    if folder.is_cross_encoder:
         raise UnsupportedArchitectureError(
             f"{folder.name} is a cross-encoder: config.json lists "
             f"{', '.join(folder.architectures)} and no modules.json says how to pool; open it with "
@@ -171,7 +176,7 @@ def _require_embedder(folder: ModelFolder) -> None:
 
 
 def _require_classifier(folder: ModelFolder) -> None:
-    if folder.pooling is not None and not folder.is_classifier:
+    if folder.pooling is not None and not folder.is_cross_encoder:
         raise UnsupportedArchitectureError(
             f"{folder.name} is an embedding model: its modules.json names a Pooling module; open it "
             "with Embedder.from_pretrained(...), and rank with BiEncoderRanker(embedder)"
@@ -206,7 +211,7 @@ def _load(
     quantized = is_quantized(folder.config)
     engine = Engine(
         replace(spec, normalize=False),
-        encoder_weights(spec, {**folder.tensors(), **module_tensors(folder.modules)}),
+        encoder_weights(spec, model_tensors(folder, spec)),
         precision=None if quantized and precision == "int8" else precision,
         threads=options["threads"],
         isa=options["isa"],

@@ -84,12 +84,13 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
     """Compare every vector of a with every vector of b.
 
     Formula:
-        dot: a_i . b_j;  cosine: a_i . b_j / (|a_i| |b_j|), 0 for a vector of zeros
+        dot: a_i . b_j;  cosine: a_i . b_j / (|a_i| |b_j|), 0 for a vector of zeros;
+        euclidean: -|a_i - b_j|;  manhattan: -sum_d |a_id - b_jd|
 
     Args:
         a: float32 or int8, (D,) or (N, D).
         b: float32 or int8, (D,) or (M, D).
-        metric: "cosine" or "dot".
+        metric: "cosine", "dot", "euclidean" or "manhattan".
 
     Returns:
         float32 (N, M); a single vector drops its axis: (D,) with (M, D) returns (M,).
@@ -102,9 +103,14 @@ def similarity(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.float32]:
         raise InputError(
             f"vectors must have the same dimension: got {left.shape[1]} and {right.shape[1]}"
         )
-    if metric == "cosine":
-        left, right = normalized(left), normalized(right)
-    scores: NDArray[np.float32] = left @ right.T
+    if metric in _DISTANCES:
+        scores = np.empty((len(left), len(right)), np.float32)
+        for row, vector in zip(scores, left, strict=True):
+            row[:] = -_DISTANCES[metric](right - vector)
+    else:
+        if metric == "cosine":
+            left, right = normalized(left), normalized(right)
+        scores = left @ right.T
     return scores.reshape(np.shape(a)[:-1] + np.shape(b)[:-1])
 
 
@@ -112,12 +118,13 @@ def similarity_pairwise(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.fl
     """Compare each vector of a with the vector of b in the same row.
 
     Formula:
-        dot: a_i . b_i;  cosine: a_i . b_i / (|a_i| |b_i|), 0 for a vector of zeros
+        dot: a_i . b_i;  cosine: a_i . b_i / (|a_i| |b_i|), 0 for a vector of zeros;
+        euclidean: -|a_i - b_i|;  manhattan: -sum_d |a_id - b_id|
 
     Args:
         a: float32 or int8, (D,) or (N, D).
         b: float32 or int8, of the same shape.
-        metric: "cosine" or "dot".
+        metric: "cosine", "dot", "euclidean" or "manhattan".
 
     Returns:
         float32 (N,); () for two single vectors.
@@ -131,10 +138,27 @@ def similarity_pairwise(a: Vectors, b: Vectors, *, metric: str) -> NDArray[np.fl
             f"vectors must come in pairs, so a and b need the same shape: got {np.shape(a)} and "
             f"{np.shape(b)}; similarity(a, b) compares all with all"
         )
-    if metric == "cosine":
-        left, right = normalized(left), normalized(right)
-    scores: NDArray[np.float32] = np.einsum("nd,nd->n", left, right)
+    if metric in _DISTANCES:
+        scores = -_DISTANCES[metric](left - right)
+    else:
+        if metric == "cosine":
+            left, right = normalized(left), normalized(right)
+        scores = np.einsum("nd,nd->n", left, right)
     return scores.reshape(np.shape(a)[:-1])
+
+
+def _lengths(differences: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths: NDArray[np.float32] = np.sqrt(np.square(differences).sum(axis=1))
+    return lengths
+
+
+def _sums(differences: NDArray[np.float32]) -> NDArray[np.float32]:
+    sums: NDArray[np.float32] = np.abs(differences).sum(axis=1)
+    return sums
+
+
+# Similarity is minus the distance, so that more is nearer everywhere.
+_DISTANCES = {"euclidean": _lengths, "manhattan": _sums}
 
 
 def normalized(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,7 +31,12 @@ from quaver.models.linear import (
     quantize_weight,
     rounded_rows,
 )
-from quaver.models.modules import module_steps, module_tensors
+from quaver.models.modules import (
+    cross_encoder_spec,
+    model_tensors,
+    module_steps,
+    module_tensors,
+)
 from quaver.models.positions import relative_rows, rotary_tables
 from quaver.models.prompts import (
     checked_prompts,
@@ -70,12 +75,14 @@ __all__ = [
     "checked_prompts",
     "choose_prompt",
     "classifier_spec",
+    "cross_encoder_spec",
     "dequantized",
     "document_prompt",
     "encoder_spec",
     "encoder_weights",
     "find_folder",
     "is_quantized",
+    "model_tensors",
     "module_steps",
     "module_tensors",
     "quantization_config",

@@ -189,18 +189,20 @@ class PoolingFile(Struct, frozen=True):
 
 
 class ModuleFile(Struct, frozen=True):
-    """config.json of a Dense or LayerNorm module."""
+    """config.json of a Dense, LayerNorm or Normalize module."""
 
     out_features: Count | None = None
     activation_function: str | None = None
     bias: bool | None = None
     module_input_name: str | None = None
     module_output_name: str | None = None
+    use_residual: bool | None = None
 
 
 class SentenceTransformersFile(Struct, frozen=True):
     """config_sentence_transformers.json."""
 
+    model_type: str | None = None
     prompts: dict[str, str] | None = None
     default_prompt_name: str | None = None
     similarity_fn_name: str | None = None
@@ -208,11 +210,20 @@ class SentenceTransformersFile(Struct, frozen=True):
     truncate_dim: Count | None = None
 
 
+class ModalityOutput(Struct, frozen=True):
+    """What a Transformer module takes from its model, for one kind of input."""
+
+    method: str | None = None
+    method_output_name: str | list[str | int] | None = None
+
+
 class SentenceBertFile(Struct, frozen=True):
     """sentence_bert_config.json."""
 
     max_seq_length: Length | None = None
     do_lower_case: bool | None = None
+    transformer_task: str | None = None
+    modality_config: dict[str, ModalityOutput] | None = None
 
 
 # --- Tokenizer and weights ------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from quaver.errors import (
 )
 from quaver.models.files import (
     ConfigFile,
+    ModalityOutput,
     ModuleEntry,
     ModuleFile,
     PoolingFile,
@@ -42,9 +43,27 @@ _POOLING_FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-# Modules run one after the other; published models have one or two.
+# Modules run one after the other; published models have one to three.
 _MOST_MODULES = 16
-_MODULES = "Transformer, Pooling, any number of Dense and LayerNorm, Normalize"
+_MODULES = "Transformer, Pooling, then any of Dense, LayerNorm, Normalize and Dropout"
+# Where sentence-transformers has kept the settings of a Transformer module, by its base model.
+_TEXT_FILES = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Modules of models that give something other than one vector or one score, by what those are.
+_OTHER_KINDS = {
+    "MLMTransformer": "a sparse encoder",
+    "SpladePooling": "a sparse encoder",
+    "SparseAutoEncoder": "a sparse encoder",
+    "SparseStaticEmbedding": "a sparse encoder",
+    "MultiVectorMask": "a multi-vector model",
+    "TokenPooling": "a multi-vector model",
+    "LogitScore": "a reranker that reads its score from a language model's words",
+    "CLIPModel": "a model of images and texts",
+}
+_OTHER_TYPES = {"SparseEncoder": "a sparse encoder", "MultiVectorEncoder": "a multi-vector model"}
+_VECTOR, _SCORES = "sentence_embedding", "scores"
 
 
 @dataclass(frozen=True)
@@ -52,14 +71,19 @@ class Module:
     """A module of sentence-transformers after the pooling.
 
     Attributes:
-        kind: "Dense" or "LayerNorm".
-        config: its config.json.
-        path: the folder of its weights.
+        kind: "Dense", "LayerNorm" or "Normalize".
+        config: its config.json; {} for a Normalize without one.
+        path: its folder, with the weights of those that have any.
     """
 
     kind: str
     config: dict[str, Any]
     path: Path
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there are weights in its folder."""
+        return self.kind != "Normalize"
 
 
 @dataclass(frozen=True)
@@ -79,11 +103,12 @@ class ModelFolder:
         pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
             None when the folder does not say.
         normalize: whether modules.json ends with Normalize.
-        modules: the modules between the pooling and Normalize.
+        modules: the modules between the pooling and that Normalize.
+        scores: whether the last of them computes the scores of a cross-encoder.
         prompts: texts put before a text, by name; of a well-known model that leaves them to its card
             those of `quaver.models.prompts.known_prompts`.
         default_prompt_name: the prompt used when none is named.
-        similarity: "cosine" or "dot".
+        similarity: "cosine", "dot", "euclidean" or "manhattan".
         truncate_dim: leading components that the model's author keeps of a vector, or None.
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
@@ -102,6 +127,7 @@ class ModelFolder:
     pooling: str | None
     normalize: bool
     modules: tuple[Module, ...]
+    scores: bool
     prompts: dict[str, str]
     default_prompt_name: str | None
     similarity: str
@@ -143,7 +169,9 @@ class ModelFolder:
         path, name, source = find_folder(
             name_or_path, revision, local_files_only, token, organizations
         )
-        transformer, pooling, modules, normalize = _modules(path)
+        settings = _settings(path / "config_sentence_transformers.json")
+        chain = _chain(path, name, settings)
+        transformer = chain.transformer
         config = read_json(transformer / "config.json")
         if config is None:
             raise ModelFolderError(
@@ -151,9 +179,7 @@ class ModelFolder:
                 "holds config.json, tokenizer.json and model.safetensors"
             )
         file = checked(ConfigFile, config, transformer / "config.json")
-        settings = _settings(path / "config_sentence_transformers.json")
-        lengths = transformer / "sentence_bert_config.json"
-        text_settings = read_checked(SentenceBertFile, lengths) or SentenceBertFile()
+        text_settings = _text_settings(transformer, name)
         tokens = read_checked(TokenizerConfigFile, transformer / "tokenizer_config.json")
         tokens = tokens or TokenizerConfigFile()
         length = text_settings.max_seq_length or tokens.model_max_length
@@ -165,9 +191,10 @@ class ModelFolder:
             config=config,
             file=file,
             tokens=tokens,
-            pooling=pooling,
-            normalize=normalize,
-            modules=modules,
+            pooling=chain.pooling,
+            normalize=chain.normalize,
+            modules=chain.modules,
+            scores=chain.scores,
             prompts=_prompts(settings, name),
             default_prompt_name=settings.default_prompt_name,
             similarity=_similarity(settings),
@@ -183,9 +210,10 @@ class ModelFolder:
         return tuple(self.file.architectures or ())
 
     @property
-    def is_classifier(self) -> bool:
-        """Whether one of them has a classification head, as a cross-encoder has."""
-        return any("SequenceClassification" in name for name in self.architectures)
+    def is_cross_encoder(self) -> bool:
+        """Whether its modules compute scores, or it has a classification head and no pooling."""
+        classifier = any("SequenceClassification" in name for name in self.architectures)
+        return self.scores or (self.pooling is None and classifier)
 
     @property
     def label_names(self) -> dict[str, str]:
@@ -234,7 +262,8 @@ class ModelFolder:
             raise TokenizerError(f"cannot read tokenizer.json of {self.name}: {error}") from error
         for module in self.modules:
             digest.update(json.dumps((module.kind, module.config), sort_keys=True).encode())
-        for folder in (self.transformer, *(module.path for module in self.modules)):
+        weighted = (module.path for module in self.modules if module.has_weights)
+        for folder in (self.transformer, *weighted):
             for description, sample in sample_tensors(folder):
                 digest.update(description.encode())
                 digest.update(sample)
@@ -252,45 +281,135 @@ def _settings(path: Path) -> SentenceTransformersFile:
     return settings
 
 
-def _modules(path: Path) -> tuple[Path, str | None, tuple[Module, ...], bool]:
-    """Read modules.json: the transformer's folder, pooling or None, modules, normalise or not."""
-    modules = read_checked(list[ModuleEntry], path / "modules.json")
-    if modules is None:
-        return path, None, (), False
-    for module in modules:
-        parts = PurePosixPath(module.path)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in module.path:
+@dataclass(frozen=True)
+class _Chain:
+    """What modules.json lists; the attributes are those of `ModelFolder`."""
+
+    transformer: Path
+    pooling: str | None = None
+    modules: tuple[Module, ...] = ()
+    normalize: bool = False
+    scores: bool = False
+
+
+def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
+    """Read modules.json, and refuse a model of a kind that Quaver does not run."""
+    if settings.model_type in _OTHER_TYPES:
+        raise _not_supported_yet(name, _OTHER_TYPES[settings.model_type])
+    listed = read_checked(list[ModuleEntry], path / "modules.json")
+    if listed is None:
+        return _Chain(path)
+    for entry in listed:
+        parts = PurePosixPath(entry.path)
+        if parts.is_absolute() or ".." in parts.parts or "\0" in entry.path:
             raise ModelFolderError(
-                f"{path / 'modules.json'} must name folders inside the model's: got {module.path!r}"
+                f"{path / 'modules.json'} must name folders inside the model's: got {entry.path!r}"
             )
-    kinds = [module.type.rpartition(".")[2] for module in modules]
-    paths = [path / module.path for module in modules]
+    kinds = [entry.type.rpartition(".")[2] for entry in listed]
+    paths = [path / entry.path for entry in listed]
     if kinds == ["Transformer"]:  # a cross-encoder's folder
-        return paths[0], None, (), False
-    normalize = kinds[-1:] == ["Normalize"]
-    between = kinds[2 : len(kinds) - normalize]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(between) - {"Dense", "LayerNorm"}:
+        return _Chain(paths[0])
+    for kind, entry in zip(kinds, listed, strict=True):
+        if kind in _OTHER_KINDS:
+            raise _not_supported_yet(name, _OTHER_KINDS[kind])
+        if entry.type.startswith("pylate."):
+            raise _not_supported_yet(name, "a multi-vector model")
+    behind = kinds[2:]
+    known = {"Dense", "LayerNorm", "Normalize", "Dropout"}
+    if kinds[:2] != ["Transformer", "Pooling"] or set(behind) - known:
         raise UnsupportedArchitectureError(
             f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are "
             f"{_MODULES}, in this order"
         )
-    if len(between) > _MOST_MODULES:
+    if len(behind) > _MOST_MODULES:
         raise UnsupportedArchitectureError(
-            f"modules.json of {path} lists {len(between)} modules behind the pooling; supported are "
+            f"modules.json of {path} lists {len(behind)} modules behind the pooling; supported are "
             f"{_MOST_MODULES}"
         )
-    found = tuple(_module(kind, place) for kind, place in zip(between, paths[2:], strict=False))
-    return paths[0], _pooling(paths[1] / "config.json"), found, normalize
+    # Dropout does nothing outside training.
+    modules = [
+        _module(kind, place)
+        for kind, place in zip(behind, paths[2:], strict=True)
+        if kind != "Dropout"
+    ]
+    feature = _VECTOR
+    for module in modules:
+        feature = _written(module, feature)
+    if feature not in (_VECTOR, _SCORES):
+        raise UnsupportedArchitectureError(
+            f"the last module of {path} writes {feature!r}; supported are {_VECTOR!r} of an embedding "
+            f"model and {_SCORES!r} of a cross-encoder"
+        )
+    scores = feature == _SCORES
+    normalize = bool(modules) and modules[-1].kind == "Normalize" and not scores
+    pooling = _pooling(paths[1] / "config.json")
+    between = tuple(modules[:-1] if normalize else modules)
+    return _Chain(paths[0], pooling, between, normalize, scores)
+
+
+def _not_supported_yet(name: str, kind: str) -> UnsupportedArchitectureError:
+    return UnsupportedArchitectureError(
+        f"{name} is {kind}, which Quaver does not run yet; supported are embedding models (Embedder) "
+        "and cross-encoders (CrossEncoder)"
+    )
 
 
 def _module(kind: str, path: Path) -> Module:
     config = read_json(path / "config.json")
-    if config is None:
+    if config is None and kind != "Normalize":
         raise ModelFolderError(
             f"modules.json names a {kind} module, but there is no {path / 'config.json'}"
         )
-    checked(ModuleFile, config, path / "config.json")
-    return Module(kind, config, path)
+    return Module(kind, {} if config is None else config, path)
+
+
+def _written(module: Module, feature: str) -> str:
+    """Check that a module reads what the one before it wrote, and return what it writes."""
+    where = module.path / "config.json"
+    config = checked(ModuleFile, module.config, where)
+    if module.kind == "LayerNorm":
+        config = ModuleFile()  # sentence-transformers has no choice here
+    read = config.module_input_name or _VECTOR
+    if read != feature:
+        raise UnsupportedArchitectureError(
+            f"{where} says module_input_name={read!r}; supported is {feature!r}, what the module "
+            "before it computes"
+        )
+    return config.module_output_name or read
+
+
+def _text_settings(transformer: Path, name: str) -> SentenceBertFile:
+    """Read the settings of the Transformer module, and refuse another output than the last layer's."""
+    for file in _TEXT_FILES:
+        settings = read_checked(SentenceBertFile, transformer / file)
+        if settings is not None:
+            break
+    else:
+        return SentenceBertFile()
+    if settings.transformer_task == "fill-mask":
+        raise _not_supported_yet(name, "a sparse encoder")
+    if settings.transformer_task not in (None, "feature-extraction", "sequence-classification"):
+        raise UnsupportedArchitectureError(
+            f"{transformer / file} says transformer_task={settings.transformer_task!r}; supported are "
+            "'feature-extraction' and 'sequence-classification'"
+        )
+    modalities = settings.modality_config or {}
+    if "message" in modalities:
+        raise UnsupportedArchitectureError(
+            f"{transformer / file} says that texts go through a chat template; supported are models "
+            "that read texts as they are"
+        )
+    text = modalities.get("text", ModalityOutput())
+    if text.method not in (None, "forward") or text.method_output_name not in (
+        None,
+        "last_hidden_state",
+        "logits",
+    ):
+        raise UnsupportedArchitectureError(
+            f"{transformer / file} reads {text.method_output_name!r} of the model's {text.method!r}; "
+            "supported is 'last_hidden_state' of 'forward'"
+        )
+    return settings
 
 
 def _pooling(path: Path) -> str:
@@ -325,7 +444,8 @@ def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
 
 def _similarity(settings: SentenceTransformersFile) -> str:
     name = settings.similarity_fn_name or "cosine"
-    known = {"cosine": "cosine", "dot": "dot", "dot_product": "dot"}
+    known = {name: name for name in ("cosine", "dot", "euclidean", "manhattan")}
+    known["dot_product"] = "dot"
     if name not in known:
         raise UnsupportedArchitectureError(
             f"similarity_fn_name is {name!r}; supported are {', '.join(known)}"

@@ -9,7 +9,8 @@ from typing import NamedTuple, cast
 
 from quaver.errors import InputError, ModelNotFoundError
 
-_NEEDED = ["*.json", "model*.safetensors", "0_Transformer/model*.safetensors"]
+# sentence-transformers numbers the folders of its modules: 0_Transformer, 2_Dense.
+_NEEDED = ["*.json", "model*.safetensors", "[0-9]*_*/model*.safetensors"]
 # Where sentence-transformers looks for a name without an organization.
 ORGANIZATIONS = ("sentence-transformers", "cross-encoder")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.models.families.registry import classifier_spec, encoder_spec
 from quaver.models.files import ModuleFile, checked
-from quaver.models.folder import Module
+from quaver.models.folder import ModelFolder, Module
+from quaver.models.geometry import MAX_WIDTH, EncoderSpec
 from quaver.models.head import DenseStep, HeadActivation, HeadStep, NormStep
 from quaver.models.weights_file import read_tensors
 
@@ -22,55 +27,130 @@ _ACTIVATIONS: dict[str, HeadActivation] = {
 }
 # What torch adds to the variance where nobody says otherwise.
 _NORM_EPS = 1e-5
+# Far below the square of any vector's length, and still a normal float32.
+_LENGTH_EPS = 1e-30
 
 
-def module_steps(modules: Sequence[Module]) -> tuple[HeadStep, ...]:
+def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
     """Translate modules to steps.
+
+    The steps of a Normalize between others use that the LayerNorm of (x, -x) has no mean to
+    subtract: it is x / |x| times the root of the size.
 
     Args:
         modules: as the model folder lists them.
+        size: the features of a pooled vector.
 
     Returns:
-        A step for each; its tensors have the names of `module_tensors`.
+        The steps; their tensors have the names of `module_tensors`.
 
     Raises:
         ModelFolderError: a size is missing from a module's config.json.
-        UnsupportedArchitectureError: a module works on something else than the pooled vector, or
-            has an activation that Quaver does not run. Its name is read; it is never imported.
+        UnsupportedArchitectureError: a module has an option or an activation that Quaver does not
+            run. Its name is read; it is never imported.
     """
-    return tuple(_step(i, module) for i, module in enumerate(modules))
+    steps: list[HeadStep] = []
+    for name, module, width in _placed(modules, size):
+        if module.kind == "LayerNorm":
+            steps.append(NormStep(f"{name}.norm", _NORM_EPS))
+        elif module.kind == "Normalize":
+            steps += [
+                DenseStep(f"{name}.mirror", 2 * width, "none", has_bias=False),
+                NormStep(f"{name}.norm", _LENGTH_EPS, has_bias=False),
+                DenseStep(f"{name}.half", width, "none", has_bias=False),
+            ]
+        else:
+            steps.append(_dense(name, module))
+    return tuple(steps)
 
 
-def module_tensors(modules: Sequence[Module]) -> dict[str, NDArray[Any]]:
+def module_tensors(modules: Sequence[Module], size: int) -> dict[str, NDArray[Any]]:
     """Read the weights of modules, under names that no encoder has.
+
+    Args:
+        modules: as the model folder lists them.
+        size: the features of a pooled vector.
+
+    Returns:
+        Tensors by name.
 
     Raises:
         WeightsError: a file is broken.
-        ModelFolderError: a module has no safetensors file.
+        ModelFolderError: a module has no weights.
     """
-    return {
-        f"{_name(i)}.{name}": tensor
-        for i, module in enumerate(modules)
-        for name, tensor in read_tensors(module.path).items()
-    }
+    tensors: dict[str, NDArray[Any]] = {}
+    for name, module, width in _placed(modules, size):
+        if module.kind == "Normalize":
+            one = np.eye(width, dtype=np.float32)
+            tensors[f"{name}.mirror.weight"] = np.concatenate([one, -one])
+            tensors[f"{name}.norm.weight"] = np.full(
+                2 * width, 1 / math.sqrt(width), dtype=np.float32
+            )
+            tensors[f"{name}.half.weight"] = np.eye(width, 2 * width, dtype=np.float32)
+            continue
+        for tensor, values in read_tensors(module.path).items():
+            tensors[f"{name}.{tensor}"] = values
+    return tensors
 
 
-def _name(number: int) -> str:
-    return f"modules.{number}"
+def cross_encoder_spec(folder: ModelFolder) -> EncoderSpec:
+    """Return the encoder of a cross-encoder: with the head of its class, or with its modules.
+
+    Args:
+        folder: the model's folder.
+
+    Returns:
+        The spec; `outputs` is the number of labels.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, an option, the head or a module is not
+            supported.
+        ModelFolderError: a size is missing from a config.json or is no positive number.
+    """
+    if not folder.scores:
+        return classifier_spec(folder.config)
+    spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=False)
+    return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
 
 
-def _step(number: int, module: Module) -> HeadStep:
+def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
+    """Read the weights of a model and of its modules.
+
+    Args:
+        folder: the model's folder.
+        spec: its encoder.
+
+    Returns:
+        Tensors by name.
+
+    Raises:
+        WeightsError: a file is broken.
+        ModelFolderError: there are no weights.
+    """
+    return {**folder.tensors(), **module_tensors(folder.modules, spec.pooled_size)}
+
+
+def _placed(modules: Sequence[Module], size: int) -> Iterator[tuple[str, Module, int]]:
+    """Yield the name, the module, and the features of the vector that it reads."""
+    for number, module in enumerate(modules):
+        yield f"modules.{number}", module, size
+        if module.kind == "Dense":
+            size = _dense("", module).outputs
+
+
+def _dense(name: str, module: Module) -> DenseStep:
     where = module.path / "config.json"
     config = checked(ModuleFile, module.config, where)
-    for key in ("module_input_name", "module_output_name"):
-        if getattr(config, key) not in (None, "sentence_embedding"):
-            raise UnsupportedArchitectureError(
-                f"{where} says {key}={getattr(config, key)!r}; supported is 'sentence_embedding'"
-            )
-    if module.kind == "LayerNorm":
-        return NormStep(f"{_name(number)}.norm", _NORM_EPS)
     if config.out_features is None:
         raise ModelFolderError(f"{where} must have out_features, the module's output size")
+    if config.out_features > MAX_WIDTH:
+        raise UnsupportedArchitectureError(
+            f"{where} has out_features={config.out_features}; supported are up to {MAX_WIDTH}"
+        )
+    if config.use_residual:
+        raise UnsupportedArchitectureError(
+            f"{where} says use_residual=true; supported are Dense modules without a residual"
+        )
     activation = config.activation_function or "torch.nn.modules.activation.Tanh"
     kind = activation.rpartition(".")[2].removesuffix("()")
     if kind not in _ACTIVATIONS:
@@ -78,4 +158,4 @@ def _step(number: int, module: Module) -> HeadStep:
             f"{where} has activation_function={activation!r}; supported: {', '.join(_ACTIVATIONS)}"
         )
     biased = config.bias is not False
-    return DenseStep(f"{_name(number)}.linear", config.out_features, _ACTIVATIONS[kind], biased)
+    return DenseStep(f"{name}.linear", config.out_features, _ACTIVATIONS[kind], biased)

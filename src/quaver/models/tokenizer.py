@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import InputError, QuaverError, TokenizerError
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
+from quaver.models.prompts import with_prompt
 from quaver.models.tokenizer_settings import checked_tokenizer, follow, lower_first, require_bounded
 
 if TYPE_CHECKING:
@@ -242,13 +243,18 @@ class Tokenizer:
             return _batch([self._backend.post_process(e) for e in encodings], truncated)
 
     def encode_pairs(
-        self, pairs: Sequence[tuple[str, str]], position: Callable[[int], int] | None = None
+        self,
+        pairs: Sequence[tuple[str, str]],
+        position: Callable[[int], int] | None = None,
+        *,
+        prompt: str = "",
     ) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is cut.
 
         Args:
             pairs: N pairs of texts.
             position: maps an index in pairs to the one that messages name; None names the same.
+            prompt: what goes before every first text that does not begin with it.
 
         Returns:
             A batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -263,7 +269,10 @@ class Tokenizer:
                 raise InputError(
                     f"pairs[{_at(i, position)}] must be (text, text): got {type(pair).__name__}"
                 )
-        firsts = self._tokenize([pair[0] for pair in pairs], "first text of pair", position)
+        queries = [pair[0] for pair in pairs]
+        if prompt:
+            queries = [with_prompt(prompt, q) if isinstance(q, str) else q for q in queries]
+        firsts = self._tokenize(queries, "first text of pair", position)
         seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", position)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):

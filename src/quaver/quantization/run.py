@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from quaver.engine import agreed_pooling, check_choice, check_pooling, check_range
 from quaver.errors import CalibrationError, InputError, QuantizationError
@@ -18,10 +21,11 @@ from quaver.models import (
     Linear,
     ModelFolder,
     TokenBatch,
-    classifier_spec,
+    cross_encoder_spec,
     encoder_spec,
     encoder_weights,
     is_quantized,
+    module_tensors,
     split_tensors,
     weight_files,
 )
@@ -132,7 +136,7 @@ def quantize(
         )
     spec = _spec(folder, pooling)
     stored = split_tensors(spec, folder.tensors())
-    weights = encoder_weights(spec, stored)
+    weights = encoder_weights(spec, {**stored, **_module_tensors(folder, spec)})
     places = dict(linear_places(weights))
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
     with _bar(show_progress_bar, len(places)) as progress:
@@ -144,7 +148,9 @@ def quantize(
         target,
         folder,
         tensors,
-        quantized_config(folder.config, spec, final, tensors),
+        quantized_config(
+            folder.config, replace(spec, head=()) if folder.scores else spec, final, tensors
+        ),
         model_card(
             name=target.name,
             source=folder.name,
@@ -153,7 +159,7 @@ def quantize(
             calibration=texts,
             layers=layers,
             loss=None if bounded is None else bounded.loss,
-            classifier=bool(spec.head),
+            classifier=folder.is_cross_encoder,
             in_transformers=spec.model_type != "new" and spec.family != "jina_bert",
         ),
     )
@@ -207,11 +213,16 @@ def _check(
 
 
 def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
-    if folder.is_classifier:
-        return classifier_spec(folder.config)
+    if folder.is_cross_encoder:
+        return cross_encoder_spec(folder)
     return encoder_spec(
         folder.config, pooling=agreed_pooling(folder, pooling), normalize=folder.normalize
     )
+
+
+def _module_tensors(folder: ModelFolder, spec: EncoderSpec) -> Mapping[str, NDArray[Any]]:
+    """Read the modules that compute a cross-encoder's scores; an embedder is compared before its own."""
+    return module_tensors(folder.modules, spec.pooled_size) if folder.scores else {}
 
 
 def _converted(
