@@ -2,8 +2,8 @@
 
     python benchmarks/index/alternatives.py ENGINE MODEL CORPUS.jsonl ... --cache vectors.npz
 
-ENGINE is quaver, edge (Qdrant Edge with a search graph), lancedb or usearch; the last two are installed
-for it by hand. Passages are pieces of the corpora of 90 words; where they are too few, two are mixed,
+ENGINE is quaver, edge (Qdrant Edge with a search graph), lancedb or usearch; the last three are installed
+for it by hand (qdrant-edge-py, lancedb, usearch). Passages are pieces of the corpora of 90 words; where they are too few, two are mixed,
 and so are their vectors. Vectors are made once and kept in the cache, so that all engines get the same.
 The wall time of a call is given as the median and the minimum, because no machine is completely quiet.
 """

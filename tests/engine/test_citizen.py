@@ -67,7 +67,7 @@ print(*sys.modules)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    heavy = {"torch", "transformers", "tokenizers", "huggingface_hub", "qdrant_edge", "numpy"}
+    heavy = {"torch", "transformers", "tokenizers", "huggingface_hub", "regex", "numpy"}
     assert not loaded & (heavy | {"safetensors", "typer", "rich", "tqdm", "bs4", "docutils"})
     assert "quaver._native" not in done.stdout.split()
 

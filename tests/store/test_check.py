@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import qdrant_edge as edge
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -39,7 +38,6 @@ from quaver.store.folder import FolderStore
 from quaver.store.payload import point_id, to_payload
 from quaver.store.state import State
 from quaver.store.status import UpdateNote
-from quaver.store.terms import TermAnalyzer
 
 D = 8
 N = 40
@@ -277,58 +275,6 @@ def test_a_repair_that_stops_leaves_the_store(path: Path, monkeypatch: pytest.Mo
     repair_store(path, vectors)
     assert check_store(path).ok
     assert not (path / "repaired.new").exists()
-
-
-# --- The earlier layout ---------------------------------------------------------------------------
-def write_earlier(path: Path) -> None:
-    """Writes a store of format version 2, as Quaver made it on Qdrant Edge."""
-    path.mkdir()
-    config = edge.EdgeConfig(
-        vectors={"dense": edge.EdgeVectorParams(size=D, distance=edge.Distance.Cosine)},
-        sparse_vectors={"bm25": edge.EdgeSparseVectorParams(modifier=edge.Modifier.Idf)},
-    )
-    (path / "shard").mkdir()
-    shard = edge.EdgeShard.create(str(path / "shard"), config)
-    analyzer = TermAnalyzer("english")
-    points = []
-    for passage in PASSAGES:
-        terms = analyzer.document(passage.text)
-        named: dict[str, Any] = {"bm25": edge.SparseVector(terms.indices, terms.values)}
-        if passage.id != "4":
-            named["dense"] = ROWS[int(passage.id)].tolist()
-        versions = {passage.source: FileVersion("d", N // 4)}
-        points.append(
-            edge.Point(id=point_id(passage.id), vector=named, payload=to_payload(passage, versions))
-        )
-    shard.update(edge.UpdateOperation.upsert_points(points))
-    shard.close()
-    made = json.loads(MANIFEST.to_json()) | {"format_version": 2}
-    (path / "quaver.json").write_text(json.dumps(made))
-
-
-def test_a_store_of_the_earlier_layout_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "kb"
-    write_earlier(path)
-    for read_only in (True, False):
-        with pytest.raises(
-            StoreMismatchError,
-            match=r"format version 2.*check .* --repair.*without embedding anything",
-        ):
-            FolderStore.open(path, read_only=read_only)
-    assert [damage.part for damage in check_store(path).damages] == ["layout"]
-    done = repair_store(path)
-    assert (done.passages, done.embedded, done.lost) == (N, 0, 0)
-    assert not (path / "shard").exists()
-    assert check_store(path).ok
-    with FolderStore.open(path) as store:
-        rows = {row.passage.id: row for row in store.scan(with_vectors=True)}
-        assert {i: row.passage for i, row in rows.items()} == {p.id: p for p in PASSAGES}
-        assert rows.pop("4").vector is None
-        for i, row in rows.items():
-            assert row.vector is not None
-            np.testing.assert_allclose(row.vector, ROWS[int(i)], atol=1e-6)  # normalized twice
-        assert store.sources("/r")["0.txt"].has_digest("d")
-        assert store.search(text="text9", k=1)[0].id == "9"
 
 
 # --- With a model ---------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_another_format_version_is_a_mismatch(store: FolderStore) -> None:
         StoreMismatchError, match="has format version 99, this Quaver reads 3; upgrade Quaver, or"
     ):
         FolderStore.open(store.path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 1}))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
     with pytest.raises(StoreMismatchError, match="reads 3; index again into another place"):
         FolderStore.open(store.path)
 

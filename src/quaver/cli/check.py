@@ -45,8 +45,7 @@ def check(
 
     The exit code is 1 if something is damaged. Checking writes nothing and needs no lock. --repair
     keeps what can be read, embeds passages with damaged vectors again, and drops passages with damaged
-    text; `quaver index` of their folders restores them. It also converts a store from an earlier
-    version of Quaver, without embedding anything.
+    text; `quaver index` of their folders restores them.
     """
     with reported_errors(interrupted="interrupted: the store is unchanged"):
         if not repair:

@@ -31,7 +31,7 @@ def info() -> dict[str, Any]:
     Raises:
         InstructionSetError: QUAVER_ISA names one that this machine cannot run.
     """
-    packages = ("numpy", "tokenizers", "safetensors", "huggingface-hub", "qdrant-edge-py")
+    packages = ("numpy", "tokenizers", "safetensors", "huggingface-hub")
     return {
         "version": metadata.version("quaver"),
         "cpu": _native.cpu_name(),

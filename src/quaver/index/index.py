@@ -235,8 +235,7 @@ class Index:
         """Repair a damaged store, even one that no longer opens.
 
         Everything readable is kept. Passages with a damaged vector are embedded again. Passages with
-        damaged text are dropped; ``update`` restores those that come from files. A store in an earlier
-        format is converted to the current one without embedding.
+        damaged text are dropped; ``update`` restores those that come from files.
 
         Args:
             location: The store's folder.

@@ -8,7 +8,6 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from quaver.store import status
 from quaver.store.column import Column, sync_folder
 from quaver.store.folder import DATA, FolderStore, column_widths, same_space
 from quaver.store.lock import StoreLock
-from quaver.store.manifest import FORMAT_VERSION, Manifest
+from quaver.store.manifest import Manifest
 from quaver.store.nearest import sketches
 from quaver.store.parquet import pieces
 from quaver.store.payload import to_passage, to_version
@@ -53,8 +52,8 @@ class Damage:
     """A damaged part of a store.
 
     Attributes:
-        part: The kind of part: "layout" (of an earlier Quaver), "manifest", "state", "file", "row",
-            "dropped", "text", "vector", "sketch", "words" or "notes".
+        part: The kind of part: "manifest", "state", "file", "row", "dropped", "text", "vector",
+            "sketch", "words" or "notes".
         detail: The problem, in one line.
         id: The passage's id, if known.
         root: Its folder; empty if unknown.
@@ -135,8 +134,7 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
     """Repair a store.
 
     Readable passages are written to a new generation, which replaces the old one atomically.
-    Passages with a damaged vector are embedded again. A store in an earlier format is converted
-    completely.
+    Passages with a damaged vector are embedded again.
 
     Args:
         path: The store's folder.
@@ -193,16 +191,9 @@ class _Examined:
         self.vectors_lost = self.lost = self.returned = 0
         self.passages_read = 0
         self.state: State | None = None
-        self.legacy = False
         self.manifest = self._manifest()
         self._sound: NDArray[np.intp] = np.empty(0, np.intp)
         self._vector_sound: NDArray[np.bool_] = np.empty(0, np.bool_)
-        if self.manifest.format_version < FORMAT_VERSION:
-            self.legacy = True
-            self._say(
-                "layout", f"format version {self.manifest.format_version}, of an earlier Quaver"
-            )
-            return
         self.generation = self._generation()
         self._columns = self._opened()
         try:
@@ -240,8 +231,6 @@ class _Examined:
             raise
         except StoreError as error:
             made = error
-        if isinstance(made, Manifest) and made.format_version < FORMAT_VERSION:
-            return made
         try:
             self.state = State.read(self.path)
             kept = Manifest.parse(self.state.manifest, where=states.FILE_NAME)
@@ -434,11 +423,6 @@ class _Examined:
     # --- What can be taken over -------------------------------------------------------------------
     def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
         """Yield the readable passages, with new vectors for damaged ones."""
-        if self.legacy:
-            from quaver.store.qdrant_edge import read_edge
-
-            yield from read_edge(self.path)
-            return
         for first in range(0, len(self._sound), _PAGE):
             rows = self._sound[first : first + _PAGE]
             page = [self._passage(row) for row in rows.tolist()]
@@ -470,9 +454,8 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
     """
     anew = path / _ANEW
     shutil.rmtree(anew, ignore_errors=True)
-    made = replace(found.manifest, format_version=FORMAT_VERSION)
     try:
-        store = FolderStore.create(anew, made)
+        store = FolderStore.create(anew, found.manifest)
         try:
             for passages, vectors, versions in pieces(found.sound_passages(embed)):
                 store.upsert(passages, vectors, versions=versions)
@@ -501,10 +484,8 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
         commit = int(time.time()) if found.state is None else found.state.commit
         # From here on the new generation is the store; readers of the old one notice the change.
         replace(written, generation=generation, commit=commit + 1).write(path)
-        made.write(path)
+        found.manifest.write(path)
     finally:
         shutil.rmtree(anew, ignore_errors=True)
-    with suppress(OSError):
-        shutil.rmtree(path / "shard")
     FolderStore.drop_strangers(path, State.read(path))
     return count

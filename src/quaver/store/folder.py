@@ -55,7 +55,7 @@ from quaver.store.fields import Field
 from quaver.store.filters import Equal, Every, Filter, Negated, Plan, Some, Within, plan
 from quaver.store.lock import StoreLock
 from quaver.store.lookup import Lookup
-from quaver.store.manifest import FORMAT_VERSION, Manifest
+from quaver.store.manifest import Manifest
 from quaver.store.matching import matches
 from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
@@ -298,18 +298,11 @@ class FolderStore:
     @staticmethod
     def _readable(path: Path) -> Manifest:
         try:
-            made = Manifest.read(path)
+            return Manifest.read(path)
         except StoreNotFoundError:
             if holds_data(path):
                 raise StoreError(_without_manifest(path)) from None
             raise
-        if made.format_version < FORMAT_VERSION:
-            raise StoreMismatchError(
-                f"the store at {path} has format version {made.format_version}, which an earlier "
-                f"Quaver wrote: `quaver check {path} --repair` gives it version {FORMAT_VERSION} "
-                "without embedding anything"
-            )
-        return made
 
     def _load(self) -> None:
         """Open the files of the committed state and check sizes, records and removals."""

@@ -21,10 +21,6 @@ SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
 FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""
 
-_KNOWN = (2, FORMAT_VERSION)
-"""Versions with the same manifest fields. For a server's collection and an export nothing else
-changed; a folder in the earlier format can be converted."""
-
 
 @dataclass(frozen=True)
 class Manifest:
@@ -103,7 +99,7 @@ class Manifest:
                 f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version not in _KNOWN:
+        if isinstance(version, int) and version != FORMAT_VERSION:
             newer = version > FORMAT_VERSION
             raise StoreMismatchError(
                 f"{where} has format version {version}, this Quaver reads {FORMAT_VERSION}; "

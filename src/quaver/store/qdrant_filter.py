@@ -1,4 +1,4 @@
-"""Translate a checked filter to Qdrant's form, for Qdrant Edge and Qdrant's client."""
+"""Translate a checked filter to Qdrant's form, for Qdrant's client."""
 
 from __future__ import annotations
 
