@@ -231,7 +231,7 @@ def _words() -> list[str]:
 
 
 def _text(words: list[str], chance: random.Random) -> str:
-    """A text of random length: mostly short, some longer than the model reads."""
+    """Return a text of random length: mostly short, sometimes longer than the model reads."""
     return " ".join(chance.choices(words, k=max(1, min(300, int(chance.lognormvariate(3, 0.9))))))
 
 

@@ -268,6 +268,25 @@ def test_all_of_a_module_resolves(path: Path) -> None:
             raise
 
 
+SCRIPTS = sorted(
+    path
+    for folder in ("benchmarks", "examples", "tools")
+    for path in (SOURCE.parents[1] / folder).rglob("*.py")
+)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_script_imports_names_that_exist(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("quaver"):
+            continue
+        try:
+            exec(compile(ast.unparse(node), str(path), "exec"), {})
+        except ImportError as error:
+            if "pip install 'quaver[" not in str(error):
+                raise
+
+
 # --- Modules --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: name_of(path) or "quaver")
 def test_a_module_says_what_it_is(path: Path) -> None:

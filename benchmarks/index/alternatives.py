@@ -2,10 +2,11 @@
 
     python benchmarks/index/alternatives.py ENGINE MODEL CORPUS.jsonl ... --cache vectors.npz
 
-ENGINE is quaver, edge (Qdrant Edge with a search graph), lancedb or usearch; the last three are installed
-for it by hand (qdrant-edge-py, lancedb, usearch). Passages are pieces of the corpora of 90 words; where they are too few, two are mixed,
-and so are their vectors. Vectors are made once and kept in the cache, so that all engines get the same.
-The wall time of a call is given as the median and the minimum, because no machine is completely quiet.
+ENGINE is quaver, edge (Qdrant Edge with a search graph), lancedb or usearch; install the last three
+yourself (qdrant-edge-py, lancedb, usearch). A passage is 90 words of a corpus. If there are too few, more
+are made by mixing two passages and their vectors. Vectors are computed once and cached, so all engines
+get the same ones. Times are wall times of a call, as median and minimum, because no machine is completely
+quiet.
 """
 
 from __future__ import annotations
@@ -36,30 +37,30 @@ Vectors = NDArray[np.float32]
 
 
 class Engine(Protocol):
-    """One of those compared; a method that it lacks is not measured."""
+    """An engine to compare; methods that it lacks are not measured."""
 
     def write(self, first: int, texts: list[str], vectors: Vectors, flush: bool) -> None:
-        """Stores passages whose numbers count up from ``first``."""
+        """Store passages, numbered from ``first``."""
         ...
 
     def finish(self) -> None:
-        """Builds what searching needs."""
+        """Build the search structures."""
         ...
 
     def dense(self, vector: Vectors) -> list[int]:
-        """Returns the numbers of the nearest."""
+        """Return the numbers of the nearest passages."""
         ...
 
 
 class Quaver:
-    """Files of our own."""
+    """Quaver's own store."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
-        """Makes a store."""
+        """Make a store."""
         self._store = FolderStore.create(folder / "kb", Manifest("m", "f", dimension, 100, ""))
 
     def write(self, first: int, texts: list[str], vectors: Vectors, flush: bool) -> None:
-        """Stores passages."""
+        """Store passages."""
         self._store.upsert(
             [
                 Passage(identity(i), text, f"{i // 20}.txt", "", i, i, "/r", {"page": i % 50})
@@ -71,28 +72,28 @@ class Quaver:
             self._store.flush()
 
     def finish(self) -> None:
-        """Merges words."""
+        """Merge words."""
         self._store.flush()
         self._store.optimize()
 
     def dense(self, vector: Vectors) -> list[int]:
-        """Finds by vector."""
+        """Find by vector."""
         return [hit.start for hit in self._store.search(vector, k=K)]
 
     def words(self, text: str) -> object:
-        """Finds by words."""
+        """Find by words."""
         return self._store.search(text=text, k=K)
 
     def hybrid(self, vector: Vectors, text: str) -> object:
-        """Finds by both."""
+        """Find by both."""
         return self._store.search(vector, text=text, k=K)
 
     def number(self, value: int) -> object:
-        """Counts by a number of the metadata."""
+        """Count by a number in the metadata."""
         return self._store.count(Compare("page", ">=", value))
 
     def source(self, value: int) -> object:
-        """Counts by the source."""
+        """Count by the source."""
         return self._store.count(Compare("source", "==", f"{value}.txt"))
 
 
@@ -100,7 +101,7 @@ class Edge:
     """Qdrant Edge, as Quaver used it until format version 2."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
-        """Makes a shard."""
+        """Make a shard."""
         import qdrant_edge as edge
 
         self._edge: Any = edge
@@ -112,7 +113,7 @@ class Edge:
         self._terms = TermAnalyzer("english")
 
     def write(self, first: int, texts: list[str], vectors: Vectors, flush: bool) -> None:
-        """Stores points."""
+        """Store points."""
         points = []
         for i, (text, row) in enumerate(zip(texts, vectors.tolist(), strict=True), start=first):
             terms = self._terms.document(text)
@@ -125,7 +126,7 @@ class Edge:
             self._shard.flush()
 
     def finish(self) -> None:
-        """Builds the graph."""
+        """Build the graph."""
         self._shard.flush()
         self._shard.optimize()
 
@@ -146,15 +147,15 @@ class Edge:
         return self._edge.Query.Nearest(sparse, using="bm25")
 
     def dense(self, vector: Vectors) -> list[int]:
-        """Finds by vector."""
+        """Find by vector."""
         return [point.payload["number"] for point in self._asked((self._nearest(vector), K))[0]]
 
     def words(self, text: str) -> object:
-        """Finds by words."""
+        """Find by words."""
         return self._asked((self._worded(text), K))
 
     def hybrid(self, vector: Vectors, text: str) -> object:
-        """Finds by both; their fusion is left out."""
+        """Find by both, without fusing the rankings."""
         found = self._asked((self._nearest(vector), 100), (self._worded(text), 100))
         best = [point.id for ranking in found for point in ranking[: K // 2]]
         return self._shard.retrieve(best, with_payload=True, with_vector=False)
@@ -165,11 +166,11 @@ class Edge:
         return self._shard.count(self._edge.CountRequest(exact=True, filter=wanted))
 
     def number(self, value: int) -> object:
-        """Counts by a number of the payload."""
+        """Count by a number in the payload."""
         return self._counted(key="page", range=self._edge.RangeFloat(gte=value))
 
     def source(self, value: int) -> object:
-        """Counts by the source."""
+        """Count by the source."""
         return self._counted(key="source", match=self._edge.MatchValue(f"{value}.txt"))
 
 
@@ -177,7 +178,7 @@ class Lance:
     """LanceDB with a search graph and its own keyword search."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
-        """Makes a table."""
+        """Make a table."""
         import lancedb
         import pyarrow as pa
 
@@ -195,7 +196,7 @@ class Lance:
         self._waiting: list[Any] = []
 
     def write(self, first: int, texts: list[str], vectors: Vectors, flush: bool) -> None:
-        """Adds rows; each flush is a version."""
+        """Add rows; each flush is a version."""
         numbers = range(first, first + len(texts))
         columns = {
             "number": list(numbers),
@@ -210,7 +211,7 @@ class Lance:
             self._waiting.clear()
 
     def finish(self) -> None:
-        """Builds both indexes."""
+        """Build both indexes."""
         from lancedb.index import FTS, HnswSq
 
         if self._waiting:
@@ -219,25 +220,25 @@ class Lance:
         self._table.create_index("vector", config=HnswSq(distance_type="cosine", num_partitions=1))
 
     def dense(self, vector: Vectors) -> list[int]:
-        """Finds by vector."""
+        """Find by vector."""
         found = self._table.search(vector).distance_type("cosine").limit(K).to_list()
         return [row["number"] for row in found]
 
     def words(self, text: str) -> object:
-        """Finds by words."""
+        """Find by words."""
         return self._table.search(text, query_type="fts").limit(K).to_list()
 
     def hybrid(self, vector: Vectors, text: str) -> object:
-        """Finds by both."""
+        """Find by both."""
         asked = self._table.search(query_type="hybrid").vector(vector).text(text)
         return asked.limit(K).to_list()
 
     def number(self, value: int) -> object:
-        """Counts by a number."""
+        """Count by a number."""
         return self._table.count_rows(f"page >= {value}")
 
     def source(self, value: int) -> object:
-        """Counts by the source."""
+        """Count by the source."""
         return self._table.count_rows(f"source = '{value}.txt'")
 
 
@@ -245,22 +246,22 @@ class USearch:
     """A search graph in a file, and nothing else."""
 
     def __init__(self, folder: Path, dimension: int) -> None:
-        """Makes an empty graph."""
+        """Make an empty graph."""
         from usearch.index import Index as Graph
 
         self._path = folder / "graph"
         self._graph: Any = Graph(ndim=dimension, metric="cos", dtype="f32")
 
     def write(self, first: int, texts: list[str], vectors: Vectors, flush: bool) -> None:
-        """Adds vectors."""
+        """Add vectors."""
         self._graph.add(np.arange(first, first + len(texts)), vectors)
 
     def finish(self) -> None:
-        """Writes the file."""
+        """Write the file."""
         self._graph.save(str(self._path))
 
     def dense(self, vector: Vectors) -> list[int]:
-        """Finds by vector."""
+        """Find by vector."""
         return list(map(int, self._graph.search(vector, K).keys))
 
 
@@ -273,14 +274,14 @@ ENGINES: dict[str, Callable[[Path, int], Engine]] = {
 
 
 def identity(number: int) -> str:
-    """Returns a UUID as passages have them."""
+    """Return a UUID for a passage's number."""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, str(number)))
 
 
 def data(
     model: Path, corpora: list[Path], passages: int, cache: Path
 ) -> tuple[list[str], Vectors, list[str], Vectors]:
-    """Returns texts, their vectors, questions, and their vectors."""
+    """Return texts, their vectors, questions, and their vectors."""
     chance = np.random.default_rng(0)
     texts = []
     for corpus in corpora:
@@ -308,7 +309,7 @@ def data(
 
 
 def show(name: str, call: Callable[[int], object], calls: int) -> None:
-    """Prints how long a call takes."""
+    """Print the time of a call."""
     times = []
     for i in range(calls):
         begin = time.perf_counter()
@@ -318,15 +319,13 @@ def show(name: str, call: Callable[[int], object], calls: int) -> None:
 
 
 def main() -> None:
-    """Reads the arguments, writes the passages, and asks for them."""
-    parser = argparse.ArgumentParser(description="Compare what could keep passages.")
+    """Read the arguments, write the passages, and search them."""
+    parser = argparse.ArgumentParser(description="Compare stores of passages.")
     parser.add_argument("engine", choices=ENGINES)
     parser.add_argument("model", type=Path)
     parser.add_argument("corpora", type=Path, nargs="+")
     parser.add_argument("--passages", type=int, default=52_000)
-    parser.add_argument(
-        "--cache", type=Path, required=True, help="where the vectors are kept (.npz)"
-    )
+    parser.add_argument("--cache", type=Path, required=True, help="file for the vectors (.npz)")
     arguments = parser.parse_args()
     texts, vectors, questions, asked = data(
         arguments.model, arguments.corpora, arguments.passages, arguments.cache

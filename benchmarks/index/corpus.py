@@ -17,7 +17,7 @@ _SAMPLE = 5000
 
 
 def texts(corpora: Sequence[Path]) -> Iterator[str]:
-    """Yields the texts of .jsonl files, then again and again with every sentence changed."""
+    """Yield the texts of .jsonl files, then repeat them endlessly with every sentence changed."""
     for turn in count():
         number = 0
         for corpus in corpora:
@@ -29,7 +29,7 @@ def texts(corpora: Sequence[Path]) -> Iterator[str]:
 
 
 def write_folder(folder: Path, corpora: Sequence[Path], number: int) -> None:
-    """Writes texts as .txt files, a thousand to a folder."""
+    """Write texts as .txt files, a thousand to a folder."""
     for i, text in enumerate(islice(texts(corpora), number)):
         path = folder / f"{i // 1000}" / f"{i}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def write_folder(folder: Path, corpora: Sequence[Path], number: int) -> None:
 
 
 def questions(corpora: Sequence[Path], number: int) -> list[str]:
-    """Returns words in a row of some of the first texts, the same ones each time."""
+    """Return runs of words from some of the first texts, the same in every run."""
     chance = random.Random(5)
     sample = list(islice(texts(corpora), _SAMPLE))
     found: list[str] = []
@@ -50,7 +50,7 @@ def questions(corpora: Sequence[Path], number: int) -> list[str]:
 
 
 def memory() -> dict[str, float]:
-    """Returns megabytes of this process: its own, mapped from files, and the most at any time."""
+    """Return this process's memory in MB: anonymous, mapped from files, and the peak."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     names = {"anonymous_mb": "RssAnon", "mapped_mb": "RssFile", "peak_mb": "VmHWM"}
@@ -58,11 +58,11 @@ def memory() -> dict[str, float]:
 
 
 def finish(result: dict[str, Any], out: Path | None) -> None:
-    """Prints a result, with the CPU it is of, and writes it where it is wanted.
+    """Print a result with the CPU, and write it to a file if one is given.
 
     Args:
         result: What was measured.
-        out: A JSON file, or None; its folder is made.
+        out: A JSON file, whose folder is created, or None.
     """
     facts = info()
     text = json.dumps({"cpu": f"{facts['cpu']}, {os.cpu_count()} CPUs", **result}, indent=1)

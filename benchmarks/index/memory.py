@@ -1,16 +1,14 @@
-"""How much memory a large index takes while it is made, over time.
+"""Measure the memory of indexing over time.
 
     python benchmarks/index/memory.py MODEL CORPUS.jsonl ... --passages 1000000 --out RESULT.json
 
-The texts are repeated, every sentence changed each time, written as a folder and indexed as
-``quaver index`` does it. Of the model only the first layer is kept, and passages are short: so a
-million of them take minutes instead of hours, and reading, storing and the search graph, whose memory
-grows with the number of passages, are as they are (vectors keep their length). ``--all-layers`` takes
-the whole model.
+The texts are repeated with every sentence changed, written to a folder, and indexed as by
+``quaver index``. Only the first layer of the model runs, and passages are short, so a million of them
+take minutes instead of hours. Reading, storing and searching, whose memory grows with the number of
+passages, are not affected: vectors keep their length. ``--all-layers`` runs the whole model.
 
-The rows of the result: passages stored, seconds, megabytes that are the process's own (anonymous) and
-megabytes mapped from the store's files, which the system takes back when it needs them. A limit of the
-system shows that it can:
+A row of the result has the passages stored, the seconds, the anonymous memory in MB, and the memory
+mapped from the store's files, which the system can reclaim. To see that it does, set a limit:
 
     systemd-run --scope -p MemoryMax=1500M python benchmarks/index/memory.py ...
 """
@@ -31,13 +29,13 @@ from corpus import finish, memory, questions, write_folder
 from safetensors.numpy import load_file, save_file
 
 from quaver import Embedder, Index
-from quaver.index.report import Progress
+from quaver.index import UpdateProgress
 
 _LATER_LAYER = re.compile(r"encoder\.layer\.[1-9]")
 
 
 def one_layer(model: Path, folder: Path) -> Path:
-    """Writes a model's first layer as a model of its own."""
+    """Write a model that has only the first layer of another."""
     shutil.copytree(model, folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["num_hidden_layers"] = 1
@@ -49,15 +47,19 @@ def one_layer(model: Path, folder: Path) -> Path:
 
 
 class Recorder:
-    """Writes down the memory every so many seconds, in a thread of its own.
+    """Records the memory at regular intervals, in a thread.
 
     Attributes:
-        rows: What was seen.
-        passages: How many are stored; set from outside.
+        rows: What was recorded.
+        passages: How many are stored; set by the caller.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Begins."""
+        """Start the thread.
+
+        Args:
+            seconds: Between two rows.
+        """
         self.rows: list[dict[str, float]] = []
         self.passages = 0
         self._begin, self._seconds, self._done = time.perf_counter(), seconds, threading.Event()
@@ -69,35 +71,35 @@ class Recorder:
             self.note()
 
     def note(self) -> None:
-        """Adds a row."""
+        """Add a row."""
         row = {"passages": self.passages, "seconds": round(time.perf_counter() - self._begin)}
         self.rows.append({**row, **memory()})
         print(self.rows[-1], flush=True)
 
     def stop(self) -> None:
-        """Ends."""
+        """Stop the thread and add a last row."""
         self._done.set()
         self._thread.join()
         self.note()
 
 
 def disk(folder: Path) -> float:
-    """Returns the megabytes that a folder takes."""
+    """Return the size of a folder on disk in MB."""
     files = (file.stat() for file in folder.rglob("*") if file.is_file())
     return sum(file.st_blocks * 512 for file in files) / 1e6
 
 
 def main() -> None:
-    """Reads the arguments, indexes, and writes the results."""
+    """Read the arguments, index, and write the results."""
     parser = argparse.ArgumentParser(description="Measure the memory of indexing.")
     parser.add_argument("model", type=Path, help="model folder")
     parser.add_argument("corpora", type=Path, nargs="+", help=".jsonl files of texts")
     parser.add_argument("--passages", type=int, default=100_000, help="about how many")
     parser.add_argument("--passage-tokens", type=int, default=64)
     parser.add_argument("--vectors", default="float32", help="float32, int8 or binary")
-    parser.add_argument("--all-layers", action="store_true", help="take the whole model")
+    parser.add_argument("--all-layers", action="store_true", help="run the whole model")
     parser.add_argument("--every", type=float, default=20, help="seconds between rows")
-    parser.add_argument("--place", type=Path, help="make files here instead of the usual place")
+    parser.add_argument("--place", type=Path, help="folder for temporary files")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.place) as name:
@@ -115,8 +117,8 @@ def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> d
 
     Args:
         embedder: The model.
-        place: Where files are made.
-        arguments: Of the command line.
+        place: Folder for the files.
+        arguments: From the command line.
 
     Returns:
         What was measured.
@@ -130,7 +132,7 @@ def measure(embedder: Embedder, place: Path, arguments: argparse.Namespace) -> d
     write_folder(folder, arguments.corpora, round(arguments.passages / each * 1.02))
     recorder = Recorder(arguments.every)
 
-    def show(progress: Progress) -> None:
+    def show(progress: UpdateProgress) -> None:
         recorder.passages = progress.passages
 
     with Index.create(store, embedder, passage_tokens=tokens, vectors=arguments.vectors) as index:

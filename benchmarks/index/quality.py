@@ -1,10 +1,10 @@
-"""How good the index's searches are, on judged retrieval sets: vectors, words, both, and reranked.
+"""Measure the index's searches on retrieval sets with judgements: vectors, words, both, and reranked.
 
     python benchmarks/index/quality.py MODEL_FOLDER SETS_FOLDER --out benchmarks/results/index/quality.json
 
 SETS_FOLDER holds one folder for each set in BEIR's layout: corpus.jsonl, queries.jsonl and
-qrels/test.tsv. Sets without a test.tsv and sets whose judgements are of given candidates
-(candidates.jsonl) are left out. One setting serves all sets.
+qrels/test.tsv. Sets without a test.tsv, and sets with given candidates (candidates.jsonl), are skipped.
+All sets use the same settings.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class JudgedSet:
 
 
 def read_set(folder: Path) -> JudgedSet:
-    """Reads a set in BEIR's layout.
+    """Read a set in BEIR's layout.
 
     Args:
         folder: Its folder.
 
     Returns:
-        The set; only questions with a judgement above 0.
+        The set, with only those questions that have a judgement above 0.
     """
     documents = {
         row["_id"]: f"{row.get('title', '')}\n{row['text']}".strip()
@@ -70,7 +70,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def ndcg(found: Sequence[str], relevant: Mapping[str, int]) -> float:
-    """Computes NDCG at K.
+    """Compute NDCG at K.
 
     Formula:
         sum over ranks i of grade / log2(i + 1), divided by its highest possible value
@@ -94,15 +94,15 @@ def ndcg(found: Sequence[str], relevant: Mapping[str, int]) -> float:
 
 
 def measure(judged: JudgedSet, embedder: Embedder, folder: Path) -> dict[str, float]:
-    """Indexes a set and asks its questions in every way.
+    """Index a set and search for its questions in every mode.
 
     Args:
         judged: The set.
         embedder: The model.
-        folder: Where the store is made.
+        folder: Folder for the store.
 
     Returns:
-        Mean NDCG at K by way.
+        Mean NDCG at K by mode.
     """
     ranker = BiEncoderRanker(embedder)
     scores: dict[str, list[float]] = defaultdict(list)
@@ -129,7 +129,7 @@ def measure(judged: JudgedSet, embedder: Embedder, folder: Path) -> dict[str, fl
 
 
 def table(results: Mapping[str, Mapping[str, float]]) -> str:
-    """Returns the results as a Markdown table, the mean over the sets last."""
+    """Return the results as a Markdown table, the mean over the sets last."""
     ways = list(next(iter(results.values())))
     lines = [f"| set | {' | '.join(ways)} |", f"|---|{'---:|' * len(ways)}"]
     lines += [
@@ -140,7 +140,7 @@ def table(results: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def main() -> None:
-    """Reads the arguments, measures, and writes the results."""
+    """Read the arguments, measure, and write the results."""
     parser = argparse.ArgumentParser(description="Measure the index's searches on judged sets.")
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("sets", type=Path, help="folder of sets in BEIR's layout")

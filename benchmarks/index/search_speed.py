@@ -1,12 +1,12 @@
-"""How fast a question finds its passages in a store, how well, and in how much memory.
+"""Measure searches: time, recall and memory.
 
     python benchmarks/index/speed.py MODEL CORPUS.jsonl ... --texts 22977 --keep kb
     python benchmarks/index/search_speed.py kb CORPUS.jsonl ... --out RESULT.json
 
-Questions are eight words in a row of some text. Times are from text to hits: encoding the question,
-searching, reading the passages. Memory is measured twice: with the store just open, and after the
-questions, when the pages of its files that they needed are mapped as well. Recall is measured against
-the exact order of all float32 vectors. The same store with smaller vectors: ``quaver export kb
+Questions are eight consecutive words of a text. Times are from text to hits: encoding the question,
+searching, and reading the passages. Memory is measured twice: when the store has just been opened, and
+after the questions, when the pages that they used are mapped too. Recall is measured against the exact
+order of all float32 vectors. To get the same store with smaller vectors: ``quaver export kb
 kb.parquet`` and ``quaver import kb-int8 kb.parquet --vectors int8``.
 """
 
@@ -27,7 +27,7 @@ K = 10
 
 
 def latencies(index: Index, asked: list[str]) -> dict[str, dict[str, float]]:
-    """Returns milliseconds from text to hits, by mode."""
+    """Return the milliseconds from text to hits by mode."""
     found = {}
     for mode in ("dense", "bm25", "hybrid"):
         times = []
@@ -41,7 +41,7 @@ def latencies(index: Index, asked: list[str]) -> dict[str, dict[str, float]]:
 
 
 def encoding(embedder: Embedder, asked: list[str]) -> float:
-    """Returns the milliseconds that the model takes of it, in the middle."""
+    """Return the median milliseconds of encoding a question."""
     times = []
     for question in asked:
         begin = time.perf_counter()
@@ -51,13 +51,13 @@ def encoding(embedder: Embedder, asked: list[str]) -> float:
 
 
 def recall(index: Index, asked: list[str]) -> float:
-    """Returns which share of the exactly nearest K the store finds."""
+    """Return the share of the K nearest vectors that the store finds."""
     rows = [row for row in index.store.scan(with_vectors=True) if row.vector is not None]
     matrix = np.stack([row.vector for row in rows if row.vector is not None])
     shares = []
     for question in asked:
         scores = matrix @ index.embedder.encode_query(question)
-        # A repeated text has its score twice: either is right.
+        # A repeated text has the same score twice; either is correct.
         least = np.sort(scores)[-K] - 1e-6
         nearest = {rows[i].passage.id for i in np.flatnonzero(scores >= least)}
         hits = index.search(question, k=K, mode="dense")
@@ -66,11 +66,11 @@ def recall(index: Index, asked: list[str]) -> float:
 
 
 def main() -> None:
-    """Reads the arguments, measures, and writes the results."""
+    """Read the arguments, measure, and write the results."""
     parser = argparse.ArgumentParser(description="Measure searching.")
     parser.add_argument("store", help="the store")
     parser.add_argument("corpora", type=Path, nargs="+", help=".jsonl files of its texts")
-    parser.add_argument("--model", help="the store's model, if it is somewhere else now")
+    parser.add_argument("--model", help="the store's model, if it has moved")
     parser.add_argument("--questions", type=int, default=500)
     parser.add_argument("--no-recall", action="store_true", help="leave out the exact comparison")
     parser.add_argument("--out", type=Path, help="write the results here as JSON")

@@ -1,14 +1,14 @@
-"""How fast a folder becomes an index, and whether the engine is what takes the time.
+"""Measure indexing, and the share of the time that the engine is busy.
 
     python benchmarks/index/speed.py MODEL CORPUS.jsonl ... --texts 10977 --out RESULT.json
 
-The texts (a JSON object with "text" a line) are written as a folder of .txt files and indexed by
-``Index.update``, so that reading, splitting, tokenizing, encoding and storing all count; where the
-files have too few texts, they are repeated with changes. Two figures say how well these overlap:
+The texts (one JSON object with "text" per line) are written as .txt files and indexed with
+``Index.update``, so reading, splitting, tokenizing, encoding and storing all count. If there are too few
+texts, they are repeated with changes. Two figures show how well these steps overlap:
 
 - busy share: the time inside the engine's native call, divided by the time of the whole update;
-- efficiency: the time in which the engine alone, with nothing beside it on the CPUs, encodes as many
-  tokens, divided by the same. It counts the CPU that reading and storing take from the engine, too.
+- efficiency: the time in which the engine encodes the same number of tokens with nothing else running,
+  divided by the time of the whole update. It includes the CPU time that reading and storing take away.
 
 ``--keep`` keeps the store, for ``search_speed.py``.
 """
@@ -33,15 +33,15 @@ _AGAIN = 24
 
 
 class Clock:
-    """Takes the time of the engine's native calls.
+    """Measures the time of the engine's native calls.
 
     Attributes:
-        seconds: In native calls.
-        batches: What was encoded.
+        seconds: Spent in native calls.
+        batches: The batches that were encoded.
     """
 
     def __init__(self) -> None:
-        """Puts itself between the engine and its callers."""
+        """Wrap the engine's encode method."""
         self.seconds = 0.0
         self.batches: list[TokenBatch] = []
         self._encode = Engine.encode
@@ -56,7 +56,7 @@ class Clock:
         Engine.encode = timed  # type: ignore[method-assign]
 
     def alone(self, engine: Engine) -> float:
-        """Returns the seconds that the engine alone takes for all batches, from a sample of them."""
+        """Estimate the seconds that the engine needs for all batches by itself, from a sample of them."""
         step = max(1, len(self.batches) // _AGAIN)
         sample = self.batches[::step]
         begin = time.perf_counter()
@@ -67,7 +67,7 @@ class Clock:
 
 
 def main() -> None:
-    """Reads the arguments, measures, and writes the results."""
+    """Read the arguments, measure, and write the results."""
     parser = argparse.ArgumentParser(description="Measure indexing.")
     parser.add_argument("model", help="model folder or hub id")
     parser.add_argument("corpora", type=Path, nargs="+", help=".jsonl files of texts")

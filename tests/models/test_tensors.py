@@ -58,8 +58,8 @@ def test_a_taken_float_tensor_is_a_view() -> None:
         (None, "'bert.x' is missing"),
         (np.zeros(4, np.float32), r"shape \(3,\) by config.json: got \(4,\)"),
         (np.zeros(3, np.int64), "must hold floats: got int64"),
-        (np.array([1, np.nan, 2], np.float32), "holds NaN or infinity"),
-        (np.array([1, -np.inf, np.inf], np.float32), "holds NaN or infinity"),
+        (np.array([1, np.nan, 2], np.float32), "has NaN or infinity"),
+        (np.array([1, -np.inf, np.inf], np.float32), "has NaN or infinity"),
     ],
 )
 def test_a_tensor_outside_its_rule_is_named(tensor: Any, message: str) -> None:

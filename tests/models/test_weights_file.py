@@ -71,7 +71,9 @@ def test_shards(tmp_path: Path) -> None:
     write_json(tmp_path / "model.safetensors.index.json", {"weight_map": shards})
     assert {name: t[0, 0] for name, t in read_tensors(tmp_path).items()} == {"a": 1.5, "b": -1.5}
     (tmp_path / "model-2.safetensors").unlink()
-    with pytest.raises(ModelFolderError, match=r"names 'model-2\.safetensors', which is no file"):
+    with pytest.raises(
+        ModelFolderError, match=r"names 'model-2\.safetensors', which is not a file"
+    ):
         read_tensors(tmp_path)
 
 
@@ -106,7 +108,9 @@ def test_no_weights_at_all(tmp_path: Path) -> None:
 def test_a_truncated_file_is_named(folder: Path, keep: int) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(WeightsError, match=r"model\.safetensors is no complete safetensors file"):
+    with pytest.raises(
+        WeightsError, match=r"model\.safetensors is not a complete safetensors file"
+    ):
         read_tensors(folder)
 
 

@@ -101,11 +101,11 @@ def test_samples_are_spread_evenly_over_what_is_different() -> None:
         ("a.csv", b"x,y\n1,2\n", "name one of its columns: x, y"),
         ("a.jsonl", b'{"text": 5}\n', "line 1 of a.jsonl is int; name a column of texts"),
         ("a.jsonl", b'{"text": "a"}\n[1]\n', "line 2 must be a JSON object.*got list"),
-        ("a.jsonl", b'{"text": "a"\n', "line 1 is no JSON"),
-        ("a.jsonl", b"[" * 100_000, "line 1 is no JSON"),
+        ("a.jsonl", b'{"text": "a"\n', "line 1 is not JSON"),
+        ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
         ("a.txt", b"\x7fELF\xff\xfe", "must be UTF-8 text: byte 4 is not"),
-        ("a.txt", b"one\0two\n", "line 1 holds a NUL"),
-        ("a.parquet", b"PAR1", "is no readable Parquet"),
+        ("a.txt", b"one\0two\n", "line 1 has a NUL"),
+        ("a.parquet", b"PAR1", "is not a readable Parquet"),
         ("a.exe", b"MZ", r"ends in .jsonl, .txt, .csv, .parquet: got a.exe"),
     ],
 )
@@ -127,7 +127,7 @@ def test_a_column_that_is_not_there(tmp_path: Path, ending: str) -> None:
 def test_a_column_of_numbers(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"texts.{ending}"
     WRITERS[ending](path, "passage")
-    with pytest.raises(CalibrationError, match=r"calibration needs texts: .* is int"):
+    with pytest.raises(CalibrationError, match=r"calibration needs text: .* is int"):
         calibration_texts(f"{path}:id", 4)
 
 

@@ -94,7 +94,7 @@ def task_of(folder: Path) -> Task:
     Raises:
         ModelError: The folder cannot be read.
     """
-    return "rank" if ModelFolder.open(folder).is_classifier else "embed"
+    return "rank" if ModelFolder.open(folder).is_cross_encoder else "embed"
 
 
 def copy_model(source: Path, target: Path) -> None:

@@ -1,4 +1,4 @@
-"""Model folders: where they come from, what they say, their tokenizer, prompts and weights."""
+"""Model folders: download, configuration files, tokenizer, prompts and weights."""
 
 from __future__ import annotations
 

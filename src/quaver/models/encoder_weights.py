@@ -1,4 +1,4 @@
-"""The weights that an EncoderSpec asks for."""
+"""The weights of an encoder, as its EncoderSpec describes them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LayerWeights:
     Attributes:
         qkv: weight (3H, H), the rows of query, key and value stacked.
         out: weight (H, H), after the attention.
-        attention_norm: of the attention: after `out` and its residual, or before `qkv` where
+        attention_norm: of the attention: after `out` and its residual, or before `qkv` if
             norms come first; None if there is no norm (the first layer of a ModernBERT).
         up: weight (I, H), I the inner size; (2I, H) with a gate.
         down: weight (H, I).
@@ -42,7 +42,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """All weights.
+    """The weights of an encoder.
 
     Attributes:
         word: float32 (V, H).
@@ -54,8 +54,8 @@ class EncoderWeights:
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
             added to the score of query i and key j in head h; None without such a bias.
         relative: float32 (2S, H), the embeddings of relative positions, which the query and key
-            projections of every layer read as they read tokens; None without them.
-        relative_norm: of `relative`, where it has one.
+            projections of every layer transform like token states; None without them.
+        relative_norm: of `relative`; None without a norm.
         head: one for each step of the head.
     """
 

@@ -1,7 +1,7 @@
-"""The JSON files of a model folder: read within bounds, each checked once against one schema.
+"""The JSON files of a model folder: read within bounds and checked against a schema.
 
-A folder is hostile until it is parsed. Everything Quaver reads from a file is listed here with
-its type and range; the remaining keys are ignored.
+Folders are untrusted. Every key that Quaver reads is listed here with its type and range; other
+keys are ignored.
 
 Why msgspec: its types are strict (no text becomes a number, no true becomes 1), and it loads in 12 ms
 of CPU time; pydantic takes 130 ms for the same.
@@ -24,7 +24,7 @@ from quaver.errors import ModelFolderError
 
 MAX_JSON_BYTES = 8 << 20
 MAX_DEPTH = 64
-# Ceilings far above every published encoder: what is beyond them is damage, or made to do harm.
+# Limits far above every published encoder: a larger value is damage or an attack.
 MAX_LAYERS = 1024
 MAX_HEADS = 512
 
@@ -38,7 +38,7 @@ _WORDS = {
     "|": "or",
 }
 _POINTER = b"version https://git-lfs.github.com/spec/"
-# A bracket, or a whole text; the closing quote may be missing, so that no start is tried twice.
+# A bracket, or a whole string. Its closing quote is optional, so that no start is tried twice.
 _BRACKET = re.compile(r'[][{}]|"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 
 File = TypeVar("File")
@@ -54,7 +54,7 @@ Length = Annotated[int, Meta(ge=1)] | Annotated[float, Meta(ge=1)]
 
 # --- quantization_config of config.json -----------------------------------------------------------
 class Scheme(Struct, frozen=True):
-    """How the weights or inputs of a group are quantized, as compressed-tensors has it."""
+    """How the weights or inputs of a group are quantized, in the format of compressed-tensors."""
 
     num_bits: int | None = None
     type: str | None = None
@@ -64,7 +64,7 @@ class Scheme(Struct, frozen=True):
 
 
 class Group(Struct, frozen=True):
-    """Layers that are quantized alike."""
+    """Layers that are quantized the same way."""
 
     targets: list[str] | None = None
     weights: Scheme | None = None
@@ -83,7 +83,7 @@ class QuantizationFile(Struct, frozen=True):
 
 # --- config.json ----------------------------------------------------------------------------------
 class Rope(Struct, frozen=True):
-    """Rotary positions as transformers 5 writes them: of all layers, or of each kind of layer."""
+    """Rotary positions as transformers 5 writes them: for all layers, or for each kind of layer."""
 
     rope_type: str | None = None
     rope_theta: Base | None = None
@@ -100,15 +100,15 @@ class RopeScaling(Struct, frozen=True):
 
 
 class InnerSettings(Struct, frozen=True):
-    """What sentence-transformers puts into config.json of a cross-encoder."""
+    """The section that sentence-transformers adds to config.json of a cross-encoder."""
 
     activation_fn: str | None = None
 
 
 class ConfigFile(Struct, frozen=True):
-    """config.json, whatever the family.
+    """config.json of any family.
 
-    Options of which a family runs one value are not here: `Config.require` compares them with it.
+    Options of which a family supports a single value are not listed: `Config.require` checks them.
     """
 
     model_type: str | None = None
@@ -228,7 +228,7 @@ class SentenceBertFile(Struct, frozen=True):
 
 # --- Tokenizer and weights ------------------------------------------------------------------------
 class AddedTokenEntry(Struct, frozen=True):
-    """A token beside the vocabulary, as tokenizer_config.json describes it."""
+    """An added token, as tokenizer_config.json describes it."""
 
     content: str
     lstrip: bool = False
@@ -273,13 +273,13 @@ def read_file(path: Path, most: int) -> bytes | None:
 
     Args:
         path: the file.
-        most: the most bytes it may have.
+        most: its maximum size in bytes.
 
     Raises:
-        ModelFolderError: it is not an ordinary file, cannot be read, is larger, or is a git-lfs pointer.
+        ModelFolderError: it is not a regular file, cannot be read, is too large, or is a git-lfs pointer.
     """
     try:
-        # A pipe would block here, and a device never end.
+        # A pipe would block here, and a device might never end.
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelFolderError(f"{path} must be a file; download the model again")
         with path.open("rb") as file:
@@ -298,14 +298,14 @@ def read_file(path: Path, most: int) -> bytes | None:
 
 
 def refuse_pointer(path: Path, start: bytes) -> None:
-    """Check that a file is itself and not what git-lfs puts in its place.
+    """Check that a file is not a git-lfs pointer.
 
     Args:
         path: the file, for the message.
-        start: how it starts; 64 bytes are enough.
+        start: its first bytes; 64 are enough.
 
     Raises:
-        ModelFolderError: it is a pointer.
+        ModelFolderError: it is one.
     """
     if start.startswith(_POINTER):
         raise ModelFolderError(
@@ -320,11 +320,11 @@ def read_json(path: Path) -> Any:
         path: the file.
 
     Returns:
-        Its value: of finite numbers and whole characters, every key once.
+        Its value; numbers are finite, text is valid Unicode, and no key repeats.
 
     Raises:
-        ModelFolderError: it is larger than `MAX_JSON_BYTES`, deeper than `MAX_DEPTH`, or no such
-            JSON.
+        ModelFolderError: it is larger than `MAX_JSON_BYTES`, nested deeper than `MAX_DEPTH`, or not
+            such JSON.
     """
     content = read_file(path, MAX_JSON_BYTES)
     if content is None:
@@ -339,21 +339,23 @@ def read_json(path: Path) -> Any:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise ModelFolderError(
-            f"{path} has half of a surrogate pair in a text; download it again"
+            f"{path} has half of a surrogate pair in a string; download it again"
         ) from error
     except ValueError as error:
-        raise ModelFolderError(f"{path} is no readable JSON: {error}; download it again") from error
+        raise ModelFolderError(
+            f"{path} is not readable JSON: {error}; download it again"
+        ) from error
     return value
 
 
 def _require_shallow(text: str) -> None:
-    """Check the depth before the parser meets it: parsers recurse."""
+    """Check the depth before parsing, because parsers recurse."""
     depth = 0
     for found in _BRACKET.finditer(text):
         character = text[found.start()]
         depth += (character in "[{") - (character in "]}")
         if depth > MAX_DEPTH:
-            raise ValueError(f"it nests more than {MAX_DEPTH} levels deep")
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -361,12 +363,12 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         left = dict(pairs)
         twice = next(name for name, _ in pairs if left.pop(name, pairs) is pairs)
-        raise ValueError(f"the key {twice!r} is twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return value
 
 
 def _constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _number(text: str) -> float:
@@ -385,10 +387,10 @@ def checked(kind: type[File], value: Any, where: object) -> File:
         where: the file, for the message.
 
     Returns:
-        The value as the schema.
+        The value as an instance of the schema.
 
     Raises:
-        ModelFolderError: a key has another type, or is out of its range; it is named with its value.
+        ModelFolderError: a key has the wrong type or is out of range; the message has its value.
     """
     try:
         return msgspec.convert(value, kind, strict=True)
@@ -398,12 +400,12 @@ def checked(kind: type[File], value: Any, where: object) -> File:
         name = place.removeprefix("$").removeprefix(".") or "the content"
         raise ModelFolderError(
             f"{where}: {name} must {_rule(reason)}: got {_shown(value, place)}; download the model "
-            "again, or mend the file"
+            "again, or fix the file"
         ) from None
 
 
 def _rule(reason: str) -> str:
-    """Say in words what msgspec says in types: "Expected `int | null` <= 1024"."""
+    """Put a message of msgspec into words: "Expected `int | null` <= 1024"."""
     lacking = reason.removeprefix("Object missing required field ")
     if lacking != reason:
         return f"have {lacking.strip('`')}"

@@ -1,4 +1,4 @@
-"""A Hugging Face model folder in the sentence-transformers layout: found, fetched, read."""
+"""Find, download and read a Hugging Face model folder in the layout of sentence-transformers."""
 
 from __future__ import annotations
 
@@ -88,33 +88,33 @@ class Module:
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """What a model folder says about itself.
+    """The configuration of a model folder.
 
     Attributes:
         path: the folder.
         transformer: the folder of config.json, tokenizer.json and the weights; `path` for nearly
             every model.
         name: what the user asked for: a hub id, or the folder's name.
-        source: the name that finds it again from any working directory: the hub id, or the
+        source: the name that loads it from any working directory: the hub id, or the
             folder's absolute path.
         config: config.json.
-        file: the same, checked.
+        file: the same, checked against its schema.
         tokens: tokenizer_config.json.
         pooling: how token vectors become one ("cls", "mean", "max", ...; several joined by "+"), or
-            None when the folder does not say.
+            None if the folder does not say.
         normalize: whether modules.json ends with Normalize.
         modules: the modules between the pooling and that Normalize.
         scores: whether the last of them computes the scores of a cross-encoder.
-        prompts: texts put before a text, by name; of a well-known model that leaves them to its card
+        prompts: texts that go before a text, by name; for well-known models without any in their files,
             those of `quaver.models.prompts.known_prompts`.
-        default_prompt_name: the prompt used when none is named.
+        default_prompt_name: the prompt used by default, or None.
         similarity: "cosine", "dot", "euclidean" or "manhattan".
-        truncate_dim: leading components that the model's author keeps of a vector, or None.
+        truncate_dim: number of leading components to keep, or None for all.
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
-        max_seq_length: most tokens of a text, special tokens included, or None when the folder
-            leaves that to the model.
-        lowercase: whether texts are lowered before the tokenizer.
+        max_seq_length: most tokens of a text, special tokens included, or None if the
+            folder does not say.
+        lowercase: whether texts are lowercased before tokenization.
     """
 
     path: Path
@@ -149,19 +149,19 @@ class ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
         Args:
-            name_or_path: an existing folder wins; anything else is a hub id such as
+            name_or_path: an existing folder takes precedence; anything else is a hub id such as
                 "BAAI/bge-small-en-v1.5".
             revision: branch, tag or commit on the hub; no effect on a local folder.
             local_files_only: never use the network, only what was downloaded before.
             token: access token of the hub for private models.
-            organizations: where a hub id without an organization is looked for.
+            organizations: where to look for a hub id without an organization.
 
         Returns:
             The folder; weights and tokenizer are not read yet.
 
         Raises:
-            ModelNotFoundError: there is no such folder, and the hub does not have or cannot be
-                asked for it.
+            ModelNotFoundError: there is no such folder, and the hub does not have the model or cannot
+                be reached.
             ModelFolderError: a JSON file is missing, broken, or contradicts another.
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
                 Quaver does not run.
@@ -217,11 +217,11 @@ class ModelFolder:
 
     @property
     def label_names(self) -> dict[str, str]:
-        """The names of the labels by their number, as config.json has them."""
+        """The names of the labels by their number, from config.json."""
         return {number: str(name) for number, name in (self.file.id2label or {}).items()}
 
     def tokenizer(self, max_length: int) -> Tokenizer:
-        """Read the tokenizer, with the settings that the folder has beside tokenizer.json.
+        """Read the tokenizer, with its settings from tokenizer_config.json.
 
         Args:
             max_length: most tokens of a text or pair, special tokens included.
@@ -247,8 +247,8 @@ class ModelFolder:
         """Identify the model: the same files have the same 64 hex digits, in any folder.
 
         sha256 over config.json, tokenizer.json, and name, dtype, shape and the first 4 KiB of every
-        tensor. Training changes every layer it reaches, so the samples tell two trainings of one
-        model apart at a hundredth of the reading.
+        tensor. Training changes every layer it reaches, so the samples distinguish two
+        trainings of the same model while reading a hundredth of the bytes.
 
         Raises:
             ModelFolderError: there is no safetensors file.
@@ -323,7 +323,7 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
         )
     if len(behind) > _MOST_MODULES:
         raise UnsupportedArchitectureError(
-            f"modules.json of {path} lists {len(behind)} modules behind the pooling; supported are "
+            f"modules.json of {path} lists {len(behind)} modules after the pooling; supported are "
             f"{_MOST_MODULES}"
         )
     # Dropout does nothing outside training.
@@ -433,7 +433,7 @@ def _pooling(path: Path) -> str:
 
 
 def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
-    """Return the folder's prompts, or those known by its name where it has none.
+    """Return the folder's prompts, or those known for its name if it has none.
 
     sentence-transformers writes {"query": "", "document": ""} for a model without prompts.
     """
@@ -454,7 +454,7 @@ def _similarity(settings: SentenceTransformersFile) -> str:
 
 
 def _score_activation(config: ConfigFile, settings: SentenceTransformersFile) -> str | None:
-    """Find the activation in the three places where sentence-transformers has kept it."""
+    """Find the activation in one of the three places where versions of sentence-transformers store it."""
     inside = config.sentence_transformers
     places = (
         settings.activation_fn,

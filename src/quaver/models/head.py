@@ -1,4 +1,4 @@
-"""Steps that run on pooled vectors: the head of a cross-encoder, modules after a pooling."""
+"""Steps that run on pooled vectors: the head of a cross-encoder, or modules after pooling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's name or path to a folder on this machine."""
+"""Find a model's folder on this machine from its name or path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class FoundModel(NamedTuple):
     Attributes:
         path: its folder on this machine.
         name: the hub id, or the folder's name.
-        source: the name that finds it again from any process and working directory: the hub id, or
+        source: the name that loads it from any process and working directory: the hub id, or
             the folder's absolute path.
     """
 
@@ -40,22 +40,22 @@ def find_folder(
 ) -> FoundModel:
     """Find a model folder: a local folder if it exists, else the hub.
 
-    A hub id without an organization, such as "all-MiniLM-L6-v2", is looked for in `organizations`
-    first, then as it is written.
+    A hub id without an organization, such as "all-MiniLM-L6-v2", is first looked for in
+    `organizations`, then as written.
 
     Args:
         name_or_path: a folder, or a hub id such as "BAAI/bge-small-en-v1.5".
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         token: access token of the hub.
-        organizations: where a name without an organization is looked for, in this order.
+        organizations: where to look for a name without an organization, in this order.
 
     Returns:
-        The folder, the model's name, and its source; of a short name both have the organization.
+        The folder, the model's name, and its source; for a short name both include the organization.
 
     Raises:
-        ModelNotFoundError: there is no such folder, and the hub does not have or cannot be asked
-            for it.
+        ModelNotFoundError: there is no such folder, and the hub does not have the model or cannot
+            be reached.
         InputError: name_or_path is neither str nor Path, or empty.
     """
     if not isinstance(name_or_path, (str, Path)) or not str(name_or_path):
@@ -81,7 +81,7 @@ def find_folder(
 def _download(
     names: Sequence[str], revision: str | None, local_files_only: bool, token: str | bool | None
 ) -> FoundModel:
-    """Fetch the first of several hub ids that the hub, or the download cache, has."""
+    """Fetch the first of several hub ids that exists on the hub or in the download cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -92,7 +92,7 @@ def _download(
         RevisionNotFoundError,
     )
 
-    # A connection lost on the way is an error of whichever HTTP library the hub client uses.
+    # A lost connection raises an error of whichever HTTP library the hub client uses.
     http_errors = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     lost: tuple[type[Exception], ...] = (HFValidationError, OSError, *http_errors)
     at = f" at revision {revision!r}" if revision else ""
@@ -126,6 +126,6 @@ def _download(
         ) from missing
     reason = "local_files_only is set" if local_files_only else "the hub cannot be reached"
     raise ModelNotFoundError(
-        f"{short}{at} is no folder here, it is not in the download cache{tried}, and {reason}; go "
+        f"{short}{at} is not a folder here, it is not in the download cache{tried}, and {reason}; go "
         "online once, or give a local model folder"
     ) from missing

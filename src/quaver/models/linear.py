@@ -15,12 +15,12 @@ _TINY = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class LinearPart:
-    """Rows of a layer that are a tensor of their own in the model file.
+    """Rows of a layer that are a separate tensor in the model file.
 
     Attributes:
         name: its name in the bare encoder, without ".weight".
         rows: its outputs.
-        prefix: what the file puts before the name ("bert.").
+        prefix: prefix of the name in the file, such as "bert.".
     """
 
     name: str
@@ -40,8 +40,8 @@ class LinearWeights:
     Attributes:
         weight: float32 (O, K).
         bias: float32 (O,).
-        parts: the tensors it was stacked from, in the order of its rows; empty for a layer that is
-            in no file.
+        parts: the tensors it was stacked from, in the order of its rows; empty for a layer that
+            does not come from a file.
     """
 
     weight: NDArray[np.float32]
@@ -67,7 +67,7 @@ class QuantizedLinear:
     """A linear layer in int8.
 
     Attributes:
-        weight: int8 (O, K), in [-127, 127] where Quaver made it.
+        weight: int8 (O, K), in [-127, 127] if Quaver wrote it.
         scale: float32 (O,), positive; weight * scale[:, None] is the float weight.
         bias: float32 (O,).
         input: the fixed range of its input; None finds a range for each token at run time.
@@ -114,7 +114,7 @@ def quantize_weight(linear: LinearWeights) -> QuantizedLinear:
     largest = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0))
     scale = np.where(largest > 0, np.maximum(largest / np.float32(127), _TINY), np.float32(1))
     quantized = np.empty(weight.shape, np.int8)
-    # In blocks that stay in the cache: three passes over 6 MB of floats are three trips to memory.
+    # In blocks that fit the cache: three passes over 6 MB of floats would read memory three times.
     block = max(1, 65536 // max(1, weight.shape[1]))
     for first in range(0, len(weight), block):
         rows = slice(first, first + block)
@@ -135,8 +135,8 @@ def quantize_rows(
 
     Args:
         x: float32 (T, K), finite.
-        fixed: scale and zero of a static layer, instead of the row's own; values outside its range
-            end at its edge.
+        fixed: scale and zero point of a static layer, instead of one for each row; values outside its
+            range are clipped.
 
     Returns:
         q uint8 (T, K), scale float32 (T,), zero int32 (T,) in [0, 255]; (q - zero) * scale is x
@@ -167,13 +167,13 @@ def rounded_rows(x: NDArray[np.float32], fixed: InputRange | None = None) -> NDA
 
 
 def stacked(parts: Sequence[Linear]) -> Linear:
-    """Stack layers that read the same input into one, the outputs of the first on top.
+    """Stack layers with the same input into one; the outputs of the first come first.
 
     Args:
         parts: at least one layer, all with K inputs.
 
     Returns:
-        The layer; int8 when all parts are, else float32.
+        The layer; int8 if all parts are int8, else float32.
 
     Raises:
         WeightsError: parts in int8 have different fixed input ranges.

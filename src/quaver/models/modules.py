@@ -25,14 +25,14 @@ _ACTIVATIONS: dict[str, HeadActivation] = {
     "GELU": "gelu",
     "SiLU": "silu",
 }
-# What torch adds to the variance where nobody says otherwise.
+# torch's default for the value added to the variance.
 _NORM_EPS = 1e-5
 # Far below the square of any vector's length, and still a normal float32.
 _LENGTH_EPS = 1e-30
 
 
 def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
-    """Translate modules to steps.
+    """Translate modules into steps of a head.
 
     The steps of a Normalize between others use that the LayerNorm of (x, -x) has no mean to
     subtract: it is x / |x| times the root of the size.
@@ -65,7 +65,7 @@ def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
 
 
 def module_tensors(modules: Sequence[Module], size: int) -> dict[str, NDArray[Any]]:
-    """Read the weights of modules, under names that no encoder has.
+    """Read the weights of modules, under names that cannot occur in an encoder.
 
     Args:
         modules: as the model folder lists them.

@@ -13,7 +13,7 @@ from quaver.models.geometry import RelativePositions, Rotary
 def rotary_tables(
     rotary: Rotary, length: int, head_size: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return cosine and sine of every angle.
+    """Return the cosine and sine of every rotary angle.
 
     Args:
         rotary: theta and divisor.
@@ -30,11 +30,11 @@ def rotary_tables(
 
 
 def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:
-    """Return a slope for each head, times the distance; both directions alike.
+    """Return ALiBi's bias for every distance, the same in both directions.
 
     Formula:
-        -slope_h * |j - i|, slope_h = 2^(-8 h / n) for h = 1..n, n heads a power of two; for other
-        numbers the slopes of the next smaller power, then every second one of the next larger
+        -slope_h * |j - i|, slope_h = 2^(-8 h / n) for h = 1..n, n heads a power of two; otherwise
+        the slopes of the next smaller power, then every second one of the next larger
 
     Args:
         heads: number of heads.
@@ -59,10 +59,10 @@ def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:
 
 
 def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """Spread a learned bias of distance buckets over all distances.
+    """Expand a learned bias by distance bucket to all distances.
 
-    Near distances have a bucket each, farther ones share buckets that widen with the logarithm, up
-    to 128; keys before the query take the first half of the buckets.
+    Each short distance has its own bucket; longer ones share buckets whose width grows
+    logarithmically, up to 128. Keys before the query use the first half of the buckets.
 
     Args:
         table: float32 (buckets, heads).
@@ -107,7 +107,7 @@ def relative_rows(relative: RelativePositions, length: int) -> NDArray[np.int32]
     if relative.reach is not None:
         middle = span // 2
         magnitude = np.maximum(np.abs(distances), middle).astype(np.float32)
-        # In float32 step by step, as the original: the values rounded up are near whole numbers.
+        # float32 at every step, like the original: values near whole numbers are rounded up.
         widest = np.log(np.float32((relative.reach - 1) / middle))
         ratio = np.log(magnitude / np.float32(middle)) / widest
         far = np.ceil(ratio * np.float32(middle - 1)).astype(np.int64) + middle

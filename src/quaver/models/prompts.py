@@ -1,4 +1,4 @@
-"""Prompts: the words a model expects before a text."""
+"""Prompts: the words that a model expects before a text."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NOMIC = {
     "clustering": "clustering: ",
     "classification": "classification: ",
 }
-# Models whose folders leave the prompts to their cards on the hub, which are the source: the name
-# without its owner, and what the card says. Instruction-tuned E5 models want a task of the user's own.
+# Models that document their prompts only on their cards on the hub, by name without the owner.
+# Instruction-tuned E5 models are not listed: they expect the user's own task description.
 _KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
     (r"bge-(small|base|large)-en(-v1\.5)?", {"query": _SEARCH}),
     (r"bge-(small|base|large)-zh(-v1\.5)?", {"query": _SEARCH_ZH}),
@@ -30,7 +30,7 @@ _KNOWN: tuple[tuple[str, dict[str, str]], ...] = (
 
 
 def known_prompts(name: str) -> dict[str, str]:
-    """Return the prompts of a well-known model; for folders that do not have them.
+    """Return the prompts of a well-known model whose folder has none.
 
     Args:
         name: hub id or folder name, with or without its owner.
@@ -46,7 +46,7 @@ def known_prompts(name: str) -> dict[str, str]:
 
 
 def with_prompt(prompt: str, text: str) -> str:
-    """Put a prompt before a text, but not before one that begins with it already."""
+    """Put a prompt before a text, unless the text already begins with it."""
     return text if text.startswith(prompt) else prompt + text
 
 
@@ -83,7 +83,7 @@ def choose_prompt(
     Args:
         prompts: the model's prompts by name.
         prompt_name: the caller's prompt_name, or None.
-        prompt: the caller's prompt, or None; "" for none at all.
+        prompt: the caller's prompt, or None; "" turns prompts off.
         default: the name of the model's default prompt, or None.
         model: the model's name, for messages.
 
@@ -109,10 +109,10 @@ def choose_prompt(
 
 
 def query_prompt(prompts: Mapping[str, str]) -> str:
-    """Return what goes before a query: the prompt "query", else ""."""
+    """Return the prompt of queries: the one named "query", else ""."""
     return prompts.get("query", "")
 
 
 def document_prompt(prompts: Mapping[str, str]) -> str:
-    """Return what goes before a document: the prompt "document", else "passage", else ""."""
+    """Return the prompt of documents: the one named "document", else "passage", else ""."""
     return prompts.get("document", prompts.get("passage", ""))

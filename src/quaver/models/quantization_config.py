@@ -1,7 +1,7 @@
-"""quantization_config in config.json: what the int8 layers of a model folder are, read and written.
+"""Read and write quantization_config in config.json, which describes the int8 layers.
 
-The layout is `int-quantized` of compressed-tensors, so a folder that Quaver writes is one that
-transformers, vLLM and others read.
+The layout is `int-quantized` of compressed-tensors, so transformers, vLLM and others can
+read folders that Quaver writes.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from quaver.errors import UnsupportedArchitectureError
 from quaver.models.files import Group, QuantizationFile, checked
 
 METHOD, FORMAT = "compressed-tensors", "int-quantized"
-_TABLE = "embeddings$"  # how the pattern of a table of words ends
+_TABLE = "embeddings$"  # end of the pattern for a word embedding table
 _WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
-    """Return whether config.json describes a model that is quantized already, checked.
+    """Return whether config.json describes a quantized model; check that Quaver supports it.
 
     Args:
         config: config.json of the model.
 
     Raises:
-        ModelFolderError: a key has another type than the format says.
-        UnsupportedArchitectureError: it is quantized in a way that Quaver does not run.
+        ModelFolderError: a key has the wrong type.
+        UnsupportedArchitectureError: it is quantized in a way that Quaver does not support.
     """
     described = config.get("quantization_config")
     if described is None:
@@ -61,7 +61,7 @@ def _check_group(group: Group, described: object) -> None:
 def _refuse(key: str, supported: object, got: object) -> NoReturn:
     raise UnsupportedArchitectureError(
         f"config.json has quantization_config={got}; supported is {key}: {supported}; take the "
-        "model as it was before and quantize it with `quaver quantize`"
+        "original model and quantize it with `quaver quantize`"
     )
 
 
@@ -76,7 +76,7 @@ def quantization_config(
     Args:
         dynamic: names in the bare encoder of int8 layers whose input gets a range for each token.
         static: names of int8 layers with one input range.
-        left: names of the linear layers that stay in floats.
+        left: names of linear layers that stay in floating point.
         tables: names of int8 embeddings, one scale for each row.
 
     Returns:
@@ -102,8 +102,8 @@ def quantization_config(
         "quant_method": METHOD,
         "format": FORMAT,
         "quantization_status": "compressed",
-        # transformers turns the weights back into floats while loading. Without this it does so in a
-        # hook of the first forward pass, which sentence-transformers calls around.
+        # transformers dequantizes the weights while loading. Without this, a hook of the first
+        # forward pass would, and sentence-transformers bypasses it.
         "dequantize": True,
         "config_groups": groups,
         "ignore": [_pattern(name) for name in left],
@@ -111,5 +111,5 @@ def quantization_config(
 
 
 def _pattern(name: str) -> str:
-    # Model classes put prefixes of their own before a name ("bert.").
+    # Model classes add their own prefix to a name, such as "bert.".
     return "re:(.*\\.)?" + re.escape(name) + "$"

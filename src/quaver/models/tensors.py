@@ -1,4 +1,4 @@
-"""A checkpoint's tensors, taken by name and checked one by one."""
+"""Take a checkpoint's tensors by name, and check each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _CHECKED_AT_ONCE = 1 << 20
 class NamedTensors:
     """Takes tensors by name, checks them, and remembers which were taken.
 
-    Names are those of the bare encoder; a prefix that the checkpoint puts before them ("bert.") is
-    found and added. A tensor beside the encoder ("classifier.weight") is found without it.
+    Names are those of the bare encoder; a prefix in the checkpoint, such as "bert.", is
+    found and added. Tensors outside the encoder, such as "classifier.weight", are found without it.
     """
 
     def __init__(self, tensors: Mapping[str, NDArray[Any]], *, anchor: str) -> None:
@@ -33,7 +33,7 @@ class NamedTensors:
 
         Args:
             tensors: tensors by name.
-            anchor: a name that the encoder has exactly once; what comes before it is the prefix.
+            anchor: a name that occurs exactly once; the part before it is the prefix.
 
         Raises:
             WeightsError: no tensor, or more than one, ends with the anchor.
@@ -53,7 +53,7 @@ class NamedTensors:
         return f"{self._prefix}{name}" in self._tensors
 
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
-        """Take one tensor; an int8 table with a scale for each row (`X_scale`) is multiplied out.
+        """Take one tensor; dequantize an int8 table with a scale for each row (`X_scale`).
 
         Args:
             name: its name without the prefix.
@@ -63,8 +63,7 @@ class NamedTensors:
             float32, C-contiguous, a view where possible.
 
         Raises:
-            WeightsError: it is missing, has another shape, holds no floats, or holds NaN or
-                infinity.
+            WeightsError: it is missing, has the wrong shape or dtype, or has NaN or infinity.
         """
         tensor = self._take(name, shape)
         full = self._full(name)
@@ -77,7 +76,7 @@ class NamedTensors:
             raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
         if not _all_finite(tensor):
             raise WeightsError(
-                f"tensor {full!r} must be finite: it holds NaN or infinity; the file is damaged "
+                f"tensor {full!r} must be finite: it has NaN or infinity; the file is damaged "
                 "or training diverged"
             )
         return np.ascontiguousarray(tensor)
@@ -87,7 +86,7 @@ class NamedTensors:
         return np.zeros(size, np.float32)
 
     def linear(self, name: str, rows: int, columns: int, *, bias: bool = True) -> Linear:
-        """Take a linear layer, in float32 or in int8 as the file has it.
+        """Take a linear layer, in float32 or int8 as in the file.
 
         In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
         (O, 1), and for a fixed input range `input_scale` and `input_zero_point`, one value each.
@@ -96,13 +95,13 @@ class NamedTensors:
             name: its name without the prefix and without ".weight".
             rows: O.
             columns: K.
-            bias: whether it has a bias; otherwise the bias is zeros.
+            bias: whether the file has a bias; otherwise it is zeros.
 
         Returns:
             The layer.
 
         Raises:
-            WeightsError: a tensor is missing, has another shape or dtype, is not finite, or a scale
+            WeightsError: a tensor is missing, has the wrong shape or dtype, is not finite, or a scale
                 is not positive.
         """
         prefix = self._full(f"{name}.weight").removesuffix(f"{name}.weight")
@@ -165,8 +164,8 @@ class NamedTensors:
         """Check that every tensor of a part of the model was taken.
 
         Args:
-            part: how the names of the part start, without the prefix.
-            owner: what was read, for the message.
+            part: the start of the names, without the prefix.
+            owner: name of what was read, for the message.
 
         Raises:
             WeightsError: a tensor of the part was not taken, so config.json describes another
@@ -183,8 +182,8 @@ class NamedTensors:
 
 
 def _all_finite(tensor: NDArray[Any]) -> bool:
-    # A sum runs at the speed of memory and carries every NaN and infinity; only a suspicious one is
-    # looked at closely. In parts, so that a large table is never in memory as a whole.
+    # A sum is as fast as memory and propagates NaN and infinity; single values are checked only if
+    # it is not finite. In parts, so that a large table is never in memory as a whole.
     values = tensor.reshape(-1)
     for first in range(0, values.size, _CHECKED_AT_ONCE):
         part = values[first : first + _CHECKED_AT_ONCE]

@@ -1,4 +1,4 @@
-"""Text to token ids: a ragged batch without padding, cut at the model's length."""
+"""Turn text into token ids: a ragged batch without padding, truncated to the model's length."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 256 << 20
 _MAX_ID = 2**31 - 1
-# Each tokenizer is tried on this: case, accents, several scripts, a ligature that grows, an emoji.
+# Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
 
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """The tokens of N texts, one behind the other.
+    """The tokens of N texts, concatenated.
 
     Attributes:
         ids: int32 (T,), token ids; text i is ``ids[offsets[i]:offsets[i + 1]]``.
         offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T.
-        type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None when all are
+        type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None if all are
             0.
-        truncated: how many of the N texts were cut.
+        truncated: how many of the N texts were truncated.
     """
 
     ids: NDArray[np.int32]
@@ -52,7 +52,7 @@ class TokenBatch:
 
     @property
     def tokens(self) -> int:
-        """T, the number of tokens of all texts together, special tokens included."""
+        """The total number of tokens T, special tokens included."""
         return len(self.ids)
 
     def select(self, first: int, last: int) -> TokenBatch:
@@ -60,7 +60,7 @@ class TokenBatch:
 
         Args:
             first: index of the first text, 0 <= first.
-            last: index behind the last text, first <= last <= N.
+            last: index after the last text, first <= last <= N.
 
         Returns:
             A batch of last - first texts.
@@ -71,7 +71,7 @@ class TokenBatch:
         return TokenBatch(self.ids[begin:end], offsets, types, 0)
 
     def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
-        """Cut into batches of at most max_tokens; a single longer text is a batch of its own.
+        """Split into batches of at most max_tokens; a longer text is a batch of its own.
 
         Args:
             max_tokens: the bound, positive.
@@ -91,9 +91,9 @@ class TokenBatch:
 class Tokenizer:
     """A model's own tokenizer, from its tokenizer.json.
 
-    Why not the truncation of the library: it is a state of the tokenizer, so texts and pairs would
-    need one copy each, and every cut text carries its whole overflow. Cutting before the special
-    tokens are added yields the same ids.
+    Why not the library's truncation: it is a setting of the tokenizer, so texts and pairs would each
+    need a copy, and every truncated text carries its whole overflow. Truncating before special tokens
+    are added gives the same ids.
     """
 
     def __init__(self, backend: Backend, *, max_length: int, lowercase: bool = False) -> None:
@@ -102,11 +102,11 @@ class Tokenizer:
         Args:
             backend: a tokenizer of the `tokenizers` library, owned by this object from now on.
             max_length: most tokens of a text or pair, special tokens included.
-            lowercase: lower the case of every text, but not of special tokens such as [MASK]; what
-                `do_lower_case` of sentence-transformers means.
+            lowercase: lowercase every text, but not special tokens such as [MASK], like
+                `do_lower_case` of sentence-transformers.
 
         Raises:
-            TokenizerError: the tokenizer fails, or turns a text into tokens that no model reads.
+            TokenizerError: the tokenizer fails, or produces tokens that no model reads.
             InputError: max_length leaves no room for a token beside the special tokens.
         """
         with _guard("the tokenizer of tokenizer.json"):
@@ -128,7 +128,7 @@ class Tokenizer:
             )
 
     def _try(self) -> None:
-        """Tokenize a text once, so that a broken tokenizer fails when it is loaded."""
+        """Tokenize one text, so that a broken tokenizer fails when it is loaded."""
         self._tried_id = 0
         for text in ("", _TRIAL):
             encoding = self._backend.encode(text, add_special_tokens=False)
@@ -161,17 +161,17 @@ class Tokenizer:
         Args:
             folder: the folder that holds tokenizer.json.
             max_length: most tokens of a text or pair, special tokens included.
-            lowercase: lower the case of every text, see `__init__`.
+            lowercase: lowercase every text; see `__init__`.
             settings: tokenizer_config.json, followed as transformers 5 does; see
-                `quaver.models.tokenizer_settings.follow`. None takes tokenizer.json as it is.
-            model: config.json, which names the tokenizer's class where the settings do not.
+                `quaver.models.tokenizer_settings.follow`. None uses tokenizer.json alone.
+            model: config.json, which determines the tokenizer's class if the settings do not.
 
         Returns:
             The tokenizer.
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
-            ModelFolderError: tokenizer.json is no ordinary file, too large, or a git-lfs pointer.
+            ModelFolderError: tokenizer.json is not a regular file, too large, or a git-lfs pointer.
             InputError: max_length leaves no room for a token beside the special tokens.
         """
         from tokenizers import Tokenizer as Backend
@@ -191,11 +191,11 @@ class Tokenizer:
         return cls(backend, max_length=max_length, lowercase=lowercase)
 
     def require_vocabulary(self, rows: int) -> None:
-        """Check that tokenizer and embedding table are of one model, as far as their sizes tell.
+        """Check by their sizes that tokenizer and embedding table belong to the same model.
 
         Every token needs a row. A table may be padded to a round number of rows, but a tokenizer
-        that leaves more than a fiftieth of them (and more than 64) without a token is another
-        model's: it would run and produce meaningless vectors.
+        that leaves more than a fiftieth of them (and more than 64) without a token belongs to
+        another model: it would run and produce meaningless vectors.
 
         Args:
             rows: V, the rows of the word embedding table.
@@ -219,18 +219,18 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], position: Callable[[int], int] | None = None
     ) -> TokenBatch:
-        """Tokenize texts: special tokens added, cut at `max_length`, not padded.
+        """Tokenize texts: with special tokens, truncated to `max_length`, without padding.
 
         Args:
-            texts: N texts; the empty text is valid and becomes its special tokens alone.
-            position: maps an index in texts to the one that messages name; None names the same.
+            texts: N texts; an empty text is valid and becomes special tokens only.
+            position: maps an index in texts to the one that messages show; None shows the same.
 
         Returns:
             A batch of N texts.
 
         Raises:
-            InputError: an item is not a str, or holds half of a surrogate pair; its position is
-                named.
+            InputError: an item is not a str, or has half of a surrogate pair; the message has its
+                position.
         """
         room = self.max_length - self.special_tokens
         encodings = self._tokenize(texts, position=position)
@@ -249,18 +249,18 @@ class Tokenizer:
         *,
         prompt: str = "",
     ) -> TokenBatch:
-        """Tokenize pairs such as (query, document); only the second text is cut.
+        """Tokenize pairs such as (query, document); only the second text is truncated.
 
         Args:
             pairs: N pairs of texts.
-            position: maps an index in pairs to the one that messages name; None names the same.
+            position: maps an index in pairs to the one that messages show; None shows the same.
             prompt: what goes before every first text that does not begin with it.
 
         Returns:
             A batch of N sequences; `type_ids` as the model's tokenizer sets them.
 
         Raises:
-            InputError: an item is no pair of str, or its first text leaves no room for the second.
+            InputError: an item is not a pair of str, or its first text leaves no room for the second.
         """
         with _guard(_FAILED):
             room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
@@ -300,7 +300,7 @@ class Tokenizer:
             The number of tokens, 0 for an empty text.
 
         Raises:
-            InputError: the text is not a str, or holds half of a surrogate pair.
+            InputError: the text is not a str, or has half of a surrogate pair.
         """
         return len(self._tokenize([text])[0])
 
@@ -314,21 +314,21 @@ class Tokenizer:
             The number of tokens of each.
 
         Raises:
-            InputError: an item is not a str, or holds half of a surrogate pair.
+            InputError: an item is not a str, or has half of a surrogate pair.
         """
         return [len(encoding) for encoding in self._tokenize(texts)]
 
     def token_ends(self, text: str) -> list[int]:
-        """Tell where the tokens of a text end, without special tokens and without truncation.
+        """Find where the tokens of a text end, without special tokens and without truncation.
 
         Args:
             text: the text.
 
         Returns:
-            For each token the number of characters up to its end, rising.
+            For each token, the number of characters up to its end, in ascending order.
 
         Raises:
-            InputError: the text holds half of a surrogate pair.
+            InputError: the text has half of a surrogate pair.
         """
         _check_texts([text], "text", None)
         with _guard(_FAILED):
@@ -374,12 +374,12 @@ def _check_texts(texts: Sequence[str], name: str, position: Callable[[int], int]
 
 
 @contextmanager
-def _guard(what: str, advice: str = "take a model whose tokenizer works") -> Iterator[None]:
-    """Turn whatever the tokenizers library raises into `TokenizerError`.
+def _guard(what: str, advice: str = "use a model whose tokenizer works") -> Iterator[None]:
+    """Convert errors of the tokenizers library to `TokenizerError`.
 
-    The library raises plain Exception for every fault it knows, and where its code panics a
-    PanicException, which is a BaseException that cannot be imported. A panic also writes its place
-    in the Rust code to stderr: only Rust could hold that back.
+    The library raises plain Exception for every error it detects, and PanicException, a BaseException
+    that cannot be imported, if its Rust code panics. A panic also prints its location to stderr, which
+    Python cannot prevent.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a model folder says of its tokenizer: bounds of tokenizer.json, settings of tokenizer_config.json."""
+"""Check tokenizer.json against limits, and apply the settings of tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ MAX_STEPS = 64
 MAX_WORD = 10_000
 MAX_SPECIAL = 64
 
-# Classes of transformers 5 that build normalizer and pre-tokenizer from tokenizer_config.json and
-# take no more than vocabulary and special tokens from tokenizer.json; by model_type the class that a
-# folder without tokenizer_class gets.
+# Classes of transformers 5 that build normalizer and pre-tokenizer from tokenizer_config.json and take
+# only vocabulary and special tokens from tokenizer.json; then the default class by model_type.
 _BERT = frozenset(
     {
         "BertTokenizer",
@@ -49,25 +48,25 @@ _DEFAULT_CLASS = {
     "roberta": "RobertaTokenizer",
     "modernbert": "TokenizersBackend",
 }
-# How many bytes a step can make of one, at most.
+# The most bytes that a step can make of one byte.
 _GROWTH = {"NFKC": 11.0, "NFKD": 11.0, "NFC": 3.0, "NFD": 3.0}
 
 
 # --- tokenizer.json -------------------------------------------------------------------------------
 def checked_tokenizer(content: bytes, path: Path) -> bytes:
-    """Check what the tokenizers library must not read: it would end the process.
+    """Refuse files with which the tokenizers library would abort the process.
 
     Args:
         content: tokenizer.json.
         path: the file, for messages.
 
     Returns:
-        The same with every key of the file and of its model once, so that the library reads what
-        was checked.
+        The same with duplicate keys of the file and its model removed, so that the library reads
+        what was checked.
 
     Raises:
-        TokenizerError: it is no JSON, a merge of a BPE does not fit its prefix, or a map of
-            characters is shorter than it says.
+        TokenizerError: it is not JSON, a merge of a BPE does not fit its prefix, or a character map is
+            shorter than it declares.
     """
     import msgspec
 
@@ -85,7 +84,7 @@ def checked_tokenizer(content: bytes, path: Path) -> bytes:
 
 
 def _require_maps(state: Any) -> None:
-    """Check that every map of characters is as long as it says: room for that is made at once."""
+    """Check that every character map is as long as it declares, because the library allocates that much."""
     if isinstance(state, list):
         for part in state:
             _require_maps(part)
@@ -113,7 +112,7 @@ def _charsmap(text: Any) -> bytes:
 
 
 def _require_merges(merges: Any, prefix: Any) -> None:
-    """Check that the second part of every merge starts with the prefix that is cut from it."""
+    """Check that the second part of every merge starts with the prefix that the library removes."""
     for merge in merges if isinstance(merges, list) else ():
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and parts and str(parts[-1]).startswith(str(prefix))):
@@ -124,16 +123,16 @@ def _require_merges(merges: Any, prefix: Any) -> None:
 
 
 def require_bounded(backend: Backend) -> None:
-    """Refuse a tokenizer that costs memory or time without bound, or has no end to its template.
+    """Refuse a tokenizer with unbounded memory, time or template length.
 
-    What the steps can make of a byte is multiplied: nine times "replace a by aaaaaaaaaa" would make
-    a gigabyte of a letter, and the library ends the process when it has no memory.
+    The growth of the steps multiplies: nine times "replace a by aaaaaaaaaa" would turn a letter into
+    a gigabyte, and the library aborts the process when it runs out of memory.
 
     Args:
-        backend: a tokenizer as it was read.
+        backend: a tokenizer as read from the file.
 
     Raises:
-        TokenizerError: a part is outside its bound; the part and the bound are named.
+        TokenizerError: a part exceeds its limit; the message has both.
     """
     normalizers = list(_steps(_state(backend.normalizer), "normalizers"))
     splitters = list(_steps(_state(backend.pre_tokenizer), "pretokenizers"))
@@ -188,13 +187,13 @@ def _growth(steps: Iterable[dict[str, Any]]) -> float:
         if kind == "Replace":
             total *= _replace_growth(step)
         elif kind == "Prepend":
-            # Before every part of a text; two parts have an added token between them.
+            # Applied to every part of a text; parts are separated by an added token.
             total *= 1 + _size(step["prepend"]) / 2
         elif kind == "ByteLevel":
             total *= 2
         elif kind == "Precompiled":
             grown = _longest_replacement(step["precompiled_charsmap"]) / 3
-            # The first is a Unicode form; nothing says that a second one finds nothing to do.
+            # The first is a Unicode normalization form; a second one may still change the text.
             total, forms = (total * max(1, grown), forms) if maps else (total, max(forms, grown))
             maps += 1
         else:
@@ -206,7 +205,7 @@ def _replace_growth(step: dict[str, Any]) -> float:
     pattern, made = step["pattern"], _size(step["content"])
     if "String" in pattern:
         return max(1.0, made / max(1, len(pattern["String"].encode())))
-    return 1.0 + made  # an expression may match where there is nothing
+    return 1.0 + made  # an expression may match the empty string
 
 
 def _size(text: str) -> int:
@@ -217,7 +216,7 @@ def _size(text: str) -> int:
 def _longest_replacement(charsmap: str) -> int:
     """Return the bytes of the longest text in a map of SentencePiece.
 
-    It is a size, a trie of that many bytes, and texts that end with a zero byte each.
+    The map is a size, a trie of that many bytes, and texts that each end with a zero byte.
     """
     data = _charsmap(charsmap)
     texts = data[4 + int.from_bytes(data[:4], "little") :]
@@ -237,7 +236,7 @@ def _require_template(step: dict[str, Any]) -> None:
                 "the template of tokenizer.json must use tokens of its special_tokens: it has no "
                 f"{missing[0]!r}"
             )
-        # A template without a pair is that of a model that reads one text.
+        # A model that reads a single text has no template for pairs.
         if sorted(places) != texts and (name == "single" or pieces):
             raise TokenizerError(
                 f"the template {name} of tokenizer.json must have {' and '.join(texts)} once: got "
@@ -254,15 +253,15 @@ def _require_template(step: dict[str, Any]) -> None:
 
 # --- tokenizer_config.json ------------------------------------------------------------------------
 def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -> None:
-    """Change a tokenizer as transformers 5 does where tokenizer_config.json differs from tokenizer.json.
+    """Adjust a tokenizer where tokenizer_config.json differs from tokenizer.json, as transformers 5 does.
 
     The classes of BERT's tokenizer read case, accents and Chinese characters from
     tokenizer_config.json, by default lower case, whatever the normalizer of tokenizer.json says.
     RoBERTa's reads add_prefix_space there. Every class adds the tokens that only this file
-    has, except one that would need a row the model lacks: no text could use it.
+    has, except those for which the model has no row: no text could use them.
 
     Args:
-        backend: the tokenizer, changed.
+        backend: the tokenizer, modified in place.
         settings: tokenizer_config.json.
         model: config.json.
     """
@@ -289,7 +288,7 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
 
 
 def lower_first(backend: Backend) -> None:
-    """Put Lowercase before everything else that normalizes, unless it is there already."""
+    """Put Lowercase before all other normalizers, unless it is already there."""
     from tokenizers import normalizers
 
     own = backend.normalizer
@@ -302,7 +301,7 @@ def lower_first(backend: Backend) -> None:
 
 def _tokenizer_class(settings: TokenizerConfigFile, model: ConfigFile) -> str | None:
     default = _DEFAULT_CLASS.get(str(model.model_type))
-    if default == "TokenizersBackend":  # the folders of this type name a wrong class
+    if default == "TokenizersBackend":  # folders of this type name the wrong class
         return default
     named = settings.tokenizer_class or model.tokenizer_class
     return default if named is None else named.removesuffix("Fast")

@@ -1,4 +1,4 @@
-"""Safetensors files: their tensors, mapped into memory instead of read."""
+"""Map the tensors of safetensors files into memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def weight_files(folder: Path) -> list[Path]:
     for name in names:
         if Path(name).name != name or not _is_file(folder / name):
             raise ModelFolderError(
-                f"{INDEX} names {name!r}, which is no file of {folder}; download the model again"
+                f"{INDEX} names {name!r}, which is not a file of {folder}; download the model again"
             )
     return [folder / name for name in names]
 
@@ -65,7 +65,7 @@ def weight_files(folder: Path) -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or has a zero byte
+    except (OSError, ValueError):  # the name is too long, or has a zero byte
         return False
 
 
@@ -83,7 +83,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         ModelFolderError: there is no safetensors file, or a shard is missing.
-        WeightsError: a file is truncated or corrupt, or has a dtype that no encoder uses.
+        WeightsError: a file is truncated or corrupt, or has an unsupported dtype.
     """
     tensors: dict[str, NDArray[Any]] = {}
     for path in weight_files(folder):
@@ -97,7 +97,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
 
 
 def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]]:
-    """Yield samples that tell one set of weights from another, without reading them all.
+    """Yield samples that distinguish sets of weights without reading them completely.
 
     Args:
         folder: the folder that holds model.safetensors.
@@ -123,9 +123,9 @@ def _entries(
 ) -> Iterator[tuple[str, str, tuple[int, ...], NDArray[np.uint8]]]:
     """Yield name, dtype, shape and bytes of each tensor.
 
-    The safetensors library checks the whole header (sizes, overlaps, file length) and is then
-    closed; the bytes come from our own map, because its NumPy reader copies every tensor and has no
-    bfloat16.
+    The safetensors library checks the whole header (sizes, overlaps, file length). The bytes come
+    from a separate memory map, because the library's NumPy reader copies every tensor and does not
+    support bfloat16.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -140,7 +140,7 @@ def _entries(
         mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} is no complete safetensors file: {error}; it is truncated or corrupt, "
+            f"{path} is not a complete safetensors file: {error}; it is truncated or corrupt, "
             "download it again"
         ) from error
     data = np.asarray(mapped)[8 + length :]
@@ -163,11 +163,11 @@ def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArra
 def release_pages(array: NDArray[Any]) -> None:
     """Release the memory of an array that is a view of a mapped file.
 
-    Its pages stay in the system's cache and return on the next read, for the cost of a page fault.
-    Without this, a model is in memory twice while it loads: as on disk and packed.
+    Its pages stay in the system's cache, and reading them again costs a page fault. Without this, a
+    model would be in memory twice while it loads: as on disk, and packed.
 
     Args:
-        array: any array; one that owns its memory, or shares a writable map, is left as it is.
+        array: any array; no effect if it owns its memory or shares a writable map.
     """
     owner: Any = array
     while isinstance(owner, np.ndarray):

@@ -1,4 +1,4 @@
-"""Quantization: from a float model to an int8 folder, calibrated or not, with its measured loss."""
+"""Quantization: from a float model to an int8 folder, with or without calibration."""
 
 from __future__ import annotations
 

@@ -14,9 +14,9 @@ from quaver.documents import Converter, Failure, read_document, scan_folder
 from quaver.engine import check_listable
 from quaver.errors import CalibrationError, DocumentError, needs_extra
 
-# Tried in this order where no column is named.
+# Tried in this order if no column is named.
 COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
-# Rows of a streamed data set that samples are chosen from, for each sample.
+# Rows that are read from a streamed data set for each sample.
 _ROWS_PER_SAMPLE = 20
 
 Row = tuple[str, Any]
@@ -29,7 +29,7 @@ class CalibrationTexts:
     Attributes:
         name: where they came from: a file's or folder's name, or a data set's id and column.
         texts: the chosen samples.
-        found: different texts that the source holds.
+        found: number of different texts in the source.
         failed: files of a folder that could not be read, and why.
     """
 
@@ -106,7 +106,7 @@ def _chosen(
     for place, text in rows:
         if not isinstance(text, str):
             raise CalibrationError(
-                f"calibration needs texts: {place} of {name} is {type(text).__name__}; name a "
+                f"calibration needs text: {place} of {name} is {type(text).__name__}; name a "
                 "column of texts"
             )
         if text.strip():
@@ -144,7 +144,9 @@ def _lines(path: Path, column: str | None) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):
             if "\0" in line:
-                raise CalibrationError(f"{path} is no text: line {number} holds a NUL")
+                raise CalibrationError(
+                    f"{path} is not a text file: line {number} has a NUL character"
+                )
             yield f"line {number}", line
 
 
@@ -156,7 +158,7 @@ def _json_lines(path: Path, column: str | None) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise CalibrationError(f"{path}, line {number} is no JSON: {error}") from error
+                raise CalibrationError(f"{path}, line {number} is not JSON: {error}") from error
             if isinstance(row, str) and column is None:
                 yield f"line {number}", row
                 continue
@@ -176,7 +178,7 @@ def _csv(path: Path, column: str | None) -> Iterator[Row]:
             for row in rows:
                 yield f"line {rows.line_num}", row[chosen] or ""
         except csv.Error as error:
-            raise CalibrationError(f"{path} is no readable CSV: {error}") from error
+            raise CalibrationError(f"{path} is not a readable CSV file: {error}") from error
 
 
 def _parquet(path: Path, column: str | None) -> Iterator[Row]:
@@ -192,7 +194,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[Row]:
                 yield f"row {at}", "" if text is None else text
                 at += 1
     except pyarrow.ArrowException as error:
-        raise CalibrationError(f"{path} is no readable Parquet: {error}") from error
+        raise CalibrationError(f"{path} is not a readable Parquet file: {error}") from error
 
 
 _READERS = {".jsonl": _json_lines, ".txt": _lines, ".csv": _csv, ".parquet": _parquet}

@@ -12,7 +12,7 @@ from quaver.quantization.report import LayerReport
 MARKS = ("<!-- quaver evaluate: start -->", "<!-- quaver evaluate: end -->")
 _SCHEMES = {
     "dynamic": "weights int8 with one scale per output, activations int8 with one range per token, "
-    "found while running",
+    "found at run time",
     "static": "weights int8 with one scale per output, activations int8 with one range per layer, "
     "found on calibration text",
 }
@@ -66,7 +66,7 @@ def model_card(
     rows += [("Kept in float32", ", ".join(f"`{name}`" for name in kept) or "no linear layer")]
     if loss is not None:
         what = "1 - correlation of scores" if classifier else "1 - mean cosine"
-        rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, int8 beside float32)")]
+        rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, int8 against float32)")]
     rows += [("Layout", "compressed-tensors, int-quantized"), ("Made with", f"Quaver {version}")]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     load = "CrossEncoder" if classifier else "Embedder"

@@ -33,9 +33,9 @@ Rounding = Literal["nearest", "gptq"]
 SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 
-DEAREST = 4.0
-"""A layer keeps ranges by token where one range multiplies its squared error by more."""
-# Rows of calibration text on which that is decided.
+MAX_ERROR_RATIO = 4.0
+"""A layer keeps one range per token if a single range would multiply its squared error by more."""
+# Rows of calibration text that decide this.
 _ROWS = 4096
 
 FloatArray = NDArray[np.float32]
@@ -45,7 +45,7 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How linear layers become int8.
+    """How to convert linear layers to int8.
 
     Attributes:
         scheme: "dynamic" or "static".
@@ -62,11 +62,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ConvertedLayer:
-    """What became of a linear layer.
+    """The outcome for one linear layer.
 
     Attributes:
-        error: mean squared error of its output on calibration text, as a part of the output's mean
-            square; None without text.
+        error: mean squared error of its output on calibration text, as a fraction of the output's
+            mean square; None without text.
         smoothing: strength with which outlier channels of its input went into its weights, 0 for none.
     """
 
@@ -99,10 +99,10 @@ class Converted:
     """A model in int8.
 
     Attributes:
-        exact: the float32 weights, with the factors of smoothing moved as in `quantized`: the same
-            function as before, and each layer can take the place of its int8 form.
+        exact: the float32 weights, with smoothing factors moved as in `quantized`. The model computes
+            the same as before, and each layer can replace its int8 form.
         quantized: every linear layer of the encoder in int8.
-        layers: a report for each.
+        layers: the outcome for each.
     """
 
     exact: EncoderWeights
@@ -137,14 +137,13 @@ def convert_calibrated(
     """Quantize every linear layer of the encoder on calibration text, in the order they run.
 
     The text goes through the encoder once. A layer is quantized when it is reached, on the
-    output of the quantized layers before it: later layers see, and can make up for, the errors of
-    earlier ones. The batch is ragged, so there is no padding that
-    could enter a statistic.
+    output of the quantized layers before it: later layers see the errors of earlier ones and can
+    compensate for them. The batch is ragged, so no padding enters a statistic.
 
     Args:
         spec: the encoder.
         weights: float32 weights.
-        recipe: how.
+        recipe: how to convert them.
         batch: calibration text, at least one token.
         progress: called with a layer's name when it is done.
 
@@ -152,7 +151,7 @@ def convert_calibrated(
         The model in int8.
 
     Raises:
-        CalibrationError: a layer was not reached, or read nothing but zeros.
+        CalibrationError: a layer was not reached, or its input is all zeros.
     """
     places = {id(linear): place for place, linear in linear_places(weights)}
     made: dict[Place, Linear] = {}
@@ -163,8 +162,8 @@ def convert_calibrated(
         place, exact = places[id(linear)], dequantized(linear)
         if not x.any():
             raise CalibrationError(
-                f"{layer_name(exact, place)} reads nothing but zeros on the calibration text; is this "
-                "the model that the text is for?"
+                f"{layer_name(exact, place)} gets nothing but zeros on the calibration text; is the "
+                "text meant for this model?"
             )
         strength = 0.0
         if recipe.scheme == "static" and _can_smooth(spec, weights, place):
@@ -204,8 +203,8 @@ def _quantized(
 ) -> tuple[QuantizedLinear, FloatArray]:
     """Quantize one layer with input x; return it and the int8 engine's output.
 
-    The rows `refined` are quantized once, then again for their residual. A fixed range covers them
-    all the same, because transformers reads them once.
+    The rows `refined` are quantized once, then again for their residual. A fixed range covers
+    them too, because transformers quantizes them only once.
     """
     fixed = _fixed_range(linear, x, recipe)
     read = rounded_rows(x, fixed)
@@ -232,22 +231,22 @@ def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputR
         float(np.square(rounded_rows(rows, found) @ weight - truth).mean())
         for found in (fixed, None)
     )
-    return fixed if by_layer <= DEAREST * by_token else None
+    return fixed if by_layer <= MAX_ERROR_RATIO * by_token else None
 
 
 def _can_smooth(spec: EncoderSpec, weights: EncoderWeights, place: Place) -> bool:
     """Return whether the outlier channels of a layer's input can go into the layer before it.
 
-    They can after attention: its output is linear in the values, so a factor for each feature goes
-    into the rows of the value projection. Before the other layers there is an activation, or a norm
-    whose output a residual reads too.
+    They can after attention: its output is linear in the values, so the rows of the value
+    projection can absorb a factor for each feature. Before the other layers there is an activation, or
+    a norm whose output also feeds a residual connection.
     """
     layer = weights.layers[place[0]]
     return place[1] == "out" and len(layer.qkv.bias) == 3 * spec.hidden_size
 
 
 def _divided(qkv: Linear, factors: FloatArray) -> Linear:
-    """Divide the values, the last outputs of qkv, by a factor each."""
+    """Divide the values, the last outputs of qkv, by one factor per output."""
     whole = np.ones(len(qkv.bias), np.float32)
     whole[-len(factors) :] = factors
     if isinstance(qkv, QuantizedLinear):

@@ -137,7 +137,7 @@ def quantized_config(
 
 
 def _left(weights: EncoderWeights, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
-    """Names of weights with a bias that are no linear layer of the encoder: poolers, other heads."""
+    """List weights with a bias that are not linear layers of the encoder: poolers, other heads."""
     prefixes = {p.prefix for _, linear in linear_places(weights) for p in linear.parts}
     prefix = prefixes.pop() if len(prefixes) == 1 else ""
     return [
@@ -156,8 +156,8 @@ def write_folder(
     """Write a model folder beside its place, then move it there in one step.
 
     Args:
-        target: the new folder; its parent exists or can be made.
-        source: the model whose tokenizer, modules and prompts are taken over.
+        target: the new folder; its parent exists or can be created.
+        source: the model whose tokenizer, modules and prompts are copied.
         tensors: the weights.
         config: config.json.
         card: README.md.
@@ -178,7 +178,7 @@ def write_folder(
             place = folder / file.relative_to(source.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
-        # Through memory: the library's own writer hides which error the disk gave.
+        # Serialized in memory: the library's own writer hides the disk's error.
         (transformer / SINGLE).write_bytes(save(tensors, {"format": "pt"}))
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (transformer / "config.json").write_text(text, encoding="utf-8")
@@ -195,7 +195,7 @@ def require_new(target: Path) -> None:
     """Check that there is nothing at the target yet.
 
     Raises:
-        QuantizationError: there is.
+        QuantizationError: there is something.
     """
     if target.exists() or target.is_symlink():
         raise QuantizationError(
@@ -228,7 +228,7 @@ def _companions(source: ModelFolder) -> list[Path]:
 
 
 def _keep_prompts(path: Path, source: ModelFolder) -> None:
-    """Write down prompts that are known by the model's name alone: the new folder has another."""
+    """Store prompts that are known only by the model's name: the new folder has another name."""
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if source.prompts and not settings.get("prompts"):
         settings["prompts"] = source.prompts
@@ -237,7 +237,7 @@ def _keep_prompts(path: Path, source: ModelFolder) -> None:
 
 @contextmanager
 def _new_folder(target: Path, needed: int) -> Iterator[Path]:
-    """Give a folder beside the target that takes its place when the block ends, or vanishes."""
+    """Yield a folder that is renamed to the target when the block ends, and removed if it fails."""
     target = target.absolute()
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:

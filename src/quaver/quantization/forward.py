@@ -1,4 +1,4 @@
-"""The forward pass that calibration watches: NumPy, float32, with a hook at every linear layer.
+"""The forward pass for calibration, in NumPy and float32; a callback computes every linear layer.
 
 T tokens in the batch, N sequences, H hidden size, I intermediate size.
 """
@@ -33,7 +33,7 @@ ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
 def run_layers(
     spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch, *, apply: ApplyLinear
 ) -> FloatArray:
-    """Run the encoder's layers; the head and pooling, which stay in float32, are left out.
+    """Run the encoder's layers, without pooling and head, which stay in float32.
 
     Formula:
         h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
@@ -41,8 +41,9 @@ def run_layers(
     Args:
         spec: the encoder.
         weights: its weights.
-        batch: N sequences of T tokens together.
-        apply: computes a linear layer, float32 (T, K) to (T, O); sees every layer in the order they run.
+        batch: N sequences, T tokens in total.
+        apply: computes a linear layer, float32 (T, K) to (T, O); called for every layer in
+            the order they run.
 
     Returns:
         float32 (T, H), the output of the last layer, before a final norm.
@@ -55,7 +56,7 @@ def run_layers(
 
 
 def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
-    """Sum the embeddings of every token and normalize the sum; float32 (T, H)."""
+    """Add the embeddings of each token and normalize the sum; float32 (T, H)."""
     total = weights.word[batch.ids]
     if weights.position is not None:
         total = total + weights.position[_places(batch.offsets) + spec.position_offset]
@@ -66,7 +67,7 @@ def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Floa
 
 
 def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:
-    """Return the place of every token in its own sequence, (T,)."""
+    """Return the position of each token in its sequence, int (T,)."""
     return np.concatenate([np.arange(n) for n in np.diff(offsets)] or [np.arange(0)])
 
 
@@ -81,7 +82,7 @@ def run_layer(
     """Run one layer.
 
     Formula:
-        norm behind:  a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
+        norm last:    a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
         norm first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
         inner(v) = act(up(v)), with a gate act(first half of up(v)) * second half
 
@@ -162,7 +163,7 @@ def activate(x: FloatArray, activation: Activation) -> FloatArray:
 
     Args:
         x: float32, any shape.
-        activation: which one.
+        activation: its name.
 
     Returns:
         float32, the shape of x.
@@ -195,12 +196,12 @@ def _erf(x: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Positions:
-    """Relative positions that tokens attend to, in one layer.
+    """The relative position embeddings of one layer.
 
     Attributes:
-        queries: float32 (2S, H).
-        keys: float32 (2S, H).
-        rows: int32 (2R - 1,), see `relative_rows`.
+        queries: float32 (2S, H), the embeddings projected as queries.
+        keys: float32 (2S, H), the embeddings projected as keys.
+        rows: int32 (2R - 1,), the row of both for each distance; see `relative_rows`.
     """
 
     queries: FloatArray
@@ -209,7 +210,7 @@ class Positions:
 
 
 def rotate(qkv: FloatArray, cosine: FloatArray, sine: FloatArray, heads: int) -> FloatArray:
-    """Turn every head of query and key by the angles of its token's place.
+    """Apply rotary position embeddings to the heads of query and key.
 
     Formula:
         (a, b) to (a cos - b sin, b cos + a sin), a the first half of a head and b the second
@@ -241,7 +242,7 @@ def attention(
     bias: FloatArray | None = None,
     positions: Positions | None = None,
 ) -> FloatArray:
-    """Let every token look at the tokens of its own sequence.
+    """Compute attention within each sequence.
 
     Formula:
         softmax(q k^T / sqrt(D) + bias) v, for each sequence and head, D = H / heads; with positions
@@ -251,9 +252,9 @@ def attention(
         qkv: float32 (T, 3H), query, key and value side by side.
         offsets: int32 (N + 1,).
         heads: number of heads.
-        window: tokens further apart do not see each other.
-        bias: float32 (heads, 2R - 1), by distance, see `EncoderWeights`.
-        positions: relative positions that tokens attend to.
+        window: largest distance at which tokens attend to each other; None for no limit.
+        bias: float32 (heads, 2R - 1), by distance; see `EncoderWeights`. None for no bias.
+        positions: relative position embeddings, or None.
 
     Returns:
         float32 (T, H).

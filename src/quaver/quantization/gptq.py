@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from quaver.models import LinearWeights, QuantizedLinear, quantize_weight
 
-# Added to the diagonal of x^T x, as a part of its mean: texts that never use a direction must not
-# decide its rounding.
+# Added to the diagonal of x^T x, as a fraction of its mean: directions that the texts never use must not
+# decide how weights are rounded.
 _DAMPING = 0.01
 _BLOCK = 128
 

@@ -14,7 +14,7 @@ OBSERVERS: tuple[Observer, ...] = ("minmax", "percentile", "mse")
 
 # The share of values that "percentile" leaves outside, half of it on each side.
 PERCENTILE_OUTSIDE = 2e-4
-# Rows that "mse" looks at, and the parts of the whole range that it tries.
+# Rows that "mse" uses, and the fractions of the whole range that it tries.
 _MSE_ROWS = 2048
 _MSE_PARTS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
@@ -32,7 +32,7 @@ def observed_range(
 
     Args:
         x: float32 (T, K), the layer's input, T at least 1.
-        observer: which one.
+        observer: its name.
         importance: float32 (K,), how much an error in a feature counts: the sum of the squares of its
             weights.
 

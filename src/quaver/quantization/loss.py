@@ -15,20 +15,20 @@ from quaver.models import EncoderSpec, EncoderWeights, TokenBatch
 from quaver.quantization.convert import Place, linear_places, with_linears
 
 _MAX_BATCH_TOKENS = 16384
-# Texts on which each layer is measured by itself: the shares only say in which order to try.
+# Texts on which each layer is measured alone: the shares only decide the order to try.
 _SHARE_TEXTS = 32
 
 
 @dataclass(frozen=True)
 class Bounded:
-    """A model whose loss holds a bound.
+    """A model whose loss is within a bound.
 
     Attributes:
-        weights: int8 but for `kept`.
+        weights: int8, except for the layers in `kept`.
         kept: the layers in float32.
         loss: of these weights.
-        shares: the loss of each layer alone, divided by the sum over all; empty when the bound held
-            with every layer in int8.
+        shares: the loss of each layer alone, divided by the sum over all; empty if the bound
+            is met with every layer in int8.
         slowdown: time with the kept layers in float32 / time with all in int8, or None.
     """
 
@@ -58,7 +58,7 @@ class LossMeter:
         self._truth = self._outputs(Engine(spec, weights, precision="float32"), batch)
 
     def loss(self, weights: EncoderWeights, texts: int | None = None) -> float:
-        """Measure weights, on the first `texts` texts or on all."""
+        """Return the loss of some weights on the first `texts` texts, or on all."""
         count = len(self._batch) if texts is None else min(texts, len(self._batch))
         outputs = self._outputs(
             Engine(self._spec, weights, precision=None), self._batch.select(0, count)
@@ -66,7 +66,7 @@ class LossMeter:
         return self._difference(outputs, self._truth[:count])
 
     def seconds(self, engines: Sequence[EncoderWeights]) -> list[float]:
-        """Time several weights on the text, in turns; the median of five runs each."""
+        """Time several weights on the text in turns; return the median of five runs for each."""
         made = [Engine(self._spec, weights, precision=None) for weights in engines]
         runs: list[list[float]] = [[] for _ in made]
         for _ in range(6):
@@ -98,18 +98,18 @@ def keep_within(
     """Keep the layers that cost most in float32 until the loss is within a bound.
 
     Each layer is measured alone: it in int8, all others in float32. Then layers go back to float32,
-    the one with the largest loss first, until the loss of the whole model holds the bound; with all of
-    them in float32 it is 0.
+    the one with the largest loss first, until the loss of the whole model is within the bound. With all
+    of them in float32 it is 0.
 
     Args:
-        meter: measures.
+        meter: measures the loss.
         exact: float32 weights.
         quantized: the same in int8.
         bound: the largest loss allowed, see `LossMeter`.
         progress: called with the name of each step.
 
     Returns:
-        The weights that hold the bound.
+        Weights whose loss is within the bound.
     """
     loss = meter.loss(quantized)
     if loss <= bound:

@@ -15,9 +15,9 @@ class LayerReport:
     """One linear layer of the encoder.
 
     Attributes:
-        name: of its tensors; "a.query+key+value" where several were stacked.
-        precision: "dynamic" or "static" int8, or "float32" where it was kept.
-        error: mean squared error of its int8 output on calibration text, as a part of the output's
+        name: of its tensors; "a.query+key+value" if several are stacked.
+        precision: "dynamic" or "static" int8, or "float32" if it was kept.
+        error: mean squared error of its int8 output on calibration text, as a fraction of the output's
             mean square; None without text.
         smoothing: strength of SmoothQuant, 0 for none.
         share: its share of the loss: with it alone in int8, divided by the sum over all layers; None
@@ -49,7 +49,7 @@ class QuantizationReport:
             cross-encoder 1 - the correlation of its scores. None without calibration text.
         max_loss: the requested bound, or None.
         slowdown: time of the samples with the layers that were kept in float32, divided by the time
-            with all layers in int8; None where none was kept.
+            with all layers in int8; None if none was kept.
         source_bytes: size of the model's weights file or files.
         target_bytes: size of the new folder.
         seconds: from start to end.

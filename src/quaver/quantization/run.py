@@ -1,4 +1,4 @@
-"""`quantize`: a model folder in, an int8 model folder out."""
+"""`quantize`: write an int8 folder of a model."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def quantize(
     token: str | bool | None = None,
     show_progress_bar: bool = False,
 ) -> QuantizationReport:
-    """Write an int8 folder of a model, an embedder or a cross-encoder.
+    """Write an embedding model or cross-encoder as an int8 folder.
 
     The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
     `transformers` and `sentence-transformers` where compressed-tensors is installed. It appears
@@ -87,10 +87,10 @@ def quantize(
 
     Args:
         source: local folder, or hub id, of a model in floats.
-        target: the new folder; nothing may be there.
+        target: the new folder; it must not exist.
         scheme: "dynamic" finds a range for each token's activations at run time; "static" has one
-            range for each layer, found on calibration text, except for layers where that
-            multiplies the error by more than 4.
+            range for each layer, found on calibration text. A layer whose squared error this
+            would multiply by more than 4 keeps one range per token.
         calibration: text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, the id of a
             data set, or texts; a file or data set may be followed by ":" and a column. Needed for the
             static scheme, for "gptq" and for max_loss.
@@ -99,17 +99,17 @@ def quantize(
         rounding: how weights are rounded: "nearest", or "gptq", which changes a layer's output on
             the text least. None is "gptq" if there is text.
         observer: how static ranges are found: "minmax", "percentile" or "mse".
-        strict: use one range for those layers, too.
+        strict: use a single range for these layers, too.
         max_loss: the largest loss allowed on the samples, as a fraction: 0.003 is 0.3 %. The loss is
             1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
-            correlation of its scores. Layers that cost most stay in float32 until it holds.
+            correlation of its scores. The layers that cost most stay in float32 until the loss is within it.
         words: how the word embeddings are stored, "int8" (one scale for each row) or "float16"; they
             are float32 in memory either way.
         pooling: as for `Embedder.from_pretrained`, for a folder that does not say how to pool.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
         token: access token of the hub.
-        show_progress_bar: a bar on stderr.
+        show_progress_bar: show a bar on stderr.
 
     Returns:
         The report.
@@ -253,7 +253,7 @@ def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> 
 
 
 def _pair(text: str) -> tuple[str, str]:
-    """Make a query and a document of a text: its first twelve words, and the whole."""
+    """Make a query and a document from a text: its first twelve words, and the whole text."""
     return " ".join(text.split()[:12]), text
 
 
