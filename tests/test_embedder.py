@@ -527,11 +527,11 @@ def test_a_model_is_loaded_by_from_pretrained(tiny_folder: Path) -> None:
     ("call", "options", "advice"),
     [
         ("encode", {"batch_size": 32}, "max_batch_tokens bounds its memory"),
-        ("encode", {"normalize_embeddings": True}, "it is normalize here"),
+        ("encode", {"normalize_embeddings": True}, "use normalize"),
         ("encode", {"convert_to_tensor": True}, "torch.from_numpy"),
         ("encode", {"convert_to_numpy": True}, "results are NumPy arrays"),
         ("encode", {"device": "cpu"}, "runs on the CPU"),
-        ("encode", {"precision": "int8"}, "it is output here"),
+        ("encode", {"precision": "int8"}, "use output"),
         ("encode", {"output_value": "token_embeddings"}, "one vector for each text"),
         ("encode_query", {"prompt": "query: "}, r"encode\(texts, prompt=...\)"),
         ("encode_document", {"prompt_name": "x"}, r"encode\(texts, prompt_name=...\)"),

@@ -163,7 +163,7 @@ def test_pairs_that_are_none(exact: CrossEncoder, pairs: Any, message: str) -> N
 def test_rankers_are_loaded_by_from_pretrained(folder: Path) -> None:
     with pytest.raises(InputError, match=r"CrossEncoder.from_pretrained\('cross-encoder/x'\)"):
         CrossEncoder("cross-encoder/x")  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"'max_length' .it is max_seq_length here"):
+    with pytest.raises(TypeError, match=r"'max_length' .use max_seq_length"):
         CrossEncoder.from_pretrained(folder, max_length=32)  # type: ignore[call-arg]
     with pytest.raises(InputError, match=r"give it Embedder.from_pretrained\('x'\)"):
         BiEncoderRanker("x")  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def test_rankers_are_loaded_by_from_pretrained(folder: Path) -> None:
 def test_keywords_of_sentence_transformers_name_ours(exact: CrossEncoder) -> None:
     with pytest.raises(TypeError, match=r"predict\(\) does not take 'batch_size'"):
         exact.predict(PAIRS, batch_size=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"'activation_fn' .it is activation here"):
+    with pytest.raises(TypeError, match=r"'activation_fn' .use activation"):
         exact.predict(PAIRS, activation_fn=None)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match=r"'return_documents' .*has its document as text"):
         exact.rank(QUERY, DOCUMENTS, return_documents=True)  # type: ignore[call-arg]

@@ -38,8 +38,8 @@ _ACTIVATIONS: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "i
 
 _PREDICT = {
     **SENTENCE_TRANSFORMERS,
-    "activation_fct": "it is activation here: 'sigmoid' or 'identity'",
-    "activation_fn": "it is activation here: 'sigmoid' or 'identity'",
+    "activation_fct": "use activation: 'sigmoid' or 'identity'",
+    "activation_fn": "use activation: 'sigmoid' or 'identity'",
     "apply_softmax": "take the plain scores (activation='identity') and apply it to them",
     "inputs": "give the pairs as the first argument",
     "sentences": "give the pairs as the first argument",

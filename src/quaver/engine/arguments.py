@@ -14,44 +14,44 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 SENTENCE_TRANSFORMERS: Mapping[str, str] = {
-    "batch_size": "leave it out: a batch costs its tokens, and max_batch_tokens bounds its memory",
+    "batch_size": "leave it out: a batch costs only its tokens, and max_batch_tokens bounds its memory",
     "chunk_size": "leave it out: one call takes any number of texts",
     "convert_to_numpy": "leave it out: results are NumPy arrays",
     "convert_to_tensor": "results are NumPy arrays: torch.from_numpy(result) makes a tensor",
-    "device": "leave it out: the engine runs on the CPU; from_pretrained takes threads",
+    "device": "leave it out: the engine runs on the CPU; set threads in from_pretrained",
     "inputs": "give the texts as the first argument",
-    "normalize_embeddings": "it is normalize here; None does what the model folder says",
+    "normalize_embeddings": "use normalize; None follows the model folder",
     "output_value": "leave it out: the result is one vector for each text",
-    "pool": "leave it out: one call uses every core; from_pretrained takes threads",
-    "precision": "it is output here: 'float32', 'int8' or 'binary'",
+    "pool": "leave it out: one call uses every core; set threads in from_pretrained",
+    "precision": "use output: 'float32', 'int8' or 'binary'",
     "sentences": "give the texts as the first argument",
-    "task": "it is prompt_name here",
+    "task": "use prompt_name",
 }
-"""What to do instead of each argument that sentence-transformers' calls have and Quaver's lack."""
+"""What to do instead of the arguments of sentence-transformers' calls that Quaver does not have."""
 
 LOADING: Mapping[str, str] = {
     "activation_fn": "predict takes activation",
     "backend": "leave it out: the engine is Quaver's own",
     "cache_folder": "set the environment variable HF_HUB_CACHE",
-    "config_kwargs": "leave it out: the configuration is the folder's",
+    "config_kwargs": "leave it out: the configuration comes from the folder",
     "default_prompt_name": "name the prompt in encode(texts, prompt_name=...)",
     "device": "leave it out: the engine runs on the CPU, with as many threads as threads says",
-    "dtype": "it is precision here: 'int8' or 'float32'",
-    "max_length": "it is max_seq_length here",
-    "model_kwargs": "leave it out: precision, threads and isa are arguments of their own",
+    "dtype": "use precision: 'int8' or 'float32'",
+    "max_length": "use max_seq_length",
+    "model_kwargs": "leave it out: precision, threads and isa are separate arguments",
     "model_name_or_path": "give the name or folder as the first argument",
-    "num_labels": "leave it out: the model folder says it",
-    "processor_kwargs": "leave it out: max_seq_length is an argument of its own",
-    "similarity_fn_name": "leave it out: the model folder says it",
-    "tokenizer_kwargs": "leave it out: max_seq_length is an argument of its own",
-    "torch_dtype": "it is precision here: 'int8' or 'float32'",
-    "trust_remote_code": "leave it out: no code of a model folder is run",
-    "use_auth_token": "it is token here",
+    "num_labels": "leave it out: it comes from the model folder",
+    "processor_kwargs": "leave it out: max_seq_length is a separate argument",
+    "similarity_fn_name": "leave it out: it comes from the model folder",
+    "tokenizer_kwargs": "leave it out: max_seq_length is a separate argument",
+    "torch_dtype": "use precision: 'int8' or 'float32'",
+    "trust_remote_code": "leave it out: no code from a model folder is run",
+    "use_auth_token": "use token",
 }
-"""The same for the arguments with which sentence-transformers loads a model."""
+"""The same for the arguments that load a model in sentence-transformers."""
 
 MIGRATION = "docs/guide/migration.md"
-"""The page that lists them all."""
+"""The page that lists all of them."""
 
 
 def explain_keywords(
