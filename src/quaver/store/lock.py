@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import time
 from pathlib import Path
 
 from quaver.errors import StoreLockedError, StoreWriteError
@@ -25,45 +22,33 @@ class StoreLock:
 
         Raises:
             StoreLockedError: Another process holds the lock.
-            StoreWriteError: The lock file cannot be opened for writing.
+            StoreWriteError: The lock file cannot be opened for writing, or its file system has no
+                locks.
         """
+        from filelock import FileLock, Timeout
+
+        # Not thread_local: a store is opened by one thread and closed by another. Not soft: a lock
+        # that is only a file stays behind a killed process.
+        self._lock = FileLock(
+            store / FILE_NAME,
+            mode=0o666,
+            thread_local=False,
+            fallback_to_soft=False,
+            preserve_lock_file=True,
+        )
         try:
-            self._file = os.open(store / FILE_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._lock.acquire(timeout=wait, poll_interval=_PAUSE)
+        except Timeout:
+            raise StoreLockedError(
+                f"one process at a time can write to a store: {store} is open in another; "
+                "wait for it (--wait); searching needs no lock"
+            ) from None
         except OSError as error:
             raise StoreWriteError(
-                f"the store at {store} must be writable to write to it: {error.strerror}; "
+                f"the store at {store} must be writable to write to it: {error.strerror or error}; "
                 "with read_only it can be searched"
             ) from error
-        patience = time.monotonic() + wait
-        try:
-            while not self._taken():
-                if time.monotonic() >= patience:
-                    raise StoreLockedError(
-                        f"one process at a time can write to a store: {store} is open in another; "
-                        "wait for it (--wait); searching needs no lock"
-                    )
-                time.sleep(_PAUSE)
-        except OSError as error:
-            os.close(self._file)
-            raise StoreWriteError(f"cannot lock the store at {store}: {error.strerror}") from error
-        except BaseException:
-            os.close(self._file)
-            raise
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    @property
-    def held(self) -> bool:
-        """Whether the lock has not been released."""
-        return self._file >= 0
 
     def release(self) -> None:
         """Release the lock; further calls do nothing."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        self._lock.release()
