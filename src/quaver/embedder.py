@@ -63,14 +63,14 @@ BLOCK_SIZE = 4096
 
 _ENCODE = {
     **SENTENCE_TRANSFORMERS,
-    "prompt": "encode(texts, prompt=...) puts a prompt of your own before every text",
+    "prompt": "encode(texts, prompt=...) puts your own prompt before every text",
     "prompt_name": "encode(texts, prompt_name=...) takes one of the model's prompts by name",
 }
 
 _ENCODE_ITER = {
     **_ENCODE,
     "batch_size": "block_size is the number of texts in a block; max_batch_tokens bounds a batch",
-    "show_progress_bar": "encode(texts, show_progress_bar=True) has it; here the total is unknown",
+    "show_progress_bar": "encode(texts, show_progress_bar=True) shows a bar; the total is unknown here",
 }
 
 
@@ -81,9 +81,9 @@ class Embedder:
         documents = model.encode_document(["Paris is the capital of France.", "Rome is in Italy."])
         model.similarity(model.encode_query("What is the capital of France?"), documents)
 
-    An embedder holds no state that a call changes; threads may share it. It pickles as the name of
-    its model and the options it was loaded with, so a worker that receives one loads the model
-    itself; `token` is left out, and a model whose files differ there is refused.
+    Calls do not change an embedder, so threads can share it. Pickling stores the model's name and the
+    options, so a worker loads the model itself. `token` is not stored, and unpickling fails if the
+    model's files differ.
 
     Attributes:
         name: hub id or folder name.
@@ -92,9 +92,9 @@ class Embedder:
         spec: the encoder as data.
         precision: "int8" or "float32".
         prompts: words that go before a text, by name.
-        default_prompt_name: the prompt `encode` uses when none is named.
-        max_seq_length: most tokens of a text, special tokens included; longer texts are cut.
-        truncate_dim: leading components kept of every vector, or None for all.
+        default_prompt_name: the prompt that `encode` uses by default, or None.
+        max_seq_length: most tokens of a text, special tokens included; longer texts are truncated.
+        truncate_dim: number of leading components that every vector keeps, or None for all.
         normalize: whether vectors have length 1.
         tokenizer: the model's tokenizer.
         fingerprint: 64 hex digits that say which vectors can be compared: the model's files,
@@ -118,7 +118,7 @@ class Embedder:
             truncate_dim: leading components kept; None uses the folder's, else all.
 
         Raises:
-            InputError: an argument is outside its rule.
+            InputError: an argument is invalid.
         """
         check_loaded("Embedder", model, LoadedModel)
         folder, spec = model.folder, model.spec
@@ -175,8 +175,8 @@ class Embedder:
                 follows the folder.
             pooling: "cls", "mean", "max", "lasttoken" or "mean_sqrt_len_tokens", or several joined by
                 "+", for a folder that does not say how to pool; refused if it says otherwise.
-            normalize: whether vectors get length 1; None follows modules.json (no modules.json:
-                they do not).
+            normalize: whether vectors get length 1; None follows modules.json; without it,
+                they are not normalized.
             prompts: prompts by name, instead of the folder's.
             threads: threads of the engine; None uses the CPUs this process may use.
             isa: force an instruction set; None uses the best.
@@ -190,7 +190,7 @@ class Embedder:
             ModelNotFoundError: no such folder or hub model.
             ModelError: the folder is broken, not supported, or does not say how to pool; see the
                 subclasses.
-            InputError: an argument is outside its rule.
+            InputError: an argument is invalid.
             InstructionSetError: isa is unknown or not available here.
         """
         model = load_model(
@@ -220,7 +220,7 @@ class Embedder:
 
     @property
     def dimension(self) -> int:
-        """D, the components of a vector."""
+        """The dimension D of the vectors."""
         return self.truncate_dim or self.spec.outputs
 
     @property
@@ -230,17 +230,17 @@ class Embedder:
 
     @property
     def isa(self) -> str:
-        """The instruction set the engine runs."""
+        """The instruction set that the engine uses."""
         return self._engine.isa
 
     @property
     def threads(self) -> int:
-        """The threads the engine runs."""
+        """The number of threads that the engine uses."""
         return self._engine.threads
 
     @property
     def document_prompt(self) -> str:
-        """What `encode_document` puts before a text: prompt "document", else "passage", else ""."""
+        """The prompt of documents: the one named "document", else "passage", else ""."""
         return document_prompt(self.prompts)
 
     @overload
@@ -316,8 +316,8 @@ class Embedder:
 
         Formula:
             v = pool(encoder(prompt + text))[:truncate_dim], then v / |v| if normalize; then
-            `output`, see `quaver.engine.postprocessing.convert`. A text that begins with the prompt does not get
-            it twice.
+            `output`, see `quaver.engine.postprocessing.convert`. A text that already begins with the prompt
+            does not get it twice.
 
         Args:
             texts: one text, or any sequence of texts; empty texts and lists are valid.
@@ -326,15 +326,15 @@ class Embedder:
             normalize: overrides the model's own.
             truncate_dim: overrides the model's own; 1 to all.
             output: "float32", "int8" (unit vectors times 127, rounded) or "binary" (packed signs).
-            max_batch_tokens: most tokens in one native call; bounds the memory, changes no vector.
-            show_progress_bar: a bar on stderr.
+            max_batch_tokens: most tokens in one native call; bounds the memory and does not change vectors.
+            show_progress_bar: show a bar on stderr.
 
         Returns:
             (D,) for a str, (N, D) for N texts, also for N = 0; float32 or int8, C-contiguous. "binary"
             is uint8 with ceil(D / 8) columns.
 
         Raises:
-            InputError: an argument or a text is outside its rule; a text's position is named.
+            InputError: an argument or a text is invalid; the message has a text's position.
         """
         return self.encode_with_report(
             texts,
@@ -532,9 +532,9 @@ class Embedder:
                 for vectors in model.encode_iter(lines, prompt=model.document_prompt):
                     ...
 
-        The arguments are checked at once. Texts are then read as the blocks are asked for, in the
-        caller's thread, and never more than one block of them. Nothing runs between two blocks, so
-        the iterator may be closed or dropped at any time.
+        Arguments are checked immediately. Texts are read in the caller's thread, one block at a time,
+        when the block is requested. Nothing runs between blocks, so the iterator can be closed or
+        dropped at any time.
 
         Args:
             texts: any iterable of texts, such as a generator or an open file; it may be endless.
@@ -544,15 +544,15 @@ class Embedder:
             truncate_dim: as for `encode`.
             output: as for `encode`.
             max_batch_tokens: as for `encode`.
-            block_size: texts in a block; the last block has those that are left. Changes no vector.
+            block_size: texts in a block; the last block may be smaller. Does not change vectors.
 
         Returns:
             An iterator over the blocks, in the order of the texts, each as `encode` returns it:
-            float32 (B, D), int8 (B, D) or uint8 (B, ceil(D / 8)). No texts are no blocks.
+            float32 (B, D), int8 (B, D) or uint8 (B, ceil(D / 8)). Without texts there are no blocks.
 
         Raises:
-            InputError: an argument or a text is outside its rule; a text's position among all
-                texts is named. The blocks before it have been returned by then.
+            InputError: an argument or a text is invalid; the message has a text's position
+                among all texts. Earlier blocks have been returned by then.
         """
         if isinstance(texts, str):
             raise InputError("texts must be an iterable of str: got one str; encode(text) takes it")
@@ -625,7 +625,7 @@ class Embedder:
         return convert(pooled, normalize=self.normalize, output="float32")
 
     def encode_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Turn token ids into vectors, for callers with a tokenizer of their own.
+        """Turn token ids into vectors, for callers with their own tokenizer.
 
         Args:
             ids: int32 (T,), the tokens of all texts, special tokens included, each in [0, V).
@@ -635,7 +635,7 @@ class Embedder:
             float32 (N, D), C-contiguous.
 
         Raises:
-            InputError: an array is not int32, or offsets do not rise from 0 to T.
+            InputError: an array is not int32, or offsets do not increase from 0 to T.
             TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
         """
         return self._encode_tokens(TokenBatch(ids, offsets, None, 0))
@@ -644,7 +644,7 @@ class Embedder:
         """Compare every vector of a with every vector of b.
 
         By cosine, or as the model folder says; see `similarity_fn_name`. Distances are negative,
-        so that more is nearer.
+        so larger means more similar.
 
         Args:
             a: float32 or int8, (D,) or (N, D).
@@ -654,7 +654,7 @@ class Embedder:
             float32 (N, M); a single vector drops its axis: (D,) with (M, D) returns (M,).
 
         Raises:
-            InputError: the vectors have other shapes, different dimensions, or are binary.
+            InputError: the vectors have the wrong shape, different dimensions, or are binary.
         """
         return similarity(a, b, metric=self._metric)
 
@@ -687,7 +687,7 @@ def tokenize_documents(embedder: Embedder, texts: Sequence[str]) -> TokenBatch:
         Their tokens, with the document prompt before each text.
 
     Raises:
-        InputError: a text is outside its rule; its position is named.
+        InputError: a text is invalid; the message has its position.
     """
     prompt = embedder.document_prompt
     return embedder.tokenizer.encode([with_prompt(prompt, text) for text in texts])
@@ -721,7 +721,7 @@ def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> Embe
     embedder = Embedder.from_pretrained(source, **options)
     if embedder.fingerprint != fingerprint:
         raise ModelFolderError(
-            f"a pickled embedder needs the files it was made with: {source} has others here; load "
+            f"a pickled embedder needs the files that it was made with: {source} has others here; load "
             "the model where it is used, with Embedder.from_pretrained(...)"
         )
     return embedder

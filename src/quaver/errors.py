@@ -8,7 +8,7 @@
     │   ├── UnsupportedArchitectureError   an architecture, or one of its options, that Quaver does not run
     │   ├── PoolingError                   the folder does not say how to pool, and no argument does
     │   └── TokenizerError                 the tokenizer is missing, broken or does not fit the vocabulary
-    ├── InputError (ValueError)            an argument of a call is outside its rule
+    ├── InputError (ValueError)            an argument of a call is invalid
     │   └── TokenRangeError                a token, token type or position id is outside its table
     ├── EngineError                        the native engine cannot run as asked, or returns NaN
     │   └── InstructionSetError            the instruction set is unknown, or this machine lacks it
@@ -70,7 +70,7 @@ class TokenizerError(ModelError):
 
 
 class InputError(QuaverError, ValueError):
-    """An argument of a call is outside its rule."""
+    """An argument of a call is invalid."""
 
 
 class TokenRangeError(InputError):

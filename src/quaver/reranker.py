@@ -33,23 +33,23 @@ from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureE
 from quaver.models import choose_prompt
 
 ScoreActivation = Literal["sigmoid", "identity"]
-# The classes of torch that the usual models name; nothing of a name is ever imported.
+# The torch classes that common models name; they are never imported.
 _ACTIVATIONS: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
 
 _PREDICT = {
     **SENTENCE_TRANSFORMERS,
     "activation_fct": "use activation: 'sigmoid' or 'identity'",
     "activation_fn": "use activation: 'sigmoid' or 'identity'",
-    "apply_softmax": "take the plain scores (activation='identity') and apply it to them",
+    "apply_softmax": "apply it to the plain scores (activation='identity')",
     "inputs": "give the pairs as the first argument",
     "sentences": "give the pairs as the first argument",
 }
 _RANK = {
     **_PREDICT,
-    "activation_fct": "predict(pairs, activation=...) has it",
-    "activation_fn": "predict(pairs, activation=...) has it",
+    "activation_fct": "use predict(pairs, activation=...)",
+    "activation_fn": "use predict(pairs, activation=...)",
     "return_documents": "leave it out: every result has its document as text",
-    "show_progress_bar": "predict(pairs, show_progress_bar=True) has it",
+    "show_progress_bar": "use predict(pairs, show_progress_bar=True)",
 }
 
 
@@ -69,7 +69,7 @@ class Ranked:
 
 
 class Ranker(ABC):
-    """A model that puts documents in order for a query: a `CrossEncoder` or a `BiEncoderRanker`.
+    """A model that ranks documents for a query: a `CrossEncoder` or a `BiEncoderRanker`.
 
     ranker = Ranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
     ranker.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
@@ -89,7 +89,7 @@ class Ranker(ABC):
         local_files_only: bool = False,
         token: str | bool | None = None,
     ) -> Ranker:
-        """Load a model that ranks, whichever kind it is.
+        """Load a cross-encoder or an embedding model as a ranker.
 
         Args:
             name_or_path: local folder, or hub id.
@@ -109,7 +109,7 @@ class Ranker(ABC):
             UnsupportedArchitectureError: the model is neither a cross-encoder nor an embedding
                 model.
             ModelError: the folder is broken; see the subclasses.
-            InputError: an argument is outside its rule.
+            InputError: an argument is invalid.
             InstructionSetError: isa is unknown or not available here.
         """
         options: dict[str, Any] = {
@@ -137,7 +137,7 @@ class Ranker(ABC):
     def rank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None
     ) -> list[Ranked]:
-        """Put documents in order for a query, the best first."""
+        """Rank documents for a query, best first."""
 
 
 class CrossEncoder(Ranker):
@@ -149,8 +149,7 @@ class CrossEncoder(Ranker):
         model = CrossEncoder.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
         model.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
 
-    A cross-encoder holds no state that a call changes; threads may share it. It pickles as an
-    `Embedder` does.
+    Calls do not change a cross-encoder, so threads can share it. It pickles like an `Embedder`.
 
     Attributes:
         name: hub id or folder name.
@@ -159,10 +158,10 @@ class CrossEncoder(Ranker):
         max_seq_length: most tokens of query and document together, special tokens included.
         labels: number of scores for a pair; 1 for a reranker.
         label_names: their names, as config.json has them.
-        activation: what `predict` applies to the scores by default: what the model says, else "sigmoid"
-            for one label and "identity" for several.
+        activation: what `predict` applies to the scores by default: as the model folder says, else
+            "sigmoid" for one label and "identity" for several.
         prompts: texts that go before the first text of a pair, by name; most models have none.
-        default_prompt_name: the prompt used when none is named.
+        default_prompt_name: the prompt used by default, or None.
         tokenizer: the model's tokenizer.
     """
 
@@ -224,7 +223,7 @@ class CrossEncoder(Ranker):
         Raises:
             ModelNotFoundError: no such folder or hub model.
             ModelError: the folder is broken or not supported; see the subclasses.
-            InputError: an argument is outside its rule.
+            InputError: an argument is invalid.
             InstructionSetError: isa is unknown or not available here.
         """
         model = load_classifier(
@@ -252,12 +251,12 @@ class CrossEncoder(Ranker):
 
     @property
     def isa(self) -> str:
-        """The instruction set the engine runs."""
+        """The instruction set that the engine uses."""
         return self._engine.isa
 
     @property
     def threads(self) -> int:
-        """The threads the engine runs."""
+        """The number of threads that the engine uses."""
         return self._engine.threads
 
     @explain_keywords(_PREDICT)
@@ -276,22 +275,22 @@ class CrossEncoder(Ranker):
         Formula:
             activation(head(encoder(prompt + query, document)))
 
-        A document too long to fit with its query is cut; a query never is.
+        A document that does not fit with its query is truncated; a query never is.
 
         Args:
             pairs: (query, document), or any two texts.
             prompt_name: a name in `prompts`; None uses the model's default prompt, if it has one.
             prompt: a text to put before every query, instead of a named one; "" for no prompt.
             activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
-            max_batch_tokens: most tokens in one native call; bounds the memory, changes no score.
-            show_progress_bar: a bar on stderr.
+            max_batch_tokens: most tokens in one native call; bounds the memory and does not change scores.
+            show_progress_bar: show a bar on stderr.
 
         Returns:
-            float32 (N,) of a model with one label, (N, labels) of one with several.
+            float32 (N,) for a model with one label, (N, labels) for several.
 
         Raises:
-            InputError: an argument or a pair is outside its rule, or a query leaves no room for its
-                document; its position is named.
+            InputError: an argument or a pair is invalid, or a query leaves no room for its
+                document; the message has its position.
         """
         chosen = self.activation if activation is None else activation
         if chosen not in _ACTIVATIONS.values():
@@ -317,7 +316,7 @@ class CrossEncoder(Ranker):
         prompt_name: str | None = None,
         prompt: str | None = None,
     ) -> list[Ranked]:
-        """Put documents in order for a query, the best first.
+        """Rank documents for a query, best first.
 
         Args:
             query: the query.
@@ -330,7 +329,7 @@ class CrossEncoder(Ranker):
             At most top_k ranked documents, with the scores of `predict`; ties keep their order.
 
         Raises:
-            InputError: an argument is outside its rule, the query leaves no room for a document, or
+            InputError: an argument is invalid, the query leaves no room for a document, or
                 the model has several labels, so no single score ranks documents.
         """
         if self.labels != 1:
@@ -343,7 +342,7 @@ class CrossEncoder(Ranker):
         logits = self._logits(
             [(query, text) for text in texts], prompt_name=prompt_name, prompt=prompt
         )[:, 0]
-        # Ordered before the sigmoid, which makes one number of all large scores.
+        # Sorted before the sigmoid, which rounds large scores to the same number.
         scores = _sigmoid(logits) if self.activation == "sigmoid" else logits
         return _ranked(texts, scores, np.argsort(-logits, kind="stable")[:top_k])
 
@@ -445,7 +444,7 @@ class BiEncoderRanker(Ranker):
         top_k: int | None = None,
         embeddings: Vectors | None = None,
     ) -> list[Ranked]:
-        """Put documents in order for a query, the best first.
+        """Rank documents for a query, best first.
 
         Args:
             query: the query.
@@ -458,7 +457,7 @@ class BiEncoderRanker(Ranker):
             At most top_k ranked documents, scored by similarity to the query; ties keep their order.
 
         Raises:
-            InputError: an argument is outside its rule, or embeddings has not one row for each
+            InputError: an argument is invalid, or embeddings does not have one row for each
                 document.
         """
         texts = _checked(query, documents, top_k)
@@ -504,7 +503,7 @@ def _pair_list(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1 / (1 + e^-x) without overflow, and exact where x is far below 0."""
+    """Return 1 / (1 + e^-x) without overflow, and precise for x far below 0."""
     power = np.exp(-np.abs(x))
     scores: NDArray[np.float32] = np.where(x >= 0, np.float32(1), power) / (1 + power)
     return scores

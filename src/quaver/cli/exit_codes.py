@@ -67,7 +67,7 @@ def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
 
 
 def _code_of(error: QuaverError | ImportError) -> int:
-    # A file that the system could not read or write is no mistake of the command line.
+    # A file that the system could not read or write is not a mistake in the command line.
     system = isinstance(error.__cause__, OSError)
     refused = isinstance(error, (InputError, StoreExistsError)) and not system
     return REFUSED if refused else FAILED

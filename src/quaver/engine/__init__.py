@@ -1,4 +1,4 @@
-"""Geometry and weights to vectors: precision, instruction sets, threads, and texts through it in batches."""
+"""The engine: precision, instruction sets, threads, and batches of texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many texts through tokenizer and engine, a bounded number of tokens at a time."""
+"""Run many texts through tokenizer and engine, with a bounded number of tokens at a time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from quaver.models import TokenBatch
 Item = TypeVar("Item", contravariant=True)
 
 MAX_BATCH_TOKENS = 16384
-# Texts tokenized at a time: few enough that a progress bar moves, many enough to fill several
-# batches.
+# Texts tokenized at a time: few enough to update a progress bar, enough to fill several batches.
 _TEXTS_AT_ONCE = 1024
 
 
@@ -32,7 +31,7 @@ class EncodeReport:
     Attributes:
         vectors: one for each text.
         tokens: tokens that went through the model; a repeated text counts once.
-        truncated: distinct texts that were cut at the model's length.
+        truncated: number of distinct texts that were truncated to the model's length.
     """
 
     vectors: Vectors
@@ -59,23 +58,23 @@ def encode_texts(
 ) -> EncodeReport:
     """Tokenize and encode texts, in their order.
 
-    Why not sorted by length: the engine pads nothing, so a batch costs its tokens in any order.
+    Why not sorted by length: the engine does not pad, so a batch costs only its tokens in any order.
 
     Args:
         tokenize: how the model's tokenizer reads one of `texts`.
         engine: the model's engine.
         texts: N texts, or pairs of texts.
         max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
-        show_progress_bar: a bar on stderr.
+        show_progress_bar: show a bar on stderr.
         copies: how often the caller has each of `texts`, for the bar; None for once each.
-        position: maps an index in `texts` to the one that messages name; None names the same.
+        position: maps an index in `texts` to the one that messages show; None shows the same.
 
     Returns:
         The report; vectors are float32 (N, O) as the engine returns them, O of `EncoderSpec.outputs`.
 
     Raises:
         InputError: max_batch_tokens is not a positive whole number, or a text is invalid.
-        EngineError: a vector came out with NaN or infinity.
+        EngineError: a vector has NaN or infinity.
     """
     check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
     vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
@@ -117,7 +116,7 @@ def _behind(row: int, position: Callable[[int], int] | None) -> Callable[[int], 
 
 @contextmanager
 def _progress(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Yield a function that counts finished texts; tqdm is imported only to show a bar."""
+    """Yield a function that counts finished texts; import tqdm only to show a bar."""
     if not shown or sys.stderr is None:
         yield lambda texts: None
         return

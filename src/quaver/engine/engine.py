@@ -95,7 +95,7 @@ class Engine:
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
 
         Raises:
-            InputError: precision or threads is outside its rule.
+            InputError: precision or threads is invalid.
             InstructionSetError: isa is unknown or not available here.
             UnsupportedArchitectureError: texts may have more tokens than the kernels can sum over.
         """

@@ -142,7 +142,7 @@ def parse_cpus(text: str) -> list[int]:
     """Return the CPUs of a list as Linux writes it: "0-3,8" is 0, 1, 2, 3, 8.
 
     Raises:
-        ValueError: the text is no such list, or names more CPUs than Linux has numbers for.
+        ValueError: the text is not such a list, or has a CPU number that Linux does not have.
     """
     found: list[int] = []
     for part in text.split(",") if text else ():

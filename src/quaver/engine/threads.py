@@ -23,7 +23,7 @@ def choose_threads(threads: int | None = None) -> int:
         threads: at least 1; more than the machine has is allowed and slow.
 
     Raises:
-        InputError: threads is no whole number, or less than 1.
+        InputError: threads is not a whole number, or less than 1.
         EngineError: threads is more than 1024.
     """
     if threads is None:

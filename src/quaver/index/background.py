@@ -1,4 +1,4 @@
-"""Threads beside the engine: one reads ahead, one stores the results behind it."""
+"""Background threads for the engine: one reads ahead, one stores the results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One run of an update: files are read ahead of the engine and stored behind it.
+"""One run of an update: files are read ahead of the engine, and results are stored in the background.
 
 The order makes it safe to stop at any moment: new passages are written and flushed before the stale
 ones of the same file are deleted, and only flushed passages are reported as stored. Each passage carries the

@@ -115,7 +115,7 @@ def quantize(
         The report.
 
     Raises:
-        InputError: an argument is outside its rule.
+        InputError: an argument is invalid.
         ModelError: the source cannot be used; see the subclasses.
         CalibrationError: the text is missing, unreadable or too little.
         QuantizationError: the model is quantized already, the target exists, or cannot be written.

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 EXACT = 4096
-"""Up to so many vectors all are compared in float32."""
+"""Stores with at most this many vectors compare all of them in float32."""
 
 CANDIDATES = 1000
-"""How many are compared again in float32; more when more hits are asked for."""
+"""Vectors that are compared again in float32, at least; more if more hits are requested."""
 
 SHARE = 100
-"""And one of so many, at least: among more vectors more sketches are alike."""
+"""One in this many vectors is compared again, at least: a larger store has more similar sketches."""
 
 _BLOCK = 1 << 16
 _ROWS = 256

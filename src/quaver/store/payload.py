@@ -44,7 +44,7 @@ def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> 
         A record that JSON can hold.
 
     Raises:
-        InputError: The metadata holds something that JSON cannot, or text that is no text.
+        InputError: The metadata holds something that JSON cannot, or text that is not valid Unicode.
     """
     payload: dict[str, Any] = {
         "id": passage.id,

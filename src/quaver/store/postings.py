@@ -173,7 +173,9 @@ def scores(
             (rows, weights) for rows, weights in (run.of_term(term) for run in runs) if len(rows)
         ]
         if any(int(rows.max()) >= len(alive) for rows, _ in found):
-            raise StoreError("the words of the store are broken; `quaver check --repair` mends it")
+            raise StoreError(
+                "the words of the store are broken; `quaver check --repair` repairs them"
+            )
         holding = sum(
             len(rows) if everything else int(np.count_nonzero(alive[rows])) for rows, _ in found
         )

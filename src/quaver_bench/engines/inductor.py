@@ -22,7 +22,9 @@ class InductorEngine(ProgramEngine):
             CannotRunError: there are no texts to calibrate with, as in a process of `start`.
         """
         if not setup.calibration:
-            raise CannotRunError("it quantizes anew in every process, which start does not measure")
+            raise CannotRunError(
+                "it quantizes again in every process, which start does not measure"
+            )
         import torch
         import torch._inductor.config as inductor
         import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86

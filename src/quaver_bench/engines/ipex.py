@@ -31,7 +31,9 @@ class IpexEngine(ProgramEngine):
         import torch
 
         if kind == "int8" and not setup.calibration:
-            raise CannotRunError("it quantizes anew in every process, which start does not measure")
+            raise CannotRunError(
+                "it quantizes again in every process, which start does not measure"
+            )
 
         super().__init__(setup)
         torch.set_num_threads(setup.threads)
