@@ -103,3 +103,18 @@ def test_the_losses_in_the_guide_are_those_of_the_results(kind: str) -> None:
     assert f"| {kind}, mean relative loss" in text
     row = next(line for line in text.splitlines() if line.startswith(f"| {kind}, mean relative"))
     assert [cell.strip() for cell in row.split("|")[2:4]] == cells
+
+
+PAGES = sorted(
+    [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")]
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_the_paths_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(
+        r"(?<![\w./-])(?:src|native|tests|tools|benchmarks|docs|examples)/[\w./-]*\w/?", text
+    )
+    missing = [path for path in named if not (REPOSITORY / path).exists()]
+    assert not missing

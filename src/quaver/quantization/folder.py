@@ -243,12 +243,7 @@ def _new_folder(target: Path, needed: int) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        free = shutil.disk_usage(target.parent).free
-        if free < needed:
-            raise QuantizationError(
-                f"the disk of {target.parent} is full: {free / 1e6:.0f} MB are free, "
-                f"{needed / 1e6:.0f} MB are needed; make room and run it again"
-            )
+        _require_space(target.parent, needed)
         partial.mkdir()
         yield partial
         require_new(target)
@@ -260,6 +255,16 @@ def _new_folder(target: Path, needed: int) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    """Check that the disk of a folder has enough free space, in bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise QuantizationError(
+            f"the disk of {folder} is full: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are "
+            "needed; make room and run it again"
+        )
 
 
 def _remove_leftovers(target: Path) -> None:
