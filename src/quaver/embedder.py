@@ -89,7 +89,7 @@ class Embedder:
         name: hub id or folder name.
         source: the name that loads this model again in any process: the hub id, or the folder's
             absolute path.
-        spec: the encoder as data.
+        spec: the model as data, an encoder or a table.
         precision: "int8" or "float32".
         prompts: words that go before a text, by name.
         default_prompt_name: the prompt that `encode` uses by default, or None.
@@ -168,7 +168,7 @@ class Embedder:
         Args:
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
-                the weights as they are.
+                the weights as they are. A static model has no layers: its table stays as it is.
             revision: branch, tag or commit on the hub.
             max_seq_length: most tokens of a text; None allows the model's maximum.
             truncate_dim: leading components to keep, 1 to all, for models trained for it; None

@@ -126,6 +126,10 @@ def random_model(shape: str, like: Model) -> Model:
 
 
 def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
+    if folder.static:
+        raise InputError(
+            f"a model must have an encoder to be measured: {name} is a static model, a table of vectors"
+        )
     if folder.pooling not in POOLINGS:
         raise InputError(
             f"a model must pool by {' or '.join(POOLINGS)} to be measured: {name} has "

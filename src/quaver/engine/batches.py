@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from quaver.engine.arguments import check_range
 from quaver.engine.engine import Engine
 from quaver.engine.postprocessing import Vectors
+from quaver.engine.static import StaticEngine
 from quaver.models import TokenBatch
 
 Item = TypeVar("Item", contravariant=True)
@@ -48,7 +49,7 @@ class Tokenize(Protocol[Item]):
 
 def encode_texts(
     tokenize: Tokenize[Item],
-    engine: Engine,
+    engine: Engine | StaticEngine,
     texts: Sequence[Item],
     *,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -93,7 +94,7 @@ def encode_texts(
     return EncodeReport(vectors, tokens, truncated)
 
 
-def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
+def encode_tokens(engine: Engine | StaticEngine, tokens: TokenBatch) -> NDArray[np.float32]:
     """Encode texts that are already tokenized.
 
     Args:
@@ -103,6 +104,9 @@ def encode_tokens(engine: Engine, tokens: TokenBatch) -> NDArray[np.float32]:
     Returns:
         float32 (N, O) as the engine returns them.
     """
+    whole = tokens.offsets[:1].tolist() + tokens.offsets[-1:].tolist() == [0, tokens.tokens]
+    if not whole or len(tokens) < 1:  # the engine says what is wrong with the offsets
+        return engine.encode(tokens)
     vectors = np.empty((len(tokens), engine.spec.outputs), np.float32)
     for row, batch in tokens.split(MAX_BATCH_TOKENS):
         vectors[row : row + len(batch)] = engine.encode(batch, position=_behind(row, None))

@@ -9,6 +9,8 @@ from typing import Any
 
 from quaver.engine.arguments import check_range
 from quaver.engine.engine import PRECISIONS, Engine, Precision
+from quaver.engine.static import StaticEngine
+from quaver.engine.threads import choose_threads
 from quaver.errors import (
     InputError,
     ModelFolderError,
@@ -16,9 +18,11 @@ from quaver.errors import (
     UnsupportedArchitectureError,
 )
 from quaver.models import (
+    LONGEST,
     POOLINGS,
     EncoderSpec,
     ModelFolder,
+    StaticSpec,
     Tokenizer,
     cross_encoder_spec,
     encoder_spec,
@@ -26,16 +30,18 @@ from quaver.models import (
     is_quantized,
     model_tensors,
     module_steps,
+    static_model,
+    static_tokenizer,
 )
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An encoder ready to run, its parts checked against each other.
+    """A model ready to run, its parts checked against each other.
 
     Attributes:
         folder: what the model folder says.
-        spec: the encoder as data; `normalize` as the folder or the caller says.
+        spec: the model as data; `normalize` as the folder or the caller says.
         tokenizer: cuts at the requested length.
         engine: pools and never normalizes, whatever `spec` says: truncated and plain vectors need
             the values before that.
@@ -44,9 +50,9 @@ class LoadedModel:
     """
 
     folder: ModelFolder
-    spec: EncoderSpec
+    spec: EncoderSpec | StaticSpec
     tokenizer: Tokenizer
-    engine: Engine
+    engine: Engine | StaticEngine
     options: Mapping[str, Any]
 
 
@@ -75,12 +81,6 @@ def load_model(
         organizations=("sentence-transformers",),
     )
     _require_embedder(folder)
-    spec = encoder_spec(
-        folder.config,
-        pooling=agreed_pooling(folder, pooling),
-        normalize=folder.normalize if normalize is None else normalize,
-    )
-    spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
     options = {
         "precision": precision,
         "revision": revision,
@@ -91,7 +91,30 @@ def load_model(
         "isa": isa,
         "local_files_only": local_files_only,
     }
+    if folder.static:
+        return _load_static(folder, options)
+    spec = encoder_spec(
+        folder.config,
+        pooling=agreed_pooling(folder, pooling),
+        normalize=folder.normalize if normalize is None else normalize,
+    )
+    spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
     return _load(folder, spec, options)
+
+
+def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel:
+    if options["isa"] is not None:
+        raise InputError(
+            f"{folder.name} is a static model, a table that no kernel runs: got "
+            f"isa={options['isa']!r}; leave the argument out"
+        )
+    choose_threads(options["threads"])  # refuses what is no number of threads
+    length = options["max_seq_length"]
+    if length is not None:
+        check_range("max_seq_length", length, LONGEST)
+    spec, weights = static_model(folder, pooling=options["pooling"], normalize=options["normalize"])
+    tokenizer = static_tokenizer(folder, spec, length)
+    return LoadedModel(folder, spec, tokenizer, StaticEngine(spec, weights), options)
 
 
 def load_classifier(
@@ -176,6 +199,11 @@ def _require_embedder(folder: ModelFolder) -> None:
 
 
 def _require_classifier(folder: ModelFolder) -> None:
+    if folder.static:
+        raise UnsupportedArchitectureError(
+            f"{folder.name} is a static embedding model; open it with Embedder.from_pretrained(...), "
+            "and rank with BiEncoderRanker(embedder)"
+        )
     if folder.pooling is not None and not folder.is_cross_encoder:
         raise UnsupportedArchitectureError(
             f"{folder.name} is an embedding model: its modules.json names a Pooling module; open it "

@@ -18,6 +18,11 @@ BATCH = 64
 enough that a slow machine shows progress within seconds."""
 
 
+_MOST_STATIC = 512
+"""Tokens per passage of a static model, which may read texts of any length: the mean over a whole book
+is near to everything."""
+
+
 def passage_budget(embedder: Embedder) -> int:
     """Return how many tokens of a passage the model reads, without special tokens and prompt.
 
@@ -27,8 +32,9 @@ def passage_budget(embedder: Embedder) -> int:
     Returns:
         Tokens per passage.
     """
+    most = embedder.max_seq_length
     return (
-        embedder.max_seq_length
+        (min(most, _MOST_STATIC) if embedder.spec.family == "static" else most)
         - embedder.tokenizer.special_tokens
         - embedder.tokenizer.count(embedder.document_prompt)
     )

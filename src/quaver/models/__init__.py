@@ -46,12 +46,19 @@ from quaver.models.prompts import (
     with_prompt,
 )
 from quaver.models.quantization_config import is_quantized, quantization_config
-from quaver.models.tokenizer import TokenBatch, Tokenizer
+from quaver.models.static import (
+    StaticSpec,
+    StaticWeights,
+    static_model,
+    static_tokenizer,
+)
+from quaver.models.tokenizer import LONGEST, TokenBatch, Tokenizer
 from quaver.models.weights_file import INDEX, SINGLE, release_pages, weight_files
 
 __all__ = [
     "FAMILIES",
     "INDEX",
+    "LONGEST",
     "MAX_LENGTH",
     "POOLINGS",
     "SINGLE",
@@ -70,6 +77,8 @@ __all__ = [
     "NormWeights",
     "QuantizedLinear",
     "Rotary",
+    "StaticSpec",
+    "StaticWeights",
     "TokenBatch",
     "Tokenizer",
     "checked_prompts",
@@ -94,6 +103,8 @@ __all__ = [
     "rotary_tables",
     "rounded_rows",
     "split_tensors",
+    "static_model",
+    "static_tokenizer",
     "weight_files",
     "with_prompt",
 ]

@@ -161,6 +161,10 @@ class ConfigFile(Struct, frozen=True):
     max_relative_positions: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     pos_att_type: str | list[str] | None = None
 
+    # Of model2vec.
+    normalize: bool | None = None
+    max_length: Length | None = None
+
     id2label: dict[str, str | int | float | None] | None = None
     num_labels: Whole | None = None
     sentence_transformers: InnerSettings | None = None

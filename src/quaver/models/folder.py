@@ -45,7 +45,10 @@ _POOLING_FLAGS = {
 }
 # Modules run one after the other; published models have one to three.
 _MOST_MODULES = 16
-_MODULES = "Transformer, Pooling, then any of Dense, LayerNorm, Normalize and Dropout"
+_MODULES = (
+    "Transformer, Pooling, then any of Dense, LayerNorm, Normalize and Dropout; or StaticEmbedding, "
+    "Normalize"
+)
 # Where sentence-transformers has kept the settings of a Transformer module, by its base model.
 _TEXT_FILES = tuple(
     f"sentence_{kind}_config.json"
@@ -105,6 +108,8 @@ class ModelFolder:
         normalize: whether modules.json ends with Normalize.
         modules: the modules between the pooling and that Normalize.
         scores: whether the last of them computes the scores of a cross-encoder.
+        static: whether it is a table of vectors, as model2vec and StaticEmbedding write it; there is
+            no encoder, and config.json may be missing.
         prompts: texts that go before a text, by name; for well-known models without any in their files,
             those of `quaver.models.prompts.known_prompts`.
         default_prompt_name: the prompt used by default, or None.
@@ -128,6 +133,7 @@ class ModelFolder:
     normalize: bool
     modules: tuple[Module, ...]
     scores: bool
+    static: bool
     prompts: dict[str, str]
     default_prompt_name: str | None
     similarity: str
@@ -173,12 +179,16 @@ class ModelFolder:
         chain = _chain(path, name, settings)
         transformer = chain.transformer
         config = read_json(transformer / "config.json")
+        if config is None and chain.static:
+            config = {}
         if config is None:
             raise ModelFolderError(
                 f"a model folder needs config.json: {transformer} has none; give the folder that "
                 "holds config.json, tokenizer.json and model.safetensors"
             )
         file = checked(ConfigFile, config, transformer / "config.json")
+        if chain.pooling is None and file.model_type == "model2vec":
+            chain = _Chain(path, "mean", normalize=file.normalize is True, static=True)
         text_settings = _text_settings(transformer, name)
         tokens = read_checked(TokenizerConfigFile, transformer / "tokenizer_config.json")
         tokens = tokens or TokenizerConfigFile()
@@ -195,6 +205,7 @@ class ModelFolder:
             normalize=chain.normalize,
             modules=chain.modules,
             scores=chain.scores,
+            static=chain.static,
             prompts=_prompts(settings, name),
             default_prompt_name=settings.default_prompt_name,
             similarity=_similarity(settings),
@@ -238,9 +249,9 @@ class ModelFolder:
             model=self.file,
         )
 
-    def tensors(self) -> dict[str, NDArray[Any]]:
+    def tensors(self, *, widen: bool = True) -> dict[str, NDArray[Any]]:
         """Read the weights; see `quaver.models.weights_file.read_tensors`."""
-        return read_tensors(self.transformer)
+        return read_tensors(self.transformer, widen=widen)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -290,6 +301,7 @@ class _Chain:
     modules: tuple[Module, ...] = ()
     normalize: bool = False
     scores: bool = False
+    static: bool = False
 
 
 def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
@@ -309,6 +321,8 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
     paths = [path / entry.path for entry in listed]
     if kinds == ["Transformer"]:  # a cross-encoder's folder
         return _Chain(paths[0])
+    if kinds in (["StaticEmbedding"], ["StaticEmbedding", "Normalize"]):
+        return _Chain(paths[0], "mean", normalize=len(kinds) > 1, static=True)
     for kind, entry in zip(kinds, listed, strict=True):
         if kind in _OTHER_KINDS:
             raise _not_supported_yet(name, _OTHER_KINDS[kind])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,13 @@ from numpy.typing import NDArray
 from quaver.errors import InputError, QuaverError, TokenizerError
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
 from quaver.models.prompts import with_prompt
-from quaver.models.tokenizer_settings import checked_tokenizer, follow, lower_first, require_bounded
+from quaver.models.tokenizer_settings import (
+    checked_tokenizer,
+    follow,
+    lower_first,
+    require_bounded,
+    unknown_id,
+)
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -24,6 +32,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 256 << 20
 _MAX_ID = 2**31 - 1
+LONGEST = 2**31 - 1  # the most tokens of a text where nothing sets a bound
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
@@ -35,7 +44,8 @@ class TokenBatch:
 
     Attributes:
         ids: int32 (T,), token ids; text i is ``ids[offsets[i]:offsets[i + 1]]``.
-        offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T.
+        offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T. Of a static model a
+            text may have no token.
         type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None if all are
             0.
         truncated: how many of the N texts were truncated.
@@ -96,14 +106,27 @@ class Tokenizer:
     are added gives the same ids.
     """
 
-    def __init__(self, backend: Backend, *, max_length: int, lowercase: bool = False) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        max_length: int | None,
+        lowercase: bool = False,
+        plain: bool = False,
+        drop_unknown: bool = False,
+    ) -> None:
         """Wrap a loaded tokenizer; its own padding and truncation settings are switched off.
 
         Args:
             backend: a tokenizer of the `tokenizers` library, owned by this object from now on.
-            max_length: most tokens of a text or pair, special tokens included.
+            max_length: most tokens of a text or pair, special tokens included; None takes the
+                truncation of tokenizer.json, or none.
             lowercase: lowercase every text, but not special tokens such as [MASK], like
                 `do_lower_case` of sentence-transformers.
+            plain: add no special tokens; then `encode_pairs` has nothing to put between two texts.
+            drop_unknown: leave out the token of unknown words after a text was cut, and cut texts at
+                `max_length` times the median length of a token in characters first; what model2vec
+                does.
 
         Raises:
             TokenizerError: the tokenizer fails, or produces tokens that no model reads.
@@ -112,13 +135,21 @@ class Tokenizer:
         with _guard("the tokenizer of tokenizer.json"):
             require_bounded(backend)
             backend.no_padding()
+            if max_length is None:
+                own = backend.truncation
+                max_length = LONGEST if own is None else min(own["max_length"], LONGEST)
             backend.no_truncation()
             if lowercase:
                 lower_first(backend)
             self._backend = backend
             self.max_length = max_length
-            self.special_tokens = int(backend.num_special_tokens_to_add(False))
+            self._plain = plain
+            self.special_tokens = 0 if plain else int(backend.num_special_tokens_to_add(False))
             vocabulary = backend.get_vocab(with_added_tokens=True)
+            self._unknown = unknown_id(backend) if drop_unknown else None
+            self._most_characters = sys.maxsize
+            if drop_unknown and vocabulary:
+                self._most_characters = max_length * int(median(map(len, vocabulary)))
             self.vocab_size = max(vocabulary.values(), default=-1) + 1
             self._try()
         if max_length <= self.special_tokens:
@@ -133,7 +164,7 @@ class Tokenizer:
         for text in ("", _TRIAL):
             encoding = self._backend.encode(text, add_special_tokens=False)
             plain = len(encoding)
-            ids = self._backend.post_process(encoding).ids
+            ids = encoding.ids if self._plain else self._backend.post_process(encoding).ids
             if len(ids) != plain + self.special_tokens:
                 raise TokenizerError(
                     "a tokenizer must put its special tokens around a text and change nothing else: "
@@ -151,20 +182,25 @@ class Tokenizer:
         cls,
         folder: Path,
         *,
-        max_length: int,
+        max_length: int | None,
         lowercase: bool = False,
         settings: TokenizerConfigFile | None = None,
         model: ConfigFile | None = None,
+        plain: bool = False,
+        drop_unknown: bool = False,
     ) -> Tokenizer:
         """Read tokenizer.json of a model folder.
 
         Args:
             folder: the folder that holds tokenizer.json.
-            max_length: most tokens of a text or pair, special tokens included.
+            max_length: most tokens of a text or pair, special tokens included; None takes the
+                truncation of tokenizer.json, or none.
             lowercase: lowercase every text; see `__init__`.
             settings: tokenizer_config.json, followed as transformers 5 does; see
                 `quaver.models.tokenizer_settings.follow`. None uses tokenizer.json alone.
             model: config.json, which determines the tokenizer's class if the settings do not.
+            plain: add no special tokens.
+            drop_unknown: leave out unknown words, see `__init__`.
 
         Returns:
             The tokenizer.
@@ -188,7 +224,13 @@ class Tokenizer:
             backend = Backend.from_buffer(content)
             if settings is not None and model is not None:
                 follow(backend, settings, model)
-        return cls(backend, max_length=max_length, lowercase=lowercase)
+        return cls(
+            backend,
+            max_length=max_length,
+            lowercase=lowercase,
+            plain=plain,
+            drop_unknown=drop_unknown,
+        )
 
     def require_vocabulary(self, rows: int) -> None:
         """Check by their sizes that tokenizer and embedding table belong to the same model.
@@ -219,7 +261,7 @@ class Tokenizer:
     def encode(
         self, texts: Sequence[str], position: Callable[[int], int] | None = None
     ) -> TokenBatch:
-        """Tokenize texts: with special tokens, truncated to `max_length`, without padding.
+        """Tokenize texts: with special tokens unless it is plain, truncated to `max_length`, without padding.
 
         Args:
             texts: N texts; an empty text is valid and becomes special tokens only.
@@ -233,12 +275,19 @@ class Tokenizer:
                 position.
         """
         room = self.max_length - self.special_tokens
-        encodings = self._tokenize(texts, position=position)
+        most, pieces = self._most_characters, texts
+        if most < sys.maxsize and not isinstance(texts, (str, bytes)):
+            pieces = [text[:most] if isinstance(text, str) else text for text in texts]
+        encodings = self._tokenize(pieces, position=position)
         truncated = 0
-        for encoding in encodings:
+        for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding) > room:
                 encoding.truncate(room)
                 truncated += 1
+            elif len(text) > most:
+                truncated += 1
+        if self._plain:
+            return _plain_batch(encodings, truncated, self._unknown)
         with _guard(_FAILED):
             return _batch([self._backend.post_process(e) for e in encodings], truncated)
 
@@ -392,11 +441,27 @@ def _guard(what: str, advice: str = "use a model whose tokenizer works") -> Iter
         raise TokenizerError(f"{what}: {error}; {advice}") from (None if panic else error)
 
 
-def _batch(encodings: Sequence[Encoding], truncated: int) -> TokenBatch:
+def _plain_batch(encodings: Sequence[Encoding], truncated: int, unknown: int | None) -> TokenBatch:
+    """Return the tokens of texts without the unknown ones; a text may have none."""
+    ids, offsets = _joined(encodings)
+    if unknown is not None:
+        known = ids != unknown
+        kept = np.zeros(len(ids) + 1, np.int32)
+        np.cumsum(known, out=kept[1:])
+        ids, offsets = ids[known], kept[offsets]
+    return TokenBatch(ids, offsets, None, truncated)
+
+
+def _joined(encodings: Sequence[Encoding]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     lengths = [len(encoding) for encoding in encodings]
     offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    total = int(offsets[-1])
-    ids = np.fromiter(chain.from_iterable(e.ids for e in encodings), np.int32, total)
+    tokens = chain.from_iterable(encoding.ids for encoding in encodings)
+    return np.fromiter(tokens, np.int32, int(offsets[-1])), offsets
+
+
+def _batch(encodings: Sequence[Encoding], truncated: int) -> TokenBatch:
+    ids, offsets = _joined(encodings)
+    total = len(ids)
     types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, total)
     return TokenBatch(ids, offsets, types if types.any() else None, truncated)

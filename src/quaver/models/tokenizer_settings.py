@@ -164,6 +164,19 @@ def require_bounded(backend: Backend) -> None:
         )
 
 
+def unknown_id(backend: Backend) -> int | None:
+    """Return the token that stands for words without one of their own, or None.
+
+    Args:
+        backend: the tokenizer.
+    """
+    model = backend.model
+    if hasattr(model, "unk_token"):
+        return None if model.unk_token is None else backend.token_to_id(model.unk_token)
+    number = _state(model).get("unk_id")  # of a Unigram, which has no attribute for it
+    return number if isinstance(number, int) else None
+
+
 def _state(part: Any) -> Any:
     """Return a part of a tokenizer as the library would write it, or None."""
     return None if part is None else json.loads(part.__getstate__())

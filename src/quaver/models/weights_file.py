@@ -69,7 +69,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
+def read_tensors(folder: Path, *, widen: bool = True) -> dict[str, NDArray[Any]]:
     """Read every tensor of a model folder.
 
     Half precision (F16, BF16) and F64 become float32; float32 and integers stay views of the mapped
@@ -77,6 +77,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
 
     Args:
         folder: the folder that holds model.safetensors.
+        widen: False leaves F16 and F64 as they are.
 
     Returns:
         Tensors by name.
@@ -92,7 +93,7 @@ def read_tensors(folder: Path) -> dict[str, NDArray[Any]]:
                 raise WeightsError(
                     f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(_DTYPES)}"
                 )
-            tensors[name] = _array(raw, dtype, shape)
+            tensors[name] = _array(raw, dtype, shape, widen)
     return tensors
 
 
@@ -150,14 +151,14 @@ def _entries(
             yield name, entry["dtype"], tuple(entry["shape"]), data[begin:end]
 
 
-def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
+def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], widen: bool) -> NDArray[Any]:
     kind = np.dtype(_DTYPES[dtype])
     if raw.ctypes.data % kind.itemsize:
         raw = raw.copy()
     values = raw.view(kind).reshape(shape)
     if dtype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32) if dtype in ("F16", "F64") else values
+    return values.astype(np.float32) if widen and dtype in ("F16", "F64") else values
 
 
 def release_pages(array: NDArray[Any]) -> None:

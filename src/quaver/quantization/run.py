@@ -130,6 +130,10 @@ def quantize(
     folder = ModelFolder.open(
         source, revision=revision, local_files_only=local_files_only, token=token
     )
+    if folder.static:
+        raise QuantizationError(
+            f"{folder.name} is a static model, a table without layers to quantize; use it as it is"
+        )
     if is_quantized(folder.config):
         raise QuantizationError(
             f"{folder.name} is quantized already; quantize the model that it was made from"
