@@ -98,17 +98,17 @@ def static_model(
         raise WeightsError(
             f"tensor 'weights' must have one value for each of {tokens} tokens: got {len(weights)}"
         )
-    longest = None
+    longest: int | None = None
     if own and "max_length" not in folder.config:
         longest = _MODEL2VEC_LENGTH
     elif own:
-        longest = folder.file.max_length or LONGEST
+        longest = min(int(folder.file.max_length or LONGEST), LONGEST)
     spec = StaticSpec(
         vocab_size=tokens,
         outputs=rows.shape[1],
         normalize=folder.normalize if normalize is None else normalize,
         drops_unknown=own,
-        longest=None if longest is None else min(int(longest), LONGEST),
+        longest=longest,
     )
     return spec, StaticWeights(rows, mapping, weights)
 
