@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,9 @@ __all__ = [
     "Embedder",
     "EncodeReport",
     "encode_tokenized",
+    "finish_vectors",
     "loading_settings",
+    "pool_tokenized",
     "tokenize_documents",
 ]
 
@@ -591,7 +593,7 @@ class Embedder:
         start: int = 0,
     ) -> EncodeReport:
         """Encode a list; `start` is the index of its first text among the caller's."""
-        if truncate_dim is not None:
+        if truncate_dim is not None:  # before the work, not only in finish_vectors
             check_range("truncate_dim", truncate_dim, self.spec.outputs)
         before = choose_prompt(
             self.prompts,
@@ -611,18 +613,15 @@ class Embedder:
             copies=list(copies.values()),
             position=lambda row: start + items.index(list(unique)[row]),
         )
-        vectors = convert(
-            shortened(report.vectors, truncate_dim or self.truncate_dim, self.spec.family),
-            normalize=self.normalize if normalize is None else normalize,
-            output=output,
+        vectors = finish_vectors(
+            self, report.vectors, normalize=normalize, truncate_dim=truncate_dim, output=output
         )
         if len(unique) < len(items):
             vectors = vectors[[unique[text] for text in items]]
         return replace(report, vectors=vectors)
 
     def _encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
-        pooled = shortened(encode_tokens(self._engine, tokens), self.truncate_dim, self.spec.family)
-        return convert(pooled, normalize=self.normalize, output="float32")
+        return cast("Matrix", finish_vectors(self, pool_tokenized(self, tokens)))
 
     def encode_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.float32]:
         """Turn token ids into vectors, for callers with their own tokenizer.
@@ -704,6 +703,57 @@ def encode_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float
         float32 (N, D), C-contiguous.
     """
     return embedder._encode_tokens(tokens)
+
+
+def pool_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float32]:
+    """Turn tokens into pooled vectors, for `finish_vectors`.
+
+    So one pass through the model serves callers who want other dimensions or formats of the same text.
+
+    Args:
+        embedder: the model.
+        tokens: N texts.
+
+    Returns:
+        float32 (N, O), O of `embedder.spec.outputs`: neither shortened nor normalized.
+
+    Raises:
+        TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
+        EngineError: a vector came out with NaN or infinity.
+    """
+    return encode_tokens(embedder._engine, tokens)
+
+
+def finish_vectors(
+    embedder: Embedder,
+    pooled: NDArray[np.float32],
+    *,
+    normalize: bool | None = None,
+    truncate_dim: int | None = None,
+    output: Output = "float32",
+) -> Matrix | ShortMatrix:
+    """Shorten, normalize and convert pooled vectors, as `Embedder.encode` does.
+
+    Args:
+        embedder: the model.
+        pooled: float32 (N, O), from `pool_tokenized`.
+        normalize: as for `Embedder.encode`.
+        truncate_dim: as for `Embedder.encode`.
+        output: as for `Embedder.encode`.
+
+    Returns:
+        (N, D), of the dtype that `output` names.
+
+    Raises:
+        InputError: truncate_dim or output is outside its rule.
+    """
+    if truncate_dim is not None:
+        check_range("truncate_dim", truncate_dim, embedder.spec.outputs)
+    return convert(
+        shortened(pooled, truncate_dim or embedder.truncate_dim, embedder.spec.family),
+        normalize=embedder.normalize if normalize is None else normalize,
+        output=output,
+    )
 
 
 def loading_settings(embedder: Embedder) -> dict[str, Any]:

@@ -25,12 +25,13 @@ from quaver.engine import (
     check_loaded,
     check_range,
     encode_texts,
+    encode_tokens,
     explain_keywords,
     load_classifier,
     text_list,
 )
 from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError
-from quaver.models import choose_prompt
+from quaver.models import TokenBatch, choose_prompt
 
 ScoreActivation = Literal["sigmoid", "identity"]
 # The torch classes that common models name; they are never imported.
@@ -303,7 +304,7 @@ class CrossEncoder(Ranker):
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
         )
-        scores = _sigmoid(logits) if chosen == "sigmoid" else logits
+        scores = activated(self, logits, chosen)
         return scores[:, 0] if self.labels == 1 else scores
 
     @explain_keywords(_RANK)
@@ -343,7 +344,7 @@ class CrossEncoder(Ranker):
             [(query, text) for text in texts], prompt_name=prompt_name, prompt=prompt
         )[:, 0]
         # Sorted before the sigmoid, which rounds large scores to the same number.
-        scores = _sigmoid(logits) if self.activation == "sigmoid" else logits
+        scores = activated(self, logits)
         return _ranked(texts, scores, np.argsort(-logits, kind="stable")[:top_k])
 
     def _logits(
@@ -370,6 +371,41 @@ class CrossEncoder(Ranker):
             show_progress_bar=show_progress_bar,
         )
         return report.vectors
+
+
+def pair_logits(model: CrossEncoder, tokens: TokenBatch) -> NDArray[np.float32]:
+    """Turn tokenized pairs into logits, for callers that tokenize and batch themselves.
+
+    Args:
+        model: the cross-encoder.
+        tokens: N pairs, from `model.tokenizer.encode_pairs`.
+
+    Returns:
+        float32 (N, labels), before any activation.
+
+    Raises:
+        EngineError: a score came out with NaN or infinity.
+    """
+    return encode_tokens(model._engine, tokens)
+
+
+def activated(
+    model: CrossEncoder,
+    logits: NDArray[np.float32],
+    activation: ScoreActivation | None = None,
+) -> NDArray[np.float32]:
+    """Apply to logits what `CrossEncoder.predict` applies.
+
+    Args:
+        model: the cross-encoder.
+        logits: float32 (N, labels), from `pair_logits`.
+        activation: "sigmoid", "identity", or None for the model's own.
+
+    Returns:
+        float32 (N, labels).
+    """
+    chosen = model.activation if activation is None else activation
+    return _sigmoid(logits) if chosen == "sigmoid" else logits
 
 
 class BiEncoderRanker(Ranker):

@@ -25,11 +25,12 @@ def test_a_missing_library_names_its_extra() -> None:
         ("quaver.integrations.llamaindex", "llamaindex"),
         ("quaver.integrations.chroma", "chroma"),
         ("quaver.integrations.lancedb", "lancedb"),
+        ("quaver.serve", "serve"),
         ("haystack_integrations.components.embedders.quaver", "haystack"),
     ],
 )
 def test_an_integration_without_its_framework_names_the_extra(module: str, extra: str) -> None:
-    libraries = ["haystack", "langchain_core", "llama_index", "chromadb", "lancedb"]
+    libraries = ["haystack", "langchain_core", "llama_index", "chromadb", "lancedb", "starlette"]
     hidden = f"import sys; sys.modules.update(dict.fromkeys({libraries}))"
     code = f"{hidden}\nimport {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -53,6 +53,9 @@ COMMANDS = {
     "embed": Command(
         "embed:embed", "Embed texts: one JSON array per line on stdout, or a NumPy file."
     ),
+    "serve": Command(
+        "serve:serve", "Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama."
+    ),
     "quantize": Command(
         "quantize:quantize",
         "Write a model as an int8 folder: smaller, faster to load, readable by transformers.",

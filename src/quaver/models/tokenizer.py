@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.errors import InputError, QuaverError, TokenizerError
+from quaver.errors import InputError, QuaverError, TokenizerError, TokenRangeError
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
 from quaver.models.prompts import with_prompt
 from quaver.models.tokenizer_settings import (
@@ -98,6 +98,24 @@ class TokenBatch:
             first = last
 
 
+class Piece(NamedTuple):
+    """One token of a text.
+
+    Attributes:
+        id: its id.
+        token: its text in the vocabulary.
+        special: whether it was added around the text.
+        start: characters of the text before it.
+        stop: characters of the text up to its end.
+    """
+
+    id: int
+    token: str
+    special: bool
+    start: int
+    stop: int
+
+
 class Tokenizer:
     """A model's own tokenizer, from its tokenizer.json.
 
@@ -145,6 +163,7 @@ class Tokenizer:
             self.max_length = max_length
             self._plain = plain
             self.special_tokens = 0 if plain else int(backend.num_special_tokens_to_add(False))
+            self.special_tokens_of_pair = int(backend.num_special_tokens_to_add(True))
             vocabulary = backend.get_vocab(with_added_tokens=True)
             self._unknown = unknown_id(backend) if drop_unknown else None
             self._most_characters = sys.maxsize
@@ -259,13 +278,18 @@ class Tokenizer:
             )
 
     def encode(
-        self, texts: Sequence[str], position: Callable[[int], int] | None = None
+        self,
+        texts: Sequence[str],
+        position: Callable[[int], int] | None = None,
+        *,
+        keep: Literal["start", "end"] = "start",
     ) -> TokenBatch:
         """Tokenize texts: with special tokens unless it is plain, truncated to `max_length`, without padding.
 
         Args:
             texts: N texts; an empty text is valid and becomes special tokens only.
             position: maps an index in texts to the one that messages show; None shows the same.
+            keep: which part of a text that is too long to keep.
 
         Returns:
             A batch of N texts.
@@ -277,12 +301,13 @@ class Tokenizer:
         room = self.max_length - self.special_tokens
         most, pieces = self._most_characters, texts
         if most < sys.maxsize and not isinstance(texts, (str, bytes)):
-            pieces = [text[:most] if isinstance(text, str) else text for text in texts]
+            kept = slice(most) if keep == "start" else slice(-most, None)
+            pieces = [text[kept] if isinstance(text, str) else text for text in texts]
         encodings = self._tokenize(pieces, position=position)
         truncated = 0
         for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding) > room:
-                encoding.truncate(room)
+                encoding.truncate(room, direction="right" if keep == "start" else "left")
                 truncated += 1
             elif len(text) > most:
                 truncated += 1
@@ -297,6 +322,7 @@ class Tokenizer:
         position: Callable[[int], int] | None = None,
         *,
         prompt: str = "",
+        longest_second: int | None = None,
     ) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is truncated.
 
@@ -304,6 +330,7 @@ class Tokenizer:
             pairs: N pairs of texts.
             position: maps an index in pairs to the one that messages show; None shows the same.
             prompt: what goes before every first text that does not begin with it.
+            longest_second: most tokens of a second text; None allows as many as fit.
 
         Returns:
             A batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -311,8 +338,7 @@ class Tokenizer:
         Raises:
             InputError: an item is not a pair of str, or its first text leaves no room for the second.
         """
-        with _guard(_FAILED):
-            room = self.max_length - int(self._backend.num_special_tokens_to_add(True))
+        room = self.max_length - self.special_tokens_of_pair
         for i, pair in enumerate(pairs):
             if not isinstance(pair, (tuple, list)) or len(pair) != 2:
                 raise InputError(
@@ -330,8 +356,9 @@ class Tokenizer:
                     "the first text of a pair must leave room for the second: "
                     f"pair {_at(i, position)} has {len(first)} tokens of {room}; shorten it"
                 )
-            if len(first) + len(second) > room:
-                second.truncate(room - len(first))
+            most = min(room - len(first), longest_second or room)
+            if len(second) > most:
+                second.truncate(most)
                 truncated += 1
         with _guard(_FAILED):
             joined = [
@@ -383,6 +410,51 @@ class Tokenizer:
         with _guard(_FAILED):
             offsets = self._backend.encode(text, add_special_tokens=False).offsets
         return [end for _, end in offsets]
+
+    def pieces(self, text: str, *, special_tokens: bool = True) -> list[Piece]:
+        """Show how a text is tokenized, without truncation.
+
+        Args:
+            text: the text.
+            special_tokens: add the special tokens.
+
+        Returns:
+            The tokens, in order.
+
+        Raises:
+            InputError: the text holds half of a surrogate pair.
+        """
+        _check_texts([text], "text", None)
+        with _guard(_FAILED):
+            encoding = self._backend.encode(text, add_special_tokens=special_tokens)
+            masks = encoding.special_tokens_mask
+            return [
+                Piece(id, token, bool(mask), start, stop)
+                for id, token, mask, (start, stop) in zip(
+                    encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True
+                )
+            ]
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Turn token ids into text.
+
+        Args:
+            ids: the ids, each in 0 to `vocab_size` - 1.
+            skip_special_tokens: leave the special tokens out.
+
+        Returns:
+            The text.
+
+        Raises:
+            TokenRangeError: an id is outside the vocabulary.
+        """
+        for i, id in enumerate(ids):
+            if not 0 <= id < self.vocab_size:
+                raise TokenRangeError(
+                    f"a token id must be in 0..{self.vocab_size - 1}: got {id} at position {i}"
+                )
+        with _guard(_FAILED):
+            return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
     def _tokenize(
         self,

@@ -1,0 +1,109 @@
+"""`quaver serve`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quaver.cli.exit_codes import reported_errors
+from quaver.cli.options import ThreadsOption
+
+_SIZE = 'A number of bytes, or a size such as "256MB".'
+_TIME = 'Seconds, or a time such as "500ms" or "10m".'
+
+
+def serve(
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Embedding model: MODEL or NAME=MODEL; repeatable."),
+    ] = None,
+    rerank: Annotated[
+        list[str] | None,
+        typer.Option("--rerank", help="Reranking model: MODEL or NAME=MODEL; repeatable."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="TOML file with settings and models.")
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Print the resulting settings and end.")
+    ] = False,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one; default: 8080.")
+    ] = None,
+    unix_socket: Annotated[
+        str | None, typer.Option(help="Listen on a socket at this path instead.")
+    ] = None,
+    tls_certificate: Annotated[str | None, typer.Option(help="PEM file, for HTTPS.")] = None,
+    tls_key: Annotated[str | None, typer.Option(help="PEM file with its private key.")] = None,
+    api_key_file: Annotated[
+        str | None,
+        typer.Option(help="File with API keys, one a line; QUAVER_API_KEYS has them directly."),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="Origin that browsers may call from, or *; repeatable.")
+    ] = None,
+    cache: Annotated[str | None, typer.Option(help=f"Keep vectors in memory. {_SIZE}")] = None,
+    idle_unload: Annotated[
+        str | None, typer.Option(help=f"Unload a model that nobody uses. {_TIME}")
+    ] = None,
+    max_body: Annotated[str | None, typer.Option(help=f"Largest request. {_SIZE}")] = None,
+    max_inputs: Annotated[int | None, typer.Option(help="Most inputs of a request.")] = None,
+    queue_requests: Annotated[int | None, typer.Option(help="Most requests that wait.")] = None,
+    queue_inputs: Annotated[int | None, typer.Option(help="Most inputs that wait.")] = None,
+    queue_tokens: Annotated[int | None, typer.Option(help="Most tokens that wait.")] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens of a batch.")] = None,
+    batch_time: Annotated[
+        str | None, typer.Option(help=f"Longest batch, which a query waits for. {_TIME}")
+    ] = None,
+    timeout: Annotated[
+        str | None, typer.Option(help=f"Give a request up after this. {_TIME}")
+    ] = None,
+    grace: Annotated[
+        str | None, typer.Option(help=f"Time to finish requests after SIGTERM. {_TIME}")
+    ] = None,
+    threads: ThreadsOption = None,
+    access_log: Annotated[
+        bool | None, typer.Option(help="Log a line for each request.", show_default=False)
+    ] = None,
+) -> None:
+    """Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama.
+
+    Example: quaver serve --model BAAI/bge-small-en-v1.5 --rerank cross-encoder/ms-marco-MiniLM-L6-v2
+    """
+    flags = {
+        "host": host,
+        "port": port,
+        "unix_socket": unix_socket,
+        "tls_certificate": tls_certificate,
+        "tls_key": tls_key,
+        "api_key_file": api_key_file,
+        "cors": cors,
+        "cache": cache,
+        "idle_unload": idle_unload,
+        "max_body": max_body,
+        "max_inputs": max_inputs,
+        "queue_requests": queue_requests,
+        "queue_inputs": queue_inputs,
+        "queue_tokens": queue_tokens,
+        "batch_tokens": batch_tokens,
+        "batch_time": batch_time,
+        "timeout": timeout,
+        "grace": grace,
+        "threads": threads,
+        "access_log": access_log,
+    }
+    with reported_errors():
+        from quaver import serve as server
+
+        settings = server.read_settings(
+            flags, models=model or (), rerankers=rerank or (), file=config
+        )
+        if check:
+            print(settings.shown(), end="")
+        else:
+            server.serve(settings)

@@ -1,0 +1,278 @@
+"""The ASGI application: all dialects' routes, API keys, the log, and what the server is doing."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TextIO
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as StarletteRoute
+
+from quaver.serve import http, openai, operations, tei
+from quaver.serve.http import Call, Route
+from quaver.serve.models import ServedModel
+from quaver.serve.operations import State
+from quaver.serve.refusal import HungUp, Reason, Refusal
+from quaver.serve.service import Service, Waiter
+from quaver.serve.settings import Settings
+
+_CLIENT_WENT_AWAY = 499
+"""Nginx's status for it; it is only logged."""
+
+
+class Log:
+    """Writes one JSON object a line; never a text of a user."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        """Write to a stream; None for stderr."""
+        self._stream = stream
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Write one line.
+
+        Args:
+            event: what happened.
+            fields: facts about it.
+        """
+        now = time.time()
+        stamp = (
+            time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
+        )
+        line = msgspec.json.encode({"time": stamp, "event": event, **fields}).decode()
+        stream = self._stream or sys.stderr
+        try:
+            stream.write(line + "\n")
+            stream.flush()
+        except (OSError, ValueError):  # whoever read the log is gone; the server goes on
+            return
+
+
+class LogHandler(logging.Handler):
+    """Writes what libraries log as lines of a `Log`, without messages that may hold a user's text."""
+
+    def __init__(self, log: Log) -> None:
+        """Write to a log."""
+        super().__init__(logging.WARNING)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; of an exception its kind and the lines of code, not its message."""
+        fields: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
+        kind, error, trace = record.exc_info or (None, None, None)
+        if kind is None or error is None:
+            self._log.write("message", **fields, message=record.getMessage())
+            return
+        places = []
+        while trace is not None:
+            code = trace.tb_frame.f_code
+            places.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
+            trace = trace.tb_next
+        self._log.write("exception", **fields, kind=kind.__name__, places=places[-12:])
+
+
+class Keys:
+    """API keys; compared in constant time, and never kept as they are."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """Let in whoever sends one of the keys; everybody if there are none."""
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    def __bool__(self) -> bool:
+        """Return whether a key is needed."""
+        return bool(self._digests)
+
+    def check(self, header: str | None) -> None:
+        """Check a request's Authorization header: `Bearer KEY`, or the key alone.
+
+        Raises:
+            Refusal: it is missing or wrong.
+        """
+        if not self._digests:
+            return
+        scheme, _, rest = (header or "").partition(" ")
+        given = rest.strip() if scheme.lower() == "bearer" else header or ""
+        digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
+        # No early exit: the time says nothing about which keys there are.
+        if sum(hmac.compare_digest(digest, each) for each in self._digests) == 0:
+            raise Refusal(
+                Reason.UNAUTHORIZED,
+                "this server needs an API key: send the header Authorization: Bearer KEY",
+            )
+
+
+def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
+    """Make the ASGI application of a server.
+
+    Its `state.server` is a `State`. Models are loaded when the application starts.
+
+    Args:
+        settings: the configuration.
+        log: where to write; None for stderr.
+
+    Returns:
+        The application.
+
+    Raises:
+        InputError: the settings name no model, or their names clash, or a key file cannot be read.
+    """
+    log = log or Log()
+    keys = Keys(settings.keys())
+    service = Service(settings)
+    state = State(service)
+    routes = [*operations.routes(state), *openai.ROUTES, *tei.ROUTES]
+    description = operations.describe(routes, keys=bool(keys))
+    state.openapi = msgspec.json.encode(description)
+    state.page = operations.page(description)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(_load(state, log))]
+        if settings.idle_unload:
+            tasks.append(asyncio.create_task(_unload_idle(service, settings.idle_unload, log)))
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            service.close()
+
+    async def unmatched(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        message = {
+            404: "there is no such path: GET /docs lists them",
+            405: "the path has another method",
+        }
+        body = {"error": {"message": message.get(error.status_code, error.detail)}}
+        return http.json_response(body, error.status_code, error.headers)
+
+    async def failed(request: Request, error: Exception) -> Response:
+        return http.json_response(
+            {"error": {"message": "the server failed; its log says where"}}, 500
+        )
+
+    middleware = []
+    if settings.cors:
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+            )
+        )
+    app = Starlette(
+        routes=[
+            StarletteRoute(route.path, _endpoint(route, state, keys, log), methods=[route.method])
+            for route in routes
+        ],
+        middleware=middleware,
+        exception_handlers={HTTPException: unmatched, Exception: failed},
+        lifespan=lifespan,
+    )
+    app.state.server = state
+    return app
+
+
+def _endpoint(
+    route: Route, state: State, keys: Keys, log: Log
+) -> Callable[[Request], Awaitable[Response]]:
+    settings = state.service.settings
+    listed = settings.access_log and route.dialect != "operations"
+
+    async def endpoint(request: Request) -> Response:
+        begin = time.perf_counter()
+        name = http.request_id(request)
+        waiter = Waiter(timeout=settings.timeout, hung_up=lambda: http.hung_up(request))
+        reason = None
+        counted = not route.open
+        state.in_flight += counted
+        try:
+            response = await _answer(route, request, state, keys, waiter)
+        except Refusal as refusal:
+            response, reason = route.refuse(refusal), refusal.reason.value
+            if refusal.retry_after is not None:
+                response.headers["retry-after"] = str(refusal.retry_after)
+            if state.stopping or refusal.reason in {Reason.TOO_LARGE, Reason.TIMEOUT}:
+                response.headers["connection"] = "close"
+        except HungUp:
+            response, reason = Response(status_code=_CLIENT_WENT_AWAY), "client went away"
+        finally:
+            state.in_flight -= counted
+        response.headers["x-request-id"] = name
+        seconds = time.perf_counter() - begin
+        state.metrics.count(
+            route, response.status_code, seconds, waiter.model, waiter.tokens, waiter.inputs
+        )
+        if listed:
+            log.write(
+                "request",
+                id=name,
+                method=route.method,
+                route=route.path,
+                status=response.status_code,
+                ms=round(seconds * 1000, 3),
+                queue_ms=round(waiter.queue_seconds * 1000, 3),
+                model=waiter.model,
+                inputs=waiter.inputs,
+                tokens=waiter.tokens,
+                reason=reason,
+            )
+        return response
+
+    return endpoint
+
+
+async def _answer(
+    route: Route, request: Request, state: State, keys: Keys, waiter: Waiter
+) -> Response:
+    settings = state.service.settings
+    if not route.open:
+        keys.check(request.headers.get("authorization"))
+        if state.stopping:
+            raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
+    body = None
+    if route.decoder is not None:
+        waiter.interactive = http.interactive(request.headers.get("x-priority"))
+        content = await http.read_body(request, settings.max_body, settings.body_timeout)
+        body = http.decode(route.decoder, content)
+    return await route.answer(Call(state.service, waiter, body, request))
+
+
+async def _load(state: State, log: Log) -> None:
+    def report(model: ServedModel) -> None:
+        log.write(
+            "model",
+            model=model.name,
+            status=model.status,
+            error=model.error,
+            seconds=round(model.load_seconds, 3),
+        )
+
+    await state.service.models.load_all(report)
+    state.loading = False
+    if state.service.models.usable:
+        log.write("ready")
+    else:
+        state.on_failure()
+
+
+async def _unload_idle(service: Service, seconds: float, log: Log) -> None:
+    while True:
+        await asyncio.sleep(min(seconds / 4, 10.0))
+        for model in service.models.all:
+            if model.unload_if_idle(seconds):
+                log.write("model", model=model.name, status=model.status)

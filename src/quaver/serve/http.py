@@ -1,0 +1,223 @@
+"""Between Starlette and the dialects: bodies in, bodies out, refusals in the dialect's own words."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, Literal, TypeVar
+
+import msgspec
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quaver.serve.refusal import HungUp, Reason, Refusal
+from quaver.serve.service import Service, Waiter
+
+Body = TypeVar("Body")
+
+_ROWS_AT_ONCE = 64
+"""Rows of vectors written as JSON without letting others in between."""
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
+
+
+@dataclass(frozen=True)
+class Call(Generic[Body]):
+    """One request of a route.
+
+    Attributes:
+        service: the server's models.
+        waiter: waits for the request's jobs, and counts.
+        body: the decoded body, or None for a route without one.
+        request: the HTTP request.
+    """
+
+    service: Service
+    waiter: Waiter
+    body: Body
+    request: Request
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route of a dialect.
+
+    Attributes:
+        method: "GET" or "POST".
+        path: the path.
+        dialect: the dialect's name.
+        answer: answers a call.
+        refuse: turns a refusal into the dialect's response.
+        body: what the request's body is decoded to, or None.
+        summary: one sentence for the page of the API.
+        returns: type of the response's JSON, or None for text.
+        statuses: statuses of refusals.
+        open: whether it answers without an API key, and while the server stops.
+    """
+
+    method: Literal["GET", "POST", "HEAD"]
+    path: str
+    dialect: str
+    answer: Callable[[Call[Any]], Awaitable[Response]]
+    refuse: Callable[[Refusal], Response]
+    summary: str
+    body: Any = None
+    returns: Any = None
+    statuses: tuple[int, ...] = ()
+    open: bool = False
+    decoder: msgspec.json.Decoder[Any] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        """Prepare the decoder."""
+        if self.body is not None:
+            object.__setattr__(self, "decoder", msgspec.json.Decoder(self.body))
+
+
+def json_response(
+    value: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Return JSON; NumPy arrays are written as they are, float32 with the digits that tell it apart."""
+    content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    return Response(content, status, headers, media_type="application/json")
+
+
+async def rows_response(
+    before: bytes,
+    rows: list[Any],
+    after: bytes,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Return JSON with a long list of rows in it; other requests go on in between.
+
+    Args:
+        before: JSON up to the first row.
+        rows: what goes between, separated by commas; may hold NumPy arrays.
+        after: JSON behind the last row.
+        headers: more headers.
+    """
+    parts = [before]
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        if start:
+            parts.append(b",")
+            await asyncio.sleep(0)
+        piece = orjson.dumps(rows[start : start + _ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)
+        parts.append(piece[1:-1])
+    parts.append(after)
+    return Response(b"".join(parts), 200, headers, media_type="application/json")
+
+
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
+    """Read a request's body.
+
+    Args:
+        request: the request.
+        most: most bytes.
+        seconds: how long it may take.
+
+    Returns:
+        The body.
+
+    Raises:
+        Refusal: it is too large, or took too long.
+        HungUp: the client went away.
+    """
+    too_large = Refusal(
+        Reason.TOO_LARGE, f"a request may have at most {most} bytes; send several requests"
+    )
+    announced = request.headers.get("content-length", "0")
+    if announced.isdigit() and int(announced) > most:
+        raise too_large
+    first = await _receive(request, seconds)
+    if not first.get("more_body"):
+        body: bytes = first.get("body", b"")
+        if len(body) > most:
+            raise too_large
+        return body
+    body_parts, size = [first.get("body", b"")], len(first.get("body", b""))
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        message = await _receive(request, deadline - asyncio.get_running_loop().time())
+        body_parts.append(message.get("body", b""))
+        size += len(body_parts[-1])
+        if size > most:
+            raise too_large
+        if not message.get("more_body"):
+            return b"".join(body_parts)
+
+
+async def _receive(request: Request, seconds: float) -> Any:
+    try:
+        message = await asyncio.wait_for(request.receive(), seconds)
+    except asyncio.TimeoutError as error:
+        raise Refusal(Reason.TIMEOUT, "the request's body took too long to arrive") from error
+    if message["type"] == "http.disconnect":
+        raise HungUp
+    return message
+
+
+def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
+    """Decode a body.
+
+    Raises:
+        Refusal: it is not JSON, not UTF-8, or does not fit the type.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refusal(
+            Reason.INVALID, f"the body does not fit: {error}", field=_field(error)
+        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refusal(Reason.MALFORMED, f"the body is not JSON: {error}") from error
+    except RecursionError as error:
+        raise Refusal(Reason.MALFORMED, "the body is nested too deeply") from error
+
+
+def _field(error: msgspec.ValidationError) -> str | None:
+    """Return the first field of the place that msgspec names, such as `$.input[0]`."""
+    found = re.search(r"`\$\.(\w+)", str(error)) or re.search(r"required field `(\w+)`", str(error))
+    return found[1] if found else None
+
+
+def interactive(value: str | int | None) -> bool | None:
+    """Read a priority: 0 or "interactive" goes first, "bulk" or a larger number does not.
+
+    Args:
+        value: of Cohere's field or of the header X-Priority; None lets the request's size decide.
+
+    Returns:
+        Whether the request is interactive, or None.
+
+    Raises:
+        Refusal: it is something else.
+    """
+    if value is None:
+        return None
+    text = str(value).strip().lower()
+    if text == "interactive":
+        return True
+    if text == "bulk":
+        return False
+    if text.isdigit() and len(text) <= 3:
+        return int(text) == 0
+    raise Refusal(
+        Reason.INVALID,
+        f"a priority is interactive, bulk, or 0 (first) to 999: got {text[:20]!r}",
+        field="priority",
+    )
+
+
+def request_id(request: Request) -> str:
+    """Return the client's X-Request-ID if it is a plain one, else a new one."""
+    given = request.headers.get("x-request-id")
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+async def hung_up(request: Request) -> None:
+    """Return when the client goes away."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

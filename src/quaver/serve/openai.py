@@ -1,0 +1,305 @@
+"""OpenAI's dialect: /v1/embeddings and /v1/models, with the fields that Jina's API adds.
+
+Prompts: a text gets the model's default prompt, as of `Embedder.encode`. `input_type` (or Jina's
+`task`) "query" and "document" ask for the prompts of `Embedder.encode_query` and
+`Embedder.encode_document`; `prompt_name` names any prompt of the model. Lists of token ids are taken
+as they are: they get no prompt and no special tokens.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from starlette.responses import Response
+
+from quaver.engine import Output
+from quaver.serve.http import Call, Route, json_response, rows_response
+from quaver.serve.refusal import Reason, Refusal
+from quaver.serve.service import Input, Truncate
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+Role = Literal["query", "document"]
+
+_ROLES: dict[str, Role] = {
+    "query": "query",
+    "search_query": "query",
+    "retrieval.query": "query",
+    "document": "document",
+    "passage": "document",
+    "search_document": "document",
+    "retrieval.passage": "document",
+}
+
+_STATUSES = {
+    Reason.MALFORMED: 400,
+    Reason.INVALID: 400,
+    Reason.EMPTY: 400,
+    Reason.TOO_LARGE: 413,
+    Reason.UNAUTHORIZED: 401,
+    Reason.NOT_FOUND: 404,
+    Reason.NOT_ALLOWED: 405,
+    Reason.WRONG_MODEL: 400,
+    Reason.OVERLOADED: 429,
+    Reason.UNAVAILABLE: 503,
+    Reason.TIMEOUT: 504,
+    Reason.FAILED: 500,
+}
+_CODES = {
+    Reason.NOT_FOUND: "model_not_found",
+    Reason.UNAUTHORIZED: "invalid_api_key",
+    Reason.OVERLOADED: "rate_limit_exceeded",
+}
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The body of /v1/embeddings.
+
+    Attributes:
+        input: a text, texts, the token ids of a text, or of several.
+        model: a model's name or alias; left out, the first model.
+        encoding_format: "float", or "base64" for the bytes of little-endian float32.
+        dimensions: leading components to keep.
+        user: ignored.
+        input_type: "query" or "document", for the model's prompts.
+        prompt_name: name of one of the model's prompts.
+        task: Jina's word for `input_type`, such as "retrieval.query".
+        normalized: false for vectors as the model gives them.
+        embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary".
+        truncate: false refuses a text that is too long.
+        late_chunking: Jina's; only false is supported.
+    """
+
+    input: str | list[str | TokenId | list[TokenId]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: str | None = None
+    input_type: str | None = None
+    prompt_name: str | None = None
+    task: str | None = None
+    normalized: bool | None = None
+    embedding_type: Literal["float", "base64", "int8", "binary", "ubinary"] | None = None
+    truncate: bool | Literal["NONE", "START", "END"] | None = None
+    late_chunking: bool | None = None
+
+
+class Embedding(msgspec.Struct):
+    """One vector.
+
+    Attributes:
+        object: "embedding".
+        index: the input's position.
+        embedding: numbers, or base64 of little-endian float32.
+    """
+
+    object: str
+    index: int
+    embedding: list[float] | str
+
+
+class Usage(msgspec.Struct):
+    """The request's tokens.
+
+    Attributes:
+        prompt_tokens: tokens of all inputs, special tokens included, after cutting.
+        total_tokens: the same.
+    """
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingsAnswer(msgspec.Struct):
+    """The answer of /v1/embeddings.
+
+    Attributes:
+        object: "list".
+        data: the vectors, in the order of the inputs.
+        model: the model's name.
+        usage: tokens.
+    """
+
+    object: str
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class ModelEntry(msgspec.Struct):
+    """One model of the list.
+
+    Attributes:
+        id: its name or alias.
+        object: "model".
+        created: Unix time of the server's start.
+        owned_by: "quaver".
+    """
+
+    id: str
+    object: str
+    created: int
+    owned_by: str
+
+
+class ModelList(msgspec.Struct):
+    """The answer of /v1/models.
+
+    Attributes:
+        object: "list".
+        data: the models.
+    """
+
+    object: str
+    data: list[ModelEntry]
+
+
+def refuse(refusal: Refusal) -> Response:
+    """Return OpenAI's error body."""
+    status = _STATUSES[refusal.reason]
+    kinds = {429: "rate_limit_error", 401: "authentication_error"}
+    kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
+    error = {
+        "message": refusal.message,
+        "type": kind,
+        "param": refusal.field,
+        "code": _CODES.get(refusal.reason),
+    }
+    return json_response({"error": error}, status)
+
+
+def read_inputs(given: str | list[str | int | list[int]]) -> list[Input]:
+    """Return the texts and lists of token ids of a request.
+
+    Raises:
+        Refusal: numbers and other inputs are mixed.
+    """
+    if isinstance(given, str):
+        return [given]
+    numbers = [each for each in given if isinstance(each, int)]
+    if not numbers:
+        return [each for each in given if not isinstance(each, int)]
+    if len(numbers) < len(given):
+        raise Refusal(
+            Reason.INVALID,
+            "input must be texts, or the token ids of one text, or lists of token ids: got token ids "
+            "beside something else",
+            field="input",
+        )
+    return [numbers]
+
+
+def read_role(name: str | None, prompts: dict[str, str]) -> tuple[Role | None, str | None]:
+    """Return what `input_type` or `task` asks for: a role, or the name of a prompt.
+
+    Raises:
+        Refusal: it is neither.
+    """
+    if name is None or name in prompts:
+        return None, name
+    if name in _ROLES:
+        return _ROLES[name], None
+    raise Refusal(
+        Reason.INVALID,
+        f"input_type must be query or document, or name a prompt of the model: got {name[:64]!r}",
+        field="input_type",
+    )
+
+
+def read_truncate(given: bool | str | None) -> Truncate:
+    """Return what to cut off a long text; by default its end."""
+    names: dict[bool | str | None, Truncate] = {False: "never", "NONE": "never", "START": "start"}
+    return names.get(given, "end")
+
+
+async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
+    """Embed."""
+    body = call.body
+    if body.late_chunking:
+        raise Refusal(
+            Reason.INVALID, "late_chunking is not supported: leave it out", field="late_chunking"
+        )
+    inputs = read_inputs(body.input)
+    if any(each == "" for each in inputs):
+        raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
+    call.service.check_count(len(inputs), "input")
+    served, loaded = await call.service.embedder(body.model)
+    role, prompt_name = read_role(body.input_type or body.task, loaded.embedder.prompts)
+    kind = body.embedding_type or body.encoding_format or "float"
+    outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
+    found = await call.service.embed(
+        call.waiter,
+        inputs,
+        model=served.name,
+        prompt_name=body.prompt_name or prompt_name,
+        role=role,
+        normalize=body.normalized,
+        dimensions=body.dimensions,
+        output=outputs.get(kind, "float32"),
+        truncate=read_truncate(body.truncate),
+    )
+    rows: list[Any]
+    if kind == "base64":
+        vectors = found.vectors.astype("<f4", copy=False)
+        rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors]
+    elif kind == "binary":
+        rows = list((found.vectors.astype(np.int16) - 128).astype(np.int8))
+    else:
+        rows = list(found.vectors)
+    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
+    tokens = call.waiter.tokens
+    after = msgspec.json.encode(
+        {"model": served.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    )
+    return await rows_response(b'{"object":"list","data":[', data, b"]," + after[1:])
+
+
+async def models(call: Call[None]) -> Response:
+    """List the models and their aliases."""
+    data = [
+        {"id": name, "object": "model", "created": model.created, "owned_by": "quaver"}
+        for model in call.service.models.all
+        for name in (model.name, *model.settings.aliases)
+    ]
+    return json_response({"object": "list", "data": data})
+
+
+async def model(call: Call[None]) -> Response:
+    """Show one model."""
+    name = call.request.path_params["name"]
+    found = call.service.models.named(name)
+    return json_response(
+        {"id": name, "object": "model", "created": found.created, "owned_by": "quaver"}
+    )
+
+
+_ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
+ROUTES = (
+    Route(
+        "POST",
+        "/v1/embeddings",
+        "openai",
+        embeddings,
+        refuse,
+        "Turn texts into vectors.",
+        EmbeddingsRequest,
+        EmbeddingsAnswer,
+        _ERRORS,
+    ),
+    Route(
+        "GET", "/v1/models", "openai", models, refuse, "List the models.", None, ModelList, (401,)
+    ),
+    Route(
+        "GET",
+        "/v1/models/{name:path}",
+        "openai",
+        model,
+        refuse,
+        "Show one model.",
+        None,
+        ModelEntry,
+        (401, 404),
+    ),
+)

@@ -1,0 +1,277 @@
+"""What operators ask for: probes, metrics, and the description of the API with a page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from quaver.serve.http import Call, Route, json_response
+
+if TYPE_CHECKING:
+    from quaver.serve.service import Service
+
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
+
+
+class Metrics:
+    """The server's numbers for Prometheus, in a registry of their own.
+
+    Attributes:
+        registry: the registry.
+    """
+
+    def __init__(self, service: Service) -> None:
+        """Count from zero."""
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "quaver_requests",
+            "Requests answered.",
+            ("dialect", "route", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "quaver_request_duration_seconds",
+            "Seconds from a request's head to its answer.",
+            ("dialect", "route"),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "quaver_tokens", "Tokens of answered requests.", ("model",), registry=self.registry
+        )
+        self._inputs = Counter(
+            "quaver_inputs", "Inputs of answered requests.", ("model",), registry=self.registry
+        )
+        self.connections = Gauge("quaver_connections", "Open connections.", registry=self.registry)
+        self.registry.register(_Collector(service))
+
+    def count(
+        self, route: Route, status: int, seconds: float, model: str, tokens: int, inputs: int
+    ) -> None:
+        """Count one answered request."""
+        self._requests.labels(route.dialect, route.path, str(status)).inc()
+        self._seconds.labels(route.dialect, route.path).observe(seconds)
+        if inputs:
+            self._tokens.labels(model).inc(tokens)
+            self._inputs.labels(model).inc(inputs)
+
+    def text(self) -> bytes:
+        """Return the numbers in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+
+class _Collector(Collector):
+    """Reads the scheduler's and the models' numbers when Prometheus asks."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the numbers."""
+        counts, waiting = self._service.scheduler.counts, self._service.scheduler.waiting
+        for name, text, value in (
+            ("batches", "Batches computed.", counts.batches),
+            ("batch_tokens", "Tokens computed in batches.", counts.tokens),
+            ("batch_inputs", "Inputs computed in batches.", counts.inputs),
+            ("shared_inputs", "Inputs that waited for an equal one in flight.", counts.shared),
+            ("cache_hits", "Inputs that came from the cache.", counts.cached),
+            ("refused_requests", "Requests refused because the queue was full.", counts.refused),
+            ("abandoned_requests", "Requests whose client went away.", counts.abandoned),
+        ):
+            yield CounterMetricFamily(f"quaver_{name}", text, value)
+        for name, text, value in (
+            ("queue_requests", "Requests accepted and not yet answered.", waiting.requests),
+            ("queue_inputs", "Inputs of those requests.", waiting.inputs),
+            ("queue_tokens", "Tokens of those requests, as estimated.", waiting.tokens),
+            ("last_batch_tokens", "Tokens of the last batch.", counts.last_batch_tokens),
+            ("last_batch_inputs", "Inputs of the last batch.", counts.last_batch_inputs),
+        ):
+            yield GaugeMetricFamily(f"quaver_{name}", text, value)
+        loaded = GaugeMetricFamily(
+            "quaver_model_loaded", "Whether a model is in memory.", labels=("model", "status")
+        )
+        for model in self._service.models.all:
+            loaded.add_metric((model.name, model.status), float(model.loaded is not None))
+        yield loaded
+
+
+class State:
+    """What the server is doing.
+
+    Attributes:
+        service: its models.
+        loading: whether the models of the start are not loaded yet.
+        stopping: whether it finishes what it accepted, and nothing else.
+        in_flight: requests that are being answered.
+        metrics: its numbers.
+        openapi: the description of its API, as JSON.
+        page: a page of it, as HTML.
+        on_failure: called if no model could be loaded at the start.
+    """
+
+    def __init__(self, service: Service) -> None:
+        """Begin to load."""
+        self.service = service
+        self.loading = True
+        self.stopping = False
+        self.in_flight = 0
+        self.metrics = Metrics(service)
+        self.openapi = b""
+        self.page = ""
+        self.on_failure: Callable[[], None] = lambda: None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the server answers requests."""
+        return not self.loading and not self.stopping and self.service.models.usable
+
+
+def routes(state: State) -> Iterator[Route]:
+    """Yield the routes; none needs a key.
+
+    Args:
+        state: what the server is doing.
+    """
+
+    async def livez(call: Call[None]) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(call: Call[None]) -> Response:
+        models = {model.name: model.status for model in call.service.models.all}
+        doing = "ready" if state.ready else "stopping" if state.stopping else "loading"
+        return json_response({"status": doing, "models": models}, 200 if state.ready else 503)
+
+    async def health(call: Call[None]) -> Response:
+        return Response(status_code=200 if state.ready else 503)
+
+    async def root(call: Call[None]) -> Response:
+        return PlainTextResponse("Quaver is running")
+
+    async def metrics(call: Call[None]) -> Response:
+        return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def openapi(call: Call[None]) -> Response:
+        return Response(state.openapi, media_type="application/json")
+
+    async def docs(call: Call[None]) -> Response:
+        return HTMLResponse(state.page)
+
+    for path, answer, summary in (
+        ("/livez", livez, "Whether the process runs."),
+        ("/readyz", readyz, "Whether it answers: not while it loads models or stops."),
+        ("/health", health, "The same, without a body."),
+        ("/ping", health, "The same."),
+        ("/", root, "That this is Quaver."),
+        ("/metrics", metrics, "Numbers for Prometheus."),
+        ("/openapi.json", openapi, "This description."),
+        ("/docs", docs, "A page of it."),
+    ):
+        yield Route("GET", path, "operations", answer, _never, summary, statuses=(503,), open=True)
+
+
+def _never(refusal: Any) -> Response:
+    return PlainTextResponse(refusal.message, 503)
+
+
+def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
+    """Return the OpenAPI description of routes.
+
+    Args:
+        routes: the routes.
+        keys: whether they need an API key.
+    """
+    types = [t for route in routes for t in (route.body, route.returns) if t is not None]
+    schemas, components = msgspec.json.schema_components(
+        types, ref_template="#/components/schemas/{name}"
+    )
+    found = dict(zip(map(id, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        operation: dict[str, Any] = {
+            "summary": route.summary,
+            "tags": [route.dialect],
+            "operationId": f"{route.method.lower()}{re.sub('[^a-z0-9]+', '_', route.path.lower())}",
+            "responses": {
+                "200": {"description": "The answer."},
+                **{str(status): {"description": _MEANINGS[status]} for status in route.statuses},
+            },
+        }
+        if route.returns is not None:
+            content = {"application/json": {"schema": found[id(route.returns)]}}
+            operation["responses"]["200"]["content"] = content
+        if route.body is not None:
+            operation["requestBody"] = {
+                "required": True,
+                "content": {"application/json": {"schema": found[id(route.body)]}},
+            }
+        names = re.findall(r"{(\w+)(?::\w+)?}", route.path)
+        if names:
+            operation["parameters"] = [
+                {
+                    "name": name,
+                    "in": "path",
+                    "required": True,
+                    "schema": {"type": "string", "minLength": 1},
+                }
+                for name in names
+            ]
+        if keys and not route.open:
+            operation["security"] = [{"key": []}]
+        path = re.sub(r":\w+}", "}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = operation
+    described: dict[str, Any] = {"schemas": components}
+    if keys:
+        described["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Quaver", "version": metadata.version("quaver")},
+        "paths": paths,
+        "components": described,
+    }
+
+
+_MEANINGS = {
+    400: "The body is not JSON, or outside its rule.",
+    401: "The API key is missing or wrong.",
+    404: "No model has this name.",
+    413: "The body is too large.",
+    422: "The body is outside its rule.",
+    424: "The model cannot do this, or failed.",
+    429: "The queue is full; Retry-After says when to try again.",
+    500: "The engine failed.",
+    503: "The model could not be loaded, or the server stops.",
+    504: "The answer took too long.",
+}
+
+
+def page(description: dict[str, Any]) -> str:
+    """Return a page of the API, without scripts from elsewhere."""
+    from html import escape
+
+    rows = [
+        f"<tr><td>{escape(operation['tags'][0])}<td><code>{method.upper()} {escape(path)}</code>"
+        f"<td>{escape(operation['summary'])}"
+        for path, methods in description["paths"].items()
+        for method, operation in methods.items()
+    ]
+    bodies = [
+        f"<h3 id='{escape(name)}'>{escape(name)}</h3><p>{escape(schema.get('description', ''))}</p>"
+        f"<pre>{escape(msgspec.json.format(msgspec.json.encode(schema.get('properties', {}))).decode())}</pre>"
+        for name, schema in sorted(description["components"]["schemas"].items())
+    ]
+    return (
+        "<!doctype html><meta charset=utf-8><title>Quaver's API</title>"
+        "<style>body{font:16px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+        "td{padding:.2rem 1rem .2rem 0}pre{overflow:auto;background:#8881;padding:.5rem}</style>"
+        f"<h1>Quaver {escape(description['info']['version'])}</h1>"
+        "<p><a href=openapi.json>openapi.json</a></p>"
+        f"<table>{''.join(rows)}</table><h2>Bodies</h2>{''.join(bodies)}"
+    )

@@ -1,0 +1,771 @@
+"""Requests of all clients flow through one tokenizer thread and one engine thread, in ragged batches.
+
+A request becomes a `Job` with one `Unit` of work for each distinct input. The tokenizer thread turns
+units into token ids, many at a time; the engine thread joins tokenized units of any requests into a
+batch of at most `Limits.batch_tokens` tokens, or fewer if those would take longer than
+`Limits.batch_seconds`. No request waits for a timer: what has arrived when the engine becomes free
+is the next batch.
+
+Small requests are interactive, large ones bulk. Interactive work goes first, except that bulk work
+gets a fifth of the engine's time while both wait. Within a class the requests take turns, one input
+each, so a request of 2,000 inputs does not hold up another one of 50.
+
+An input that is in flight already is not computed again: the second request waits for the first
+one's unit. The engine gives a text the same bits in any batch, so this changes no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+from cachetools import LRUCache
+from numpy.typing import NDArray
+
+from quaver.errors import InputError, QuaverError
+from quaver.models import TokenBatch
+from quaver.serve.refusal import HungUp, Reason, Refusal
+
+INTERACTIVE_TOKENS = 512
+"""Most tokens, as estimated, of a request that counts as interactive if it does not say itself."""
+
+_TEXTS_AT_ONCE = 64
+"""Most inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
+
+_BULK_SHARE = 0.2
+"""Bulk work's share of the engine's time while interactive work waits, too."""
+
+_CACHE_OVERHEAD = 250
+"""Bytes of a cached row's key, its array object and its place in the cache, besides its numbers."""
+
+
+class Pair(NamedTuple):
+    """A query with a document, to be read together.
+
+    Attributes:
+        query: the first text; it is never cut.
+        document: the second text.
+        longest: most tokens of the document, or None for as many as fit.
+    """
+
+    query: str
+    document: str
+    longest: int | None = None
+
+
+class TextEnd(NamedTuple):
+    """A text whose end is kept if it is too long; of a plain str the start is kept."""
+
+    text: str
+
+
+Item = str | TextEnd | Pair | bytes
+"""What can be computed: a text, a pair, or the token ids of a text as the bytes of an int32 array."""
+
+
+class Tokens(NamedTuple):
+    """One input's tokens.
+
+    Attributes:
+        ids: int32 (n,).
+        types: int32 (n,), or None if all are 0.
+    """
+
+    ids: NDArray[np.int32]
+    types: NDArray[np.int32] | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the scheduler accepts, and how it cuts the work.
+
+    Attributes:
+        requests: most requests accepted and not yet answered.
+        inputs: most inputs of those requests.
+        tokens: most tokens of those requests, as estimated from their characters.
+        batch_tokens: most tokens in a batch.
+        batch_seconds: how long a batch may take, as far as the last ones tell.
+        cache_bytes: size of the cache of results, 0 for none.
+    """
+
+    requests: int = 512
+    inputs: int = 16384
+    tokens: int = 2_000_000
+    batch_tokens: int = 16384
+    batch_seconds: float = 0.04
+    cache_bytes: int = 0
+
+
+class Lane:
+    """One model's way through the scheduler.
+
+    Attributes:
+        key: says which results are the same; no two models share one.
+        tokenize: turns inputs into tokens, in their order; raises InputError for a bad input.
+        compute: turns a batch into rows, float32 (N, width).
+        width: numbers in a row.
+        longest: most tokens of an input.
+        cached: whether results go into the cache.
+        rate: tokens a second, as the last batches tell; 0 before the first.
+        jobs: requests in flight; the model must not be unloaded while there are any.
+        used: when the last request came, by `time.monotonic`.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        tokenize: Callable[[Sequence[Item]], list[Tokens]],
+        compute: Callable[[TokenBatch], NDArray[np.float32]],
+        *,
+        width: int,
+        longest: int,
+        cached: bool = True,
+    ) -> None:
+        """Describe a model; see the class."""
+        self.key = key
+        self.tokenize = tokenize
+        self.compute = compute
+        self.width = width
+        self.longest = longest
+        self.cached = cached
+        self.rate = 0.0
+        self.jobs = 0
+        self.used = time.monotonic()
+
+
+class _State(Enum):
+    NEW = 0
+    TOKENIZING = 1
+    TOKENIZED = 2
+    COMPUTING = 3
+    DONE = 4
+
+
+class Unit:
+    """One distinct input in flight.
+
+    Attributes:
+        item: the input.
+        state: how far it is.
+        tokens: its tokens, once tokenized.
+        waiters: who wants the row: jobs, and the row's place in their results.
+        owners: the jobs in whose turn it may be taken.
+    """
+
+    __slots__ = ("item", "owners", "state", "tokens", "waiters")
+
+    def __init__(self, item: Item) -> None:
+        """Wait for the tokenizer."""
+        self.item = item
+        self.state = _State.NEW
+        self.tokens: Tokens | None = None
+        self.waiters: list[tuple[Job, int]] = []
+        self.owners: list[Job] = []
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody still waits for it."""
+        return any(not job.over for job, _ in self.waiters)
+
+
+class Job:
+    """One accepted request.
+
+    Attributes:
+        lane: the model it asked for.
+        rows: float32 (N, width), the results, complete once `future` is done.
+        interactive: whether it goes before bulk work.
+        future: done with None, or with the request's error.
+        over: whether nobody waits for it any more: answered, failed or canceled.
+        lengths: int32 (N,), the tokens of each input; 0 for one that came from the cache.
+        arrived: when it was accepted, by `time.perf_counter`.
+        tokenize_seconds: time of the tokenizer thread in which its inputs took part.
+        compute_seconds: the same of the engine thread.
+    """
+
+    __slots__ = (
+        "arrived",
+        "compute_seconds",
+        "estimate",
+        "future",
+        "interactive",
+        "lane",
+        "lengths",
+        "loop",
+        "missing",
+        "over",
+        "queued",
+        "rows",
+        "tokenize_seconds",
+        "units",
+    )
+
+    def __init__(self, lane: Lane, count: int, *, interactive: bool, estimate: int) -> None:
+        """Accept a request of `count` inputs, of about `estimate` tokens."""
+        self.lane = lane
+        self.rows = np.empty((count, lane.width), np.float32)
+        self.lengths = np.zeros(count, np.int32)
+        self.interactive = interactive
+        self.estimate = estimate
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[None] = self.loop.create_future()
+        self.missing = count
+        self.over = False
+        self.arrived = time.perf_counter()
+        self.tokenize_seconds = 0.0
+        self.compute_seconds = 0.0
+        # For each stage the units to take in this job's turn, and whether it is in the stage's line.
+        self.units: tuple[deque[Unit], deque[Unit]] = (deque(), deque())
+        self.queued = [False, False]
+
+
+_TOKENIZE, _COMPUTE = 0, 1
+
+
+class _Line:
+    """Jobs with units for one stage, in turns; one line for each class of work.
+
+    Jobs of one lane share a batch, so each lane has its own turns, and the lanes take turns.
+    """
+
+    def __init__(self, stage: int) -> None:
+        self.stage = stage
+        self.lanes: deque[Lane] = deque()
+        self.turns: dict[Lane, deque[Job]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.lanes)
+
+    def add(self, job: Job) -> None:
+        if job.queued[self.stage]:
+            return
+        job.queued[self.stage] = True
+        if job.lane not in self.turns:
+            self.turns[job.lane] = deque()
+            self.lanes.append(job.lane)
+        self.turns[job.lane].append(job)
+
+    def take(
+        self, state: _State, fits: Callable[[Unit], bool], drop: Callable[[Lane, Unit], None]
+    ) -> tuple[Lane, list[Unit]] | None:
+        """Take units of one lane, one of each job in turn, while they fit."""
+        while self.lanes:
+            lane = self.lanes[0]
+            taken: list[Unit] = []
+            jobs, full = self.turns[lane], False
+            while jobs and not full:
+                job = jobs.popleft()
+                units = job.units[self.stage]
+                while units:
+                    unit = units.popleft()
+                    if unit.state is not state:
+                        continue  # taken in another job's turn
+                    if not unit.wanted:
+                        drop(lane, unit)
+                        continue
+                    full = not fits(unit)
+                    if full:
+                        units.appendleft(unit)
+                        jobs.appendleft(job)
+                    else:
+                        taken.append(unit)
+                    break
+                if units and not full:
+                    jobs.append(job)
+                elif not full:
+                    job.queued[self.stage] = False
+            if jobs:
+                self.lanes.rotate(-1)
+            else:
+                self.lanes.popleft()
+                del self.turns[lane]
+            if taken:
+                return lane, taken
+        return None
+
+
+@dataclass
+class Counts:
+    """What the scheduler has done, for metrics.
+
+    Attributes:
+        batches: batches computed.
+        tokens: tokens computed.
+        inputs: inputs computed.
+        shared: inputs that waited for one in flight.
+        cached: inputs that came from the cache.
+        refused: requests refused because the queue was full.
+        abandoned: requests whose client went away.
+        last_batch_tokens: tokens of the last batch.
+        last_batch_inputs: inputs of the last batch.
+    """
+
+    batches: int = 0
+    tokens: int = 0
+    inputs: int = 0
+    shared: int = 0
+    cached: int = 0
+    refused: int = 0
+    abandoned: int = 0
+    last_batch_tokens: int = 0
+    last_batch_inputs: int = 0
+
+
+@dataclass
+class _Waiting:
+    """Accepted and not yet answered."""
+
+    requests: int = 0
+    inputs: int = 0
+    tokens: int = 0
+
+
+@dataclass
+class _Settled:
+    """Jobs that ended in one step of a thread; delivered to the event loops at once."""
+
+    jobs: list[tuple[Job, BaseException | None]] = field(default_factory=list)
+
+
+class Scheduler:
+    """Two threads, and the queues between them and the event loop; see the module."""
+
+    def __init__(self, limits: Limits) -> None:
+        """Start the threads.
+
+        Args:
+            limits: the bounds.
+        """
+        self.limits = limits
+        self.counts = Counts()
+        self.waiting = _Waiting()
+        self._lock = threading.Lock()
+        self._to_tokenize = threading.Condition(self._lock)
+        self._to_compute = threading.Condition(self._lock)
+        # For each stage: interactive, bulk.
+        self._lines = [(_Line(stage), _Line(stage)) for stage in (_TOKENIZE, _COMPUTE)]
+        self._in_flight: dict[tuple[str, Item], Unit] = {}
+        self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._cache: LRUCache[Hashable, NDArray[np.float32]] | None = None
+        if limits.cache_bytes:
+            self._cache = LRUCache(
+                limits.cache_bytes, getsizeof=lambda row: row.nbytes + _CACHE_OVERHEAD
+            )
+        self._interactive_seconds = 0.0
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._tokenize_all, name="quaver-tokenizer", daemon=True),
+            threading.Thread(target=self._compute_all, name="quaver-engine", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # --- On the event loop ------------------------------------------------------------------------
+    def submit(self, lane: Lane, items: Sequence[Item], *, interactive: bool | None = None) -> Job:
+        """Accept a request, or refuse it at once.
+
+        Args:
+            lane: the model.
+            items: one or more inputs.
+            interactive: whether the request goes before bulk work; None lets its size decide.
+
+        Returns:
+            The job; await `job.future`, then read `job.rows`.
+
+        Raises:
+            Refusal: the queue is full; `retry_after` says when it is likely to have room.
+        """
+        estimate = sum(min(lane.longest, _about_tokens(item)) for item in items)
+        self._admit(lane, len(items), estimate)
+        if interactive is None:
+            interactive = estimate <= INTERACTIVE_TOKENS
+        job = Job(lane, len(items), interactive=interactive, estimate=estimate)
+        lane.jobs += 1
+        lane.used = time.monotonic()
+        for start in range(0, len(items), 256):  # lets the threads in between
+            with self._lock:
+                self._enter(job, items[start : start + 256], start)
+        if job.missing == 0:  # all of it was in the cache
+            self._settle([(job, None)])
+        return job
+
+    def cancel(self, job: Job, error: BaseException | None = None) -> None:
+        """Give up a job: its place is free at once, and what only it wanted is not computed.
+
+        Args:
+            job: the job; one that is over is left alone.
+            error: what `job.future` raises; None for `HungUp`.
+        """
+        if not job.over:
+            self.counts.abandoned += error is None
+            self._settle([(job, error or HungUp())])
+
+    async def aside(self, call: Callable[[], Any]) -> Any:
+        """Run something short on the tokenizer thread, such as counting tokens.
+
+        Args:
+            call: what to run.
+
+        Returns:
+            What it returns.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._calls.append((call, future))
+            self._to_tokenize.notify()
+        return await future
+
+    def retry_after(self) -> int:
+        """Return the whole seconds after which the present queue is likely to be empty."""
+        rates = [lane.rate for line in self._lines[_COMPUTE] for lane in line.lanes if lane.rate]
+        seconds = self.waiting.tokens / min(rates) if rates else 1.0
+        return max(1, min(60, math.ceil(seconds)))
+
+    def close(self) -> None:
+        """End the threads; what is still queued is given up."""
+        with self._lock:
+            self._closed = True
+            self._to_tokenize.notify_all()
+            self._to_compute.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _admit(self, lane: Lane, inputs: int, tokens: int) -> None:
+        waiting, limits = self.waiting, self.limits
+        with self._lock:
+            # An empty queue accepts whatever a single request may have.
+            if not waiting.requests or (
+                waiting.requests + 1 <= limits.requests
+                and waiting.inputs + inputs <= limits.inputs
+                and waiting.tokens + tokens <= limits.tokens
+            ):
+                waiting.requests += 1
+                waiting.inputs += inputs
+                waiting.tokens += tokens
+                return
+            self.counts.refused += 1
+            seconds = self.retry_after()
+        raise Refusal(
+            Reason.OVERLOADED,
+            f"the queue is full: {waiting.requests} requests with {waiting.inputs} inputs wait; "
+            f"try again in {seconds} s",
+            retry_after=seconds,
+        )
+
+    def _enter(self, job: Job, items: Sequence[Item], start: int) -> None:
+        """Find or make the unit of each item; the lock is held."""
+        lane = job.lane
+        before = len(job.units[_TOKENIZE])
+        for row, item in enumerate(items, start):
+            if self._cache is not None and lane.cached:
+                kept = self._cache.get(_digest(lane, item))
+                if kept is not None:
+                    job.rows[row] = kept
+                    job.missing -= 1
+                    self.counts.cached += 1
+                    continue
+            unit = self._in_flight.get((lane.key, item))
+            if unit is None:
+                unit = self._in_flight[lane.key, item] = Unit(item)
+                unit.owners.append(job)
+                job.units[_TOKENIZE].append(unit)
+            else:
+                self.counts.shared += 1
+                self._join(job, unit)
+            unit.waiters.append((job, row))
+        if len(job.units[_TOKENIZE]) > before:
+            self._lines[_TOKENIZE][not job.interactive].add(job)
+            self._to_tokenize.notify()
+
+    def _join(self, job: Job, unit: Unit) -> None:
+        """Let a unit be taken in this job's turn, too: its first owner may be bulk or gone."""
+        if job in unit.owners:
+            return
+        unit.owners.append(job)
+        if unit.state is _State.NEW:
+            job.units[_TOKENIZE].append(unit)
+        elif unit.state is _State.TOKENIZED:
+            assert unit.tokens is not None
+            job.units[_COMPUTE].append(unit)
+            self._lines[_COMPUTE][not job.interactive].add(job)
+
+    # --- The tokenizer thread -----------------------------------------------------------------------
+    def _tokenize_all(self) -> None:
+        while True:
+            with self._lock:
+                interactive, bulk = self._lines[_TOKENIZE]
+                while not (self._closed or self._calls or interactive or bulk):
+                    self._to_tokenize.wait()
+                if self._closed:
+                    return
+                calls, self._calls = self._calls, deque()
+                work = self._take_texts(interactive) or self._take_texts(bulk)
+                if work is not None:
+                    for unit in work[1]:
+                        unit.state = _State.TOKENIZING
+            for call, future in calls:
+                _answer(call, future)
+            if work is not None:
+                self._tokenize(*work)
+            del work, calls  # nothing of a request is kept while this thread waits for the next
+
+    def _take_texts(self, line: _Line) -> tuple[Lane, list[Unit]] | None:
+        room = _TEXTS_AT_ONCE
+
+        def fits(unit: Unit) -> bool:
+            nonlocal room
+            room -= 1
+            return room >= 0
+
+        return line.take(_State.NEW, fits, self._drop)
+
+    def _tokenize(self, lane: Lane, units: list[Unit]) -> None:
+        begin = time.perf_counter()
+        try:
+            tokens = lane.tokenize([unit.item for unit in units])
+        except Exception as error:  # noqa: BLE001 - whatever a hostile text made fail is its request's alone
+            if len(units) > 1:
+                for unit in units:
+                    self._tokenize(lane, [unit])
+            else:
+                self._fail(lane, units, error)
+            return
+        seconds = time.perf_counter() - begin
+        with self._lock:
+            for unit, unit.tokens in zip(units, tokens, strict=True):
+                unit.state = _State.TOKENIZED
+                for job, row in unit.waiters:
+                    job.lengths[row] = len(unit.tokens.ids)
+                for job in unit.owners:  # every waiter is an owner, too
+                    if not job.over:
+                        job.units[_COMPUTE].append(unit)
+                        self._lines[_COMPUTE][not job.interactive].add(job)
+                if not unit.wanted:
+                    self._drop(lane, unit)
+            for job in {job for unit in units for job in unit.owners}:
+                job.tokenize_seconds += seconds
+            self._to_compute.notify()
+
+    # --- The engine thread ------------------------------------------------------------------------
+    def _compute_all(self) -> None:
+        while True:
+            with self._lock:
+                interactive, bulk = self._lines[_COMPUTE]
+                while not (self._closed or interactive or bulk):
+                    self._to_compute.wait()
+                if self._closed:
+                    return
+                work, was_interactive = self._take_batch(interactive, bulk)
+                if work is not None:
+                    for unit in work[1]:
+                        unit.state = _State.COMPUTING
+            if work is None:
+                continue
+            begin = time.perf_counter()
+            self._compute(*work)
+            seconds = time.perf_counter() - begin
+            if was_interactive and bulk:
+                self._interactive_seconds += seconds
+            elif not was_interactive:
+                # Bulk work has had its turn; it is owed the next after this much of the other.
+                self._interactive_seconds = -seconds * (1 / _BULK_SHARE - 1)
+            del work
+
+    def _take_batch(
+        self, interactive: _Line, bulk: _Line
+    ) -> tuple[tuple[Lane, list[Unit]] | None, bool]:
+        first = [(interactive, True), (bulk, False)]
+        if self._interactive_seconds > 0 and bulk:
+            first.reverse()
+        for line, kind in first:
+            work = self._take_units(line)
+            if work is not None:
+                return work, kind
+        return None, False
+
+    def _take_units(self, line: _Line) -> tuple[Lane, list[Unit]] | None:
+        if not line:
+            return None
+        rate = line.lanes[0].rate
+        budget = self.limits.batch_tokens
+        # Before the first batch of a model nothing tells how fast it is.
+        budget = min(budget, max(256, int(rate * self.limits.batch_seconds))) if rate else 1024
+        room = max(1, budget)
+        empty = True
+
+        def fits(unit: Unit) -> bool:
+            nonlocal room, empty
+            assert unit.tokens is not None
+            size = len(unit.tokens.ids)
+            if not empty and size > room:
+                return False
+            empty = False
+            room -= size
+            return True
+
+        return line.take(_State.TOKENIZED, fits, self._drop)
+
+    def _compute(self, lane: Lane, units: list[Unit]) -> None:
+        begin = time.perf_counter()
+        batch = _joined(units)
+        try:
+            rows = lane.compute(batch)
+        except Exception as error:  # noqa: BLE001 - the thread serves every client and must go on
+            if len(units) > 1:
+                for unit in units:  # each alone, so only the faulty one fails
+                    self._compute(lane, [unit])
+            else:
+                self._fail(lane, units, error)
+            return
+        seconds = time.perf_counter() - begin
+        counts = self.counts
+        counts.batches += 1
+        counts.tokens += batch.tokens
+        counts.inputs += len(units)
+        counts.last_batch_tokens, counts.last_batch_inputs = batch.tokens, len(units)
+        if batch.tokens >= 256 or not lane.rate:
+            rate = batch.tokens / seconds
+            lane.rate = rate if not lane.rate else 0.7 * lane.rate + 0.3 * rate
+        finished: list[tuple[Job, BaseException | None]] = []
+        with self._lock:
+            for unit, row in zip(units, rows, strict=True):
+                unit.state = _State.DONE
+                del self._in_flight[lane.key, unit.item]
+                if self._cache is not None and lane.cached:
+                    self._keep(_digest(lane, unit.item), row)
+                for job, at in unit.waiters:
+                    if job.over:
+                        continue
+                    job.rows[at] = row
+                    job.missing -= 1
+                    if job.missing == 0:
+                        finished.append((job, None))
+            for job in {job for unit in units for job, _ in unit.waiters}:
+                job.compute_seconds += seconds
+        self._settle(finished)
+
+    def _keep(self, key: Hashable, row: NDArray[np.float32]) -> None:
+        assert self._cache is not None
+        if row.nbytes + _CACHE_OVERHEAD <= self._cache.maxsize:
+            self._cache[key] = row.copy()
+
+    # --- The end of a job -------------------------------------------------------------------------
+    def _drop(self, lane: Lane, unit: Unit) -> None:
+        """Forget a unit that nobody wants; the lock is held."""
+        unit.state = _State.DONE
+        self._in_flight.pop((lane.key, unit.item), None)
+
+    def _fail(self, lane: Lane, units: Iterable[Unit], error: Exception) -> None:
+        failed = []
+        with self._lock:
+            for unit in units:
+                self._drop(lane, unit)
+                failed += [(job, _refusal(error)) for job, _ in unit.waiters if not job.over]
+        self._settle(failed)
+
+    def _settle(self, ended: Sequence[tuple[Job, BaseException | None]]) -> None:
+        """Free the places of jobs that ended, and wake who waits for them."""
+        if not ended:
+            return
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, BaseException | None]]] = {}
+        with self._lock:
+            for job, error in ended:
+                if job.over:
+                    continue
+                job.over = True
+                job.lane.jobs -= 1
+                self.waiting.requests -= 1
+                self.waiting.inputs -= len(job.rows)
+                self.waiting.tokens -= job.estimate
+                by_loop.setdefault(job.loop, []).append((job, error))
+        for loop, jobs in by_loop.items():
+            try:
+                loop.call_soon_threadsafe(_wake, jobs)
+            except RuntimeError:  # the loop was closed: nobody waits
+                continue
+
+
+def _wake(ended: Sequence[tuple[Job, BaseException | None]]) -> None:
+    for job, error in ended:
+        if job.future.done():
+            continue
+        if error is None:
+            job.future.set_result(None)
+        else:
+            job.future.set_exception(error)
+
+
+def _answer(call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
+    """Run a call, and deliver what it returns or raises."""
+    try:
+        result, error = call(), None
+    except Exception as raised:  # noqa: BLE001 - passed on to who asked
+        result, error = None, _refusal(raised)
+
+    def deliver() -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)
+        else:
+            future.set_exception(error)
+
+    try:
+        future.get_loop().call_soon_threadsafe(deliver)
+    except RuntimeError:  # the loop was closed: nobody waits
+        return
+
+
+def _refusal(error: Exception) -> Refusal:
+    """Say what failed: a bad input is the client's, everything else the server's."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, InputError):
+        return Refusal(Reason.INVALID, str(error))
+    if isinstance(error, QuaverError):
+        return Refusal(Reason.FAILED, str(error))
+    return Refusal(Reason.FAILED, f"the engine failed: {type(error).__name__}")
+
+
+def _about_tokens(item: Item) -> int:
+    """Estimate the tokens of an input without tokenizing it: four characters each, one if not ASCII."""
+    if isinstance(item, bytes):
+        return len(item) // 4
+    texts = (
+        (item,) if isinstance(item, str) else (item[0], item[1]) if len(item) > 1 else (item[0],)
+    )
+    return 3 + sum(len(text) // (4 if text.isascii() else 1) for text in texts)
+
+
+def _digest(lane: Lane, item: Item) -> bytes:
+    """Return a key of the cache; the text itself is not kept."""
+    parts = (item,) if isinstance(item, (str, bytes)) else tuple(item)
+    hashed = hashlib.blake2b(f"{lane.key}\0{type(item).__name__}".encode(), digest_size=16)
+    for part in parts:
+        content = part if isinstance(part, bytes) else str(part).encode("utf-8", "surrogatepass")
+        hashed.update(len(content).to_bytes(8, "little"))
+        hashed.update(content)
+    return hashed.digest()
+
+
+def _joined(units: Sequence[Unit]) -> TokenBatch:
+    """Put the tokens of units behind each other."""
+    tokens = [unit.tokens for unit in units if unit.tokens is not None]
+    offsets = np.zeros(len(tokens) + 1, np.int32)
+    np.cumsum([len(each.ids) for each in tokens], out=offsets[1:])
+    ids = np.concatenate([each.ids for each in tokens])
+    types = None
+    if any(each.types is not None for each in tokens):
+        types = np.concatenate(
+            [np.zeros_like(each.ids) if each.types is None else each.types for each in tokens]
+        )
+    return TokenBatch(ids, offsets, types, 0)

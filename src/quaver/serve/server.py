@@ -1,0 +1,243 @@
+"""The process: listens with uvicorn, bounds slow clients, and stops without losing a request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from quaver.errors import EngineError
+from quaver.serve.app import Log, LogHandler, create_app
+from quaver.serve.operations import State
+from quaver.serve.settings import Settings
+
+_MOST_HEAD_BYTES = 64 * 1024
+"""Most bytes of a request's line and headers."""
+
+_SWITCH_SECONDS = 0.0005
+"""How long one Python thread may keep the others waiting; Python's own 5 ms is the time of a batch."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, with time for a request's head, for reading an answer, and a bound on both."""
+
+    settings: Settings
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_late: asyncio.TimerHandle | None = None
+        self._read_late: asyncio.TimerHandle | None = None
+        self._head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock of the first request's head."""
+        super().connection_made(transport)
+        if len(self.connections) > self.settings.max_connections:
+            transport.abort()
+            return
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clocks."""
+        super().connection_lost(exc)
+        self._have_head()
+        self.resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        """Count the bytes of an unfinished head."""
+        super().data_received(data)
+        if self._head_late is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MOST_HEAD_BYTES:
+                self.transport.abort()
+
+    def on_message_begin(self) -> None:
+        """Start the clock of a later request's head."""
+        super().on_message_begin()
+        if self._head_late is None:
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        """Stop the clock."""
+        self._have_head()
+        super().on_headers_complete()
+
+    def pause_writing(self) -> None:
+        """Start the clock of a client that does not read its answer."""
+        super().pause_writing()
+        if self._read_late is None:
+            self._read_late = self.loop.call_later(self.settings.body_timeout, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop the clock."""
+        super().resume_writing()
+        if self._read_late is not None:
+            self._read_late.cancel()
+            self._read_late = None
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_late = self.loop.call_later(self.settings.header_timeout, self.transport.abort)
+
+    def _have_head(self) -> None:
+        if self._head_late is not None:
+            self._head_late.cancel()
+            self._head_late = None
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server; SIGTERM and Ctrl-C first finish what was accepted.
+
+    Attributes:
+        state: what the server is doing.
+        addresses: where it listens, once it does.
+        lost: accepted requests that were not finished within the grace time.
+        failed: whether it stopped because no model could be loaded.
+    """
+
+    def __init__(self, config: uvicorn.Config, state: State, grace: float, log: Log) -> None:
+        """Serve an application; see `make_server`."""
+        super().__init__(config)
+        self.state = state
+        self.addresses: list[Any] = []
+        self.lost = 0
+        self.failed = False
+        self._grace = grace
+        self._log = log
+        self._stopping: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        state.on_failure = self.fail
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Listen, and say where."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        for server in self.servers:
+            for listening in server.sockets:
+                address = listening.getsockname()
+                self.addresses.append(address if isinstance(address, str) else list(address[:2]))
+                self._log.write("listening", address=self.addresses[-1], tls=self.config.is_ssl)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; the second time at once."""
+        if self._stopping is not None or self._loop is None:
+            self.force_exit = self.should_exit = True
+            return
+        self._loop.call_soon_threadsafe(self.begin_to_stop)
+
+    def fail(self) -> None:
+        """Stop because no model could be loaded."""
+        self.failed = True
+        self.begin_to_stop()
+
+    def begin_to_stop(self) -> None:
+        """Accept nothing more, finish what was accepted, and end; call it on the event loop."""
+        if self._stopping is None:
+            self.state.stopping = True
+            self._log.write("stopping", in_flight=self.state.in_flight)
+            self._stopping = asyncio.ensure_future(self._stop())
+
+    async def _stop(self) -> None:
+        deadline = time.monotonic() + self._grace
+        while self.state.in_flight and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        self.lost = self.state.in_flight
+        # What is left are answers on their way to slow readers.
+        self.config.timeout_graceful_shutdown = max(1, round(deadline - time.monotonic()))
+        if self.lost:
+            self.config.timeout_graceful_shutdown = 0
+        self.should_exit = True
+
+
+def serve(settings: Settings, *, log: Log | None = None) -> None:
+    """Run a server until SIGTERM or Ctrl-C.
+
+    Args:
+        settings: the configuration.
+        log: where to write; None for stderr.
+
+    Raises:
+        InputError: the settings are wrong.
+        EngineError: no model could be loaded, the address could not be had, or accepted requests
+            were not finished within the grace time.
+    """
+    log = log or Log()
+    server = make_server(settings, log=log)
+    _allow_files(settings.max_connections + 512)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        server.run()
+    except SystemExit as error:  # uvicorn's way to say that it cannot listen
+        place = settings.unix_socket or f"{settings.host}:{settings.port}"
+        raise EngineError(f"cannot listen on {place}: is another server running there?") from error
+    finally:
+        sys.setswitchinterval(interval)
+    log.write("stopped", lost=server.lost)
+    if server.failed:
+        errors = "; ".join(str(model.error) for model in server.state.service.models.all)
+        raise EngineError(f"no model could be loaded: {errors}")
+    if server.lost:
+        raise EngineError(
+            f"{server.lost} accepted requests were not finished within {settings.grace:g} s: give "
+            "--grace more"
+        )
+
+
+def make_server(settings: Settings, *, log: Log) -> Server:
+    """Make a server that does not listen yet.
+
+    Args:
+        settings: the configuration.
+        log: where to write.
+
+    Returns:
+        The server; its `run` blocks.
+
+    Raises:
+        InputError: the settings are wrong.
+    """
+    app = create_app(settings, log=log)
+    state: State = app.state.server
+    protocol = type("Protocol", (_Protocol,), {"settings": settings})
+    handler = LogHandler(log)
+    for name in ("uvicorn.error", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [handler], False
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        uds=settings.unix_socket,
+        http=protocol,
+        ws="none",
+        loop="uvloop",
+        log_config=None,
+        log_level=logging.WARNING,
+        access_log=False,
+        lifespan="on",
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=max(1, round(settings.header_timeout)),
+        backlog=2048,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    server = Server(config, state, settings.grace, log)
+    state.metrics.connections.set_function(lambda: len(server.server_state.connections))
+    return server
+
+
+def _allow_files(wanted: int) -> None:
+    """Raise the limit of open files as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -1,0 +1,515 @@
+"""What every dialect asks for: vectors, scores, token counts. Nothing here knows HTTP or JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.embedder import Embedder, finish_vectors
+from quaver.engine import Matrix, Output, ShortMatrix, similarity
+from quaver.errors import InputError
+from quaver.models import choose_prompt, document_prompt, query_prompt, with_prompt
+from quaver.reranker import activated
+from quaver.serve.models import (
+    Loaded,
+    LoadedCrossEncoder,
+    LoadedEmbedder,
+    Models,
+    ServedModel,
+)
+from quaver.serve.refusal import Reason, Refusal
+from quaver.serve.scheduler import Item, Job, Lane, Limits, Pair, Scheduler, TextEnd
+from quaver.serve.settings import Settings
+
+Truncate = Literal["start", "end", "never"]
+"""What is cut off a text that is too long; "never" refuses it."""
+
+Input = str | Sequence[int]
+"""A text, or the ids of its tokens, special tokens included."""
+
+Await = Callable[[Job], "asyncio.Future[None]"]
+
+
+class Waiter:
+    """Waits for a request's job as long as its client does.
+
+    Attributes:
+        interactive: the client's own word on its priority, or None.
+        tokens: tokens of the request so far.
+        inputs: inputs of the request so far.
+        model: the name of the model that answered.
+        tokenize_seconds: time in the tokenizer.
+        compute_seconds: time in the engine.
+        queue_seconds: time spent waiting for them.
+    """
+
+    def __init__(
+        self,
+        *,
+        timeout: float,
+        interactive: bool | None = None,
+        hung_up: Callable[[], Any] | None = None,
+    ) -> None:
+        """Wait for one request.
+
+        Args:
+            timeout: seconds until the request is given up.
+            interactive: the client's own word on its priority.
+            hung_up: coroutine function that returns when the client goes away.
+        """
+        self.interactive = interactive
+        self.tokens = 0
+        self.inputs = 0
+        self.model = ""
+        self.tokenize_seconds = 0.0
+        self.compute_seconds = 0.0
+        self.queue_seconds = 0.0
+        self._deadline = time.monotonic() + timeout
+        self._timeout = timeout
+        self._hung_up = hung_up
+
+    async def wait(self, scheduler: Scheduler, job: Job) -> None:
+        """Wait until a job is done; give it up if the client goes away or the time is over.
+
+        Raises:
+            Refusal: the time was over, or the inputs failed.
+            HungUp: the client went away.
+        """
+        loop = asyncio.get_running_loop()
+        watcher: asyncio.Task[None] | None = None
+
+        async def watch() -> None:
+            assert self._hung_up is not None
+            await self._hung_up()
+            scheduler.cancel(job)
+
+        def begin_watching() -> None:
+            nonlocal watcher
+            watcher = loop.create_task(watch())
+
+        def expire() -> None:
+            message = f"the answer took longer than {self._timeout:g} s"
+            scheduler.cancel(job, Refusal(Reason.TIMEOUT, message, retry_after=1))
+
+        # Most answers are there before it is worth asking whether the client still is.
+        soon = None if self._hung_up is None else loop.call_later(0.02, begin_watching)
+        late = loop.call_later(max(0.0, self._deadline - time.monotonic()), expire)
+        try:
+            await job.future
+        except asyncio.CancelledError:
+            scheduler.cancel(job)
+            raise
+        finally:
+            late.cancel()
+            if soon is not None:
+                soon.cancel()
+            if watcher is not None:
+                watcher.cancel()
+        self.tokens += int(job.lengths.sum())
+        self.inputs += len(job.rows)
+        self.tokenize_seconds += job.tokenize_seconds
+        self.compute_seconds += job.compute_seconds
+        spent = time.perf_counter() - job.arrived
+        self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of a request.
+
+    Attributes:
+        vectors: (N, D), of the dtype that was asked for.
+        lengths: int32 (N,), tokens of each input; 0 if the vector came from the cache.
+        model: the model.
+    """
+
+    vectors: Matrix | ShortMatrix
+    lengths: NDArray[np.int32]
+    model: ServedModel
+
+
+class Service:
+    """The models and the scheduler of a server.
+
+    Attributes:
+        settings: the configuration.
+        models: the models.
+        scheduler: the scheduler.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Offer the models; none is loaded yet.
+
+        Raises:
+            InputError: the models' names clash, or there is none.
+        """
+        self.settings = settings
+        self.models = Models(settings.model, threads=settings.threads)
+        self.scheduler = Scheduler(
+            Limits(
+                requests=settings.queue_requests,
+                inputs=settings.queue_inputs,
+                tokens=settings.queue_tokens,
+                batch_tokens=settings.batch_tokens,
+                batch_seconds=settings.batch_time,
+                cache_bytes=settings.cache,
+            )
+        )
+
+    def close(self) -> None:
+        """End the threads."""
+        self.models.close()
+        self.scheduler.close()
+
+    def check_count(self, count: int, field: str) -> None:
+        """Check the number of a request's inputs.
+
+        Raises:
+            Refusal: there are none, or more than the server takes.
+        """
+        if count < 1:
+            raise Refusal(
+                Reason.EMPTY, f"{field} must have at least one entry: got none", field=field
+            )
+        most = self.settings.max_inputs
+        if count > most:
+            raise Refusal(
+                Reason.INVALID,
+                f"{field} may have at most {most} entries: got {count}; send several requests",
+                field=field,
+            )
+
+    async def embedder(self, name: str | None) -> tuple[ServedModel, LoadedEmbedder]:
+        """Return an embedding model by name, loaded.
+
+        Raises:
+            Refusal: there is no such model, or it cannot be loaded.
+        """
+        model = self.models.find(name, rerank=False)
+        loaded = await self.models.loaded(model)
+        assert isinstance(loaded, LoadedEmbedder)
+        return model, loaded
+
+    async def reranker(self, name: str | None) -> tuple[ServedModel, Loaded]:
+        """Return a reranking model by name, loaded.
+
+        Raises:
+            Refusal: there is no such model, or it cannot be loaded.
+        """
+        model = self.models.find(name, rerank=True)
+        return model, await self.models.loaded(model)
+
+    async def embed(
+        self,
+        waiter: Waiter,
+        inputs: Sequence[Input],
+        *,
+        model: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: Literal["query", "document"] | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        output: Output = "float32",
+        truncate: Truncate = "end",
+        field: str = "input",
+    ) -> Embedded:
+        """Turn a request's inputs into vectors, the same bits as `Embedder.encode`.
+
+        Args:
+            waiter: waits for the request.
+            inputs: N texts or lists of token ids. Ids get no prompt and no special tokens.
+            model: name of the model, or None for the default.
+            prompt: words before every text, as of `Embedder.encode`.
+            prompt_name: name of one of the model's prompts, as of `Embedder.encode`.
+            role: "query" or "document" for the words before every text of `Embedder.encode_query` or
+                `Embedder.encode_document`.
+            normalize: as of `Embedder.encode`.
+            dimensions: as `truncate_dim` of `Embedder.encode`.
+            output: as of `Embedder.encode`.
+            truncate: what to do with a text that is too long.
+            field: the body's name for the inputs, for messages.
+
+        Returns:
+            The vectors.
+
+        Raises:
+            Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.
+            HungUp: the client went away.
+        """
+        self.check_count(len(inputs), field)
+        served, loaded = await self.embedder(model)
+        embedder = loaded.embedder
+        waiter.model = served.name
+        _check_dimensions(embedder, dimensions)
+        before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
+        items = [
+            _item(embedder, each, before, truncate, f"{field}[{i}]")
+            for i, each in enumerate(inputs)
+        ]
+        with _held(served):
+            if truncate == "never":
+                await self._require_fitting(loaded, items, field)
+            job = await self._run(waiter, loaded.lane, items)
+        vectors = finish_vectors(
+            embedder, job.rows, normalize=normalize, truncate_dim=dimensions, output=output
+        )
+        return Embedded(vectors, job.lengths, served)
+
+    async def score(
+        self,
+        waiter: Waiter,
+        query: str,
+        documents: Sequence[str],
+        *,
+        model: str | None = None,
+        raw: bool = False,
+        truncate: Truncate = "end",
+        longest: int | None = None,
+        field: str = "documents",
+    ) -> tuple[ServedModel, NDArray[np.float32]]:
+        """Score documents for a query, as `Ranker.rank` does.
+
+        Args:
+            waiter: waits for the request.
+            query: the query.
+            documents: N documents.
+            model: name of the model, or None for the default.
+            raw: the plain scores, without the model's activation.
+            truncate: what to do with a document that is too long.
+            longest: most tokens of a document.
+            field: the body's name for the documents, for messages.
+
+        Returns:
+            The model, and float32 (N,).
+
+        Raises:
+            Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.
+            HungUp: the client went away.
+        """
+        self.check_count(len(documents), field)
+        served, loaded = await self.reranker(model)
+        waiter.model = served.name
+        if isinstance(loaded, LoadedEmbedder):
+            return served, await self._compare(waiter, served, loaded, query, documents)
+        if loaded.model.labels != 1:
+            raise Refusal(
+                Reason.WRONG_MODEL,
+                f"{served.name} has {loaded.model.labels} labels: ask for /predict",
+            )
+        pairs = [Pair(query, document, longest) for document in documents]
+        with _held(served):
+            if truncate == "never":
+                await self._require_fitting(loaded, pairs, field)
+            job = await self._run(waiter, loaded.lane, pairs)
+        scores = activated(loaded.model, job.rows, "identity" if raw else None)
+        return served, scores[:, 0]
+
+    async def classify(
+        self, waiter: Waiter, items: Sequence[Item], *, truncate: Truncate = "end"
+    ) -> tuple[LoadedCrossEncoder, NDArray[np.float32]]:
+        """Return the default classifier's logits, float32 (N, labels), for texts and pairs."""
+        self.check_count(len(items), "inputs")
+        served, loaded = await self.reranker(None)
+        waiter.model = served.name
+        if isinstance(loaded, LoadedEmbedder):
+            raise Refusal(
+                Reason.WRONG_MODEL, f"{served.name} has no labels: it is an embedding model"
+            )
+        with _held(served):
+            if truncate == "never":
+                await self._require_fitting(loaded, items, "inputs")
+            job = await self._run(waiter, loaded.lane, items)
+        return loaded, job.rows
+
+    async def similarities(
+        self,
+        waiter: Waiter,
+        source: str,
+        sentences: Sequence[str],
+        *,
+        prompt_name: str | None,
+        truncate: Truncate,
+    ) -> NDArray[np.float32]:
+        """Compare one text with others, float32 (N,)."""
+        self.check_count(len(sentences), "sentences")
+        found = await self.embed(
+            waiter,
+            [source, *sentences],
+            prompt_name=prompt_name,
+            truncate=truncate,
+            field="inputs",
+        )
+        return similarity(found.vectors[0], found.vectors[1:], metric="cosine")
+
+    async def pieces(
+        self, texts: Sequence[str], *, prompt_name: str | None, special_tokens: bool
+    ) -> list[list[dict[str, Any]]]:
+        """Show the tokens of texts, as the default model's tokenizer makes them."""
+        loaded = await self._any()
+        before = ""
+        if isinstance(loaded, LoadedEmbedder):
+            before = _words_before(loaded.embedder, prompt=None, prompt_name=prompt_name, role=None)
+        tokenizer = loaded.tokenizer
+
+        def show(text: str) -> list[dict[str, Any]]:
+            found = tokenizer.pieces(with_prompt(before, text), special_tokens=special_tokens)
+            return [
+                {
+                    "id": piece.id,
+                    "text": piece.token,
+                    "special": piece.special,
+                    "start": None if piece.special else piece.start,
+                    "stop": None if piece.special else piece.stop,
+                }
+                for piece in found
+            ]
+
+        return [await self.scheduler.aside(partial(show, text)) for text in texts]
+
+    async def decode(
+        self, texts: Sequence[Sequence[int]], *, skip_special_tokens: bool
+    ) -> list[str]:
+        """Turn the token ids of texts into text, as the default model's tokenizer does."""
+        tokenizer = (await self._any()).tokenizer
+        return [
+            await self.scheduler.aside(
+                partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
+            )
+            for ids in texts
+        ]
+
+    async def _any(self) -> Loaded:
+        return await self.models.loaded(self.models.all[0])
+
+    async def _compare(
+        self,
+        waiter: Waiter,
+        served: ServedModel,
+        loaded: LoadedEmbedder,
+        query: str,
+        documents: Sequence[str],
+    ) -> NDArray[np.float32]:
+        """Score by the similarity of vectors, as `BiEncoderRanker` does."""
+        embedder = loaded.embedder
+        before = embedder.document_prompt
+        items = [with_prompt(query_prompt(embedder.prompts), query)]
+        items += [with_prompt(before, document) for document in documents]
+        with _held(served):
+            job = await self._run(waiter, loaded.lane, items)
+        vectors = finish_vectors(embedder, job.rows)
+        return embedder.similarity(vectors[0], vectors[1:])
+
+    async def _run(self, waiter: Waiter, lane: Lane, items: Sequence[Item]) -> Job:
+        job = self.scheduler.submit(lane, items, interactive=waiter.interactive)
+        await waiter.wait(self.scheduler, job)
+        return job
+
+    async def _require_fitting(self, loaded: Loaded, items: Sequence[Item], field: str) -> None:
+        """Refuse inputs that would have to be cut."""
+        tokenizer = loaded.tokenizer
+
+        def lengths() -> list[int]:
+            texts: list[str] = []
+            for item in items:
+                if isinstance(item, Pair):
+                    texts += [item.query, item.document]
+                elif not isinstance(item, bytes):
+                    texts.append(item if isinstance(item, str) else item.text)
+            counts = iter(tokenizer.counts(texts))
+            return [
+                len(item) // 4
+                if isinstance(item, bytes)
+                else next(counts) + next(counts) + tokenizer.special_tokens_of_pair
+                if isinstance(item, Pair)
+                else next(counts) + tokenizer.special_tokens
+                for item in items
+            ]
+
+        most = tokenizer.max_length
+        for i, count in enumerate(await self.scheduler.aside(lengths)):
+            if count > most:
+                raise Refusal(
+                    Reason.INVALID,
+                    f"`{field}` must have at most {most} tokens when truncate is off. "
+                    f"Given: {count} in entry {i}",
+                    field=field,
+                )
+
+
+@contextmanager
+def _held(model: ServedModel) -> Iterator[None]:
+    """Keep a model loaded while a request uses it."""
+    model.holds += 1
+    try:
+        yield
+    finally:
+        model.holds -= 1
+
+
+def _words_before(
+    embedder: Embedder,
+    *,
+    prompt: str | None,
+    prompt_name: str | None,
+    role: Literal["query", "document"] | None,
+) -> str:
+    if role == "query":
+        return query_prompt(embedder.prompts)
+    if role == "document":
+        return document_prompt(embedder.prompts)
+    try:
+        return choose_prompt(
+            embedder.prompts,
+            prompt_name=prompt_name,
+            prompt=prompt,
+            default=embedder.default_prompt_name,
+            model=embedder.name,
+        )
+    except InputError as error:
+        raise Refusal(Reason.INVALID, str(error), field="prompt_name") from error
+
+
+def _item(embedder: Embedder, given: Input, before: str, truncate: Truncate, name: str) -> Item:
+    if isinstance(given, str):
+        text = with_prompt(before, given)
+        return TextEnd(text) if truncate == "start" else text
+    if not given:
+        raise Refusal(
+            Reason.EMPTY, f"{name} must have at least one token id: got none", field="input"
+        )
+    highest, most = embedder.spec.vocab_size - 1, embedder.max_seq_length
+    if min(given) < 0 or max(given) > highest:
+        raise Refusal(
+            Reason.INVALID,
+            f"token ids of {embedder.name} go from 0 to {highest}: {name} has others; were they made "
+            "with another model's tokenizer?",
+            field="input",
+        )
+    if len(given) > most:
+        if truncate == "never":
+            raise Refusal(
+                Reason.INVALID,
+                f"{name} may have at most {most} token ids: got {len(given)}",
+                field="input",
+            )
+        given = given[-most:] if truncate == "start" else given[:most]
+    return np.array(given, np.int32).tobytes()
+
+
+def _check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
+    most = embedder.spec.outputs
+    if dimensions is not None and not 1 <= dimensions <= most:
+        raise Refusal(
+            Reason.INVALID,
+            f"dimensions must be from 1 to {most}, the size of {embedder.name}'s vectors: got {dimensions}",
+            field="dimensions",
+        )

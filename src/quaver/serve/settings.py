@@ -1,0 +1,248 @@
+"""The configuration of a server: flags, then QUAVER_* of the environment, then a TOML file, then defaults."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+from quaver.errors import InputError
+
+Task = Literal["embed", "rerank"]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+_UNITS = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+}
+_TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_BYTES = {"cache", "max_body"}
+_DURATIONS = {"timeout", "grace", "idle_unload", "header_timeout", "body_timeout", "batch_time"}
+_SECRET = "***"
+
+
+class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model of a server: a table of `[[model]]` in the file.
+
+    Attributes:
+        source: hub id or folder.
+        name: what requests call it; "" for the source, or of a folder its last part.
+        task: "embed" or "rerank".
+        aliases: other names, such as the one that a client has built in.
+        on_demand: load it with the first request, not at the start.
+        precision: "int8" or "float32".
+        revision: branch, tag or commit on the hub.
+        max_seq_length: most tokens of a text.
+        truncate_dim: components kept of every vector.
+        pooling: for a folder that does not say.
+        normalize: whether vectors get length 1; None does what the folder says.
+        prompts: prompts by name, instead of the folder's.
+        local_files_only: never use the network.
+    """
+
+    source: str
+    name: str = ""
+    task: Task = "embed"
+    aliases: tuple[str, ...] = ()
+    on_demand: bool = False
+    precision: Literal["int8", "float32"] = "int8"
+    revision: str | None = None
+    max_seq_length: Count | None = None
+    truncate_dim: Count | None = None
+    pooling: str | None = None
+    normalize: bool | None = None
+    prompts: dict[str, str] | None = None
+    local_files_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Give the model a name."""
+        if not self.name:
+            folder = Path(self.source)
+            name = folder.resolve().name if folder.exists() else self.source
+            msgspec.structs.force_setattr(self, "name", name)
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that a server can be told.
+
+    Attributes:
+        model: the models.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        unix_socket: path of a socket to listen on instead.
+        tls_certificate: PEM file with the certificate chain.
+        tls_key: PEM file with its private key.
+        api_keys: keys, any of which a client must send; none lets everybody in.
+        api_key_file: file with one key a line.
+        cors: origins that browsers may call from, or "*"; none by default.
+        threads: of the engine; None takes the CPUs this process may use.
+        cache: bytes for the cache of vectors; 0 for none.
+        idle_unload: seconds after which an unused model is unloaded; 0 keeps it.
+        max_body: most bytes of a request's body.
+        max_inputs: most inputs of a request.
+        max_connections: most open connections.
+        queue_requests: most requests accepted and not yet answered.
+        queue_inputs: most inputs of those requests.
+        queue_tokens: most tokens of those requests, as estimated.
+        batch_tokens: most tokens in a batch of the engine.
+        batch_time: seconds that a batch may take; a request waits for one at least.
+        timeout: seconds until an accepted request is given up.
+        header_timeout: seconds a client may take to send a request's head, and may be idle.
+        body_timeout: seconds a client may take to send a request's body.
+        grace: seconds after SIGTERM in which accepted requests are finished.
+        access_log: write a line for each request.
+    """
+
+    model: tuple[ModelSettings, ...] = ()
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    unix_socket: str | None = None
+    tls_certificate: str | None = None
+    tls_key: str | None = None
+    api_keys: tuple[str, ...] = ()
+    api_key_file: str | None = None
+    cors: tuple[str, ...] = ()
+    threads: Count | None = None
+    cache: Annotated[int, msgspec.Meta(ge=0)] = 0
+    idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    max_body: Count = 32_000_000
+    max_inputs: Count = 2048
+    max_connections: Count = 16384
+    queue_requests: Count = 512
+    queue_inputs: Count = 16384
+    queue_tokens: Count = 2_000_000
+    batch_tokens: Count = 16384
+    batch_time: Seconds = 0.04
+    timeout: Seconds = 60.0
+    header_timeout: Seconds = 15.0
+    body_timeout: Seconds = 30.0
+    grace: Annotated[float, msgspec.Meta(ge=0)] = 30.0
+    access_log: bool = True
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the API keys of the settings and of the key file.
+
+        Raises:
+            InputError: the file cannot be read, or holds no key.
+        """
+        if self.api_key_file is None:
+            return self.api_keys
+        try:
+            lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read the API keys of {self.api_key_file}: {error}") from error
+        found = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        if not found:
+            raise InputError(f"a key file holds one key a line: {self.api_key_file} holds none")
+        return (*self.api_keys, *found)
+
+    def shown(self) -> str:
+        """Return the settings as TOML that can be read again, without the keys."""
+        from tomli_w import dumps
+
+        hidden = msgspec.structs.replace(self, api_keys=tuple(_SECRET for _ in self.api_keys))
+        plain = msgspec.to_builtins(hidden)
+        models = [_without_none(model) for model in plain.pop("model")]
+        return dumps({**_without_none(plain), "model": models})
+
+
+def read_settings(
+    flags: Mapping[str, Any],
+    *,
+    models: Sequence[str] = (),
+    rerankers: Sequence[str] = (),
+    file: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Put together a server's settings: flags over environment over file over defaults.
+
+    Args:
+        flags: settings by name, None for a flag that was not given. Sizes may be "256MB", times "10m".
+        models: embedding models, MODEL or NAME=MODEL; they replace those of environment and file.
+        rerankers: the same for reranking.
+        file: a TOML file with the fields of `Settings`.
+        environ: the environment. A variable is QUAVER_ and the setting's name in capitals; lists are
+            separated by commas. QUAVER_MODEL and QUAVER_RERANK name models, QUAVER_CONFIG the file.
+
+    Returns:
+        The settings.
+
+    Raises:
+        InputError: a setting is unknown or outside its rule, or the file cannot be read.
+    """
+    path = file or (Path(environ["QUAVER_CONFIG"]) if environ.get("QUAVER_CONFIG") else None)
+    values: dict[str, Any] = {} if path is None else _read_file(path)
+    hints = get_type_hints(Settings)
+    for name in hints:
+        if name != "model" and (given := environ.get(f"QUAVER_{name.upper()}")):
+            listed = name in {"api_keys", "cors"}
+            values[name] = [part.strip() for part in given.split(",")] if listed else given
+    values.update({name: value for name, value in flags.items() if value is not None})
+    models = models or _listed(environ.get("QUAVER_MODEL"))
+    rerankers = rerankers or _listed(environ.get("QUAVER_RERANK"))
+    if models or rerankers:
+        options = {"local_files_only": True} if environ.get("HF_HUB_OFFLINE") == "1" else {}
+        values["model"] = [
+            *({**_named(each), "task": "embed", **options} for each in models),
+            *({**_named(each), "task": "rerank", **options} for each in rerankers),
+        ]
+    for name, value in values.items():
+        if isinstance(value, str) and name in _BYTES | _DURATIONS:
+            values[name] = _quantity(name, value)
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise InputError(f"the server's settings are wrong: {error}") from error
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise InputError("TLS needs both tls_certificate and tls_key: got one of them")
+    return settings
+
+
+def _named(text: str) -> dict[str, str]:
+    """Read MODEL or NAME=MODEL."""
+    name, equals, source = text.rpartition("=")
+    if not source or (equals and not name):
+        raise InputError(f"a model is given as MODEL or NAME=MODEL: got {text!r}")
+    return {"source": source, "name": name}
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()] if text else []
+
+
+def _quantity(name: str, text: str) -> float:
+    """Read a size such as 256MB or a time such as 10m."""
+    units: Mapping[str, float] = _UNITS if name in _BYTES else _TIMES
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].lower() not in units:
+        example = "256MB" if name in _BYTES else "30s, 10m"
+        raise InputError(f"{name} must be a number with a unit, such as {example}: got {text!r}")
+    value = float(found[1]) * units[found[2].lower()]
+    return int(value) if name in _BYTES else value
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        values = msgspec.toml.decode(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} must be TOML: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} must be a TOML table")
+    return values
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -1,0 +1,136 @@
+"""OpenAI's dialect over HTTP: answers equal to the library's bits, refusals in OpenAI's words."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quaver import Embedder
+from running_server import Running
+
+
+def vectors_of(answer: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    rows = [entry["embedding"] for entry in answer.json()["data"]]
+    return np.array(rows, np.float32)
+
+
+def test_vectors_have_the_librarys_bits(server: Running, embedder: Embedder) -> None:
+    texts = ["Paris is the capital.", "A quaver is an eighth note.", "x " * 500]
+    answer = server.post("/v1/embeddings", {"model": "tiny", "input": texts})
+    assert answer.status_code == 200
+    assert np.array_equal(vectors_of(answer), embedder.encode(texts))
+    body = answer.json()
+    assert [entry["index"] for entry in body["data"]] == [0, 1, 2]
+    assert body["model"] == "tiny"
+    tokens = embedder.tokenizer.encode(texts).tokens
+    assert body["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+
+
+def test_one_text_and_token_ids(server: Running, embedder: Embedder) -> None:
+    text = "Paris is the capital."
+    batch = embedder.tokenizer.encode([text])
+    ids = batch.ids.tolist()
+    expected = embedder.encode([text])
+    for given in (text, ids, [ids]):
+        assert np.array_equal(vectors_of(server.post("/v1/embeddings", {"input": given})), expected)
+
+
+def test_base64_holds_the_same_floats(server: Running, embedder: Embedder) -> None:
+    answer = server.post(
+        "/v1/embeddings", {"input": "Paris", "encoding_format": "base64", "dimensions": 8}
+    )
+    vector = np.frombuffer(base64.b64decode(answer.json()["data"][0]["embedding"]), "<f4")
+    assert np.array_equal(vector, embedder.encode("Paris", truncate_dim=8))
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_a_prompt_is_applied_once(server: Running, embedder: Embedder, role: str) -> None:
+    encode = embedder.encode_query if role == "query" else embedder.encode_document
+    prompt = embedder.prompts[role]
+    for text in ("Paris", prompt + "Paris"):
+        answer = server.post("/v1/embeddings", {"input": text, "input_type": role})
+        assert np.array_equal(vectors_of(answer)[0], encode("Paris"))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        (b"{", 400, None),
+        (b"\xff", 400, None),
+        (b'{"input": "\xff"}', 400, None),
+        (b'{"input": "\\ud800"}', 400, None),
+        (b'{"input": NaN}', 400, None),
+        (b"null", 400, None),
+        (b"5", 400, None),
+        (b"[]", 400, None),
+        (b"", 400, None),
+        (b"[" * 100_000, 400, None),
+        (b'{"input": "x", "more": ' + b"[" * 100_000, 400, None),
+        (b"{}", 400, "input"),
+        (b'{"input": null}', 400, "input"),
+        (b'{"input": 5}', 400, "input"),
+        (b'{"input": 1e999}', 400, "input"),
+        (b'{"input": []}', 400, "input"),
+        (b'{"input": ""}', 400, "input"),
+        (b'{"input": [""]}', 400, "input"),
+        (b'{"input": [[]]}', 400, "input"),
+        (b'{"input": [[["x"]]]}', 400, "input"),
+        (b'{"input": [{"text": "x"}]}', 400, "input"),
+        (b'{"input": ["x", 5]}', 400, "input"),
+        (b'{"input": [5, [5]]}', 400, "input"),
+        (b'{"input": [-1]}', 400, "input"),
+        (b'{"input": [99999999]}', 400, "input"),
+        (b'{"input": [99999999999999999999999]}', 400, "input"),
+        (b'{"input": [1.5]}', 400, "input"),
+        (b'{"input": "x", "dimensions": 0}', 400, "dimensions"),
+        (b'{"input": "x", "dimensions": -1}', 400, "dimensions"),
+        (b'{"input": "x", "dimensions": 65}', 400, "dimensions"),
+        (b'{"input": "x", "dimensions": 1.5}', 400, "dimensions"),
+        (b'{"input": "x", "dimensions": "8"}', 400, "dimensions"),
+        (b'{"input": "x", "encoding_format": "hex"}', 400, "encoding_format"),
+        (b'{"input": "x", "input_type": "poem"}', 400, "input_type"),
+        (b'{"input": "x", "prompt_name": "poem"}', 400, "prompt_name"),
+        (b'{"input": "x", "late_chunking": true}', 400, "late_chunking"),
+        (b'{"input": "x", "model": "gpt-9"}', 404, "model"),
+        (b'{"input": "x", "model": "ranker"}', 400, "model"),
+        (b'{"input": "x", "model": 5}', 400, "model"),
+        (b'{"input": ["' + b'x","' * 100 + b'x"]}', 400, "input"),
+        (b'{"input": "' + b"x" * 1_000_001 + b'"}', 413, None),
+    ],
+)
+def test_a_bad_body_gets_openais_error(
+    server: Running, body: bytes, status: int, field: str | None
+) -> None:
+    answer = server.client.post("/v1/embeddings", content=body)
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", field)
+
+
+def test_a_text_that_must_not_be_cut_is_refused(server: Running, embedder: Embedder) -> None:
+    long = "x " * 500
+    answer = server.post("/v1/embeddings", {"input": ["x", long], "truncate": False})
+    assert answer.status_code == 400
+    assert "at most 64 tokens" in answer.json()["error"]["message"]
+    kept = server.post("/v1/embeddings", {"input": "x y z", "truncate": False})
+    assert np.array_equal(vectors_of(kept)[0], embedder.encode("x y z"))
+
+
+def test_models_are_listed_with_aliases(server: Running) -> None:
+    listed = server.client.get("/v1/models").json()
+    assert [entry["id"] for entry in listed["data"]] == ["tiny", "text-embedding-3-small", "ranker"]
+    assert server.client.get("/v1/models/tiny").json()["object"] == "model"
+    assert server.client.get("/v1/models/none").status_code == 404
+    assert server.post(
+        "/v1/embeddings", {"model": "text-embedding-3-small", "input": "x"}
+    ).is_success
+
+
+def test_paths_and_methods_that_are_not_there(server: Running) -> None:
+    assert server.client.get("/v1/none").status_code == 404
+    assert server.client.get("/v1/embeddings").status_code == 405
+    assert server.client.delete("/v1/embeddings").status_code == 405
