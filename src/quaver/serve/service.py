@@ -17,7 +17,7 @@ from quaver.embedder import Embedder, finish_vectors
 from quaver.engine import Matrix, Output, ShortMatrix, similarity
 from quaver.errors import InputError
 from quaver.models import choose_prompt, document_prompt, query_prompt, with_prompt
-from quaver.reranker import activated
+from quaver.reranker import CrossEncoder, activated
 from quaver.serve.models import (
     Loaded,
     LoadedCrossEncoder,
@@ -305,6 +305,8 @@ class Service:
                 Reason.WRONG_MODEL,
                 f"{served.name} has {loaded.model.labels} labels: ask for /predict",
             )
+        before = _words_before(loaded.model, prompt=None, prompt_name=None)
+        query = with_prompt(before, query)
         pairs = [Pair(query, document, longest) for document in documents]
         with _held(served):
             if truncate == "never":
@@ -456,23 +458,23 @@ def _held(model: ServedModel) -> Iterator[None]:
 
 
 def _words_before(
-    embedder: Embedder,
+    model: Embedder | CrossEncoder,
     *,
     prompt: str | None,
     prompt_name: str | None,
-    role: Literal["query", "document"] | None,
+    role: Literal["query", "document"] | None = None,
 ) -> str:
     if role == "query":
-        return query_prompt(embedder.prompts)
+        return query_prompt(model.prompts)
     if role == "document":
-        return document_prompt(embedder.prompts)
+        return document_prompt(model.prompts)
     try:
         return choose_prompt(
-            embedder.prompts,
+            model.prompts,
             prompt_name=prompt_name,
             prompt=prompt,
-            default=embedder.default_prompt_name,
-            model=embedder.name,
+            default=model.default_prompt_name,
+            model=model.name,
         )
     except InputError as error:
         raise Refusal(Reason.INVALID, str(error), field="prompt_name") from error
