@@ -61,7 +61,7 @@ def main() -> None:
     parts = ["# Targets, and what was reached here", machine(result), *_notes(result)]
     parts += ["## Against OpenVINO", _ratios(result), "## Share of the machine's peak"]
     forced = [read_result(folder / isa) for isa in SHARES if (folder / isa / RESULTS).is_file()]
-    parts += [_shares([result, *forced], _read(folder / "kernels.json")), "## The rest"]
+    parts += [_shares([result, *forced], _read(folder / "kernels.json")), "## Other figures"]
     parts += [_others(result, _read(folder / "process.json"))]
     text = "\n\n".join(parts) + "\n"
     (folder / "targets.md").write_text(text, encoding="utf-8")

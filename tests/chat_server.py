@@ -1,4 +1,4 @@
-"""A small server on loopback that speaks the OpenAI protocol, and misbehaves as it is told."""
+"""A small server on loopback that speaks the OpenAI protocol, and misbehaves on request."""
 
 from __future__ import annotations
 

@@ -535,8 +535,8 @@ def test_a_store_is_searched_while_another_process_writes(
         waiting = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(2)
-    told, _ = waiting.communicate(timeout=100)
-    assert waiting.returncode == 0, told
+    output, _ = waiting.communicate(timeout=100)
+    assert waiting.returncode == 0, output
 
 
 @pytest.mark.parametrize("command", [["index", "{folder}", "-s"], ["remove"], ["import"]])

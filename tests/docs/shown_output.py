@@ -1,4 +1,4 @@
-"""What a page or a notebook shows, compared with what its code gives now."""
+"""Compare the output that a page or notebook shows with the output of its code."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 
 NUMBER = re.compile(r"-?\d+\.\d*")
 LARGEST_DIFFERENCE = 0.03
-"""A cosine from int8 moves by about a hundredth between versions of the engine and instruction sets."""
+"""Cosines of int8 vectors differ by about a hundredth between versions and instruction sets."""
 
 
 def shows_the_same(shown: str, given: str) -> bool:
     """Compare two outputs.
 
     Args:
-        shown: what stands in the page.
-        given: what the code gives.
+        shown: the output in the page.
+        given: the output of the code.
 
     Returns:
-        Whether words and whole numbers are equal and decimal numbers near, spaces apart.
+        Whether words and whole numbers are equal and decimal numbers close, ignoring white space.
     """
     words = ["".join(NUMBER.sub("#", text).split()) for text in (shown, given)]
     numbers = [[float(found) for found in NUMBER.findall(text)] for text in (shown, given)]

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom and gives what it shows."""
+"""The notebook runs from top to bottom and gives the outputs that it shows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MODEL = os.environ.get("QUAVER_TEST_MODEL")
 
 
 def shown(notebook: Any) -> list[str]:
-    """What each cell prints and gives, without what libraries say on stderr."""
+    """Return the output of each cell, without stderr."""
     found = []
     for cell in notebook.cells:
         outputs = [output for output in cell.get("outputs", []) if output.get("name") != "stderr"]
@@ -36,11 +36,13 @@ def test_the_notebook_gives_what_it_shows(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     stored = nbformat.read(NOTEBOOK, as_version=4)
     expected = shown(stored)
-    assert expected, "the notebook is stored with its outputs"
+    assert expected, "the notebook must be stored with its outputs"
     where = {"metadata": {"path": str(NOTEBOOK.parent)}}
     NotebookClient(stored, timeout=300, startup_timeout=120, resources=where).execute()
     for before, now in zip(expected, shown(stored), strict=True):
-        assert shows_the_same(before, now), f"the notebook shows\n{before}and it is\n{now}"
+        assert shows_the_same(before, now), (
+            f"the notebook shows\n{before}but its code prints\n{now}"
+        )
 
 
 def test_the_notebook_names_no_place_of_a_machine() -> None:

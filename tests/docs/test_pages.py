@@ -1,4 +1,4 @@
-"""The pages of docs/ begin with code that works: the first block runs and prints what stands below it."""
+"""The first code block of a page runs and prints the output that the page shows."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_every_guide_that_begins_with_code_is_run() -> None:
 def test_a_page_begins_with_code_that_works(page: str, tmp_path: Path) -> None:
     assert MODEL is not None
     begins = FIRST_BLOCK.match((DOCS / page).read_text(encoding="utf-8"))
-    assert begins, f"{page} begins with a heading, a block of Python and its output, indented by 4"
+    assert begins, (
+        f"{page} must begin with a heading, a block of Python, and its output, indented by 4"
+    )
     code, output = begins.groups()
     hub = write_hub_cache(tmp_path / "hub", "sentence-transformers/all-MiniLM-L6-v2", Path(MODEL))
     done = subprocess.run(
@@ -59,4 +61,6 @@ def test_a_page_begins_with_code_that_works(page: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert shows_the_same(output, done.stdout), f"{page} shows\n{output}and it is\n{done.stdout}"
+    assert shows_the_same(output, done.stdout), (
+        f"{page} shows\n{output}but the code prints\n{done.stdout}"
+    )

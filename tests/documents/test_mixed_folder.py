@@ -1,4 +1,4 @@
-"""A folder as people have it, indexed: what fails is told and stops nothing."""
+"""Index a realistic folder: failures are reported and stop nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def call(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_what_fails_is_told_and_the_rest_is_stored(embedder: Embedder, folder: Path) -> None:
+def test_what_fails_is_reason_and_the_rest_is_stored(embedder: Embedder, folder: Path) -> None:
     with Index.create(":memory:", embedder) as index:
         report = index.update(folder)
         reasons = {failure.source: failure.reason for failure in report.failed}
@@ -112,7 +112,7 @@ def test_the_command_lists_failures_by_their_reason(
     assert (code, "include needs patterns as in .gitignore" in err) == (2, True)
 
 
-def test_a_missing_extra_is_told_once(
+def test_a_missing_extra_is_reason_once(
     tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What lies in the way of the worker's imports is found first, as if nothing were installed.
@@ -121,6 +121,6 @@ def test_a_missing_extra_is_told_once(
     code, out, err = call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
     assert code == 0
     assert out.startswith("5 files from ")
-    told = "pypdfium2 is not installed: pip install 'quaver[files]'"
-    assert err.count(told) == 1
-    assert f"broken.pdf, empty.pdf, locked.pdf, two.pdf: {told}" in err
+    reason = "pypdfium2 is not installed: pip install 'quaver[files]'"
+    assert err.count(reason) == 1
+    assert f"broken.pdf, empty.pdf, locked.pdf, two.pdf: {reason}" in err

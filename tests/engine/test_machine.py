@@ -12,12 +12,12 @@ from quaver.errors import InstructionSetError
 
 def test_info_says_what_a_report_about_speed_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUAVER_ISA", "scalar")
-    told = info()
-    assert told["isa"] == "scalar"
-    assert told["instruction_sets"] == instruction_sets()
-    assert 1 <= told["threads"] == available_threads()
-    assert all(told[name] for name in ("version", "cpu", "cpus", "compiler", "python", "platform"))
-    assert set(told["packages"]) >= {"numpy", "tokenizers", "safetensors"}
+    facts = info()
+    assert facts["isa"] == "scalar"
+    assert facts["instruction_sets"] == instruction_sets()
+    assert 1 <= facts["threads"] == available_threads()
+    assert all(facts[name] for name in ("version", "cpu", "cpus", "compiler", "python", "platform"))
+    assert set(facts["packages"]) >= {"numpy", "tokenizers", "safetensors"}
 
 
 def test_info_refuses_an_instruction_set_as_loading_does(monkeypatch: pytest.MonkeyPatch) -> None:

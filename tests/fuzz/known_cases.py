@@ -241,4 +241,4 @@ KNOWN_CASES = {
     "filters": FILTERS,
 }
 PENDING: set[str] = set()
-"""Names of cases that are not mended yet."""
+"""Names of cases that are not fixed yet."""

@@ -23,7 +23,7 @@ SOURCES = Path(__file__).parents[2] / "src" / "quaver"
 
 
 class Raw(str):
-    """JSON text that stands as it is: what no Python value becomes."""
+    """Literal JSON text that no Python value produces."""
 
 
 HOSTILE: tuple[Any, ...] = (
@@ -112,7 +112,7 @@ def known_keys() -> tuple[str, ...]:
 
 # --- JSON ---
 def dumps(value: Any) -> str:
-    """Return JSON; ``Raw`` stands as it is, and NaN is written."""
+    """Return JSON; ``Raw`` is written literally, and NaN is allowed."""
     if isinstance(value, Raw):
         return str(value)
     if isinstance(value, dict):
@@ -127,7 +127,7 @@ def dumps(value: Any) -> str:
 
 
 def loads(content: bytes) -> Any:
-    """Return what JSON holds; None for what is none, or is nested too deeply for what follows."""
+    """Parse JSON; return None if it is invalid or nested too deeply to mutate."""
     depth = deepest = 0
     for bracket in re.findall(rb"[\[\]{}]", content):
         depth += 1 if bracket in b"[{" else -1
@@ -141,7 +141,7 @@ def loads(content: bytes) -> Any:
 
 
 def mutate_json(draw: Random, content: bytes) -> tuple[bytes, str]:
-    """Change one thing in a JSON file; what is no JSON any more is changed as bytes."""
+    """Change one thing in a JSON file; content that is not JSON is changed as bytes."""
     root = loads(content)
     if root is None:
         return mutate_bytes(draw, content)
@@ -504,7 +504,7 @@ _NUMBERS = tuple(
 
 # --- Repetition ---
 def pumped(draw: Random, fragments: Sequence[str], *, largest: int = 100_000) -> tuple[str, str]:
-    """Return a text in which a few fragments stand very often: what quadratic work is found by."""
+    """Return a text that repeats a few fragments many times, to find quadratic work."""
     unit = "".join(draw.choice(fragments) for _ in range(draw.choice((1, 1, 1, 2, 3))))
     before = "".join(draw.choice(fragments) for _ in range(draw.randrange(4)))
     after = "".join(draw.choice(fragments) for _ in range(draw.randrange(4)))

@@ -217,7 +217,7 @@ def _batch(
                         heard = time.monotonic()
                     elif time.monotonic() > heard + BLOCKED_SECONDS:
                         late = True
-                        process.send_signal(signal.SIGABRT)  # faulthandler says where it stands
+                        process.send_signal(signal.SIGABRT)  # faulthandler prints its stack
                         break
                     continue
                 heard = time.monotonic()

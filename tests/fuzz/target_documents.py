@@ -181,7 +181,7 @@ def _open_document(content: str, kind: str) -> bytes:
 
 
 def _pdf() -> bytes:
-    """Return a PDF whose streams are not packed, so that what stands in them can be changed."""
+    """Return a PDF with uncompressed streams, so that their content can be changed."""
     from reportlab.pdfgen.canvas import Canvas
 
     file = io.BytesIO()
@@ -364,7 +364,7 @@ def check_split(document: Document, tokenizer: Tokenizer, budget: int) -> int:
         document.text[p.start : p.end] != p.text or p.text not in (p.text.strip(), p.text.rstrip())
         for p in passages
     ):
-        raise BrokenPromiseError("a passage is not what stands at its place")
+        raise BrokenPromiseError("a passage differs from the text at its place")
     if len({passage.id for passage in passages}) != len(passages):
         raise BrokenPromiseError("two passages have one id")
     kept = "".join("".join(passage.text.split()) for passage in passages)

@@ -1,4 +1,4 @@
-"""A target that misbehaves as it is told, to rehearse the judge."""
+"""A target that misbehaves on request, to test the judge."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def test_what_failed_once_holds(
     target: str, name: str, found: dict[tuple[str, str], run.Verdict]
 ) -> None:
     if not wanted(name):
-        pytest.skip("not mended yet")
+        pytest.skip("not fixed yet")
     verdict = found[target, name]
     assert not verdict.failed, f"{verdict.outcome}\n{verdict.detail}"
 

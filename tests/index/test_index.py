@@ -391,7 +391,7 @@ def test_another_folder_leaves_the_first_alone(index: Index, folder: Path, other
     first = index.update(folder)
     second = index.update(other)
     assert (second.files, second.unchanged, second.removed) == (2, 0, 0)
-    assert (second.added, second.reused) == (1, 1)  # one text stands in both
+    assert (second.added, second.reused) == (1, 1)  # one text is in both
     assert index.roots() == {str(folder): first.added, str(other): 2}
     same = [h for h in index.search("each function", k=1000) if h.source == "b.txt"]
     assert {hit.root for hit in same} == {str(folder), str(other)}

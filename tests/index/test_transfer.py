@@ -66,7 +66,7 @@ def test_what_goes_out_comes_back(
         assert index.store.manifest.vectors == vectors or vectors is None
         report = index.update(folder)  # the file versions came along
         assert (report.added, report.reused, report.removed) == (0, 0, 0)
-    # Once more into the same store: nothing stands twice.
+    # Once more into the same store: nothing is stored twice.
     assert import_passages(file, tmp_path / "new") == count
     assert content(tmp_path / "new") == content(store)
     with pytest.raises(InputError, match=r"with vectors \w+, which cannot change: got binary"):

@@ -86,7 +86,7 @@ def test_prompts_are_the_most_specific_ones(tiny: str) -> None:
 
 # --- Our metrics against mteb's -------------------------------------------------------------------
 def local_task(folder: Path, kind: str) -> Any:
-    """A folder of ours as mteb's own task, filled by hand."""
+    """A task folder as mteb's own task, filled by hand."""
     from datasets import Dataset
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -1,4 +1,4 @@
-"""Text to TokenBatch: ids, truncation, pairs, and text that is none."""
+"""Text to TokenBatch: ids, truncation, pairs, and invalid text."""
 
 from __future__ import annotations
 

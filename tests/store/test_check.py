@@ -1,4 +1,4 @@
-"""Damage to a store: it is found, said, and mended, and never believed."""
+"""Damage to a store is found, reported and repaired, and never trusted."""
 
 from __future__ import annotations
 
@@ -105,17 +105,17 @@ def answers(path: Path, read_only: bool = True) -> dict[str, Any]:
 
 
 def require_sound_or_said(path: Path, whole: dict[str, Any]) -> None:
-    """What the damage tests are about: no foreign error, no false "ok", and repair mends it."""
+    """Check the rules of damage: no foreign error, no false "ok", and repair works."""
     for read_only in (True, False):
         try:
-            told = answers(path, read_only)
+            found = answers(path, read_only)
         except StoreError:
-            told = {}
+            found = {}
     found = check_store(path)
     if found.ok:
         if not (path / "updates.json").exists():  # as in a store that no update was finished in
             whole = {**whole, "notes": {}}
-        assert told == whole
+        assert found == whole
         return
     done = repair_store(path, vectors)
     assert done.check.damages == found.damages
@@ -308,7 +308,7 @@ def test_an_index_is_repaired_with_its_model(tmp_path: Path, embedder: Embedder)
             Index.check(location)
 
 
-def test_the_command_says_what_is_wrong_and_mends_it(tmp_path: Path, embedder: Embedder) -> None:
+def test_the_command_reports_damage_and_repairs_it(tmp_path: Path, embedder: Embedder) -> None:
     path, run = tmp_path / "kb", CliRunner()
     with Index.create(path, embedder) as index:
         index.add(["The list of files."])
@@ -327,10 +327,10 @@ def test_the_command_says_what_is_wrong_and_mends_it(tmp_path: Path, embedder: E
     assert json.loads(as_json.stdout)["damages"][0]["part"] == "vector"
     moved = run.invoke(app, ["check", str(path), "--repair", "-m", str(tmp_path / "no")])
     assert moved.exit_code == 1
-    mended = run.invoke(app, ["check", str(path), "--repair"])
-    assert mended.exit_code == 0
-    assert "repaired: 1 passage in" in mended.output
-    assert "1 embedded again, 0 lost" in mended.output
+    repaired = run.invoke(app, ["check", str(path), "--repair"])
+    assert repaired.exit_code == 0
+    assert "repaired: 1 passage in" in repaired.output
+    assert "1 embedded again, 0 lost" in repaired.output
     assert run.invoke(app, ["check", str(path)]).exit_code == 0
 
 

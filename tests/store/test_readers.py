@@ -248,7 +248,7 @@ def _write_on(path: Path, said: Connection, waste: int, batch: int) -> None:
 
 
 def _read_on(path: Path, said: Connection, end: Any) -> None:
-    """Reads until it is told to end: what it sees must be the state of one flush, and never older."""
+    """Read until asked to stop: each state must be that of one flush, and never an older one."""
     seen, newest = 0, -1
     try:
         reader = FolderStore.open(path, read_only=True)
@@ -277,7 +277,7 @@ def _read_on(path: Path, said: Connection, end: Any) -> None:
             else:
                 reader.refresh()
         said.send(("good", seen, newest))
-    except BaseException as error:  # noqa: BLE001 - told to the test, whatever it is
+    except BaseException as error:  # noqa: BLE001 - reported to the test
         said.send(("bad", repr(error), newest))
 
 
@@ -316,11 +316,11 @@ def test_many_readers_beside_a_writer_that_is_killed(tmp_path: Path) -> None:
         assert max(stored) in (flushed, flushed + 1)
         flushed = max(stored)
     end.set()
-    told = [hear.recv() for _, hear in readers if hear.poll(100)]
+    reports = [hear.recv() for _, hear in readers if hear.poll(100)]
     for reader, _ in readers:
         reader.join(60)
-    assert [kind for kind, *_ in told] == ["good"] * 3, told
-    assert all(seen > 1 for _, seen, _ in told), told
+    assert [kind for kind, *_ in reports] == ["good"] * 3, reports
+    assert all(seen > 1 for _, seen, _ in reports), reports
     assert check_store(path).ok
 
 
