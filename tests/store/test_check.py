@@ -108,14 +108,14 @@ def require_sound_or_said(path: Path, whole: dict[str, Any]) -> None:
     """Check the rules of damage: no foreign error, no false "ok", and repair works."""
     for read_only in (True, False):
         try:
-            found = answers(path, read_only)
+            answered = answers(path, read_only)
         except StoreError:
-            found = {}
+            answered = {}
     found = check_store(path)
     if found.ok:
         if not (path / "updates.json").exists():  # as in a store that no update was finished in
             whole = {**whole, "notes": {}}
-        assert found == whole
+        assert answered == whole
         return
     done = repair_store(path, vectors)
     assert done.check.damages == found.damages
