@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +24,12 @@ held = StoreLock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(100)
 """
+
+
+def in_another_process(code: str, store: Path) -> str:
+    """Runs code with the store's folder as its argument and returns what it prints."""
+    command = [sys.executable, "-W", "error", "-c", code, store]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def is_free(store: Path) -> bool:
@@ -62,33 +66,53 @@ def test_a_killed_process_holds_nothing(tmp_path: Path) -> None:
         StoreLock(tmp_path, wait=60).release()
 
 
-def test_a_forked_child_does_not_release_it(tmp_path: Path) -> None:
-    kept = [StoreLock(tmp_path)]
-    child = os.fork()
-    if child == 0:
+# In a process with one thread: forking beside other threads is a warning since Python 3.12.
+FORK = """
+import fcntl, gc, os, signal, sys, time
+from pathlib import Path
+from quaver.store.lock import FILE_NAME, StoreLock
+
+def is_free():
+    with open(Path(sys.argv[1], FILE_NAME), "r+b") as file:
         try:
-            kept[0].release()
-            kept.clear()
-            gc.collect()
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    assert not is_free(tmp_path)
-    kept[0].release()
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+kept = [StoreLock(Path(sys.argv[1]))]
+child = os.fork()
+"""
+
+
+def test_a_forked_child_does_not_release_it(tmp_path: Path) -> None:
+    code = """
+if child == 0:
+    try:
+        kept[0].release()
+        kept.clear()
+        gc.collect()
+    finally:
+        os._exit(0)
+os.waitpid(child, 0)
+print("free" if is_free() else "held")
+"""
+    assert in_another_process(FORK + code, tmp_path) == "held"
 
 
 def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
-    held = StoreLock(tmp_path)
-    child = os.fork()
-    if child == 0:
-        time.sleep(100)
-        os._exit(0)
-    try:
-        held.release()
-        assert is_free(tmp_path)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    code = """
+if child == 0:
+    time.sleep(100)
+    os._exit(0)
+try:
+    kept[0].release()
+    print("free" if is_free() else "held")
+finally:
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+"""
+    assert in_another_process(FORK + code, tmp_path) == "free"
 
 
 def test_another_thread_may_release_it(tmp_path: Path) -> None:

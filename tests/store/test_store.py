@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -118,8 +119,7 @@ def test_create_wants_an_empty_folder(store: FolderStore, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "rest",
     [
-        ["shard.new/segments"],
-        ["shard/wal", "lock"],
+        ["lock/", "rows.1"],
         ["quaver.json.new/"],
         ["state.json/", "rows.1", "vectors.1"],
     ],
@@ -336,8 +336,35 @@ def test_a_limit_on_file_size_is_a_write_error(tmp_path: Path) -> None:
         assert store.count() == int(result.stdout.split()[-1]) > 5
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_folder_is_a_write_error(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StoreWriteError, match="cannot make the folder"):
-        FolderStore.create(tmp_path / "kb", MANIFEST)
+    folder = tmp_path / "kept"
+    folder.mkdir(mode=0o555)
+    result = in_another_process(
+        """
+        import os, pathlib, sys
+        from quaver.errors import StoreWriteError
+        from quaver.store import Manifest
+        from quaver.store.folder import FolderStore
+        os.chdir(sys.argv[1])
+        if os.geteuid() == 0:  # root may write everywhere
+            os.seteuid(65534)
+        try:
+            FolderStore.create(pathlib.Path("kb"), Manifest("m", "f", 8, 100, ""))
+        except StoreWriteError as error:
+            print(error)
+        """,
+        folder,
+    )
+    assert "cannot make the folder" in result.stdout, result.stderr
+
+
+def test_a_folder_that_may_not_be_entered_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", refused)
+    for use in (FolderStore.exists, lambda path: FolderStore.create(path, MANIFEST)):
+        with pytest.raises(StoreError, match=r"cannot read the store at .*: Permission denied"):
+            use(tmp_path / "kb")

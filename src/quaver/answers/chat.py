@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from quaver.answers.prompt import Message
 from quaver.errors import InputError, LanguageModelError
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
 
 _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _LONGEST = 16_000_000
@@ -129,31 +131,41 @@ class ChatModel:
 
     def _request(self, path: str, body: Any) -> http.client.HTTPResponse:
         """Send a request, and repeat it if the endpoint is busy or cannot be reached."""
+        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
         headers = {"Content-Type": "application/json", "Accept": "text/event-stream, */*"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         parts = urlsplit(self.url)
         address = parts._replace(path=f"{parts.path}/{path}").geturl()
         data = None if body is None else json.dumps(body).encode()
-        for attempt in range(self._retries + 1):
-            request = urllib.request.Request(address, data, headers)
-            try:
-                answered = self._opener.open(request, timeout=self._timeout)
-                assert isinstance(answered, http.client.HTTPResponse)
-                return answered
-            except urllib.error.HTTPError as error:
-                with error:
-                    reason = self._refusal(error)
-                wait = _asked_wait(error.headers.get("Retry-After"))
-                if error.code not in _PASSING:
-                    raise LanguageModelError(reason) from error
-                last: Exception = error
-            except _BROKEN as error:
-                reason, wait, last = f"{self.url} cannot be reached: {_reason(error)}", 0.0, error
-            if attempt < self._retries:
-                time.sleep(min(max(wait, 0.5 * 2**attempt), _LONGEST_WAIT))
-        tried = f"; tried {self._retries + 1} times" if self._retries else ""
-        raise LanguageModelError(f"{reason}{tried}") from last
+        request = urllib.request.Request(address, data, headers)
+        attempts = Retrying(
+            stop=stop_after_attempt(self._retries + 1),
+            wait=_wait,
+            retry=retry_if_exception_type(_PassingError),
+            reraise=True,
+        )
+        try:
+            return attempts(self._send, request)
+        except _PassingError as error:
+            tried = f"; tried {self._retries + 1} times" if self._retries else ""
+            raise LanguageModelError(f"{error}{tried}") from error.__cause__
+
+    def _send(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        """Send a request once."""
+        try:
+            answered = self._opener.open(request, timeout=self._timeout)
+        except urllib.error.HTTPError as error:
+            with error:
+                reason = self._refusal(error)
+            if error.code not in _PASSING:
+                raise LanguageModelError(reason) from error
+            raise _PassingError(reason, _asked_wait(error.headers.get("Retry-After"))) from error
+        except _BROKEN as error:
+            raise _PassingError(f"{self.url} cannot be reached: {_reason(error)}", 0.0) from error
+        assert isinstance(answered, http.client.HTTPResponse)
+        return answered
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         """Return why an endpoint refused, and what to do."""
@@ -242,6 +254,22 @@ def _error_text(document: Any) -> str:
     if isinstance(found, dict) and isinstance(found.get("message"), str):
         found = found["message"]
     return " ".join(str(found).split())[:300]
+
+
+class _PassingError(Exception):
+    """A failure that another attempt may not have; ``wait`` is how long the endpoint asks to wait."""
+
+    def __init__(self, reason: str, wait: float) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def _wait(state: RetryCallState) -> float:
+    """Return the seconds before the next attempt: twice those before, or as many as asked for."""
+    assert state.outcome is not None
+    failure = state.outcome.exception()
+    assert isinstance(failure, _PassingError)
+    return min(max(failure.wait, 0.5 * 2.0 ** (state.attempt_number - 1)), _LONGEST_WAIT)
 
 
 def _asked_wait(seconds: str | None) -> float:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -105,7 +104,7 @@ _PAGE = 4096
 _COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped")
 DATA = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
 _OWN_FILES = {
-    *(lock.FILE_NAME, "shard", "shard.new"),  # the latter is from format version 2
+    lock.FILE_NAME,
     *(name + end for name in (state.FILE_NAME, status.FILE_NAME) for end in ("", ".new")),
     manifest.FILE_NAME + ".new",
 }
@@ -201,8 +200,15 @@ class FolderStore:
     # --- Making and opening ---------------------------------------------------------------------
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Return whether a complete store is at this path."""
-        return (path / manifest.FILE_NAME).exists()
+        """Return whether a complete store is at this path.
+
+        Raises:
+            StoreError: The folder above may not be entered.
+        """
+        try:
+            return (path / manifest.FILE_NAME).exists()
+        except OSError as error:
+            raise StoreError(f"cannot read the store at {path}: {error.strerror}") from error
 
     @classmethod
     def create(cls, path: Path, manifest: Manifest) -> FolderStore:
@@ -252,8 +258,6 @@ class FolderStore:
                 )
             if holds_data(path):
                 raise StoreExistsError(_without_manifest(path))
-            for leftover in ("shard", "shard.new"):
-                shutil.rmtree(path / leftover, ignore_errors=True)
             make_empty(path, manifest, generation=1)
             manifest.write(path)
             return cls(path, manifest, held)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
@@ -86,30 +85,44 @@ class Link:
             StoreUnavailableError: It did not answer, even after retries.
             StoreError: It refused the request.
         """
-        for wait in (*WAITS, None):
-            try:
-                return method(*args, **options)
-            except UnexpectedResponse as error:
-                status = error.status_code or _SERVER_FAULT
-                if status < _SERVER_FAULT and status != _BUSY:
-                    hint = f"; its key goes into {API_KEY}" if status in _NO_ENTRY else ""
-                    raise StoreError(
-                        f"the server of {self.location} refused: {error}{hint}"
-                    ) from error
-                failure: Exception = error
-            except (ResponseHandlingException, ConnectionError) as error:
-                failure = error
-            if wait is None:
-                break
-            time.sleep(wait)
-        raise StoreUnavailableError(
-            f"the server of {self.location} does not answer, asked {len(WAITS) + 1} times in "
-            f"{sum(WAITS):.0f} s ({failure}); what was stored stays: start the server and run it again"
-        ) from failure
+        from tenacity import (
+            Retrying,
+            retry_if_exception,
+            stop_after_attempt,
+            wait_chain,
+            wait_fixed,
+        )
+
+        attempts = Retrying(
+            stop=stop_after_attempt(len(WAITS) + 1),
+            wait=wait_chain(*map(wait_fixed, WAITS)),
+            retry=retry_if_exception(_may_pass),
+            reraise=True,
+        )
+        try:
+            return attempts(method, *args, **options)
+        except (UnexpectedResponse, ResponseHandlingException, ConnectionError) as error:
+            if _may_pass(error):
+                raise StoreUnavailableError(
+                    f"the server of {self.location} does not answer, asked {len(WAITS) + 1} times "
+                    f"in {sum(WAITS):.0f} s ({error}); what was stored stays: start the server and "
+                    "run it again"
+                ) from error
+            refused = getattr(error, "status_code", None) in _NO_ENTRY
+            hint = f"; its key goes into {API_KEY}" if refused else ""
+            raise StoreError(f"the server of {self.location} refused: {error}{hint}") from error
 
     def close(self) -> None:
         """Close the connection; further calls do nothing."""
         self.client.close()
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether another attempt may succeed."""
+    if isinstance(error, UnexpectedResponse):
+        status = error.status_code or _SERVER_FAULT
+        return status >= _SERVER_FAULT or status == _BUSY
+    return isinstance(error, (ResponseHandlingException, ConnectionError))
 
 
 def _dated(key: str, bounds: dict[str, Any]) -> Any:
