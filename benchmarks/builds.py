@@ -86,7 +86,7 @@ def _compare(workers: list[Any], case: str, rounds: int) -> str:
 
 
 def work(build: str, model: str) -> None:
-    """Answer on stdin's questions: encode a case once, or time calls of it."""
+    """Answer requests from stdin: encode a case once, or time calls of it."""
     import hashlib
 
     import quaver

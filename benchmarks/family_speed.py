@@ -40,14 +40,14 @@ from quaver_bench.timing import take_turns
 
 CACHE = Path("build/families")
 CALIBRATION = 2  # texts: for the time of a forward pass, not for its quality
-LEAST_COSINE = 0.8  # below it a graph is another model, not a rough one
+LEAST_COSINE = 0.8  # below it, a graph computes another model
 Call = Callable[[], Any]
-# What a converter raises for a model it does not know.
+# Raised by converters for an unknown model.
 FAULTS = (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NotImplementedError)
 
 
 class FirstToken(torch.nn.Module):
-    """A model that returns the last state of the first token."""
+    """Returns the last state of the first token."""
 
     def __init__(self, model: Any) -> None:
         """Wrap a model of transformers."""
@@ -61,7 +61,7 @@ class FirstToken(torch.nn.Module):
 
 
 def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
-    """Return the model in OpenVINO's int8, made when it is not there yet."""
+    """Return the model in OpenVINO's int8; quantize it if needed."""
     path = CACHE / f"{case.name}.xml"
     if not path.is_file():
         import nncf
@@ -76,7 +76,7 @@ def openvino_file(case: Case, model: Any, ids: torch.Tensor) -> Path:
             nncf.Dataset(samples),
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=len(samples),
-            # It would change only constants, and takes longer than everything else.
+            # This would change only constants, and takes longer than everything else.
             advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=True),
         )
         CACHE.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ PEERS: dict[str, tuple[Callable[..., Path], Callable[..., Call]]] = {
 def peer_call(
     case: Case, model: Any, every: torch.Tensor, ids: torch.Tensor, threads: int
 ) -> tuple[str, Call | None, dict[str, str]]:
-    """Return the first int8 peer that runs the family, and why those before it do not."""
+    """Return the first int8 peer that runs the family, and why earlier ones do not."""
     reasons = {}
     with torch.inference_mode():
         truth = FirstToken(model)(ids).numpy()
@@ -127,7 +127,7 @@ def timed(call: Call) -> float:
 
 
 def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
-    """Measure one family; None when its files were to be prepared alone."""
+    """Measure one family; return None if only its files were prepared."""
     model = make(case, head=False, real=True)
     if isinstance(model, GteV15):
         model.for_export(chosen.tokens)
@@ -172,7 +172,7 @@ def measured(case: Case, chosen: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return the rows as a table, and below it why a peer is missing."""
+    """Return the rows as a table, followed by the reasons for missing peers."""
     lines = [
         "| family | shape of | Quaver int8, tokens/s | times as fast as its int8 peer | as torch float32 "
         "| cosine | peer's |",

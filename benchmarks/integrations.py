@@ -1,4 +1,4 @@
-"""Cost of a framework's component over the bare engine, and gain from joining concurrent queries.
+"""Measure the overhead of framework components, and the gain from batching concurrent queries.
 
     python benchmarks/integrations.py --model MINILM_FOLDER [--out FILE] [--seconds 6] [--only FRAMEWORK]
 
@@ -118,7 +118,7 @@ def _overheads(
             len(turns),
         )
     if "alone" in component:
-        # Right after the engine, whose weights have driven everything else out of the caches.
+        # Directly after the engine, whose weights have displaced everything else from the caches.
         cases["query, the framework alone"] = (
             cases["query"][0],
             lambda i: (embedder.encode_query(queries[i]), component["alone"](queries[i])),
@@ -156,7 +156,7 @@ def _overheads(
 
 
 async def _in_turn(query: Callable[[str], Any], queries: Sequence[str]) -> None:
-    """Await one after the other in a loop that runs already, as a server does."""
+    """Await calls one after another in a running loop, like a server."""
     for text in queries:
         await query(text)
 
@@ -165,7 +165,7 @@ async def _in_turn(query: Callable[[str], Any], queries: Sequence[str]) -> None:
 def _concurrent(
     framework: str, component: Component, queries: Sequence[str], seconds: float
 ) -> dict[str, Any]:
-    """Answer queries that come at once: each in a thread, as without methods of our own, or joined."""
+    """Answer concurrent queries: each in a thread, as without Quaver's async methods, or batched."""
 
     async def threads() -> None:
         await asyncio.gather(*(asyncio.to_thread(component["query"], q) for q in queries))

@@ -1,4 +1,4 @@
-"""Time per token and memory for texts of 512, 2048 and 8192 tokens: the cost of attention.
+"""Measure time per token and memory for texts of 512, 2048 and 8192 tokens: the cost of attention.
 
     python benchmarks/long_inputs.py                    all shapes and lengths, int8
     python benchmarks/long_inputs.py --precision float32 --shapes modernbert
@@ -56,7 +56,7 @@ LIKE = {
 
 
 def random_weights(spec: EncoderSpec) -> EncoderWeights:
-    """Draw weights of a spec; the time of a forward pass does not depend on them."""
+    """Draw random weights; the time of a forward pass does not depend on them."""
     chance = np.random.default_rng(0)
     hidden, inner = spec.hidden_size, spec.intermediate_size
 
@@ -92,7 +92,7 @@ def measure(shape: str, length: int, precision: Any, threads: int | None) -> dic
     engine = Engine(spec, random_weights(spec), precision=precision, threads=threads)
     ids = np.random.default_rng(1).integers(5, spec.vocab_size, length).astype(np.int32)
     batch = TokenBatch(ids, np.array([0, length], np.int32), None, 0)
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak of loading
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak of loading
     before, times = resident("VmRSS"), list[float]()
     while sum(times) < LEAST_SECONDS:
         start = time.perf_counter()
@@ -107,13 +107,13 @@ def measure(shape: str, length: int, precision: Any, threads: int | None) -> dic
 
 
 def resident(name: str) -> int:
-    """Return a size of this process in KiB, as the kernel counts it."""
+    """Return a memory figure of this process in KiB, from the kernel."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def main() -> None:
-    """Measure every length in a process of its own, and print a table."""
+    """Measure every length in its own process, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", default=",".join(CONFIGS), help="with commas")
     parser.add_argument("--precision", choices=("int8", "float32"), default="int8")

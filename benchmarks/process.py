@@ -34,7 +34,7 @@ FIRST_TEXTS = 1000
 
 
 def main() -> None:
-    """Measure one thing in this process, or all in processes of their own."""
+    """Run one measurement in this process, or each in its own process."""
     options = _options()
     if options.only:
         measured = MEASUREMENTS[options.only](options.model, options)
@@ -71,7 +71,7 @@ def _options() -> argparse.Namespace:
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--texts", type=int, default=20_000, help="texts of the memory measurement")
     add("--parts", default=",".join(MEASUREMENTS), help="what to measure, with commas")
-    add("--out", type=Path, help="results, JSON; what it holds is not measured again")
+    add("--out", type=Path, help="results, JSON; measurements that it has are not repeated")
     add("--only", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)
     return parser.parse_args()
 

@@ -52,7 +52,7 @@ def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
     words = " ".join(calibration_texts(calibration, 128).texts).split()
     found: dict[str, dict[str, float]] = {}
     for name, lengths in CASES.items():
-        # As many words as tokens: cut, every text has exactly that length.
+        # As many words as tokens, so that every text is truncated to exactly this length.
         texts = [" ".join(words[i * 64 : i * 64 + n]) for i, n in enumerate(lengths)]
         models = {
             scheme: quaver.Embedder.from_pretrained(work / scheme, max_seq_length=max(lengths))
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=128, help="calibration texts")
     parser.add_argument("--against", default="openvino,onnxruntime", help="other engines, or ''")
     parser.add_argument("--work", type=Path, default=Path("build/quality"), help="for the folders")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the record")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("passed", nargs="*", help="options of `quaver evaluate`, after --")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

@@ -36,14 +36,14 @@ PARTS = ("query", "key", "weight", "value")
 
 @dataclass(frozen=True)
 class Rounding:
-    """The places that are rounded.
+    """What is rounded.
 
     Attributes:
-        weights: linear layers whose weights are.
-        inputs: linear layers whose input is.
-        attention: parts of attention that are.
-        centred: values less their mean, weights divided by their sum before rounding.
-        first_twice: the first token's row goes through qkv twice.
+        weights: linear layers with rounded weights.
+        inputs: linear layers with a rounded input.
+        attention: rounded parts of attention.
+        centred: whether the mean is subtracted from values, and attention weights are normalized, before rounding.
+        first_twice: whether qkv gets the first token's row twice.
     """
 
     weights: Sequence[str] = ()
@@ -60,7 +60,7 @@ def symmetric(x: FloatArray, axis: int) -> FloatArray:
 
 
 def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding) -> FloatArray:
-    """Attention as `quaver.quantization.forward.attention`, with roundings."""
+    """Compute `quaver.quantization.forward.attention` with rounding."""
     tokens, hidden = len(qkv), spec.hidden_size
     q, k, v = np.moveaxis(qkv.reshape(tokens, 3, spec.heads, -1), 0, 2)
     if "query" in how.attention:
@@ -85,7 +85,7 @@ def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding)
 def vectors(
     spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch, how: Rounding
 ) -> FloatArray:
-    """Encode with roundings; float32 (N, H), unit rows."""
+    """Encode with rounding; return float32 (N, H), unit rows."""
     x = embed(spec, weights, batch)
     for layer in weights.layers:
         names = {id(getattr(layer, name)): name for name in LINEARS}
@@ -105,11 +105,11 @@ def vectors(
 
 
 def cases() -> dict[str, Rounding]:
-    """Name what is measured."""
+    """List what is measured, by name."""
     everything = Rounding(LINEARS, LINEARS, PARTS)
     return {
         "everything": everything,
-        "everything, first row once, values whole": replace(
+        "everything, first row once, values with their mean": replace(
             everything, centred=False, first_twice=False
         ),
         "weights": Rounding(weights=LINEARS),
@@ -119,7 +119,7 @@ def cases() -> dict[str, Rounding]:
         **{f"input of {name}": Rounding(inputs=[name]) for name in LINEARS},
         "input of qkv, first row once": Rounding(inputs=["qkv"], first_twice=False),
         "attention": Rounding(attention=PARTS),
-        "attention, values whole": Rounding(attention=PARTS, centred=False),
+        "attention, values with their mean": Rounding(attention=PARTS, centred=False),
         **{f"attention, {part}": Rounding(attention=[part]) for part in PARTS},
     }
 

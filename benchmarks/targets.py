@@ -48,12 +48,12 @@ _LIMITS = (
     ("query beside a busy loop, times as long", "beside_busy_loop.query.largest_ratio", 3.0),
     ("batch beside a busy loop, times as long", "beside_busy_loop.batch.largest_ratio", 3.0),
 )
-"""What process.json holds, and the most it should be."""
+"""The figures of process.json, and their limits."""
 DASH = "-"
 
 
 def main() -> None:
-    """Write targets.md and show it."""
+    """Write and print targets.md."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("results", type=Path, help="folder of results")
     folder: Path = parser.parse_args().results
@@ -84,7 +84,7 @@ def _notes(result: Result) -> list[str]:
         notes.append(
             f"The targets are for a CPU with VNNI. This one has {isa} alone, where exact int8 takes "
             "two multiplications and two additions for what VNNI does in one instruction; the "
-            "figures say what remains of the lead without it."
+            "figures show the lead that is left without it."
         )
     return notes
 

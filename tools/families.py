@@ -39,12 +39,12 @@ LENGTHS = (1, 2, 3, 17, 40, 29)
 
 @dataclass(frozen=True)
 class Case:
-    """A family as transformers knows it, or as `published_forms` has it.
+    """A family, from transformers or `published_forms`.
 
     Attributes:
         name: the model class without its ending (Model, ForSequenceClassification).
-        reduced: settings of the reduced config, besides the sizes that all have.
-        real: the published model whose shape `--real` takes, and what its config sets.
+        reduced: settings of the reduced config, in addition to the sizes that all share.
+        real: the published model whose shape `--real` uses, and its config.
     """
 
     name: str
@@ -119,7 +119,7 @@ CASES = (
         {"rope_theta": 500.0, "rope_scaling": {"type": "ntk", "factor": 8.0}},
         ("gte-base-en-v1.5", _BASE | _LONG),
     ),
-    # Three heads: slopes of two rows of powers.
+    # Three heads, so that slopes come from two series of powers.
     Case(
         "JinaV2",
         {"num_attention_heads": 3, "hidden_size": 24},
@@ -154,7 +154,7 @@ def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: i
 
 
 def from_transformers(name: str, values: dict[str, Any], *, labels: int | None) -> Any:
-    """Build a model of transformers from what its config sets, with a head for `labels`."""
+    """Build a model of transformers from its config, with a head for `labels`."""
     head = {"num_labels": labels} if labels else {}
     ids = {"cls_token_id": 3, "sep_token_id": 4, "bos_token_id": 3, "eos_token_id": 4}
     extra = ids if name == "ModernBert" else {}
@@ -164,7 +164,7 @@ def from_transformers(name: str, values: dict[str, Any], *, labels: int | None) 
 
 
 def tensors_of(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Save a model and read what a user's folder would hold."""
+    """Save a model, and read it as from a user's folder."""
     from safetensors.numpy import load_file
 
     model.save_pretrained(folder)
@@ -173,7 +173,7 @@ def tensors_of(model: Any, folder: Path) -> tuple[dict[str, Any], dict[str, np.n
 
 
 def random_batch(vocabulary: int, lengths: tuple[int, ...] = LENGTHS) -> TokenBatch:
-    """Draw ids, none of them special."""
+    """Draw random ids without special tokens."""
     rng = np.random.default_rng(0)
     ids = rng.integers(5, vocabulary, sum(lengths)).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
@@ -202,7 +202,7 @@ def logits_of(model: Any, batch: TokenBatch) -> np.ndarray:
 
 
 def relative(got: np.ndarray, truth: np.ndarray) -> float:
-    """Return the largest difference, as a share of the largest value."""
+    """Return the largest difference, divided by the largest value."""
     return float(np.abs(got - truth).max() / np.abs(truth).max())
 
 
@@ -212,7 +212,7 @@ def cosines(got: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def compare(case: Case, folder: Path, *, real: bool) -> bool:
-    """Print one row; return whether it holds what is promised."""
+    """Print one row; return whether it is within the bounds."""
     model = make(case, head=False, real=real)
     config, tensors = tensors_of(model, folder)
     lengths = (16, 128, 256, 300, 64, 200) if real else LENGTHS
@@ -249,14 +249,14 @@ def compare(case: Case, folder: Path, *, real: bool) -> bool:
 
 
 def write_golden(case: Case, folder: Path) -> None:
-    """Write config, tensors in half precision, and what transformers makes of them."""
+    """Write config, tensors in half precision, and the results of transformers."""
     entry: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for kind, head in (("encoder", False), ("classifier", True)):
         model = make(case, head=head)
         with torch.no_grad():
             for weight in model.parameters():
-                weight.copy_(weight.half().float())  # what float16 holds
+                weight.copy_(weight.half().float())  # as float16 can represent
         config, tensors = tensors_of(model, folder)
         config.pop("transformers_version", None)
         entry[kind] = config

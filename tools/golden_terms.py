@@ -1,4 +1,4 @@
-"""Write the terms that Qdrant makes of texts, which keyword search must make too.
+"""Write the terms that Qdrant extracts from texts; keyword search must extract the same.
 
     pip install qdrant-edge-py==0.9.0
     python tools/golden_terms.py examples/python-docs
@@ -40,7 +40,7 @@ def main() -> None:
     files = {}
     for path in sorted(path for path in folder.rglob("*.*") if path.is_file()):
         text = path.read_text(encoding="utf-8")
-        if UNSPACED.search(text):  # Qdrant splits it by dictionary
+        if UNSPACED.search(text):  # Qdrant uses a dictionary for it
             continue
         terms = english.embed_document(text).indices
         files[path.relative_to(folder).as_posix()] = zlib.crc32(np.array(terms, np.uint32))
@@ -48,7 +48,7 @@ def main() -> None:
     for language in LANGUAGES:
         draw = random.Random(language)
         listed = json.loads(STOP_WORDS.read_text(encoding="utf-8"))[language].split()
-        # Two stop words make a word with endings of the language.
+        # Two stop words, joined, make a word with endings of the language.
         made = [draw.choice(listed) + draw.choice(listed) for _ in range(40)]
         asked = analyzer(language)
         words[language] = {

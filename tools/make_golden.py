@@ -20,12 +20,12 @@ GOLDEN = Path(__file__).parent.parent / "tests" / "golden"
 
 
 def embed(folder: Path, texts: list[str], *, max_length: int = 256, **options: Any) -> np.ndarray:
-    """Embed texts one at a time as the model card says: mean of all tokens, then unit length.
+    """Embed texts one at a time as on the model card: mean of all tokens, then unit length.
 
     Args:
         folder: folder of all-MiniLM-L6-v2.
         texts: N texts.
-        max_length: most tokens, as sentence_bert_config.json of the model says.
+        max_length: most tokens, from sentence_bert_config.json.
         options: for `AutoModel.from_pretrained`.
 
     Returns:

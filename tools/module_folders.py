@@ -1,4 +1,4 @@
-"""Compare folders that sentence-transformers and model2vec write with what those libraries compute from them.
+"""Compare Quaver with sentence-transformers and model2vec on folders that they write.
 
 Needs torch, sentence-transformers and model2vec:
 
@@ -64,7 +64,7 @@ TEXTS = [
     "a query that returns an error " * 4,
     "import the code, return 3.14 or naïve?",
 ]
-# Of the largest value; 22 layers of random weights sum up what single operations round.
+# Relative to the largest value; rounding adds up over 22 layers of random weights.
 STATIC_TEXTS = [*TEXTS, "unknown \u4e2d words \u2603 and snow", "\u2603", "a of the and to " * 20]
 STATIC_KINDS = ("float32", "float16", "int8", "clusters", "unigram")
 LARGEST_FLOAT32_ERROR = 2e-5
@@ -88,7 +88,7 @@ MINILM = Shape(384, 6, 12, 1536)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Return the tests' tiny tokenizer as transformers has it."""
+    """Return the tests' tiny tokenizer as a tokenizer of transformers."""
     backend = tiny_tokenizer()
     backend.no_truncation()
     backend.no_padding()
@@ -153,7 +153,7 @@ def transformer(model: Any, folder: Path, **options: Any) -> Transformer:
 
 
 def drawn(module: Any) -> Any:
-    """Draw the weights of a module, wide enough that texts come out different."""
+    """Draw the weights of a module, large enough that texts give different results."""
     with torch.no_grad():
         for name, weight in module.named_parameters():
             if weight.ndim == 2:
@@ -183,7 +183,7 @@ def ettin(shape: Shape, scratch: Path) -> st.CrossEncoder:
 
 
 def labels_with_prompt(shape: Shape, scratch: Path) -> st.CrossEncoder:
-    """Make a scorer of three labels, with a prompt before the first text."""
+    """Make a cross-encoder with three labels and a prompt before the first text."""
     return st.CrossEncoder(
         modules=scorer(transformer(bert(shape), scratch), shape.hidden, 3),
         activation_fn=nn.Sigmoid(),
@@ -205,7 +205,7 @@ def gte_reranker(shape: Shape, scratch: Path) -> st.CrossEncoder:
 
 
 def normalized_early(shape: Shape, scratch: Path) -> st.SentenceTransformer:
-    """Make an embedder whose vector is normalized before the last Dense, with Dropout around it."""
+    """Make an embedder that normalizes before the last Dense, with Dropout around it."""
     width = 2 * shape.hidden
     chain = [
         transformer(bert(shape), scratch),
@@ -318,7 +318,7 @@ def half(folder: Path) -> None:
 
 
 def what_they_compute(model: Any) -> dict[str, Any]:
-    """Return texts and what the library computes from them, in a form for JSON."""
+    """Return texts and the library's results for them, as JSON values."""
     if isinstance(model, st.CrossEncoder):
         pairs = [(QUERY, text) for text in TEXTS]
         results = {
@@ -336,7 +336,7 @@ def what_they_compute(model: Any) -> dict[str, Any]:
 
 
 def what_quaver_computes(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
-    """Return the same by Quaver, in float32."""
+    """Return Quaver's results, in float32."""
     if "scores" in expected:
         model = CrossEncoder.from_pretrained(folder, precision="float32")
         pairs = [(QUERY, text) for text in TEXTS]
@@ -356,7 +356,7 @@ def what_quaver_computes(folder: Path, expected: dict[str, Any]) -> dict[str, An
 
 
 def write_zip(folder: Path, target: Path, expected: dict[str, Any]) -> None:
-    """Pack a folder with what is expected of it; the same files give the same bytes."""
+    """Pack a folder with the expected results; the same files give the same bytes."""
     (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
     target.parent.mkdir(exist_ok=True)
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as packed:
@@ -368,7 +368,7 @@ def write_zip(folder: Path, target: Path, expected: dict[str, Any]) -> None:
 
 
 def make_modules(name: str, golden: bool, scratch: Path) -> tuple[Path, dict[str, Any]]:
-    """Make the folder of one case and what is expected of it."""
+    """Make the folder of one case and its expected results."""
     torch.manual_seed(0)
     build, shape = MODULES[name]
     model = build(REDUCED if golden else shape, scratch / "bare")

@@ -20,19 +20,19 @@ import numpy as np
 from make_golden import embed
 from quaver.embedder import Embedder
 
-# What is promised on real English text: float32 in every component, int8 in cosine.
+# Bounds on real English text: float32 by component, int8 by cosine.
 LARGEST_FLOAT32_ERROR = 1e-5
 SMALLEST_INT8_MEAN = 0.9990
 SMALLEST_INT8_COSINE = 0.985
 
 
 def passages(source: Path, model: Embedder, count: int) -> list[str]:
-    """Take `count` passages, evenly spread over the source.
+    """Read `count` passages, evenly spread over the source.
 
     Args:
         source: .jsonl file, or a folder of documents.
-        model: tells the splitter how long a passage may be.
-        count: how many.
+        model: limits the length of passages.
+        count: number of passages.
 
     Returns:
         The texts.
@@ -70,7 +70,7 @@ def report(name: str, vectors: np.ndarray, truth: np.ndarray) -> tuple[float, fl
 
 
 def main() -> int:
-    """Compare, print, judge."""
+    """Compare, print, and check the bounds."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("passages", type=Path, help=".jsonl file or folder of documents")

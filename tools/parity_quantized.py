@@ -28,12 +28,12 @@ import quaver
 from make_golden import embed
 from parity import passages
 
-# The folder says "dequantize": both turn the same integers into the same floats, and Quaver's float32
-# computes with them as transformers does; what is left is the order of sums.
+# The folder says "dequantize": both convert the same integers to the same floats, and Quaver computes
+# in float32 like transformers. Only the order of sums differs.
 LARGEST_DIFFERENCE = 1e-5
-# Told not to, transformers rounds activations to 256 steps as well, in another order of operations than
-# Quaver, which rounds inside of attention too. transformers 5.24 with compressed-tensors 0.20 loses
-# seven times as much with fixed ranges as Quaver does; these rows keep the two in sight of each other.
+# Without it, transformers also rounds activations to 256 steps, in another order of operations than
+# Quaver, which rounds inside attention too. With fixed ranges, transformers 5.24 with compressed-tensors
+# 0.20 loses seven times as much as Quaver; these rows compare the two.
 SMALLEST_MEAN = {"dynamic": 0.999, "static": 0.99}
 SMALLEST = {"dynamic": 0.99, "static": 0.98}
 SMALLEST_CORRELATION = 0.9
@@ -42,13 +42,13 @@ ROUNDED = {"quantization_config": CompressedTensorsConfig(dequantize=False)}
 
 
 def check(what: str, got: float, bound: float) -> bool:
-    """Print a row and say whether it holds."""
+    """Print a row; return whether it is within its bound."""
     print(f"{what:58} {got:.6f}  (>= {bound})")
     return got >= bound
 
 
 def check_equal(what: str, ours: np.ndarray, theirs: np.ndarray) -> bool:
-    """Print the largest difference and say whether it is small enough."""
+    """Print the largest difference; return whether it is small enough."""
     largest = float(np.abs(ours - theirs).max() / np.abs(theirs).max())
     print(f"{what:58} {largest:.1e}  (<= {LARGEST_DIFFERENCE})")
     return largest <= LARGEST_DIFFERENCE
@@ -74,7 +74,7 @@ def compare_embedder(folder: Path, scheme: str, texts: list[str], exact: np.ndar
 
 
 def write_cross_encoder(source: Path, target: Path) -> None:
-    """Put a random head on an encoder, and make it a folder of its own."""
+    """Add a random head to an encoder, and save it as a folder."""
     torch.manual_seed(0)
     model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
     model.save_pretrained(target)
@@ -82,7 +82,7 @@ def write_cross_encoder(source: Path, target: Path) -> None:
 
 
 def compare_cross_encoder(folder: Path, scheme: str, texts: list[str]) -> bool:
-    """Compare the scores of a quantized cross-encoder over pairs of neighbours."""
+    """Compare the scores of a quantized cross-encoder over pairs of neighboring texts."""
     pairs = [(" ".join(a.split()[:12]), b) for a in texts[:12] for b in texts[:12:3]]
     weights, ours = (
         quaver.CrossEncoder.from_pretrained(folder, precision=precision).predict(
@@ -117,7 +117,7 @@ def logits(folder: Path, pairs: list[tuple[str, str]], **options: Any) -> np.nda
 
 
 def main() -> int:
-    """Quantize, load, compare, judge."""
+    """Quantize, load, compare, and check the bounds."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder of all-MiniLM-L6-v2")
     parser.add_argument("passages", type=Path, help="folder of documents")

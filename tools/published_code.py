@@ -1,10 +1,10 @@
 """Compare with the code that GTE's and Jina's authors publish on the hub, which is in no package.
 
 Needs torch, transformers 4 (`transformers<4.50`: the files are older than version 5), and the authors'
-files, which you fetch and read yourself: this script runs them, and nothing of Quaver ever does.
+files, which you download and review yourself: only this script runs them, never Quaver.
 
-    python tools/published_code.py gte FOLDER/modeling.py         with configuration.py beside it
-    python tools/published_code.py jina FOLDER/modeling_bert.py   with configuration_bert.py beside it
+    python tools/published_code.py gte FOLDER/modeling.py         with configuration.py next to it
+    python tools/published_code.py jina FOLDER/modeling_bert.py   with configuration_bert.py next to it
 
 They are in Alibaba-NLP/new-impl and jinaai/jina-bert-implementation. Random models of
 `tools/families.py` are computed three ways: by that code, by `published_forms.py`, which replaces it
@@ -30,7 +30,7 @@ from quaver import reference
 from quaver.engine.engine import Engine
 from quaver.models.families.registry import encoder_spec, encoder_weights
 
-# What two ways of adding the same float32 numbers leave, in parts of the largest value.
+# Difference between two orders of float32 sums, relative to the largest value.
 LARGEST_ERROR = 1e-4
 MODELS = {
     "gte": ("GteV15", "configuration", "NewConfig", "NewModel"),
@@ -39,7 +39,7 @@ MODELS = {
 
 
 def authors_model(family: str, path: Path, config: dict[str, Any], tensors: dict[str, Any]) -> Any:
-    """Run the authors' code, and put our random weights into its model.
+    """Run the authors' code, and load random weights into its model.
 
     Args:
         family: a key of `MODELS`.
@@ -48,7 +48,7 @@ def authors_model(family: str, path: Path, config: dict[str, Any], tensors: dict
         tensors: its tensors.
 
     Returns:
-        The model; every tensor of the two must have its partner.
+        The model; the tensors of both must match.
     """
     _, configuration, config_class, model_class = MODELS[family]
     for name in [name for name in sys.modules if name.partition(".")[0] == "published"]:

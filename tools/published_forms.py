@@ -25,7 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput, SequenceClassifierOut
 
 
 def module(**children: nn.Module) -> nn.Module:
-    """Group modules under names, as the dots of tensor names ask for."""
+    """Group modules by the dotted names of tensors."""
     group = nn.Module()
     for name, child in children.items():
         group.add_module(name, child)
@@ -33,14 +33,14 @@ def module(**children: nn.Module) -> nn.Module:
 
 
 def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    """(N, T, H) to (N, heads, T, D)."""
+    """Split heads: (N, T, H) to (N, heads, T, D)."""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def attend(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Attention of whole texts, heads side by side again: (N, heads, T, D) to (N, T, H)."""
+    """Compute attention of whole texts and merge heads: (N, heads, T, D) to (N, T, H)."""
     scores = torch.einsum("nhid,nhjd->nhij", q, k) / q.shape[-1] ** 0.5
     if bias is not None:
         scores = scores + bias
@@ -52,8 +52,8 @@ def ntk_frequencies(theta: float, factor: float, head_size: int) -> torch.Tensor
     """Return the angle that each pair of features turns from one token to the next, float64 (D/2,).
 
     Formula:
-        (factor * theta)^(-2i/D) / factor^(2/D): the first pair, which turns most, and with it all
-        others slowed by factor^(2/D), the last one to 1/factor of what it was.
+        (factor * theta)^(-2i/D) / factor^(2/D): all pairs turn factor^(2/D) times slower, and
+        the last one 1/factor as fast as before.
     """
     pairs = torch.arange(head_size // 2, dtype=torch.float64)
     slow = factor ** (-2 / head_size)
@@ -61,7 +61,7 @@ def ntk_frequencies(theta: float, factor: float, head_size: int) -> torch.Tensor
 
 
 def rotated(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
-    """Turn every pair (x_i, x_(i + D/2)) by place * frequency_i: (N, heads, T, D)."""
+    """Rotate every pair (x_i, x_(i + D/2)) by position * frequency_i: (N, heads, T, D)."""
     real, imaginary = x.double().chunk(2, -1)
     angles = torch.arange(x.shape[2], dtype=torch.float64)[:, None] * frequencies
     turn = torch.polar(torch.ones_like(angles), angles)
@@ -70,10 +70,10 @@ def rotated(x: torch.Tensor, frequencies: torch.Tensor) -> torch.Tensor:
 
 
 class Rotation(nn.Module):
-    """`rotated` with its angles laid down as real numbers: what an exporter of graphs can read."""
+    """`rotated` in real numbers, which exporters of graphs support."""
 
     def __init__(self, frequencies: torch.Tensor, length: int) -> None:
-        """Compute the angles of `length` places."""
+        """Compute the angles of `length` positions."""
         super().__init__()
         angles = torch.arange(length, dtype=torch.float64)[:, None] * torch.cat([frequencies] * 2)
         self.register_buffer("cosine", angles.cos().float(), persistent=False)
@@ -88,10 +88,10 @@ class Rotation(nn.Module):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Return what each head multiplies a distance with.
+    """Return each head's factor for distances.
 
-    n heads, n a power of two, start at 2^(-8/n) and each has that ratio to the one before it; other
-    numbers take the slopes of the power of two below, and the 1st, 3rd, ... of the power above.
+    With n heads, n a power of two, they are a geometric series from 2^(-8/n) with that ratio. Other
+    numbers use those of the next lower power of two, then the 1st, 3rd, ... of the next higher one.
     """
     power = 1
     while power * 2 <= heads:
@@ -106,17 +106,17 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class PublishedModel(nn.Module):
-    """What `tools/families.py` asks of a model, around the layers of a family.
+    """The interface for `tools/families.py`, around the layers of a family.
 
     Attributes:
-        config: what config.json holds.
+        config: the content of config.json.
         prefix: prefix of the encoder's names if there is a head.
     """
 
     prefix = ""
 
     def __init__(self, config: dict[str, Any], labels: int | None) -> None:
-        """Make what both families have: embeddings, layers, and for `labels` a head."""
+        """Make the modules of both families: embeddings, layers, and a head for `labels`."""
         super().__init__()
         self.values = config
         hidden, eps = config["hidden_size"], config["layer_norm_eps"]
@@ -142,7 +142,7 @@ class PublishedModel(nn.Module):
         raise NotImplementedError
 
     def forward(self, input_ids: torch.Tensor, output_hidden_states: bool = False) -> Any:
-        """Run ids (N, T), no padding among them."""
+        """Run ids (N, T) without padding."""
         embeddings: Any = self.embeddings
         x = embeddings.word_embeddings(input_ids)
         x = x + embeddings.token_type_embeddings(torch.zeros_like(input_ids))
@@ -177,7 +177,7 @@ class GteV15(PublishedModel):
     prefix = "new."
 
     def __init__(self, config: dict[str, Any], labels: int | None) -> None:
-        """Lay the frequencies down; see `PublishedModel`."""
+        """Store the frequencies; see `PublishedModel`."""
         super().__init__(config, labels)
         head_size = config["hidden_size"] // config["num_attention_heads"]
         factor = (config.get("rope_scaling") or {"factor": 1.0})["factor"]
@@ -282,7 +282,7 @@ def published(name: str, values: dict[str, Any], *, labels: int | None) -> Publi
 
     Args:
         name: a key of `FORMS`.
-        values: sizes, and what differs from the published models' configuration.
+        values: sizes, and differences from the published models' configuration.
         labels: labels of a classification head, None for none.
     """
     missing = [key for key in _SIZES if key not in values]

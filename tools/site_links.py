@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links that leave docs/ go to the repository, and pictures are copied.
+"""A hook for mkdocs: point links that leave docs/ at the repository, and copy pictures.
 
 Pages link to files of the repository by relative paths, which work in the repository. The site does not have these
 files, so a link is replaced by the address in the repository, and a picture is copied.

