@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -230,6 +231,7 @@ MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "gte-reranker-modernbert": (gte_reranker, GTE_BASE),
     "labels-with-prompt": (labels_with_prompt, MINILM),
     "normalized-early": (normalized_early, MINILM),
+    "checkpoints": (normalized_early, MINILM),
 }
 
 
@@ -376,8 +378,57 @@ def make_modules(name: str, golden: bool, scratch: Path) -> tuple[Path, dict[str
     model.save_pretrained(str(folder))
     if golden:
         half(folder)
+        if name == "checkpoints":
+            as_checkpoint(folder)
         model = type(model)(str(folder), device="cpu").float()
     return folder, what_they_compute(model)
+
+
+def write_checkpoints(target: Path) -> None:
+    """Write checkpoints of torch, in both layouts, with the same tensors in safetensors."""
+    torch.manual_seed(0)
+    table = torch.randn(6, 4)
+    state = OrderedDict(
+        plain=table.clone(),
+        transposed=table.t(),
+        part=table[2:5, 1:3],
+        tied=table,
+        half=table.half(),
+        bfloat16=table.bfloat16(),
+        double=table.double(),
+        positions=torch.arange(7).expand((1, -1)),
+        flags=torch.tensor([True, False]),
+        bytes=torch.tensor([1, 2, 255], dtype=torch.uint8),
+        int8=torch.tensor([[-128], [127]], dtype=torch.int8),
+        one=torch.tensor(3.5),
+        empty=torch.zeros(0, 4),
+        parameter=nn.Parameter(table * 2),
+    )
+    model = Dense(4, 3)  # a state dict with its versions
+    state.update(model.state_dict())
+    state._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        torch.save(state, folder / "zip.bin")
+        torch.save(state, folder / "legacy.bin", _use_new_zipfile_serialization=False)
+        torch.save(dict(state), folder / "protocol4.bin", pickle_protocol=4)
+        torch.save(model, folder / "object.bin")
+        torch.save({"state_dict": state, "epoch": 3}, folder / "training.bin")
+        tensors = {name: tensor.detach().clone().contiguous() for name, tensor in state.items()}
+        save_file(tensors, folder / "expected.safetensors")
+        write_zip(folder, target, {})
+
+
+def as_checkpoint(folder: Path) -> None:
+    """Store a folder's weights as torch did before safetensors, the modules in the older layout."""
+    for path in folder.rglob("*.safetensors"):
+        new = path.parent == folder
+        torch.save(
+            OrderedDict(load_file(path)),
+            path.with_name("pytorch_model.bin"),
+            _use_new_zipfile_serialization=new,
+        )
+        path.unlink()
 
 
 def main() -> None:
@@ -386,6 +437,8 @@ def main() -> None:
     parser.add_argument("--golden", action="store_true", help="write tests/golden/folders")
     chosen = parser.parse_args()
     logging.disable_progress_bar()
+    if chosen.golden:
+        write_checkpoints(GOLDEN.parent / "checkpoints.zip")
     worst = 0.0
     for name in (*MODULES, *STATIC):
         scratch = Path(tempfile.mkdtemp())

@@ -71,7 +71,7 @@ def test_an_existing_folder_wins_over_the_hub(
 def test_a_hub_id_fetches_only_what_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls = replace_hub(monkeypatch, tmp_path)
+    calls = replace_hub(monkeypatch, write_tiny_model(tmp_path))
     assert find_folder("org/some-model", "v1", True, "key") == (
         tmp_path,
         "org/some-model",
@@ -88,6 +88,37 @@ def test_a_hub_id_fetches_only_what_is_needed(
         "local_files_only": True,
         "token": "key",
     }
+
+
+@pytest.mark.parametrize(
+    ("gone", "fetched"),
+    [
+        ("model.safetensors", ["pytorch_model.bin", "2_Dense/pytorch_model.bin"]),
+        ("2_Dense/model.safetensors", ["pytorch_model.bin", "2_Dense/pytorch_model.bin"]),
+        ("tokenizer.json", ["vocab.txt", "merges.txt", "spm.model", "0_Transformer/vocab.txt"]),
+    ],
+)
+def test_an_older_model_is_asked_for_what_it_has_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str, fetched: list[str]
+) -> None:
+    write_tiny_model(tmp_path)
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense/config.json").write_text("{}")
+    (tmp_path / "2_Dense/model.safetensors").write_bytes(b"")
+    (tmp_path / gone).unlink()
+    calls = replace_hub(monkeypatch, tmp_path)
+    find("org/m")
+    files = [
+        "pytorch_model.bin",
+        "2_Dense/pytorch_model.bin",
+        "vocab.txt",
+        "merges.txt",
+        "spm.model",
+    ]
+    files += ["0_Transformer/vocab.txt", "model.onnx", "training_args.bin", "0_Transformer/a.txt"]
+    patterns = calls[1]["allow_patterns"]
+    assert [f for f in files if any(fnmatch(f, p) for p in patterns)] == fetched
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

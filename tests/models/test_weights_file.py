@@ -93,9 +93,9 @@ def test_a_shard_outside_the_folder_is_refused(folder: Path) -> None:
         read_tensors(inner)
 
 
-def test_pickled_weights_are_never_read(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(ModelFolderError, match=r"has \['pytorch_model\.bin'\].*can run code"):
+def test_weights_under_another_name(tmp_path: Path) -> None:
+    (tmp_path / "training_args.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelFolderError, match=r"has \['training_args\.bin'\]; download"):
         read_tensors(tmp_path)
 
 

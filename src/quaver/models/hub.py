@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -11,6 +12,13 @@ from quaver.errors import InputError, ModelNotFoundError
 
 # sentence-transformers numbers the folders of its modules: 0_Transformer, 2_Dense.
 _NEEDED = ["*.json", "model*.safetensors", "[0-9]*_*/model*.safetensors"]
+# What older models have instead: fetched only if those are missing.
+_OLDER_WEIGHTS = ["pytorch_model*.bin", "[0-9]*_*/pytorch_model*.bin"]
+_OLDER_TOKENIZERS = [
+    f"{folder}{name}"
+    for folder in ("", "[0-9]*_*/")
+    for name in ("vocab.txt", "merges.txt", "*.model")
+]
 # Where sentence-transformers looks for a name without an organization.
 ORGANIZATIONS = ("sentence-transformers", "cross-encoder")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
@@ -78,6 +86,24 @@ def find_folder(
     return _download([*full, name], revision, local_files_only, token)
 
 
+def _missing(folder: Path) -> list[str]:
+    """Return what to fetch for a model that lacks safetensors files or tokenizer.json."""
+    weighted = {
+        path.parent
+        for kind in ("Dense", "LayerNorm", "Transformer")
+        for path in folder.glob(f"[0-9]*_{kind}/*config.json")
+    }
+    inner = any(path.name.endswith("_Transformer") for path in weighted)
+    if not inner and not any(folder.glob("[0-9]*_*Embedding*")):
+        weighted.add(folder)
+    older = []
+    if any(next(path.glob("model*.safetensors"), None) is None for path in weighted):
+        older += _OLDER_WEIGHTS
+    if not any(folder.glob("tokenizer.json")) and not any(folder.glob("*/tokenizer.json")):
+        older += _OLDER_TOKENIZERS
+    return older
+
+
 def _download(
     names: Sequence[str], revision: str | None, local_files_only: bool, token: str | bool | None
 ) -> FoundModel:
@@ -98,14 +124,17 @@ def _download(
     at = f" at revision {revision!r}" if revision else ""
     missing: Exception | None = None
     for name in names:
+        fetch = partial(
+            snapshot_download,
+            name,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+        )
         try:
-            folder = snapshot_download(
-                name,
-                revision=revision,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=_NEEDED,
-            )
+            folder = fetch(allow_patterns=_NEEDED)
+            if older := _missing(Path(folder)):
+                folder = fetch(allow_patterns=[*_NEEDED, *older])
         except GatedRepoError as error:
             advice = "accept its terms on the hub and pass token="
             raise ModelNotFoundError(f"{name} needs permission: {advice}") from error

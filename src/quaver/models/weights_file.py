@@ -1,4 +1,4 @@
-"""Map the tensors of safetensors files into memory."""
+"""Map the tensors of safetensors files, and of torch's checkpoints, into memory."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, WeightsError
 from quaver.models.files import WeightsIndex, read_checked, refuse_pointer
+from quaver.models.torch_file import torch_entries
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_TORCH_SINGLE = "pytorch_model.bin"
+_TORCH_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {
     "F64": np.float64,
     "F32": np.float32,
@@ -31,35 +34,40 @@ _DTYPES = {
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """List the safetensors files of a folder: model.safetensors, or the shards of its index.
+    """List the files of a folder's weights: one, or the shards of an index.
 
     Args:
         folder: the folder that holds config.json.
 
     Returns:
-        The files, sorted by name.
+        Safetensors files if there are any, else checkpoints of torch; sorted by name.
 
     Raises:
         ModelFolderError: there are none, the index is broken, or a shard is missing.
     """
-    if _is_file(folder / SINGLE):
-        return [folder / SINGLE]
-    if not _is_file(folder / INDEX):
-        found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
-        raise ModelFolderError(
-            f"a model folder needs {SINGLE}: {folder} has {found}; pickled weights are never "
-            "read because they can run code. "
-            "Load the model with transformers once and save it with save_pretrained(), which "
-            "writes safetensors"
-        )
-    index = read_checked(WeightsIndex, folder / INDEX)
+    for single, index in ((SINGLE, INDEX), (_TORCH_SINGLE, _TORCH_INDEX)):
+        if _is_file(folder / single):
+            return [folder / single]
+        if _is_file(folder / index):
+            return _shards(folder, index)
+    found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
+    raise ModelFolderError(
+        f"a model folder needs {SINGLE}, or {_TORCH_SINGLE}: {folder} has {found}; download the model "
+        "again, or load it with transformers and save it with save_pretrained()"
+    )
+
+
+def _shards(folder: Path, name: str) -> list[Path]:
+    index = read_checked(WeightsIndex, folder / name)
     names = sorted(set(index.weight_map.values())) if index is not None else []
-    for name in names:
-        if Path(name).name != name or not _is_file(folder / name):
+    for shard in names:
+        fitting = shard.endswith(Path(name.removesuffix(".index.json")).suffix)
+        if Path(shard).name != shard or not fitting or not _is_file(folder / shard):
             raise ModelFolderError(
-                f"{INDEX} names {name!r}, which is not a file of {folder}; download the model again"
+                f"{name} names {shard!r}, which is not a file of weights of {folder}; download the "
+                "model again"
             )
-    return [folder / name for name in names]
+    return [folder / shard for shard in names]
 
 
 def _is_file(path: Path) -> bool:
@@ -130,6 +138,11 @@ def _entries(
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.suffix == ".bin":
+        with path.open("rb") as file:
+            refuse_pointer(path, file.read(64))
+        yield from torch_entries(path)
+        return
     try:
         with path.open("rb") as file:
             refuse_pointer(path, file.read(64))
@@ -158,7 +171,11 @@ def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], widen: bo
     values = raw.view(kind).reshape(shape)
     if dtype == "BF16":
         return (values.astype(np.uint32) << 16).view(np.float32)
-    return values.astype(np.float32) if widen and dtype in ("F16", "F64") else values
+    if not widen or dtype not in ("F16", "F64"):
+        return values
+    # What is too large becomes infinity, which whoever takes the tensor refuses by its name.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return values.astype(np.float32)
 
 
 def release_pages(array: NDArray[Any]) -> None:
