@@ -238,7 +238,7 @@ def _quality(result: Result) -> Any:
     judged = any(row.ndcg10_difference is not None for row in rows)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.5, 5.2) if judged else _SIZE, layout="constrained")
+    figure = Figure(figsize=(_SIZE[0], 5.8), layout="constrained")
     panels = figure.subplots(1, 2 if judged else 1, sharey=True, squeeze=False)[0]
     least, matched = 1e-6, _matched(rows, _RATE)
     for row in rows:
@@ -246,7 +246,7 @@ def _quality(result: Result) -> Any:
         _dot(panels[0], row, rows, (lost, matched[row.key]))
     panels[0].set_xscale("log")
     panels[0].set_xlim(least / 3, 1.0)
-    panels[0].set_xlabel(f"1 - mean cosine to float32 (log; left is better; {least:g} or less)")
+    panels[0].set_xlabel(f"1 - mean cosine to float32\n(log; left is better; {least:g} or less)")
     panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel("throughput, texts per second (higher is better)")
     if judged:
@@ -256,7 +256,7 @@ def _quality(result: Result) -> Any:
                 _dot(panels[1], row, rows, (lost, matched[row.key]), label=False)
         panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
         panels[1].set_xlabel(
-            "NDCG@10 lost, points of 100, on "
+            "NDCG@10 lost, points of 100\non "
             f"{result.models[rows[0].model].get('judged', 'judged texts')} (left is better)"
         )
         _plain(panels[1])
@@ -362,7 +362,7 @@ def _finished(
     )
     _plain(axes)
     if legend:
-        figure.legend(loc="outside right upper", frameon=False, fontsize=8.5)
+        figure.legend(loc="outside upper right", frameon=False, fontsize=9, ncols=3)
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
     if any("environment" in row.settings for row in rows):
