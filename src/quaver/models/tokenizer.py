@@ -283,6 +283,7 @@ class Tokenizer:
         position: Callable[[int], int] | None = None,
         *,
         keep: Literal["start", "end"] = "start",
+        longest: int | None = None,
     ) -> TokenBatch:
         """Tokenize texts: with special tokens unless it is plain, truncated to `max_length`, without padding.
 
@@ -290,6 +291,8 @@ class Tokenizer:
             texts: N texts; an empty text is valid and becomes special tokens only.
             position: maps an index in texts to the one that messages show; None shows the same.
             keep: which part of a text that is too long to keep.
+            longest: most tokens of a text, special tokens included and more than they; None or more than
+                `max_length` means `max_length`.
 
         Returns:
             A batch of N texts.
@@ -298,7 +301,7 @@ class Tokenizer:
             InputError: an item is not a str, or has half of a surrogate pair; the message has its
                 position.
         """
-        room = self.max_length - self.special_tokens
+        room = min(longest or self.max_length, self.max_length) - self.special_tokens
         most, pieces = self._most_characters, texts
         if most < sys.maxsize and not isinstance(texts, (str, bytes)):
             kept = slice(most) if keep == "start" else slice(-most, None)

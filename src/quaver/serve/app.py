@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from quaver.serve import http, openai, operations, tei
+from quaver.serve import cohere, http, ollama, openai, operations, tei
 from quaver.serve.http import Call, Route
 from quaver.serve.models import ServedModel
 from quaver.serve.operations import State
@@ -132,7 +132,13 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     keys = Keys(settings.keys())
     service = Service(settings)
     state = State(service)
-    routes = [*operations.routes(state), *openai.ROUTES, *tei.ROUTES]
+    routes = [
+        *operations.routes(state),
+        *openai.ROUTES,
+        *tei.ROUTES,
+        *cohere.ROUTES,
+        *ollama.ROUTES,
+    ]
     description = operations.describe(routes, keys=bool(keys))
     state.openapi = msgspec.json.encode(description)
     state.page = operations.page(description)

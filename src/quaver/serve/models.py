@@ -19,7 +19,7 @@ from quaver.errors import InputError, QuaverError
 from quaver.models import TokenBatch, Tokenizer
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Item, Lane, Pair, TextEnd, Tokens
+from quaver.serve.scheduler import Cut, Item, Lane, Pair, Tokens
 from quaver.serve.settings import ModelSettings
 
 Status = Literal["unloaded", "loading", "ready", "failed"]
@@ -230,6 +230,10 @@ class Models:
             )
         return model
 
+    def has(self, name: str) -> bool:
+        """Return whether a model has this name or alias."""
+        return name in self._by_name
+
     def named(self, name: str) -> ServedModel:
         """Return the model of a name or alias.
 
@@ -317,7 +321,11 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item]) -> list[Tokens]:
     """Tokenize inputs of any kind, each kind in one call."""
     groups: dict[Any, list[int]] = {}
     for i, item in enumerate(items):
-        kind = (Pair, item.longest) if isinstance(item, Pair) else type(item)
+        kind: Any = type(item)
+        if isinstance(item, Cut):
+            kind = (Cut, item.keep_end, item.longest)
+        elif isinstance(item, Pair):
+            kind = (Pair, item.longest)
         groups.setdefault(kind, []).append(i)
     found: dict[int, Tokens] = {}
     for kind, rows in groups.items():
@@ -326,8 +334,9 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item]) -> list[Tokens]:
             continue
         if kind is str:
             batch = tokenizer.encode([_text(items[i]) for i in rows])
-        elif kind is TextEnd:
-            batch = tokenizer.encode([_text(items[i]) for i in rows], keep="end")
+        elif kind[0] is Cut:
+            texts = [_text(items[i]) for i in rows]
+            batch = tokenizer.encode(texts, keep="end" if kind[1] else "start", longest=kind[2])
         else:
             pairs = [(pair.query, pair.document) for pair in map(_pair, (items[i] for i in rows))]
             batch = tokenizer.encode_pairs(pairs, longest_second=kind[1])
@@ -350,7 +359,7 @@ def _ids(item: Item) -> NDArray[np.int32]:
 
 
 def _text(item: Item) -> str:
-    assert isinstance(item, (str, TextEnd))
+    assert isinstance(item, (str, Cut))
     return item if isinstance(item, str) else item.text
 
 

@@ -242,12 +242,12 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     )
     rows: list[Any]
     if kind == "base64":
-        vectors = found.vectors.astype("<f4", copy=False)
+        vectors = found.astype("<f4", copy=False)
         rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors]
     elif kind == "binary":
-        rows = list((found.vectors.astype(np.int16) - 128).astype(np.int8))
+        rows = list((found.astype(np.int16) - 128).astype(np.int8))
     else:
-        rows = list(found.vectors)
+        rows = list(found)
     data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
     tokens = call.waiter.tokens
     after = msgspec.json.encode(

@@ -142,7 +142,8 @@ def routes(state: State) -> Iterator[Route]:
     """
 
     async def livez(call: Call[None]) -> Response:
-        return PlainTextResponse("ok\n")
+        alive = call.service.scheduler.alive
+        return PlainTextResponse("ok\n" if alive else "a thread died\n", 200 if alive else 503)
 
     async def readyz(call: Call[None]) -> Response:
         models = {model.name: model.status for model in call.service.models.all}

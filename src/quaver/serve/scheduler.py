@@ -62,14 +62,25 @@ class Pair(NamedTuple):
     longest: int | None = None
 
 
-class TextEnd(NamedTuple):
-    """A text whose end is kept if it is too long; of a plain str the start is kept."""
+class Cut(NamedTuple):
+    """A text that is cut otherwise than by default: at the model's length, keeping the start.
+
+    Attributes:
+        text: the text.
+        keep_end: keep the end of a text that is too long.
+        longest: most tokens, special tokens included, or None for the model's own.
+    """
 
     text: str
+    keep_end: bool
+    longest: int | None = None
 
 
-Item = str | TextEnd | Pair | bytes
-"""What can be computed: a text, a pair, or the token ids of a text as the bytes of an int32 array."""
+Item = str | Cut | Pair | bytes
+"""What can be computed: a text, a pair, or the token ids of a text as the bytes of an int32 array.
+
+No two kinds are ever equal, so an item is a key.
+"""
 
 
 class Tokens(NamedTuple):
@@ -229,6 +240,8 @@ class Job:
 
 
 _TOKENIZE, _COMPUTE = 0, 1
+# Of each stage the state of a unit before and while it is in it.
+_STATES = ((_State.NEW, _State.TOKENIZING), (_State.TOKENIZED, _State.COMPUTING))
 
 
 class _Line:
@@ -255,9 +268,10 @@ class _Line:
         self.turns[job.lane].append(job)
 
     def take(
-        self, state: _State, fits: Callable[[Unit], bool], drop: Callable[[Lane, Unit], None]
+        self, fits: Callable[[Unit], bool], drop: Callable[[Lane, Unit], None]
     ) -> tuple[Lane, list[Unit]] | None:
         """Take units of one lane, one of each job in turn, while they fit."""
+        state, taken_state = _STATES[self.stage]
         while self.lanes:
             lane = self.lanes[0]
             taken: list[Unit] = []
@@ -277,6 +291,7 @@ class _Line:
                         units.appendleft(unit)
                         jobs.appendleft(job)
                     else:
+                        unit.state = taken_state  # another job may have it in its turn, too
                         taken.append(unit)
                     break
                 if units and not full:
@@ -368,6 +383,11 @@ class Scheduler:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether both threads run; if one died of a bug, no request is ever answered."""
+        return all(thread.is_alive() for thread in self._threads)
 
     # --- On the event loop ------------------------------------------------------------------------
     def submit(self, lane: Lane, items: Sequence[Item], *, interactive: bool | None = None) -> Job:
@@ -509,9 +529,6 @@ class Scheduler:
                     return
                 calls, self._calls = self._calls, deque()
                 work = self._take_texts(interactive) or self._take_texts(bulk)
-                if work is not None:
-                    for unit in work[1]:
-                        unit.state = _State.TOKENIZING
             for call, future in calls:
                 _answer(call, future)
             if work is not None:
@@ -526,7 +543,7 @@ class Scheduler:
             room -= 1
             return room >= 0
 
-        return line.take(_State.NEW, fits, self._drop)
+        return line.take(fits, self._drop)
 
     def _tokenize(self, lane: Lane, units: list[Unit]) -> None:
         begin = time.perf_counter()
@@ -565,9 +582,6 @@ class Scheduler:
                 if self._closed:
                     return
                 work, was_interactive = self._take_batch(interactive, bulk)
-                if work is not None:
-                    for unit in work[1]:
-                        unit.state = _State.COMPUTING
             if work is None:
                 continue
             begin = time.perf_counter()
@@ -612,7 +626,7 @@ class Scheduler:
             room -= size
             return True
 
-        return line.take(_State.TOKENIZED, fits, self._drop)
+        return line.take(fits, self._drop)
 
     def _compute(self, lane: Lane, units: list[Unit]) -> None:
         begin = time.perf_counter()
@@ -740,9 +754,7 @@ def _about_tokens(item: Item) -> int:
     """Estimate the tokens of an input without tokenizing it: four characters each, one if not ASCII."""
     if isinstance(item, bytes):
         return len(item) // 4
-    texts = (
-        (item,) if isinstance(item, str) else (item[0], item[1]) if len(item) > 1 else (item[0],)
-    )
+    texts = (item,) if isinstance(item, str) else item[:2] if isinstance(item, Pair) else item[:1]
     return 3 + sum(len(text) // (4 if text.isascii() else 1) for text in texts)
 
 

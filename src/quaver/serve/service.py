@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from quaver.serve.models import (
     ServedModel,
 )
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Item, Job, Lane, Limits, Pair, Scheduler, TextEnd
+from quaver.serve.scheduler import Cut, Item, Job, Lane, Limits, Pair, Scheduler
 from quaver.serve.settings import Settings
 
 Truncate = Literal["start", "end", "never"]
@@ -121,21 +120,6 @@ class Waiter:
         self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """Vectors of a request.
-
-    Attributes:
-        vectors: (N, D), of the dtype that was asked for.
-        lengths: int32 (N,), tokens of each input; 0 if the vector came from the cache.
-        model: the model.
-    """
-
-    vectors: Matrix | ShortMatrix
-    lengths: NDArray[np.int32]
-    model: ServedModel
-
-
 class Service:
     """The models and the scheduler of a server.
 
@@ -221,7 +205,7 @@ class Service:
         output: Output = "float32",
         truncate: Truncate = "end",
         field: str = "input",
-    ) -> Embedded:
+    ) -> Matrix | ShortMatrix:
         """Turn a request's inputs into vectors, the same bits as `Embedder.encode`.
 
         Args:
@@ -239,30 +223,70 @@ class Service:
             field: the body's name for the inputs, for messages.
 
         Returns:
-            The vectors.
+            (N, D), of the dtype that `output` names.
 
         Raises:
             Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.
             HungUp: the client went away.
+        """
+        _, loaded = await self.embedder(model)
+        job = await self.pool(
+            waiter,
+            inputs,
+            model=model,
+            prompt=prompt,
+            prompt_name=prompt_name,
+            role=role,
+            dimensions=dimensions,
+            truncate=truncate,
+            field=field,
+        )
+        return finish_vectors(
+            loaded.embedder, job, normalize=normalize, truncate_dim=dimensions, output=output
+        )
+
+    async def pool(
+        self,
+        waiter: Waiter,
+        inputs: Sequence[Input],
+        *,
+        model: str | None = None,
+        prompt: str | None = None,
+        prompt_name: str | None = None,
+        role: Literal["query", "document"] | None = None,
+        dimensions: int | None = None,
+        truncate: Truncate = "end",
+        longest: int | None = None,
+        field: str = "input",
+    ) -> NDArray[np.float32]:
+        """Turn a request's inputs into pooled vectors, for `quaver.embedder.finish_vectors`.
+
+        Arguments and errors are those of `embed`; `longest` is the most tokens of a text.
+
+        Returns:
+            float32 (N, O).
         """
         self.check_count(len(inputs), field)
         served, loaded = await self.embedder(model)
         embedder = loaded.embedder
         waiter.model = served.name
         _check_dimensions(embedder, dimensions)
+        least = loaded.tokenizer.special_tokens + 1
+        if longest is not None and longest < least:
+            raise Refusal(
+                Reason.INVALID,
+                f"max_tokens must be at least {least}: got {longest}",
+                field="max_tokens",
+            )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
         items = [
-            _item(embedder, each, before, truncate, f"{field}[{i}]")
+            _item(embedder, each, before, truncate, longest, f"{field}[{i}]")
             for i, each in enumerate(inputs)
         ]
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, items, field)
-            job = await self._run(waiter, loaded.lane, items)
-        vectors = finish_vectors(
-            embedder, job.rows, normalize=normalize, truncate_dim=dimensions, output=output
-        )
-        return Embedded(vectors, job.lengths, served)
+                await self._require_fitting(loaded, items, field, longest)
+            return (await self._run(waiter, loaded.lane, items)).rows
 
     async def score(
         self,
@@ -350,7 +374,7 @@ class Service:
             truncate=truncate,
             field="inputs",
         )
-        return similarity(found.vectors[0], found.vectors[1:], metric="cosine")
+        return similarity(found[0], found[1:], metric="cosine")
 
     async def pieces(
         self, texts: Sequence[str], *, prompt_name: str | None, special_tokens: bool
@@ -415,7 +439,9 @@ class Service:
         await waiter.wait(self.scheduler, job)
         return job
 
-    async def _require_fitting(self, loaded: Loaded, items: Sequence[Item], field: str) -> None:
+    async def _require_fitting(
+        self, loaded: Loaded, items: Sequence[Item], field: str, longest: int | None = None
+    ) -> None:
         """Refuse inputs that would have to be cut."""
         tokenizer = loaded.tokenizer
 
@@ -436,7 +462,7 @@ class Service:
                 for item in items
             ]
 
-        most = tokenizer.max_length
+        most = min(tokenizer.max_length, longest or tokenizer.max_length)
         for i, count in enumerate(await self.scheduler.aside(lengths)):
             if count > most:
                 raise Refusal(
@@ -480,10 +506,18 @@ def _words_before(
         raise Refusal(Reason.INVALID, str(error), field="prompt_name") from error
 
 
-def _item(embedder: Embedder, given: Input, before: str, truncate: Truncate, name: str) -> Item:
+def _item(
+    embedder: Embedder,
+    given: Input,
+    before: str,
+    truncate: Truncate,
+    longest: int | None,
+    name: str,
+) -> Item:
     if isinstance(given, str):
         text = with_prompt(before, given)
-        return TextEnd(text) if truncate == "start" else text
+        plain = truncate != "start" and longest is None
+        return text if plain else Cut(text, truncate == "start", longest)
     if not given:
         raise Refusal(
             Reason.EMPTY, f"{name} must have at least one token id: got none", field="input"

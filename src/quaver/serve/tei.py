@@ -285,7 +285,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         truncate=_truncate(body.truncate, body.truncation_direction),
         field="inputs",
     )
-    return await rows_response(b"[", list(found.vectors), b"]", _headers(call, _characters(inputs)))
+    return await rows_response(b"[", list(found), b"]", _headers(call, _characters(inputs)))
 
 
 async def similarity(call: Call[SimilarityRequest]) -> Response:

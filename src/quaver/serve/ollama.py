@@ -1,0 +1,263 @@
+"""Ollama's dialect: /api/embed, /api/embeddings, /api/tags, /api/show, /api/version and /api/rerank.
+
+Prompts: a text gets the model's default prompt, as of `Embedder.encode`. Names may carry Ollama's tag
+":latest". /api/rerank is as in Ollama's open pull request 14172; Ollama itself has no such route.
+"""
+
+from __future__ import annotations
+
+import time
+from importlib import metadata
+from typing import Any
+
+import msgspec
+import numpy as np
+from starlette.responses import Response
+
+from quaver.serve.http import Call, Route, json_response
+from quaver.serve.models import LoadedEmbedder, ServedModel
+from quaver.serve.refusal import Reason, Refusal
+
+_STATUSES = {
+    Reason.MALFORMED: 400,
+    Reason.INVALID: 400,
+    Reason.EMPTY: 400,
+    Reason.TOO_LARGE: 413,
+    Reason.UNAUTHORIZED: 401,
+    Reason.NOT_FOUND: 404,
+    Reason.NOT_ALLOWED: 405,
+    Reason.WRONG_MODEL: 400,
+    Reason.OVERLOADED: 429,
+    Reason.UNAVAILABLE: 503,
+    Reason.TIMEOUT: 504,
+    Reason.FAILED: 500,
+}
+
+
+class EmbedRequest(msgspec.Struct):
+    """The body of /api/embed.
+
+    Attributes:
+        model: a model's name or alias.
+        input: a text or texts.
+        truncate: false refuses a text that is too long.
+        dimensions: leading components to keep.
+        options: ignored.
+        keep_alive: ignored; --idle-unload says when a model is unloaded.
+    """
+
+    model: str
+    input: str | list[str]
+    truncate: bool | None = None
+    dimensions: int | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
+class EmbeddingsRequest(msgspec.Struct):
+    """The body of /api/embeddings, Ollama's older route.
+
+    Attributes:
+        model: a model's name or alias.
+        prompt: the text.
+        options: ignored.
+        keep_alive: ignored.
+    """
+
+    model: str
+    prompt: str | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
+class RerankRequest(msgspec.Struct):
+    """The body of /api/rerank.
+
+    Attributes:
+        model: a model's name or alias.
+        query: the query.
+        documents: the documents.
+        top_n: how many to return; all if left out.
+        options: ignored.
+        keep_alive: ignored.
+    """
+
+    model: str
+    query: str
+    documents: list[str]
+    top_n: int | None = None
+    options: dict[str, Any] | None = None
+    keep_alive: str | float | None = None
+
+
+class ShowRequest(msgspec.Struct):
+    """The body of /api/show.
+
+    Attributes:
+        model: a model's name or alias.
+        name: the same, as older clients send it.
+    """
+
+    model: str | None = None
+    name: str | None = None
+
+
+def refuse(refusal: Refusal) -> Response:
+    """Return Ollama's error body."""
+    return json_response({"error": refusal.message}, _STATUSES[refusal.reason])
+
+
+def _name(call: Call[Any], name: str | None) -> str:
+    """Return a model's name without the tag that Ollama's clients put behind it."""
+    if not name:
+        raise Refusal(Reason.INVALID, "model is required", field="model")
+    plain = name.removesuffix(":latest")
+    return name if call.service.models.has(name) else plain
+
+
+async def embed(call: Call[EmbedRequest]) -> Response:
+    """Embed."""
+    begin = time.perf_counter()
+    body = call.body
+    name = _name(call, body.model)
+    served, _ = await call.service.embedder(name)
+    loaded = time.perf_counter()
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    vectors: Any = []
+    # Ollama's way to load a model is to ask for nothing.
+    if texts and body.input != "":
+        vectors = await call.service.embed(
+            call.waiter,
+            texts,
+            model=served.name,
+            dimensions=body.dimensions,
+            truncate="never" if body.truncate is False else "end",
+        )
+    return json_response(
+        {
+            "model": body.model,
+            "embeddings": vectors,
+            "total_duration": _nanoseconds(begin),
+            "load_duration": round((loaded - begin) * 1e9),
+            "prompt_eval_count": call.waiter.tokens,
+        }
+    )
+
+
+async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
+    """Embed one text; Ollama's older route does not normalize."""
+    body = call.body
+    name = _name(call, body.model)
+    await call.service.embedder(name)
+    vector: Any = []
+    if body.prompt:
+        vectors = await call.service.embed(
+            call.waiter, [body.prompt], model=name, normalize=False, field="prompt"
+        )
+        vector = vectors[0]
+    return json_response({"embedding": vector})
+
+
+async def rerank(call: Call[RerankRequest]) -> Response:
+    """Rank documents."""
+    body = call.body
+    if body.top_n is not None and body.top_n < 0:
+        raise Refusal(
+            Reason.INVALID, f"top_n must not be negative: got {body.top_n}", field="top_n"
+        )
+    _, scores = await call.service.score(
+        call.waiter, body.query, body.documents, model=_name(call, body.model)
+    )
+    order = np.argsort(-scores, kind="stable")[: body.top_n or None].tolist()
+    return json_response(
+        {
+            "model": body.model,
+            "results": [
+                {"index": i, "document": body.documents[i], "relevance_score": float(scores[i])}
+                for i in order
+            ],
+            "prompt_eval_count": call.waiter.tokens,
+        }
+    )
+
+
+async def tags(call: Call[None]) -> Response:
+    """List the models."""
+    return json_response({"models": [_listed(model) for model in call.service.models.all]})
+
+
+async def show(call: Call[ShowRequest]) -> Response:
+    """Describe a model."""
+    model = call.service.models.named(_name(call, call.body.model or call.body.name))
+    loaded = await call.service.models.loaded(model)
+    length = loaded.tokenizer.max_length
+    facts: dict[str, Any] = {"general.architecture": "quaver", "quaver.context_length": length}
+    if isinstance(loaded, LoadedEmbedder):
+        facts["quaver.embedding_length"] = loaded.embedder.dimension
+    return json_response(
+        {
+            "modelfile": "",
+            "parameters": "",
+            "template": "",
+            "details": _listed(model)["details"],
+            "model_info": facts,
+            "capabilities": ["rerank" if model.reranks else "embedding"],
+            "modified_at": _listed(model)["modified_at"],
+        }
+    )
+
+
+async def version(call: Call[None]) -> Response:
+    """Say which version this is."""
+    return json_response({"version": metadata.version("quaver")})
+
+
+def _listed(model: ServedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "model": model.name,
+        "modified_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(model.created)),
+        "size": 0,
+        "digest": "",
+        "details": {
+            "parent_model": "",
+            "format": "safetensors",
+            "family": "quaver",
+            "families": ["quaver"],
+            "parameter_size": "",
+            "quantization_level": model.settings.precision,
+        },
+    }
+
+
+def _nanoseconds(begin: float) -> int:
+    return round((time.perf_counter() - begin) * 1e9)
+
+
+_ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
+
+
+def _post(path: str, answer: Any, summary: str, body: Any) -> Route:
+    return Route("POST", path, "ollama", answer, refuse, summary, body, dict[str, Any], _ERRORS)
+
+
+ROUTES = (
+    _post("/api/embed", embed, "Turn texts into vectors.", EmbedRequest),
+    _post("/api/embeddings", embeddings, "Turn one text into a vector.", EmbeddingsRequest),
+    _post("/api/rerank", rerank, "Rank documents for a query.", RerankRequest),
+    _post("/api/show", show, "Describe a model.", ShowRequest),
+    Route(
+        "GET", "/api/tags", "ollama", tags, refuse, "List the models.", None, dict[str, Any], (401,)
+    ),
+    Route(
+        "GET",
+        "/api/version",
+        "ollama",
+        version,
+        refuse,
+        "The version.",
+        None,
+        dict[str, Any],
+        (401,),
+    ),
+)

@@ -1,0 +1,328 @@
+"""The scheduler with real models: the library's bits under concurrency, turns, bounds, hang-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from quaver import CrossEncoder, Embedder
+from quaver.embedder import finish_vectors
+from quaver.models import TokenBatch
+from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
+from quaver.serve.refusal import HungUp, Reason, Refusal
+from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler
+from tiny_model import tiny_vocabulary, write_tiny_model
+
+
+@contextmanager
+def scheduling(**limits: Any) -> Iterator[Scheduler]:
+    scheduler = Scheduler(Limits(**limits))
+    try:
+        yield scheduler
+    finally:
+        scheduler.close()
+
+
+class Gate:
+    """A lane of a real model whose engine waits for permission, and tells what it was given."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        """Close the gate."""
+        self.inner = LoadedEmbedder(embedder).lane
+        self.batches: list[TokenBatch] = []
+        self.entered = threading.Semaphore(0)
+        self.open = threading.Event()
+        self.lane = Lane(
+            self.inner.key,
+            self.inner.tokenize,
+            self.compute,
+            width=self.inner.width,
+            longest=self.inner.longest,
+        )
+
+    def compute(self, batch: TokenBatch) -> NDArray[np.float32]:
+        self.batches.append(batch)
+        self.entered.release()
+        assert self.open.wait(60)
+        return self.inner.compute(batch)
+
+    async def wait_entered(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(None, self.entered.acquire)
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
+
+
+async def rows(scheduler: Scheduler, lane: Lane, items: Sequence[Item]) -> NDArray[np.float32]:
+    job = scheduler.submit(lane, items)
+    await job.future
+    return job.rows
+
+
+async def tokenized(scheduler: Scheduler) -> None:
+    """Wait until the tokenizer thread has done what it was given."""
+    await scheduler.aside(lambda: None)
+    await scheduler.aside(lambda: None)
+
+
+def random_texts(count: int, seed: int) -> list[str]:
+    rng = np.random.default_rng(seed)
+    words = [word for word in tiny_vocabulary() if word.isalpha()]
+    return [" ".join(rng.choice(words, rng.integers(1, 90))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("cache", [0, 1_000_000])
+def test_answers_have_the_librarys_bits_under_concurrency(embedder: Embedder, cache: int) -> None:
+    """200 requests of 1 to 40 texts, drawn from 300 so that many are in flight twice."""
+    texts = random_texts(300, 1)
+    expected = embedder.encode(texts, normalize=False)
+    draw = np.random.default_rng(2)
+    picks = [draw.integers(0, len(texts), draw.integers(1, 40)) for _ in range(200)]
+    with scheduling(batch_tokens=700, cache_bytes=cache, inputs=10**6) as scheduler:
+        lane = LoadedEmbedder(embedder).lane
+
+        async def main() -> None:
+            found = await asyncio.gather(
+                *(rows(scheduler, lane, [texts[i] for i in pick]) for pick in picks)
+            )
+            for pick, vectors in zip(picks, found, strict=True):
+                assert np.array_equal(vectors, expected[pick])
+
+        run(main)
+        total = sum(map(len, picks))
+        counts = scheduler.counts
+        assert counts.inputs + counts.shared + counts.cached == total
+        assert counts.shared + counts.cached > 0
+        assert (scheduler.waiting.requests, scheduler.waiting.inputs) == (0, 0)
+        assert scheduler.waiting.tokens == 0
+        assert not scheduler._in_flight
+        assert lane.jobs == 0
+
+
+def test_pairs_texts_and_ids_share_a_lane(cross_encoder: CrossEncoder, embedder: Embedder) -> None:
+    pairs = [("where is it", text) for text in random_texts(20, 3)]
+    with scheduling() as scheduler:
+        loaded = LoadedCrossEncoder(cross_encoder)
+
+        async def main() -> None:
+            logits = await rows(scheduler, loaded.lane, [Pair(*pair) for pair in pairs])
+            expected = cross_encoder.predict(pairs, activation="identity")
+            assert np.array_equal(logits[:, 0], expected)
+            lane = LoadedEmbedder(embedder).lane
+            ids = embedder.tokenizer.encode(["some text"]).ids
+            both = await rows(scheduler, lane, ["some text", ids.tobytes()])
+            assert np.array_equal(both[0], both[1])
+            assert np.array_equal(finish_vectors(embedder, both)[0], embedder.encode("some text"))
+
+        run(main)
+
+
+def test_a_small_request_overtakes_a_large_one_and_does_not_starve_it(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(batch_tokens=256) as scheduler:
+
+        async def main() -> None:
+            bulk = scheduler.submit(gate.lane, random_texts(200, 4))
+            assert not bulk.interactive
+            await gate.wait_entered()
+            await tokenized(scheduler)
+            query = scheduler.submit(gate.lane, ["a short query"])
+            assert query.interactive
+            await tokenized(scheduler)
+            gate.open.set()
+            await query.future
+            assert not bulk.future.done()
+            # The query was in the very next batch, alone.
+            assert [len(batch) for batch in gate.batches][1] == 1
+
+            # Queries without end: the bulk request still gets its share.
+            async def ask(i: int) -> None:
+                while not bulk.future.done():
+                    await rows(scheduler, gate.lane, [f"query {i} {len(gate.batches)}"])
+
+            await asyncio.gather(bulk.future, *(ask(i) for i in range(8)))
+
+        run(main)
+
+
+def test_bulk_requests_take_turns(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(batch_tokens=512) as scheduler:
+
+        async def main() -> None:
+            first = scheduler.submit(gate.lane, random_texts(400, 5))
+            await gate.wait_entered()
+            second = scheduler.submit(gate.lane, random_texts(40, 6), interactive=False)
+            await tokenized(scheduler)
+            gate.open.set()
+            await second.future
+            assert not first.future.done()
+            await first.future
+
+        run(main)
+
+
+def test_a_bulk_input_in_flight_is_promoted_by_a_query_for_it(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    texts = random_texts(200, 7)
+    with scheduling(batch_tokens=256) as scheduler:
+
+        async def main() -> None:
+            bulk = scheduler.submit(gate.lane, texts)
+            await gate.wait_entered()
+            await tokenized(scheduler)
+            query = scheduler.submit(gate.lane, [texts[-1]])
+            await tokenized(scheduler)
+            gate.open.set()
+            await query.future
+            assert not bulk.future.done()
+            await bulk.future
+            assert np.array_equal(query.rows[0], bulk.rows[-1])
+            assert scheduler.counts.shared == 1
+            assert scheduler.counts.inputs == len(set(texts))
+
+        run(main)
+
+
+def test_a_full_queue_refuses_at_once(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(requests=3, inputs=10, tokens=1000) as scheduler:
+
+        async def main() -> None:
+            jobs = [scheduler.submit(gate.lane, ["a"]), scheduler.submit(gate.lane, ["b"] * 8)]
+            for texts in (["c"] * 2, ["c " * 4000] * 1000):
+                with pytest.raises(Refusal) as caught:
+                    scheduler.submit(gate.lane, texts)
+                assert caught.value.reason is Reason.OVERLOADED
+                assert caught.value.retry_after is not None
+                assert caught.value.retry_after >= 1
+            jobs.append(scheduler.submit(gate.lane, ["d"]))
+            with pytest.raises(Refusal, match="the queue is full: 3 requests with 10 inputs wait"):
+                scheduler.submit(gate.lane, ["e"])
+            assert scheduler.counts.refused == 3
+            gate.open.set()
+            await asyncio.gather(*(job.future for job in jobs))
+            assert (await rows(scheduler, gate.lane, ["f"])).shape == (1, 64)
+
+        run(main)
+
+
+def test_an_empty_queue_takes_any_single_request(embedder: Embedder) -> None:
+    with scheduling(inputs=10, tokens=10) as scheduler:
+        lane = LoadedEmbedder(embedder).lane
+
+        async def main() -> None:
+            assert (await rows(scheduler, lane, random_texts(30, 8))).shape == (30, 64)
+
+        run(main)
+
+
+def test_a_request_that_is_given_up_frees_its_place_and_its_work(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    texts = random_texts(100, 9)
+    with scheduling(batch_tokens=128) as scheduler:
+
+        async def main() -> None:
+            first = scheduler.submit(gate.lane, ["a"])
+            await gate.wait_entered()
+            gone = scheduler.submit(gate.lane, texts)
+            kept = scheduler.submit(gate.lane, texts[40:43])
+            scheduler.cancel(gone)
+            with pytest.raises(HungUp):
+                await gone.future
+            assert scheduler.waiting.inputs == 4
+            gate.open.set()
+            await asyncio.gather(first.future, kept.future)
+            expected = embedder.encode(texts[40:43], normalize=False)
+            assert np.array_equal(kept.rows, expected)
+            await rows(scheduler, gate.lane, ["the last one"])
+            assert scheduler.counts.inputs == 5  # nothing that only the first wanted
+            assert not scheduler._in_flight
+
+        run(main)
+
+
+def test_one_bad_input_fails_its_request_alone(cross_encoder: CrossEncoder) -> None:
+    with scheduling() as scheduler:
+        lane = LoadedCrossEncoder(cross_encoder).lane
+
+        async def main() -> None:
+            good = [scheduler.submit(lane, [Pair("query", f"text {i}")]) for i in range(5)]
+            bad = scheduler.submit(lane, [Pair("word " * 100, "text"), Pair("query", "text 9")])
+            await asyncio.gather(*(job.future for job in good))
+            with pytest.raises(Refusal, match="must leave room") as caught:
+                await bad.future
+            assert caught.value.reason is Reason.INVALID
+            await rows(scheduler, lane, [Pair("query", "text 9")])
+            assert not scheduler._in_flight
+
+        run(main)
+
+
+def test_a_failing_engine_fails_only_what_it_fails_on(embedder: Embedder) -> None:
+    inner = LoadedEmbedder(embedder).lane
+    broken = embedder.tokenizer.encode(["query"]).ids[1]
+
+    def compute(batch: TokenBatch) -> NDArray[np.float32]:
+        if broken in batch.ids:
+            raise RuntimeError("a secret text")
+        return inner.compute(batch)
+
+    lane = Lane("broken", inner.tokenize, compute, width=64, longest=64)
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            jobs = [scheduler.submit(lane, [text]) for text in ("text", "query", "code")]
+            ended = await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+            assert ended[0] is ended[2] is None
+            assert isinstance(ended[1], Refusal)
+            assert ended[1].reason is Reason.FAILED
+            assert "secret" not in ended[1].message
+
+        run(main)
+
+
+def test_models_share_the_engine_thread(embedder: Embedder, tmp_path: Path) -> None:
+    other = Embedder.from_pretrained(write_tiny_model(tmp_path / "other", seed=7))
+    texts = random_texts(60, 10)
+    with scheduling(batch_tokens=256) as scheduler:
+        lanes = [LoadedEmbedder(model).lane for model in (embedder, other)]
+
+        async def main() -> None:
+            found = await asyncio.gather(
+                *(rows(scheduler, lane, texts) for lane in lanes for _ in range(3))
+            )
+            for i, vectors in enumerate(found):
+                expected = (embedder, other)[i // 3].encode(texts, normalize=False)
+                assert np.array_equal(vectors, expected)
+
+        run(main)
+
+
+def test_the_cache_is_bounded_and_right(embedder: Embedder) -> None:
+    texts = random_texts(100, 11)
+    with scheduling(cache_bytes=20_000) as scheduler:
+        lane = LoadedEmbedder(embedder).lane
+
+        async def main() -> None:
+            for _ in range(2):
+                await rows(scheduler, lane, texts)
+            assert scheduler._cache is not None
+            assert 0 < scheduler._cache.currsize <= 20_000
+            before = scheduler.counts.cached
+            first = await rows(scheduler, lane, ["a new text"])
+            again = await rows(scheduler, lane, ["a new text"])
+            assert scheduler.counts.cached == before + 1
+            assert np.array_equal(first, again)
+            assert np.array_equal(first, embedder.encode(["a new text"], normalize=False))
+
+        run(main)
