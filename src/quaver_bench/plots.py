@@ -28,7 +28,7 @@ _BARS = {
     "sentence-transformers": "sentence-transformers",
 }
 """Engines of the overview, and the labels of their bars."""
-_MOST_LINES = 8
+_MAX_LINES = 8
 """Lines in one picture: Quaver and each engine's fastest form; all forms are in the tables."""
 _COLORS = {
     "quaver": "#000000",
@@ -298,7 +298,7 @@ def _lines(
     figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     longest = {row.engine: row for row in rows if x(row) == places[-1]}
-    engines = [row.engine for row in fastest_of_each(longest)][:_MOST_LINES]
+    engines = [row.engine for row in fastest_of_each(longest)][:_MAX_LINES]
     for engine in engines or dict.fromkeys(row.engine for row in rows):
         mine = sorted((x(row), y(row)) for row in rows if row.engine == engine)
         color, marker, dashes = _style(engine, rows)

@@ -267,10 +267,10 @@ def test_a_text_that_would_fill_any_memory(tmp_path: Path) -> None:
 
 
 def test_the_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch_file, "_MOST_OPERATIONS", 50)
+    monkeypatch.setattr(torch_file, "_MAX_OPERATIONS", 50)
     with pytest.raises(WeightsError, match="longer than that of any model"):
         read_tensors(put(tmp_path, archive(state(b"N" * 60))))
-    monkeypatch.setattr(torch_file, "_MOST_PICKLE", 100)
+    monkeypatch.setattr(torch_file, "_MAX_PICKLE", 100)
     with pytest.raises(WeightsError, match=r"data\.pkl has more than"):
         read_tensors(put(tmp_path, archive(state(tensor()))))
 

@@ -355,7 +355,7 @@ def test_words_are_found_over_many_merged_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "FAN", 3)
-    monkeypatch.setattr(folder_module, "MOST_POSTINGS", 60)
+    monkeypatch.setattr(folder_module, "MAX_POSTINGS", 60)
     with FolderStore.create(tmp_path / "kb", MANIFEST) as store:
         for i in range(40):
             store.upsert([Passage(str(i), f"common word{i} word{i % 7}", "", "", 0, 1)], None)

@@ -117,12 +117,12 @@ def _ending(file: Unread) -> str:
     return ending
 
 
-def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
+def read_bytes(path: Path, max_bytes: int = LIMITS.file_bytes) -> bytes:
     """Read a file's bytes without waiting for anything but the disk.
 
     Args:
         path: The file.
-        most: Maximum size in bytes.
+        max_bytes: Maximum size in bytes.
 
     Returns:
         Its content.
@@ -137,7 +137,7 @@ def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
             raise DocumentError(f"{path.name}: not a regular file")
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         try:
-            return _content(file, path.name, most)
+            return _content(file, path.name, max_bytes)
         finally:
             os.close(file)
     except BlockingIOError as error:
@@ -148,16 +148,16 @@ def read_bytes(path: Path, most: int = LIMITS.file_bytes) -> bytes:
         raise DocumentError(f"{path.name}: cannot be read: {error.strerror}") from error
 
 
-def _content(file: int, name: str, most: int) -> bytes:
+def _content(file: int, name: str, max_bytes: int) -> bytes:
     """Read an open file to its end."""
     state = os.fstat(file)
     if not stat.S_ISREG(state.st_mode):
         raise DocumentError(f"{name}: not a regular file")
     # Files in /proc and /sys report size 0, and some of them never end.
-    limit = most if state.st_size else min(most, LIMITS.sizeless_bytes)
+    limit = max_bytes if state.st_size else min(max_bytes, LIMITS.sizeless_bytes)
     parts: list[bytes] = []
     length = 0
-    while state.st_size <= most and length <= limit:
+    while state.st_size <= max_bytes and length <= limit:
         # A file may grow while it is read, so its size is only an estimate.
         part = os.read(file, min(max(state.st_size - length, 0) + 4096, 1 << 20))
         if not part:
@@ -166,4 +166,4 @@ def _content(file: int, name: str, most: int) -> bytes:
         length += len(part)
     if not state.st_size:
         raise DocumentError(f"{name}: not a document: it has no size and does not end")
-    raise DocumentError(f"{name}: larger than {most / 1e6:g} MB: split it, or exclude it")
+    raise DocumentError(f"{name}: larger than {max_bytes / 1e6:g} MB: split it, or exclude it")

@@ -16,7 +16,7 @@ _CPUS = Path("/sys/devices/system/cpu")
 _NODES = Path("/sys/devices/system/node")
 _HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
-_MOST_CPUS = 1 << 16
+_MAX_CPUS = 1 << 16
 """Far more than a kernel supports (8192), and few enough to list quickly."""
 
 
@@ -148,8 +148,8 @@ def parse_cpus(text: str) -> list[int]:
     for part in text.split(",") if text else ():
         first, dash, last = part.partition("-")
         begin, end = int(first), int(last if dash else first)
-        if not 0 <= begin <= end < _MOST_CPUS or len(found) > _MOST_CPUS:
-            raise ValueError(f"CPUs must be numbers below {_MOST_CPUS}, least first: got {part!r}")
+        if not 0 <= begin <= end < _MAX_CPUS or len(found) > _MAX_CPUS:
+            raise ValueError(f"CPUs must be numbers below {_MAX_CPUS}, least first: got {part!r}")
         found += range(begin, end + 1)
     return found
 

@@ -18,7 +18,7 @@ BATCH = 64
 enough that a slow machine shows progress within seconds."""
 
 
-_MOST_STATIC = 512
+_MAX_STATIC = 512
 """Tokens per passage of a static model, which may read texts of any length: the mean over a whole book
 is near to everything."""
 
@@ -34,7 +34,7 @@ def passage_budget(embedder: Embedder) -> int:
     """
     most = embedder.max_seq_length
     return (
-        (min(most, _MOST_STATIC) if embedder.spec.family == "static" else most)
+        (min(most, _MAX_STATIC) if embedder.spec.family == "static" else most)
         - embedder.tokenizer.special_tokens
         - embedder.tokenizer.count(embedder.document_prompt)
     )

@@ -25,7 +25,7 @@ from quaver.index.background import BackgroundJobs, read_ahead
 from quaver.index.embedding import Batch, batches, embed, tokenize_passages
 from quaver.index.reading import Group, Reader, ReadFile, file_size
 from quaver.index.report import UpdateProgress, UpdateReport
-from quaver.store import MOST_FAILURES, StoredSource, UpdateNote, VectorStore
+from quaver.store import MAX_FAILURES, StoredSource, UpdateNote, VectorStore
 
 _AHEAD = 4
 """Maximum number of groups read ahead, and of batches that wait for the store. Bounds the memory for
@@ -161,7 +161,7 @@ class _Update:
     def _note_update(self) -> None:
         """Record in the store when this update ended and which files it could not read."""
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        failed = tuple(self._failed[:MOST_FAILURES])
+        failed = tuple(self._failed[:MAX_FAILURES])
         self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
 
     def _note(self, group: Group) -> None:

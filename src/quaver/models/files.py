@@ -272,12 +272,12 @@ class WeightsIndex(Struct, frozen=True):
 
 
 # --- Reading --------------------------------------------------------------------------------------
-def read_file(path: Path, most: int) -> bytes | None:
+def read_file(path: Path, max_bytes: int) -> bytes | None:
     """Read a file of a model folder; return None if it does not exist.
 
     Args:
         path: the file.
-        most: its maximum size in bytes.
+        max_bytes: its maximum size in bytes.
 
     Raises:
         ModelFolderError: it is not a regular file, cannot be read, is too large, or is a git-lfs pointer.
@@ -287,14 +287,14 @@ def read_file(path: Path, most: int) -> bytes | None:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ModelFolderError(f"{path} must be a file; download the model again")
         with path.open("rb") as file:
-            content = file.read(most + 1)
+            content = file.read(max_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValueError: a path with a zero byte
         raise ModelFolderError(f"cannot read {path}: {error}; download it again") from error
-    if len(content) > most:
+    if len(content) > max_bytes:
         raise ModelFolderError(
-            f"{path} may have at most {most >> 20} MiB; a file of this kind is far smaller, so this is "
+            f"{path} may have at most {max_bytes >> 20} MiB; a file of this kind is far smaller, so this is "
             "no model that Quaver can read"
         )
     refuse_pointer(path, content)

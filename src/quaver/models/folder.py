@@ -44,7 +44,7 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 # Modules run one after the other; published models have one to three.
-_MOST_MODULES = 16
+_MAX_MODULES = 16
 _MODULES = (
     "Transformer, Pooling, then any of Dense, LayerNorm, Normalize and Dropout; or StaticEmbedding, "
     "Normalize"
@@ -335,10 +335,10 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
             f"modules.json of {path} lists {', '.join(kinds) or 'nothing'}; supported are "
             f"{_MODULES}, in this order"
         )
-    if len(behind) > _MOST_MODULES:
+    if len(behind) > _MAX_MODULES:
         raise UnsupportedArchitectureError(
             f"modules.json of {path} lists {len(behind)} modules after the pooling; supported are "
-            f"{_MOST_MODULES}"
+            f"{_MAX_MODULES}"
         )
     # Dropout does nothing outside training.
     modules = [

@@ -28,10 +28,10 @@ _ADVICE = (
     "load the model with transformers where you trust it, and save it with save_pretrained(), which "
     "writes safetensors"
 )
-_MOST_PICKLE = 64 << 20
-_MOST_OPERATIONS = 5_000_000
-_MOST_TEXT = 1 << 20
-_MOST_FILES = 1_000_000
+_MAX_PICKLE = 64 << 20
+_MAX_OPERATIONS = 5_000_000
+_MAX_TEXT = 1 << 20
+_MAX_FILES = 1_000_000
 # The numbers that the layout before torch 1.6 starts with.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 # Storage classes, as safetensors names what is in them.
@@ -144,7 +144,7 @@ def _read_zip(
     with zipfile.ZipFile(path) as archive:
         found = archive.infolist()
         entries = {entry.filename: entry for entry in found}
-        if len(entries) < len(found) or len(found) > _MOST_FILES:
+        if len(entries) < len(found) or len(found) > _MAX_FILES:
             raise ValueError("two of its files have one name, or it has too many")
         pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
@@ -155,8 +155,8 @@ def _read_zip(
         order = entries.get(f"{folder}byteorder")
         if order is not None and archive.open(order).read(16) != b"little":
             raise ValueError("its numbers are not in little endian")
-        if entries[pickles[0]].file_size > _MOST_PICKLE:
-            raise ValueError(f"its data.pkl has more than {_MOST_PICKLE >> 20} MiB")
+        if entries[pickles[0]].file_size > _MAX_PICKLE:
+            raise ValueError(f"its data.pkl has more than {_MAX_PICKLE >> 20} MiB")
         pickled = _Stream(np.frombuffer(archive.read(pickles[0]), np.uint8))
 
     def storage_bytes(storage: _Storage) -> NDArray[np.uint8]:
@@ -255,7 +255,7 @@ class _Stream:
         return self._at
 
     def read(self, count: int) -> bytes:
-        if count > _MOST_TEXT or self._at + count > _MOST_PICKLE:
+        if count > _MAX_TEXT or self._at + count > _MAX_PICKLE:
             raise ValueError("its pickle is larger than that of any model")
         piece = self._data[self._at : self._at + count].tobytes()
         self._at += len(piece)
@@ -290,7 +290,7 @@ class _Machine:
             ValueError: it does something that a dictionary of tensors does not need.
         """
         for number, (operation, argument, _) in enumerate(pickletools.genops(self._stream)):  # type: ignore[arg-type]
-            if number > _MOST_OPERATIONS:
+            if number > _MAX_OPERATIONS:
                 raise ValueError("its pickle is longer than that of any model")
             if operation.name == "STOP":
                 (value,) = self._stack

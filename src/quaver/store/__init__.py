@@ -19,12 +19,12 @@ from quaver.store.parquet import ROWS, ParquetPassages, pieces, write_parquet
 from quaver.store.payload import to_payload
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource, VectorStore
 from quaver.store.query import CANDIDATES, best, check_k, fused
-from quaver.store.status import MOST_FAILURES, FolderStatus, StoreStatus, UpdateNote
+from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote
 from quaver.store.terms import UNSPACED, TermAnalyzer, check_language
 
 __all__ = [
     "CANDIDATES",
-    "MOST_FAILURES",
+    "MAX_FAILURES",
     "ROWS",
     "UNSPACED",
     "And",

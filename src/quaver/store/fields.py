@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quaver.store.filters import METADATA, Equal, Missing, Within
 from quaver.store.matching import matches
 
-MOST_VALUES = 1 << 16
+MAX_VALUES = 1 << 16
 """Maximum number of different values that are cached; a field with more is read for each filter."""
 
 _NONE = object()
@@ -44,7 +44,7 @@ class Field:
     @property
     def is_full(self) -> bool:
         """Whether there are too many different values to cache."""
-        return len(self._values) > MOST_VALUES
+        return len(self._values) > MAX_VALUES
 
     def extend(self, payloads: Iterable[Mapping[str, Any] | None], count: int) -> None:
         """Add the values of further rows.

@@ -57,7 +57,7 @@ from quaver.store.manifest import Manifest
 from quaver.store.matching import matches
 from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
-from quaver.store.postings import FAN, MOST_POSTINGS, Postings, merged, scores
+from quaver.store.postings import FAN, MAX_POSTINGS, Postings, merged, scores
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.query import (
     CANDIDATES,
@@ -70,7 +70,7 @@ from quaver.store.query import (
 from quaver.store.rows import (
     DROPPED,
     HAS_VECTOR,
-    MOST_ROWS,
+    MAX_ROWS,
     ROW,
     content_key,
     from_text,
@@ -504,8 +504,8 @@ class FolderStore:
     ) -> None:
         """Append records and drop those that they replace."""
         first = self._rows
-        if first + len(records) > MOST_ROWS:
-            raise StoreWriteError(f"a store holds {MOST_ROWS} rows at most: {self.path} is full")
+        if first + len(records) > MAX_ROWS:
+            raise StoreWriteError(f"a store holds {MAX_ROWS} rows at most: {self.path} is full")
         sizes = records["head"].astype(np.uint64) + records["text"]
         records["at"] = self._texts + np.cumsum(sizes) - sizes
         seal(records)
@@ -640,7 +640,7 @@ class FolderStore:
         return (
             len(last) == FAN
             and len({run.level for run in last}) == 1
-            and sum(run.postings for run in last) <= MOST_POSTINGS
+            and sum(run.postings for run in last) <= MAX_POSTINGS
         )
 
     def _merge(self, first: int, last: int) -> None:
@@ -1219,7 +1219,7 @@ def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
     groups: list[tuple[int, int]] = []
     size = 0
     for at, run in enumerate(runs):
-        if groups and size + run.postings <= MOST_POSTINGS:
+        if groups and size + run.postings <= MAX_POSTINGS:
             groups[-1] = groups[-1][0], at + 1
             size += run.postings
         else:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import StoreError
 
-MOST_POSTINGS = 4 << 20
+MAX_POSTINGS = 4 << 20
 """Approximate maximum of postings in a run; a merge takes about 30 bytes for each."""
 
 FAN = 8

@@ -37,7 +37,7 @@ DROPPED = np.dtype([("row", "<u4"), ("inverse", "<u4")])
 """A removed row, and the same number inverted to detect damage."""
 
 HAS_VECTOR = 1
-MOST_ROWS = (1 << 32) - 2
+MAX_ROWS = (1 << 32) - 2
 _SUMMED = ROW.itemsize - 4
 _HALF = (1 << 64) - 1
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)

@@ -13,7 +13,7 @@ from quaver.errors import StoreError
 from quaver.store.column import write_whole
 
 FILE_NAME = "updates.json"
-MOST_FAILURES = 1000
+MAX_FAILURES = 1000
 """Maximum number of failures stored for one update."""
 
 
@@ -23,7 +23,7 @@ class UpdateNote:
 
     Attributes:
         at: When it ended: UTC, ISO 8601.
-        failed: Files that could not be read, with the reason; the first ``MOST_FAILURES``.
+        failed: Files that could not be read, with the reason; the first ``MAX_FAILURES``.
         failures: How many there were.
     """
 
