@@ -6,6 +6,7 @@ import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,20 +26,25 @@ class Running:
         log: what it wrote.
     """
 
-    def __init__(self, server: Server, log: io.StringIO) -> None:
+    def __init__(self, server: Server, log: io.StringIO, unix_socket: Path | None) -> None:
         """Open a client."""
         self.server = server
         self.log = log
-        host, port = server.addresses[0]
-        self.url = f"http://{host}:{port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        transport = None
+        if unix_socket is None:
+            host, port = server.addresses[0]
+            self.url = f"http://{host}:{port}"
+        else:
+            transport = httpx.HTTPTransport(uds=str(unix_socket))
+            self.url = "http://server"
+        self.client = httpx.Client(base_url=self.url, timeout=60, transport=transport)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return self.client.post(path, json=body, **options)
 
 
 @contextmanager
-def running(settings: Settings) -> Iterator[Running]:
+def running(settings: Settings, *, unix_socket: Path | None = None) -> Iterator[Running]:
     """Run a server until the block ends; wait until it has loaded its models."""
     log = io.StringIO()
     server = make_server(settings, log=Log(log))
@@ -49,7 +55,7 @@ def running(settings: Settings) -> Iterator[Running]:
         while not (server.addresses and server.started) or server.state.loading:
             assert thread.is_alive(), log.getvalue()
             pause.wait(0.01)
-        run = Running(server, log)
+        run = Running(server, log, unix_socket)
         with run.client:
             yield run
     finally:

@@ -1,0 +1,368 @@
+"""The server as a whole: keys, limits, slow clients, overload, probes, metrics and the log."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import msgspec
+import numpy as np
+import pytest
+
+from quaver import Embedder, InputError
+from quaver.serve import ModelSettings, Settings, read_settings
+from running_server import Running, running
+
+
+def changed(settings: Settings, **changes: Any) -> Settings:
+    return msgspec.structs.replace(settings, **changes)
+
+
+def connect(run: Running) -> socket.socket:
+    host, port = run.server.addresses[0]
+    return socket.create_connection((host, port), timeout=30)
+
+
+def wait_until(holds: Any) -> None:
+    pause = threading.Event()
+    while not holds():
+        pause.wait(0.01)
+
+
+# --- Keys -----------------------------------------------------------------------------------------
+def test_a_key_of_several_is_needed(settings: Settings, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text("# keys\nsecret-2\n\nsecret-3\n")
+    with running(changed(settings, api_keys=("secret-1",), api_key_file=str(file))) as run:
+
+        def status(header: str | None, path: str = "/v1/embeddings") -> int:
+            headers = {} if header is None else {"authorization": header}
+            return run.post(path, {"input": "x", "inputs": "x"}, headers=headers).status_code
+
+        for key in ("secret-1", "secret-2", "secret-3"):
+            assert status(f"Bearer {key}") == status(f"bearer  {key}") == status(key) == 200
+        for wrong in (None, "", "Bearer", "Bearer secret", "Basic secret-1", "# keys"):
+            assert status(wrong) == 401, wrong
+        assert (
+            run.post("/v1/embeddings", {"input": "x"}).json()["error"]["code"] == "invalid_api_key"
+        )
+        refused = run.post("/embed", {"inputs": "x"})
+        assert (refused.status_code, refused.content) == (401, b"")
+        assert run.post("/v2/embed", {"texts": ["x"]}).json()["message"]
+        assert run.client.get("/v1/models").status_code == 401
+        for path in ("/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"):
+            assert run.client.get(path).status_code == 200
+        assert "secret" not in run.log.getvalue()
+        assert "security" in run.client.get("/openapi.json").json()["paths"]["/embed"]["post"]
+
+
+def test_cors_is_off_unless_asked_for(server: Running, settings: Settings) -> None:
+    ask = {"origin": "https://example.org", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in server.client.options("/embed", headers=ask).headers
+    with running(changed(settings, cors=("https://example.org",))) as run:
+        allowed = run.client.options("/embed", headers=ask)
+        assert allowed.headers["access-control-allow-origin"] == "https://example.org"
+
+
+# --- Ways to listen -------------------------------------------------------------------------------
+def test_a_unix_socket(settings: Settings, tmp_path: Path, embedder: Embedder) -> None:
+    path = tmp_path / "socket"
+    stale = socket.socket(socket.AF_UNIX)
+    stale.bind(str(path))  # as a killed server leaves it
+    stale.close()
+    server_settings = changed(settings, unix_socket=str(path))
+    with running(server_settings, unix_socket=path) as run:
+        found = run.post("/embed", {"inputs": "Paris"}).json()
+        assert np.array_equal(np.float32(found[0]), embedder.encode("Paris"))
+
+
+# --- Probes, metrics, the description -------------------------------------------------------------
+def test_metrics_count_what_happened(settings: Settings) -> None:
+    with running(settings) as run:
+        run.post("/embed", {"inputs": ["a", "b"]})
+        run.post("/embed", {"inputs": 5})
+        text = run.client.get("/metrics").text
+    assert 'quaver_requests_total{dialect="tei",route="/embed",status="200"} 1.0' in text
+    assert 'quaver_requests_total{dialect="tei",route="/embed",status="422"} 1.0' in text
+    assert 'quaver_inputs_total{model="tiny"} 2.0' in text
+    assert "quaver_queue_requests 0.0" in text
+    assert "quaver_batch_inputs_total 2.0" in text
+
+
+def test_the_description_names_every_route(server: Running) -> None:
+    description = server.client.get("/openapi.json").json()
+    assert description["openapi"] == "3.1.0"
+    assert {"/embed", "/v1/embeddings", "/v2/rerank", "/api/embed", "/readyz"} <= set(
+        description["paths"]
+    )
+    page = server.client.get("/docs")
+    assert "POST /v1/embeddings" in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+def test_requests_have_ids_and_the_log_no_text(settings: Settings) -> None:
+    with running(settings) as run:
+        secret = "a very secret text"
+        named = run.post("/embed", {"inputs": secret}, headers={"x-request-id": "mine-1"})
+        assert named.headers["x-request-id"] == "mine-1"
+        odd = run.post("/embed", {"inputs": secret}, headers={"x-request-id": 'a"b c'})
+        assert len(odd.headers["x-request-id"]) == 32
+        run.post("/embed", {"inputs": secret, "prompt_name": secret})
+        run.post("/v1/embeddings", {"input": secret, "model": secret})
+        run.post("/v1/embeddings", {"input": secret, "encoding_format": secret})
+    lines = [json.loads(line) for line in run.log.getvalue().splitlines()]
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line["status"] for line in requests] == [200, 200, 422, 404, 400]
+    assert requests[0]["id"] == "mine-1"
+    assert "secret" not in run.log.getvalue()
+
+
+# --- Models ---------------------------------------------------------------------------------------
+def test_a_model_that_does_not_load_leaves_the_others(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken/config.json").write_text("{")
+    broken = ModelSettings(source=str(tmp_path / "broken"), name="broken")
+    with running(changed(settings, model=(*settings.model, broken))) as run:
+        assert run.post("/embed", {"inputs": "x"}).status_code == 200
+        ready = run.client.get("/readyz")
+        assert ready.status_code == 200
+        assert ready.json()["models"]["broken"] == "failed"
+        answer = run.post("/v1/embeddings", {"input": "x", "model": "broken"})
+        assert answer.status_code == 503
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+        assert "config.json" in answer.json()["error"]["message"]
+
+
+def test_a_model_is_loaded_on_demand_and_unloaded_when_idle(
+    settings: Settings, tiny_folder: Path, embedder: Embedder
+) -> None:
+    late = ModelSettings(source=str(tiny_folder), name="late", on_demand=True)
+    with running(changed(settings, model=(*settings.model, late), idle_unload=0.2)) as run:
+
+        def status() -> Any:
+            return run.client.get("/readyz").json()["models"]["late"]
+
+        for _ in range(2):
+            wait_until(lambda: status() == "unloaded")
+            found = run.post("/v1/embeddings", {"input": "Paris", "model": "late"}).json()
+            vector = np.float32(found["data"][0]["embedding"])
+            assert np.array_equal(vector, embedder.encode("Paris"))
+
+
+def test_an_embedding_model_can_rerank(settings: Settings, tiny_folder: Path) -> None:
+    from quaver import BiEncoderRanker
+
+    model = ModelSettings(source=str(tiny_folder), name="both", task="rerank")
+    documents = ["some text", "a query", "another list"]
+    expected = BiEncoderRanker.from_pretrained(tiny_folder).rank("query", documents)
+    with running(changed(settings, model=(model,))) as run:
+        found = run.post("/rerank", {"query": "query", "texts": documents}).json()
+    assert [(each["index"], np.float32(each["score"])) for each in found] == [
+        (each.index, np.float32(each.score)) for each in expected
+    ]
+
+
+# --- Slow and hostile clients ---------------------------------------------------------------------
+def test_clients_that_do_not_finish_are_cut_off(settings: Settings) -> None:
+    with running(changed(settings, header_timeout=0.5, body_timeout=0.5)) as run:
+        silent, dripping, half, endless = (connect(run) for _ in range(4))
+        dripping.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\n")
+        half.sendall(b'POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"inputs": "x')
+        endless.sendall(b"GET / HTTP/1.1\r\n" + b"X-Padding: " + b"x" * 70_000)
+        stop = threading.Event()
+
+        def drip() -> None:
+            while not stop.wait(0.05):
+                try:
+                    dripping.sendall(b"X: y\r\n")
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            for client in (silent, endless, dripping):
+                with client, suppress(ConnectionError):
+                    assert client.recv(1000) == b""
+            with half:
+                assert half.recv(1000).startswith(b"HTTP/1.1 504")
+        finally:
+            stop.set()
+            thread.join()
+        assert run.post("/embed", {"inputs": "x"}).status_code == 200
+
+
+def test_a_large_body_is_refused_before_it_is_read(server: Running) -> None:
+    with connect(server) as client:
+        client.sendall(
+            b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + b"x" * 1000
+        )
+        assert client.recv(1000).startswith(b"HTTP/1.1 413")
+
+    def pieces() -> Any:
+        for _ in range(10_000):
+            yield b"x" * 10_000
+
+    with suppress(httpx.HTTPError):  # the server closed while the client still sent
+        assert server.client.post("/embed", content=pieces()).status_code == 413
+    assert server.post("/embed", {"inputs": "x"}).status_code == 200
+
+
+def test_too_many_connections_are_closed(settings: Settings) -> None:
+    with running(changed(settings, max_connections=5)) as run:
+        clients = [connect(run) for _ in range(5)]
+        with connect(run) as sixth, suppress(ConnectionError):
+            assert sixth.recv(10) == b""
+        for client in clients:
+            client.close()
+        wait_until(lambda: not run.server.server_state.connections)
+        assert run.client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"POST /embed HTTP/9.9\r\n\r\n",
+        b"POST /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST /embed HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+        b"POST /embed HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET /v1/models/%ff%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET http://[::bad HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+def test_broken_http_does_no_harm(server: Running, sent: bytes) -> None:
+    with connect(server) as client:
+        client.sendall(sent)
+        client.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionError):
+            assert b" 500 " not in client.recv(1000)
+    assert server.post("/embed", {"inputs": "x"}).status_code == 200
+
+
+# --- Load -----------------------------------------------------------------------------------------
+def test_overload_gives_right_answers_or_429(settings: Settings, embedder: Embedder) -> None:
+    texts = [f"text {i} of many" for i in range(200)]
+    expected = embedder.encode(texts)
+    small = changed(settings, queue_requests=4, queue_inputs=60)
+    with running(small) as run, ThreadPoolExecutor(24) as pool:
+
+        def ask(i: int) -> int:
+            rows = [(i * 7 + k) % 200 for k in range(20)]
+            answer = run.post("/embed", {"inputs": [texts[row] for row in rows]})
+            if answer.status_code == 200:
+                assert np.array_equal(np.float32(answer.json()), expected[rows])
+            else:
+                assert answer.json() == {
+                    "error": "Model is overloaded",
+                    "error_type": "Overloaded",
+                }
+                assert int(answer.headers["retry-after"]) >= 1
+            return answer.status_code
+
+        statuses = list(pool.map(ask, range(400)))
+        assert set(statuses) == {200, 429}
+        waiting = run.server.state.service.scheduler.waiting
+        assert (waiting.requests, waiting.inputs, waiting.tokens) == (0, 0, 0)
+
+
+def test_a_client_that_hangs_up_frees_its_place(settings: Settings) -> None:
+    with running(changed(settings, batch_tokens=64)) as run:
+        scheduler = run.server.state.service.scheduler
+        held = threading.Lock()
+        lane = run.server.state.service.models.all[0].loaded.lane
+        compute = lane.compute
+
+        def slow(batch: Any) -> Any:
+            with held:
+                return compute(batch)
+
+        lane.compute = slow
+        with held:
+            body = json.dumps({"inputs": [f"text {i}" for i in range(50)]}).encode()
+            with connect(run) as client:
+                head = f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+                client.sendall(head.encode() + body)
+                wait_until(lambda: scheduler.waiting.inputs == 50)
+            wait_until(lambda: scheduler.waiting.inputs == 0)
+            assert scheduler.counts.abandoned == 1
+        assert run.post("/embed", {"inputs": "x"}).status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_given_up(settings: Settings) -> None:
+    with running(changed(settings, timeout=0.1)) as run:
+        held = threading.Lock()
+        lane = run.server.state.service.models.all[0].loaded.lane
+        compute = lane.compute
+
+        def slow(batch: Any) -> Any:
+            with held:
+                return compute(batch)
+
+        lane.compute = slow
+        with held:
+            answer = run.post("/embed", {"inputs": "x"})
+        assert answer.status_code == 504
+        assert run.server.state.service.scheduler.waiting.requests == 0
+
+
+# --- Settings -------------------------------------------------------------------------------------
+def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(
+        'port = 1\nhost = "file"\ncache = "1MB"\n[[model]]\nsource = "a"\naliases = ["b"]\n'
+    )
+    environ = {"QUAVER_PORT": "2", "QUAVER_CACHE": "2MB", "QUAVER_API_KEYS": "k1, k2"}
+    found = read_settings({"cache": "3MB", "port": None}, file=file, environ=environ)
+    assert (found.host, found.port, found.cache) == ("file", 2, 3_000_000)
+    assert found.api_keys == ("k1", "k2")
+    assert [model.name for model in found.model] == ["a"]
+    replaced = read_settings({}, models=["x", "y=z"], rerankers=["r"], file=file, environ={})
+    assert [(m.name, m.source, m.task) for m in replaced.model] == [
+        ("x", "x", "embed"),
+        ("y", "z", "embed"),
+        ("r", "r", "rerank"),
+    ]
+
+
+def test_the_shown_settings_can_be_read_again(tmp_path: Path) -> None:
+    given = {"api_keys": ["secret"], "idle_unload": "10m", "batch_time": "20ms"}
+    found = read_settings(given, models=["m"], environ={})
+    assert "secret" not in found.shown()
+    file = tmp_path / "shown.toml"
+    file.write_text(found.shown())
+    again = read_settings({"api_keys": ["secret"]}, file=file, environ={})
+    assert again == found
+    assert (again.idle_unload, again.batch_time) == (600, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cache": "much"}, "cache must be a number with a unit, such as 256MB: got 'much'"),
+        ({"grace": "5 weeks"}, "grace must be a number with a unit"),
+        ({"port": 99999}, "port"),
+        ({"nonsense": 1}, "nonsense"),
+        ({"tls_key": "key.pem"}, "TLS needs both"),
+    ],
+)
+def test_wrong_settings_are_refused(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_settings(flags, models=["m"], environ={})
+
+
+def test_names_must_differ() -> None:
+    from quaver.serve import create_app
+
+    models = tuple(ModelSettings(source=source, name="same") for source in "ab")
+    with pytest.raises(InputError, match="'same' is given twice"):
+        create_app(Settings(model=models))
+    with pytest.raises(InputError, match="a server needs a model"):
+        create_app(Settings())
