@@ -62,7 +62,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "evaluate:evaluate",
-        "Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, beside float32.",
+        "Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, compared with float32.",
     ),
     "bench": Command(
         "bench:bench", "Measure how fast a model runs here, alone or against other engines."

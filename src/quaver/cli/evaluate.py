@@ -173,7 +173,7 @@ def evaluate(
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, beside float32.
+    """Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, compared with float32.
 
     Example: quaver evaluate ./bge-small-int8 --baseline BAAI/bge-small-en-v1.5 --tasks ./tasks --max-loss 0.5%
 
