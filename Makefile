@@ -224,6 +224,7 @@ parity: .envs/parity/made $(MODEL)/config.json
 
 parity-families: .envs/parity/made
 	.envs/parity/bin/python tools/tokenizer_parity.py
+	.envs/parity/bin/python tools/vocabulary_parity.py
 	.envs/parity/bin/python tools/families.py
 	.envs/parity/bin/python tools/families.py --real
 	.envs/parity/bin/python tools/module_folders.py
@@ -232,6 +233,7 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/make_golden.py $(MODEL)
 	.envs/parity/bin/python tools/families.py --golden
 	.envs/parity/bin/python tools/tokenizer_parity.py --golden
+	.envs/parity/bin/python tools/vocabulary_parity.py --golden
 	.envs/parity/bin/python tools/module_folders.py --golden
 
 # --- Against other engines ------------------------------------------------------------------------------------------

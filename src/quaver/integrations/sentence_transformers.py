@@ -26,7 +26,7 @@ from quaver.integrations.shared_models import (
     shared_cross_encoder,
     shared_embedder,
 )
-from quaver.models import checked_prompts, find_folder, with_prompt
+from quaver.models import ModelFolder, checked_prompts, find_folder, with_prompt
 
 with needs_extra("sentence-transformers"):
     import torch
@@ -182,8 +182,7 @@ class QuaverModule(InputModule):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            folder = find_folder(self.model, None, False, None).path
-            holder = next(file.parent for file in sorted(folder.rglob("tokenizer.json")))
+            holder = ModelFolder.open(self.model).transformer
             self._tokenizer = AutoTokenizer.from_pretrained(holder)
         self._tokenizer.model_max_length = self.max_seq_length
         return self._tokenizer

@@ -251,11 +251,28 @@ class TokenizerConfigFile(Struct, frozen=True):
     strip_accents: bool | None = None
     tokenize_chinese_chars: bool | None = None
     add_prefix_space: bool | None = None
+    split_by_punct: bool | None = None
     added_tokens_decoder: dict[str, AddedTokenEntry] | None = None
     additional_special_tokens: list[str | AddedTokenEntry] | None = None
     extra_special_tokens: list[str | AddedTokenEntry] | dict[str, str | AddedTokenEntry] | None = (
         None
     )
+    bos_token: str | AddedTokenEntry | None = None
+    eos_token: str | AddedTokenEntry | None = None
+    unk_token: str | AddedTokenEntry | None = None
+    sep_token: str | AddedTokenEntry | None = None
+    pad_token: str | AddedTokenEntry | None = None
+    cls_token: str | AddedTokenEntry | None = None
+    mask_token: str | AddedTokenEntry | None = None
+
+
+class SpecialTokensFile(Struct, frozen=True):
+    """special_tokens_map.json."""
+
+    extra_special_tokens: list[str | AddedTokenEntry] | dict[str, str | AddedTokenEntry] | None = (
+        None
+    )
+    additional_special_tokens: list[str | AddedTokenEntry] | None = None
     bos_token: str | AddedTokenEntry | None = None
     eos_token: str | AddedTokenEntry | None = None
     unk_token: str | AddedTokenEntry | None = None

@@ -33,6 +33,7 @@ from quaver.models.files import (
 from quaver.models.hub import ORGANIZATIONS, find_folder
 from quaver.models.prompts import known_prompts
 from quaver.models.tokenizer import Tokenizer
+from quaver.models.tokenizer_files import vocabulary_bytes
 from quaver.models.weights_file import read_tensors, sample_tensors
 
 _POOLING_FLAGS = {
@@ -267,10 +268,14 @@ class ModelFolder:
             TokenizerError: tokenizer.json is missing.
         """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+        path = self.transformer / "tokenizer.json"
         try:
-            digest.update((self.transformer / "tokenizer.json").read_bytes())
+            content = path.read_bytes() if path.exists() else vocabulary_bytes(path.parent)
         except OSError as error:
             raise TokenizerError(f"cannot read tokenizer.json of {self.name}: {error}") from error
+        if not content:
+            raise TokenizerError(f"cannot read tokenizer.json of {self.name}: there is none")
+        digest.update(content)
         for module in self.modules:
             digest.update(json.dumps((module.kind, module.config), sort_keys=True).encode())
         weighted = (module.path for module in self.modules if module.has_weights)

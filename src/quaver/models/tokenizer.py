@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from quaver.errors import InputError, QuaverError, TokenizerError, TokenRangeError
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
 from quaver.models.prompts import with_prompt
+from quaver.models.tokenizer_files import tokenizer_from_vocabulary
 from quaver.models.tokenizer_settings import (
     checked_tokenizer,
     follow,
@@ -208,7 +209,7 @@ class Tokenizer:
         plain: bool = False,
         drop_unknown: bool = False,
     ) -> Tokenizer:
-        """Read tokenizer.json of a model folder.
+        """Read tokenizer.json of a model folder, or build the tokenizer from its vocabulary.
 
         Args:
             folder: the folder that holds tokenizer.json.
@@ -233,16 +234,22 @@ class Tokenizer:
 
         path = folder / "tokenizer.json"
         content = read_file(path, _MAX_BYTES)
-        if content is None:
+        backend: Backend | None = None
+        if content is not None:
+            content = checked_tokenizer(content, path)
+            with _guard(f"{path} is broken", "download it again"):
+                backend = Backend.from_buffer(content)
+                if settings is not None and model is not None:
+                    follow(backend, settings, model)
+        elif settings is not None and model is not None:
+            with _guard(f"the vocabulary of {folder} is broken", "download it again"):
+                backend = tokenizer_from_vocabulary(folder, settings, model)
+        if backend is None:
             raise TokenizerError(
-                f"a model folder needs tokenizer.json: {folder} has none; load the model with "
-                "transformers and save its fast tokenizer with save_pretrained()"
+                f"a model folder needs tokenizer.json, or the vocabulary of its tokenizer's class: "
+                f"{folder} has neither; load the model with transformers and save its fast tokenizer "
+                "with save_pretrained()"
             )
-        content = checked_tokenizer(content, path)
-        with _guard(f"{path} is broken", "download it again"):
-            backend = Backend.from_buffer(content)
-            if settings is not None and model is not None:
-                follow(backend, settings, model)
         return cls(
             backend,
             max_length=max_length,

@@ -23,7 +23,7 @@ MAX_SPECIAL = 64
 
 # Classes of transformers 5 that build normalizer and pre-tokenizer from tokenizer_config.json and take
 # only vocabulary and special tokens from tokenizer.json; then the default class by model_type.
-_BERT = frozenset(
+BERT_CLASSES = frozenset(
     {
         "BertTokenizer",
         "ConvBertTokenizer",
@@ -93,13 +93,21 @@ def _require_maps(state: Any) -> None:
             if key != "precompiled_charsmap":
                 _require_maps(part)
                 continue
-            data = _charsmap(part)
-            size = int.from_bytes(data[:4], "little")
-            if len(data) < 4 or size % 4 or size > len(data) - 4:
-                raise TokenizerError(
-                    "precompiled_charsmap of tokenizer.json must hold a trie of the size that it "
-                    f"starts with: got {len(data)} bytes for {size}"
-                )
+            require_charsmap(_charsmap(part))
+
+
+def require_charsmap(data: bytes) -> None:
+    """Check that a character map is as long as it declares.
+
+    Raises:
+        TokenizerError: it is not.
+    """
+    size = int.from_bytes(data[:4], "little")
+    if len(data) < 4 or size % 4 or size > len(data) - 4:
+        raise TokenizerError(
+            "precompiled_charsmap of a tokenizer must hold a trie of the size that it starts with: "
+            f"got {len(data)} bytes for {size}"
+        )
 
 
 def _charsmap(text: Any) -> bytes:
@@ -280,8 +288,8 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
     """
     from tokenizers import models, normalizers, pre_tokenizers
 
-    kind = _tokenizer_class(settings, model)
-    if kind in _BERT and isinstance(backend.model, models.WordPiece):
+    kind = tokenizer_class(settings, model)
+    if kind in BERT_CLASSES and isinstance(backend.model, models.WordPiece):
         chinese = settings.tokenize_chinese_chars
         lower = settings.do_lower_case
         backend.normalizer = normalizers.BertNormalizer(
@@ -312,7 +320,8 @@ def lower_first(backend: Backend) -> None:
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])
 
 
-def _tokenizer_class(settings: TokenizerConfigFile, model: ConfigFile) -> str | None:
+def tokenizer_class(settings: TokenizerConfigFile, model: ConfigFile) -> str | None:
+    """Return transformers' class of a tokenizer without "Fast", or None where no file tells it."""
     default = _DEFAULT_CLASS.get(str(model.model_type))
     if default == "TokenizersBackend":  # folders of this type name the wrong class
         return default
