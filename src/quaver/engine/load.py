@@ -18,7 +18,7 @@ from quaver.errors import (
     UnsupportedArchitectureError,
 )
 from quaver.models import (
-    LONGEST,
+    MAX_TOKENS,
     POOLINGS,
     EncoderSpec,
     ModelFolder,
@@ -111,7 +111,7 @@ def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel
     choose_threads(options["threads"])  # refuses what is no number of threads
     length = options["max_seq_length"]
     if length is not None:
-        check_range("max_seq_length", length, LONGEST)
+        check_range("max_seq_length", length, MAX_TOKENS)
     spec, weights = static_model(folder, pooling=options["pooling"], normalize=options["normalize"])
     tokenizer = static_tokenizer(folder, spec, length)
     return LoadedModel(folder, spec, tokenizer, StaticEngine(spec, weights), options)

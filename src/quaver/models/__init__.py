@@ -52,14 +52,14 @@ from quaver.models.static import (
     static_model,
     static_tokenizer,
 )
-from quaver.models.tokenizer import LONGEST, TokenBatch, Tokenizer
+from quaver.models.tokenizer import MAX_TOKENS, TokenBatch, Tokenizer
 from quaver.models.weights_file import INDEX, SINGLE, release_pages, weight_files
 
 __all__ = [
     "FAMILIES",
     "INDEX",
-    "LONGEST",
     "MAX_LENGTH",
+    "MAX_TOKENS",
     "POOLINGS",
     "SINGLE",
     "Activation",

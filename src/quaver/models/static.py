@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from quaver.errors import PoolingError, WeightsError
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import MAX_WIDTH
-from quaver.models.tokenizer import LONGEST, Tokenizer
+from quaver.models.tokenizer import MAX_TOKENS, Tokenizer
 
 _MODEL2VEC_LENGTH = 512  # what model2vec cuts at where config.json does not say
 
@@ -46,7 +46,7 @@ class StaticSpec:
     @property
     def max_length(self) -> int:
         """The most tokens of a text that a caller may ask for."""
-        return LONGEST
+        return MAX_TOKENS
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def static_model(
     if own and "max_length" not in folder.config:
         longest = _MODEL2VEC_LENGTH
     elif own:
-        longest = min(int(folder.file.max_length or LONGEST), LONGEST)
+        longest = min(int(folder.file.max_length or MAX_TOKENS), MAX_TOKENS)
     spec = StaticSpec(
         vocab_size=tokens,
         outputs=rows.shape[1],

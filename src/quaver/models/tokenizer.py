@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 256 << 20
 _MAX_ID = 2**31 - 1
-LONGEST = 2**31 - 1  # the most tokens of a text where nothing sets a bound
+MAX_TOKENS = 2**31 - 1  # the most tokens of a text where nothing sets a bound
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
@@ -156,7 +156,7 @@ class Tokenizer:
             backend.no_padding()
             if max_length is None:
                 own = backend.truncation
-                max_length = LONGEST if own is None else min(own["max_length"], LONGEST)
+                max_length = MAX_TOKENS if own is None else min(own["max_length"], MAX_TOKENS)
             backend.no_truncation()
             if lowercase:
                 lower_first(backend)

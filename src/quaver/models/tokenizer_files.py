@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from quaver.errors import TokenizerError
 from quaver.models.files import (
     AddedTokenEntry,
@@ -39,7 +37,7 @@ if TYPE_CHECKING:
 VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
 """The files that a tokenizer may be built from."""
 
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 _DEFAULT_CLASS = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
@@ -89,6 +87,8 @@ def tokenizer_from_vocabulary(
         ModelFolderError: a file is no ordinary file, too large, or says what no tokenizer has.
         TokenizerError: the vocabulary is broken.
     """
+    from msgspec.structs import replace
+
     kind = tokenizer_class(settings, model) or _DEFAULT_CLASS.get(str(model.model_type), "")
     build = _BUILDERS.get("BertTokenizer" if kind in BERT_CLASSES else kind)
     if build is None:
@@ -96,16 +96,16 @@ def tokenizer_from_vocabulary(
     names = _with_older_files(settings, folder)
     defaults = _TOKENS.get(kind, _BERT_TOKENS)
     missing = {key: token for key, token in defaults.items() if getattr(names, key) is None}
-    names = msgspec.structs.replace(names, **missing)
+    names = replace(names, **missing)
     # Settings may leave the class to the model's type; what follows must not.
-    names = msgspec.structs.replace(names, tokenizer_class=kind)
+    names = replace(names, tokenizer_class=kind)
     built = build(folder, names)
     if built is None:
         return None
     backend, pieces = built
     follow(
         backend,
-        msgspec.structs.replace(names, extra_special_tokens=[*_extra(names), *pieces]),
+        replace(names, extra_special_tokens=[*_extra(names), *pieces]),
         model,
     )
     _add_template(backend, kind, names)
@@ -114,12 +114,14 @@ def tokenizer_from_vocabulary(
 
 def vocabulary_bytes(folder: Path) -> bytes:
     """Return the content of the files that a tokenizer may be built from, for a fingerprint."""
-    files = ((name, read_file(folder / name, _MOST_BYTES)) for name in VOCABULARIES)
+    files = ((name, read_file(folder / name, _MAX_BYTES)) for name in VOCABULARIES)
     return b"".join(name.encode() + content for name, content in files if content is not None)
 
 
 def _with_older_files(settings: TokenizerConfigFile, folder: Path) -> TokenizerConfigFile:
     """Add special_tokens_map.json and added_tokens.json, which count where no tokens are listed."""
+    from msgspec.structs import replace
+
     if settings.added_tokens_decoder is not None:
         return settings
     special = read_checked(SpecialTokensFile, folder / "special_tokens_map.json")
@@ -129,7 +131,7 @@ def _with_older_files(settings: TokenizerConfigFile, folder: Path) -> TokenizerC
             for key in special.__struct_fields__
             if getattr(special, key) is not None
         }
-        settings = msgspec.structs.replace(settings, **named)
+        settings = replace(settings, **named)
     where = folder / "added_tokens.json"
     listed = read_json(where)
     if listed is None:
@@ -140,7 +142,7 @@ def _with_older_files(settings: TokenizerConfigFile, folder: Path) -> TokenizerC
         str(number): AddedTokenEntry(token, normalized=token not in marked, special=token in marked)
         for token, number in checked(dict[str, int], listed, where).items()
     }
-    return msgspec.structs.replace(settings, added_tokens_decoder=added)
+    return replace(settings, added_tokens_decoder=added)
 
 
 def _extra(settings: TokenizerConfigFile) -> list[str | AddedTokenEntry]:
@@ -161,7 +163,7 @@ def _word_piece(folder: Path, names: TokenizerConfigFile) -> Built | None:
     from tokenizers import models, normalizers, pre_tokenizers
 
     path = folder / "vocab.txt"
-    if read_file(path, _MOST_BYTES) is None:
+    if read_file(path, _MAX_BYTES) is None:
         return None
     vocabulary = models.WordPiece.read_file(str(path))
     backend = Backend(models.WordPiece(vocabulary, unk_token=str(_content(names.unk_token))))
@@ -175,7 +177,7 @@ def _byte_pairs(folder: Path, names: TokenizerConfigFile) -> Built | None:
     from tokenizers import models, pre_tokenizers
 
     paths = folder / "vocab.json", folder / "merges.txt"
-    if any(read_file(path, _MOST_BYTES) is None for path in paths):
+    if any(read_file(path, _MAX_BYTES) is None for path in paths):
         return None
     vocabulary, merges = models.BPE.read_file(*map(str, paths))
     backend = Backend(
@@ -317,7 +319,7 @@ _UNIGRAM = 1
 
 
 def _sentence_piece(path: Path) -> _SentencePiece | None:
-    content = read_file(path, _MOST_BYTES)
+    content = read_file(path, _MAX_BYTES)
     if content is None:
         return None
     scores: list[tuple[str, float]] = []
