@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "cpu.h"
-#include "engine/weights.h"
+#include "engine/linear.h"
 
 using namespace quaver;
 
@@ -115,9 +115,9 @@ void bench(const KernelTable &k, const std::function<double()> &peak, double bud
       w = static_cast<std::int8_t>(random() % 255) - 127;
     std::vector<float> scale(static_cast<std::size_t>(shape.outputs), 1e-4f), bias(scale.size());
     WeightMemory memory;
-    const Linear linear =
-        Linear::int8(weight.data(), scale.data(), bias.data(), shape.outputs, shape.inputs, k, memory);
-    const Int8Linear view = linear.int8_view();
+    const Int8Linear linear(weight.data(), scale.data(), bias.data(), {0.0f, 0}, shape.outputs, shape.inputs, k,
+                            memory);
+    const Int8Weights view = linear.view();
     std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * shape.inputs));
     for (auto &v : q)
       v = static_cast<std::uint8_t>(random());

@@ -58,7 +58,7 @@ LIKE = {
 def random_weights(spec: EncoderSpec) -> EncoderWeights:
     """Draw random weights; the time of a forward pass does not depend on them."""
     chance = np.random.default_rng(0)
-    hidden, inner = spec.hidden_size, spec.intermediate_size
+    hidden = spec.hidden_size
 
     def linear(outputs: int, inputs: int) -> LinearWeights:
         weight = chance.standard_normal((outputs, inputs), np.float32) * np.float32(inputs**-0.5)
@@ -67,14 +67,14 @@ def random_weights(spec: EncoderSpec) -> EncoderWeights:
     norm = NormWeights(np.ones(hidden, np.float32), np.zeros(hidden, np.float32))
     layers = tuple(
         LayerWeights(
-            qkv=linear(3 * hidden, hidden),
-            out=linear(hidden, hidden),
+            qkv=linear(layer.query_width + 2 * layer.kv_width, hidden),
+            out=linear(hidden, layer.query_width),
             attention_norm=norm,
-            up=linear(inner * (1 if spec.gate == "none" else 2), hidden),
-            down=linear(hidden, inner),
+            up=linear(layer.up_width, hidden),
+            down=linear(hidden, layer.intermediate_size),
             output_norm=norm,
         )
-        for _ in range(spec.layers)
+        for layer in spec.layers
     )
     return EncoderWeights(
         word=chance.standard_normal((spec.vocab_size, hidden), np.float32),
@@ -82,7 +82,7 @@ def random_weights(spec: EncoderSpec) -> EncoderWeights:
         token_type=None,
         embedding_norm=norm,
         layers=layers,
-        final_norm=norm if spec.norm_first else None,
+        final_norm=norm if spec.layers[-1].norm_places == "before" else None,
     )
 
 

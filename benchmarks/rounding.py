@@ -10,7 +10,6 @@ smallest cosine.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -61,10 +60,10 @@ def symmetric(x: FloatArray, axis: int) -> FloatArray:
 
 def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding) -> FloatArray:
     """Compute `quaver.quantization.forward.attention` with rounding."""
-    tokens, hidden = len(qkv), spec.hidden_size
-    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, spec.heads, -1), 0, 2)
+    tokens, layer = len(qkv), spec.layers[0]
+    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, layer.heads, -1), 0, 2)
     if "query" in how.attention:
-        q = rounded_rows(q.reshape(-1, spec.head_size)).reshape(q.shape)
+        q = rounded_rows(q.reshape(-1, layer.head_size)).reshape(q.shape)
     if "key" in how.attention:
         k = symmetric(k, 2)
     context = np.empty_like(q)
@@ -74,12 +73,12 @@ def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding)
         values = v[one] - mean
         if "value" in how.attention:
             values = symmetric(values, 1)
-        scores = q[one] @ k[one].swapaxes(1, 2) * np.float32(1 / math.sqrt(spec.head_size))
+        scores = q[one] @ k[one].swapaxes(1, 2) * np.float32(layer.score_scale)
         powers = np.exp(scores - scores.max(axis=2, keepdims=True))
         weights = np.rint(powers * 255) / np.float32(255) if "weight" in how.attention else powers
         total = (powers if how.centred else weights).sum(axis=2, keepdims=True)
         context[one] = weights / total @ values + mean
-    return np.ascontiguousarray(context.swapaxes(0, 1)).reshape(tokens, hidden)
+    return np.ascontiguousarray(context.swapaxes(0, 1)).reshape(tokens, layer.query_width)
 
 
 def vectors(
@@ -87,8 +86,8 @@ def vectors(
 ) -> FloatArray:
     """Encode with rounding; return float32 (N, H), unit rows."""
     x = embed(spec, weights, batch)
-    for layer in weights.layers:
-        names = {id(getattr(layer, name)): name for name in LINEARS}
+    for layer, parts in zip(spec.layers, weights.layers, strict=True):
+        names = {id(getattr(parts, name)): name for name in LINEARS}
 
         def apply(x: FloatArray, linear: Linear, names: dict[int, str] = names) -> FloatArray:
             name, exact = names[id(linear)], dequantized(linear)
@@ -100,7 +99,14 @@ def vectors(
                 exact = dequantized(quantize_weight(exact))
             return np.asarray(read @ exact.weight.T + exact.bias, np.float32)
 
-        x = run_layer(spec, layer, x, lambda qkv: attend(qkv, spec, batch, how), apply=apply)
+        x = run_layer(
+            layer,
+            parts,
+            x,
+            lambda qkv: attend(qkv, spec, batch, how),
+            eps=spec.norm_eps,
+            apply=apply,
+        )
     return normalized(pool(spec, x, batch.offsets)).astype(np.float32)
 
 

@@ -1,11 +1,10 @@
-// The border to Python: the only file that knows nanobind. Types, dimensions and contiguity are checked by the
-// signatures, the values of a batch by `encode`; quaver/engine/engine.py, the only caller, reports what was wrong.
+// The border to Python: the only file that knows nanobind. Shapes and ranges of a model are checked when it is read,
+// the values of a batch by `encode`; quaver/engine/engine.py, the only caller, reports what was wrong.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
-#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <dlfcn.h>
@@ -13,10 +12,12 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <limits>
 #include <optional>
 
 #include "cpu.h"
 #include "engine/encoder.h"
+#include "engine/pool.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -85,148 +86,252 @@ private:
 
 std::vector<std::int32_t> copy(const Vector<std::int32_t> &v) { return {v.data(), v.data() + v.shape(0)}; }
 
-template <class T> quaver::Buffer<T> copy(const Vector<T> &v, int size) {
-  require(v.shape(0) == static_cast<std::size_t>(size), "a norm has H values");
-  quaver::Buffer<T> buffer(v.shape(0));
+// --- A model from Python ---------------------------------------------------------------------------------------------
+// It is a mapping, as quaver/engine/native_model.py makes it; a layer is one, and so are a linear layer and a norm.
+
+// The value of a key. Arrays are taken as they are: one of another type is an error, never a converted copy.
+template <class T> T get(const nb::handle &mapping, const char *key) {
+  const nb::object value = mapping[key];
+  T converted;
+  if (!nb::try_cast<T>(value, converted, false))
+    throw nb::type_error((std::string(key) + " has another type or shape than the engine reads").c_str());
+  return converted;
+}
+int get_size(const nb::handle &mapping, const char *key, int least, int most) {
+  const int value = get<int>(mapping, key);
+  if (value < least || value > most)
+    throw nb::value_error((std::string(key) + " is in " + std::to_string(least) + ".." + std::to_string(most)).c_str());
+  return value;
+}
+float get_float(const nb::handle &mapping, const char *key) { return static_cast<float>(get<double>(mapping, key)); }
+constexpr int kAny = std::numeric_limits<int>::max();
+
+template <class T> struct Choice {
+  const char *name;
+  T value;
+};
+constexpr Choice<quaver::Activation> kActivations[] = {
+    {"none", quaver::Activation::none},           {"gelu", quaver::Activation::gelu},
+    {"gelu_tanh", quaver::Activation::gelu_tanh}, {"relu", quaver::Activation::relu},
+    {"silu", quaver::Activation::silu},           {"tanh", quaver::Activation::tanh}};
+constexpr Choice<quaver::Gate> kGates[] = {
+    {"none", quaver::Gate::none}, {"first", quaver::Gate::first}, {"last", quaver::Gate::last}};
+constexpr Choice<quaver::Pooling> kPoolings[] = {{"cls", quaver::Pooling::cls},
+                                                 {"mean", quaver::Pooling::mean},
+                                                 {"max", quaver::Pooling::max},
+                                                 {"lasttoken", quaver::Pooling::last},
+                                                 {"mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt}};
+constexpr Choice<quaver::NormKind> kNorms[] = {{"layer", quaver::NormKind::layer}, {"rms", quaver::NormKind::rms}};
+
+template <class T, std::size_t N> T choose(const Choice<T> (&choices)[N], const std::string &name) {
+  for (const Choice<T> &choice : choices)
+    if (name == choice.name)
+      return choice.value;
+  throw nb::value_error((name + " is none of the names that the engine knows").c_str());
+}
+
+void require_length(const Vector<float> &v, int size, const char *rule) {
+  require(v.shape(0) == static_cast<std::size_t>(size), rule);
+}
+
+quaver::Buffer<float> buffer_of(const Vector<float> &v, int size) {
+  require_length(v, size, "a norm has a value for each feature");
+  quaver::Buffer<float> buffer(v.shape(0));
   std::memcpy(buffer.data(), v.data(), v.nbytes());
   return buffer;
 }
 
-using FloatParts = std::tuple<Matrix<float>, Vector<float>>;                     // weight, bias
-using Int8Parts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>>; // weight, scale, bias
-// The same with the scale and the zero of its input.
-using StaticParts = std::tuple<Matrix<std::int8_t>, Vector<float>, Vector<float>, float, int>;
-using LinearParts = std::variant<FloatParts, Int8Parts, StaticParts>;
-
-quaver::Linear linear(const FloatParts &parts, int outputs, int inputs, const quaver::KernelTable &,
-                      quaver::WeightMemory &memory) {
-  const auto &[weight, bias] = parts;
-  require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
-              bias.shape(0) == weight.shape(0),
-          "a linear layer has weight (O, K) and bias (O,)");
-  return quaver::Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
+quaver::Norm norm_of(const nb::handle &norm, int size) {
+  if (norm.is_none())
+    return {};
+  const quaver::NormKind kind = choose(kNorms, get<std::string>(norm, "kind"));
+  return {kind, get_float(norm, "eps"), buffer_of(get<Vector<float>>(norm, "gamma"), size),
+          kind == quaver::NormKind::layer ? buffer_of(get<Vector<float>>(norm, "beta"), size)
+                                          : quaver::Buffer<float>{}};
 }
 
-quaver::Linear linear(const Int8Parts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
-                      quaver::WeightMemory &memory) {
-  const auto &[weight, scale, bias] = parts;
-  require(weight.shape(0) == static_cast<std::size_t>(outputs) && weight.shape(1) == static_cast<std::size_t>(inputs) &&
-              scale.shape(0) == weight.shape(0) && bias.shape(0) == weight.shape(0),
-          "a linear layer has weight (O, K), scale (O,) and bias (O,)");
-  return quaver::Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, kernels, memory);
-}
+// Makes a model's parts for one instruction set.
+class ModelReader {
+public:
+  ModelReader(const quaver::KernelTable &kernels, std::vector<nb::object> &kept) : kernels_(kernels), kept_(kept) {}
 
-quaver::Linear linear(const StaticParts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
-                      quaver::WeightMemory &memory) {
-  const auto &[weight, scale, bias, input_scale, input_zero] = parts;
-  require(input_scale > 0.0f && input_zero >= 0 && input_zero <= 255,
-          "an input range has scale > 0 and zero in 0..255");
-  quaver::Linear made = linear(Int8Parts{weight, scale, bias}, outputs, inputs, kernels, memory);
-  made.fix_input({input_scale, input_zero});
-  return made;
-}
+  quaver::Model read(const nb::handle &model) {
+    quaver::Model m{.kernels = kernels_,
+                    .geometry = geometry_of(model),
+                    .embeddings = {},
+                    .rotary = {},
+                    .bias = {},
+                    .relative = {},
+                    .layers = {},
+                    .final_norm = {},
+                    .head = {}};
+    const quaver::Geometry &g = m.geometry;
+    m.embeddings = {table(model, "word", g.vocabulary, g.hidden),
+                    model["position"].is_none() ? nullptr : table(model, "position", g.positions, g.hidden),
+                    g.token_types == 0 ? nullptr : table(model, "token_type", g.token_types, g.hidden),
+                    norm_of(model["embedding_norm"], g.hidden)};
+    std::vector<int> head_sizes; // of the rotary tables
+    for (const nb::handle tables : model["rotary"]) {
+      const int half = static_cast<int>(get<Matrix<float>>(tables, "cosine").shape(1));
+      m.rotary.push_back({table(tables, "cosine", g.longest(), half), table(tables, "sine", g.longest(), half)});
+      head_sizes.push_back(2 * half);
+    }
+    if (!model["distance_bias"].is_none()) {
+      const auto bias = get<Matrix<float>>(model, "distance_bias");
+      const int width = static_cast<int>(bias.shape(1)), heads = static_cast<int>(bias.shape(0));
+      require(width % 2 == 1 && width / 2 + 1 >= g.longest(), "a distance bias has 2 * reach - 1 columns");
+      m.bias = {table(model, "distance_bias", heads, width), width / 2 + 1};
+      bias_heads_ = heads;
+    }
+    if (!model["relative"].is_none())
+      m.relative = relative_of(model["relative"], g);
+    // One at a time: an iterator makes a layer when the one before it is packed.
+    for (const nb::handle layer : model["layers"]) {
+      m.layers.push_back(layer_of(layer, g));
+      const quaver::LayerSpec &spec = m.layers.back().spec;
+      require(spec.rotary < static_cast<int>(head_sizes.size()) &&
+                  (spec.rotary < 0 || head_sizes[static_cast<std::size_t>(spec.rotary)] == spec.head_size),
+              "a layer's rotary tables have D / 2 columns");
+    }
+    m.final_norm = norm_of(model["final_norm"], g.hidden);
+    for (const nb::handle step : model["head"])
+      m.head.push_back(head_step_of(step, m.outputs()));
+    return m;
+  }
 
-quaver::Linear linear(const LinearParts &parts, int outputs, int inputs, const quaver::KernelTable &kernels,
-                      quaver::WeightMemory &memory) {
-  return std::visit([&](const auto &p) { return linear(p, outputs, inputs, kernels, memory); }, parts);
-}
+private:
+  static quaver::Geometry geometry_of(const nb::handle &model) {
+    quaver::Geometry g{.hidden = get_size(model, "hidden", 1, quaver::kMaxDepth),
+                       .vocabulary = get_size(model, "vocabulary", 1, kAny),
+                       .positions = get_size(model, "positions", 1, kAny),
+                       .position_offset = get_size(model, "position_offset", 0, kAny),
+                       .token_types = get_size(model, "token_types", 0, kAny),
+                       .word_scale = get_float(model, "word_scale"),
+                       .pooling = {},
+                       .normalize = get<bool>(model, "normalize")};
+    require(g.longest() >= 1 && g.longest() <= quaver::kMaxLength, "a sequence has 1 to 65536 tokens");
+    for (const nb::handle name : model["pooling"])
+      g.pooling.push_back(choose(kPoolings, nb::cast<std::string>(name)));
+    require(!g.pooling.empty(), "there is at least one pooling");
+    return g;
+  }
 
-using NormParts = std::tuple<Vector<float>, Vector<float>>; // gamma, beta
+  static quaver::LayerSpec spec_of(const nb::handle &layer) {
+    const quaver::LayerSpec spec{.heads = get_size(layer, "heads", 1, quaver::kMaxDepth),
+                                 .kv_heads = get_size(layer, "kv_heads", 1, quaver::kMaxDepth),
+                                 .head_size = get_size(layer, "head_size", 1, quaver::kMaxHead),
+                                 .intermediate = get_size(layer, "intermediate", 1, quaver::kMaxDepth),
+                                 .behind = get_size(layer, "behind", 0, quaver::kMaxLength),
+                                 .ahead = get_size(layer, "ahead", 0, quaver::kMaxLength),
+                                 .rotary = get_size(layer, "rotary", -1, kAny),
+                                 .int8_attention = get<bool>(layer, "int8_attention"),
+                                 .gate = choose(kGates, get<std::string>(layer, "gate")),
+                                 .activation = choose(kActivations, get<std::string>(layer, "activation"))};
+    require(spec.heads % spec.kv_heads == 0, "kv_heads divides heads");
+    require(spec.heads <= quaver::kMaxDepth / spec.head_size, "all heads together have at most 65536 features");
+    return spec;
+  }
 
-quaver::Norm make_norm(const NormParts &parts, int size) {
-  return {copy(std::get<0>(parts), size), copy(std::get<1>(parts), size)};
-}
+  quaver::Layer layer_of(const nb::handle &layer, const quaver::Geometry &g) {
+    const quaver::LayerSpec spec = spec_of(layer);
+    const int d = spec.head_size;
+    require(bias_heads_ == 0 || bias_heads_ == spec.heads, "a distance bias has a row for each head");
+    const auto norms = [&](const char *key) {
+      const nb::object places = layer[key];
+      return quaver::Norms{norm_of(places["input"], g.hidden), norm_of(places["output"], g.hidden),
+                           norm_of(places["sum"], g.hidden)};
+    };
+    return {.spec = spec,
+            .attention = norms("attention_norms"),
+            .feed_forward = norms("feed_forward_norms"),
+            .qkv = linear_of(layer["qkv"], spec.qkv_width(), g.hidden),
+            .out = linear_of(layer["out"], g.hidden, spec.query_width()),
+            .up = linear_of(layer["up"], spec.up_width(), g.hidden),
+            .down = linear_of(layer["down"], g.hidden, spec.intermediate),
+            .query_norm = norm_of(layer["query_norm"], d),
+            .key_norm = norm_of(layer["key_norm"], d),
+            .value_norm = norm_of(layer["value_norm"], d),
+            .position_queries = positions_of(layer["position_queries"], spec),
+            .position_keys = positions_of(layer["position_keys"], spec)};
+  }
+
+  // The kinds of weights.
+  quaver::LinearPtr linear_of(const nb::handle &linear, int outputs, int inputs) {
+    const auto kind = get<std::string>(linear, "kind");
+    const auto bias = get<Vector<float>>(linear, "bias");
+    require_length(bias, outputs, "a linear layer has bias (O,)");
+    const auto require_weight = [&](const auto &weight) {
+      require(weight.shape(0) == static_cast<std::size_t>(outputs) &&
+                  weight.shape(1) == static_cast<std::size_t>(inputs),
+              "a linear layer has weight (O, K)");
+    };
+    if (kind == "float32") {
+      const auto weight = get<Matrix<float>>(linear, "weight");
+      require_weight(weight);
+      return std::make_unique<quaver::Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels_, memory_);
+    }
+    require(kind == "int8", "a linear layer is float32 or int8");
+    const auto weight = get<Matrix<std::int8_t>>(linear, "weight");
+    const auto scale = get<Vector<float>>(linear, "scale");
+    require_weight(weight);
+    require_length(scale, outputs, "a linear layer has scale (O,)");
+    quaver::InputRange range{0.0f, 0};
+    if (!linear["input_scale"].is_none()) {
+      range = {get_float(linear, "input_scale"), get_size(linear, "input_zero", 0, 255)};
+      require(range.scale > 0.0f, "an input range has scale > 0");
+    }
+    return std::make_unique<quaver::Int8Linear>(weight.data(), scale.data(), bias.data(), range, outputs, inputs,
+                                                kernels_, memory_);
+  }
+
+  quaver::RelativeRows relative_of(const nb::handle &relative, const quaver::Geometry &g) {
+    const auto rows = get<Vector<std::int32_t>>(relative, "rows");
+    span_ = get_size(relative, "span", 1, quaver::kMaxLength);
+    require(rows.shape(0) == 2 * static_cast<std::size_t>(g.longest()) - 1, "rows are (2 * longest - 1,)");
+    for (std::size_t i = 0; i < rows.shape(0); ++i)
+      require(rows.data()[i] >= 0 && rows.data()[i] < 2 * span_ && (i == 0 || rows.data()[i] <= rows.data()[i - 1]),
+              "rows fall and are in [0, 2 * span)");
+    kept_.push_back(relative["rows"]);
+    return {rows.data(), g.longest()};
+  }
+
+  std::vector<quaver::LinearPtr> positions_of(const nb::handle &heads, const quaver::LayerSpec &spec) {
+    std::vector<quaver::LinearPtr> made;
+    for (const nb::handle head : heads)
+      made.push_back(linear_of(head, 2 * span_, spec.head_size));
+    require(made.size() == static_cast<std::size_t>(span_ == 0 ? 0 : spec.heads) &&
+                (span_ == 0 || spec.heads == spec.kv_heads),
+            "one position layer for each head where there are relative positions");
+    return made;
+  }
+
+  quaver::HeadStep head_step_of(const nb::handle &step, int inputs) {
+    if (step["linear"].is_none())
+      return {nullptr, quaver::Activation::none, norm_of(step["norm"], inputs)};
+    const nb::object linear = step["linear"];
+    const int outputs = static_cast<int>(get<Vector<float>>(linear, "bias").shape(0));
+    return {linear_of(linear, outputs, inputs), choose(kActivations, get<std::string>(step, "activation")), {}};
+  }
+
+  // A table that is read in place.
+  const float *table(const nb::handle &owner, const char *key, int rows, int columns) {
+    const auto values = get<Matrix<float>>(owner, key);
+    if (values.shape(0) != static_cast<std::size_t>(rows) || values.shape(1) != static_cast<std::size_t>(columns))
+      throw nb::value_error((std::string(key) + " has another shape than the geometry says").c_str());
+    kept_.push_back(owner[key]);
+    return values.data();
+  }
+
+  const quaver::KernelTable &kernels_;
+  std::vector<nb::object> &kept_;
+  quaver::WeightMemory memory_;
+  int bias_heads_ = 0, span_ = 0;
+};
 
 // An encoder together with the arrays that it reads in place.
 class Encoder {
 public:
-  Encoder(const quaver::EncoderSpec &spec, const std::string &isa, Matrix<float> word,
-          std::optional<Matrix<float>> position, std::optional<Matrix<float>> token_type, const NormParts &norm)
-      : encoder_(spec, kernels(isa),
-                 {word.data(), position ? position->data() : nullptr, token_type ? token_type->data() : nullptr,
-                  make_norm(norm, spec.hidden)}) {
-    require_table(word, spec.vocabulary);
-    if (position)
-      require_table(*position, spec.positions);
-    require(token_type.has_value() == (spec.token_types > 0), "a token type table where there are token types");
-    if (token_type)
-      require_table(*token_type, spec.token_types);
-  }
-
-  void add_layer(const LinearParts &qkv, const LinearParts &out, const std::optional<NormParts> &attention_norm,
-                 const LinearParts &up, const LinearParts &down, const NormParts &output_norm, int window, int rotary,
-                 const std::vector<LinearParts> &position_queries, const std::vector<LinearParts> &position_keys) {
-    const quaver::EncoderSpec &spec = encoder_.spec();
-    const int h = spec.hidden, wide = spec.intermediate;
-    const auto make = [this](const LinearParts &parts, int outputs, int inputs) {
-      return linear(parts, outputs, inputs, encoder_.kernels(), encoder_.memory());
-    };
-    require(window >= 0 && rotary >= -1 && rotary < rotaries_, "window is not negative, rotary one that was added");
-    encoder_.add_layer(
-        {make(qkv, 3 * h, h), make(out, h, h), attention_norm ? make_norm(*attention_norm, h) : quaver::Norm{},
-         make(up, spec.gate == quaver::Gate::none ? wide : 2 * wide, h), make(down, h, wide), make_norm(output_norm, h),
-         window, rotary, position_linears(position_queries), position_linears(position_keys)});
-  }
-
-  // Before the layers that have position queries and keys of 2 * span rows.
-  void set_relative_rows(const Vector<std::int32_t> &rows, int span) {
-    const quaver::EncoderSpec &spec = encoder_.spec();
-    const int reach = spec.positions - spec.position_offset;
-    require(span >= 1 && rows.shape(0) == 2 * static_cast<std::size_t>(reach) - 1, "rows are (2 * positions - 1,)");
-    for (std::size_t i = 0; i < rows.shape(0); ++i)
-      require(rows.data()[i] >= 0 && rows.data()[i] < 2 * span && (i == 0 || rows.data()[i] <= rows.data()[i - 1]),
-              "rows fall and are in [0, 2 * span)");
-    encoder_.set_relative_rows({rows.data(), reach});
-    rows_ = rows;
-    span_ = span;
-  }
-
-  void add_rotary(Matrix<float> cosine, Matrix<float> sine) {
-    const quaver::EncoderSpec &spec = encoder_.spec();
-    const auto rows = static_cast<std::size_t>(spec.positions - spec.position_offset);
-    const auto half = static_cast<std::size_t>(spec.hidden / spec.heads / 2);
-    require(cosine.shape(0) == rows && sine.shape(0) == rows && cosine.shape(1) == half && sine.shape(1) == half &&
-                spec.hidden / spec.heads % 2 == 0,
-            "rotary tables are (positions, D / 2), D even");
-    encoder_.add_rotary({cosine.data(), sine.data()});
-    tables_.push_back(cosine);
-    tables_.push_back(sine);
-    ++rotaries_;
-  }
-
-  void set_final_norm(const NormParts &norm) { encoder_.set_final_norm(make_norm(norm, encoder_.spec().hidden)); }
-
-  void set_distance_bias(Matrix<float> bias, int reach) {
-    const quaver::EncoderSpec &spec = encoder_.spec();
-    require(reach >= spec.positions - spec.position_offset && bias.shape(0) == static_cast<std::size_t>(spec.heads) &&
-                bias.shape(1) == 2 * static_cast<std::size_t>(reach) - 1,
-            "a bias is (heads, 2 * reach - 1)");
-    encoder_.set_distance_bias({bias.data(), reach});
-    tables_.push_back(bias);
-  }
-
-  void add_dense(const Matrix<float> &weight, const Vector<float> &bias, quaver::Activation activation) {
-    const int outputs = static_cast<int>(weight.shape(0));
-    quaver::HeadStep step{
-        linear(FloatParts{weight, bias}, outputs, encoder_.outputs(), encoder_.kernels(), encoder_.memory()),
-        activation,
-        {},
-        0.0f};
-    encoder_.add_head_step(std::move(step));
-  }
-
-  void add_norm(const NormParts &norm, float eps) {
-    encoder_.add_head_step({std::nullopt, quaver::Activation::none, make_norm(norm, encoder_.outputs()), eps});
-  }
-
-  bool accepts(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
-               const std::optional<Vector<std::int32_t>> &type_ids) const {
-    if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
-      return false;
-    return encoder_.accepts(
-        {ids.data(), type_ids ? type_ids->data() : nullptr, offsets.data(), static_cast<int>(offsets.shape(0)) - 1},
-        ids.shape(0));
-  }
+  Encoder(const std::string &isa, const nb::object &model) : encoder_(ModelReader(kernels(isa), kept_).read(model)) {}
 
   // Returns nothing when all is well, the first text whose vector is not finite, or -1 for a batch that is not
   // accepted. Works on copies: other threads may write to the arrays.
@@ -235,8 +340,7 @@ public:
                             nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
     if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
       return -1;
-    require(vectors.shape(0) + 1 == offsets.shape(0) &&
-                vectors.shape(1) == static_cast<std::size_t>(encoder_.outputs()),
+    require(vectors.shape(0) + 1 == offsets.shape(0) && vectors.shape(1) == static_cast<std::size_t>(outputs()),
             "vectors are (N, outputs) for N + 1 offsets");
     const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets),
                                     types = type_ids ? copy(*type_ids) : std::vector<std::int32_t>{};
@@ -260,10 +364,11 @@ public:
     }
     if (!finished)
       throw nb::python_error();
-    const int bad = quaver::first_not_finite(vectors.data(), batch.sequences, encoder_.outputs());
+    const int bad = quaver::first_not_finite(vectors.data(), batch.sequences, outputs());
     return bad < 0 ? std::nullopt : std::optional(bad);
   }
 
+  int outputs() const { return encoder_.model().outputs(); }
   std::size_t weight_bytes() const { return encoder_.weight_bytes(); }
 
 private:
@@ -274,27 +379,7 @@ private:
     throw nb::value_error("isa is one of the available instruction sets");
   }
 
-  void require_table(const Matrix<float> &table, int rows) {
-    require(table.shape(0) == static_cast<std::size_t>(rows) &&
-                table.shape(1) == static_cast<std::size_t>(encoder_.spec().hidden),
-            "embedding tables have as many rows as the spec and H columns");
-    tables_.push_back(table);
-  }
-
-  std::vector<quaver::Linear> position_linears(const std::vector<LinearParts> &heads) {
-    const quaver::EncoderSpec &spec = encoder_.spec();
-    require(heads.size() == static_cast<std::size_t>(span_ == 0 ? 0 : spec.heads),
-            "one position layer for each head where there are relative positions");
-    std::vector<quaver::Linear> made;
-    for (const LinearParts &parts : heads)
-      made.push_back(linear(parts, 2 * span_, spec.hidden / spec.heads, encoder_.kernels(), encoder_.memory()));
-    return made;
-  }
-
-  std::vector<Matrix<float>> tables_; // keep the arrays alive
-  Vector<std::int32_t> rows_;
-  int span_ = 0;
-  int rotaries_ = 0;
+  std::vector<nb::object> kept_; // keep the arrays alive
   quaver::Encoder encoder_;
 };
 
@@ -305,59 +390,11 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   m.doc() = "The native engine. Private: use quaver.Embedder, or quaver.engine.Engine for token batches.";
 
-  nb::enum_<quaver::Activation>(m, "Activation")
-      .value("gelu", quaver::Activation::gelu)
-      .value("gelu_tanh", quaver::Activation::gelu_tanh)
-      .value("relu", quaver::Activation::relu)
-      .value("silu", quaver::Activation::silu)
-      .value("tanh", quaver::Activation::tanh)
-      .value("none", quaver::Activation::none);
-  nb::enum_<quaver::Gate>(m, "Gate")
-      .value("none", quaver::Gate::none)
-      .value("first", quaver::Gate::first)
-      .value("last", quaver::Gate::last);
-  nb::enum_<quaver::Pooling>(m, "Pooling")
-      .value("cls", quaver::Pooling::cls)
-      .value("mean", quaver::Pooling::mean)
-      .value("max", quaver::Pooling::max)
-      .value("lasttoken", quaver::Pooling::last)
-      .value("mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt);
-
-  nb::class_<quaver::EncoderSpec>(m, "EncoderSpec")
-      .def(
-          "__init__",
-          [](quaver::EncoderSpec *self, int hidden, int heads, int intermediate, int vocabulary, int positions,
-             int position_offset, int token_types, float norm_eps, quaver::Activation activation, quaver::Gate gate,
-             bool norm_first, std::vector<quaver::Pooling> pooling, bool normalize) {
-            require(hidden >= 1 && heads >= 1 && hidden % heads == 0, "heads divides hidden");
-            require(intermediate >= 1 && hidden <= quaver::kMaxDepth && intermediate <= quaver::kMaxDepth,
-                    "hidden and intermediate are in 1..65536");
-            require(hidden / heads <= quaver::kMaxHead, "a head has at most 1024 features");
-            require(positions - position_offset <= quaver::kMaxLength, "a sequence has at most 65536 tokens");
-            require(!pooling.empty(), "there is at least one pooling");
-            new (self) quaver::EncoderSpec{
-                hidden,   heads,      intermediate, vocabulary, positions,          position_offset, token_types,
-                norm_eps, activation, gate,         norm_first, std::move(pooling), normalize};
-          },
-          nb::kw_only(), "hidden"_a, "heads"_a, "intermediate"_a, "vocabulary"_a, "positions"_a, "position_offset"_a,
-          "token_types"_a, "norm_eps"_a, "activation"_a, "gate"_a, "norm_first"_a, "pooling"_a, "normalize"_a);
-
   nb::class_<Encoder>(m, "Encoder")
-      .def(nb::init<const quaver::EncoderSpec &, const std::string &, Matrix<float>, std::optional<Matrix<float>>,
-                    std::optional<Matrix<float>>, const NormParts &>(),
-           "spec"_a, "isa"_a, "word"_a.noconvert(), "position"_a.noconvert().none(), "token_type"_a.noconvert().none(),
-           "norm"_a)
-      .def("add_layer", &Encoder::add_layer, "qkv"_a, "out"_a, "attention_norm"_a.none(), "up"_a, "down"_a,
-           "output_norm"_a, "window"_a, "rotary"_a, "position_queries"_a, "position_keys"_a)
-      .def("set_relative_rows", &Encoder::set_relative_rows, "rows"_a.noconvert(), "span"_a)
-      .def("add_rotary", &Encoder::add_rotary, "cosine"_a.noconvert(), "sine"_a.noconvert())
-      .def("set_final_norm", &Encoder::set_final_norm, "norm"_a)
-      .def("set_distance_bias", &Encoder::set_distance_bias, "bias"_a.noconvert(), "reach"_a)
-      .def("add_dense", &Encoder::add_dense, "weight"_a.noconvert(), "bias"_a.noconvert(), "activation"_a)
-      .def("add_norm", &Encoder::add_norm, "norm"_a, "eps"_a)
-      .def("accepts", &Encoder::accepts, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none())
+      .def(nb::init<const std::string &, const nb::object &>(), "isa"_a, "model"_a)
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
            "threads"_a, "vectors"_a.noconvert())
+      .def_prop_ro("outputs", &Encoder::outputs)
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);
 
   m.def("instruction_sets", [] {

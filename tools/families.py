@@ -238,7 +238,7 @@ def compare(case: Case, folder: Path, *, real: bool) -> bool:
         head = classifier_spec(config)
         engine = Engine(head, encoder_weights(head, tensors), precision="float32")
         logit = relative(engine.encode(batch), logits_of(judge, batch))
-    shape = f"{spec.hidden_size} x {spec.layers}"
+    shape = f"{spec.hidden_size} x {len(spec.layers)}"
     print(
         f"| {case.name} | {case.real[0] if real else 'reduced'} ({shape}) | {max(layers):.1e} | "
         f"{error:.1e} | {logit:.1e} | {cosine.mean():.4f} | {cosine.min():.4f} |",

@@ -84,7 +84,7 @@ def compare(family: str, path: Path, *, real: bool) -> float:
     vectors = Engine(spec, weights, precision="float32").encode(batch)
     ways["Quaver's engine, pooled"] = [(vectors, pooled)]
     worst = 0.0
-    shape = f"{case.real[0] if real else 'reduced'}, {spec.hidden_size} x {spec.layers}"
+    shape = f"{case.real[0] if real else 'reduced'}, {spec.hidden_size} x {len(spec.layers)}"
     for way, pairs in ways.items():
         error = max(relative(got, wanted) for got, wanted in pairs)
         largest = max(float(np.abs(got - wanted).max()) for got, wanted in pairs)

@@ -1,304 +1,318 @@
-// The forward pass of a chunk, stage by stage: embeddings, projection, attention, feed-forward part.
-//
-//   norm behind (BERT)         a = norm(x + out(attention(qkv(x))));     x = norm(a + down(act(up(a))))
-//   norm first (ModernBERT)    a = x + out(attention(qkv(norm(x))));     x = a + down(act(up(norm(a)))), a last norm
+#include "engine/forward.h"
+
 #include <algorithm>
 
-#include "engine/chunk.h"
+#include "engine/scratch.h"
 
 namespace quaver {
-namespace {
 
-// Queries of a layer with a window that are attended together, with the keys around them.
-int block_rows(int window) { return round_up(window, kPanel); }
+using Kind = Stage::Kind;
 
-} // namespace
-
-// The norm before a layer; after the last one it is the encoder's final norm.
-const Norm &Encoder::norm_before(std::size_t layer) const {
-  return layer == layers_.size() ? final_norm_ : layers_[layer].attention_norm;
+Forward::Forward(const Model &model, const Stages &stages, const TokenBatch &batch, Sequences &sequences, Team team)
+    : model_(model), stages_(stages), batch_(batch), sequences_(sequences), team_(team),
+      kept_(kept_rows(model.geometry)), rows_(sequences.back().row + sequences.back().length) {
+  Activations &buffers = activations();
+  const auto make = [this](Value v, Buffer<float> &buffer, int columns) {
+    const std::ptrdiff_t ld = row_step(columns);
+    value(v) = {buffer.resize(area(rows_, ld)), ld, 0};
+  };
+  int qkv = 0, context = 0, wide = 0;
+  for (const Layer &layer : model.layers) {
+    qkv = std::max(qkv, layer.spec.qkv_width());
+    context = std::max(context, layer.spec.query_width());
+    wide = std::max(wide, layer.spec.up_width());
+  }
+  make(Value::x, buffers.x, model.geometry.hidden);
+  if (std::any_of(stages.list.begin(), stages.list.end(), [](const Stage &s) { return s.to == Value::input; }))
+    make(Value::input, buffers.input, model.geometry.hidden);
+  make(Value::qkv, buffers.qkv, qkv);
+  make(Value::context, buffers.context, context);
+  // Made for a block of rows, or for all of them.
+  value(Value::branch).ld = row_step(model.geometry.hidden);
+  value(Value::wide).ld = row_step(wide);
 }
 
-// x += y if y is given, then out = norm(x); without a norm out = x.
-void Encoder::add_norm(float *x, const float *y, std::ptrdiff_t ld, int rows, const Norm &norm, float *out) const {
-  kernels_.add_norm(x, ld, y, ld, rows, spec_.hidden, norm.empty() ? nullptr : norm.gamma.data(), norm.beta.data(),
-                    spec_.norm_eps, out, ld);
+TokenVectors Forward::result() { return {value(stages_.result), sequences_}; }
+
+// --- Who runs the stages ---------------------------------------------------------------------------------------------
+
+TokenVectors Forward::by_rows() {
+  const auto end = stages_.list.end();
+  for (auto stage = stages_.list.begin(); stage != end;) {
+    if (stage->kind == Kind::attend) {
+      attend(*stage++);
+      continue;
+    }
+    if (stage->kind == Kind::keep) {
+      keep();
+      ++stage;
+      continue;
+    }
+    const auto next =
+        std::find_if(stage, end, [](const Stage &s) { return s.kind == Kind::attend || s.kind == Kind::keep; });
+    team_.each_block(rows_, [&](int first, int last) {
+      Values values;
+      std::copy(std::begin(values_), std::end(values_), values);
+      const auto make = [&](Value v, Buffer<float> &buffer) {
+        Matrix &m = values[static_cast<int>(v)];
+        m = {buffer.resize(area(last - first, m.ld)), m.ld, first};
+      };
+      make(Value::branch, scratch().branch);
+      make(Value::wide, scratch().wide);
+      for (auto s = stage; s != next; ++s)
+        run(*s, values, first, last);
+    });
+    stage = next;
+  }
+  return result();
 }
 
-// x = norm(word + position + type), for the rows [first, last) of the chunk.
-void Encoder::embed(const TokenBatch &batch, Chunk &chunk, int first, int last) const {
-  auto sequence = std::upper_bound(chunk.sequences.begin(), chunk.sequences.end(), first,
+TokenVectors Forward::by_outputs() {
+  Activations &buffers = activations();
+  value(Value::branch).data = buffers.branch.resize(area(rows_, value(Value::branch).ld));
+  value(Value::wide).data = buffers.wide.resize(area(rows_, value(Value::wide).ld));
+  static constexpr std::int32_t first_token = 0;
+
+  // Stages of whole rows wait for the next linear layer: its input is prepared by rows, too.
+  auto waiting = stages_.list.begin();
+  for (auto stage = waiting; stage != stages_.list.end(); ++stage) {
+    if (stage->kind == Kind::keep) {
+      keep();
+    } else if (stage->kind == Kind::project || stage->kind == Kind::multiply) {
+      const Linear &linear = *stage->linear;
+      const bool project = stage->kind == Kind::project;
+      const Matrix &from = value(stage->from), &to = value(stage->to);
+      const ResidualRows residuals = project ? ResidualRows{1, &first_token} : ResidualRows{0, nullptr};
+      const LinearInput input = linear.read(from.row(0), from.ld, rows_, residuals, buffers.rounded);
+      if (linear.prepares() || waiting != stage)
+        team_.each_share(rows_, [&](int first, int last) {
+          for (auto s = waiting; s != stage; ++s)
+            run(*s, values_, first, last);
+          linear.prepare(input, first, last);
+        });
+      if (project)
+        team_.each_share(attention_units(stage->layer->spec).count,
+                         [&](int first, int last) { attend_outputs(*stage, input, first, last); });
+      else
+        team_.each_share(linear.panels(), [&](int first, int last) {
+          linear.multiply(input, first, last, to.row(0), to.ld, stage->activation);
+        });
+    } else if (stage->kind != Kind::attend) { // its share was computed with the projection
+      continue;
+    }
+    waiting = stage + 1;
+  }
+  for (auto s = waiting; s != stages_.list.end(); ++s)
+    run(*s, values_, 0, rows_);
+  return result();
+}
+
+// --- The stages of whole rows ----------------------------------------------------------------------------------------
+
+void Forward::run(const Stage &stage, const Values &values, int first, int last) const {
+  const Matrix &from = values[static_cast<int>(stage.from)], &to = values[static_cast<int>(stage.to)];
+  const int rows = last - first;
+  switch (stage.kind) {
+  case Kind::embed:
+    embed(to, first, last);
+    break;
+  case Kind::norm: {
+    const Matrix &branch = values[static_cast<int>(Value::branch)];
+    model_.kernels.add_norm(from.row(first), from.ld, stage.add ? branch.row(first) : nullptr, branch.ld, rows,
+                            model_.geometry.hidden, stage.norm == nullptr ? NormWeights{} : stage.norm->view(),
+                            to.row(first), to.ld);
+    break;
+  }
+  case Kind::multiply: {
+    const LinearInput input = stage.linear->read(from.row(first), from.ld, rows, {}, scratch().input);
+    stage.linear->prepare(input, 0, rows);
+    stage.linear->multiply(input, 0, stage.linear->panels(), to.row(first), to.ld, stage.activation);
+    break;
+  }
+  case Kind::gate: {
+    const LayerSpec &spec = stage.layer->spec;
+    model_.kernels.gate(to.row(first), to.ld, rows, spec.intermediate, spec.gate == Gate::last, stage.activation);
+    break;
+  }
+  case Kind::project:
+    project(stage, from, first, last);
+    break;
+  case Kind::attend: // reads other rows
+  case Kind::keep:
+    break;
+  }
+}
+
+// x = norm(word + position + type).
+void Forward::embed(const Matrix &x, int first, int last) const {
+  const Embeddings &tables = model_.embeddings;
+  const Geometry &g = model_.geometry;
+  auto sequence = std::upper_bound(sequences_.begin(), sequences_.end(), first,
                                    [](int row, const Sequence &s) { return row < s.row; });
   --sequence;
-  const int hidden = spec_.hidden;
   for (int row = first; row < last; ++row) {
     while (row >= sequence->row + sequence->length)
       ++sequence;
     const int place = row - sequence->row;
-    const int token = batch.offsets[sequence->index] + place;
-    const auto add = [&](float *x, const float *table, int at) {
-      const float *source = table + static_cast<std::ptrdiff_t>(at) * hidden;
-      for (int c = 0; c < hidden; ++c)
-        x[c] += source[c];
+    const int token = batch_.offsets[sequence->index] + place;
+    float *out = x.row(row);
+    const auto row_of = [&g](const float *table, int at) { return table + static_cast<std::ptrdiff_t>(at) * g.hidden; };
+    const auto add = [&](const float *source) {
+      for (int c = 0; c < g.hidden; ++c)
+        out[c] += source[c];
     };
-    float *x = chunk.x + row * chunk.ldx;
-    std::copy_n(embeddings_.word + static_cast<std::ptrdiff_t>(batch.ids[token]) * hidden, hidden, x);
-    if (embeddings_.position != nullptr)
-      add(x, embeddings_.position, place + spec_.position_offset);
-    if (embeddings_.token_type != nullptr)
-      add(x, embeddings_.token_type, batch.type_ids == nullptr ? 0 : batch.type_ids[token]);
+    const float *word = row_of(tables.word, batch_.ids[token]);
+    for (int c = 0; c < g.hidden; ++c)
+      out[c] = word[c] * g.word_scale;
+    if (tables.position != nullptr)
+      add(row_of(tables.position, place + g.position_offset));
+    if (tables.token_type != nullptr)
+      add(row_of(tables.token_type, batch_.type_ids == nullptr ? 0 : batch_.type_ids[token]));
   }
-  float *x = chunk.x + first * chunk.ldx;
-  add_norm(x, nullptr, chunk.ldx, last - first, embeddings_.norm, x);
-  if (spec_.norm_first)
-    add_norm(x, nullptr, chunk.ldx, last - first, norm_before(0), chunk.input + first * chunk.ldx);
+  if (!tables.norm.empty())
+    model_.kernels.add_norm(x.row(first), x.ld, nullptr, 0, last - first, g.hidden, tables.norm.view(), x.row(first),
+                            x.ld);
 }
 
-// qkv = input W^T + b of a layer, query and key rotated by their positions, for the rows [first, last). Does nothing
-// after the last layer.
-void Encoder::project(Chunk &chunk, std::size_t layer, int first, int last) const {
-  if (layer == layers_.size())
-    return;
-  const Linear &qkv = layers_[layer].qkv;
-  const auto project_rows = [&](int begin, int end, int first_panel, int last_panel) {
-    multiply(qkv, read_with_residuals(qkv, chunk, begin, end), end - begin, first_panel, last_panel,
-             chunk.qkv + begin * chunk.ldqkv, chunk.ldqkv, Activation::none);
+// qkv = linear(from), query and key placed. In the last layer the queries of rows that nobody reads are left out.
+void Forward::project(const Stage &stage, const Matrix &from, int first, int last) const {
+  const Linear &linear = *stage.linear;
+  const Matrix &qkv = values_[static_cast<int>(Value::qkv)];
+  const auto multiply = [&](int begin, int end, int first_panel, int last_panel) {
+    const LinearInput input =
+        linear.read(from.row(begin), from.ld, end - begin, first_tokens(begin, end), scratch().input);
+    linear.prepare(input, 0, end - begin);
+    linear.multiply(input, first_panel, last_panel, qkv.row(begin), qkv.ld, Activation::none);
   };
-  const int query_panels = spec_.hidden / kPanel;
-  if (!only_first_rows(layer) || spec_.hidden % kPanel != 0) {
-    project_rows(first, last, 0, qkv.panels());
+  const LayerSpec &spec = stage.layer->spec;
+  const int query_panels = spec.query_width() / kPanel;
+  if (!only_kept(stage) || spec.query_width() % kPanel != 0) {
+    multiply(first, last, 0, linear.panels());
   } else {
-    project_rows(first, last, query_panels, qkv.panels());
-    for (const Sequence &sequence : chunk.sequences)
-      if (sequence.row >= first && sequence.row < last)
-        project_rows(sequence.row, sequence.row + 1, 0, query_panels);
+    multiply(first, last, query_panels, linear.panels());
+    for (const Sequence &sequence : sequences_)
+      if (const int row = sequence.row + kept_row(sequence); row >= first && row < last)
+        multiply(row, row + 1, 0, query_panels);
   }
-  rotate(chunk, layers_[layer], first, last, 0, spec_.heads);
+  place(*stage.layer, first, last, 0, spec.kv_heads);
 }
 
 // In trained encoders every token attends to the first one of its sequence more than to any other, and the first
 // token's activations are the widest: its quantization error was a fifth of the loss of eight bits. So that row goes
-// through the projection twice: once quantized, then again for its residual. The residual rows of the rows
-// [first, last) follow them.
-Encoder::Input Encoder::read_with_residuals(const Linear &qkv, const Chunk &chunk, int first, int last) const {
-  const float *x = chunk.input + first * chunk.ldx;
-  if (!qkv.is_int8())
-    return {x, chunk.ldx, {}, {}};
-  Scratch &s = scratch();
-  const int rows = last - first;
-  std::int32_t *of = s.residual_of.resize(static_cast<std::size_t>(rows));
-  int residuals = 0;
-  for (const Sequence &sequence : chunk.sequences)
+// through the projection twice: once quantized, then again for its residual.
+ResidualRows Forward::first_tokens(int first, int last) const {
+  std::int32_t *of = scratch().first_tokens.resize(static_cast<std::size_t>(last - first));
+  int count = 0;
+  for (const Sequence &sequence : sequences_)
     if (sequence.row >= first && sequence.row < last)
-      of[residuals++] = sequence.row - first;
-  const RoundedRows rounded = s.rounded.fit(rows + residuals, qkv.inputs(), kernels_.overread_rows);
-  round_rows(qkv.input(), x, chunk.ldx, rows, qkv.inputs(), rounded);
-  for (int i = 0; i < residuals; ++i)
-    round_residual(x + of[i] * chunk.ldx, qkv.inputs(), rounded.from(of[i]), rounded.from(rows + i));
-  return {x, chunk.ldx, rounded, {residuals, of}};
+      of[count++] = sequence.row - first;
+  return {count, of};
 }
 
-// What quantization lost of a row, quantized in turn.
-void Encoder::round_residual(const float *x, int columns, const Int8Rows &rounded, const RoundedRows &target) const {
-  float *lost = scratch().lost.resize(area(1, columns));
-  for (int c = 0; c < columns; ++c)
-    lost[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
-  round_rows({0.0f, 0}, lost, columns, 1, columns, target);
-}
-
-// Rotate queries and keys of the heads [first_head, last_head) by their positions.
-void Encoder::rotate(Chunk &chunk, const Layer &layer, int first, int last, int first_head, int last_head) const {
-  if (layer.rotary < 0)
+// The heads of query, key and value through their norms, then query and key rotated by their positions: of some heads
+// of keys and values, and the queries that read them.
+void Forward::place(const Layer &layer, int first, int last, int first_kv_head, int last_kv_head) const {
+  const LayerSpec &spec = layer.spec;
+  const Matrix &qkv = values_[static_cast<int>(Value::qkv)];
+  const int d = spec.head_size, group = spec.heads / spec.kv_heads, kv_heads = last_kv_head - first_kv_head;
+  const struct {
+    const Norm &norm;
+    int column, heads;
+    bool rotated;
+  } parts[] = {
+      {layer.query_norm, first_kv_head * group * d, kv_heads * group, true},
+      {layer.key_norm, spec.query_width() + first_kv_head * d, kv_heads, true},
+      {layer.value_norm, spec.query_width() + spec.kv_width() + first_kv_head * d, kv_heads, false},
+  };
+  for (const auto &part : parts)
+    for (int h = 0; h < part.heads && !part.norm.empty(); ++h) {
+      float *x = qkv.row(first) + part.column + h * d;
+      model_.kernels.add_norm(x, qkv.ld, nullptr, 0, last - first, d, part.norm.view(), x, qkv.ld);
+    }
+  if (spec.rotary < 0)
     return;
-  const Rotary &table = rotary_[static_cast<std::size_t>(layer.rotary)];
-  const int head_size = spec_.hidden / spec_.heads;
-  for (const Sequence &sequence : chunk.sequences) {
+  const Rotary &table = model_.rotary[static_cast<std::size_t>(spec.rotary)];
+  for (const Sequence &sequence : sequences_) {
     const int begin = std::max(first, sequence.row), end = std::min(last, sequence.row + sequence.length);
     if (begin >= end)
       continue;
-    const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(begin - sequence.row) * (head_size / 2);
-    float *query = chunk.qkv + begin * chunk.ldqkv + first_head * head_size;
-    for (float *x : {query, query + spec_.hidden})
-      kernels_.rotate(x, chunk.ldqkv, end - begin, last_head - first_head, head_size, table.cosine + position,
-                      table.sine + position);
+    const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(begin - sequence.row) * (d / 2);
+    for (const auto &part : parts)
+      if (part.rotated)
+        model_.kernels.rotate(qkv.row(begin) + part.column, qkv.ld, end - begin, part.heads, d, table.cosine + position,
+                              table.sine + position);
   }
 }
 
-// context = softmax(q k^T) v for one head of one sequence. A layer with a window takes a block of queries at a time,
-// with the keys that any of them sees: linear time. Blocks are counted from the start of the sequence, so they are the
-// same ones in any batch.
-void Encoder::attend(Chunk &chunk, std::size_t layer, int item) const {
-  const Sequence &sequence = chunk.sequences[static_cast<std::size_t>(item / spec_.heads)];
-  const int number = item % spec_.heads, head_size = spec_.hidden / spec_.heads, column = number * head_size;
-  const float *query = chunk.qkv + sequence.row * chunk.ldqkv + column;
-  float *out = chunk.context + sequence.row * chunk.ldx + column;
-  const Layer &l = layers_[layer];
-  const int length = sequence.length, rows = only_first_rows(layer) ? 1 : length;
-  const Bias bias = bias_of(l, number, query, chunk.ldqkv, rows, length);
-  const bool everything = l.window == 0 || l.window >= length - 1, int8 = l.qkv.is_int8();
-  const int step = everything ? length : block_rows(l.window);
-  AttentionHead head{.query = query,
-                     .key = query + spec_.hidden,
-                     .value = query + 2 * spec_.hidden,
-                     .ld = chunk.ldqkv,
-                     .length = everything ? length : std::min(round_up(rows, step) + l.window, length),
-                     .head_size = head_size,
-                     .bias = bias.values,
-                     .bias_step = bias.step,
-                     .window = everything ? 0 : l.window};
-  PackedHead packed = room_for(head, int8);
-  // Blocks share the packed keys where each begins between two strips of them (panels in float32).
-  const bool keys_once = everything || l.window % (int8 ? kStrip : kPanel) == 0;
-  if (keys_once)
-    pack_keys(head, int8, packed);
-  for (int first = 0; first < rows; first += step) {
-    const int last = std::min(first + step, rows);
-    const int begin = everything ? 0 : std::max(first - l.window, 0);
-    const int end = everything ? length : std::min(first + step + l.window, length);
-    AttentionHead block = head;
-    block.query += begin * head.ld;
-    block.key += begin * head.ld;
-    block.value += begin * head.ld;
-    block.length = end - begin;
-    PackedHead of_block = packed;
-    if (keys_once)
-      of_block.skip_keys(begin, head_size);
-    else
-      pack_keys(block, int8, of_block);
-    attend_block(block, int8, of_block, first - begin, last - begin, out + begin * chunk.ldx, chunk.ldx);
-  }
+// --- Attention -------------------------------------------------------------------------------------------------------
+
+// A head of keys and values with the queries that read it is packed once; where that makes too few items for the team,
+// once for each query head.
+void Forward::attend(const Stage &stage) {
+  const LayerSpec &spec = stage.layer->spec;
+  const int sequences = static_cast<int>(sequences_.size()), group = spec.heads / spec.kv_heads;
+  const int heads = team_.width == 1 || sequences * spec.kv_heads >= 4 * team_.width ? group : 1;
+  const int items = spec.heads / heads;
+  team_.each(sequences * items, [&](int i) {
+    const int head = i % items * heads;
+    attend_heads(stage, sequences_[static_cast<std::size_t>(i / items)], head, head + heads);
+  });
 }
 
-Encoder::PackedHead Encoder::room_for(const AttentionHead &head, bool int8) const {
-  Scratch &s = scratch();
-  PackedHead packed{nullptr, {}};
-  if (int8)
-    packed.int8 = s.head.fit(head.length, head.head_size, kernels_.overread_rows);
-  else
-    packed.keys = s.keys.resize(area(round_up(head.length, kPanel), head.head_size));
-  return packed;
+void Forward::attend_heads(const Stage &stage, const Sequence &sequence, int first, int last) const {
+  const int token = only_kept(stage) ? kept_row(sequence) : 0;
+  const int end = only_kept(stage) ? token + 1 : sequence.length;
+  quaver::attend(model_, *stage.layer, sequence, first, last, token, end, values_[static_cast<int>(Value::qkv)],
+                 values_[static_cast<int>(Value::context)]);
 }
 
-// Go on to the key `first`, where a strip (a panel in float32) begins.
-void Encoder::PackedHead::skip_keys(int first, int head_size) {
-  if (keys != nullptr) {
-    keys += static_cast<std::ptrdiff_t>(first) * head_size;
+// Queries, keys and values of some units, and their attention.
+void Forward::attend_outputs(const Stage &stage, const LinearInput &input, int first_unit, int last_unit) const {
+  const Linear &linear = *stage.linear;
+  const LayerSpec &spec = stage.layer->spec;
+  const AttentionUnits units = attention_units(spec);
+  const Matrix &qkv = values_[static_cast<int>(Value::qkv)];
+  const int group = spec.heads / spec.kv_heads, first_head = first_unit * units.kv_heads;
+  const int first_key = spec.query_width() / kPanel, first_value = first_key + spec.kv_width() / kPanel;
+  const auto multiply = [&](const LinearInput &from, int row, int first_panel, int panels) {
+    linear.multiply(from, first_panel + first_unit * panels, first_panel + last_unit * panels, qkv.row(row), qkv.ld,
+                    Activation::none);
+  };
+  if (only_kept(stage)) {
+    const int row = kept_row(sequences_.front());
+    const LinearInput kept =
+        linear.read(input.x + row * input.ldx, input.ldx, 1, first_tokens(row, row + 1), scratch().input);
+    linear.prepare(kept, 0, 1);
+    multiply(kept, row, 0, units.query_panels);
   } else {
-    int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, 32);
-    int8.key_scale += first;
-    int8.key_sums += first;
+    multiply(input, 0, 0, units.query_panels);
   }
+  multiply(input, 0, first_key, units.kv_panels);
+  multiply(input, 0, first_value, units.kv_panels);
+  place(*stage.layer, 0, rows_, first_head, last_unit * units.kv_heads);
+  for (int head = first_head; head < last_unit * units.kv_heads; ++head)
+    attend_heads(stage, sequences_.front(), head * group, (head + 1) * group);
 }
 
-void Encoder::pack_keys(const AttentionHead &head, bool int8, const PackedHead &packed) const {
-  if (int8)
-    kernels_.pack_keys_int8(head, packed.int8);
-  else
-    kernels_.pack_keys(head, packed.keys);
-}
+// --- The rows that are kept ------------------------------------------------------------------------------------------
 
-Encoder::Bias Encoder::bias_of(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
-                               int length) const {
-  if (relative_.rows != nullptr)
-    return relative_bias(layer, head, query, ld, rows, length);
-  if (bias_.heads == nullptr)
-    return {nullptr, 0};
-  return {bias_.heads + static_cast<std::ptrdiff_t>(head) * (2 * bias_.reach - 1) + bias_.reach - 1, -1};
-}
+bool Forward::only_kept(const Stage &stage) const { return kept_ != Kept::all && stage.layer == &model_.layers.back(); }
 
-// bias[i][j] = query_i . position_key_r + key_j . position_query_r, r the row of relative positions for j - i. Both
-// products are computed at once for all the rows that the sequence needs.
-Encoder::Bias Encoder::relative_bias(const Layer &layer, int head, const float *query, std::ptrdiff_t ld, int rows,
-                                     int length) const {
-  constexpr int tile = 16; // of queries: what they read of a key's row is contiguous
-  const Linear &keys = layer.position_keys[static_cast<std::size_t>(head)],
-               &queries = layer.position_queries[static_cast<std::size_t>(head)];
-  const std::int32_t *row_of = relative_.rows + relative_.reach - 1;
-  const int first = row_of[length - 1] / kPanel, last = row_of[1 - length] / kPanel + 1;
-  const std::ptrdiff_t width = keys.panels() * kPanel, step = round_up(length, tile);
-  Scratch &s = scratch();
-  float *by_query = s.by_query.resize(area(rows, width)), *by_key = s.by_key.resize(area(length, width));
-  apply(keys, query, ld, rows, first, last, by_query, width, Activation::none);
-  apply(queries, query + spec_.hidden, ld, length, first, last, by_key, width, Activation::none);
-  float *bias = s.bias.resize(area(rows, step));
-  for (int i = 0; i < rows; i += tile)
-    for (int j = 0; j < length; ++j)
-      for (int r = i; r < std::min(i + tile, rows); ++r)
-        bias[r * step + j] = by_query[r * width + row_of[j - r]] + by_key[j * width + row_of[j - r]];
-  return {bias, step};
-}
+int Forward::kept_row(const Sequence &sequence) const { return kept_ == Kept::last ? sequence.length - 1 : 0; }
 
-// The rows [first, last) of a head whose keys are packed. In eight bits values depend on all that are packed together:
-// their mean and scale are those of the block.
-void Encoder::attend_block(const AttentionHead &head, bool int8, const PackedHead &packed, int first, int last,
-                           float *out, std::ptrdiff_t ldo) const {
-  float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels_, head.length)));
-  if (!int8) {
-    kernels_.attend(head, packed.keys, first, last, scores, out, ldo);
-    return;
+// The chunk shrinks to one row for each sequence; rows move towards the front, so none is overwritten before it is
+// read.
+void Forward::keep() {
+  int row = 0;
+  for (Sequence &sequence : sequences_) {
+    const int from = sequence.row + kept_row(sequence);
+    for (const Value v : {Value::x, Value::context})
+      if (const Matrix &m = value(v); row != from)
+        std::copy_n(m.row(from), m.ld, m.row(row));
+    sequence.row = row++;
+    sequence.length = 1;
   }
-  const Int8Head &p = packed.int8;
-  const std::ptrdiff_t ldq = round_up(head.head_size, kDepthStep);
-  kernels_.quantize_rows(head.query + first * head.ld, head.ld, last - first, head.head_size, p.query + first * ldq,
-                         ldq, p.query_scale + first, p.query_zero + first);
-  kernels_.pack_values_int8(head, p);
-  kernels_.attend_int8(head, p, first, last, scores, out, ldo);
-}
-
-// The part of a layer that works on one row at a time: the attention's output, the feed-forward part, both norms.
-void Encoder::feed_forward(Chunk &chunk, std::size_t layer, int first, int last) const {
-  const Layer &l = layers_[layer];
-  const int rows = last - first;
-  const std::ptrdiff_t ld = chunk.ldx, ldwide = row_step(l.up.outputs());
-  Scratch &s = scratch();
-  float *x = chunk.x + first * ld, *input = chunk.input + first * ld;
-  float *residual = s.residual.resize(area(rows, ld));
-  float *wide = s.wide.resize(area(rows, ldwide));
-  apply(l.out, chunk.context + first * ld, ld, rows, 0, l.out.panels(), residual, ld, Activation::none);
-  // With the norm first, `input` is free from here on: the layer's own projection has read it.
-  add_norm(x, residual, ld, rows, spec_.norm_first ? l.output_norm : l.attention_norm, input);
-  if (spec_.gate == Gate::none) {
-    apply(l.up, input, ld, rows, 0, l.up.panels(), wide, ldwide, spec_.activation);
-  } else {
-    apply(l.up, input, ld, rows, 0, l.up.panels(), wide, ldwide, Activation::none);
-    kernels_.gate(wide, ldwide, rows, spec_.intermediate, spec_.gate == Gate::last, spec_.activation);
-  }
-  apply(l.down, wide, ldwide, rows, 0, l.down.panels(), residual, ld, Activation::none);
-  add_norm(x, residual, ld, rows, spec_.norm_first ? norm_before(layer + 1) : l.output_norm, input);
-}
-
-// The input of a linear layer. An int8 layer quantizes its rows first; they stay in the scratch until the next call.
-Encoder::Input Encoder::read(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows) const {
-  if (!w.is_int8())
-    return {x, ldx, {}, {}};
-  const RoundedRows rounded = scratch().rounded.fit(rows, w.inputs(), kernels_.overread_rows);
-  round_rows(w.input(), x, ldx, rows, w.inputs(), rounded);
-  return {x, ldx, rounded, {}};
-}
-
-// y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel).
-void Encoder::multiply(const Linear &w, const Input &input, int rows, int first_panel, int last_panel, float *y,
-                       std::ptrdiff_t ldy, Activation act) const {
-  if (w.is_int8())
-    kernels_.linear_int8(input.rounded, rows, input.residuals, w.int8_view(), first_panel, last_panel, y, ldy, act);
-  else
-    kernels_.linear_float32(input.x, input.ldx, rows, w.float_view(), first_panel, last_panel, y, ldy, act);
-}
-
-void Encoder::apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel,
-                    float *y, std::ptrdiff_t ldy, Activation act) const {
-  multiply(w, read(w, x, ldx, rows), rows, first_panel, last_panel, y, ldy, act);
-}
-
-// Quantize rows, with one range for all of them if the layer has one.
-void Encoder::round_rows(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, int columns,
-                         RoundedRows target) const {
-  if (range.scale > 0.0f) {
-    kernels_.quantize_rows_fixed(x, ldx, rows, columns, range.scale, range.zero, target.q, target.ldq, target.scale,
-                                 target.zero);
-  } else {
-    kernels_.quantize_rows(x, ldx, rows, columns, target.q, target.ldq, target.scale, target.zero);
-  }
+  rows_ = row;
 }
 
 } // namespace quaver

@@ -1,42 +1,24 @@
-// After the last layer: pool token vectors to one for each sequence, and run the head on it.
+#include "engine/pool.h"
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
 
-#include "engine/chunk.h"
+#include "engine/scratch.h"
 
 namespace quaver {
+namespace {
 
-int Encoder::outputs() const {
-  for (auto step = head_.rbegin(); step != head_.rend(); ++step)
-    if (step->dense)
-      return step->dense->outputs();
-  return spec_.hidden * static_cast<int>(spec_.pooling.size());
-}
-
-int first_not_finite(const float *vectors, int rows, int columns) {
-  constexpr std::uint32_t magnitude = 0x7fffffff, infinity = 0x7f800000;
-  for (int r = 0; r < rows; ++r, vectors += columns) {
-    std::uint32_t largest = 0;
-    for (int c = 0; c < columns; ++c)
-      largest = std::max(largest, std::bit_cast<std::uint32_t>(vectors[c]) & magnitude);
-    if (largest >= infinity)
-      return r;
-  }
-  return -1;
-}
-
-void Encoder::pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling, float *vector) const {
-  const int hidden = spec_.hidden;
-  const float *x = chunk.input + sequence.row * chunk.ldx;
+void pool(const Matrix &tokens, const Sequence &sequence, int hidden, Pooling pooling, float *vector) {
+  const float *x = tokens.row(sequence.row);
   if (pooling == Pooling::cls || pooling == Pooling::last) {
-    std::copy_n(x + (pooling == Pooling::last ? sequence.length - 1 : 0) * chunk.ldx, hidden, vector);
+    std::copy_n(x + (pooling == Pooling::last ? sequence.length - 1 : 0) * tokens.ld, hidden, vector);
     return;
   }
   std::copy_n(x, hidden, vector);
   for (int row = 1; row < sequence.length; ++row)
     for (int c = 0; c < hidden; ++c) {
-      const float value = x[row * chunk.ldx + c];
+      const float value = x[row * tokens.ld + c];
       vector[c] = pooling != Pooling::max                  ? vector[c] + value
                   : value > vector[c] || std::isnan(value) ? value // std::max would drop NaN
                                                            : vector[c];
@@ -49,43 +31,63 @@ void Encoder::pool(const Chunk &chunk, const Sequence &sequence, Pooling pooling
     vector[c] *= share;
 }
 
+void normalize(float *vector, int columns) {
+  double square = 0.0;
+  for (int c = 0; c < columns; ++c)
+    square += static_cast<double>(vector[c]) * vector[c];
+  const float factor = static_cast<float>(1.0 / std::max(std::sqrt(square), 1e-12));
+  for (int c = 0; c < columns; ++c)
+    vector[c] *= factor;
+}
+
+} // namespace
+
 // Every step computes a row from that row alone, so a vector's bits do not depend on the chunk.
-void Encoder::finish(const Chunk &chunk, float *vectors) const {
+void finish(const Model &model, const TokenVectors &tokens, float *vectors) {
   Activations &buffers = activations();
-  const int rows = static_cast<int>(chunk.sequences.size());
-  int columns = spec_.hidden * static_cast<int>(spec_.pooling.size());
+  const std::vector<Pooling> &poolings = model.geometry.pooling;
+  const int rows = static_cast<int>(tokens.sequences.size()), hidden = model.geometry.hidden;
+  int columns = hidden * static_cast<int>(poolings.size());
   std::ptrdiff_t ld = round_up(columns, kPanel);
   float *x = buffers.pooled.resize(area(rows, ld));
   for (int r = 0; r < rows; ++r)
-    for (std::size_t i = 0; i < spec_.pooling.size(); ++i)
-      pool(chunk, chunk.sequences[static_cast<std::size_t>(r)], spec_.pooling[i],
-           x + r * ld + static_cast<std::ptrdiff_t>(i) * spec_.hidden);
-  for (const HeadStep &step : head_) {
-    if (!step.dense) {
-      kernels_.add_norm(x, ld, nullptr, 0, rows, columns, step.norm.gamma.data(), step.norm.beta.data(), step.eps, x,
-                        ld);
+    for (std::size_t i = 0; i < poolings.size(); ++i)
+      pool(tokens.rows, tokens.sequences[static_cast<std::size_t>(r)], hidden, poolings[i],
+           x + r * ld + static_cast<std::ptrdiff_t>(i) * hidden);
+  for (const HeadStep &step : model.head) {
+    if (step.dense == nullptr) {
+      model.kernels.add_norm(x, ld, nullptr, 0, rows, columns, step.norm.view(), x, ld);
       continue;
     }
     columns = step.dense->outputs();
     const std::ptrdiff_t ldy = round_up(columns, kPanel);
     float *y = buffers.head.resize(area(rows, ldy));
-    kernels_.linear_float32(x, ld, rows, step.dense->float_view(), 0, step.dense->panels(), y, ldy, step.activation);
+    const LinearInput input = step.dense->read(x, ld, rows, {}, buffers.rounded);
+    step.dense->prepare(input, 0, rows);
+    step.dense->multiply(input, 0, step.dense->panels(), y, ldy, step.activation);
     std::swap(buffers.pooled, buffers.head);
     x = y;
     ld = ldy;
   }
   for (int r = 0; r < rows; ++r) {
-    float *vector = vectors + static_cast<std::ptrdiff_t>(chunk.sequences[static_cast<std::size_t>(r)].index) * columns;
+    float *vector =
+        vectors + static_cast<std::ptrdiff_t>(tokens.sequences[static_cast<std::size_t>(r)].index) * columns;
     std::copy_n(x + r * ld, columns, vector);
-    if (!spec_.normalize)
-      continue;
-    double square = 0.0;
-    for (int c = 0; c < columns; ++c)
-      square += static_cast<double>(vector[c]) * vector[c];
-    const float factor = static_cast<float>(1.0 / std::max(std::sqrt(square), 1e-12));
-    for (int c = 0; c < columns; ++c)
-      vector[c] *= factor;
+    if (model.geometry.normalize)
+      normalize(vector, columns);
   }
+}
+
+int first_not_finite(const float *vectors, int rows, int columns) {
+  constexpr std::uint32_t magnitude = 0x7fffffff, infinity = 0x7f800000;
+  for (int r = 0; r < rows; ++r, vectors += columns) {
+    std::uint32_t largest = 0;
+    for (int c = 0; c < columns; ++c)
+      largest = std::max(largest, std::bit_cast<std::uint32_t>(vectors[c]) & magnitude);
+    if (largest >= infinity)
+      return r;
+  }
+  return -1;
 }
 
 } // namespace quaver

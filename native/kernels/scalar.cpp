@@ -93,7 +93,7 @@ void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::in
   }
 }
 
-void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w, int first_panel,
+void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                  int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   std::int32_t sums[kPanel];
   for (int panel = first_panel; panel < last_panel; ++panel)
@@ -112,8 +112,8 @@ void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, con
     }
 }
 
-void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel, int last_panel,
-                    float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
+                    int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   for (int panel = first_panel; panel < last_panel; ++panel) {
     const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
     for (int r = 0; r < rows; ++r) {
@@ -136,7 +136,7 @@ void pack_keys(const AttentionHead &head, float *packed) noexcept {
 
 // A score with the bias of its place; -infinity for a key that the row does not see.
 float placed(float score, const AttentionHead &head, int row, int key) {
-  if (head.window > 0 && std::abs(row - key) > head.window)
+  if (row - key > head.behind || key - row > head.ahead)
     return -INFINITY;
   return head.bias == nullptr ? score : score + head.bias[row * head.bias_step + key];
 }
@@ -254,22 +254,26 @@ void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_ro
   }
 }
 
-void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols, const float *gamma,
-              const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
+void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
+              const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept {
   for (int r = 0; r < rows; ++r, x += ldx, out += ldo) {
     float sum = 0.0f;
     for (int c = 0; c < cols; ++c) {
       x[c] += y != nullptr ? y[r * ldy + c] : 0.0f;
       sum += x[c];
     }
-    const float mean = sum / static_cast<float>(cols);
+    const float mean = norm.kind == NormKind::layer ? sum / static_cast<float>(cols) : 0.0f;
     float square = 0.0f;
     for (int c = 0; c < cols; ++c)
       square += (x[c] - mean) * (x[c] - mean);
-    const float variance = square / static_cast<float>(cols) + eps;
+    const float variance = square / static_cast<float>(cols) + norm.eps;
     const float factor = std::isfinite(variance) ? 1.0f / std::sqrt(variance) : NAN;
-    for (int c = 0; c < cols; ++c)
-      out[c] = gamma == nullptr ? x[c] : (x[c] - mean) * factor * gamma[c] + beta[c];
+    for (int c = 0; c < cols; ++c) {
+      const float v = (x[c] - mean) * factor;
+      out[c] = norm.kind == NormKind::none    ? x[c]
+               : norm.kind == NormKind::layer ? v * norm.gamma[c] + norm.beta[c]
+                                              : v * norm.gamma[c];
+    }
   }
 }
 

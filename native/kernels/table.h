@@ -48,6 +48,19 @@ static constexpr int round_up(int value, int step) { return (value + step - 1) /
 
 enum class Activation : std::int32_t { none, gelu, gelu_tanh, relu, silu, tanh };
 
+enum class NormKind : std::int32_t {
+  none,  // v
+  layer, // (v - mean) / sqrt(variance + eps) * gamma + beta
+  rms,   // v / sqrt(mean of squares + eps) * gamma
+};
+
+struct NormWeights {
+  NormKind kind = NormKind::none;
+  const float *gamma = nullptr; // [cols]
+  const float *beta = nullptr;  // [cols], of a LayerNorm
+  float eps = 0.0f;
+};
+
 // Rows quantized with one scale and one zero point per token: x ~ scale * (q - zero).
 struct Int8Rows {
   const std::uint8_t *q;    // [rows][ldq]
@@ -64,7 +77,7 @@ struct ResidualRows {
 };
 
 // A linear layer with one scale per output: w ~ scale * q.
-struct Int8Linear {
+struct Int8Weights {
   const std::int8_t *panels; // int8 panels
   const float *scale;        // [O']
   const float *column_sums;  // [O'], sum over K of the s8 weights, exact in float32 for K' <= 131072
@@ -72,7 +85,7 @@ struct Int8Linear {
   int depth;                 // K'
 };
 
-struct FloatLinear {
+struct FloatWeights {
   const float *panels; // float panels
   const float *bias;   // [O']
   int depth;           // K
@@ -80,7 +93,7 @@ struct FloatLinear {
 
 // One head of one sequence: rows of query, key and value are `ld` floats apart.
 struct AttentionHead {
-  const float *query; // [length][D], already multiplied by log2(e) / sqrt(D) through the query weights
+  const float *query; // [length][D], already multiplied by log2(e) and the scale of scores, as often 1 / sqrt(D)
   const float *key;   // [length][D]
   const float *value; // [length][D]
   std::ptrdiff_t ld;
@@ -90,7 +103,8 @@ struct AttentionHead {
   // that depends on the distance alone is one array with step -1.
   const float *bias = nullptr;
   std::ptrdiff_t bias_step = 0;
-  int window = 0; // row r sees the keys j with |r - j| <= window; 0 for all
+  // Row r sees the keys j with r - behind <= j <= r + ahead; kMaxLength for all.
+  int behind = kMaxLength, ahead = kMaxLength;
 };
 
 // One head of one sequence in eight bits. The encoder owns the memory. `quantize_rows` fills the query,
@@ -150,11 +164,11 @@ struct KernelTable {
   // [first_panel, last_panel). Then the outputs of the residual rows are added, without bias: those of row rows + i to
   // y[residuals.of[i]]. With residual rows the activation is none.
   //   a [rows + residuals.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
-  void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w, int first_panel,
+  void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
-  void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,
+  void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
   // Repack the keys of one head for `attend`: packed f32 [ceil(length/64)][D][64], zero behind the last key.
@@ -180,11 +194,10 @@ struct KernelTable {
   void (*attend_int8)(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                       float *out, std::ptrdiff_t ldo) noexcept;
 
-  // x[r] += y[r], y may be null; out[r] = norm(x[r]), norm(v) = (v - mean) / sqrt(variance + eps) * gamma + beta;
-  // without gamma norm(v) = v. A variance beyond float32 makes the row NaN. out may be x.
-  //   x f32 [rows][ldx], y f32 [rows][ldy], gamma, beta f32 [cols], out f32 [rows][ldo]
+  // x[r] += y[r], y may be null; out[r] = norm(x[r]). Squares beyond float32 make the row NaN. out may be x.
+  //   x f32 [rows][ldx], y f32 [rows][ldy], out f32 [rows][ldo]
   void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
-                   const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept;
+                   const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept;
 
   // x[r][c] = act(x[r][c]) * x[r][cols + c] for c in [0, cols); `last`: x[r][c] * act(x[r][cols + c]).
   //   x f32 [rows][ldx], ldx >= 2 * cols

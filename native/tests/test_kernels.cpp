@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "check.h"
-#include "engine/weights.h"
+#include "engine/linear.h"
 
 using namespace quaver;
 using namespace quaver::testing;
@@ -53,7 +53,7 @@ struct Head {
 
   float *row(int part, int token) { return qkv.data() + (3 * token + part) * head_size; }
   AttentionHead view() {
-    return {row(0, 0), row(1, 0), row(2, 0), 3 * head_size, length, head_size, bias, bias_step, window};
+    return {row(0, 0), row(1, 0), row(2, 0), 3 * head_size, length, head_size, bias, bias_step, behind, ahead};
   }
   Int8Head packed() {
     return {query.data(),    query_scale.data(), query_zero.data(),  keys.data(),      key_scale.data(),
@@ -80,7 +80,7 @@ struct Head {
     return {out.begin(), out.end()};
   }
 
-  int length, head_size, window = 0;
+  int length, head_size, behind = kMaxLength, ahead = kMaxLength;
   const float *bias = nullptr;
   std::ptrdiff_t bias_step = 0;
   Guarded<float> qkv, float_keys, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
@@ -218,7 +218,7 @@ void test_linear_int8(const KernelTable &k) {
         for (float &s : scale)
           s = 0.001f + 0.01f * static_cast<float>(generator() % 100) / 100.0f;
         WeightMemory memory;
-        const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
+        const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
         const int ldq = round_up(inputs, kDepthStep), ldy = round_up(outputs, kPanel);
         std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * ldq));
         std::vector<float> row_scale(static_cast<std::size_t>(rows));
@@ -227,15 +227,15 @@ void test_linear_int8(const KernelTable &k) {
         const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
         for (const Activation act : kActivations) {
           Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
-          k.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), got.data(), ldy, act);
-          scalar_kernels.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), expected.data(), ldy, act);
+          k.linear_int8(a, rows, {}, w.view(), 0, w.panels(), got.data(), ldy, act);
+          scalar_kernels.linear_int8(a, rows, {}, w.view(), 0, w.panels(), expected.data(), ldy, act);
           // GELU of an output that will be rounded to eight bits is a polynomial, see short_gelu.
           const float tolerance = act == Activation::gelu ? 4e-4f : 2e-5f;
           check_close("linear_int8", k, got.data(), expected.data(), expected.size(), tolerance);
         }
         // The scalar kernel against the definition, in double precision.
         std::vector<float> y(static_cast<std::size_t>(rows * ldy));
-        scalar_kernels.linear_int8(a, rows, {}, w.int8_view(), 0, w.panels(), y.data(), ldy, Activation::none);
+        scalar_kernels.linear_int8(a, rows, {}, w.view(), 0, w.panels(), y.data(), ldy, Activation::none);
         for (int r = 0; r < rows; ++r)
           for (int o = 0; o < outputs; ++o) {
             double sum = bias[static_cast<std::size_t>(o)];
@@ -259,7 +259,7 @@ void test_residual_rows(const KernelTable &k) {
   fill_integers(weight, -127, 127);
   fill_normal(bias, 1.0f);
   WeightMemory memory;
-  const Linear w = Linear::int8(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
+  const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
   const int ldq = round_up(inputs, kDepthStep), ldy = w.panels() * kPanel;
   for (const int rows : {1, 4, 6, 13})
     for (const int residuals : {1, 2, 7}) {
@@ -276,8 +276,8 @@ void test_residual_rows(const KernelTable &k) {
       for (int i = 0; i < residuals; ++i)
         of[area(i, 1)] = (rows - 1) * (residuals - i) / residuals; // falling, from the last row
       const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
-      k.linear_int8(a, rows, {residuals, of.data()}, w.int8_view(), 0, w.panels(), got.data(), ldy, Activation::none);
-      scalar_kernels.linear_int8(a, rows, {residuals, of.data()}, w.int8_view(), 0, w.panels(), oracle.data(), ldy,
+      k.linear_int8(a, rows, {residuals, of.data()}, w.view(), 0, w.panels(), got.data(), ldy, Activation::none);
+      scalar_kernels.linear_int8(a, rows, {residuals, of.data()}, w.view(), 0, w.panels(), oracle.data(), ldy,
                                  Activation::none);
       for (int r = 0; r < rows; ++r)
         for (int o = 0; o < outputs; ++o) {
@@ -337,12 +337,12 @@ void test_linear_float32(const KernelTable &k) {
       fill_normal(bias, 1.0f);
       fill_normal(x, 1.0f);
       WeightMemory memory;
-      const Linear w = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
+      const Float32Linear w(weight.data(), bias.data(), outputs, inputs, k, memory);
       const int ldy = round_up(outputs, kPanel);
       for (const Activation act : kActivations) {
         Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
-        k.linear_float32(x.data(), inputs, rows, w.float_view(), 0, w.panels(), got.data(), ldy, act);
-        scalar_kernels.linear_float32(x.data(), inputs, rows, w.float_view(), 0, w.panels(), expected.data(), ldy, act);
+        k.linear_float32(x.data(), inputs, rows, w.view(), 0, w.panels(), got.data(), ldy, act);
+        scalar_kernels.linear_float32(x.data(), inputs, rows, w.view(), 0, w.panels(), expected.data(), ldy, act);
         check_close("linear_float32", k, got.data(), expected.data(), expected.size(), 1e-5f);
         for (int r = 0; r < rows; ++r)
           for (int o = 0; o < outputs; ++o) {
@@ -366,7 +366,7 @@ void test_activations(const KernelTable &k) {
   for (int i = 0; i < kPanel; ++i)
     identity[static_cast<std::size_t>(i * kPanel + i)] = 1.0f;
   WeightMemory memory;
-  const Linear w = Linear::float32(identity.data(), zero_bias, kPanel, kPanel, memory);
+  const Float32Linear w(identity.data(), zero_bias, kPanel, kPanel, k, memory);
   std::vector<float> x;
   for (float v = -40.0f; v < 40.0f; v += 0.0625f)
     x.push_back(v);
@@ -376,7 +376,7 @@ void test_activations(const KernelTable &k) {
   const int rows = static_cast<int>(x.size()) / kPanel;
   std::vector<float> got(x.size());
   for (const Activation act : kActivations) {
-    k.linear_float32(x.data(), kPanel, rows, w.float_view(), 0, 1, got.data(), kPanel, act);
+    k.linear_float32(x.data(), kPanel, rows, w.view(), 0, 1, got.data(), kPanel, act);
     for (std::size_t i = 0; i < x.size(); ++i) {
       const double v = x[i];
       const double expected = activation(v, act);
@@ -485,7 +485,7 @@ void check_attention(const KernelTable &k, Head &head, bool int8, const char *wh
         score *= double{head.query_scale[area(r, 1)]} * double{head.key_scale[area(j, 1)]};
       if (view.bias != nullptr)
         score += double{view.bias[r * view.bias_step + j]};
-      if (view.window > 0 && std::abs(r - j) > view.window)
+      if (r - j > view.behind || j - r > view.ahead)
         score = -INFINITY;
       weight[area(j, 1)] = score;
       top = std::max(top, score);
@@ -543,23 +543,28 @@ void test_attention(const KernelTable &k) {
       check(length, d);
 }
 
-// Windows; biases in an array for each row and for the distance alone (step -1); both together.
+// How far a row sees back and ahead: everything, windows, causal ones.
+constexpr int kReaches[][2] = {{kMaxLength, kMaxLength}, {1, 1}, {3, 3}, {16, 16}, {40, 40}, {200, 200},
+                               {kMaxLength, 0},          {0, 0}, {3, 0}, {40, 0},  {5, 40},  {kMaxLength, 9}};
+
+// Windows and causal masks; biases in an array for each row and for the distance alone (step -1); both together.
 void test_placed_attention(const KernelTable &k) {
   for (const int length : {1, 2, 16, 17, 65, 100})
     for (const int d : {7, 32, 64})
-      for (const int window : {0, 1, 3, 16, 40, 200})
+      for (const auto &[behind, ahead] : kReaches)
         for (const int bias : {0, 1, 2}) {
           Head head(k, length, d);
           fill_normal(head.qkv, 0.7f);
           std::vector<float> values(bias == 1 ? area(length, length + 3) : area(2 * length - 1, 1));
           fill_normal(values, 2.0f);
-          head.window = window;
+          head.behind = behind;
+          head.ahead = ahead;
           if (bias > 0) {
             head.bias = bias == 1 ? values.data() : values.data() + length - 1;
             head.bias_step = bias == 1 ? length + 3 : -1;
           }
           for (const bool int8 : {false, true})
-            check_attention(k, head, int8, bias == 0 ? "window" : bias == 1 ? "bias of rows" : "bias of distance");
+            check_attention(k, head, int8, bias == 0 ? "reach" : bias == 1 ? "bias of rows" : "bias of distance");
         }
 }
 
@@ -586,7 +591,8 @@ void test_weights_int8(const KernelTable &k) {
 // so small that a score is 1e30 of their steps. Against the scalar float32 kernel.
 void test_window_and_bias(const KernelTable &k) {
   for (const int length : {5, 17, 64, 100})
-    for (const int window : {0, 1, 3, 40})
+    for (const auto &[behind, ahead] :
+         {std::pair{kMaxLength, kMaxLength}, {1, 1}, {3, 3}, {40, 40}, {kMaxLength, 0}, {9, 0}})
       for (const float size : {1.0f, 3e-29f})
         for (const bool biased : {false, true}) {
           Head head(k, length, 16);
@@ -598,7 +604,8 @@ void test_window_and_bias(const KernelTable &k) {
             }
           std::vector<float> bias(static_cast<std::size_t>(2 * length - 1));
           fill_normal(bias, 2.0f);
-          head.window = window;
+          head.behind = behind;
+          head.ahead = ahead;
           if (biased) {
             head.bias = bias.data() + length - 1;
             head.bias_step = -1;
@@ -611,9 +618,9 @@ void test_window_and_bias(const KernelTable &k) {
             for (int c = 0; c < head.head_size; ++c)
               top = std::max(top, std::abs(head.row(2, token)[c]));
           for (std::size_t i = 0; i < exact.size(); ++i) // as in test_attention_int8
-            CHECK(std::abs(rounded[i] - exact[i]) <= 0.08f * top, "%s length %d window %d size %g at %zu: %g, not %g",
-                  k.name, length, window, static_cast<double>(size), i, static_cast<double>(rounded[i]),
-                  static_cast<double>(exact[i]));
+            CHECK(std::abs(rounded[i] - exact[i]) <= 0.08f * top,
+                  "%s length %d reach %d, %d size %g at %zu: %g, not %g", k.name, length, behind, ahead,
+                  static_cast<double>(size), i, static_cast<double>(rounded[i]), static_cast<double>(exact[i]));
         }
 }
 
@@ -680,18 +687,24 @@ void test_not_finite_rows(const KernelTable &k) {
         Guarded<float> gamma(static_cast<std::size_t>(cols)), beta(gamma.size());
         fill_normal(gamma, 1.0f);
         fill_normal(beta, 1.0f);
-        k.add_norm(x.data(), cols, nullptr, 0, rows, cols, gamma.data(), beta.data(), 1e-5f, x.data(), cols);
-        CHECK(all_finite(x.data(), cols) && all_nan(x.data() + cols, cols) && all_finite(x.data() + 2 * cols, cols),
-              "%s add_norm cols %d place %d", k.name, cols, place);
+        for (const NormKind kind : {NormKind::layer, NormKind::rms}) {
+          Guarded<float> y(x.size());
+          std::copy(x.begin(), x.end(), y.begin());
+          k.add_norm(y.data(), cols, nullptr, 0, rows, cols, {kind, gamma.data(), beta.data(), 1e-5f}, y.data(), cols);
+          CHECK(all_finite(y.data(), cols) && all_nan(y.data() + cols, cols) && all_finite(y.data() + 2 * cols, cols),
+                "%s add_norm kind %d cols %d place %d", k.name, static_cast<int>(kind), cols, place);
+        }
       }
   // Finite values whose variance is not.
-  float huge[64], gamma[64], beta[64];
-  for (int c = 0; c < 64; ++c) {
-    huge[c] = c % 2 == 0 ? 1e25f : -1e25f;
-    gamma[c] = beta[c] = 1.0f;
+  for (const NormKind kind : {NormKind::layer, NormKind::rms}) {
+    float huge[64], gamma[64], beta[64];
+    for (int c = 0; c < 64; ++c) {
+      huge[c] = c % 2 == 0 ? 1e25f : -1e25f;
+      gamma[c] = beta[c] = 1.0f;
+    }
+    k.add_norm(huge, 64, nullptr, 0, 1, 64, {kind, gamma, beta, 1e-5f}, huge, 64);
+    CHECK(all_nan(huge, 64), "%s kind %d: %g", k.name, static_cast<int>(kind), static_cast<double>(huge[0]));
   }
-  k.add_norm(huge, 64, nullptr, 0, 1, 64, gamma, beta, 1e-5f, huge, 64);
-  CHECK(all_nan(huge, 64), "%s: %g", k.name, static_cast<double>(huge[0]));
 }
 
 void test_not_finite_linear(const KernelTable &k) {
@@ -702,8 +715,8 @@ void test_not_finite_linear(const KernelTable &k) {
   fill_normal(weight, 0.1f);
   fill_normal(bias, 1.0f);
   WeightMemory memory;
-  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
-  const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
+  const Int8Linear i(small.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
+  const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
   std::vector<std::uint8_t> q(rows * ldq);
   std::vector<float> row_scale(rows), y(rows * ldy);
   std::vector<std::int32_t> zero(rows);
@@ -716,9 +729,9 @@ void test_not_finite_linear(const KernelTable &k) {
             "%s %s activation %d", k.name, what, static_cast<int>(act));
     };
     k.quantize_rows(x.data(), inputs, rows, inputs, q.data(), ldq, row_scale.data(), zero.data());
-    k.linear_int8({q.data(), ldq, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 2, y.data(), ldy, act);
+    k.linear_int8({q.data(), ldq, row_scale.data(), zero.data()}, rows, {}, i.view(), 0, 2, y.data(), ldy, act);
     check("linear_int8");
-    k.linear_float32(x.data(), inputs, rows, f.float_view(), 0, 2, y.data(), ldy, act);
+    k.linear_float32(x.data(), inputs, rows, f.view(), 0, 2, y.data(), ldy, act);
     check("linear_float32");
     std::vector<float> both(2 * inputs, 0.5f); // a gate of 70 columns
     both[3] = both[inputs + 20] = NAN;
@@ -758,12 +771,12 @@ void test_not_finite_attention(const KernelTable &k) {
           }
 }
 
-// x + y, its norm, with and without gamma, y and a place of its own for the output.
+// x + y and its norm, of every kind, with and without y and a place of its own for the output.
 void test_add_norm(const KernelTable &k) {
   for (const int cols : kSizes)
     for (const float extreme : {2.0f, 1e-12f, 1e15f})
       for (const bool with_y : {true, false})
-        for (const bool with_gamma : {true, false})
+        for (const NormKind kind : {NormKind::none, NormKind::layer, NormKind::rms})
           for (const bool in_place : {true, false}) {
             const int rows = 5;
             Guarded<float> x(area(rows, cols)), y(x.size()), apart(x.size()), gamma(area(cols, 1)), beta(gamma.size());
@@ -777,12 +790,12 @@ void test_add_norm(const KernelTable &k) {
                 sum[i] = double{x[i] + y[i]}; // x is rounded to float32
             float *out = in_place ? x.data() : apart.data();
             k.add_norm(x.data(), cols, with_y ? y.data() : nullptr, cols, rows, cols,
-                       with_gamma ? gamma.data() : nullptr, beta.data(), 1e-12f, out, cols);
+                       {kind, gamma.data(), beta.data(), 1e-12f}, out, cols);
             for (int r = 0; r < rows; ++r) {
               const double *v = sum.data() + r * cols;
               double mean = 0.0, variance = double{1e-12f}, largest = 0.0;
               for (int c = 0; c < cols; ++c) {
-                mean += v[c] / cols;
+                mean += kind == NormKind::rms ? 0.0 : v[c] / cols;
                 largest = std::max(largest, std::abs(v[c]));
               }
               for (int c = 0; c < cols; ++c)
@@ -792,11 +805,13 @@ void test_add_norm(const KernelTable &k) {
               const double spread = std::sqrt(variance), off = 4e-7 * largest / spread;
               for (int c = 0; c < cols; ++c) {
                 const double normed = (v[c] - mean) / spread, g = double{gamma[area(c, 1)]};
-                const double expected = with_gamma ? normed * g + double{beta[area(c, 1)]} : v[c];
+                const double shift = kind == NormKind::rms ? 0.0 : double{beta[area(c, 1)]};
+                const double expected = kind == NormKind::none ? v[c] : normed * g + shift;
                 const double is = double{out[area(r, cols) + area(c, 1)]};
                 const double most =
-                    with_gamma ? (off * (1.0 + 2.0 * std::abs(normed)) + 2e-6) * std::abs(g) + 2e-7 * std::abs(expected)
-                               : 0.0;
+                    kind == NormKind::none
+                        ? 0.0
+                        : (off * (1.0 + 2.0 * std::abs(normed)) + 2e-6) * std::abs(g) + 2e-7 * std::abs(expected);
                 CHECK(std::abs(is - expected) <= most, "%s cols %d extreme %g row %d col %d: %.9g, not %.9g", k.name,
                       cols, double{extreme}, r, c, is, expected);
                 if (!in_place)
@@ -887,8 +902,8 @@ void test_rows_alone(const KernelTable &k) {
   fill_normal(x, 1.0f);
   fill_integers(small, -127, 127);
   WeightMemory memory;
-  const Linear f = Linear::float32(weight.data(), bias.data(), outputs, inputs, memory);
-  const Linear i = Linear::int8(small.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
+  const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
+  const Int8Linear i(small.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
   std::vector<std::uint8_t> q(rows * inputs);
   std::vector<float> row_scale(rows), together(rows * outputs), alone(rows * outputs);
   std::vector<std::int32_t> zero(rows);
@@ -896,15 +911,15 @@ void test_rows_alone(const KernelTable &k) {
   const auto same = [&](const char *what) {
     CHECK(std::memcmp(together.data(), alone.data(), together.size() * sizeof(float)) == 0, "%s %s", k.name, what);
   };
-  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, {}, i.int8_view(), 0, 3, together.data(),
-                outputs, Activation::gelu);
+  k.linear_int8({q.data(), inputs, row_scale.data(), zero.data()}, rows, {}, i.view(), 0, 3, together.data(), outputs,
+                Activation::gelu);
   for (int r = 0; r < rows; ++r)
-    k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, {}, i.int8_view(), 0, 3,
+    k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, {}, i.view(), 0, 3,
                   alone.data() + r * outputs, outputs, Activation::gelu);
   same("linear_int8");
-  k.linear_float32(x.data(), inputs, rows, f.float_view(), 0, 3, together.data(), outputs, Activation::gelu);
+  k.linear_float32(x.data(), inputs, rows, f.view(), 0, 3, together.data(), outputs, Activation::gelu);
   for (int r = 0; r < rows; ++r)
-    k.linear_float32(x.data() + r * inputs, inputs, 1, f.float_view(), 0, 3, alone.data() + r * outputs, outputs,
+    k.linear_float32(x.data() + r * inputs, inputs, 1, f.view(), 0, 3, alone.data() + r * outputs, outputs,
                      Activation::gelu);
   same("linear_float32");
 }

@@ -69,16 +69,16 @@ class Model:
         """Return the number of multiply-adds of a forward pass over texts of these lengths, without padding.
 
         Formula:
-            for each layer and text of L tokens: L (4 H^2 + 2 H I) + 2 H L min(L, W), with 3 H I
-            instead of 2 H I if the feed-forward part has a gate, and a window of W tokens
+            for each layer and text of L tokens: L (2 H (Hq + Hkv) D + 2 H I) + 2 Hq D L min(L, W),
+            with 3 H I instead of 2 H I if the feed-forward part has a gate, and a window of W tokens
         """
         spec = encoder_spec(self.folder.config, pooling="cls", normalize=False)
-        hidden, inner = spec.hidden_size, spec.intermediate_size
-        row = 4 * hidden**2 + (2 if spec.gate == "none" else 3) * hidden * inner
         total = 0.0
-        for layer in spec.attention:
+        for layer in spec.layers:
+            inner = layer.up_width + layer.intermediate_size
+            row = spec.hidden_size * (2 * layer.query_width + 2 * layer.kv_width + inner)
             reach = math.inf if layer.window is None else 2 * layer.window + 1
-            total += sum(n * row + 2 * hidden * n * min(n, reach) for n in lengths)
+            total += sum(n * row + 2 * layer.query_width * n * min(n, reach) for n in lengths)
         return total
 
     def built(self, engine: str, suffix: str) -> Path:

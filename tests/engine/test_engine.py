@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from quaver.engine.engine import PRECISIONS, Engine, Precision
+from quaver.engine.engine import Engine
 from quaver.engine.instruction_sets import instruction_sets
+from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.errors import (
     EngineError,
     InputError,
@@ -43,9 +44,11 @@ every_precision = pytest.mark.parametrize("precision", PRECISIONS)
 def tiny_encoder(
     *, hidden: int = 64, heads: int = 4, positions: int = 300, **changes: Any
 ) -> tuple[EncoderSpec, EncoderWeights]:
-    """A random BERT of two layers; `changes` are fields of its EncoderSpec."""
+    """A random BERT of two layers; `changes` are fields of its EncoderSpec, or of all its LayerSpecs."""
     config = tiny_config(hidden=hidden, heads=heads, max_positions=positions)
-    spec = replace(encoder_spec(config, pooling="mean", normalize=True), **changes)
+    spec = encoder_spec(config, pooling="mean", normalize=True)
+    in_layers = {name: changes.pop(name) for name in set(changes) & set(vars(spec.layers[0]))}
+    spec = replace(spec, **changes).with_layers(**in_layers)
     return spec, encoder_weights(spec, tiny_tensors(config))
 
 

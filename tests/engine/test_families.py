@@ -138,7 +138,7 @@ def test_int8_stays_near(golden: Golden, isa: str) -> None:
 def test_a_window_is_linear_and_the_same_as_a_mask(isa: str) -> None:
     golden = Golden("modernbert")
     spec = encoder_spec(golden.configs["encoder"], pooling="mean", normalize=False)
-    assert {a.window for a in spec.attention} == {None, 4}
+    assert {layer.window for layer in spec.layers} == {None, 4}
     longest = replace(spec, max_positions=400)
     rng = np.random.default_rng(3)
     ids = rng.integers(5, spec.vocab_size, 700).astype(np.int32)

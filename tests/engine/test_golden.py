@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
-from quaver.engine.engine import Precision
+from quaver.engine.native_model import Precision
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
 from quaver.reference import encode as reference_encode

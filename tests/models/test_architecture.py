@@ -16,7 +16,7 @@ from quaver.errors import (
 )
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
-from quaver.models.geometry import RelativePositions
+from quaver.models.geometry import LayerSpec, RelativePositions
 from quaver.models.positions import relative_rows
 from tiny_model import tiny_config, tiny_tensors
 
@@ -38,9 +38,10 @@ def test_the_spec_of_a_bert() -> None:
         CONFIG["vocab_size"],
         64,
     )
-    assert (spec.layers, spec.heads, spec.intermediate_size) == (2, 4, 256)
+    layer = LayerSpec(heads=4, kv_heads=4, head_size=16, intermediate_size=256, activation="gelu")
+    assert spec.layers == (layer, layer)
     assert (spec.max_positions, spec.position_offset, spec.type_vocab_size) == (64, 0, 2)
-    assert (spec.norm_eps, spec.activation) == (1e-12, "gelu")
+    assert spec.norm_eps == 1e-12
     assert (spec.pooling, spec.normalize) == ("cls", False)
 
 
@@ -50,7 +51,9 @@ def test_the_spec_of_a_bert() -> None:
 )
 def test_activations(name: str, activation: str) -> None:
     config = {**CONFIG, "hidden_act": name}
-    assert encoder_spec(config, pooling="cls", normalize=True).activation == activation
+    assert {
+        layer.activation for layer in encoder_spec(config, pooling="cls", normalize=True).layers
+    } == {activation}
 
 
 @pytest.mark.parametrize("model_type", ["t5", "bart", None])
@@ -95,7 +98,7 @@ def test_the_spec_of_a_deberta() -> None:
     spec = encoder_spec(DEBERTA, pooling="cls", normalize=False)
     assert spec.relative == RelativePositions(span=16, reach=64, norm=True)
     assert not spec.position_table
-    assert spec.score_scale == pytest.approx(1 / np.sqrt(3 * 16))
+    assert spec.layers[0].score_scale == pytest.approx(1 / np.sqrt(3 * 16))
     every = encoder_spec({**DEBERTA, "position_buckets": -1}, pooling="cls", normalize=False)
     assert every.relative == RelativePositions(span=64, reach=None, norm=True)
     old = {**DEBERTA, "pos_att_type": "p2c|c2p", "max_relative_positions": 32}

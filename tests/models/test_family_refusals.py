@@ -94,9 +94,9 @@ def test_jinas_norms_of_query_and_key_are_named() -> None:
 
 def test_jinas_gate_is_named_by_its_type_and_not_by_hidden_act() -> None:
     config = {**config_of("jinav2"), "hidden_act": "silu"}
-    assert encoder_spec(config, pooling="mean", normalize=True).activation == "gelu"
+    assert encoder_spec(config, pooling="mean", normalize=True).layers[0].activation == "gelu"
     config["feed_forward_type"] = "reglu"
-    assert encoder_spec(config, pooling="mean", normalize=True).activation == "relu"
+    assert encoder_spec(config, pooling="mean", normalize=True).layers[0].activation == "relu"
 
 
 @pytest.mark.parametrize("model_type", ["xlm-roberta-flash", "qwen2", "llama_bidirec"])

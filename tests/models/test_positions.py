@@ -51,7 +51,7 @@ def frequencies(factor: float) -> np.ndarray:
     """Read off what a spec turns from one token to the next, float64 (D / 2,)."""
     scaling = {"rope_scaling": {"type": "ntk", "factor": factor}}
     spec = encoder_spec({**GTE, **scaling}, pooling="cls", normalize=False)
-    rotary = spec.attention[0].rotary
+    rotary = spec.layers[0].rotary
     assert rotary is not None
     cosine, sine = (table.astype(np.float64) for table in rotary_tables(rotary, 2, HEAD_SIZE))
     return np.arctan2(sine[1], cosine[1])
@@ -71,14 +71,13 @@ def test_ntk_scaling_slows_every_pair_by_its_share(factor: float) -> None:
 
 def test_a_rotation_is_a_product_of_complex_numbers() -> None:
     rng = np.random.default_rng(0)
-    qkv = rng.standard_normal((5, 3, 2, 2, 4)).astype(np.float32)  # T, part, head, half, D / 2
+    heads = rng.standard_normal((3, 5, 2, 4)).astype(np.float32)  # heads, T, half, D / 2
     angles = rng.uniform(-3, 3, (5, 4))
     cosine, sine = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
-    got = forward.rotate(qkv.reshape(5, 48), cosine, sine, 2).reshape(qkv.shape)
-    numbers = qkv[:, :, :, 0] + 1j * qkv[:, :, :, 1]
-    numbers[:, :2] *= np.exp(1j * angles)[:, None, None]
-    np.testing.assert_allclose(got[:, :, :, 0], numbers.real, atol=1e-6)
-    np.testing.assert_allclose(got[:, :, :, 1], numbers.imag, atol=1e-6)
+    got = forward.rotate(heads.reshape(3, 5, 8), cosine, sine).reshape(heads.shape)
+    numbers = (heads[:, :, 0] + 1j * heads[:, :, 1]) * np.exp(1j * angles)
+    np.testing.assert_allclose(got[:, :, 0], numbers.real, atol=1e-6)
+    np.testing.assert_allclose(got[:, :, 1], numbers.imag, atol=1e-6)
 
 
 def test_the_reference_turns_a_head_by_the_angles_of_its_places() -> None:

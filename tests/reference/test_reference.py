@@ -63,12 +63,12 @@ def test_embed_sums_word_position_and_type() -> None:
 
 
 def test_attention_is_a_softmax_over_the_text() -> None:
-    hidden, size = SPEC.hidden_size, SPEC.head_size
+    hidden, size = SPEC.hidden_size, SPEC.layers[0].head_size
     qkv = RNG.standard_normal((3, 3 * hidden))
     context = reference.attend(SPEC, WEIGHTS, 0, qkv)
     q, k, v = np.split(qkv, 3, axis=1)
     for token in range(3):
-        for head in range(SPEC.heads):
+        for head in range(SPEC.layers[0].heads):
             one = slice(head * size, (head + 1) * size)
             powers = [math.exp(q[token, one] @ k[j, one] / math.sqrt(size)) for j in range(3)]
             expected = sum(p / sum(powers) * v[j, one] for j, p in enumerate(powers))
@@ -111,7 +111,7 @@ def test_extreme_values_do_not_overflow() -> None:
 def test_layer_norm_of_a_constant_row_is_beta() -> None:
     norm = NormWeights(np.full(4, 2, np.float32), np.arange(4, dtype=np.float32))
     row = np.full((1, 4), 3.0)
-    assert np.allclose(reference.layer_norm(row, norm, 1e-12), [[0, 1, 2, 3]])
+    assert np.allclose(reference.norm(row, norm, 1e-12), [[0, 1, 2, 3]])
 
 
 def test_pooling() -> None:
@@ -126,7 +126,7 @@ def test_pooling() -> None:
         "cls+mean": [0, 1, 2, 3],
     }
     for pooling, vector in expected.items():
-        spec = replace(SPEC, pooling=pooling, hidden_size=2, heads=1)
+        spec = replace(SPEC, pooling=pooling, hidden_size=2)
         assert np.allclose(reference.pool(spec, x, offsets)[1], vector)
 
 

@@ -47,16 +47,15 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return 1.0f / L::sum(sum);
   }
 
-  // Add the bias of each key to a row of scores and hide the keys outside of the row's window; return the largest.
-  // Scores are score / scale.
+  // Add the bias of each key to a row of scores and hide the keys that the row does not see, up to `computed`; return
+  // the largest score. Scores are score / scale.
   static float place(const AttentionHead &head, int row, float *scores, float scale) {
-    const int begin = head.window > 0 && row > head.window ? row - head.window : 0;
-    const int end = head.window > 0 ? least(row + head.window + 1, head.length) : head.length;
-    hide(head, begin, end, -kLargest, scores);
+    const int begin = row > head.behind ? row - head.behind : 0, keys = seen_until(head, row);
+    hide(0, begin, -kLargest, scores);
     V top = L::set(-kLargest);
     const float *bias = head.bias == nullptr ? nullptr : head.bias + row * head.bias_step;
     const V inverse = L::set(1.0f / scale);
-    const int full = head.length / L::width * L::width, tail = head.length - full;
+    const int full = keys / L::width * L::width, tail = keys - full;
     for (int j = 0; j < full; j += L::width) {
       V v = L::load(scores + j);
       if (bias != nullptr) {
@@ -76,35 +75,48 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     const float highest = L::greatest(top), magnitude = highest < 0.0f ? -highest : highest;
     // So far below the highest score that the softmax weight is zero at any scale. Not infinity: times 0 it is NaN.
     const float far = kHidden / scale;
-    hide(head, begin, end, highest - (far > magnitude ? far : magnitude), scores);
+    const float hidden = highest - (far > magnitude ? far : magnitude);
+    hide(0, begin, hidden, scores);
+    hide(keys, computed(head, keys), hidden, scores);
     return highest;
   }
 
-  // Set the score of the keys outside of [begin, end).
-  static void hide(const AttentionHead &head, int begin, int end, float score, float *scores) {
-    for (int j = 0; j < begin; ++j)
-      scores[j] = score;
-    for (int j = end; j < head.length; ++j)
+  static void hide(int begin, int end, float score, float *scores) {
+    for (int j = begin; j < end; ++j)
       scores[j] = score;
   }
 
-  static bool is_placed(const AttentionHead &head) { return head.bias != nullptr || head.window > 0; }
+  // The keys [0, seen_until) are those that a row may see, less those too far behind it. Nothing is computed of keys
+  // that no row of a tile sees, and a row gives the others of its tile no weight at all.
+  static int seen_until(const AttentionHead &head, int row) { return least(row + head.ahead + 1, head.length); }
+  // The last vector is computed whole, unless it is the last of all keys.
+  static int computed(const AttentionHead &head, int keys) { return least(round_up(keys, L::width), head.length); }
+
+  static bool is_placed(const AttentionHead &head) {
+    return head.bias != nullptr || head.behind < head.length - 1 || head.ahead < head.length - 1;
+  }
 
   static void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
                      float *out, std::ptrdiff_t ldo) noexcept {
     const int width = round_up(head.length, kPanel), d = head.head_size;
     for (int row = first_row, rows; row < last_row; row += rows) {
       rows = tile_height(last_row - row, L::float_rows);
-      for (int j = 0; j < width; j += kPanel)
+      const int keys = seen_until(head, row + rows - 1);
+      for (int j = 0; j < keys; j += kPanel)
         float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
                       kPanel, d, kPanel, scores + j, width);
       float inverse[L::float_rows];
       for (int r = 0; r < rows && is_placed(head); ++r)
         place(head, row + r, scores + static_cast<std::ptrdiff_t>(r) * width, 1.0f);
-      for (int r = 0; r < rows; ++r)
-        inverse[r] = exponentials(scores + static_cast<std::ptrdiff_t>(r) * width, head.length);
+      for (int r = 0; r < rows; ++r) {
+        float *of_row = scores + static_cast<std::ptrdiff_t>(r) * width;
+        const int own = seen_until(head, row + r);
+        inverse[r] = exponentials(of_row, own);
+        for (int j = own; j < keys; ++j)
+          of_row[j] = 0.0f;
+      }
       float *target = out + row * ldo;
-      float_rows<L>(scores, width, rows, head.value, head.ld, head.length, d, target, ldo);
+      float_rows<L>(scores, width, rows, head.value, head.ld, keys, d, target, ldo);
       for (int r = 0; r < rows; ++r)
         scale_row(target + r * ldo, d, inverse[r]);
     }
@@ -170,7 +182,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     alignas(64) std::int32_t sums[kPanel];
     for (int j = 0, width; j < keys; j += width) {
       width = keys - j >= kPanel ? kPanel : keys - j >= 2 * kStrip ? 2 * kStrip : kStrip;
-      sum_columns(width, ones, 0, 1, packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth, sums);
+      sum_columns(width, ones, 0, 1, packed.keys + static_cast<std::ptrdiff_t>(j) * depth, depth, depth, sums);
       for (int c = 0; c < width; c += L::width)
         L::store(packed.key_sums + j + c, L::from_s32(sums + c));
     }
@@ -229,31 +241,33 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
                        packed.value_mean + c);
   }
 
-  // sums [rows][width] of `width` columns: 16, 32 or 64.
+  // sums [rows][width] of `width` columns, 16, 32 or 64, over the first `depth` inputs of strips of `all` inputs.
   static void sum_columns(int width, const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *strips,
-                          int depth, std::int32_t *sums) {
+                          int all, int depth, std::int32_t *sums) {
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(all) * kStrip;
     if (width == kPanel)
-      Linear::template sum_rows<kPanel>(q, ldq, rows, strips, depth, sums);
+      Linear::template sum_rows<kPanel>(q, ldq, rows, strips, strip, depth, sums);
     else if (width == 2 * kStrip)
-      Linear::template sum_rows<2 * kStrip>(q, ldq, rows, strips, depth, sums);
+      Linear::template sum_rows<2 * kStrip>(q, ldq, rows, strips, strip, depth, sums);
     else
-      Linear::template sum_rows<kStrip>(q, ldq, rows, strips, depth, sums);
+      Linear::template sum_rows<kStrip>(q, ldq, rows, strips, strip, depth, sums);
   }
 
-  // scores[r][j] = query . key / query_scale_r, for one tile of rows; highest[r] is the largest of a row.
-  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, float *scores, int lds,
-                         float *highest) {
+  // scores[r][j] = query . key / query_scale_r, for one tile of rows and the keys [0, seen); highest[r] is the largest
+  // of a row.
+  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, int seen, float *scores,
+                         int lds, float *highest) {
     const int depth = round_up(head.head_size, 32), ldq = round_up(head.head_size, kDepthStep);
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     V top[Tile::rows];
     for (int r = 0; r < rows; ++r)
       top[r] = L::set(-3.0e38f);
-    for (int j = 0, width; j < head.length; j += width) {
-      const int strips = (head.length - j + kStrip - 1) / kStrip;
+    for (int j = 0, width; j < seen; j += width) {
+      const int strips = (seen - j + kStrip - 1) / kStrip;
       width = strips >= 4 ? kPanel : strips >= 2 ? 2 * kStrip : kStrip;
-      const int keys = least(width, head.length - j);
+      const int keys = least(width, seen - j);
       sum_columns(width, packed.query + row * ldq, ldq, rows, packed.keys + static_cast<std::ptrdiff_t>(j) * depth,
-                  depth, sums);
+                  depth, depth, sums);
       for (int r = 0; r < rows; ++r) {
         const V zero = L::set(-static_cast<float>(packed.query_zero[row + r]));
         for (int c = 0; c < keys; c += L::width) {
@@ -270,48 +284,53 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
 
   // A row of scores to u8 weights, 255 for the highest; returns their sum before rounding. 2^x with three terms errs by
   // 1e-4, a fortieth of the step that rounding to eight bits makes.
-  static float weigh_int8(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
+  static float weigh_int8(const float *scores, int keys, int padded, float highest, float query_scale,
+                          std::uint8_t *weights) {
     const float shift = -highest * query_scale;
-    return shift <= kFar && shift >= -kFar ? weigh_near(scores, length, shift, query_scale, weights)
-                                           : weigh_far(scores, length, highest, query_scale, weights);
+    return shift <= kFar && shift >= -kFar ? weigh_near(scores, keys, padded, shift, query_scale, weights)
+                                           : weigh_far(scores, keys, padded, highest, query_scale, weights);
   }
-  static float weigh_near(const float *scores, int length, float shift, float query_scale, std::uint8_t *weights) {
-    return weigh(scores, length, weights,
+  static float weigh_near(const float *scores, int keys, int padded, float shift, float query_scale,
+                          std::uint8_t *weights) {
+    return weigh(scores, keys, padded, weights,
                  [factor = L::set(query_scale), move = L::set(shift)](V score) { return L::fma(score, factor, move); });
   }
   // The product of a score this large errs by more than rounding weights does; differences of scores do not.
   static constexpr float kFar = 4096.0f;
-  static float weigh_far(const float *scores, int length, float highest, float query_scale, std::uint8_t *weights) {
-    return weigh(scores, length, weights, [factor = L::set(query_scale), top = L::set(highest)](V score) {
+  static float weigh_far(const float *scores, int keys, int padded, float highest, float query_scale,
+                         std::uint8_t *weights) {
+    return weigh(scores, keys, padded, weights, [factor = L::set(query_scale), top = L::set(highest)](V score) {
       return L::mul(L::sub(score, top), factor);
     });
   }
+  // Weights of `keys` keys, and zeros up to `padded`.
   template <class Exponent>
-  static float weigh(const float *scores, int length, std::uint8_t *weights, Exponent exponent) {
+  static float weigh(const float *scores, int keys, int padded, std::uint8_t *weights, Exponent exponent) {
     V total = L::zero();
-    const int full = length / L::width * L::width;
+    const int full = keys / L::width * L::width;
     for (int j = 0; j < full; j += L::width) {
       const V weight = short_exp2<L>(exponent(L::load(scores + j)));
       total = L::add(total, weight);
       L::store_weights(weights + j, L::to_s32(weight));
     }
-    if (full < length) {
-      const V x = L::min(L::zero(), exponent(L::load_first(scores + full, length - full)));
-      const V weight = L::keep_first(short_exp2<L>(x), length - full);
+    if (full < keys) {
+      const V x = L::min(L::zero(), exponent(L::load_first(scores + full, keys - full)));
+      const V weight = L::keep_first(short_exp2<L>(x), keys - full);
       total = L::add(total, weight);
       L::store_weights(weights + full, L::to_s32(weight));
     }
-    for (int j = round_up(length, L::width); j < round_up(length, kPanel); ++j)
+    for (int j = round_up(keys, L::width); j < padded; ++j)
       weights[j] = 0;
     return L::sum(total);
   }
 
   static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
-                         int rows, const float *total, float *out, std::ptrdiff_t ldo) {
+                         int rows, int seen, const float *total, float *out, std::ptrdiff_t ldo) {
     const int padded = round_up(head.length, kStrip), width = value_width(head.head_size);
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     for (int first = 0; first < head.head_size; first += width) {
-      sum_columns(width, weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded, padded, sums);
+      sum_columns(width, weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded, padded,
+                  round_up(seen, kStrip), sums);
       const int columns = least(width, head.head_size - first);
       for (int r = 0; r < rows; ++r) {
         const V factor = L::set(1.0f / total[r]);
@@ -333,14 +352,15 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
     for (int row = first_row, rows; row < last_row; row += rows) {
       rows = tile_height(last_row - row, Tile::rows);
+      const int seen = seen_until(head, row + rows - 1);
       float highest[Tile::rows], total[Tile::rows];
-      score_int8(head, packed, row, rows, scores, lds, highest);
+      score_int8(head, packed, row, rows, seen, scores, lds, highest);
       for (int r = 0; r < rows && is_placed(head); ++r)
         highest[r] = place(head, row + r, scores + r * lds, packed.query_scale[row + r]);
       for (int r = 0; r < rows; ++r)
-        total[r] =
-            weigh_int8(scores + r * lds, head.length, highest[r], packed.query_scale[row + r], weights + r * lds);
-      mix_values(head, packed, weights, lds, rows, total, out + row * ldo, ldo);
+        total[r] = weigh_int8(scores + r * lds, computed(head, seen_until(head, row + r)), round_up(seen, kPanel),
+                              highest[r], packed.query_scale[row + r], weights + r * lds);
+      mix_values(head, packed, weights, lds, rows, seen, total, out + row * ldo, ldo);
     }
   }
 

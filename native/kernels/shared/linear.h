@@ -204,27 +204,28 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  // sums [rows][W] of a panel W columns wide; rows <= R.
+  // sums [rows][W] over `depth` inputs of a panel W columns wide, whose strips are `strip` bytes apart; rows <= R.
   template <int W, int R = Tile::rows, class Fetch = Nothing>
-  static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
-                       std::int32_t *sums, Fetch ahead = {}) noexcept {
+  static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel,
+                       std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) noexcept {
     if (rows == R) {
-      Tile::template run<R, W>(q, ldq, panel, depth, sums, ahead);
+      Tile::template run<R, W>(q, ldq, panel, strip, depth, sums, ahead);
     } else if constexpr (R > 1) {
-      sum_rows<W, R - 1>(q, ldq, rows, panel, depth, sums, ahead);
+      sum_rows<W, R - 1>(q, ldq, rows, panel, strip, depth, sums, ahead);
     }
   }
 
   static void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                        std::int32_t *sums) noexcept {
     for (int r = 0; r < rows; r += Tile::rows)
-      sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel, depth, sums + r * kPanel);
+      sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel,
+                       static_cast<std::ptrdiff_t>(depth) * kStrip, depth, sums + r * kPanel);
   }
 
   // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs. A few vectors
   // side by side: the polynomial of GELU is one long chain, and alone it would wait for itself.
   template <Activation kAct>
-  static void dequantize(const Int8Rows &a, int first_row, int rows, const Int8Linear &w, int column,
+  static void dequantize(const Int8Rows &a, int first_row, int rows, const Int8Weights &w, int column,
                          const std::int32_t *sums, float *y, std::ptrdiff_t ldy, Activation act) {
     constexpr int side = L::chains;
     float zeros[Tile::rows];
@@ -254,7 +255,7 @@ template <class L, class Tile> struct LinearKernels {
   }
 
   // Add the outputs of a residual row to those of its row.
-  static void add_residual(float zero, float row_scale, const Int8Linear &w, int column, const std::int32_t *sums,
+  static void add_residual(float zero, float row_scale, const Int8Weights &w, int column, const std::int32_t *sums,
                            float *y) {
     for (int c = 0; c < kPanel; c += L::width) {
       const V sum = L::fma(L::set(-zero), L::load(w.column_sums + column + c), L::from_s32(sums + c));
@@ -263,10 +264,10 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  static void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Linear &w,
+  static void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w,
                           int first_panel, int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
-    const std::ptrdiff_t panel_bytes = static_cast<std::ptrdiff_t>(kPanel) * w.depth;
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * w.depth, panel_bytes = kPanel / kStrip * strip;
     const int all = rows + residuals.rows;
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
@@ -280,11 +281,11 @@ template <class L, class Tile> struct LinearKernels {
         height = tile_height(all - r, Tile::rows);
         const std::uint8_t *q = a.q + r * a.ldq;
         if (wanted >= 2)
-          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums, Ahead<2>{next});
+          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums, Ahead<2>{next});
         else if (wanted == 1)
-          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums, Ahead<1>{next});
+          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums, Ahead<1>{next});
         else
-          sum_rows<kPanel>(q, a.ldq, height, weights, w.depth, sums);
+          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums);
         const int asked = least(wanted, 2);
         quarters -= asked;
         next += asked * panel_bytes / 4;
@@ -305,7 +306,7 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  static void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatLinear &w, int first_panel,
+  static void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                              int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;

@@ -2,8 +2,8 @@
 //
 // Each instruction set's file defines
 //   struct Lanes   one vector of float32: width, V, load, store, ... (lanes_avx2.h shows the list)
-//   struct Tile    `rows`, the height of its int8 tile, and run<R, W>(q, ldq, panel, depth, sums) for panels of W
-//   columns
+//   struct Tile    `rows`, the height of its int8 tile, and run<R, W>(q, ldq, panel, strip, depth, sums) for
+//   panels of W columns whose strips are `strip` bytes apart
 // and makes its table from VectorKernels<Lanes, Tile>. Everything is in an anonymous namespace: two files compiled with
 // different flags must not share one instantiation, or the linker may keep the one that the CPU cannot run.
 #pragma once
@@ -19,55 +19,101 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
   using Attention = AttentionKernels<L, Tile>;
 
   static void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
-                       const float *gamma, const float *beta, float eps, float *out, std::ptrdiff_t ldo) noexcept {
-    const int full = cols / L::width * L::width, tail = cols - full;
+                       const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept {
     for (int r = 0; r < rows; ++r, x += ldx, out += ldo) {
-      V sum = L::zero();
-      for (int c = 0; c < full; c += L::width) {
-        V v = L::load(x + c);
-        if (y != nullptr) {
-          v = L::add(v, L::load(y + c));
-          L::store(x + c, v);
-        }
-        sum = L::add(sum, v);
-      }
-      if (tail > 0) {
-        V v = L::load_first(x + full, tail);
-        if (y != nullptr) {
-          v = L::add(v, L::load_first(y + full, tail));
-          L::store_first(x + full, v, tail);
-        }
-        sum = L::add(sum, v);
+      if (norm.kind == NormKind::rms) {
+        rms_norm(x, y, cols, norm, out);
+      } else {
+        const float sum = add_row(x, y, cols);
+        if (norm.kind == NormKind::layer)
+          layer_norm(x, sum / static_cast<float>(cols), cols, norm, out);
+        else
+          copy_row(x, cols, out);
       }
       if (y != nullptr)
         y += ldy;
-      if (gamma == nullptr) {
-        copy_row(x, cols, out);
-        continue;
-      }
-      const V mean = L::set(L::sum(sum) / static_cast<float>(cols));
-      V square = L::zero();
-      for (int c = 0; c < full; c += L::width) {
-        const V v = L::sub(L::load(x + c), mean);
-        square = L::fma(v, v, square);
-      }
-      if (tail > 0) {
-        const V v = L::keep_first(L::sub(L::load_first(x + full, tail), mean), tail);
-        square = L::fma(v, v, square);
-      }
-      const float variance = L::sum(square) / static_cast<float>(cols) + eps;
-      // Infinity would make a row of beta from any values at all.
-      const V factor = L::set(variance <= kLargest ? 1.0f / L::square_root(variance) : __builtin_nanf(""));
-      for (int c = 0; c < full; c += L::width) {
-        const V v = L::mul(L::sub(L::load(x + c), mean), factor);
-        L::store(out + c, L::fma(v, L::load(gamma + c), L::load(beta + c)));
-      }
-      if (tail > 0) {
-        const V v = L::mul(L::sub(L::load_first(x + full, tail), mean), factor);
-        L::store_first(out + full, L::fma(v, L::load_first(gamma + full, tail), L::load_first(beta + full, tail)),
-                       tail);
-      }
     }
+  }
+
+  // x += y; return the sum.
+  static float add_row(float *x, const float *y, int cols) {
+    const int full = cols / L::width * L::width, tail = cols - full;
+    V sum = L::zero();
+    for (int c = 0; c < full; c += L::width) {
+      V v = L::load(x + c);
+      if (y != nullptr) {
+        v = L::add(v, L::load(y + c));
+        L::store(x + c, v);
+      }
+      sum = L::add(sum, v);
+    }
+    if (tail > 0) {
+      V v = L::load_first(x + full, tail);
+      if (y != nullptr) {
+        v = L::add(v, L::load_first(y + full, tail));
+        L::store_first(x + full, v, tail);
+      }
+      sum = L::add(sum, v);
+    }
+    return L::sum(sum);
+  }
+
+  // One over the root. Infinity would make a row of beta from any values at all.
+  static V inverse_root(float variance) {
+    return L::set(variance <= kLargest ? 1.0f / L::square_root(variance) : __builtin_nanf(""));
+  }
+
+  static void layer_norm(const float *x, float mean_of_row, int cols, const NormWeights &norm, float *out) {
+    const int full = cols / L::width * L::width, tail = cols - full;
+    const V mean = L::set(mean_of_row);
+    V square = L::zero();
+    for (int c = 0; c < full; c += L::width) {
+      const V v = L::sub(L::load(x + c), mean);
+      square = L::fma(v, v, square);
+    }
+    if (tail > 0) {
+      const V v = L::keep_first(L::sub(L::load_first(x + full, tail), mean), tail);
+      square = L::fma(v, v, square);
+    }
+    const V factor = inverse_root(L::sum(square) / static_cast<float>(cols) + norm.eps);
+    for (int c = 0; c < full; c += L::width) {
+      const V v = L::mul(L::sub(L::load(x + c), mean), factor);
+      L::store(out + c, L::fma(v, L::load(norm.gamma + c), L::load(norm.beta + c)));
+    }
+    if (tail > 0) {
+      const V v = L::mul(L::sub(L::load_first(x + full, tail), mean), factor);
+      L::store_first(out + full,
+                     L::fma(v, L::load_first(norm.gamma + full, tail), L::load_first(norm.beta + full, tail)), tail);
+    }
+  }
+
+  // The sum of squares needs no mean, so it is taken while y is added.
+  static void rms_norm(float *x, const float *y, int cols, const NormWeights &norm, float *out) {
+    const int full = cols / L::width * L::width, tail = cols - full;
+    V square = L::zero();
+    for (int c = 0; c < full; c += L::width) {
+      V v = L::load(x + c);
+      if (y != nullptr) {
+        v = L::add(v, L::load(y + c));
+        L::store(x + c, v);
+      }
+      square = L::fma(v, v, square);
+    }
+    if (tail > 0) {
+      V v = L::load_first(x + full, tail);
+      if (y != nullptr) {
+        v = L::add(v, L::load_first(y + full, tail));
+        L::store_first(x + full, v, tail);
+      }
+      square = L::fma(v, v, square);
+    }
+    const V factor = inverse_root(L::sum(square) / static_cast<float>(cols) + norm.eps);
+    for (int c = 0; c < full; c += L::width)
+      L::store(out + c, L::mul(L::mul(L::load(x + c), factor), L::load(norm.gamma + c)));
+    if (tail > 0)
+      L::store_first(out + full,
+                     L::mul(L::mul(L::load_first(x + full, tail), factor), L::load_first(norm.gamma + full, tail)),
+                     tail);
   }
 
   static void copy_row(const float *x, int cols, float *out) {

@@ -72,15 +72,16 @@ struct Tile {
   }
 
   template <int R, int W, class Fetch = Nothing>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch ahead = {}) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
+                                    std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) {
     alignas(32) std::int32_t totals[R * W] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
       take_apart<R>(q + first * kGroup, ldq, groups, pairs);
       for (int column = 0; column < W; column += kStrip)
-        multiply<R, W>(pairs, panel + column * depth + first * kStrip * kGroup, groups, totals + column, ahead);
+        multiply<R, W>(pairs, panel + column / kStrip * strip + first * kStrip * kGroup, groups, totals + column,
+                       ahead);
     }
     for (int i = 0; i < R * W; ++i)
       sums[i] = totals[i];

@@ -20,16 +20,15 @@ struct Tile {
   static constexpr int rows = 6; // 6 x 4 sums, 4 of weights and 1 broadcast: 29 of 32 registers
 
   template <int R, int W, class Fetch = Nothing>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch ahead = {}) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
+                                    std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) {
     __m512i sum[R][W / 16];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < W / 16; ++c)
         sum[r][c] = _mm512_setzero_si512();
-    const std::ptrdiff_t strip = depth * kStrip;
-    for (const std::int8_t *end = panel + strip; panel != end; panel += kStrip * kGroup, q += kGroup) {
+    for (const std::int8_t *end = panel + depth * kStrip; panel != end; panel += kStrip * kGroup, q += kGroup) {
       __m512i weights[W / 16];
 #pragma GCC unroll 8
       for (int c = 0; c < W / 16; ++c)

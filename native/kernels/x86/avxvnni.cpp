@@ -22,10 +22,10 @@ struct Tile {
   static constexpr int rows = 6;
 
   template <int R, int W, class Fetch = Nothing>
-  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel, int depth,
-                                    std::int32_t *sums, Fetch ahead = {}) {
+  [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
+                                    std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) {
     for (int column = 0; column < W; column += kStrip)
-      multiply<R, W>(q, ldq, panel + column * depth, depth / kGroup, sums + column, ahead);
+      multiply<R, W>(q, ldq, panel + column / kStrip * strip, depth / kGroup, sums + column, ahead);
   }
 
   // R rows x 16 outputs.

@@ -13,7 +13,7 @@ from quaver.engine.arguments import (
     text_list,
 )
 from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
-from quaver.engine.engine import Engine, Precision, relative_projections
+from quaver.engine.engine import Engine
 from quaver.engine.load import (
     LoadedModel,
     agreed_pooling,
@@ -22,6 +22,7 @@ from quaver.engine.load import (
     load_model,
 )
 from quaver.engine.machine import advice, cpu_settings, info, parse_cpus
+from quaver.engine.native_model import Precision, relative_projections
 from quaver.engine.postprocessing import (
     Matrix,
     Output,

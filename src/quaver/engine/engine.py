@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver import _native
 from quaver.engine.instruction_sets import choose_isa
+from quaver.engine.native_model import PRECISIONS, Precision, computes_in, native_model
 from quaver.engine.threads import choose_threads
 from quaver.errors import (
     EngineError,
@@ -19,37 +19,7 @@ from quaver.errors import (
     TokenRangeError,
     UnsupportedArchitectureError,
 )
-from quaver.models import (
-    MAX_LENGTH,
-    AttentionSpec,
-    DenseStep,
-    EncoderSpec,
-    EncoderWeights,
-    HeadStep,
-    LayerWeights,
-    Linear,
-    LinearWeights,
-    NormWeights,
-    QuantizedLinear,
-    Rotary,
-    TokenBatch,
-    dequantized,
-    quantize_weight,
-    relative_rows,
-    release_pages,
-    rotary_tables,
-)
-
-Precision = Literal["int8", "float32"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
-
-_Floats = NDArray[np.float32]
-# Weight and bias; weight, scale and bias; the same with scale and zero point of the input.
-_LinearParts = (
-    tuple[_Floats, _Floats]
-    | tuple[NDArray[np.int8], _Floats, _Floats]
-    | tuple[NDArray[np.int8], _Floats, _Floats, float, int]
-)
+from quaver.models import MAX_LENGTH, EncoderSpec, EncoderWeights, TokenBatch
 
 
 class Engine:
@@ -110,93 +80,10 @@ class Engine:
         if copy_tables:
             weights = _with_copied_tables(weights)
         self.spec = spec
-        self.precision: Precision = "float32"
+        self.precision: Precision = computes_in(weights, precision)
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
-        self._encoder = _native.Encoder(
-            _native_spec(spec),
-            self.isa,
-            weights.word,
-            weights.position,
-            weights.token_type,
-            _norm(weights.embedding_norm),
-        )
-        rotaries = list(dict.fromkeys(a.rotary for a in spec.attention if a.rotary is not None))
-        for rotary in rotaries:
-            self._encoder.add_rotary(*rotary_tables(rotary, spec.max_length, spec.head_size))
-        if spec.relative is not None:
-            rows = relative_rows(spec.relative, spec.max_length)
-            self._encoder.set_relative_rows(rows, spec.relative.span)
-        for attention, layer in zip(spec.attention, weights.layers, strict=True):
-            self._add_layer(attention, rotaries, layer, self._positions(weights, layer), precision)
-            for linear in (layer.qkv, layer.out, layer.up, layer.down):
-                release_pages(linear.weight)
-        if weights.final_norm is not None:
-            self._encoder.set_final_norm(_norm(weights.final_norm))
-        if weights.distance_bias is not None:
-            # The kernels' softmax is in base two.
-            bias = weights.distance_bias * np.float32(math.log2(math.e))
-            self._encoder.set_distance_bias(bias, spec.max_length)
-        for step, weight in zip(spec.head, weights.head, strict=True):
-            self._add_head_step(step, weight)
-
-    def _add_layer(
-        self,
-        attention: AttentionSpec,
-        rotaries: list[Rotary],
-        layer: LayerWeights,
-        positions: list[list[LinearWeights]],
-        precision: Precision | None,
-    ) -> None:
-        qkv, *others = (
-            _in_precision(linear, precision)
-            for linear in (layer.qkv, layer.out, layer.up, layer.down)
-        )
-        linears = (_scaled(qkv, _query_factor(self.spec)), *others)
-        if any(isinstance(linear, QuantizedLinear) for linear in linears):
-            self.precision = "int8"
-        kind: Precision = "int8" if isinstance(qkv, QuantizedLinear) else "float32"
-        queries, keys = (
-            [_native_linear(_in_precision(head, kind)) for head in heads] for heads in positions
-        )
-        native_qkv, out, up, down = map(_native_linear, linears)
-        attention_norm = None if layer.attention_norm is None else _norm(layer.attention_norm)
-        self._encoder.add_layer(
-            native_qkv,
-            out,
-            attention_norm,
-            up,
-            down,
-            _norm(layer.output_norm),
-            attention.window or 0,
-            -1 if attention.rotary is None else rotaries.index(attention.rotary),
-            queries,
-            keys,
-        )
-
-    def _positions(self, weights: EncoderWeights, layer: LayerWeights) -> list[list[LinearWeights]]:
-        """Return queries and keys of relative positions, (2S, D) for each head, or nothing."""
-        if self.spec.relative is None:
-            return [[], []]
-        queries, keys = relative_projections(self.spec, weights, layer)
-        bias = np.zeros(len(queries), np.float32)
-        factor = np.float32(math.log2(math.e) * self.spec.score_scale)
-        return [
-            [
-                LinearWeights(np.ascontiguousarray(head), bias)
-                for head in np.split(table, self.spec.heads, axis=1)
-            ]
-            for table in (queries * factor, keys)
-        ]
-
-    def _add_head_step(self, step: HeadStep, weight: LinearWeights | NormWeights) -> None:
-        if isinstance(step, DenseStep):
-            assert isinstance(weight, LinearWeights)
-            activation = getattr(_native.Activation, step.activation)
-            self._encoder.add_dense(weight.weight, weight.bias, activation)
-        else:
-            assert isinstance(weight, NormWeights)
-            self._encoder.add_norm(_norm(weight), step.eps)
+        self._encoder = _native.Encoder(self.isa, native_model(spec, weights, precision))
 
     def encode(
         self, batch: TokenBatch, *, position: Callable[[int], int] | None = None
@@ -274,34 +161,6 @@ class Engine:
         )
 
 
-def relative_projections(
-    spec: EncoderSpec, weights: EncoderWeights, layer: LayerWeights
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Project the relative positions as a layer projects its tokens.
-
-    Formula:
-        query(norm(relative)), key(norm(relative))
-
-    Args:
-        spec: the encoder.
-        weights: with a table of relative positions, float32 (2S, H).
-        layer: the layer whose query and key projections read the table.
-
-    Returns:
-        Queries and keys, two float32 (2S, H).
-    """
-    assert weights.relative is not None
-    table = weights.relative
-    if weights.relative_norm is not None:
-        centered = table - table.mean(axis=1, keepdims=True)
-        variance = np.square(centered).mean(axis=1, keepdims=True)
-        scaled = centered / np.sqrt(variance + np.float32(spec.norm_eps))
-        table = scaled * weights.relative_norm.gamma + weights.relative_norm.beta
-    exact, both = dequantized(layer.qkv), np.s_[: 2 * spec.hidden_size]
-    queries, keys = np.split(table @ exact.weight[both].T + exact.bias[both], 2, axis=1)
-    return queries, keys
-
-
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
     if values is None and name == "type_ids":
         return
@@ -324,31 +183,6 @@ def _check_range(what: str, values: NDArray[np.int32], size: int, table: str) ->
         )
 
 
-def _query_factor(spec: EncoderSpec) -> NDArray[np.float32]:
-    """Return what the rows of qkv are multiplied with, float32 (3H,).
-
-    The kernels want what scores are scaled with in the query, for a softmax in base two.
-    """
-    factor = np.ones(3 * spec.hidden_size, np.float32)
-    factor[: spec.hidden_size] = math.log2(math.e) * spec.score_scale
-    return factor
-
-
-def _in_precision(linear: Linear, precision: Precision | None) -> Linear:
-    if precision == "float32":
-        return dequantized(linear)
-    if precision == "int8" and isinstance(linear, LinearWeights):
-        return quantize_weight(linear)
-    return linear
-
-
-def _scaled(linear: Linear, factor: NDArray[np.float32]) -> Linear:
-    """Multiply the outputs of a layer with a factor each, float32 (O,)."""
-    if isinstance(linear, QuantizedLinear):
-        return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
-    return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
-
-
 def _with_copied_tables(weights: EncoderWeights) -> EncoderWeights:
     return replace(
         weights,
@@ -356,33 +190,3 @@ def _with_copied_tables(weights: EncoderWeights) -> EncoderWeights:
         position=None if weights.position is None else weights.position.copy(),
         token_type=None if weights.token_type is None else weights.token_type.copy(),
     )
-
-
-def _native_linear(linear: Linear) -> _LinearParts:
-    if isinstance(linear, LinearWeights):
-        return linear.weight, linear.bias
-    if linear.input is None:
-        return linear.weight, linear.scale, linear.bias
-    return linear.weight, linear.scale, linear.bias, linear.input.scale, linear.input.zero
-
-
-def _native_spec(spec: EncoderSpec) -> _native.EncoderSpec:
-    return _native.EncoderSpec(
-        hidden=spec.hidden_size,
-        heads=spec.heads,
-        intermediate=spec.intermediate_size,
-        vocabulary=spec.vocab_size,
-        positions=spec.max_positions,
-        position_offset=spec.position_offset,
-        token_types=spec.type_vocab_size,
-        norm_eps=spec.norm_eps,
-        activation=getattr(_native.Activation, spec.activation),
-        gate=getattr(_native.Gate, spec.gate),
-        norm_first=spec.norm_first,
-        pooling=[getattr(_native.Pooling, mode) for mode in spec.poolings],
-        normalize=spec.normalize,
-    )
-
-
-def _norm(norm: NormWeights) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return norm.gamma, norm.beta

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from quaver.engine.arguments import check_range
-from quaver.engine.engine import PRECISIONS, Engine, Precision
+from quaver.engine.engine import Engine
+from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.engine.static import StaticEngine
 from quaver.engine.threads import choose_threads
 from quaver.errors import (

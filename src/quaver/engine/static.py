@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine.engine import Precision
+from quaver.engine.native_model import Precision
 from quaver.errors import EngineError, InputError, TokenRangeError
 from quaver.models import StaticSpec, StaticWeights, TokenBatch
 

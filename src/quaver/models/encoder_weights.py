@@ -7,15 +7,23 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.models.geometry import NormKind
 from quaver.models.linear import Linear, LinearWeights
 
 
 @dataclass(frozen=True)
 class NormWeights:
-    """LayerNorm: gamma float32 (H,), beta float32 (H,), zeros if the model has none."""
+    """LayerNorm or RMSNorm.
+
+    Attributes:
+        gamma: float32 (H,); where a checkpoint multiplies with 1 + w, this is the sum.
+        beta: float32 (H,), zeros if the model has none; an RMSNorm ignores it.
+        kind: which norm.
+    """
 
     gamma: NDArray[np.float32]
     beta: NDArray[np.float32]
+    kind: NormKind = "layer"
 
 
 @dataclass(frozen=True)
@@ -23,13 +31,19 @@ class LayerWeights:
     """One layer. Its linear layers are `qkv`, `out`, `up` and `down`, whatever the family.
 
     Attributes:
-        qkv: weight (3H, H), the rows of query, key and value stacked.
-        out: weight (H, H), after the attention.
+        qkv: weight ((Hq + 2 Hkv) D, H), the rows of query, key and value stacked.
+        out: weight (H, Hq D), after the attention.
         attention_norm: of the attention: after `out` and its residual, or before `qkv` if
             norms come first; None if there is no norm (the first layer of a ModernBERT).
         up: weight (I, H), I the inner size; (2I, H) with a gate.
         down: weight (H, I).
         output_norm: of the feed-forward part: after `down` and its residual, or before `up`.
+        attention_post_norm: of the output of `out`, before its residual is added; None unless norms
+            are on both sides.
+        output_post_norm: of the output of `down` likewise.
+        query_norm: of each head of the query, (D,), if the layer has `head_norms`.
+        key_norm: of each head of the key likewise.
+        value_norm: of each head of the value, if the layer has `value_norm`.
     """
 
     qkv: Linear
@@ -38,6 +52,11 @@ class LayerWeights:
     up: Linear
     down: Linear
     output_norm: NormWeights
+    attention_post_norm: NormWeights | None = None
+    output_post_norm: NormWeights | None = None
+    query_norm: NormWeights | None = None
+    key_norm: NormWeights | None = None
+    value_norm: NormWeights | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +67,7 @@ class EncoderWeights:
         word: float32 (V, H).
         position: float32 (P, H), or None.
         token_type: float32 (types, H), or None.
-        embedding_norm: after the sum of the three.
+        embedding_norm: after the sum of the three; None without a norm.
         layers: one for each layer.
         final_norm: after the last layer if norms come first, else None.
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
@@ -62,7 +81,7 @@ class EncoderWeights:
     word: NDArray[np.float32]
     position: NDArray[np.float32] | None
     token_type: NDArray[np.float32] | None
-    embedding_norm: NormWeights
+    embedding_norm: NormWeights | None
     layers: tuple[LayerWeights, ...]
     final_norm: NormWeights | None = None
     distance_bias: NDArray[np.float32] | None = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from quaver.models.head import DenseStep, HeadStep
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens"]
 Gate = Literal["none", "first", "last"]
+NormKind = Literal["layer", "rms"]
+NormPlaces = Literal["after", "before", "both"]
 Bias = Literal["none", "relative", "alibi"]
 
 # What the native kernels are made for: int32 sums without overflow, a packed key on the stack.
@@ -64,16 +66,65 @@ class RelativePositions:
 
 
 @dataclass(frozen=True)
-class AttentionSpec:
-    """What the attention of one layer sees.
+class LayerSpec:
+    """One layer.
 
     Attributes:
-        window: a token attends to those at most this far away, itself included; None for all.
-        rotary: turns query and key by their positions; None for no rotation.
+        heads: Hq, heads of the query.
+        kv_heads: Hkv, heads of key and value, a divisor of `heads`; query head h reads the keys and
+            values of head h // (heads // kv_heads).
+        head_size: D, features of a head.
+        intermediate_size: I, inner size of the feed-forward part.
+        activation: of the feed-forward part; "gelu" is the exact one (erf).
+        gate: "first": the first half of `up` goes through the activation and is multiplied with the
+            second; "last": the other way round; "none": no gate.
+        norm: the kind of its norms: "layer" is LayerNorm, "rms" RMSNorm.
+        norm_places: where attention and feed-forward part f have their norms: "after":
+            norm(x + f(x)); "before": x + f(norm(x)); "both": x + norm'(f(norm(x))).
+        head_norms: whether every head of query and key goes through a norm before rotation.
+        value_norm: the same for values.
+        window: a token attends to those at most this far away; None for all.
+        causal: a token attends to none after it.
+        rotary: rotates query and key by their positions; None for no rotation.
+        attention_scale: what scores are multiplied with; None for one over the root of D.
     """
 
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate_size: int
+    activation: Activation
+    gate: Gate = "none"
+    norm: NormKind = "layer"
+    norm_places: NormPlaces = "after"
+    head_norms: bool = False
+    value_norm: bool = False
     window: int | None = None
+    causal: bool = False
     rotary: Rotary | None = None
+    attention_scale: float | None = None
+
+    @property
+    def query_width(self) -> int:
+        """The features of all heads of the query."""
+        return self.heads * self.head_size
+
+    @property
+    def kv_width(self) -> int:
+        """The features of all heads of the key; as many of the value."""
+        return self.kv_heads * self.head_size
+
+    @property
+    def up_width(self) -> int:
+        """The outputs of the feed-forward part's first layer."""
+        return self.intermediate_size * (1 if self.gate == "none" else 2)
+
+    @property
+    def score_scale(self) -> float:
+        """What scores are multiplied with."""
+        if self.attention_scale is not None:
+            return self.attention_scale
+        return 1 / math.sqrt(self.head_size)
 
 
 @dataclass(frozen=True)
@@ -84,22 +135,16 @@ class EncoderSpec:
         family: which names its tensors have, a key of `FAMILIES`.
         model_type: as config.json names it.
         vocab_size: V, rows of the word embeddings.
-        hidden_size: H, a multiple of `heads`.
-        attention: one for each layer.
-        heads: attention heads.
-        intermediate_size: I, inner size of the feed-forward part.
+        hidden_size: H.
+        layers: one for each layer.
         max_positions: P, `position_offset` plus the most tokens of a text.
+        type_vocab_size: rows of the token type embeddings; 0 for none.
+        norm_eps: added to the variance in every norm.
         position_offset: position of the first token.
         position_table: whether positions have learned embeddings, P rows.
-        type_vocab_size: rows of the token type embeddings; 0 for none.
-        norm_eps: added to the variance in LayerNorm.
-        norm_first: norms come before attention and feed-forward part, and one after the last layer,
-            instead of after each of them and its residual.
-        activation: of the feed-forward part; "gelu" is the exact one (erf).
-        gate: "first": the first half of `up` goes through the activation and is multiplied with the
-            second; "last": the other way round; "none": no gate.
-        bias: what is added to a score for the places of query and key: "relative" learned for each
-            distance, "alibi" a slope for each head.
+        embedding_scale: what word embeddings are multiplied with.
+        bias: what is added to a score for the positions of query and key: "relative" learned for
+            each distance, "alibi" a slope for each head.
         relative: relative positions that query and key attend to, None for none.
         pooling: how token vectors become one; several names joined by "+" are concatenated.
         normalize: whether the vector is divided by its length.
@@ -110,38 +155,22 @@ class EncoderSpec:
     model_type: str
     vocab_size: int
     hidden_size: int
-    attention: tuple[AttentionSpec, ...]
-    heads: int
-    intermediate_size: int
+    layers: tuple[LayerSpec, ...]
     max_positions: int
     type_vocab_size: int
     norm_eps: float
-    activation: Activation
     position_offset: int = 0
     position_table: bool = True
-    norm_first: bool = False
-    gate: Gate = "none"
+    embedding_scale: float = 1.0
     bias: Bias = "none"
     relative: RelativePositions | None = None
     pooling: str = "cls"
     normalize: bool = False
     head: tuple[HeadStep, ...] = ()
 
-    @property
-    def layers(self) -> int:
-        """The number of layers."""
-        return len(self.attention)
-
-    @property
-    def head_size(self) -> int:
-        """D, the features of an attention head."""
-        return self.hidden_size // self.heads
-
-    @property
-    def score_scale(self) -> float:
-        """What a score is multiplied with: one over the root of D times the parts it is summed of."""
-        parts = 1 if self.relative is None else 3
-        return 1 / math.sqrt(parts * self.head_size)
+    def with_layers(self, **changes: Any) -> EncoderSpec:
+        """Return the spec with fields of every layer changed."""
+        return replace(self, layers=tuple(replace(layer, **changes) for layer in self.layers))
 
     @property
     def max_length(self) -> int:

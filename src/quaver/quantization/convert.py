@@ -166,7 +166,7 @@ def convert_calibrated(
                 "text meant for this model?"
             )
         strength = 0.0
-        if recipe.scheme == "static" and _can_smooth(spec, weights, place):
+        if recipe.scheme == "static" and _can_smooth(spec, place):
             factors, strength = smoothing_factors(exact, x, recipe.observer, STRENGTHS)
         if strength:
             x, exact = x / factors, replace(exact, weight=exact.weight * factors)
@@ -234,15 +234,15 @@ def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputR
     return fixed if by_layer <= MAX_ERROR_RATIO * by_token else None
 
 
-def _can_smooth(spec: EncoderSpec, weights: EncoderWeights, place: Place) -> bool:
+def _can_smooth(spec: EncoderSpec, place: Place) -> bool:
     """Return whether the outlier channels of a layer's input can go into the layer before it.
 
     They can after attention: its output is linear in the values, so the rows of the value
     projection can absorb a factor for each feature. Before the other layers there is an activation, or
     a norm whose output also feeds a residual connection.
     """
-    layer = weights.layers[place[0]]
-    return place[1] == "out" and len(layer.qkv.bias) == 3 * spec.hidden_size
+    layer = spec.layers[place[0]]
+    return place[1] == "out" and layer.kv_heads == layer.heads and not layer.value_norm
 
 
 def _divided(qkv: Linear, factors: FloatArray) -> Linear:

@@ -1,6 +1,6 @@
 """The forward pass for calibration, in NumPy and float32; a callback computes every linear layer.
 
-T tokens in the batch, N sequences, H hidden size, I intermediate size.
+T tokens in the batch, N sequences, H hidden size, I intermediate size, Hq and Hkv heads of query and of key and value.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from quaver.models import (
     Activation,
     EncoderSpec,
     EncoderWeights,
+    LayerSpec,
     LayerWeights,
     Linear,
     NormWeights,
@@ -36,7 +37,7 @@ def run_layers(
     """Run the encoder's layers, without pooling and head, which stay in float32.
 
     Formula:
-        h_0 = norm(word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
+        h_0 = norm(scale * word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
 
     Args:
         spec: the encoder.
@@ -49,21 +50,23 @@ def run_layers(
         float32 (T, H), the output of the last layer, before a final norm.
     """
     states = embed(spec, weights, batch)
-    for i, layer in enumerate(weights.layers):
+    for i, (layer, parts) in enumerate(zip(spec.layers, weights.layers, strict=True)):
         attend = _attention_of(spec, i, weights, batch.offsets)
-        states = run_layer(spec, layer, states, attend, apply=apply)
+        states = run_layer(layer, parts, states, attend, eps=spec.norm_eps, apply=apply)
     return states
 
 
 def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
     """Add the embeddings of each token and normalize the sum; float32 (T, H)."""
     total = weights.word[batch.ids]
+    if spec.embedding_scale != 1:
+        total = total * np.float32(spec.embedding_scale)
     if weights.position is not None:
         total = total + weights.position[_places(batch.offsets) + spec.position_offset]
     if weights.token_type is not None:
         types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
         total = total + weights.token_type[types]
-    return layer_norm(total, weights.embedding_norm, spec.norm_eps)
+    return norm(total, weights.embedding_norm, spec.norm_eps)
 
 
 def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:
@@ -72,82 +75,100 @@ def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:
 
 
 def run_layer(
-    spec: EncoderSpec,
-    layer: LayerWeights,
+    layer: LayerSpec,
+    parts: LayerWeights,
     x: FloatArray,
     attend: Callable[[FloatArray], FloatArray],
     *,
+    eps: float,
     apply: ApplyLinear,
 ) -> FloatArray:
     """Run one layer.
 
     Formula:
-        norm last:    a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
-        norm first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
+        norms after:   a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
+        norms before:  a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
+        norms on both sides: as before, with each result of out and down through a norm of its own
         inner(v) = act(up(v)), with a gate act(first half of up(v)) * second half
 
     Args:
-        spec: the encoder.
-        layer: the layer's weights.
+        layer: the layer's geometry.
+        parts: its weights.
         x: float32 (T, H).
-        attend: the layer's attention, float32 (T, 3H) to (T, H).
+        attend: its attention, float32 (T, (Hq + 2 Hkv) D) to (T, Hq D).
+        eps: of the norms.
         apply: see `run_layers`.
 
     Returns:
         float32 (T, H).
     """
 
-    def attention_norm(v: FloatArray) -> FloatArray:
-        norm = layer.attention_norm
-        return v if norm is None else layer_norm(v, norm, spec.norm_eps)
-
-    def output_norm(v: FloatArray) -> FloatArray:
-        return layer_norm(v, layer.output_norm, spec.norm_eps)
-
     def inner(v: FloatArray) -> FloatArray:
-        wide = apply(v, layer.up)
-        if spec.gate == "none":
-            return activate(wide, spec.activation)
-        gate, value = np.split(wide, 2, axis=1)[:: 1 if spec.gate == "first" else -1]
-        return activate(gate, spec.activation) * value
+        wide = apply(v, parts.up)
+        if layer.gate == "none":
+            return activate(wide, layer.activation)
+        gate, value = np.split(wide, 2, axis=1)[:: 1 if layer.gate == "first" else -1]
+        return activate(gate, layer.activation) * value
 
-    if spec.norm_first:
-        a = x + apply(attend(apply(attention_norm(x), layer.qkv)), layer.out)
-        return a + apply(inner(output_norm(a)), layer.down)
-    a = attention_norm(x + apply(attend(apply(x, layer.qkv)), layer.out))
-    return output_norm(a + apply(inner(a), layer.down))
+    def attended(v: FloatArray) -> FloatArray:
+        y = apply(attend(apply(v, parts.qkv)), parts.out)
+        return norm(y, parts.attention_post_norm, eps)
+
+    def fed_forward(v: FloatArray) -> FloatArray:
+        return norm(apply(inner(v), parts.down), parts.output_post_norm, eps)
+
+    if layer.norm_places == "after":
+        a = norm(x + attended(x), parts.attention_norm, eps)
+        return norm(a + fed_forward(a), parts.output_norm, eps)
+    a = x + attended(norm(x, parts.attention_norm, eps))
+    return a + fed_forward(norm(a, parts.output_norm, eps))
 
 
-def layer_norm(x: FloatArray, weights: NormWeights, eps: float) -> FloatArray:
-    """Return (x - mean) / sqrt(var + eps) * gamma + beta over each row, float32 (T, H)."""
-    centred = x - x.mean(axis=1, keepdims=True)
-    variance = np.square(centred).mean(axis=1, keepdims=True)
-    scaled: FloatArray = centred / np.sqrt(variance + np.float32(eps))
+def norm(x: FloatArray, weights: NormWeights | None, eps: float) -> FloatArray:
+    """Norm the last axis; without a norm return x.
+
+    Formula:
+        LayerNorm  (x - mean) / sqrt(variance + eps) * gamma + beta
+        RMSNorm    x / sqrt(mean of x^2 + eps) * gamma
+    """
+    if weights is None:
+        return x
+    scaled: FloatArray
+    if weights.kind == "rms":
+        square = np.square(x).mean(axis=-1, keepdims=True)
+        scaled = x / np.sqrt(square + np.float32(eps))
+        return scaled * weights.gamma
+    centered = x - x.mean(axis=-1, keepdims=True)
+    variance = np.square(centered).mean(axis=-1, keepdims=True)
+    scaled = centered / np.sqrt(variance + np.float32(eps))
     return scaled * weights.gamma + weights.beta
 
 
 def _attention_of(
-    spec: EncoderSpec, layer: int, weights: EncoderWeights, offsets: NDArray[np.int32]
+    spec: EncoderSpec, index: int, weights: EncoderWeights, offsets: NDArray[np.int32]
 ) -> Callable[[FloatArray], FloatArray]:
-    rotary, window = spec.attention[layer].rotary, spec.attention[layer].window
+    layer, parts = spec.layers[index], weights.layers[index]
 
     def attend(qkv: FloatArray) -> FloatArray:
-        if rotary is not None:
-            tables = rotary_tables(rotary, spec.max_length, spec.head_size)
+        all_heads = layer.heads + 2 * layer.kv_heads
+        heads = qkv.reshape(len(qkv), all_heads, layer.head_size).swapaxes(0, 1)
+        q, k, v = np.split(heads, [layer.heads, layer.heads + layer.kv_heads])
+        q = norm(q, parts.query_norm, spec.norm_eps)
+        k = norm(k, parts.key_norm, spec.norm_eps)
+        v = norm(v, parts.value_norm, spec.norm_eps)
+        if layer.rotary is not None:
+            tables = rotary_tables(layer.rotary, spec.max_length, layer.head_size)
             cosine, sine = (table[_places(offsets)] for table in tables)
-            qkv = rotate(qkv, cosine, sine, spec.heads)
+            q, k = rotate(q, cosine, sine), rotate(k, cosine, sine)
         positions = None
         if spec.relative is not None:
-            queries, keys = relative_projections(spec, weights, weights.layers[layer])
+            queries, keys = relative_projections(spec, weights, parts)
             positions = Positions(queries, keys, relative_rows(spec.relative, spec.max_length))
-        return attention(
-            qkv,
-            offsets,
-            spec.heads,
-            window=window,
-            bias=weights.distance_bias,
-            positions=positions,
+        context = attention(
+            layer, q, k, v, offsets, bias=weights.distance_bias, positions=positions
         )
+        merged: FloatArray = context.swapaxes(0, 1).reshape(len(qkv), layer.query_width)
+        return merged
 
     return attend
 
@@ -209,61 +230,55 @@ class Positions:
     rows: NDArray[np.int32]
 
 
-def rotate(qkv: FloatArray, cosine: FloatArray, sine: FloatArray, heads: int) -> FloatArray:
-    """Apply rotary position embeddings to the heads of query and key.
+def rotate(x: FloatArray, cosine: FloatArray, sine: FloatArray) -> FloatArray:
+    """Apply rotary position embeddings to heads.
 
     Formula:
         (a, b) to (a cos - b sin, b cos + a sin), a the first half of a head and b the second
 
     Args:
-        qkv: float32 (T, 3H), query, key and value side by side.
+        x: float32 (heads, T, D).
         cosine: float32 (T, D / 2).
         sine: float32 (T, D / 2).
-        heads: number of heads.
 
     Returns:
-        float32 (T, 3H).
+        float32 (heads, T, D).
     """
-    turned = qkv.reshape(len(qkv), 3, heads, 2, -1).copy()
-    a, b = turned[:, :2, :, 0].copy(), turned[:, :2, :, 1].copy()
-    cos, sin = cosine[:, None, None], sine[:, None, None]
-    turned[:, :2, :, 0] = a * cos - b * sin
-    turned[:, :2, :, 1] = b * cos + a * sin
-    merged: FloatArray = turned.reshape(qkv.shape)
-    return merged
+    a, b = np.split(x, 2, axis=2)
+    return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=2)
 
 
 def attention(
-    qkv: FloatArray,
+    layer: LayerSpec,
+    q: FloatArray,
+    k: FloatArray,
+    v: FloatArray,
     offsets: NDArray[np.int32],
-    heads: int,
     *,
-    window: int | None = None,
     bias: FloatArray | None = None,
     positions: Positions | None = None,
 ) -> FloatArray:
     """Compute attention within each sequence.
 
     Formula:
-        softmax(q k^T / sqrt(D) + bias) v, for each sequence and head, D = H / heads; with positions
-        softmax((q_i k_j + q_i key_r + k_j query_r) / sqrt(3D)) v, r = rows[j - i + R - 1]
+        softmax(scale q k^T + bias) v, for each sequence and head; with positions
+        softmax(scale (q_i k_j + q_i key_r + k_j query_r)) v, r = rows[j - i + R - 1]
 
     Args:
-        qkv: float32 (T, 3H), query, key and value side by side.
+        layer: scale, window, and whether it is causal.
+        q: float32 (Hq, T, D).
+        k: float32 (Hkv, T, D).
+        v: float32 (Hkv, T, D).
         offsets: int32 (N + 1,).
-        heads: number of heads.
-        window: largest distance at which tokens attend to each other; None for no limit.
-        bias: float32 (heads, 2R - 1), by distance; see `EncoderWeights`. None for no bias.
+        bias: float32 (Hq, 2R - 1), by distance; see `EncoderWeights`. None for no bias.
         positions: relative position embeddings, or None.
 
     Returns:
-        float32 (T, H).
+        float32 (Hq, T, D).
     """
-    tokens, hidden = len(qkv), qkv.shape[1] // 3
-    size = hidden // heads
-    q, k, v = np.moveaxis(qkv.reshape(tokens, 3, heads, size), 0, 2)
-    scale = np.float32(1 / math.sqrt(size if positions is None else 3 * size))
-    context: FloatArray = np.empty((heads, tokens, size), np.float32)
+    scale, group = np.float32(layer.score_scale), layer.heads // layer.kv_heads
+    k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
+    context: FloatArray = np.empty(q.shape, np.float32)
     for begin, end in pairwise(offsets):
         one = np.s_[:, begin:end]
         scores = q[one] @ k[one].swapaxes(1, 2)
@@ -275,12 +290,13 @@ def attention(
         scores = scores * scale
         if bias is not None:
             scores = scores + bias[:, distances + (bias.shape[1] - 1) // 2]
-        if window is not None:
-            scores = np.where(np.abs(distances) <= window, scores, np.float32(-np.inf))
+        if layer.window is not None:
+            scores = np.where(np.abs(distances) <= layer.window, scores, np.float32(-np.inf))
+        if layer.causal:
+            scores = np.where(distances <= 0, scores, np.float32(-np.inf))
         powers = np.exp(scores - scores.max(axis=2, keepdims=True))
         context[one] = powers / powers.sum(axis=2, keepdims=True) @ v[one]
-    merged: FloatArray = context.swapaxes(0, 1).reshape(tokens, hidden)
-    return merged
+    return context
 
 
 def _position_scores(

@@ -1,7 +1,7 @@
 """The encoder in plain NumPy, one text at a time in float64: what the engine's results are compared with.
 
 Written to be read, and shares no mathematics with the engine. T tokens of the text, H hidden size, D head size,
-I intermediate size, S span of relative positions.
+I intermediate size, S span of relative positions, Hq and Hkv heads of query and of key and value.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from quaver.models import (
     DenseStep,
     EncoderSpec,
     EncoderWeights,
+    LayerSpec,
     LayerWeights,
     Linear,
     LinearWeights,
@@ -56,20 +57,20 @@ def hidden_states(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch)
         batch: N texts of T tokens together.
 
     Returns:
-        spec.layers + 1 arrays float64 (T, H). Where norms come first, the last array went through the
-        final norm.
+        One array more than there are layers, float64 (T, H). The last one went through the final norm,
+        if there is one.
     """
     texts = []
     for begin, end in pairwise(batch.offsets):
         types = None if batch.type_ids is None else batch.type_ids[begin:end]
         states = [embed(spec, weights, batch.ids[begin:end], types)]
-        for index in range(spec.layers):
+        for index in range(len(spec.layers)):
             states.append(layer(spec, weights, index, states[-1]))
         if weights.final_norm is not None:
-            states[-1] = layer_norm(states[-1], weights.final_norm, spec.norm_eps)
+            states[-1] = norm(states[-1], weights.final_norm, spec.norm_eps)
         texts.append(states)
     if not texts:
-        return [np.empty((0, spec.hidden_size))] * (spec.layers + 1)
+        return [np.empty((0, spec.hidden_size))] * (len(spec.layers) + 1)
     return [np.concatenate(layers) for layers in zip(*texts, strict=True)]
 
 
@@ -79,85 +80,100 @@ def embed(
     ids: NDArray[np.int32],
     types: NDArray[np.int32] | None,
 ) -> Array:
-    """Return norm(word[id] + position[place] + token_type[type]), float64 (T, H)."""
-    total = weights.word[ids].astype(np.float64)
+    """Return norm(scale * word[id] + position[place] + token_type[type]), float64 (T, H)."""
+    total = spec.embedding_scale * weights.word[ids].astype(np.float64)
     if weights.position is not None:
         total += weights.position[spec.position_offset : spec.position_offset + len(ids)]
     if weights.token_type is not None:
         total += weights.token_type[np.zeros_like(ids) if types is None else types]
-    return layer_norm(total, weights.embedding_norm, spec.norm_eps)
+    return norm(total, weights.embedding_norm, spec.norm_eps)
 
 
 def layer(spec: EncoderSpec, weights: EncoderWeights, index: int, x: Array) -> Array:
     """Run one layer on a text, float64 (T, H) to (T, H).
 
     Formula:
-        norms behind:  a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
-        norms first:   a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
+        norms after:   a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
+        norms before:  a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
+        norms on both sides: as before, with each result of out and down through a norm of its own
     """
     parts = weights.layers[index]
-
-    def first_norm(v: Array) -> Array:
-        if parts.attention_norm is None:
-            return v
-        return layer_norm(v, parts.attention_norm, spec.norm_eps)
-
-    def second_norm(v: Array) -> Array:
-        return layer_norm(v, parts.output_norm, spec.norm_eps)
+    eps, after = spec.norm_eps, spec.layers[index].norm_places == "after"
 
     def attended(v: Array) -> Array:
-        return linear(attend(spec, weights, index, linear(v, parts.qkv)), parts.out)
+        context = attend(spec, weights, index, linear(v, parts.qkv))
+        return norm(linear(context, parts.out), parts.attention_post_norm, eps)
 
     def fed_forward(v: Array) -> Array:
-        return linear(inner(spec, parts, v), parts.down)
+        wide = inner(spec.layers[index], parts, v)
+        return norm(linear(wide, parts.down), parts.output_post_norm, eps)
 
-    if spec.norm_first:
-        a = x + attended(first_norm(x))
-        return a + fed_forward(second_norm(a))
-    a = first_norm(x + attended(x))
-    return second_norm(a + fed_forward(a))
+    if after:
+        a = norm(x + attended(x), parts.attention_norm, eps)
+        return norm(a + fed_forward(a), parts.output_norm, eps)
+    a = x + attended(norm(x, parts.attention_norm, eps))
+    return a + fed_forward(norm(a, parts.output_norm, eps))
 
 
-def inner(spec: EncoderSpec, parts: LayerWeights, x: Array) -> Array:
+def inner(layer_spec: LayerSpec, parts: LayerWeights, x: Array) -> Array:
     """Return act(up(x)); with a gate act(one half of up(x)) times the other half; float64 (T, I)."""
     wide = linear(x, parts.up)
-    activation = ACTIVATIONS[spec.activation]
-    if spec.gate == "none":
+    activation = ACTIVATIONS[layer_spec.activation]
+    if layer_spec.gate == "none":
         return activation(wide)
     first, second = np.split(wide, 2, axis=1)
-    if spec.gate == "first":
+    if layer_spec.gate == "first":
         return activation(first) * second
     return activation(second) * first
 
 
 def attend(spec: EncoderSpec, weights: EncoderWeights, index: int, qkv: Array) -> Array:
-    """Let every token of a text look at the others, head by head; float64 (T, 3H) to (T, H).
+    """Let every token of a text look at the others, head by head.
 
     Formula:
         softmax(scores) v, with scores_ij = (q_i k_j + relative_ij) * score_scale + bias_(j - i), and minus infinity
-        where |j - i| exceeds the layer's window
+        where |j - i| exceeds the layer's window, or j > i in a causal layer
+
+    Args:
+        spec: the encoder.
+        weights: its weights.
+        index: which layer.
+        qkv: float64 (T, (Hq + 2 Hkv) D), the heads of query, key and value side by side.
+
+    Returns:
+        float64 (T, Hq D).
     """
-    count = len(qkv)
+    this, parts = spec.layers[index], weights.layers[index]
+    count, size = len(qkv), this.head_size
     distance = np.arange(count)[None, :] - np.arange(count)[:, None]
-    window, rotary = spec.attention[index].window, spec.attention[index].rotary
-    context = np.empty((count, spec.hidden_size))
-    for number in range(spec.heads):
-        columns = slice(number * spec.head_size, (number + 1) * spec.head_size)
-        q, k, v = (part[:, columns] for part in np.split(qkv, 3, axis=1))
-        if rotary is not None:
-            q, k = rotate(q, rotary), rotate(k, rotary)
+    heads = np.split(qkv, this.heads + 2 * this.kv_heads, axis=1)
+    queries, keys = heads[: this.heads], heads[this.heads : -this.kv_heads]
+    values = heads[-this.kv_heads :]
+    context = np.empty((count, this.query_width))
+    for number, q in enumerate(queries):
+        shared = number * this.kv_heads // this.heads
+        q = norm(q, parts.query_norm, spec.norm_eps)
+        k = norm(keys[shared], parts.key_norm, spec.norm_eps)
+        v = norm(values[shared], parts.value_norm, spec.norm_eps)
+        columns = slice(number * size, (number + 1) * size)
+        if this.rotary is not None:
+            q, k = rotate(q, this.rotary), rotate(k, this.rotary)
         scores = q @ k.T
         if spec.relative is not None:
-            queries, keys = relative_projections(spec, weights, weights.layers[index])
+            position_queries, position_keys = relative_projections(spec, weights, parts)
             rows = relative_rows(spec.relative, spec.max_length)[distance + spec.max_length - 1]
-            to_position = np.take_along_axis(q @ keys[:, columns].T, rows, axis=1)
-            from_position = np.take_along_axis(k @ queries[:, columns].T, rows.T, axis=1).T
+            to_position = np.take_along_axis(q @ position_keys[:, columns].T, rows, axis=1)
+            from_position = np.take_along_axis(k @ position_queries[:, columns].T, rows.T, axis=1).T
             scores = scores + to_position + from_position
-        scores = scores * spec.score_scale
+        scores = scores * this.score_scale
         if weights.distance_bias is not None:
             scores = scores + weights.distance_bias[number, distance + spec.max_length - 1]
-        if window is not None:
-            scores = np.where(np.abs(distance) <= window, scores, -np.inf)
+        seen = np.full(distance.shape, True)
+        if this.window is not None:
+            seen &= np.abs(distance) <= this.window
+        if this.causal:
+            seen &= distance <= 0
+        scores = np.where(seen, scores, -np.inf)
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         context[:, columns] = powers / powers.sum(axis=1, keepdims=True) @ v
     return context
@@ -185,7 +201,7 @@ def relative_projections(
     assert weights.relative is not None
     table = weights.relative.astype(np.float64)
     if weights.relative_norm is not None:
-        table = layer_norm(table, weights.relative_norm, spec.norm_eps)
+        table = norm(table, weights.relative_norm, spec.norm_eps)
     queries, keys, _ = np.split(linear(table, parts.qkv), 3, axis=1)
     return queries, keys
 
@@ -227,7 +243,7 @@ def head(spec: EncoderSpec, weights: EncoderWeights, pooled: Array) -> Array:
             pooled = ACTIVATIONS[step.activation](linear(pooled, weight))
         else:
             assert isinstance(weight, NormWeights)
-            pooled = layer_norm(pooled, weight, step.eps)
+            pooled = norm(pooled, weight, step.eps)
     return pooled
 
 
@@ -238,10 +254,21 @@ def linear(x: Array, weights: Linear) -> Array:
     return y
 
 
-def layer_norm(x: Array, weights: NormWeights, eps: float) -> Array:
-    """Return (x - mean) / sqrt(variance + eps) * gamma + beta for each row, float64 (T, H)."""
-    mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
-    y: Array = (x - mean) / np.sqrt(variance + eps) * weights.gamma + weights.beta
+def norm(x: Array, weights: NormWeights | None, eps: float) -> Array:
+    """Norm each row; without a norm return x. float64 (T, n).
+
+    Formula:
+        LayerNorm  (x - mean) / sqrt(variance + eps) * gamma + beta
+        RMSNorm    x / sqrt(mean of x^2 + eps) * gamma
+    """
+    if weights is None:
+        return x
+    y: Array
+    if weights.kind == "rms":
+        y = x / np.sqrt(np.square(x).mean(axis=1, keepdims=True) + eps) * weights.gamma
+    else:
+        mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+        y = (x - mean) / np.sqrt(variance + eps) * weights.gamma + weights.beta
     return y
 
 

@@ -11,12 +11,11 @@ from quaver.models.families.family import (
     ClassifierSpec,
     Family,
     LayerNames,
-    everywhere,
     pooler_classifier,
     projection_classifier,
     take_norm,
 )
-from quaver.models.geometry import EncoderSpec
+from quaver.models.geometry import EncoderSpec, LayerSpec
 from quaver.models.head import DenseStep
 from quaver.models.positions import alibi_bias, relative_bias
 from quaver.models.tensors import NamedTensors
@@ -56,16 +55,17 @@ def _bert_spec(config: Config) -> EncoderSpec:
 
 
 def _absolute(config: Config, family: str) -> EncoderSpec:
+    hidden, sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
+    layer = LayerSpec(**sizes, activation=config.activation("hidden_act"))
     return EncoderSpec(
         family=family,
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **config.sizes("hidden_size", "num_attention_heads", "intermediate_size"),
-        attention=everywhere(config.size("num_hidden_layers")),
+        hidden_size=hidden,
+        layers=(layer,) * config.size("num_hidden_layers"),
         max_positions=config.size("max_position_embeddings"),
         type_vocab_size=config.size("type_vocab_size"),
         norm_eps=config.number("layer_norm_eps"),
-        activation=config.activation("hidden_act"),
     )
 
 
@@ -91,14 +91,13 @@ def _jina_spec(config: Config) -> EncoderSpec:
     config.require({"position_embedding_type": ("alibi",), "feed_forward_type": ("geglu", "reglu")})
     # The gate's activation is in its name; hidden_act is not read.
     reglu = config.values["feed_forward_type"] == "reglu"
-    return replace(
+    spec = replace(
         _absolute(Config({**config.values, "hidden_act": "gelu"}), "jina_bert"),
         max_positions=config.length("max_position_embeddings"),
         position_table=False,
         bias="alibi",
-        gate="first",
-        activation="relu" if reglu else "gelu",
     )
+    return spec.with_layers(gate="first", activation="relu" if reglu else "gelu")
 
 
 def _mpnet_spec(config: Config) -> EncoderSpec:
@@ -110,16 +109,17 @@ def _mpnet_spec(config: Config) -> EncoderSpec:
 
 
 def _distilbert_spec(config: Config) -> EncoderSpec:
+    hidden, sizes = config.sizes("dim", "n_heads", "hidden_dim")
+    layer = LayerSpec(**sizes, activation=config.activation("activation"))
     return EncoderSpec(
         family="distilbert",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **config.sizes("dim", "n_heads", "hidden_dim"),
-        attention=everywhere(config.size("n_layers")),
+        hidden_size=hidden,
+        layers=(layer,) * config.size("n_layers"),
         max_positions=config.size("max_position_embeddings"),
         type_vocab_size=0,
         norm_eps=1e-12,
-        activation=config.activation("activation"),
     )
 
 
@@ -134,16 +134,17 @@ def _weights(names: LayerNames, spec: EncoderSpec, named: NamedTensors) -> Encod
     if types:
         token_type = named.take("embeddings.token_type_embeddings.weight", types, hidden)
     if spec.bias == "alibi":
-        bias = alibi_bias(spec.heads, spec.max_length)
+        bias = alibi_bias(spec.layers[0].heads, spec.max_length)
     if spec.bias == "relative":
-        table = named.take("encoder.relative_attention_bias.weight", 32, spec.heads)
+        heads = spec.layers[0].heads
+        table = named.take("encoder.relative_attention_bias.weight", 32, heads)
         bias = relative_bias(table, spec.max_length)
     return EncoderWeights(
         word=word,
         position=position,
         token_type=token_type,
         embedding_norm=take_norm(named, "embeddings.LayerNorm", hidden),
-        layers=tuple(names.layer(spec, named, i) for i in range(spec.layers)),
+        layers=tuple(names.layer(spec, named, i) for i in range(len(spec.layers))),
         distance_bias=bias,
     )
 

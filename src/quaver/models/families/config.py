@@ -30,10 +30,11 @@ _EVERYWHERE: dict[str, tuple[object, ...]] = {
 
 
 class Sizes(TypedDict):
-    """Fields of an EncoderSpec that are checked together."""
+    """Sizes of a LayerSpec."""
 
-    hidden_size: int
     heads: int
+    kv_heads: int
+    head_size: int
     intermediate_size: int
 
 
@@ -141,8 +142,10 @@ class Config:
         """Return the activation of a classification head, which may also be tanh."""
         return "tanh" if getattr(self.file, key) == "tanh" else self.activation(key, default)
 
-    def sizes(self, hidden: str, heads: str, inner: str, *, rotary: bool = False) -> Sizes:
-        """Return hidden_size, heads and intermediate_size, under the keys of a family.
+    def sizes(
+        self, hidden: str, heads: str, inner: str, *, rotary: bool = False
+    ) -> tuple[int, Sizes]:
+        """Return H and the sizes of a layer, under the keys of a family.
 
         With `rotary` heads turn their features in pairs.
 
@@ -165,7 +168,7 @@ class Config:
                 f"{hidden} / {heads} must be even, because rotary positions turn features in pairs: "
                 f"got {h} / {n} in config.json"
             )
-        return {"hidden_size": h, "heads": n, "intermediate_size": i}
+        return h, {"heads": n, "kv_heads": n, "head_size": h // n, "intermediate_size": i}
 
     def labels(self) -> int:
         """Count the labels as transformers does: id2label, else num_labels, else 2.

@@ -6,11 +6,13 @@ Source:
 
 from __future__ import annotations
 
+import math
+
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.config import Config
-from quaver.models.families.family import ClassifierSpec, Family, LayerNames, everywhere, take_norm
-from quaver.models.geometry import EncoderSpec, RelativePositions
+from quaver.models.families.family import ClassifierSpec, Family, LayerNames, take_norm
+from quaver.models.geometry import EncoderSpec, LayerSpec, RelativePositions
 from quaver.models.head import DenseStep
 from quaver.models.tensors import NamedTensors
 
@@ -26,32 +28,35 @@ _LAYER = LayerNames(
 
 
 def _spec(config: Config) -> EncoderSpec:
-    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
-    hidden = sizes["hidden_size"]
+    hidden, sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size")
     config.require(
         {
             "relative_attention": (True,),
             "share_att_key": (True,),
             "conv_kernel_size": (0, None),
             "embedding_size": (hidden, None),
-            "attention_head_size": (hidden // sizes["heads"], None),
+            "attention_head_size": (sizes["head_size"], None),
             "norm_rel_ebd": ("layer_norm", "none", None),
         }
     )
     _require_both_parts(config)
     positions = config.size("max_position_embeddings")
     table = config.flag("position_biased_input", True)
+    layer = LayerSpec(
+        **sizes,
+        activation=config.activation("hidden_act", "gelu"),
+        attention_scale=1 / math.sqrt(3 * sizes["head_size"]),  # a score is a sum of three
+    )
     return EncoderSpec(
         family="deberta-v2",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **sizes,
-        attention=everywhere(config.size("num_hidden_layers")),
+        hidden_size=hidden,
+        layers=(layer,) * config.size("num_hidden_layers"),
         max_positions=positions if table else config.length("max_position_embeddings"),
         position_table=table,
         type_vocab_size=config.size("type_vocab_size", least=0, default=0),
         norm_eps=config.number("layer_norm_eps", default=1e-7),
-        activation=config.activation("hidden_act", "gelu"),
         relative=_relative(config, positions),
     )
 
@@ -99,7 +104,7 @@ def _weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
         position=position,
         token_type=token_type,
         embedding_norm=take_norm(named, "embeddings.LayerNorm", hidden),
-        layers=tuple(_LAYER.layer(spec, named, i) for i in range(spec.layers)),
+        layers=tuple(_LAYER.layer(spec, named, i) for i in range(len(spec.layers))),
         relative=named.take("encoder.rel_embeddings.weight", 2 * spec.relative.span, hidden),
         relative_norm=take_norm(named, "encoder.LayerNorm", hidden) if spec.relative.norm else None,
     )

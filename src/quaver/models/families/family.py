@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
 from quaver.models.families.config import Config
-from quaver.models.geometry import AttentionSpec, EncoderSpec
+from quaver.models.geometry import EncoderSpec
 from quaver.models.head import DenseStep, HeadStep
 from quaver.models.linear import Linear, stacked
 from quaver.models.tensors import NamedTensors
@@ -54,11 +54,6 @@ class Family:
     split: Callable[[EncoderSpec, Tensors], Tensors] | None = None
 
 
-def everywhere(layers: int) -> tuple[AttentionSpec, ...]:
-    """Return the attention of layers that see all tokens and rotate nothing."""
-    return (AttentionSpec(),) * layers
-
-
 def pooler_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     """BERT's head: classifier(tanh(pooler(h))), h the last state of the first token."""
     return ClassifierSpec(
@@ -81,9 +76,14 @@ def projection_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     )
 
 
-def joined(named: NamedTensors, names: list[str], rows: int, columns: int, bias: bool) -> Linear:
+def joined(
+    named: NamedTensors, names: Sequence[str], rows: Sequence[int], columns: int, bias: bool
+) -> Linear:
     """Take linear layers that read the same input as one, the first on top."""
-    parts = [named.linear(name, rows, columns, bias=bias) for name in names]
+    parts = [
+        named.linear(name, outputs, columns, bias=bias)
+        for name, outputs in zip(names, rows, strict=True)
+    ]
     if len(parts) == 1:
         return parts[0]
     whole = stacked(parts)
@@ -124,22 +124,23 @@ class LayerNames:
         self, spec: EncoderSpec, named: NamedTensors, i: int, *, first_norm: bool = True
     ) -> LayerWeights:
         """Take one layer; `first_norm` is false for a layer without an attention norm."""
-        name, hidden = f"{self.layers}.{i}", spec.hidden_size
-        wide = spec.intermediate_size * (1 if spec.gate == "none" else 2)
+        name, hidden, layer = f"{self.layers}.{i}", spec.hidden_size, spec.layers[i]
 
-        def take(parts: tuple[str, ...], rows: int, columns: int, bias: bool) -> Linear:
+        def take(parts: tuple[str, ...], rows: tuple[int, ...], columns: int, bias: bool) -> Linear:
             names = [f"{name}.{part}" for part in parts]
-            return joined(named, names, rows // len(parts), columns, bias)
+            return joined(named, names, rows if len(parts) > 1 else [sum(rows)], columns, bias)
 
         def norm(part: str) -> NormWeights:
             return take_norm(named, f"{name}.{part}", hidden, bias=self.norm_bias)
 
+        qkv = (layer.query_width, layer.kv_width, layer.kv_width)
+        halves = layer.up_width // layer.intermediate_size
         return LayerWeights(
-            qkv=take(self.qkv, 3 * hidden, hidden, self.qkv_bias),
-            out=take((self.out,), hidden, hidden, self.out_bias),
+            qkv=take(self.qkv, qkv, hidden, self.qkv_bias),
+            out=take((self.out,), (hidden,), layer.query_width, self.out_bias),
             attention_norm=norm(self.attention_norm) if first_norm else None,
-            up=take(self.up, wide, hidden, self.up_bias),
-            down=take((self.down,), hidden, spec.intermediate_size, self.down_bias),
+            up=take(self.up, (layer.intermediate_size,) * halves, hidden, self.up_bias),
+            down=take((self.down,), (hidden,), layer.intermediate_size, self.down_bias),
             output_norm=norm(self.output_norm),
         )
 

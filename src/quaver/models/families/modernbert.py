@@ -6,12 +6,14 @@ Source:
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.config import Config
 from quaver.models.families.family import ClassifierSpec, Family, LayerNames, take_norm
 from quaver.models.files import Rope
-from quaver.models.geometry import AttentionSpec, EncoderSpec, Rotary
+from quaver.models.geometry import EncoderSpec, LayerSpec, Rotary
 from quaver.models.head import DenseStep, NormStep
 from quaver.models.tensors import NamedTensors
 
@@ -23,25 +25,29 @@ _OLD_THETAS = {"full_attention": "global_rope_theta", "sliding_attention": "loca
 def _spec(config: Config) -> EncoderSpec:
     biases = {"attention_bias": (False, None), "mlp_bias": (False, None)}
     config.require({**biases, "norm_bias": (False, None), "rope_scaling": (None,)})
-    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
+    hidden, sizes = config.sizes(
+        "hidden_size", "num_attention_heads", "intermediate_size", rotary=True
+    )
+    full = LayerSpec(
+        **sizes,
+        activation=config.activation("hidden_activation", "gelu"),
+        gate="first",
+        norm_places="before",
+        rotary=_rotary(config, "full_attention"),
+    )
     local = config.size("local_attention", least=2, default=128)
-    kinds = {
-        "full_attention": AttentionSpec(None, _rotary(config, "full_attention")),
-        "sliding_attention": AttentionSpec(local // 2, _rotary(config, "sliding_attention")),
-    }
+    sliding = replace(full, window=local // 2, rotary=_rotary(config, "sliding_attention"))
+    kinds = {"full_attention": full, "sliding_attention": sliding}
     return EncoderSpec(
         family="modernbert",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **sizes,
-        attention=tuple(kinds[kind] for kind in _layer_types(config)),
+        hidden_size=hidden,
+        layers=tuple(kinds[kind] for kind in _layer_types(config)),
         max_positions=config.length("max_position_embeddings"),
         position_table=False,
         type_vocab_size=0,
         norm_eps=config.number("norm_eps", default=1e-5),
-        norm_first=True,
-        activation=config.activation("hidden_activation", "gelu"),
-        gate="first",
     )
 
 
@@ -100,7 +106,9 @@ def _weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
         position=None,
         token_type=None,
         embedding_norm=take_norm(named, "embeddings.norm", hidden, bias=False),
-        layers=tuple(_LAYER.layer(spec, named, i, first_norm=i > 0) for i in range(spec.layers)),
+        layers=tuple(
+            _LAYER.layer(spec, named, i, first_norm=i > 0) for i in range(len(spec.layers))
+        ),
         final_norm=take_norm(named, "final_norm", hidden, bias=False),
     )
 

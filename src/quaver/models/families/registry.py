@@ -149,7 +149,7 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
     named = NamedTensors(tensors, anchor=family.anchor)
     weights = family.weights(spec, named)
     for part in ("encoder.", "layers.", "transformer."):
-        named.require_all_taken(part, f"a {spec.model_type} of {spec.layers} layers")
+        named.require_all_taken(part, f"a {spec.model_type} of {len(spec.layers)} layers")
     return replace(weights, head=_head(named, spec))
 
 

@@ -13,7 +13,7 @@ from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.config import Config
 from quaver.models.families.family import Family, LayerNames, Tensors, pooler_classifier, take_norm
-from quaver.models.geometry import AttentionSpec, EncoderSpec, Rotary
+from quaver.models.geometry import EncoderSpec, LayerSpec, Rotary
 from quaver.models.tensors import NamedTensors
 
 # Published folders, and those that transformers has saved under its own names.
@@ -62,20 +62,25 @@ def _gte_spec(config: Config) -> EncoderSpec:
             "pack_qkv": (True, None),
         }
     )
-    sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
-    rotary = _gte_rotary(config, sizes["hidden_size"] // sizes["heads"])
+    hidden, sizes = config.sizes(
+        "hidden_size", "num_attention_heads", "intermediate_size", rotary=True
+    )
+    layer = LayerSpec(
+        **sizes,
+        activation=config.activation("hidden_act", "gelu"),
+        gate="last",
+        rotary=_gte_rotary(config, sizes["head_size"]),
+    )
     return EncoderSpec(
         family="gte",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **sizes,
-        attention=(AttentionSpec(None, rotary),) * config.size("num_hidden_layers"),
+        hidden_size=hidden,
+        layers=(layer,) * config.size("num_hidden_layers"),
         max_positions=config.length("max_position_embeddings"),
         position_table=False,
         type_vocab_size=config.size("type_vocab_size", least=0, default=0),
         norm_eps=config.number("layer_norm_eps", default=1e-12),
-        activation=config.activation("hidden_act", "gelu"),
-        gate="last",
     )
 
 
@@ -135,26 +140,29 @@ def _nomic_spec(config: Config) -> EncoderSpec:
         }
     )
     published = "n_embd" in config.values
-    if published:
-        sizes = config.sizes("n_embd", "n_head", "n_inner", rotary=True)
-    else:
-        sizes = config.sizes("hidden_size", "num_attention_heads", "intermediate_size", rotary=True)
+    keys = ("n_embd", "n_head", "n_inner")
+    if not published:
+        keys = ("hidden_size", "num_attention_heads", "intermediate_size")
+    hidden, sizes = config.sizes(*keys, rotary=True)
     theta = _saved_theta(config) or config.number("rotary_emb_base", default=1000.0)
-    layers = config.size("n_layer", "num_hidden_layers")
+    layer = LayerSpec(
+        **sizes,
+        activation="silu" if published else config.activation("hidden_act", "silu"),
+        gate="last",
+        rotary=Rotary(theta),
+    )
     return EncoderSpec(
         family="nomic_bert",
         model_type=config.model_type,
         vocab_size=config.size("vocab_size"),
-        **sizes,
-        attention=(AttentionSpec(None, Rotary(theta)),) * layers,
+        hidden_size=hidden,
+        layers=(layer,) * config.size("n_layer", "num_hidden_layers"),
         max_positions=config.length("n_positions", "max_position_embeddings"),
         position_table=False,
         type_vocab_size=config.size("type_vocab_size", least=0, default=2),
         norm_eps=config.number(
             "layer_norm_epsilon" if published else "layer_norm_eps", default=1e-12
         ),
-        activation="silu" if published else config.activation("hidden_act", "silu"),
-        gate="last",
     )
 
 
@@ -170,7 +178,7 @@ def _weights(
         position=None,
         token_type=token_type,
         embedding_norm=take_norm(named, norm, hidden),
-        layers=tuple(names.layer(spec, named, i) for i in range(spec.layers)),
+        layers=tuple(names.layer(spec, named, i) for i in range(len(spec.layers))),
     )
 
 

@@ -1,6 +1,7 @@
-// Weights packed for the kernels: a linear layer as panels, and the buffers they live in.
+// Memory: arrays that grow, and blocks for packed weights.
 #pragma once
 
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -10,8 +11,6 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
-
-#include "kernels/table.h"
 
 namespace quaver {
 
@@ -88,48 +87,13 @@ public:
 
   // Zeroed, on a cache line boundary; freed with the last copy of the pointer.
   std::shared_ptr<void> take(std::size_t bytes);
+  template <class T> std::shared_ptr<T> take_array(std::size_t size) {
+    return std::static_pointer_cast<T>(take(size * sizeof(T)));
+  }
 
 private:
   std::shared_ptr<char> block_;
   std::size_t size_ = 0, used_ = 0;
-};
-
-// A fixed range of a layer's input: x ~ scale * (q - zero).
-struct InputRange {
-  float scale;       // > 0; 0 for a layer that finds the range of each row while running
-  std::int32_t zero; // 0..255
-};
-
-// One linear layer y = x W^T + b, in int8 or in float32.
-class Linear {
-public:
-  // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
-  // Packed for the kernels.
-  static Linear int8(const std::int8_t *weight, const float *scale, const float *bias, int outputs, int inputs,
-                     const KernelTable &kernels, WeightMemory &memory);
-  // weight f32 [outputs][inputs], bias f32 [outputs].
-  static Linear float32(const float *weight, const float *bias, int outputs, int inputs, WeightMemory &memory);
-
-  // Quantize every row that the layer reads with one range, instead of each with its own.
-  void fix_input(InputRange range) { input_ = range; }
-
-  bool is_int8() const { return panels_ != nullptr; }
-  InputRange input() const { return input_; }
-  int inputs() const { return inputs_; }
-  int outputs() const { return outputs_; }
-  int panels() const { return round_up(outputs_, kPanel) / kPanel; }
-  Int8Linear int8_view() const;
-  FloatLinear float_view() const;
-  std::size_t bytes() const;
-
-private:
-  Linear(int outputs, int inputs);
-
-  int outputs_, inputs_;
-  InputRange input_{0.0f, 0};
-  std::shared_ptr<std::int8_t> panels_; // null in float32
-  std::shared_ptr<float> float_panels_; // null in int8
-  Buffer<float> scale_, column_sums_, bias_;
 };
 
 } // namespace quaver

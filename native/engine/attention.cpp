@@ -1,0 +1,171 @@
+#include "engine/attention.h"
+
+#include "engine/scratch.h"
+
+namespace quaver {
+namespace {
+
+// One head as the kernels read it: float keys, or everything in eight bits.
+struct PackedHead {
+  float *keys = nullptr;
+  Int8Head int8{};
+
+  // Go on to the key `first`, where a strip (a panel in float32) begins.
+  void skip_keys(int first, int head_size) {
+    if (keys != nullptr) {
+      keys += static_cast<std::ptrdiff_t>(first) * head_size;
+    } else {
+      int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, 32);
+      int8.key_scale += first;
+      int8.key_sums += first;
+    }
+  }
+};
+
+// The kernels of one kind of attention.
+class Kind {
+public:
+  Kind(const KernelTable &kernels, bool int8) : kernels_(kernels), int8_(int8) {}
+
+  // Where keys may be skipped.
+  int key_step() const { return int8_ ? kStrip : kPanel; }
+
+  PackedHead room_for(const AttentionHead &head) const {
+    Scratch &s = scratch();
+    if (int8_)
+      return {nullptr, s.head.fit(head.length, head.head_size, kernels_.overread_rows)};
+    return {s.keys.resize(area(round_up(head.length, kPanel), head.head_size)), {}};
+  }
+
+  void pack_keys(const AttentionHead &head, const PackedHead &packed) const {
+    if (int8_)
+      kernels_.pack_keys_int8(head, packed.int8);
+    else
+      kernels_.pack_keys(head, packed.keys);
+  }
+
+  // In eight bits values depend on all that are packed together: their mean and scale are those of the block.
+  void pack_values(const AttentionHead &head, const PackedHead &packed) const {
+    if (int8_)
+      kernels_.pack_values_int8(head, packed.int8);
+  }
+
+  // The rows [first, last) of a head whose keys and values are packed.
+  void attend(const AttentionHead &head, const PackedHead &packed, int first, int last, float *out,
+              std::ptrdiff_t ldo) const {
+    float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels_, head.length)));
+    if (!int8_) {
+      kernels_.attend(head, packed.keys, first, last, scores, out, ldo);
+      return;
+    }
+    const Int8Head &p = packed.int8;
+    const std::ptrdiff_t ldq = round_up(head.head_size, kDepthStep);
+    kernels_.quantize_rows(head.query + first * head.ld, head.ld, last - first, head.head_size, p.query + first * ldq,
+                           ldq, p.query_scale + first, p.query_zero + first);
+    kernels_.attend_int8(head, p, first, last, scores, out, ldo);
+  }
+
+private:
+  const KernelTable &kernels_;
+  const bool int8_;
+};
+
+// The bias of a head's scores: values[r * step + j]; null for none. The next head's begins `heads` further on.
+struct Bias {
+  const float *values = nullptr;
+  std::ptrdiff_t step = 0, heads = 0;
+};
+
+// y = x W^T + b for some panels, by this thread alone.
+void apply(const Linear &w, const float *x, std::ptrdiff_t ldx, int rows, int first_panel, int last_panel, float *y,
+           std::ptrdiff_t ldy) {
+  const LinearInput input = w.read(x, ldx, rows, {}, scratch().input);
+  w.prepare(input, 0, rows);
+  w.multiply(input, first_panel, last_panel, y, ldy, Activation::none);
+}
+
+// bias[i][j] = query_i . position_key_r + key_j . position_query_r, r the row of relative positions for j - i. Both
+// products are computed at once for all the rows that the sequence needs.
+Bias relative_bias(const RelativeRows &relative, const Layer &layer, int head, const float *query, const float *key,
+                   std::ptrdiff_t ld, int first, int last, int length) {
+  constexpr int tile = 16; // of queries: what they read of a key's row is contiguous
+  const Linear &keys = *layer.position_keys[static_cast<std::size_t>(head)],
+               &queries = *layer.position_queries[static_cast<std::size_t>(head)];
+  const std::int32_t *row_of = relative.rows + relative.reach - 1;
+  const int first_panel = row_of[length - 1] / kPanel, last_panel = row_of[1 - length] / kPanel + 1;
+  const std::ptrdiff_t width = keys.panels() * kPanel, step = round_up(length, tile);
+  const int rows = last - first;
+  Scratch &s = scratch();
+  float *by_query = s.by_query.resize(area(rows, width)), *by_key = s.by_key.resize(area(length, width));
+  apply(keys, query + first * ld, ld, rows, first_panel, last_panel, by_query, width);
+  apply(queries, key, ld, length, first_panel, last_panel, by_key, width);
+  float *bias = s.bias.resize(area(rows, step));
+  for (int i = 0; i < rows; i += tile)
+    for (int j = 0; j < length; ++j)
+      for (int r = i; r < std::min(i + tile, rows); ++r) {
+        const std::int32_t row = row_of[j - first - r];
+        bias[r * step + j] = by_query[r * width + row] + by_key[j * width + row];
+      }
+  return {bias - first * step, step, 0};
+}
+
+// Queries that are attended together, with the keys around them, where a token does not see all of its text.
+int block_rows(const LayerSpec &layer) { return round_up(std::max(layer.behind, 1), kPanel); }
+
+} // namespace
+
+// A layer with a window takes a block of queries at a time, with the keys that any of them sees: linear time. Blocks
+// are counted from the start of the sequence, so they are the same ones in any batch.
+void attend(const Model &model, const Layer &layer, const Sequence &sequence, int first_head, int last_head, int first,
+            int last, const Matrix &qkv, const Matrix &context) {
+  const LayerSpec &spec = layer.spec;
+  const int d = spec.head_size, length = sequence.length, kv_head = first_head / (spec.heads / spec.kv_heads);
+  const std::ptrdiff_t ld = qkv.ld, ldo = context.ld;
+  const float *query = qkv.row(sequence.row) + first_head * d;
+  const float *key = qkv.row(sequence.row) + spec.query_width() + kv_head * d, *value = key + spec.kv_width();
+  float *out = context.row(sequence.row) + first_head * d;
+
+  Bias bias;
+  if (model.relative.rows != nullptr)
+    bias = relative_bias(model.relative, layer, first_head, query, key, ld, first, last, length);
+  else if (const int width = 2 * model.bias.reach - 1; model.bias.heads != nullptr)
+    bias = {model.bias.heads + static_cast<std::ptrdiff_t>(first_head) * width + model.bias.reach - 1, -1, width};
+
+  const bool everything = spec.behind >= length - 1;
+  const int step = everything ? length : block_rows(spec);
+  const Kind kind(model.kernels, spec.int8_attention);
+  const AttentionHead head{.query = query,
+                           .key = key,
+                           .value = value,
+                           .ld = ld,
+                           .length = everything ? length : std::min(round_up(last, step) + spec.ahead, length),
+                           .head_size = d,
+                           .bias = bias.values,
+                           .bias_step = bias.step,
+                           .behind = spec.behind,
+                           .ahead = spec.ahead};
+  const PackedHead packed = kind.room_for(head);
+  // Blocks share the packed keys where each begins between two strips of them (panels in float32).
+  const bool keys_once = everything || spec.behind % kind.key_step() == 0;
+  if (keys_once)
+    kind.pack_keys(head, packed);
+  for (int block = first / step * step; block < last; block += step) {
+    const int begin = everything ? 0 : std::max(block - spec.behind, 0);
+    AttentionHead part = head;
+    part.length = (everything ? length : std::min(block + step + spec.ahead, length)) - begin;
+    part.query += begin * ld;
+    part.key += begin * ld;
+    part.value += begin * ld;
+    PackedHead packed_part = packed;
+    if (keys_once)
+      packed_part.skip_keys(begin, d);
+    else
+      kind.pack_keys(part, packed_part);
+    kind.pack_values(part, packed_part);
+    for (int h = first_head; h < last_head; ++h, part.query += d, part.bias += bias.heads)
+      kind.attend(part, packed_part, std::max(block, first) - begin, std::min(block + step, last) - begin,
+                  out + begin * ldo + (h - first_head) * d, ldo);
+  }
+}
+
+} // namespace quaver

@@ -1,0 +1,47 @@
+// A model as data, without its weights: everything that tells one architecture from another.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/table.h"
+
+namespace quaver {
+
+// Which half of the feed-forward part's first layer goes through the activation before it multiplies the other half.
+enum class Gate : std::int32_t { none, first, last };
+
+enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt };
+
+// One layer. Query head h reads the keys and values of head h / (heads / kv_heads).
+struct LayerSpec {
+  int heads;           // Hq, of the query
+  int kv_heads;        // Hkv, of key and value; divides heads
+  int head_size;       // D
+  int intermediate;    // I, width of the feed-forward part
+  int behind, ahead;   // a token attends to those at most this far before and after it; kMaxLength for all
+  int rotary;          // which of the model's tables turns query and key; -1 for none
+  bool int8_attention; // attention in eight bits
+  Gate gate;
+  Activation activation;
+
+  int query_width() const { return heads * head_size; }
+  int kv_width() const { return kv_heads * head_size; }
+  int qkv_width() const { return query_width() + 2 * kv_width(); }
+  int up_width() const { return gate == Gate::none ? intermediate : 2 * intermediate; }
+};
+
+struct Geometry {
+  int hidden;          // H
+  int vocabulary;      // rows of the word table
+  int positions;       // most tokens of a text, plus position_offset; rows of the position table if there is one
+  int position_offset; // position of the first token
+  int token_types;     // rows of the token type table, 0 for none
+  float word_scale;    // what word embeddings are multiplied with
+  std::vector<Pooling> pooling; // at least one; their vectors are concatenated
+  bool normalize;               // divide each vector by its L2 norm
+
+  int longest() const { return positions - position_offset; }
+};
+
+} // namespace quaver

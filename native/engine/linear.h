@@ -1,0 +1,133 @@
+// Linear layers. A kind of weights owns how they are packed, what it reads of its input and how it multiplies: a class
+// of this file and of linear.cpp each, which nothing else has to know.
+#pragma once
+
+#include <memory>
+
+#include "engine/memory.h"
+#include "kernels/table.h"
+
+namespace quaver {
+
+// Int8Rows to be written.
+struct RoundedRows {
+  std::uint8_t *q = nullptr;
+  std::ptrdiff_t ldq = 0;
+  float *scale = nullptr;
+  std::int32_t *zero = nullptr;
+
+  RoundedRows from(int row) const { return {q + row * ldq, ldq, scale + row, zero + row}; }
+  operator Int8Rows() const { return {q, ldq, scale, zero}; }
+};
+
+// Room for the input of a linear layer, as that layer reads it.
+struct InputRoom {
+  Buffer<std::uint8_t> q;    // [rows][K']
+  Buffer<float> scale;       // [rows]
+  Buffer<std::int32_t> zero; // [rows]
+  Buffer<float> lost;        // [residual rows][K], see LinearInput
+
+  std::size_t bytes() const { return q.bytes() + scale.bytes() + zero.bytes() + lost.bytes(); }
+};
+
+// What a linear layer multiplies: rows, and of some of them also what rounding lost, where the kind rounds.
+struct LinearInput {
+  const float *x;
+  std::ptrdiff_t ldx;
+  int rows;
+  ResidualRows residuals; // of[i] rises
+  RoundedRows rounded;    // of the rows, then of the residual rows
+  float *lost;
+};
+
+// One linear layer y = x W^T + b.
+class Linear {
+public:
+  virtual ~Linear() = default;
+  Linear(const Linear &) = delete;
+  Linear &operator=(const Linear &) = delete;
+
+  int inputs() const { return inputs_; }
+  int outputs() const { return outputs_; }
+  int panels() const { return round_up(outputs_, kPanel) / kPanel; }
+
+  // Whether rows have to be prepared before they are multiplied.
+  virtual bool prepares() const = 0;
+
+  // `rows` rows of x as this layer reads them, not yet prepared. They stay in the room until it is used again.
+  virtual LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                           InputRoom &room) const = 0;
+
+  // Prepare the rows [first, last) of an input. Threads may prepare different rows at the same time.
+  virtual void prepare(const LinearInput &input, int first, int last) const = 0;
+
+  // y = act(x W^T + b) for the outputs of the panels [first_panel, last_panel).
+  virtual void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                        Activation act) const = 0;
+
+  // Of the packed weights.
+  virtual std::size_t bytes() const = 0;
+
+protected:
+  Linear(const float *bias, int outputs, int inputs, const KernelTable &kernels);
+
+  const int outputs_, inputs_;
+  const KernelTable &kernels_;
+  Buffer<float> bias_; // [O']
+};
+
+using LinearPtr = std::unique_ptr<const Linear>;
+
+// Weights and inputs in float32.
+class Float32Linear final : public Linear {
+public:
+  // weight f32 [outputs][inputs], bias f32 [outputs]; natural order, as on disk.
+  Float32Linear(const float *weight, const float *bias, int outputs, int inputs, const KernelTable &kernels,
+                WeightMemory &memory);
+
+  bool prepares() const override { return false; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                   InputRoom &room) const override;
+  void prepare(const LinearInput &input, int first, int last) const override;
+  void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                Activation act) const override;
+  std::size_t bytes() const override;
+  FloatWeights view() const { return {panels_.get(), bias_.data(), inputs_}; }
+
+private:
+  std::shared_ptr<float> panels_;
+};
+
+// A fixed range of a layer's input: x ~ scale * (q - zero).
+struct InputRange {
+  float scale;       // > 0; 0 for a layer that finds the range of each row while running
+  std::int32_t zero; // 0..255
+};
+
+// Weights in s8 with one scale per output, inputs in u8.
+class Int8Linear final : public Linear {
+public:
+  // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
+  Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
+             int inputs, const KernelTable &kernels, WeightMemory &memory);
+
+  bool prepares() const override { return true; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                   InputRoom &room) const override;
+  void prepare(const LinearInput &input, int first, int last) const override;
+  void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                Activation act) const override;
+  std::size_t bytes() const override;
+  Int8Weights view() const {
+    return {panels_.get(), scale_.data(), column_sums_.data(), bias_.data(), round_up(inputs_, kDepthStep)};
+  }
+
+private:
+  void round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
+
+  const InputRange range_;
+  std::shared_ptr<std::int8_t> panels_;
+  Buffer<float> scale_, column_sums_;
+};
+
+} // namespace quaver

@@ -1,0 +1,24 @@
+#include "engine/model.h"
+
+namespace quaver {
+
+int Model::outputs() const {
+  for (auto step = head.rbegin(); step != head.rend(); ++step)
+    if (step->dense != nullptr)
+      return step->dense->outputs();
+  return geometry.hidden * static_cast<int>(geometry.pooling.size());
+}
+
+std::size_t Model::weight_bytes() const {
+  std::size_t bytes = 0;
+  for (const Layer &layer : layers) {
+    for (const LinearPtr *linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
+      bytes += (*linear)->bytes();
+    for (const auto *positions : {&layer.position_queries, &layer.position_keys})
+      for (const LinearPtr &head : *positions)
+        bytes += head->bytes();
+  }
+  return bytes;
+}
+
+} // namespace quaver

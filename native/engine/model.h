@@ -1,0 +1,92 @@
+// A model: geometry and weights, packed for one instruction set. Made once and never changed.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "engine/geometry.h"
+#include "engine/linear.h"
+
+namespace quaver {
+
+struct Norm {
+  NormKind kind = NormKind::none;
+  float eps = 0.0f;
+  Buffer<float> gamma, beta; // as many as the norm has features; beta of a LayerNorm alone
+
+  bool empty() const { return kind == NormKind::none; }
+  NormWeights view() const { return {kind, gamma.data(), beta.data(), eps}; }
+};
+
+// The norms of half a layer, x + f(x): sum(x + output(f(input(x)))). BERT has the sum's, ModernBERT and most decoders
+// the input's, Gemma those of input and output.
+struct Norms {
+  Norm input, output, sum;
+};
+
+struct Layer {
+  LayerSpec spec;
+  Norms attention, feed_forward;
+  LinearPtr qkv;  // (Hq + 2 Hkv) D x H; scores are in base two, see AttentionHead
+  LinearPtr out;  // H x Hq D
+  LinearPtr up;   // I x H, with a gate 2I x H
+  LinearPtr down; // H x I
+  // Of each head, before rotation.
+  Norm query_norm, key_norm, value_norm;
+  // The projections of relative positions by the layer's query and key, 2S x D for each head; empty without them.
+  // Position queries are scaled as the query is.
+  std::vector<LinearPtr> position_queries, position_keys;
+};
+
+// The caller owns the tables of a model (usually mapped from a file); they outlive it.
+
+struct Embeddings {
+  const float *word;       // [vocabulary][H]
+  const float *position;   // [positions][H], or null
+  const float *token_type; // [token_types][H], or null
+  Norm norm;
+};
+
+// Tables of one rotary position embedding.
+struct Rotary {
+  const float *cosine, *sine; // [longest][D / 2]
+};
+
+// The bias added to a score for the distance of key and query, times log2(e): heads[h][j - i + reach - 1].
+struct DistanceBias {
+  const float *heads = nullptr; // [heads][2 * reach - 1], or null
+  int reach = 0;                // at least longest
+};
+
+// Which relative position a query and a key have: rows[j - i + reach - 1], a row of a layer's position queries and
+// keys. Falls with j - i.
+struct RelativeRows {
+  const std::int32_t *rows = nullptr; // [2 * reach - 1], in [0, 2S), or null
+  int reach = 0;                      // longest
+};
+
+// A step of the head, which runs on pooled vectors: a linear layer with its activation, or a norm.
+struct HeadStep {
+  LinearPtr dense;
+  Activation activation;
+  Norm norm; // where there is no dense layer
+};
+
+struct Model {
+  const KernelTable &kernels;
+  Geometry geometry;
+  Embeddings embeddings;
+  std::vector<Rotary> rotary;
+  DistanceBias bias;
+  RelativeRows relative;
+  std::vector<Layer> layers;
+  Norm final_norm; // after the last layer
+  std::vector<HeadStep> head;
+
+  // Features of a vector: H for each pooling, or the outputs of the head's last dense layer.
+  int outputs() const;
+  // Of the linear layers, packed.
+  std::size_t weight_bytes() const;
+};
+
+} // namespace quaver

@@ -1,0 +1,83 @@
+// Who computes what: a batch cut into chunks, and the threads that work on one.
+#pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "engine/model.h"
+#include "threads/threads.h"
+
+namespace quaver {
+
+struct TokenBatch {
+  const std::int32_t *ids;      // [offsets[sequences]]
+  const std::int32_t *type_ids; // the same, or null when all are 0
+  const std::int32_t *offsets;  // [sequences + 1], from 0, strictly increasing
+  int sequences;
+};
+
+struct Sequence {
+  int index;  // in the batch
+  int row;    // its first row in the chunk
+  int length; // tokens
+};
+
+// Whole sequences that go through the layers together, the last one at the end.
+using Sequences = std::vector<Sequence>;
+
+// At least one chunk of about kChunkTokens for each thread; or one chunk for all threads, where whole sequences cannot
+// keep them busy.
+std::vector<Sequences> make_chunks(const TokenBatch &batch, int threads);
+
+// Rows of a chunk that go through the row-wise part of a layer together; the wide activation of the feed-forward part
+// is kept for this many rows only.
+inline constexpr int kBlockRows = 96;
+
+// Who works on a chunk: the calling thread alone (width 1), or a crew.
+struct Team {
+  int width;
+  Crew *crew = nullptr;
+
+  template <class Work> void each(int items, Work &&work) const {
+    if (width == 1) {
+      for (int item = 0; item < items; ++item)
+        work(item);
+    } else {
+      crew->run(items, work);
+    }
+  }
+
+  // Blocks of rows, none larger than kBlockRows, the same number for each thread.
+  template <class Work> void each_block(int rows, Work &&work) const {
+    const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
+    each(blocks, [&](int i) {
+      work(static_cast<int>(static_cast<std::int64_t>(rows) * i / blocks),
+           static_cast<int>(static_cast<std::int64_t>(rows) * (i + 1) / blocks));
+    });
+  }
+
+  // One share of [0, all) for each thread: work(first, last).
+  template <class Work> void each_share(int all, Work &&work) const {
+    each(width, [&](int i) {
+      const int first = all * i / width, last = all * (i + 1) / width;
+      if (first < last)
+        work(first, last);
+    });
+  }
+};
+
+// The smallest part of a layer's attention that one thread can compute from the layer's input to the context, where
+// every layer's outputs are divided among threads: whole panels of keys and values, and the queries that read them.
+struct AttentionUnits {
+  int count;     // 0 where heads and panels do not fit each other
+  int kv_panels; // of key, and of value
+  int query_panels;
+  int kv_heads;
+};
+AttentionUnits attention_units(const LayerSpec &layer);
+
+// Whether a team divides the outputs of every layer of a short text, instead of its rows.
+bool divides_outputs(const Model &model, std::size_t weight_bytes, const Sequences &sequences, const Team &team);
+
+} // namespace quaver

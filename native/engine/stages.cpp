@@ -1,0 +1,97 @@
+#include "engine/stages.h"
+
+namespace quaver {
+namespace {
+
+using Kind = Stage::Kind;
+
+class Builder {
+public:
+  void embed() { add({.kind = Kind::embed}); }
+
+  // Where to read x through this norm.
+  Value through(const Norm &norm, Value from = Value::x, Value to = Value::input) {
+    if (norm.empty())
+      return from;
+    // One pass over a row is enough to add the branch and to take the norm of the sum.
+    if (Stage &last = stages_.list.back();
+        last.kind == Kind::norm && last.add && last.norm == nullptr && from == last.to) {
+      last.norm = &norm;
+      last.to = to;
+    } else {
+      add({.kind = Kind::norm, .from = from, .to = to, .norm = &norm});
+    }
+    return to;
+  }
+
+  void multiply(const LinearPtr &linear, Value from, Value to, Activation activation = Activation::none) {
+    add({.kind = Kind::multiply, .from = from, .to = to, .linear = linear.get(), .activation = activation});
+  }
+
+  void attend(const Layer &layer, Value from, bool keep) {
+    add({.kind = Kind::project, .from = from, .to = Value::qkv, .layer = &layer, .linear = layer.qkv.get()});
+    add({.kind = Kind::attend, .from = Value::qkv, .to = Value::context, .layer = &layer});
+    if (keep)
+      add({.kind = Kind::keep});
+  }
+
+  void gate(const Layer &layer) {
+    add({.kind = Kind::gate,
+         .from = Value::wide,
+         .to = Value::wide,
+         .layer = &layer,
+         .activation = layer.spec.activation});
+  }
+
+  // x = sum norm(x + output norm(branch)).
+  void join(const Norms &norms) {
+    through(norms.output, Value::branch, Value::branch);
+    add({.kind = Kind::norm, .add = true});
+    through(norms.sum, Value::x, Value::x);
+  }
+
+  void add(const Stage &stage) { stages_.list.push_back(stage); }
+  Stages finish(Value result) {
+    stages_.result = result;
+    return std::move(stages_);
+  }
+
+private:
+  Stages stages_;
+};
+
+} // namespace
+
+Stages stages_of(const Model &model) {
+  const Kept kept = kept_rows(model.geometry);
+  Builder run;
+  run.embed();
+  for (const Layer &layer : model.layers) {
+    const Value attended = run.through(layer.attention.input);
+    run.attend(layer, attended, kept != Kept::all && &layer == &model.layers.back());
+    run.multiply(layer.out, Value::context, Value::branch);
+    run.join(layer.attention);
+
+    const Value fed = run.through(layer.feed_forward.input);
+    const bool gated = layer.spec.gate != Gate::none;
+    run.multiply(layer.up, fed, Value::wide, gated ? Activation::none : layer.spec.activation);
+    if (gated)
+      run.gate(layer);
+    run.multiply(layer.down, Value::wide, Value::branch);
+    run.join(layer.feed_forward);
+  }
+  const Value result = run.through(model.final_norm);
+  return run.finish(result);
+}
+
+// Nobody reads the other rows of the last layer: it computes keys and values for all of them, and everything else for
+// one row of each sequence.
+Kept kept_rows(const Geometry &geometry) {
+  if (geometry.pooling == std::vector{Pooling::cls})
+    return Kept::first;
+  if (geometry.pooling == std::vector{Pooling::last})
+    return Kept::last;
+  return Kept::all;
+}
+
+} // namespace quaver

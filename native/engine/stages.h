@@ -1,0 +1,50 @@
+// What runs, in which order: a model's layers as one list of stages.
+#pragma once
+
+#include <vector>
+
+#include "engine/model.h"
+
+namespace quaver {
+
+// The activations of a chunk, a row for each token.
+enum class Value : int {
+  x,       // H, what layers add to
+  input,   // H, x through a norm that stands before what reads it
+  qkv,     // (Hq + 2 Hkv) D, query, key and value
+  context, // Hq D, what attention makes of them
+  branch,  // H, what half a layer will add to x
+  wide,    // I, with a gate 2I
+};
+inline constexpr int kValues = 6;
+
+struct Stage {
+  enum class Kind {
+    embed,    // x = norm(word + position + type)
+    norm,     // to = norm(from), with `add` from += branch before; without a norm to = from
+    multiply, // to = activation(linear(from))
+    gate,     // wide = activation(one half of wide) * the other half
+    project,  // qkv = linear(from), its heads through their norms, query and key rotated
+    attend,   // context = attention(qkv)
+    keep,     // one row of each sequence stays
+  } kind;
+  Value from = Value::x, to = Value::x;
+  const Layer *layer = nullptr;
+  const Linear *linear = nullptr;
+  const Norm *norm = nullptr;
+  bool add = false;
+  Activation activation = Activation::none;
+};
+
+// Which row of each sequence the vector is made of.
+enum class Kept { all, first, last };
+Kept kept_rows(const Geometry &geometry);
+
+// The stages of a model, from token ids to the rows that are pooled. They point into the model.
+struct Stages {
+  std::vector<Stage> list;
+  Value result; // what is pooled
+};
+Stages stages_of(const Model &model);
+
+} // namespace quaver

@@ -1,0 +1,272 @@
+"""Geometry and weights as the native engine reads them: the one place that knows its names.
+
+`native_model` makes the mapping that `_native.Encoder` is built from; native/bindings.cpp reads it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.models import (
+    MAX_LENGTH,
+    DenseStep,
+    EncoderSpec,
+    EncoderWeights,
+    HeadStep,
+    LayerSpec,
+    LayerWeights,
+    Linear,
+    LinearWeights,
+    NormWeights,
+    QuantizedLinear,
+    Rotary,
+    dequantized,
+    quantize_weight,
+    relative_rows,
+    release_pages,
+    rotary_tables,
+)
+
+Precision = Literal["int8", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+
+_Floats = NDArray[np.float32]
+_Tables = tuple[Rotary, int]
+# The kernels' softmax is in base two.
+_LOG2_E = math.log2(math.e)
+
+
+def native_model(
+    spec: EncoderSpec, weights: EncoderWeights, precision: Precision | None
+) -> dict[str, Any]:
+    """Describe a model for the native engine.
+
+    Args:
+        spec: the encoder.
+        weights: its weights.
+        precision: what the linear layers compute in; None leaves each as it is.
+
+    Returns:
+        A mapping to be read once: its layers are an iterator that quantizes one layer after the
+        other, so that no second copy of all weights is in memory.
+    """
+    tables = list(
+        dict.fromkeys(
+            (layer.rotary, layer.head_size) for layer in spec.layers if layer.rotary is not None
+        )
+    )
+    relative = bias = None
+    if spec.relative is not None:
+        rows = relative_rows(spec.relative, spec.max_length)
+        relative = {"rows": rows, "span": spec.relative.span}
+    if weights.distance_bias is not None:
+        bias = weights.distance_bias * np.float32(_LOG2_E)
+    return {
+        "hidden": spec.hidden_size,
+        "vocabulary": spec.vocab_size,
+        "positions": spec.max_positions,
+        "position_offset": spec.position_offset,
+        "token_types": spec.type_vocab_size,
+        "word_scale": spec.embedding_scale,
+        "pooling": spec.poolings,
+        "normalize": spec.normalize,
+        "word": weights.word,
+        "position": weights.position,
+        "token_type": weights.token_type,
+        "embedding_norm": _norm(weights.embedding_norm, spec.norm_eps),
+        "rotary": [_rotary(rotary, spec.max_length, size) for rotary, size in tables],
+        "distance_bias": bias,
+        "relative": relative,
+        "layers": _layers(spec, weights, tables, precision),
+        "final_norm": _norm(weights.final_norm, spec.norm_eps),
+        "head": [
+            _head_step(step, weight) for step, weight in zip(spec.head, weights.head, strict=True)
+        ],
+    }
+
+
+def computes_in(weights: EncoderWeights, precision: Precision | None) -> Precision:
+    """Return "int8" when at least one linear layer computes in int8, else "float32"."""
+    if precision is not None:
+        return precision
+    linears = (linear for layer in weights.layers for linear in _linears(layer))
+    return "int8" if any(isinstance(linear, QuantizedLinear) for linear in linears) else "float32"
+
+
+def _layers(
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    tables: list[_Tables],
+    precision: Precision | None,
+) -> Iterator[dict[str, Any]]:
+    for layer, layer_weights in zip(spec.layers, weights.layers, strict=True):
+        yield _layer(spec, layer, weights, layer_weights, tables, precision)
+        for linear in _linears(layer_weights):
+            release_pages(linear.weight)
+
+
+def _layer(
+    spec: EncoderSpec,
+    layer: LayerSpec,
+    weights: EncoderWeights,
+    parts: LayerWeights,
+    tables: list[_Tables],
+    precision: Precision | None,
+) -> dict[str, Any]:
+    qkv, out, up, down = (_in_precision(linear, precision) for linear in _linears(parts))
+    int8 = isinstance(qkv, QuantizedLinear)
+    # What scores are multiplied with goes into the query: its weights, or its norm behind them.
+    scale = np.float32(_LOG2_E * layer.score_scale)
+    query_norm = parts.query_norm
+    if query_norm is None:
+        qkv = _scaled(qkv, layer.query_width, scale)
+    else:
+        query_norm = replace(
+            query_norm, gamma=query_norm.gamma * scale, beta=query_norm.beta * scale
+        )
+    queries, keys = _position_heads(spec, layer, weights, parts, scale, int8)
+    reach = MAX_LENGTH if layer.window is None else layer.window
+
+    def norms(norm: NormWeights | None, post: NormWeights | None) -> dict[str, Any]:
+        place = "sum" if layer.norm_places == "after" else "input"
+        return {
+            "input": None,
+            "sum": None,
+            "output": _norm(post, spec.norm_eps),
+            place: _norm(norm, spec.norm_eps),
+        }
+
+    return {
+        "heads": layer.heads,
+        "kv_heads": layer.kv_heads,
+        "head_size": layer.head_size,
+        "intermediate": layer.intermediate_size,
+        "behind": reach,
+        "ahead": 0 if layer.causal else reach,
+        "rotary": -1 if layer.rotary is None else tables.index((layer.rotary, layer.head_size)),
+        "int8_attention": int8,
+        "gate": layer.gate,
+        "activation": layer.activation,
+        "qkv": _linear(qkv),
+        "out": _linear(out),
+        "up": _linear(up),
+        "down": _linear(down),
+        "attention_norms": norms(parts.attention_norm, parts.attention_post_norm),
+        "feed_forward_norms": norms(parts.output_norm, parts.output_post_norm),
+        "query_norm": _norm(query_norm, spec.norm_eps),
+        "key_norm": _norm(parts.key_norm, spec.norm_eps),
+        "value_norm": _norm(parts.value_norm, spec.norm_eps),
+        "position_queries": queries,
+        "position_keys": keys,
+    }
+
+
+def _linears(parts: LayerWeights) -> tuple[Linear, Linear, Linear, Linear]:
+    return parts.qkv, parts.out, parts.up, parts.down
+
+
+def _in_precision(linear: Linear, precision: Precision | None) -> Linear:
+    if precision == "float32":
+        return dequantized(linear)
+    if precision == "int8" and isinstance(linear, LinearWeights):
+        return quantize_weight(linear)
+    return linear
+
+
+def _scaled(linear: Linear, rows: int, scale: np.float32) -> Linear:
+    """Multiply the first outputs of a layer."""
+    factor = np.ones(len(linear.bias), np.float32)
+    factor[:rows] = scale
+    if isinstance(linear, QuantizedLinear):
+        return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
+    return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
+
+
+def _linear(linear: Linear) -> dict[str, Any]:
+    if isinstance(linear, LinearWeights):
+        return {"kind": "float32", "weight": linear.weight, "bias": linear.bias}
+    return {
+        "kind": "int8",
+        "weight": linear.weight,
+        "scale": linear.scale,
+        "bias": linear.bias,
+        "input_scale": None if linear.input is None else linear.input.scale,
+        "input_zero": None if linear.input is None else linear.input.zero,
+    }
+
+
+def _norm(norm: NormWeights | None, eps: float) -> dict[str, Any] | None:
+    if norm is None:
+        return None
+    return {"kind": norm.kind, "gamma": norm.gamma, "beta": norm.beta, "eps": eps}
+
+
+def _rotary(rotary: Rotary, length: int, head_size: int) -> dict[str, _Floats]:
+    cosine, sine = rotary_tables(rotary, length, head_size)
+    return {"cosine": cosine, "sine": sine}
+
+
+def _head_step(step: HeadStep, weight: LinearWeights | NormWeights) -> dict[str, Any]:
+    if isinstance(step, DenseStep):
+        assert isinstance(weight, LinearWeights)
+        return {"linear": _linear(weight), "activation": step.activation}
+    assert isinstance(weight, NormWeights)
+    return {"linear": None, "norm": _norm(weight, step.eps)}
+
+
+def _position_heads(
+    spec: EncoderSpec,
+    layer: LayerSpec,
+    weights: EncoderWeights,
+    parts: LayerWeights,
+    scale: np.float32,
+    int8: bool,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return queries and keys of relative positions, (2S, D) for each head, or nothing."""
+    if spec.relative is None:
+        return [], []
+    queries, keys = relative_projections(spec, weights, parts)
+    bias = np.zeros(len(queries), np.float32)
+    precision: Precision = "int8" if int8 else "float32"
+
+    def heads(table: _Floats) -> list[dict[str, Any]]:
+        return [
+            _linear(_in_precision(LinearWeights(np.ascontiguousarray(head), bias), precision))
+            for head in np.split(table, layer.heads, axis=1)
+        ]
+
+    return heads(queries * scale), heads(keys)
+
+
+def relative_projections(
+    spec: EncoderSpec, weights: EncoderWeights, layer: LayerWeights
+) -> tuple[_Floats, _Floats]:
+    """Project the relative positions as a layer projects its tokens.
+
+    Formula:
+        query(norm(relative)), key(norm(relative))
+
+    Args:
+        spec: the encoder.
+        weights: with a table of relative positions, float32 (2S, H).
+        layer: the layer whose query and key projections read the table.
+
+    Returns:
+        Queries and keys, two float32 (2S, H).
+    """
+    assert weights.relative is not None
+    table = weights.relative
+    if weights.relative_norm is not None:
+        centered = table - table.mean(axis=1, keepdims=True)
+        variance = np.square(centered).mean(axis=1, keepdims=True)
+        scaled = centered / np.sqrt(variance + np.float32(spec.norm_eps))
+        table = scaled * weights.relative_norm.gamma + weights.relative_norm.beta
+    exact, both = dequantized(layer.qkv), np.s_[: 2 * spec.hidden_size]
+    queries, keys = np.split(table @ exact.weight[both].T + exact.bias[both], 2, axis=1)
+    return queries, keys

@@ -1,0 +1,196 @@
+"""Geometries of decoders and of encoders made from them, on random weights, against the reference in float64.
+
+Each case is a model family's layer in small: what tells it from BERT, all at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from quaver import reference
+from quaver.engine.engine import Engine
+from quaver.engine.instruction_sets import instruction_sets
+from quaver.engine.native_model import PRECISIONS, Precision
+from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.geometry import EncoderSpec, LayerSpec, NormKind, Rotary
+from quaver.models.linear import LinearWeights, dequantized
+from quaver.models.tokenizer import TokenBatch
+from quaver.quantization.forward import run_layers
+
+ISAS = [name for name, available in instruction_sets().items() if available]
+QWEN3 = LayerSpec(
+    heads=4,
+    kv_heads=2,
+    head_size=32,
+    intermediate_size=96,
+    activation="silu",
+    gate="first",
+    norm="rms",
+    norm_places="before",
+    head_norms=True,
+    causal=True,
+    rotary=Rotary(1e6),
+)
+MISTRAL = replace(QWEN3, heads=2, head_norms=False, window=9, rotary=Rotary(1e4))
+GEMMA3 = replace(
+    QWEN3,
+    heads=3,
+    kv_heads=1,
+    head_size=64,
+    activation="gelu_tanh",
+    norm_places="both",
+    causal=False,
+    attention_scale=1 / 8,
+    rotary=Rotary(1e4),
+    window=16,
+)
+GEMMA3_FULL = replace(GEMMA3, window=None, rotary=Rotary(1e6))
+# Heads of a size of their own in the layers that see everything, and norms of values.
+EMBEDDING_GEMMA2 = replace(GEMMA3, heads=4, kv_heads=2, head_size=24, value_norm=True)
+EMBEDDING_GEMMA2_FULL = replace(
+    EMBEDDING_GEMMA2, kv_heads=1, head_size=48, window=None, rotary=Rotary(1e6)
+)
+PLAIN = LayerSpec(heads=4, kv_heads=4, head_size=16, intermediate_size=128, activation="gelu")
+
+
+def spec_of(
+    *layers: LayerSpec, hidden: int = 64, pooling: str = "mean", scale: float = 1.0
+) -> EncoderSpec:
+    return EncoderSpec(
+        family="bert",
+        model_type="bert",
+        vocab_size=60,
+        hidden_size=hidden,
+        layers=layers,
+        max_positions=150,
+        type_vocab_size=0,
+        norm_eps=1e-6,
+        position_table=False,
+        embedding_scale=scale,
+        pooling=pooling,
+        normalize=True,
+    )
+
+
+CASES = {
+    "qwen3": spec_of(QWEN3, QWEN3, pooling="lasttoken"),
+    "mistral": spec_of(MISTRAL, MISTRAL, pooling="lasttoken", hidden=40),
+    "gemma3": spec_of(GEMMA3, GEMMA3_FULL, scale=8.0),
+    "embeddinggemma2": spec_of(EMBEDDING_GEMMA2, EMBEDDING_GEMMA2_FULL, scale=8.0),
+    "grouped queries over panels": spec_of(*[replace(PLAIN, kv_heads=2, head_size=32)] * 2),
+    "heads wider than a panel": spec_of(*[replace(PLAIN, head_size=128)] * 2, pooling="cls"),
+    "causal BERT": spec_of(*[replace(PLAIN, causal=True)] * 2),
+    "first layer causal": spec_of(replace(PLAIN, causal=True), PLAIN, pooling="cls"),
+}
+LENGTHS = (1, 2, 5, 16, 17, 33, 64, 65, 100, 130)
+
+every_isa = pytest.mark.parametrize("isa", ISAS)
+every_case = pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
+
+
+def drawn_weights(spec: EncoderSpec, seed: int = 0) -> EncoderWeights:
+    """Draw the weights of any geometry: what no family has yet can be run as well."""
+    rng = np.random.default_rng(seed)
+    hidden = spec.hidden_size
+
+    def linear(outputs: int, inputs: int) -> LinearWeights:
+        weight = rng.standard_normal((outputs, inputs), np.float32) * np.float32(inputs**-0.5)
+        return LinearWeights(weight, rng.standard_normal(outputs, np.float32) * np.float32(0.1))
+
+    def norm(size: int, kind: NormKind) -> NormWeights:
+        gamma = 1 + np.float32(0.2) * rng.standard_normal(size, np.float32)
+        return NormWeights(gamma, rng.standard_normal(size, np.float32) * np.float32(0.1), kind)
+
+    def layer(of: LayerSpec) -> LayerWeights:
+        both, heads = of.norm_places == "both", of.head_norms
+        return LayerWeights(
+            qkv=linear(of.query_width + 2 * of.kv_width, hidden),
+            out=linear(hidden, of.query_width),
+            attention_norm=norm(hidden, of.norm),
+            up=linear(of.up_width, hidden),
+            down=linear(hidden, of.intermediate_size),
+            output_norm=norm(hidden, of.norm),
+            attention_post_norm=norm(hidden, of.norm) if both else None,
+            output_post_norm=norm(hidden, of.norm) if both else None,
+            query_norm=norm(of.head_size, of.norm) if heads else None,
+            key_norm=norm(of.head_size, of.norm) if heads else None,
+            value_norm=norm(of.head_size, of.norm) if of.value_norm else None,
+        )
+
+    last = spec.layers[-1]
+    return EncoderWeights(
+        word=rng.standard_normal((spec.vocab_size, hidden), np.float32),
+        position=None,
+        token_type=None,
+        embedding_norm=None if last.norm == "rms" else norm(hidden, "layer"),
+        layers=tuple(layer(of) for of in spec.layers),
+        final_norm=None if last.norm_places == "after" else norm(hidden, last.norm),
+    )
+
+
+def batch(*lengths: int) -> TokenBatch:
+    ids = np.random.default_rng(1).integers(0, 60, sum(lengths)).astype(np.int32)
+    return TokenBatch(ids, np.cumsum([0, *lengths]).astype(np.int32), None, 0)
+
+
+@every_isa
+@every_case
+def test_float32_is_the_reference(spec: EncoderSpec, isa: str) -> None:
+    weights, texts = drawn_weights(spec), batch(*LENGTHS)
+    got = Engine(spec, weights, precision="float32", isa=isa, threads=2).encode(texts)
+    # Sums of 24 to 256 float32 products in another order, through two layers.
+    np.testing.assert_allclose(got, reference.encode(spec, weights, texts), rtol=0, atol=1e-5)
+
+
+@every_isa
+@every_case
+def test_int8_is_near_the_reference(spec: EncoderSpec, isa: str) -> None:
+    weights, texts = drawn_weights(spec), batch(*LENGTHS)
+    cosines = (
+        Engine(spec, weights, isa=isa).encode(texts) * reference.encode(spec, weights, texts)
+    ).sum(axis=1)
+    # A last token averages over nothing.
+    assert cosines.mean() > (0.98 if spec.pooling == "lasttoken" else 0.99)
+
+
+@every_isa
+@every_case
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_text_alone_is_the_same_bits(spec: EncoderSpec, isa: str, precision: Precision) -> None:
+    weights, texts = drawn_weights(spec), batch(*LENGTHS)
+    one, two, three = (
+        Engine(spec, weights, precision=precision, isa=isa, threads=n) for n in (1, 2, 3)
+    )
+    together = three.encode(texts)
+    for i in range(len(texts)):
+        text = texts.select(i, i + 1)
+        assert np.array_equal(one.encode(text)[0], together[i])
+        assert np.array_equal(two.encode(text)[0], together[i])
+
+
+@every_isa
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_causal_token_does_not_see_what_follows(isa: str, precision: Precision) -> None:
+    spec = replace(CASES["qwen3"], pooling="cls")
+    engine = Engine(spec, drawn_weights(spec), precision=precision, isa=isa, threads=1)
+    texts = batch(40)
+    other = replace(texts, ids=np.concatenate([texts.ids[:1], texts.ids[:0:-1]]))
+    assert engine.encode(texts).shape == (1, 64)
+    if precision == "float32":
+        assert np.array_equal(engine.encode(texts), engine.encode(other))
+    else:  # the scale of values in eight bits is that of the whole text
+        assert (engine.encode(texts) * engine.encode(other)).sum() > 0.999
+
+
+@every_case
+def test_calibration_runs_the_same_layers(spec: EncoderSpec) -> None:
+    weights, texts = drawn_weights(spec), batch(1, 5, 33, 64)
+    states = run_layers(
+        spec, weights, texts, apply=lambda x, linear: x @ dequantized(linear).weight.T + linear.bias
+    )
+    weights = replace(weights, final_norm=None)
+    truth = reference.hidden_states(spec, weights, texts)[-1]
+    np.testing.assert_allclose(states, truth, rtol=0, atol=2e-4 * np.abs(truth).max())
