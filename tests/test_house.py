@@ -43,7 +43,7 @@ ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 # Rooms that nothing else in the package may import: the oracle of the tests, and what others build on us.
 NEVER_IMPORTED = {"reference", "integrations", "cli"}
 # The commands that hand a model to a framework; a framework's module is a door of its own.
-FRAMEWORK_COMMANDS = {"cli.evaluate", "cli.export"}
+FRAMEWORK_COMMANDS = {"cli.evaluate", "cli.export_st"}
 NATIVE_CALLERS = {"engine.engine", "engine.instruction_sets", "engine.machine"}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
@@ -55,7 +55,7 @@ MADE_AROUND = {
     "cli.embed": {"typer"},
     "cli.evaluate": {"typer", "rich"},
     "cli.exit_codes": {"typer"},
-    "cli.export": {"typer"},
+    "cli.export_st": {"typer"},
     "cli.index": {"typer"},
     "cli.info": {"rich"},
     "cli.options": {"typer"},

@@ -68,7 +68,7 @@ COMMANDS = {
         "bench:bench", "Measure how fast a model runs here, alone or against other engines."
     ),
     "export-st": Command(
-        "export:export_st",
+        "export_st:export_st",
         "Write a folder that sentence-transformers, and tools built on it, run on this engine.",
     ),
     "info": Command(
