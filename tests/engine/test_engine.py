@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -167,7 +167,6 @@ def alone(isa: str, precision: Precision) -> NDArray[np.float32]:
 
 @every_isa
 @every_precision
-@settings(deadline=None)  # the first example makes engines; a shared machine is slow at times
 @given(data=st.data())
 def test_the_same_bits_in_any_batch_order_and_number_of_threads(
     isa: str, precision: Precision, data: st.DataObject

@@ -48,10 +48,10 @@ def test_the_reference_is_transformers(golden: NDArray[np.float32]) -> None:
     folder = ModelFolder.open(MODEL)
     spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)
     weights = encoder_weights(spec, folder.tensors())
-    batch = load("float32").tokenizer.encode(TEXTS[:16])
+    batch = load("float32").tokenizer.encode(TEXTS[:8])
     vectors = reference_encode(spec, weights, batch)
     # Components of unit vectors; both sides add up to 1536 float32 products, in other orders.
-    assert np.abs(vectors - golden[:16]).max() < 2e-6
+    assert np.abs(vectors - golden[:8]).max() < 2e-6
 
 
 def test_float32_agrees(golden: NDArray[np.float32]) -> None:

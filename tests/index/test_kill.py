@@ -21,7 +21,7 @@ from quaver.embedder import Embedder
 from quaver.index.embedding import passage_budget
 from quaver.index.index import Index
 
-KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "6"))
+KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "3"))
 """`make test-kill` kills a hundred times."""
 
 FILES = 10

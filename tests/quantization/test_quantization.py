@@ -272,11 +272,11 @@ def test_a_killed_run_leaves_no_folder(tmp_path: Path) -> None:
     subprocess.run(command(source, tmp_path / "whole"), check=True, capture_output=True)
     whole = contents(tmp_path / "whole")
     lasts = time.perf_counter() - begin
-    for i in range(6):
+    for i in range(4):
         target = tmp_path / f"target-{i}"
         process = subprocess.Popen(command(source, target), stdout=-3, stderr=-3)
         try:
-            process.wait(lasts * (0.5 + 0.1 * i))
+            process.wait(lasts * (0.5 + 0.15 * i))
         except subprocess.TimeoutExpired:
             process.kill()
         process.wait(60)

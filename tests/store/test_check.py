@@ -41,7 +41,7 @@ from quaver.store.status import UpdateNote
 
 D = 8
 N = 40
-FLIPS = int(os.environ.get("QUAVER_TEST_FLIPS", "200"))
+FLIPS = int(os.environ.get("QUAVER_TEST_FLIPS", "60"))
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
 ROWS = np.random.default_rng(0).standard_normal((N, D)).astype(np.float32)
 ROWS /= np.linalg.norm(ROWS, axis=1, keepdims=True)

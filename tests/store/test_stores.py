@@ -370,11 +370,7 @@ _filters = st.recursive(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "memory"])
-@settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.lists(_metadata, min_size=1, max_size=6), st.lists(_filters, min_size=8, max_size=8))
 def test_every_store_filters_as_memory_does(
     kind: str,
