@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import InputError, QuaverError, TokenizerError, TokenRangeError
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
+from quaver.models.leading_text import leading_text
 from quaver.models.prompts import with_prompt
 from quaver.models.tokenizer_files import tokenizer_from_vocabulary
 from quaver.models.tokenizer_settings import (
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 
 _MAX_BYTES = 256 << 20
+_CHARACTERS = 6
+"""Characters that are read for each wanted token at first; if they are too few, four times as many."""
+_MIN_CHARACTERS = 256
 _MAX_ID = 2**31 - 1
 MAX_TOKENS = 2**31 - 1  # the most tokens of a text where nothing sets a bound
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
@@ -172,6 +176,7 @@ class Tokenizer:
                 self._most_characters = max_length * int(median(map(len, vocabulary)))
             self.vocab_size = max(vocabulary.values(), default=-1) + 1
             self._try()
+            self._leading = leading_text(backend)
         if max_length <= self.special_tokens:
             raise InputError(
                 f"max_length must leave room beside the {self.special_tokens} special tokens: "
@@ -313,7 +318,8 @@ class Tokenizer:
         if most < sys.maxsize and not isinstance(texts, (str, bytes)):
             kept = slice(most) if keep == "start" else slice(-most, None)
             pieces = [text[kept] if isinstance(text, str) else text for text in texts]
-        encodings = self._tokenize(pieces, position=position)
+        wanted = room if keep == "start" else None
+        encodings = self._tokenize(pieces, position=position, wanted=wanted)
         truncated = 0
         for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding) > room:
@@ -358,7 +364,8 @@ class Tokenizer:
         if prompt:
             queries = [with_prompt(prompt, q) if isinstance(q, str) else q for q in queries]
         firsts = self._tokenize(queries, "first text of pair", position)
-        seconds = self._tokenize([pair[1] for pair in pairs], "second text of pair", position)
+        documents = [pair[1] for pair in pairs]
+        seconds = self._tokenize(documents, "second text of pair", position, wanted=room)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
@@ -471,7 +478,13 @@ class Tokenizer:
         texts: Sequence[str],
         name: str = "text",
         position: Callable[[int], int] | None = None,
+        *,
+        wanted: int | None = None,
     ) -> list[Encoding]:
+        """Tokenize texts, of long ones only the start if `wanted` tokens are enough.
+
+        A text of more than `wanted` tokens gets more than that, and they are the first of the text.
+        """
         if isinstance(texts, (str, bytes)):
             raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
         for i, text in enumerate(texts):
@@ -481,8 +494,32 @@ class Tokenizer:
                     "decode or drop it"
                 )
         _check_texts(texts, name, position)
+        if wanted is None or self._leading is None:
+            with _guard(_FAILED):
+                return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        size = max(wanted * _CHARACTERS, _MIN_CHARACTERS)
         with _guard(_FAILED):
-            return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+            heads = [self._head(text, size) for text in texts]
+            encodings = self._backend.encode_batch_fast(heads, add_special_tokens=False)
+            while short := [
+                i
+                for i, text in enumerate(texts)
+                if len(heads[i]) < len(text) and len(encodings[i]) <= wanted
+            ]:
+                size *= 4
+                for i in short:
+                    heads[i] = self._head(texts[i], size)
+                again = [heads[i] for i in short]
+                longer = self._backend.encode_batch_fast(again, add_special_tokens=False)
+                for i, encoding in zip(short, longer, strict=True):
+                    encodings[i] = encoding
+        return encodings
+
+    def _head(self, text: str, size: int) -> str:
+        """Return the start of a text that is much longer than `size` characters, else the text."""
+        if self._leading is None or len(text) <= 2 * size:
+            return text
+        return self._leading(text, size)
 
 
 def _at(i: int, position: Callable[[int], int] | None) -> int:
