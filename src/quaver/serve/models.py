@@ -141,8 +141,11 @@ class ServedModel:
             loaded = await asyncio.get_running_loop().run_in_executor(
                 pool, _open, self.settings, threads
             )
-        except (QuaverError, OSError, MemoryError) as error:
-            self.status, self.error = "failed", str(error) or type(error).__name__
+        except Exception as error:  # noqa: BLE001
+            # Whatever a folder made fail, the other models are served.
+            known = isinstance(error, (QuaverError, OSError))
+            self.status = "failed"
+            self.error = str(error) if known else f"{type(error).__name__}: {error}"
             self._failed_at = time.monotonic()
             raise self._unavailable(_whole(_RETRY_SECONDS)) from error
         finally:
