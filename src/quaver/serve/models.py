@@ -141,7 +141,7 @@ class ServedModel:
             loaded = await asyncio.get_running_loop().run_in_executor(
                 pool, _open, self.settings, threads
             )
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             # Whatever a folder made fail, the other models are served.
             known = isinstance(error, (QuaverError, OSError))
             self.status = "failed"
