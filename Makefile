@@ -10,7 +10,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-all       these and the long ones: the study, known cases of the fuzzers, kills (make test-long runs only those)"
 	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
+	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
 	@echo "make test-integrations           both"
@@ -154,6 +155,16 @@ test-emulated: .envs/emulated/made $(MODEL)/config.json
 	.envs/emulated/bin/python -m pip install --quiet --force-reinstall . \
 	  -C cmake.define.QUAVER_EMULATE=ON -C cmake.define.QUAVER_SIMDE=$(SIMDE) -C build-dir=build/emulated
 	@touch $@
+
+# --- Server ---------------------------------------------------------------------------------------------------------
+.envs/serve/made: $(SOURCES)
+	test -x .envs/serve/bin/python || $(PYTHON) -m venv .envs/serve
+	.envs/serve/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/serve/bin/python -m pip install --quiet --no-compile --group test-serve ".[serve]"
+	@touch $@
+
+test-serve: .envs/serve/made
+	.envs/serve/bin/python -m pytest -q tests/serve
 
 # --- Frameworks -----------------------------------------------------------------------------------------------------
 # Only the second environment has torch. --no-compile makes installing quicker.

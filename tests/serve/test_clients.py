@@ -1,0 +1,190 @@
+"""The clients that people have, unchanged, against a real server: `make test-serve` installs them."""
+
+from __future__ import annotations
+
+import base64
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quaver import CrossEncoder, Embedder
+from running_server import Running
+
+TEXTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
+QUERY = "Where is Paris?"
+
+# Some clients warn about their own dependencies when they are imported.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def client(name: str) -> Any:
+    """Import a client; skip the test where it is not installed."""
+    return pytest.importorskip(name)
+
+
+# --- OpenAI ---------------------------------------------------------------------------------------
+def test_openai(server: Running, embedder: Embedder) -> None:
+    openai = client("openai")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as api:
+        # The client asks for base64 unless it is told otherwise.
+        found = api.embeddings.create(model="tiny", input=TEXTS)
+        vectors = np.float32([entry.embedding for entry in found.data])
+        assert np.array_equal(vectors, embedder.encode(TEXTS))
+        assert found.usage.total_tokens == embedder.tokenizer.encode(TEXTS).tokens
+        floats = api.embeddings.create(
+            model="text-embedding-3-small", input=TEXTS[0], encoding_format="float", dimensions=8
+        )
+        assert np.array_equal(
+            np.float32(floats.data[0].embedding), embedder.encode(TEXTS[0], truncate_dim=8)
+        )
+        query = api.embeddings.create(model="tiny", input=QUERY, extra_body={"input_type": "query"})
+        assert np.array_equal(np.float32(query.data[0].embedding), embedder.encode_query(QUERY))
+        assert "tiny" in [model.id for model in api.models.list()]
+        with pytest.raises(openai.NotFoundError, match="no model is named 'none'"):
+            api.embeddings.create(model="none", input="x")
+        with pytest.raises(openai.BadRequestError, match="dimensions must be from 1 to 64"):
+            api.embeddings.create(model="tiny", input="x", dimensions=65)
+
+
+def test_langchain_openai(server: Running, embedder: Embedder) -> None:
+    langchain = client("langchain_openai")
+    # Without check_embedding_ctx_length=False it sends the token ids of OpenAI's own tokenizer.
+    model = langchain.OpenAIEmbeddings(
+        base_url=f"{server.url}/v1",
+        api_key="none",
+        model="tiny",
+        check_embedding_ctx_length=False,
+    )
+    assert np.array_equal(np.float32(model.embed_documents(TEXTS)), embedder.encode(TEXTS))
+    assert np.array_equal(np.float32(model.embed_query(QUERY)), embedder.encode(QUERY))
+
+
+def test_litellm(server: Running, embedder: Embedder, cross_encoder: CrossEncoder) -> None:
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    litellm = client("litellm")
+    found = litellm.embedding(
+        model="openai/tiny", input=TEXTS, api_base=f"{server.url}/v1", api_key="none"
+    )
+    vectors = np.stack([decoded(entry["embedding"]) for entry in found.data])
+    assert np.array_equal(vectors, embedder.encode(TEXTS))
+    ranked = litellm.rerank(
+        model="cohere/ranker",
+        query=QUERY,
+        documents=TEXTS,
+        top_n=2,
+        api_base=server.url,
+        api_key="none",
+    )
+    assert [entry["index"] for entry in ranked.results] == [
+        each.index for each in cross_encoder.rank(QUERY, TEXTS, top_k=2)
+    ]
+
+
+def decoded(embedding: Any) -> Any:
+    """Return a vector that a client may hand on as it came."""
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding), "<f4")
+    return np.float32(embedding)
+
+
+# --- TEI ------------------------------------------------------------------------------------------
+def test_huggingface_hub(server: Running, embedder: Embedder) -> None:
+    hub = client("huggingface_hub")
+    api = hub.InferenceClient(model=server.url, provider="hf-inference", token="none")
+    found = api.feature_extraction(TEXTS)
+    assert np.array_equal(np.float32(found), embedder.encode(TEXTS))
+    query = api.feature_extraction(QUERY, prompt_name="query", dimensions=8, normalize=False)
+    expected = embedder.encode_query([QUERY], truncate_dim=8, normalize=False)
+    assert np.array_equal(np.float32(query), expected)
+    scores = api.sentence_similarity(QUERY, other_sentences=TEXTS)
+    vectors = embedder.encode([QUERY, *TEXTS])
+    assert np.array_equal(np.float32(scores), embedder.similarity(vectors[0], vectors[1:]))
+    assert api.get_endpoint_info()["model_type"] == {"embedding": {"pooling": "mean"}}
+    assert api.health_check()
+
+
+# --- Cohere ---------------------------------------------------------------------------------------
+def test_cohere(server: Running, embedder: Embedder, cross_encoder: CrossEncoder) -> None:
+    cohere = client("cohere")
+    api = cohere.ClientV2(api_key="none", base_url=server.url)
+    found = api.embed(
+        model="tiny",
+        texts=TEXTS,
+        input_type="search_document",
+        embedding_types=["float", "int8", "ubinary"],
+    )
+    assert np.array_equal(np.float32(found.embeddings.float_), embedder.encode_document(TEXTS))
+    assert np.array_equal(found.embeddings.int8, embedder.encode_document(TEXTS, output="int8"))
+    assert np.array_equal(
+        found.embeddings.ubinary, embedder.encode_document(TEXTS, output="binary")
+    )
+    expected = cross_encoder.rank(QUERY, TEXTS, top_k=2)
+    ranked = api.rerank(model="ranker", query=QUERY, documents=TEXTS, top_n=2, priority=0)
+    assert [(each.index, np.float32(each.relevance_score)) for each in ranked.results] == [
+        (each.index, np.float32(each.score)) for each in expected
+    ]
+    with pytest.raises(cohere.errors.NotFoundError):
+        api.rerank(model="none", query=QUERY, documents=TEXTS)
+    with pytest.raises(cohere.errors.BadRequestError):
+        api.embed(model="tiny", texts=[], input_type="search_query", embedding_types=["float"])
+
+
+def test_the_first_version_of_cohere(server: Running, cross_encoder: CrossEncoder) -> None:
+    cohere = client("cohere")
+    api = cohere.Client(api_key="none", base_url=server.url)
+    ranked = api.rerank(model="ranker", query=QUERY, documents=TEXTS, return_documents=True).results
+    assert [(each.index, each.document.text) for each in ranked] == [
+        (each.index, each.text) for each in cross_encoder.rank(QUERY, TEXTS)
+    ]
+
+
+# --- Ollama ---------------------------------------------------------------------------------------
+def test_ollama(server: Running, embedder: Embedder) -> None:
+    ollama = client("ollama")
+    api = ollama.Client(host=server.url)
+    found = api.embed(model="tiny", input=TEXTS)
+    assert np.array_equal(np.float32(found.embeddings), embedder.encode(TEXTS))
+    older = api.embeddings(model="tiny", prompt=QUERY)
+    assert np.array_equal(np.float32(older.embedding), embedder.encode(QUERY, normalize=False))
+    assert [model.model for model in api.list().models] == ["tiny", "ranker"]
+    assert api.show("tiny").capabilities == ["embedding"]
+    with pytest.raises(ollama.ResponseError) as caught:
+        api.embed(model="none", input="x")
+    assert caught.value.status_code == 404
+
+
+# --- The description ------------------------------------------------------------------------------
+def test_schemathesis_finds_no_failure_of_the_server(server: Running) -> None:
+    schemathesis = client("schemathesis")
+    from hypothesis import HealthCheck, settings
+
+    schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
+    statuses: set[int] = set()
+    for operation in schema.get_all_operations():
+        found = operation.ok()
+
+        @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+        @schemathesis_given(found)
+        def check(case: Any) -> None:
+            answer = case.call(base_url=server.url)
+            statuses.add(answer.status_code)
+            assert answer.status_code != 500, (case.path, case.body)
+            described = case.operation.definition.raw["responses"]
+            assert str(answer.status_code) in {*described, "404", "405"}, (case.path, case.body)
+
+        check()
+    assert 200 in statuses
+    assert server.server.state.service.scheduler.alive
+
+
+def schemathesis_given(operation: Any) -> Any:
+    from hypothesis import given
+
+    return given(case=operation.as_strategy())
