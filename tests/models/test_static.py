@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tokenizers import AddedToken, normalizers, pre_tokenizers
 
 from quaver import (
     BiEncoderRanker,
@@ -34,7 +37,8 @@ from quaver import (
     quantize,
 )
 from quaver.index.embedding import passage_budget
-from tiny_model import tiny_vocabulary, write_json
+from quaver.models import word_pieces
+from tiny_model import tiny_tokenizer, tiny_vocabulary, write_json
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 KINDS = ["float32", "float16", "int8", "clusters", "unigram"]
@@ -183,6 +187,82 @@ def test_token_ids_of_the_caller(clusters: Path) -> None:
             model.encode_ids(np.zeros(3, np.int32), np.array(offsets, np.int32))
     with pytest.raises(InputError, match="must be int32"):
         model.encode_ids(np.zeros(3), np.array([0, 3], np.int32))  # type: ignore[arg-type]
+
+
+# --- Words looked up ------------------------------------------------------------------------------
+PIECES = [
+    *(
+        "the",
+        "File",
+        "CLASS",
+        "classes",
+        "zebra",
+        "x" * 99,
+        "y" * 101,
+        "z" * 3000,
+        "3.14",
+        "a_b",
+        "e-mail",
+    ),
+    *(
+        "[MASK]",
+        "[CLS",
+        "[mask]",
+        "##ing",
+        "it's",
+        "\x00",
+        "a\x07b",
+        "\x0b",
+        "\x1c",
+        "\t",
+        "\r\n",
+        "  ",
+    ),
+    *("na\u00efve", "\u4e2d\u6587", "\u00a0", "\u2028", "!?", "~`|", "\x7f", "0x1F"),
+]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_words_looked_up_are_what_the_library_gives(
+    lowercase: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = tiny_tokenizer()
+    backend.no_truncation()
+    backend.no_padding()
+    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    draw = random.Random(3)
+    texts = [
+        draw.choice(("", " ")).join(draw.choices(PIECES, k=draw.randrange(12))) for _ in range(2000)
+    ]
+    truth = [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    for most in (100_000, 20):
+        monkeypatch.setattr(word_pieces, "_MAX_WORDS", most)
+        words = word_pieces.word_pieces(backend)
+        assert words is not None
+        for _ in range(2):
+            assert words.encode(texts) == truth
+        assert [words.encode([text])[0] for text in texts[:100]] == truth[:100]
+        assert len(words._known) <= most
+    with ThreadPoolExecutor(4) as pool:
+        assert all(rows == truth for rows in pool.map(words.encode, [texts] * 8))
+    assert words.encode([]) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: setattr(t, "normalizer", normalizers.Lowercase()),
+        lambda t: setattr(t, "normalizer", normalizers.BertNormalizer(clean_text=False)),
+        lambda t: setattr(t, "pre_tokenizer", pre_tokenizers.Whitespace()),
+        lambda t: t.add_tokens([AddedToken("Class", normalized=True)]),
+        lambda t: t.add_special_tokens([f"[{i}]" for i in range(40)]),
+    ],
+)
+def test_other_tokenizers_take_the_librarys_way(change: Any) -> None:
+    backend = tiny_tokenizer()
+    assert word_pieces.word_pieces(backend) is not None
+    change(backend)
+    assert word_pieces.word_pieces(backend) is None
 
 
 # --- Refusals -------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from quaver.models.tokenizer_settings import (
     require_bounded,
     unknown_id,
 )
+from quaver.models.word_pieces import word_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -171,6 +172,7 @@ class Tokenizer:
             self.special_tokens_of_pair = int(backend.num_special_tokens_to_add(True))
             vocabulary = backend.get_vocab(with_added_tokens=True)
             self._unknown = unknown_id(backend) if drop_unknown else None
+            self._words = word_pieces(backend) if plain else None
             self._most_characters = sys.maxsize
             if drop_unknown and vocabulary:
                 self._most_characters = max_length * int(median(map(len, vocabulary)))
@@ -319,18 +321,42 @@ class Tokenizer:
             kept = slice(most) if keep == "start" else slice(-most, None)
             pieces = [text[kept] if isinstance(text, str) else text for text in texts]
         wanted = room if keep == "start" else None
+        if self._plain:
+            return self._encode_plain(texts, pieces, room, keep, position)
         encodings = self._tokenize(pieces, position=position, wanted=wanted)
         truncated = 0
-        for text, encoding in zip(texts, encodings, strict=True):
+        for encoding in encodings:
             if len(encoding) > room:
                 encoding.truncate(room, direction="right" if keep == "start" else "left")
                 truncated += 1
-            elif len(text) > most:
-                truncated += 1
-        if self._plain:
-            return _plain_batch(encodings, truncated, self._unknown)
         with _guard(_FAILED):
             return _batch([self._backend.post_process(e) for e in encodings], truncated)
+
+    def _encode_plain(
+        self,
+        texts: Sequence[str],
+        pieces: Sequence[str],
+        room: int,
+        keep: Literal["start", "end"],
+        position: Callable[[int], int] | None,
+    ) -> TokenBatch:
+        """Tokenize texts whose characters were cut to `pieces`, without special tokens."""
+        if self._words is None:
+            wanted = room if keep == "start" else None
+            encodings = self._tokenize(pieces, position=position, wanted=wanted)
+            rows = [encoding.ids for encoding in encodings]
+        else:
+            _check_items(pieces, "text", position)
+            with _guard(_FAILED):
+                rows = self._words.encode(pieces)
+        truncated = 0
+        for i, (text, piece) in enumerate(zip(texts, pieces, strict=True)):
+            if len(rows[i]) > room:
+                rows[i] = rows[i][:room] if keep == "start" else rows[i][-room:]
+                truncated += 1
+            elif len(text) > len(piece):
+                truncated += 1
+        return _plain_batch(rows, truncated, self._unknown)
 
     def encode_pairs(
         self,
@@ -485,15 +511,7 @@ class Tokenizer:
 
         A text of more than `wanted` tokens gets more than that, and they are the first of the text.
         """
-        if isinstance(texts, (str, bytes)):
-            raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise InputError(
-                    f"every text must be a str: {name} {_at(i, position)} is {type(text).__name__}; "
-                    "decode or drop it"
-                )
-        _check_texts(texts, name, position)
+        _check_items(texts, name, position)
         if wanted is None or self._leading is None:
             with _guard(_FAILED):
                 return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
@@ -520,6 +538,18 @@ class Tokenizer:
         if self._leading is None or len(text) <= 2 * size:
             return text
         return self._leading(text, size)
+
+
+def _check_items(texts: Sequence[str], name: str, position: Callable[[int], int] | None) -> None:
+    if isinstance(texts, (str, bytes)):
+        raise InputError(f"texts must be a list of str: got one {type(texts).__name__}")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InputError(
+                f"every text must be a str: {name} {_at(i, position)} is {type(text).__name__}; "
+                "decode or drop it"
+            )
+    _check_texts(texts, name, position)
 
 
 def _at(i: int, position: Callable[[int], int] | None) -> int:
@@ -560,9 +590,9 @@ def _guard(what: str, advice: str = "use a model whose tokenizer works") -> Iter
         raise TokenizerError(f"{what}: {error}; {advice}") from (None if panic else error)
 
 
-def _plain_batch(encodings: Sequence[Encoding], truncated: int, unknown: int | None) -> TokenBatch:
+def _plain_batch(rows: Sequence[list[int]], truncated: int, unknown: int | None) -> TokenBatch:
     """Return the tokens of texts without the unknown ones; a text may have none."""
-    ids, offsets = _joined(encodings)
+    ids, offsets = _joined(rows)
     if unknown is not None:
         known = ids != unknown
         kept = np.zeros(len(ids) + 1, np.int32)
@@ -571,16 +601,14 @@ def _plain_batch(encodings: Sequence[Encoding], truncated: int, unknown: int | N
     return TokenBatch(ids, offsets, None, truncated)
 
 
-def _joined(encodings: Sequence[Encoding]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    lengths = [len(encoding) for encoding in encodings]
-    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    tokens = chain.from_iterable(encoding.ids for encoding in encodings)
-    return np.fromiter(tokens, np.int32, int(offsets[-1])), offsets
+def _joined(rows: Sequence[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    offsets = np.zeros(len(rows) + 1, dtype=np.int32)
+    np.cumsum(list(map(len, rows)), out=offsets[1:])
+    return np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1])), offsets
 
 
 def _batch(encodings: Sequence[Encoding], truncated: int) -> TokenBatch:
-    ids, offsets = _joined(encodings)
+    ids, offsets = _joined([encoding.ids for encoding in encodings])
     total = len(ids)
     types = np.fromiter(chain.from_iterable(e.type_ids for e in encodings), np.int32, total)
     return TokenBatch(ids, offsets, types if types.any() else None, truncated)
