@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
@@ -42,11 +42,9 @@ _SCRIPTS = (
 UNSPACED = regex.compile(f"[{_SCRIPTS}]")
 """Thai, Lao, Burmese, Khmer, Chinese, Japanese, Korean."""
 
-# A run of a script without spaces, with its vowel and tone marks, or else a word.
-_RUNS = regex.compile(
-    rf"(?V1)([[{_SCRIPTS}]&&[\p{{Alphabetic}}\p{{N}}\p{{M}}]]+)"
-    rf"|([[\p{{Alphabetic}}\p{{N}}]--[{_SCRIPTS}]]+)"
-)
+_WORDS = regex.compile(rf"(?V1)[[\p{{Alphabetic}}\p{{N}}]--[{_SCRIPTS}]]+")
+_RUNS = regex.compile(rf"(?V1)[[{_SCRIPTS}]&&[\p{{Alphabetic}}\p{{N}}\p{{M}}]]+")
+"""Runs of scripts without spaces, with their vowel and tone marks."""
 
 _K = 1.2
 _B = 0.75
@@ -87,29 +85,27 @@ class TermAnalyzer:
 
     def document(self, text: str) -> Terms:
         """Return the terms of a passage with their BM25 weights."""
-        counts: Counter[int] = Counter()
-        length = 0
-        for run, word in _RUNS.findall(text):
-            if run:
-                # Characters too, for questions of one character.
-                counts.update(map(_hash, (*run, *_pairs(run))))
-                length += (len(run) + 1) // 2
-            elif (term := self._term(word)) is not None:
-                counts[term] += 1
-                length += 1
+        counts = Counter(self._words(text))
+        length = sum(counts.values())
+        for run in _runs(text):
+            # Characters too, for questions of one character.
+            counts.update(map(_hash, (*run, *_pairs(run))))
+            length += (len(run) + 1) // 2
         damping = _K * (1.0 - _B + _B * length / _MEAN_WORDS)
         indices = sorted(counts)
         return Terms(indices, [(f := counts[i]) * (_K + 1.0) / (f + damping) for i in indices])
 
     def query(self, text: str) -> Terms:
         """Return the terms of a question, each with weight 1."""
-        found: set[int] = set()
-        for run, word in _RUNS.findall(text):
-            if run:
-                found.update(map(_hash, _pairs(run) if len(run) > 1 else run))
-            elif (term := self._term(word)) is not None:
-                found.add(term)
-        return Terms(sorted(found), [1.0] * len(found))
+        found = set(self._words(text))
+        for run in _runs(text):
+            found.update(map(_hash, _pairs(run) if len(run) > 1 else run))
+        indices = sorted(found)
+        return Terms(indices, [1.0] * len(indices))
+
+    def _words(self, text: str) -> Iterator[int]:
+        """Yield the terms of words that are no stop words, in their order."""
+        return (term for term in map(self._term, _WORDS.findall(text)) if term is not None)
 
 
 def check_language(language: str) -> None:
@@ -147,6 +143,10 @@ _STOP_WORDS = Path(__file__).with_name("stop_words.json")
 def _hash(word: str) -> int:
     """Return the term of a word as Qdrant does: the absolute value of its 32-bit MurmurHash3."""
     return abs(mmh3.hash(word))
+
+
+def _runs(text: str) -> list[str]:
+    return _RUNS.findall(text) if UNSPACED.search(text) else []
 
 
 def _pairs(run: str) -> list[str]:
