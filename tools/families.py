@@ -43,6 +43,7 @@ class Case:
 
     Attributes:
         name: the model class without its ending (Model, ForSequenceClassification).
+        form: what tells cases of one class apart.
         reduced: settings of the reduced config, in addition to the sizes that all share.
         real: the published model whose shape `--real` uses, and its config.
     """
@@ -50,6 +51,7 @@ class Case:
     name: str
     reduced: dict[str, Any]
     real: tuple[str, dict[str, Any]]
+    form: str = ""
 
 
 _SMALL = {
@@ -74,6 +76,67 @@ _DEBERTA = {
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 _LONG = {"intermediate_size": 3072, "max_position_embeddings": 8192}
 _SMALL_VOCABULARY = {"vocab_size": 1000}
+_DECODER = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 500.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 12,
+}
+_GEMMA = _DECODER | {"sliding_window": 8, "query_pre_attn_scalar": 12, "sliding_window_pattern": 2}
+_QWEN3 = {
+    "hidden_size": 1024,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "intermediate_size": 3072,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+}
+_QWEN2 = {
+    "hidden_size": 896,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 14,
+    "num_key_value_heads": 2,
+    "intermediate_size": 4864,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000.0},
+}
+_MISTRAL = {"num_hidden_layers": 2}
+_LLAMA = {
+    "num_hidden_layers": 2,
+    "num_key_value_heads": 8,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "rope_parameters": _LLAMA3
+    | {"rope_theta": 500_000.0, "original_max_position_embeddings": 8192},
+}
+_EUROBERT = {"rope_type": "default", "rope_theta": 250_000.0}
+_EMBEDDING_GEMMA = {
+    "hidden_size": 768,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "intermediate_size": 1152,
+    "sliding_window": 512,
+    "max_position_embeddings": 2048,
+    "use_bidirectional_attention": True,
+}
 CASES = (
     Case("Bert", {}, ("bge-base-en-v1.5", _BASE | {"intermediate_size": 3072})),
     Case(
@@ -124,6 +187,43 @@ CASES = (
         "JinaV2",
         {"num_attention_heads": 3, "hidden_size": 24},
         ("jina-embeddings-v2-base-en", _BASE | _LONG),
+    ),
+    Case("Qwen3", _DECODER, ("Qwen3-Embedding-0.6B", _QWEN3)),
+    Case(
+        "Qwen3",
+        _DECODER | {"is_causal": False, "attention_bias": True},
+        ("pplx-embed-v1-0.6b", _QWEN3 | {"is_causal": False}),
+        form="both",
+    ),
+    Case(
+        "Qwen2",
+        _DECODER | {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+        ("jina-code-embeddings-0.5b", _QWEN2),
+    ),
+    Case("Mistral", _DECODER | {"sliding_window": 8}, ("two layers of e5-mistral-7b", _MISTRAL)),
+    Case(
+        "Llama",
+        _DECODER | {"rope_parameters": _LLAMA3, "attention_bias": True, "mlp_bias": True},
+        ("two layers of llama-embed-nemotron-8b", _LLAMA),
+    ),
+    Case("Llama", _DECODER | {"rope_parameters": _YARN}, ("", {}), form="yarn"),
+    Case(
+        "Llama",
+        _DECODER | {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
+        ("", {}),
+        form="linear",
+    ),
+    Case(
+        "EuroBert",
+        _DECODER | {"classifier_pooling": "mean"},
+        ("EuroBERT-210m", {"pad_token_id": 0, "rope_parameters": _EUROBERT}),
+    ),
+    Case("Gemma3Text", _GEMMA, ("", {})),
+    Case(
+        "Gemma3Text",
+        _GEMMA | {"use_bidirectional_attention": True},
+        ("embeddinggemma-300m", _EMBEDDING_GEMMA),
+        form="both",
     ),
 )
 
@@ -240,7 +340,7 @@ def compare(case: Case, folder: Path, *, real: bool) -> bool:
         logit = relative(engine.encode(batch), logits_of(judge, batch))
     shape = f"{spec.hidden_size} x {len(spec.layers)}"
     print(
-        f"| {case.name} | {case.real[0] if real else 'reduced'} ({shape}) | {max(layers):.1e} | "
+        f"| {case.name} {case.form} | {case.real[0] if real else 'reduced'} ({shape}) | {max(layers):.1e} | "
         f"{error:.1e} | {logit:.1e} | {cosine.mean():.4f} | {cosine.min():.4f} |",
         flush=True,
     )
@@ -270,7 +370,7 @@ def write_golden(case: Case, folder: Path) -> None:
             arrays |= {"ids": batch.ids, "offsets": batch.offsets}
     GOLDEN.mkdir(exist_ok=True)
     arrays["configs"] = np.frombuffer(json.dumps(entry).encode(), np.uint8)
-    np.savez_compressed(GOLDEN / f"{case.name.lower()}.npz", **arrays)
+    np.savez_compressed(GOLDEN / f"{case.name.lower()}{case.form}.npz", **arrays)
 
 
 def main() -> None:
@@ -287,7 +387,7 @@ def main() -> None:
     print("| family | model | layers | pooled | logits | int8 cosine mean | least |")
     print("| --- | --- | ---: | ---: | ---: | ---: | ---: |")
     for case in CASES:
-        if chosen.only not in (None, case.name):
+        if chosen.only not in (None, case.name) or (chosen.real and not case.real[0]):
             continue
         with tempfile.TemporaryDirectory() as folder:
             if chosen.golden:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import quaver
-from quaver.errors import UnsupportedArchitectureError
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError, WeightsError
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
@@ -44,6 +44,12 @@ def config_of(family: str, kind: str = "encoder") -> dict[str, Any]:
         ("debertav2", "conv_kernel_size", 3),
         ("jinav2", "feed_forward_type", "original"),
         ("gtev15", "rope_scaling", {"type": "dynamic", "factor": 2.0}),
+        ("llama", "rope_scaling", {"rope_type": "longrope", "factor": 2.0}),
+        ("llama", "pretraining_tp", 2),
+        ("qwen3", "rope_parameters", {"rope_type": "default", "partial_rotary_factor": 0.5}),
+        ("qwen3", "partial_rotary_factor", 0.5),
+        ("mistral", "hidden_act", "quick_gelu"),
+        ("gemma3text", "attn_logit_softcapping", 50.0),
     ],
 )
 def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None:
@@ -99,13 +105,96 @@ def test_jinas_gate_is_named_by_its_type_and_not_by_hidden_act() -> None:
     assert encoder_spec(config, pooling="mean", normalize=True).layers[0].activation == "relu"
 
 
-@pytest.mark.parametrize("model_type", ["xlm-roberta-flash", "qwen2", "llama_bidirec"])
+@pytest.mark.parametrize("model_type", ["xlm-roberta-flash", "chatglm", "NewModel"])
 def test_a_model_of_its_own_code(model_type: str) -> None:
     config = {"model_type": model_type, "auto_map": {"AutoModel": "modeling.Model"}}
     with pytest.raises(
         UnsupportedArchitectureError, match=r"\(auto_map\) is never run; supported: bert, .*new"
     ):
         encoder_spec(config, pooling="cls", normalize=False)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "what"),
+    [
+        ("qwen3_moe", "a mixture of experts"),
+        ("gemma3", "a model of texts and pictures"),
+        ("embedding_gemma2", "adds embeddings to every layer"),
+    ],
+)
+def test_relatives_of_decoders_are_refused_by_name(model_type: str, what: str) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match=f"{model_type}.*{what}.*qwen3"):
+        encoder_spec({"model_type": model_type}, pooling="mean", normalize=False)
+
+
+def test_code_of_its_own_may_see_what_comes_after() -> None:
+    config = {**config_of("qwen2"), "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    with pytest.raises(UnsupportedArchitectureError, match='add "is_causal": true or false'):
+        encoder_spec(config, pooling="lasttoken", normalize=False)
+    for stated in (True, False):
+        spec = encoder_spec({**config, "is_causal": stated}, pooling="mean", normalize=False)
+        assert {layer.causal for layer in spec.layers} == {stated}
+
+
+def test_windows_of_decoders() -> None:
+    def windows(family: str, **changes: object) -> list[int | None]:
+        config = {**config_of(family), **changes}
+        spec = encoder_spec(config, pooling="mean", normalize=False)
+        return [layer.window for layer in spec.layers]
+
+    assert windows("mistral") == [7, 7, 7]  # a causal window of 8 counts the token itself
+    assert windows("mistral", is_causal=False) == [8, 8, 8]
+    assert windows("mistral", sliding_window=None) == [None, None, None]
+    assert windows("qwen2") == [None, 7, 7]
+    assert windows("qwen3") == [None, None, None]
+    assert windows("gemma3text") == [7, None, 7]
+    assert windows("gemma3textboth") == [4, None, 4]  # half on each side
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("qwen3", {"layer_types": ["sliding_attention"] * 3}, "use_sliding_window=true"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "for each of 3 layers"),
+        ("llama", {"num_key_value_heads": 3}, "multiple of num_key_value_heads"),
+        ("llama", {"head_dim": 7}, "head_dim must be even"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, "a factor from 1"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
+            "low_freq_factor below high_freq_factor",
+        ),
+        ("llama", {"rope_parameters": {"rope_theta": 1.0}}, "rope_theta above 1"),
+    ],
+)
+def test_a_decoder_whose_config_contradicts_itself(
+    family: str, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ModelFolderError, match=message):
+        encoder_spec({**config_of(family), **changes}, pooling="mean", normalize=False)
+
+
+def test_bidirectional_types_of_their_own() -> None:
+    for family, model_type in (("llama", "llama_bidirec"), ("qwen3", "bidirectional_pplx_qwen3")):
+        config = {**config_of(family), "model_type": model_type, "auto_map": {"AutoModel": "x.Y"}}
+        spec = encoder_spec(config, pooling="mean", normalize=False)
+        assert spec.family == model_type
+        assert not any(layer.causal for layer in spec.layers)
+
+
+def test_a_buffer_of_old_checkpoints_is_left_alone() -> None:
+    spec = encoder_spec(config_of("llama"), pooling="mean", normalize=False)
+    with np.load(GOLDEN / "llama.npz") as arrays:
+        tensors = {
+            name.removeprefix("encoder/"): array.astype(np.float32)
+            for name, array in arrays.items()
+            if name.startswith("encoder/")
+        }
+    tensors["layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    encoder_weights(spec, tensors)
+    tensors["layers.0.self_attn.q_norm.weight"] = np.ones(8, np.float32)
+    with pytest.raises(WeightsError, match=r"does not have, first 'layers\.0\.self_attn\.q_norm"):
+        encoder_weights(spec, tensors)
 
 
 def test_code_beside_a_model_that_is_native_stays_where_it_is(

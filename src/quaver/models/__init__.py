@@ -17,7 +17,9 @@ from quaver.models.geometry import (
     Activation,
     EncoderSpec,
     LayerSpec,
+    Llama3Scaling,
     Rotary,
+    YarnScaling,
 )
 from quaver.models.head import DenseStep, HeadActivation, HeadStep
 from quaver.models.hub import find_folder
@@ -73,6 +75,7 @@ __all__ = [
     "LayerWeights",
     "Linear",
     "LinearWeights",
+    "Llama3Scaling",
     "ModelFolder",
     "NormWeights",
     "QuantizedLinear",
@@ -81,6 +84,7 @@ __all__ = [
     "StaticWeights",
     "TokenBatch",
     "Tokenizer",
+    "YarnScaling",
     "checked_prompts",
     "choose_prompt",
     "classifier_spec",

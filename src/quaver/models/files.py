@@ -83,20 +83,28 @@ class QuantizationFile(Struct, frozen=True):
 
 # --- config.json ----------------------------------------------------------------------------------
 class Rope(Struct, frozen=True):
-    """Rotary positions as transformers 5 writes them: for all layers, or for each kind of layer."""
+    """Rotary positions: rope_parameters of transformers 5, or rope_scaling before it.
+
+    For all layers, or for each kind of layer.
+    """
 
     rope_type: str | None = None
+    type: str | None = None
     rope_theta: Base | None = None
     full_attention: Rope | None = None
     sliding_attention: Rope | None = None
-
-
-class RopeScaling(Struct, frozen=True):
-    """rope_scaling of config.json."""
-
-    type: str | None = None
+    partial_rotary_factor: Factor | None = None
     factor: Factor | None = None
     mixed_b: Any = None
+    original_max_position_embeddings: Count | None = None
+    low_freq_factor: Factor | None = None
+    high_freq_factor: Factor | None = None
+    attention_factor: Factor | None = None
+    beta_fast: Factor | None = None
+    beta_slow: Factor | None = None
+    mscale: Factor | None = None
+    mscale_all_dim: Factor | None = None
+    truncate: bool | None = None
 
 
 class InnerSettings(Struct, frozen=True):
@@ -129,6 +137,8 @@ class ConfigFile(Struct, frozen=True):
     n_layer: Layers | None = None
     n_layers: Layers | None = None
     num_attention_heads: Heads | None = None
+    num_key_value_heads: Heads | None = None
+    head_dim: Count | None = None
     n_head: Heads | None = None
     n_heads: Heads | None = None
     max_position_embeddings: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -145,16 +155,28 @@ class ConfigFile(Struct, frozen=True):
     layer_norm_eps: Epsilon | None = None
     layer_norm_epsilon: Epsilon | None = None
     norm_eps: Epsilon | None = None
+    rms_norm_eps: Epsilon | None = None
 
     local_attention: Count | None = None
     global_attn_every_n_layers: Count | None = None
     layer_types: Annotated[list[str], Meta(max_length=MAX_LAYERS)] | None = None
     rope_parameters: Rope | None = None
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: Rope | None = None
     rope_theta: Base | None = None
     global_rope_theta: Base | None = None
     local_rope_theta: Base | None = None
+    rope_local_base_freq: Base | None = None
+    original_max_position_embeddings: Count | None = None
     rotary_emb_base: Base | None = None
+
+    attention_bias: bool | None = None
+    mlp_bias: bool | None = None
+    is_causal: bool | None = None
+    use_sliding_window: bool | None = None
+    sliding_window: Count | None = None
+    sliding_window_pattern: Count | None = None
+    max_window_layers: Whole | None = None
+    query_pre_attn_scalar: Base | None = None
 
     position_biased_input: bool | None = None
     position_buckets: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None

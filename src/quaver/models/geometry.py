@@ -25,6 +25,58 @@ POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max", "lasttoken", "mean_sqrt_l
 
 
 @dataclass(frozen=True)
+class Llama3Scaling:
+    """Frequencies of Llama 3.1: slow ones divided, fast ones kept, a blend between them.
+
+    Formula:
+        turns = original * frequency / 2 pi
+        blend = (turns - low) / (high - low), kept in [0, 1]
+        frequency * ((1 - blend) / factor + blend)
+
+    Attributes:
+        factor: what slow frequencies are divided by.
+        low: turns within the original length at which a frequency is slow.
+        high: turns at which it is fast, more than `low`.
+        original: positions that the model was trained on first.
+    """
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """Frequencies of YaRN: as Llama's, with a blend that is linear in the feature's number.
+
+    Formula:
+        place(turns) = D log(original / (2 pi turns)) / (2 log theta)
+        low = max(place(fast), 0), high = min(place(slow), D - 1)
+        blend_i = 1 - (i - low) / (high - low), kept in [0, 1]
+        frequency_i * ((1 - blend_i) / factor + blend_i)
+
+    Attributes:
+        factor: what slow frequencies are divided by.
+        magnitude: what cosine and sine are multiplied with.
+        fast: turns within the original length from which a frequency is kept.
+        slow: turns up to which it is divided.
+        original: positions that the model was trained on first.
+        whole: whether `low` is rounded down and `high` up.
+
+    Source:
+        Peng et al., YaRN (arXiv 2309.00071)
+    """
+
+    factor: float
+    magnitude: float
+    fast: float
+    slow: float
+    original: int
+    whole: bool = True
+
+
+@dataclass(frozen=True)
 class Rotary:
     """Angles of a rotary position embedding: position * frequency_i, D features a head.
 
@@ -33,7 +85,9 @@ class Rotary:
 
     Attributes:
         theta: the base, already times the factor of NTK scaling where there is one.
-        divisor: what NTK scaling divides every frequency by, factor^(2 / D); 1 without it.
+        divisor: what every frequency is divided by: factor^(2 / D) with NTK scaling, the factor with
+            linear scaling; 1 without.
+        scaling: how frequencies change by their speed, None for not at all.
 
     Source:
         Su et al., RoFormer (arXiv 2104.09864); NTK scaling: https://kexue.fm/archives/9706
@@ -41,6 +95,7 @@ class Rotary:
 
     theta: float
     divisor: float = 1.0
+    scaling: Llama3Scaling | YarnScaling | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +204,8 @@ class EncoderSpec:
         pooling: how token vectors become one; several names joined by "+" are concatenated.
         normalize: whether the vector is divided by its length.
         head: what runs on the pooled vector, before it is normalized.
+        biases: which of a layer's parts ("qkv", "out", "up", "down") have a bias, in families where
+            config.json decides it.
     """
 
     family: str
@@ -167,6 +224,7 @@ class EncoderSpec:
     pooling: str = "cls"
     normalize: bool = False
     head: tuple[HeadStep, ...] = ()
+    biases: tuple[str, ...] = ()
 
     def with_layers(self, **changes: Any) -> EncoderSpec:
         """Return the spec with fields of every layer changed."""

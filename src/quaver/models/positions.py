@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.models.geometry import RelativePositions, Rotary
+from quaver.models.geometry import Llama3Scaling, RelativePositions, Rotary, YarnScaling
 
 
 def rotary_tables(
@@ -16,7 +16,7 @@ def rotary_tables(
     """Return the cosine and sine of every rotary angle.
 
     Args:
-        rotary: theta and divisor.
+        rotary: which frequencies.
         length: positions, from 0.
         head_size: D, even.
 
@@ -25,8 +25,42 @@ def rotary_tables(
     """
     exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
     frequencies = 1 / np.float32(rotary.theta) ** exponents / np.float32(rotary.divisor)
+    magnitude = np.float32(1)
+    if isinstance(rotary.scaling, Llama3Scaling):
+        blend = _llama3_blend(rotary.scaling, frequencies)
+        frequencies = frequencies * ((1 - blend) / np.float32(rotary.scaling.factor) + blend)
+    elif isinstance(rotary.scaling, YarnScaling):
+        blend = _yarn_blend(rotary.scaling, rotary.theta, head_size)
+        frequencies = frequencies * ((1 - blend) / np.float32(rotary.scaling.factor) + blend)
+        magnitude = np.float32(rotary.scaling.magnitude)
     angles = np.arange(length, dtype=np.float32)[:, None] * frequencies.astype(np.float32)
-    return np.cos(angles), np.sin(angles)
+    return np.cos(angles) * magnitude, np.sin(angles) * magnitude
+
+
+def _llama3_blend(scaling: Llama3Scaling, frequencies: NDArray[np.float32]) -> NDArray[np.float32]:
+    turns = np.float32(scaling.original / (2 * math.pi)) * frequencies
+    blend = (turns - np.float32(scaling.low)) / np.float32(
+        scaling.high - scaling.low
+    )
+    kept: NDArray[np.float32] = np.clip(blend, 0, 1)
+    return kept
+
+
+def _yarn_blend(scaling: YarnScaling, theta: float, head_size: int) -> NDArray[np.float32]:
+    def place(turns: float) -> float:
+        return (
+            head_size * math.log(scaling.original / (2 * math.pi * turns)) / (2 * math.log(theta))
+        )
+
+    low, high = place(scaling.fast), place(scaling.slow)
+    if scaling.whole:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_size - 1)
+    if low == high:
+        high += 0.001  # as in the original, against a division by zero
+    ramp = (np.arange(head_size // 2, dtype=np.float32) - np.float32(low)) / np.float32(high - low)
+    blend: NDArray[np.float32] = 1 - np.clip(ramp, 0, 1)
+    return blend
 
 
 def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:

@@ -19,6 +19,8 @@ from quaver.models.linear import (
 from quaver.models.weights_file import release_pages
 
 _CHECKED_AT_ONCE = 1 << 20
+# Old checkpoints of decoders have a buffer that follows from config.json.
+_COMPUTED = ".rotary_emb.inv_freq"
 
 
 class NamedTensors:
@@ -172,7 +174,11 @@ class NamedTensors:
                 model.
         """
         start = self._prefix + part
-        left = sorted(name for name in self._tensors.keys() - self._taken if name.startswith(start))
+        left = sorted(
+            name
+            for name in self._tensors.keys() - self._taken
+            if name.startswith(start) and not name.endswith(_COMPUTED)
+        )
         if left:
             raise WeightsError(
                 f"the weights have {len(left)} tensors that {owner} does not have, first "

@@ -21,9 +21,11 @@ from quaver.models import (
     LayerWeights,
     Linear,
     LinearWeights,
+    Llama3Scaling,
     NormWeights,
     Rotary,
     TokenBatch,
+    YarnScaling,
     dequantized,
     relative_rows,
 )
@@ -184,13 +186,33 @@ def rotate(x: Array, rotary: Rotary) -> Array:
 
     Formula:
         (a, b) to (a cos - b sin, b cos + a sin), a the first half of a row and b the second; the angle of feature i
-        at place p is p * theta^(-2i / D) / divisor
+        at place p is p * theta^(-2i / D) / divisor, scaled as the spec says
     """
     size = x.shape[1]
-    frequency = rotary.theta ** (-np.arange(0, size, 2) / size) / rotary.divisor
-    angle = np.arange(len(x))[:, None] * frequency
+    scaling = rotary.scaling
+    frequencies, magnitude = [], 1.0
+    for i in range(size // 2):
+        frequency = rotary.theta ** (-2 * i / size) / rotary.divisor
+        if isinstance(scaling, Llama3Scaling):
+            turns = scaling.original * frequency / (2 * math.pi)
+            kept = min(max((turns - scaling.low) / (scaling.high - scaling.low), 0), 1)
+            frequency = kept * frequency + (1 - kept) * frequency / scaling.factor
+        elif isinstance(scaling, YarnScaling):
+            bounds = [
+                size
+                * math.log(scaling.original / (2 * math.pi * turns))
+                / (2 * math.log(rotary.theta))
+                for turns in (scaling.fast, scaling.slow)
+            ]
+            low, high = (math.floor(bounds[0]), math.ceil(bounds[1])) if scaling.whole else bounds
+            low, high = max(low, 0), min(high, size - 1)
+            kept = 1 - min(max((i - low) / (high - low if high != low else 0.001), 0), 1)
+            frequency = kept * frequency + (1 - kept) * frequency / scaling.factor
+            magnitude = scaling.magnitude
+        frequencies.append(frequency)
+    angle = np.arange(len(x))[:, None] * np.array(frequencies)
     a, b = np.split(x, 2, axis=1)
-    cosine, sine = np.cos(angle), np.sin(angle)
+    cosine, sine = magnitude * np.cos(angle), magnitude * np.sin(angle)
     return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=1)
 
 

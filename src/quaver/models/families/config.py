@@ -109,7 +109,7 @@ class Config:
         """
         return float(self._first(keys, default)[1])
 
-    def length(self, *keys: str) -> int:
+    def length(self, *keys: str, default: int | None = None) -> int:
         """Return the most positions of a model without a table of them, at most `MAX_LENGTH`.
 
         Tables of positions are built for all of them when a model is loaded, so a number in a file
@@ -118,7 +118,7 @@ class Config:
         Raises:
             ModelFolderError: it is missing, or less than 1.
         """
-        return min(self.size(*keys), MAX_LENGTH)
+        return min(self.size(*keys, default=default), MAX_LENGTH)
 
     def flag(self, key: str, default: bool) -> bool:
         """Return an option that is on or off."""
@@ -169,6 +169,46 @@ class Config:
                 f"got {h} / {n} in config.json"
             )
         return h, {"heads": n, "kv_heads": n, "head_size": h // n, "intermediate_size": i}
+
+    def grouped_sizes(
+        self, head_size: int | None, kv_heads: int | None = None
+    ) -> tuple[int, Sizes]:
+        """Return H and the sizes of a layer whose query heads share keys and values.
+
+        Args:
+            head_size: D where config.json has no head_dim; None divides H by the heads.
+            kv_heads: Hkv where config.json has no num_key_value_heads; None takes the query's.
+
+        Raises:
+            ModelFolderError: a size is missing, or the sizes contradict each other.
+            UnsupportedArchitectureError: they are larger than the kernels are made for.
+        """
+        h, n, i = (
+            self.size(key) for key in ("hidden_size", "num_attention_heads", "intermediate_size")
+        )
+        shared = self.size("num_key_value_heads", default=kv_heads or n)
+        if self.file.head_dim is None and head_size is None and h % n:
+            raise ModelFolderError(
+                "config.json must have head_dim, or hidden_size as a multiple of "
+                f"num_attention_heads: got {h} and {n}"
+            )
+        size = self.size("head_dim", default=head_size or h // n)
+        if n % shared:
+            raise ModelFolderError(
+                "num_attention_heads must be a multiple of num_key_value_heads: got "
+                f"{n} and {shared} in config.json"
+            )
+        if max(h, i, n * size) > MAX_WIDTH or size > MAX_HEAD_SIZE:
+            raise UnsupportedArchitectureError(
+                f"supported are hidden_size, intermediate_size and all heads together up to {MAX_WIDTH}, "
+                f"and heads of up to {MAX_HEAD_SIZE} features: got {h}, {i}, {n * size} and {size} in "
+                "config.json"
+            )
+        if size % 2:
+            raise ModelFolderError(
+                f"head_dim must be even, because rotary positions turn features in pairs: got {size}"
+            )
+        return h, {"heads": n, "kv_heads": shared, "head_size": size, "intermediate_size": i}
 
     def labels(self) -> int:
         """Count the labels as transformers does: id2label, else num_labels, else 2.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +105,10 @@ class LayerNames:
         down: its second.
         output_norm: see `LayerWeights`.
         qkv_bias: whether `qkv` has a bias; the next three the same for the others.
+        norm_bias: whether a LayerNorm has one.
+        head_norms: norms of the heads of query and key, where the layer has them.
+        attention_post_norm: see `LayerWeights`; the next one too.
+        norm_offset: what is added to the weight of an RMSNorm.
     """
 
     layers: str
@@ -119,6 +123,15 @@ class LayerNames:
     up_bias: bool = True
     down_bias: bool = True
     norm_bias: bool = True
+    head_norms: tuple[str, str] | None = None
+    attention_post_norm: str | None = None
+    output_post_norm: str | None = None
+    norm_offset: float = 0.0
+
+    def with_biases(self, parts: Sequence[str]) -> LayerNames:
+        """Return the names with a bias for some of the parts "qkv", "out", "up" and "down"."""
+        changes: dict[str, Any] = {f"{part}_bias": True for part in parts}
+        return replace(self, **changes)
 
     def layer(
         self, spec: EncoderSpec, named: NamedTensors, i: int, *, first_norm: bool = True
@@ -130,11 +143,17 @@ class LayerNames:
             names = [f"{name}.{part}" for part in parts]
             return joined(named, names, rows if len(parts) > 1 else [sum(rows)], columns, bias)
 
-        def norm(part: str) -> NormWeights:
-            return take_norm(named, f"{name}.{part}", hidden, bias=self.norm_bias)
+        def norm(part: str, size: int = hidden) -> NormWeights:
+            if layer.norm == "rms":
+                return rms_norm(named, f"{name}.{part}", size, self.norm_offset)
+            return take_norm(named, f"{name}.{part}", size, bias=self.norm_bias)
+
+        def norm_or_none(part: str | None, size: int = hidden) -> NormWeights | None:
+            return None if part is None else norm(part, size)
 
         qkv = (layer.query_width, layer.kv_width, layer.kv_width)
         halves = layer.up_width // layer.intermediate_size
+        query, key = self.head_norms or (None, None)
         return LayerWeights(
             qkv=take(self.qkv, qkv, hidden, self.qkv_bias),
             out=take((self.out,), (hidden,), layer.query_width, self.out_bias),
@@ -142,6 +161,10 @@ class LayerNames:
             up=take(self.up, (layer.intermediate_size,) * halves, hidden, self.up_bias),
             down=take((self.down,), (hidden,), layer.intermediate_size, self.down_bias),
             output_norm=norm(self.output_norm),
+            attention_post_norm=norm_or_none(self.attention_post_norm),
+            output_post_norm=norm_or_none(self.output_post_norm),
+            query_norm=norm_or_none(query, layer.head_size),
+            key_norm=norm_or_none(key, layer.head_size),
         )
 
     def renamed(self, tensors: Tensors, other: LayerNames) -> Tensors:
@@ -185,3 +208,11 @@ def take_norm(named: NamedTensors, name: str, size: int, *, bias: bool = True) -
         named.take(f"{name}.{gamma}", size),
         named.take(f"{name}.{beta}", size) if bias else named.zeros(size),
     )
+
+
+def rms_norm(named: NamedTensors, name: str, size: int, offset: float = 0.0) -> NormWeights:
+    """Take an RMSNorm whose factor is its weight plus an offset (1 in Gemma)."""
+    gamma = named.take(f"{name}.weight", size)
+    if offset:
+        gamma = gamma + np.float32(offset)
+    return NormWeights(gamma, named.zeros(size), "rms")

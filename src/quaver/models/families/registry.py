@@ -13,6 +13,16 @@ from quaver.models.encoder_weights import EncoderWeights, NormWeights
 from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
 from quaver.models.families.config import Config
 from quaver.models.families.deberta import DEBERTA_V2
+from quaver.models.families.decoder import (
+    EUROBERT,
+    GEMMA3,
+    LLAMA,
+    LLAMA_BIDIRECTIONAL,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    QWEN3_BIDIRECTIONAL,
+)
 from quaver.models.families.family import Family, take_norm
 from quaver.models.families.modernbert import MODERNBERT
 from quaver.models.families.rotary_bert import GTE, NOMIC_BERT
@@ -33,6 +43,14 @@ FAMILIES: dict[str, Family] = {
     "nomic_bert": NOMIC_BERT,
     "jina_bert": JINA_BERT,
     "deberta-v2": DEBERTA_V2,
+    "llama": LLAMA,
+    "llama_bidirec": LLAMA_BIDIRECTIONAL,
+    "eurobert": EUROBERT,
+    "mistral": MISTRAL,
+    "qwen2": QWEN2,
+    "qwen3": QWEN3,
+    "bidirectional_pplx_qwen3": QWEN3_BIDIRECTIONAL,
+    "gemma3_text": GEMMA3,
 }
 # model_type of config.json to the family.
 _MODEL_TYPES = {
@@ -42,6 +60,24 @@ _MODEL_TYPES = {
     "new": "gte",
 }
 SUPPORTED = tuple(_MODEL_TYPES)
+_EXPERTS = "a mixture of experts"
+_PICTURES = "a model of texts and pictures"
+# Relatives of families that are supported, and what they are.
+_RELATIVES = {
+    "qwen2_moe": _EXPERTS,
+    "qwen3_moe": _EXPERTS,
+    "mixtral": _EXPERTS,
+    "qwen2_vl": _PICTURES,
+    "qwen2_5_vl": _PICTURES,
+    "qwen3_vl": _PICTURES,
+    "mllama": _PICTURES,
+    "mistral3": _PICTURES,
+    "gemma3": _PICTURES,
+    "embedding_gemma2": "EmbeddingGemma 2, which adds embeddings to every layer",
+    "qwen3_next": "a hybrid with linear attention",
+    "qwen3_5": "a hybrid with linear attention",
+    "lfm2": "a hybrid with convolutions",
+}
 
 
 def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: bool) -> EncoderSpec:
@@ -100,6 +136,11 @@ def _family(config: Config) -> str:
     # jina-embeddings-v2 calls itself a BERT; its positions tell it from one.
     if model_type == "bert" and config.file.position_embedding_type == "alibi":
         return "jina_bert"
+    if model_type in _RELATIVES:
+        raise UnsupportedArchitectureError(
+            f"model_type {model_type!r} is {_RELATIVES[model_type]}, which is not supported; "
+            f"supported: {', '.join(SUPPORTED)}"
+        )
     if model_type not in _MODEL_TYPES:
         remote = "; its own code (auto_map) is never run" if config.values.get("auto_map") else ""
         raise UnsupportedArchitectureError(
