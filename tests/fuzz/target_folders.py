@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from functools import cache
@@ -28,6 +29,7 @@ from mutation import (
     pack_safetensors,
     said,
 )
+from safetensors.numpy import load as safetensors_of
 from target import BrokenPromiseError, Case, Target
 
 import quaver
@@ -51,6 +53,13 @@ TOKENIZERS = {
     "roberta": "roberta",
     "xlmroberta": "xlm-roberta",
 }
+# Folders as other libraries wrote them: modules, tables, checkpoints of torch, vocabularies.
+WRITTEN = tuple(
+    f"{path.stem}/{kind}"
+    for path in sorted((GOLDEN / "folders").glob("*.zip"))
+    for kind in ["classifier" if "rerank" in path.stem or "labels" in path.stem else "encoder"]
+)
+VOCABULARIES = ("bert", "mpnet", "roberta", "xlm-roberta-rules", "deberta")
 QUANTIZED = ("bert", "modernbert", "roberta")
 BASES = (
     *(f"{family}/{layout}" for family in TOKENIZERS for layout in ("encoder", "classifier")),
@@ -81,6 +90,12 @@ def base(name: str) -> dict[str, bytes]:
             return _read(write(Path(place) / "tiny", max_positions=32))
     if layout in ("quantized", "static"):
         return _quantized(family, layout)
+    if layout == "vocabulary":
+        return _vocabulary(family)
+    if name in WRITTEN:
+        with zipfile.ZipFile(GOLDEN / "folders" / f"{family}.zip") as packed:
+            names = [entry for entry in packed.namelist() if entry != "expected.json"]
+            return {entry: packed.read(entry) for entry in names}
     kind = "classifier" if layout == "classifier" else "encoder"
     with np.load(GOLDEN / "families" / f"{family}.npz") as arrays:
         config = json.loads(arrays["configs"].tobytes())[kind]
@@ -155,6 +170,25 @@ def base(name: str) -> dict[str, bytes]:
         files["3_LayerNorm/model.safetensors"] = safetensors(
             {"norm.weight": np.ones(8, np.float32), "norm.bias": np.zeros(8, np.float32)}
         )
+    return files
+
+
+def _vocabulary(name: str) -> dict[str, bytes]:
+    """Return the tiny model with a vocabulary instead of tokenizer.json."""
+    golden = json.loads((GOLDEN / "vocabularies" / f"{name}.json").read_text(encoding="utf-8"))
+    files = dict(base("tiny/encoder"))
+    del files["tokenizer.json"]
+    files |= {file: base64.b64decode(content) for file, content in golden["files"].items()}
+    kind = {"bert": "Bert", "mpnet": "MPNet", "roberta": "Roberta", "deberta": "DebertaV2"}
+    named = {"tokenizer_class": f"{kind.get(name, 'XLMRoberta')}Tokenizer"}
+    files["tokenizer_config.json"] = json.dumps(named).encode()
+    config = json.loads(files["config.json"])
+    rows = config["vocab_size"] = 420
+    files["config.json"] = json.dumps(config).encode()
+    tensors = safetensors_of(files["model.safetensors"])
+    table = "embeddings.word_embeddings.weight"
+    tensors[table] = np.resize(tensors[table], (rows, tensors[table].shape[1]))
+    files["model.safetensors"] = safetensors(tensors)
     return files
 
 
@@ -507,7 +541,7 @@ def mutate_folder(draw: Random, files: dict[str, bytes | str], parts: tuple[str,
         files[name], story = mutate_safetensors(draw, content)
     elif name == "tokenizer.json":
         files[name], story = mutate_tokenizer(draw, content)
-    elif draw.random() < 0.06:
+    elif not name.endswith(".json") or draw.random() < 0.06:
         files[name], story = mutate_bytes(draw, content)
     else:
         files[name], story = mutate_json(draw, content)
@@ -550,6 +584,15 @@ class Folders(Target):
         embedder.encode_query("a query")
         embedder.encode_document(["a document"])
         return outcome
+
+
+class Written(Folders):
+    """A folder of another library's kind: modules, a table, a torch checkpoint, a vocabulary."""
+
+    name = "written"
+    quick = 300
+    share = 2
+    bases = (*WRITTEN, *(f"{name}/vocabulary" for name in VOCABULARIES))
 
 
 class Tokenizers(Folders):
@@ -601,4 +644,4 @@ def _finite(values: np.ndarray[Any, Any], count: int) -> str:
     return "loaded"
 
 
-TARGETS: tuple[type[Target], ...] = (Folders, Tokenizers, Weights, Quantized)
+TARGETS: tuple[type[Target], ...] = (Folders, Written, Tokenizers, Weights, Quantized)

@@ -194,6 +194,15 @@ def test_a_git_lfs_pointer_is_called_one(folder: Path, name: str) -> None:
         Embedder.from_pretrained(folder)
 
 
+def test_a_token_id_far_beyond_the_vocabulary(folder: Path) -> None:
+    # Room for every id up to it would be gigabytes, and the library ends the process.
+    state = json.loads((folder / "tokenizer.json").read_text())
+    state["model"]["vocab"]["the"] = 2**31
+    write_json(folder / "tokenizer.json", state)
+    with pytest.raises(TokenizerError, match="2147483648"):
+        Embedder.from_pretrained(folder)
+
+
 # --- Sizes ----------------------------------------------------------------------------------------
 def test_a_size_in_a_file_costs_nothing(folder: Path) -> None:
     """No tuple of 200 million layers is made: it took 1.6 GB and 46 s of CPU time."""

@@ -29,10 +29,11 @@ A tokenizer with any other step is not cut: its texts are tokenized whole.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from quaver.models.tokenizer_settings import part_state, part_steps
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -95,9 +96,9 @@ def leading_text(backend: Backend) -> Callable[[str, int], str] | None:
         characters, or the whole text where no place is near. None if the tokenizer has a part of
         which this is not proved.
     """
-    state = json.loads(backend.to_str())
-    normalizers = _steps(state["normalizer"], "normalizers")
-    splitters = _steps(state["pre_tokenizer"], "pretokenizers")
+    # Not backend.to_str(): it makes room for every id up to the largest, and a file may name any.
+    normalizers = list(part_steps(part_state(backend.normalizer), "normalizers"))
+    splitters = list(part_steps(part_state(backend.pre_tokenizer), "pretokenizers"))
     local = all(map(_normalizes_locally, normalizers)) and all(map(_splits_locally, splitters))
     if not local or not any(map(_splits_at_spaces, splitters)):
         return None
@@ -121,14 +122,6 @@ def leading_text(backend: Backend) -> Callable[[str, int], str] | None:
         return start if behaves else text
 
     return cut
-
-
-def _steps(state: Any, key: str) -> list[dict[str, Any]]:
-    if state is None:
-        return []
-    if state["type"] != "Sequence":
-        return [state]
-    return [step for part in state[key] for step in _steps(part, key)]
 
 
 def _normalizes_locally(step: dict[str, Any]) -> bool:

@@ -142,8 +142,8 @@ def require_bounded(backend: Backend) -> None:
     Raises:
         TokenizerError: a part exceeds its limit; the message has both.
     """
-    normalizers = list(_steps(_state(backend.normalizer), "normalizers"))
-    splitters = list(_steps(_state(backend.pre_tokenizer), "pretokenizers"))
+    normalizers = list(part_steps(part_state(backend.normalizer), "normalizers"))
+    splitters = list(part_steps(part_state(backend.pre_tokenizer), "pretokenizers"))
     for name, steps in (("normalizer", normalizers), ("pre_tokenizer", splitters)):
         if len(steps) > MAX_STEPS:
             raise TokenizerError(
@@ -155,7 +155,7 @@ def require_bounded(backend: Backend) -> None:
             "the normalizer of tokenizer.json may make a text at most "
             f"{MAX_GROWTH} times as long: it can make it {growth:.3g} times as long"
         )
-    for step in _steps(_state(backend.post_processor), "processors"):
+    for step in part_steps(part_state(backend.post_processor), "processors"):
         if step.get("type") == "TemplateProcessing":
             _require_template(step)
     word = getattr(backend.model, "max_input_chars_per_word", 0)
@@ -181,21 +181,22 @@ def unknown_id(backend: Backend) -> int | None:
     model = backend.model
     if hasattr(model, "unk_token"):
         return None if model.unk_token is None else backend.token_to_id(model.unk_token)
-    number = _state(model).get("unk_id")  # of a Unigram, which has no attribute for it
+    number = part_state(model).get("unk_id")  # of a Unigram, which has no attribute for it
     return number if isinstance(number, int) else None
 
 
-def _state(part: Any) -> Any:
+def part_state(part: Any) -> Any:
     """Return a part of a tokenizer as the library would write it, or None."""
     return None if part is None else json.loads(part.__getstate__())
 
 
-def _steps(state: Any, key: str) -> Iterator[dict[str, Any]]:
+def part_steps(state: Any, key: str) -> Iterator[dict[str, Any]]:
+    """Yield the steps of a part: those of a Sequence, under this key, or the part itself."""
     if state is None:
         return
     if state.get("type") == "Sequence":
         for part in state[key]:
-            yield from _steps(part, key)
+            yield from part_steps(part, key)
     else:
         yield state
 
