@@ -376,6 +376,7 @@ class Scheduler:
                 limits.cache_bytes, getsizeof=lambda row: row.nbytes + _CACHE_OVERHEAD
             )
         self._interactive_seconds = 0.0
+        self._engine_idle = False
         self._closed = False
         self._threads = [
             threading.Thread(target=self._tokenize_all, name="quaver-tokenizer", daemon=True),
@@ -504,7 +505,10 @@ class Scheduler:
             unit.waiters.append((job, row))
         if len(job.units[_TOKENIZE]) > before:
             self._lines[_TOKENIZE][not job.interactive].add(job)
-            self._to_tokenize.notify()
+            if job.interactive and self._engine_idle:
+                self._to_compute.notify()
+            else:
+                self._to_tokenize.notify()
 
     def _join(self, job: Job, unit: Unit) -> None:
         """Let a unit be taken in this job's turn, too: its first owner may be bulk or gone."""
@@ -577,11 +581,19 @@ class Scheduler:
         while True:
             with self._lock:
                 interactive, bulk = self._lines[_COMPUTE]
-                while not (self._closed or interactive or bulk):
+                texts, _ = self._lines[_TOKENIZE]
+                while not (self._closed or interactive or bulk or texts):
+                    self._engine_idle = True
                     self._to_compute.wait()
+                self._engine_idle = False
                 if self._closed:
                     return
                 work, was_interactive = self._take_batch(interactive, bulk)
+                # An idle engine tokenizes a query itself, which saves waking another thread.
+                query = self._take_texts(texts) if work is None else None
+            if query is not None:
+                self._tokenize(*query)
+                del query
             if work is None:
                 continue
             begin = time.perf_counter()
