@@ -159,6 +159,7 @@ public:
     quaver::Model m{.kernels = kernels_,
                     .geometry = geometry_of(model),
                     .embeddings = {},
+                    .order = {},
                     .rotary = {},
                     .bias = {},
                     .relative = {},
@@ -166,6 +167,8 @@ public:
                     .final_norm = {},
                     .head = {}};
     const quaver::Geometry &g = m.geometry;
+    if (!model["order"].is_none())
+      m.order = order_of(get<Vector<std::int32_t>>(model, "order"), g.hidden);
     m.embeddings = {table(model, "word", g.vocabulary, g.hidden),
                     model["position"].is_none() ? nullptr : table(model, "position", g.positions, g.hidden),
                     g.token_types == 0 ? nullptr : table(model, "token_type", g.token_types, g.hidden),
@@ -214,6 +217,17 @@ private:
       g.pooling.push_back(choose(kPoolings, nb::cast<std::string>(name)));
     require(!g.pooling.empty(), "there is at least one pooling");
     return g;
+  }
+
+  static quaver::FeatureOrder order_of(const Vector<std::int32_t> &order, int hidden) {
+    const quaver::FeatureOrder made = copy(order);
+    std::vector<bool> seen(static_cast<std::size_t>(hidden));
+    require(made.size() == seen.size(), "an order has H features");
+    for (const std::int32_t c : made) {
+      require(c >= 0 && c < hidden && !seen[static_cast<std::size_t>(c)], "an order has each feature once");
+      seen[static_cast<std::size_t>(c)] = true;
+    }
+    return made;
   }
 
   static quaver::LayerSpec spec_of(const nb::handle &layer) {
@@ -272,16 +286,35 @@ private:
     }
     require(kind == "int8", "a linear layer is float32 or int8");
     const auto weight = get<Matrix<std::int8_t>>(linear, "weight");
-    const auto scale = get<Vector<float>>(linear, "scale");
     require_weight(weight);
-    require_length(scale, outputs, "a linear layer has scale (O,)");
+    quaver::InputGroups groups;
+    for (const nb::handle end : linear["groups"])
+      groups.ends.push_back(nb::cast<int>(end));
+    for (std::size_t g = 0; g < groups.ends.size(); ++g)
+      require(groups.ends[g] > (g == 0 ? 0 : groups.ends[g - 1]) &&
+                  (g + 1 == groups.ends.size() ? groups.ends[g] == inputs
+                                               : groups.ends[g] % quaver::kDepthStep == 0 && groups.ends[g] < inputs),
+              "groups of inputs end at rising multiples of 64, the last at K");
+    const auto scale = get<Matrix<float>>(linear, "scale");
+    require_groups(scale, outputs, groups.count());
+    std::optional<Matrix<float>> centers;
+    if (!linear["centers"].is_none()) {
+      centers = get<Matrix<float>>(linear, "centers");
+      require_groups(*centers, outputs, groups.count());
+      groups.centers = centers->data();
+    }
     quaver::InputRange range{0.0f, 0};
     if (!linear["input_scale"].is_none()) {
       range = {get_float(linear, "input_scale"), get_size(linear, "input_zero", 0, 255)};
       require(range.scale > 0.0f, "an input range has scale > 0");
     }
     return std::make_unique<quaver::Int8Linear>(weight.data(), scale.data(), bias.data(), range, outputs, inputs,
-                                                kernels_, memory_);
+                                                kernels_, memory_, groups);
+  }
+
+  static void require_groups(const Matrix<float> &values, int outputs, int groups) {
+    require(values.shape(0) == static_cast<std::size_t>(outputs) && values.shape(1) == static_cast<std::size_t>(groups),
+            "a linear layer has scales and centers (O, groups)");
   }
 
   quaver::RelativeRows relative_of(const nb::handle &relative, const quaver::Geometry &g) {

@@ -143,31 +143,34 @@ void Forward::run(const Stage &stage, const Values &values, int first, int last)
   }
 }
 
-// x = norm(word + position + type).
+// x = norm(word + position + type), in the order of the model.
 void Forward::embed(const Matrix &x, int first, int last) const {
   const Embeddings &tables = model_.embeddings;
   const Geometry &g = model_.geometry;
   auto sequence = std::upper_bound(sequences_.begin(), sequences_.end(), first,
                                    [](int row, const Sequence &s) { return row < s.row; });
   --sequence;
+  float *natural = scratch().natural.resize(model_.order.size());
   for (int row = first; row < last; ++row) {
     while (row >= sequence->row + sequence->length)
       ++sequence;
     const int place = row - sequence->row;
     const int token = batch_.offsets[sequence->index] + place;
-    float *out = x.row(row);
+    float *out = x.row(row), *sum = model_.order.empty() ? out : natural;
     const auto row_of = [&g](const float *table, int at) { return table + static_cast<std::ptrdiff_t>(at) * g.hidden; };
     const auto add = [&](const float *source) {
       for (int c = 0; c < g.hidden; ++c)
-        out[c] += source[c];
+        sum[c] += source[c];
     };
     const float *word = row_of(tables.word, batch_.ids[token]);
     for (int c = 0; c < g.hidden; ++c)
-      out[c] = word[c] * g.word_scale;
+      sum[c] = word[c] * g.word_scale;
     if (tables.position != nullptr)
       add(row_of(tables.position, place + g.position_offset));
     if (tables.token_type != nullptr)
       add(row_of(tables.token_type, batch_.type_ids == nullptr ? 0 : batch_.type_ids[token]));
+    for (std::size_t c = 0; c < model_.order.size(); ++c)
+      out[c] = natural[model_.order[c]];
   }
   if (!tables.norm.empty())
     model_.kernels.add_norm(x.row(first), x.ld, nullptr, 0, last - first, g.hidden, tables.norm.view(), x.row(first),

@@ -1,5 +1,6 @@
 #include "engine/linear.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace quaver {
@@ -42,60 +43,104 @@ std::size_t Float32Linear::bytes() const { return sizeof(float) * (area(panels()
 
 // --- int8 ------------------------------------------------------------------------------------------------------------
 
+namespace {
+
+std::vector<int> padded_ends(const InputGroups &groups, int inputs) {
+  std::vector<int> ends = groups.ends.empty() ? std::vector{inputs} : groups.ends;
+  ends.back() = round_up(inputs, kDepthStep);
+  return ends;
+}
+
+} // namespace
+
 Int8Linear::Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
-                       int inputs, const KernelTable &kernels, WeightMemory &memory)
-    : Linear(bias, outputs, inputs, kernels), range_(range),
+                       int inputs, const KernelTable &kernels, WeightMemory &memory, const InputGroups &groups)
+    : Linear(bias, outputs, inputs, kernels), range_(range), ends_(padded_ends(groups, inputs)),
       panels_(memory.take_array<std::int8_t>(area(panels() * kPanel, round_up(inputs, kDepthStep)))),
-      scale_(bias_.size()), column_sums_(bias_.size()) {
-  const int depth = round_up(inputs, kDepthStep), group = kernels.group;
-  std::memcpy(scale_.data(), scale, sizeof(float) * area(outputs, 1));
+      scale_(ends_.size() * bias_.size()), column_sums_(scale_.size()),
+      shifts_(groups.centers == nullptr ? 0 : scale_.size()) {
+  const int depth = round_up(inputs, kDepthStep), side = kernels.group, count = this->groups();
   for (int o = 0; o < outputs; ++o) {
     const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
-    std::int8_t *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * group;
-    std::int32_t sum = 0;
+    std::int8_t *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * side;
     int k = 0;
-    for (; k + group <= inputs; k += group)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(group));
+    for (; k + side <= inputs; k += side)
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(side));
     if (k < inputs)
       std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(inputs - k));
-    for (k = 0; k < inputs; ++k)
-      sum += row[k];
-    column_sums_.data()[o] = static_cast<float>(sum);
+    k = 0;
+    for (int g = 0; g < count; ++g) {
+      const std::size_t from = area(o, count) + area(g, 1),
+                        to = static_cast<std::size_t>(g) * bias_.size() + area(o, 1);
+      std::int32_t sum = 0;
+      for (; k < inputs && k < ends_[static_cast<std::size_t>(g)]; ++k)
+        sum += row[k];
+      scale_.data()[to] = scale[from];
+      column_sums_.data()[to] = static_cast<float>(sum);
+      if (groups.centers != nullptr)
+        shifts_.data()[to] = scale[from] * groups.centers[from];
+    }
   }
+}
+
+Int8Weights Int8Linear::view() const {
+  return {.panels = panels_.get(),
+          .scale = scale_.data(),
+          .column_sums = column_sums_.data(),
+          .bias = bias_.data(),
+          .depth = round_up(inputs_, kDepthStep),
+          .groups = groups(),
+          .ends = ends_.data(),
+          .shifts = shifts_.data(),
+          .outputs = panels() * kPanel};
 }
 
 LinearInput Int8Linear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
                              InputRoom &room) const {
   const int all = rows + residuals.rows;
   const std::ptrdiff_t ldq = round_up(inputs_, kDepthStep);
-  const RoundedRows rounded{room.q.resize(area(all + kernels_.overread_rows, ldq)), ldq,
-                            room.scale.resize(area(all, 1)), room.zero.resize(area(all, 1))};
+  const std::size_t scales = area(all, groups());
+  const RoundedRows rounded{room.q.resize(area(all + kernels_.overread_rows, ldq)),
+                            ldq,
+                            room.scale.resize(scales),
+                            room.zero.resize(scales),
+                            shifts_.size() == 0 ? nullptr : room.sums.resize(scales),
+                            all};
   return {x, ldx, rows, residuals, rounded, room.lost.resize(area(residuals.rows, inputs_))};
 }
 
 void Int8Linear::prepare(const LinearInput &input, int first, int last) const {
-  round(range_, input.x + first * input.ldx, input.ldx, last - first, input.rounded.from(first));
+  round(range_, input.x + first * input.ldx, input.ldx, last - first, input.rounded.from(first, 0, 0));
   for (int i = 0; i < input.residuals.rows; ++i) {
     const int row = input.residuals.of[i];
     if (row < first || row >= last)
       continue;
     const float *x = input.x + row * input.ldx;
-    const RoundedRows rounded = input.rounded.from(row);
     float *lost = input.lost + static_cast<std::ptrdiff_t>(i) * inputs_;
-    for (int c = 0; c < inputs_; ++c)
-      lost[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
-    round({0.0f, 0}, lost, inputs_, 1, input.rounded.from(input.rows + i));
+    for (int g = 0, c = 0; g < groups(); ++g) {
+      const RoundedRows rounded = input.rounded.from(row, g, 0);
+      for (; c < inputs_ && c < ends_[static_cast<std::size_t>(g)]; ++c)
+        lost[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
+    }
+    round({0.0f, 0}, lost, inputs_, 1, input.rounded.from(input.rows + i, 0, 0));
   }
 }
 
-// Quantize rows, with one range for all of them if there is one.
+// Quantize rows group by group, with one range for all of them if there is one.
 void Int8Linear::round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows,
                        const RoundedRows &target) const {
-  if (range.scale > 0.0f)
-    kernels_.quantize_rows_fixed(x, ldx, rows, inputs_, range.scale, range.zero, target.q, target.ldq, target.scale,
-                                 target.zero);
-  else
-    kernels_.quantize_rows(x, ldx, rows, inputs_, target.q, target.ldq, target.scale, target.zero);
+  for (int g = 0, begin = 0; g < groups(); ++g) {
+    const int end = ends_[static_cast<std::size_t>(g)], columns = std::min(end, inputs_) - begin;
+    const RoundedRows to = target.from(0, g, begin);
+    if (range.scale > 0.0f)
+      kernels_.quantize_rows_fixed(x + begin, ldx, rows, columns, range.scale, range.zero, to.q, to.ldq, to.scale,
+                                   to.zero);
+    else
+      kernels_.quantize_rows(x + begin, ldx, rows, columns, to.q, to.ldq, to.scale, to.zero);
+    if (to.sums != nullptr)
+      kernels_.row_sums(to.q, to.ldq, rows, end - begin, to.zero, to.sums);
+    begin = end;
+  }
 }
 
 void Int8Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
@@ -104,8 +149,8 @@ void Int8Linear::multiply(const LinearInput &input, int first_panel, int last_pa
 }
 
 std::size_t Int8Linear::bytes() const {
-  return scale_.size() * static_cast<std::size_t>(round_up(inputs_, kDepthStep)) +
-         sizeof(float) * (scale_.size() + column_sums_.size() + bias_.size());
+  return bias_.size() * static_cast<std::size_t>(round_up(inputs_, kDepthStep)) +
+         sizeof(float) * (scale_.size() + column_sums_.size() + shifts_.size() + bias_.size());
 }
 
 } // namespace quaver

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <vector>
 
 #include "engine/memory.h"
 #include "kernels/table.h"
@@ -15,19 +16,25 @@ struct RoundedRows {
   std::ptrdiff_t ldq = 0;
   float *scale = nullptr;
   std::int32_t *zero = nullptr;
+  float *sums = nullptr;
+  std::ptrdiff_t stride = 0;
 
-  RoundedRows from(int row) const { return {q + row * ldq, ldq, scale + row, zero + row}; }
-  operator Int8Rows() const { return {q, ldq, scale, zero}; }
+  // From a row, a group and its first column on.
+  RoundedRows from(int row, int group, int column) const {
+    const std::ptrdiff_t at = group * stride + row;
+    return {q + row * ldq + column, ldq, scale + at, zero + at, sums == nullptr ? nullptr : sums + at, stride};
+  }
+  operator Int8Rows() const { return {q, ldq, scale, zero, sums, stride}; }
 };
 
 // Room for the input of a linear layer, as that layer reads it.
 struct InputRoom {
   Buffer<std::uint8_t> q;    // [rows][K']
-  Buffer<float> scale;       // [rows]
-  Buffer<std::int32_t> zero; // [rows]
+  Buffer<float> scale, sums; // [groups][rows]
+  Buffer<std::int32_t> zero; // [groups][rows]
   Buffer<float> lost;        // [residual rows][K], see LinearInput
 
-  std::size_t bytes() const { return q.bytes() + scale.bytes() + zero.bytes() + lost.bytes(); }
+  std::size_t bytes() const { return q.bytes() + scale.bytes() + sums.bytes() + zero.bytes() + lost.bytes(); }
 };
 
 // What a linear layer multiplies: rows, and of some of them also what rounding lost, where the kind rounds.
@@ -104,12 +111,21 @@ struct InputRange {
   std::int32_t zero; // 0..255
 };
 
-// Weights in s8 with one scale per output, inputs in u8.
+// Groups of a layer's inputs, each with scales of its own. Input and weights of a group are wide where others are not:
+// with one scale for all, those would have few levels left.
+struct InputGroups {
+  std::vector<int> ends{};        // where they end: multiples of 64, and K; empty for one group
+  const float *centers = nullptr; // f32 [outputs][groups], w ~ scale * (q + center); null for none
+
+  int count() const { return ends.empty() ? 1 : static_cast<int>(ends.size()); }
+};
+
+// Weights in s8 with one scale per output (and group of inputs), inputs in u8.
 class Int8Linear final : public Linear {
 public:
-  // weight s8 [outputs][inputs], scale f32 [outputs], bias f32 [outputs]; natural order, as on disk.
+  // weight s8 [outputs][inputs], scale f32 [outputs][groups], bias f32 [outputs]; natural order, as on disk.
   Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
-             int inputs, const KernelTable &kernels, WeightMemory &memory);
+             int inputs, const KernelTable &kernels, WeightMemory &memory, const InputGroups &groups = {});
 
   bool prepares() const override { return true; }
   LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
@@ -118,16 +134,17 @@ public:
   void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                 Activation act) const override;
   std::size_t bytes() const override;
-  Int8Weights view() const {
-    return {panels_.get(), scale_.data(), column_sums_.data(), bias_.data(), round_up(inputs_, kDepthStep)};
-  }
+  Int8Weights view() const;
 
 private:
+  int groups() const { return static_cast<int>(ends_.size()); }
   void round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
 
   const InputRange range_;
+  const std::vector<int> ends_; // of the groups; the last is K'
   std::shared_ptr<std::int8_t> panels_;
-  Buffer<float> scale_, column_sums_;
+  Buffer<float> scale_, column_sums_; // [groups][O']
+  Buffer<float> shifts_;              // the same, or empty
 };
 
 } // namespace quaver

@@ -47,6 +47,10 @@ struct Embeddings {
   Norm norm;
 };
 
+// The order of the hidden dimension inside the model: feature c is feature order[c] of the tables and of pooled
+// vectors, which keep the natural order. Empty for the natural order.
+using FeatureOrder = std::vector<std::int32_t>; // [H], each of 0..H-1 once
+
 // Tables of one rotary position embedding.
 struct Rotary {
   const float *cosine, *sine; // [longest][D / 2]
@@ -76,6 +80,7 @@ struct Model {
   const KernelTable &kernels;
   Geometry geometry;
   Embeddings embeddings;
+  FeatureOrder order;
   std::vector<Rotary> rotary;
   DistanceBias bias;
   RelativeRows relative;

@@ -31,6 +31,13 @@ void pool(const Matrix &tokens, const Sequence &sequence, int hidden, Pooling po
     vector[c] *= share;
 }
 
+void to_natural(const FeatureOrder &order, float *vector) {
+  float *ordered = scratch().natural.resize(order.size());
+  std::copy_n(vector, order.size(), ordered);
+  for (std::size_t c = 0; c < order.size(); ++c)
+    vector[order[c]] = ordered[c];
+}
+
 void normalize(float *vector, int columns) {
   double square = 0.0;
   for (int c = 0; c < columns; ++c)
@@ -51,9 +58,11 @@ void finish(const Model &model, const TokenVectors &tokens, float *vectors) {
   std::ptrdiff_t ld = round_up(columns, kPanel);
   float *x = buffers.pooled.resize(area(rows, ld));
   for (int r = 0; r < rows; ++r)
-    for (std::size_t i = 0; i < poolings.size(); ++i)
-      pool(tokens.rows, tokens.sequences[static_cast<std::size_t>(r)], hidden, poolings[i],
-           x + r * ld + static_cast<std::ptrdiff_t>(i) * hidden);
+    for (std::size_t i = 0; i < poolings.size(); ++i) {
+      float *vector = x + r * ld + static_cast<std::ptrdiff_t>(i) * hidden;
+      pool(tokens.rows, tokens.sequences[static_cast<std::size_t>(r)], hidden, poolings[i], vector);
+      to_natural(model.order, vector);
+    }
   for (const HeadStep &step : model.head) {
     if (step.dense == nullptr) {
       model.kernels.add_norm(x, ld, nullptr, 0, rows, columns, step.norm.view(), x, ld);

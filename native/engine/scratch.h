@@ -52,10 +52,11 @@ struct Scratch {
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
   Buffer<float> by_query, by_key, bias; // of relative positions, see attention.cpp
   Buffer<std::int32_t> first_tokens;    // see Forward::first_tokens
+  Buffer<float> natural;                // a row whose features are in the natural order, see FeatureOrder
 
   std::size_t bytes() const {
     return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
-           by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes();
+           by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + natural.bytes();
   }
 };
 

@@ -93,22 +93,40 @@ void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::in
   }
 }
 
+void row_sums(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, int depth, const std::int32_t *zero,
+              float *sums) noexcept {
+  for (int r = 0; r < rows; ++r, q += ldq) {
+    std::int32_t sum = 0;
+    for (int k = 0; k < depth; ++k)
+      sum += q[k] - zero[r];
+    sums[r] = static_cast<float>(sum);
+  }
+}
+
+// The part of an output that a group of inputs makes, without bias.
+float group_output(const Int8Rows &a, int row, const Int8Weights &w, int group, int output, int begin, int end) {
+  const std::int8_t *panel = w.panels + static_cast<std::ptrdiff_t>(output / kPanel) * kPanel * w.depth;
+  const std::ptrdiff_t of_row = group * a.stride + row,
+                       of_output = group * static_cast<std::ptrdiff_t>(w.outputs) + output;
+  std::int32_t product = 0;
+  for (int k = begin; k < end; ++k)
+    product += a.q[row * a.ldq + k] * panel[at_strip(output % kPanel, k, w.depth)];
+  const float sum = static_cast<float>(product) - static_cast<float>(a.zero[of_row]) * w.column_sums[of_output];
+  const float value = sum * a.scale[of_row] * w.scale[of_output];
+  return w.shifts == nullptr ? value : value + a.sums[of_row] * a.scale[of_row] * w.shifts[of_output];
+}
+
 void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                  int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
-  std::int32_t sums[kPanel];
-  for (int panel = first_panel; panel < last_panel; ++panel)
+  for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o)
     for (int r = 0; r < rows + residuals.rows; ++r) {
-      sum_int8(a.q + r * a.ldq, a.ldq, 1, w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth, w.depth,
-               sums);
-      for (int c = 0; c < kPanel; ++c) {
-        const int o = panel * kPanel + c;
-        const float sum = static_cast<float>(sums[c]) - static_cast<float>(a.zero[r]) * w.column_sums[o];
-        const float value = sum * a.scale[r] * w.scale[o];
-        if (r < rows)
-          y[r * ldy + o] = activate(value + w.bias[o], act);
-        else
-          y[residuals.of[r - rows] * ldy + o] += value;
-      }
+      float value = group_output(a, r, w, 0, o, 0, w.groups == 1 ? w.depth : w.ends[0]);
+      for (int g = 1; g < w.groups; ++g)
+        value += group_output(a, r, w, g, o, w.ends[g - 1], w.ends[g]);
+      if (r < rows)
+        y[r * ldy + o] = activate(value + w.bias[o], act);
+      else
+        y[residuals.of[r - rows] * ldy + o] += value;
     }
 }
 
@@ -309,6 +327,7 @@ constinit const KernelTable scalar_kernels = {.name = "scalar",
                                               .quantize_rows = quantize_rows,
                                               .quantize_rows_fixed = quantize_rows_fixed,
                                               .sum_int8 = sum_int8,
+                                              .row_sums = row_sums,
                                               .linear_int8 = linear_int8,
                                               .linear_float32 = linear_float32,
                                               .pack_keys = pack_keys,

@@ -61,12 +61,15 @@ struct NormWeights {
   float eps = 0.0f;
 };
 
-// Rows quantized with one scale and one zero point per token: x ~ scale * (q - zero).
+// Rows quantized with one scale and one zero point per token, and for each group of inputs where a layer has several:
+// x ~ scale * (q - zero).
 struct Int8Rows {
-  const std::uint8_t *q;    // [rows][ldq]
-  std::ptrdiff_t ldq;       // bytes, >= K'
-  const float *scale;       // [rows], > 0, or NaN for a row that was not finite
-  const std::int32_t *zero; // [rows], 0..255
+  const std::uint8_t *q;       // [rows][ldq]
+  std::ptrdiff_t ldq;          // bytes, >= K'
+  const float *scale;          // [groups][stride], > 0, or NaN for a row that was not finite
+  const std::int32_t *zero;    // [groups][stride], 0..255
+  const float *sums = nullptr; // [groups][stride], of q - zero over the group; for weights with shifts
+  std::ptrdiff_t stride = 0;   // at least rows, where there are several groups
 };
 
 // Rows that follow the others and hold what quantization lost of some of them. The output of residual row i is added to
@@ -76,13 +79,18 @@ struct ResidualRows {
   const std::int32_t *of; // [rows]
 };
 
-// A linear layer with one scale per output: w ~ scale * q.
+// A linear layer with one scale per output, and for each group of its inputs where there are several: w ~ scale * q, or
+// scale * q + shift.
 struct Int8Weights {
   const std::int8_t *panels; // int8 panels
-  const float *scale;        // [O']
-  const float *column_sums;  // [O'], sum over K of the s8 weights, exact in float32 for K' <= 131072
+  const float *scale;        // [groups][O']
+  const float *column_sums;  // [groups][O'], sum of a group's s8 weights, exact in float32 for K' <= 131072
   const float *bias;         // [O']
   int depth;                 // K'
+  int groups = 1;
+  const int *ends = nullptr;     // [groups], where they end: multiples of 64, the last is K'; null for one group
+  const float *shifts = nullptr; // [groups][O'], or null
+  int outputs = 0;               // O', where there are several groups
 };
 
 struct FloatWeights {
@@ -160,9 +168,14 @@ struct KernelTable {
   void (*sum_int8)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                    std::int32_t *sums) noexcept;
 
+  // sums[r] = sum over k < depth of q[r][k] - zero[r], exact in float32.
+  void (*row_sums)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, int depth, const std::int32_t *zero,
+                   float *sums) noexcept;
+
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
-  // [first_panel, last_panel). Then the outputs of the residual rows are added, without bias: those of row rows + i to
-  // y[residuals.of[i]]. With residual rows the activation is none.
+  // [first_panel, last_panel). With several groups of inputs the product is summed over them; shifts add scale_r *
+  // row_sums[r] * shift_o of each group. Then the outputs of the residual rows are added, without bias: those of row
+  // rows + i to y[residuals.of[i]]. With residual rows the activation is none.
   //   a [rows + residuals.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
   void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;

@@ -113,6 +113,7 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
   Model m{.kernels = kernels,
           .geometry = {s.hidden, kVocabulary, kPositions, 0, 2, 1.0f, {s.pooling}, true},
           .embeddings = {d.word.data(), d.position.data(), d.token_type.data(), d.norm(s.hidden, NormKind::layer)},
+          .order = {},
           .rotary = {},
           .bias = {},
           .relative = {},

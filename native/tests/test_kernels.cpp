@@ -251,6 +251,107 @@ void test_linear_int8(const KernelTable &k) {
   }
 }
 
+void test_row_sums(const KernelTable &k) {
+  for (const int depth : {64, 128, 1088, kMaxDepth})
+    for (int extreme = 0; extreme < 3; ++extreme) {
+      const int rows = 3, ldq = depth + 5;
+      Guarded<std::uint8_t> q(area(rows, ldq) - 5);
+      Guarded<std::int32_t> zero(area(rows, 1));
+      Guarded<float> got(area(rows, 1));
+      fill_integers(q, extreme == 1 ? 255 : 0, extreme == 2 ? 0 : 255);
+      fill_integers(zero, extreme == 2 ? 255 : 0, extreme == 1 ? 0 : 255);
+      k.row_sums(q.data(), ldq, rows, depth, zero.data(), got.data());
+      for (int r = 0; r < rows; ++r) {
+        std::int64_t sum = 0;
+        for (int i = 0; i < depth; ++i)
+          sum += q[area(r, ldq) + area(i, 1)] - zero[area(r, 1)];
+        CHECK(double{got[area(r, 1)]} == static_cast<double>(sum), "%s depth %d row %d: %g, not %lld", k.name, depth, r,
+              double{got[area(r, 1)]}, static_cast<long long>(sum));
+      }
+    }
+}
+
+// Groups of inputs and centers of weights, through the kind that packs them and prepares its input: against the
+// definition in double, with what rounding lost of two rows. Rows and weights of the first group are much wider.
+void test_grouped_linear(const KernelTable &k) {
+  const std::vector<std::vector<int>> endings[] = {{{}, {17}}, {{}, {64, 100}}, {{}, {64, 128, 192}}, {{}, {64, 384}}};
+  for (const auto &both : endings)
+    for (const std::vector<int> &ends : both)
+      for (const bool centered : {false, true})
+        for (const int outputs : {1, 64, 130})
+          for (const int rows : {1, 5, 7, 40}) {
+            const int inputs = both[1].back(), groups = ends.empty() ? 1 : static_cast<int>(ends.size());
+            const auto group_of = [&](int i) {
+              int g = 0;
+              while (g + 1 < groups && i >= ends[static_cast<std::size_t>(g)])
+                ++g;
+              return g;
+            };
+            Guarded<std::int8_t> weight(area(outputs, inputs));
+            Guarded<float> scale(area(outputs, groups)), centers(scale.size()), bias(area(outputs, 1)),
+                x(area(rows, inputs));
+            fill_integers(weight, -128, 127);
+            fill_normal(centers, 40.0f);
+            fill_normal(bias, 1.0f);
+            fill_normal(x, 2.0f);
+            for (float &v : scale)
+              v = 0.001f + 0.0001f * static_cast<float>(generator() % 100);
+            for (int r = 0; r < rows; ++r)
+              for (int i = 0; i < std::min(inputs, 64); ++i)
+                x[area(r, inputs) + area(i, 1)] *= 30.0f;
+            WeightMemory memory;
+            const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory,
+                               {ends, centered ? centers.data() : nullptr});
+            const std::int32_t of[] = {0, rows - 1};
+            const int residuals = std::min(rows, 2), ldy = w.panels() * kPanel;
+            InputRoom room;
+            const LinearInput input = w.read(x.data(), inputs, rows, {residuals, of}, room);
+            for (int r = 0; r < rows; r += 3)
+              w.prepare(input, r, std::min(r + 3, rows));
+            for (const Activation act : {Activation::none, Activation::gelu, Activation::silu}) {
+              const LinearInput all = act == Activation::none ? input : w.read(x.data(), inputs, rows, {}, room);
+              w.prepare(all, 0, rows);
+              const RoundedRows &q = all.rounded;
+              Guarded<float> got(area(rows, ldy));
+              w.multiply(all, 0, w.panels(), got.data(), ldy, act);
+              for (int r = 0; r < rows; ++r)
+                for (int o = 0; o < outputs; ++o) {
+                  double sum = double{bias[area(o, 1)]}, most = std::abs(sum);
+                  for (int source = r; source < rows + all.residuals.rows; ++source) {
+                    if (source != r && (source < rows || of[source - rows] != r))
+                      continue;
+                    for (int i = 0; i < inputs; ++i) {
+                      const std::size_t g = area(group_of(i), 1),
+                                        at = g * static_cast<std::size_t>(q.stride) + area(source, 1);
+                      const std::size_t place = area(o, groups) + g;
+                      const double row = double{q.scale[at]} * (q.q[source * q.ldq + i] - q.zero[at]);
+                      const double v = double{scale[place]} * (weight[area(o, inputs) + area(i, 1)] +
+                                                               (centered ? double{centers[place]} : 0.0));
+                      sum += row * v;
+                      most += std::abs(row * v);
+                    }
+                  }
+                  const double expected = activation(sum, act), is = double{got[area(r, ldy) + area(o, 1)]};
+                  const double bound = 2e-6 * most + (act == Activation::none ? 0.0 : 4e-4);
+                  CHECK(std::abs(is - expected) <= bound,
+                        "%s: %d groups, %d centered, %d x %d, row %d of %d, output %d: %.9g, not %.9g", k.name, groups,
+                        int{centered}, outputs, inputs, r, rows, o, is, expected);
+                }
+              if (act == Activation::none && ends.empty() && centered) { // centers of zero change no bit
+                const Int8Linear plain(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
+                std::vector<float> zeros(scale.size());
+                const Int8Linear zero(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory,
+                                      {{}, zeros.data()});
+                Guarded<float> one(got.size()), other(got.size());
+                plain.multiply(all, 0, plain.panels(), one.data(), ldy, act);
+                zero.multiply(all, 0, zero.panels(), other.data(), ldy, act);
+                CHECK(std::memcmp(one.data(), other.data(), one.size() * sizeof(float)) == 0, "%s: centers of zero",
+                      k.name);
+              }
+            }
+          }
+}
+
 // Residual rows: their outputs without bias are added to those of their rows.
 void test_residual_rows(const KernelTable &k) {
   constexpr int inputs = 100, outputs = 130;
@@ -935,6 +1036,8 @@ int main() {
     test_quantize(*k);
     test_quantize_fixed(*k);
     test_linear_int8(*k);
+    test_row_sums(*k);
+    test_grouped_linear(*k);
     test_residual_rows(*k);
     test_linear_float32(*k);
     test_activations(*k);

@@ -6,6 +6,7 @@ Each case is a model family's layer in small: what tells it from BERT, all at on
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from quaver.engine.instruction_sets import instruction_sets
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
 from quaver.models.geometry import EncoderSpec, LayerSpec, NormKind, Rotary
-from quaver.models.linear import LinearWeights, dequantized
+from quaver.models.linear import Linear, LinearWeights, dequantized, quantize_weight
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.forward import run_layers
 
@@ -194,3 +195,59 @@ def test_calibration_runs_the_same_layers(spec: EncoderSpec) -> None:
     weights = replace(weights, final_norm=None)
     truth = reference.hidden_states(spec, weights, texts)[-1]
     np.testing.assert_allclose(states, truth, rtol=0, atol=2e-4 * np.abs(truth).max())
+
+
+@every_isa
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_weights_in_groups_of_inputs(isa: str, symmetric: bool, threads: int) -> None:
+    spec = spec_of(PLAIN, PLAIN, hidden=128)
+    weights, texts = drawn_weights(spec), batch(*LENGTHS)
+    # Half of the channels that a layer reads are much wider than the others, and their weights smaller.
+    wide = np.ones(128, np.float32)
+    wide[:64] = 20
+
+    def widened(norm: NormWeights | None) -> Any:
+        assert norm is not None
+        return replace(norm, gamma=norm.gamma * wide, beta=norm.beta * wide)
+
+    def reading(linear: Linear) -> LinearWeights:
+        return replace(dequantized(linear), weight=dequantized(linear).weight / wide)
+
+    def widened_layer(parts: LayerWeights, *, last: bool) -> LayerWeights:
+        return replace(
+            parts,
+            qkv=reading(parts.qkv),
+            up=reading(parts.up),
+            attention_norm=widened(parts.attention_norm),
+            output_norm=parts.output_norm if last else widened(parts.output_norm),
+        )
+
+    first, last = weights.layers
+    weights = replace(
+        weights,
+        embedding_norm=widened(weights.embedding_norm),
+        layers=(widened_layer(first, last=False), widened_layer(last, last=True)),
+    )
+
+    def quantized(groups: bool) -> EncoderWeights:
+        def one(linear: Linear) -> Linear:
+            ends = (64, 128) if groups and linear.weight.shape[1] == 128 else ()
+            return quantize_weight(dequantized(linear), symmetric=symmetric, groups=ends)
+
+        layers = (
+            replace(p, qkv=one(p.qkv), out=one(p.out), up=one(p.up), down=one(p.down))
+            for p in weights.layers
+        )
+        return replace(weights, layers=tuple(layers))
+
+    truth = reference.encode(spec, weights, texts)
+
+    def loss(groups: bool) -> float:
+        engine = Engine(spec, quantized(groups), precision=None, isa=isa, threads=threads)
+        got = engine.encode(texts)
+        for i in range(len(texts)):
+            assert np.array_equal(engine.encode(texts.select(i, i + 1))[0], got[i])
+        return float(1 - (got * truth).sum(axis=1).mean())
+
+    assert loss(groups=True) < loss(groups=False) / 2

@@ -50,6 +50,45 @@ def test_weights_over_awkward_sizes(size: int) -> None:
     assert np.all(np.abs(restored - weight) <= quantized.scale[:, None] * 0.50001)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("groups", [(), (64, 100), (64, 128, 384)])
+def test_groups_of_inputs_have_scales_of_their_own(
+    groups: tuple[int, ...], symmetric: bool
+) -> None:
+    inputs = groups[-1] if groups else 100
+    weight = np.random.default_rng(inputs).standard_normal((9, inputs)).astype(np.float32)
+    weight[:, :64] = np.abs(weight[:, :64]) * 50  # wide, and on one side
+    quantized = quantize_weight(layer(weight), symmetric=symmetric, groups=groups)
+    shape = (9, len(groups)) if groups else (9,)
+    assert quantized.scale.shape == shape
+    assert (quantized.zero is None) == symmetric
+    error = np.abs(dequantized(quantized).weight - weight)
+    # Half a step of the scale of its own group, and one float32 product.
+    for g, group in enumerate(quantized.slices):
+        part = weight[:, group]
+        low, high = part.min(axis=1, initial=0), part.max(axis=1, initial=0)
+        step = np.maximum(high, -low) / 127 if symmetric else (high - low) / 255
+        assert np.all(error[:, group] <= step[:, None] * 0.50001)
+        np.testing.assert_allclose(quantized.scale.reshape(9, -1)[:, g], step, rtol=1e-6)
+
+
+def test_an_asymmetric_row_of_zeros() -> None:
+    quantized = quantize_weight(layer(np.zeros((2, 3), np.float32)), symmetric=False)
+    assert quantized.scale.tolist() == [1, 1]
+    assert not dequantized(quantized).weight.any()
+
+
+def test_stacked_weights_keep_zeros_and_groups() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (layer(rng.standard_normal((n, 100)).astype(np.float32)) for n in (2, 3))
+    groups = (64, 100)
+    parts = [quantize_weight(a, groups=groups), quantize_weight(b, groups=groups, symmetric=False)]
+    whole = dequantized(stacked(parts)).weight
+    assert np.array_equal(whole, np.concatenate([dequantized(p).weight for p in parts]))
+    with pytest.raises(WeightsError, match="same groups of inputs"):
+        stacked([parts[0], quantize_weight(b)])
+
+
 def test_halves_go_to_even() -> None:
     weight = np.array([[127, 0.5, 1.5, 2.5, -0.5, -1.5, -127]], np.float32)
     assert quantize_weight(layer(weight)).weight.tolist() == [[127, 0, 2, 2, 0, -2, -127]]

@@ -35,3 +35,26 @@ def test_the_sums_of_the_linear_layer_are_exact() -> None:
     weight = np.full((2, 4096), 127, np.float32) * np.array([[1], [-1]], np.float32)
     got = quantized_linear(x, quantize_weight(LinearWeights(weight, np.zeros(2, np.float32))))
     assert got.tolist() == [[255 * 127 * 2048, -255 * 127 * 2048]]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_groups_hold_wide_inputs_apart(symmetric: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((5, 200)).astype(np.float32)
+    x[:, :64] *= 100
+    linear = LinearWeights(
+        rng.standard_normal((11, 200)).astype(np.float32) / 10, np.ones(11, np.float32)
+    )
+    truth = x @ linear.weight.T + linear.bias
+
+    def error(groups: tuple[int, ...]) -> float:
+        weights = quantize_weight(linear, symmetric=symmetric, groups=groups)
+        return float(np.square(quantized_linear(x, weights) - truth).mean())
+
+    assert error((64, 200)) < error(()) / 1.2
+    # What is left is the rounding of the wide inputs and their weights.
+    wide = quantize_weight(LinearWeights(linear.weight[:, :64], linear.bias), symmetric=symmetric)
+    alone = np.square(
+        quantized_linear(x[:, :64], wide) - x[:, :64] @ linear.weight[:, :64].T - linear.bias
+    ).mean()
+    assert error((64, 200)) < alone * 1.05

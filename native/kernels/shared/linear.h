@@ -264,8 +264,96 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
+  static void row_sums(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, int depth, const std::int32_t *zero,
+                       float *sums) noexcept {
+    for (int r = 0; r < rows; ++r, q += ldq) {
+      std::int32_t sum = 0;
+      for (int k = 0; k < depth; ++k)
+        sum += q[k];
+      sums[r] = static_cast<float>(sum - depth * zero[r]);
+    }
+  }
+
+  // Groups of inputs, shifts: outputs are summed in float over the groups.
+  static void add_group(const Int8Rows &a, int first_row, int rows, const Int8Weights &w, int group, int column,
+                        const std::int32_t *sums, float *totals) {
+    const std::ptrdiff_t of_rows = group * a.stride + first_row;
+    const std::ptrdiff_t of_outputs = group * static_cast<std::ptrdiff_t>(w.outputs) + column;
+    for (int c = 0; c < kPanel; c += L::width) {
+      const V scale = L::load(w.scale + of_outputs + c), column_sum = L::load(w.column_sums + of_outputs + c);
+      for (int r = 0; r < rows; ++r) {
+        const float row_scale = a.scale[of_rows + r];
+        float *total = totals + r * kPanel + c;
+        const V zero = L::set(-static_cast<float>(a.zero[of_rows + r]));
+        const V sum = L::fma(zero, column_sum, L::from_s32(sums + r * kPanel + c));
+        V value = L::fma(L::mul(sum, L::set(row_scale)), scale, L::load(total));
+        if (w.shifts != nullptr)
+          value = L::fma(L::set(row_scale * a.sums[of_rows + r]), L::load(w.shifts + of_outputs + c), value);
+        L::store(total, value);
+      }
+    }
+  }
+
+  template <Activation kAct> static void finish_row(const float *totals, float *y, Activation act) {
+    for (int c = 0; c < kPanel; c += L::width) {
+      const V value = L::load(totals + c);
+      L::store(y + c, kAct == Activation::gelu   ? short_gelu<L>(value)
+                      : kAct == Activation::none ? value
+                                                 : activate<L>(value, act));
+    }
+  }
+
+  static void linear_int8_grouped(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w,
+                                  int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                                  Activation act) noexcept {
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    alignas(64) float totals[Tile::rows * kPanel];
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * w.depth, panel_bytes = kPanel / kStrip * strip;
+    const int all = rows + residuals.rows;
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      const std::int8_t *weights = w.panels + panel * panel_bytes;
+      const int column = panel * kPanel;
+      const std::int8_t *next = weights + panel_bytes; // prefetched by the first tile, a quarter of it
+      for (int r = 0, height; r < all; r += height) {
+        height = tile_height(all - r, Tile::rows);
+        for (int i = 0; i < height; ++i)
+          for (int c = 0; c < kPanel; c += L::width)
+            L::store(totals + i * kPanel + c, r + i < rows ? L::load(w.bias + column + c) : L::zero());
+        for (int g = 0, begin = 0, end; g < w.groups; ++g, begin = end) {
+          end = w.groups == 1 ? w.depth : w.ends[g];
+          const std::uint8_t *q = a.q + r * a.ldq + begin;
+          const std::int8_t *part = weights + static_cast<std::ptrdiff_t>(begin) * kStrip;
+          if (r / Tile::rows < 4)
+            sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, sums,
+                             Ahead<1>{next + r / Tile::rows * strip + begin * kStrip});
+          else
+            sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, sums);
+          add_group(a, r, height, w, g, column, sums, totals);
+        }
+        for (int i = 0; i < height; ++i) {
+          const float *of_row = totals + i * kPanel;
+          if (r + i >= rows) {
+            float *out = y + residuals.of[r + i - rows] * ldy + column;
+            for (int c = 0; c < kPanel; c += L::width)
+              L::store(out + c, L::add(L::load(out + c), L::load(of_row + c)));
+          } else if (float *out = y + (r + i) * ldy + column; act == Activation::none) {
+            finish_row<Activation::none>(of_row, out, act);
+          } else if (act == Activation::gelu) {
+            finish_row<Activation::gelu>(of_row, out, act);
+          } else {
+            finish_row<Activation::relu>(of_row, out, act);
+          }
+        }
+      }
+    }
+  }
+
   static void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w,
                           int first_panel, int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+    if (w.groups > 1 || w.shifts != nullptr) {
+      linear_int8_grouped(a, rows, residuals, w, first_panel, last_panel, y, ldy, act);
+      return;
+    }
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * w.depth, panel_bytes = kPanel / kStrip * strip;
     const int all = rows + residuals.rows;

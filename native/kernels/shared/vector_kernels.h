@@ -172,6 +172,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
             .quantize_rows = Linear::quantize_rows,
             .quantize_rows_fixed = Linear::quantize_rows_fixed,
             .sum_int8 = Linear::sum_int8,
+            .row_sums = Linear::row_sums,
             .linear_int8 = Linear::linear_int8,
             .linear_float32 = Linear::linear_float32,
             .pack_keys = Attention::pack_keys,

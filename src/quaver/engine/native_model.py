@@ -76,6 +76,7 @@ def native_model(
         "word_scale": spec.embedding_scale,
         "pooling": spec.poolings,
         "normalize": spec.normalize,
+        "order": weights.order,
         "word": weights.word,
         "position": weights.position,
         "token_type": weights.token_type,
@@ -184,17 +185,22 @@ def _scaled(linear: Linear, rows: int, scale: np.float32) -> Linear:
     factor = np.ones(len(linear.bias), np.float32)
     factor[:rows] = scale
     if isinstance(linear, QuantizedLinear):
-        return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
+        scales: _Floats = linear.scale * factor.reshape(-1, *(1,) * (linear.scale.ndim - 1))
+        return replace(linear, scale=scales, bias=linear.bias * factor)
     return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
 
 
 def _linear(linear: Linear) -> dict[str, Any]:
     if isinstance(linear, LinearWeights):
         return {"kind": "float32", "weight": linear.weight, "bias": linear.bias}
+    by_group = (len(linear.bias), len(linear.slices))
+    centers = None if linear.zero is None else -linear.zero.astype(np.float32).reshape(by_group)
     return {
         "kind": "int8",
         "weight": linear.weight,
-        "scale": linear.scale,
+        "scale": np.ascontiguousarray(linear.scale.reshape(by_group)),
+        "centers": centers,
+        "groups": linear.groups,
         "bias": linear.bias,
         "input_scale": None if linear.input is None else linear.input.scale,
         "input_zero": None if linear.input is None else linear.input.zero,

@@ -39,6 +39,7 @@ from quaver.models.modules import (
     module_steps,
     module_tensors,
 )
+from quaver.models.order import reordered
 from quaver.models.positions import relative_rows, rotary_tables
 from quaver.models.prompts import (
     checked_prompts,
@@ -104,6 +105,7 @@ __all__ = [
     "query_prompt",
     "relative_rows",
     "release_pages",
+    "reordered",
     "rotary_tables",
     "rounded_rows",
     "split_tensors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,11 +68,16 @@ class QuantizedLinear:
     """A linear layer in int8.
 
     Attributes:
-        weight: int8 (O, K), in [-127, 127] if Quaver wrote it.
-        scale: float32 (O,), positive; weight * scale[:, None] is the float weight.
+        weight: int8 (O, K); a symmetric one is in [-127, 127] if Quaver wrote it.
+        scale: float32 (O,), positive; (O, G) with groups of inputs.
         bias: float32 (O,).
-        input: the fixed range of its input; None finds a range for each token at run time.
+        input: the fixed range of its input; None finds a range for each token at run time, and for
+            each group.
         parts: the tensors it was stacked from, see `LinearWeights`.
+        zero: int8 like `scale`, the integer that stands for 0; None for a symmetric weight, where
+            that is 0.
+        groups: where the groups of its inputs end, rising: multiples of 64, the last one K; empty
+            for one group.
     """
 
     weight: NDArray[np.int8]
@@ -79,6 +85,13 @@ class QuantizedLinear:
     bias: NDArray[np.float32]
     input: InputRange | None = None
     parts: tuple[LinearPart, ...] = ()
+    zero: NDArray[np.int8] | None = None
+    groups: tuple[int, ...] = ()
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """The inputs of each group."""
+        return _slices(self.groups, self.weight.shape[1])
 
 
 Linear = LinearWeights | QuantizedLinear
@@ -88,40 +101,73 @@ def dequantized(linear: Linear) -> LinearWeights:
     """Return the layer in float32, unchanged if it already is.
 
     Formula:
-        w_ok = scale_o * q_ok
+        w_ok = scale_og * (q_ok - zero_og), g the group of input k
     """
     if isinstance(linear, LinearWeights):
         return linear
     weight = linear.weight.astype(np.float32)
-    weight *= linear.scale[:, None]
+    for g, group in enumerate(linear.slices):
+        if linear.zero is not None:
+            weight[:, group] -= linear.zero.reshape(len(weight), -1)[:, g, None]
+        weight[:, group] *= linear.scale.reshape(len(weight), -1)[:, g, None]
     return LinearWeights(weight, linear.bias, linear.parts)
 
 
-def quantize_weight(linear: LinearWeights) -> QuantizedLinear:
-    """Quantize a weight, symmetric, one scale for each output.
+def quantize_weight(
+    linear: LinearWeights, *, symmetric: bool = True, groups: tuple[int, ...] = ()
+) -> QuantizedLinear:
+    """Quantize a weight, with one scale for each output and group of inputs.
 
     Formula:
-        scale_o = max_k |w_ok| / 127 (1 for a row of zeros);  q_ok = round(w_ok / scale_o), half to
-        even
+        symmetric   scale_o = max_k |w_ok| / 127 (1 for zeros);  q_ok = round(w_ok / scale_o)
+        asymmetric  low = min(0, min_k w_ok), high = max(0, max_k w_ok), scale_o = (high - low) / 255,
+                    zero_o = -128 - round(low / scale_o), q_ok = round(w_ok / scale_o) + zero_o
+
+        half to even, k over the inputs of a group
 
     Args:
         linear: weight float32 (O, K), finite; bias float32 (O,).
+        symmetric: whether 0 stands for 0; otherwise `zero` does, and the range has no unused side.
+        groups: where the groups of inputs end, see `QuantizedLinear`.
 
     Returns:
-        The layer in int8; -128 is never used, so the range is the same on both sides.
+        The layer in int8; a symmetric one never uses -128, so the range is the same on both sides.
     """
     weight = linear.weight
-    largest = np.maximum(weight.max(axis=1, initial=0), -weight.min(axis=1, initial=0))
-    scale = np.where(largest > 0, np.maximum(largest / np.float32(127), _TINY), np.float32(1))
+    scales, zeros = [], []
     quantized = np.empty(weight.shape, np.int8)
-    # In blocks that fit the cache: three passes over 6 MB of floats would read memory three times.
-    block = max(1, 65536 // max(1, weight.shape[1]))
-    for first in range(0, len(weight), block):
-        rows = slice(first, first + block)
-        scaled = weight[rows] / scale[rows, None]
-        np.rint(scaled, out=scaled)
-        quantized[rows] = scaled
-    return QuantizedLinear(quantized, scale, linear.bias, parts=linear.parts)
+    for group in _slices(groups, weight.shape[1]):
+        low, high = weight[:, group].min(axis=1, initial=0), weight[:, group].max(axis=1, initial=0)
+        width = (
+            np.maximum(high, -low) / np.float32(127)
+            if symmetric
+            else (high - low) / np.float32(255)
+        )
+        scale = np.where(high > low, np.maximum(width, _TINY), np.float32(1))
+        zero = np.zeros_like(scale) if symmetric else -128 - np.rint(low / scale)
+        # In blocks that stay in the cache: three passes over 6 MB of floats are three trips to memory.
+        block = max(1, 65536 // max(1, weight.shape[1]))
+        for first in range(0, len(weight), block):
+            rows = slice(first, first + block)
+            scaled = weight[rows, group] / scale[rows, None]
+            np.rint(scaled, out=scaled)
+            if not symmetric:
+                scaled = np.clip(scaled + zero[rows, None], -128, 127)
+            quantized[rows, group] = scaled
+        scales.append(scale)
+        zeros.append(zero.astype(np.int8))
+    return QuantizedLinear(
+        quantized,
+        np.stack(scales, axis=1) if groups else scales[0],
+        linear.bias,
+        parts=linear.parts,
+        zero=None if symmetric else np.stack(zeros, axis=1) if groups else zeros[0],
+        groups=groups,
+    )
+
+
+def _slices(groups: tuple[int, ...], inputs: int) -> tuple[slice, ...]:
+    return tuple(slice(*ends) for ends in pairwise((0, *(groups or (inputs,)))))
 
 
 def quantize_rows(
@@ -176,7 +222,7 @@ def stacked(parts: Sequence[Linear]) -> Linear:
         The layer; int8 if all parts are int8, else float32.
 
     Raises:
-        WeightsError: parts in int8 have different fixed input ranges.
+        WeightsError: parts in int8 have different fixed input ranges, or groups of inputs.
     """
     names = tuple(name for part in parts for name in part.parts)
     bias = np.concatenate([part.bias for part in parts])
@@ -191,10 +237,21 @@ def stacked(parts: Sequence[Linear]) -> Linear:
             f"input_scale and input_zero_point: got {len(ranges)} different ones; quantize the "
             "model again"
         )
+    if len({part.groups for part in quantized}) > 1:
+        raise WeightsError(
+            f"{', '.join(part.name for part in names)} read the same rows and must have the same groups "
+            "of inputs; quantize the model again"
+        )
+    zero = None
+    if any(part.zero is not None for part in quantized):
+        zeros = [np.zeros_like(p.scale, np.int8) if p.zero is None else p.zero for p in quantized]
+        zero = np.concatenate(zeros)
     return QuantizedLinear(
         np.concatenate([part.weight for part in quantized]),
         np.concatenate([part.scale for part in quantized]),
         bias,
         ranges.pop(),
         names,
+        zero,
+        quantized[0].groups,
     )

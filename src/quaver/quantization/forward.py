@@ -66,6 +66,8 @@ def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> Floa
     if weights.token_type is not None:
         types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
         total = total + weights.token_type[types]
+    if weights.order is not None:
+        total = total[:, weights.order]
     return norm(total, weights.embedding_norm, spec.norm_eps)
 
 

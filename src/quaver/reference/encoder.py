@@ -44,9 +44,13 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> NDA
     Returns:
         float32 (N, spec.outputs).
     """
-    vectors = head(
-        spec, weights, pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
-    )
+    pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
+    if weights.order is not None:
+        ordered = pooled.reshape(len(batch), -1, spec.hidden_size)
+        natural = np.empty_like(ordered)
+        natural[:, :, weights.order] = ordered
+        pooled = natural.reshape(pooled.shape)
+    vectors = head(spec, weights, pooled)
     return (normalized(vectors) if spec.normalize else vectors).astype(np.float32)
 
 
@@ -59,8 +63,8 @@ def hidden_states(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch)
         batch: N texts of T tokens together.
 
     Returns:
-        One array more than there are layers, float64 (T, H). The last one went through the final norm,
-        if there is one.
+        One array more than there are layers, float64 (T, H), in the order of the weights. The last one
+        went through the final norm, if there is one.
     """
     texts = []
     for begin, end in pairwise(batch.offsets):
@@ -88,6 +92,8 @@ def embed(
         total += weights.position[spec.position_offset : spec.position_offset + len(ids)]
     if weights.token_type is not None:
         total += weights.token_type[np.zeros_like(ids) if types is None else types]
+    if weights.order is not None:
+        total = total[:, weights.order]
     return norm(total, weights.embedding_norm, spec.norm_eps)
 
 

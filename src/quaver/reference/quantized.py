@@ -12,8 +12,9 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     """Run a linear layer as the int8 engine does; the specification of its GEMM.
 
     Formula:
-        y_to = scale_t * scale_o * (sum_k q_tk w_ok - zero_t * sum_k w_ok) + bias_o, the sums exact
-        in int32
+        y_to = sum_g scale_tg * scale_og * sum_k (q_tk - zero_tg) (w_ok - zero_og) + bias_o
+
+        g over the groups of inputs, k over the inputs of a group, the sums exact in int32
 
     Args:
         x: float32 (T, K).
@@ -22,8 +23,14 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     Returns:
         float32 (T, O).
     """
-    q, scale, zero = quantize_rows(x, weights.input)
-    wide = weights.weight.astype(np.int32)
-    sums = q.astype(np.int32) @ wide.T - zero[:, None] * wide.sum(axis=1)
-    y: NDArray[np.float32] = scale[:, None] * weights.scale * sums.astype(np.float32)
+    outputs = len(weights.bias)
+    scales = weights.scale.reshape(outputs, -1)
+    y = np.zeros((len(x), outputs), np.float32)
+    for g, group in enumerate(weights.slices):
+        q, scale, zero = quantize_rows(x[:, group], weights.input)
+        centered = q.astype(np.int32) - zero[:, None]
+        wide = weights.weight[:, group].astype(np.int32)
+        if weights.zero is not None:
+            wide -= weights.zero.reshape(outputs, -1)[:, g, None].astype(np.int32)
+        y += scale[:, None] * scales[:, g] * (centered @ wide.T).astype(np.float32)
     return y + weights.bias
