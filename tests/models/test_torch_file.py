@@ -109,6 +109,19 @@ def test_a_whole_folder_of_checkpoints(tmp_path: Path) -> None:
     assert len(model.fingerprint) == 64
 
 
+def test_an_exported_folder_keeps_its_checkpoints(tmp_path: Path) -> None:
+    from quaver.integrations.sentence_transformers_export import copy_model
+
+    with zipfile.ZipFile(GOLDEN / "folders/checkpoints.zip") as packed:
+        packed.extractall(tmp_path / "source")
+    copy_model(tmp_path / "source", tmp_path / "copy")
+    whole, copy = (Embedder.from_pretrained(tmp_path / name) for name in ("source", "copy"))
+    assert copy.fingerprint == whole.fingerprint
+    (tmp_path / "source/model.safetensors").write_bytes(b"")
+    copy_model(tmp_path / "source", tmp_path / "other")
+    assert not (tmp_path / "other/pytorch_model.bin").exists()
+
+
 def test_shards_of_torch(files: Path, tmp_path: Path) -> None:
     for name in ("pytorch_model-1.bin", "pytorch_model-2.bin"):
         (tmp_path / name).write_bytes((files / "zip.bin").read_bytes())

@@ -22,7 +22,7 @@ MODEL = "model"
 _MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
 _LABELS = "1_Dense"
 _DENSE = "sentence_transformers.base.modules.dense.Dense"
-_COPIED = {".json", ".safetensors", ".txt", ".md"}
+_COPIED = {".json", ".safetensors", ".txt", ".model", ".md"}
 _LICENCES = ("LICENSE", "NOTICE")
 
 
@@ -108,10 +108,16 @@ def copy_model(source: Path, target: Path) -> None:
         OSError: A file cannot be read or written.
     """
     for file in source.rglob("*"):
-        if file.is_file() and (file.suffix in _COPIED or file.name.startswith(_LICENCES)):
+        if file.is_file() and _is_copied(file):
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
+
+
+def _is_copied(file: Path) -> bool:
+    if file.name.startswith("pytorch_model") and file.suffix == ".bin":
+        return next(file.parent.glob("model*.safetensors"), None) is None
+    return file.suffix in _COPIED or file.name.startswith(_LICENCES)
 
 
 def _sentence_transformers_config(
