@@ -251,6 +251,12 @@ class CrossEncoder(Ranker):
         )
 
     @property
+    def default_prompt(self) -> str:
+        """What goes before every query unless a call names another prompt; "" for most models."""
+        name = self.default_prompt_name
+        return "" if name is None else self.prompts[name]
+
+    @property
     def isa(self) -> str:
         """The instruction set that the engine uses."""
         return self._engine.isa
@@ -378,7 +384,7 @@ def pair_logits(model: CrossEncoder, tokens: TokenBatch) -> NDArray[np.float32]:
 
     Args:
         model: the cross-encoder.
-        tokens: N pairs, from `model.tokenizer.encode_pairs`.
+        tokens: N pairs, from `model.tokenizer.encode_pairs` with `model.default_prompt`.
 
     Returns:
         float32 (N, labels), before any activation.

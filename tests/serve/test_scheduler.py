@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import zipfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,9 @@ from quaver.models import TokenBatch
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler
-from tiny_model import tiny_vocabulary, write_tiny_model
+from tiny_model import tiny_vocabulary, write_json, write_tiny_cross_encoder, write_tiny_model
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 
 
 @contextmanager
@@ -106,6 +109,40 @@ def test_answers_have_the_librarys_bits_under_concurrency(embedder: Embedder, ca
         assert scheduler.waiting.tokens == 0
         assert not scheduler._in_flight
         assert lane.jobs == 0
+
+
+def test_a_reranker_puts_its_prompt_before_queries(tmp_path: Path) -> None:
+    folder = write_tiny_cross_encoder(tmp_path / "prompted")
+    prompts = {"prompts": {"query": "query: "}, "default_prompt_name": "query"}
+    write_json(folder / "config_sentence_transformers.json", prompts)
+    model = CrossEncoder.from_pretrained(folder)
+    pairs = [("where is it", text) for text in random_texts(5, 3)]
+    expected = model.predict(pairs, activation="identity")
+    assert (expected != model.predict(pairs, activation="identity", prompt="")).all()
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            lane = LoadedCrossEncoder(model).lane
+            logits = await rows(scheduler, lane, [Pair(*pair) for pair in pairs])
+            assert np.array_equal(logits[:, 0], expected)
+
+        run(main)
+
+
+def test_a_static_model_is_served_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(GOLDEN / "model2vec-float32.zip") as packed:
+        packed.extractall(tmp_path)
+    model = Embedder.from_pretrained(tmp_path)
+    texts = ["the file", "", "\u2603", "a list of words " * 20]
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            lane = LoadedEmbedder(model).lane
+            vectors = await rows(scheduler, lane, texts)
+            assert np.array_equal(finish_vectors(model, vectors), model.encode(texts))
+            assert not (await rows(scheduler, lane, [""])).any()
+
+        run(main)
 
 
 def test_pairs_texts_and_ids_share_a_lane(cross_encoder: CrossEncoder, embedder: Embedder) -> None:

@@ -39,9 +39,7 @@ def rotary_tables(
 
 def _llama3_blend(scaling: Llama3Scaling, frequencies: NDArray[np.float32]) -> NDArray[np.float32]:
     turns = np.float32(scaling.original / (2 * math.pi)) * frequencies
-    blend = (turns - np.float32(scaling.low)) / np.float32(
-        scaling.high - scaling.low
-    )
+    blend = (turns - np.float32(scaling.low)) / np.float32(scaling.high - scaling.low)
     kept: NDArray[np.float32] = np.clip(blend, 0, 1)
     return kept
 

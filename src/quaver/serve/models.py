@@ -69,7 +69,7 @@ class LoadedCrossEncoder:
         self.model = model
         self.lane = Lane(
             f"{model.source}/{model.precision}/{model.isa}/{next(_loads)}",
-            lambda items: _tokenized(model.tokenizer, items),
+            lambda items: _tokenized(model.tokenizer, items, model.default_prompt),
             lambda batch: pair_logits(model, batch),
             width=model.labels,
             longest=model.max_seq_length,
@@ -320,8 +320,8 @@ def _open(settings: ModelSettings, threads: int | None) -> Loaded:
     return LoadedEmbedder(embedder)
 
 
-def _tokenized(tokenizer: Tokenizer, items: Sequence[Item]) -> list[Tokens]:
-    """Tokenize inputs of any kind, each kind in one call."""
+def _tokenized(tokenizer: Tokenizer, items: Sequence[Item], prompt: str = "") -> list[Tokens]:
+    """Tokenize inputs of any kind, each kind in one call, with the prompt before the query of a pair."""
     groups: dict[Any, list[int]] = {}
     for i, item in enumerate(items):
         kind: Any = type(item)
@@ -342,7 +342,7 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item]) -> list[Tokens]:
             batch = tokenizer.encode(texts, keep="end" if kind[1] else "start", longest=kind[2])
         else:
             pairs = [(pair.query, pair.document) for pair in map(_pair, (items[i] for i in rows))]
-            batch = tokenizer.encode_pairs(pairs, longest_second=kind[1])
+            batch = tokenizer.encode_pairs(pairs, longest_second=kind[1], prompt=prompt)
         found.update(zip(rows, _apart(batch), strict=True))
     return [found[i] for i in range(len(items))]
 
