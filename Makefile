@@ -10,7 +10,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -38,6 +38,7 @@ help:
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo
 	@echo "make bench          compare speed with torch, OpenVINO, ONNX Runtime and others (installs them; an hour or more)"
+	@echo "make bench-servers  quaver serve beside other servers, then ten times its load; RERANKER=FOLDER of a cross-encoder"
 	@echo "make bench-kernels  each int8 kernel against the peak of its own instruction set"
 	@echo "make quality        what int8 costs in retrieval and reranking, with OpenVINO's and ONNX Runtime's int8; hours"
 	@echo "make golden         write the golden files again with transformers"
@@ -261,6 +262,14 @@ golden: .envs/parity/made $(MODEL)/config.json
 	.envs/$*/bin/python -m pip install --quiet -r $< .
 	@touch $@
 
+# The servers that Quaver's is compared with: make .envs/serve-infinity/made, which needs no Quaver there.
+SERVERS := $(patsubst benchmarks/environments/%.txt,.envs/%/made,$(wildcard benchmarks/environments/serve-*.txt))
+$(SERVERS): .envs/%/made: benchmarks/environments/%.txt
+	$(PYTHON) -m venv .envs/$*
+	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/$*/bin/python -m pip install --quiet -r $<
+	@touch $@
+
 # Run it on a quiet machine: the study with its tables and plots in $(RESULTS), then the README's table and plot from them. Ctrl-C
 # keeps what was measured, and the same command continues; remove the folder to start again. It takes about an hour on two cores of
 # Zen 5, without installing. To save time, batches that take an engine more than three seconds are left out, and the shapes get fewer
@@ -298,6 +307,14 @@ bench: .envs/peers/made $(MODEL)/config.json
 %/kernels.json: | build/bench/made
 	build/bench/bench_kernels > $@.part
 	mv $@.part $@
+
+# Quaver's server beside others, on a quiet machine: tables and a picture in $(RESULTS). A server that cannot be installed is left out.
+RERANKER ?=
+bench-servers: $(VENV)/test-tools $(MODEL)/config.json
+	-$(MAKE) --keep-going $(SERVERS)
+	$(PIP) install ".[serve,bench]" gguf
+	$(BIN)/python -m quaver_bench.servers $(MODEL) --name all-MiniLM-L6-v2 --out $(RESULTS) $(if $(RERANKER),--rerank $(RERANKER))
+	$(BIN)/python -m quaver_bench.servers.overload $(MODEL) --minutes 10 --out $(RESULTS)/overload.json
 
 # What int8 costs against float32, and other engines' int8: tables and a picture in $(RECORD), then the table of docs/results.md.
 RECORD      ?= benchmarks/results/quality/this-machine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,29 +27,30 @@ _TEXTS = 64
 _INSTALL = "make .envs/llamacpp/made"
 
 
-def converted(setup: Setup, kind: str) -> Path:
+def converted(setup: Setup, kind: str, *, vocabulary: bool = False) -> Path:
     """Return the model as a GGUF file, and write it if needed.
-
-    It has no vocabulary: like the other engines, llama.cpp gets ids from the model's tokenizer.
 
     Args:
         setup: see `Setup`.
         kind: "float32", or "int8": weights of linear layers and embeddings in Q8_0, int8 with a
             scale per 32 values, as quantized by llama.cpp's own tool.
+        vocabulary: with WordPiece's vocabulary, for a server, which gets text. Otherwise without one:
+            like the other engines, llama.cpp gets ids from the model's tokenizer.
 
     Raises:
         CannotRunError: the model is not a BERT that llama.cpp can compute.
     """
     version = metadata.version("gguf")
-    path = setup.model.built(f"gguf-{version}-{kind}", ".gguf")
+    form = f"{kind}-vocabulary" if vocabulary else kind
+    path = setup.model.built(f"gguf-{version}-{form}", ".gguf")
     if not path.is_file():
         part = path.with_name(f"part-{path.name}")
-        _write(setup, kind, part)
+        _write(setup, kind, part, vocabulary=vocabulary)
         part.rename(path)
     return path
 
 
-def _write(setup: Setup, kind: str, path: Path) -> None:
+def _write(setup: Setup, kind: str, path: Path, *, vocabulary: bool = False) -> None:
     config = setup.model.folder.config
     found = [config.get("model_type"), config.get("hidden_act", "gelu")]
     found.append(config.get("position_embedding_type", "absolute"))
@@ -77,7 +79,10 @@ def _write(setup: Setup, kind: str, path: Path) -> None:
     writer.add_layer_norm_eps(float(config["layer_norm_eps"]))
     writer.add_causal_attention(False)
     writer.add_pooling_type(pooling[setup.model.pooling])
-    writer.add_tokenizer_model("none")
+    if vocabulary:
+        _write_vocabulary(writer, setup.model.folder.transformer)
+    else:
+        writer.add_tokenizer_model("none")
     writer.add_token_type_count(int(config["type_vocab_size"]))
     for name, tensor in tensors.items():
         title = names.get_name(name.removeprefix("bert."), try_suffixes=(".weight", ".bias"))
@@ -95,6 +100,34 @@ def _write(setup: Setup, kind: str, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _write_vocabulary(writer: Any, transformer: Path) -> None:
+    """Write WordPiece's vocabulary in llama.cpp's form: a mark before the first piece of a word."""
+    import gguf
+
+    tokenizer = json.loads((transformer / "tokenizer.json").read_text(encoding="utf-8"))
+    if tokenizer["model"]["type"] != "WordPiece":
+        raise CannotRunError(f"it needs WordPiece: got {tokenizer['model']['type']}")
+    vocabulary: dict[str, int] = tokenizer["model"]["vocab"]
+    special = {added["content"] for added in tokenizer["added_tokens"] if added["special"]}
+    pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+    writer.add_tokenizer_model("bert")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list(
+        [p if p in special else p[2:] if p.startswith("##") else f"\u2581{p}" for p in pieces]
+    )
+    kinds = gguf.TokenType
+    writer.add_token_types([kinds.CONTROL if p in special else kinds.NORMAL for p in pieces])
+    for piece, add in (
+        ("[CLS]", writer.add_bos_token_id),
+        ("[SEP]", writer.add_sep_token_id),
+        ("[SEP]", writer.add_eos_token_id),
+        ("[UNK]", writer.add_unk_token_id),
+        ("[PAD]", writer.add_pad_token_id),
+        ("[MASK]", writer.add_mask_token_id),
+    ):
+        add(vocabulary[piece])
 
 
 def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -> list[range]:
