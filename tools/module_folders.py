@@ -30,6 +30,7 @@ from model2vec import StaticModel
 from model2vec.quantization import DType, quantize_embeddings
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import (
     Dropout,
     LayerNorm,
@@ -37,19 +38,30 @@ from sentence_transformers.sentence_transformer.modules import (
     StaticEmbedding,
 )
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers, processors
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     BertConfig,
     BertModel,
+    Gemma3TextConfig,
+    Gemma3TextModel,
+    MistralConfig,
+    MistralModel,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     ModernBertModel,
     PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    Qwen3Model,
 )
 from transformers.utils import logging
 
 from quaver.embedder import Embedder
+from quaver.models.chat_template import QWEN3_RERANKER, ChatTemplate
 from quaver.reranker import CrossEncoder
 
 ROOT = Path(__file__).parent.parent
@@ -226,12 +238,206 @@ def normalized_early(shape: Shape, scratch: Path) -> st.SentenceTransformer:
     )
 
 
+# --- Decoders -------------------------------------------------------------------------------------
+INSTRUCT = "Given a web search query, retrieve relevant passages that answer the query"
+# Roles as sentence-transformers gives them to a chat template; text by text what Qwen3-Reranker reads.
+TEMPLATE = """{%- macro of(role) -%}
+{{ messages | selectattr("role", "eq", role) | map(attribute="content") | first | default("Find the text") | trim }}
+{%- endmacro -%}
+<|im_start|>system
+Judge whether the Document meets the requirements based on the Query and the Instruct provided. {# one line -#}
+Note that the answer can only be "yes" or "no".<|im_end|>
+<|im_start|>user
+<Instruct>: {{ of("system") }}
+<Query>: {{ of("query") }}
+<Document>: {{ of("document") }}<|im_end|>
+<|im_start|>assistant
+<think>
+
+</think>{{ "\\n\\n" }}"""
+
+
+def byte_pairs(special: tuple[str, ...], around: str, qwen: bool) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of byte pairs, of Qwen's kind or of SentencePiece's.
+
+    Args:
+        special: its special tokens.
+        around: the template of its post-processor, "" for none.
+        qwen: bytes as letters, split by words; else words that begin with a mark, and bytes as tokens.
+    """
+    backend = Backend(models.BPE(byte_fallback=not qwen, unk_token=None if qwen else special[0]))
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if qwen:
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+    else:
+        backend.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+        alphabet = list("abcdefghijklmnopqrstuvwxyz.,?'▁")
+    words = ["yes\nno\nyes\nno"] * 99
+    size = 400
+    bytes_ = [] if qwen else [f"<0x{i:02X}>" for i in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size + len(bytes_),
+        initial_alphabet=alphabet,
+        special_tokens=[*special, *bytes_],
+        show_progress=False,
+    )
+    backend.train_from_iterator([*TEXTS * 40, *(" ".join(WORDS),) * 40, *words], trainer)
+    if not qwen:  # the trainer made them special
+        state = json.loads(backend.to_str())
+        state["added_tokens"] = state["added_tokens"][: len(special)]
+        backend = Backend.from_str(json.dumps(state))
+    if around:
+        ids = [(token, special.index(token)) for token in special if token in around]
+        backend.post_processor = processors.TemplateProcessing(single=around, special_tokens=ids)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=special[0],
+        model_max_length=LENGTH,
+        padding_side="left" if qwen else "right",
+    )
+
+
+def decoder_sizes(shape: Shape, words: int) -> dict[str, Any]:
+    """Return the sizes of a decoder whose heads are wider than its hidden size asks for."""
+    return {
+        "vocab_size": words,
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": 2 * shape.heads,
+        "num_key_value_heads": shape.heads,
+        "head_dim": 16,
+        "intermediate_size": shape.inner,
+        "max_position_embeddings": 4 * LENGTH,
+        "initializer_range": 0.2,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+
+
+QWEN = ("<|endoftext|>", "<|im_end|>", "<|im_start|>", "<think>", "</think>")
+
+
+def opened(model: Any, words: PreTrainedTokenizerFast, folder: Path, **options: Any) -> Transformer:
+    """Save a decoder in bfloat16 with its tokenizer, and open it as a module in float32."""
+    model.to(torch.bfloat16).save_pretrained(folder)
+    words.save_pretrained(folder)
+    return Transformer(str(folder), model_kwargs={"dtype": torch.float32}, **options)
+
+
+def qwen3_embedding(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder like Qwen3-Embedding: the state of a token that the tokenizer appends."""
+    words = byte_pairs(QWEN, "$A <|endoftext|>", True)
+    sizes = decoder_sizes(shape, len(words)) | {"pad_token_id": None}
+    first = opened(Qwen3Model(Qwen3Config(**sizes)), words, scratch)
+    return st.SentenceTransformer(
+        modules=[first, Pooling(shape.hidden, "lasttoken"), Normalize()],
+        device="cpu",
+        prompts={"query": f"Instruct: {INSTRUCT}\nQuery:", "document": ""},
+    )
+
+
+def e5_mistral(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder like e5-mistral, whose tokenizer puts </s> behind a text."""
+    words = byte_pairs(("<unk>", "<s>", "</s>"), "<s> $A </s>", False)
+    sizes = decoder_sizes(shape, len(words)) | {"sliding_window": 8}
+    first = opened(MistralModel(MistralConfig(**sizes)), words, scratch)
+    return st.SentenceTransformer(
+        modules=[first, Pooling(shape.hidden, "lasttoken"), Normalize()],
+        device="cpu",
+        prompts={"query": f"Instruct: {INSTRUCT}\nQuery: "},
+    )
+
+
+def embedding_gemma(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder like EmbeddingGemma: windows in both directions, two Dense behind the mean."""
+    words = byte_pairs(("<pad>", "<eos>", "<bos>", "<unk>"), "<bos> $A <eos>", False)
+    sizes = decoder_sizes(shape, len(words)) | {
+        "sliding_window": 8,
+        "use_bidirectional_attention": True,
+        "query_pre_attn_scalar": 16,
+        "sliding_window_pattern": 2,
+    }
+    first = opened(Gemma3TextModel(Gemma3TextConfig(**sizes)), words, scratch)
+    hidden, wide = shape.hidden, 4 * shape.hidden
+    return st.SentenceTransformer(
+        modules=[
+            first,
+            Pooling(hidden, "mean"),
+            drawn(Dense(hidden, wide, bias=False, activation_function=nn.Identity())),
+            drawn(Dense(wide, hidden, bias=False, activation_function=nn.Identity())),
+            Normalize(),
+        ],
+        device="cpu",
+        prompts={"query": "task: search result | query: ", "document": "title: none | text: "},
+    )
+
+
+def qwen3_reranker(shape: Shape, scratch: Path) -> st.CrossEncoder:
+    """Make a reranker like Qwen3-Reranker: the logits of yes and no behind a chat template."""
+    words = byte_pairs(QWEN, "", True)
+    words.model_max_length = 3 * LENGTH
+    words.chat_template = TEMPLATE
+    sizes = decoder_sizes(shape, len(words)) | {"tie_word_embeddings": True}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes))
+    first = opened(model, words, scratch, transformer_task="text-generation")
+    yes, no = words.convert_tokens_to_ids(["yes", "no"])
+    return st.CrossEncoder(
+        modules=[first, LogitScore(yes, no)],
+        activation_fn=nn.Identity(),
+        device="cpu",
+        prompts={"web": INSTRUCT, "short": "Find it"},
+        default_prompt_name="web",
+    )
+
+
+def scores_by_card(folder: Path) -> list[float]:
+    """Return the scores that the card of Qwen3-Reranker computes, without sentence-transformers."""
+    words = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    whole = ChatTemplate(QWEN3_RERANKER).around("")
+    yes, no = words.convert_tokens_to_ids(["yes", "no"])
+    # The card tokenizes what is around a pair by itself.
+    before, instruct = whole.before.split("<Instruct>")
+    scores = []
+    for text in TEXTS:
+        pair = f"<Instruct>{instruct}{QUERY}{whole.between}{text}"
+        head, middle, tail = (
+            words(part, add_special_tokens=False)["input_ids"]
+            for part in (before, pair, whole.behind)
+        )
+        ids = head + middle[: words.model_max_length - len(head) - len(tail)] + tail
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        scores.append(float(torch.log_softmax(logits[[no, yes]], dim=0)[1].exp()))
+    return scores
+
+
+def qwen3_classifier(shape: Shape, scratch: Path) -> st.CrossEncoder:
+    """Make a reranker like Qwen3-Reranker's conversion to a classifier: one row instead of two words."""
+    words = byte_pairs(QWEN, "", True)
+    words.model_max_length = 3 * LENGTH
+    words.chat_template = TEMPLATE
+    sizes = decoder_sizes(shape, len(words))
+    model = Qwen3ForSequenceClassification(Qwen3Config(**sizes, num_labels=1))
+    first = opened(model, words, scratch, transformer_task="sequence-classification")
+    return st.CrossEncoder(modules=[first], device="cpu")
+
+
 MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "ettin-reranker": (ettin, ETTIN_32M),
     "gte-reranker-modernbert": (gte_reranker, GTE_BASE),
     "labels-with-prompt": (labels_with_prompt, MINILM),
     "normalized-early": (normalized_early, MINILM),
     "checkpoints": (normalized_early, MINILM),
+    "qwen3-embedding": (qwen3_embedding, ETTIN_32M),
+    "e5-mistral": (e5_mistral, ETTIN_32M),
+    "embedding-gemma": (embedding_gemma, ETTIN_32M),
+    "qwen3-reranker": (qwen3_reranker, ETTIN_32M),
+    "qwen3-reranker-seq-cls": (qwen3_classifier, ETTIN_32M),
 }
 
 
@@ -381,7 +587,12 @@ def make_modules(name: str, golden: bool, scratch: Path) -> tuple[Path, dict[str
         if name == "checkpoints":
             as_checkpoint(folder)
         model = type(model)(str(folder), device="cpu").float()
-    return folder, what_they_compute(model)
+    expected = what_they_compute(model)
+    if name == "qwen3-reranker":
+        expected["card"] = scores_by_card(folder)
+    if name in ("qwen3-embedding", "e5-mistral", "embedding-gemma"):
+        expected["ids"] = [model.tokenizer(text)["input_ids"] for text in TEXTS]
+    return folder, expected
 
 
 def write_checkpoints(target: Path) -> None:

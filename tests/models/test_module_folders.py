@@ -16,6 +16,7 @@ import pytest
 from quaver import (
     CrossEncoder,
     Embedder,
+    InputError,
     ModelFolderError,
     Ranker,
     UnsupportedArchitectureError,
@@ -35,7 +36,14 @@ TEXTS = [
 PAIRS = [(QUERY, text) for text in TEXTS]
 # Sums in float32 in another order.
 TOLERANCE = 1e-5
-SCORERS = ["ettin-reranker", "gte-reranker-modernbert", "labels-with-prompt"]
+SCORERS = [
+    "ettin-reranker",
+    "gte-reranker-modernbert",
+    "labels-with-prompt",
+    "qwen3-reranker",
+    "qwen3-reranker-seq-cls",
+]
+DECODERS = ["qwen3-embedding", "e5-mistral", "embedding-gemma"]
 
 
 def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
@@ -43,7 +51,10 @@ def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
     with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
         packed.extractall(folder / name)
     expected = json.loads((folder / name / "expected.json").read_text(encoding="utf-8"))
-    return folder / name, {key: np.asarray(values, np.float32) for key, values in expected.items()}
+    return folder / name, {
+        key: values if key == "ids" else np.asarray(values, np.float32)
+        for key, values in expected.items()
+    }
 
 
 def edit(path: Path, **changes: Any) -> None:
@@ -121,6 +132,133 @@ def test_a_modular_reranker_in_int8(scheme: Any, tmp_path: Path) -> None:
     assert np.corrcoef(scores, expected["scores"])[0, 1] > 0.99
 
 
+# --- Decoders -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_embeds_as_sentence_transformers(name: str, tmp_path: Path) -> None:
+    folder, expected = unpacked(name, tmp_path)
+    model = Embedder.from_pretrained(folder, precision="float32")
+    # The state that counts is that of a token which the tokenizer puts behind the text.
+    tokens = model.tokenizer.encode(TEXTS)
+    ids = [tokens.select(i, i + 1).ids.tolist() for i in range(len(TEXTS))]
+    assert ids == expected["ids"]
+    assert len({row[-1] for row in ids}) == 1
+    np.testing.assert_allclose(model.encode(TEXTS), expected["vectors"], atol=TOLERANCE)
+    np.testing.assert_allclose(model.encode_query(TEXTS), expected["queries"], atol=TOLERANCE)
+    cosines = (Embedder.from_pretrained(folder).encode(TEXTS) * expected["vectors"]).sum(axis=1)
+    assert cosines.min() > 0.99
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_in_an_int8_folder(name: str, tmp_path: Path) -> None:
+    folder, _ = unpacked(name, tmp_path)
+    quantize(folder, tmp_path / "int8", words="float16")
+    model = Embedder.from_pretrained(tmp_path / "int8")
+    assert model.precision == "int8"
+    assert np.array_equal(model.encode(TEXTS), Embedder.from_pretrained(folder).encode(TEXTS))
+
+
+def test_a_truncated_text_keeps_the_token_behind_it(tmp_path: Path) -> None:
+    folder, expected = unpacked("qwen3-embedding", tmp_path)
+    model = Embedder.from_pretrained(folder, max_seq_length=8)
+    ids = model.tokenizer.encode([TEXTS[3]]).ids
+    assert ids.tolist() == [*expected["ids"][3][:7], expected["ids"][3][-1]]
+
+
+def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> None:
+    """Qwen3-Reranker as published: its name is all that tells how it scores."""
+    folder, expected = unpacked("qwen3-reranker", tmp_path)
+    known = folder.rename(tmp_path / "Qwen3-Reranker-0.6B")
+    for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
+        (known / name).unlink()
+    model = CrossEncoder.from_pretrained(known, precision="float32")
+    np.testing.assert_allclose(model.predict(PAIRS), expected["card"], atol=TOLERANCE)
+    other = known.rename(tmp_path / "some-model")
+    with pytest.raises(UnsupportedArchitectureError, match="has a classification head"):
+        CrossEncoder.from_pretrained(other)
+
+
+def test_the_document_of_a_chat_template_is_cut_and_nothing_behind_it(tmp_path: Path) -> None:
+    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    model = CrossEncoder.from_pretrained(folder)
+    whole = model.tokenizer.encode_pairs([(QUERY, "text and data")])
+    batch = model.tokenizer.encode_pairs([(QUERY, "text and data " * 50), (QUERY, "text")])
+    assert (batch.offsets[1], batch.truncated) == (model.max_seq_length, 1)
+    assert batch.ids[: batch.offsets[1]][-9:].tolist() == whole.ids[-9:].tolist()
+    short = model.tokenizer.encode_pairs([(QUERY, "text and data " * 50)], longest_second=2)
+    assert short.truncated == 1
+    assert len(short.ids) < len(whole.ids)
+    with pytest.raises(InputError, match=r"leave room for the second: .* pair 1 has"):
+        model.tokenizer.encode_pairs([("a", "b"), ("which file " * 90, "b")])
+    with pytest.raises(InputError, match="second text of pair 0 is int"):
+        model.predict([("a", 3)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_a_reranker_of_words_in_int8(scheme: Any, tmp_path: Path) -> None:
+    folder, expected = unpacked("qwen3-reranker", tmp_path)
+    calibration = [f"{QUERY} {text}" for text in TEXTS] if scheme == "static" else None
+    quantize(folder, tmp_path / "int8", scheme=scheme, calibration=calibration, samples=5)
+    scores = CrossEncoder.from_pretrained(tmp_path / "int8").predict(PAIRS)
+    assert np.abs(scores - expected["scores"]).max() < 0.1 * np.abs(expected["scores"]).max()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ messages[0].content }}", "the query once and then the document once"),
+        ("{% for m in messages %}{{ m.content | upper }}{% endfor %}", "the query once"),
+        ("{{ messages[1].content }}{{ messages[0].content }}", "the query once"),
+        ("{% for m in messages %}{{ m.content | replace('two', '') }}{% endfor %}", "as they are"),
+        ("{{ raise_exception('only chats') }}", "fails on .*: only chats"),
+        ("{% for i in range(10 ** 9) %}x{% endfor %}", "may not use"),
+        ("{% for i in range(100000) %}x{% endfor %}", "may count to 1000"),
+        ("{{ 'x' * 1000000000 }}", "may not use"),
+        ("{{ messages.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{% if %}", "fails on"),
+    ],
+)
+def test_a_chat_template_that_is_none_of_a_reranker(
+    template: str, message: str, tmp_path: Path
+) -> None:
+    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    model = CrossEncoder.from_pretrained(folder)
+    with pytest.raises(ModelFolderError, match=message):
+        model.predict(PAIRS, prompt="")
+
+
+def test_the_layout_and_the_variables_of_a_template(tmp_path: Path) -> None:
+    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    template = "{% for m in messages %}{{ m.content[0].text }}{{ eos_token }}{% endfor %}{{ mark }}"
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    message = {"method": "forward", "method_output_name": "logits", "format": "structured"}
+    edit(
+        folder / "sentence_bert_config.json",
+        modality_config={"message": message},
+        processing_kwargs={"chat_template": {"mark": "yes"}},
+    )
+    edit(folder / "tokenizer_config.json", eos_token="<|im_end|>")
+    model = CrossEncoder.from_pretrained(folder)
+    got = model.tokenizer.encode_pairs([("a", "b")], prompt="q").ids.tolist()
+    assert got == model.tokenizer.encode(["q<|im_end|>a<|im_end|>b<|im_end|>yes"]).ids.tolist()
+    edit(folder / "sentence_bert_config.json", processing_kwargs={"text": {"padding": True}})
+    with pytest.raises(UnsupportedArchitectureError, match="simple variables of the chat template"):
+        CrossEncoder.from_pretrained(folder)
+
+
+def test_words_that_a_reranker_does_not_have(tmp_path: Path) -> None:
+    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    edit(folder / "1_LogitScore" / "config.json", true_token_id=10_000)
+    with pytest.raises(ModelFolderError, match=r"tokens of the vocabulary: got 10000 of"):
+        CrossEncoder.from_pretrained(folder)
+    edit(folder / "1_LogitScore" / "config.json", true_token_id=None)
+    with pytest.raises(ModelFolderError, match="must have true_token_id"):
+        CrossEncoder.from_pretrained(folder)
+    edit(folder / "1_LogitScore" / "config.json", true_token_id=7)
+    with pytest.raises(UnsupportedArchitectureError, match="open it with CrossEncoder"):
+        Embedder.from_pretrained(folder)
+
+
 # --- Refusals -------------------------------------------------------------------------------------
 def test_each_class_names_the_one_that_opens_the_folder(tmp_path: Path) -> None:
     modular = unpacked("ettin-reranker", tmp_path)[0]
@@ -158,14 +296,6 @@ def test_each_class_names_the_one_that_opens_the_folder(tmp_path: Path) -> None:
             ["a.Transformer", "a.Dense"],
             {"model_type": "MultiVectorEncoder"},
             "a multi-vector model",
-        ),
-        (
-            [
-                "sentence_transformers.base.modules.transformer.Transformer",
-                "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
-            ],
-            {"model_type": "CrossEncoder"},
-            "a reranker that reads its score from a language model's words",
         ),
     ],
 )
@@ -223,8 +353,8 @@ def test_kinds_that_come_later(
         (
             "",
             {"modality_config": {"message": {}, "text": {}}},
-            UnsupportedArchitectureError,
-            "a chat template",
+            ModelFolderError,
+            "must have chat_template.jinja",
         ),
         (
             "4_Dense",

@@ -222,6 +222,8 @@ class ModuleFile(Struct, frozen=True):
     bias: bool | None = None
     module_input_name: str | None = None
     module_output_name: str | None = None
+    true_token_id: Whole | None = None
+    false_token_id: Whole | None = None
     use_residual: bool | None = None
 
 
@@ -241,6 +243,7 @@ class ModalityOutput(Struct, frozen=True):
 
     method: str | None = None
     method_output_name: str | list[str | int] | None = None
+    format: str | None = None
 
 
 class SentenceBertFile(Struct, frozen=True):
@@ -250,6 +253,7 @@ class SentenceBertFile(Struct, frozen=True):
     do_lower_case: bool | None = None
     transformer_task: str | None = None
     modality_config: dict[str, ModalityOutput] | None = None
+    processing_kwargs: dict[str, dict[str, Any] | None] | None = None
 
 
 # --- Tokenizer and weights ------------------------------------------------------------------------
@@ -272,6 +276,7 @@ class TokenizerConfigFile(Struct, frozen=True):
     do_lower_case: bool | None = None
     strip_accents: bool | None = None
     tokenize_chinese_chars: bool | None = None
+    chat_template: str | list[Any] | None = None
     add_prefix_space: bool | None = None
     split_by_punct: bool | None = None
     added_tokens_decoder: dict[str, AddedTokenEntry] | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,12 @@ from quaver.errors import (
     ModelFolderError,
     TokenizerError,
     UnsupportedArchitectureError,
+)
+from quaver.models.chat_template import (
+    MAX_TEMPLATE,
+    QWEN3_RERANKER,
+    ChatTemplate,
+    special_tokens,
 )
 from quaver.models.files import (
     ConfigFile,
@@ -28,6 +35,7 @@ from quaver.models.files import (
     TokenizerConfigFile,
     checked,
     read_checked,
+    read_file,
     read_json,
 )
 from quaver.models.hub import ORGANIZATIONS, find_folder
@@ -63,7 +71,6 @@ _OTHER_KINDS = {
     "SparseStaticEmbedding": "a sparse encoder",
     "MultiVectorMask": "a multi-vector model",
     "TokenPooling": "a multi-vector model",
-    "LogitScore": "a reranker that reads its score from a language model's words",
     "CLIPModel": "a model of images and texts",
 }
 _OTHER_TYPES = {"SparseEncoder": "a sparse encoder", "MultiVectorEncoder": "a multi-vector model"}
@@ -75,7 +82,8 @@ class Module:
     """A module of sentence-transformers after the pooling.
 
     Attributes:
-        kind: "Dense", "LayerNorm" or "Normalize".
+        kind: "Dense", "LayerNorm", "Normalize", or "LogitScore" of a reranker that reads its score
+            from the words of a language model.
         config: its config.json; {} for a Normalize without one.
         path: its folder, with the weights of those that have any.
     """
@@ -87,7 +95,7 @@ class Module:
     @property
     def has_weights(self) -> bool:
         """Whether there are weights in its folder."""
-        return self.kind != "Normalize"
+        return self.kind not in ("Normalize", "LogitScore")
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,7 @@ class ModelFolder:
         max_seq_length: most tokens of a text, special tokens included, or None if the
             folder does not say.
         lowercase: whether texts are lowercased before tokenization.
+        template: the chat template that makes one text of a query and a document, or None.
     """
 
     path: Path
@@ -142,6 +151,7 @@ class ModelFolder:
     score_activation: str | None
     max_seq_length: int | None
     lowercase: bool
+    template: ChatTemplate | None = None
 
     @classmethod
     def open(
@@ -190,9 +200,17 @@ class ModelFolder:
         file = checked(ConfigFile, config, transformer / "config.json")
         if chain.pooling is None and file.model_type == "model2vec":
             chain = _Chain(path, "mean", normalize=file.normalize is True, static=True)
-        text_settings = _text_settings(transformer, name)
+        if not chain.scores and chain.pooling is None and _is_known_reranker(name, file):
+            chain = replace(_LOGITS, transformer=transformer, modules=(_module_of_words(path),))
+        by_words = any(module.kind == "LogitScore" for module in chain.modules)
+        text_settings = _text_settings(
+            transformer, name, by_words=by_words, scores=chain.scores or chain.pooling is None
+        )
         tokens = read_checked(TokenizerConfigFile, transformer / "tokenizer_config.json")
         tokens = tokens or TokenizerConfigFile()
+        template = _template(transformer, text_settings, tokens)
+        if template is None and by_words:
+            template = _known_template(name, transformer, tokens)
         length = text_settings.max_seq_length or tokens.model_max_length
         return cls(
             path=path,
@@ -214,6 +232,7 @@ class ModelFolder:
             score_activation=_score_activation(file, settings),
             max_seq_length=None if length is None else int(length),
             lowercase=bool(text_settings.do_lower_case),
+            template=template,
         )
 
     @property
@@ -248,6 +267,7 @@ class ModelFolder:
             lowercase=self.lowercase,
             settings=self.tokens,
             model=self.file,
+            template=self.template,
         )
 
     def tensors(self, *, widen: bool = True) -> dict[str, NDArray[Any]]:
@@ -276,6 +296,8 @@ class ModelFolder:
         if not content:
             raise TokenizerError(f"cannot read tokenizer.json of {self.name}: there is none")
         digest.update(content)
+        if self.template is not None:
+            digest.update(repr(self.template).encode())
         for module in self.modules:
             digest.update(json.dumps((module.kind, module.config), sort_keys=True).encode())
         weighted = (module.path for module in self.modules if module.has_weights)
@@ -309,6 +331,10 @@ class _Chain:
     static: bool = False
 
 
+# The state of the last token meets two rows of the language model's head.
+_LOGITS = _Chain(Path(), "lasttoken", scores=True)
+
+
 def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
     """Read modules.json, and refuse a model of a kind that Quaver does not run."""
     if settings.model_type in _OTHER_TYPES:
@@ -326,6 +352,15 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
     paths = [path / entry.path for entry in listed]
     if kinds == ["Transformer"]:  # a cross-encoder's folder
         return _Chain(paths[0])
+    if kinds == ["Transformer", "LogitScore"]:
+        module = _module("LogitScore", paths[1])
+        read = checked(ModuleFile, module.config, paths[1] / "config.json")
+        if read.true_token_id is None or read.module_input_name not in (None, "causal_logits"):
+            raise ModelFolderError(
+                f"{paths[1] / 'config.json'} must have true_token_id, and causal_logits as its input: got "
+                f"{module.config!r}"
+            )
+        return replace(_LOGITS, transformer=paths[0], modules=(module,))
     if kinds in (["StaticEmbedding"], ["StaticEmbedding", "Normalize"]):
         return _Chain(paths[0], "mean", normalize=len(kinds) > 1, static=True)
     for kind, entry in zip(kinds, listed, strict=True):
@@ -397,8 +432,13 @@ def _written(module: Module, feature: str) -> str:
     return config.module_output_name or read
 
 
-def _text_settings(transformer: Path, name: str) -> SentenceBertFile:
-    """Read the settings of the Transformer module, and refuse another output than the last layer's."""
+def _text_settings(
+    transformer: Path, name: str, *, by_words: bool, scores: bool
+) -> SentenceBertFile:
+    """Read the settings of the Transformer module, and refuse what Quaver does not run.
+
+    A reranker that reads its score from words (`by_words`) generates text; others give the last layer.
+    """
     for file in _TEXT_FILES:
         settings = read_checked(SentenceBertFile, transformer / file)
         if settings is not None:
@@ -407,13 +447,14 @@ def _text_settings(transformer: Path, name: str) -> SentenceBertFile:
         return SentenceBertFile()
     if settings.transformer_task == "fill-mask":
         raise _not_supported_yet(name, "a sparse encoder")
-    if settings.transformer_task not in (None, "feature-extraction", "sequence-classification"):
+    tasks = (None, "feature-extraction", "sequence-classification")
+    if settings.transformer_task not in (("text-generation",) if by_words else tasks):
         raise UnsupportedArchitectureError(
             f"{transformer / file} says transformer_task={settings.transformer_task!r}; supported are "
             "'feature-extraction' and 'sequence-classification'"
         )
     modalities = settings.modality_config or {}
-    if "message" in modalities:
+    if "message" in modalities and not scores:
         raise UnsupportedArchitectureError(
             f"{transformer / file} says that texts go through a chat template; supported are models "
             "that read texts as they are"
@@ -429,6 +470,67 @@ def _text_settings(transformer: Path, name: str) -> SentenceBertFile:
             "supported is 'last_hidden_state' of 'forward'"
         )
     return settings
+
+
+def _template(
+    transformer: Path, settings: SentenceBertFile, tokens: TokenizerConfigFile
+) -> ChatTemplate | None:
+    """Read the chat template of a folder whose texts go through it."""
+    message = (settings.modality_config or {}).get("message")
+    if message is None:
+        return None
+    path = transformer / "chat_template.jinja"
+    content = read_file(path, MAX_TEMPLATE)
+    source: object = tokens.chat_template
+    if content is not None:
+        source = content.decode("utf-8", errors="replace")
+    if not isinstance(source, str) or len(source) > MAX_TEMPLATE:
+        raise ModelFolderError(
+            f"{transformer} says that texts go through a chat template, so it must have "
+            f"chat_template.jinja of at most {MAX_TEMPLATE >> 10} KiB, or chat_template in "
+            "tokenizer_config.json"
+        )
+    options = dict(settings.processing_kwargs or {})
+    variables = options.pop("chat_template", None) or {}
+    simple = all(isinstance(value, (str, int, float, type(None))) for value in variables.values())
+    if any(options.values()) or not simple or "restore_suffix" in variables:
+        raise UnsupportedArchitectureError(
+            f"{transformer} has processing_kwargs={settings.processing_kwargs!r}; supported are simple "
+            "variables of the chat template"
+        )
+    return ChatTemplate(
+        source,
+        special_tokens(tokens),
+        "structured" if message.format == "structured" else "flat",
+        tuple(sorted(variables.items())),
+    )
+
+
+def _known_template(name: str, transformer: Path, tokens: TokenizerConfigFile) -> ChatTemplate:
+    if not _KNOWN_RERANKER.fullmatch(_short(name)):
+        raise ModelFolderError(
+            f"{transformer} reads its score from words and does not say how a pair becomes a text: "
+            "sentence_bert_config.json must have a modality_config with 'message'; save the model "
+            "with sentence-transformers 6"
+        )
+    return ChatTemplate(QWEN3_RERANKER, special_tokens(tokens))
+
+
+_KNOWN_RERANKER = re.compile(r"qwen3-reranker-(0\.6b|4b|8b)")
+
+
+def _short(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def _is_known_reranker(name: str, config: ConfigFile) -> bool:
+    """Whether it is Qwen3-Reranker as its authors publish it, without modules.json."""
+    generates = any(kind.endswith("ForCausalLM") for kind in config.architectures or ())
+    return generates and _KNOWN_RERANKER.fullmatch(_short(name)) is not None
+
+
+def _module_of_words(path: Path) -> Module:
+    return Module("LogitScore", {"true_token": "yes", "false_token": "no"}, path)
 
 
 def _pooling(path: Path) -> str:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.errors import ModelFolderError, UnsupportedArchitectureError
+from quaver.errors import ModelFolderError, UnsupportedArchitectureError, WeightsError
 from quaver.models.families.registry import classifier_spec, encoder_spec
 from quaver.models.files import ModuleFile, checked
 from quaver.models.folder import ModelFolder, Module
 from quaver.models.geometry import MAX_WIDTH, EncoderSpec
 from quaver.models.head import DenseStep, HeadActivation, HeadStep, NormStep
+from quaver.models.tokenizer import MAX_TOKENS
 from quaver.models.weights_file import read_tensors
 
 _ACTIVATIONS: dict[str, HeadActivation] = {
@@ -53,6 +54,8 @@ def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
     for name, module, width in _placed(modules, size):
         if module.kind == "LayerNorm":
             steps.append(NormStep(f"{name}.norm", _NORM_EPS))
+        elif module.kind == "LogitScore":
+            steps.append(DenseStep(f"{name}.words", 1, "none", has_bias=False))
         elif module.kind == "Normalize":
             steps += [
                 DenseStep(f"{name}.mirror", 2 * width, "none", has_bias=False),
@@ -64,12 +67,15 @@ def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
     return tuple(steps)
 
 
-def module_tensors(modules: Sequence[Module], size: int) -> dict[str, NDArray[Any]]:
-    """Read the weights of modules, under names that cannot occur in an encoder.
+def module_tensors(
+    folder: ModelFolder, size: int, stored: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Read the weights of a folder's modules, under names that cannot occur in an encoder.
 
     Args:
-        modules: as the model folder lists them.
+        folder: the model's folder.
         size: the features of a pooled vector.
+        stored: the tensors of the model's file, whose head has the words of a LogitScore.
 
     Returns:
         Tensors by name.
@@ -79,7 +85,10 @@ def module_tensors(modules: Sequence[Module], size: int) -> dict[str, NDArray[An
         ModelFolderError: a module has no weights.
     """
     tensors: dict[str, NDArray[Any]] = {}
-    for name, module, width in _placed(modules, size):
+    for name, module, width in _placed(folder.modules, size):
+        if module.kind == "LogitScore":
+            tensors[f"{name}.words.weight"] = _words(folder, module, stored)
+            continue
         if module.kind == "Normalize":
             one = np.eye(width, dtype=np.float32)
             tensors[f"{name}.mirror.weight"] = np.concatenate([one, -one])
@@ -127,13 +136,51 @@ def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> dict[str, NDArray[A
         WeightsError: a file is broken.
         ModelFolderError: there are no weights.
     """
-    return {**folder.tensors(), **module_tensors(folder.modules, spec.pooled_size)}
+    stored = folder.tensors()
+    return {**stored, **module_tensors(folder, spec.pooled_size, stored)}
+
+
+def _words(
+    folder: ModelFolder, module: Module, stored: Mapping[str, NDArray[Any]]
+) -> NDArray[np.float32]:
+    """Return the row of the head that gives the logit of one word minus that of another, (1, H).
+
+    The whole head would multiply every word of the vocabulary.
+    """
+    config = checked(ModuleFile, module.config, module.path / "config.json")
+    ids = [config.true_token_id, config.false_token_id]
+    if config.true_token_id is None:
+        tokenizer = folder.tokenizer(MAX_TOKENS)
+        ids = [tokenizer.token_id(module.config[key]) for key in ("true_token", "false_token")]
+    names = [name for name in stored if f".{name}".endswith(".lm_head.weight")]
+    # Without a head of its own a model uses its table of words.
+    names += [name for name in stored if f".{name}".endswith(".embed_tokens.weight")]
+    if not names:
+        raise WeightsError(
+            f"{folder.name} reads its score from words, so its weights must have lm_head.weight or "
+            "embed_tokens.weight: they have neither"
+        )
+    table, scales = stored[names[0]], stored.get(f"{names[0]}_scale")
+    rows = []
+    for number in ids:
+        if number is None:
+            continue
+        if number >= len(table):
+            raise ModelFolderError(
+                f"{module.path / 'config.json'} must name tokens of the vocabulary: got {number} of "
+                f"{len(table)}"
+            )
+        row = table[number : number + 1].astype(np.float32)
+        rows.append(row if scales is None else row * scales[number])
+    return rows[0] - rows[1] if len(rows) > 1 else rows[0]
 
 
 def _placed(modules: Sequence[Module], size: int) -> Iterator[tuple[str, Module, int]]:
     """Yield the name, the module, and the features of the vector that it reads."""
     for number, module in enumerate(modules):
         yield f"modules.{number}", module, size
+        if module.kind == "LogitScore":
+            size = 1
         if module.kind == "Dense":
             size = _dense("", module).outputs
 

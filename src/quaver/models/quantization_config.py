@@ -14,7 +14,8 @@ from quaver.errors import UnsupportedArchitectureError
 from quaver.models.files import Group, QuantizationFile, checked
 
 METHOD, FORMAT = "compressed-tensors", "int-quantized"
-_TABLE = "embeddings$"  # end of the pattern for a word embedding table
+# Ends of the patterns for word embedding tables.
+_TABLES = ("embeddings$", "embed_tokens$")
 _WEIGHTS = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel"}
 
 
@@ -47,7 +48,7 @@ def _check_group(group: Group, described: object) -> None:
     weights, inputs = group.weights, group.input_activations
     if weights is None or any(getattr(weights, key) != value for key, value in _WEIGHTS.items()):
         _refuse("weights", _WEIGHTS, described)
-    if inputs is None and all(target.endswith(_TABLE) for target in group.targets or []):
+    if inputs is None and all(target.endswith(_TABLES) for target in group.targets or []):
         return
     if inputs is None or inputs.num_bits != 8:
         _refuse("input_activations", "8 bits", described)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import InputError, QuaverError, TokenizerError, TokenRangeError
+from quaver.models.chat_template import ChatTemplate, PairText
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
 from quaver.models.leading_text import leading_text
 from quaver.models.prompts import with_prompt
@@ -138,6 +139,7 @@ class Tokenizer:
         lowercase: bool = False,
         plain: bool = False,
         drop_unknown: bool = False,
+        template: ChatTemplate | None = None,
     ) -> None:
         """Wrap a loaded tokenizer; its own padding and truncation settings are switched off.
 
@@ -151,6 +153,7 @@ class Tokenizer:
             drop_unknown: leave out the token of unknown words after a text was cut, and cut texts at
                 `max_length` times the median length of a token in characters first; what model2vec
                 does.
+            template: what makes one text of a pair, instead of special tokens around its two.
 
         Raises:
             TokenizerError: the tokenizer fails, or produces tokens that no model reads.
@@ -168,6 +171,7 @@ class Tokenizer:
             self._backend = backend
             self.max_length = max_length
             self._plain = plain
+            self._template = template
             self.special_tokens = 0 if plain else int(backend.num_special_tokens_to_add(False))
             self.special_tokens_of_pair = int(backend.num_special_tokens_to_add(True))
             vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -215,6 +219,7 @@ class Tokenizer:
         model: ConfigFile | None = None,
         plain: bool = False,
         drop_unknown: bool = False,
+        template: ChatTemplate | None = None,
     ) -> Tokenizer:
         """Read tokenizer.json of a model folder, or build the tokenizer from its vocabulary.
 
@@ -228,6 +233,7 @@ class Tokenizer:
             model: config.json, which determines the tokenizer's class if the settings do not.
             plain: add no special tokens.
             drop_unknown: leave out unknown words, see `__init__`.
+            template: see `__init__`.
 
         Returns:
             The tokenizer.
@@ -263,6 +269,7 @@ class Tokenizer:
             lowercase=lowercase,
             plain=plain,
             drop_unknown=drop_unknown,
+            template=template,
         )
 
     def require_vocabulary(self, rows: int) -> None:
@@ -371,7 +378,8 @@ class Tokenizer:
         Args:
             pairs: N pairs of texts.
             position: maps an index in pairs to the one that messages show; None shows the same.
-            prompt: what goes before every first text that does not begin with it.
+            prompt: what goes before every first text that does not begin with it; the instruction of a
+                model with a chat template.
             longest_second: most tokens of a second text; None allows as many as fit.
 
         Returns:
@@ -386,6 +394,9 @@ class Tokenizer:
                 raise InputError(
                     f"pairs[{_at(i, position)}] must be (text, text): got {type(pair).__name__}"
                 )
+        if self._template is not None:
+            around = self._template.around(prompt)
+            return self._encode_in_template(around, pairs, position, longest_second)
         queries = [pair[0] for pair in pairs]
         if prompt:
             queries = [with_prompt(prompt, q) if isinstance(q, str) else q for q in queries]
@@ -408,6 +419,52 @@ class Tokenizer:
                 self._backend.post_process(a, b) for a, b in zip(firsts, seconds, strict=True)
             ]
             return _batch(joined, truncated)
+
+    def _encode_in_template(
+        self,
+        around: PairText,
+        pairs: Sequence[tuple[str, str]],
+        position: Callable[[int], int] | None,
+        longest_second: int | None,
+    ) -> TokenBatch:
+        """Tokenize pairs as one text each, because tokens may reach over the edges of its parts.
+
+        Only the document of a pair that is too long is cut: what is behind it stays.
+        """
+        _check_items([query for query, _ in pairs], "first text of pair", position)
+        _check_items([document for _, document in pairs], "second text of pair", position)
+        rows = [e.ids for e in self._tokenize([around.pair(*pair) for pair in pairs])]
+        behind = self._tokens_behind(around)
+        room, truncated = self.max_length - len(behind), 0
+        for i, (query, _) in enumerate(pairs):
+            if longest_second is None and len(rows[i]) <= self.max_length:
+                continue
+            first = len(self._tokenize([around.query(query)])[0])
+            if first >= room:
+                raise InputError(
+                    "the first text of a pair must leave room for the second: with the chat template "
+                    f"pair {_at(i, position)} has {first} tokens of {room}; shorten it"
+                )
+            most = min(room, first + (longest_second or room))
+            if len(rows[i]) > most + len(behind):
+                rows[i] = [*rows[i][:most], *behind]
+                truncated += 1
+        return _plain_batch(rows, truncated, None)
+
+    def _tokens_behind(self, around: PairText) -> list[int]:
+        """Return the tokens behind the document: those at the end of any pair's."""
+        first, second = (
+            e.ids
+            for e in self._tokenize([around.pair("0", "0"), around.pair("1 2 3 4", "1 2 3 4")])
+        )
+        count = 0
+        while count < min(len(first), len(second)) and first[-1 - count] == second[-1 - count]:
+            count += 1
+        return first[len(first) - count :]
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary, or None."""
+        return self._backend.token_to_id(token)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, without special tokens and without truncation.

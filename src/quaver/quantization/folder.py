@@ -33,7 +33,7 @@ Tensors = dict[str, NDArray[Any]]
 Words = Literal["int8", "float16"]
 WORDS: tuple[Words, ...] = ("int8", "float16")
 
-_COPIED = (".json", ".txt", ".model")
+_COPIED = (".json", ".txt", ".model", ".jinja")
 _LICENCES = ("LICENSE", "NOTICE")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 

@@ -140,7 +140,7 @@ def quantize(
         )
     spec = _spec(folder, pooling)
     stored = split_tensors(spec, folder.tensors())
-    weights = encoder_weights(spec, {**stored, **_module_tensors(folder, spec)})
+    weights = encoder_weights(spec, {**stored, **_module_tensors(folder, spec, stored)})
     places = dict(linear_places(weights))
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
     with _bar(show_progress_bar, len(places)) as progress:
@@ -224,9 +224,11 @@ def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
     )
 
 
-def _module_tensors(folder: ModelFolder, spec: EncoderSpec) -> Mapping[str, NDArray[Any]]:
+def _module_tensors(
+    folder: ModelFolder, spec: EncoderSpec, stored: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
     """Read the modules that compute a cross-encoder's scores; an embedder is compared before its own."""
-    return module_tensors(folder.modules, spec.pooled_size) if folder.scores else {}
+    return module_tensors(folder, spec.pooled_size, stored) if folder.scores else {}
 
 
 def _converted(

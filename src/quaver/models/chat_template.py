@@ -1,0 +1,196 @@
+"""The chat template of a reranker: how a query and a document become one text.
+
+A template is a program of the folder, so it is not run for every pair. It is rendered a few times with
+marks in place of the two texts; what stands before, between and behind the marks is all that is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from quaver.errors import ModelFolderError
+from quaver.models.files import TokenizerConfigFile
+
+if TYPE_CHECKING:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_TEMPLATE = 1 << 16
+# A template of a real model loops over a few messages.
+_MAX_RANGE = 1000
+# Private characters, which no template contains and no tokenizer sees.
+_QUERY, _DOCUMENT = "\ue0f1query\ue0f2", "\ue0f1document\ue0f2"
+
+Format = Literal["flat", "structured"]
+
+QWEN3_RERANKER = (
+    "{%- set instruct = messages | selectattr('role', 'equalto', 'system') | map(attribute='content')"
+    " | first | default('Given a web search query, retrieve relevant passages that answer the query') -%}"
+    "{%- set query = messages | selectattr('role', 'equalto', 'query') | map(attribute='content') | first -%}"
+    "{%- set text = messages | selectattr('role', 'equalto', 'document') | map(attribute='content') | first -%}"
+    "{{ '<|im_start|>system\\nJudge whether the Document meets the requirements based on the Query and the "
+    'Instruct provided. Note that the answer can only be "yes" or "no".'
+    "<|im_end|>\\n<|im_start|>user\\n<Instruct>: ' + instruct + '\\n<Query>: ' + query + '\\n<Document>: ' + text "
+    "+ '<|im_end|>\\n<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n' }}"
+)
+"""The template of Qwen3-Reranker, for folders that have none.
+
+Source:
+    The model's card on the hub: https://huggingface.co/Qwen/Qwen3-Reranker-0.6B
+"""
+
+
+@dataclass(frozen=True)
+class PairText:
+    """What a template puts around a query and a document.
+
+    Attributes:
+        before: before the query.
+        between: between query and document.
+        behind: behind the document.
+        stripped: whether spaces around both texts are removed.
+    """
+
+    before: str
+    between: str
+    behind: str
+    stripped: bool
+
+    def pair(self, query: str, document: str) -> str:
+        """Return the whole text."""
+        if self.stripped:
+            query, document = query.strip(), document.strip()
+        return f"{self.before}{query}{self.between}{document}{self.behind}"
+
+    def query(self, query: str) -> str:
+        """Return the text up to where the document begins."""
+        return f"{self.before}{query.strip() if self.stripped else query}{self.between}"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """A chat template that has messages for the roles "query" and "document".
+
+    Attributes:
+        source: the template, in Jinja's language.
+        tokens: special tokens that it may name, such as eos_token.
+        layout: whether the content of a message is a text or a list of parts.
+        options: further variables, such as add_generation_prompt.
+    """
+
+    source: str
+    tokens: tuple[tuple[str, str], ...] = ()
+    layout: Format = "flat"
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def around(self, prompt: str) -> PairText:
+        """Return what goes around the texts of a pair.
+
+        Args:
+            prompt: the instruction, which becomes the message of the role "system"; "" for none.
+
+        Raises:
+            ModelFolderError: the template fails, or does not put both texts into it once, the query
+                first.
+        """
+        return _around(self, prompt)
+
+    def render(self, prompt: str, query: str, document: str) -> str:
+        """Run the template in a sandbox."""
+        from jinja2 import TemplateError
+
+        def content(text: str) -> str | list[dict[str, str]]:
+            return text if self.layout == "flat" else [{"type": "text", "text": text}]
+
+        roles = {"system": prompt, "query": query, "document": document}
+        messages = [
+            {"role": role, "content": content(text)}
+            for role, text in roles.items()
+            if text or role != "system"
+        ]
+        variables: dict[str, Any] = {
+            "messages": messages,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": False,
+            **dict(self.tokens),
+            **dict(self.options),
+        }
+        try:
+            return str(_environment().from_string(self.source).render(variables))
+        # A template is a program, and may fail with any of these.
+        except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise ModelFolderError(
+                f"the chat template of the model fails on a query and a document: {error}; is it a "
+                "reranker's?"
+            ) from error
+
+
+@lru_cache(maxsize=64)
+def _around(template: ChatTemplate, prompt: str) -> PairText:
+    text = template.render(prompt, _QUERY, _DOCUMENT)
+    before, found, behind = text.partition(_QUERY)
+    between, also, behind = behind.partition(_DOCUMENT)
+    if not found or not also or "\ue0f1" in before + between + behind:
+        raise ModelFolderError(
+            "a reranker's chat template must have the query once and then the document once, in messages "
+            "of the roles 'query' and 'document': this one makes something else of them"
+        )
+    for stripped in (False, True):
+        around = PairText(before, between, behind, stripped)
+        query, document = f" {_DOCUMENT}\n", f"\n{_QUERY} two "
+        if around.pair(query, document) == template.render(prompt, query, document):
+            return around
+    raise ModelFolderError(
+        "a reranker's chat template must leave the texts as they are, or strip spaces around them: this "
+        "one changes them"
+    )
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    import json
+
+    from jinja2 import TemplateError
+    from jinja2.exceptions import SecurityError
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """A sandbox without the operators that make much of little."""
+
+        intercepted_binops = frozenset(["*", "**"])
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" or not isinstance(left, (int, float)) or isinstance(right, str):
+                raise SecurityError(f"a chat template may not use {operator} here")
+            return super().call_binop(context, operator, left, right)
+
+    def raise_exception(message: str) -> None:
+        raise TemplateError(message)
+
+    def bounded_range(*arguments: int) -> range:
+        numbers = range(*arguments)
+        if len(numbers) > _MAX_RANGE:
+            raise SecurityError(f"a chat template may count to {_MAX_RANGE}")
+        return numbers
+
+    def tojson(value: Any, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=options.get("indent"))
+
+    made = Bounded(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    made.filters["tojson"] = tojson
+    made.globals.update(raise_exception=raise_exception, range=bounded_range)
+    return made
+
+
+def special_tokens(settings: TokenizerConfigFile) -> tuple[tuple[str, str], ...]:
+    """Return the special tokens that a template may name, from tokenizer_config.json."""
+    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token")
+    found = [(name, getattr(settings, name)) for name in names]
+    return tuple(
+        (name, token if isinstance(token, str) else token.content)
+        for name, token in found
+        if token is not None
+    )
