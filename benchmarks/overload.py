@@ -43,6 +43,7 @@ class Client:
 
     async def post(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Send a request; return its status and its answer's body."""
+        kept = self.writer is not None
         if self.writer is None:
             self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
         assert self.reader is not None
@@ -55,6 +56,8 @@ class Client:
             return int(lines[0].split()[1]), await self.reader.readexactly(length)
         except (ConnectionError, asyncio.IncompleteReadError):
             await self.close()
+            if kept:  # the server closed it while nothing was asked
+                return await self.post(path, body)
             return 0, b""
 
     async def close(self) -> None:

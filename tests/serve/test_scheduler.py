@@ -253,6 +253,22 @@ def test_a_full_queue_refuses_at_once(embedder: Embedder) -> None:
         run(main)
 
 
+def test_a_request_that_would_wait_too_long_is_refused(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(seconds=10) as scheduler:
+
+        async def main() -> None:
+            first = scheduler.submit(gate.lane, ["a"])
+            gate.lane.rate = 100.0
+            second = scheduler.submit(gate.lane, ["b " * 100] * 10)
+            with pytest.raises(Refusal, match="the queue is full"):
+                scheduler.submit(gate.lane, ["c " * 100] * 10)
+            gate.open.set()
+            await asyncio.gather(first.future, second.future)
+
+        run(main)
+
+
 def test_an_empty_queue_takes_any_single_request(embedder: Embedder) -> None:
     with scheduling(inputs=10, tokens=10) as scheduler:
         lane = LoadedEmbedder(embedder).lane

@@ -56,6 +56,9 @@ def serve(
     queue_requests: Annotated[int | None, typer.Option(help="Most requests that wait.")] = None,
     queue_inputs: Annotated[int | None, typer.Option(help="Most inputs that wait.")] = None,
     queue_tokens: Annotated[int | None, typer.Option(help="Most tokens that wait.")] = None,
+    queue_time: Annotated[
+        str | None, typer.Option(help=f"Longest wait that a request is accepted for. {_TIME}")
+    ] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Most tokens of a batch.")] = None,
     batch_time: Annotated[
         str | None, typer.Option(help=f"Longest batch, which a query waits for. {_TIME}")
@@ -90,6 +93,7 @@ def serve(
         "queue_requests": queue_requests,
         "queue_inputs": queue_inputs,
         "queue_tokens": queue_tokens,
+        "queue_time": queue_time,
         "batch_tokens": batch_tokens,
         "batch_time": batch_time,
         "timeout": timeout,

@@ -103,6 +103,7 @@ class Limits:
         requests: most requests accepted and not yet answered.
         inputs: most inputs of those requests.
         tokens: most tokens of those requests, as estimated from their characters.
+        seconds: longest wait that a request is accepted for, as far as the last batches tell.
         batch_tokens: most tokens in a batch.
         batch_seconds: how long a batch may take, as far as the last ones tell.
         cache_bytes: size of the cache of results, 0 for none.
@@ -111,6 +112,7 @@ class Limits:
     requests: int = 512
     inputs: int = 16384
     tokens: int = 2_000_000
+    seconds: float = 30.0
     batch_tokens: int = 16384
     batch_seconds: float = 0.04
     cache_bytes: int = 0
@@ -468,6 +470,7 @@ class Scheduler:
                 waiting.requests + 1 <= limits.requests
                 and waiting.inputs + inputs <= limits.inputs
                 and waiting.tokens + tokens <= limits.tokens
+                and (not lane.rate or (waiting.tokens + tokens) / lane.rate <= limits.seconds)
             ):
                 waiting.requests += 1
                 waiting.inputs += inputs

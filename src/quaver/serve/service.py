@@ -142,6 +142,7 @@ class Service:
                 requests=settings.queue_requests,
                 inputs=settings.queue_inputs,
                 tokens=settings.queue_tokens,
+                seconds=settings.queue_time,
                 batch_tokens=settings.batch_tokens,
                 batch_seconds=settings.batch_time,
                 cache_bytes=settings.cache,

@@ -28,7 +28,15 @@ _UNITS = {
 }
 _TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _BYTES = {"cache", "max_body"}
-_DURATIONS = {"timeout", "grace", "idle_unload", "header_timeout", "body_timeout", "batch_time"}
+_DURATIONS = {
+    "timeout",
+    "grace",
+    "idle_unload",
+    "header_timeout",
+    "body_timeout",
+    "batch_time",
+    "queue_time",
+}
 _SECRET = "***"
 
 
@@ -95,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         queue_requests: most requests accepted and not yet answered.
         queue_inputs: most inputs of those requests.
         queue_tokens: most tokens of those requests, as estimated.
+        queue_time: longest wait in seconds that a request is accepted for, as the last batches tell.
         batch_tokens: most tokens in a batch of the engine.
         batch_time: seconds that a batch may take; a request waits for one at least.
         timeout: seconds until an accepted request is given up.
@@ -122,6 +131,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     queue_requests: Count = 512
     queue_inputs: Count = 16384
     queue_tokens: Count = 2_000_000
+    queue_time: Seconds = 30.0
     batch_tokens: Count = 16384
     batch_time: Seconds = 0.04
     timeout: Seconds = 60.0
