@@ -94,6 +94,34 @@ def decoded(embedding: Any) -> Any:
     return np.float32(embedding)
 
 
+def test_llama_index_openai(server: Running, embedder: Embedder) -> None:
+    module = client("llama_index.embeddings.openai_like")
+    model = module.OpenAILikeEmbedding(
+        model_name="tiny", api_base=f"{server.url}/v1", api_key="none", max_retries=0
+    )
+    assert np.array_equal(np.float32(model.get_text_embedding_batch(TEXTS)), embedder.encode(TEXTS))
+    assert np.array_equal(np.float32(model.get_query_embedding(QUERY)), embedder.encode(QUERY))
+
+
+def test_haystack_openai(server: Running, embedder: Embedder) -> None:
+    client("haystack")
+    from haystack import Document
+    from haystack.components.embedders import OpenAIDocumentEmbedder, OpenAITextEmbedder
+    from haystack.utils import Secret
+
+    options = {
+        "api_key": Secret.from_token("none"),
+        "api_base_url": f"{server.url}/v1",
+        "model": "tiny",
+    }
+    found = OpenAITextEmbedder(**options).run(QUERY)["embedding"]
+    assert np.array_equal(np.float32(found), embedder.encode(QUERY))
+    documents = [Document(content=text) for text in TEXTS]
+    embedded = OpenAIDocumentEmbedder(progress_bar=False, **options).run(documents)["documents"]
+    vectors = np.float32([document.embedding for document in embedded])
+    assert np.array_equal(vectors, embedder.encode(TEXTS))
+
+
 # --- TEI ------------------------------------------------------------------------------------------
 def test_huggingface_hub(server: Running, embedder: Embedder) -> None:
     hub = client("huggingface_hub")
@@ -108,6 +136,30 @@ def test_huggingface_hub(server: Running, embedder: Embedder) -> None:
     assert np.array_equal(np.float32(scores), embedder.similarity(vectors[0], vectors[1:]))
     assert api.get_endpoint_info()["model_type"] == {"embedding": {"pooling": "mean"}}
     assert api.health_check()
+
+
+def test_llama_index_tei(server: Running, embedder: Embedder) -> None:
+    module = client("llama_index.embeddings.text_embeddings_inference")
+    model = module.TextEmbeddingsInference(
+        model_name="sentence-transformers/all-MiniLM-L6-v2",
+        base_url=server.url,
+        query_instruction="",
+        text_instruction="",
+    )
+    assert np.array_equal(np.float32(model.get_text_embedding_batch(TEXTS)), embedder.encode(TEXTS))
+    assert np.array_equal(np.float32(model.get_query_embedding(QUERY)), embedder.encode(QUERY))
+
+
+def test_llama_index_tei_rerank(server: Running, cross_encoder: CrossEncoder) -> None:
+    module = client("llama_index.postprocessor.tei_rerank")
+    from llama_index.core.schema import NodeWithScore, TextNode
+
+    ranker = module.TextEmbeddingInference(base_url=server.url, top_n=2)
+    nodes = [NodeWithScore(node=TextNode(text=text), score=0.0) for text in TEXTS]
+    found = ranker.postprocess_nodes(nodes, query_str=QUERY)
+    assert [node.node.text for node in found] == [
+        each.text for each in cross_encoder.rank(QUERY, TEXTS, top_k=2)
+    ]
 
 
 # --- Cohere ---------------------------------------------------------------------------------------

@@ -155,6 +155,18 @@ def test_a_stopping_server_is_not_ready(tiny_folder: Path) -> None:
         assert server.child.wait(60) == 0
 
 
+def test_what_is_not_finished_within_the_grace_time_is_counted(tiny_folder: Path) -> None:
+    with process("-m", f"tiny={tiny_folder}", "--port", "0", "--grace", "0.2") as server:
+        with socket.create_connection(tuple(server.address), timeout=30) as slow:
+            slow.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+            url = "http://{}:{}".format(*server.address)
+            pause = threading.Event()
+            while "quaver_connections 2.0" not in httpx.get(f"{url}/metrics").text:
+                pause.wait(0.01)
+            assert server.end(signal.SIGTERM) == 1
+        assert [line["lost"] for line in server.lines if line["event"] == "stopped"] == [1]
+
+
 def test_a_server_that_was_killed_starts_again(tiny_folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "socket"
     for _ in range(2):

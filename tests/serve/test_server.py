@@ -313,6 +313,32 @@ def test_an_answer_that_takes_too_long_is_given_up(settings: Settings) -> None:
         assert run.server.state.service.scheduler.waiting.requests == 0
 
 
+def test_a_client_may_say_how_urgent_it_is(settings: Settings) -> None:
+    with running(changed(settings, batch_tokens=64)) as run:
+        service = run.server.state.service
+        seen: list[bool] = []
+        submit = service.scheduler.submit
+
+        def noted(*arguments: Any, **options: Any) -> Any:
+            job = submit(*arguments, **options)
+            seen.append(job.interactive)
+            return job
+
+        service.scheduler.submit = noted
+        few, many = ["x"], [f"some words {i} " * 20 for i in range(80)]
+        for texts, header in ((few, None), (many, None), (many, "interactive"), (few, "bulk")):
+            headers = {} if header is None else {"x-priority": header}
+            assert run.post("/embed", {"inputs": texts}, headers=headers).is_success
+        assert seen == [True, False, True, False]
+        seen.clear()
+        for priority in (0, 1, 999):
+            body = {"texts": few, "priority": priority}
+            assert run.post("/v2/embed", body, headers={"x-priority": "bulk"}).is_success
+        assert seen == [True, False, False]
+        refused = run.post("/embed", {"inputs": few}, headers={"x-priority": "now"})
+        assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")
+
+
 # --- Settings -------------------------------------------------------------------------------------
 def test_flags_go_before_the_environment_and_that_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "models.toml"
