@@ -224,6 +224,7 @@ def test_a_bulk_input_in_flight_is_promoted_by_a_query_for_it(embedder: Embedder
             assert not bulk.future.done()
             await bulk.future
             assert np.array_equal(query.rows[0], bulk.rows[-1])
+            assert query.lengths[0] == bulk.lengths[-1] > 0
             assert scheduler.counts.shared == 1
             assert scheduler.counts.inputs == len(set(texts))
 
@@ -372,9 +373,12 @@ def test_the_cache_is_bounded_and_right(embedder: Embedder) -> None:
             assert scheduler._cache is not None
             assert 0 < scheduler._cache.currsize <= 20_000
             before = scheduler.counts.cached
+            job = scheduler.submit(lane, ["a new text"] * 2)
+            await job.future
+            assert job.lengths.tolist() == [embedder.tokenizer.encode(["a new text"]).tokens] * 2
             first = await rows(scheduler, lane, ["a new text"])
             again = await rows(scheduler, lane, ["a new text"])
-            assert scheduler.counts.cached == before + 1
+            assert scheduler.counts.cached == before + 2
             assert np.array_equal(first, again)
             assert np.array_equal(first, embedder.encode(["a new text"], normalize=False))
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar
 
+import anyio
 import msgspec
 import orjson
 from starlette.requests import Request
@@ -131,32 +132,22 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > most:
         raise too_large
-    first = await _receive(request, seconds)
-    if not first.get("more_body"):
-        body: bytes = first.get("body", b"")
-        if len(body) > most:
-            raise too_large
-        return body
-    body_parts, size = [first.get("body", b"")], len(first.get("body", b""))
-    deadline = asyncio.get_running_loop().time() + seconds
-    while True:
-        message = await _receive(request, deadline - asyncio.get_running_loop().time())
-        body_parts.append(message.get("body", b""))
-        size += len(body_parts[-1])
-        if size > most:
-            raise too_large
-        if not message.get("more_body"):
-            return b"".join(body_parts)
-
-
-async def _receive(request: Request, seconds: float) -> Any:
+    parts: list[bytes] = []
+    size = 0
     try:
-        message = await asyncio.wait_for(request.receive(), seconds)
-    except asyncio.TimeoutError as error:
+        with anyio.fail_after(seconds):  # asyncio.wait_for would start a task for each request
+            while True:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise HungUp
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > most:
+                    raise too_large
+                if not message.get("more_body"):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError as error:
         raise Refusal(Reason.TIMEOUT, "the request's body took too long to arrive") from error
-    if message["type"] == "http.disconnect":
-        raise HungUp
-    return message
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

@@ -199,7 +199,7 @@ class Job:
         interactive: whether it goes before bulk work.
         future: done with None, or with the request's error.
         over: whether nobody waits for it any more: answered, failed or canceled.
-        lengths: int32 (N,), the tokens of each input; 0 for one that came from the cache.
+        lengths: int32 (N,), the tokens of each input.
         arrived: when it was accepted, by `time.perf_counter`.
         tokenize_seconds: time of the tokenizer thread in which its inputs took part.
         compute_seconds: the same of the engine thread.
@@ -372,10 +372,11 @@ class Scheduler:
         self._lines = [(_Line(stage), _Line(stage)) for stage in (_TOKENIZE, _COMPUTE)]
         self._in_flight: dict[tuple[str, Item], Unit] = {}
         self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
-        self._cache: LRUCache[Hashable, NDArray[np.float32]] | None = None
+        # Rows, with the numbers of their tokens.
+        self._cache: LRUCache[Hashable, tuple[NDArray[np.float32], int]] | None = None
         if limits.cache_bytes:
             self._cache = LRUCache(
-                limits.cache_bytes, getsizeof=lambda row: row.nbytes + _CACHE_OVERHEAD
+                limits.cache_bytes, getsizeof=lambda kept: kept[0].nbytes + _CACHE_OVERHEAD
             )
         self._interactive_seconds = 0.0
         self._engine_idle = False
@@ -493,7 +494,7 @@ class Scheduler:
             if self._cache is not None and lane.cached:
                 kept = self._cache.get(_digest(lane, item))
                 if kept is not None:
-                    job.rows[row] = kept
+                    job.rows[row], job.lengths[row] = kept
                     job.missing -= 1
                     self.counts.cached += 1
                     continue
@@ -506,6 +507,8 @@ class Scheduler:
                 self.counts.shared += 1
                 self._join(job, unit)
             unit.waiters.append((job, row))
+            if unit.tokens is not None:
+                job.lengths[row] = len(unit.tokens.ids)
         if len(job.units[_TOKENIZE]) > before:
             self._lines[_TOKENIZE][not job.interactive].add(job)
             if job.interactive and self._engine_idle:
@@ -670,7 +673,8 @@ class Scheduler:
                 unit.state = _State.DONE
                 del self._in_flight[lane.key, unit.item]
                 if self._cache is not None and lane.cached:
-                    self._keep(_digest(lane, unit.item), row)
+                    assert unit.tokens is not None
+                    self._keep(_digest(lane, unit.item), row, len(unit.tokens.ids))
                 for job, at in unit.waiters:
                     if job.over:
                         continue
@@ -682,10 +686,10 @@ class Scheduler:
                 job.compute_seconds += seconds
         self._settle(finished)
 
-    def _keep(self, key: Hashable, row: NDArray[np.float32]) -> None:
+    def _keep(self, key: Hashable, row: NDArray[np.float32], length: int) -> None:
         assert self._cache is not None
         if row.nbytes + _CACHE_OVERHEAD <= self._cache.maxsize:
-            self._cache[key] = row.copy()
+            self._cache[key] = row.copy(), length
 
     # --- The end of a job -------------------------------------------------------------------------
     def _drop(self, lane: Lane, unit: Unit) -> None:
