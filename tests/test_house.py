@@ -78,6 +78,7 @@ MADE_AROUND = {
     "serve.scheduler": {"cachetools"},
     "serve.server": {"uvicorn"},
     "serve.settings": {"msgspec"},
+    "serve.tracing": {"opentelemetry"},
     "serve.tei": {"msgspec", "starlette"},
     "store.terms": {"mmh3", "regex"},
 }

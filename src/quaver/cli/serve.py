@@ -73,6 +73,10 @@ def serve(
     access_log: Annotated[
         bool | None, typer.Option(help="Log a line for each request.", show_default=False)
     ] = None,
+    otlp_endpoint: Annotated[
+        str | None,
+        typer.Option(help="Send OpenTelemetry spans to this URL, which ends in /v1/traces."),
+    ] = None,
 ) -> None:
     """Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama.
 
@@ -100,6 +104,7 @@ def serve(
         "grace": grace,
         "threads": threads,
         "access_log": access_log,
+        "otlp_endpoint": otlp_endpoint,
     }
     with reported_errors():
         from quaver import serve as server

@@ -132,6 +132,10 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     keys = Keys(settings.keys())
     service = Service(settings)
     state = State(service)
+    if settings.otlp_endpoint is not None:
+        from quaver.serve.tracing import Tracing
+
+        state.tracing = Tracing(settings.otlp_endpoint)
     routes = [
         *operations.routes(state),
         *openai.ROUTES,
@@ -155,6 +159,8 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             service.close()
+            if state.tracing is not None:
+                state.tracing.close()
 
     async def unmatched(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -204,6 +210,8 @@ def _endpoint(
         name = http.request_id(request)
         waiter = Waiter(timeout=settings.timeout, hung_up=lambda: http.hung_up(request))
         reason = None
+        tracing = state.tracing if route.dialect != "operations" else None
+        span = None if tracing is None else tracing.begin(route, request)
         counted = not route.open
         state.in_flight += counted
         try:
@@ -220,6 +228,8 @@ def _endpoint(
             state.in_flight -= counted
         response.headers["x-request-id"] = name
         seconds = time.perf_counter() - begin
+        if tracing is not None:
+            tracing.end(span, response.status_code, waiter, name)
         state.metrics.count(
             route, response.status_code, seconds, waiter.model, waiter.tokens, waiter.inputs
         )

@@ -17,6 +17,7 @@ from quaver.serve.http import Call, Route, json_response
 
 if TYPE_CHECKING:
     from quaver.serve.service import Service
+    from quaver.serve.tracing import Tracing
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 
@@ -114,6 +115,7 @@ class State:
         metrics: its numbers.
         openapi: the description of its API, as JSON.
         page: a page of it, as HTML.
+        tracing: makes a span for each request, or None.
         on_failure: called if no model could be loaded at the start.
     """
 
@@ -126,6 +128,7 @@ class State:
         self.metrics = Metrics(service)
         self.openapi = b""
         self.page = ""
+        self.tracing: Tracing | None = None
         self.on_failure: Callable[[], None] = lambda: None
 
     @property

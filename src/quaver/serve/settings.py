@@ -111,6 +111,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         body_timeout: seconds a client may take to send a request's body.
         grace: seconds after SIGTERM in which accepted requests are finished.
         access_log: write a line for each request.
+        otlp_endpoint: where to send OpenTelemetry spans, such as http://localhost:4318/v1/traces.
     """
 
     model: tuple[ModelSettings, ...] = ()
@@ -139,6 +140,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     body_timeout: Seconds = 30.0
     grace: Annotated[float, msgspec.Meta(ge=0)] = 30.0
     access_log: bool = True
+    otlp_endpoint: str | None = None
 
     def keys(self) -> tuple[str, ...]:
         """Return the API keys of the settings and of the key file.
