@@ -314,7 +314,7 @@ bench-servers: $(VENV)/test-tools $(MODEL)/config.json
 	-$(MAKE) --keep-going $(SERVERS)
 	$(PIP) install ".[serve,bench]" gguf
 	$(BIN)/python -m quaver_bench.servers $(MODEL) --name all-MiniLM-L6-v2 --out $(RESULTS) $(if $(RERANKER),--rerank $(RERANKER))
-	$(BIN)/python -m quaver_bench.servers.overload $(MODEL) --minutes 10 --out $(RESULTS)/overload.json
+	$(BIN)/python benchmarks/overload.py --model $(MODEL) --seconds 600 --out $(RESULTS)/overload.json
 
 # What int8 costs against float32, and other engines' int8: tables and a picture in $(RECORD), then the table of docs/results.md.
 RECORD      ?= benchmarks/results/quality/this-machine

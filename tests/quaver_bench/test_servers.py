@@ -1,4 +1,4 @@
-"""The comparison of servers: the client, Quaver's own server on a tiny model, the report, overload."""
+"""The comparison of servers: the client, Quaver's own server on a tiny model, the report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import pytest
 
 from quaver.errors import EngineError, InputError
 from quaver_bench.engines import CannotRunError
-from quaver_bench.models import open_model
-from quaver_bench.servers import overload
 from quaver_bench.servers.load import Load, run_loads
 from quaver_bench.servers.process import HOST, free_port, running
 from quaver_bench.servers.registry import SERVERS, choose
@@ -180,28 +178,3 @@ def test_a_report_needs_results(tmp_path: Path) -> None:
     (tmp_path / "servers.json").write_text("[]")
     with pytest.raises(InputError, match="must be a comparison of servers"):
         write_report(tmp_path)
-
-
-@pytest.mark.timeout(300)
-def test_an_overloaded_server_answers_rightly_or_refuses(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text(TEXT, encoding="utf-8")
-    # A model this small is faster than the client: ten times its rate cannot be sent.
-    monkeypatch.setattr(overload, "SHAPES", ((64, 60),))
-    model = open_model(str(tiny_folder), tmp_path / "cache")
-    found = overload.overload(model, seconds=3, threads=1, corpus=corpus)
-    assert found["right"] > 0
-    assert found["wrong"] == {}
-    assert found["resident_mb"]["before"] > 10
-
-
-def test_other_bits_are_noticed() -> None:
-    body = json.dumps({"data": [{"index": 0, "embedding": "AAAA"}]}).encode()
-    assert overload._is_right(body, ["AAAA"])
-    assert not overload._is_right(body, ["AAAB"])
-    tally = overload.Tally(right=1, refused=1, wrong={"other bits": 2}, seconds=[0.1])
-    assert overload._judged(tally, 1.0, 100.0, 100.0, 1.0)["broken"] == ["other bits: 2"]
-    tally = overload.Tally(right=1, refused=1, seconds=[0.1], resident=[100.0, 106.0] * 10)
-    assert "memory drifted" in overload._judged(tally, 1.0, 100.0, 100.0, 1.0)["broken"][0]
