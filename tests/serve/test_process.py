@@ -219,6 +219,16 @@ def test_a_taken_port_is_said_so(tiny_folder: Path) -> None:
             assert "is another server running there?" in server.lines[-1]["text"]
 
 
+def test_a_socket_in_a_folder_that_does_not_exist_is_said_so(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    socket_path = str(tmp_path / "none" / "socket")
+    with process("-m", str(tiny_folder), "--unix-socket", socket_path) as server:
+        assert server.child.wait(60) == 1
+        server.reading.join()
+        assert f"cannot listen on {socket_path}: No such file" in server.lines[-1]["text"]
+
+
 def test_check_prints_the_settings_and_starts_nothing() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "quaver", "serve", "-m", "x=some/model", "--check"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 
 from quaver import Embedder, InputError
-from quaver.serve import ModelSettings, Settings, read_settings
+from quaver.serve import ModelSettings, Settings, check, read_settings
 from running_server import Running, running
 
 
@@ -392,3 +393,36 @@ def test_names_must_differ() -> None:
         create_app(Settings(model=models))
     with pytest.raises(InputError, match="a server needs a model"):
         create_app(Settings())
+
+
+def test_a_wrong_setting_is_said_to_come_from_its_place(tmp_path: Path) -> None:
+    file = tmp_path / "server.toml"
+    file.write_text('grace = "soon"\nthreads = 0\n')
+    environ = {"QUAVER_PORT": "tcp://10.0.0.1:80"}
+    with pytest.raises(InputError, match="which the variable QUAVER_PORT gives"):
+        read_settings({}, models=["m"], environ=environ)
+    with pytest.raises(InputError, match="which --max-inputs gives"):
+        read_settings({"max_inputs": 0}, models=["m"], environ={})
+    file.write_text("threads = 0\n")
+    with pytest.raises(InputError, match=f"in {re.escape(str(file))}"):
+        read_settings({}, models=["m"], file=file, environ={})
+    with pytest.raises(InputError) as caught:
+        read_settings({"api_keys": 3}, environ={})
+    assert "api-keys" in str(caught.value)
+
+
+def test_what_a_start_would_refuse_is_checked_without_one(tmp_path: Path) -> None:
+    one = ModelSettings(source="some/model", name="a")
+    check(Settings(model=(one,)))
+    with pytest.raises(InputError, match="'a' is given twice"):
+        check(Settings(model=(one, one)))
+    with pytest.raises(InputError, match="a server needs a model"):
+        check(Settings())
+    with pytest.raises(InputError, match="cannot read the API keys"):
+        check(Settings(model=(one,), api_key_file=str(tmp_path / "none")))
+    with pytest.raises(InputError, match=r"cannot use the TLS certificate .*No such file"):
+        check(Settings(model=(one,), tls_certificate="none.pem", tls_key="none.key"))
+    (tmp_path / "no.pem").write_text("no certificate")
+    wrong = str(tmp_path / "no.pem")
+    with pytest.raises(InputError, match="both must be PEM files"):
+        check(Settings(model=(one,), tls_certificate=wrong, tls_key=wrong))

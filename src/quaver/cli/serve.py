@@ -113,6 +113,7 @@ def serve(
             flags, models=model or (), rerankers=rerank or (), file=config
         )
         if check:
+            server.check(settings)
             print(settings.shown(), end="")
         else:
             server.serve(settings)

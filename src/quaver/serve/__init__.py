@@ -7,6 +7,6 @@ from quaver.serve.settings import ModelSettings, Settings, read_settings
 
 with needs_extra("serve"):
     from quaver.serve.app import create_app
-    from quaver.serve.server import serve
+    from quaver.serve.server import check, serve
 
-__all__ = ["ModelSettings", "Settings", "create_app", "read_settings", "serve"]
+__all__ = ["ModelSettings", "Settings", "check", "create_app", "read_settings", "serve"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
+import ssl
 import sys
 import time
 from types import FrameType
@@ -13,8 +14,9 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from quaver.errors import EngineError
+from quaver.errors import EngineError, InputError
 from quaver.serve.app import Log, LogHandler, create_app
+from quaver.serve.models import Models
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
 
@@ -175,9 +177,13 @@ def serve(settings: Settings, *, log: Log | None = None) -> None:
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         server.run()
-    except SystemExit as error:  # uvicorn's way to say that it cannot listen
+    # uvicorn ends the process if it cannot listen on a port, and raises for a socket's path.
+    except (SystemExit, OSError) as error:
         place = settings.unix_socket or f"{settings.host}:{settings.port}"
-        raise EngineError(f"cannot listen on {place}: is another server running there?") from error
+        why = f"{error.strerror}; " if isinstance(error, OSError) else ""
+        raise EngineError(
+            f"cannot listen on {place}: {why}is another server running there?"
+        ) from error
     finally:
         sys.setswitchinterval(interval)
     log.write("stopped", lost=server.lost)
@@ -189,6 +195,30 @@ def serve(settings: Settings, *, log: Log | None = None) -> None:
             f"{server.lost} accepted requests were not finished within {settings.grace:g} s: give "
             "--grace more"
         )
+
+
+def check(settings: Settings) -> None:
+    """Check what a server finds out when it starts, without loading a model or listening.
+
+    Args:
+        settings: the configuration.
+
+    Raises:
+        InputError: names of models clash, there is none, or the files of keys or TLS cannot be read.
+    """
+    Models(settings.model)
+    settings.keys()
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password would be asked for at the terminal.
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
+    except OSError as error:
+        raise InputError(
+            f"cannot use the TLS certificate {settings.tls_certificate} with the key {settings.tls_key}: "
+            f"{error.strerror or error}; both must be PEM files, the key without a password"
+        ) from error
 
 
 def make_server(settings: Settings, *, log: Log) -> Server:
@@ -204,6 +234,7 @@ def make_server(settings: Settings, *, log: Log) -> Server:
     Raises:
         InputError: the settings are wrong.
     """
+    check(settings)
     app = create_app(settings, log=log)
     state: State = app.state.server
     protocol = type("Protocol", (_Protocol,), {"settings": settings})

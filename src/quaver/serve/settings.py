@@ -215,10 +215,30 @@ def read_settings(
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        raise InputError(f"the server's settings are wrong: {error}") from error
+        raise InputError(
+            f"the server's settings are wrong: {error}{_origin(error, flags, environ, path)}"
+        ) from error
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise InputError("TLS needs both tls_certificate and tls_key: got one of them")
     return settings
+
+
+def _origin(
+    error: msgspec.ValidationError,
+    flags: Mapping[str, Any],
+    environ: Mapping[str, str],
+    path: Path | None,
+) -> str:
+    """Say where a wrong setting comes from: Kubernetes, for one, sets QUAVER_PORT for a service named quaver."""
+    found = re.search(r"`\$\.(\w+)", str(error))
+    name = found[1] if found else ""
+    variable = f"QUAVER_{name.upper()}"
+    if flags.get(name) is not None:
+        return f", which --{name.replace('_', '-')} gives"
+    if name and name != "model" and environ.get(variable):
+        # Not its value: it may be a key.
+        return f", which the variable {variable} gives"
+    return f", in {path}" if path else ""
 
 
 def _named(text: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ def _infinity(offer: Offer, python: Path) -> list[str]:
     count = 2 if offer.rerank else 1
     each = ["--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"]
     return [
-        *("-m", "infinity_emb", "v2", *models, *each * count),
+        *(str(python.parent / "infinity_emb"), "v2", *models, *each * count),
         *("--host", "127.0.0.1", "--port", str(offer.port), "--url-prefix", "/v1"),
     ]
 
