@@ -308,6 +308,60 @@ def test_a_module_says_what_it_is(path: Path) -> None:
     assert path.stem not in {"utils", "util", "common", "helpers", "base", "misc"}
 
 
+# Words that keep their capital at the start of an entry.
+PROPER = {
+    "Ctrl",
+    "False",
+    "Haystack",
+    "Hkv",
+    "Hq",
+    "Jina",
+    "Markdown",
+    "None",
+    "Qdrant",
+    "Quaver",
+    "True",
+    "Unix",
+}
+ENTRY = {"Args", "Attributes", "Raises"}
+
+
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the strings that stand alone, those below an attribute too, each with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            text = node.value.value
+            yield from [(node.lineno, inspect.cleandoc(text))] if isinstance(text, str) else []
+
+
+def descriptions(docstring: str) -> Iterator[str]:
+    """Yield the descriptions of a docstring's entries; of Returns and Yields the first line."""
+    section = ""
+    for line in docstring.splitlines():
+        if line and not line.startswith(" "):
+            section = line[:-1] if line.endswith(":") else ""
+        elif re.match(r" {4}\S", line):
+            if section in ENTRY:
+                yield line.partition(": ")[2]
+            elif section in {"Returns", "Yields"}:
+                yield line.strip()
+                section = ""
+
+
+@pytest.mark.parametrize(
+    "path", sorted(SOURCE.parent.rglob("*.py")), ids=lambda path: "/".join(path.parts[-2:])
+)
+def test_docstrings_are_of_one_dialect(path: Path) -> None:
+    for line, text in docstrings(path):
+        assert "``" not in text, f"{path.name}, line {line}: code is in single backticks"
+        for description in descriptions(text):
+            # An ordinary word: not a name with digits or capitals, not the letter of a shape.
+            word = re.match(r"(?:A|[A-Z][a-z]+)(?![\w.(\[]\w|[\w(\[])", description)
+            assert word is None or word[0] in PROPER, (
+                f"{path.name}, line {line}: {description!r} starts in lower case"
+            )
+
+
 # --- Errors ---------------------------------------------------------------------------------------
 def drawn_tree() -> dict[str, tuple[str, ...]]:
     """Each class of the drawing in errors.py with its bases, as the drawing says."""

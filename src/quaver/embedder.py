@@ -186,7 +186,7 @@ class Embedder:
             token: access token of the hub.
 
         Returns:
-            The embedder.
+            the embedder.
 
         Raises:
             ModelNotFoundError: no such folder or hub model.
@@ -549,7 +549,7 @@ class Embedder:
             block_size: texts in a block; the last block may be smaller. Does not change vectors.
 
         Returns:
-            An iterator over the blocks, in the order of the texts, each as `encode` returns it:
+            an iterator over the blocks, in the order of the texts, each as `encode` returns it:
             float32 (B, D), int8 (B, D) or uint8 (B, ceil(D / 8)). Without texts there are no blocks.
 
         Raises:
@@ -683,7 +683,7 @@ def tokenize_documents(embedder: Embedder, texts: Sequence[str]) -> TokenBatch:
         texts: N texts; a repeated text is repeated in the batch.
 
     Returns:
-        Their tokens, with the document prompt before each text.
+        their tokens, with the document prompt before each text.
 
     Raises:
         InputError: a text is invalid; the message has its position.

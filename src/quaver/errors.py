@@ -26,9 +26,9 @@
         ├── StoreWriteError                writing failed: disk full, read-only folder
         └── StoreUnavailableError          the store's server cannot be reached, or went away
 
-A message states the rule, what was found, and what to do. ``except quaver.QuaverError`` catches all
-of them; nothing is half written when one is raised. A missing extra is an ordinary ``ImportError``
-that names the extra to install; ``needs_extra`` raises it.
+A message states the rule, what was found, and what to do. `except quaver.QuaverError` catches all
+of them; nothing is half written when one is raised. A missing extra is an ordinary `ImportError`
+that names the extra to install; `needs_extra` raises it.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class Ranker(ABC):
             token: access token of the hub.
 
         Returns:
-            A `CrossEncoder` if the model scores pairs of texts, else a `BiEncoderRanker`.
+            a `CrossEncoder` if the model scores pairs of texts, else a `BiEncoderRanker`.
 
         Raises:
             ModelNotFoundError: no such folder or hub model.
@@ -219,7 +219,7 @@ class CrossEncoder(Ranker):
             token: access token of the hub.
 
         Returns:
-            The cross-encoder.
+            the cross-encoder.
 
         Raises:
             ModelNotFoundError: no such folder or hub model.
@@ -333,7 +333,7 @@ class CrossEncoder(Ranker):
             prompt: as for `predict`.
 
         Returns:
-            At most top_k ranked documents, with the scores of `predict`; ties keep their order.
+            at most top_k ranked documents, with the scores of `predict`; ties keep their order.
 
         Raises:
             InputError: an argument is invalid, the query leaves no room for a document, or
@@ -496,7 +496,7 @@ class BiEncoderRanker(Ranker):
                 encodes the documents.
 
         Returns:
-            At most top_k ranked documents, scored by similarity to the query; ties keep their order.
+            at most top_k ranked documents, scored by similarity to the query; ties keep their order.
 
         Raises:
             InputError: an argument is invalid, or embeddings does not have one row for each

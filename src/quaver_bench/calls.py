@@ -30,7 +30,7 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         name: name of the case, see `case_lengths`.
 
     Returns:
-        A row for each engine.
+        a row for each engine.
     """
     if (longest := max(case_lengths(name))) > stage.setup.max_length:
         why = f"the model reads {stage.setup.max_length} tokens at most: the case has {longest}"
@@ -84,7 +84,7 @@ def measure_text(stage: Stage) -> list[Row]:
         stage: model and engines.
 
     Returns:
-        A row for each engine.
+        a row for each engine.
     """
     texts = list(stage.corpus.texts)
     case = corpus_title(stage)
@@ -132,7 +132,7 @@ def call_values(timing: Timing, engine: str, *, texts: int, tokens: int) -> dict
         tokens: number of tokens in a call.
 
     Returns:
-        Median and quartiles over the rounds, percentiles over the calls, in milliseconds; texts and
+        median and quartiles over the rounds, percentiles over the calls, in milliseconds; texts and
         tokens per second at the median.
     """
     median = timing.median(engine)

@@ -47,7 +47,7 @@ def run_clients(engine: Engine, queries: Sequence[str], clients: int, seconds: f
         seconds: duration.
 
     Returns:
-        The block.
+        the block.
     """
     latencies: list[list[float]] = [[] for _ in range(clients)]
     errors: list[BaseException] = []
@@ -91,7 +91,7 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
         clients: number of clients.
 
     Returns:
-        A row for each engine.
+        a row for each engine.
     """
     lengths = [QUERY_TOKENS[i % len(QUERY_TOKENS)] for i in range(_QUERIES)]
     queries = stage.source.request(lengths, seed=clients, batch=1).texts

@@ -60,7 +60,7 @@ def comparison(before: Result, after: Result) -> str:
         after: the second.
 
     Returns:
-        A table, the machines if they differ, and the rows that only one result has.
+        a table, the machines if they differ, and the rows that only one result has.
     """
     found = changes(before, after)
     cells = [

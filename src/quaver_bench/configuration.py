@@ -85,7 +85,7 @@ def warnings(kept: Result, run: Run, engines: Collection[str]) -> list[str]:
         engines: engines measured in this process; the others have the packages of their environment.
 
     Returns:
-        One sentence for each difference.
+        one sentence for each difference.
     """
     found: dict[str, None] = {}
     for before in kept.runs:

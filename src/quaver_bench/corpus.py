@@ -46,7 +46,7 @@ def read_corpus(path: Path | None, tokenizer: Tokenizer, count: int) -> Corpus:
         count: most texts.
 
     Returns:
-        The corpus.
+        the corpus.
 
     Raises:
         InputError: the file cannot be read, or has no text.

@@ -40,7 +40,7 @@ def part_forms(
         environments: folder of environments, each named as `Form.environment`.
 
     Returns:
-        Forms whose packages are installed here; environment to the forms that run there; name to what to
+        forms whose packages are installed here; environment to the forms that run there; name to what to
         install, for the others.
     """
     here, elsewhere, missing = [], dict[str, list[Form]](), dict[str, str]()

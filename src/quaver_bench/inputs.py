@@ -112,7 +112,7 @@ class TextSource:
             batch: see `Request`.
 
         Returns:
-            The request.
+            the request.
         """
         random = np.random.default_rng(seed)
         if self._random_ids:
@@ -154,7 +154,7 @@ def lognormal_lengths(count: int, *, mean: float = 90, sigma: float = 0.8) -> li
         sigma: standard deviation of the logarithm.
 
     Returns:
-        The lengths in tokens.
+        the lengths in tokens.
     """
     random = np.random.default_rng(90)
     lengths = random.lognormal(np.log(mean) - sigma**2 / 2, sigma, count)
@@ -169,7 +169,7 @@ def case_lengths(name: str) -> list[int]:
             lengths of mean 90, 8 to 512.
 
     Returns:
-        The lengths.
+        the lengths.
 
     Raises:
         InputError: the name is neither.
@@ -196,7 +196,7 @@ def get_case(name: str, source: TextSource) -> Case:
         source: source of the texts.
 
     Returns:
-        The case. A case of one text has 16 different requests, which are timed in turns.
+        the case. A case of one text has 16 different requests, which are timed in turns.
     """
     lengths = case_lengths(name)
     batch = PADDED_BATCH if name.startswith("ragged") else len(lengths)
@@ -229,7 +229,7 @@ def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[Padd
         by_length: sort the texts, longest first.
 
     Returns:
-        The batches.
+        the batches.
     """
     lengths = np.array([len(text) for text in texts])
     order = np.argsort(-lengths, kind="stable") if by_length else np.arange(len(texts))

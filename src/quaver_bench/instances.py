@@ -29,7 +29,7 @@ def share_cpus(instances: int, cpus: Sequence[int], nodes: dict[str, list[int]])
             instances.
 
     Returns:
-        A list for each instance, all of the same length unless the nodes differ.
+        a list for each instance, all of the same length unless the nodes differ.
     """
     if len(nodes) == instances:
         return list(nodes.values())

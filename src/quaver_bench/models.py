@@ -95,7 +95,7 @@ def open_model(name_or_path: str, cache: Path) -> Model:
         cache: folder for the files that other engines make from it.
 
     Returns:
-        The model.
+        the model.
 
     Raises:
         ModelError: it cannot be opened.
@@ -112,7 +112,7 @@ def random_model(shape: str, like: Model) -> Model:
         like: provides the tokenizer and the cache.
 
     Returns:
-        The model.
+        the model.
 
     Raises:
         InputError: the shape is unknown.

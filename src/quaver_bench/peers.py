@@ -75,7 +75,7 @@ def peer_systems(
         kept: cache of their vectors, or None.
 
     Returns:
-        One system for each name.
+        one system for each name.
 
     Raises:
         InputError: an engine is unknown, or needs calibration text.

@@ -31,7 +31,7 @@ def steps_of(options: Options) -> list[Step]:
         options: what to measure.
 
     Returns:
-        The steps, each with the tokens of its call.
+        the steps, each with the tokens of its call.
 
     Raises:
         InputError: a case has no valid name.
@@ -122,7 +122,7 @@ def not_reached(
         forms: the engines, including those of other environments.
 
     Returns:
-        A dict from keys to NOT_REACHED: "engine (model)" if only other engines were reached,
+        a dict from keys to NOT_REACHED: "engine (model)" if only other engines were reached,
         "every engine (model, case)" if a case was not reached, else "engine (model, case)".
     """
     able = [form for form in forms if form.name not in result.missing]

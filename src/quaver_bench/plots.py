@@ -57,7 +57,7 @@ def write_plots(result: Result, folder: Path) -> list[Path]:
         folder: folder for the files.
 
     Returns:
-        The files.
+        the files.
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.

@@ -48,7 +48,7 @@ def read_judgements(path: Path) -> list[Judgements]:
         path: a task's folder in BEIR layout, or a folder of such folders.
 
     Returns:
-        The tasks, sorted by name.
+        the tasks, sorted by name.
 
     Raises:
         TaskError: there is no task, or one is broken.

@@ -53,7 +53,7 @@ def own_table(result: Result) -> str:
         result: what was measured; rows of other engines are left out.
 
     Returns:
-        A table for each model, with its ranking of judged texts; then the machine, and what was not measured.
+        a table for each model, with its ranking of judged texts; then the machine, and what was not measured.
     """
     rows = [row for row in result.rows if row.engine in (OURS, EXACT)]
     parts = []

@@ -156,7 +156,7 @@ def read_result(path: Path) -> Result:
         path: the file, or the folder of results.json.
 
     Returns:
-        The result.
+        the result.
 
     Raises:
         InputError: the file cannot be read, or is not a result of `quaver bench`.

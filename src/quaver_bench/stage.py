@@ -142,7 +142,7 @@ class Stage:
             action: the action.
 
         Returns:
-            The result of the action, or None.
+            the result of the action, or None.
 
         Raises:
             CannotRunError: Quaver int8, the base of the comparison, cannot be measured.
@@ -194,7 +194,7 @@ class Stage:
             patience: factor of the longest time of a call.
 
         Returns:
-            The times.
+            the times.
         """
         return alternate(
             calls,
@@ -226,7 +226,7 @@ class Stage:
             request: these texts.
 
         Returns:
-            A row for each engine that was timed.
+            a row for each engine that was timed.
         """
         for name, why in timing.left_out.items():
             self.miss(name, case, why)

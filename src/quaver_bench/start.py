@@ -60,7 +60,7 @@ def measure_start(stage: Stage) -> list[Row]:
         stage: the model; its engines need not be loaded.
 
     Returns:
-        A row for each engine.
+        a row for each engine.
     """
     sizes: dict[str, dict[str, float]] = {}
     quick: dict[str, Start] = {}
@@ -157,7 +157,7 @@ def packages_mb(names: tuple[str, ...]) -> float:
         names: names of packages, as imported or as installed.
 
     Returns:
-        Megabytes (1e6 bytes), files of every package counted once.
+        megabytes (1e6 bytes), files of every package counted once.
     """
     by_import = metadata.packages_distributions()
     todo = [distribution for name in names for distribution in by_import.get(name, [name])]

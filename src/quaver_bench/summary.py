@@ -19,7 +19,7 @@ def summary(result: Result) -> str:
         result: what was measured.
 
     Returns:
-        A heading and a Markdown table for each model, over latency, throughput and text. Engines that were
+        a heading and a Markdown table for each model, over latency, throughput and text. Engines that were
         not measured with a model are left out of its table.
     """
     lines: dict[str, list[list[str]]] = {}
@@ -67,7 +67,7 @@ def short_table(result: Result) -> str:
         result: what was measured.
 
     Returns:
-        A Markdown table. A cell has the milliseconds of a call of the engine's fastest form, and how many
+        a Markdown table. A cell has the milliseconds of a call of the engine's fastest form, and how many
         times as long that is as Quaver's.
     """
     model = next(iter(result.models))
@@ -152,7 +152,7 @@ def caption(result: Result) -> str:
         result: what was measured.
 
     Returns:
-        A paragraph.
+        a paragraph.
     """
     commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in result.runs))
     random = any(facts["weights"] == "random" for facts in result.models.values())

@@ -68,7 +68,7 @@ class Timing:
             peer: the engine it is compared with.
 
         Returns:
-            Median, lower and upper quartile of r over the rounds.
+            median, lower and upper quartile of r over the rounds.
         """
         pairs = zip(self.rounds(peer), self.rounds(engine), strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
@@ -161,7 +161,7 @@ def take_turns(
         on_round: called after each round.
 
     Returns:
-        The outcomes of the blocks.
+        the outcomes of the blocks.
     """
     rounds: list[tuple[dict[str, T], bool]] = []
     begin = time.monotonic()
@@ -211,7 +211,7 @@ def alternate(
         on_round: called after each round.
 
     Returns:
-        The times.
+        the times.
     """
     left_out: dict[str, str] = {}
     blocks: dict[str, Callable[[], tuple[float, ...]]] = {}

@@ -24,13 +24,13 @@ class Answer:
     """The answer to a question.
 
     Attributes:
-        question: The question.
-        text: The answer, with citations like [1]; empty if no model was asked.
-        passages: The passages the model got, best first; citation n is ``passages[n - 1]``. Empty if
+        question: the question.
+        text: the answer, with citations like [1]; empty if no model was asked.
+        passages: the passages the model got, best first; citation n is `passages[n - 1]`. Empty if
             nothing was found; no model is asked then.
-        cited: Numbers of the passages that the answer cites, in the order of the answer.
-        unknown: Numbers that the answer cites although no passage has them.
-        messages: The prompt.
+        cited: numbers of the passages that the answer cites, in the order of the answer.
+        unknown: numbers that the answer cites although no passage has them.
+        messages: the prompt.
     """
 
     question: str
@@ -58,25 +58,25 @@ def ask(
     """Answer a question from the passages of an index.
 
     Args:
-        index: The index.
-        question: The question; not empty.
-        llm: The language model; None makes the prompt and sends nothing.
-        k: Number of passages the model gets, at least 1.
-        mode: How they are found; see ``Index.search``.
-        filter: Only passages that match; see ``quaver.store.filters``.
-        ranker: Reranks the passages; see ``Index.search``.
-        candidates: Number of passages the ranker gets.
-        template: The prompt; see ``quaver.answers.render``.
-        on_prompt: Called with the prompt before it is sent, unless nothing was found.
-        on_text: Called with each piece of the answer as it arrives.
+        index: the index.
+        question: the question; not empty.
+        llm: the language model; None makes the prompt and sends nothing.
+        k: number of passages the model gets, at least 1.
+        mode: how they are found; see `Index.search`.
+        filter: only passages that match; see `quaver.store.filters`.
+        ranker: reranks the passages; see `Index.search`.
+        candidates: number of passages the ranker gets.
+        template: the prompt; see `quaver.answers.render`.
+        on_prompt: called with the prompt before it is sent, unless nothing was found.
+        on_text: called with each piece of the answer as it arrives.
 
     Returns:
-        The answer, with its citations checked against the passages. Whether a passage supports the
+        the answer, with its citations checked against the passages. Whether a passage supports the
         statement that cites it is not checked.
 
     Raises:
-        InputError: The question, the template or a search option is invalid.
-        LanguageModelError: The model cannot be reached, refuses, or its answer breaks off.
+        InputError: the question, the template or a search option is invalid.
+        LanguageModelError: the model cannot be reached, refuses, or its answer breaks off.
     """
     hits = index.search(
         question, k=k, mode=mode, filter=filter, ranker=ranker, candidates=candidates
@@ -101,10 +101,10 @@ def citations(text: str) -> list[int]:
     """Find the citations in an answer, such as [1], [1, 3] and [2-4], outside code.
 
     Args:
-        text: The answer.
+        text: the answer.
 
     Returns:
-        Each number once, in the order of the text.
+        each number once, in the order of the text.
     """
     found: dict[int, None] = {}
     for match in _CITATION.finditer(_CODE.sub(" ", text)):

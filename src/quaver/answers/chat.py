@@ -30,7 +30,7 @@ class ChatModel:
     """A language model behind an endpoint.
 
     Attributes:
-        url: The endpoint's address.
+        url: the endpoint's address.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class ChatModel:
         """Check the address; send nothing yet.
 
         Args:
-            url: The endpoint, such as ``http://localhost:8080`` or ``https://api.openai.com/v1``, with
-                or without ``/chat/completions``.
-            model: The model's name; None uses the endpoint's only model.
-            key: Sent as a bearer token, if given.
-            timeout: Seconds without a response after which to give up; above 0.
-            retries: Number of further attempts if the endpoint is busy or cannot be reached.
+            url: the endpoint, such as `http://localhost:8080` or `https://api.openai.com/v1`, with
+                or without `/chat/completions`.
+            model: the model's name; None uses the endpoint's only model.
+            key: sent as a bearer token, if given.
+            timeout: seconds without a response after which to give up; above 0.
+            retries: number of further attempts if the endpoint is busy or cannot be reached.
 
         Raises:
-            InputError: The address is invalid, or a number is out of range.
+            InputError: the address is invalid, or a number is out of range.
         """
         try:
             parts = urlsplit(url)
@@ -81,14 +81,14 @@ class ChatModel:
         """Send messages and return the answer.
 
         Args:
-            messages: The conversation.
-            on_text: Called with each piece of the answer as it arrives.
+            messages: the conversation.
+            on_text: called with each piece of the answer as it arrives.
 
         Returns:
-            The whole answer.
+            the whole answer.
 
         Raises:
-            LanguageModelError: The endpoint refuses, cannot be reached, or its answer breaks off.
+            LanguageModelError: the endpoint refuses, cannot be reached, or its answer breaks off.
         """
         body = {
             "model": self._model or self._only_model(),
@@ -190,8 +190,8 @@ def _pieces(response: http.client.HTTPResponse) -> Iterator[str]:
     """Yield the pieces of the answer, from a stream of events or from one JSON document.
 
     Raises:
-        HTTPException, OSError: The answer breaks off.
-        LanguageModelError: The response is not an answer.
+        HTTPException, OSError: the answer breaks off.
+        LanguageModelError: the response is not an answer.
     """
     if "event-stream" not in response.headers.get("Content-Type", ""):
         yield _content(_parsed(response.read(_LONGEST)), "message")
@@ -257,7 +257,7 @@ def _error_text(document: Any) -> str:
 
 
 class _PassingError(Exception):
-    """A failure that another attempt may not have; ``wait`` is how long the endpoint asks to wait."""
+    """A failure that another attempt may not have; `wait` is how long the endpoint asks to wait."""
 
     def __init__(self, reason: str, wait: float) -> None:
         super().__init__(reason)

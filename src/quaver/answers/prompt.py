@@ -34,7 +34,7 @@ class Message:
 
     Attributes:
         role: "system" or "user".
-        content: The text.
+        content: the text.
     """
 
     role: str
@@ -44,20 +44,20 @@ class Message:
 def render(question: str, hits: Sequence[Hit], template: str = DEFAULT_TEMPLATE) -> list[Message]:
     """Fill the template.
 
-    Each passage is put between ``<passage id="1" source="...">`` and ``</passage>``. In the text of
-    a passage these tags are escaped with ``&lt;``, so it cannot end itself early.
+    Each passage is put between `<passage id="1" source="...">` and `</passage>`. In the text of
+    a passage these tags are escaped with `&lt;`, so it cannot end itself early.
 
     Args:
-        question: The question.
-        hits: The passages, numbered from 1.
-        template: Text with ``{passages}`` and ``{question}``. A line of three dashes, if there is
+        question: the question.
+        hits: the passages, numbered from 1.
+        template: text with `{passages}` and `{question}`. A line of three dashes, if there is
             one, ends the system message.
 
     Returns:
-        The user message, after the system message if there is one.
+        the user message, after the system message if there is one.
 
     Raises:
-        InputError: The template lacks one of the placeholders.
+        InputError: the template lacks one of the placeholders.
     """
     missing = [place for place in _PLACES if place not in template]
     if missing:

@@ -86,7 +86,7 @@ def load(name: str) -> TyperCommand:
         name: one of COMMANDS.
 
     Returns:
-        The command, ready to run.
+        the command, ready to run.
     """
     module, _, function = COMMANDS[name].home.partition(":")
     single = typer.Typer(add_completion=False, rich_markup_mode="markdown")

@@ -231,7 +231,7 @@ def _read_tasks(
     """Find local folders and mteb's tasks.
 
     Returns:
-        Tasks with judgements, and mteb's other tasks, which mteb runs itself.
+        tasks with judgements, and mteb's other tasks, which mteb runs itself.
     """
     judged: list[Task] = []
     foreign: list[str] = []

@@ -32,7 +32,7 @@ def read_share(text: str) -> float:
         text: from the command line.
 
     Returns:
-        From 0 up to, but not including, 1.
+        from 0 up to, but not including, 1.
 
     Raises:
         BadParameter: the text is not such a share.
@@ -51,7 +51,7 @@ def read_pooling(text: str) -> str:
         text: from the command line.
 
     Returns:
-        The same text.
+        the same text.
 
     Raises:
         BadParameter: the engine has no such pooling.
@@ -104,7 +104,7 @@ def stored_model(
     threads: int | None = None,
     pooling: str | None = None,
 ) -> Callable[[Manifest], Embedder]:
-    """Return a function that loads a store's model, for ``Index.open``.
+    """Return a function that loads a store's model, for `Index.open`.
 
     Args:
         store: the store.
@@ -114,7 +114,7 @@ def stored_model(
         pooling: for a model folder that does not say.
 
     Returns:
-        A function from the store's manifest to the loaded model.
+        a function from the store's manifest to the loaded model.
     """
 
     def load(manifest: Manifest) -> Embedder:

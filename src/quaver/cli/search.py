@@ -108,11 +108,11 @@ def parsed_filter(conditions: list[str] | None) -> Filter | None:
     """Read the conditions of --filter.
 
     Args:
-        conditions: such as ``page>=3``. A value that JSON reads as a number, true, false, null or
+        conditions: such as `page>=3`. A value that JSON reads as a number, true, false, null or
             a quoted string is that value; any other is text.
 
     Returns:
-        A filter that matches where all conditions do; None if there are none.
+        a filter that matches where all conditions do; None if there are none.
 
     Raises:
         InputError: a condition cannot be read.
@@ -124,11 +124,11 @@ def unknown_fields(wanted: Filter | None, store: VectorStore) -> list[str]:
     """Return the fields of a filter that no passage has, which are probably misspelled.
 
     Args:
-        wanted: from ``parsed_filter``.
+        wanted: from `parsed_filter`.
         store: the store.
 
     Returns:
-        Their names, each once.
+        their names, each once.
     """
     parts = wanted.filters if isinstance(wanted, And) else ()
     named = dict.fromkeys(part.field for part in parts if isinstance(part, Compare))

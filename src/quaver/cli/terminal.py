@@ -55,8 +55,8 @@ class TimeLeft:
         """Record progress.
 
         Args:
-            progress: From the update.
-            now: Seconds on a monotonic clock.
+            progress: from the update.
+            now: seconds on a monotonic clock.
         """
         if progress.work_done > (self._seen[-1][1] if self._seen else 0):
             self._seen.append((now, progress.work_done))
@@ -66,7 +66,7 @@ class TimeLeft:
         """Return the seconds left; None while there is too little progress to tell.
 
         Args:
-            now: As for ``see``.
+            now: as for `see`.
         """
         while len(self._seen) > 2 and self._seen[1][0] <= now - _WINDOW:
             self._seen.popleft()
@@ -96,7 +96,7 @@ class ProgressDisplay:
         """Show nothing yet.
 
         Args:
-            quiet: Show nothing at all.
+            quiet: show nothing at all.
         """
         self._quiet = quiet
         self._bar: tqdm[NoReturn] | None = None
@@ -114,7 +114,7 @@ class ProgressDisplay:
         """Show progress.
 
         Args:
-            progress: From the update.
+            progress: from the update.
         """
         if self._quiet or not progress.bytes_total:
             return
@@ -183,10 +183,10 @@ def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
     """Show progress while the context is open.
 
     Args:
-        quiet: Show nothing.
+        quiet: show nothing.
 
     Yields:
-        The display, to be called with progress.
+        the display, to be called with progress.
     """
     display = ProgressDisplay(quiet)
     try:
@@ -271,8 +271,8 @@ class QueryWords:
         """Split a question into stems.
 
         Args:
-            query: The question.
-            language: The store's language of stop words and stems.
+            query: the question.
+            language: the store's language of stop words and stems.
         """
         self._analyzer = TermAnalyzer(language)
         self._terms = set(self._analyzer.query(query).indices)
@@ -314,10 +314,10 @@ def print_hits(
     too. In a terminal the words of the question are bold.
 
     Args:
-        hits: The hits.
-        query: The question.
-        language: The store's language.
-        full: Print whole passages, with their line ends.
+        hits: the hits.
+        query: the question.
+        language: the store's language.
+        full: print whole passages, with their line ends.
     """
     console = Console(highlight=False)
     words = QueryWords(query, language)
@@ -351,11 +351,11 @@ def short_heading(heading: str, width: int) -> str:
     """Return a heading path that fits a line; the innermost headings are kept.
 
     Args:
-        heading: Headings joined by " > ".
-        width: Columns, at least 20.
+        heading: headings joined by " > ".
+        width: columns, at least 20.
 
     Returns:
-        The path, with "…" for outer headings left out or at the end of a heading cut short.
+        the path, with "…" for outer headings left out or at the end of a heading cut short.
     """
     headings = harmless(heading).split(HEADING_SEPARATOR)
     for first in range(len(headings)):
@@ -373,13 +373,13 @@ def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text
     become spaces.
 
     Args:
-        text: A passage's text.
-        words: The words of the question, which become bold.
-        width: Columns, including an indent of 5; a Chinese character takes two.
-        lines: Most lines.
+        text: a passage's text.
+        words: the words of the question, which become bold.
+        width: columns, including an indent of 5; a Chinese character takes two.
+        lines: most lines.
 
     Returns:
-        Wrapped and indented lines, with "…" where text was cut.
+        wrapped and indented lines, with "…" where text was cut.
     """
     room = max(width, 20) - 5
     flat = harmless("\n".join(_blocks(text)), lines=True)
@@ -411,7 +411,7 @@ def _marked(text: str, words: QueryWords) -> Text:
 
 
 _ROW = re.compile(r"[^:;|]{1,60}: [^;]+; [^:;|]{1,60}: |.* \| ")
-"""A table row as ``quaver.documents`` writes it."""
+"""A table row as `quaver.documents` writes it."""
 
 
 def _blocks(text: str) -> list[str]:
@@ -478,10 +478,10 @@ def place_of(hit: Hit) -> str:
     """Return a passage's file, page and headings on one line.
 
     Args:
-        hit: The passage.
+        hit: the passage.
 
     Returns:
-        For example ``manual.pdf, p. 3: Tea > Green``.
+        for example `manual.pdf, p. 3: Tea > Green`.
     """
     place = hit.source + _spot(hit)
     return harmless(f"{place}: {hit.heading}" if hit.heading else place)
@@ -491,11 +491,11 @@ def harmless(text: str, *, lines: bool = False) -> str:
     """Replace control characters, which could manipulate the terminal.
 
     Args:
-        text: From a document, a file name or a language model.
-        lines: Keep line ends and tabs.
+        text: from a document, a file name or a language model.
+        lines: keep line ends and tabs.
 
     Returns:
-        The text with a replacement character for each control character.
+        the text with a replacement character for each control character.
     """
     return text.translate(_CONTROLS_BUT_LINES if lines else _CONTROLS)
 

@@ -21,17 +21,17 @@ _DECLARATIONS = tuple(
 def open_archive(content: bytes) -> zipfile.ZipFile:
     """Open an archive and check that it is safe to unpack.
 
-    ``zipfile`` never returns more of a member than its directory entry states, so the sum of these
+    `zipfile` never returns more of a member than its directory entry states, so the sum of these
     sizes bounds the memory.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The archive.
+        the archive.
 
     Raises:
-        DocumentError: It is not a ZIP archive, is encrypted, or is too large when unpacked.
+        DocumentError: it is not a ZIP archive, is encrypted, or is too large when unpacked.
     """
     if content.startswith(_OLE):
         raise DocumentError(
@@ -57,10 +57,10 @@ def check_office(content: bytes) -> None:
     """Check the archive of an Office document before a library reads it.
 
     Args:
-        content: The file.
+        content: the file.
 
     Raises:
-        DocumentError: As for ``open_archive``; or a part is damaged; or it declares a document type
+        DocumentError: as for `open_archive`; or a part is damaged; or it declares a document type
             or entities, which the standard forbids because their expansion is an attack.
 
     Source:
@@ -79,14 +79,14 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Unpack one member.
 
     Args:
-        archive: From ``open_archive``.
-        name: The member's name.
+        archive: from `open_archive`.
+        name: the member's name.
 
     Returns:
-        Its bytes.
+        its bytes.
 
     Raises:
-        DocumentError: There is no such member, or it is damaged.
+        DocumentError: there is no such member, or it is damaged.
     """
     try:
         return archive.read(name)

@@ -18,10 +18,10 @@ def asciidoc_sections(text: str) -> tuple[Section, ...]:
     """Find the sections of an AsciiDoc file.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. The document's title is the
+        the sections in order; offsets are exact characters of `text`. The document's title is the
         outermost heading. Headings in listings, examples and other blocks, and discrete headings,
         do not begin a section.
 

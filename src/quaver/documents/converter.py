@@ -40,25 +40,25 @@ class Converter:
         Args:
             seconds: CPU time limit of one conversion, in seconds; ten times as much in elapsed
                 time.
-            memory_bytes: Address space limit of the process, in bytes.
+            memory_bytes: address space limit of the process, in bytes.
         """
         self._seconds, self._memory_bytes = seconds, memory_bytes
         self._process: _Process | None = None
 
     def convert(self, ending: str, content: bytes) -> Document:
-        """Convert a file in the worker process; like ``formats.convert``.
+        """Convert a file in the worker process; like `formats.convert`.
 
         Args:
-            ending: The file's ending, in lower case.
-            content: Its bytes.
+            ending: the file's ending, in lower case.
+            content: its bytes.
 
         Returns:
-            The document, without source and root.
+            the document, without source and root.
 
         Raises:
-            DocumentError: As for ``formats.convert``; or the conversion took too long, needed too
+            DocumentError: as for `formats.convert`; or the conversion took too long, needed too
                 much memory, or crashed.
-            ImportError: An extra is not installed.
+            ImportError: an extra is not installed.
         """
         (outcome,) = self.convert_all([(ending, content)])
         if isinstance(outcome, Exception):
@@ -71,10 +71,10 @@ class Converter:
         """Convert files in one message, which saves a round trip for each small file.
 
         Args:
-            files: Ending and content of each.
+            files: ending and content of each.
 
         Yields:
-            For each file in order, as soon as it is ready, what ``convert`` would return or raise.
+            for each file in order, as soon as it is ready, what `convert` would return or raise.
         """
         done = 0
         while done < len(files):
@@ -187,8 +187,8 @@ class _Process:
         """Write a message.
 
         Raises:
-            EOFError: The process has ended.
-            _LateError: It did not accept the message within ``patience`` seconds.
+            EOFError: the process has ended.
+            _LateError: it did not accept the message within `patience` seconds.
         """
         until = time.monotonic() + patience
         # Small parts are cheaper to write together.
@@ -202,7 +202,7 @@ class _Process:
                     raise EOFError from error
 
     def line(self, patience: float) -> bytes:
-        """Read a line. Raises the same errors as ``send``."""
+        """Read a line. Raises the same errors as `send`."""
         until = time.monotonic() + patience
         seen = 0
         while (end := self._read.find(b"\n", seen)) < 0:
@@ -211,7 +211,7 @@ class _Process:
         return self._taken(end + 1)
 
     def take(self, size: int, patience: float) -> bytes:
-        """Read bytes. Raises the same errors as ``send``."""
+        """Read bytes. Raises the same errors as `send`."""
         until = time.monotonic() + patience
         while len(self._read) < size:
             self._fill(until)

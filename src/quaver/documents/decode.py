@@ -25,14 +25,14 @@ def decode(content: bytes, *, declared: bool = False) -> str:
     """Decode a text file.
 
     Args:
-        content: The file.
-        declared: Whether the file may name its encoding itself, as HTML does.
+        content: the file.
+        declared: whether the file may name its encoding itself, as HTML does.
 
     Returns:
-        The text, without a byte order mark.
+        the text, without a byte order mark.
 
     Raises:
-        DocumentError: The bytes are not text in the encoding they should have: a byte order mark's,
+        DocumentError: the bytes are not text in the encoding they should have: a byte order mark's,
             the declared one, else UTF-8.
     """
     encoding, why, start = "utf-8", "text must be UTF-8, or begin with a byte order mark", 0
@@ -66,9 +66,9 @@ def storable(text: str) -> str:
     """Replace characters that no store can hold (NUL, halves of surrogate pairs).
 
     Args:
-        text: What a converter found in a file.
+        text: what a converter found in a file.
 
     Returns:
-        Text of the same length.
+        text of the same length.
     """
     return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", text)

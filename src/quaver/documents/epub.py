@@ -23,14 +23,14 @@ def epub_document(content: bytes) -> Document:
     """Read an .epub file (version 2 or 3).
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The chapters in reading order; the book's title is the outermost heading.
+        the chapters in reading order; the book's title is the outermost heading.
 
     Raises:
-        DocumentError: The file is protected, broken or refused.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is protected, broken or refused.
+        ImportError: the extra "files" is not installed.
 
     Source:
         W3C, "EPUB 3.3", 4.2.6.3.1 (container.xml) and 5 (package document).
@@ -67,14 +67,14 @@ def parse_xml(content: bytes, name: str) -> Any:
     """Parse XML without entities, document types or the network.
 
     Args:
-        content: The XML.
-        name: Its name in error messages.
+        content: the XML.
+        name: its name in error messages.
 
     Returns:
-        Its root element.
+        its root element.
 
     Raises:
-        DocumentError: The XML is broken.
+        DocumentError: the XML is broken.
             ImportError: The extra "files" is not installed.
     """
     with needs_extra("files"):

@@ -21,10 +21,10 @@ class Format:
     """A document format.
 
     Attributes:
-        reader: ``module:function`` in this package.
-        endings: Endings of its files, in lower case.
-        binary: Whether the reader takes bytes instead of decoded text.
-        declared: Whether a file may declare its own encoding.
+        reader: `module:function` in this package.
+        endings: endings of its files, in lower case.
+        binary: whether the reader takes bytes instead of decoded text.
+        declared: whether a file may declare its own encoding.
     """
 
     reader: str
@@ -73,7 +73,7 @@ FORMATS = (
 )
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
 PACKED = ".gz"
-"""Follows the ending of a compressed file: ``.md.gz``."""
+"""Follows the ending of a compressed file: `.md.gz`."""
 
 SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
 """Endings of supported files; case does not matter."""
@@ -89,15 +89,15 @@ def convert(ending: str, content: bytes) -> Document:
     """Convert a file's bytes to a document.
 
     Args:
-        ending: The file's ending, from ``recognize.ending_of``: ``.md``, ``.man.gz``.
-        content: The bytes.
+        ending: the file's ending, from `recognize.ending_of`: `.md`, `.man.gz`.
+        content: the bytes.
 
     Returns:
-        The document, without source and root.
+        the document, without source and root.
 
     Raises:
-        DocumentError: The file is encrypted, broken, too large or refused.
-        ImportError: An extra is not installed.
+        DocumentError: the file is encrypted, broken, too large or refused.
+        ImportError: an extra is not installed.
     """
     if ending.endswith(PACKED):
         return convert(ending[: -len(PACKED)], _unpacked(content))

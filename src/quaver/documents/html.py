@@ -70,15 +70,15 @@ _LONGEST_CELL = 300
 def html_sections(markup: str) -> tuple[str, tuple[Section, ...]]:
     """Extract the visible text of a page and find its sections.
 
-    Only the main content counts where the page names one (``<main>``, ``role="main"``, its only
-    ``<article>``): menus and page furniture would otherwise become passages.
+    Only the main content counts where the page names one (`<main>`, `role="main"`, its only
+    `<article>`): menus and page furniture would otherwise become passages.
 
     Args:
-        markup: The decoded page.
+        markup: the decoded page.
 
     Returns:
-        The visible text (blocks separated by an empty line, white space collapsed outside
-        ``<pre>``) and its sections, whose offsets are characters of this text, not of the file.
+        the visible text (blocks separated by an empty line, white space collapsed outside
+        `<pre>`) and its sections, whose offsets are characters of this text, not of the file.
     """
     with warnings.catch_warnings():
         # An XHTML page is a page: read as HTML its text is the same.
@@ -206,7 +206,7 @@ def _is_visible(text: PageElement) -> bool:
 def _inside(tag: Tag) -> Iterator[PageElement]:
     """Yield the nodes inside an element, in the order of the page.
 
-    Why not a selector or ``descendants``: they first walk to the root or to the last element, which
+    Why not a selector or `descendants`: they first walk to the root or to the last element, which
     is slow in nested tables.
     """
     waiting = tag.contents[::-1]

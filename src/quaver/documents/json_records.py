@@ -24,15 +24,15 @@ def json_document(text: str) -> Document:
     """Read one JSON value; a list of objects is a list of records, and so is each line of .jsonl.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document. If a record has a field text (or content, body), this field is its text, and
+        the document. If a record has a field text (or content, body), this field is its text, and
         its other fields are metadata, including small objects and lists. Any other record is
-        written as lines of ``key: value``. Its title (or name, subject) is its heading.
+        written as lines of `key: value`. Its title (or name, subject) is its heading.
 
     Raises:
-        DocumentError: It is not JSON.
+        DocumentError: it is not JSON.
     """
     value = _parse(text, "")
     records = value if isinstance(value, list) and _all_objects(value) else [value]
@@ -40,7 +40,7 @@ def json_document(text: str) -> Document:
 
 
 def json_lines_document(text: str) -> Document:
-    """Read one JSON value from each line; like ``json_document``."""
+    """Read one JSON value from each line; like `json_document`."""
     return _document(
         _parse(line, f" in line {number}")
         for number, line in enumerate(text.split("\n"), start=1)

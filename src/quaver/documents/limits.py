@@ -10,16 +10,16 @@ class Limits:
     """The limits of one document.
 
     Attributes:
-        file_bytes: Size of the file.
-        sizeless_bytes: Bytes read of a file whose reported size is 0, such as files in /proc.
-        characters: Length of its text.
-        unpacked_bytes: Total size of an unpacked archive (.docx, .pptx, .xlsx, .epub).
-        members: Number of members of an archive.
+        file_bytes: size of the file.
+        sizeless_bytes: bytes read of a file whose reported size is 0, such as files in /proc.
+        characters: length of its text.
+        unpacked_bytes: total size of an unpacked archive (.docx, .pptx, .xlsx, .epub).
+        members: number of members of an archive.
         seconds: CPU time of a conversion in the worker process.
-        patience: Limit of elapsed time as a multiple of ``seconds``, for busy machines.
-        memory_bytes: Address space of the worker process.
-        message_bytes: Approximate size of the files sent to the worker process together.
-        message_files: Maximum number of files sent together.
+        patience: limit of elapsed time as a multiple of `seconds`, for busy machines.
+        memory_bytes: address space of the worker process.
+        message_bytes: approximate size of the files sent to the worker process together.
+        message_files: maximum number of files sent together.
     """
 
     file_bytes: int = 100_000_000

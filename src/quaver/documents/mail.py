@@ -21,10 +21,10 @@ def mail_document(content: bytes) -> Document:
     """Read an e-mail: its headers, its text and the names of its attachments.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; the subject is the heading of its text, and sender and date (ISO 8601)
+        the document; the subject is the heading of its text, and sender and date (ISO 8601)
         are metadata.
     """
     message = message_from_bytes(content, policy=policy.default)
@@ -52,14 +52,14 @@ def mailbox_document(content: bytes) -> Document:
     """Read a mailbox, one message after the other.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; the subject of each message is the heading of its text, and sender, date and
+        the document; the subject of each message is the heading of its text, and sender, date and
         subject are metadata.
 
     Raises:
-        DocumentError: It is not a mailbox.
+        DocumentError: it is not a mailbox.
 
     Source:
         RFC 4155, appendix A; ">From " is unquoted as in the variant mboxrd.

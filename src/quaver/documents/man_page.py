@@ -107,10 +107,10 @@ def manual_document(text: str) -> Document:
     """Read a manual page.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document. Its name (``ls(1)``) and its sections are the headings; paragraphs are lines,
+        the document. Its name (`ls(1)`) and its sections are the headings; paragraphs are lines,
         examples keep theirs, fonts are left out.
 
     Source:

@@ -1,4 +1,4 @@
-"""Sections of Markdown, by markdown-it-py, which knows that ``# this`` in code is not a heading."""
+"""Sections of Markdown, by markdown-it-py, which knows that `# this` in code is not a heading."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def markdown_sections(text: str) -> tuple[Section, ...]:
     """Find the sections of a Markdown document.
 
     Args:
-        text: The decoded file. Front matter (YAML between two lines of ``---`` at the top) is
+        text: the decoded file. Front matter (YAML between two lines of `---` at the top) is
         skipped: CommonMark would read it as a heading.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``.
+        the sections in order; offsets are exact characters of `text`.
 
     Source:
         CommonMark 0.31, "ATX headings" and "Setext headings".
@@ -39,11 +39,11 @@ def markdown_headings(text: str, begin: int = 0) -> list[Heading]:
     """Find the headings of a Markdown document.
 
     Args:
-        text: The document.
-        begin: Where its Markdown begins.
+        text: the document.
+        begin: where its Markdown begins.
 
     Returns:
-        The top-level headings with a title; offsets are characters of ``text``.
+        the top-level headings with a title; offsets are characters of `text`.
     """
     # The parser counts lines in the same way: \r\n, \n and a lone \r each end one.
     starts = [begin, *(match.end() for match in _LINE_END.finditer(text, begin))]

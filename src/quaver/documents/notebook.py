@@ -26,14 +26,14 @@ def notebook_document(text: str) -> Document:
     """Read a notebook.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document: Markdown with the headings of its text cells; code and output are fenced.
+        the document: Markdown with the headings of its text cells; code and output are fenced.
         Pictures and HTML are left out, and output beyond 2000 characters of a cell.
 
     Raises:
-        DocumentError: It is not a notebook.
+        DocumentError: it is not a notebook.
 
     Source:
         nbformat, "The Notebook file format", versions 3 and 4.

@@ -1,6 +1,6 @@
 """The text of OpenDocument files (.odt, .odp): XML in a ZIP archive, by lxml.
 
-Why not odfpy: no release since 2020. Spreadsheets (.ods) are read by calamine, see ``table``.
+Why not odfpy: no release since 2020. Spreadsheets (.ods) are read by calamine, see `table`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def open_document(content: bytes) -> Document:
     """Read an .odt or .odp file: paragraphs, lists, tables, notes and text boxes.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document. The headings of a text are its sections below its title; a slide's title is
-        the heading of its text and speaker's notes, and ``pages`` are the slides. Comments, deleted
+        the document. The headings of a text are its sections below its title; a slide's title is
+        the heading of its text and speaker's notes, and `pages` are the slides. Comments, deleted
         text, tables of contents and pictures are left out.
 
     Raises:
-        DocumentError: The file is encrypted, broken or refused.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is encrypted, broken or refused.
+        ImportError: the extra "files" is not installed.
 
     Source:
         OASIS, "OpenDocument 1.3, part 3: Schema", 5 and 10.

@@ -22,10 +22,10 @@ def org_sections(text: str) -> tuple[Section, ...]:
     """Find the sections of an Org file.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. ``#+TITLE`` is the
+        the sections in order; offsets are exact characters of `text`. `#+TITLE` is the
         outermost heading; states, priorities and tags are removed from headings.
 
     Source:

@@ -17,9 +17,9 @@ class Heading:
 
     Attributes:
         level: 0 is the outermost; levels may be skipped.
-        title: One line, without the heading's markup; cut to ``LONGEST_TITLE`` characters.
-        start: Where the heading begins; the section before it ends here.
-        end: Where its own section's body begins.
+        title: one line, without the heading's markup; cut to `LONGEST_TITLE` characters.
+        start: where the heading begins; the section before it ends here.
+        end: where its own section's body begins.
     """
 
     level: int
@@ -34,13 +34,13 @@ def sections_between(
     """Cut a text at its headings.
 
     Args:
-        text: The whole text.
-        headings: In the order of the text.
-        start: First character that belongs to a section (metadata before it is left out).
-        alone: Whether a heading without text below it is a section of its own, as on a slide.
+        text: the whole text.
+        headings: in the order of the text.
+        start: first character that belongs to a section (metadata before it is left out).
+        alone: whether a heading without text below it is a section of its own, as on a slide.
 
     Returns:
-        One section per heading, and one before the first heading, each with the headings above it.
+        one section per heading, and one before the first heading, each with the headings above it.
         Sections with only white space are left out. A text of only headings is one section without
         headings.
     """

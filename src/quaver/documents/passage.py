@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 HEADING_SEPARATOR = " > "
-"""Joins the headings above a passage: ``Tutorial > Data Structures > More on Lists``."""
+"""Joins the headings above a passage: `Tutorial > Data Structures > More on Lists`."""
 
 _NAMESPACE = uuid.UUID("6c1d4f0e-6d0c-5e43-9a3c-6f2a1f5f0b77")
 
@@ -19,11 +19,11 @@ class Section:
     """The text between one heading and the next.
 
     Attributes:
-        headings: The headings above the text, outermost first; empty before the first heading.
-        start: First character of the section's body in ``Document.text``; the heading itself is not
+        headings: the headings above the text, outermost first; empty before the first heading.
+        start: first character of the section's body in `Document.text`; the heading itself is not
             part of it.
-        end: One past its last character.
-        metadata: Metadata of this section only, for example the fields of a record.
+        end: one past its last character.
+        metadata: metadata of this section only, for example the fields of a record.
     """
 
     headings: tuple[str, ...]
@@ -37,17 +37,17 @@ class Document:
     """One file as text, with its sections.
 
     Attributes:
-        source: Path relative to the indexed folder, with forward slashes.
-        text: For text, light markup and source code, the decoded file, character for character
+        source: path relative to the indexed folder, with forward slashes.
+        text: for text, light markup and source code, the decoded file, character for character
             (line ends are kept, a byte order mark is removed). For every other format, the text
             extracted from the file.
-        sections: In the order of the text, without overlap. Characters outside every section are
+        sections: in the order of the text, without overlap. Characters outside every section are
             headings and metadata.
-        markdown: Whether ``text`` is Markdown; splitting then respects its blocks.
-        root: The indexed folder as an absolute path, or its name; empty for a document outside any
+        markdown: whether `text` is Markdown; splitting then respects its blocks.
+        root: the indexed folder as an absolute path, or its name; empty for a document outside any
             folder.
-        pages: Offset in ``text`` of each page (of a PDF) or slide; empty if there are none.
-        metadata: Metadata of the whole document, for example the sender of an e-mail.
+        pages: offset in `text` of each page (of a PDF) or slide; empty if there are none.
+        metadata: metadata of the whole document, for example the sender of an e-mail.
     """
 
     source: str
@@ -64,19 +64,19 @@ class Passage:
     """A piece of a document that fits the model.
 
     Attributes:
-        id: A UUID derived from root, source, heading, text and how often heading and text occurred
+        id: a UUID derived from root, source, heading, text and how often heading and text occurred
             before in the file. It does not depend on the position, so text that only moved keeps
             its id and its vector.
-        text: ``document.text[start:end]``.
-        source: Path relative to the indexed folder, with forward slashes.
-        heading: The headings above the text, joined by " > "; empty if there are none.
-        start: Offset of the first character in ``Document.text``: for text, light markup and source
+        text: `document.text[start:end]`.
+        source: path relative to the indexed folder, with forward slashes.
+        heading: the headings above the text, joined by " > "; empty if there are none.
+        start: offset of the first character in `Document.text`: for text, light markup and source
             code also the offset in the decoded file.
-        end: One past the last character, counted in the same way.
-        root: The indexed folder as an absolute path, or its name; empty for a passage outside any
+        end: one past the last character, counted in the same way.
+        root: the indexed folder as an absolute path, or its name; empty for a passage outside any
             folder.
         metadata: JSON values: strings, numbers, booleans, None, and lists and objects of them. For
-            a PDF or slides it contains ``page``, from 1, on which the passage begins. Filters can
+            a PDF or slides it contains `page`, from 1, on which the passage begins. Filters can
             use it; it is not embedded.
     """
 
@@ -95,8 +95,8 @@ class Failure:
     """A file or folder that could not be read, and why.
 
     Attributes:
-        source: Path relative to the indexed folder, with forward slashes.
-        reason: A message of one line.
+        source: path relative to the indexed folder, with forward slashes.
+        reason: a message of one line.
     """
 
     source: str
@@ -107,29 +107,29 @@ def passage_id(source: str, heading: str, text: str, occurrence: int, *, root: s
     """Return the id of a passage; the same passage gets the same id in every run.
 
     Args:
-        source: Path relative to the indexed folder.
-        heading: The joined heading path.
-        text: The passage's text.
-        occurrence: How many passages of the file with the same heading and text came before, from
+        source: path relative to the indexed folder.
+        heading: the joined heading path.
+        text: the passage's text.
+        occurrence: how many passages of the file with the same heading and text came before, from
             0.
-        root: The indexed folder or its name: two folders may hold files of the same name and text.
+        root: the indexed folder or its name: two folders may hold files of the same name and text.
 
     Returns:
-        A UUID (version 5) in its usual text form.
+        a UUID (version 5) in its usual text form.
     """
     parts = (root, source, heading, text, str(occurrence))
     return str(uuid.uuid5(_NAMESPACE, "\0".join(parts)))
 
 
 def embedded_text(heading: str, text: str) -> str:
-    r"""Return what the model reads: ``heading + "\n" + text``, or only the text.
+    r"""Return what the model reads: `heading + "\n" + text`, or only the text.
 
     Args:
-        heading: The joined heading path; may be empty.
-        text: The passage's text.
+        heading: the joined heading path; may be empty.
+        text: the passage's text.
 
     Returns:
-        The text to embed.
+        the text to embed.
     """
     return f"{heading}\n{text}" if heading else text
 
@@ -138,8 +138,8 @@ def content_digest(heading: str, text: str) -> str:
     """Return a digest of what the model reads of a passage, independent of its place.
 
     Args:
-        heading: The joined heading path.
-        text: The passage's text.
+        heading: the joined heading path.
+        text: the passage's text.
 
     Returns:
         32 hex digits.

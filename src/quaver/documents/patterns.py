@@ -1,7 +1,7 @@
 """Select the files of a folder by .gitignore and patterns in its syntax, matched in linear time.
 
 Why not pathspec: it compiles patterns to regular expressions that backtrack, so a .gitignore with
-forty ``a*`` in a line never returns, and a range such as ``[z-a]`` raises an error of ``re``. Tests
+forty `a*` in a line never returns, and a range such as `[z-a]` raises an error of `re`. Tests
 compare this module with pathspec and with git.
 """
 
@@ -41,11 +41,11 @@ class Selection:
     """The choice of files in a folder.
 
     Attributes:
-        include: Patterns as in .gitignore, relative to the folder: ``("*.pdf", "notes/")``. If
+        include: patterns as in .gitignore, relative to the folder: `("*.pdf", "notes/")`. If
             there are any, a file must match one.
-        exclude: Patterns of files and folders to leave out.
-        gitignore: Whether to respect the .gitignore files of the folder and its subfolders.
-        follow_links: Whether to follow symbolic links that lead out of the folder.
+        exclude: patterns of files and folders to leave out.
+        gitignore: whether to respect the .gitignore files of the folder and its subfolders.
+        follow_links: whether to follow symbolic links that lead out of the folder.
     """
 
     include: tuple[str, ...] = ()
@@ -65,16 +65,16 @@ class Selection:
         """Create a selection from lists and check its patterns.
 
         Args:
-            include: As above.
-            exclude: As above.
-            gitignore: As above.
-            follow_links: As above.
+            include: as above.
+            exclude: as above.
+            gitignore: as above.
+            follow_links: as above.
 
         Returns:
-            The selection.
+            the selection.
 
         Raises:
-            InputError: A list is a single str, or a pattern is invalid.
+            InputError: a list is a single str, or a pattern is invalid.
         """
         for name, patterns in (("include", include), ("exclude", exclude)):
             if isinstance(patterns, str):
@@ -89,11 +89,11 @@ class Sieve:
     """The patterns that apply in one folder.
 
     Attributes:
-        selection: The selection that they come from.
-        include: Patterns of which a file must match one; None accepts all.
-        exclude: Patterns of files to leave out.
-        rules: The .gitignore files, outermost first, each with the folder it applies to.
-        trouble: Why the folder's own .gitignore could not be used; empty if there is no problem.
+        selection: the selection that they come from.
+        include: patterns of which a file must match one; None accepts all.
+        exclude: patterns of files to leave out.
+        rules: the .gitignore files, outermost first, each with the folder it applies to.
+        trouble: why the folder's own .gitignore could not be used; empty if there is no problem.
     """
 
     selection: Selection
@@ -107,13 +107,13 @@ class Sieve:
         """Compile the patterns of a selection.
 
         Args:
-            selection: The selection.
+            selection: the selection.
 
         Returns:
-            The patterns for the folder before its .gitignore is read.
+            the patterns for the folder before its .gitignore is read.
 
         Raises:
-            InputError: A pattern is invalid.
+            InputError: a pattern is invalid.
         """
         return cls(
             selection,
@@ -125,11 +125,11 @@ class Sieve:
         """Return the patterns that apply inside a folder with a .gitignore.
 
         Args:
-            folder: The folder.
-            relative: Its path below the indexed folder, ending in "/"; empty for that folder.
+            folder: the folder.
+            relative: its path below the indexed folder, ending in "/"; empty for that folder.
 
         Returns:
-            The patterns.
+            the patterns.
         """
         if not self.selection.gitignore:
             return self
@@ -147,7 +147,7 @@ class Sieve:
         """Return whether a file or folder is wanted.
 
         Args:
-            path: Relative to the indexed folder, with forward slashes; a folder's ends in "/". The
+            path: relative to the indexed folder, with forward slashes; a folder's ends in "/". The
                 folders above it must be wanted.
 
         Returns:
@@ -170,7 +170,7 @@ class Patterns:
     """The patterns of a list or a .gitignore; the last that matches decides.
 
     Attributes:
-        last_first: The patterns, in reverse order.
+        last_first: the patterns, in reverse order.
     """
 
     last_first: tuple[_Pattern, ...]
@@ -185,7 +185,7 @@ class Patterns:
         """Return whether a file or folder is matched; None if no pattern applies.
 
         Args:
-            path: With forward slashes; a folder's ends in "/".
+            path: with forward slashes; a folder's ends in "/".
 
         Returns:
             False where the last pattern that matches begins with "!".
@@ -201,7 +201,7 @@ class Patterns:
         """Return whether a file is matched or, if no pattern applies to it, a folder above it.
 
         Args:
-            path: With forward slashes.
+            path: with forward slashes.
         """
         while path:
             verdict = self.verdict(path)
@@ -220,9 +220,9 @@ class _Pattern:
     """One pattern.
 
     Attributes:
-        parts: A matcher for each name of a path; None matches any number of names.
-        negated: Whether it begins with "!".
-        folders_only: Whether it ends in "/".
+        parts: a matcher for each name of a path; None matches any number of names.
+        negated: whether it begins with "!".
+        folders_only: whether it ends in "/".
     """
 
     parts: tuple[_Match | None, ...]
@@ -311,7 +311,7 @@ def _glob(text: str) -> _Match | None:
     r"""Compile the pattern of one name; return None if it is invalid.
 
     The text between two stars matches as early as possible and is never retried: the group in
-    ``(?=(?P<g>.*?text))(?P=g)`` does not backtrack. So matching takes at most the length of the
+    `(?=(?P<g>.*?text))(?P=g)` does not backtrack. So matching takes at most the length of the
     name times that of the pattern.
     """
     pieces: list[list[str]] = [[]]
@@ -353,11 +353,11 @@ def _bracket(text: str, at: int) -> tuple[str, int] | None:
     """Compile a bracket expression.
 
     Args:
-        text: The pattern.
-        at: The place after its "[".
+        text: the pattern.
+        at: the place after its "[".
 
     Returns:
-        A regular expression and the place after the "]"; None if it is invalid.
+        a regular expression and the place after the "]"; None if it is invalid.
     """
     negated = text[at : at + 1] in ("!", "^")
     at += negated

@@ -42,15 +42,15 @@ def pdf_document(content: bytes) -> Document:
     """Read a PDF.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; ``pages`` says where each page begins. Running titles and page numbers are
+        the document; `pages` says where each page begins. Running titles and page numbers are
         left out. A page that is only a picture has no text.
 
     Raises:
-        DocumentError: The file is encrypted or broken.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is encrypted or broken.
+        ImportError: the extra "files" is not installed.
     """
     with needs_extra("files"):
         import pypdfium2

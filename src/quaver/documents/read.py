@@ -22,10 +22,10 @@ class Unread:
     """A file to convert to a document.
 
     Attributes:
-        path: Its path; the name decides the format.
-        source: The name to keep for citing.
-        root: The indexed folder that ``source`` is relative to, or its name.
-        content: Its bytes.
+        path: its path; the name decides the format.
+        source: the name to keep for citing.
+        root: the indexed folder that `source` is relative to, or its name.
+        content: its bytes.
     """
 
     path: Path
@@ -45,22 +45,22 @@ def read_document(
     """Read one file.
 
     Args:
-        path: The file. Its ending decides the format, or its first bytes if it has no ending; any
+        path: the file. Its ending decides the format, or its first bytes if it has no ending; any
             text is accepted.
-        source: The name to keep for citing; the file's name if None.
-        root: The indexed folder that ``source`` is relative to, or its name.
-        content: The file's bytes, if already read.
-        converter: The worker process for untrusted files; None starts one for this file, which
+        source: the name to keep for citing; the file's name if None.
+        root: the indexed folder that `source` is relative to, or its name.
+        content: the file's bytes, if already read.
+        converter: the worker process for untrusted files; None starts one for this file, which
             takes a fifth of a second. Pass one to read many files.
 
     Returns:
-        The document with its sections. For the meaning of offsets see ``Document.text``.
+        the document with its sections. For the meaning of offsets see `Document.text`.
 
     Raises:
-        DocumentError: The ending is not supported and the file is not text; or it cannot be read,
+        DocumentError: the ending is not supported and the file is not text; or it cannot be read,
             is encrypted, broken or too large; or it is not valid in its encoding (from the byte
             order mark, or declared in HTML and XML, or UTF-8).
-        ImportError: The format needs the extra "files".
+        ImportError: the format needs the extra "files".
     """
     if content is None:
         content = read_bytes(path)
@@ -78,11 +78,11 @@ def read_documents(
     """Read files together.
 
     Args:
-        files: The files; best about ``LIMITS.message_bytes`` and at most ``LIMITS.message_files``.
-        converter: The worker process.
+        files: the files; best about `LIMITS.message_bytes` and at most `LIMITS.message_files`.
+        converter: the worker process.
 
     Yields:
-        For each file in order, what ``read_document`` would return or raise.
+        for each file in order, what `read_document` would return or raise.
     """
     endings: list[str | DocumentError] = []
     for file in files:
@@ -107,7 +107,7 @@ def _ending(file: Unread) -> str:
     """Return the ending that decides the format.
 
     Raises:
-        DocumentError: The file is not text and has no supported format.
+        DocumentError: the file is not text and has no supported format.
     """
     ending = ending_for(file.path.name, lambda: file.content[:8192], forced=True)
     if ending is None:
@@ -121,14 +121,14 @@ def read_bytes(path: Path, max_bytes: int = LIMITS.file_bytes) -> bytes:
     """Read a file's bytes without waiting for anything but the disk.
 
     Args:
-        path: The file.
-        max_bytes: Maximum size in bytes.
+        path: the file.
+        max_bytes: maximum size in bytes.
 
     Returns:
-        Its content.
+        its content.
 
     Raises:
-        DocumentError: It cannot be read, is not a regular file, is too large, or does not end.
+        DocumentError: it cannot be read, is not a regular file, is too large, or does not end.
     """
     try:
         # Opening some devices has side effects, so check the kind of file before opening, and again

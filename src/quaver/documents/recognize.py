@@ -38,25 +38,25 @@ def ending_of(path: Path, *, forced: bool = False) -> str | None:
     """Return the ending of the format that can read a file; open it only if its name is unclear.
 
     Args:
-        path: The file.
-        forced: Whether to read a file with an unknown ending as text.
+        path: the file.
+        forced: whether to read a file with an unknown ending as text.
 
     Returns:
-        An ending for ``formats.convert``; None if no format fits.
+        an ending for `formats.convert`; None if no format fits.
     """
     return ending_for(path.name, partial(_start_of, path), forced=forced)
 
 
 def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -> str | None:
-    """Like ``ending_of``, for a name and the start of the file.
+    """Like `ending_of`, for a name and the start of the file.
 
     Args:
-        name: The file's name.
-        start: Returns the first bytes of the file; called at most once.
-        forced: As above.
+        name: the file's name.
+        start: returns the first bytes of the file; called at most once.
+        forced: as above.
 
     Returns:
-        As above.
+        as above.
     """
     ending = PurePath(name).suffix.lower()
     if ending == PACKED:

@@ -32,10 +32,10 @@ def rst_sections(text: str) -> tuple[Section, ...]:
     occur gives the levels.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. Link targets between a
+        the sections in order; offsets are exact characters of `text`. Link targets between a
         section and the next heading belong to that heading and are left out.
 
     Source:
@@ -87,12 +87,12 @@ def _heading_at(lines: list[tuple[int, str]], row: int) -> tuple[str, str, int] 
 
 
 def _plain(title: str) -> str:
-    """Remove markup from a title: ``:mod:`json` --- JSON`` becomes ``json — JSON``."""
+    """Remove markup from a title: a role keeps only its text, and `---` becomes a dash."""
     return _DASHES.sub("—", _MARKUP.sub(r"\1", title))
 
 
 def _without_targets(text: str, section: Section) -> Section:
-    """Remove link targets (``.. _name:``) and blank lines from the end of a section."""
+    """Remove link targets (`.. _name:`) and blank lines from the end of a section."""
     end = section.end
     while end > section.start:
         last = end - (text[end - 1] in "\r\n")

@@ -13,15 +13,15 @@ def rtf_document(content: bytes) -> Document:
     """Read an .rtf file.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document, one section: the format has no headings, only large letters. Cells of a table
+        the document, one section: the format has no headings, only large letters. Cells of a table
         are separated by bars; pictures are left out.
 
     Raises:
-        DocumentError: It is not Rich Text.
-        ImportError: The extra "files" is not installed.
+        DocumentError: it is not Rich Text.
+        ImportError: the extra "files" is not installed.
     """
     with needs_extra("files"):
         from striprtf.striprtf import rtf_to_text

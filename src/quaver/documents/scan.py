@@ -22,10 +22,10 @@ class Scan:
     """The contents of a folder.
 
     Attributes:
-        files: Supported files that are wanted, sorted by path.
-        failures: Folders that could not be listed and names that are not text.
-        others: Number of other files by ending, in lower case.
-        outside: Links that lead out of the folder and were not followed.
+        files: supported files that are wanted, sorted by path.
+        failures: folders that could not be listed and names that are not text.
+        others: number of other files by ending, in lower case.
+        outside: links that lead out of the folder and were not followed.
     """
 
     files: tuple[Path, ...]
@@ -45,15 +45,15 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     files are found under their own names; so loops of links end.
 
     Args:
-        folder: The folder to list.
-        selection: Which files are wanted; None takes all that no .gitignore leaves out.
+        folder: the folder to list.
+        selection: which files are wanted; None takes all that no .gitignore leaves out.
 
     Returns:
-        The files, and what could not be listed.
+        the files, and what could not be listed.
 
     Raises:
-        InputError: A pattern of the selection is invalid.
-        DocumentError: The folder does not exist, is not a folder, or holds no supported file that
+        InputError: a pattern of the selection is invalid.
+        DocumentError: the folder does not exist, is not a folder, or holds no supported file that
             is wanted.
     """
     if not folder.is_dir():

@@ -17,15 +17,15 @@ def slides_document(content: bytes) -> Document:
     """Read a .pptx file: titles, text, tables and speaker's notes of every slide.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; a slide's title is the heading of its text, or its text if there is no other,
-        and ``pages`` are the slides.
+        the document; a slide's title is the heading of its text, or its text if there is no other,
+        and `pages` are the slides.
 
     Raises:
-        DocumentError: The file is encrypted, broken or refused.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is encrypted, broken or refused.
+        ImportError: the extra "files" is not installed.
     """
     with needs_extra("files"):
         import pptx

@@ -41,22 +41,22 @@ _SPACE = re.compile(r"\s+")
 def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[Passage]:
     """Split a document at headings, then paragraphs, sentences and, if necessary, words.
 
-    Each passage is as long as possible under one heading: ``count(heading + newline + text) <=
-    max_tokens``, and its text has no more than ``CHARACTERS_PER_TOKEN`` times as many characters. A
-    heading path longer than a quarter of ``max_tokens`` loses its outermost headings.
+    Each passage is as long as possible under one heading: `count(heading + newline + text) <=
+    max_tokens`, and its text has no more than `CHARACTERS_PER_TOKEN` times as many characters. A
+    heading path longer than a quarter of `max_tokens` loses its outermost headings.
 
     Args:
-        document: The document.
-        tokenizer: The model's own tokenizer.
-        max_tokens: Tokens that the model reads, without special tokens and without its prompt; at
+        document: the document.
+        tokenizer: the model's own tokenizer.
+        max_tokens: tokens that the model reads, without special tokens and without its prompt; at
             least 8.
 
     Returns:
-        The passages in the order of the document. White space at their ends is removed, except
+        the passages in the order of the document. White space at their ends is removed, except
         before a block of Markdown, where it matters.
 
     Raises:
-        InputError: ``max_tokens`` is below 8.
+        InputError: `max_tokens` is below 8.
 
     Source:
         semantic-text-splitter, "Method": the largest semantic unit that fits, by Unicode sentences
@@ -86,7 +86,7 @@ def split(document: Document, tokenizer: TokenCounter, max_tokens: int) -> list[
 def _pieces(
     body: str, heading: str, markdown: bool, tokenizer: TokenCounter, max_tokens: int
 ) -> list[tuple[int, str]]:
-    """Split the text below one heading; offsets are characters of ``body``.
+    """Split the text below one heading; offsets are characters of `body`.
 
     Why not a counter that adds the heading to each piece: the splitter assumes that counts add up,
     and with a constant in each count up to 9 % of the pieces came out too long.

@@ -13,7 +13,7 @@ _CUE = re.compile(rf"[ \t]*{_TIME}[ \t]*-->[ \t]*{_TIME}")
 _TAG = re.compile(r"<v(?:\.[^\s>]*)?[ \t]+([^<>]{1,100})>|</?[^<>]{0,200}>|\{\\[^{}]{0,200}\}")
 _SENTENCE_END = (".", "!", "?", "…", "。", "！", "？")  # noqa: RUF001
 _SHORT, _LONG = 60.0, 120.0
-"""Seconds. A part ends with the first sentence after ``_SHORT``, or in any case after ``_LONG``."""
+"""Seconds. A part ends with the first sentence after `_SHORT`, or in any case after `_LONG`."""
 
 _SILENCE = 10.0
 """Seconds of silence that end a part, unless it is tiny."""
@@ -25,15 +25,15 @@ def subtitles_document(text: str) -> Document:
     """Read SubRip or WebVTT.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document: the spoken text in parts of one to two minutes, each a section with the time
-        of its beginning as metadata: ``time`` to read and ``seconds`` to compare. Speakers are
+        the document: the spoken text in parts of one to two minutes, each a section with the time
+        of its beginning as metadata: `time` to read and `seconds` to compare. Speakers are
         kept; markup and repeated lines of rolling captions are removed.
 
     Raises:
-        DocumentError: The file contains no times.
+        DocumentError: the file contains no times.
 
     Source:
         W3C, "WebVTT: The Web Video Text Tracks Format", 4.1.

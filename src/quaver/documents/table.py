@@ -1,7 +1,7 @@
 """Tables as text: .csv and .tsv by the standard library, spreadsheets by calamine.
 
 If the first row can be column names, each row becomes one line with names and values,
-``name: Ada; born: 1815``: a passage from the middle of a table is then clear on its own.
+`name: Ada; born: 1815`: a passage from the middle of a table is then clear on its own.
 
 Why not openpyxl: no release since 2024, and only .xlsx.
 """
@@ -26,13 +26,13 @@ def csv_document(text: str) -> Document:
     """Read comma- (or semicolon-, or tab-) separated values.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document, one section.
+        the document, one section.
 
     Raises:
-        DocumentError: The rows cannot be parsed.
+        DocumentError: the rows cannot be parsed.
     """
     csv.field_size_limit(LIMITS.characters)
     try:
@@ -46,7 +46,7 @@ def csv_document(text: str) -> Document:
 def _delimiter(sample: str) -> str:
     """Return the delimiter for which most rows of a sample have the same number of columns.
 
-    Why not ``csv.Sniffer``: its regular expressions need minutes for 20 KB of quotation marks.
+    Why not `csv.Sniffer`: its regular expressions need minutes for 20 KB of quotation marks.
     """
     best, kept = (0.0, 0), ","
     for delimiter in ",;\t|":
@@ -63,15 +63,15 @@ def sheets_document(content: bytes) -> Document:
     """Read a spreadsheet: .xlsx, .xlsb, .xls or .ods.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; each sheet's name is the heading of its rows. Cells have their values, not
+        the document; each sheet's name is the heading of its rows. Cells have their values, not
         their formulas.
 
     Raises:
-        DocumentError: The file is encrypted, broken or refused.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is encrypted, broken or refused.
+        ImportError: the extra "files" is not installed.
     """
     with needs_extra("files"):
         import python_calamine as calamine
@@ -102,10 +102,10 @@ def table_text(rows: Iterable[Sequence[str]]) -> str:
     """Convert a table to lines.
 
     Args:
-        rows: The cells of each row.
+        rows: the cells of each row.
 
     Returns:
-        One line for each row that is not empty.
+        one line for each row that is not empty.
     """
     filled = ([" ".join(cell.split()) for cell in row] for row in rows)
     kept: Iterator[list[str]] = (row for row in filled if any(row))
@@ -127,10 +127,10 @@ def row_text(cells: Iterable[str]) -> str:
     """Convert a row without column names to a line.
 
     Args:
-        cells: The cells.
+        cells: the cells.
 
     Returns:
-        One line; empty cells are left out.
+        one line; empty cells are left out.
     """
     return " | ".join(filter(None, (" ".join(cell.split()) for cell in cells)))
 

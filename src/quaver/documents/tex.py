@@ -32,11 +32,11 @@ def tex_sections(text: str) -> tuple[Section, ...]:
     r"""Find the sections of a LaTeX file.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The sections in order; offsets are exact characters of ``text``. The document's title is the
-        outermost heading. The text before ``\begin{document}`` and after ``\end{document}`` is left
+        the sections in order; offsets are exact characters of `text`. The document's title is the
+        outermost heading. The text before `\begin{document}` and after `\end{document}` is left
         out; a file without them is read completely.
 
     Source:
@@ -94,7 +94,7 @@ def _is_comment(text: str, at: int) -> bool:
 
 
 def _closing(text: str, start: int) -> int | None:
-    """Return the position of the closing brace that matches the one before ``start``."""
+    """Return the position of the closing brace that matches the one before `start`."""
     depth = 1
     for at in range(start, min(len(text), start + _LONGEST_TITLE)):
         if text[at] in "{}" and text[at - 1] != "\\":

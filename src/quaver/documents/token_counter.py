@@ -45,9 +45,9 @@ class SpanCounter:
         """Set up the counter; nothing is tokenized yet.
 
         Args:
-            tokenizer: The model's tokenizer.
-            text: The text that the pieces come from.
-            longest: Maximum characters of a piece; a longer one counts as one token per character,
+            tokenizer: the model's tokenizer.
+            text: the text that the pieces come from.
+            longest: maximum characters of a piece; a longer one counts as one token per character,
                 which is always too many.
         """
         self._tokenizer, self._text, self._longest = tokenizer, text, longest
@@ -57,7 +57,7 @@ class SpanCounter:
         """Return the number of tokens of a piece.
 
         Args:
-            piece: A part of the text; pieces are expected roughly in the order of the text.
+            piece: a part of the text; pieces are expected roughly in the order of the text.
         """
         if len(piece) > self._longest:
             return len(piece)

@@ -22,14 +22,14 @@ def word_document(content: bytes) -> Document:
     """Read a .docx file: paragraphs, lists, tables, notes and text boxes, without pictures.
 
     Args:
-        content: The file.
+        content: the file.
 
     Returns:
-        The document; its sections follow the styles "Title" and "Heading 1" to "Heading 6".
+        the document; its sections follow the styles "Title" and "Heading 1" to "Heading 6".
 
     Raises:
-        DocumentError: The file is encrypted, broken or refused.
-        ImportError: The extra "files" is not installed.
+        DocumentError: the file is encrypted, broken or refused.
+        ImportError: the extra "files" is not installed.
     """
     with needs_extra("files"):
         import mammoth

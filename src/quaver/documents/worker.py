@@ -25,7 +25,7 @@ def main() -> None:
     The arguments of the process are its limits: seconds of CPU time for each file, and bytes of
     memory. A message on standard input is a line of JSON with the ending and size of each file,
     followed by their bytes. The answer for each file on standard output is a line of JSON, see
-    ``answer_for``, followed by the document's text, whose length in bytes is "size".
+    `answer_for`, followed by the document's text, whose length in bytes is "size".
     """
     seconds, memory = float(sys.argv[1]), int(sys.argv[2])
     answers = os.fdopen(os.dup(1), "wb")
@@ -49,11 +49,11 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
     """Convert a file and return the answer to send.
 
     Args:
-        ending: The file's ending.
-        content: Its bytes.
+        ending: the file's ending.
+        content: its bytes.
 
     Returns:
-        The fields of the document; or "failure", the reason; or "missing", what to install. "last"
+        the fields of the document; or "failure", the reason; or "missing", what to install. "last"
         means that this process must be replaced.
     """
     try:

@@ -33,16 +33,16 @@ def xml_document(text: str) -> Document:
     """Read XML: DocBook, JATS, feeds, records or anything else.
 
     Args:
-        text: The decoded file.
+        text: the decoded file.
 
     Returns:
-        The document. Titles are the headings of the elements around them. An element with text
+        the document. Titles are the headings of the elements around them. An element with text
         beside its children is one block; children of different names that are all short values
-        become one line ``name: value; name: value``. Comments are left out, and attributes
+        become one line `name: value; name: value`. Comments are left out, and attributes
         where there is other text.
 
     Raises:
-        DocumentError: The file is broken or declares entities.
+        DocumentError: the file is broken or declares entities.
     """
     root = _parsed(text)
     if _name(root) == "html":

@@ -65,7 +65,7 @@ def explain_keywords(
         advice: what to do instead, by keyword.
 
     Returns:
-        A decorator. The decorated function raises TypeError for one of these keywords.
+        a decorator. The decorated function raises TypeError for one of these keywords.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -153,7 +153,7 @@ def text_list(
         start: index of the first text, for the message.
 
     Returns:
-        The texts.
+        the texts.
 
     Raises:
         InputError: texts cannot be read as a list, or an item is not a str; its index is named.

@@ -71,7 +71,7 @@ def encode_texts(
         position: maps an index in `texts` to the one that messages show; None shows the same.
 
     Returns:
-        The report; vectors are float32 (N, O) as the engine returns them, O of `EncoderSpec.outputs`.
+        the report; vectors are float32 (N, O) as the engine returns them, O of `EncoderSpec.outputs`.
 
     Raises:
         InputError: max_batch_tokens is not a positive whole number, or a text is invalid.

@@ -81,7 +81,7 @@ def advice(settings: dict[str, Any]) -> list[str]:
         settings: from `cpu_settings`.
 
     Returns:
-        Sentences; empty if there is nothing to improve.
+        sentences; empty if there is nothing to improve.
     """
     lines = []
     allowed = settings["affinity"]

@@ -53,7 +53,7 @@ def native_model(
         precision: what the linear layers compute in; None leaves each as it is.
 
     Returns:
-        A mapping to be read once: its layers are an iterator that quantizes one layer after the
+        a mapping to be read once: its layers are an iterator that quantizes one layer after the
         other, so that no second copy of all weights is in memory.
     """
     tables = list(
@@ -264,7 +264,7 @@ def relative_projections(
         layer: the layer whose query and key projections read the table.
 
     Returns:
-        Queries and keys, two float32 (2S, H).
+        queries and keys, two float32 (2S, H).
     """
     assert weights.relative is not None
     table = weights.relative

@@ -44,7 +44,7 @@ def compare_models(
         on_step: called with task and model before each is measured.
 
     Returns:
-        The report: NDCG@10 of retrieval and MAP of reranking for each query, paired differences,
+        the report: NDCG@10 of retrieval and MAP of reranking for each query, paired differences,
         and how near each model's vectors are to the baseline's.
 
     Raises:
@@ -113,7 +113,7 @@ def compare(
         on_step: called with task and system before each is measured.
 
     Returns:
-        The report.
+        the report.
 
     Raises:
         InputError: there is nothing to compare, or two systems or tasks have the same name.

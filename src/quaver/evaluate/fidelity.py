@@ -77,7 +77,7 @@ def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
         system: the system's scores and vectors.
 
     Returns:
-        One number for each text and each query.
+        one number for each text and each query.
     """
     empty = np.zeros(0)
     raw = centred = empty

@@ -54,7 +54,7 @@ def best_documents(scores: Scores, query: str, k: int) -> list[str]:
         k: most documents.
 
     Returns:
-        Document ids, best first.
+        document ids, best first.
     """
     row = scores[query]
     return sorted(sorted(row, reverse=True), key=row.__getitem__, reverse=True)[:k]

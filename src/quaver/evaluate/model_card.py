@@ -32,7 +32,7 @@ def write_card(report: EvaluationReport, system: str, folder: Path) -> Path:
         folder: the model's folder.
 
     Returns:
-        The card, README.md.
+        the card, README.md.
 
     Raises:
         InputError: the card cannot be written.

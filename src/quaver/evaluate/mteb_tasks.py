@@ -20,7 +20,7 @@ def find_mteb(names: Sequence[str]) -> list[Any]:
         names: such as "SciFact" or "MTEB(eng, v2)".
 
     Returns:
-        The tasks, each once. Nothing is downloaded.
+        the tasks, each once. Nothing is downloaded.
 
     Raises:
         TaskError: mteb has no task or benchmark of a name.
@@ -64,7 +64,7 @@ def read_mteb(task: Any) -> list[Task]:
         task: a task for which `has_judgements` is true.
 
     Returns:
-        The tasks.
+        the tasks.
 
     Raises:
         TaskError: the data cannot be loaded, or the queries are not plain texts.
@@ -120,7 +120,7 @@ def run_mteb(
         on_step: called with task and system before each is measured.
 
     Returns:
-        One result for each task.
+        one result for each task.
 
     Raises:
         TaskError: the data cannot be loaded.

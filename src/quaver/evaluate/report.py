@@ -108,7 +108,7 @@ class EvaluationReport:
         """Return a system's losses as shares of the baseline's mean; negative values are gains.
 
         Returns:
-            The loss of each kind of task with judgements, and of each other task.
+            the loss of each kind of task with judgements, and of each other task.
         """
         found: dict[str, float] = {
             f"{kind} {METRICS[kind]}": -means[system].relative for kind, means in self.means.items()

@@ -51,7 +51,7 @@ def paired_difference(pairs: Sequence[Pair], *, seed: int = SEED) -> Difference:
         seed: seed of the resampling.
 
     Returns:
-        The difference and its interval; nan where the baseline's mean is 0.
+        the difference and its interval; nan where the baseline's mean is 0.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13: percentiles.
     """

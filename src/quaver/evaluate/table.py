@@ -36,7 +36,7 @@ def loss_table(report: EvaluationReport) -> Table:
         report: the report.
 
     Returns:
-        Columns: task, queries, the baseline's score, and for each system its score, the relative
+        columns: task, queries, the baseline's score, and for each system its score, the relative
         difference and that difference's 95 % interval.
     """
     columns = (f"{s}|difference|95 % interval".split("|") for s in report.systems)
@@ -71,7 +71,7 @@ def fidelity_table(report: EvaluationReport) -> Table:
         report: the report.
 
     Returns:
-        Columns: system, cosines raw and centred, top 10 in common, same first document.
+        columns: system, cosines raw and centred, top 10 in common, same first document.
     """
     three = ("mean", "1st percentile", "minimum")
     head = ["", *(f"cosine {c}" for c in three), *(f"centred {c}" for c in three)]
@@ -92,7 +92,7 @@ def by_system(table: Table) -> list[Table]:
         table: from `loss_table` or `fidelity_table`.
 
     Returns:
-        For `loss_table` one table for each system; for `fidelity_table` one with a column for each
+        for `loss_table` one table for each system; for `fidelity_table` one with a column for each
         system.
     """
     if not table.shared:
@@ -127,7 +127,7 @@ def markdown_report(report: EvaluationReport) -> str:
         report: the report.
 
     Returns:
-        The text, with a final line end.
+        the text, with a final line end.
     """
     parts = [markdown(loss_table(report))]
     nearness = fidelity_table(report)

@@ -52,7 +52,7 @@ def checked_task(task: Task) -> Task:
         task: queries, documents and judgements as they were read.
 
     Returns:
-        The task without queries that have no judgement or no relevant document.
+        the task without queries that have no judgement or no relevant document.
 
     Raises:
         TaskError: a judgement names an unknown document or query, or no query is left.

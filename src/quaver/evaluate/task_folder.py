@@ -47,7 +47,7 @@ def find_folders(path: Path) -> list[Path]:
         path: a task's folder, or a folder of such folders.
 
     Returns:
-        Folders that hold corpus.jsonl and queries.jsonl, in order of their names.
+        folders that hold corpus.jsonl and queries.jsonl, in order of their names.
 
     Raises:
         TaskError: there is no task folder.
@@ -73,7 +73,7 @@ def read_task(folder: Path, options: TaskOptions | None = None) -> Task:
         options: these override task.json.
 
     Returns:
-        The task.
+        the task.
 
     Raises:
         TaskError: a file is missing or broken, a judgement names an unknown id, or there are scores of

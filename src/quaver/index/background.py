@@ -19,11 +19,11 @@ def read_ahead(items: Iterator[T], depth: int) -> Iterator[Iterator[T]]:
     """Compute items in a thread, so that the next is ready when it is needed.
 
     Args:
-        items: The items; an error is raised in place of the item that failed.
-        depth: Maximum number of items that are ready, at least 1.
+        items: the items; an error is raised in place of the item that failed.
+        depth: maximum number of items that are ready, at least 1.
 
     Yields:
-        The same items in the same order. Leaving the context ends the thread after its current item.
+        the same items in the same order. Leaving the context ends the thread after its current item.
     """
     ready: queue.Queue[object] = queue.Queue(depth)
     stopped = threading.Event()
@@ -69,14 +69,14 @@ class _Failed:
 class BackgroundJobs:
     """Runs jobs in a thread, one after the other, with a short queue.
 
-    The error of a job is raised by the next call of ``submit`` or ``finish``; later jobs do not run.
+    The error of a job is raised by the next call of `submit` or `finish`; later jobs do not run.
     """
 
     def __init__(self, depth: int) -> None:
         """Set the length of the queue; no thread starts yet.
 
         Args:
-            depth: Maximum number of unfinished jobs, at least 1.
+            depth: maximum number of unfinished jobs, at least 1.
         """
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quaver-store")
         self._pending: deque[tuple[Future[None], Callable[[], None]]] = deque()
@@ -87,8 +87,8 @@ class BackgroundJobs:
         """Queue a job; wait while too many are unfinished.
 
         Args:
-            job: Runs in the background thread.
-            done: Runs in the calling thread, during a later call, once the job is done.
+            job: runs in the background thread.
+            done: runs in the calling thread, during a later call, once the job is done.
         """
         while len(self._pending) >= self._depth or (self._pending and self._pending[0][0].done()):
             self._settle()

@@ -27,10 +27,10 @@ def passage_budget(embedder: Embedder) -> int:
     """Return how many tokens of a passage the model reads, without special tokens and prompt.
 
     Args:
-        embedder: The model.
+        embedder: the model.
 
     Returns:
-        Tokens per passage.
+        tokens per passage.
     """
     most = embedder.max_seq_length
     return (
@@ -45,9 +45,9 @@ class Batch:
     """Tokenized passages, ready for the engine.
 
     Attributes:
-        passages: The passages.
-        tokens: The tokens of their texts; equal texts occur once.
-        rows: For each passage, the index of its text in ``tokens``.
+        passages: the passages.
+        tokens: the tokens of their texts; equal texts occur once.
+        rows: for each passage, the index of its text in `tokens`.
     """
 
     passages: Sequence[Passage]
@@ -59,11 +59,11 @@ def tokenize_passages(embedder: Embedder, passages: Sequence[Passage]) -> Batch:
     """Tokenize passages, each with its heading, as documents.
 
     Args:
-        embedder: The model.
-        passages: The passages to embed.
+        embedder: the model.
+        passages: the passages to embed.
 
     Returns:
-        A batch for ``embed``.
+        a batch for `embed`.
     """
     texts = [embedded_text(passage.heading, passage.text) for passage in passages]
     rows = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -74,19 +74,19 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
     """Embed a tokenized batch.
 
     Args:
-        embedder: The model.
-        batch: From ``tokenize_passages``.
+        embedder: the model.
+        batch: from `tokenize_passages`.
 
     Returns:
-        The vectors, float32 (N, D), in the order of the passages.
+        the vectors, float32 (N, D), in the order of the passages.
     """
     return encode_tokenized(embedder, batch.tokens)[batch.rows]
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yield the passages in batches of about ``BATCH``, all of nearly the same size.
+    """Yield the passages in batches of about `BATCH`, all of nearly the same size.
 
-    Batches of exactly ``BATCH`` would leave small remainders: 66 passages as 64 and 2 would cost an
+    Batches of exactly `BATCH` would leave small remainders: 66 passages as 64 and 2 would cost an
     engine call and a store write for the last two.
     """
     pieces = max(1, round(len(passages) / BATCH))

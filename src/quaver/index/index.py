@@ -46,13 +46,13 @@ __all__ = ["Index", "UpdateProgress", "UpdateReport"]
 
 
 class Index:
-    """Passages in a store and the model that embeds them; use ``create`` or ``open``.
+    """Passages in a store and the model that embeds them; use `create` or `open`.
 
     For each passage, the model reads the heading path, a newline, and the text.
 
     Attributes:
-        location: Where the store is.
-        store: The passages and their vectors.
+        location: where the store is.
+        store: the passages and their vectors.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Index:
         *,
         passage_tokens: int,
     ) -> None:
-        """Combine a store and a model; most callers use ``create`` or ``open``.
+        """Combine a store and a model; most callers use `create` or `open`.
 
         Args:
-            location: Where the store is.
-            embedder: The model, or a function that loads it when it is first needed.
-            store: The open store.
-            passage_tokens: Maximum tokens of a passage with its heading.
+            location: where the store is.
+            embedder: the model, or a function that loads it when it is first needed.
+            store: the open store.
+            passage_tokens: maximum tokens of a passage with its heading.
         """
         self.location = location
         self.store = store
@@ -79,7 +79,7 @@ class Index:
 
     @property
     def embedder(self) -> Embedder:
-        """The model; loaded on first use if the index was opened with ``lazy``."""
+        """The model; loaded on first use if the index was opened with `lazy`."""
         if not isinstance(self._embedder, Embedder):
             self._embedder = self._embedder()
         return self._embedder
@@ -102,27 +102,27 @@ class Index:
         """Create an empty index.
 
         Args:
-            location: A folder that does not exist or is empty; ``qdrant://host:port/collection`` for
+            location: a folder that does not exist or is empty; `qdrant://host:port/collection` for
                 a Qdrant server; or ":memory:" for an index that is lost when the process ends.
-            embedder: The model; the index works only with this model from then on.
-                ``embedder.source`` is recorded, so that ``open`` can load it again.
-            passage_tokens: Maximum tokens of a passage with its heading, from 8 to the model's own
+            embedder: the model; the index works only with this model from then on.
+                `embedder.source` is recorded, so that `open` can load it again.
+            passage_tokens: maximum tokens of a passage with its heading, from 8 to the model's own
                 limit, which is the default. Shorter passages give more precise hits with less
                 context. The index records the value.
-            language: Language of the stop words and stems for keyword search; words in Chinese,
+            language: language of the stop words and stems for keyword search; words in Chinese,
                 Japanese, Korean and Thai are found with any setting. See
-                ``quaver.store.terms.LANGUAGES``.
-            vectors: Vectors that a Qdrant server compares: "float32"; or "int8" or "binary", which
+                `quaver.store.terms.LANGUAGES`.
+            vectors: vectors that a Qdrant server compares: "float32"; or "int8" or "binary", which
                 need a quarter or a 32nd of the memory and rescore the best candidates in float32.
                 A folder searches the same way with all three.
 
         Returns:
-            The open index.
+            the open index.
 
         Raises:
-            InputError: ``passage_tokens`` is out of range, or the language or the kind of
+            InputError: `passage_tokens` is out of range, or the language or the kind of
                 vectors is unknown.
-            StoreError: The store cannot be created; the subclass says why.
+            StoreError: the store cannot be created; the subclass says why.
         """
         most = passage_budget(embedder)
         tokens = most if passage_tokens is None else passage_tokens
@@ -158,25 +158,25 @@ class Index:
         """Open an index. The store is opened and locked before the model is loaded.
 
         Args:
-            location: The store's folder, or ``qdrant://host:port/collection``.
-            embedder: The model, or a function from the store's manifest to the model; None loads
+            location: the store's folder, or `qdrant://host:port/collection`.
+            embedder: the model, or a function from the store's manifest to the model; None loads
                 the model that the store was created with.
-            read_only: Open for searching only. Any number of processes can read beside one that
+            read_only: open for searching only. Any number of processes can read beside one that
                 writes, and the folder need not be writable. Searches see what was flushed when the
-                index was opened; ``refresh`` moves to the newest state.
-            wait: Seconds to wait for another process that writes; ``math.inf`` waits forever.
-            lazy: Load the model when it is first needed, and raise loading errors then.
-                ``remove``, ``roots``, ``status`` and searches with mode "bm25" need no model.
+                index was opened; `refresh` moves to the newest state.
+            wait: seconds to wait for another process that writes; `math.inf` waits forever.
+            lazy: load the model when it is first needed, and raise loading errors then.
+                `remove`, `roots`, `status` and searches with mode "bm25" need no model.
 
         Returns:
-            The open index.
+            the open index.
 
         Raises:
-            StoreNotFoundError: There is no store there.
-            StoreMismatchError: The store was created with another model, dimension or version of
+            StoreNotFoundError: there is no store there.
+            StoreMismatchError: the store was created with another model, dimension or version of
                 Quaver.
-            StoreLockedError: Another process writes to the store, and ``read_only`` is False.
-            ModelError: The model that the store was created with cannot be loaded.
+            StoreLockedError: another process writes to the store, and `read_only` is False.
+            ModelError: the model that the store was created with cannot be loaded.
         """
         store = open_store(location, read_only=read_only, wait=wait)
 
@@ -212,15 +212,15 @@ class Index:
         This loads no model and needs no lock.
 
         Args:
-            location: The store's folder.
+            location: the store's folder.
 
         Returns:
-            The problems found; ``ok`` is True if there are none.
+            the problems found; `ok` is True if there are none.
 
         Raises:
-            InputError: The location is not a folder; a server checks its own data.
-            StoreNotFoundError: There is no store there.
-            StoreError: The store cannot be read at all.
+            InputError: the location is not a folder; a server checks its own data.
+            StoreNotFoundError: there is no store there.
+            StoreError: the store cannot be read at all.
         """
         return check_store(_folder(location))
 
@@ -234,21 +234,21 @@ class Index:
         """Repair a damaged store, even one that no longer opens.
 
         Everything readable is kept. Passages with a damaged vector are embedded again. Passages with
-        damaged text are dropped; ``update`` restores those that come from files.
+        damaged text are dropped; `update` restores those that come from files.
 
         Args:
-            location: The store's folder.
-            embedder: As for ``open``; loaded only if something must be embedded.
-            wait: As for ``open``.
+            location: the store's folder.
+            embedder: as for `open`; loaded only if something must be embedded.
+            wait: as for `open`.
 
         Returns:
-            The problems found and the repairs made.
+            the problems found and the repairs made.
 
         Raises:
-            InputError: The location is not a folder.
-            StoreLockedError: Another process writes to the store.
-            StoreMismatchError: The model is not the one that the store was created with.
-            StoreError: The store cannot be repaired.
+            InputError: the location is not a folder.
+            StoreLockedError: another process writes to the store.
+            StoreMismatchError: the model is not the one that the store was created with.
+            StoreError: the store cannot be repaired.
         """
         path = _folder(location)
         models: list[Embedder] = []
@@ -271,13 +271,13 @@ class Index:
         return repair_store(path, vectors, wait=wait)
 
     def refresh(self) -> bool:
-        """Move to the newest state that another process stored; for an index opened ``read_only``.
+        """Move to the newest state that another process stored; for an index opened `read_only`.
 
         Returns:
-            Whether anything changed.
+            whether anything changed.
 
         Raises:
-            StoreError: The store cannot be read.
+            StoreError: the store cannot be read.
         """
         self._require_open()
         return self.store.refresh()
@@ -292,19 +292,19 @@ class Index:
         """Embed and store texts that belong to no folder; each becomes one passage.
 
         Args:
-            texts: The texts. If one is longer than the model reads, its vector covers only the
+            texts: the texts. If one is longer than the model reads, its vector covers only the
                 beginning; keyword search covers all of it.
-            metadata: A mapping of JSON values for each text, or None; filters can use it and hits
+            metadata: a mapping of JSON values for each text, or None; filters can use it and hits
                 return it.
-            ids: A str for each text; a passage already stored under an id is replaced. None derives
+            ids: a str for each text; a passage already stored under an id is replaced. None derives
                 ids from the texts, so that storing the same texts again replaces them.
 
         Returns:
-            The ids, in the order of the texts.
+            the ids, in the order of the texts.
 
         Raises:
-            InputError: An argument is not a list of the right kind, or the lengths differ.
-            StoreError: Storing failed.
+            InputError: an argument is not a list of the right kind, or the lengths differ.
+            StoreError: storing failed.
         """
         self._require_open()
         texts = _listed("texts", texts)
@@ -324,18 +324,18 @@ class Index:
         return [passage.id for passage in passages]
 
     def add(self, passages: Sequence[Passage | str]) -> int:
-        """Embed and store passages that belong to no folder; ``update`` leaves them alone.
+        """Embed and store passages that belong to no folder; `update` leaves them alone.
 
         Args:
-            passages: The passages; one whose id is already stored is replaced. A str becomes a
-                passage as with ``add_texts``.
+            passages: the passages; one whose id is already stored is replaced. A str becomes a
+                passage as with `add_texts`.
 
         Returns:
-            How many were truncated because they are longer than the model reads.
+            how many were truncated because they are longer than the model reads.
 
         Raises:
-            InputError: An item is neither a Passage nor a str.
-            StoreError: Storing failed.
+            InputError: an item is neither a Passage nor a str.
+            StoreError: storing failed.
         """
         self._require_open()
         passages = _passages(passages)
@@ -362,7 +362,7 @@ class Index:
 
         An index can hold several folders; an update leaves the others unchanged. A folder is known by
         its absolute path, so a moved folder counts as a new one, and the old passages stay until
-        ``remove``. A folder with a name can move: its passages are stored under the name.
+        `remove`. A folder with a name can move: its passages are stored under the name.
 
         A file counts as stored only when all its passages are on disk. An update can be interrupted at
         any moment without losing what was stored, and the next call finishes the work. No text is
@@ -370,25 +370,25 @@ class Index:
         reuses its vector.
 
         Args:
-            folder: The folder.
-            name: Name to store the folder under instead of its absolute path; ``Hit.root`` returns
+            folder: the folder.
+            name: name to store the folder under instead of its absolute path; `Hit.root` returns
                 it.
-            include: Patterns as in .gitignore, relative to the folder: ``["*.pdf", "notes/"]``. If
+            include: patterns as in .gitignore, relative to the folder: `["*.pdf", "notes/"]`. If
                 given, a file must match one. A matching file with an unknown ending is read as
                 text, unless it is binary.
-            exclude: Patterns of files and folders to leave out; their stored passages are dropped.
-            gitignore: Whether to respect the folder's .gitignore files.
-            follow_links: Whether to follow symbolic links that lead out of the folder; if not, the
+            exclude: patterns of files and folders to leave out; their stored passages are dropped.
+            gitignore: whether to respect the folder's .gitignore files.
+            follow_links: whether to follow symbolic links that lead out of the folder; if not, the
                 report lists them.
-            on_progress: Called whenever passages have been embedded or stored.
+            on_progress: called whenever passages have been embedded or stored.
 
         Returns:
-            What was done, including the files that could not be read.
+            what was done, including the files that could not be read.
 
         Raises:
-            InputError: The name is empty, or a pattern is invalid.
-            DocumentError: The folder does not exist or holds no supported file. Nothing is dropped.
-            StoreError: Storing failed, for example because the disk is full.
+            InputError: the name is empty, or a pattern is invalid.
+            DocumentError: the folder does not exist or holds no supported file. Nothing is dropped.
+            StoreError: storing failed, for example because the disk is full.
         """
         self._require_open()
         if name is not None and not name.strip():
@@ -417,14 +417,14 @@ class Index:
         """Drop everything indexed from a folder; the folder itself may be gone.
 
         Args:
-            folder: The folder, or the name it was indexed under.
+            folder: the folder, or the name it was indexed under.
 
         Returns:
-            The number of passages dropped.
+            the number of passages dropped.
 
         Raises:
-            InputError: Nothing from this folder is stored.
-            StoreError: Deleting failed.
+            InputError: nothing from this folder is stored.
+            StoreError: deleting failed.
         """
         self._require_open()
         stored = self.store.roots()
@@ -445,7 +445,7 @@ class Index:
         """Return a summary of the store: folders, files, passages, failures, model, size, times.
 
         Raises:
-            StoreError: The store cannot be read.
+            StoreError: the store cannot be read.
         """
         self._require_open()
         return status_of(self.store, self.location)
@@ -464,22 +464,22 @@ class Index:
         """Find the passages that answer a question best.
 
         Args:
-            query: The question; not empty. If it is longer than the model reads, its vector covers
+            query: the question; not empty. If it is longer than the model reads, its vector covers
                 only the beginning; keyword search uses all its words.
-            k: Maximum number of hits, at least 1.
+            k: maximum number of hits, at least 1.
             mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
-            filter: Return only passages that match; see ``quaver.store.filters``.
-            ranker: Reranks the candidates: a ``CrossEncoder``, or a ``BiEncoderRanker``, which uses
+            filter: return only passages that match; see `quaver.store.filters`.
+            ranker: reranks the candidates: a `CrossEncoder`, or a `BiEncoderRanker`, which uses
                 the stored vectors if its model is the index's own.
-            candidates: Number of hits to rerank; at least k are used.
-            min_score: Leave out hits with a lower score, on the scale of the mode or the ranker.
+            candidates: number of hits to rerank; at least k are used.
+            min_score: leave out hits with a lower score, on the scale of the mode or the ranker.
 
         Returns:
-            Hits, best first.
+            hits, best first.
 
         Raises:
-            InputError: The query is not a str or is empty, k or candidates is below 1, the mode is
-                unknown, the filter is invalid, or the ranker has no method ``rank``.
+            InputError: the query is not a str or is empty, k or candidates is below 1, the mode is
+                unknown, the filter is invalid, or the ranker has no method `rank`.
         """
         self._require_open()
         if not isinstance(query, str):
@@ -525,18 +525,18 @@ def load_stored_model(
     """Load the model that a store was created with.
 
     Args:
-        manifest: The store's manifest.
-        location: The store, for the error message.
-        model: Where the model is now; None uses the place in the manifest.
-        option: The option that names the model, for the error message.
-        **settings: Further settings for ``Embedder.from_pretrained``.
+        manifest: the store's manifest.
+        location: the store, for the error message.
+        model: where the model is now; None uses the place in the manifest.
+        option: the option that names the model, for the error message.
+        **settings: further settings for `Embedder.from_pretrained`.
 
     Returns:
-        The model.
+        the model.
 
     Raises:
-        ModelNotFoundError: The model is gone; the message says what to do.
-        ModelError: The model cannot be loaded.
+        ModelNotFoundError: the model is gone; the message says what to do.
+        ModelError: the model cannot be loaded.
     """
     try:
         return Embedder.from_pretrained(

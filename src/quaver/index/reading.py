@@ -31,10 +31,10 @@ class ReadFile:
     """A new or changed file, read and split.
 
     Attributes:
-        version: Its version.
-        source: Path relative to the folder.
-        passages: Its passages; empty for a file without text.
-        size: Size in bytes.
+        version: its version.
+        source: path relative to the folder.
+        passages: its passages; empty for a file without text.
+        size: size in bytes.
     """
 
     version: FileVersion
@@ -48,10 +48,10 @@ class Group:
     """Some files, together about one engine batch of passages.
 
     Attributes:
-        files: Files that are new or changed.
-        unchanged: The number of passages of each unchanged file.
-        failures: Files that could not be read.
-        size: Size of the unchanged and failed files, in bytes.
+        files: files that are new or changed.
+        unchanged: the number of passages of each unchanged file.
+        failures: files that could not be read.
+        size: size of the unchanged and failed files, in bytes.
     """
 
     files: list[ReadFile] = field(default_factory=list)
@@ -74,11 +74,11 @@ class Reader:
         """Set up a reader.
 
         Args:
-            folder: The folder.
-            root: The root that its passages are stored under.
-            tokenizer: The model's tokenizer.
-            max_tokens: Maximum tokens of a passage with its heading.
-            stored: What is stored of each source.
+            folder: the folder.
+            root: the root that its passages are stored under.
+            tokenizer: the model's tokenizer.
+            max_tokens: maximum tokens of a passage with its heading.
+            stored: what is stored of each source.
         """
         self._folder, self._root, self._tokenizer = folder, root, tokenizer
         self._max_tokens, self._stored = max_tokens, stored
@@ -87,11 +87,11 @@ class Reader:
         """Yield the files in groups.
 
         Args:
-            paths: The files.
-            passages: A group ends with the file that reaches this number of passages.
+            paths: the files.
+            passages: a group ends with the file that reaches this number of passages.
 
         Yields:
-            Groups; the last may be smaller.
+            groups; the last may be smaller.
         """
         group, waiting = Group(), 0
         with Converter() as converter:
@@ -145,7 +145,7 @@ class Reader:
     def _split(
         self, files: Sequence[tuple[str, Unread]], converter: Converter
     ) -> Iterator[tuple[ReadFile | Failure, int]]:
-        """Yield outcomes as ``_outcomes`` does; each file comes with the digest of its version."""
+        """Yield outcomes as `_outcomes` does; each file comes with the digest of its version."""
         documents = read_documents([file for _, file in files], converter)
         for (digest, file), document in zip(files, documents, strict=True):
             size = len(file.content)

@@ -13,12 +13,12 @@ class UpdateProgress:
     """The progress of an update.
 
     Attributes:
-        bytes_done: Bytes of files that are embedded, stored or not yet, or need no embedding.
-        bytes_total: Bytes of all files in the folder.
-        passages: Passages that are embedded and stored.
-        embedded: Passages that are embedded, stored or not yet.
-        work_done: Bytes of new and changed files that are embedded, stored or not yet.
-        work_total: Bytes of all new and changed files known so far; use it to estimate the time
+        bytes_done: bytes of files that are embedded, stored or not yet, or need no embedding.
+        bytes_total: bytes of all files in the folder.
+        passages: passages that are embedded and stored.
+        embedded: passages that are embedded, stored or not yet.
+        work_done: bytes of new and changed files that are embedded, stored or not yet.
+        work_total: bytes of all new and changed files known so far; use it to estimate the time
             left. It grows with files that turn out to be changed, and shrinks with those that cannot
             be read or have no text.
     """
@@ -36,19 +36,19 @@ class UpdateReport:
     """What an update did.
 
     Attributes:
-        files: Files of the folder that are now stored completely.
-        added: Passages that were embedded and stored.
-        reused: New passages whose text was already stored elsewhere, because a file was renamed,
+        files: files of the folder that are now stored completely.
+        added: passages that were embedded and stored.
+        reused: new passages whose text was already stored elsewhere, because a file was renamed,
             moved or copied; they were stored with the existing vector.
-        unchanged: Passages that were stored before and stay.
-        removed: Passages that were dropped because their file or their text is gone.
-        failed: Files and folders that could not be read, with the reason; their stored passages
+        unchanged: passages that were stored before and stay.
+        removed: passages that were dropped because their file or their text is gone.
+        failed: files and folders that could not be read, with the reason; their stored passages
             stay.
-        empty: Files without text; they count in ``files``.
-        others: Number of skipped files by ending, because their format is not supported.
-        truncated: Embedded texts that were longer than the model reads.
-        seconds: Time for the whole update, including reading and splitting.
-        outside: Links that lead out of the folder and were not followed.
+        empty: files without text; they count in `files`.
+        others: number of skipped files by ending, because their format is not supported.
+        truncated: embedded texts that were longer than the model reads.
+        seconds: time for the whole update, including reading and splitting.
+        outside: links that lead out of the folder and were not followed.
     """
 
     files: int

@@ -18,12 +18,12 @@ from quaver.store import Hit, VectorStore
 
 
 class SupportsRank(Protocol):
-    """Anything that puts texts in order for a question; ``CrossEncoder`` is one."""
+    """Anything that puts texts in order for a question; `CrossEncoder` is one."""
 
     def rank(
         self, query: str, documents: Iterable[str], *, top_k: int | None = None
     ) -> list[Ranked]:
-        """Return the best ``top_k`` documents, best first."""
+        """Return the best `top_k` documents, best first."""
         ...
 
 
@@ -35,18 +35,18 @@ def rerank(
     A bi-encoder with the store's own model gets the stored vectors and embeds only the question.
 
     Args:
-        query: The question.
-        hits: What a search found.
-        ranker: The ranker; it reads heading and text.
-        k: Maximum number of hits to return.
-        store: The store that the hits come from.
-        space: Fingerprint of the vectors in the store.
+        query: the question.
+        hits: what a search found.
+        ranker: the ranker; it reads heading and text.
+        k: maximum number of hits to return.
+        store: the store that the hits come from.
+        space: fingerprint of the vectors in the store.
 
     Returns:
-        The best hits, best first, with the ranker's scores.
+        the best hits, best first, with the ranker's scores.
 
     Raises:
-        InputError: The ranker has no method ``rank``.
+        InputError: the ranker has no method `rank`.
     """
     if isinstance(ranker, type) or not callable(getattr(ranker, "rank", None)):
         raise InputError(
@@ -68,16 +68,16 @@ def load_ranker(
     """Load a model that reranks, or rank with the index's own model.
 
     Args:
-        name_or_path: Model folder or hub id.
-        embedder: The index's own model; reused when `name_or_path` names it.
-        threads: Threads of the ranker; None uses those of `embedder`, or all cores.
+        name_or_path: model folder or hub id.
+        embedder: the index's own model; reused when `name_or_path` names it.
+        threads: threads of the ranker; None uses those of `embedder`, or all cores.
 
     Returns:
-        The ranker.
+        the ranker.
 
     Raises:
-        ModelNotFoundError: There is no such model.
-        ModelError: The model cannot rerank.
+        ModelNotFoundError: there is no such model.
+        ModelError: the model cannot rerank.
     """
     if embedder is not None and _same_model(name_or_path, embedder):
         return BiEncoderRanker(embedder)

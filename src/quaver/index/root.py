@@ -11,13 +11,13 @@ def root_of(folder: Path) -> str:
     """Return the root under which a folder without a name is stored: its absolute path.
 
     Args:
-        folder: The folder; it need not exist.
+        folder: the folder; it need not exist.
 
     Returns:
-        The path with links resolved.
+        the path with links resolved.
 
     Raises:
-        DocumentError: The path cannot be written as text.
+        DocumentError: the path cannot be written as text.
     """
     root = str(folder.expanduser().resolve())
     try:

@@ -26,15 +26,15 @@ def export_passages(location: str | Path, path: str | Path) -> int:
     """Write a store's passages, metadata and vectors to a Parquet file, without loading a model.
 
     Args:
-        location: The store, as for ``Index.open``.
-        path: The file; an existing one is replaced once the new one is complete.
+        location: the store, as for `Index.open`.
+        path: the file; an existing one is replaced once the new one is complete.
 
     Returns:
-        The number of passages in the file.
+        the number of passages in the file.
 
     Raises:
-        StoreError: The store cannot be read, or the file cannot be written.
-        ImportError: The extra "parquet" is missing.
+        StoreError: the store cannot be read, or the file cannot be written.
+        ImportError: the extra "parquet" is missing.
     """
     store = open_store(location, read_only=True)
     try:
@@ -54,29 +54,29 @@ def import_passages(
 ) -> int:
     """Store the passages of a Parquet file; an interrupted import can be run again.
 
-    A file written by ``export_passages`` contains vectors and needs no model. The passages of any
+    A file written by `export_passages` contains vectors and needs no model. The passages of any
     other file, with the columns id and text, are embedded; its other columns become metadata.
 
     Args:
-        path: The file.
-        location: The store; created if it does not exist. Passages with the same id are replaced.
-        embedder: The model for a file that ``export_passages`` did not write; for an existing
+        path: the file.
+        location: the store; created if it does not exist. Passages with the same id are replaced.
+        embedder: the model for a file that `export_passages` did not write; for an existing
             store, a function that loads it is enough.
-        vectors: Vectors that a new store compares, see ``Index.create``; None uses the setting of
+        vectors: vectors that a new store compares, see `Index.create`; None uses the setting of
             the exported store, or "float32".
-        wait: Seconds to wait for another process that writes to the store.
-        on_progress: Called with the number of passages stored so far and the number in the file.
+        wait: seconds to wait for another process that writes to the store.
+        on_progress: called with the number of passages stored so far and the number in the file.
 
     Returns:
-        The number of passages stored.
+        the number of passages stored.
 
     Raises:
-        DocumentError: The file is not a Parquet file of passages.
-        InputError: The file needs a model and none was given, or the store exists with other vectors
-            than ``vectors``.
-        StoreMismatchError: The store belongs to another model, or a later version wrote the file.
-        StoreError: Storing failed.
-        ImportError: The extra "parquet" is missing.
+        DocumentError: the file is not a Parquet file of passages.
+        InputError: the file needs a model and none was given, or the store exists with other vectors
+            than `vectors`.
+        StoreMismatchError: the store belongs to another model, or a later version wrote the file.
+        StoreError: storing failed.
+        ImportError: the extra "parquet" is missing.
     """
     file = ParquetPassages(Path(path))
     report = on_progress or (lambda done, total: None)

@@ -2,7 +2,7 @@
 
 The order makes it safe to stop at any moment: new passages are written and flushed before the stale
 ones of the same file are deleted, and only flushed passages are reported as stored. Each passage carries the
-version of its file (``FileVersion``), so the store itself shows which files are complete. Each also
+version of its file (`FileVersion`), so the store itself shows which files are complete. Each also
 carries its root, the folder or its name: an update touches only passages of its own root, except to
 reuse the vector of a text that is already stored.
 """
@@ -46,23 +46,23 @@ def update(
     selection: Selection | None = None,
     on_progress: Callable[[UpdateProgress], None] | None = None,
 ) -> UpdateReport:
-    """Update a store from a folder; see ``Index.update``.
+    """Update a store from a folder; see `Index.update`.
 
     Args:
-        embedder: The model.
-        store: The store.
-        folder: The folder.
-        root: The root that its passages are stored under; not empty.
-        max_tokens: Maximum tokens of a passage with its heading.
-        selection: Which files of the folder to index; see ``scan_folder``.
-        on_progress: Called in the caller's thread whenever passages have been embedded or stored.
+        embedder: the model.
+        store: the store.
+        folder: the folder.
+        root: the root that its passages are stored under; not empty.
+        max_tokens: maximum tokens of a passage with its heading.
+        selection: which files of the folder to index; see `scan_folder`.
+        on_progress: called in the caller's thread whenever passages have been embedded or stored.
 
     Returns:
-        What was done.
+        what was done.
 
     Raises:
-        DocumentError: The folder does not exist or holds no supported file.
-        StoreError: Storing failed.
+        DocumentError: the folder does not exist or holds no supported file.
+        StoreError: storing failed.
     """
     report = on_progress or (lambda progress: None)
     return _Update(embedder, store, folder, root, max_tokens, report).run(selection)
@@ -73,10 +73,10 @@ class _Work:
     """A group of files with their passages, sorted by the work they need.
 
     Attributes:
-        group: The files.
-        kept: Passages that keep their vector.
-        reused: Passages that reuse the vector of the same text elsewhere.
-        new: Passages to embed.
+        group: the files.
+        kept: passages that keep their vector.
+        reused: passages that reuse the vector of the same text elsewhere.
+        new: passages to embed.
     """
 
     group: Group

@@ -34,25 +34,25 @@ def watch(
     that open it to read can search at any time.
 
     Args:
-        location: The existing index.
-        embedder: Its model.
-        folder: The folder.
-        name: As for ``Index.update``.
-        include: As for ``Index.update``.
-        exclude: As for ``Index.update``.
-        gitignore: As for ``Index.update``.
-        follow_links: As for ``Index.update``.
-        on_progress: As for ``Index.update``.
-        stop: Set it to stop watching; None watches until interrupted.
+        location: the existing index.
+        embedder: its model.
+        folder: the folder.
+        name: as for `Index.update`.
+        include: as for `Index.update`.
+        exclude: as for `Index.update`.
+        gitignore: as for `Index.update`.
+        follow_links: as for `Index.update`.
+        on_progress: as for `Index.update`.
+        stop: set it to stop watching; None watches until interrupted.
 
     Yields:
-        The report of each update, or the error if the folder could not be read; watching goes on
+        the report of each update, or the error if the folder could not be read; watching goes on
         after an error.
 
     Raises:
-        StoreLockedError: Another process has been writing to the store for a minute.
-        StoreError: Storing failed.
-        ImportError: The extra "watch" is missing.
+        StoreLockedError: another process has been writing to the store for a minute.
+        StoreError: storing failed.
+        ImportError: the extra "watch" is missing.
     """
     with needs_extra("watch"):
         import watchfiles

@@ -1,4 +1,4 @@
-"""Chroma: its ``EmbeddingFunction`` in int8 on the CPU.
+"""Chroma: its `EmbeddingFunction` in int8 on the CPU.
 
 from quaver.integrations.chroma import QuaverEmbeddingFunction
 """
@@ -29,7 +29,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
 
     Documents and queries get the model's own prompts. The space is cosine unless the collection
     specifies another. Chroma saves the settings with the collection; if this module is imported,
-    ``client.get_collection`` loads the model again. Each process loads a model only once.
+    `client.get_collection` loads the model again. Each process loads a model only once.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
         """Load the model unless this process already has it.
 
         Args:
-            model_name: Model folder or hub id.
-            precision: Precision of the engine.
-            truncate_dim: Number of leading components to keep; None keeps all.
-            max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            revision: Branch, tag or commit on the hub.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            model_name: model folder or hub id.
+            precision: precision of the engine.
+            truncate_dim: number of leading components to keep; None keeps all.
+            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            revision: branch, tag or commit on the hub.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
 
         Raises:
-            ModelError: The model cannot be loaded.
+            ModelError: the model cannot be loaded.
         """
         self._config: dict[str, Any] = {
             "model_name": os.fspath(model_name),
@@ -82,12 +82,12 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
             N float32 arrays (D,).
 
         Raises:
-            InputError: A text is not a str or is invalid; the message names its position.
+            InputError: a text is not a str or is invalid; the message names its position.
         """
         return self._rows(input, "document")
 
     def embed_query(self, input: Documents) -> Any:
-        """Embed queries; see ``__call__``."""
+        """Embed queries; see `__call__`."""
         return self._rows(input, "query")
 
     @staticmethod
@@ -105,7 +105,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> QuaverEmbeddingFunction:
-        """Create the function from settings that ``get_config`` returned."""
+        """Create the function from settings that `get_config` returned."""
         return QuaverEmbeddingFunction(**config)
 
     def validate_config_update(
@@ -114,7 +114,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
         """Check a change of a collection's settings.
 
         Raises:
-            ValueError: The new settings would produce vectors that differ from the stored ones.
+            ValueError: the new settings would produce vectors that differ from the stored ones.
         """
         for name in ("model_name", "revision", "truncate_dim", "pooling"):
             if old_config.get(name) != new_config.get(name):

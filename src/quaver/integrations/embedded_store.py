@@ -40,19 +40,19 @@ _held: set[str] = set()
 
 
 class EmbeddedStore:
-    """An open store that the components of a process share; ``embedded_store`` returns it.
+    """An open store that the components of a process share; `embedded_store` returns it.
 
     Threads can share it: calls run one at a time. It closes when nothing references it.
 
     Attributes:
-        dimension: Dimension of the vectors.
+        dimension: dimension of the vectors.
     """
 
     def __init__(self, store: VectorStore) -> None:
-        """Wrap an open store; use ``embedded_store`` instead.
+        """Wrap an open store; use `embedded_store` instead.
 
         Args:
-            store: The store.
+            store: the store.
         """
         self._store = store
         self._lock = threading.Lock()
@@ -62,7 +62,7 @@ class EmbeddedStore:
         """Check the dimension of a vector.
 
         Raises:
-            StoreMismatchError: The store holds vectors of another dimension.
+            StoreMismatchError: the store holds vectors of another dimension.
         """
         if dimension != self.dimension:
             raise StoreMismatchError(
@@ -86,9 +86,9 @@ class EmbeddedStore:
             vectors: N vectors of D floats; None for a text without a vector.
 
         Raises:
-            InputError: A vector is not finite, or metadata is not valid JSON.
-            StoreMismatchError: A vector has the wrong dimension.
-            StoreError: Writing failed.
+            InputError: a vector is not finite, or metadata is not valid JSON.
+            StoreMismatchError: a vector has the wrong dimension.
+            StoreError: writing failed.
         """
         rows: dict[bool, dict[str, tuple[Passage, Sequence[float] | None]]] = {True: {}, False: {}}
         for identity, text, data, vector in zip(ids, texts, metadata, vectors, strict=True):
@@ -117,11 +117,11 @@ class EmbeddedStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Find the k best passages; see ``VectorStore.search``.
+        """Find the k best passages; see `VectorStore.search`.
 
         Raises:
-            InputError: An argument is invalid.
-            StoreMismatchError: The vector has the wrong dimension.
+            InputError: an argument is invalid.
+            StoreMismatchError: the vector has the wrong dimension.
         """
         query = None if vector is None else np.asarray(vector, np.float32)
         if query is not None:
@@ -136,7 +136,7 @@ class EmbeddedStore:
         """Return the stored passages with these ids, in their order.
 
         Raises:
-            InputError: Ids is a str.
+            InputError: ids is a str.
         """
         _require_list(ids)
         return self._locked(lambda: self._store.get(ids, with_vectors=with_vectors))
@@ -155,7 +155,7 @@ class EmbeddedStore:
         """Remove the passages with these ids; unknown ids are ignored.
 
         Raises:
-            InputError: Ids is a str.
+            InputError: ids is a str.
         """
         _require_list(ids)
         with self._lock:
@@ -186,15 +186,15 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
     """Open or create a store; a folder already open in this process is shared.
 
     Args:
-        path: The store's folder; None for a store in memory, which is never shared.
-        dimension: Dimension of the vectors.
+        path: the store's folder; None for a store in memory, which is never shared.
+        dimension: dimension of the vectors.
 
     Returns:
-        The store.
+        the store.
 
     Raises:
-        StoreMismatchError: The store holds vectors of another dimension.
-        StoreError: The store cannot be opened or created; the subclass gives the reason.
+        StoreMismatchError: the store holds vectors of another dimension.
+        StoreError: the store cannot be opened or created; the subclass gives the reason.
     """
     manifest = Manifest(
         model=FOREIGN,
@@ -243,14 +243,14 @@ class StorePlace:
     """A store's location; the store is created once the first vector shows the dimension.
 
     Attributes:
-        path: The store's folder; None for memory.
+        path: the store's folder; None for memory.
     """
 
     def __init__(self, path: str | Path | None) -> None:
         """Set the location without opening anything.
 
         Args:
-            path: The store's folder; None for memory.
+            path: the store's folder; None for memory.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -260,11 +260,11 @@ class StorePlace:
         """Open or create the store.
 
         Args:
-            dimension: Dimension of the vectors.
+            dimension: dimension of the vectors.
 
         Raises:
-            StoreMismatchError: The store holds vectors of another dimension.
-            StoreError: The store cannot be opened or created.
+            StoreMismatchError: the store holds vectors of another dimension.
+            StoreError: the store cannot be opened or created.
         """
         with self._lock:
             if self._opened is None:

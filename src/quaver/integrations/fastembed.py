@@ -1,4 +1,4 @@
-"""fastembed's ``TextEmbedding`` interface on Quaver's engine.
+"""fastembed's `TextEmbedding` interface on Quaver's engine.
 
 from quaver.integrations.fastembed import TextEmbedding  # instead of: from fastembed import ...
 """
@@ -25,23 +25,23 @@ class TextEmbedding:
         model = TextEmbedding("BAAI/bge-small-en-v1.5")
         vectors = list(model.embed(["Paris is the capital of France."]))
 
-    fastembed need not be installed. There are two differences: ``model_name`` has no default, and
-    ``query_embed`` and ``passage_embed`` add the model's own prompts, most of which fastembed omits.
+    fastembed need not be installed. There are two differences: `model_name` has no default, and
+    `query_embed` and `passage_embed` add the model's own prompts, most of which fastembed omits.
 
     Attributes:
-        model_name: Model folder or hub id.
+        model_name: model folder or hub id.
     """
 
     def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
         """Load the model unless this process already has it.
 
         Args:
-            model_name: Model folder or hub id.
-            threads: Engine threads; None uses every CPU available to the process.
-            **settings: Further arguments of ``Embedder.from_pretrained``.
+            model_name: model folder or hub id.
+            threads: engine threads; None uses every CPU available to the process.
+            **settings: further arguments of `Embedder.from_pretrained`.
 
         Raises:
-            ModelError: The model cannot be loaded.
+            ModelError: the model cannot be loaded.
         """
         self.model_name = model_name
         self._shared = shared_embedder(model_name, threads=threads, **settings)
@@ -57,11 +57,11 @@ class TextEmbedding:
         """Embed texts without a prompt, batch by batch.
 
         Args:
-            documents: One text or several; a generator is read batch by batch.
-            batch_size: Texts per call of the engine.
+            documents: one text or several; a generator is read batch by batch.
+            batch_size: texts per call of the engine.
 
         Yields:
-            A float32 array (D,) for each text.
+            a float32 array (D,) for each text.
 
         Raises:
             InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
@@ -72,13 +72,13 @@ class TextEmbedding:
     def passage_embed(
         self, texts: str | Iterable[str], batch_size: int = BATCH_SIZE
     ) -> Iterator[NDArray[np.float32]]:
-        """Embed documents, with the model's document prompt; see ``embed``."""
+        """Embed documents, with the model's document prompt; see `embed`."""
         return self._embed(texts, batch_size, "document", None)
 
     def query_embed(
         self, query: str | Iterable[str], batch_size: int = BATCH_SIZE
     ) -> Iterator[NDArray[np.float32]]:
-        """Embed queries, with the model's query prompt; see ``embed``."""
+        """Embed queries, with the model's query prompt; see `embed`."""
         return self._embed(query, batch_size, "query", None)
 
     def _embed(

@@ -1,6 +1,6 @@
 """Base classes and checks of the Haystack components.
 
-The components are in ``haystack_integrations.components.*.quaver``, because Haystack loads saved
+The components are in `haystack_integrations.components.*.quaver`, because Haystack loads saved
 pipelines from that package without a flag.
 """
 
@@ -56,13 +56,13 @@ class SavedByParameters:
         """Create the component from a dictionary.
 
         Args:
-            data: What ``to_dict`` returned.
+            data: what `to_dict` returned.
 
         Returns:
-            The component.
+            the component.
 
         Raises:
-            DeserializationError: A parameter is unknown, or the type is wrong.
+            DeserializationError: a parameter is unknown, or the type is wrong.
         """
         known = _parameters(cls)
         for name in data.get("init_parameters", {}):
@@ -110,7 +110,7 @@ class ModelComponent(SavedByParameters, Generic[Shared]):
 
 
 class EmbedderComponent(ModelComponent[SharedEmbedder]):
-    """A component that runs an ``Embedder``."""
+    """A component that runs an `Embedder`."""
 
     prefix: str | None
     suffix: str
@@ -146,7 +146,7 @@ class RankerComponent(ModelComponent[Shared]):
         raise NotImplementedError
 
     async def _scores_async(self, query: str, documents: Sequence[Document]) -> list[float]:
-        """Return what ``_scores`` returns without blocking the event loop."""
+        """Return what `_scores` returns without blocking the event loop."""
         raise NotImplementedError
 
     @staticmethod
@@ -167,12 +167,12 @@ class RankerComponent(ModelComponent[Shared]):
         """Rank documents for a query.
 
         Args:
-            query: The query.
-            documents: The documents. Of documents with equal ids, the best one is kept, by the
+            query: the query.
+            documents: the documents. Of documents with equal ids, the best one is kept, by the
                 score they already have.
-            top_k: Overrides the component's.
-            scale_score: Overrides the component's.
-            score_threshold: Overrides the component's.
+            top_k: overrides the component's.
+            scale_score: overrides the component's.
+            score_threshold: overrides the component's.
 
         Returns:
             "documents": copies with their scores, best first.
@@ -195,7 +195,7 @@ class RankerComponent(ModelComponent[Shared]):
         scale_score: bool | None = None,
         score_threshold: float | None = None,
     ) -> dict[str, list[Document]]:
-        """Rank documents without blocking the event loop; see ``run``."""
+        """Rank documents without blocking the event loop; see `run`."""
         limit, unique = self._checked(query, documents, top_k)
         scores = await self._scores_async(query, unique)
         return self._ranked(unique, scores, limit, scale_score, score_threshold)
@@ -251,7 +251,7 @@ def model_name(model: object) -> str:
     """Return a component's model as a str, the form that is saved.
 
     Raises:
-        InputError: The model is neither a folder nor a hub id.
+        InputError: the model is neither a folder nor a hub id.
     """
     if not isinstance(model, str | Path):
         raise InputError(f"model must be a folder or a hub id: got {model!r}")
@@ -259,7 +259,7 @@ def model_name(model: object) -> str:
 
 
 def hub_token() -> Secret:
-    """Return the default of ``token``: an environment variable that may be unset."""
+    """Return the default of `token`: an environment variable that may be unset."""
     return Secret.from_env_var(list(HUB_TOKENS), strict=False)
 
 
@@ -267,7 +267,7 @@ def require_documents(component: object, documents: object) -> None:
     """Check that an input is a list of documents.
 
     Raises:
-        TypeError: The input is not a list of documents.
+        TypeError: the input is not a list of documents.
     """
     name = type(component).__name__
     if not isinstance(documents, list):
@@ -283,7 +283,7 @@ def require_query(component: object, query: object, top_k: object) -> None:
     """Check the query and top_k of a ranker or retriever.
 
     Raises:
-        TypeError: The query is not a string.
+        TypeError: the query is not a string.
         ValueError: top_k is not an integer of at least 1.
     """
     if not isinstance(query, str):
@@ -298,7 +298,7 @@ def require_text(component: object, name: str, text: object) -> None:
     """Check that an input is a string.
 
     Raises:
-        TypeError: The input is not a string.
+        TypeError: the input is not a string.
     """
     if not isinstance(text, str):
         raise TypeError(
@@ -308,10 +308,10 @@ def require_text(component: object, name: str, text: object) -> None:
 
 
 def field_names(component: object, fields: object) -> list[str]:
-    """Return ``meta_fields_to_embed`` as a list; an empty one for None.
+    """Return `meta_fields_to_embed` as a list; an empty one for None.
 
     Raises:
-        TypeError: It is not a list of strings; a string would be read as one field per letter.
+        TypeError: it is not a list of strings; a string would be read as one field per letter.
     """
     if fields is None:
         return []
@@ -327,25 +327,25 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
     """Return what a model reads of a document.
 
     Args:
-        document: The document; one without content counts as empty.
-        meta_fields: Fields of its meta to put before the content; missing ones are left out.
-        separator: Goes between them.
+        document: the document; one without content counts as empty.
+        meta_fields: fields of its meta to put before the content; missing ones are left out.
+        separator: goes between them.
 
     Returns:
-        The fields and the content, joined.
+        the fields and the content, joined.
     """
     fields = [document.meta.get(name) for name in meta_fields]
     return separator.join([*(str(f) for f in fields if f is not None), document.content or ""])
 
 
 def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:
-    """Return the value of ``Document.meta[STAMP]`` for a text embedded this way.
+    """Return the value of `Document.meta[STAMP]` for a text embedded this way.
 
     Args:
-        embedder: The model.
-        prefix: The prefix of the text; None for the model's own prompt.
-        normalize: Whether the vector was normalized even if the model does not.
-        text: The text without the prefix.
+        embedder: the model.
+        prefix: the prefix of the text; None for the model's own prompt.
+        normalize: whether the vector was normalized even if the model does not.
+        text: the text without the prefix.
 
     Returns:
         16 hex digits.

@@ -59,30 +59,30 @@ class QuaverLanceEmbeddings(TextEmbeddingFunction):
 
         Args:
             texts: N texts.
-            *args: Not used.
-            **kwargs: Not used.
+            *args: not used.
+            **kwargs: not used.
 
         Returns:
             N float32 arrays (D,).
 
         Raises:
-            InputError: A text is not a str or is invalid; the message names its position.
+            InputError: a text is not a str or is invalid; the message names its position.
         """
         return self._rows(texts, "document")
 
     def compute_query_embeddings(
         self, query: Any, *args: Any, **kwargs: Any
     ) -> list[NDArray[np.float32]]:
-        """Embed one query or several; see ``generate_embeddings``."""
+        """Embed one query or several; see `generate_embeddings`."""
         return self._rows(self.sanitize_input(query), "query")
 
     # LanceDB retries with growing pauses, which suits remote services; a local error does not go away.
     def compute_query_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Run ``compute_query_embeddings`` without retrying."""
+        """Run `compute_query_embeddings` without retrying."""
         return self.compute_query_embeddings(*args, **kwargs)
 
     def compute_source_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> Any:
-        """Run ``compute_source_embeddings`` without retrying."""
+        """Run `compute_source_embeddings` without retrying."""
         return self.compute_source_embeddings(*args, **kwargs)
 
     def _rows(self, texts: Any, role: Role) -> list[NDArray[np.float32]]:

@@ -22,7 +22,7 @@ MAX_ITEMS = 256
 LINGER = 0.2
 """Seconds the thread waits for another request before it ends.
 
-If it ended at once, the next request would start a new thread, and ``Thread.start`` blocks the event
+If it ended at once, the next request would start a new thread, and `Thread.start` blocks the event
 loop until that thread runs. If it never ended, it would keep the model in memory.
 """
 
@@ -39,10 +39,10 @@ class MicroBatcher(Generic[Key, Item, Result]):
     """Join the requests of concurrent tasks into batches.
 
     If the engine is idle, a request starts at once. Requests that arrive while it is busy wait, and
-    those with the same key then form one batch of up to ``MAX_ITEMS`` items. No request waits for a
+    those with the same key then form one batch of up to `MAX_ITEMS` items. No request waits for a
     timer, a single request costs one thread wake-up, and a hundred at once take two batches.
 
-    Tasks may belong to different event loops. The thread ends after ``LINGER`` seconds without a
+    Tasks may belong to different event loops. The thread ends after `LINGER` seconds without a
     request.
     """
 
@@ -50,7 +50,7 @@ class MicroBatcher(Generic[Key, Item, Result]):
         """Set up an idle batcher.
 
         Args:
-            run: Takes a key and items; returns one result for each item, in order.
+            run: takes a key and items; returns one result for each item, in order.
         """
         self._run = run
         self._begin()
@@ -65,14 +65,14 @@ class MicroBatcher(Generic[Key, Item, Result]):
         """Wait for the results of some items.
 
         Args:
-            key: Only requests with equal keys share a batch.
-            items: The items; may be empty.
+            key: only requests with equal keys share a batch.
+            items: the items; may be empty.
 
         Returns:
-            One result for each item.
+            one result for each item.
 
         Raises:
-            Exception: What ``run`` raises for these items. An error of one request does not affect
+            Exception: what `run` raises for these items. An error of one request does not affect
                 the others.
         """
         if not items:

@@ -27,7 +27,7 @@ class MtebEncoder:
     """An embedding model behind mteb's EncoderProtocol.
 
     Attributes:
-        embedder: The model.
+        embedder: the model.
     """
 
     def __init__(
@@ -41,10 +41,10 @@ class MtebEncoder:
         """Wrap a loaded model, or load one.
 
         Args:
-            model_name: A loaded embedder, or a model folder or hub id.
-            revision: Branch, tag or commit on the hub.
+            model_name: a loaded embedder, or a model folder or hub id.
+            revision: branch, tag or commit on the hub.
             device: "cpu" or None.
-            **settings: Further arguments of `Embedder.from_pretrained`.
+            **settings: further arguments of `Embedder.from_pretrained`.
         """
         _check_device(device)
         self.embedder = (
@@ -75,10 +75,10 @@ class MtebEncoder:
         and role, the task type, or else the role.
 
         Args:
-            inputs: Batches with "text".
-            task_metadata: The task's metadata.
-            hf_split: Not used.
-            hf_subset: Not used.
+            inputs: batches with "text".
+            task_metadata: the task's metadata.
+            hf_split: not used.
+            hf_subset: not used.
             prompt_type: query, document or None.
             **options: mteb's; show_progress_bar is used, the batches are the engine's own.
 
@@ -111,7 +111,7 @@ class MtebCrossEncoder:
     """A cross-encoder behind mteb's CrossEncoderProtocol.
 
     Attributes:
-        cross_encoder: The model.
+        cross_encoder: the model.
     """
 
     def __init__(
@@ -124,10 +124,10 @@ class MtebCrossEncoder:
         """Wrap a loaded model, or load one.
 
         Args:
-            model_name: A loaded cross-encoder, or a model folder or hub id.
-            revision: Branch, tag or commit on the hub.
+            model_name: a loaded cross-encoder, or a model folder or hub id.
+            revision: branch, tag or commit on the hub.
             device: "cpu" or None.
-            **settings: Further arguments of `CrossEncoder.from_pretrained`.
+            **settings: further arguments of `CrossEncoder.from_pretrained`.
         """
         _check_device(device)
         self.cross_encoder = (
@@ -156,12 +156,12 @@ class MtebCrossEncoder:
         """Score pairs.
 
         Args:
-            inputs1: Batches with "text", the queries.
-            inputs2: Batches with "text", the documents.
-            task_metadata: Not used.
-            hf_split: Not used.
-            hf_subset: Not used.
-            prompt_type: Not used.
+            inputs1: batches with "text", the queries.
+            inputs2: batches with "text", the documents.
+            task_metadata: not used.
+            hf_split: not used.
+            hf_subset: not used.
+            prompt_type: not used.
             **options: mteb's options; only show_progress_bar is used.
 
         Returns:
@@ -176,15 +176,15 @@ class MtebSearch:
     """A whole index behind mteb's SearchProtocol: embed, store and search as one model.
 
     Attributes:
-        embedder: The model of the index.
+        embedder: the model of the index.
     """
 
     def __init__(self, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
         """Wrap a search.
 
         Args:
-            embedder: The model of the index.
-            mode: Mode of `quaver.Index.search`.
+            embedder: the model of the index.
+            mode: mode of `quaver.Index.search`.
         """
         self.embedder = embedder
         self._mode = mode
@@ -210,13 +210,13 @@ class MtebSearch:
         """Store a corpus, replacing the previous one.
 
         Args:
-            corpus: Rows with "id", "text" and, optionally, "title".
-            task_metadata: Not used.
-            hf_split: Not used.
-            hf_subset: Not used.
-            encode_kwargs: Not used.
-            num_proc: Not used.
-            **options: Not used.
+            corpus: rows with "id", "text" and, optionally, "title".
+            task_metadata: not used.
+            hf_split: not used.
+            hf_subset: not used.
+            encode_kwargs: not used.
+            num_proc: not used.
+            **options: not used.
         """
         self.close()
         self._opened = CorpusIndex(self.embedder, mode=self._mode)
@@ -239,21 +239,21 @@ class MtebSearch:
         """Search the stored corpus.
 
         Args:
-            queries: Rows with "id" and "text".
-            task_metadata: Not used.
-            top_k: Number of documents for each query.
-            hf_split: Not used.
-            hf_subset: Not used.
-            encode_kwargs: Not used.
-            top_ranked: Must be None; an index searches all documents.
-            num_proc: Not used.
-            **options: Not used.
+            queries: rows with "id" and "text".
+            task_metadata: not used.
+            top_k: number of documents for each query.
+            hf_split: not used.
+            hf_subset: not used.
+            encode_kwargs: not used.
+            top_ranked: must be None; an index searches all documents.
+            num_proc: not used.
+            **options: not used.
 
         Returns:
-            Query id to document id to score; scores decrease with rank.
+            query id to document id to score; scores decrease with rank.
 
         Raises:
-            InputError: No corpus is stored, or top_ranked is given.
+            InputError: no corpus is stored, or top_ranked is given.
         """
         if self._opened is None:
             raise InputError("an index must hold a corpus before it is searched: call index first")

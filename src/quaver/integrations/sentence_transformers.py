@@ -55,19 +55,19 @@ class QuaverModule(InputModule):
         SentenceTransformer(modules=[QuaverModule("BAAI/bge-small-en-v1.5")], device="cpu")
 
     The module then passes on the model folder's settings: prompts, default prompt and similarity
-    function, or a cross-encoder's activation. Arguments of ``SentenceTransformer`` take precedence,
-    but it cannot tell an empty prompt from a missing one; ``QuaverModule(..., prompts={})`` omits the
+    function, or a cross-encoder's activation. Arguments of `SentenceTransformer` take precedence,
+    but it cannot tell an empty prompt from a missing one; `QuaverModule(..., prompts={})` omits the
     folder's prompts.
 
-    sentence-transformers passes ``batch_size`` texts at a time, 32 by default; 256 and more keep the
+    sentence-transformers passes `batch_size` texts at a time, 32 by default; 256 and more keep the
     engine busy. The module cannot be trained.
 
     Attributes:
-        model: Model folder or hub id.
+        model: model folder or hub id.
         task: "embed" or "rank".
         precision: "int8" or "float32".
-        pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-        prompts: Prompts by name; empty for a cross-encoder.
+        pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+        prompts: prompts by name; empty for a cross-encoder.
     """
 
     config_file_name = CONFIG
@@ -86,16 +86,16 @@ class QuaverModule(InputModule):
         """Load the model unless this process already has it.
 
         Args:
-            model: Model folder or hub id.
+            model: model folder or hub id.
             task: "embed" for SentenceTransformer, "rank" for CrossEncoder.
-            precision: Precision of the engine.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            max_seq_length: Maximum tokens of a text or pair; None uses the model's maximum.
-            prompts: Replace the folder's prompts; {} for no prompts.
+            precision: precision of the engine.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            max_seq_length: maximum tokens of a text or pair; None uses the model's maximum.
+            prompts: replace the folder's prompts; {} for no prompts.
 
         Raises:
-            ModelError: The model cannot be loaded.
-            InputError: An argument is invalid.
+            ModelError: the model cannot be loaded.
+            InputError: an argument is invalid.
         """
         super().__init__()
         if task not in ("embed", "rank"):
@@ -140,10 +140,10 @@ class QuaverModule(InputModule):
         """Pass on the model folder's settings; sentence-transformers calls this.
 
         Args:
-            model: The ``SentenceTransformer`` or ``CrossEncoder`` around this module.
+            model: the `SentenceTransformer` or `CrossEncoder` around this module.
 
         Raises:
-            InputError: The model has several labels, but ``CrossEncoder`` does not know how many.
+            InputError: the model has several labels, but `CrossEncoder` does not know how many.
         """
         card = model.model_card_data
         if card.model_name is None:  # mteb saves results under this name
@@ -221,15 +221,15 @@ class QuaverModule(InputModule):
 
         Args:
             inputs: texts, or pairs of texts.
-            prompt: Prepended to every text.
-            processing_kwargs: For a tokenizer of transformers; must be None or empty.
+            prompt: prepended to every text.
+            processing_kwargs: for a tokenizer of transformers; must be None or empty.
             _: "task" and the like, which change nothing here.
 
         Returns:
             "texts".
 
         Raises:
-            InputError: A cross-encoder got a prompt, or processing_kwargs is not empty.
+            InputError: a cross-encoder got a prompt, or processing_kwargs is not empty.
         """
         if self.task == "rank" and prompt:
             raise InputError(
@@ -249,13 +249,13 @@ class QuaverModule(InputModule):
         """Run the engine.
 
         Args:
-            features: What ``preprocess`` returned.
+            features: what `preprocess` returned.
 
         Returns:
-            The features with "sentence_embedding", float32 (N, D), or "scores", float32 (N, labels).
+            the features with "sentence_embedding", float32 (N, D), or "scores", float32 (N, labels).
 
         Raises:
-            InputError: An input is not a text or a pair of texts.
+            InputError: an input is not a text or a pair of texts.
         """
         texts, shared = features["texts"], self._shared
         if isinstance(shared, SharedEmbedder):
@@ -267,7 +267,7 @@ class QuaverModule(InputModule):
         return _Features(features, scores=torch.from_numpy(rows))
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the configuration that ``save`` writes."""
+        """Return the configuration that `save` writes."""
         config = {"task": self.task, "precision": self.precision}
         return config if self.pooling is None else {**config, "pooling": self.pooling}
 
@@ -275,28 +275,28 @@ class QuaverModule(InputModule):
         """Write the module with a copy of the model.
 
         Args:
-            output_path: An existing folder.
-            args: Not used.
-            kwargs: Not used.
+            output_path: an existing folder.
+            args: not used.
+            kwargs: not used.
         """
         copy_model(find_folder(self.model, None, False, None).path, Path(output_path) / MODEL)
         self.save_config(output_path)
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> QuaverModule:
-        """Load what ``save`` or `quaver export-st` wrote; sentence-transformers calls this.
+        """Load what `save` or `quaver export-st` wrote; sentence-transformers calls this.
 
         Args:
-            model_name_or_path: The folder, or a hub id.
-            subfolder: The module's subfolder.
-            kwargs: Token, cache_folder, revision and local_files_only for the hub. Of the others,
-                only ``processor_kwargs={"model_max_length": 128}`` is used, to shorten texts.
+            model_name_or_path: the folder, or a hub id.
+            subfolder: the module's subfolder.
+            kwargs: token, cache_folder, revision and local_files_only for the hub. Of the others,
+                only `processor_kwargs={"model_max_length": 128}` is used, to shorten texts.
 
         Returns:
-            The module.
+            the module.
 
         Raises:
-            InputError: A keyword is not supported by this engine.
+            InputError: a keyword is not supported by this engine.
         """
         names = ("token", "cache_folder", "revision", "local_files_only")
         hub = {name: kwargs[name] for name in names if name in kwargs}
@@ -330,7 +330,7 @@ def _checked(kwargs: Mapping[str, Any]) -> int | None:
     """Return the maximum tokens given to a constructor of sentence-transformers.
 
     Raises:
-        InputError: A keyword is not supported by this engine.
+        InputError: a keyword is not supported by this engine.
     """
     backend = kwargs.get("backend") or "torch"
     if backend != "torch":

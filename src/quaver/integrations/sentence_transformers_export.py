@@ -36,24 +36,24 @@ def export_sentence_transformers(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Task:
-    """Write a folder for ``SentenceTransformer`` or ``CrossEncoder`` of sentence-transformers.
+    """Write a folder for `SentenceTransformer` or `CrossEncoder` of sentence-transformers.
 
     Args:
-        name_or_path: Model folder or hub id, quantized or not; with a classification head it becomes
+        name_or_path: model folder or hub id, quantized or not; with a classification head it becomes
             a CrossEncoder.
-        target: A new or empty folder.
-        precision: Precision of the engine.
-        pooling: For a model folder that does not specify it; see `Embedder.from_pretrained`.
-        revision: Branch, tag or commit on the hub.
-        local_files_only: Never use the network.
-        token: Hub access token.
+        target: a new or empty folder.
+        precision: precision of the engine.
+        pooling: for a model folder that does not specify it; see `Embedder.from_pretrained`.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        token: hub access token.
 
     Returns:
         "embed" for a SentenceTransformer, "rank" for a CrossEncoder.
 
     Raises:
-        ModelError: The model cannot be loaded.
-        InputError: The target is not empty or cannot be written; no partial folder is left.
+        ModelError: the model cannot be loaded.
+        InputError: the target is not empty or cannot be written; no partial folder is left.
     """
     goal = Path(target)
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
@@ -89,10 +89,10 @@ def task_of(folder: Path) -> Task:
     """Return a model's task: "rank" with a classification head, else "embed".
 
     Args:
-        folder: The model folder.
+        folder: the model folder.
 
     Raises:
-        ModelError: The folder cannot be read.
+        ModelError: the folder cannot be read.
     """
     return "rank" if ModelFolder.open(folder).is_cross_encoder else "embed"
 
@@ -101,11 +101,11 @@ def copy_model(source: Path, target: Path) -> None:
     """Copy a model folder without code and without weights in other formats.
 
     Args:
-        source: The model folder.
-        target: The new folder; its parents are created.
+        source: the model folder.
+        target: the new folder; its parents are created.
 
     Raises:
-        OSError: A file cannot be read or written.
+        OSError: a file cannot be read or written.
     """
     for file in source.rglob("*"):
         if file.is_file() and _is_copied(file):

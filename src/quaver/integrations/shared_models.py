@@ -28,26 +28,26 @@ def name_in_results(name: str, precision: str) -> str:
     """Return the model name for published results, which differs from the original model's.
 
     Args:
-        name: Hub id, or the name of a folder.
-        precision: Precision of the engine.
+        name: hub id, or the name of a folder.
+        precision: precision of the engine.
     """
     return f"{name if '/' in name else f'local/{name}'}-quaver-{precision}"
 
 
 class SharedEmbedder:
-    """An ``Embedder`` shared by components; ``shared_embedder`` returns it.
+    """An `Embedder` shared by components; `shared_embedder` returns it.
 
     Attributes:
-        embedder: The model.
+        embedder: the model.
     """
 
     def __init__(self, embedder: Embedder, model: str | Path, settings: dict[str, Any]) -> None:
-        """Wrap a model; use ``shared_embedder`` instead.
+        """Wrap a model; use `shared_embedder` instead.
 
         Args:
-            embedder: The model.
-            model: The folder or hub id it was loaded from.
-            settings: The arguments of ``Embedder.from_pretrained`` it was loaded with.
+            embedder: the model.
+            model: the folder or hub id it was loaded from.
+            settings: the arguments of `Embedder.from_pretrained` it was loaded with.
         """
         self.embedder = embedder
         self._origin = model, settings
@@ -71,9 +71,9 @@ class SharedEmbedder:
         Args:
             texts: N texts.
             role: "query" or "document"; selects the model's prompt.
-            prompt: Replaces the model's prompt; "" for no prompt.
-            normalize: Whether to return unit vectors; None follows the model.
-            show_progress_bar: Show a progress bar on stderr.
+            prompt: replaces the model's prompt; "" for no prompt.
+            normalize: whether to return unit vectors; None follows the model.
+            show_progress_bar: show a progress bar on stderr.
 
         Returns:
             float32 (N, D).
@@ -98,7 +98,7 @@ class SharedEmbedder:
         prompt: str | None = None,
         normalize: bool | None = None,
     ) -> NDArray[np.float32]:
-        """Run ``encode`` without blocking the event loop, batched with other tasks' texts."""
+        """Run `encode` without blocking the event loop, batched with other tasks' texts."""
         _require_list(texts)
         if not texts:
             return self.encode(texts, role, prompt=prompt, normalize=normalize)
@@ -116,15 +116,15 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
     """Load a model, or return the one already loaded in this process.
 
     Args:
-        model: Model folder or hub id.
-        settings: Further arguments of ``Embedder.from_pretrained``.
+        model: model folder or hub id.
+        settings: further arguments of `Embedder.from_pretrained`.
 
     Returns:
-        The same object for the same model and settings, while anything references it.
+        the same object for the same model and settings, while anything references it.
 
     Raises:
-        ModelError: The model cannot be loaded; see ``Embedder.from_pretrained``.
-        InputError: A setting is invalid.
+        ModelError: the model cannot be loaded; see `Embedder.from_pretrained`.
+        InputError: a setting is invalid.
     """
     return _shared(
         SharedEmbedder,
@@ -135,21 +135,21 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
 
 
 class SharedCrossEncoder:
-    """A ``CrossEncoder`` shared by components; ``shared_cross_encoder`` returns it.
+    """A `CrossEncoder` shared by components; `shared_cross_encoder` returns it.
 
     Attributes:
-        model: The model.
+        model: the model.
     """
 
     def __init__(
         self, model: CrossEncoder, name_or_path: str | Path, settings: dict[str, Any]
     ) -> None:
-        """Wrap a model; use ``shared_cross_encoder`` instead.
+        """Wrap a model; use `shared_cross_encoder` instead.
 
         Args:
-            model: The model.
-            name_or_path: The folder or hub id it was loaded from.
-            settings: The arguments of ``CrossEncoder.from_pretrained`` it was loaded with.
+            model: the model.
+            name_or_path: the folder or hub id it was loaded from.
+            settings: the arguments of `CrossEncoder.from_pretrained` it was loaded with.
         """
         self.model = model
         self._origin = name_or_path, settings
@@ -173,7 +173,7 @@ class SharedCrossEncoder:
             N scores; higher is better.
 
         Raises:
-            InputError: A pair is invalid; the message names its position.
+            InputError: a pair is invalid; the message names its position.
         """
         scores: list[float] = self.model.predict(pairs, activation=activation).tolist()
         return scores
@@ -181,7 +181,7 @@ class SharedCrossEncoder:
     async def ascore(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
     ) -> list[float]:
-        """Run ``score`` without blocking the event loop, batched with other tasks' pairs."""
+        """Run `score` without blocking the event loop, batched with other tasks' pairs."""
         return list(await self._batches.submit(activation, pairs))
 
     def _score_batch(
@@ -196,16 +196,16 @@ def shared_cross_encoder(
     """Load a cross-encoder, or return the one already loaded in this process.
 
     Args:
-        model: Model folder or hub id.
-        one_score: Refuse a model with several labels, because none of its scores ranks documents.
-        settings: Further arguments of ``CrossEncoder.from_pretrained``.
+        model: model folder or hub id.
+        one_score: refuse a model with several labels, because none of its scores ranks documents.
+        settings: further arguments of `CrossEncoder.from_pretrained`.
 
     Returns:
-        The same object for the same model and settings, while anything references it.
+        the same object for the same model and settings, while anything references it.
 
     Raises:
-        ModelError: The model cannot be loaded; see ``CrossEncoder.from_pretrained``.
-        InputError: A setting is invalid, or the model has several labels.
+        ModelError: the model cannot be loaded; see `CrossEncoder.from_pretrained`.
+        InputError: a setting is invalid, or the model has several labels.
     """
     shared = _shared(
         SharedCrossEncoder,

@@ -368,7 +368,7 @@ def read_json(path: Path) -> Any:
         path: the file.
 
     Returns:
-        Its value; numbers are finite, text is valid Unicode, and no key repeats.
+        its value; numbers are finite, text is valid Unicode, and no key repeats.
 
     Raises:
         ModelFolderError: it is larger than `MAX_JSON_BYTES`, nested deeper than `MAX_DEPTH`, or not
@@ -435,7 +435,7 @@ def checked(kind: type[File], value: Any, where: object) -> File:
         where: the file, for the message.
 
     Returns:
-        The value as an instance of the schema.
+        the value as an instance of the schema.
 
     Raises:
         ModelFolderError: a key has the wrong type or is out of range; the message has its value.

@@ -174,7 +174,7 @@ class ModelFolder:
             organizations: where to look for a hub id without an organization.
 
         Returns:
-            The folder; weights and tokenizer are not read yet.
+            the folder; weights and tokenizer are not read yet.
 
         Raises:
             ModelNotFoundError: there is no such folder, and the hub does not have the model or cannot

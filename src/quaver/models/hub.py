@@ -59,7 +59,7 @@ def find_folder(
         organizations: where to look for a name without an organization, in this order.
 
     Returns:
-        The folder, the model's name, and its source; for a short name both include the organization.
+        the folder, the model's name, and its source; for a short name both include the organization.
 
     Raises:
         ModelNotFoundError: there is no such folder, and the hub does not have the model or cannot

@@ -92,7 +92,7 @@ def leading_text(backend: Backend) -> Callable[[str, int], str] | None:
         backend: the tokenizer, with the normalizer it will have.
 
     Returns:
-        A function of a text and a number of characters, which returns the text's start: about as many
+        a function of a text and a number of characters, which returns the text's start: about as many
         characters, or the whole text where no place is near. None if the tokenizer has a part of
         which this is not proved.
     """

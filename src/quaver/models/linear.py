@@ -131,7 +131,7 @@ def quantize_weight(
         groups: where the groups of inputs end, see `QuantizedLinear`.
 
     Returns:
-        The layer in int8; a symmetric one never uses -128, so the range is the same on both sides.
+        the layer in int8; a symmetric one never uses -128, so the range is the same on both sides.
     """
     weight = linear.weight
     scales, zeros = [], []
@@ -219,7 +219,7 @@ def stacked(parts: Sequence[Linear]) -> Linear:
         parts: at least one layer, all with K inputs.
 
     Returns:
-        The layer; int8 if all parts are int8, else float32.
+        the layer; int8 if all parts are int8, else float32.
 
     Raises:
         WeightsError: parts in int8 have different fixed input ranges, or groups of inputs.

@@ -43,7 +43,7 @@ def module_steps(modules: Sequence[Module], size: int) -> tuple[HeadStep, ...]:
         size: the features of a pooled vector.
 
     Returns:
-        The steps; their tensors have the names of `module_tensors`.
+        the steps; their tensors have the names of `module_tensors`.
 
     Raises:
         ModelFolderError: a size is missing from a module's config.json.
@@ -78,7 +78,7 @@ def module_tensors(
         stored: the tensors of the model's file, whose head has the words of a LogitScore.
 
     Returns:
-        Tensors by name.
+        tensors by name.
 
     Raises:
         WeightsError: a file is broken.
@@ -109,7 +109,7 @@ def cross_encoder_spec(folder: ModelFolder) -> EncoderSpec:
         folder: the model's folder.
 
     Returns:
-        The spec; `outputs` is the number of labels.
+        the spec; `outputs` is the number of labels.
 
     Raises:
         UnsupportedArchitectureError: the model type, an option, the head or a module is not
@@ -130,7 +130,7 @@ def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> dict[str, NDArray[A
         spec: its encoder.
 
     Returns:
-        Tensors by name.
+        tensors by name.
 
     Raises:
         WeightsError: a file is broken.

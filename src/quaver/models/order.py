@@ -39,7 +39,7 @@ def reordered(
             change.
 
     Returns:
-        The weights; `order` says how tables and vectors correspond to them.
+        the weights; `order` says how tables and vectors correspond to them.
 
     Raises:
         InputError: an order is not a permutation, or the weights have another order already.

@@ -21,7 +21,7 @@ def rotary_tables(
         head_size: D, even.
 
     Returns:
-        Two float32 (length, D / 2).
+        two float32 (length, D / 2).
     """
     exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
     frequencies = 1 / np.float32(rotary.theta) ** exponents / np.float32(rotary.divisor)

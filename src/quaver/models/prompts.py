@@ -36,7 +36,7 @@ def known_prompts(name: str) -> dict[str, str]:
         name: hub id or folder name, with or without its owner.
 
     Returns:
-        Prompts by name; empty for a model that is not in the table.
+        prompts by name; empty for a model that is not in the table.
     """
     model = name.rstrip("/").rpartition("/")[2].lower()
     for pattern, prompts in _KNOWN:
@@ -57,7 +57,7 @@ def checked_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
         prompts: texts by name.
 
     Returns:
-        The same as a dict.
+        the same as a dict.
 
     Raises:
         InputError: a name or a text is not a str.
@@ -88,7 +88,7 @@ def choose_prompt(
         model: the model's name, for messages.
 
     Returns:
-        The prompt; "" if neither the caller nor the model names one.
+        the prompt; "" if neither the caller nor the model names one.
 
     Raises:
         InputError: both are set, the prompt is not a str, or the model has no prompt of this name.

@@ -81,7 +81,7 @@ def quantization_config(
         tables: names of int8 embeddings, one scale for each row.
 
     Returns:
-        The value of "quantization_config".
+        the value of "quantization_config".
     """
     groups: dict[str, Any] = {}
     activations = {"num_bits": 8, "type": "int", "symmetric": False}

@@ -75,7 +75,7 @@ def static_model(
         normalize: the caller's choice, or None for the folder's.
 
     Returns:
-        Spec and weights.
+        spec and weights.
 
     Raises:
         PoolingError: the caller asks for another pooling than the mean.
@@ -122,7 +122,7 @@ def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | No
         max_length: most tokens of a text; None takes the model's.
 
     Returns:
-        The tokenizer, checked against the table.
+        the tokenizer, checked against the table.
 
     Raises:
         TokenizerError: tokenizer.json is missing or broken, or does not fit the table.

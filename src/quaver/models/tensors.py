@@ -100,7 +100,7 @@ class NamedTensors:
             bias: whether the file has a bias; otherwise it is zeros.
 
         Returns:
-            The layer.
+            the layer.
 
         Raises:
             WeightsError: a tensor is missing, has the wrong shape or dtype, is not finite, or a scale

@@ -50,7 +50,7 @@ class TokenBatch:
     """The tokens of N texts, concatenated.
 
     Attributes:
-        ids: int32 (T,), token ids; text i is ``ids[offsets[i]:offsets[i + 1]]``.
+        ids: int32 (T,), token ids; text i is `ids[offsets[i]:offsets[i + 1]]`.
         offsets: int32 (N + 1,), starts with 0, strictly increasing, ends with T. Of a static model a
             text may have no token.
         type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None if all are
@@ -80,7 +80,7 @@ class TokenBatch:
             last: index after the last text, first <= last <= N.
 
         Returns:
-            A batch of last - first texts.
+            a batch of last - first texts.
         """
         begin, end = int(self.offsets[first]), int(self.offsets[last])
         types = None if self.type_ids is None else self.type_ids[begin:end]
@@ -94,7 +94,7 @@ class TokenBatch:
             max_tokens: the bound, positive.
 
         Yields:
-            The index of the first text and the batch, in order.
+            the index of the first text and the batch, in order.
         """
         first = 0
         while first < len(self):
@@ -236,7 +236,7 @@ class Tokenizer:
             template: see `__init__`.
 
         Returns:
-            The tokenizer.
+            the tokenizer.
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
@@ -316,7 +316,7 @@ class Tokenizer:
                 `max_length` means `max_length`.
 
         Returns:
-            A batch of N texts.
+            a batch of N texts.
 
         Raises:
             InputError: an item is not a str, or has half of a surrogate pair; the message has its
@@ -383,7 +383,7 @@ class Tokenizer:
             longest_second: most tokens of a second text; None allows as many as fit.
 
         Returns:
-            A batch of N sequences; `type_ids` as the model's tokenizer sets them.
+            a batch of N sequences; `type_ids` as the model's tokenizer sets them.
 
         Raises:
             InputError: an item is not a pair of str, or its first text leaves no room for the second.
@@ -473,7 +473,7 @@ class Tokenizer:
             text: the text.
 
         Returns:
-            The number of tokens, 0 for an empty text.
+            the number of tokens, 0 for an empty text.
 
         Raises:
             InputError: the text is not a str, or has half of a surrogate pair.
@@ -487,7 +487,7 @@ class Tokenizer:
             texts: the texts.
 
         Returns:
-            The number of tokens of each.
+            the number of tokens of each.
 
         Raises:
             InputError: an item is not a str, or has half of a surrogate pair.
@@ -501,7 +501,7 @@ class Tokenizer:
             text: the text.
 
         Returns:
-            For each token, the number of characters up to its end, in ascending order.
+            for each token, the number of characters up to its end, in ascending order.
 
         Raises:
             InputError: the text has half of a surrogate pair.
@@ -519,7 +519,7 @@ class Tokenizer:
             special_tokens: add the special tokens.
 
         Returns:
-            The tokens, in order.
+            the tokens, in order.
 
         Raises:
             InputError: the text holds half of a surrogate pair.
@@ -543,7 +543,7 @@ class Tokenizer:
             skip_special_tokens: leave the special tokens out.
 
         Returns:
-            The text.
+            the text.
 
         Raises:
             TokenRangeError: an id is outside the vocabulary.

@@ -81,7 +81,7 @@ def tokenizer_from_vocabulary(
         model: config.json.
 
     Returns:
-        The tokenizer, its settings followed; None if the folder has no vocabulary of its class.
+        the tokenizer, its settings followed; None if the folder has no vocabulary of its class.
 
     Raises:
         ModelFolderError: a file is no ordinary file, too large, or says what no tokenizer has.

@@ -61,7 +61,7 @@ def checked_tokenizer(content: bytes, path: Path) -> bytes:
         path: the file, for messages.
 
     Returns:
-        The same with duplicate keys of the file and its model removed, so that the library reads
+        the same with duplicate keys of the file and its model removed, so that the library reads
         what was checked.
 
     Raises:

@@ -116,7 +116,7 @@ def torch_entries(path: Path) -> Iterator[Entry]:
         path: a file of torch.save, in the zip layout or in the one before torch 1.6.
 
     Yields:
-        Name, dtype as safetensors names it, shape, and uint8 (bytes,) in little endian; a view of the
+        name, dtype as safetensors names it, shape, and uint8 (bytes,) in little endian; a view of the
         mapped file where the tensor is contiguous.
 
     Raises:

@@ -40,7 +40,7 @@ def weight_files(folder: Path) -> list[Path]:
         folder: the folder that holds config.json.
 
     Returns:
-        Safetensors files if there are any, else checkpoints of torch; sorted by name.
+        safetensors files if there are any, else checkpoints of torch; sorted by name.
 
     Raises:
         ModelFolderError: there are none, the index is broken, or a shard is missing.
@@ -88,7 +88,7 @@ def read_tensors(folder: Path, *, widen: bool = True) -> dict[str, NDArray[Any]]
         widen: False leaves F16 and F64 as they are.
 
     Returns:
-        Tensors by name.
+        tensors by name.
 
     Raises:
         ModelFolderError: there is no safetensors file, or a shard is missing.
@@ -113,7 +113,7 @@ def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]
         size: bytes taken from the start of every tensor.
 
     Yields:
-        A description (name, dtype, shape) and the first bytes of each tensor, sorted by name.
+        a description (name, dtype, shape) and the first bytes of each tensor, sorted by name.
 
     Raises:
         ModelFolderError: there is no safetensors file, or a shard is missing.

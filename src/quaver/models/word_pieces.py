@@ -49,7 +49,7 @@ class WordPieces:
             texts: N texts of valid Unicode.
 
         Returns:
-            The ids of each, as the tokenizers library gives them.
+            the ids of each, as the tokenizers library gives them.
         """
         rows: list[list[int]] = [[]] * len(texts)
         simple = [i for i, text in enumerate(texts) if self._is_simple(text)]

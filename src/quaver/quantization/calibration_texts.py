@@ -60,7 +60,7 @@ def calibration_texts(
         column: the column that holds text; None takes the first of `COLUMNS` that is there.
 
     Returns:
-        The same texts for the same source and number, in its order. A file of a folder that cannot
+        the same texts for the same source and number, in its order. A file of a folder that cannot
         be read is skipped and listed in `failed`.
 
     Raises:

@@ -117,7 +117,7 @@ def convert(weights: EncoderWeights) -> Converted:
         weights: float32 weights.
 
     Returns:
-        The model in int8.
+        the model in int8.
     """
     places = dict(linear_places(weights))
     made: dict[Place, Linear] = {
@@ -148,7 +148,7 @@ def convert_calibrated(
         progress: called with a layer's name when it is done.
 
     Returns:
-        The model in int8.
+        the model in int8.
 
     Raises:
         CalibrationError: a layer was not reached, or its input is all zeros.

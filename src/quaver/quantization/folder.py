@@ -54,7 +54,7 @@ def quantized_tensors(
         words: how the word embeddings are stored.
 
     Returns:
-        Tensors by name.
+        tensors by name.
     """
     dense = [step for step in weights.head if isinstance(step, LinearWeights)]
     kept = {linear.parts[0].stored for linear in dense if linear.parts}
@@ -163,7 +163,7 @@ def write_folder(
         card: README.md.
 
     Returns:
-        Bytes of the folder.
+        bytes of the folder.
 
     Raises:
         QuantizationError: the folder cannot be written; nothing is left of it.

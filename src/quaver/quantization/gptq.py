@@ -26,7 +26,7 @@ def round_by_output(linear: LinearWeights, x: NDArray[np.float32]) -> QuantizedL
         x: float32 (T, K), the layer's input, after quantization.
 
     Returns:
-        The layer in int8.
+        the layer in int8.
 
     Source:
         Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained

@@ -37,7 +37,7 @@ def observed_range(
             weights.
 
     Returns:
-        The range, widened to hold 0, with zero = round(-low / scale).
+        the range, widened to hold 0, with zero = round(-low / scale).
     """
     low, high = float(x.min()), float(x.max())
     if observer == "percentile":

@@ -109,7 +109,7 @@ def keep_within(
         progress: called with the name of each step.
 
     Returns:
-        Weights whose loss is within the bound.
+        weights whose loss is within the bound.
     """
     loss = meter.loss(quantized)
     if loss <= bound:

@@ -112,7 +112,7 @@ def quantize(
         show_progress_bar: show a bar on stderr.
 
     Returns:
-        The report.
+        the report.
 
     Raises:
         InputError: an argument is invalid.

@@ -63,7 +63,7 @@ def hidden_states(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch)
         batch: N texts of T tokens together.
 
     Returns:
-        One array more than there are layers, float64 (T, H), in the order of the weights. The last one
+        one array more than there are layers, float64 (T, H), in the order of the weights. The last one
         went through the final norm, if there is one.
     """
     texts = []

@@ -123,7 +123,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         log: where to write; None for stderr.
 
     Returns:
-        The application.
+        the application.
 
     Raises:
         InputError: the settings name no model, or their names clash, or a key file cannot be read.

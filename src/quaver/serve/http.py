@@ -120,7 +120,7 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         seconds: how long it may take.
 
     Returns:
-        The body.
+        the body.
 
     Raises:
         Refusal: it is too large, or took too long.
@@ -181,7 +181,7 @@ def interactive(value: str | int | None) -> bool | None:
         value: of Cohere's field or of the header X-Priority; None lets the request's size decide.
 
     Returns:
-        Whether the request is interactive, or None.
+        whether the request is interactive, or None.
 
     Raises:
         Refusal: it is something else.

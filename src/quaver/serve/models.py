@@ -120,7 +120,7 @@ class ServedModel:
             threads: of the engine.
 
         Returns:
-            The loaded model.
+            the loaded model.
 
         Raises:
             Refusal: it cannot be loaded; for half a minute it is not tried again.
@@ -168,7 +168,7 @@ class ServedModel:
             seconds: for how long.
 
         Returns:
-            Whether it was unloaded.
+            whether it was unloaded.
         """
         if self.loaded is None or self.holds or self.loaded.lane.jobs:
             return False

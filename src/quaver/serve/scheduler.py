@@ -403,7 +403,7 @@ class Scheduler:
             interactive: whether the request goes before bulk work; None lets its size decide.
 
         Returns:
-            The job; await `job.future`, then read `job.rows`.
+            the job; await `job.future`, then read `job.rows`.
 
         Raises:
             Refusal: the queue is full; `retry_after` says when it is likely to have room.
@@ -440,7 +440,7 @@ class Scheduler:
             call: what to run.
 
         Returns:
-            What it returns.
+            what it returns.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         with self._lock:

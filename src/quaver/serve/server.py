@@ -229,7 +229,7 @@ def make_server(settings: Settings, *, log: Log) -> Server:
         log: where to write.
 
     Returns:
-        The server; its `run` blocks.
+        the server; its `run` blocks.
 
     Raises:
         InputError: the settings are wrong.

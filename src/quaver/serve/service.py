@@ -314,7 +314,7 @@ class Service:
             field: the body's name for the documents, for messages.
 
         Returns:
-            The model, and float32 (N,).
+            the model, and float32 (N,).
 
         Raises:
             Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.

@@ -188,7 +188,7 @@ def read_settings(
             separated by commas. QUAVER_MODEL and QUAVER_RERANK name models, QUAVER_CONFIG the file.
 
     Returns:
-        The settings.
+        the settings.
 
     Raises:
         InputError: a setting is unknown or outside its rule, or the file cannot be read.

@@ -46,7 +46,7 @@ class Tracing:
             request: the request.
 
         Returns:
-            The span, for `end`.
+            the span, for `end`.
         """
         return self._tracer.start_span(
             f"{route.method} {route.path}",

@@ -52,12 +52,12 @@ class Damage:
     """A damaged part of a store.
 
     Attributes:
-        part: The kind of part: "manifest", "state", "file", "row", "dropped", "text", "vector",
+        part: the kind of part: "manifest", "state", "file", "row", "dropped", "text", "vector",
             "sketch", "words" or "notes".
-        detail: The problem, in one line.
-        id: The passage's id, if known.
-        root: Its folder; empty if unknown.
-        source: Its file; empty if unknown.
+        detail: the problem, in one line.
+        id: the passage's id, if known.
+        root: its folder; empty if unknown.
+        source: its file; empty if unknown.
     """
 
     part: str
@@ -72,9 +72,9 @@ class StoreCheck:
     """The result of checking a store.
 
     Attributes:
-        location: The store's folder.
-        passages: Passages that are stored and can be read.
-        damages: The damaged parts; empty if there are none.
+        location: the store's folder.
+        passages: passages that are stored and can be read.
+        damages: the damaged parts; empty if there are none.
     """
 
     location: str
@@ -92,11 +92,11 @@ class StoreRepair:
     """The result of repairing a store.
 
     Attributes:
-        check: The damage before the repair.
-        passages: Passages that are stored now.
-        embedded: How many of them were embedded again.
-        lost: Passages whose text could not be read; updating their folders restores those of files.
-        returned: Removed passages that are back, because the record of their removal was damaged;
+        check: the damage before the repair.
+        passages: passages that are stored now.
+        embedded: how many of them were embedded again.
+        lost: passages whose text could not be read; updating their folders restores those of files.
+        returned: removed passages that are back, because the record of their removal was damaged;
             updating their folders removes those of files again.
     """
 
@@ -113,15 +113,15 @@ def check_store(path: Path) -> StoreCheck:
     Other processes may use the store meanwhile; the state committed at the beginning is checked.
 
     Args:
-        path: The store's folder.
+        path: the store's folder.
 
     Returns:
-        What is wrong.
+        what is wrong.
 
     Raises:
-        StoreNotFoundError: There is no store at this path.
-        StoreMismatchError: A later version of Quaver wrote it.
-        StoreError: It cannot be read at all, or too little of it is left.
+        StoreNotFoundError: there is no store at this path.
+        StoreMismatchError: a later version of Quaver wrote it.
+        StoreError: it cannot be read at all, or too little of it is left.
     """
     for _ in range(10):
         found = _Examined(path)
@@ -137,16 +137,16 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
     Passages with a damaged vector are embedded again.
 
     Args:
-        path: The store's folder.
-        embed: Embeds passages; needed only if ``check_store`` finds a damaged vector.
-        wait: Seconds to wait for a process that writes.
+        path: the store's folder.
+        embed: embeds passages; needed only if `check_store` finds a damaged vector.
+        wait: seconds to wait for a process that writes.
 
     Returns:
-        What was done.
+        what was done.
 
     Raises:
-        StoreLockedError: Another process writes to the store.
-        StoreError: It cannot be repaired, or vectors are damaged and no model was given.
+        StoreLockedError: another process writes to the store.
+        StoreError: it cannot be repaired, or vectors are damaged and no model was given.
     """
     held = StoreLock(path, wait=wait) if path.is_dir() else None
     try:
@@ -178,10 +178,10 @@ class _Examined:
     """A store, read as far as possible.
 
     Attributes:
-        manifest: The store's manifest.
-        vectors_lost: Readable passages with a damaged vector.
-        lost: Stored passages that cannot be read.
-        returned: Removed passages that are stored again, because their removal is damaged.
+        manifest: the store's manifest.
+        vectors_lost: readable passages with a damaged vector.
+        lost: stored passages that cannot be read.
+        returned: removed passages that are stored again, because their removal is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -450,7 +450,7 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
     """Write the readable passages as a new generation, which replaces all others.
 
     Returns:
-        The number of passages.
+        the number of passages.
     """
     anew = path / _ANEW
     shutil.rmtree(anew, ignore_errors=True)

@@ -1,6 +1,6 @@
 """An append-only file of records, the basic form of a store's files.
 
-A writer appends records and then commits their number elsewhere (``State``). So the records that a
+A writer appends records and then commits their number elsewhere (`State`). So the records that a
 reader has mapped never change, and records that a killed writer left uncommitted are ignored.
 """
 
@@ -17,23 +17,23 @@ class Column:
     """Records of one size in a file.
 
     Attributes:
-        path: The file.
-        width: Bytes of a record.
+        path: the file.
+        width: bytes of a record.
     """
 
     def __init__(self, path: Path, width: int, *, writable: bool, create: bool = False) -> None:
         """Open the file.
 
         Args:
-            path: The file.
-            width: Bytes of a record, at least 1.
-            writable: Whether records will be written.
-            create: Whether to create the file, empty.
+            path: the file.
+            width: bytes of a record, at least 1.
+            writable: whether records will be written.
+            create: whether to create the file, empty.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            StoreWriteError: The file cannot be created or opened for writing.
-            StoreError: The file cannot be read.
+            FileNotFoundError: there is no such file.
+            StoreWriteError: the file cannot be created or opened for writing.
+            StoreError: the file cannot be read.
         """
         self.path, self.width = path, width
         flags = os.O_RDWR if writable else os.O_RDONLY
@@ -61,11 +61,11 @@ class Column:
         """Write whole records.
 
         Args:
-            first: Number of the first.
-            data: Their bytes.
+            first: number of the first.
+            data: their bytes.
 
         Raises:
-            StoreWriteError: The disk is full or fails; the records before ``first`` are unchanged.
+            StoreWriteError: the disk is full or fails; the records before `first` are unchanged.
         """
         if not len(data):
             return
@@ -84,7 +84,7 @@ class Column:
         """Wait until everything written is on disk.
 
         Raises:
-            StoreWriteError: The disk is full or fails.
+            StoreWriteError: the disk is full or fails.
         """
         if not self._dirty:
             return
@@ -95,10 +95,10 @@ class Column:
         self._dirty = False
 
     def cut(self, records: int) -> None:
-        """Truncate the file to its first ``records`` records.
+        """Truncate the file to its first `records` records.
 
         Raises:
-            StoreWriteError: The file cannot be changed.
+            StoreWriteError: the file cannot be changed.
         """
         try:
             if os.fstat(self._file).st_size > records * self.width:
@@ -110,10 +110,10 @@ class Column:
         """Return the first records, mapped from the file; the view never changes.
 
         Args:
-            records: How many.
+            records: how many.
 
         Raises:
-            StoreError: The file has fewer records, or cannot be mapped.
+            StoreError: the file has fewer records, or cannot be mapped.
         """
         size = records * self.width
         if size > self._mapped:
@@ -142,7 +142,7 @@ def sync_folder(path: Path) -> None:
     """Wait until the names in a folder are on disk.
 
     Raises:
-        StoreWriteError: It cannot be written.
+        StoreWriteError: it cannot be written.
     """
     try:
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -158,11 +158,11 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file atomically: a reader sees either the old content or all of the new.
 
     Args:
-        path: The file.
-        content: Its content.
+        path: the file.
+        content: its content.
 
     Raises:
-        StoreWriteError: Writing failed; the old file stays.
+        StoreWriteError: writing failed; the old file stays.
     """
     unfinished = path.with_name(path.name + ".new")
     try:

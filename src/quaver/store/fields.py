@@ -25,7 +25,7 @@ class Field:
         """Start without values.
 
         Args:
-            key: A payload key, as in a filter's plan.
+            key: a payload key, as in a filter's plan.
         """
         parts = key.split(".")
         self._in_metadata = parts[0] == METADATA
@@ -50,8 +50,8 @@ class Field:
         """Add the values of further rows.
 
         Args:
-            payloads: The payload of each row; None for a removed one.
-            count: The number of rows.
+            payloads: the payload of each row; None for a removed one.
+            count: the number of rows.
         """
         codes = np.fromiter((self._code(payload) for payload in payloads), np.uint32, count)
         self._codes = np.concatenate([self._codes, codes])

@@ -4,19 +4,19 @@
     And(Compare("source", "in", ["a.md", "b.md"]), Not(Compare("draft", "==", True)))
     {"root": "handbook", "author.name": "Ada"}         a mapping: every field equals its value
 
-A field is one of a passage's own (``id``, ``text``, ``source``, ``heading``, ``root``, ``start``,
-``end``) or a key of its metadata; dots reach nested objects, ``authors[].name`` those in a
-list. ``metadata.source`` is the metadata key if a passage has a field of the same name.
+A field is one of a passage's own (`id`, `text`, `source`, `heading`, `root`, `start`,
+`end`) or a key of its metadata; dots reach nested objects, `authors[].name` those in a
+list. `metadata.source` is the metadata key if a passage has a field of the same name.
 
 The rules, the same in every store:
 
-- ``==`` and ``!=`` compare strings, numbers (1 equals 1.0), booleans and None. None stands for a
+- `==` and `!=` compare strings, numbers (1 equals 1.0), booleans and None. None stands for a
   field that is missing, null, an empty list or a list with a null.
-- ``<``, ``<=``, ``>``, ``>=`` compare numbers with numbers, and ISO 8601 dates with dates; a value
+- `<`, `<=`, `>`, `>=` compare numbers with numbers, and ISO 8601 dates with dates; a value
   without a time zone is UTC.
 - A field that holds a list matches when one of its items does.
-- A field that is missing matches ``!=`` and ``not in`` and nothing else; ``!=`` is the complement
-  of ``==``, ``not in`` that of ``in``, and ``Not`` that of its filter.
+- A field that is missing matches `!=` and `not in` and nothing else; `!=` is the complement
+  of `==`, `not in` that of `in`, and `Not` that of its filter.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Compare:
     """A field compared with a value.
 
     Attributes:
-        field: A passage's field, or a metadata key; dots reach nested objects.
-        operator: One of == != < <= > >= in, not in.
-        value: A string, number, boolean or None; a list of them for "in" and "not in".
+        field: a passage's field, or a metadata key; dots reach nested objects.
+        operator: one of == != < <= > >= in, not in.
+        value: a string, number, boolean or None; a list of them for "in" and "not in".
     """
 
     field: str
@@ -60,7 +60,7 @@ class And:
         """Combine filters.
 
         Args:
-            *filters: The filters.
+            *filters: the filters.
         """
         object.__setattr__(self, "filters", filters)
 
@@ -75,7 +75,7 @@ class Or:
         """Combine filters.
 
         Args:
-            *filters: The filters.
+            *filters: the filters.
         """
         object.__setattr__(self, "filters", filters)
 
@@ -96,8 +96,8 @@ class Equal:
     """The field's value, or one item of its list, is one of these.
 
     Attributes:
-        key: The payload key.
-        values: Strings, numbers and booleans; not empty.
+        key: the payload key.
+        values: strings, numbers and booleans; not empty.
     """
 
     key: str
@@ -116,9 +116,9 @@ class Within:
     """The field's number or date is within a limit.
 
     Attributes:
-        key: The payload key.
-        operator: The comparison with the limit: < <= > >=.
-        limit: The limit; a datetime has a time zone.
+        key: the payload key.
+        operator: the comparison with the limit: < <= > >=.
+        limit: the limit; a datetime has a time zone.
     """
 
     key: str
@@ -154,13 +154,13 @@ def plan(filter: Filter) -> Plan:
     """Check a filter and reduce it to the few forms that a store translates.
 
     Args:
-        filter: The filter.
+        filter: the filter.
 
     Returns:
-        The same condition over payload keys.
+        the same condition over payload keys.
 
     Raises:
-        InputError: It is not a filter, or a part of it is invalid; the message names the part.
+        InputError: it is not a filter, or a part of it is invalid; the message names the part.
     """
     if isinstance(filter, Compare):
         return _plan_comparison(filter)
@@ -182,13 +182,13 @@ def payload_key(field: str) -> str:
     """Return the payload key of a field.
 
     Args:
-        field: A field as a filter names it.
+        field: a field as a filter names it.
 
     Returns:
-        A passage's own field unchanged, anything else below ``metadata.``.
+        a passage's own field unchanged, anything else below `metadata.`.
 
     Raises:
-        InputError: The name is invalid.
+        InputError: the name is invalid.
     """
     if not isinstance(field, str) or not all(field.split(".")):
         raise InputError(f"a filter's field must be a name like 'author.name': got {field!r}")
@@ -237,10 +237,10 @@ def moment(text: str) -> datetime | None:
     """Read an ISO 8601 date or time.
 
     Args:
-        text: A string.
+        text: a string.
 
     Returns:
-        The time with its time zone, UTC if it has none; None if it is not a date.
+        the time with its time zone, UTC if it has none; None if it is not a date.
     """
     try:
         # Python 3.10 does not parse the Z.

@@ -2,23 +2,23 @@
 
     quaver.json      the manifest: model and settings
     lock             held by the process that writes
-    state.json       the committed state; see ``state``
-    updates.json     when folders were updated, and what could not be read; see ``status``
-    rows.G           a record for each passage that was ever written; see ``rows``
+    state.json       the committed state; see `state`
+    updates.json     when folders were updated, and what could not be read; see `status`
+    rows.G           a record for each passage that was ever written; see `rows`
     texts.G          their heads and texts, one after the other
     vectors.G        their vectors, float32, unit length; zeros where there is none
-    sketches.G       the signs of these; see ``nearest``
+    sketches.G       the signs of these; see `nearest`
     dropped.G        the rows that are no longer stored
-    words.G.N        which passages hold which words; see ``postings``
+    words.G.N        which passages hold which words; see `postings`
 
 Files are append-only or written once. A commit renames a new state.json into place once everything
 it refers to is on disk. So a reader maps the committed files and reads them without a lock, even
-from a read-only folder; ``refresh`` moves to a newer state. When a fifth of the rows has been
+from a read-only folder; `refresh` moves to a newer state. When a fifth of the rows has been
 dropped, everything is rewritten as the next generation G, and readers keep the files that they have
 open.
 
 Each record has the checksums of its parts, state.json those of records and words. Everything is
-checked when it is read, and ``check`` reads it all.
+checked when it is read, and `check` reads it all.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ from quaver.store.status import UpdateNote, disk_usage, read_notes, write_notes
 from quaver.store.terms import TermAnalyzer
 
 PRECISIONS = ("float32", "int8", "binary")
-"""Values of ``Manifest.vectors``. A folder searches the same way with all three; see ``nearest``."""
+"""Values of `Manifest.vectors`. A folder searches the same way with all three; see `nearest`."""
 
 WASTE = 0.2
 """Share of dropped rows at which everything is rewritten."""
@@ -95,7 +95,7 @@ LEAST_WASTE = 1000
 """Number of dropped rows below which nothing is rewritten."""
 
 _MANY_RUNS = 4
-"""Number of word files up to which ``optimize`` merges nothing."""
+"""Number of word files up to which `optimize` merges nothing."""
 
 _KEPT = 8
 """Number of filters whose rows, and of fields whose values, are cached until something changes."""
@@ -114,11 +114,11 @@ class Files:
     """The files of a generation, without its words.
 
     Attributes:
-        rows: Records of ``rows.ROW``.
-        texts: Bytes.
+        rows: records of `rows.ROW`.
+        texts: bytes.
         vectors: float32 (D,) each.
         sketches: uint64 (words,) each.
-        dropped: Records of ``rows.DROPPED``.
+        dropped: records of `rows.DROPPED`.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class Files:
         """Open the files.
 
         Args:
-            store: The store's folder.
-            generation: Which.
-            dimension: Length of a vector.
-            writable: Whether records will be written.
-            create: Whether to create them, empty.
+            store: the store's folder.
+            generation: which.
+            dimension: length of a vector.
+            writable: whether records will be written.
+            create: whether to create them, empty.
 
         Raises:
-            FileNotFoundError: One is missing.
-            StoreError: One cannot be opened.
+            FileNotFoundError: one is missing.
+            StoreError: one cannot be opened.
         """
         opened: list[Column] = []
         try:
@@ -166,26 +166,26 @@ class _Words:
 
 
 class FolderStore:
-    """A ``VectorStore`` in a folder; use ``create`` or ``open``.
+    """A `VectorStore` in a folder; use `create` or `open`.
 
     Threads may share it.
 
     Attributes:
-        path: The store's folder.
-        manifest: The store's manifest.
-        read_only: Whether it was opened for reading only.
+        path: the store's folder.
+        manifest: the store's manifest.
+        read_only: whether it was opened for reading only.
     """
 
     def __init__(self, path: Path, manifest: Manifest, held: StoreLock | None) -> None:
-        """Read the committed state; most callers use ``create`` or ``open``.
+        """Read the committed state; most callers use `create` or `open`.
 
         Args:
-            path: The store's folder.
-            manifest: The store's manifest.
-            held: The lock; None for reading only.
+            path: the store's folder.
+            manifest: the store's manifest.
+            held: the lock; None for reading only.
 
         Raises:
-            StoreError: The committed state cannot be read.
+            StoreError: the committed state cannot be read.
         """
         self.path = path
         self.manifest = manifest
@@ -203,7 +203,7 @@ class FolderStore:
         """Return whether a complete store is at this path.
 
         Raises:
-            StoreError: The folder above may not be entered.
+            StoreError: the folder above may not be entered.
         """
         try:
             return (path / manifest.FILE_NAME).exists()
@@ -215,17 +215,17 @@ class FolderStore:
         """Create an empty store, also over one whose creation was interrupted.
 
         Args:
-            path: A folder that does not exist or is empty; its parents are created.
-            manifest: The manifest of the new store.
+            path: a folder that does not exist or is empty; its parents are created.
+            manifest: the manifest of the new store.
 
         Returns:
-            The open store.
+            the open store.
 
         Raises:
-            InputError: The manifest has an unknown kind of vectors.
-            StoreExistsError: Something else is at this path.
-            StoreLockedError: Another process is creating a store here.
-            StoreWriteError: The folder cannot be written or the disk is full.
+            InputError: the manifest has an unknown kind of vectors.
+            StoreExistsError: something else is at this path.
+            StoreLockedError: another process is creating a store here.
+            StoreWriteError: the folder cannot be written or the disk is full.
         """
         if manifest.vectors not in PRECISIONS:
             raise InputError(
@@ -270,20 +270,20 @@ class FolderStore:
         """Open a store.
 
         Args:
-            path: The store's folder.
-            read_only: Open for reading the committed state, without the lock; the folder need not
+            path: the store's folder.
+            read_only: open for reading the committed state, without the lock; the folder need not
                 be writable.
-            wait: Seconds to wait for another process that writes.
+            wait: seconds to wait for another process that writes.
 
         Returns:
-            The open store.
+            the open store.
 
         Raises:
-            StoreNotFoundError: There is no store at this path.
-            StoreMismatchError: Another version of Quaver wrote it.
-            StoreLockedError: Another process writes to it.
-            StoreWriteError: The folder cannot be written, and ``read_only`` is False.
-            StoreError: Its files are broken.
+            StoreNotFoundError: there is no store at this path.
+            StoreMismatchError: another version of Quaver wrote it.
+            StoreLockedError: another process writes to it.
+            StoreWriteError: the folder cannot be written, and `read_only` is False.
+            StoreError: its files are broken.
         """
         cls._readable(path)
         held = None if read_only else StoreLock(path, wait=wait)
@@ -401,8 +401,8 @@ class FolderStore:
         """Delete files with names of a store that the committed state does not list.
 
         Args:
-            path: The store's folder, whose lock is held.
-            committed: The state.
+            path: the store's folder, whose lock is held.
+            committed: the state.
         """
         runs = {run.number for run in committed.runs}
         for entry in path.iterdir():
@@ -424,7 +424,7 @@ class FolderStore:
         )
 
     def refresh(self) -> bool:
-        """Move to the newest committed state; see ``VectorStore.refresh``."""
+        """Move to the newest committed state; see `VectorStore.refresh`."""
         with self._mutex:
             self._require_open()
             if not self.read_only:
@@ -452,11 +452,11 @@ class FolderStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Store passages; see ``VectorStore.upsert``.
+        """Store passages; see `VectorStore.upsert`.
 
         Raises:
-            InputError: The vectors do not fit the passages or the store.
-            StoreWriteError: The disk is full or cannot be written.
+            InputError: the vectors do not fit the passages or the store.
+            StoreWriteError: the disk is full or cannot be written.
         """
         self._require_writable()
         check_upsert(
@@ -537,7 +537,7 @@ class FolderStore:
         self._count_dropped(rows, self._write_dropped(rows))
 
     def _write_dropped(self, rows: Sequence[int]) -> bytes:
-        """Write removals behind the counted ones; they count only after ``_count_dropped``."""
+        """Write removals behind the counted ones; they count only after `_count_dropped`."""
         gone = np.empty(len(rows), DROPPED)
         gone["row"] = rows
         gone["inverse"] = ~gone["row"]
@@ -556,14 +556,14 @@ class FolderStore:
         self._filtered.clear()
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove passages; see ``VectorStore.delete``."""
+        """Remove passages; see `VectorStore.delete`."""
         with self._mutex:
             self._require_writable()
             found = self._rows_of("id", [id_key(i) for i in dict.fromkeys(ids)])
             self._drop([row for rows in found for row in rows])
 
     def delete_matching(self, filter: Filter) -> int:
-        """Remove what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see `VectorStore.delete_matching`."""
         with self._mutex:
             self._require_writable()
             rows = self._matching(filter).tolist()
@@ -571,7 +571,7 @@ class FolderStore:
             return len(rows)
 
     def flush(self) -> None:
-        """Commit all earlier changes; see ``VectorStore.flush``."""
+        """Commit all earlier changes; see `VectorStore.flush`."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
@@ -743,11 +743,11 @@ class FolderStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Find the best passages; see ``VectorStore.search``.
+        """Find the best passages; see `VectorStore.search`.
 
         Raises:
-            InputError: An argument is invalid.
-            StoreError: A passage found is damaged.
+            InputError: an argument is invalid.
+            StoreError: a passage found is damaged.
         """
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
@@ -818,7 +818,7 @@ class FolderStore:
 
     # --- Reading ----------------------------------------------------------------------------------
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see `VectorStore.get`."""
         with self._mutex:
             self._require_open()
             keys = [id_key(i) for i in dict.fromkeys(ids)]
@@ -828,7 +828,7 @@ class FolderStore:
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yield stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see `VectorStore.scan`."""
         with self._mutex:
             self._require_open()
             rows = self._matching(filter).tolist()
@@ -845,7 +845,7 @@ class FolderStore:
             yield from found
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see `VectorStore.vectors`."""
         wanted = list(dict.fromkeys(ids))
         with self._mutex:
             self._require_open()
@@ -855,7 +855,7 @@ class FolderStore:
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see `VectorStore.vectors_of_content`."""
         wanted = list(dict.fromkeys(digests))
         with self._mutex:
             self._require_open()
@@ -889,7 +889,7 @@ class FolderStore:
             }
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see `VectorStore.sources`."""
         sources: dict[str, StoredSource] = {}
         with self._mutex:
             self._require_open()
@@ -901,7 +901,7 @@ class FolderStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Store the note of an update; see ``VectorStore.note_update``."""
+        """Store the note of an update; see `VectorStore.note_update`."""
         self._require_writable()
         notes = self.notes()
         notes.pop(root, None)
@@ -1127,13 +1127,13 @@ def make_empty(
     """Create the files of an empty store and commit them.
 
     Args:
-        path: The store's folder.
-        manifest: The manifest of the new store.
-        generation: Generation of the files.
-        commit: Number of the commit; None for a random one.
+        path: the store's folder.
+        manifest: the manifest of the new store.
+        generation: generation of the files.
+        commit: number of the commit; None for a random one.
 
     Raises:
-        StoreWriteError: They cannot be created.
+        StoreWriteError: they cannot be created.
     """
     try:
         files = Files(path, generation, manifest.dimension, writable=True, create=True)
@@ -1155,14 +1155,14 @@ def write_words(
     """Write a file of words; it belongs to the store once a state lists it.
 
     Args:
-        store: The store's folder.
-        generation: Its generation.
-        number: Its number.
-        postings: Its content.
-        level: How often the postings were merged.
+        store: the store's folder.
+        generation: its generation.
+        number: its number.
+        postings: its content.
+        level: how often the postings were merged.
 
     Raises:
-        StoreWriteError: The disk is full or cannot be written.
+        StoreWriteError: the disk is full or cannot be written.
     """
     path = store / f"words.{generation}.{number}"
     data = postings.to_bytes()
@@ -1253,7 +1253,7 @@ def _mask(rows: Sequence[int] | NDArray[np.intp], count: int) -> NDArray[np.bool
 
 
 def _grown(flags: NDArray[np.bool_], count: int, value: bool) -> NDArray[np.bool_]:
-    """Return the array with room for ``count`` items; new items have this value."""
+    """Return the array with room for `count` items; new items have this value."""
     if count <= len(flags):
         return flags
     grown = np.full(max(count, len(flags) * 5 // 4), value, np.bool_)

@@ -14,23 +14,23 @@ from quaver.store.status import FolderStatus, StoreStatus
 
 SERVER = "qdrant://"
 SECURE_SERVER = "qdrant+https://"
-"""Prefixes of ``qdrant://host:port/collection``; see ``QdrantStore``."""
+"""Prefixes of `qdrant://host:port/collection`; see `QdrantStore`."""
 
 
 def create_store(location: str | Path, manifest: Manifest) -> VectorStore:
     """Create an empty store.
 
     Args:
-        location: A folder that does not exist or is empty, ``qdrant://host:port/collection``, or
+        location: a folder that does not exist or is empty, `qdrant://host:port/collection`, or
             ":memory:".
-        manifest: The manifest of the new store.
+        manifest: the manifest of the new store.
 
     Returns:
-        The open store.
+        the open store.
 
     Raises:
-        StoreError: The store cannot be created; the subclass says why.
-        ImportError: A server needs the extra "qdrant".
+        StoreError: the store cannot be created; the subclass says why.
+        ImportError: a server needs the extra "qdrant".
     """
     if _is_server(location):
         from quaver.store.qdrant_server import QdrantStore
@@ -45,16 +45,16 @@ def open_store(location: str | Path, *, read_only: bool = False, wait: float = 0
     """Open a store.
 
     Args:
-        location: As for ``create_store``.
-        read_only: Open a folder for reading only, without its lock; see ``FolderStore.open``.
-        wait: Seconds to wait for another process that writes to a folder.
+        location: as for `create_store`.
+        read_only: open a folder for reading only, without its lock; see `FolderStore.open`.
+        wait: seconds to wait for another process that writes to a folder.
 
     Returns:
-        The open store.
+        the open store.
 
     Raises:
-        StoreError: The store cannot be opened; the subclass says why.
-        ImportError: A server needs the extra "qdrant".
+        StoreError: the store cannot be opened; the subclass says why.
+        ImportError: a server needs the extra "qdrant".
     """
     if _is_server(location):
         from quaver.store.qdrant_server import QdrantStore
@@ -71,14 +71,14 @@ def store_exists(location: str | Path) -> bool:
     """Return whether a complete store exists.
 
     Args:
-        location: As for ``create_store``.
+        location: as for `create_store`.
 
     Returns:
-        Whether ``open_store`` would find one.
+        whether `open_store` would find one.
 
     Raises:
-        StoreError: A server cannot be reached.
-        ImportError: A server needs the extra "qdrant".
+        StoreError: a server cannot be reached.
+        ImportError: a server needs the extra "qdrant".
     """
     if _is_server(location):
         from quaver.store.qdrant_server import QdrantStore
@@ -91,14 +91,14 @@ def read_status(location: str | Path) -> StoreStatus:
     """Return the status of a store without loading its model.
 
     Args:
-        location: As for ``create_store``.
+        location: as for `create_store`.
 
     Returns:
-        The same as ``Index.status``.
+        the same as `Index.status`.
 
     Raises:
-        StoreError: There is no store, or it cannot be read.
-        ImportError: A server needs the extra "qdrant".
+        StoreError: there is no store, or it cannot be read.
+        ImportError: a server needs the extra "qdrant".
     """
     store = open_store(location, read_only=True)
     try:
@@ -111,8 +111,8 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
     """Return the status of an open store.
 
     Args:
-        store: The store.
-        location: Where it is.
+        store: the store.
+        location: where it is.
     """
     passages, notes, made = store.roots(), store.notes(), store.manifest
     folders = []

@@ -11,18 +11,18 @@ _PAUSE = 0.05
 
 
 class StoreLock:
-    """Holds the lock of a store from construction until ``release``."""
+    """Holds the lock of a store from construction until `release`."""
 
     def __init__(self, store: Path, *, wait: float = 0.0) -> None:
         """Take the lock.
 
         Args:
-            store: The store's existing folder.
-            wait: Seconds to wait while another process holds the lock; ``math.inf`` waits forever.
+            store: the store's existing folder.
+            wait: seconds to wait while another process holds the lock; `math.inf` waits forever.
 
         Raises:
-            StoreLockedError: Another process holds the lock.
-            StoreWriteError: The lock file cannot be opened for writing, or its file system has no
+            StoreLockedError: another process holds the lock.
+            StoreWriteError: the lock file cannot be opened for writing, or its file system has no
                 locks.
         """
         from filelock import FileLock, Timeout

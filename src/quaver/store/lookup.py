@@ -34,8 +34,8 @@ class Lookup:
         """Add the keys of further rows.
 
         Args:
-            first: The row of the first key.
-            keys: The keys.
+            first: the row of the first key.
+            keys: the keys.
         """
         for row, key in enumerate(keys, start=first):
             self._loose.setdefault(key, []).append(row)

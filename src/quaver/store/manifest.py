@@ -27,17 +27,17 @@ class Manifest:
     """The model and the settings that a store was created with.
 
     Attributes:
-        model: Hub id or absolute folder of the model, to load it again.
-        settings: Further arguments that the model was loaded with, by name; see
-            ``quaver.embedder.loading_settings``.
-        fingerprint: Identifies the vector space; vectors of different spaces cannot be compared.
-        dimension: Length of a vector.
-        passage_tokens: Maximum tokens of a passage with its heading.
+        model: hub id or absolute folder of the model, to load it again.
+        settings: further arguments that the model was loaded with, by name; see
+            `quaver.embedder.loading_settings`.
+        fingerprint: identifies the vector space; vectors of different spaces cannot be compared.
+        dimension: length of a vector.
+        passage_tokens: maximum tokens of a passage with its heading.
         created: UTC, ISO 8601.
-        language: Language of stop words and stems in keyword search; see ``terms.LANGUAGES``.
-        vectors: Vectors that a server compares: "float32", or "int8" or "binary" with the best
+        language: language of stop words and stems in keyword search; see `terms.LANGUAGES`.
+        vectors: vectors that a server compares: "float32", or "int8" or "binary" with the best
             candidates rescored in float32. A folder searches the same way with all three.
-        format_version: Version of the store's format.
+        format_version: version of the store's format.
     """
 
     model: str
@@ -55,15 +55,15 @@ class Manifest:
         """Read the manifest of a store.
 
         Args:
-            store: The store's folder.
+            store: the store's folder.
 
         Returns:
-            The manifest.
+            the manifest.
 
         Raises:
-            StoreNotFoundError: There is no store at this path.
-            StoreMismatchError: Another version of Quaver wrote it.
-            StoreError: The file is broken or cannot be read.
+            StoreNotFoundError: there is no store at this path.
+            StoreMismatchError: another version of Quaver wrote it.
+            StoreError: the file is broken or cannot be read.
         """
         path = store / FILE_NAME
         try:
@@ -83,14 +83,14 @@ class Manifest:
 
         Args:
             text: JSON.
-            where: Its location, for messages.
+            where: its location, for messages.
 
         Returns:
-            The manifest.
+            the manifest.
 
         Raises:
-            StoreMismatchError: Another version of Quaver wrote it.
-            StoreError: It is broken.
+            StoreMismatchError: another version of Quaver wrote it.
+            StoreError: it is broken.
         """
         try:
             content = json.loads(text)
@@ -127,17 +127,17 @@ class Manifest:
         return cls(**{name: content[name] for name in _FIELDS})
 
     def to_json(self) -> str:
-        """Return the manifest as JSON text, as ``parse`` reads it."""
+        """Return the manifest as JSON text, as `parse` reads it."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     def write(self, store: Path) -> None:
         """Write the manifest atomically.
 
         Args:
-            store: The store's folder, which exists.
+            store: the store's folder, which exists.
 
         Raises:
-            StoreWriteError: Writing failed.
+            StoreWriteError: writing failed.
         """
         path, unfinished = store / FILE_NAME, store / (FILE_NAME + ".new")
         try:
@@ -155,12 +155,12 @@ class Manifest:
         """Check that requested settings match the manifest; they cannot change.
 
         Args:
-            store: The store's folder, for the message.
-            language: The requested language; None accepts any.
-            vectors: The requested vectors; None accepts any.
+            store: the store's folder, for the message.
+            language: the requested language; None accepts any.
+            vectors: the requested vectors; None accepts any.
 
         Raises:
-            InputError: The store was created with other settings.
+            InputError: the store was created with other settings.
         """
         for name, asked, kept in (
             ("language", language, self.language),
@@ -176,13 +176,13 @@ class Manifest:
         """Check that a model's vectors fit the store.
 
         Args:
-            store: The store's folder, for the message.
-            model: Name of the model in use.
-            fingerprint: Its fingerprint.
-            dimension: Length of its vectors.
+            store: the store's folder, for the message.
+            model: name of the model in use.
+            fingerprint: its fingerprint.
+            dimension: length of its vectors.
 
         Raises:
-            StoreMismatchError: They do not fit.
+            StoreMismatchError: they do not fit.
         """
         if dimension != self.dimension:
             raise StoreMismatchError(

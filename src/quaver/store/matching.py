@@ -1,4 +1,4 @@
-"""Whether a payload matches a filter: the rules of ``filters`` in plain Python."""
+"""Whether a payload matches a filter: the rules of `filters` in plain Python."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
     """Return whether a payload matches a filter.
 
     Args:
-        payload: A passage's fields, its metadata below "metadata".
-        plan: The checked filter.
+        payload: a passage's fields, its metadata below "metadata".
+        plan: the checked filter.
 
     Returns:
-        Whether it matches.
+        whether it matches.
     """
     if isinstance(plan, Every):
         return all(matches(payload, part) for part in plan.parts)
@@ -42,7 +42,7 @@ def matches(payload: Mapping[str, Any], plan: Plan) -> bool:
 
 
 def _values(value: Any, path: list[str]) -> Iterator[Any]:
-    """Yield the values at a path: every item of a list, and for ``name[]`` the values in its items."""
+    """Yield the values at a path: every item of a list, and for `name[]` the values in its items."""
     if not path:
         yield from value if isinstance(value, (list, tuple)) else [value]
         return

@@ -33,20 +33,20 @@ LOCATION = ":memory:"
 
 
 class MemoryStore:
-    """A ``VectorStore`` in NumPy and dictionaries.
+    """A `VectorStore` in NumPy and dictionaries.
 
     Attributes:
-        manifest: The store's manifest.
+        manifest: the store's manifest.
     """
 
     def __init__(self, manifest: Manifest) -> None:
         """Make an empty store.
 
         Args:
-            manifest: The manifest; its vectors must be "float32".
+            manifest: the manifest; its vectors must be "float32".
 
         Raises:
-            InputError: The manifest has other vectors.
+            InputError: the manifest has other vectors.
         """
         if manifest.vectors != "float32":
             raise InputError(
@@ -68,7 +68,7 @@ class MemoryStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Store passages; see ``VectorStore.upsert``."""
+        """Store passages; see `VectorStore.upsert`."""
         ids = [passage.id for passage in passages]
         check_upsert(ids, vectors, dimension=self.manifest.dimension)
         payloads = [to_payload(passage, versions) for passage in passages]
@@ -95,7 +95,7 @@ class MemoryStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Find the best passages; see ``VectorStore.search``."""
+        """Find the best passages; see `VectorStore.search`."""
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         allowed = None if filter is None else set(self._matching(filter))
@@ -110,23 +110,23 @@ class MemoryStore:
         return [to_hit(self._payloads[i], score, LOCATION) for i, score in found]
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see `VectorStore.get`."""
         wanted = [i for i in dict.fromkeys(ids) if i in self._payloads]
         return [self._stored(i, with_vectors) for i in wanted]
 
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yield stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see `VectorStore.scan`."""
         for identity in list(self._matching(filter)):
             yield self._stored(identity, with_vectors)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see `VectorStore.vectors`."""
         return {i: self._vectors[i].copy() for i in ids if i in self._vectors}
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see `VectorStore.vectors_of_content`."""
         wanted = set(digests)
         return {
             self._payloads[i]["content"]: vector.copy()
@@ -135,7 +135,7 @@ class MemoryStore:
         }
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove passages; see ``VectorStore.delete``."""
+        """Remove passages; see `VectorStore.delete`."""
         self._matrix = None
         for identity in ids:
             if self._payloads.pop(identity, None) is not None:
@@ -144,7 +144,7 @@ class MemoryStore:
                     del self._postings[term][identity]
 
     def delete_matching(self, filter: Filter) -> int:
-        """Remove what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see `VectorStore.delete_matching`."""
         ids = list(self._matching(filter))
         self.delete(ids)
         return len(ids)
@@ -158,7 +158,7 @@ class MemoryStore:
         return dict(Counter(payload["root"] for payload in self._payloads.values()))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see `VectorStore.sources`."""
         sources: dict[str, StoredSource] = {}
         for identity in self._matching(Compare("root", "==", root)):
             payload = self._payloads[identity]
@@ -167,7 +167,7 @@ class MemoryStore:
         return sources
 
     def note_update(self, root: str, note: UpdateNote | None) -> None:
-        """Store the note of an update; see ``VectorStore.note_update``."""
+        """Store the note of an update; see `VectorStore.note_update`."""
         self._notes.pop(root, None)
         if note is not None:
             self._notes[root] = note

@@ -58,7 +58,7 @@ class Sketches:
         """Hold none yet.
 
         Args:
-            dimension: Length of a vector.
+            dimension: length of a vector.
         """
         self._words = np.empty((words_of(dimension), 0), np.uint64)
         self.rows = 0
@@ -96,11 +96,11 @@ def nearest(
         vectors: float32 (rows, D) of unit length.
         among: bool (rows,): which rows count.
         sketched: uint64 (words, rows); None compares every row that counts in float32.
-        k: How many are wanted at least, if there are so many.
+        k: how many are wanted at least, if there are so many.
 
     Returns:
-        Rows in ascending order and their cosines; at least the k nearest are among them, with a
-        probability that ``benchmarks/index/search_speed.py`` measures.
+        rows in ascending order and their cosines; at least the k nearest are among them, with a
+        probability that `benchmarks/index/search_speed.py` measures.
     """
     rows = np.flatnonzero(among)
     wanted = max(CANDIDATES, 20 * k, len(rows) // SHARE)

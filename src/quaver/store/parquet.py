@@ -44,16 +44,16 @@ def write_parquet(store: VectorStore, path: Path) -> int:
     """Write a store to a file; until it is complete, the file has another name.
 
     Args:
-        store: The store.
-        path: The file; an existing one is replaced.
+        store: the store.
+        path: the file; an existing one is replaced.
 
     Returns:
-        The number of passages in the file.
+        the number of passages in the file.
 
     Raises:
-        StoreWriteError: The file cannot be written.
-        StoreError: The store cannot be read.
-        ImportError: The extra "parquet" is missing.
+        StoreWriteError: the file cannot be written.
+        StoreError: the store cannot be read.
+        ImportError: the extra "parquet" is missing.
     """
     with needs_extra("parquet"):
         import pyarrow as pa
@@ -81,21 +81,21 @@ class ParquetPassages:
     """The passages of a Parquet file, read in parts.
 
     Attributes:
-        path: The file.
-        manifest: The manifest of the exported store; None for any other file.
-        rows: Number of passages.
+        path: the file.
+        manifest: the manifest of the exported store; None for any other file.
+        rows: number of passages.
     """
 
     def __init__(self, path: Path) -> None:
         """Open a file and check its columns.
 
         Args:
-            path: The file.
+            path: the file.
 
         Raises:
-            DocumentError: It cannot be read, is not a Parquet file, or lacks the columns id and text.
-            StoreMismatchError: A later version of Quaver wrote it.
-            ImportError: The extra "parquet" is missing.
+            DocumentError: it cannot be read, is not a Parquet file, or lacks the columns id and text.
+            StoreMismatchError: a later version of Quaver wrote it.
+            ImportError: the extra "parquet" is missing.
         """
         with needs_extra("parquet"):
             import pyarrow as pa
@@ -119,7 +119,7 @@ class ParquetPassages:
         """Yield the passages in the order of the file.
 
         Raises:
-            DocumentError: A row is not a passage; the message has its number.
+            DocumentError: a row is not a passage; the message has its number.
         """
         import pyarrow as pa
 
@@ -160,13 +160,13 @@ class ParquetPassages:
 def pieces(
     rows: Iterator[StoredPassage],
 ) -> Iterator[tuple[list[Passage], NDArray[np.float32] | None, Mapping[str, FileVersion] | None]]:
-    """Group passages for ``VectorStore.upsert``.
+    """Group passages for `VectorStore.upsert`.
 
     Args:
-        rows: The passages.
+        rows: the passages.
 
     Yields:
-        Passages, their vectors or None, and the versions of their files or None.
+        passages, their vectors or None, and the versions of their files or None.
     """
     while page := list(islice(rows, ROWS // 8)):
         groups: list[_Group] = []

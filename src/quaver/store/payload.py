@@ -20,10 +20,10 @@ def point_id(identity: str) -> str:
     """Return the UUID under which a store files a passage.
 
     Args:
-        identity: The passage's id, any text.
+        identity: the passage's id, any text.
 
     Returns:
-        The id itself if it is a UUID in its usual form, else a UUID (version 5) made from it.
+        the id itself if it is a UUID in its usual form, else a UUID (version 5) made from it.
     """
     try:
         if str(uuid.UUID(identity)) == identity:
@@ -37,14 +37,14 @@ def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> 
     """Return what is stored of a passage.
 
     Args:
-        passage: The passage.
-        versions: The file version of each source, or None.
+        passage: the passage.
+        versions: the file version of each source, or None.
 
     Returns:
-        A record that JSON can hold.
+        a record that JSON can hold.
 
     Raises:
-        InputError: The metadata holds something that JSON cannot, or text that is not valid Unicode.
+        InputError: the metadata holds something that JSON cannot, or text that is not valid Unicode.
     """
     payload: dict[str, Any] = {
         "id": passage.id,
@@ -68,14 +68,14 @@ def to_passage(payload: Mapping[str, Any], where: object) -> Passage:
     """Read a passage back.
 
     Args:
-        payload: What ``to_payload`` gave.
-        where: The store, for messages.
+        payload: what `to_payload` gave.
+        where: the store, for messages.
 
     Returns:
-        The passage.
+        the passage.
 
     Raises:
-        StoreError: A field is missing.
+        StoreError: a field is missing.
     """
     try:
         return Passage(
@@ -88,7 +88,7 @@ def to_passage(payload: Mapping[str, Any], where: object) -> Passage:
 
 
 def to_hit(payload: Mapping[str, Any], score: float, where: object) -> Hit:
-    """Read a hit; like ``to_passage``."""
+    """Read a hit; like `to_passage`."""
     try:
         return Hit(
             id=payload["id"],

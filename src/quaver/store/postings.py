@@ -72,11 +72,11 @@ class Postings:
         """Read a file; the arrays are views of its bytes.
 
         Args:
-            data: The file's bytes.
-            path: The file, for messages.
+            data: the file's bytes.
+            path: the file, for messages.
 
         Raises:
-            StoreError: It is broken.
+            StoreError: it is broken.
         """
         if len(data) >= 16:
             count, postings = (int(n) for n in np.frombuffer(data[:16], np.uint64))
@@ -133,12 +133,12 @@ def merged(
     """Merge runs.
 
     Args:
-        runs: The runs, those with the lower rows first.
+        runs: the runs, those with the lower rows first.
         alive: bool (rows,): which passages are still stored; the others are left out.
         renamed: uint32 (rows,): the new number of each row; None keeps the numbers.
 
     Returns:
-        Their postings.
+        their postings.
     """
     terms = np.concatenate([np.repeat(run.terms, run.counts()) for run in runs])
     rows = np.concatenate([run.rows for run in runs])
@@ -152,19 +152,19 @@ def merged(
 def scores(
     runs: Sequence[Postings], terms: Sequence[int], alive: NDArray[np.bool_], passages: int
 ) -> NDArray[np.float64]:
-    """Return the BM25 score of each passage for a question; see ``terms``.
+    """Return the BM25 score of each passage for a question; see `terms`.
 
     Args:
-        runs: All runs of the store.
-        terms: The question's terms, each once.
+        runs: all runs of the store.
+        terms: the question's terms, each once.
         alive: bool (rows,): which passages are stored.
-        passages: How many of them are.
+        passages: how many of them are.
 
     Returns:
         float64 (rows,); 0 for passages without a term.
 
     Raises:
-        StoreError: A run refers to a row that does not exist.
+        StoreError: a run refers to a row that does not exist.
     """
     total = np.zeros(len(alive), np.float64)
     everything = bool(alive.all())

@@ -23,18 +23,18 @@ class Hit:
     """A stored passage that a search found.
 
     Attributes:
-        id: The passage's id.
-        score: Higher is better. "dense": cosine similarity to the query, -1 to 1. "bm25": BM25,
+        id: the passage's id.
+        score: higher is better. "dense": cosine similarity to the query, -1 to 1. "bm25": BM25,
             above 0. "hybrid": the sum of reciprocal ranks. From a ranker: the ranker's score.
-        text: The passage's text.
-        source: Path relative to the indexed folder.
-        heading: The headings above the text, joined by " > ".
-        start: First character in the document's text; ``Passage.start`` says what that means per
+        text: the passage's text.
+        source: path relative to the indexed folder.
+        heading: the headings above the text, joined by " > ".
+        start: first character in the document's text; `Passage.start` says what that means per
             format.
-        end: One past the last character.
-        root: The indexed folder as an absolute path, or the name it was given; empty for a passage
+        end: one past the last character.
+        root: the indexed folder as an absolute path, or the name it was given; empty for a passage
             that belongs to none.
-        metadata: What else was stored with it, for example the page of a PDF.
+        metadata: what else was stored with it, for example the page of a PDF.
     """
 
     id: str
@@ -52,12 +52,12 @@ class Hit:
 class FileVersion:
     """The version of a file that a passage came from, stored with each of its passages.
 
-    A file is indexed exactly when ``passages`` passages with this digest are stored and none with
+    A file is indexed exactly when `passages` passages with this digest are stored and none with
     another: the record of finished work is the work itself, so no crash can make the two disagree.
 
     Attributes:
-        digest: Hash of the file's bytes and of how they were split.
-        passages: Into how many passages the file was split.
+        digest: hash of the file's bytes and of how they were split.
+        passages: into how many passages the file was split.
     """
 
     digest: str
@@ -69,7 +69,7 @@ class StoredSource:
     """What is stored of one source.
 
     Attributes:
-        ids: The ids of its passages, by the version they came from (None: added without a file).
+        ids: the ids of its passages, by the version they came from (None: added without a file).
     """
 
     ids: dict[FileVersion | None, set[str]] = field(default_factory=dict)
@@ -94,8 +94,8 @@ class StoredPassage:
     """A passage as a store holds it.
 
     Attributes:
-        passage: The passage.
-        version: The file version it came from; None: added without a file.
+        passage: the passage.
+        version: the file version it came from; None: added without a file.
         vector: float32 (dimension,), unit length; None where none is stored or none was asked for.
     """
 
@@ -126,10 +126,10 @@ class VectorStore(Protocol):
         """Store passages; one whose id is already stored is replaced.
 
         Args:
-            passages: The passages, with distinct ids.
+            passages: the passages, with distinct ids.
             vectors: float32 (len(passages), dimension), unit rows; None stores passages that are
                 found only by words, filters and ids.
-            versions: The file version of each source, for passages of one root; None for passages
+            versions: the file version of each source, for passages of one root; None for passages
                 that belong to no file.
         """
         ...
@@ -151,18 +151,18 @@ class VectorStore(Protocol):
 
         Args:
             vector: float32 (dimension,); "dense" and "hybrid" need it.
-            k: Maximum number of hits, at least 1.
-            text: The question as text; "bm25" and "hybrid" need it.
-            mode: How to rank; None uses whatever is given: text, vector or both.
-            filter: Return only passages that match.
+            k: maximum number of hits, at least 1.
+            text: the question as text; "bm25" and "hybrid" need it.
+            mode: how to rank; None uses whatever is given: text, vector or both.
+            filter: return only passages that match.
 
         Returns:
-            Hits, best first; equal scores in the order of their ids.
+            hits, best first; equal scores in the order of their ids.
         """
         ...
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return the stored passages with these ids, in the order of ``ids``."""
+        """Return the stored passages with these ids, in the order of `ids`."""
         ...
 
     def scan(
@@ -179,7 +179,7 @@ class VectorStore(Protocol):
         """Return the vectors of stored passages with the given content.
 
         Args:
-            digests: Digests from ``content_digest``.
+            digests: digests from `content_digest`.
 
         Returns:
             float32 (dimension,) by digest, for those that are stored.
@@ -226,7 +226,7 @@ class VectorStore(Protocol):
         """Move to the newest committed state, for a store opened to read.
 
         Returns:
-            Whether anything changed. A store opened to write is always up to date.
+            whether anything changed. A store opened to write is always up to date.
         """
         ...
 

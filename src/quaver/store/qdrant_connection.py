@@ -38,8 +38,8 @@ class Link:
     """Calls a server, and retries if it does not answer.
 
     Attributes:
-        location: ``qdrant://host:port/collection``.
-        collection: The collection's name.
+        location: `qdrant://host:port/collection`.
+        collection: the collection's name.
         client: Qdrant's client.
     """
 
@@ -47,12 +47,12 @@ class Link:
         """Parse the address; no request is sent yet.
 
         Args:
-            location: ``qdrant://host:port/collection``, or ``qdrant+https://...``; port 6333 if
+            location: `qdrant://host:port/collection`, or `qdrant+https://...`; port 6333 if
                 none is given.
-            client: A client to use instead of a new one for the location.
+            client: a client to use instead of a new one for the location.
 
         Raises:
-            InputError: The location has another form.
+            InputError: the location has another form.
         """
         address = urlsplit(location)
         self.location, self.collection = location, address.path.strip("/")
@@ -74,16 +74,16 @@ class Link:
         """Call the server; the request must be idempotent, because it may be retried.
 
         Args:
-            method: A method of ``client``.
-            *args: Its arguments.
-            **options: Its arguments by name.
+            method: a method of `client`.
+            *args: its arguments.
+            **options: its arguments by name.
 
         Returns:
-            The answer.
+            the answer.
 
         Raises:
-            StoreUnavailableError: It did not answer, even after retries.
-            StoreError: It refused the request.
+            StoreUnavailableError: it did not answer, even after retries.
+            StoreError: it refused the request.
         """
         from tenacity import (
             Retrying,
@@ -145,13 +145,13 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
     """Return the layout of a collection.
 
     Args:
-        manifest: The manifest of the new store.
+        manifest: the manifest of the new store.
 
     Returns:
-        Arguments of ``QdrantClient.create_collection``.
+        arguments of `QdrantClient.create_collection`.
 
     Raises:
-        InputError: The manifest has an unknown kind of vectors.
+        InputError: the manifest has an unknown kind of vectors.
     """
     small: dict[str, Any] = {
         "float32": None,

@@ -17,13 +17,13 @@ class Conditions:
     """How one of the two libraries builds conditions.
 
     Attributes:
-        filter: Takes must, should and must_not, lists of conditions.
-        any_of: A key's value is one of these strings.
-        flag: A key's value is this boolean.
-        numbers: A key's value is within lt, lte, gt, gte, numbers.
-        dates: A key's value is within lt, lte, gt, gte, ISO 8601 dates.
-        empty: A key is missing, null or an empty list.
-        null: A key is null, or a list with a null.
+        filter: takes must, should and must_not, lists of conditions.
+        any_of: a key's value is one of these strings.
+        flag: a key's value is this boolean.
+        numbers: a key's value is within lt, lte, gt, gte, numbers.
+        dates: a key's value is within lt, lte, gt, gte, ISO 8601 dates.
+        empty: a key is missing, null or an empty list.
+        null: a key is null, or a list with a null.
     """
 
     filter: Callable[..., Any]
@@ -39,14 +39,14 @@ def translated_filter(filter: Filter | None, build: Conditions) -> Any:
     """Translate a filter.
 
     Args:
-        filter: The filter, or None.
-        build: The library's conditions.
+        filter: the filter, or None.
+        build: the library's conditions.
 
     Returns:
-        The library's filter; None stays None.
+        the library's filter; None stays None.
 
     Raises:
-        InputError: The filter breaks the rules.
+        InputError: the filter breaks the rules.
     """
     return None if filter is None else _translated(plan(filter), build)
 

@@ -59,18 +59,18 @@ _INDEXED = ("root", "content")
 
 
 class QdrantStore:
-    """A ``VectorStore`` on a Qdrant server; use ``create`` or ``open``.
+    """A `VectorStore` on a Qdrant server; use `create` or `open`.
 
     Attributes:
-        manifest: The store's manifest.
+        manifest: the store's manifest.
     """
 
     def __init__(self, link: Link, manifest: Manifest) -> None:
-        """Combine a connection and a manifest; most callers use ``create`` or ``open``.
+        """Combine a connection and a manifest; most callers use `create` or `open`.
 
         Args:
-            link: The connection to the collection.
-            manifest: The store's manifest.
+            link: the connection to the collection.
+            manifest: the store's manifest.
         """
         self.manifest = manifest
         self._link = link
@@ -81,11 +81,11 @@ class QdrantStore:
         """Return whether there is a collection of this name.
 
         Args:
-            location: ``qdrant://host:port/collection``, or ``qdrant+https://...``.
-            client: A client to use instead of a new one for the location.
+            location: `qdrant://host:port/collection`, or `qdrant+https://...`.
+            client: a client to use instead of a new one for the location.
 
         Raises:
-            StoreUnavailableError: The server cannot be reached.
+            StoreUnavailableError: the server cannot be reached.
         """
         link = Link(location, client)
         return bool(link(link.client.collection_exists, link.collection))
@@ -97,16 +97,16 @@ class QdrantStore:
         """Create an empty collection.
 
         Args:
-            location: As for ``exists``.
-            manifest: The manifest of the new store.
-            client: As for ``exists``.
+            location: as for `exists`.
+            manifest: the manifest of the new store.
+            client: as for `exists`.
 
         Returns:
-            The open store.
+            the open store.
 
         Raises:
-            StoreExistsError: There is a collection of this name.
-            StoreUnavailableError: The server cannot be reached.
+            StoreExistsError: there is a collection of this name.
+            StoreUnavailableError: the server cannot be reached.
         """
         link = Link(location, client)
         if cls.exists(location, link.client):
@@ -134,16 +134,16 @@ class QdrantStore:
         """Open a collection.
 
         Args:
-            location: As for ``exists``.
-            client: As for ``exists``.
+            location: as for `exists`.
+            client: as for `exists`.
 
         Returns:
-            The open store.
+            the open store.
 
         Raises:
-            StoreNotFoundError: There is no such collection, or Quaver did not create it.
-            StoreMismatchError: Another version of Quaver created it.
-            StoreUnavailableError: The server cannot be reached.
+            StoreNotFoundError: there is no such collection, or Quaver did not create it.
+            StoreMismatchError: another version of Quaver created it.
+            StoreUnavailableError: the server cannot be reached.
         """
         link = Link(location, client)
         if not cls.exists(location, link.client):
@@ -168,7 +168,7 @@ class QdrantStore:
         *,
         versions: Mapping[str, FileVersion] | None = None,
     ) -> None:
-        """Store passages; see ``VectorStore.upsert``."""
+        """Store passages; see `VectorStore.upsert`."""
         ids = [passage.id for passage in passages]
         check_upsert(ids, vectors, dimension=self.manifest.dimension)
         rows = [None] * len(passages) if vectors is None else vectors.tolist()
@@ -198,7 +198,7 @@ class QdrantStore:
         mode: Mode | None = None,
         filter: Filter | None = None,
     ) -> list[Hit]:
-        """Find the best passages; see ``VectorStore.search``."""
+        """Find the best passages; see `VectorStore.search`."""
         check_k(k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         condition = translated_filter(filter, CONDITIONS)
@@ -234,7 +234,7 @@ class QdrantStore:
         ]
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
-        """Return stored passages; see ``VectorStore.get``."""
+        """Return stored passages; see `VectorStore.get`."""
         records = self._records([point_id(i) for i in ids], with_vectors=with_vectors)
         found = {stored.passage.id: stored for stored in map(self._stored, records)}
         return [found[i] for i in dict.fromkeys(ids) if i in found]
@@ -242,13 +242,13 @@ class QdrantStore:
     def scan(
         self, filter: Filter | None = None, *, with_vectors: bool = False
     ) -> Iterator[StoredPassage]:
-        """Yield stored passages; see ``VectorStore.scan``."""
+        """Yield stored passages; see `VectorStore.scan`."""
         condition = translated_filter(filter, CONDITIONS)
         for record in self._scroll(condition, with_vectors=with_vectors):
             yield self._stored(record)
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return stored vectors; see ``VectorStore.vectors``."""
+        """Return stored vectors; see `VectorStore.vectors`."""
         wanted = {point_id(i): i for i in ids}
         found = {
             wanted[str(record.id)]: _vector(record)
@@ -257,7 +257,7 @@ class QdrantStore:
         return {i: vector for i, vector in found.items() if vector is not None}
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Return vectors by content; see ``VectorStore.vectors_of_content``."""
+        """Return vectors by content; see `VectorStore.vectors_of_content`."""
         found: dict[str, NDArray[np.float32]] = {}
         wanted = list(dict.fromkeys(digests))
         for first in range(0, len(wanted), _PAGE):
@@ -271,13 +271,13 @@ class QdrantStore:
         return found
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Remove passages; see ``VectorStore.delete``."""
+        """Remove passages; see `VectorStore.delete`."""
         if ids:
             points: Any = models.PointIdsList(points=[point_id(i) for i in ids])
             self._link(self._link.client.delete, self._link.collection, points, wait=True)
 
     def delete_matching(self, filter: Filter) -> int:
-        """Remove what matches; see ``VectorStore.delete_matching``."""
+        """Remove what matches; see `VectorStore.delete_matching`."""
         condition = translated_filter(filter, CONDITIONS)
         ids = [str(record.id) for record in self._scroll(condition, fields=[])]
         self.delete(ids)
@@ -297,7 +297,7 @@ class QdrantStore:
         return dict(Counter((record.payload or {})["root"] for record in records))
 
     def sources(self, root: str) -> dict[str, StoredSource]:
-        """Return what is stored of each source of a root; see ``VectorStore.sources``."""
+        """Return what is stored of each source of a root; see `VectorStore.sources`."""
         sources: dict[str, StoredSource] = {}
         condition = translated_filter(Compare("root", "==", root), CONDITIONS)
         for record in self._scroll(condition, fields=["id", "source", *VERSION_FIELDS]):
@@ -351,7 +351,7 @@ class QdrantStore:
         with_vectors: bool = False,
         fields: list[str] | None = None,
     ) -> Iterator[models.Record]:
-        """Yield every matching record, fetched in pages; without ``fields``, with all fields."""
+        """Yield every matching record, fetched in pages; without `fields`, with all fields."""
         offset: Any = None
         while True:
             records, offset = self._link(

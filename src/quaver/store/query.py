@@ -28,16 +28,16 @@ def checked_mode(
     """Check that the mode's inputs are given.
 
     Args:
-        vector: The question as a vector, or None.
-        text: The question as text, or None.
-        mode: The mode; None selects it from the inputs.
-        dimension: Length of a vector.
+        vector: the question as a vector, or None.
+        text: the question as text, or None.
+        mode: the mode; None selects it from the inputs.
+        dimension: length of a vector.
 
     Returns:
-        The mode.
+        the mode.
 
     Raises:
-        InputError: An input is missing or has the wrong form.
+        InputError: an input is missing or has the wrong form.
     """
     if mode is None:
         mode = "hybrid" if text is not None and vector is not None else "dense"
@@ -83,12 +83,12 @@ def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimensi
     """Check that vectors fit their passages and the store.
 
     Args:
-        ids: The passages' ids.
-        vectors: Their vectors, or None.
-        dimension: Length of a vector.
+        ids: the passages' ids.
+        vectors: their vectors, or None.
+        dimension: length of a vector.
 
     Raises:
-        InputError: They do not fit, an id is not a str, or an id occurs twice.
+        InputError: they do not fit, an id is not a str, or an id occurs twice.
     """
     expected = (len(ids), dimension)
     if vectors is not None and vectors.shape != expected:
@@ -115,10 +115,10 @@ def fused(rankings: Sequence[Sequence[Identity]]) -> dict[Identity, float]:
     search, to chance, so the same search would return different hits in different stores.
 
     Args:
-        rankings: Ids, best first.
+        rankings: ids, best first.
 
     Returns:
-        The scores by id.
+        the scores by id.
 
     Source:
         Cormack, Clarke and Buettcher, "Reciprocal Rank Fusion outperforms Condorcet and individual

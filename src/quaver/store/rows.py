@@ -87,7 +87,7 @@ def to_text(text: str) -> bytes:
 
 
 def from_text(data: bytes) -> str:
-    """Return the text for the bytes from ``to_text``."""
+    """Return the text for the bytes from `to_text`."""
     return data.decode("utf-8", "surrogatepass")
 
 

@@ -21,13 +21,13 @@ FILE_NAME = "state.json"
 
 @dataclass(frozen=True)
 class Run:
-    """A file of words; see ``postings``.
+    """A file of words; see `postings`.
 
     Attributes:
-        number: It is ``words.GENERATION.NUMBER``.
-        level: How often its postings were merged.
-        postings: How many it holds.
-        size: Its bytes.
+        number: it is `words.GENERATION.NUMBER`.
+        level: how often its postings were merged.
+        postings: how many it holds.
+        size: its bytes.
         sum: CRC-32 of its bytes.
     """
 
@@ -43,16 +43,16 @@ class State:
     """The committed state.
 
     Attributes:
-        commit: Counts the commits.
-        generation: Of the files; increases when they are rewritten.
-        rows: Committed records of rows, vectors and sketches.
-        texts: Committed bytes of texts.
-        dropped: Committed records of dropped.
+        commit: counts the commits.
+        generation: of the files; increases when they are rewritten.
+        rows: committed records of rows, vectors and sketches.
+        texts: committed bytes of texts.
+        dropped: committed records of dropped.
         rows_sum: CRC-32 of the committed rows.
         dropped_sum: CRC-32 of the committed dropped.
-        runs: The files of words.
-        next_run: The number that the next one gets.
-        manifest: The manifest as JSON text, a second copy of it.
+        runs: the files of words.
+        next_run: the number that the next one gets.
+        manifest: the manifest as JSON text, a second copy of it.
     """
 
     commit: int = 0
@@ -70,10 +70,10 @@ class State:
         """Commit: replace the file by this state.
 
         Args:
-            store: The store's folder.
+            store: the store's folder.
 
         Raises:
-            StoreWriteError: Writing failed; the previous state stays.
+            StoreWriteError: writing failed; the previous state stays.
         """
         content = json.dumps(asdict(self), sort_keys=True)
         written = {"state": content, "sum": zlib.crc32(content.encode())}
@@ -84,13 +84,13 @@ class State:
         """Read the committed state.
 
         Args:
-            store: The store's folder.
+            store: the store's folder.
 
         Returns:
-            The state.
+            the state.
 
         Raises:
-            StoreError: The file is missing or broken.
+            StoreError: the file is missing or broken.
         """
         path = store / FILE_NAME
         try:

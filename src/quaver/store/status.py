@@ -22,9 +22,9 @@ class UpdateNote:
     """The note of a folder's last update.
 
     Attributes:
-        at: When it ended: UTC, ISO 8601.
-        failed: Files that could not be read, with the reason; the first ``MAX_FAILURES``.
-        failures: How many there were.
+        at: when it ended: UTC, ISO 8601.
+        failed: files that could not be read, with the reason; the first `MAX_FAILURES`.
+        failures: how many there were.
     """
 
     at: str
@@ -37,12 +37,12 @@ class FolderStatus:
     """The status of one folder in a store.
 
     Attributes:
-        root: The folder's absolute path or its name; empty for passages that belong to none.
-        files: Files with passages.
-        passages: Passages.
-        updated: When the last update ended: UTC, ISO 8601; None where it is not known.
-        failed: Files that the last update could not read, with the reason.
-        failures: How many there were; more than ``failed`` names where there were very many.
+        root: the folder's absolute path or its name; empty for passages that belong to none.
+        files: files with passages.
+        passages: passages.
+        updated: when the last update ended: UTC, ISO 8601; None where it is not known.
+        failed: files that the last update could not read, with the reason.
+        failures: how many there were; more than `failed` names where there were very many.
     """
 
     root: str
@@ -55,19 +55,19 @@ class FolderStatus:
 
 @dataclass(frozen=True)
 class StoreStatus:
-    """The status of a store, from ``Index.status``.
+    """The status of a store, from `Index.status`.
 
     Attributes:
-        location: Where the store is.
-        model: The store's model: hub id or folder.
-        dimension: Length of a vector.
-        passage_tokens: Maximum tokens of a passage with its heading.
-        language: Language of stop words and stems in keyword search.
-        vectors: Vectors that a search compares.
-        created: Time of creation: UTC, ISO 8601.
-        passages: All passages, including those without a folder.
-        folders: The indexed folders, sorted by name.
-        bytes: Size on disk; None if unknown (a server, or memory).
+        location: where the store is.
+        model: the store's model: hub id or folder.
+        dimension: length of a vector.
+        passage_tokens: maximum tokens of a passage with its heading.
+        language: language of stop words and stems in keyword search.
+        vectors: vectors that a search compares.
+        created: time of creation: UTC, ISO 8601.
+        passages: all passages, including those without a folder.
+        folders: the indexed folders, sorted by name.
+        bytes: size on disk; None if unknown (a server, or memory).
     """
 
     location: str
@@ -101,11 +101,11 @@ def write_notes(store: Path, notes: Mapping[str, UpdateNote]) -> None:
     """Write the notes of a store's updates atomically.
 
     Args:
-        store: The store's folder.
-        notes: The notes by root.
+        store: the store's folder.
+        notes: the notes by root.
 
     Raises:
-        StoreWriteError: Writing failed.
+        StoreWriteError: writing failed.
     """
     content = json.dumps({root: asdict(note) for root, note in notes.items()})
     written = {"notes": content, "sum": zlib.crc32(content.encode())}
@@ -116,13 +116,13 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
     """Read the notes of a store's updates.
 
     Args:
-        store: The store's folder.
+        store: the store's folder.
 
     Returns:
-        The notes by root; empty before the first update.
+        the notes by root; empty before the first update.
 
     Raises:
-        StoreError: The file is broken.
+        StoreError: the file is broken.
     """
     path = store / FILE_NAME
     try:
@@ -152,7 +152,7 @@ def disk_usage(folder: Path) -> int:
     """Return the size of a folder's files on disk, in bytes.
 
     Raises:
-        StoreError: The folder cannot be read.
+        StoreError: the folder cannot be read.
     """
     try:
         return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())

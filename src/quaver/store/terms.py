@@ -10,7 +10,7 @@ depends on the passage. The store adds the factor for the rarity of a word (Qdra
 
 Source:
     Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
-    Snowball's stemmers (https://snowballstem.org). The stop words in ``stop_words.json`` are those of
+    Snowball's stemmers (https://snowballstem.org). The stop words in `stop_words.json` are those of
     Qdrant (https://github.com/qdrant/qdrant, Apache-2.0), which took most of them from NLTK.
 """
 
@@ -60,8 +60,8 @@ class Terms:
     """Terms and weights.
 
     Attributes:
-        indices: Hashes of the words, each once; uint32 range.
-        values: Their weights, positive.
+        indices: hashes of the words, each once; uint32 range.
+        values: their weights, positive.
     """
 
     indices: list[int]
@@ -75,10 +75,10 @@ class TermAnalyzer:
         """Create an analyzer.
 
         Args:
-            language: One of ``LANGUAGES``, or "none".
+            language: one of `LANGUAGES`, or "none".
 
         Raises:
-            InputError: The language is unknown.
+            InputError: the language is unknown.
         """
         check_language(language)
         self._term = lru_cache(_REMEMBERED)(_term_of(language))
@@ -112,7 +112,7 @@ def check_language(language: str) -> None:
     """Check a language.
 
     Raises:
-        InputError: The language is unknown.
+        InputError: the language is unknown.
     """
     if language != "none" and language not in LANGUAGES:
         raise InputError(

@@ -40,7 +40,7 @@ class Engine(Protocol):
             request: the call.
 
         Returns:
-            The call.
+            the call.
 
         Raises:
             CannotRunError: the engine needs text, and the request has only ids.

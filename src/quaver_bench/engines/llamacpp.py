@@ -139,7 +139,7 @@ def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -
         texts: most texts of a computation.
 
     Returns:
-        The indices of the texts of each computation.
+        the indices of the texts of each computation.
     """
     parts: list[range] = []
     first = used = 0

@@ -39,7 +39,7 @@ def fused_graph(setup: Setup) -> tuple[Path, dict[str, int]]:
     """Return the graph with attention, norms and GELU fused by onnxruntime.transformers.
 
     Returns:
-        The .onnx file, and how many of each fused operator it has.
+        the .onnx file, and how many of each fused operator it has.
     """
     path = _built(setup, "fused")
     counts = path.with_suffix(".json")

@@ -64,7 +64,7 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) 
         bf16: use weights in bfloat16; pooling stays in float32.
 
     Returns:
-        The module, in evaluation mode.
+        the module, in evaluation mode.
     """
     import torch
 

@@ -49,7 +49,7 @@ def choose_forms(names: Sequence[str]) -> list[Form]:
             for all forms.
 
     Returns:
-        The forms in the order of the tables. Quaver's int8 and float32 are always included: speed is
+        the forms in the order of the tables. Quaver's int8 and float32 are always included: speed is
         compared with int8, and vectors with float32 if torch is not installed.
 
     Raises:

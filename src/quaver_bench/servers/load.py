@@ -91,7 +91,7 @@ def run_loads(
         longest: most seconds to measure, if one load has fewer than three answers by then.
 
     Returns:
-        What was measured of each load.
+        what was measured of each load.
 
     Raises:
         EngineError: the server closed a connection, or answered nothing in the longest time.
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
             request: head and body; see `written`.
 
         Returns:
-            The status and the body of the answer, or an `EngineError` if the server closes the connection.
+            the status and the body of the answer, or an `EngineError` if the server closes the connection.
         """
         self._answer = asyncio.get_running_loop().create_future()
         self._body = []

@@ -103,7 +103,7 @@ def ask(port: int, path: str, body: bytes) -> bytes:
     """Send one request on a connection of its own.
 
     Returns:
-        The body of the answer.
+        the body of the answer.
 
     Raises:
         OSError: there is no connection.

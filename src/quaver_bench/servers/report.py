@@ -208,7 +208,7 @@ def draw(result: Mapping[str, Any], folder: Path) -> list[Path]:
         folder: for servers.png and servers.svg.
 
     Returns:
-        The files.
+        the files.
 
     Raises:
         ImportError: matplotlib is not installed; the message names the extra.

@@ -225,7 +225,7 @@ def measure_server(
         options: how.
 
     Returns:
-        Facts about the server, and a row for each load of each case.
+        facts about the server, and a row for each load of each case.
 
     Raises:
         CannotRunError: it cannot be started, or does not answer.

@@ -49,9 +49,9 @@ class QuaverDocumentStore(SavedByParameters):
         """Set up; the store is opened when it is first used.
 
         Args:
-            path: The folder, created if missing; None keeps documents in memory.
-            embedding_dim: Dimension of the embeddings.
-            return_embedding: Whether searches return embeddings.
+            path: the folder, created if missing; None keeps documents in memory.
+            embedding_dim: dimension of the embeddings.
+            return_embedding: whether searches return embeddings.
 
         Raises:
             ValueError: embedding_dim is not an integer of at least 1.
@@ -85,10 +85,10 @@ class QuaverDocumentStore(SavedByParameters):
             filters: Haystack's filters; None or {} for all.
 
         Returns:
-            The documents with their embeddings, in no particular order.
+            the documents with their embeddings, in no particular order.
 
         Raises:
-            FilterError: The filters are invalid.
+            FilterError: the filters are invalid.
         """
         with _translated():
             found = self.store.scan(to_filter(filters), with_vectors=True)
@@ -100,17 +100,17 @@ class QuaverDocumentStore(SavedByParameters):
         """Store documents.
 
         Args:
-            documents: The documents, with or without content and embedding.
-            policy: What to do if an id is already stored; NONE means FAIL.
+            documents: the documents, with or without content and embedding.
+            policy: what to do if an id is already stored; NONE means FAIL.
 
         Returns:
-            The number of documents written.
+            the number of documents written.
 
         Raises:
             ValueError: documents is not a list of Documents.
-            DuplicateDocumentError: An id is already stored and the policy is FAIL; nothing is
+            DuplicateDocumentError: an id is already stored and the policy is FAIL; nothing is
                 written.
-            DocumentStoreError: An embedding has the wrong dimension, meta is not valid JSON, or
+            DocumentStoreError: an embedding has the wrong dimension, meta is not valid JSON, or
                 writing failed.
         """
         if not isinstance(documents, list) or not all(isinstance(d, Document) for d in documents):
@@ -164,17 +164,17 @@ class QuaverDocumentStore(SavedByParameters):
         top_k: int = 10,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """Return the documents nearest to a vector, the best first; ``score`` is the cosine.
+        """Return the documents nearest to a vector, the best first; `score` is the cosine.
 
         Args:
             query_embedding: embedding_dim floats.
-            filters: Only matching documents are returned.
-            top_k: Maximum number of documents.
-            return_embedding: Overrides the store's.
+            filters: only matching documents are returned.
+            top_k: maximum number of documents.
+            return_embedding: overrides the store's.
 
         Raises:
-            FilterError: The filters are invalid.
-            DocumentStoreError: The vector has the wrong dimension, or the search failed.
+            FilterError: the filters are invalid.
+            DocumentStoreError: the vector has the wrong dimension, or the search failed.
         """
         with _translated():
             hits = self.store.search(query_embedding, k=top_k, filter=to_filter(filters))
@@ -188,7 +188,7 @@ class QuaverDocumentStore(SavedByParameters):
         top_k: int = 10,
         return_embedding: bool | None = None,
     ) -> list[Document]:
-        """Return the documents that match a query's words, best first; ``score`` is BM25."""
+        """Return the documents that match a query's words, best first; `score` is BM25."""
         with _translated():
             hits = self.store.search(
                 None, text=query, mode="bm25", k=top_k, filter=to_filter(filters)
@@ -236,10 +236,10 @@ class QuaverDocumentStore(SavedByParameters):
 
         Args:
             filters: Haystack's filters.
-            metadata_fields: Names, with or without "meta.".
+            metadata_fields: names, with or without "meta.".
 
         Returns:
-            The counts by name, without "meta.".
+            the counts by name, without "meta.".
         """
         found = self._metas(filters)
         names = [name.removeprefix("meta.") for name in metadata_fields]
@@ -258,7 +258,7 @@ class QuaverDocumentStore(SavedByParameters):
         """Return the smallest and largest value of a field as "min" and "max"; None if it has none.
 
         Args:
-            metadata_field: The name, with or without "meta.".
+            metadata_field: the name, with or without "meta.".
         """
         values = [
             value
@@ -280,11 +280,11 @@ class QuaverDocumentStore(SavedByParameters):
         """Return a page of a field's distinct values and their total number.
 
         Args:
-            metadata_field: The name, with or without "meta.".
-            search_term: Only values that contain this, ignoring case.
-            from_: Number of values to skip.
-            size: Maximum number of values to return.
-            filters: Only matching documents are read.
+            metadata_field: the name, with or without "meta.".
+            search_term: only values that contain this, ignoring case.
+            from_: number of values to skip.
+            size: maximum number of values to return.
+            filters: only matching documents are read.
         """
         name = metadata_field.removeprefix("meta.")
         values = list(_unique(self._metas(filters), name).values())
@@ -312,69 +312,69 @@ class QuaverDocumentStore(SavedByParameters):
 
     # --- Without blocking the event loop ----------------------------------------------------------
     async def count_documents_async(self) -> int:
-        """Run ``count_documents`` in a thread."""
+        """Run `count_documents` in a thread."""
         return await asyncio.to_thread(self.count_documents)
 
     async def filter_documents_async(self, filters: dict[str, Any] | None = None) -> list[Document]:
-        """Run ``filter_documents`` in a thread."""
+        """Run `filter_documents` in a thread."""
         return await asyncio.to_thread(self.filter_documents, filters)
 
     async def write_documents_async(
         self, documents: list[Document], policy: DuplicatePolicy = DuplicatePolicy.NONE
     ) -> int:
-        """Run ``write_documents`` in a thread."""
+        """Run `write_documents` in a thread."""
         return await asyncio.to_thread(self.write_documents, documents, policy)
 
     async def delete_documents_async(self, document_ids: list[str]) -> None:
-        """Run ``delete_documents`` in a thread."""
+        """Run `delete_documents` in a thread."""
         await asyncio.to_thread(self.delete_documents, document_ids)
 
     async def delete_all_documents_async(self) -> None:
-        """Run ``delete_all_documents`` in a thread."""
+        """Run `delete_all_documents` in a thread."""
         await asyncio.to_thread(self.delete_all_documents)
 
     async def delete_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """Run ``delete_by_filter`` in a thread."""
+        """Run `delete_by_filter` in a thread."""
         return await asyncio.to_thread(self.delete_by_filter, filters)
 
     async def update_by_filter_async(self, filters: dict[str, Any], meta: dict[str, Any]) -> int:
-        """Run ``update_by_filter`` in a thread."""
+        """Run `update_by_filter` in a thread."""
         return await asyncio.to_thread(self.update_by_filter, filters, meta)
 
     async def embedding_retrieval_async(
         self, query_embedding: list[float], **options: Any
     ) -> list[Document]:
-        """Run ``embedding_retrieval`` in a thread."""
+        """Run `embedding_retrieval` in a thread."""
         return await asyncio.to_thread(self.embedding_retrieval, query_embedding, **options)
 
     async def bm25_retrieval_async(self, query: str, **options: Any) -> list[Document]:
-        """Run ``bm25_retrieval`` in a thread."""
+        """Run `bm25_retrieval` in a thread."""
         return await asyncio.to_thread(self.bm25_retrieval, query, **options)
 
     async def hybrid_retrieval_async(
         self, query: str, query_embedding: list[float], **options: Any
     ) -> list[Document]:
-        """Run ``hybrid_retrieval`` in a thread."""
+        """Run `hybrid_retrieval` in a thread."""
         return await asyncio.to_thread(self.hybrid_retrieval, query, query_embedding, **options)
 
     async def count_documents_by_filter_async(self, filters: dict[str, Any]) -> int:
-        """Run ``count_documents_by_filter`` in a thread."""
+        """Run `count_documents_by_filter` in a thread."""
         return await asyncio.to_thread(self.count_documents_by_filter, filters)
 
     async def count_unique_metadata_by_filter_async(
         self, filters: dict[str, Any], metadata_fields: list[str]
     ) -> dict[str, int]:
-        """Run ``count_unique_metadata_by_filter`` in a thread."""
+        """Run `count_unique_metadata_by_filter` in a thread."""
         return await asyncio.to_thread(
             self.count_unique_metadata_by_filter, filters, metadata_fields
         )
 
     async def get_metadata_fields_info_async(self) -> dict[str, dict[str, str]]:
-        """Run ``get_metadata_fields_info`` in a thread."""
+        """Run `get_metadata_fields_info` in a thread."""
         return await asyncio.to_thread(self.get_metadata_fields_info)
 
     async def get_metadata_field_min_max_async(self, metadata_field: str) -> dict[str, Any]:
-        """Run ``get_metadata_field_min_max`` in a thread."""
+        """Run `get_metadata_field_min_max` in a thread."""
         return await asyncio.to_thread(self.get_metadata_field_min_max, metadata_field)
 
     async def get_metadata_field_unique_values_async(
@@ -385,7 +385,7 @@ class QuaverDocumentStore(SavedByParameters):
         size: int = 10,
         filters: dict[str, Any] | None = None,
     ) -> tuple[list[Any], int]:
-        """Run ``get_metadata_field_unique_values`` in a thread."""
+        """Run `get_metadata_field_unique_values` in a thread."""
         return await asyncio.to_thread(
             self.get_metadata_field_unique_values,
             metadata_field,

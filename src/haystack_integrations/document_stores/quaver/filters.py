@@ -22,13 +22,13 @@ def to_filter(filters: dict[str, Any] | None) -> Filter | None:
     """Translate a filter.
 
     Args:
-        filters: A comparison or a group, as Haystack documents them; None or {} for no filter.
+        filters: a comparison or a group, as Haystack documents them; None or {} for no filter.
 
     Returns:
-        The store's filter, or None.
+        the store's filter, or None.
 
     Raises:
-        FilterError: The filter is invalid, or the store cannot make this comparison.
+        FilterError: the filter is invalid, or the store cannot make this comparison.
     """
     return _part(filters) if filters else None
 

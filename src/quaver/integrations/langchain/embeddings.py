@@ -1,4 +1,4 @@
-"""QuaverEmbeddings: LangChain's ``Embeddings`` in int8 on the CPU."""
+"""QuaverEmbeddings: LangChain's `Embeddings` in int8 on the CPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class QuaverEmbeddings(BaseModel, Embeddings):
         embeddings = QuaverEmbeddings(model="BAAI/bge-small-en-v1.5")
         embeddings.embed_query("What is the capital of France?")
 
-    Queries and documents get the model's own prompts. (``HuggingFaceEmbeddings`` adds none and
+    Queries and documents get the model's own prompts. (`HuggingFaceEmbeddings` adds none and
     replaces line ends with spaces, so its vectors differ for models with prompts.) Objects with the
     same model and settings share one engine; concurrent async calls are batched.
     """
@@ -93,13 +93,13 @@ class QuaverEmbeddings(BaseModel, Embeddings):
         """Embed a query.
 
         Args:
-            text: The query.
+            text: the query.
 
         Returns:
             D floats.
 
         Raises:
-            InputError: Text is not a str, or is invalid.
+            InputError: text is not a str, or is invalid.
         """
         row: list[float] = self._shared.encode([text], "query", prompt=self.query_prompt)[
             0
@@ -107,11 +107,11 @@ class QuaverEmbeddings(BaseModel, Embeddings):
         return row
 
     async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Embed documents, batched with those of concurrent tasks; see ``embed_documents``."""
+        """Embed documents, batched with those of concurrent tasks; see `embed_documents`."""
         rows = await self._shared.aencode(texts, "document", prompt=self.document_prompt)
         return list(rows.tolist())
 
     async def aembed_query(self, text: str) -> list[float]:
-        """Embed a query, batched with those of concurrent tasks; see ``embed_query``."""
+        """Embed a query, batched with those of concurrent tasks; see `embed_query`."""
         rows = await self._shared.aencode([text], "query", prompt=self.query_prompt)
         return list(rows[0].tolist())

@@ -29,14 +29,14 @@ def to_filter(filter: Mapping[str, Any] | None) -> Filter | None:
     """Translate a filter.
 
     Args:
-        filter: Metadata fields, each with a value or with operators; ``$and``, ``$or`` and ``$not``
+        filter: metadata fields, each with a value or with operators; `$and`, `$or` and `$not`
             join filters. Dots name nested fields. None for no filter.
 
     Returns:
-        The store's filter, or None.
+        the store's filter, or None.
 
     Raises:
-        InputError: The filter is invalid; the message names the part.
+        InputError: the filter is invalid; the message names the part.
     """
     return None if filter is None else _part(filter)
 

@@ -21,8 +21,8 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
         reranker = QuaverReranker(model="BAAI/bge-reranker-base", top_n=3)
         reranker.compress_documents(documents, "What is the capital of France?")
 
-    Pass it to langchain-classic's ``ContextualCompressionRetriever`` as ``base_compressor`` or to
-    its ``CrossEncoderReranker`` as ``model``. Without either:
+    Pass it to langchain-classic's `ContextualCompressionRetriever` as `base_compressor` or to
+    its `CrossEncoderReranker` as `model`. Without either:
 
         retriever | RunnableLambda(lambda found: reranker.compress_documents(found, question))
 
@@ -34,7 +34,7 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
     model_name: str = Field(alias="model")
     """Folder or hub id of a cross-encoder with one label."""
     top_n: int | None = Field(default=3, ge=1)
-    """Maximum number of documents ``compress_documents`` returns; None for all."""
+    """Maximum number of documents `compress_documents` returns; None for all."""
     score_threshold: float | None = None
     """Minimum relevance score of a returned document."""
     activation: Literal["sigmoid", "identity"] | None = None
@@ -76,7 +76,7 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
             N scores; higher is better.
 
         Raises:
-            InputError: A pair is invalid; the message names its position.
+            InputError: a pair is invalid; the message names its position.
         """
         return self._shared.score(text_pairs, self.activation)
 
@@ -86,22 +86,22 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
         """Rank documents for a query.
 
         Args:
-            documents: The documents, which are not changed.
-            query: The query.
-            callbacks: Not used.
+            documents: the documents, which are not changed.
+            query: the query.
+            callbacks: not used.
 
         Returns:
-            Copies with ``metadata["relevance_score"]``, best first.
+            copies with `metadata["relevance_score"]`, best first.
 
         Raises:
-            InputError: The query is not a str.
+            InputError: the query is not a str.
         """
         return self._ranked(documents, self.score(_pairs(documents, query)))
 
     async def acompress_documents(
         self, documents: Sequence[Document], query: str, callbacks: Callbacks | None = None
     ) -> Sequence[Document]:
-        """Rank documents without blocking the event loop; see ``compress_documents``."""
+        """Rank documents without blocking the event loop; see `compress_documents`."""
         pairs = _pairs(documents, query)
         return self._ranked(documents, await self._shared.ascore(pairs, self.activation))
 

@@ -35,17 +35,17 @@ class QuaverVectorStore(VectorStore):
         store.as_retriever(search_kwargs={"mode": "hybrid"})
 
     Only one process at a time can open a folder; stores in one process share it. Metadata must be
-    valid JSON. ``mode`` is "dense" (the score is the cosine), "bm25", or "hybrid" (both, with their
-    ranks fused). ``filter`` is a dict of metadata fields with values or with ``$eq $ne $gt $gte $lt
-    $lte $in $nin $exists``, joined by ``$and``, ``$or`` and ``$not``.
+    valid JSON. `mode` is "dense" (the score is the cosine), "bm25", or "hybrid" (both, with their
+    ranks fused). `filter` is a dict of metadata fields with values or with `$eq $ne $gt $gte $lt
+    $lte $in $nin $exists`, joined by `$and`, `$or` and `$not`.
     """
 
     def __init__(self, embedding: Embeddings, *, path: str | Path | None = None) -> None:
         """Set up; the folder is opened when it is first used.
 
         Args:
-            embedding: Computes the vectors of documents and queries.
-            path: The folder, created if missing; None keeps documents in memory.
+            embedding: computes the vectors of documents and queries.
+            path: the folder, created if missing; None keeps documents in memory.
         """
         self._embedding = embedding
         self._place = StorePlace(path)
@@ -60,7 +60,7 @@ class QuaverVectorStore(VectorStore):
         ids: list[str] | None = None,
         path: str | Path | None = None,
     ) -> Self:
-        """Create a store from texts; see ``__init__`` and ``add_texts``."""
+        """Create a store from texts; see `__init__` and `add_texts`."""
         made = cls(embedding, path=path)
         made.add_texts(texts, metadatas, ids=ids)
         return made
@@ -75,7 +75,7 @@ class QuaverVectorStore(VectorStore):
         ids: list[str] | None = None,
         path: str | Path | None = None,
     ) -> Self:
-        """Run ``from_texts`` without blocking the event loop."""
+        """Run `from_texts` without blocking the event loop."""
         made = cls(embedding, path=path)
         await made.aadd_texts(texts, metadatas, ids=ids)
         return made
@@ -100,14 +100,14 @@ class QuaverVectorStore(VectorStore):
             texts: N texts.
             metadatas: N dicts, or None.
             ids: N ids; None generates one.
-            batch_size: Unused; the engine chooses its own. LangChain's indexing passes one.
+            batch_size: unused; the engine chooses its own. LangChain's indexing passes one.
 
         Returns:
             N ids.
 
         Raises:
-            InputError: There are not N of each, or metadata is not valid JSON.
-            StoreError: Writing failed.
+            InputError: there are not N of each, or metadata is not valid JSON.
+            StoreError: writing failed.
         """
         return self.add_documents(_documents(texts, metadatas, ids))
 
@@ -119,7 +119,7 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Run ``add_texts`` without blocking the event loop."""
+        """Run `add_texts` without blocking the event loop."""
         return await self.aadd_documents(_documents(texts, metadatas, ids))
 
     def add_documents(
@@ -134,14 +134,14 @@ class QuaverVectorStore(VectorStore):
         Args:
             documents: N documents; a missing id is generated.
             ids: N ids that replace the documents' own.
-            batch_size: Unused; the engine chooses its own. LangChain's indexing passes one.
+            batch_size: unused; the engine chooses its own. LangChain's indexing passes one.
 
         Returns:
             N ids.
 
         Raises:
-            InputError: There are not N ids, or metadata is not valid JSON.
-            StoreError: Writing failed.
+            InputError: there are not N ids, or metadata is not valid JSON.
+            StoreError: writing failed.
         """
         chosen = _ids(documents, ids)
         vectors = self._embedding.embed_documents([d.page_content for d in documents])
@@ -154,7 +154,7 @@ class QuaverVectorStore(VectorStore):
         ids: Sequence[str | None] | None = None,
         batch_size: int | None = None,
     ) -> list[str]:
-        """Run ``add_documents`` without blocking the event loop."""
+        """Run `add_documents` without blocking the event loop."""
         chosen = _ids(documents, ids)
         vectors = await self._embedding.aembed_documents([d.page_content for d in documents])
         written: list[str] = await run_in_executor(None, self._write, documents, chosen, vectors)
@@ -164,7 +164,7 @@ class QuaverVectorStore(VectorStore):
         """Remove documents; unknown ids are ignored.
 
         Args:
-            ids: Ids of the documents; None for all.
+            ids: ids of the documents; None for all.
 
         Returns:
             True.
@@ -218,17 +218,17 @@ class QuaverVectorStore(VectorStore):
         """Find the documents that match a query best.
 
         Args:
-            query: The query.
-            k: Maximum number of documents.
-            filter: Only documents with matching metadata are returned.
-            mode: How to search: by vector, by words, or by both.
+            query: the query.
+            k: maximum number of documents.
+            filter: only documents with matching metadata are returned.
+            mode: how to search: by vector, by words, or by both.
 
         Returns:
-            The documents, best first.
+            the documents, best first.
 
         Raises:
-            InputError: An argument is invalid.
-            StoreError: The search failed.
+            InputError: an argument is invalid.
+            StoreError: the search failed.
         """
         found = self.similarity_search_with_score(query, k, filter=filter, mode=mode)
         return [document for document, _ in found]
@@ -241,7 +241,7 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> list[Document]:
-        """Run ``similarity_search`` with the query batched with other tasks'."""
+        """Run `similarity_search` with the query batched with other tasks'."""
         found = await self.asimilarity_search_with_score(query, k, filter=filter, mode=mode)
         return [document for document, _ in found]
 
@@ -253,7 +253,7 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> Scored:
-        """Find documents with their scores; see ``similarity_search``. Higher is better."""
+        """Find documents with their scores; see `similarity_search`. Higher is better."""
         vector = None if mode == "bm25" else self._embedding.embed_query(query)
         return self._search(vector, query, k, filter, mode)
 
@@ -265,7 +265,7 @@ class QuaverVectorStore(VectorStore):
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
     ) -> Scored:
-        """Run ``similarity_search_with_score`` with the query batched with other tasks'."""
+        """Run `similarity_search_with_score` with the query batched with other tasks'."""
         vector = None if mode == "bm25" else await self._embedding.aembed_query(query)
         found: Scored = await run_in_executor(None, self._search, vector, query, k, filter, mode)
         return found
@@ -273,7 +273,7 @@ class QuaverVectorStore(VectorStore):
     def similarity_search_by_vector(
         self, embedding: list[float], k: int = 4, *, filter: Mapping[str, Any] | None = None
     ) -> list[Document]:
-        """Find the documents nearest to a vector; see ``similarity_search``."""
+        """Find the documents nearest to a vector; see `similarity_search`."""
         return [document for document, _ in self._search(embedding, None, k, filter, "dense")]
 
     def max_marginal_relevance_search(
@@ -288,11 +288,11 @@ class QuaverVectorStore(VectorStore):
         """Find documents that match a query and differ from each other.
 
         Args:
-            query: The query.
-            k: Maximum number of documents.
-            fetch_k: Number of nearest documents to choose from.
+            query: the query.
+            k: maximum number of documents.
+            fetch_k: number of nearest documents to choose from.
             lambda_mult: 0 for the greatest diversity, 1 for the least.
-            filter: Only documents with matching metadata are returned.
+            filter: only documents with matching metadata are returned.
         """
         vector = self._embedding.embed_query(query)
         return self.max_marginal_relevance_search_by_vector(
@@ -308,7 +308,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Run ``max_marginal_relevance_search`` with the query batched with other tasks'."""
+        """Run `max_marginal_relevance_search` with the query batched with other tasks'."""
         vector = await self._embedding.aembed_query(query)
         return await self.amax_marginal_relevance_search_by_vector(
             vector, k, fetch_k, lambda_mult, filter=filter
@@ -323,7 +323,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Find diverse documents near a vector; see ``max_marginal_relevance_search``."""
+        """Find diverse documents near a vector; see `max_marginal_relevance_search`."""
         store = self._place.existing()
         if store is None:
             return []
@@ -346,7 +346,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
     ) -> list[Document]:
-        """Run ``max_marginal_relevance_search_by_vector`` in a thread."""
+        """Run `max_marginal_relevance_search_by_vector` in a thread."""
         search = self.max_marginal_relevance_search_by_vector
         found: list[Document] = await run_in_executor(
             None, lambda: search(embedding, k, fetch_k, lambda_mult, filter=filter)

@@ -1,4 +1,4 @@
-"""QuaverEmbedding: LlamaIndex's ``BaseEmbedding`` in int8 on the CPU."""
+"""QuaverEmbedding: LlamaIndex's `BaseEmbedding` in int8 on the CPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 def _without_own_span(method: Method) -> Method:
     """Keep LlamaIndex from opening a second span around a method.
 
-    Its caller, such as ``get_query_embedding``, already has a span and calls nothing else.
+    Its caller, such as `get_query_embedding`, already has a span and calls nothing else.
     """
     setattr(method, DISPATCHER_SPAN_DECORATED_ATTR, True)
     return method
@@ -32,7 +32,7 @@ class QuaverEmbedding(BaseEmbedding):
         embed_model = QuaverEmbedding(model_name="BAAI/bge-small-en-v1.5")
         VectorStoreIndex.from_documents(documents, embed_model=embed_model)
 
-    Queries and texts get the model's own prompts. ``embed_batch_size`` is 512 instead of
+    Queries and texts get the model's own prompts. `embed_batch_size` is 512 instead of
     LlamaIndex's 10: the engine does not pad, and large batches keep every core busy. Objects with
     the same model and settings share one engine; concurrent async calls are batched.
     """

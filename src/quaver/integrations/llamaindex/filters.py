@@ -41,10 +41,10 @@ def to_filter(filters: MetadataFilters | None) -> Filter | None:
         filters: LlamaIndex's filters, nested or not; None for no filter.
 
     Returns:
-        The store's filter, or None.
+        the store's filter, or None.
 
     Raises:
-        InputError: The store does not support a filter; the message names it.
+        InputError: the store does not support a filter; the message names it.
     """
     return None if filters is None else _group(filters)
 

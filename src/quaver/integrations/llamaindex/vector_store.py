@@ -40,12 +40,12 @@ class QuaverVectorStore(BasePydanticVectorStore):
         index.as_retriever(vector_store_query_mode="hybrid")
 
     Reopen it with
-    ``VectorStoreIndex.from_vector_store(QuaverVectorStore(path="./nodes"), embed_model=...)``.
+    `VectorStoreIndex.from_vector_store(QuaverVectorStore(path="./nodes"), embed_model=...)`.
     Only one process at a time can open a folder; stores in one process share it.
 
     Query modes: default (the similarity is the cosine), sparse and text_search (BM25), hybrid and
-    semantic_hybrid (reciprocal ranks of both; ``alpha`` is the weight of the vectors, 0.5 by
-    default), mmr (``mmr_threshold``, ``mmr_prefetch_factor``). All of LlamaIndex's filters are
+    semantic_hybrid (reciprocal ranks of both; `alpha` is the weight of the vectors, 0.5 by
+    default), mmr (`mmr_threshold`, `mmr_prefetch_factor`). All of LlamaIndex's filters are
     supported except text_match.
     """
 
@@ -80,15 +80,15 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
         Args:
             nodes: N nodes with embeddings.
-            kwargs: Not used.
+            kwargs: not used.
 
         Returns:
             N ids.
 
         Raises:
-            ValueError: A node has no embedding.
-            InputError: Metadata is not valid JSON.
-            StoreError: An embedding has the wrong dimension, or writing failed.
+            ValueError: a node has no embedding.
+            InputError: metadata is not valid JSON.
+            StoreError: an embedding has the wrong dimension, or writing failed.
         """
         if nodes:
             vectors = [node.get_embedding() for node in nodes]
@@ -113,12 +113,12 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Remove nodes.
 
         Args:
-            node_ids: Ids of the nodes; None for any id.
-            filters: Only matching nodes are removed.
-            delete_kwargs: Not used.
+            node_ids: ids of the nodes; None for any id.
+            filters: only matching nodes are removed.
+            delete_kwargs: not used.
 
         Raises:
-            InputError: Both node_ids and filters are None; ``clear`` removes everything.
+            InputError: both node_ids and filters are None; `clear` removes everything.
         """
         if node_ids is None and filters is None:
             raise InputError("delete_nodes needs node_ids or filters; clear() removes every node")
@@ -138,11 +138,11 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Do nothing: stored nodes are already on disk.
 
         Args:
-            persist_path: Not used.
-            fs: Not used.
+            persist_path: not used.
+            fs: not used.
 
         Raises:
-            InputError: The store is in memory.
+            InputError: the store is in memory.
         """
         if self.path is None:
             raise InputError(
@@ -164,8 +164,8 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Return stored nodes without their embeddings.
 
         Args:
-            node_ids: Ids of the nodes; None for any id.
-            filters: Only matching nodes are returned.
+            node_ids: ids of the nodes; None for any id.
+            filters: only matching nodes are returned.
         """
         store = self._place.existing()
         if store is None:
@@ -176,15 +176,15 @@ class QuaverVectorStore(BasePydanticVectorStore):
         """Find nodes.
 
         Args:
-            query: The query.
-            kwargs: ``mmr_threshold`` and ``mmr_prefetch_factor`` for the mode mmr.
+            query: the query.
+            kwargs: `mmr_threshold` and `mmr_prefetch_factor` for the mode mmr.
 
         Returns:
-            The nodes with their similarities, best first.
+            the nodes with their similarities, best first.
 
         Raises:
-            InputError: The mode is not supported, or its query_embedding or query_str is missing.
-            StoreError: The vector has the wrong dimension, or the search failed.
+            InputError: the mode is not supported, or its query_embedding or query_str is missing.
+            StoreError: the vector has the wrong dimension, or the search failed.
         """
         condition, store = of_query(query), self._place.existing()
         if store is None:
@@ -208,11 +208,11 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
     # --- Without blocking the event loop ----------------------------------------------------------
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
-        """Run ``add`` in a thread."""
+        """Run `add` in a thread."""
         return await asyncio.to_thread(self.add, nodes, **kwargs)
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
-        """Run ``delete`` in a thread."""
+        """Run `delete` in a thread."""
         await asyncio.to_thread(self.delete, ref_doc_id, **delete_kwargs)
 
     async def adelete_nodes(
@@ -221,21 +221,21 @@ class QuaverVectorStore(BasePydanticVectorStore):
         filters: MetadataFilters | None = None,
         **delete_kwargs: Any,
     ) -> None:
-        """Run ``delete_nodes`` in a thread."""
+        """Run `delete_nodes` in a thread."""
         await asyncio.to_thread(self.delete_nodes, node_ids, filters, **delete_kwargs)
 
     async def aclear(self) -> None:
-        """Run ``clear`` in a thread."""
+        """Run `clear` in a thread."""
         await asyncio.to_thread(self.clear)
 
     async def aget_nodes(
         self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
     ) -> list[BaseNode]:
-        """Run ``get_nodes`` in a thread."""
+        """Run `get_nodes` in a thread."""
         return await asyncio.to_thread(self.get_nodes, node_ids, filters)
 
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Run ``query`` in a thread."""
+        """Run `query` in a thread."""
         return await asyncio.to_thread(self.query, query, **kwargs)
 
 

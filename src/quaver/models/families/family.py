@@ -175,7 +175,7 @@ class LayerNames:
             other: the other names.
 
         Returns:
-            All tensors; those that were taken apart are views.
+            all tensors; those that were taken apart are views.
         """
         places: dict[str, tuple[str, ...]] = {
             self.attention_norm: (other.attention_norm,),

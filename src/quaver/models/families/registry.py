@@ -90,7 +90,7 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
         normalize: whether vectors are divided by their length.
 
     Returns:
-        The spec.
+        the spec.
 
     Raises:
         UnsupportedArchitectureError: the model type, or an option, is not supported; both sides are
@@ -111,7 +111,7 @@ def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
         config: config.json of the model.
 
     Returns:
-        The spec; `outputs` is the number of labels.
+        the spec; `outputs` is the number of labels.
 
     Raises:
         UnsupportedArchitectureError: the model type, an option or the head is not supported.
@@ -179,7 +179,7 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
         tensors: tensors by name, from the model folder.
 
     Returns:
-        The weights; arrays are C-contiguous, views where possible; linear layers in float32 or
+        the weights; arrays are C-contiguous, views where possible; linear layers in float32 or
         int8, as the file has them.
 
     Raises:
@@ -206,7 +206,7 @@ def split_tensors(
         tensors: tensors by name, in floats.
 
     Returns:
-        Tensors that `encoder_weights` reads as well; those that were taken apart are views.
+        tensors that `encoder_weights` reads as well; those that were taken apart are views.
     """
     split = FAMILIES[spec.family].split
     return tensors if split is None else split(spec, tensors)

@@ -34,8 +34,8 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         embedder = QuaverDocumentEmbedder(model="BAAI/bge-small-en-v1.5")
         embedder.run([Document(content="Paris is the capital of France.")])["documents"]
 
-    The input documents are not changed; the result holds copies. ``meta["quaver_embedding"]`` of a
-    copy identifies the model and the text it read, so ``QuantizedBiEncoderRanker`` knows whether it
+    The input documents are not changed; the result holds copies. `meta["quaver_embedding"]` of a
+    copy identifies the model and the text it read, so `QuantizedBiEncoderRanker` knows whether it
     can reuse the vector.
     """
 
@@ -58,24 +58,24 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Set up; the model is loaded by ``warm_up`` or the first run.
+        """Set up; the model is loaded by `warm_up` or the first run.
 
         Args:
-            model: Model folder or hub id.
-            token: Hub access token.
-            prefix: Replaces the model's document prompt; "" for no prompt.
-            suffix: Appended to every text.
-            progress_bar: Show a progress bar on stderr.
-            normalize_embeddings: Return unit vectors even if the model does not normalize.
-            meta_fields_to_embed: Meta fields to put before the content.
-            embedding_separator: Separates the meta fields and the content.
-            truncate_dim: Number of leading components to keep; None keeps all.
-            precision: Precision of the engine; embeddings are lists of floats either way.
-            revision: Branch, tag or commit on the hub.
-            max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            model: model folder or hub id.
+            token: hub access token.
+            prefix: replaces the model's document prompt; "" for no prompt.
+            suffix: appended to every text.
+            progress_bar: show a progress bar on stderr.
+            normalize_embeddings: return unit vectors even if the model does not normalize.
+            meta_fields_to_embed: meta fields to put before the content.
+            embedding_separator: separates the meta fields and the content.
+            truncate_dim: number of leading components to keep; None keeps all.
+            precision: precision of the engine; embeddings are lists of floats either way.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
 
         Raises:
             TypeError: meta_fields_to_embed is not a list of strings.
@@ -101,10 +101,10 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """Embed documents.
 
         Args:
-            documents: The documents; if one has no content, only its meta fields are embedded.
+            documents: the documents; if one has no content, only its meta fields are embedded.
 
         Returns:
-            "documents": copies with ``embedding``, in the same order.
+            "documents": copies with `embedding`, in the same order.
 
         Raises:
             TypeError: documents is not a list of Documents.
@@ -120,10 +120,10 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         """Embed documents without blocking the event loop, batched with those of other tasks.
 
         Args:
-            documents: The documents; if one has no content, only its meta fields are embedded.
+            documents: the documents; if one has no content, only its meta fields are embedded.
 
         Returns:
-            "documents": copies with ``embedding``, in the same order.
+            "documents": copies with `embedding`, in the same order.
 
         Raises:
             TypeError: documents is not a list of Documents.

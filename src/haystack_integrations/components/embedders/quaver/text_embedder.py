@@ -20,7 +20,7 @@ class QuaverTextEmbedder(EmbedderComponent):
         embedder = QuaverTextEmbedder(model="BAAI/bge-small-en-v1.5")
         embedder.run("What is the capital of France?")["embedding"]
 
-    Components with the same model and settings share one engine. Concurrent ``run_async`` calls are
+    Components with the same model and settings share one engine. Concurrent `run_async` calls are
     batched.
     """
 
@@ -40,21 +40,21 @@ class QuaverTextEmbedder(EmbedderComponent):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Set up; the model is loaded by ``warm_up`` or the first run.
+        """Set up; the model is loaded by `warm_up` or the first run.
 
         Args:
-            model: Model folder or hub id.
-            token: Hub access token.
-            prefix: Replaces the model's query prompt; "" for no prompt.
-            suffix: Appended to the text.
-            normalize_embeddings: Return unit vectors even if the model does not normalize.
-            truncate_dim: Number of leading components to keep; None keeps all.
-            precision: Precision of the engine; the embedding is a list of floats either way.
-            revision: Branch, tag or commit on the hub.
-            max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            model: model folder or hub id.
+            token: hub access token.
+            prefix: replaces the model's query prompt; "" for no prompt.
+            suffix: appended to the text.
+            normalize_embeddings: return unit vectors even if the model does not normalize.
+            truncate_dim: number of leading components to keep; None keeps all.
+            precision: precision of the engine; the embedding is a list of floats either way.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
         """
         self.model = model_name(model)
         self.token = token
@@ -74,13 +74,13 @@ class QuaverTextEmbedder(EmbedderComponent):
         """Embed a text.
 
         Args:
-            text: The text.
+            text: the text.
 
         Returns:
             "embedding": D floats.
 
         Raises:
-            TypeError: Text is not a string.
+            TypeError: text is not a string.
         """
         require_text(self, "text", text)
         return {"embedding": self._query_embedding(text)}
@@ -90,13 +90,13 @@ class QuaverTextEmbedder(EmbedderComponent):
         """Embed a text without blocking the event loop, batched with those of other tasks.
 
         Args:
-            text: The text.
+            text: the text.
 
         Returns:
             "embedding": D floats.
 
         Raises:
-            TypeError: Text is not a string.
+            TypeError: text is not a string.
         """
         require_text(self, "text", text)
         return {"embedding": await self._query_embedding_async(text)}

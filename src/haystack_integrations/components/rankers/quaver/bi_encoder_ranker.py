@@ -36,7 +36,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
         ranker.run(query="What is the capital of France?", documents=documents)["documents"]
 
     A document that already carries this model's embedding is not embedded again.
-    ``QuaverDocumentEmbedder`` records the model and the text in ``meta["quaver_embedding"]``; the
+    `QuaverDocumentEmbedder` records the model and the text in `meta["quaver_embedding"]`; the
     ranker uses the embedding only if both match.
 
     The input documents are not changed; the result holds copies with their scores.
@@ -64,27 +64,27 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Set up; the model is loaded by ``warm_up`` or the first run.
+        """Set up; the model is loaded by `warm_up` or the first run.
 
         Args:
-            model: Model folder or hub id.
-            token: Hub access token.
-            top_k: Maximum number of documents to return.
-            query_prefix: Replaces the model's query prompt; "" for no prompt.
-            query_suffix: Appended to the query.
-            document_prefix: Replaces the model's document prompt; "" for no prompt.
-            document_suffix: Appended to every document.
-            meta_fields_to_embed: Meta fields to put before the content.
-            embedding_separator: Separates the meta fields and the content.
-            scale_score: Scale cosines to the range 0 to 1: (cosine + 1) / 2.
-            score_threshold: Minimum score of a returned document, after scaling.
-            truncate_dim: Number of leading components to keep; None keeps all.
-            precision: Precision of the engine.
-            revision: Branch, tag or commit on the hub.
-            max_seq_length: Maximum tokens of a text; longer texts are truncated.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            model: model folder or hub id.
+            token: hub access token.
+            top_k: maximum number of documents to return.
+            query_prefix: replaces the model's query prompt; "" for no prompt.
+            query_suffix: appended to the query.
+            document_prefix: replaces the model's document prompt; "" for no prompt.
+            document_suffix: appended to every document.
+            meta_fields_to_embed: meta fields to put before the content.
+            embedding_separator: separates the meta fields and the content.
+            scale_score: scale cosines to the range 0 to 1: (cosine + 1) / 2.
+            score_threshold: minimum score of a returned document, after scaling.
+            truncate_dim: number of leading components to keep; None keeps all.
+            precision: precision of the engine.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
 
         Raises:
             ValueError: top_k is below 1.

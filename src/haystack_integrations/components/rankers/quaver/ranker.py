@@ -31,7 +31,7 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
         ranker.run(query="What is the capital of France?", documents=documents)["documents"]
 
     The input documents are not changed; the result holds copies with their scores. Components with
-    the same model and settings share one engine. Concurrent ``run_async`` calls are batched.
+    the same model and settings share one engine. Concurrent `run_async` calls are batched.
     """
 
     def __init__(
@@ -54,26 +54,26 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Set up; the model is loaded by ``warm_up`` or the first run.
+        """Set up; the model is loaded by `warm_up` or the first run.
 
         Args:
-            model: Folder or hub id of a cross-encoder with one label.
-            token: Hub access token.
-            top_k: Maximum number of documents to return.
-            query_prefix: Prepended to the query.
-            query_suffix: Appended to the query.
-            document_prefix: Prepended to every document.
-            document_suffix: Appended to every document.
-            meta_fields_to_embed: Meta fields to put before the content.
-            embedding_separator: Separates the meta fields and the content.
-            scale_score: Scale scores to the range 0 to 1 with the sigmoid; otherwise return the
+            model: folder or hub id of a cross-encoder with one label.
+            token: hub access token.
+            top_k: maximum number of documents to return.
+            query_prefix: prepended to the query.
+            query_suffix: appended to the query.
+            document_prefix: prepended to every document.
+            document_suffix: appended to every document.
+            meta_fields_to_embed: meta fields to put before the content.
+            embedding_separator: separates the meta fields and the content.
+            scale_score: scale scores to the range 0 to 1 with the sigmoid; otherwise return the
                 model's raw scores.
-            score_threshold: Minimum score of a returned document, after scaling.
-            precision: Precision of the engine.
-            revision: Branch, tag or commit on the hub.
-            max_seq_length: Maximum tokens of query and document together.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            score_threshold: minimum score of a returned document, after scaling.
+            precision: precision of the engine.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: maximum tokens of query and document together.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
 
         Raises:
             ValueError: top_k is below 1.

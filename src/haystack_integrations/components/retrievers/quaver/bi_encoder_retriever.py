@@ -22,9 +22,9 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         retriever = QuantizedBiEncoderRetriever(document_store=store, model="BAAI/bge-small-en-v1.5")
         retriever.run("What is the capital of France?")["documents"]
 
-    It works with any document store that has ``embedding_retrieval`` (``QuaverDocumentStore``,
-    ``InMemoryDocumentStore``) and with any embedding retriever. The documents must have been
-    embedded by the same model, for example with ``QuaverDocumentEmbedder``.
+    It works with any document store that has `embedding_retrieval` (`QuaverDocumentStore`,
+    `InMemoryDocumentStore`) and with any embedding retriever. The documents must have been
+    embedded by the same model, for example with `QuaverDocumentEmbedder`.
     """
 
     def __init__(
@@ -48,30 +48,30 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         threads: int | None = None,
         local_files_only: bool = False,
     ) -> None:
-        """Set up; the model is loaded by ``warm_up`` or the first run.
+        """Set up; the model is loaded by `warm_up` or the first run.
 
         Args:
-            model: Model folder or hub id.
-            document_store: A store with ``embedding_retrieval``; or pass a retriever.
-            retriever: An embedding retriever; its ``run`` takes query_embedding, filters and top_k.
-            token: Hub access token.
-            filters: Haystack filters; filters passed to ``run`` replace them.
-            top_k: Maximum number of documents to return.
-            return_embedding: Return embeddings for ``QuantizedBiEncoderRanker`` to reuse; ignored
+            model: model folder or hub id.
+            document_store: a store with `embedding_retrieval`; or pass a retriever.
+            retriever: an embedding retriever; its `run` takes query_embedding, filters and top_k.
+            token: hub access token.
+            filters: Haystack filters; filters passed to `run` replace them.
+            top_k: maximum number of documents to return.
+            return_embedding: return embeddings for `QuantizedBiEncoderRanker` to reuse; ignored
                 with a retriever, which decides for itself.
-            prefix: Replaces the model's query prompt; "" for no prompt.
-            suffix: Appended to the query.
-            normalize_embeddings: Return unit vectors even if the model does not normalize.
-            truncate_dim: Number of leading components to keep; None keeps all.
-            precision: Precision of the engine.
-            revision: Branch, tag or commit on the hub.
-            max_seq_length: Maximum tokens of the query.
-            pooling: Such as "mean" or "cls+mean", for a model folder that does not specify it.
-            threads: Engine threads; None uses every CPU available to the process.
-            local_files_only: Never use the network.
+            prefix: replaces the model's query prompt; "" for no prompt.
+            suffix: appended to the query.
+            normalize_embeddings: return unit vectors even if the model does not normalize.
+            truncate_dim: number of leading components to keep; None keeps all.
+            precision: precision of the engine.
+            revision: branch, tag or commit on the hub.
+            max_seq_length: maximum tokens of the query.
+            pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
+            threads: engine threads; None uses every CPU available to the process.
+            local_files_only: never use the network.
 
         Raises:
-            ValueError: Exactly one of document_store and retriever is required, it must search by
+            ValueError: exactly one of document_store and retriever is required, it must search by
                 vector, and top_k must be at least 1.
         """
         if (document_store is None) == (retriever is None):
@@ -122,9 +122,9 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         """Find the documents nearest to a query.
 
         Args:
-            query: The query.
-            filters: Overrides the component's.
-            top_k: Overrides the component's.
+            query: the query.
+            filters: overrides the component's.
+            top_k: overrides the component's.
 
         Returns:
             "documents": the nearest documents with their scores, best first.
@@ -143,9 +143,9 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
         """Find documents without blocking the event loop; the query is batched with other tasks'.
 
         Args:
-            query: The query.
-            filters: Overrides the component's.
-            top_k: Overrides the component's.
+            query: the query.
+            filters: overrides the component's.
+            top_k: overrides the component's.
 
         Returns:
             "documents": the nearest documents with their scores, best first.

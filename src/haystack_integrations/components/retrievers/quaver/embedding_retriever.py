@@ -15,7 +15,7 @@ with needs_extra("haystack"):
 
 @component
 class QuaverEmbeddingRetriever(SavedByParameters):
-    """Find the documents nearest to a vector in a ``QuaverDocumentStore``."""
+    """Find the documents nearest to a vector in a `QuaverDocumentStore`."""
 
     def __init__(
         self,
@@ -28,14 +28,14 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         """Set up.
 
         Args:
-            document_store: The store.
+            document_store: the store.
             filters: Haystack's filters.
-            top_k: Maximum number of documents to return.
-            return_embedding: Whether returned documents carry their embeddings.
-            filter_policy: Whether filters passed to ``run`` replace these or are merged with them.
+            top_k: maximum number of documents to return.
+            return_embedding: whether returned documents carry their embeddings.
+            filter_policy: whether filters passed to `run` replace these or are merged with them.
 
         Raises:
-            ValueError: The store is not a QuaverDocumentStore, or top_k is below 1.
+            ValueError: the store is not a QuaverDocumentStore, or top_k is below 1.
         """
         if not isinstance(document_store, QuaverDocumentStore):
             raise ValueError(
@@ -58,9 +58,9 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         """Find documents.
 
         Args:
-            query_embedding: The vector.
+            query_embedding: the vector.
             filters: Haystack's filters; see filter_policy.
-            top_k: Overrides the component's.
+            top_k: overrides the component's.
 
         Returns:
             "documents": the nearest documents with their cosine as score, best first.
@@ -75,12 +75,12 @@ class QuaverEmbeddingRetriever(SavedByParameters):
         filters: dict[str, Any] | None = None,
         top_k: int | None = None,
     ) -> dict[str, list[Document]]:
-        """Find documents without blocking the event loop; see ``run``.
+        """Find documents without blocking the event loop; see `run`.
 
         Args:
-            query_embedding: The vector.
+            query_embedding: the vector.
             filters: Haystack's filters; see filter_policy.
-            top_k: Overrides the component's.
+            top_k: overrides the component's.
 
         Returns:
             "documents": the nearest documents with their cosine as score, best first.
