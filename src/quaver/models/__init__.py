@@ -38,6 +38,7 @@ from quaver.models.modules import (
     model_tensors,
     module_steps,
     module_tensors,
+    with_modules,
 )
 from quaver.models.order import reordered
 from quaver.models.positions import relative_rows, rotary_tables
@@ -112,5 +113,6 @@ __all__ = [
     "static_model",
     "static_tokenizer",
     "weight_files",
+    "with_modules",
     "with_prompt",
 ]

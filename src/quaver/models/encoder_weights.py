@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +61,29 @@ class LayerWeights:
     value_norm: NormWeights | None = None
 
 
+class LayersOnDemand(Sequence[LayerWeights]):
+    """Layers that are read whenever they are taken, so that one is in memory and not all of them."""
+
+    def __init__(self, count: int, take: Callable[[int], LayerWeights]) -> None:
+        """Describe the layers.
+
+        Args:
+            count: how many there are.
+            take: reads and checks one.
+        """
+        self._count, self._take = count, take
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        """Read a layer, or a tuple of them for a slice."""
+        if isinstance(index, slice):
+            return tuple(self._take(i) for i in range(*index.indices(self._count)))
+        return self._take(range(self._count)[index])
+
+
 @dataclass(frozen=True)
 class EncoderWeights:
     """The weights of an encoder.
@@ -85,7 +110,7 @@ class EncoderWeights:
     position: NDArray[np.float32] | None
     token_type: NDArray[np.float32] | None
     embedding_norm: NormWeights | None
-    layers: tuple[LayerWeights, ...]
+    layers: Sequence[LayerWeights]
     final_norm: NormWeights | None = None
     distance_bias: NDArray[np.float32] | None = None
     relative: NDArray[np.float32] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -270,7 +270,7 @@ class ModelFolder:
             template=self.template,
         )
 
-    def tensors(self, *, widen: bool = True) -> dict[str, NDArray[Any]]:
+    def tensors(self, *, widen: bool = True) -> Mapping[str, NDArray[Any]]:
         """Read the weights; see `quaver.models.weights_file.read_tensors`."""
         return read_tensors(self.transformer, widen=widen)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +123,7 @@ def cross_encoder_spec(folder: ModelFolder) -> EncoderSpec:
     return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
 
 
-def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> dict[str, NDArray[Any]]:
+def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> Mapping[str, NDArray[Any]]:
     """Read the weights of a model and of its modules.
 
     Args:
@@ -137,7 +138,14 @@ def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> dict[str, NDArray[A
         ModelFolderError: there are no weights.
     """
     stored = folder.tensors()
-    return {**stored, **module_tensors(folder, spec.pooled_size, stored)}
+    return with_modules(stored, module_tensors(folder, spec.pooled_size, stored))
+
+
+def with_modules(
+    stored: Mapping[str, NDArray[Any]], modules: Mapping[str, NDArray[Any]]
+) -> Mapping[str, NDArray[Any]]:
+    """Join tensors of two sources without reading them."""
+    return ChainMap(cast("Any", modules), cast("Any", stored))
 
 
 def _words(

@@ -7,6 +7,7 @@ the rows in float16 or int8; it leaves unknown words out of the mean and cuts lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -138,7 +139,7 @@ def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | No
     return tokenizer
 
 
-def _rows(folder: ModelFolder, tensors: dict[str, NDArray[Any]], name: str) -> NDArray[Any]:
+def _rows(folder: ModelFolder, tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     rows = tensors.get(name)
     if rows is None:
         raise WeightsError(
@@ -158,7 +159,7 @@ def _rows(folder: ModelFolder, tensors: dict[str, NDArray[Any]], name: str) -> N
     return np.ascontiguousarray(rows)
 
 
-def _mapping(tensors: dict[str, NDArray[Any]], rows: int) -> NDArray[np.int64] | None:
+def _mapping(tensors: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.int64] | None:
     mapping = tensors.get("mapping")
     if mapping is None:
         return None
@@ -174,7 +175,7 @@ def _mapping(tensors: dict[str, NDArray[Any]], rows: int) -> NDArray[np.int64] |
     return mapping.astype(np.int64)
 
 
-def _weights(tensors: dict[str, NDArray[Any]]) -> NDArray[np.float32] | None:
+def _weights(tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:
     weights = tensors.get("weights")
     if weights is None:
         return None

@@ -174,11 +174,27 @@ class NamedTensors:
                 model.
         """
         start = self._prefix + part
-        left = sorted(
-            name
-            for name in self._tensors.keys() - self._taken
-            if name.startswith(start) and not name.endswith(_COMPUTED)
+        self._refuse(
+            [name for name in self._tensors.keys() - self._taken if name.startswith(start)], owner
         )
+
+    def require_layers(self, part: str, count: int, owner: str) -> None:
+        """Check that numbered layers are those from 0 to `count`, by the names alone.
+
+        Args:
+            part: the start of the names before the number, without the prefix.
+            count: how many layers there may be.
+            owner: name of what was read, for the message.
+
+        Raises:
+            WeightsError: there is another layer, so config.json describes another model.
+        """
+        start, known = self._prefix + part, {str(i) for i in range(count)}
+        named = (name for name in self._tensors if name.startswith(start))
+        self._refuse([n for n in named if n[len(start) :].partition(".")[0] not in known], owner)
+
+    def _refuse(self, names: list[str], owner: str) -> None:
+        left = sorted(name for name in names if not name.endswith(_COMPUTED))
         if left:
             raise WeightsError(
                 f"the weights have {len(left)} tensors that {owner} does not have, first "

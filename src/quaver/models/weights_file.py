@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +77,44 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def read_tensors(folder: Path, *, widen: bool = True) -> dict[str, NDArray[Any]]:
-    """Read every tensor of a model folder.
+class StoredTensors(Mapping[str, NDArray[Any]]):
+    """The tensors of mapped files, each widened whenever it is taken: never all at once."""
 
-    Half precision (F16, BF16) and F64 become float32; float32 and integers stay views of the mapped
-    file, read-only.
+    def __init__(self, widen: bool) -> None:
+        """Make a mapping without tensors.
+
+        Args:
+            widen: see `read_tensors`.
+        """
+        self._widen = widen
+        self._entries: dict[str, tuple[NDArray[np.uint8], str, tuple[int, ...]]] = {}
+
+    def add(self, name: str, raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...]) -> None:
+        """Add a tensor by its bytes."""
+        self._entries[name] = (raw, dtype, shape)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        """Return a tensor."""
+        return _array(*self._entries[name], self._widen)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a tensor of this name, without reading it."""
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._entries)
+
+
+def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
+    """Map every tensor of a model folder.
+
+    Half precision (F16, BF16) and F64 become float32 when a tensor is taken; float32 and integers
+    stay views of the mapped file, read-only.
 
     Args:
         folder: the folder that holds model.safetensors.
@@ -94,14 +127,14 @@ def read_tensors(folder: Path, *, widen: bool = True) -> dict[str, NDArray[Any]]
         ModelFolderError: there is no safetensors file, or a shard is missing.
         WeightsError: a file is truncated or corrupt, or has an unsupported dtype.
     """
-    tensors: dict[str, NDArray[Any]] = {}
+    tensors = StoredTensors(widen)
     for path in weight_files(folder):
         for name, dtype, shape, raw in _entries(path):
             if dtype not in _DTYPES:
                 raise WeightsError(
                     f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(_DTYPES)}"
                 )
-            tensors[name] = _array(raw, dtype, shape, widen)
+            tensors.add(name, raw, dtype, shape)
     return tensors
 
 
@@ -170,12 +203,17 @@ def _array(raw: NDArray[np.uint8], dtype: str, shape: tuple[int, ...], widen: bo
         raw = raw.copy()
     values = raw.view(kind).reshape(shape)
     if dtype == "BF16":
-        return (values.astype(np.uint32) << 16).view(np.float32)
+        wide = np.empty(shape, np.uint32)
+        np.left_shift(values, np.uint32(16), out=wide, dtype=np.uint32)
+        release_pages(raw)
+        return wide.view(np.float32)
     if not widen or dtype not in ("F16", "F64"):
         return values
     # What is too large becomes infinity, which whoever takes the tensor refuses by its name.
     with np.errstate(over="ignore", invalid="ignore"):
-        return values.astype(np.float32)
+        widened = values.astype(np.float32)
+    release_pages(raw)
+    return widened
 
 
 def release_pages(array: NDArray[Any]) -> None:

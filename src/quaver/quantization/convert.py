@@ -77,10 +77,15 @@ class ConvertedLayer:
 def linear_places(weights: EncoderWeights) -> Iterator[tuple[Place, Linear]]:
     """Yield the linear layers of the encoder, without the head, in the order they run."""
     for index, layer in enumerate(weights.layers):
-        for field in fields(layer):
-            linear = getattr(layer, field.name)
-            if isinstance(linear, (LinearWeights, QuantizedLinear)):
-                yield (index, field.name), linear
+        for name, linear in _linears(layer):
+            yield (index, name), linear
+
+
+def _linears(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
+    for field in fields(layer):
+        linear = getattr(layer, field.name)
+        if isinstance(linear, (LinearWeights, QuantizedLinear)):
+            yield field.name, linear
 
 
 def with_linears(weights: EncoderWeights, changed: dict[Place, Linear]) -> EncoderWeights:
@@ -119,12 +124,17 @@ def convert(weights: EncoderWeights) -> Converted:
     Returns:
         the model in int8.
     """
-    places = dict(linear_places(weights))
-    made: dict[Place, Linear] = {
-        place: quantize_weight(dequantized(linear)) for place, linear in places.items()
-    }
-    layers = {place: ConvertedLayer(None) for place in places}
-    return Converted(weights, with_linears(weights, made), layers)
+    # Layer by layer: where they are read on demand, one is in memory in float32.
+    layers: list[LayerWeights] = []
+    for layer in weights.layers:
+        changes: dict[str, Any] = {
+            name: quantize_weight(dequantized(linear)) for name, linear in _linears(layer)
+        }
+        layers.append(replace(layer, **changes))
+    made = replace(weights, layers=tuple(layers))
+    return Converted(
+        weights, made, {place: ConvertedLayer(None) for place, _ in linear_places(made)}
+    )
 
 
 def convert_calibrated(

@@ -18,7 +18,6 @@ from quaver.errors import CalibrationError, InputError, QuantizationError
 from quaver.models import (
     EncoderSpec,
     EncoderWeights,
-    Linear,
     ModelFolder,
     TokenBatch,
     cross_encoder_spec,
@@ -28,6 +27,7 @@ from quaver.models import (
     module_tensors,
     split_tensors,
     weight_files,
+    with_modules,
 )
 from quaver.quantization.calibration_texts import CalibrationTexts, calibration_texts
 from quaver.quantization.card import model_card
@@ -35,7 +35,6 @@ from quaver.quantization.convert import (
     ROUNDINGS,
     SCHEMES,
     Converted,
-    Place,
     Recipe,
     Rounding,
     Scheme,
@@ -140,13 +139,14 @@ def quantize(
         )
     spec = _spec(folder, pooling)
     stored = split_tensors(spec, folder.tensors())
-    weights = encoder_weights(spec, {**stored, **_module_tensors(folder, spec, stored)})
-    places = dict(linear_places(weights))
+    weights = encoder_weights(spec, with_modules(stored, _module_tensors(folder, spec, stored)))
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
-    with _bar(show_progress_bar, len(places)) as progress:
+    if texts is not None:  # the calibration knows a layer by its identity
+        weights = replace(weights, layers=tuple(weights.layers))
+    with _bar(show_progress_bar, 4 * len(spec.layers)) as progress:
         converted, bounded = _converted(folder, spec, weights, recipe, texts, max_loss, progress)
     final = converted.quantized if bounded is None else bounded.weights
-    layers = _layers(places, converted, bounded)
+    layers = _layers(converted, bounded)
     tensors = quantized_tensors(stored, final, words)
     size = write_folder(
         target,
@@ -263,15 +263,13 @@ def _pair(text: str) -> tuple[str, str]:
     return " ".join(text.split()[:12]), text
 
 
-def _layers(
-    places: dict[Place, Linear], converted: Converted, bounded: Bounded | None
-) -> tuple[LayerReport, ...]:
+def _layers(converted: Converted, bounded: Bounded | None) -> tuple[LayerReport, ...]:
     kept = () if bounded is None else bounded.kept
     shares = {} if bounded is None else bounded.shares
     quantized = dict(linear_places(converted.quantized))
     reports = []
-    for place, linear in places.items():
-        fixed = getattr(quantized[place], "input", None)
+    for place, linear in quantized.items():
+        fixed = getattr(linear, "input", None)
         precision: Precision = "dynamic" if fixed is None else "static"
         if place in kept:
             precision = "float32"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
-from quaver.models.encoder_weights import EncoderWeights
+from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, LayerWeights
 from quaver.models.families.config import Config
 from quaver.models.families.family import ClassifierSpec, Family, LayerNames, rms_norm
 from quaver.models.files import Rope
@@ -307,12 +307,18 @@ def _weights_under(names: LayerNames) -> Callable[[EncoderSpec, NamedTensors], E
     def weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
         hidden = spec.hidden_size
         layer = names.with_biases(spec.biases)
+
+        def take(i: int) -> LayerWeights:
+            taken = layer.layer(spec, named, i)
+            named.require_all_taken(f"layers.{i}.", f"a layer of a {spec.model_type}")
+            return taken
+
         return EncoderWeights(
             word=named.take(ANCHOR, spec.vocab_size, hidden),
             position=None,
             token_type=None,
             embedding_norm=None,
-            layers=tuple(layer.layer(spec, named, i) for i in range(len(spec.layers))),
+            layers=LayersOnDemand(len(spec.layers), take),
             final_norm=rms_norm(named, "norm", hidden, names.norm_offset),
         )
 

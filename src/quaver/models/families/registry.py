@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quaver.errors import PoolingError, UnsupportedArchitectureError
-from quaver.models.encoder_weights import EncoderWeights, NormWeights
+from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, NormWeights
 from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
 from quaver.models.families.config import Config
 from quaver.models.families.deberta import DEBERTA_V2
@@ -189,8 +189,12 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
     family = FAMILIES[spec.family]
     named = NamedTensors(tensors, anchor=family.anchor)
     weights = family.weights(spec, named)
-    for part in ("encoder.", "layers.", "transformer."):
-        named.require_all_taken(part, f"a {spec.model_type} of {len(spec.layers)} layers")
+    owner = f"a {spec.model_type} of {len(spec.layers)} layers"
+    if isinstance(weights.layers, LayersOnDemand):  # each is checked when it is taken
+        named.require_layers("layers.", len(weights.layers), owner)
+    else:
+        for part in ("encoder.", "layers.", "transformer."):
+            named.require_all_taken(part, owner)
     return replace(weights, head=_head(named, spec))
 
 
