@@ -82,7 +82,7 @@ from quaver.store.rows import (
     to_text,
 )
 from quaver.store.state import Run, State
-from quaver.store.status import UpdateNote, disk_usage, read_notes, write_notes
+from quaver.store.status import UpdateNote, folder_size, read_notes, write_notes
 from quaver.store.terms import TermAnalyzer
 
 PRECISIONS = ("float32", "int8", "binary")
@@ -913,7 +913,7 @@ class FolderStore:
 
     def size(self) -> int:
         """Return the size of the store on disk, in bytes."""
-        return disk_usage(self.path)
+        return folder_size(self.path)
 
     def close(self) -> None:
         """Commit pending changes and release the lock; further calls do nothing."""

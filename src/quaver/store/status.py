@@ -148,7 +148,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
         ) from error
 
 
-def disk_usage(folder: Path) -> int:
+def folder_size(folder: Path) -> int:
     """Return the size of a folder's files on disk, in bytes.
 
     Raises:
