@@ -13,23 +13,14 @@ import numpy as np
 from quaver.errors import needs_extra
 from quaver_bench.engines.registry import FAMILIES, OURS
 from quaver_bench.inputs import case_lengths
-from quaver_bench.report import in_order, machine_line
+from quaver_bench.report import cpu_title, in_order, machine_line
 from quaver_bench.result import Result, Row
-from quaver_bench.summary import fastest_of_each
+from quaver_bench.summary import WELL_KNOWN, fastest_of_each, form_title
 
-# Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
-# distinguishable with every kind of color vision. Quaver is black and thick.
-_BARS = {
-    "quaver": "Quaver",
-    "openvino": "OpenVINO",
-    "onnxruntime": "ONNX Runtime",
-    "torch": "PyTorch",
-    "llamacpp": "llama.cpp",
-    "sentence-transformers": "sentence-transformers",
-}
-"""Engines of the overview, and the labels of their bars."""
 _MAX_LINES = 8
 """Lines in one picture: Quaver and each engine's fastest form; all forms are in the tables."""
+# Okabe and Ito's palette without its yellow, which is too light for lines, and Tol's wine and olive:
+# distinguishable with every kind of color vision. Quaver is black and thick.
 _COLORS = {
     "quaver": "#000000",
     "openvino": "#0072B2",
@@ -117,7 +108,7 @@ def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], 
 def _overview(result: Result) -> Any:
     """Draw a bar for the fastest form of each well-known engine, with texts of different lengths."""
     rows = _rows(result, "throughput", lambda row: row.case.startswith("ragged"))
-    named = {form.name: family for family in _BARS for form in FAMILIES[family]}
+    named = {form.name for family in WELL_KNOWN for form in FAMILIES[family]}
     found = fastest_of_each({row.engine: row for row in rows})
     shown = [row for row in found if row.engine in named]
     if len(shown) < 2:
@@ -135,8 +126,7 @@ def _overview(result: Result) -> Any:
         axes.text(longest * 1.3, place, f"{row.cosine:.4f}", va="center", ha="right", fontsize=12)
     axes.text(longest * 1.3, -0.75, "cosine to float32", ha="right", fontsize=10, color="#555555")
     axes.text(0, -0.75, "texts per second", fontsize=10, color="#555555")
-    labels = [_BARS[named[row.engine]] + _form(row.engine, named[row.engine]) for row in shown]
-    axes.set_yticks(range(len(shown)), labels, fontsize=12)
+    axes.set_yticks(range(len(shown)), [form_title(row.engine) for row in shown], fontsize=12)
     axes.get_yticklabels()[0].set_fontweight("bold")
     axes.set_ylim(len(shown) - 0.5, -1.1)
     axes.set_xlim(0, longest * 1.31)
@@ -153,23 +143,13 @@ def _overview(result: Result) -> Any:
         ha="left",
     )
     figure.supxlabel(
-        f"{run['cpu']}{_model_of(run)}{_kind(run)}; each engine in its fastest form, in turns",
+        f"{cpu_title(run)}{_kind(run)}; each engine in its fastest form, in turns",
         fontsize=9.5,
         color="#555555",
         x=0.01,
         ha="left",
     )
     return figure
-
-
-def _form(engine: str, family: str) -> str:
-    form = engine.removeprefix(family).removeprefix("-")
-    kinds = [kind for kind in ("int8", "bf16", "float32") if kind in form]
-    return f", {kinds[0]}" if kinds else ", float32"
-
-
-def _model_of(run: dict[str, Any]) -> str:
-    return f", {run['cpu_model']}," if run.get("cpu_model") else ""
 
 
 def _kind(run: dict[str, Any]) -> str:

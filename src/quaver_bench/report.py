@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -133,6 +134,33 @@ def machine_line(run: dict[str, Any]) -> str:
         f"governor {settings['governor']}, {settings['allocator']}, "
         f"transparent huge pages {settings['transparent_huge_pages']}{held}"
     )
+
+
+# Family to its generations, each from a model on. Source: Linux, arch/x86/kernel/cpu/amd.c.
+_AMD = {
+    23: {0x00: "Zen", 0x30: "Zen 2"},
+    25: {0x00: "Zen 3", 0x10: "Zen 4", 0x20: "Zen 3", 0x60: "Zen 4"},
+    26: {0x00: "Zen 5", 0x50: "", 0x60: "Zen 5", 0x80: ""},
+}
+
+
+def cpu_title(run: dict[str, Any]) -> str:
+    """Return a CPU as a reader knows it, such as "AMD EPYC (Zen 5)".
+
+    Args:
+        run: one of `Result.runs`.
+
+    Returns:
+        the name with the generation; with family and model if the generation is unknown.
+    """
+    found = re.fullmatch(r"family (\d+) model (\d+)", run.get("cpu_model", ""))
+    generation = ""
+    if found and run["cpu"].startswith("AMD"):
+        starts = _AMD.get(int(found[1]), {})
+        generation = next(
+            (name for start, name in reversed(starts.items()) if int(found[2]) >= start), ""
+        )
+    return f"{run['cpu']} ({generation})" if generation else run["cpu"] + _model(run)
 
 
 def _model(run: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from quaver_bench.engines.registry import FAMILIES, OURS
-from quaver_bench.report import NOT_MEASURED, case_title, machine, number, table
+from quaver_bench.report import NOT_MEASURED, case_title, cpu_title, machine, number, table
 from quaver_bench.result import Result, Row
 
 _CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
@@ -50,14 +50,17 @@ def summary(result: Result) -> str:
 
 
 _SHORT_CASES = ("1x16", "1x512", "32x256", "ragged256")
-_ENGINES = {
-    "quaver": "**Quaver int8**",
+WELL_KNOWN = {
+    "quaver": "Quaver",
     "openvino": "OpenVINO",
+    "ipex": "IPEX",
     "onnxruntime": "ONNX Runtime",
     "torch": "PyTorch",
     "llamacpp": "llama.cpp",
-    "sentence-transformers": "sentence-transformers",
 }
+"""Engines of the README's table and picture, and their titles. sentence-transformers is PyTorch a second time."""
+_TUNED = "-tuned"
+"""Ending of a form with the same weights as the form without it, and settings for throughput."""
 
 
 def short_table(result: Result) -> str:
@@ -67,35 +70,65 @@ def short_table(result: Result) -> str:
         result: what was measured.
 
     Returns:
-        a Markdown table. A cell has the milliseconds of a call of the engine's fastest form, and how many
-        times as long that is as Quaver's.
+        a Markdown table, fastest engine first. A row is one form of an engine, the fastest one of the last
+        case; its cosine is of that case. A cell has the milliseconds of a call, and how many times as long
+        that is as Quaver's.
     """
+    cases = _short_cases(result)
+    lines = []
+    for row in _short_rows(cases):
+        plain = row.engine.removesuffix(_TUNED)
+        found = [rows.get(row.engine) or rows.get(plain) for rows in cases.values()]
+        title = form_title(row.engine)
+        cosine = NOT_MEASURED if row.cosine is None else f"{row.cosine:.4f}"
+        lines.append([f"**{title}**" if row.engine == OURS else title, *map(_times, found), cosine])
+    head = [f"{case_title(case)}, ms" for case in cases]
+    return table([next(iter(result.models)), *head, "cosine to float32"], lines, words=1)
+
+
+def short_caption(result: Result) -> str:
+    """Return the one paragraph below `short_table`."""
+    run = result.runs[0]
+    tuned = any(row.engine.endswith(_TUNED) for row in _short_rows(_short_cases(result)))
+    parts = [
+        "Median milliseconds per call (texts x tokens), each engine in the form that is fastest in the last case; the "
+        "cosines are of that case.",
+        "In brackets, how many times as long as Quaver: the median over rounds in which both took turns, which can "
+        "differ from the quotient of the two medians.",
+        "OpenVINO's batches are tuned for throughput, its single texts for latency."
+        if tuned
+        else "",
+        f"{cpu_title(run)}, {run['threads']} threads.",
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def form_title(engine: str) -> str:
+    """Return the title of a form of a well-known engine, such as "OpenVINO int8".
+
+    Args:
+        engine: name of the form.
+    """
+    family = next(name for name in WELL_KNOWN if engine in {form.name for form in FAMILIES[name]})
+    kind = next((kind for kind in ("int8", "bf16") if kind in engine), "float32")
+    return f"{WELL_KNOWN[family]} {kind}"
+
+
+def _short_cases(result: Result) -> dict[str, dict[str, Row]]:
+    """Return case to engine to row, of the first model."""
     model = next(iter(result.models))
-    cases = {
+    return {
         case: rows
         for (name, case), rows in _by_case(result).items()
         if name == model and case in _SHORT_CASES
     }
-    lines = []
-    for family, name in _ENGINES.items():
-        found = [
-            rows.get(OURS) if family == "quaver" else _fastest(rows, family)
-            for rows in cases.values()
-        ]
-        last = found[-1] if found else None
-        cosine = NOT_MEASURED if last is None or last.cosine is None else f"{last.cosine:.4f}"
-        lines.append([name, *map(_times, found), cosine])
-    head = [f"{case_title(case)}, ms" for case in cases]
-    return table([model, *head, "cosine to float32"], lines, words=1)
 
 
-def short_caption(result: Result) -> str:
-    """Return the one line below `short_table`."""
-    run = result.runs[0]
-    return (
-        f"Median milliseconds per call (texts x tokens), each engine in its fastest form; in brackets, how many "
-        f"times as long as Quaver. {run['cpu']}, {run['cpu_model']}, {run['threads']} threads."
-    )
+def _short_rows(cases: dict[str, dict[str, Row]]) -> list[Row]:
+    """Return the rows of the last case that the table has a line for, fastest first."""
+    last = list(cases.values())[-1] if cases else {}
+    known = {form.name for name in WELL_KNOWN for form in FAMILIES[name]}
+    return [row for row in fastest_of_each(last) if row.engine in known]
 
 
 def _times(row: Row | None) -> str:

@@ -48,10 +48,10 @@ from quaver_bench.models import open_model, random_model
 from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
 from quaver_bench.quality import ndcg, read_judgements
 from quaver_bench.record import describe_run
-from quaver_bench.report import markdown, number
+from quaver_bench.report import cpu_title, markdown, number
 from quaver_bench.result import Result, Row, read_result, rounded
 from quaver_bench.stage import Options, Stage
-from quaver_bench.summary import summary
+from quaver_bench.summary import short_caption, short_table, summary
 from quaver_bench.timing import Timing, alternate, take_turns
 
 RUNNER = CliRunner()
@@ -588,6 +588,56 @@ def test_the_summary_shows_the_fastest_form_and_a_dash_for_what_was_not_measured
     result = stored()
     result.rows += [latency("ipex-int8", 9.0, 1.5), latency("zentorch-int8", 1.0, 3.0)]
     assert summary(result).splitlines()[4].endswith("| 9.00 (ipex-int8, 0.9900) **1.50** |")
+
+
+def test_a_row_of_the_short_table_is_one_form_with_the_cosine_of_that_form() -> None:
+    def batch(engine: str, milliseconds: float, ratio: float | None, cosine: float) -> Row:
+        return replace(
+            latency(engine, milliseconds, ratio, "ragged256"), part="throughput", cosine=cosine
+        )
+
+    result = stored()
+    result.runs = [{"cpu": "AMD EPYC", "cpu_model": "family 26 model 2", "threads": 2}]
+    result.rows = [
+        latency(OURS, 2.0),
+        latency("torch-float32", 6.0, 3.0),
+        latency("torch-bf16", 8.0, 4.0),
+        latency("openvino-int8", 5.0, 2.5),
+        latency("sentence-transformers", 3.0, 1.5),
+        batch(OURS, 10.0, None, 0.9992),
+        batch("torch-float32", 90.0, 9.0, 1.0),
+        batch("torch-bf16", 50.0, 5.1, 0.995),
+        batch("openvino-int8", 40.0, 4.0, 0.98),
+        batch("openvino-int8-tuned", 20.0, 2.0, 0.98),
+        batch("sentence-transformers", 12.0, 1.2, 1.0),
+    ]
+    head, _, *lines = short_table(result).splitlines()
+    assert head == "| mini | 1 x 16, ms | 256 x 8 to 512, ms | cosine to float32 |"
+    assert lines == [
+        "| **Quaver int8** | **2.00** | **10.0** | 0.9992 |",
+        "| OpenVINO int8 | 5.00 (2.5x) | 20.0 (2.0x) | 0.9800 |",
+        "| PyTorch bf16 | 8.00 (4.0x) | 50.0 (5.1x) | 0.9950 |",
+    ]
+    caption = short_caption(result)
+    assert "OpenVINO's batches are tuned for throughput" in caption
+    assert caption.endswith("AMD EPYC (Zen 5), 2 threads.")
+    result.rows = [row for row in result.rows if not row.engine.endswith("-tuned")]
+    assert "tuned" not in short_caption(result)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "model", "title"),
+    [
+        ("AMD EPYC", "family 25 model 1", "AMD EPYC (Zen 3)"),
+        ("AMD EPYC", "family 25 model 17", "AMD EPYC (Zen 4)"),
+        ("AMD EPYC", "family 26 model 2", "AMD EPYC (Zen 5)"),
+        ("AMD EPYC", "family 26 model 80", "AMD EPYC, family 26 model 80"),
+        ("Intel Xeon", "family 26 model 2", "Intel Xeon, family 26 model 2"),
+        ("Neoverse", "", "Neoverse"),
+    ],
+)
+def test_a_cpu_is_named_by_its_generation(cpu: str, model: str, title: str) -> None:
+    assert cpu_title({"cpu": cpu, "cpu_model": model}) == title
 
 
 @pytest.mark.parametrize(
