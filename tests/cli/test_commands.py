@@ -13,6 +13,8 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer.rich_utils
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from quaver import cli
@@ -87,6 +89,19 @@ def test_every_help_has_an_example_that_parses(name: str) -> None:
     load(name).make_context(name, words[1:])
     shown = CliRunner().invoke(cli.app, [name, "--help"]).stdout
     assert "Example: quaver" in shown
+
+
+@pytest.mark.parametrize("name", [None, *COMMANDS])
+def test_help_shows_every_text_as_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, name: str | None
+) -> None:
+    monkeypatch.setattr(typer.rich_utils, "MAX_WIDTH", 2000)  # no text is wrapped
+    command = get_command(cli.app) if name is None else load(name)
+    shown = CliRunner().invoke(cli.app, [*([name] if name else []), "--help"]).stdout
+    shown = " ".join(shown.split())
+    for text in (command.help, command.epilog, *(getattr(p, "help", "") for p in command.params)):
+        for paragraph in (text or "").split("\n\n"):
+            assert " ".join(paragraph.split()) in shown
 
 
 def test_the_help_imports_no_command() -> None:

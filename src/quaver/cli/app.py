@@ -89,7 +89,7 @@ def load(name: str) -> TyperCommand:
         the command, ready to run.
     """
     module, _, function = COMMANDS[name].home.partition(":")
-    single = typer.Typer(add_completion=False, rich_markup_mode="markdown")
+    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(name)(getattr(import_module(f"quaver.cli.{module}"), function))
     command = get_command(single)
     assert isinstance(command, TyperCommand)
@@ -125,7 +125,7 @@ app = typer.Typer(
     epilog=EPILOG,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode="rich",
 )
 
 
