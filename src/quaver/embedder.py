@@ -318,7 +318,7 @@ class Embedder:
 
         Formula:
             v = pool(encoder(prompt + text))[:truncate_dim], then v / |v| if normalize; then
-            `output`, see `quaver.engine.postprocessing.convert`. A text that already begins with the prompt
+            `output`. A text that already begins with the prompt
             does not get it twice.
 
         Args:

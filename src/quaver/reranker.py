@@ -72,8 +72,9 @@ class Ranked:
 class Ranker(ABC):
     """A model that ranks documents for a query: a `CrossEncoder` or a `BiEncoderRanker`.
 
-    ranker = Ranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
-    ranker.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
+    Example:
+        ranker = Ranker.from_pretrained("cross-encoder/ms-marco-MiniLM-L6-v2")
+        ranker.rank("What is the capital of France?", ["Rome is in Italy.", "Paris is in France."])
     """
 
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -118,3 +119,30 @@ def test_the_paths_that_a_page_names_exist(page: Path) -> None:
     )
     missing = [path for path in named if not (REPOSITORY / path).exists()]
     assert not missing
+
+
+PUBLIC = ("quaver", "quaver.errors", "quaver.evaluate", "quaver.store")
+"""Modules on the reference pages; those of frameworks are in `quaver.integrations`."""
+
+
+@pytest.mark.parametrize(
+    "script",
+    sorted((REPOSITORY / "examples").rglob("*.py")),
+    ids=lambda path: path.relative_to(REPOSITORY).as_posix(),
+)
+def test_an_example_imports_only_public_modules(script: Path) -> None:
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    named = {
+        name
+        for node in ast.walk(tree)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
+        if name.partition(".")[0] == "quaver"
+    }
+    private = {name for name in named if name not in PUBLIC}
+    assert not {name for name in private if not name.startswith("quaver.integrations.")}

@@ -63,7 +63,7 @@ def ask(
         llm: the language model; None makes the prompt and sends nothing.
         k: number of passages the model gets, at least 1.
         mode: how they are found; see `Index.search`.
-        filter: only passages that match; see `quaver.store.filters`.
+        filter: only passages that match: a `Compare`, or several joined by `And`, `Or` and `Not`.
         ranker: reranks the passages; see `Index.search`.
         candidates: number of passages the ranker gets.
         template: the prompt; see `quaver.answers.render`.

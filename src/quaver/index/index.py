@@ -110,8 +110,8 @@ class Index:
                 limit, which is the default. Shorter passages give more precise hits with less
                 context. The index records the value.
             language: language of the stop words and stems for keyword search; words in Chinese,
-                Japanese, Korean and Thai are found with any setting. See
-                `quaver.store.terms.LANGUAGES`.
+                Japanese, Korean and Thai are found with any setting. "none" uses
+                words unchanged; an unknown name raises an error that lists the languages.
             vectors: vectors that a Qdrant server compares: "float32"; or "int8" or "binary", which
                 need a quarter or a 32nd of the memory and rescore the best candidates in float32.
                 A folder searches the same way with all three.
@@ -468,7 +468,7 @@ class Index:
                 only the beginning; keyword search uses all its words.
             k: maximum number of hits, at least 1.
             mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
-            filter: return only passages that match; see `quaver.store.filters`.
+            filter: return only passages that match: a `Compare`, or several joined by `And`, `Or` and `Not`.
             ranker: reranks the candidates: a `CrossEncoder`, or a `BiEncoderRanker`, which uses
                 the stored vectors if its model is the index's own.
             candidates: number of hits to rerank; at least k are used.
