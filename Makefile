@@ -290,7 +290,7 @@ bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
 	-$(MAKE) .envs/zentorch/made
 	-$(MAKE) .envs/llamacpp/made
-	$(STUDY) --against all --out $(RESULTS) --corpus examples/python-docs --count 64 --judgements $(JUDGED) --longest 3 $(BENCH)
+	$(STUDY) --against all --out $(RESULTS) --corpus examples/python-docs --count 64 --judgments $(JUDGED) --longest 3 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 $(BENCH)
 	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
 	for isa in $$(.envs/peers/bin/python -c "$(FORCED)"); do \

@@ -32,7 +32,7 @@ def write_task(
         qrels: query to document to score.
         corpus: document to title and text.
         queries: query to text.
-        name: of the file of judgements.
+        name: of the file of judgments.
     """
     (folder / "qrels").mkdir(parents=True, exist_ok=True)
     documents = [{"_id": k, "title": t, "text": x} for k, (t, x) in corpus.items()]

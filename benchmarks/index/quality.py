@@ -1,4 +1,4 @@
-"""Measure the index's searches on retrieval sets with judgements: vectors, words, both, and reranked.
+"""Measure the index's searches on retrieval sets with judgments: vectors, words, both, and reranked.
 
     python benchmarks/index/quality.py MODEL_FOLDER SETS_FOLDER --out benchmarks/results/index/quality.json
 
@@ -44,7 +44,7 @@ def read_set(folder: Path) -> JudgedSet:
         folder: Its folder.
 
     Returns:
-        The set, with only those questions that have a judgement above 0.
+        The set, with only those questions that have a judgment above 0.
     """
     documents = {
         row["_id"]: f"{row.get('title', '')}\n{row['text']}".strip()

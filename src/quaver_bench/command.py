@@ -21,7 +21,7 @@ from quaver_bench.models import Model, open_model, random_model
 from quaver_bench.plan import not_reached, steps_of, still_missing
 from quaver_bench.plots import write_plots
 from quaver_bench.progress import StudyProgress
-from quaver_bench.quality import read_judgements
+from quaver_bench.quality import read_judgments
 from quaver_bench.record import describe_run
 from quaver_bench.report import markdown, own_table
 from quaver_bench.result import PARTS, RESULTS, Result, read_result
@@ -54,7 +54,7 @@ class CommandLine:
     only_shapes: bool
     corpus: Path | None
     count: int | None
-    judgements: Path | None
+    judgments: Path | None
     clients: Sequence[str]
     random_ids: bool
     threads: int | None
@@ -228,7 +228,7 @@ def _options(line: CommandLine) -> Options:
         count=count if line.count is None else line.count,
         clients=[int(number) for number in clients],
         random_ids=line.random_ids,
-        judgements=read_judgements(line.judgements) if line.judgements else (),
+        judgments=read_judgments(line.judgments) if line.judgments else (),
     )
 
 
@@ -256,7 +256,7 @@ def _given(line: CommandLine, options: Options) -> list[str]:
     given += ["--only-shapes"] if line.only_shapes else []
     given += ["--random-ids"] if options.random_ids else []
     given += ["--corpus", str(options.corpus)] if options.corpus else []
-    given += ["--judgements", str(line.judgements)] if line.judgements else []
+    given += ["--judgments", str(line.judgments)] if line.judgments else []
     return given
 
 

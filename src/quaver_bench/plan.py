@@ -140,7 +140,7 @@ def _keys(result: Result, model: Model, options: Options, forms: Sequence[Form])
         if _engines(result, name, step, None):
             begun.add(title)
     ranked = result.quality.get(name, {}).keys()
-    if options.judgements and model.weights == "real":
+    if options.judgments and model.weights == "real":
         reasons = [f" ({name})", f" ({name}, {JUDGED})"]
         absent[JUDGED] = [
             form

@@ -25,7 +25,7 @@ def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
 
 
 @dataclass(frozen=True)
-class Judgements:
+class Judgments:
     """Judged queries over a corpus.
 
     Attributes:
@@ -41,7 +41,7 @@ class Judgements:
     relevance: tuple[dict[int, float], ...]
 
 
-def read_judgements(path: Path) -> list[Judgements]:
+def read_judgments(path: Path) -> list[Judgments]:
     """Read retrieval tasks as `quaver evaluate` reads them; reranking tasks are left out.
 
     Args:
@@ -55,28 +55,28 @@ def read_judgements(path: Path) -> list[Judgements]:
         InputError: all tasks are reranking tasks, which have no NDCG@10.
     """
     tasks = [read_task(folder) for folder in find_folders(path)]
-    judged = [_judgements(task) for task in tasks if task.kind == "retrieval"]
+    judged = [_judgments(task) for task in tasks if task.kind == "retrieval"]
     if not judged:
-        raise InputError(f"judgements must be of a retrieval task: {path} has only reranking tasks")
+        raise InputError(f"judgments must be of a retrieval task: {path} has only reranking tasks")
     return judged
 
 
-def _judgements(task: Task) -> Judgements:
+def _judgments(task: Task) -> Judgments:
     places = {name: index for index, name in enumerate(task.corpus)}
     relevance = (
         {places[document]: float(grade) for document, grade in row.items() if grade > 0}
-        for row in (task.judgements[query] for query in task.queries)
+        for row in (task.judgments[query] for query in task.queries)
     )
     texts = tuple(task.corpus.values()), tuple(task.queries.values())
-    return Judgements(task.name, *texts, tuple(relevance))
+    return Judgments(task.name, *texts, tuple(relevance))
 
 
-def judged_names(tasks: Sequence[Judgements]) -> str:
+def judged_names(tasks: Sequence[Judgments]) -> str:
     """Return the names of tasks, separated by commas."""
     return ", ".join(task.name for task in tasks)
 
 
-def ndcg(engine: Engine, judged: Sequence[Judgements], prompts: Mapping[str, str]) -> float:
+def ndcg(engine: Engine, judged: Sequence[Judgments], prompts: Mapping[str, str]) -> float:
     """Return the NDCG@10 of an engine's vectors: the mean over queries, then over tasks.
 
     Formula:
@@ -93,7 +93,7 @@ def ndcg(engine: Engine, judged: Sequence[Judgements], prompts: Mapping[str, str
     return float(np.mean([_task_ndcg(engine, task, prompts) for task in judged]))
 
 
-def _task_ndcg(engine: Engine, task: Judgements, prompts: Mapping[str, str]) -> float:
+def _task_ndcg(engine: Engine, task: Judgments, prompts: Mapping[str, str]) -> float:
     before_document, before_query = document_prompt(prompts), query_prompt(prompts)
     documents = engine.encode([with_prompt(before_document, text) for text in task.documents])
     queries = engine.encode([with_prompt(before_query, text) for text in task.queries])

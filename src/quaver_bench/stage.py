@@ -17,7 +17,7 @@ from quaver_bench.inputs import Request, TextSource, pad, padding_share
 from quaver_bench.instances import InstancesEngine
 from quaver_bench.models import Model
 from quaver_bench.progress import StudyProgress
-from quaver_bench.quality import Judgements, mean_cosine
+from quaver_bench.quality import Judgments, mean_cosine
 from quaver_bench.result import Row
 from quaver_bench.timing import Timing, alternate
 
@@ -43,7 +43,7 @@ class Options:
         count: number of texts of the corpus.
         clients: numbers of clients.
         random_ids: use random ids instead of text.
-        judgements: tasks with judged texts; may be empty.
+        judgments: tasks with judged texts; may be empty.
         cpus: CPUs of each instance of an engine, if there are several.
     """
 
@@ -58,7 +58,7 @@ class Options:
     count: int
     clients: Sequence[int]
     random_ids: bool
-    judgements: Sequence[Judgements]
+    judgments: Sequence[Judgments]
     cpus: Sequence[Sequence[int]] = ((),)
 
     @property

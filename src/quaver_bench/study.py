@@ -52,8 +52,8 @@ def measure(
         "weights": model.weights,
         "pooling": model.pooling,
     }
-    if options.judgements and model.weights == "real":
-        result.models[model.name]["judged"] = judged_names(options.judgements)
+    if options.judgments and model.weights == "real":
+        result.models[model.name]["judged"] = judged_names(options.judgments)
     steps = []
     for step in steps_of(options):
         if has(before, model.name, step, options.forms, corpus_title(stage)):
@@ -105,7 +105,7 @@ def _measured(stage: Stage, step: Step) -> list[Row]:
 def _unjudged(stage: Stage, before: Result) -> set[str]:
     """Return the forms that still have to rank the judged texts; none for random weights."""
     model = stage.model
-    if not stage.options.judgements or model.weights != "real":
+    if not stage.options.judgments or model.weights != "real":
         return set()
     known = set(_judged(stage, before))
     for form in stage.options.forms:
@@ -118,13 +118,13 @@ def _unjudged(stage: Stage, before: Result) -> set[str]:
 def _judged(stage: Stage, before: Result) -> dict[str, dict[str, float]]:
     """Return a result's figures of every engine on the same judged texts."""
     name = stage.model.name
-    same = before.models.get(name, {}).get("judged") == judged_names(stage.options.judgements)
+    same = before.models.get(name, {}).get("judged") == judged_names(stage.options.judgments)
     return before.quality.get(name, {}) if same else {}
 
 
 def _judge(stage: Stage, result: Result, before: Result, names: set[str]) -> None:
     """Rank judged texts with engines; note NDCG@10 and its difference to float32."""
-    tasks, model = stage.options.judgements, stage.model
+    tasks, model = stage.options.judgments, stage.model
     found = {}
     for name, engine in stage.engines.items():
         if name not in names:

@@ -44,13 +44,13 @@ def test_a_folder_in_beir_layout_is_a_retrieval_task(tmp_path: Path) -> None:
     assert (task.name, task.kind, task.metric) == ("small", "retrieval", "NDCG@10")
     assert task.corpus["d2"] == "Dict a dict has keys and a value for each key"
     assert task.corpus["d1"] == "the list of files"
-    assert task.judgements == QRELS
+    assert task.judgments == QRELS
     assert task.source == "small/qrels/test.tsv"
 
 
 def test_task_json_or_the_caller_says_what_zeros_mean(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "pools", qrels=POOLS)
-    with pytest.raises(TaskError, match=r"3 judgements have score 0.*--kind pools=reranking"):
+    with pytest.raises(TaskError, match=r"3 judgments have score 0.*--kind pools=reranking"):
         read_task(folder)
     assert read_task(folder, TaskOptions(kind="retrieval")).kind == "retrieval"
     (folder / "task.json").write_text('{"kind": "reranking", "relevance": 2}')
@@ -60,7 +60,7 @@ def test_task_json_or_the_caller_says_what_zeros_mean(tmp_path: Path) -> None:
     assert read_task(folder, TaskOptions(relevance=1)).relevance == 1
 
 
-def test_several_files_of_judgements(tmp_path: Path) -> None:
+def test_several_files_of_judgments(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "two", name="dev")
     assert read_task(folder).source.endswith("dev.tsv")
     write_task(folder, name="hard", qrels={"q1": {"d1": 1}})
@@ -71,11 +71,11 @@ def test_several_files_of_judgements(tmp_path: Path) -> None:
     assert read_task(folder).source.endswith("test.tsv")
 
 
-def test_trec_judgements_without_headings(tmp_path: Path) -> None:
+def test_trec_judgments_without_headings(tmp_path: Path) -> None:
     folder = write_task(tmp_path / "trec")
     (folder / "qrels" / "test.tsv").write_text("q1\t0\td1\t1\nq2\t0\td2\t-1\nq2\t0\td4\t2\n")
     task = read_task(folder, TaskOptions(kind="retrieval"))
-    assert task.judgements == {"q1": {"d1": 1}, "q2": {"d2": -1, "d4": 2}}
+    assert task.judgments == {"q1": {"d1": 1}, "q2": {"d2": -1, "d4": 2}}
 
 
 def test_folders_of_tasks(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_folders_of_tasks(tmp_path: Path) -> None:
         ("corpus.jsonl", '{"_id": "d1"}\n', r"corpus.jsonl, line 1: .*_id and text"),
         ("corpus.jsonl", "[1]\n", r"line 1: .*_id and text"),
         ("queries.jsonl", "\n{oops\n", r"queries.jsonl, line 2: not valid JSON"),
-        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"has no judgements"),
+        ("qrels/test.tsv", "query-id\tcorpus-id\tscore\n", r"has no judgments"),
         ("qrels/test.tsv", "q1\td1\t1\nq1 d1 1\n", r"test.tsv, line 2: .*separated by tabs"),
-        ("qrels/test.tsv", "q1\td1\t0.5\n", r"has no judgements"),
+        ("qrels/test.tsv", "q1\td1\t0.5\n", r"has no judgments"),
         ("task.json", "[]", r"may have the keys kind, qrels, relevance"),
         ("task.json", '{"relevance": 0}', r"relevance must be a whole number from 1: got 0"),
         ("task.json", '{"kind": "sts"}', r"kind must be retrieval or reranking: got 'sts'"),
@@ -122,15 +122,15 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         read_task(folder)
 
 
-def test_judgements_that_point_nowhere_are_counted(tmp_path: Path) -> None:
+def test_judgments_that_point_nowhere_are_counted(tmp_path: Path) -> None:
     bad = {**QRELS, "q1": {"d1": 1, "x7": 1, "x8": 1}, "q2": {"x7": 1}}
-    with pytest.raises(TaskError, match=r"document .*: 3 judgements name 2 .* first is 'x7'"):
+    with pytest.raises(TaskError, match=r"document .*: 3 judgments name 2 .* first is 'x7'"):
         read_task(write_task(tmp_path / "docs", qrels=bad))
-    with pytest.raises(TaskError, match=r"query .*queries.jsonl: 1 judgements name 1 .*'q9'"):
+    with pytest.raises(TaskError, match=r"query .*queries.jsonl: 1 judgments name 1 .*'q9'"):
         read_task(write_task(tmp_path / "queries", qrels={**QRELS, "q9": {"d1": 1}}))
     none = {"q1": {"d1": 2, "d2": 0}, "q3": {"d3": 1}}
     folder = write_task(tmp_path / "none", qrels=none)
-    with pytest.raises(TaskError, match=r"none of 3 judgements has a score of 3 or more"):
+    with pytest.raises(TaskError, match=r"none of 3 judgments has a score of 3 or more"):
         read_task(folder, TaskOptions(kind="reranking", relevance=3))
 
 

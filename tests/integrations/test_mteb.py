@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from quaver import CrossEncoder, Embedder, InputError, TaskError, cli
 from quaver.evaluate import TaskOptions, VectorSystem, compare, read_task
-from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
+from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_mteb
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder, MtebSearch
 from task_folder import POOLS, write_task
 
@@ -110,7 +110,7 @@ def local_task(folder: Path, kind: str) -> Any:
             rows = [json.loads(x) for x in (folder / "corpus.jsonl").read_text().splitlines()]
             corpus = [{"id": r["_id"], "title": r["title"], "text": r["text"]} for r in rows]
             queries = [{"id": key, "text": text} for key, text in ours.queries.items()]
-            judged = {key: dict(row) for key, row in ours.judgements.items()}
+            judged = {key: dict(row) for key, row in ours.judgments.items()}
             pools = {key: list(row) for key, row in judged.items()}
             data = {
                 "corpus": Dataset.from_list(corpus),
@@ -130,10 +130,10 @@ def test_our_scores_are_mtebs_scores(encoder: MtebEncoder, tmp_path: Path, kind:
         theirs = local_task(folder, kind)
         (ours,) = read_mteb(theirs)
         local = read_task(folder, TaskOptions(kind=kind))
-        assert (ours.corpus, ours.queries, ours.judgements) == (
+        assert (ours.corpus, ours.queries, ours.judgments) == (
             local.corpus,
             local.queries,
-            local.judgements,
+            local.judgments,
         )
         system = VectorSystem("float32", encoder.embedder)
         report = compare(system, [VectorSystem("same", encoder.embedder)], [ours])
@@ -147,8 +147,8 @@ def test_our_scores_are_mtebs_scores(encoder: MtebEncoder, tmp_path: Path, kind:
 def test_names_of_tasks_and_benchmarks() -> None:
     tasks = find_mteb(["SciFact", "NanoBEIR", "SciFact"])
     assert len(tasks) == 14
-    assert has_judgements(tasks[0])
-    assert not has_judgements(MockSTSTask())
+    assert has_judgments(tasks[0])
+    assert not has_judgments(MockSTSTask())
     with pytest.raises(TaskError, match=r"got 'SciFakt'; mteb says: .*"):
         find_mteb(["SciFakt"])
 

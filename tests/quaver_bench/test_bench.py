@@ -46,7 +46,7 @@ from quaver_bench.inputs import (
 from quaver_bench.instances import share_cpus
 from quaver_bench.models import open_model, random_model
 from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
-from quaver_bench.quality import ndcg, read_judgements
+from quaver_bench.quality import ndcg, read_judgments
 from quaver_bench.record import describe_run
 from quaver_bench.report import cpu_title, markdown, number
 from quaver_bench.result import Result, Row, read_result, rounded
@@ -350,23 +350,23 @@ class Ranking:
 
 
 def test_ndcg_is_what_the_formula_says(tmp_path: Path) -> None:
-    """A folder as `quaver evaluate` takes it, judgements under any name."""
-    (judged,) = read_judgements(judged_folder(tmp_path / "set"))
+    """A folder as `quaver evaluate` takes it, judgments under any name."""
+    (judged,) = read_judgments(judged_folder(tmp_path / "set"))
     gained = 2 / np.log2(3) + 1 / np.log2(5)
     best = 2 / np.log2(2) + 1 / np.log2(3)
     for prompts in ({}, {"query": "q: "}):
         found = ndcg(Ranking(), [judged, judged], prompts)  # type: ignore[arg-type]
         assert found == pytest.approx(gained / best)
-    assert [task.name for task in read_judgements(tmp_path)] == ["set"]
+    assert [task.name for task in read_judgments(tmp_path)] == ["set"]
     with pytest.raises(TaskError, match=r"a task is a folder with corpus\.jsonl"):
-        read_judgements(tmp_path / "set" / "qrels")
+        read_judgments(tmp_path / "set" / "qrels")
 
 
 def test_a_reranking_task_alone_has_no_ndcg(tmp_path: Path) -> None:
     folder = judged_folder(tmp_path)
     (folder / "task.json").write_text('{"kind": "reranking"}')
     with pytest.raises(InputError, match="must be of a retrieval task"):
-        read_judgements(folder)
+        read_judgments(folder)
 
 
 def test_clients_send_one_query_after_another() -> None:
@@ -724,7 +724,7 @@ def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
     result = many_cases()
     later = stored()
     result.models["mini"]["judged"] = "set-of-questions"
-    result.merge(Result(later.runs, later.models))  # a later run without judgements
+    result.merge(Result(later.runs, later.models))  # a later run without judgments
     result.rate()
     write_plots(result, tmp_path)
     drawing = (tmp_path / "quality.svg").read_text(encoding="utf-8")
@@ -937,7 +937,7 @@ def test_this_model_alone_is_written_where_a_folder_is_given(
     task, out = judged_folder(tmp_path / "set"), tmp_path / "out"
     options = [*own_options(tiny_folder, corpus_file), "--out", out]
     parts = "latency,throughput,text,concurrency,start"
-    done = bench(*options, "--parts", parts, "--judgements", task)
+    done = bench(*options, "--parts", parts, "--judgments", task)
     assert done.exit_code == 0, done.output
     result = read_result(out)
     assert {row.engine for row in result.rows} == {OURS, "quaver-float32"}
@@ -997,7 +997,7 @@ def test_judged_texts_give_every_row_what_its_engine_loses(
 ) -> None:
     task = judged_folder(tmp_path / "set")
     options = [*quick_options(tiny_folder, corpus_file, tmp_path / "out"), "--parts", "latency"]
-    options += ["--judgements", task, "--resume"]
+    options += ["--judgments", task, "--resume"]
     options[2] = "quaver-float32"
     assert bench(*options).exit_code == 0
     first = read_result(tmp_path / "out")
@@ -1296,7 +1296,7 @@ def test_what_ctrl_c_came_before_is_listed_by_engine_where_others_got_there() ->
 
 def test_what_cannot_be_loaded_is_not_called_interrupted() -> None:
     forms = [FORMS[name] for name in (OURS, "openvino-int8", "ipex-int8")]
-    options = replace(plan_options(forms, ["1x16"], []), judgements=[None])
+    options = replace(plan_options(forms, ["1x16"], []), judgments=[None])
     result = stored()  # Quaver ranked the judged texts, OpenVINO did not
     result.missing["ipex-int8 (mini)"] = "cannot load"
     model: Any = type("Named", (), {"name": "mini", "weights": "real"})
@@ -1474,7 +1474,7 @@ def test_a_case_longer_than_the_model_is_left_out(
         (["MODEL", "--seconds", "inf"], "--seconds must be a finite number"),
         (["MODEL", "--longest", "inf"], "--longest must be a finite number"),
         (["MODEL", "--corpus", "missing.txt"], "--corpus must be a file or a folder"),
-        (["MODEL", "--judgements", "missing"], "missing"),
+        (["MODEL", "--judgments", "missing"], "missing"),
         (["no-such-folder/x/y"], "no-such-folder"),
         (["--compare", "missing.json", "missing.json"], "cannot read results"),
         (["--report", "missing.json"], "cannot read results"),

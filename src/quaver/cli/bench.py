@@ -64,7 +64,7 @@ def bench(
             min=1,
         ),
     ] = None,
-    judgements: Annotated[
+    judgments: Annotated[
         Path | None,
         typer.Option(help="Retrieval tasks in BEIR layout: adds NDCG@10 for every engine."),
     ] = None,
@@ -184,7 +184,7 @@ def bench(
                 only_shapes=only_shapes,
                 corpus=corpus,
                 count=count,
-                judgements=judgements,
+                judgments=judgments,
                 clients=_words(clients),
                 random_ids=random_ids,
                 threads=threads,

@@ -49,7 +49,7 @@ from quaver.evaluate import (
     fidelity_table,
     find_folders,
     find_mteb,
-    has_judgements,
+    has_judgments,
     is_quantized_folder,
     loss_table,
     markdown_report,
@@ -231,7 +231,7 @@ def _read_tasks(
     """Find local folders and mteb's tasks.
 
     Returns:
-        tasks with judgements, and mteb's other tasks, which mteb runs itself.
+        tasks with judgments, and mteb's other tasks, which mteb runs itself.
     """
     judged: list[Task] = []
     foreign: list[str] = []
@@ -248,10 +248,10 @@ def _read_tasks(
             f"there is no folder {' or '.join(foreign)}; to find a task of mteb by this name: {error}"
         ) from error
     for task in found:
-        judged += read_mteb(task) if has_judgements(task) else []
+        judged += read_mteb(task) if has_judgments(task) else []
     if not names:
         raise InputError("an evaluation needs a task: --tasks is empty")
-    return judged, [task for task in found if not has_judgements(task)]
+    return judged, [task for task in found if not has_judgments(task)]
 
 
 def _run_others(others: Sequence[Any], loaded: Models, step: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Measure what int8 costs: tasks with judgements, a baseline, paired statistics, a report."""
+"""Measure what int8 costs: tasks with judgments, a baseline, paired statistics, a report."""
 
 from __future__ import annotations
 
 from quaver.evaluate.cache import VectorCache, quaver_key
 from quaver.evaluate.compare import compare, compare_models
 from quaver.evaluate.model_card import is_quantized_folder, write_between, write_card
-from quaver.evaluate.mteb_tasks import find_mteb, has_judgements, read_mteb, run_mteb
+from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_mteb
 from quaver.evaluate.plot import draw
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.report_files import write_report
@@ -40,7 +40,7 @@ __all__ = [
     "fidelity_table",
     "find_folders",
     "find_mteb",
-    "has_judgements",
+    "has_judgments",
     "is_quantized_folder",
     "loss_table",
     "markdown_report",

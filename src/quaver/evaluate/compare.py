@@ -107,8 +107,8 @@ def compare(
     Args:
         baseline: the system that the others are compared with.
         systems: one column each; their names differ.
-        tasks: tasks with judgements.
-        others: results of tasks without judgements, for the same report.
+        tasks: tasks with judgments.
+        others: results of tasks without judgments, for the same report.
         run: date, machine and command, for the record.
         on_step: called with task and system before each is measured.
 

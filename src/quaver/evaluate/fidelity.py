@@ -1,4 +1,4 @@
-"""How close a system stays to the baseline, measured without judgements."""
+"""How close a system stays to the baseline, measured without judgments."""
 
 from __future__ import annotations
 

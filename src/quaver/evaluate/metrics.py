@@ -13,7 +13,7 @@ def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:
     """Return the task's metric for each query.
 
     Formula:
-        NDCG@10: DCG / best DCG, DCG = sum of judgement_i / log2(i + 1) over the ten best
+        NDCG@10: DCG / best DCG, DCG = sum of judgment_i / log2(i + 1) over the ten best
         MAP: the mean of the precision at each relevant document; 0 for a document that is not
             ranked
 
@@ -37,7 +37,7 @@ def query_scores(task: Task, scores: Scores) -> NDArray[np.float64]:
         raise InputError(f"{task.name}: a system must score every query: {lost[0]!r} has no score")
     measure = "ndcg_cut_10" if task.kind == "retrieval" else "map"
     evaluator = RelevanceEvaluator(
-        {query: dict(row) for query, row in task.judgements.items()},
+        {query: dict(row) for query, row in task.judgments.items()},
         {"ndcg_cut.10" if task.kind == "retrieval" else "map"},
         relevance_level=task.relevance,
     )

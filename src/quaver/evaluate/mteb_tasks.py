@@ -1,4 +1,4 @@
-"""mteb's tasks by name: those with judgements become `Task`s, mteb runs the others itself."""
+"""mteb's tasks by name: those with judgments become `Task`s, mteb runs the others itself."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def find_mteb(names: Sequence[str]) -> list[Any]:
     return list(found.values())
 
 
-def has_judgements(task: Any) -> bool:
+def has_judgments(task: Any) -> bool:
     """Return whether a task is text retrieval or reranking with NDCG@10 or MAP."""
     with needs_extra("mteb"):
         from mteb.abstasks.retrieval import AbsTaskRetrieval
@@ -61,7 +61,7 @@ def read_mteb(task: Any) -> list[Task]:
     """Load a task's data as one `Task` for each subset and split.
 
     Args:
-        task: a task for which `has_judgements` is true.
+        task: a task for which `has_judgments` is true.
 
     Returns:
         the tasks.
@@ -80,7 +80,7 @@ def read_mteb(task: Any) -> list[Task]:
             ranked = data.get("top_ranked")
             judged = {q: dict(row) for q, row in data["relevant_docs"].items()}
             if kind == "reranking" and ranked:
-                # A candidate without a judgement is not relevant.
+                # A candidate without a judgment is not relevant.
                 judged = {
                     q: {d: judged[q].get(d, 0) for d in pool}
                     for q, pool in ranked.items()
@@ -96,7 +96,7 @@ def read_mteb(task: Any) -> list[Task]:
                         kind=kind,
                         corpus={row["id"]: _text(row) for row in data["corpus"]},
                         queries={row["id"]: row["text"] for row in data["queries"]},
-                        judgements=judged,
+                        judgments=judged,
                         source=f"mteb {name} {task.metadata.revision}",
                     )
                 )

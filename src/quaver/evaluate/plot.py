@@ -22,7 +22,7 @@ def draw(report: EvaluationReport, path: Path) -> None:
     Right: the differences of single queries in points of the metric, sorted, all tasks together.
 
     Args:
-        report: has at least one task with judgements.
+        report: has at least one task with judgments.
         path: the file, .png or .svg.
 
     Raises:

@@ -65,8 +65,8 @@ class EvaluationReport:
     Attributes:
         baseline: the baseline's name.
         systems: names of the systems compared with it.
-        tasks: one result for each task with judgements, in the given order.
-        others: results of tasks without judgements.
+        tasks: one result for each task with judgments, in the given order.
+        others: results of tasks without judgments.
         run: date, machine, command and models.
     """
 
@@ -97,7 +97,7 @@ class EvaluationReport:
         }
 
     def fidelity(self, system: str) -> Fidelity | None:
-        """Return how close a system stays to the baseline over all tasks with judgements."""
+        """Return how close a system stays to the baseline over all tasks with judgments."""
         return fidelity([r.nearness[system] for r in self.tasks]) if self.tasks else None
 
     def only(self, system: str) -> EvaluationReport:
@@ -108,7 +108,7 @@ class EvaluationReport:
         """Return a system's losses as shares of the baseline's mean; negative values are gains.
 
         Returns:
-            the loss of each kind of task with judgements, and of each other task.
+            the loss of each kind of task with judgments, and of each other task.
         """
         found: dict[str, float] = {
             f"{kind} {METRICS[kind]}": -means[system].relative for kind, means in self.means.items()

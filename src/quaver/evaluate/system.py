@@ -106,7 +106,7 @@ class VectorSystem:
         place = {document: row for row, document in enumerate(task.corpus)}
         scores: Scores = {}
         for query, vector in zip(task.queries, queries, strict=True):
-            pool = list(task.judgements[query])
+            pool = list(task.judgments[query])
             near = self._encoder.similarity(vector[None], corpus[[place[d] for d in pool]])
             scores[query] = dict(zip(pool, near[0].tolist(), strict=True))
         return Measured(scores, (corpus, queries))
@@ -161,7 +161,7 @@ class PairSystem:
                 f"{self.name} is a cross-encoder, which reranks: got the {task.kind} task "
                 f"{task.name}; give reranking tasks, or evaluate an embedding model"
             )
-        rows = [(query, document) for query in task.queries for document in task.judgements[query]]
+        rows = [(query, document) for query in task.queries for document in task.judgments[query]]
         pairs = [(task.queries[q], task.corpus[d]) for q, d in rows]
         # The sigmoid would round high scores to the same value.
         predicted = self._scorer.predict(pairs, activation="identity")

@@ -23,10 +23,10 @@ class Task:
 
     Attributes:
         name: the task's name in the tables.
-        kind: "retrieval" ranks the whole corpus, "reranking" only the documents in a query's judgements.
+        kind: "retrieval" ranks the whole corpus, "reranking" only the documents in a query's judgments.
         corpus: document id to text, with the title before it.
         queries: query id to text, for queries with a relevant document.
-        judgements: query id to document id to score, for these queries.
+        judgments: query id to document id to score, for these queries.
         relevance: the lowest score that counts as relevant in MAP; NDCG uses the scores themselves.
         source: where the task was read from, for the record.
     """
@@ -35,7 +35,7 @@ class Task:
     kind: Kind
     corpus: Mapping[str, str]
     queries: Mapping[str, str]
-    judgements: Mapping[str, Mapping[str, int]]
+    judgments: Mapping[str, Mapping[str, int]]
     relevance: int = 1
     source: str = ""
 
@@ -46,18 +46,18 @@ class Task:
 
 
 def checked_task(task: Task) -> Task:
-    """Keep the queries that can be measured, and check the ids in the judgements.
+    """Keep the queries that can be measured, and check the ids in the judgments.
 
     Args:
-        task: queries, documents and judgements as they were read.
+        task: queries, documents and judgments as they were read.
 
     Returns:
-        the task without queries that have no judgement or no relevant document.
+        the task without queries that have no judgment or no relevant document.
 
     Raises:
-        TaskError: a judgement names an unknown document or query, or no query is left.
+        TaskError: a judgment names an unknown document or query, or no query is left.
     """
-    judged = [(query, document) for query, row in task.judgements.items() for document in row]
+    judged = [(query, document) for query, row in task.judgments.items() for document in row]
     _refuse_missing(task, "query", [query for query, _ in judged if query not in task.queries])
     _refuse_missing(
         task, "document", [document for _, document in judged if document not in task.corpus]
@@ -66,20 +66,20 @@ def checked_task(task: Task) -> Task:
     lowest = 1 if task.kind == "retrieval" else task.relevance
     kept = {
         query: dict(row)
-        for query, row in task.judgements.items()
+        for query, row in task.judgments.items()
         if any(score >= lowest for score in row.values())
     }
     if not kept:
         raise TaskError(
             f"{task.name}: a task needs a query with a relevant document: none of "
-            f"{len(judged)} judgements has a score of {lowest} or more"
+            f"{len(judged)} judgments has a score of {lowest} or more"
         )
     return Task(
         name=task.name,
         kind=task.kind,
         corpus=task.corpus,
         queries={query: task.queries[query] for query in kept},
-        judgements=kept,
+        judgments=kept,
         relevance=task.relevance,
         source=task.source,
     )
@@ -89,7 +89,7 @@ def _refuse_missing(task: Task, what: str, missing: list[str]) -> None:
     if missing:
         file = "queries.jsonl" if what == "query" else "corpus.jsonl"
         raise TaskError(
-            f"{task.name}: every judged {what} must be in {file}: {len(missing)} judgements name "
+            f"{task.name}: every judged {what} must be in {file}: {len(missing)} judgments name "
             f"{len(set(missing))} unknown ones, the first is {missing[0]!r}; complete the folder, or "
-            "drop these judgements"
+            "drop these judgments"
         )

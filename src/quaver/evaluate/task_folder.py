@@ -76,7 +76,7 @@ def read_task(folder: Path, options: TaskOptions | None = None) -> Task:
         the task.
 
     Raises:
-        TaskError: a file is missing or broken, a judgement names an unknown id, or there are scores of
+        TaskError: a file is missing or broken, a judgment names an unknown id, or there are scores of
             0 and no kind, so that they may be candidates to rerank or irrelevant documents.
     """
     name = folder.resolve().name
@@ -87,14 +87,14 @@ def read_task(folder: Path, options: TaskOptions | None = None) -> Task:
     if isinstance(relevance, bool) or not isinstance(relevance, int) or relevance < 1:
         raise TaskError(f"{name}: relevance must be a whole number from 1: got {relevance!r}")
     qrels = _qrels_file(folder, given.qrels)
-    judgements = _read_qrels(qrels)
+    judgments = _read_qrels(qrels)
     return checked_task(
         Task(
             name=name,
-            kind=_kind(name, given.kind, judgements),
+            kind=_kind(name, given.kind, judgments),
             corpus=dict(_texts(folder / CORPUS, titles=True)),
             queries=dict(_texts(folder / QUERIES, titles=False)),
-            judgements=judgements,
+            judgments=judgments,
             relevance=relevance,
             source=f"{name}/{QRELS}/{qrels.name}",
         )
@@ -112,14 +112,14 @@ def _task_json(folder: Path) -> TaskOptions:
     return TaskOptions(**content)
 
 
-def _kind(name: str, given: str | None, judgements: Mapping[str, Mapping[str, int]]) -> Kind:
+def _kind(name: str, given: str | None, judgments: Mapping[str, Mapping[str, int]]) -> Kind:
     for kind in KINDS:
         if given == kind:
             return kind
-    zeros = sum(score <= 0 for row in judgements.values() for score in row.values())
+    zeros = sum(score <= 0 for row in judgments.values() for score in row.values())
     if zeros:
         raise TaskError(
-            f"{name}: {zeros} judgements have score 0, which may be candidates of a reranking "
+            f"{name}: {zeros} judgments have score 0, which may be candidates of a reranking "
             "task or irrelevant documents of a retrieval task: give --kind "
             f"{name}=reranking or --kind {name}=retrieval, or set it in {OPTIONS}"
         )
@@ -130,23 +130,21 @@ def _qrels_file(folder: Path, name: str | None) -> Path:
     """Return the named file, the only file, or test.tsv."""
     files = {path.stem: path for path in sorted((folder / QRELS).glob("*.tsv"))}
     if not files:
-        raise TaskError(
-            f"{folder}: a task needs judgements in {QRELS}/*.tsv: there is no such file"
-        )
+        raise TaskError(f"{folder}: a task needs judgments in {QRELS}/*.tsv: there is no such file")
     stem = str(name).removesuffix(".tsv") if name is not None else "test"
     if name is None and len(files) == 1:
         return next(iter(files.values()))
     if stem not in files:
         there = ", ".join(files)
         raise TaskError(
-            f"{folder}: the judgements must be in {QRELS}/: there is no {stem}.tsv; give "
+            f"{folder}: the judgments must be in {QRELS}/: there is no {stem}.tsv; give "
             f"--qrels {folder.resolve().name}=NAME with one of {there}"
         )
     return files[stem]
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    judgements: dict[str, dict[str, int]] = {}
+    judgments: dict[str, dict[str, int]] = {}
     with path.open(encoding="utf-8", errors="replace", newline="") as lines:
         rows = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
         for number, row in enumerate(rows, start=1):
@@ -156,13 +154,13 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
                 row = [row[0], *row[2:]]
             if len(row) != 3 or not _is_whole(row[2]):
                 raise TaskError(
-                    f"{path}, line {number}: a judgement is query-id, corpus-id and a whole "
+                    f"{path}, line {number}: a judgment is query-id, corpus-id and a whole "
                     f"number, separated by tabs: got {row!r}"
                 )
-            judgements.setdefault(row[0], {})[row[1]] = int(row[2])
-    if not judgements:
-        raise TaskError(f"{path} has no judgements: a task needs some")
-    return judgements
+            judgments.setdefault(row[0], {})[row[1]] = int(row[2])
+    if not judgments:
+        raise TaskError(f"{path} has no judgments: a task needs some")
+    return judgments
 
 
 def _is_whole(text: str) -> bool:
