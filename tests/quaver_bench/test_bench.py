@@ -728,7 +728,8 @@ def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
     result.rate()
     write_plots(result, tmp_path)
     drawing = (tmp_path / "quality.svg").read_text(encoding="utf-8")
-    assert "NDCG@10 lost, points of 100, on set-of-questions" in drawing
+    assert "NDCG@10 lost, points of 100" in drawing
+    assert "on set-of-questions (left is better)" in drawing
 
 
 def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
