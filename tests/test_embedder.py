@@ -438,7 +438,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Pa
         ({"truncate_dim": 0}, "truncate_dim must be a whole number from 1 to 64: got 0"),
         ({"truncate_dim": 65}, "from 1 to 64: got 65"),
         ({"max_seq_length": 65}, "max_seq_length must be a whole number from 1 to 64: got 65"),
-        ({"max_seq_length": 2}, "must leave room beside the 2 special tokens"),
+        ({"max_seq_length": 2}, "must leave room besides the 2 special tokens"),
         ({"prompts": {"query": 3}}, "prompts must map names to texts: got 'query': 3"),
         ({"prompts": ["query"]}, "prompts must map names to texts: got list"),
         ({"threads": 0}, "threads"),

@@ -95,7 +95,7 @@ class Embedder:
         precision: "int8" or "float32".
         prompts: words that go before a text, by name.
         default_prompt_name: the prompt that `encode` uses by default, or None.
-        max_seq_length: most tokens of a text, special tokens included; longer texts are truncated.
+        max_seq_length: maximum number of tokens in a text, special tokens included; longer texts are truncated.
         truncate_dim: number of leading components that every vector keeps, or None for all.
         normalize: whether vectors have length 1.
         tokenizer: the model's tokenizer.
@@ -172,7 +172,7 @@ class Embedder:
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
                 the weights as they are. A static model has no layers: its table stays as it is.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text; None allows the model's maximum.
+            max_seq_length: maximum number of tokens in a text; None allows the model's maximum.
             truncate_dim: leading components to keep, 1 to all, for models trained for it; None
                 follows the folder.
             pooling: "cls", "mean", "max", "lasttoken" or "mean_sqrt_len_tokens", or several joined by
@@ -328,7 +328,7 @@ class Embedder:
             normalize: overrides the model's own.
             truncate_dim: overrides the model's own; 1 to all.
             output: "float32", "int8" (unit vectors times 127, rounded) or "binary" (packed signs).
-            max_batch_tokens: most tokens in one native call; bounds the memory and does not change vectors.
+            max_batch_tokens: maximum number of tokens in one native call; bounds memory and does not change vectors.
             show_progress_bar: show a bar on stderr.
 
         Returns:
@@ -708,7 +708,7 @@ def encode_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float
 def pool_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float32]:
     """Turn tokens into pooled vectors, for `finish_vectors`.
 
-    So one pass through the model serves callers who want other dimensions or formats of the same text.
+    So one pass through the model serves callers who need other dimensions or formats of the same text.
 
     Args:
         embedder: the model.

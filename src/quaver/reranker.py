@@ -97,7 +97,7 @@ class Ranker(ABC):
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" keeps them.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a text or pair; None allows the model's maximum.
+            max_seq_length: maximum number of tokens in a text or pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.
             isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
@@ -157,7 +157,7 @@ class CrossEncoder(Ranker):
         name: hub id or folder name.
         source: the name that loads this model again in any process.
         precision: "int8" or "float32".
-        max_seq_length: most tokens of query and document together, special tokens included.
+        max_seq_length: maximum number of tokens in query and document together, special tokens included.
         labels: number of scores for a pair; 1 for a reranker.
         label_names: their names, as config.json has them.
         activation: what `predict` applies to the scores by default: as the model folder says, else
@@ -213,7 +213,7 @@ class CrossEncoder(Ranker):
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
                 the weights as they are. The head is float32 in both.
             revision: branch, tag or commit on the hub.
-            max_seq_length: most tokens of a pair; None allows the model's maximum.
+            max_seq_length: maximum number of tokens in a pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.
             isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
@@ -290,7 +290,7 @@ class CrossEncoder(Ranker):
             prompt_name: a name in `prompts`; None uses the model's default prompt, if it has one.
             prompt: a text to put before every query, instead of a named one; "" for no prompt.
             activation: "sigmoid", "identity" for the plain scores, or None for the model's own.
-            max_batch_tokens: most tokens in one native call; bounds the memory and does not change scores.
+            max_batch_tokens: maximum number of tokens in one native call; bounds the memory and does not change scores.
             show_progress_bar: show a bar on stderr.
 
         Returns:
@@ -421,7 +421,7 @@ class BiEncoderRanker(Ranker):
         BiEncoderRanker(model).rank("What is the capital of France?", ["Rome ...", "Paris ..."])
 
     Attributes:
-        embedder: the model behind the vectors.
+        embedder: the model that makes the vectors.
         name: the model's name.
     """
 
@@ -475,7 +475,7 @@ class BiEncoderRanker(Ranker):
         return cls(embedder)
 
     def __repr__(self) -> str:
-        """Return the embedder behind the vectors."""
+        """Return the embedder that makes the vectors."""
         return f"BiEncoderRanker({self.embedder!r})"
 
     @explain_keywords(_RANK)
@@ -559,7 +559,7 @@ def _activation(named: str | None, labels: int) -> ScoreActivation:
     kind = named.rpartition(".")[2]
     if not named.startswith("torch.nn.") or kind not in _ACTIVATIONS:
         raise UnsupportedArchitectureError(
-            f"the model wants the activation {named!r}, and a name is never imported as code; "
+            f"the model requires the activation {named!r}, and a name is never imported as code; "
             f"supported are torch.nn.{' and torch.nn.'.join(_ACTIVATIONS)}"
         )
     return _ACTIVATIONS[kind]

@@ -335,7 +335,7 @@ def hold_threads(threads: int) -> None:
 
 
 def report(path: Path, *, short: bool = False) -> None:
-    """Write results.md and the plots beside a results.json, and print the tables.
+    """Write results.md and the plots next to a results.json, and print the tables.
 
     Args:
         path: results.json, or its folder.

@@ -43,7 +43,7 @@ def read_corpus(path: Path | None, tokenizer: Tokenizer, count: int) -> Corpus:
             index` does; None for the paragraphs of Python's own documentation, which comes with
             CPython.
         tokenizer: limits the length of a passage.
-        count: most texts.
+        count: maximum number of texts.
 
     Returns:
         the corpus.

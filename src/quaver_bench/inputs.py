@@ -225,7 +225,7 @@ def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[Padd
 
     Args:
         texts: the ids of the texts.
-        size: most texts in a batch.
+        size: maximum number of texts in a batch.
         by_length: sort the texts, longest first.
 
     Returns:

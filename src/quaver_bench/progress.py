@@ -28,7 +28,7 @@ class Step:
 class StudyProgress:
     """A bar on stderr over the expected time, or plain lines if stderr is not a terminal.
 
-    A case takes its time budget, or longer if its fewest rounds take longer. Their time is estimated
+    A case takes its time budget, or longer if the minimum number of rounds takes longer. Their time is estimated
     from earlier cases, in seconds per token of all engines together.
     """
 
@@ -40,7 +40,7 @@ class StudyProgress:
         Args:
             steps: the cases of all models.
             seconds: time budget of a case.
-            least: fewest rounds of a case.
+            least: minimum number of rounds of a case.
             quiet: show only the bar: no rows, and no lines where stderr is no terminal.
         """
         from tqdm import tqdm

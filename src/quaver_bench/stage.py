@@ -36,7 +36,7 @@ class Options:
         cases: names for `get_case`; empty for the default ones.
         threads: threads of every engine.
         seconds: time for each case, all engines together, without loading.
-        least: fewest rounds of a case.
+        least: minimum number of rounds of a case.
         longest: an engine whose call takes more seconds is left out; three times as many with texts of
             different lengths.
         corpus: see `read_corpus`.

@@ -156,7 +156,7 @@ def take_turns(
         seconds: time for all blocks together; at least `least` rounds are run.
         least: fewest undisturbed rounds, at least 1; up to twice as many are tried. It is one less, but at
             least 2, if a single round takes longer than `seconds`: such long calls are averages already.
-        most: most rounds.
+        most: maximum number of rounds.
         own: processes of the engines, which are not foreign load.
         on_round: called after each round.
 
@@ -203,7 +203,7 @@ def alternate(
         engines: engine to its calls, all with the same work.
         seconds: time for all blocks together; at least `least` rounds are run.
         block: fewest seconds of a block.
-        least: fewest rounds.
+        least: minimum number of rounds.
         longest: an engine whose warm call takes more seconds is left out and noted.
         took: engine to the seconds of an earlier call that compiled nothing; from SETTLED on it is not
             repeated to estimate the time.

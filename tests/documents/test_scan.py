@@ -211,7 +211,9 @@ def test_patterns_include_and_exclude(tree: Path) -> None:
         "sub/d.txt",
         "sub/e.log",
     ]
-    with pytest.raises(DocumentError, match=r"found none .* that patterns want \(\*\.pdf, not x\)"):
+    with pytest.raises(
+        DocumentError, match=r"found none .* that the patterns select \(\*\.pdf, not x\)"
+    ):
         scan_folder(tree, Selection.of(["*.pdf"], ["x"]))
 
 

@@ -73,7 +73,7 @@ print(*sys.modules)
 
 
 @linux_only
-def test_workers_start_with_the_first_call_that_wants_them() -> None:
+def test_workers_start_with_the_first_call_that_needs_them() -> None:
     body = """
 count = lambda: len(os.listdir("/proc/self/task"))
 before = count()

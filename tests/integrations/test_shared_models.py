@@ -37,7 +37,7 @@ def test_an_engine_that_nothing_holds_is_let_go(tiny_folder: Path) -> None:
     assert held() is None
 
 
-def test_threads_that_want_one_model_load_it_once(
+def test_threads_that_need_one_model_load_it_once(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads = []

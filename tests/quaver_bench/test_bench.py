@@ -544,7 +544,7 @@ def test_results_written_before_are_read(place: str) -> None:
     assert read_result(folder).rows
 
 
-def test_merging_replaces_what_was_measured_anew_and_forgets_unused_runs() -> None:
+def test_merging_replaces_what_was_measured_again_and_forgets_unused_runs() -> None:
     result, later = stored(), stored()
     later.runs[0]["commit"] = "def"
     later.rows = [latency(OURS, 1.0)]

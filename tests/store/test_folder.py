@@ -104,7 +104,7 @@ def test_a_source_is_complete_only_with_all_passages_of_one_version() -> None:
     assert not StoredSource().has_digest("abc")
 
 
-def test_create_wants_an_empty_folder(store: FolderStore, tmp_path: Path) -> None:
+def test_create_requires_an_empty_folder(store: FolderStore, tmp_path: Path) -> None:
     with pytest.raises(StoreExistsError, match="there is a store at"):
         FolderStore.create(store.path, MANIFEST)
     (tmp_path / "mine").mkdir()
@@ -124,7 +124,7 @@ def test_create_wants_an_empty_folder(store: FolderStore, tmp_path: Path) -> Non
         ["state.json/", "rows.1", "vectors.1"],
     ],
 )
-def test_an_interrupted_creation_is_made_anew(tmp_path: Path, rest: list[str]) -> None:
+def test_an_interrupted_creation_starts_over(tmp_path: Path, rest: list[str]) -> None:
     path = tmp_path / "kb"
     for name in rest:
         if name.endswith("/"):

@@ -99,7 +99,7 @@ def test_a_reader_has_what_was_flushed_and_takes_more_when_asked(store: FolderSt
     assert store.refresh() is False
 
 
-def test_a_reader_keeps_its_state_when_everything_is_written_anew(
+def test_a_reader_keeps_its_state_when_everything_is_written_again(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folder_module, "LEAST_WASTE", 1)

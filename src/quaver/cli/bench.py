@@ -60,7 +60,7 @@ def bench(
     count: Annotated[
         int | None,
         typer.Option(
-            help="Most texts of the corpus. Default: 256; without --against or with --quick 200.",
+            help="Maximum number of texts of the corpus. Default: 256; without --against or with --quick 200.",
             min=1,
         ),
     ] = None,
@@ -96,7 +96,7 @@ def bench(
             min=0,
         ),
     ] = None,
-    rounds: Annotated[int, typer.Option(help="Fewest rounds of a case.", min=1)] = 3,
+    rounds: Annotated[int, typer.Option(help="Minimum number of rounds of a case.", min=1)] = 3,
     longest: Annotated[
         float,
         typer.Option(

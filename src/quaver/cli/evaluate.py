@@ -169,7 +169,8 @@ def evaluate(
     ] = None,
     pooling: PoolingOption = None,
     max_seq_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a text; longer ones are truncated.", min=3)
+        int | None,
+        typer.Option(help="Maximum number of tokens in a text; longer ones are truncated.", min=3),
     ] = None,
     threads: ThreadsOption = None,
 ) -> None:

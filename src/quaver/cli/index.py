@@ -52,7 +52,7 @@ def index(
     passage_tokens: Annotated[
         int | None,
         typer.Option(
-            help="New store: most tokens of a passage; default: all that the model reads."
+            help="New store: maximum number of tokens in a passage; default: all that the model reads."
         ),
     ] = None,
     language: Annotated[
@@ -103,8 +103,8 @@ def index(
     Example: quaver index ./docs --model sentence-transformers/all-MiniLM-L6-v2 --store ./kb
 
     A new store needs --model; later runs use the same model. A store can hold several folders, and
-    this command changes only what came from FOLDER. A folder is known by its absolute path: one that
-    moved counts as new, unless it has a --name. `quaver remove` drops a folder.
+    this command changes only what came from FOLDER. A folder is identified by its absolute path, so
+    a moved folder counts as new unless it has a --name. `quaver remove` drops a folder.
     """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
         selection = Selection.of(

@@ -68,7 +68,7 @@ def quantize(
     rounding: Annotated[
         Rounding | None,
         typer.Option(
-            help="nearest, or gptq, which changes a layer's output on the calibration text least. "
+            help="nearest, or gptq, which minimizes the change in a layer's output on calibration text. "
             "Default: gptq with --calibration.",
             show_default=False,
         ),
@@ -80,8 +80,8 @@ def quantize(
         bool,
         typer.Option(
             "--strict",
-            help="With static: one range for every layer. Without this option a layer whose error "
-            "that would multiply by more than 4 keeps a range for each token.",
+            help="With static: one range for every layer. Without this option, a layer keeps a range "
+            "for each token if a single range would make its error more than 4 times as large.",
         ),
     ] = False,
     max_loss: Annotated[

@@ -52,14 +52,24 @@ def serve(
         str | None, typer.Option(help=f"Unload a model that nobody uses. {_TIME}")
     ] = None,
     max_body: Annotated[str | None, typer.Option(help=f"Largest request. {_SIZE}")] = None,
-    max_inputs: Annotated[int | None, typer.Option(help="Most inputs of a request.")] = None,
-    queue_requests: Annotated[int | None, typer.Option(help="Most requests that wait.")] = None,
-    queue_inputs: Annotated[int | None, typer.Option(help="Most inputs that wait.")] = None,
-    queue_tokens: Annotated[int | None, typer.Option(help="Most tokens that wait.")] = None,
+    max_inputs: Annotated[
+        int | None, typer.Option(help="Maximum number of inputs in a request.")
+    ] = None,
+    queue_requests: Annotated[
+        int | None, typer.Option(help="Maximum number of requests that wait.")
+    ] = None,
+    queue_inputs: Annotated[
+        int | None, typer.Option(help="Maximum number of inputs that wait.")
+    ] = None,
+    queue_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens that wait.")
+    ] = None,
     queue_time: Annotated[
         str | None, typer.Option(help=f"Longest wait that a request is accepted for. {_TIME}")
     ] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Most tokens of a batch.")] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens in a batch.")
+    ] = None,
     batch_time: Annotated[
         str | None, typer.Option(help=f"Longest batch, which a query waits for. {_TIME}")
     ] = None,

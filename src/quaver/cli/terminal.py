@@ -376,7 +376,7 @@ def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text
         text: a passage's text.
         words: the words of the question, which become bold.
         width: columns, including an indent of 5; a Chinese character takes two.
-        lines: most lines.
+        lines: maximum number of lines.
 
     Returns:
         wrapped and indented lines, with "…" where text was cut.

@@ -144,11 +144,11 @@ class Sieve:
         return Sieve(self.selection, self.include, self.exclude, rules, trouble)
 
     def keeps(self, path: str) -> bool:
-        """Return whether a file or folder is wanted.
+        """Return whether a file or folder is selected.
 
         Args:
             path: relative to the indexed folder, with forward slashes; a folder's ends in "/". The
-                folders above it must be wanted.
+                folders above it must be selected.
 
         Returns:
             False if a pattern leaves it out. As in git, a deeper .gitignore overrides a higher one,

@@ -22,7 +22,7 @@ class Scan:
     """The contents of a folder.
 
     Attributes:
-        files: supported files that are wanted, sorted by path.
+        files: supported files that are selected, sorted by path.
         failures: folders that could not be listed and names that are not text.
         others: number of other files by ending, in lower case.
         outside: links that lead out of the folder and were not followed.
@@ -46,7 +46,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
 
     Args:
         folder: the folder to list.
-        selection: which files are wanted; None takes all that no .gitignore leaves out.
+        selection: which files are selected; None takes all that no .gitignore leaves out.
 
     Returns:
         the files, and what could not be listed.
@@ -54,7 +54,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
     Raises:
         InputError: a pattern of the selection is invalid.
         DocumentError: the folder does not exist, is not a folder, or holds no supported file that
-            is wanted.
+            is selected.
     """
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
@@ -80,21 +80,21 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
             others[path.suffix.lower()] += 1
     if not files and not failures:
         patterns = ", ".join((*selection.include, *(f"not {p}" for p in selection.exclude)))
-        wanted = f" that patterns want ({patterns})" if patterns else ""
+        selected = f" that the patterns select ({patterns})" if patterns else ""
         links = (
             f"; {len(outside)} links that lead out of it were not followed (--follow-links does)"
             if outside
             else ""
         )
         raise DocumentError(
-            f"a folder needs at least one document: found none in {folder}{wanted}{links}; "
+            f"a folder needs at least one document: found none in {folder}{selected}{links}; "
             f"supported endings: {ENDINGS_SHOWN}; text without ending is read, too"
         )
     return Scan(tuple(sorted(files)), tuple(failures), others, tuple(sorted(outside)))
 
 
 def _walk(root: Path, sieve: Sieve) -> Iterator[tuple[Path, str | None]]:
-    """Yield every wanted path with None, or with the reason why it cannot be used."""
+    """Yield every selected path with None, or with the reason why it cannot be used."""
     real_root = os.path.realpath(root)
     seen = {real_root}
     folders = [(root, "", sieve)]

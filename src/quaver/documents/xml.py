@@ -37,7 +37,7 @@ def xml_document(text: str) -> Document:
 
     Returns:
         the document. Titles are the headings of the elements around them. An element with text
-        beside its children is one block; children of different names that are all short values
+        besides its children is one block; children of different names that are all short values
         become one line `name: value; name: value`. Comments are left out, and attributes
         where there is other text.
 

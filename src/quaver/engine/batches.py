@@ -65,7 +65,7 @@ def encode_texts(
         tokenize: how the model's tokenizer reads one of `texts`.
         engine: the model's engine.
         texts: N texts, or pairs of texts.
-        max_batch_tokens: most tokens in one native call; a single longer text is a call of its own.
+        max_batch_tokens: maximum number of tokens in one native call; a single longer text is a call of its own.
         show_progress_bar: show a bar on stderr.
         copies: how often the caller has each of `texts`, for the bar; None for once each.
         position: maps an index in `texts` to the one that messages show; None shows the same.

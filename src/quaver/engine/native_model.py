@@ -122,7 +122,7 @@ def _layer(
 ) -> dict[str, Any]:
     qkv, out, up, down = (_in_precision(linear, precision) for linear in _linears(parts))
     int8 = isinstance(qkv, QuantizedLinear)
-    # What scores are multiplied with goes into the query: its weights, or its norm behind them.
+    # What scores are multiplied with goes into the query: its weights, or the norm after them.
     scale = np.float32(_LOG2_E * layer.score_scale)
     query_norm = parts.query_norm
     if query_norm is None:

@@ -51,7 +51,7 @@ def best_documents(scores: Scores, query: str, k: int) -> list[str]:
     Args:
         scores: a system's scores.
         query: its id.
-        k: most documents.
+        k: maximum number of documents.
 
     Returns:
         document ids, best first.

@@ -12,7 +12,7 @@ RESAMPLES = 10_000
 SEED = 0
 CONFIDENCE = 0.95
 _BLOCK = 1 << 22
-"""Most indices drawn at once: 32 MB."""
+"""Maximum number of indices drawn at once: 32 MB."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Local folders in BEIR layout, read as tasks.
 
 A task's folder holds corpus.jsonl (`_id`, `title`, `text`), queries.jsonl (`_id`, `text`) and
-qrels/*.tsv (query-id, corpus-id, score; one header line). An optional file task.json beside them
+qrels/*.tsv (query-id, corpus-id, score; one header line). An optional file task.json next to them
 holds options: {"kind": "reranking", "qrels": "test", "relevance": 2}.
 """
 

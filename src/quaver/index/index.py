@@ -69,7 +69,7 @@ class Index:
             location: where the store is.
             embedder: the model, or a function that loads it when it is first needed.
             store: the open store.
-            passage_tokens: maximum tokens of a passage with its heading.
+            passage_tokens: maximum number of tokens in a passage with its heading.
         """
         self.location = location
         self.store = store
@@ -106,7 +106,7 @@ class Index:
                 a Qdrant server; or ":memory:" for an index that is lost when the process ends.
             embedder: the model; the index works only with this model from then on.
                 `embedder.source` is recorded, so that `open` can load it again.
-            passage_tokens: maximum tokens of a passage with its heading, from 8 to the model's own
+            passage_tokens: maximum number of tokens in a passage with its heading, from 8 to the model's own
                 limit, which is the default. Shorter passages give more precise hits with less
                 context. The index records the value.
             language: language of the stop words and stems for keyword search; words in Chinese,
@@ -161,7 +161,7 @@ class Index:
             location: the store's folder, or `qdrant://host:port/collection`.
             embedder: the model, or a function from the store's manifest to the model; None loads
                 the model that the store was created with.
-            read_only: open for searching only. Any number of processes can read beside one that
+            read_only: open for searching only. Any number of processes can read while one
                 writes, and the folder need not be writable. Searches see what was flushed when the
                 index was opened; `refresh` moves to the newest state.
             wait: seconds to wait for another process that writes; `math.inf` waits forever.

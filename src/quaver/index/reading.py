@@ -77,7 +77,7 @@ class Reader:
             folder: the folder.
             root: the root that its passages are stored under.
             tokenizer: the model's tokenizer.
-            max_tokens: maximum tokens of a passage with its heading.
+            max_tokens: maximum number of tokens in a passage with its heading.
             stored: what is stored of each source.
         """
         self._folder, self._root, self._tokenizer = folder, root, tokenizer

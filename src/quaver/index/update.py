@@ -53,7 +53,7 @@ def update(
         store: the store.
         folder: the folder.
         root: the root that its passages are stored under; not empty.
-        max_tokens: maximum tokens of a passage with its heading.
+        max_tokens: maximum number of tokens in a passage with its heading.
         selection: which files of the folder to index; see `scan_folder`.
         on_progress: called in the caller's thread whenever passages have been embedded or stored.
 

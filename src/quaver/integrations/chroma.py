@@ -50,7 +50,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
             model_name: model folder or hub id.
             precision: precision of the engine.
             truncate_dim: number of leading components to keep; None keeps all.
-            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            max_seq_length: maximum number of tokens in a text; longer texts are truncated.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
             revision: branch, tag or commit on the hub.
             threads: engine threads; None uses every CPU available to the process.

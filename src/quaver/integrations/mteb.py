@@ -1,4 +1,4 @@
-"""mteb: models and whole indexes behind mteb's protocols, for its tasks and leaderboards.
+"""mteb: models and whole indexes with mteb's protocols, for its tasks and leaderboards.
 
 import mteb
 from quaver.integrations.mteb import MtebEncoder
@@ -24,7 +24,7 @@ from quaver.store import Mode
 
 
 class MtebEncoder:
-    """An embedding model behind mteb's EncoderProtocol.
+    """An embedding model with mteb's EncoderProtocol.
 
     Attributes:
         embedder: the model.
@@ -108,7 +108,7 @@ class MtebEncoder:
 
 
 class MtebCrossEncoder:
-    """A cross-encoder behind mteb's CrossEncoderProtocol.
+    """A cross-encoder with mteb's CrossEncoderProtocol.
 
     Attributes:
         cross_encoder: the model.
@@ -173,7 +173,7 @@ class MtebCrossEncoder:
 
 
 class MtebSearch:
-    """A whole index behind mteb's SearchProtocol: embed, store and search as one model.
+    """A whole index with mteb's SearchProtocol: embed, store and search as one model.
 
     Attributes:
         embedder: the model of the index.

@@ -90,7 +90,7 @@ class QuaverModule(InputModule):
             task: "embed" for SentenceTransformer, "rank" for CrossEncoder.
             precision: precision of the engine.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
-            max_seq_length: maximum tokens of a text or pair; None uses the model's maximum.
+            max_seq_length: maximum number of tokens in a text or pair; None uses the model's maximum.
             prompts: replace the folder's prompts; {} for no prompts.
 
         Raises:

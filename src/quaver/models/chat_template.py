@@ -1,7 +1,7 @@
 """The chat template of a reranker: how a query and a document become one text.
 
 A template is a program of the folder, so it is not run for every pair. It is rendered a few times with
-marks in place of the two texts; what stands before, between and behind the marks is all that is kept.
+marks in place of the two texts; only what comes before, between and after the marks is kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class PairText:
     Attributes:
         before: before the query.
         between: between query and document.
-        behind: behind the document.
+        behind: after the document.
         stripped: whether spaces around both texts are removed.
     """
 

@@ -126,7 +126,7 @@ class ModelFolder:
         truncate_dim: number of leading components to keep, or None for all.
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
-        max_seq_length: most tokens of a text, special tokens included, or None if the
+        max_seq_length: maximum number of tokens in a text, special tokens included, or None if the
             folder does not say.
         lowercase: whether texts are lowercased before tokenization.
         template: the chat template that makes one text of a query and a document, or None.
@@ -255,11 +255,11 @@ class ModelFolder:
         """Read the tokenizer, with its settings from tokenizer_config.json.
 
         Args:
-            max_length: most tokens of a text or pair, special tokens included.
+            max_length: maximum number of tokens in a text or pair, special tokens included.
 
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
-            InputError: max_length leaves no room for a token beside the special tokens.
+            InputError: max_length leaves no room for a token besides the special tokens.
         """
         return Tokenizer.from_folder(
             self.transformer,

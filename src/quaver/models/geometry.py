@@ -18,7 +18,7 @@ Bias = Literal["none", "relative", "alibi"]
 # What the native kernels are made for: int32 sums without overflow, a packed key on the stack.
 MAX_WIDTH = 65536
 MAX_HEAD_SIZE = 1024
-# The most tokens of a text where no table of positions sets a bound; eight times what published
+# The maximum number of tokens in a text where no table of positions sets a bound; eight times what published
 # encoders read.
 MAX_LENGTH = 65536
 POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens")
@@ -106,7 +106,7 @@ class RelativePositions:
     widen with the logarithm.
 
     Attributes:
-        span: S, half the rows of the table: as many for keys before the query as behind it.
+        span: S, half the rows of the table: as many for keys before the query as after it.
         reach: the distance whose row is the last one; None has a row for every distance, up to S.
         norm: whether the table goes through a LayerNorm of its own.
 
@@ -192,7 +192,7 @@ class EncoderSpec:
         vocab_size: V, rows of the word embeddings.
         hidden_size: H.
         layers: one for each layer.
-        max_positions: P, `position_offset` plus the most tokens of a text.
+        max_positions: P, `position_offset` plus the maximum number of tokens in a text.
         type_vocab_size: rows of the token type embeddings; 0 for none.
         norm_eps: added to the variance in every norm.
         position_offset: position of the first token.
@@ -232,11 +232,11 @@ class EncoderSpec:
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text."""
+        """The maximum number of tokens in a text."""
         return self.max_positions - self.position_offset
 
     def length_within(self, stated: int | None) -> int:
-        """Return the most tokens of a text when a folder states a length of its own, or None."""
+        """Return the maximum number of tokens in a text when a folder states a length of its own, or None."""
         return min(stated or self.max_length, self.max_length)
 
     @property

@@ -1,24 +1,24 @@
-"""The start of a long text, cut where it is proved that the rest changes no token of it.
+"""The start of a long text, cut at a place where the remainder provably changes none of its tokens.
 
 A model reads a few hundred tokens. Tokenizing a book to keep its first page costs seconds, so a long
 text is cut before the tokenizer. Not everywhere: in "low er" and "lower" the same letters are other
 tokens.
 
-The place: before a single space U+0020, behind a letter or digit (c below) of `_LETTERS`.
+The place: before a single space U+0020, after a letter or digit (c below) of `_LETTERS`.
 
 The proof, step by step through the library's pipeline. "Local" means: what a step makes of the text
 up to the place does not depend on what follows.
 
 1. Added tokens are found in the text, longest first from the left. One that contains no space (and no
    U+2581, which a normalizer may make of a space) cannot cross the place; a tokenizer that has one
-   which does is not cut. `lstrip` and `rstrip` take whitespace behind the place only.
+   which does is not cut. `lstrip` and `rstrip` take only whitespace after the place.
 2. Normalizers. Those that map characters one by one are local. Unicode normalization is: a space is a
    starter, which composes with nothing before it. So is SentencePiece's character map, which works by
    grapheme clusters: there is a cluster boundary between c and a space. Replacing a text without a
    space, or an expression that matches whitespace alone, is local: it cannot match across the place.
    `Strip` finds c at the end, not whitespace. A character map or a replacement may still make
    whitespace, or nothing, of c or of the space; so it is tried for each place that the normalizer makes
-   of "c x" what it makes of "c", and a space behind it.
+   of "c x" what it makes of "c", and a space after it.
 3. Pre-tokenizers. Each of `_is_local` splits before or at the space, or splits by properties of single
    characters; none of the expressions in `_EXPRESSIONS` can match a space except at its beginning, or
    in a match of whitespace alone. At least one step must split at spaces.
@@ -45,7 +45,7 @@ _LETTERS = (
 )
 _PLACE = re.compile(f"[{_LETTERS}](?= )")
 _LOOK_BACK = 2000
-"""Characters before the wanted end in which a place is looked for."""
+"""Characters before the requested end in which a place is looked for."""
 
 _LOCAL_NORMALIZERS = {
     "BertNormalizer",

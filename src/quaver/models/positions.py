@@ -70,7 +70,7 @@ def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:
 
     Args:
         heads: number of heads.
-        length: R, the most tokens of a text.
+        length: R, the maximum number of tokens in a text.
 
     Returns:
         float32 (heads, 2R - 1), entry [h, j - i + R - 1].
@@ -98,7 +98,7 @@ def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32
 
     Args:
         table: float32 (buckets, heads).
-        length: R, the most tokens of a text.
+        length: R, the maximum number of tokens in a text.
 
     Returns:
         float32 (heads, 2R - 1), entry [h, j - i + R - 1].
@@ -129,7 +129,7 @@ def relative_rows(relative: RelativePositions, length: int) -> NDArray[np.int32]
 
     Args:
         relative: S and reach.
-        length: R, the most tokens of a text.
+        length: R, the maximum number of tokens in a text.
 
     Returns:
         int32 (2R - 1,), entry [j - i + R - 1] for query i and key j.

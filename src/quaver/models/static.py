@@ -31,7 +31,7 @@ class StaticSpec:
         outputs: D, the features of a vector.
         normalize: whether the vector is divided by its length.
         drops_unknown: whether unknown words are left out of the mean.
-        longest: the most tokens of a text; longer ones are cut. None leaves that to tokenizer.json.
+        longest: the maximum number of tokens in a text; longer ones are cut. None leaves that to tokenizer.json.
         pooling: always "mean".
         family: always "static".
     """
@@ -46,7 +46,7 @@ class StaticSpec:
 
     @property
     def max_length(self) -> int:
-        """The most tokens of a text that a caller may ask for."""
+        """The maximum number of tokens in a text that a caller may ask for."""
         return MAX_TOKENS
 
 
@@ -120,7 +120,7 @@ def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | No
     Args:
         folder: the model's folder.
         spec: the model.
-        max_length: most tokens of a text; None takes the model's.
+        max_length: maximum number of tokens in a text; None takes the model's.
 
     Returns:
         the tokenizer, checked against the table.

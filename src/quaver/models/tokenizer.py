@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 _MAX_BYTES = 256 << 20
 _CHARACTERS = 6
-"""Characters that are read for each wanted token at first; if they are too few, four times as many."""
+"""Characters that are read for each token needed at first; if they are too few, four times as many."""
 _MIN_CHARACTERS = 256
 _MAX_ID = 2**31 - 1
-MAX_TOKENS = 2**31 - 1  # the most tokens of a text where nothing sets a bound
+MAX_TOKENS = 2**31 - 1  # the maximum number of tokens in a text where nothing sets a bound
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
@@ -145,7 +145,7 @@ class Tokenizer:
 
         Args:
             backend: a tokenizer of the `tokenizers` library, owned by this object from now on.
-            max_length: most tokens of a text or pair, special tokens included; None takes the
+            max_length: maximum number of tokens in a text or pair, special tokens included; None takes the
                 truncation of tokenizer.json, or none.
             lowercase: lowercase every text, but not special tokens such as [MASK], like
                 `do_lower_case` of sentence-transformers.
@@ -157,7 +157,7 @@ class Tokenizer:
 
         Raises:
             TokenizerError: the tokenizer fails, or produces tokens that no model reads.
-            InputError: max_length leaves no room for a token beside the special tokens.
+            InputError: max_length leaves no room for a token besides the special tokens.
         """
         with _guard("the tokenizer of tokenizer.json"):
             require_bounded(backend)
@@ -185,7 +185,7 @@ class Tokenizer:
             self._leading = leading_text(backend)
         if max_length <= self.special_tokens:
             raise InputError(
-                f"max_length must leave room beside the {self.special_tokens} special tokens: "
+                f"max_length must leave room besides the {self.special_tokens} special tokens: "
                 f"got {max_length}; use {self.special_tokens + 1} or more"
             )
 
@@ -225,7 +225,7 @@ class Tokenizer:
 
         Args:
             folder: the folder that holds tokenizer.json.
-            max_length: most tokens of a text or pair, special tokens included; None takes the
+            max_length: maximum number of tokens in a text or pair, special tokens included; None takes the
                 truncation of tokenizer.json, or none.
             lowercase: lowercase every text; see `__init__`.
             settings: tokenizer_config.json, followed as transformers 5 does; see
@@ -241,7 +241,7 @@ class Tokenizer:
         Raises:
             TokenizerError: tokenizer.json is missing or broken, or its tokenizer fails.
             ModelFolderError: tokenizer.json is not a regular file, too large, or a git-lfs pointer.
-            InputError: max_length leaves no room for a token beside the special tokens.
+            InputError: max_length leaves no room for a token besides the special tokens.
         """
         from tokenizers import Tokenizer as Backend
 
@@ -312,7 +312,7 @@ class Tokenizer:
             texts: N texts; an empty text is valid and becomes special tokens only.
             position: maps an index in texts to the one that messages show; None shows the same.
             keep: which part of a text that is too long to keep.
-            longest: most tokens of a text, special tokens included and more than they; None or more than
+            longest: maximum number of tokens in a text, special tokens included and more than they; None or more than
                 `max_length` means `max_length`.
 
         Returns:
@@ -380,7 +380,7 @@ class Tokenizer:
             position: maps an index in pairs to the one that messages show; None shows the same.
             prompt: what goes before every first text that does not begin with it; the instruction of a
                 model with a chat template.
-            longest_second: most tokens of a second text; None allows as many as fit.
+            longest_second: maximum number of tokens in a second text; None allows as many as fit.
 
         Returns:
             a batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -429,7 +429,7 @@ class Tokenizer:
     ) -> TokenBatch:
         """Tokenize pairs as one text each, because tokens may reach over the edges of its parts.
 
-        Only the document of a pair that is too long is cut: what is behind it stays.
+        Only the document of a pair that is too long is cut: what follows it stays.
         """
         _check_items([query for query, _ in pairs], "first text of pair", position)
         _check_items([document for _, document in pairs], "second text of pair", position)
@@ -452,7 +452,7 @@ class Tokenizer:
         return _plain_batch(rows, truncated, None)
 
     def _tokens_behind(self, around: PairText) -> list[int]:
-        """Return the tokens behind the document: those at the end of any pair's."""
+        """Return the tokens after the document: those at the end of every pair."""
         first, second = (
             e.ids
             for e in self._tokenize([around.pair("0", "0"), around.pair("1 2 3 4", "1 2 3 4")])

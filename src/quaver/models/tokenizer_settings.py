@@ -48,7 +48,7 @@ _DEFAULT_CLASS = {
     "roberta": "RobertaTokenizer",
     "modernbert": "TokenizersBackend",
 }
-# The most bytes that a step can make of one byte.
+# The maximum number of bytes that a step can make of one byte.
 _GROWTH = {"NFKC": 11.0, "NFKD": 11.0, "NFC": 3.0, "NFD": 3.0}
 
 

@@ -153,7 +153,7 @@ def _left(weights: EncoderWeights, tensors: Mapping[str, NDArray[Any]]) -> list[
 def write_folder(
     target: Path, source: ModelFolder, tensors: Tensors, config: Mapping[str, Any], card: str
 ) -> int:
-    """Write a model folder beside its place, then move it there in one step.
+    """Write a model folder next to its target, then move it there in one step.
 
     Args:
         target: the new folder; its parent exists or can be created.
@@ -205,7 +205,7 @@ def require_new(target: Path) -> None:
 
 
 def _companions(source: ModelFolder) -> list[Path]:
-    """List the files that a model has beside its config and its weights."""
+    """List the files that a model has besides its config and its weights."""
     left_out = {"config.json", INDEX}
     folders: Sequence[Path] = [source.path, source.transformer]
     modules = source.path / "modules.json"

@@ -71,11 +71,11 @@ class EmbedRequest(msgspec.Struct):
         inputs: the texts, in parts.
         model: a model's name or alias; left out, the first model.
         input_type: what the texts are for.
-        embedding_types: the formats wanted; "float" if left out.
+        embedding_types: the requested formats; "float" if left out.
         truncate: what to cut off a long text.
         output_dimension: leading components to keep.
-        max_tokens: most tokens of a text.
-        priority: 0 goes before other requests, larger numbers behind.
+        max_tokens: maximum number of tokens in a text.
+        priority: 0 goes before other requests, larger numbers after.
     """
 
     texts: list[str] | None = None
@@ -97,12 +97,12 @@ class RerankRequest(msgspec.Struct):
         documents: the documents: texts, or objects with a text.
         model: a model's name or alias; left out, the first reranker.
         top_n: how many to return; all if left out.
-        max_tokens_per_doc: most tokens of a document.
+        max_tokens_per_doc: maximum number of tokens in a document.
         max_chunks_per_doc: ignored; a document is one chunk.
         rank_fields: fields of the objects to read, each a line; "text" if left out.
         return_documents: put the documents into the answer.
         truncation: false refuses a document that is too long.
-        priority: 0 goes before other requests, larger numbers behind.
+        priority: 0 goes before other requests, larger numbers after.
     """
 
     query: str

@@ -97,7 +97,7 @@ async def rows_response(
     Args:
         before: JSON up to the first row.
         rows: what goes between, separated by commas; may hold NumPy arrays.
-        after: JSON behind the last row.
+        after: JSON after the last row.
         headers: more headers.
     """
     parts = [before]
@@ -116,7 +116,7 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
 
     Args:
         request: the request.
-        most: most bytes.
+        most: maximum number of bytes.
         seconds: how long it may take.
 
     Returns:

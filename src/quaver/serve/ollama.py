@@ -108,7 +108,7 @@ def refuse(refusal: Refusal) -> Response:
 
 
 def _name(call: Call[Any], name: str | None) -> str:
-    """Return a model's name without the tag that Ollama's clients put behind it."""
+    """Return a model's name without the tag that Ollama's clients append to it."""
     if not name:
         raise Refusal(Reason.INVALID, "model is required", field="model")
     plain = name.removesuffix(":latest")

@@ -185,7 +185,7 @@ def read_inputs(given: str | list[str | int | list[int]]) -> list[Input]:
         raise Refusal(
             Reason.INVALID,
             "input must be texts, or the token ids of one text, or lists of token ids: got token ids "
-            "beside something else",
+            "mixed with something else",
             field="input",
         )
     return [numbers]

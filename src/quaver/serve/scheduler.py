@@ -36,10 +36,10 @@ from quaver.models import TokenBatch
 from quaver.serve.refusal import HungUp, Reason, Refusal
 
 INTERACTIVE_TOKENS = 512
-"""Most tokens, as estimated, of a request that counts as interactive if it does not say itself."""
+"""Maximum number of tokens, as estimated, of a request that counts as interactive if it does not say itself."""
 
 _TEXTS_AT_ONCE = 64
-"""Most inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
+"""Maximum number of inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
 
 _BULK_SHARE = 0.2
 """Bulk work's share of the engine's time while interactive work waits, too."""
@@ -54,7 +54,7 @@ class Pair(NamedTuple):
     Attributes:
         query: the first text; it is never cut.
         document: the second text.
-        longest: most tokens of the document, or None for as many as fit.
+        longest: maximum number of tokens in the document, or None for as many as fit.
     """
 
     query: str
@@ -68,7 +68,7 @@ class Cut(NamedTuple):
     Attributes:
         text: the text.
         keep_end: keep the end of a text that is too long.
-        longest: most tokens, special tokens included, or None for the model's own.
+        longest: maximum number of tokens, special tokens included, or None for the model's own.
     """
 
     text: str
@@ -100,11 +100,11 @@ class Limits:
     """What the scheduler accepts, and how it cuts the work.
 
     Attributes:
-        requests: most requests accepted and not yet answered.
-        inputs: most inputs of those requests.
-        tokens: most tokens of those requests, as estimated from their characters.
+        requests: maximum number of requests accepted and not yet answered.
+        inputs: maximum number of inputs of those requests.
+        tokens: maximum number of tokens of those requests, as estimated from their characters.
         seconds: longest wait that a request is accepted for, as far as the last batches tell.
-        batch_tokens: most tokens in a batch.
+        batch_tokens: maximum number of tokens in a batch.
         batch_seconds: how long a batch may take, as far as the last ones tell.
         cache_bytes: size of the cache of results, 0 for none.
     """
@@ -126,7 +126,7 @@ class Lane:
         tokenize: turns inputs into tokens, in their order; raises InputError for a bad input.
         compute: turns a batch into rows, float32 (N, width).
         width: numbers in a row.
-        longest: most tokens of an input.
+        longest: maximum number of tokens in an input.
         cached: whether results go into the cache.
         rate: tokens a second, as the last batches tell; 0 before the first.
         jobs: requests in flight; the model must not be unloaded while there are any.
@@ -170,7 +170,7 @@ class Unit:
         item: the input.
         state: how far it is.
         tokens: its tokens, once tokenized.
-        waiters: who wants the row: jobs, and the row's place in their results.
+        waiters: who needs the row: jobs, and the row's place in their results.
         owners: the jobs in whose turn it may be taken.
     """
 
@@ -423,7 +423,7 @@ class Scheduler:
         return job
 
     def cancel(self, job: Job, error: BaseException | None = None) -> None:
-        """Give up a job: its place is free at once, and what only it wanted is not computed.
+        """Give up a job: its place is free at once, and what only it needed is not computed.
 
         Args:
             job: the job; one that is over is left alone.
@@ -693,7 +693,7 @@ class Scheduler:
 
     # --- The end of a job -------------------------------------------------------------------------
     def _drop(self, lane: Lane, unit: Unit) -> None:
-        """Forget a unit that nobody wants; the lock is held."""
+        """Forget a unit that nobody needs; the lock is held."""
         unit.state = _State.DONE
         self._in_flight.pop((lane.key, unit.item), None)
 
@@ -789,7 +789,7 @@ def _digest(lane: Lane, item: Item) -> bytes:
 
 
 def _joined(units: Sequence[Unit]) -> TokenBatch:
-    """Put the tokens of units behind each other."""
+    """Concatenate the tokens of units."""
     tokens = [unit.tokens for unit in units if unit.tokens is not None]
     offsets = np.zeros(len(tokens) + 1, np.int32)
     np.cumsum([len(each.ids) for each in tokens], out=offsets[1:])

@@ -21,7 +21,7 @@ from quaver.serve.operations import State
 from quaver.serve.settings import Settings
 
 _MOST_HEAD_BYTES = 64 * 1024
-"""Most bytes of a request's line and headers."""
+"""Maximum number of bytes in a request's line and headers."""
 
 _SWITCH_SECONDS = 0.0005
 """How long one Python thread may keep the others waiting; Python's own 5 ms is the time of a batch."""

@@ -262,7 +262,7 @@ class Service:
     ) -> NDArray[np.float32]:
         """Turn a request's inputs into pooled vectors, for `quaver.embedder.finish_vectors`.
 
-        Arguments and errors are those of `embed`; `longest` is the most tokens of a text.
+        Arguments and errors are those of `embed`; `longest` is the maximum number of tokens in a text.
 
         Returns:
             float32 (N, O).
@@ -310,7 +310,7 @@ class Service:
             model: name of the model, or None for the default.
             raw: the plain scores, without the model's activation.
             truncate: what to do with a document that is too long.
-            longest: most tokens of a document.
+            longest: maximum number of tokens in a document.
             field: the body's name for the documents, for messages.
 
         Returns:

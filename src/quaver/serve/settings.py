@@ -51,7 +51,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         on_demand: load it with the first request, not at the start.
         precision: "int8" or "float32".
         revision: branch, tag or commit on the hub.
-        max_seq_length: most tokens of a text.
+        max_seq_length: maximum number of tokens in a text.
         truncate_dim: components kept of every vector.
         pooling: for a folder that does not say.
         normalize: whether vectors get length 1; None does what the folder says.
@@ -97,14 +97,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         threads: of the engine; None takes the CPUs this process may use.
         cache: bytes for the cache of vectors; 0 for none.
         idle_unload: seconds after which an unused model is unloaded; 0 keeps it.
-        max_body: most bytes of a request's body.
-        max_inputs: most inputs of a request.
+        max_body: maximum number of bytes in a request's body.
+        max_inputs: maximum number of inputs in a request.
         max_connections: most open connections.
-        queue_requests: most requests accepted and not yet answered.
-        queue_inputs: most inputs of those requests.
-        queue_tokens: most tokens of those requests, as estimated.
+        queue_requests: maximum number of requests accepted and not yet answered.
+        queue_inputs: maximum number of inputs of those requests.
+        queue_tokens: maximum number of tokens of those requests, as estimated.
         queue_time: longest wait in seconds that a request is accepted for, as the last batches tell.
-        batch_tokens: most tokens in a batch of the engine.
+        batch_tokens: maximum number of tokens in a batch of the engine.
         batch_time: seconds that a batch may take; a request waits for one at least.
         timeout: seconds until an accepted request is given up.
         header_timeout: seconds a client may take to send a request's head, and may be idle.

@@ -234,7 +234,8 @@ def _inputs(given: str | list[str | int | list[int]]) -> list[Input]:
         for i, each in enumerate(given):
             if isinstance(each, int):
                 raise Refusal(
-                    Reason.INVALID, f"`inputs` has token ids beside texts: inputs[{i}] is a number"
+                    Reason.INVALID,
+                    f"`inputs` must not mix token ids and texts: inputs[{i}] is a number",
                 )
             inputs.append(each)
     if any(not each for each in inputs):

@@ -537,7 +537,7 @@ class FolderStore:
         self._count_dropped(rows, self._write_dropped(rows))
 
     def _write_dropped(self, rows: Sequence[int]) -> bytes:
-        """Write removals behind the counted ones; they count only after `_count_dropped`."""
+        """Write removals after the counted ones; they count only after `_count_dropped`."""
         gone = np.empty(len(rows), DROPPED)
         gone["row"] = rows
         gone["inverse"] = ~gone["row"]

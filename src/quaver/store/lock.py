@@ -28,7 +28,7 @@ class StoreLock:
         from filelock import FileLock, Timeout
 
         # Not thread_local: a store is opened by one thread and closed by another. Not soft: a lock
-        # that is only a file stays behind a killed process.
+        # that is only a file remains after a process is killed.
         self._lock = FileLock(
             store / FILE_NAME,
             mode=0o666,

@@ -32,7 +32,7 @@ class Manifest:
             `quaver.embedder.loading_settings`.
         fingerprint: identifies the vector space; vectors of different spaces cannot be compared.
         dimension: length of a vector.
-        passage_tokens: maximum tokens of a passage with its heading.
+        passage_tokens: maximum number of tokens in a passage with its heading.
         created: UTC, ISO 8601.
         language: language of stop words and stems in keyword search; see `terms.LANGUAGES`.
         vectors: vectors that a server compares: "float32", or "int8" or "binary" with the best

@@ -43,7 +43,7 @@ def sketches(vectors: NDArray[np.float32]) -> NDArray[np.uint64]:
         vectors: float32 (N, D).
 
     Returns:
-        uint64 (N, words_of(D)); bits behind the last component are 0.
+        uint64 (N, words_of(D)); bits after the last component are 0.
     """
     count, dimension = vectors.shape
     packed = np.zeros((count, 8 * words_of(dimension)), np.uint8)
@@ -96,7 +96,7 @@ def nearest(
         vectors: float32 (rows, D) of unit length.
         among: bool (rows,): which rows count.
         sketched: uint64 (words, rows); None compares every row that counts in float32.
-        k: how many are wanted at least, if there are so many.
+        k: the minimum number of rows, if there are so many.
 
     Returns:
         rows in ascending order and their cosines; at least the k nearest are among them, with a

@@ -61,7 +61,7 @@ class StoreStatus:
         location: where the store is.
         model: the store's model: hub id or folder.
         dimension: length of a vector.
-        passage_tokens: maximum tokens of a passage with its heading.
+        passage_tokens: maximum number of tokens in a passage with its heading.
         language: language of stop words and stems in keyword search.
         vectors: vectors that a search compares.
         created: time of creation: UTC, ISO 8601.

@@ -66,7 +66,7 @@ class Setup:
     Attributes:
         model: the model.
         threads: number of threads of the engine.
-        max_length: most tokens of a text, special tokens included.
+        max_length: maximum number of tokens in a text, special tokens included.
         calibration: ids of texts that are not measured, for static quantization.
         calibration_texts: the same as texts, for engines that need text.
         calibrated: `calibration_name` of the model to load, in a process of `start`, which has no

@@ -135,8 +135,8 @@ def pack(lengths: Sequence[int], *, tokens: int = TOKENS, texts: int = _TEXTS) -
 
     Args:
         lengths: number of tokens of each text.
-        tokens: most tokens of a computation; a longer text is alone in one.
-        texts: most texts of a computation.
+        tokens: maximum number of tokens of a computation; a longer text is alone in one.
+        texts: maximum number of texts of a computation.
 
     Returns:
         the indices of the texts of each computation.

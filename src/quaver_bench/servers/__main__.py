@@ -52,7 +52,7 @@ def _options() -> argparse.Namespace:
     add("--connections", default="1,8,64", help="numbers of connections")
     add("--threads", type=int, default=available_threads(), help="threads of every server")
     add("--seconds", type=float, help="time of a case; 10, or 4 with --quick")
-    add("--rounds", type=int, default=1, help="turns, each of which starts every server anew")
+    add("--rounds", type=int, default=1, help="turns, each of which starts every server again")
     add("--corpus", type=Path, help="text to send; default: Python's documentation")
     add("--quick", action="store_true", help="fewer cases and seconds")
     return parser.parse_args()

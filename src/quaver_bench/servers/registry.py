@@ -48,7 +48,7 @@ class Server:
         name: for the tables.
         environment: folder of its Python in the folder of environments; "" for this Python.
         packages: what `versions` lists.
-        command: arguments behind the Python, once its files are written.
+        command: arguments after the Python executable, once its files are written.
         reranks: whether it can rerank.
         rerank_path: its route.
         describe: what it computes with.

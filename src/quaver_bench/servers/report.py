@@ -113,7 +113,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 
 
 def _own(result: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the server's own cost: its figures beside the library's."""
+    """Yield the server's own cost: its figures and the library's."""
     library = result["library"]
     ours = {
         (row["case"], row["connections"], row["load"]): row

@@ -1,4 +1,4 @@
-"""The study: the same loads on each server, answers checked, memory read, and the library beside its server."""
+"""The study: the same loads on each server, answers checked, memory read, and the library alongside its server."""
 
 from __future__ import annotations
 
@@ -377,7 +377,7 @@ def measure(
         rerank: the cross-encoder, or None.
         cases: what to measure.
         options: how.
-        rounds: turns; each starts every server anew.
+        rounds: turns; each starts every server again.
         corpus: text to send; see `read_corpus`.
         keep: called with the result so far, after each server.
 

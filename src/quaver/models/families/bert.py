@@ -70,7 +70,7 @@ def _absolute(config: Config, family: str) -> EncoderSpec:
 
 
 def _roberta_spec(config: Config) -> EncoderSpec:
-    # Positions count from behind the padding id, which has a row of its own.
+    # Positions count from after the padding id, which has a row of its own.
     offset = config.size("pad_token_id", least=0, default=1) + 1
     spec = replace(_bert_spec(config), family="roberta", position_offset=offset)
     if spec.max_length < 1:

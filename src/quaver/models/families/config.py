@@ -110,7 +110,7 @@ class Config:
         return float(self._first(keys, default)[1])
 
     def length(self, *keys: str, default: int | None = None) -> int:
-        """Return the most positions of a model without a table of them, at most `MAX_LENGTH`.
+        """Return the maximum number of positions of a model without a table of them, at most `MAX_LENGTH`.
 
         Tables of positions are built for all of them when a model is loaded, so a number in a file
         must not decide their size.

@@ -257,7 +257,7 @@ def _scaled(config: Config, rope: Rope, theta: float) -> Rotary:
     theta = rope.rope_theta or theta
     if theta <= 1:
         raise ModelFolderError(f"config.json must have rope_theta above 1: got {theta}")
-    # Dynamic scaling starts behind max_position_embeddings, where texts are cut.
+    # Dynamic scaling starts after max_position_embeddings, where texts are cut.
     if kind in ("default", "dynamic"):
         return Rotary(theta)
     positions = config.size("max_position_embeddings")

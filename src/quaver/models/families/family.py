@@ -23,7 +23,7 @@ Tensors = Mapping[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class ClassifierSpec:
-    """What a family's model for sequence classification does behind the encoder.
+    """What a family's model for sequence classification does after the encoder.
 
     Attributes:
         pooling: which token vectors the head reads.

@@ -72,7 +72,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
             truncate_dim: number of leading components to keep; None keeps all.
             precision: precision of the engine; embeddings are lists of floats either way.
             revision: branch, tag or commit on the hub.
-            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            max_seq_length: maximum number of tokens in a text; longer texts are truncated.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: engine threads; None uses every CPU available to the process.
             local_files_only: never use the network.

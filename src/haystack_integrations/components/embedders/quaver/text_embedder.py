@@ -51,7 +51,7 @@ class QuaverTextEmbedder(EmbedderComponent):
             truncate_dim: number of leading components to keep; None keeps all.
             precision: precision of the engine; the embedding is a list of floats either way.
             revision: branch, tag or commit on the hub.
-            max_seq_length: maximum tokens of a text; longer texts are truncated.
+            max_seq_length: maximum number of tokens in a text; longer texts are truncated.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: engine threads; None uses every CPU available to the process.
             local_files_only: never use the network.

@@ -71,7 +71,7 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
             score_threshold: minimum score of a returned document, after scaling.
             precision: precision of the engine.
             revision: branch, tag or commit on the hub.
-            max_seq_length: maximum tokens of query and document together.
+            max_seq_length: maximum number of tokens in query and document together.
             threads: engine threads; None uses every CPU available to the process.
             local_files_only: never use the network.
 

@@ -65,7 +65,7 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
             truncate_dim: number of leading components to keep; None keeps all.
             precision: precision of the engine.
             revision: branch, tag or commit on the hub.
-            max_seq_length: maximum tokens of the query.
+            max_seq_length: maximum number of tokens in the query.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
             threads: engine threads; None uses every CPU available to the process.
             local_files_only: never use the network.
