@@ -172,6 +172,11 @@ def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> No
         (known / name).unlink()
     model = CrossEncoder.from_pretrained(known, precision="float32")
     np.testing.assert_allclose(model.predict(PAIRS), expected["card"], atol=TOLERANCE)
+    # Under another name the int8 folder says by itself how it scores.
+    (known / "chat_template.jinja").write_text("{{ messages[0].content }}")  # of a chat
+    quantize(known, tmp_path / "int8")
+    int8 = CrossEncoder.from_pretrained(tmp_path / "int8", precision="float32").predict(PAIRS)
+    assert np.abs(int8 - expected["card"]).max() < 0.02
     other = known.rename(tmp_path / "some-model")
     with pytest.raises(UnsupportedArchitectureError, match="has a classification head"):
         CrossEncoder.from_pretrained(other)

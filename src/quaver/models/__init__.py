@@ -39,6 +39,7 @@ from quaver.models.modules import (
     module_steps,
     module_tensors,
     with_modules,
+    word_ids,
 )
 from quaver.models.order import reordered
 from quaver.models.positions import relative_rows, rotary_tables
@@ -115,4 +116,5 @@ __all__ = [
     "weight_files",
     "with_modules",
     "with_prompt",
+    "word_ids",
 ]

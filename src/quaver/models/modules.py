@@ -148,6 +148,29 @@ def with_modules(
     return ChainMap(cast("Any", modules), cast("Any", stored))
 
 
+def word_ids(folder: ModelFolder, module: Module) -> tuple[int | None, int | None]:
+    """Return the tokens whose logits a LogitScore subtracts; the second may be missing.
+
+    Args:
+        folder: the model's folder.
+        module: the LogitScore.
+
+    Raises:
+        ModelFolderError: the tokenizer lacks one of them.
+    """
+    if "true_token" not in module.config:
+        config = checked(ModuleFile, module.config, module.path / "config.json")
+        return config.true_token_id, config.false_token_id
+    tokenizer = folder.tokenizer(MAX_TOKENS)
+    yes, no = (tokenizer.token_id(module.config[key]) for key in ("true_token", "false_token"))
+    if yes is None or no is None:
+        raise ModelFolderError(
+            f"{folder.name} scores by the words {module.config['true_token']!r} and "
+            f"{module.config['false_token']!r}, so its tokenizer must have both as tokens"
+        )
+    return yes, no
+
+
 def _words(
     folder: ModelFolder, module: Module, stored: Mapping[str, NDArray[Any]]
 ) -> NDArray[np.float32]:
@@ -155,11 +178,7 @@ def _words(
 
     The whole head would multiply every word of the vocabulary.
     """
-    config = checked(ModuleFile, module.config, module.path / "config.json")
-    ids = [config.true_token_id, config.false_token_id]
-    if config.true_token_id is None:
-        tokenizer = folder.tokenizer(MAX_TOKENS)
-        ids = [tokenizer.token_id(module.config[key]) for key in ("true_token", "false_token")]
+    ids = word_ids(folder, module)
     names = [name for name in stored if f".{name}".endswith(".lm_head.weight")]
     # Without a head of its own a model uses its table of words.
     names += [name for name in stored if f".{name}".endswith(".embed_tokens.weight")]

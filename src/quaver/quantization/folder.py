@@ -26,6 +26,7 @@ from quaver.models import (
     QuantizedLinear,
     quantization_config,
     quantize_weight,
+    word_ids,
 )
 from quaver.quantization.convert import linear_places
 
@@ -184,6 +185,7 @@ def write_folder(
         (transformer / "config.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         _keep_prompts(folder / "config_sentence_transformers.json", source)
+        _keep_words(folder, source)
         files = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
@@ -233,6 +235,45 @@ def _keep_prompts(path: Path, source: ModelFolder) -> None:
     if source.prompts and not settings.get("prompts"):
         settings["prompts"] = source.prompts
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _keep_words(folder: Path, source: ModelFolder) -> None:
+    """Store how a reranker scores that is known by its name, in sentence-transformers' files."""
+    words = [module for module in source.modules if module.kind == "LogitScore"]
+    if not words or source.template is None or (source.path / "modules.json").is_file():
+        return
+    yes, no = word_ids(source, words[0])
+    output = {"method": "forward", "method_output_name": "logits"}
+    files = {
+        "modules.json": [
+            {
+                "idx": 0,
+                "name": "0",
+                "path": "",
+                "type": "sentence_transformers.base.modules.transformer.Transformer",
+            },
+            {
+                "idx": 1,
+                "name": "1",
+                "path": "1_LogitScore",
+                "type": "sentence_transformers.cross_encoder.modules.logit_score.LogitScore",
+            },
+        ],
+        "1_LogitScore/config.json": {
+            "true_token_id": yes,
+            "false_token_id": no,
+            "module_input_name": "causal_logits",
+        },
+        "sentence_bert_config.json": {
+            "transformer_task": "text-generation",
+            "modality_config": {"text": output, "message": {**output, "format": "flat"}},
+            "module_output_name": "causal_logits",
+        },
+    }
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(source.template.source, encoding="utf-8")
 
 
 @contextmanager
