@@ -406,6 +406,9 @@ def test_a_wrong_setting_is_said_to_come_from_its_place(tmp_path: Path) -> None:
     file.write_text("threads = 0\n")
     with pytest.raises(InputError, match=f"in {re.escape(str(file))}"):
         read_settings({}, models=["m"], file=file, environ={})
+    file.write_text('[[model]]\nsource = ""\n')
+    with pytest.raises(InputError, match="length >= 1"):
+        read_settings({}, file=file, environ={})
     with pytest.raises(InputError) as caught:
         read_settings({"api_keys": 3}, environ={})
     assert "api-keys" in str(caught.value)

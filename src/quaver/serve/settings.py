@@ -59,7 +59,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         local_files_only: never use the network.
     """
 
-    source: str
+    source: Annotated[str, msgspec.Meta(min_length=1)]
     name: str = ""
     task: Task = "embed"
     aliases: tuple[str, ...] = ()

@@ -112,6 +112,7 @@ def _infinity(offer: Offer, python: Path) -> list[str]:
         models += ["--model-id", _path(offer.rerank), "--served-model-name", "rerank"]
     count = 2 if offer.rerank else 1
     each = ["--engine", "torch", "--device", "cpu", "--dtype", "float32", "--no-bettertransformer"]
+    each += ["--no-model-warmup"]  # every case has a warm-up of its own
     return [
         *(str(python.parent / "infinity_emb"), "v2", *models, *each * count),
         *("--host", "127.0.0.1", "--port", str(offer.port), "--url-prefix", "/v1"),
