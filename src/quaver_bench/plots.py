@@ -233,21 +233,18 @@ def _quality(result: Result) -> Any:
         for row in rows:
             if row.ndcg10_difference is not None:
                 lost = 0.0 - 100 * row.ndcg10_difference
-                _dot(panels[1], row, rows, (lost, matched[row.key]), label=False)
+                _dot(panels[1], row, rows, (lost, matched[row.key]))
         panels[1].axvline(0, color="#999999", linewidth=1, zorder=1)
         panels[1].set_xlabel(
             "NDCG@10 lost, points of 100\non "
             f"{result.models[rows[0].model].get('judged', 'judged texts')} (left is better)"
         )
         _plain(panels[1])
-    return _finished(
-        figure, panels[0], result, rows, f"Speed against quality lost, {case}", legend=True
-    )
+    _label_dots(panels[0], panels[-1])
+    return _finished(figure, panels[0], result, rows, f"Speed against quality lost, {case}")
 
 
-def _dot(
-    axes: Any, row: Row, rows: Sequence[Row], place: tuple[float, float], *, label: bool = True
-) -> None:
+def _dot(axes: Any, row: Row, rows: Sequence[Row], place: tuple[float, float]) -> None:
     color, marker, _ = _style(row.engine, rows)
     axes.scatter(
         *place,
@@ -256,9 +253,27 @@ def _dot(
         marker=marker,
         edgecolors="white",  # separates overlapping marks
         linewidths=0.6,
-        label=row.engine if label else None,
+        label=row.engine,
         zorder=3,
     )
+
+
+def _label_dots(all_dots: Any, axes: Any) -> None:
+    """Write the name of each dot of a panel at its height, right of the last panel; move close names apart."""
+    dots = sorted(all_dots.collections, key=lambda dot: float(dot.get_offsets()[0][1]))
+    gap = float(dots[-1].get_offsets()[0][1]) / 22
+    last = -math.inf
+    for dot in dots:
+        last = max(float(dot.get_offsets()[0][1]), last + gap)
+        axes.annotate(
+            dot.get_label(),
+            (1.03, last),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            color=dot.get_facecolor()[0],
+            fontsize=9,
+            fontweight="bold" if dot.get_label() == OURS else "normal",
+        )
 
 
 def _lines(
@@ -333,16 +348,12 @@ def _style(engine: str, rows: Sequence[Row]) -> tuple[str, str, Any]:
     return "#999999", _MARKERS[others.index(engine) % len(_MARKERS)], "--"
 
 
-def _finished(
-    figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str, *, legend: bool = False
-) -> Any:
+def _finished(figure: Any, axes: Any, result: Result, rows: Sequence[Row], title: str) -> Any:
     model = rows[0].model
     axes.set_title(
         f"{title}\n{model} ({result.models[model]['describe']})", loc="left", fontsize=11
     )
     _plain(axes)
-    if legend:
-        figure.legend(loc="outside upper right", frameon=False, fontsize=9, ncols=3)
     run = result.runs[rows[0].run]
     caption = f"{machine_line(run)}. Quaver {run['versions'].get('quaver', '')}, {run['date']}."
     if any("environment" in row.settings for row in rows):

@@ -730,6 +730,7 @@ def test_judged_texts_get_a_panel_of_their_own(tmp_path: Path) -> None:
     drawing = (tmp_path / "quality.svg").read_text(encoding="utf-8")
     assert "NDCG@10 lost, points of 100" in drawing
     assert "on set-of-questions (left is better)" in drawing
+    assert drawing.count(">quaver-int8<") == 1, "a name at the height of its dots, and no legend"
 
 
 def test_nothing_is_drawn_of_what_was_not_measured(tmp_path: Path) -> None:
