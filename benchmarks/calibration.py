@@ -17,7 +17,7 @@ from pathlib import Path
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
-from quaver.quantization.calibration_texts import calibration_texts
+from quaver.quantization.calibration import calibration_texts
 from quaver.quantization.convert import Recipe, convert, convert_calibrated
 from quaver.quantization.loss import LossMeter
 

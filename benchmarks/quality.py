@@ -21,7 +21,7 @@ from typing import Any
 
 import quaver
 from quaver.cli import main as command_line
-from quaver.quantization.calibration_texts import calibration_texts
+from quaver.quantization.calibration import calibration_texts
 
 EVALUATED = ("dynamic", "static")
 # Arguments of `quaver.quantize`; "calibration" is replaced by the text.

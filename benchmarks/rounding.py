@@ -24,7 +24,7 @@ from quaver.models.folder import ModelFolder
 from quaver.models.geometry import EncoderSpec
 from quaver.models.linear import Linear, dequantized, quantize_weight, rounded_rows
 from quaver.models.tokenizer import TokenBatch
-from quaver.quantization.calibration_texts import calibration_texts
+from quaver.quantization.calibration import calibration_texts
 from quaver.quantization.forward import embed, run_layer
 from quaver.reference import normalized, pool
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from quaver import errors
 
 SOURCE = Path(__file__).parent.parent / "src" / "quaver"
 MODULES = sorted(SOURCE.rglob("*.py"))
+# What docs/reference/ describes; the study against other engines uses nothing else.
+PUBLIC_MODULES = {"quaver", "quaver.errors", "quaver.evaluate"}
 BENCH = sorted((SOURCE.parent / "quaver_bench").rglob("*.py"))
 
 # The rooms, each allowed to import from the rows above its own. A package is one room; a module at the top is one too.
@@ -168,6 +171,22 @@ def test_a_room_is_entered_by_its_door(path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("path", BENCH, ids=lambda path: "/".join(path.parts[-2:]))
+def test_the_study_uses_public_names_alone(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                assert not f"{alias.name}.".startswith("quaver."), (
+                    f"line {node.lineno}: import names from quaver, not a module"
+                )
+        elif isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("quaver."):
+            assert node.module in PUBLIC_MODULES, f"{node.module} is private to quaver"
+            module = import_module(node.module)
+            public = getattr(module, "__all__", None) or [n for n in vars(module) if n[0] != "_"]
+            private = {alias.name for alias in node.names} - set(public)
+            assert not private, f"{node.module} has {private}, but not among its public names"
+
+
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {
         name_of(path): inner_imports(path) - {"_native"}
@@ -223,6 +242,7 @@ def test_the_public_names_are_these() -> None:
         "And",
         "Answer",
         "BiEncoderRanker",
+        "CalibrationTexts",
         "ChatModel",
         "Compare",
         "CrossEncoder",
@@ -231,19 +251,23 @@ def test_the_public_names_are_these() -> None:
         "EvaluationReport",
         "Hit",
         "Index",
+        "ModelFolder",
         "Not",
         "Or",
         "Passage",
         "QuantizationReport",
         "Ranked",
         "Ranker",
+        "Tokenizer",
         "UpdateReport",
         "ask",
+        "calibration_texts",
         "compare_models",
         "export_passages",
         "import_passages",
         "info",
         "quantize",
+        "read_passages",
         "watch",
     }
 

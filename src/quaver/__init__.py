@@ -35,12 +35,18 @@ from quaver.errors import (
 
 if TYPE_CHECKING:
     from quaver.answers import Answer, ChatModel, ask
-    from quaver.documents import Passage
+    from quaver.documents import Passage, read_passages
     from quaver.embedder import Embedder, EncodeReport
     from quaver.engine import info
     from quaver.evaluate import EvaluationReport, compare_models
     from quaver.index import Index, UpdateReport, export_passages, import_passages, watch
-    from quaver.quantization import QuantizationReport, quantize
+    from quaver.models import ModelFolder, Tokenizer
+    from quaver.quantization import (
+        CalibrationTexts,
+        QuantizationReport,
+        calibration_texts,
+        quantize,
+    )
     from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked, Ranker
     from quaver.store import And, Compare, Hit, Not, Or
 
@@ -51,6 +57,7 @@ _HOMES = {
     "And": "quaver.store",
     "Answer": "quaver.answers",
     "BiEncoderRanker": "quaver.reranker",
+    "CalibrationTexts": "quaver.quantization",
     "ChatModel": "quaver.answers",
     "Compare": "quaver.store",
     "CrossEncoder": "quaver.reranker",
@@ -59,19 +66,23 @@ _HOMES = {
     "EvaluationReport": "quaver.evaluate",
     "Hit": "quaver.store",
     "Index": "quaver.index",
+    "ModelFolder": "quaver.models",
     "Not": "quaver.store",
     "Or": "quaver.store",
     "Passage": "quaver.documents",
     "QuantizationReport": "quaver.quantization",
     "Ranked": "quaver.reranker",
     "Ranker": "quaver.reranker",
+    "Tokenizer": "quaver.models",
     "UpdateReport": "quaver.index",
     "ask": "quaver.answers",
+    "calibration_texts": "quaver.quantization",
     "compare_models": "quaver.evaluate",
     "export_passages": "quaver.index",
     "import_passages": "quaver.index",
     "info": "quaver.engine",
     "quantize": "quaver.quantization",
+    "read_passages": "quaver.documents",
     "watch": "quaver.index",
 }
 
@@ -80,6 +91,7 @@ __all__ = [
     "Answer",
     "BiEncoderRanker",
     "CalibrationError",
+    "CalibrationTexts",
     "ChatModel",
     "Compare",
     "CrossEncoder",
@@ -94,6 +106,7 @@ __all__ = [
     "InstructionSetError",
     "LanguageModelError",
     "ModelError",
+    "ModelFolder",
     "ModelFolderError",
     "ModelNotFoundError",
     "Not",
@@ -115,16 +128,19 @@ __all__ = [
     "StoreWriteError",
     "TaskError",
     "TokenRangeError",
+    "Tokenizer",
     "TokenizerError",
     "UnsupportedArchitectureError",
     "UpdateReport",
     "WeightsError",
     "ask",
+    "calibration_texts",
     "compare_models",
     "export_passages",
     "import_passages",
     "info",
     "quantize",
+    "read_passages",
     "watch",
 ]
 

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quaver.engine import advice, available_threads, cpu_settings, parse_cpus
-from quaver.errors import DocumentError, EngineError, InputError
+from quaver import DocumentError, EngineError, InputError, info
 from quaver_bench.compare import comparison
 from quaver_bench.configuration import check_same, warnings
 from quaver_bench.engines import CannotRunError
@@ -131,8 +130,13 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
         for sentence in warnings(kept, this_run, {form.name for form in forms}):
             print(f"rows kept by --resume: {sentence}", file=sys.stderr)
     here.missing |= missing
-    settings = this_run["settings"]
-    for sentence in advice({**settings, "allocator": ""} if alone else settings):
+    advice = info()["advice"]
+    if not alone and this_run["settings"]["allocator"] == "malloc of libc":
+        advice.append(
+            "memory comes from libc: torch and ONNX Runtime, which allocate in every call, gain "
+            "from LD_PRELOAD=libtcmalloc.so.4 or libjemalloc.so.2; Quaver does not depend on it"
+        )
+    for sentence in advice:
         print(f"advice: {sentence}", file=sys.stderr)
     for name, why in missing.items():
         print(f"{name} is not measured: {why}", file=sys.stderr)
@@ -281,13 +285,13 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
         InputError: there are fewer CPUs than threads or instances. They would wait for each other, and
             the times would mean nothing.
     """
-    most = available_threads()
+    facts = info()
+    most, settings = facts["threads"], facts["settings"]
     if instances > most:
         raise InputError(
             f"--instances must be at most the CPUs that this process may use, {most}: "
             f"got {instances}"
         )
-    settings = cpu_settings()
     cpus = share_cpus(instances, settings["affinity"], settings["numa_nodes"])
     most = most if instances == 1 else min(map(len, cpus))
     if threads is not None and threads > most:
@@ -311,16 +315,28 @@ def hold_cpus(cores: str) -> None:
     if not cores:
         return
     allowed = sorted(os.sched_getaffinity(0))
-    try:
-        wanted = parse_cpus(cores)
-    except ValueError:
-        wanted = []
-    if not wanted or not set(wanted) <= set(allowed):
+    wanted = _cpus(cores, allowed)
+    if not wanted:
         raise InputError(
             f"--cores must name CPUs of {','.join(map(str, allowed))}, such as 0-21 or 0,2: "
             f"got {cores!r}"
         )
     os.sched_setaffinity(0, wanted)
+
+
+def _cpus(text: str, allowed: Sequence[int]) -> list[int]:
+    """Return the CPUs of a list such as "0-3,8"; none if it is not a list, or has CPUs not allowed."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() or not dash)):
+            return []
+        begin, end = int(first), int(last or first)
+        inside = [cpu for cpu in allowed if begin <= cpu <= end]
+        if not inside or len(inside) != end - begin + 1:
+            return []
+        found.update(inside)
+    return sorted(found)
 
 
 def hold_threads(threads: int) -> None:

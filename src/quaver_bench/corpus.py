@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quaver.errors import DocumentError, InputError
-from quaver.models import Tokenizer
+from quaver import InputError, Tokenizer, read_passages
 
 PYTHON_TOPICS = "pydoc_data.topics"
 
@@ -76,23 +75,13 @@ def _topics() -> list[str]:
 
 
 def _passages(folder: Path, tokenizer: Tokenizer) -> list[str]:
-    from quaver.documents import Converter, embedded_text, read_document, scan_folder, split
-
     room = tokenizer.max_length - tokenizer.special_tokens
-    texts = []
-    with Converter() as converter:
-        for path in scan_folder(folder).files:
-            try:
-                document = read_document(path, converter=converter)
-            except (
-                DocumentError,
-                ImportError,
-            ) as error:  # the file needs an extra that is missing
-                print(f"quaver: left out of the corpus: {error}", file=sys.stderr)
-                continue
-            passages = split(document, tokenizer, room)
-            texts += [embedded_text(passage.heading, passage.text) for passage in passages]
-    return texts
+    passages, failed = read_passages(folder, tokenizer, room)
+    for failure in failed:
+        print(
+            f"quaver: left out of the corpus: {failure.source}: {failure.reason}", file=sys.stderr
+        )
+    return [passage.embedded_text for passage in passages]
 
 
 def _lines(path: Path) -> list[str]:

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.errors import InputError
-from quaver.models import ModelFolder, encoder_spec
+from quaver import InputError, ModelFolder
 
 POOLINGS = ("cls", "mean")
 
@@ -72,7 +71,7 @@ class Model:
             for each layer and text of L tokens: L (2 H (Hq + Hkv) D + 2 H I) + 2 Hq D L min(L, W),
             with 3 H I instead of 2 H I if the feed-forward part has a gate, and a window of W tokens
         """
-        spec = encoder_spec(self.folder.config, pooling="cls", normalize=False)
+        spec = self.folder.encoder_spec()
         total = 0.0
         for layer in spec.layers:
             inner = layer.up_width + layer.intermediate_size

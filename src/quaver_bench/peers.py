@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver import Embedder, InputError
+from quaver import Embedder, InputError, calibration_texts
 from quaver.evaluate import VectorCache, VectorSystem
-from quaver.models import query_prompt, with_prompt
-from quaver.quantization import calibration_texts
 from quaver_bench.engines import Engine, Setup
 from quaver_bench.engines.registry import FORMS
 from quaver_bench.models import open_model
+from quaver_bench.quality import DOCUMENT, QUERY, prompted
 
 PEERS = {"openvino": "openvino-int8", "onnxruntime": "onnxruntime-int8-dynamic"}
 """Engine to the compared form: NNCF's static int8 with SmoothQuant, and dynamic int8."""
@@ -44,17 +43,17 @@ class PeerEncoder:
 
     def encode_query(self, texts: list[str]) -> NDArray[np.float32]:
         """Return float32 (N, D)."""
-        return self._encode(query_prompt(self._embedder.prompts), texts)
+        return self._encode(QUERY, texts)
 
     def encode_document(self, texts: list[str]) -> NDArray[np.float32]:
         """Return float32 (N, D)."""
-        return self._encode(self._embedder.document_prompt, texts)
+        return self._encode(DOCUMENT, texts)
 
-    def _encode(self, prompt: str, texts: list[str]) -> NDArray[np.float32]:
+    def _encode(self, names: Sequence[str], texts: list[str]) -> NDArray[np.float32]:
         # Engines print while they convert a model; that must not mix with the report.
         with redirect_stdout(sys.stderr):
             engine = self._engine()
-        return engine.encode([with_prompt(prompt, text) for text in texts])
+        return engine.encode(prompted(texts, self._embedder.prompts, names))
 
 
 def peer_systems(
@@ -107,7 +106,5 @@ def _calibration(source: str | None, embedder: Embedder) -> tuple[str, list[NDAr
     if source is None:
         return "dynamic", []
     found = calibration_texts(source, CALIBRATION_SAMPLES)
-    batch = embedder.tokenizer.encode(
-        [with_prompt(embedder.document_prompt, text) for text in found.texts]
-    )
+    batch = embedder.tokenizer.encode(prompted(found.texts, embedder.prompts, DOCUMENT))
     return found.digest, [batch.ids[a:b].astype(np.int64) for a, b in pairwise(batch.offsets)]

@@ -11,12 +11,30 @@ from numpy.typing import NDArray
 
 from quaver.errors import InputError
 from quaver.evaluate import Task, find_folders, read_task
-from quaver.models import document_prompt, query_prompt, with_prompt
 from quaver_bench.engines import Engine, Vectors
 
 K = 10
 JUDGED = "judged texts"
 """Name of the case in the reasons for engines that could not rank them."""
+
+
+QUERY, DOCUMENT = ("query",), ("document", "passage")
+"""The names of their prompts; the first that the model has counts."""
+
+
+def prompted(texts: Sequence[str], prompts: Mapping[str, str], names: Sequence[str]) -> list[str]:
+    """Return texts as `Embedder.encode_query` and `encode_document` read them.
+
+    Args:
+        texts: the texts.
+        prompts: the model's prompts by name.
+        names: QUERY or DOCUMENT.
+
+    Returns:
+        The texts after their prompt, unless they begin with it.
+    """
+    prompt = next((prompts[name] for name in names if name in prompts), "")
+    return [text if text.startswith(prompt) else prompt + text for text in texts]
 
 
 def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
@@ -94,9 +112,8 @@ def ndcg(engine: Engine, judged: Sequence[Judgments], prompts: Mapping[str, str]
 
 
 def _task_ndcg(engine: Engine, task: Judgments, prompts: Mapping[str, str]) -> float:
-    before_document, before_query = document_prompt(prompts), query_prompt(prompts)
-    documents = engine.encode([with_prompt(before_document, text) for text in task.documents])
-    queries = engine.encode([with_prompt(before_query, text) for text in task.queries])
+    documents = engine.encode(prompted(task.documents, prompts, DOCUMENT))
+    queries = engine.encode(prompted(task.queries, prompts, QUERY))
     order = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :K]
     scores = []
     for found, grades in zip(order, task.relevance, strict=True):

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from quaver.engine import cpu_settings, info
+from quaver import info
 
 PACKAGES = (
     "quaver",
@@ -66,7 +66,7 @@ def describe_run(
         "instances": len(cpus),
         "instance_cpus": [list(mine) for mine in cpus] if len(cpus) > 1 else [],
         "random_ids": random_ids,
-        "settings": cpu_settings(),
+        "settings": facts["settings"],
         "kernel": platform.release(),
         "quaver_isa": facts["isa"],
         "compiler": facts["compiler"],

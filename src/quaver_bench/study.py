@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from quaver.models import encoder_spec
 from quaver_bench.calls import corpus_title, measure_case, measure_text
 from quaver_bench.clients import measure_clients
 from quaver_bench.corpus import read_corpus
@@ -80,8 +79,9 @@ def measure(
 
 def _stage(model: Model, options: Options, result: Result, progress: StudyProgress) -> Stage:
     folder = model.folder
-    spec = encoder_spec(folder.config, pooling="cls", normalize=False)
-    tokenizer = folder.tokenizer(min(512, spec.max_length))  # every model is measured up to 512
+    tokenizer = folder.tokenizer(
+        min(512, folder.encoder_spec().max_length)
+    )  # every model is measured up to 512
     corpus = read_corpus(options.corpus, tokenizer, options.count)
     source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
     lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]

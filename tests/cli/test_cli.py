@@ -329,18 +329,18 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
         "instruction_sets": {"scalar": True, "amx": False},
         "threads": 2,
     }
-    settings = {"governor": None, "numa_nodes": [2], "advice": ["preload tcmalloc"]}
-    monkeypatch.setattr(info_command, "machine_info", lambda: facts)
-    monkeypatch.setattr(info_command, "cpu_settings", lambda: settings)
-    monkeypatch.setattr(info_command, "advice", lambda given: given["advice"])
-    assert json.loads(call("info", "--json")[1]) == {**facts, **settings}
+    settings = {"governor": None, "numa_nodes": [2]}
+    advice = ["one thread on each core"]
+    said = {**facts, "advice": advice, "settings": settings}
+    monkeypatch.setattr(info_command, "machine_info", lambda: dict(said))
+    assert json.loads(call("info", "--json")[1]) == {**facts, **settings, "advice": advice}
     assert call("info")[1].splitlines() == [
         "cpu               a [bold] CPU",
         "instruction sets  scalar",
         "threads           2",
         "governor          none",
         "numa nodes        2",
-        "advice            preload tcmalloc",
+        "advice            one thread on each core",
     ]
 
 

@@ -273,7 +273,7 @@ def test_ctrl_c_and_sigterm_have_codes(
     target, arguments = {
         "status": ("read_status", ["status", "kb"]),
         "embed": ("_texts", ["embed", "-m", "model", "text"]),
-        "info": ("cpu_settings", ["info"]),
+        "info": ("machine_info", ["info"]),
     }[name]
 
     def interrupt(*_: object) -> None:

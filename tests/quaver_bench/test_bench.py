@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 
 from quaver.cli import app
 from quaver.embedder import Embedder
-from quaver.engine.machine import parse_cpus
 from quaver.errors import InputError, TaskError
+from quaver.models.prompts import document_prompt, query_prompt, with_prompt
 from quaver.models.tokenizer import Tokenizer
 from quaver_bench import calls, clients, command, environments, start, timing
 from quaver_bench.clients import run_clients
@@ -46,7 +46,7 @@ from quaver_bench.inputs import (
 from quaver_bench.instances import share_cpus
 from quaver_bench.models import open_model, random_model
 from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
-from quaver_bench.quality import ndcg, read_judgments
+from quaver_bench.quality import DOCUMENT, QUERY, ndcg, prompted, read_judgments
 from quaver_bench.record import describe_run
 from quaver_bench.report import cpu_title, markdown, number
 from quaver_bench.result import Result, Row, read_result, rounded
@@ -360,6 +360,16 @@ def test_ndcg_is_what_the_formula_says(tmp_path: Path) -> None:
     assert [task.name for task in read_judgments(tmp_path)] == ["set"]
     with pytest.raises(TaskError, match=r"a task is a folder with corpus\.jsonl"):
         read_judgments(tmp_path / "set" / "qrels")
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [{}, {"query": "q: "}, {"passage": "p: "}, {"passage": "p: ", "document": "", "query": "q: "}],
+)
+def test_texts_get_the_prompts_of_an_embedder(prompts: dict[str, str]) -> None:
+    texts = ["one", "q: two", "p: three"]
+    for names, prompt in ((QUERY, query_prompt(prompts)), (DOCUMENT, document_prompt(prompts))):
+        assert prompted(texts, prompts, names) == [with_prompt(prompt, text) for text in texts]
 
 
 def test_a_reranking_task_alone_has_no_ndcg(tmp_path: Path) -> None:
@@ -1192,15 +1202,14 @@ def test_what_an_engine_could_not_do_is_not_tried_again(
     assert len(tried) == 1
 
 
-@pytest.mark.parametrize("text", ["0-70000", "70000", "2-1", "-1", "1-", ",", "0-60000,0-60000,0"])
-def test_a_list_of_cpus_has_bounds(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - int() says it of some
-        parse_cpus(text)
+@pytest.mark.parametrize("text", ["0-70000", "70000", "2-1", "-1", "1-", ",", "0-3,", "0-9", "a"])
+def test_a_list_of_cores_names_allowed_cpus(text: str) -> None:
+    assert command._cpus(text, [0, 1, 2, 3, 8]) == []
 
 
-def test_a_list_of_cpus_is_read_as_linux_writes_it() -> None:
-    assert parse_cpus("0-3,8") == [0, 1, 2, 3, 8]
-    assert parse_cpus("") == []
+def test_a_list_of_cores_is_read_as_linux_writes_it() -> None:
+    assert command._cpus("0-3,8", [0, 1, 2, 3, 8]) == [0, 1, 2, 3, 8]
+    assert command._cpus("2, 0", [0, 2]) == [0, 2]
 
 
 # --- Instances ------------------------------------------------------------------------------------

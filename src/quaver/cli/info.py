@@ -10,7 +10,6 @@ from rich.text import Text
 
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import JsonOption
-from quaver.engine import advice, cpu_settings
 from quaver.engine import info as machine_info
 
 
@@ -20,8 +19,9 @@ def info(as_json: JsonOption = False) -> None:
     Example: quaver info --json
     """
     with reported_errors():
-        settings = cpu_settings()
-        facts = {**machine_info(), **settings, "advice": advice(settings)}
+        facts = machine_info()
+        settings, advice = facts.pop("settings"), facts.pop("advice")
+        facts = {**facts, **settings, "advice": advice}
         if as_json:
             print(json.dumps(facts, indent=2, default=str))
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from quaver.documents.converter import Converter
+from quaver.documents.folder import folder_documents, read_passages
 from quaver.documents.formats import SUPPORTED_ENDINGS
 from quaver.documents.limits import LIMITS
 from quaver.documents.passage import (
@@ -37,10 +38,12 @@ __all__ = [
     "Unread",
     "content_digest",
     "embedded_text",
+    "folder_documents",
     "passage_id",
     "read_bytes",
     "read_document",
     "read_documents",
+    "read_passages",
     "scan_folder",
     "split",
 ]

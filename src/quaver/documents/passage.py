@@ -89,6 +89,11 @@ class Passage:
     root: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def embedded_text(self) -> str:
+        """What the model reads: the heading, a line break and the text, or only the text."""
+        return embedded_text(self.heading, self.text)
+
 
 @dataclass(frozen=True)
 class Failure:

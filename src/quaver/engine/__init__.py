@@ -21,7 +21,7 @@ from quaver.engine.load import (
     load_classifier,
     load_model,
 )
-from quaver.engine.machine import advice, cpu_settings, info, parse_cpus
+from quaver.engine.machine import info
 from quaver.engine.native_model import Precision, relative_projections
 from quaver.engine.postprocessing import (
     Matrix,
@@ -51,7 +51,6 @@ __all__ = [
     "ShortVector",
     "Vector",
     "Vectors",
-    "advice",
     "agreed_pooling",
     "available_threads",
     "check_choice",
@@ -60,14 +59,12 @@ __all__ = [
     "check_pooling",
     "check_range",
     "convert",
-    "cpu_settings",
     "encode_texts",
     "encode_tokens",
     "explain_keywords",
     "info",
     "load_classifier",
     "load_model",
-    "parse_cpus",
     "relative_projections",
     "shortened",
     "similarity",

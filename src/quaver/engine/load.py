@@ -26,7 +26,6 @@ from quaver.models import (
     StaticSpec,
     Tokenizer,
     cross_encoder_spec,
-    encoder_spec,
     encoder_weights,
     is_quantized,
     model_tensors,
@@ -94,11 +93,7 @@ def load_model(
     }
     if folder.static:
         return _load_static(folder, options)
-    spec = encoder_spec(
-        folder.config,
-        pooling=agreed_pooling(folder, pooling),
-        normalize=folder.normalize if normalize is None else normalize,
-    )
+    spec = folder.encoder_spec(pooling=agreed_pooling(folder, pooling), normalize=normalize)
     spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
     return _load(folder, spec, options)
 

@@ -26,12 +26,15 @@ def info() -> dict[str, Any]:
     Returns:
         "version", "cpu", "isa" (what an engine would choose now), "instruction_sets" (name to
         whether it is available), "threads" (what an engine would choose now), "cpus" (of the
-        machine), "compiler", "python", "platform", and "packages" (name to version).
+        machine), "compiler", "python", "platform", "packages" (name to version), "settings" (what
+        this process runs under: CPUs, quota, NUMA nodes, SMT, governor, huge pages, allocator) and
+        "advice" (sentences on settings that would make encoding faster).
 
     Raises:
         InstructionSetError: QUAVER_ISA names one that this machine cannot run.
     """
     packages = ("numpy", "tokenizers", "safetensors", "huggingface-hub")
+    settings = cpu_settings()
     return {
         "version": metadata.version("quaver"),
         "cpu": _native.cpu_name(),
@@ -43,6 +46,8 @@ def info() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: metadata.version(name) for name in packages},
+        "settings": settings,
+        "advice": advice(settings),
     }
 
 
@@ -112,11 +117,6 @@ def advice(settings: dict[str, Any]) -> list[str]:
         lines.append(
             "transparent huge pages are off: "
             "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled"
-        )
-    if settings["allocator"] == "malloc of libc":
-        lines.append(
-            "memory comes from libc: torch and ONNX Runtime, which allocate in every call, gain "
-            "from LD_PRELOAD=libtcmalloc.so.4 or libjemalloc.so.2; Quaver does not depend on it"
         )
     return lines
 

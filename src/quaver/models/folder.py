@@ -24,6 +24,7 @@ from quaver.models.chat_template import (
     ChatTemplate,
     special_tokens,
 )
+from quaver.models.families.registry import encoder_spec
 from quaver.models.files import (
     ConfigFile,
     ModalityOutput,
@@ -38,6 +39,7 @@ from quaver.models.files import (
     read_file,
     read_json,
 )
+from quaver.models.geometry import EncoderSpec
 from quaver.models.hub import ORGANIZATIONS, find_folder
 from quaver.models.prompts import known_prompts
 from quaver.models.tokenizer import Tokenizer
@@ -120,7 +122,7 @@ class ModelFolder:
         static: whether it is a table of vectors, as model2vec and StaticEmbedding write it; there is
             no encoder, and config.json may be missing.
         prompts: texts that go before a text, by name; for well-known models without any in their files,
-            those of `quaver.models.prompts.known_prompts`.
+            those of their cards on the hub.
         default_prompt_name: the prompt used by default, or None.
         similarity: "cosine", "dot", "euclidean" or "manhattan".
         truncate_dim: number of leading components to keep, or None for all.
@@ -250,6 +252,25 @@ class ModelFolder:
     def label_names(self) -> dict[str, str]:
         """The names of the labels by their number, from config.json."""
         return {number: str(name) for number, name in (self.file.id2label or {}).items()}
+
+    def encoder_spec(
+        self, *, pooling: str | None = None, normalize: bool | None = None
+    ) -> EncoderSpec:
+        """Return the geometry of the encoder that config.json describes, without modules after it.
+
+        Args:
+            pooling: how to pool; None follows the folder.
+            normalize: whether vectors get length 1; None follows the folder.
+
+        Raises:
+            UnsupportedArchitectureError: Quaver does not run this encoder.
+            PoolingError: neither the argument nor the folder says how to pool.
+        """
+        return encoder_spec(
+            self.config,
+            pooling=self.pooling if pooling is None else pooling,
+            normalize=self.normalize if normalize is None else normalize,
+        )
 
     def tokenizer(self, max_length: int) -> Tokenizer:
         """Read the tokenizer, with its settings from tokenizer_config.json.

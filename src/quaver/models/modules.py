@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError, WeightsError
-from quaver.models.families.registry import classifier_spec, encoder_spec
+from quaver.models.families.registry import classifier_spec
 from quaver.models.files import ModuleFile, checked
 from quaver.models.folder import ModelFolder, Module
 from quaver.models.geometry import MAX_WIDTH, EncoderSpec
@@ -119,7 +119,7 @@ def cross_encoder_spec(folder: ModelFolder) -> EncoderSpec:
     """
     if not folder.scores:
         return classifier_spec(folder.config)
-    spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=False)
+    spec = folder.encoder_spec(normalize=False)
     return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
 
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from quaver.quantization.calibration_texts import calibration_texts
+from quaver.quantization.calibration import CalibrationTexts, calibration_texts
 from quaver.quantization.card import MARKS
 from quaver.quantization.report import LayerReport, QuantizationReport
 from quaver.quantization.run import quantize
 
-__all__ = ["MARKS", "LayerReport", "QuantizationReport", "calibration_texts", "quantize"]
+__all__ = [
+    "MARKS",
+    "CalibrationTexts",
+    "LayerReport",
+    "QuantizationReport",
+    "calibration_texts",
+    "quantize",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quaver.quantization.calibration_texts import CalibrationTexts
+from quaver.quantization.calibration import CalibrationTexts
 from quaver.quantization.convert import Recipe
 from quaver.quantization.report import LayerReport
 

@@ -21,7 +21,6 @@ from quaver.models import (
     ModelFolder,
     TokenBatch,
     cross_encoder_spec,
-    encoder_spec,
     encoder_weights,
     is_quantized,
     module_tensors,
@@ -29,7 +28,7 @@ from quaver.models import (
     weight_files,
     with_modules,
 )
-from quaver.quantization.calibration_texts import CalibrationTexts, calibration_texts
+from quaver.quantization.calibration import CalibrationTexts, calibration_texts
 from quaver.quantization.card import model_card
 from quaver.quantization.convert import (
     ROUNDINGS,
@@ -219,9 +218,7 @@ def _check(
 def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
     if folder.is_cross_encoder:
         return cross_encoder_spec(folder)
-    return encoder_spec(
-        folder.config, pooling=agreed_pooling(folder, pooling), normalize=folder.normalize
-    )
+    return folder.encoder_spec(pooling=agreed_pooling(folder, pooling))
 
 
 def _module_tensors(

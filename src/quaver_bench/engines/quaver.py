@@ -7,12 +7,11 @@ from dataclasses import replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from quaver import Embedder, QuaverError, quantize
-from quaver.engine import Precision
 from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
 from quaver_bench.inputs import Request
 
@@ -20,7 +19,9 @@ from quaver_bench.inputs import Request
 class QuaverEngine:
     """`Embedder.encode` for texts, and `Embedder.encode_ids` for ids."""
 
-    def __init__(self, setup: Setup, precision: Precision, folder: Path | None = None) -> None:
+    def __init__(
+        self, setup: Setup, precision: Literal["int8", "float32"], folder: Path | None = None
+    ) -> None:
         """Load the model.
 
         Args:

@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from quaver.engine import available_threads
-from quaver.errors import QuaverError
-from quaver.models import ModelFolder
+from quaver import ModelFolder, QuaverError, info
 from quaver_bench.models import Model, open_model
 from quaver_bench.record import describe_run
 from quaver_bench.servers.registry import SERVERS, choose
@@ -50,7 +48,7 @@ def _options() -> argparse.Namespace:
         help="files made for other servers",
     )
     add("--connections", default="1,8,64", help="numbers of connections")
-    add("--threads", type=int, default=available_threads(), help="threads of every server")
+    add("--threads", type=int, default=info()["threads"], help="threads of every server")
     add("--seconds", type=float, help="time of a case; 10, or 4 with --quick")
     add("--rounds", type=int, default=1, help="turns, each of which starts every server again")
     add("--corpus", type=Path, help="text to send; default: Python's documentation")

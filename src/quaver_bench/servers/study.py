@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.embedder import Embedder
+from quaver import CrossEncoder, Embedder
 from quaver.errors import EngineError
-from quaver.reranker import CrossEncoder
 from quaver_bench.corpus import read_corpus
 from quaver_bench.engines import CannotRunError
 from quaver_bench.inputs import TextSource

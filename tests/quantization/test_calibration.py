@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from quaver.errors import CalibrationError, InputError
-from quaver.quantization.calibration_texts import calibration_texts
+from quaver.quantization.calibration import calibration_texts
 
 TEXTS = [f"text {i}, with a comma" for i in range(20)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from quaver.documents import Converter, Failure, read_document, scan_folder
+from quaver.documents import Failure, folder_documents
 from quaver.engine import check_listable
 from quaver.errors import CalibrationError, DocumentError, needs_extra
 
@@ -203,23 +203,11 @@ _READERS = {".jsonl": _json_lines, ".txt": _lines, ".csv": _csv, ".parquet": _pa
 def _folder(path: Path, failed: list[Failure]) -> Iterator[Row]:
     """Yield the sections of a folder's documents; unreadable files are added to `failed`."""
     try:
-        scan = scan_folder(path)
+        for document in folder_documents(path, failed):
+            for section in document.sections:
+                yield document.source, document.text[section.start : section.end]
     except DocumentError as error:
         raise CalibrationError(f"no calibration text: {error}") from error
-    failed += scan.failures
-    with Converter() as converter:
-        for file in scan.files:
-            name = file.relative_to(path).as_posix()
-            try:
-                document = read_document(file, converter=converter)
-            except (
-                DocumentError,
-                ImportError,
-            ) as error:  # an extra that this file needs is missing
-                failed.append(Failure(name, str(error).removeprefix(f"{file.name}: ")))
-                continue
-            for section in document.sections:
-                yield name, document.text[section.start : section.end]
 
 
 def _data_set(name: str, column: str | None, samples: int) -> Iterator[Row]:
