@@ -31,7 +31,7 @@ def prompted(texts: Sequence[str], prompts: Mapping[str, str], names: Sequence[s
         names: QUERY or DOCUMENT.
 
     Returns:
-        The texts after their prompt, unless they begin with it.
+        the texts after their prompt, unless they begin with it.
     """
     prompt = next((prompts[name] for name in names if name in prompts), "")
     return [text if text.startswith(prompt) else prompt + text for text in texts]

@@ -22,7 +22,7 @@ def folder_documents(folder: Path, failed: list[Failure]) -> Iterator[Document]:
         failed: gets the files that cannot be read.
 
     Yields:
-        The documents; the source of each is its path relative to the folder.
+        the documents; the source of each is its path relative to the folder.
 
     Raises:
         DocumentError: the folder cannot be read, or has no documents.
@@ -56,7 +56,7 @@ def read_passages(
             least 8.
 
     Returns:
-        The passages, and the files that could not be read.
+        the passages, and the files that could not be read.
 
     Raises:
         DocumentError: the folder cannot be read, or has no documents.
