@@ -178,7 +178,7 @@ def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Pat
     output = call("search", store, "function")[1]
     assert output.splitlines()[0].endswith("  b.txt")
     code, output, errors = call("remove", store, folder)
-    assert (code, output) == (2, "")
+    assert (code, output) == (1, "")
     assert f"{store} holds {other}" in errors
     code, output, errors = call("index", other, "-s", store, "--passage-tokens", 21)
     assert (code, output) == (2, "")
@@ -353,7 +353,7 @@ def test_a_closed_pipe_is_no_traceback(tiny_folder: Path) -> None:
     process.stdout.close()
     assert process.stderr.read() == b""
     process.stderr.close()
-    assert process.wait(60) in (0, 1)
+    assert process.wait(60) in (0, 141)
 
 
 def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback() -> None:
@@ -783,7 +783,7 @@ def test_a_folder_without_pooling_can_be_used_from_the_shell(folder: Path, tmp_p
     (bare / "modules.json").unlink()
     store = tmp_path / "kb"
     code, _, errors = call("index", folder, "--model", bare, "--store", store)
-    assert code == 1
+    assert code == 2
     assert "pooling" in errors
     assert call("index", folder, "--model", bare, "--store", store, "--pooling", "cls")[0] == 0
     assert call("search", store, "list")[0] == 0

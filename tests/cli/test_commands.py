@@ -19,7 +19,15 @@ from typer.testing import CliRunner
 
 from quaver import cli
 from quaver.cli.app import COMMANDS, load
-from quaver.cli.exit_codes import EPILOG, FAILED, INTERRUPTED, LOST_TOO_MUCH, REFUSED, TERMINATED
+from quaver.cli.exit_codes import (
+    EPILOG,
+    FAILED,
+    INTERRUPTED,
+    LOST_TOO_MUCH,
+    PIPE_CLOSED,
+    REFUSED,
+    TERMINATED,
+)
 from quaver.embedder import Embedder
 from quaver.index import Index
 from tiny_model import write_tiny_model
@@ -204,6 +212,7 @@ def test_required_arguments_are_required(name: str) -> None:
         ["status", "nowhere"],
         ["check", "nowhere"],
         ["remove", "nowhere", "docs"],
+        ["remove", "kb", "elsewhere"],
         ["export", "nowhere", "kb.parquet"],
         ["search", "kb", "list", "-m", "other"],
         ["embed", "-m", "model", "text", "-o", "no/vectors.npy"],
@@ -231,17 +240,33 @@ def test_what_is_missing_or_does_not_fit_fails(
         ["search", "kb", "list", "-k", "0"],
         ["search", "kb", "list", "-f", "nonsense"],
         ["search", "kb", "list", "--mode", "guess"],
+        ["search", "kb", "list", "--candidates", "7"],
+        ["search", "kb", "list", "--threads", "2000"],
         ["ask", "kb", "list", "-f", "nonsense"],
         ["ask", "kb", "list", "--llm", "nonsense"],
-        ["remove", "kb", "elsewhere"],
+        ["ask", "kb", "list", "--llm-model", "m"],
+        ["ask", "kb", "list", "--timeout", "7"],
+        ["check", "kb", "--threads", "1"],
+        ["export", "kb", "kb.txt"],
+        ["export", "kb", "old.parquet"],
+        ["import", "kb", "old.parquet", "--threads", "1"],
         ["embed", "-m", "model"],
+        ["embed", "-m", "model", "text", "-o", "old.npy"],
+        ["embed", "-m", "model", "text", "--pooling", "cls+max"],
+        ["embed", "-m", "model", "text", "--overwrite"],
         ["embed", "-m", "model", "text", "--prompt-name", "nonsense"],
         ["quantize", "model", "docs"],
         ["quantize", "model", "int8", "--max-loss", "much"],
+        ["quantize", "model", "int8", "--strict"],
+        ["quantize", "model", "int8", "--samples", "7"],
+        ["quantize", "model", "int8", "--calibration", "old.npy"],
+        ["evaluate", "model", "-t", "docs", "--calibration", "docs"],
         ["evaluate", "model", "-t", "docs", "--max-loss", "much"],
         ["evaluate", "model", "-t", "docs", "--json", "--markdown"],
         ["evaluate", "model", "-t", "docs", "--kind", "nonsense"],
         ["bench"],
+        ["bench", "model", "--quick"],
+        ["bench", "model", "--report", "docs"],
         ["bench", "model", "--parts", "nonsense"],
         ["bench", "model", "--resume"],
         ["export-st", "model", "docs"],
@@ -249,9 +274,12 @@ def test_what_is_missing_or_does_not_fit_fails(
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_refused(store: Path, arguments: list[str]) -> None:
+    for old in ("old.npy", "old.parquet"):
+        (store.parent / old).write_text("old")
     code, errors = call(*arguments)
     assert errors
     assert code == REFUSED
+    assert all((store.parent / old).read_text() == "old" for old in ("old.npy", "old.parquet"))
     assert not (store.parent / "new").exists()
 
 
@@ -286,7 +314,7 @@ def test_ctrl_c_and_sigterm_have_codes(
 
 
 def test_the_exit_codes_are_documented() -> None:
-    codes = [FAILED, REFUSED, LOST_TOO_MUCH, INTERRUPTED, TERMINATED]
+    codes = [FAILED, REFUSED, LOST_TOO_MUCH, INTERRUPTED, PIPE_CLOSED, TERMINATED]
     page = PAGE.read_text(encoding="utf-8")
     assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)] == [0, *codes]
     assert all(re.search(rf"\b{code} ", EPILOG) for code in codes)

@@ -210,7 +210,7 @@ def test_a_query_without_hits_is_counted(tiny_folder: Path, tasks: Path) -> None
         (["--kind", "reranking"], "--kind must be TASK=VALUE: got 'reranking'"),
         (["--relevance", "a=b"], "--relevance must be TASK=N with a whole number N: got 'b'"),
         (["--json", "--markdown"], "exclude each other"),
-        (["--mode", "bm25"], "--mode is for --index"),
+        (["--mode", "bm25"], "--mode has no effect without --index"),
         (["--baseline", "./nowhere"], "there is no folder ./nowhere"),
     ],
 )

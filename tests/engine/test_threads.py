@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from quaver.engine.threads import available_threads, choose_threads
-from quaver.errors import EngineError, InputError
+from quaver.errors import InputError
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2"])
@@ -21,7 +21,7 @@ def test_threads_that_are_no_positive_number(threads: Any) -> None:
 
 def test_more_threads_than_make_sense() -> None:
     assert choose_threads(1024) == 1024
-    with pytest.raises(EngineError, match="at most 1024: got 1025"):
+    with pytest.raises(InputError, match="at most 1024: got 1025"):
         choose_threads(1025)
 
 

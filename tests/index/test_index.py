@@ -431,7 +431,7 @@ def test_a_moved_folder_is_another_unless_it_has_a_name(
     assert index.roots() == {str(moved[0]): first.added}
     assert index.update(moved[0]).unchanged == first.added
     with pytest.raises(
-        InputError, match=r"to remove must be indexed: notes is not, .* holds .*mov"
+        DocumentError, match=r"to remove must be indexed: notes is not, .* holds .*mov"
     ):
         index.remove("notes")
     with pytest.raises(InputError, match="name must not be empty"):

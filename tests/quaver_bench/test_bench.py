@@ -1469,7 +1469,7 @@ def test_a_case_longer_than_the_model_is_left_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "bench needs a model"),
+        ([], "bench takes one of: a model"),
         (["MODEL", "--threads", 5000], "--threads must be at most the CPUs"),
         (["MODEL", "--instances", 5000], "--instances must be at most the CPUs"),
         (["MODEL", "--cores", "0-99999"], "--cores must name CPUs"),

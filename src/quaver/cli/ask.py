@@ -18,9 +18,12 @@ from quaver.answers import ask as ask_index
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
     JsonOption,
+    Precision,
+    PrecisionOption,
     StoreArgument,
     StoredModelOption,
     ThreadsOption,
+    require_option,
     stored_model,
 )
 from quaver.cli.search import (
@@ -35,6 +38,9 @@ from quaver.cli.terminal import harmless, place_of
 from quaver.errors import DocumentError
 from quaver.index import Index, load_ranker
 from quaver.store import CANDIDATES
+
+_KEY_VARIABLE = "OPENAI_API_KEY"
+_TIMEOUT = 120.0
 
 
 def ask(
@@ -54,7 +60,7 @@ def ask(
     ] = None,
     key_variable: Annotated[
         str, typer.Option("--key-env", help="Environment variable with the endpoint's key.")
-    ] = "OPENAI_API_KEY",
+    ] = _KEY_VARIABLE,
     k: Annotated[
         int, typer.Option("-k", help="How many passages the language model gets.", min=1)
     ] = PASSAGES,
@@ -71,9 +77,10 @@ def ask(
     ] = False,
     timeout: Annotated[
         float, typer.Option(help="Give up after so many seconds without a response.", min=0.1)
-    ] = 120,
+    ] = _TIMEOUT,
     as_json: JsonOption = False,
     model: StoredModelOption = None,
+    precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
 ) -> None:
     """Answer a question from the passages of a store, with numbered citations.
@@ -84,11 +91,21 @@ def ask(
     arrives, then the passages that it cites.
     """
     with reported_errors():
+        require_option("--rerank", rerank, {"--candidates": candidates != CANDIDATES})
+        require_option(
+            "--llm",
+            llm,
+            {
+                "--llm-model": llm_model,
+                "--key-env": key_variable != _KEY_VARIABLE,
+                "--timeout": timeout != _TIMEOUT,
+            },
+        )
         template = DEFAULT_TEMPLATE if prompt is None else _read(prompt)
         key = os.environ.get(key_variable)
         chat = None if llm is None else ChatModel(llm, model=llm_model, key=key, timeout=timeout)
         wanted = parsed_filter(filters)
-        load = stored_model(store, model, threads=threads)
+        load = stored_model(store, model, precision, threads)
         with Index.open(store, load, read_only=True, lazy=mode == "bm25") as index:
             own = None if mode == "bm25" else index.embedder
             answer = ask_index(

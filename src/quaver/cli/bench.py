@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from quaver.cli.exit_codes import reported_errors
-from quaver.cli.options import cache_folder
+from quaver.cli.options import cache_folder, require_option
 from quaver.errors import InputError
 from quaver_bench.command import CommandLine, compare, report, run
 from quaver_bench.result import PARTS
@@ -165,15 +165,16 @@ def bench(
     mean cosine of the vectors to float32. Ctrl-C keeps the rows measured so far.
     """
     with reported_errors(interrupted="interrupted: nothing was measured yet"):
+        if sum(choice is not None for choice in (model, compare_files, report_file)) != 1:
+            raise InputError(
+                "bench takes one of: a model (a folder or a hub id), --compare A B, or --report RESULT"
+            )
+        require_option("--against", against, {"--quick": quick})
         if compare_files is not None:
             print(compare(*compare_files))
         elif report_file is not None:
             report(report_file)
-        elif model is None:
-            raise InputError(
-                "bench needs a model: give a folder or a hub id; see quaver bench --help"
-            )
-        else:
+        elif model is not None:
             line = CommandLine(
                 model=model,
                 name=name,

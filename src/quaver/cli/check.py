@@ -18,6 +18,7 @@ from quaver.cli.options import (
     StoredModelOption,
     ThreadsOption,
     WaitOption,
+    require_option,
     stored_model,
     wait_seconds,
 )
@@ -48,6 +49,16 @@ def check(
     text; `quaver index` of their folders restores them.
     """
     with reported_errors(interrupted="interrupted: the store is unchanged"):
+        require_option(
+            "--repair",
+            repair,
+            {
+                "--model": model,
+                "--precision": precision is not Precision.int8,
+                "--threads": threads,
+                "--wait": wait,
+            },
+        )
         if not repair:
             found = Index.check(store)
             if as_json:

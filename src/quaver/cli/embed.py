@@ -12,10 +12,13 @@ import typer
 
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
+    OverwriteOption,
     PoolingOption,
     Precision,
     PrecisionOption,
     ThreadsOption,
+    require_new,
+    require_option,
 )
 from quaver.cli.terminal import plural
 from quaver.embedder import Embedder
@@ -33,6 +36,7 @@ def embed(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write a .npy file instead of JSON lines.")
     ] = None,
+    overwrite: OverwriteOption = False,
     prompt_name: Annotated[
         str | None, typer.Option(help="Name of one of the model's prompts.")
     ] = None,
@@ -49,6 +53,9 @@ def embed(
     if out is not None and out.suffix != ".npy":
         raise typer.BadParameter(f"must end in .npy: got {out.name}", param_hint="--out")
     with reported_errors():
+        require_option("--out", out, {"--overwrite": overwrite})
+        if out is not None:
+            require_new(out, overwrite=overwrite)
         lines = _texts(texts or [], file)
         embedder = Embedder.from_pretrained(
             model, pooling=pooling, precision=precision.value, threads=threads

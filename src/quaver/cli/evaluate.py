@@ -28,6 +28,7 @@ from quaver.cli.options import (
     ThreadsOption,
     cache_folder,
     read_share,
+    require_option,
 )
 from quaver.cli.terminal import harmless
 from quaver.embedder import Embedder
@@ -184,8 +185,8 @@ def evaluate(
     with reported_errors():
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other: give one")
-        if mode is not None and not index:
-            raise InputError(f"--mode is for --index: got --mode {mode.value} without it")
+        require_option("--index", index, {"--mode": mode})
+        require_option("--against", against, {"--calibration": calibration})
         judged, others = _read_tasks(
             [name for part in tasks for name in _split(part)],
             _task_options(kind or [], qrels or [], relevance or []),

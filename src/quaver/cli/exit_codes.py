@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-from quaver.errors import InputError, QuaverError, StoreExistsError
+from quaver.errors import InputError, PoolingError, QuaverError, StoreExistsError
 
 FAILED = 1
 """The command could not do its work, or `quaver check` found damage."""
@@ -23,13 +23,19 @@ LOST_TOO_MUCH = 3
 """`quaver evaluate`: a model loses more than --max-loss."""
 INTERRUPTED = 130
 """Ctrl-C."""
+PIPE_CLOSED = 141
+"""The reader of stdout, such as `head`, ended first."""
 TERMINATED = 143
 """SIGTERM."""
 
 EPILOG = (
     f"Exit codes: 0 done; {FAILED} failed, such as a missing file, model or store; {REFUSED} wrong command line; "
-    f"{LOST_TOO_MUCH} evaluate: more loss than --max-loss; {INTERRUPTED} Ctrl-C; {TERMINATED} SIGTERM."
+    f"{LOST_TOO_MUCH} evaluate: more loss than --max-loss; {INTERRUPTED} Ctrl-C; "
+    f"{PIPE_CLOSED} the reader of the output ended; {TERMINATED} SIGTERM."
 )
+
+_ARGUMENTS = re.compile(r"^(passage_tokens|max_seq_length|min_score)(?= must )")
+"""Arguments of the library that an option passes on, where a message begins with one."""
 
 
 @contextmanager
@@ -51,8 +57,10 @@ def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
     with _handled(signal.SIGTERM, terminate):
         try:
             yield
+            sys.stdout.flush()
         except (QuaverError, ImportError) as error:
-            print(f"quaver: error: {' '.join(str(error).split())}", file=sys.stderr)
+            message = _in_options(" ".join(str(error).split()))
+            print(f"quaver: error: {message}", file=sys.stderr)
             raise typer.Exit(_code_of(error)) from error
         except KeyboardInterrupt as error:
             message = str(error) or interrupted
@@ -63,13 +71,18 @@ def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
         except BrokenPipeError as error:
             # The reader (head, less) closed the pipe; flushing at exit would fail again.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(FAILED) from error
+            raise typer.Exit(PIPE_CLOSED) from error
+
+
+def _in_options(message: str) -> str:
+    """Replace the names of the library's arguments by those of the options."""
+    return _ARGUMENTS.sub(lambda name: "--" + name[0].replace("_", "-"), message)
 
 
 def _code_of(error: QuaverError | ImportError) -> int:
     # A file that the system could not read or write is not a mistake in the command line.
     system = isinstance(error.__cause__, OSError)
-    refused = isinstance(error, (InputError, StoreExistsError)) and not system
+    refused = isinstance(error, (InputError, PoolingError, StoreExistsError)) and not system
     return REFUSED if refused else FAILED
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -93,8 +93,45 @@ WaitOption = Annotated[
     typer.Option("--wait", help="Wait while another process writes to the store."),
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Threads; default: all cores.", min=1)]
+ThreadsOption = Annotated[
+    int | None, typer.Option(help="Threads; default: all cores.", min=1, max=1024)
+]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace the output if it exists.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def require_option(needed: str, given: object, dependent: Mapping[str, object]) -> None:
+    """Refuse options that have no effect without another one.
+
+    Args:
+        needed: the other option, as the message names it: "--rerank".
+        given: its value; None or False if it was not given.
+        dependent: option to a value that is true if it was given.
+
+    Raises:
+        InputError: one of them was given, but not the other option.
+    """
+    for option, value in dependent.items():
+        if value and given in (None, False, ""):
+            raise InputError(f"{option} has no effect without {needed}: give both, or neither")
+
+
+def require_new(path: Path, *, overwrite: bool) -> None:
+    """Refuse to replace a file without --overwrite.
+
+    Args:
+        path: the output.
+        overwrite: whether it may be replaced.
+
+    Raises:
+        InputError: there is something at the path.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(
+            f"the output must not exist yet: there is something at {path}; give another name or --overwrite"
+        )
 
 
 def stored_model(

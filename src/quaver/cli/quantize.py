@@ -10,11 +10,13 @@ from typing import Annotated
 import typer
 
 from quaver.cli.exit_codes import reported_errors
-from quaver.cli.options import PoolingOption, read_share
+from quaver.cli.options import PoolingOption, read_share, require_option
 from quaver.cli.terminal import print_failures
 from quaver.errors import InputError
 from quaver.quantization import QuantizationReport
 from quaver.quantization import quantize as quantize_model
+
+_SAMPLES = 128
 
 
 class Scheme(str, Enum):
@@ -64,7 +66,9 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(help="Number of texts for calibration.", min=1)] = 128,
+    samples: Annotated[
+        int, typer.Option(help="Number of texts for calibration.", min=1)
+    ] = _SAMPLES,
     rounding: Annotated[
         Rounding | None,
         typer.Option(
@@ -115,6 +119,12 @@ def quantize(
                     param_hint="--calibration",
                 )
     with reported_errors("interrupted: nothing was written"):
+        require_option("--calibration", calibration, {"--samples": samples != _SAMPLES})
+        require_option(
+            "--scheme static",
+            scheme is Scheme.static,
+            {"--strict": strict, "--observer": observer is not Observer.mse},
+        )
         if target.exists() or target.is_symlink():
             raise InputError(
                 f"the target must not exist yet: there is something at {target}; give another name "

@@ -18,6 +18,7 @@ from quaver.cli.options import (
     StoreArgument,
     StoredModelOption,
     ThreadsOption,
+    require_option,
     stored_model,
 )
 from quaver.cli.terminal import print_hits
@@ -81,6 +82,7 @@ def search(
     The store's model embeds the question; --mode bm25 compares words only and loads no model.
     """
     with reported_errors():
+        require_option("--rerank", rerank, {"--candidates": candidates != CANDIDATES})
         wanted = parsed_filter(filters)
         load = stored_model(store, model, precision, threads)
         with Index.open(store, load, read_only=True, lazy=mode == "bm25") as opened:

@@ -10,18 +10,21 @@ import typer
 
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
+    OverwriteOption,
     Precision,
     PrecisionOption,
     QuietOption,
     StoreArgument,
     ThreadsOption,
     WaitOption,
+    require_new,
+    require_option,
     stored_model,
     wait_seconds,
 )
 from quaver.cli.terminal import plural, progress_display
 from quaver.embedder import Embedder
-from quaver.errors import DocumentError
+from quaver.errors import DocumentError, InputError
 from quaver.index import Index, UpdateProgress, export_passages, import_passages
 from quaver.store import Manifest
 
@@ -29,12 +32,16 @@ from quaver.store import Manifest
 def export_store(
     store: StoreArgument,
     file: Annotated[Path, typer.Argument(help="The .parquet file to write.")],
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a store's passages, metadata and vectors to a Parquet file.
 
     Example: quaver export ./kb kb.parquet
     """
     with reported_errors():
+        if file.suffix.lower() != ".parquet":
+            raise InputError(f"an export must end in .parquet: got {file.name}")
+        require_new(file, overwrite=overwrite)
         print(f"{plural(export_passages(store, file), 'passage')} from {store} in {file}")
 
 
@@ -74,6 +81,11 @@ def import_store(
     Example: quaver import qdrant://localhost:6333/kb kb.parquet
     """
     with reported_errors(interrupted="interrupted: what was stored stays; run it again to finish"):
+        require_option(
+            "--model",
+            model,
+            {"--precision": precision is not Precision.int8, "--threads": threads},
+        )
         if not file.is_file():
             raise DocumentError(f"there is no file {file} to import")
         embedder: Embedder | Callable[[Manifest], Embedder] | None = None

@@ -102,7 +102,7 @@ def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel
     if options["isa"] is not None:
         raise InputError(
             f"{folder.name} is a static model, a table that no kernel runs: got "
-            f"isa={options['isa']!r}; leave the argument out"
+            f"isa={options['isa']!r}; leave it out"
         )
     choose_threads(options["threads"])  # refuses what is no number of threads
     length = options["max_seq_length"]
@@ -174,7 +174,7 @@ def agreed_pooling(folder: ModelFolder, pooling: str | None) -> str | None:
     if folder.pooling is not None and pooling is not None and folder.pooling != pooling:
         raise PoolingError(
             f"{folder.name} was trained with {folder.pooling} pooling (modules.json): got "
-            f"pooling={pooling!r}, which makes useless vectors; leave the argument out"
+            f"pooling={pooling!r}, which makes useless vectors; leave it out"
         )
     return folder.pooling or pooling
 

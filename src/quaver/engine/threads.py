@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from quaver.errors import EngineError, InputError
+from quaver.errors import InputError
 
 
 def available_threads() -> int:
@@ -23,15 +23,14 @@ def choose_threads(threads: int | None = None) -> int:
         threads: at least 1; more than the machine has is allowed and slow.
 
     Raises:
-        InputError: threads is not a whole number, or less than 1.
-        EngineError: threads is more than 1024.
+        InputError: threads is not a whole number from 1 to 1024.
     """
     if threads is None:
         return available_threads()
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise InputError(f"threads must be a whole number of at least 1, or None: got {threads!r}")
     if threads > 1024:
-        raise EngineError(f"threads must be at most 1024: got {threads}")
+        raise InputError(f"threads must be at most 1024: got {threads}")
     return threads
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from quaver.documents import SMALLEST_BUDGET, Passage, Selection, passage_id
 from quaver.embedder import Embedder, loading_settings
 from quaver.engine import check_listable, check_range, text_list
-from quaver.errors import InputError, ModelNotFoundError, StoreClosedError
+from quaver.errors import DocumentError, InputError, ModelNotFoundError, StoreClosedError
 from quaver.index.embedding import batches, embed, passage_budget, tokenize_passages
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.index.reranking import SupportsRank, rerank
@@ -423,7 +423,7 @@ class Index:
             the number of passages dropped.
 
         Raises:
-            InputError: nothing from this folder is stored.
+            DocumentError: nothing from this folder is stored.
             StoreError: deleting failed.
         """
         self._require_open()
@@ -431,7 +431,7 @@ class Index:
         root = next((r for r in (str(folder), root_of(Path(folder))) if r in stored), None)
         if root is None:
             known = ", ".join(sorted(filter(None, stored))) or "nothing"
-            raise InputError(
+            raise DocumentError(
                 f"a folder to remove must be indexed: {folder} is not, {self.location} holds {known}"
             )
         for source in self.store.sources(root).values():

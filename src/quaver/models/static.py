@@ -86,7 +86,7 @@ def static_model(
     if pooling not in (None, "mean"):
         raise PoolingError(
             f"{folder.name} is a static model, whose vector is the mean over tokens: got "
-            f"pooling={pooling!r}; leave the argument out"
+            f"pooling={pooling!r}; leave it out"
         )
     # Half precision stays as it is: a table of many languages has gigabytes.
     tensors = folder.tensors(widen=False)

@@ -12,7 +12,7 @@ from typing import Any
 
 from quaver.documents import Failure, folder_documents
 from quaver.engine import check_listable
-from quaver.errors import CalibrationError, DocumentError, needs_extra
+from quaver.errors import CalibrationError, DocumentError, InputError, needs_extra
 
 # Tried in this order if no column is named.
 COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
@@ -81,7 +81,7 @@ def calibration_texts(
     if path.is_file():
         reader = _READERS.get(path.suffix.lower())
         if reader is None:
-            raise CalibrationError(
+            raise InputError(
                 f"a calibration file ends in {', '.join(_READERS)}: got {path.name}; a folder is "
                 "read as documents"
             )
