@@ -95,6 +95,21 @@ def test_index_and_search_from_the_shell(tiny_folder: Path, folder: Path, tmp_pa
     ]
 
 
+def test_indexing_lists_the_folder_once(
+    tiny_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed: list[Path] = []
+    scandir = os.scandir
+
+    def counted(path: Path) -> object:
+        listed.append(Path(path))
+        return scandir(path)
+
+    monkeypatch.setattr("quaver.documents.scan.os.scandir", counted)
+    assert call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")[0] == 0
+    assert listed.count(folder) == 1
+
+
 def test_search_for_people(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
     call("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb")
     code, output, errors = call("search", tmp_path / "kb", "list", "--model", tiny_folder)

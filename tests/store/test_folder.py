@@ -194,6 +194,22 @@ def test_mismatch_names_both_sides(tmp_path: Path) -> None:
         MANIFEST.check(tmp_path, model="other", fingerprint="0" * 64, dimension=9)
 
 
+def test_a_reader_reads_the_manifest_once(
+    store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.close()
+    read = Manifest.read
+    reads: list[Path] = []
+
+    def counted(path: Path) -> Manifest:
+        reads.append(path)
+        return read(path)
+
+    monkeypatch.setattr(Manifest, "read", counted)
+    FolderStore.open(store.path, read_only=True).close()
+    assert reads == [store.path]
+
+
 def test_one_process_at_a_time(store: FolderStore) -> None:
     with pytest.raises(StoreLockedError, match="one process at a time"):
         FolderStore.open(store.path)

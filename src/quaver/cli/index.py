@@ -111,7 +111,7 @@ def index(
             include or (), exclude or (), gitignore=not no_gitignore, follow_links=follow_links
         )
         # Report a wrong folder before a model is loaded and a store is made.
-        scan_folder(folder, selection)
+        scan = scan_folder(folder, selection)
         if Index.exists(store):
             load = stored_model(store, model, precision, threads, pooling)
             opened = Index.open(store, load, wait=wait_seconds(wait))
@@ -143,6 +143,7 @@ def index(
                 exclude=selection.exclude,
                 gitignore=not no_gitignore,
                 follow_links=follow_links,
+                scan=scan,
                 on_progress=show,
             )
         print_report(report, folder, store)

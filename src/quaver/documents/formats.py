@@ -78,11 +78,8 @@ PACKED = ".gz"
 SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
 """Endings of supported files; case does not matter."""
 
-ENDINGS_SHOWN = (
-    ", ".join(ending for ending in SUPPORTED_ENDINGS if ending not in _CODE)
-    + f" and {len(_CODE)} of source code and settings"
-)
-"""The supported endings, for messages."""
+ENDINGS_SHOWN = ".txt, .md, .html, .pdf, .docx and others (docs/guide/files.md lists them)"
+"""The best known of the supported endings, for messages."""
 
 
 def convert(ending: str, content: bytes) -> Document:

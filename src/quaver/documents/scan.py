@@ -88,7 +88,7 @@ def scan_folder(folder: Path, selection: Selection | None = None) -> Scan:
         )
         raise DocumentError(
             f"a folder needs at least one document: found none in {folder}{selected}{links}; "
-            f"supported endings: {ENDINGS_SHOWN}; text without ending is read, too"
+            f"supported endings: {ENDINGS_SHOWN}; text without an ending is read, too"
         )
     return Scan(tuple(sorted(files)), tuple(failures), others, tuple(sorted(outside)))
 

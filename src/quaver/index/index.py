@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.documents import SMALLEST_BUDGET, Passage, Selection, passage_id
+from quaver.documents import SMALLEST_BUDGET, Passage, Scan, Selection, passage_id
 from quaver.embedder import Embedder, loading_settings
 from quaver.engine import check_listable, check_range, text_list
 from quaver.errors import DocumentError, InputError, ModelNotFoundError, StoreClosedError
@@ -356,6 +356,7 @@ class Index:
         exclude: Sequence[str] = (),
         gitignore: bool = True,
         follow_links: bool = False,
+        scan: Scan | None = None,
         on_progress: Callable[[UpdateProgress], None] | None = None,
     ) -> UpdateReport:
         """Update the index from a folder: embed what is new, drop what is gone.
@@ -380,6 +381,8 @@ class Index:
             gitignore: whether to respect the folder's .gitignore files.
             follow_links: whether to follow symbolic links that lead out of the folder; if not, the
                 report lists them.
+            scan: what `quaver.documents.scan_folder` found with the same patterns and options, if the
+                folder has been listed already.
             on_progress: called whenever passages have been embedded or stored.
 
         Returns:
@@ -402,6 +405,7 @@ class Index:
             selection=Selection.of(
                 include, exclude, gitignore=gitignore, follow_links=follow_links
             ),
+            scan=scan,
             on_progress=on_progress,
         )
 

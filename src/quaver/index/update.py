@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.documents import Failure, Passage, Selection, content_digest, scan_folder
+from quaver.documents import Failure, Passage, Scan, Selection, content_digest, scan_folder
 from quaver.embedder import Embedder
 from quaver.index import embedding
 from quaver.index.background import BackgroundJobs, read_ahead
@@ -44,6 +44,7 @@ def update(
     root: str,
     max_tokens: int,
     selection: Selection | None = None,
+    scan: Scan | None = None,
     on_progress: Callable[[UpdateProgress], None] | None = None,
 ) -> UpdateReport:
     """Update a store from a folder; see `Index.update`.
@@ -55,6 +56,7 @@ def update(
         root: the root that its passages are stored under; not empty.
         max_tokens: maximum number of tokens in a passage with its heading.
         selection: which files of the folder to index; see `scan_folder`.
+        scan: what `scan_folder` found with this selection; None lists the folder now.
         on_progress: called in the caller's thread whenever passages have been embedded or stored.
 
     Returns:
@@ -65,7 +67,9 @@ def update(
         StoreError: storing failed.
     """
     report = on_progress or (lambda progress: None)
-    return _Update(embedder, store, folder, root, max_tokens, report).run(selection)
+    return _Update(embedder, store, folder, root, max_tokens, report).run(
+        scan or scan_folder(folder, selection)
+    )
 
 
 @dataclass(frozen=True)
@@ -111,9 +115,8 @@ class _Update:
         self._written: list[Callable[[], None]] = []
         self._flushed = time.perf_counter()
 
-    def run(self, selection: Selection | None) -> UpdateReport:
+    def run(self, scan: Scan) -> UpdateReport:
         begin = time.perf_counter()
-        scan = scan_folder(self._folder, selection)
         self._failed.extend(scan.failures)
         sizes = {path.relative_to(self._folder).as_posix(): file_size(path) for path in scan.files}
         self._bytes_total = sum(sizes.values())

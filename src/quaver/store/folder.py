@@ -285,11 +285,11 @@ class FolderStore:
             StoreWriteError: the folder cannot be written, and `read_only` is False.
             StoreError: its files are broken.
         """
-        cls._readable(path)
+        found = cls._readable(path)
         held = None if read_only else StoreLock(path, wait=wait)
         try:
-            # Read again: it may have been repaired meanwhile.
-            store = cls(path, cls._readable(path), held)
+            # Read again once it is locked: it may have been repaired meanwhile.
+            store = cls(path, found if held is None else cls._readable(path), held)
             if held is not None:
                 store._tidy()
         except BaseException:
