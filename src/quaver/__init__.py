@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from quaver.evaluate import EvaluationReport, compare_models
     from quaver.index import Index, UpdateReport, export_passages, import_passages, watch
     from quaver.models import ModelFolder, Tokenizer
-    from quaver.quantization import (  # type: ignore[no-redef]
+    from quaver.quantization import (
         CalibrationTexts,
         QuantizationReport,
         calibration_texts,

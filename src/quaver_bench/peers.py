@@ -105,6 +105,6 @@ def _calibration(source: str | None, embedder: Embedder) -> tuple[str, list[NDAr
     """Return the digest of the texts, and their ids, truncated as by the model."""
     if source is None:
         return "dynamic", []
-    found = calibration_texts(source, CALIBRATION_SAMPLES)  # type: ignore[operator]
+    found = calibration_texts(source, CALIBRATION_SAMPLES)
     batch = embedder.tokenizer.encode(prompted(found.texts, embedder.prompts, DOCUMENT))
     return found.digest, [batch.ids[a:b].astype(np.int64) for a, b in pairwise(batch.offsets)]
