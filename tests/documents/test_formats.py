@@ -413,6 +413,7 @@ def test_compressed_files_are_read_as_what_is_inside(converter: Converter) -> No
         (b"text", "broken: cannot be unpacked"),
         (gzip.compress(b"text\0"), "not text, it holds a NUL"),
     ],
+    ids=["bomb", "cut", "header alone", "not packed", "holds NUL"],
 )
 def test_bombs_and_broken_compressed_files_are_refused(
     content: bytes, reason: str, converter: Converter
