@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,12 @@ def unit() -> str:
     return (DEPLOY / "quaver.service").read_text(encoding="utf-8")
 
 
-def checked(arguments: list[str], config: Path) -> dict[str, Any]:
-    """Run `quaver serve --check` with the settings of this machine, and return what it prints."""
-    place = arguments.index("--config") + 1
-    given = [*arguments[:place], str(config), *arguments[place + 1 :]]
+def checked(arguments: list[str], config: Path, keys: Path) -> dict[str, Any]:
+    """Run `quaver serve --check` with the files of this machine, and return what it prints."""
+    files = {"--config": config, "--api-key-file": keys}
+    given = [
+        str(files.get(before, argument)) for before, argument in pairwise(["serve", *arguments])
+    ]
     done = CliRunner().invoke(app, ["serve", *given, "--check"], env={"QUAVER_API_KEYS": ""})
     assert done.exit_code == 0, done.output
     shown: dict[str, Any] = msgspec.toml.decode(done.output)
@@ -52,11 +55,13 @@ def checked(arguments: list[str], config: Path) -> dict[str, Any]:
 def test_the_commands_are_accepted(tmp_path: Path) -> None:
     settings = tmp_path / "models.toml"
     settings.write_text(manifests()["ConfigMap"]["data"]["models.toml"], encoding="utf-8")
-    pod = checked(container()["args"], settings)
+    keys = tmp_path / "api-keys"
+    keys.write_text("a-secret-key\n", encoding="utf-8")
+    pod = checked(container()["args"], settings, keys)
     assert [model["task"] for model in pod["model"]] == ["embed", "rerank"]
-    assert checked(compose()["command"], DEPLOY / "models.toml")["cache"] == 256_000_000
+    assert checked(compose()["command"], DEPLOY / "models.toml", keys)["cache"] == 256_000_000
     (line,) = re.findall(r"^ExecStart=\S+/quaver serve (.*)$", unit(), re.MULTILINE)
-    service = checked(shlex.split(line), DEPLOY / "models.toml")
+    service = checked(shlex.split(line), DEPLOY / "models.toml", keys)
     assert service["idle_unload"] == 1800.0
 
 
