@@ -17,7 +17,7 @@ help:
 	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
 	@echo
 	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests"
-	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 500 examples of each property (make test-long: only those)"
+	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
 	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, settings
 
 from tiny_model import write_tiny_model
 
-# `make test` draws 50 examples for each property, `make test-long`, which CI runs, 500. For a release:
+# `make test` draws 50 examples for each property, `make test-long`, which CI runs, 200. For a release:
 # pytest -m hypothesis --hypothesis-profile thorough --timeout 0
 # On a busy machine drawing a text may take a second: timing decides no test.
 UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", UNTIMED, max_examples=50)
-settings.register_profile("long", UNTIMED, max_examples=500)
+settings.register_profile("long", UNTIMED, max_examples=200)
 settings.register_profile("thorough", UNTIMED, max_examples=10_000)
 settings.load_profile("quick")
 

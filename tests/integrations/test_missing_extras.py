@@ -35,9 +35,3 @@ def test_an_integration_without_its_framework_names_the_extra(module: str, extra
     code = f"{hidden}\nimport {module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1].endswith(f"pip install 'quaver[{extra}]'")
-
-
-def test_tracing_without_opentelemetry_names_its_extra() -> None:
-    code = "import sys; sys.modules['opentelemetry'] = None\nimport quaver.serve.tracing"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].endswith("pip install 'quaver[tracing]'")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -68,3 +70,9 @@ def test_each_request_is_a_span_of_its_clients_trace(
     assert facts["quaver.inputs"].int_value == 1
     assert facts["http.response.status_code"].int_value == 200
     assert all(b"secret" not in body for body in bodies)
+
+
+def test_tracing_without_opentelemetry_names_its_extra() -> None:
+    code = "import sys; sys.modules['opentelemetry'] = None\nimport quaver.serve.tracing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("pip install 'quaver[tracing]'")
