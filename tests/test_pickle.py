@@ -97,6 +97,6 @@ def test_a_model_that_changed_meanwhile_is_refused(tmp_path: Path, kind: str) ->
         shutil.rmtree(folder)
         write_tiny_cross_encoder(folder, seed=1)
     with pytest.raises(
-        ModelFolderError, match=f"a pickled {kind} needs the files it was made with"
+        ModelFolderError, match=f"a pickled {kind} needs the files that it was made with"
     ):
         pickle.loads(data)

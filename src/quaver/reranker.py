@@ -574,7 +574,7 @@ def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> Cros
     model = CrossEncoder.from_pretrained(source, **options)
     if model._folder.fingerprint != fingerprint:
         raise ModelFolderError(
-            f"a pickled cross-encoder needs the files it was made with: {source} has others here; "
+            f"a pickled cross-encoder needs the files that it was made with: {source} has others here; "
             "load the model where it is used, with CrossEncoder.from_pretrained(...)"
         )
     return model

@@ -106,13 +106,18 @@ def test_samples_are_spread_evenly_over_what_is_different() -> None:
         ("a.txt", b"\x7fELF\xff\xfe", "must be UTF-8 text: byte 4 is not"),
         ("a.txt", b"one\0two\n", "line 1 has a NUL"),
         ("a.parquet", b"PAR1", "is not a readable Parquet"),
-        ("a.exe", b"MZ", r"ends in .jsonl, .txt, .csv, .parquet: got a.exe"),
     ],
 )
 def test_files_that_give_no_text(tmp_path: Path, name: str, content: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CalibrationError, match=message):
         calibration_texts(tmp_path / name, 4)
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "a.exe").write_bytes(b"MZ")
+    with pytest.raises(InputError, match=r"ends in .jsonl, .txt, .csv, .parquet: got a.exe"):
+        calibration_texts(tmp_path / "a.exe", 4)
 
 
 @pytest.mark.parametrize("ending", WRITERS)

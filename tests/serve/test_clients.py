@@ -132,8 +132,12 @@ def test_haystack_openai(server: Running, embedder: Embedder) -> None:
 
 
 # --- TEI ------------------------------------------------------------------------------------------
-def test_huggingface_hub(server: Running, embedder: Embedder) -> None:
+def test_huggingface_hub(
+    server: Running, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = client("huggingface_hub")
+    # The tests keep away from the hub; this client would then not call the server either.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     api = hub.InferenceClient(model=server.url, provider="hf-inference", token="none")
     found = api.feature_extraction(TEXTS)
     assert np.array_equal(np.float32(found), embedder.encode(TEXTS))

@@ -39,7 +39,7 @@ def index(
         typer.Option(
             "--store",
             "-s",
-            help="Folder of the store, or qdrant://host:port/name; made if it does not exist.",
+            help="Folder of the store, or qdrant://host:port/name on a server; made if it does not exist.",
         ),
     ],
     model: StoredModelOption = None,

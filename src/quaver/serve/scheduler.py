@@ -382,8 +382,8 @@ class Scheduler:
         self._engine_idle = False
         self._closed = False
         self._threads = [
-            threading.Thread(target=self._tokenize_all, name="quaver-tokenizer", daemon=True),
-            threading.Thread(target=self._compute_all, name="quaver-engine", daemon=True),
+            threading.Thread(target=self._tokenize_all, name="quaver-serve-tokenizer", daemon=True),
+            threading.Thread(target=self._compute_all, name="quaver-serve-engine", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
