@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gc
 import os
@@ -30,6 +31,7 @@ pytestmark = [
 def collected() -> Iterator[None]:
     """Collect what a client left open while its warnings are ignored, not in a later test."""
     yield
+    asyncio.set_event_loop(None)  # some make one and never close it
     gc.collect()
 
 
