@@ -19,26 +19,11 @@ from starlette.responses import Response
 
 from quaver.embedder import finish_vectors
 from quaver.serve.http import Call, Route, interactive, json_response
-from quaver.serve.refusal import Reason, Refusal
+from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.service import Truncate
 
 InputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
-
-_STATUSES = {
-    Reason.MALFORMED: 400,
-    Reason.INVALID: 400,
-    Reason.EMPTY: 400,
-    Reason.TOO_LARGE: 413,
-    Reason.UNAUTHORIZED: 401,
-    Reason.NOT_FOUND: 404,
-    Reason.NOT_ALLOWED: 405,
-    Reason.WRONG_MODEL: 400,
-    Reason.OVERLOADED: 429,
-    Reason.UNAVAILABLE: 503,
-    Reason.TIMEOUT: 504,
-    Reason.FAILED: 500,
-}
 
 
 class Content(msgspec.Struct):
@@ -120,7 +105,7 @@ class RerankRequest(msgspec.Struct):
 def refuse(refusal: Refusal) -> Response:
     """Return Cohere's error body."""
     body = {"id": str(uuid.uuid4()), "message": refusal.message}
-    return json_response(body, _STATUSES[refusal.reason])
+    return json_response(body, STATUSES[refusal.reason])
 
 
 def _texts(body: EmbedRequest) -> list[str]:

@@ -16,22 +16,7 @@ from starlette.responses import Response
 
 from quaver.serve.http import Call, Route, json_response
 from quaver.serve.models import LoadedEmbedder, ServedModel
-from quaver.serve.refusal import Reason, Refusal
-
-_STATUSES = {
-    Reason.MALFORMED: 400,
-    Reason.INVALID: 400,
-    Reason.EMPTY: 400,
-    Reason.TOO_LARGE: 413,
-    Reason.UNAUTHORIZED: 401,
-    Reason.NOT_FOUND: 404,
-    Reason.NOT_ALLOWED: 405,
-    Reason.WRONG_MODEL: 400,
-    Reason.OVERLOADED: 429,
-    Reason.UNAVAILABLE: 503,
-    Reason.TIMEOUT: 504,
-    Reason.FAILED: 500,
-}
+from quaver.serve.refusal import STATUSES, Reason, Refusal
 
 
 class EmbedRequest(msgspec.Struct):
@@ -104,7 +89,7 @@ class ShowRequest(msgspec.Struct):
 
 def refuse(refusal: Refusal) -> Response:
     """Return Ollama's error body."""
-    return json_response({"error": refusal.message}, _STATUSES[refusal.reason])
+    return json_response({"error": refusal.message}, STATUSES[refusal.reason])
 
 
 def _name(call: Call[Any], name: str | None) -> str:

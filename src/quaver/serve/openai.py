@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from quaver.engine import Output
 from quaver.serve.http import Call, Route, json_response, rows_response
-from quaver.serve.refusal import Reason, Refusal
+from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.service import Input, Truncate
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -33,20 +33,6 @@ _ROLES: dict[str, Role] = {
     "retrieval.passage": "document",
 }
 
-_STATUSES = {
-    Reason.MALFORMED: 400,
-    Reason.INVALID: 400,
-    Reason.EMPTY: 400,
-    Reason.TOO_LARGE: 413,
-    Reason.UNAUTHORIZED: 401,
-    Reason.NOT_FOUND: 404,
-    Reason.NOT_ALLOWED: 405,
-    Reason.WRONG_MODEL: 400,
-    Reason.OVERLOADED: 429,
-    Reason.UNAVAILABLE: 503,
-    Reason.TIMEOUT: 504,
-    Reason.FAILED: 500,
-}
 _CODES = {
     Reason.NOT_FOUND: "model_not_found",
     Reason.UNAUTHORIZED: "invalid_api_key",
@@ -158,7 +144,7 @@ class ModelList(msgspec.Struct):
 
 def refuse(refusal: Refusal) -> Response:
     """Return OpenAI's error body."""
-    status = _STATUSES[refusal.reason]
+    status = STATUSES[refusal.reason]
     kinds = {429: "rate_limit_error", 401: "authentication_error"}
     kind = kinds.get(status, "invalid_request_error" if status < 500 else "server_error")
     error = {

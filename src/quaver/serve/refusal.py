@@ -34,6 +34,23 @@ class Reason(Enum):
     """The engine failed on these inputs."""
 
 
+STATUSES = {
+    Reason.MALFORMED: 400,
+    Reason.INVALID: 400,
+    Reason.EMPTY: 400,
+    Reason.TOO_LARGE: 413,
+    Reason.UNAUTHORIZED: 401,
+    Reason.NOT_FOUND: 404,
+    Reason.NOT_ALLOWED: 405,
+    Reason.WRONG_MODEL: 400,
+    Reason.OVERLOADED: 429,
+    Reason.UNAVAILABLE: 503,
+    Reason.TIMEOUT: 504,
+    Reason.FAILED: 500,
+}
+"""The HTTP status of each refusal in every dialect that has none of its own for it."""
+
+
 class Refusal(Exception):  # noqa: N818 - most are the client's mistakes
     """A request that is not answered as asked.
 

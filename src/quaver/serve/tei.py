@@ -15,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve.http import Call, Route, json_response, rows_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
-from quaver.serve.refusal import Reason, Refusal
+from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Item, Pair
 from quaver.serve.service import Input, Truncate
 
@@ -24,17 +24,9 @@ Direction = Literal["Left", "Right", "left", "right"]
 
 # TEI's own statuses, and text instead of JSON where its HTTP library refuses a body.
 _STATUSES = {
-    Reason.MALFORMED: 400,
+    **STATUSES,
     Reason.INVALID: 422,
-    Reason.EMPTY: 400,
-    Reason.TOO_LARGE: 413,
-    Reason.UNAUTHORIZED: 401,
-    Reason.NOT_FOUND: 404,
-    Reason.NOT_ALLOWED: 405,
     Reason.WRONG_MODEL: 424,
-    Reason.OVERLOADED: 429,
-    Reason.UNAVAILABLE: 503,
-    Reason.TIMEOUT: 504,
     Reason.FAILED: 424,
 }
 _TYPES = {
