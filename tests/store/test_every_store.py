@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from qdrant_client import QdrantClient
 
 from quaver.documents import Passage
-from quaver.documents.passage import content_digest, passage_id
+from quaver.documents.passage import content_digest
 from quaver.errors import InputError
 from quaver.store import (
     And,
@@ -32,8 +32,8 @@ from quaver.store import (
 from quaver.store.folder import FolderStore
 from quaver.store.memory import MemoryStore
 from quaver.store.qdrant_server import QdrantStore
+from sample_passages import D, passages, unit_rows
 
-D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
 KINDS = ("folder", "memory", "server")
 
@@ -54,26 +54,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VectorStor
     made = make(request.param, tmp_path)
     yield made
     made.close()
-
-
-def passages(number: int, source: str = "a.txt", root: str = "") -> list[Passage]:
-    return [
-        Passage(
-            id=passage_id(source, "", f"text {i}", 0, root=root),
-            text=f"text {i}",
-            source=source,
-            heading="Top > Sub",
-            start=i,
-            end=i + 6,
-            root=root,
-        )
-        for i in range(number)
-    ]
-
-
-def unit_rows(number: int, seed: int = 0) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).standard_normal((number, D)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def write(store: VectorStore, *texts: str, **metadata: list[Any]) -> NDArray[np.float32]:

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
-from quaver.documents import Passage
 from quaver.documents.passage import passage_id
 from quaver.errors import (
     StoreError,
@@ -29,29 +27,9 @@ from quaver.errors import (
 from quaver.store import FileVersion, Manifest, StoredSource
 from quaver.store.check import check_store
 from quaver.store.folder import FolderStore
+from sample_passages import D, passages, unit_rows
 
-D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
-
-
-def passages(number: int, source: str = "a.txt", root: str = "") -> list[Passage]:
-    return [
-        Passage(
-            id=passage_id(source, "", f"text {i}", 0, root=root),
-            text=f"text {i}",
-            source=source,
-            heading="Top > Sub",
-            start=i,
-            end=i + 6,
-            root=root,
-        )
-        for i in range(number)
-    ]
-
-
-def unit_rows(number: int, seed: int = 0) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).standard_normal((number, D)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 @pytest.fixture

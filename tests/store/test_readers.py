@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from quaver.documents import Passage
 from quaver.errors import (
@@ -32,15 +31,10 @@ from quaver.store import folder as folder_module
 from quaver.store import nearest as nearest_module
 from quaver.store.check import check_store
 from quaver.store.folder import FolderStore
+from sample_passages import D, unit_rows
 
-D = 8
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
 BATCH = 20
-
-
-def unit_rows(number: int, seed: int = 0) -> NDArray[np.float32]:
-    rows = np.random.default_rng(seed).standard_normal((number, D)).astype(np.float32)
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def write(store: FolderStore, batch: int) -> None:
