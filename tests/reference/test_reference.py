@@ -11,9 +11,11 @@ import pytest
 from quaver import reference
 from quaver.models.encoder_weights import NormWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
-from quaver.models.geometry import Activation
+from quaver.models.geometry import Activation, RelativePositions
+from quaver.models.positions import relative_rows
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization import forward
+from quaver.reference.encoder import relative_row
 from tiny_model import tiny_config, tiny_tensors
 
 CONFIG = tiny_config()
@@ -133,3 +135,17 @@ def test_pooling() -> None:
 def test_normalized_leaves_zeros() -> None:
     rows = np.array([[3.0, 4.0], [0.0, 0.0]])
     assert np.allclose(reference.normalized(rows), [[0.6, 0.8], [0, 0]])
+
+
+@pytest.mark.parametrize(
+    "relative",
+    [
+        RelativePositions(span=3),
+        RelativePositions(span=8, reach=32),
+        RelativePositions(span=256, reach=512),
+    ],
+)
+def test_relative_rows_are_those_of_the_engine(relative: RelativePositions) -> None:
+    length = 600
+    rows = [relative_row(relative, distance) for distance in range(length - 1, -length, -1)]
+    assert relative_rows(relative, length).tolist() == rows

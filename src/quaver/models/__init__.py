@@ -18,6 +18,7 @@ from quaver.models.geometry import (
     EncoderSpec,
     LayerSpec,
     Llama3Scaling,
+    RelativePositions,
     Rotary,
     YarnScaling,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "ModelFolder",
     "NormWeights",
     "QuantizedLinear",
+    "RelativePositions",
     "Rotary",
     "StaticSpec",
     "StaticWeights",

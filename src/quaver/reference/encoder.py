@@ -23,11 +23,11 @@ from quaver.models import (
     LinearWeights,
     Llama3Scaling,
     NormWeights,
+    RelativePositions,
     Rotary,
     TokenBatch,
     YarnScaling,
     dequantized,
-    relative_rows,
 )
 
 Array = NDArray[np.float64]
@@ -158,6 +158,10 @@ def attend(spec: EncoderSpec, weights: EncoderWeights, index: int, qkv: Array) -
     queries, keys = heads[: this.heads], heads[this.heads : -this.kv_heads]
     values = heads[-this.kv_heads :]
     context = np.empty((count, this.query_width))
+    if spec.relative is not None:
+        position_queries, position_keys = relative_projections(spec, weights, parts)
+        places = np.arange(count)
+        rows = np.array([[relative_row(spec.relative, i - j) for j in places] for i in places])
     for number, q in enumerate(queries):
         shared = number * this.kv_heads // this.heads
         q = norm(q, parts.query_norm, spec.norm_eps)
@@ -168,8 +172,6 @@ def attend(spec: EncoderSpec, weights: EncoderWeights, index: int, qkv: Array) -
             q, k = rotate(q, this.rotary), rotate(k, this.rotary)
         scores = q @ k.T
         if spec.relative is not None:
-            position_queries, position_keys = relative_projections(spec, weights, parts)
-            rows = relative_rows(spec.relative, spec.max_length)[distance + spec.max_length - 1]
             to_position = np.take_along_axis(q @ position_keys[:, columns].T, rows, axis=1)
             from_position = np.take_along_axis(k @ position_queries[:, columns].T, rows.T, axis=1).T
             scores = scores + to_position + from_position
@@ -185,6 +187,26 @@ def attend(spec: EncoderSpec, weights: EncoderWeights, index: int, qkv: Array) -
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         context[:, columns] = powers / powers.sum(axis=1, keepdims=True) @ v
     return context
+
+
+def relative_row(relative: RelativePositions, distance: int) -> int:
+    """Return the row of the table of relative positions for a key `distance` places before its query.
+
+    Written apart from the engine's own table, so that a mistake in either shows.
+
+    Formula:
+        S + d up to |d| = S / 2; beyond it S + sign(d) * (S / 2 + ceil((S / 2 - 1) * log(2 |d| / S) /
+        log(2 (reach - 1) / S))); kept in [0, 2S)
+    """
+    span, middle = relative.span, relative.span // 2
+    bucket = distance
+    if relative.reach is not None and abs(distance) > middle:
+        # In float32, as the model was trained: where the logarithm is nearly whole, that decides the row.
+        far = np.log(np.float32(abs(distance)) / np.float32(middle))
+        farthest = np.log(np.float32((relative.reach - 1) / middle))
+        steps = math.ceil(far / farthest * np.float32(middle - 1))
+        bucket = middle + steps if distance > 0 else -middle - steps
+    return min(max(span + bucket, 0), 2 * span - 1)
 
 
 def rotate(x: Array, rotary: Rotary) -> Array:
