@@ -23,6 +23,7 @@ MODULES = sorted(SOURCE.rglob("*.py"))
 # What docs/reference/ describes; the study against other engines uses nothing else.
 PUBLIC_MODULES = {"quaver", "quaver.errors", "quaver.evaluate"}
 BENCH = sorted((SOURCE.parent / "quaver_bench").rglob("*.py"))
+HAYSTACK = sorted((SOURCE.parent / "haystack_integrations").rglob("*.py"))
 
 # The rooms, each allowed to import from the rows above its own. A package is one room; a module at the top is one too.
 ORDER = (
@@ -160,9 +161,19 @@ def test_imports_go_one_way(path: Path) -> None:
         assert other == room or allowed, f"{module} may not import {imported}"
 
 
-@pytest.mark.parametrize("path", [*MODULES, *BENCH], ids=lambda path: "/".join(path.parts[-2:]))
+@pytest.mark.parametrize("path", HAYSTACK, ids=lambda path: "/".join(path.parts[-4:]))
+def test_haystack_components_stand_on_the_integrations(path: Path) -> None:
+    for room in map(room_of, inner_imports(path)):
+        below = room not in NEVER_IMPORTED and ROWS[room] < ROWS["integrations"]
+        assert room == "integrations" or below, f"a component may not import {room}"
+
+
+@pytest.mark.parametrize(
+    "path", [*MODULES, *BENCH, *HAYSTACK], ids=lambda path: "/".join(path.parts[-4:])
+)
 def test_a_room_is_entered_by_its_door(path: Path) -> None:
-    room = room_of(name_of(path)) if SOURCE in path.parents else "quaver_bench"
+    outside = path.relative_to(SOURCE.parent).parts[0]
+    room = room_of(name_of(path)) if SOURCE in path.parents else outside
     for imported in inner_imports(path) - {"_native"}:
         other, _, inside = imported.partition(".")
         assert other in {room, "integrations"} or not inside, (
