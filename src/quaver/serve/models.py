@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import math
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -130,7 +131,7 @@ class ServedModel:
         if self._loading is None:
             waited = time.monotonic() - self._failed_at
             if waited < _RETRY_SECONDS:
-                raise self._unavailable(_whole(_RETRY_SECONDS - waited))
+                raise self._unavailable(math.ceil(_RETRY_SECONDS - waited))
             self.status = "loading"
             self._loading = asyncio.ensure_future(self._load(pool, threads))
         return await asyncio.shield(self._loading)
@@ -147,7 +148,7 @@ class ServedModel:
             self.status = "failed"
             self.error = str(error) if known else f"{type(error).__name__}: {error}"
             self._failed_at = time.monotonic()
-            raise self._unavailable(_whole(_RETRY_SECONDS)) from error
+            raise self._unavailable(math.ceil(_RETRY_SECONDS)) from error
         finally:
             self._loading = None
         self.load_seconds = time.perf_counter() - begin
@@ -177,11 +178,6 @@ class ServedModel:
         self.loaded, self.status = None, "unloaded"
         gc.collect()  # the engine's memory goes with the last reference
         return True
-
-
-def _whole(seconds: float) -> int:
-    """Round seconds up, to at least one."""
-    return max(1, int(-(-seconds // 1)))
 
 
 class Models:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -344,13 +344,6 @@ class _Waiting:
     requests: int = 0
     inputs: int = 0
     tokens: int = 0
-
-
-@dataclass
-class _Settled:
-    """Jobs that ended in one step of a thread; delivered to the event loops at once."""
-
-    jobs: list[tuple[Job, BaseException | None]] = field(default_factory=list)
 
 
 class Scheduler:
