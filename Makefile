@@ -199,7 +199,7 @@ stub: $(VENV)/installed $(VENV)/test-tools $(VENV)/lint-tools
 	$(BIN)/python -m nanobind.stubgen -q -m quaver._native -p native/stub.pat -o src/quaver/_native.pyi
 	$(BIN)/ruff format -q src/quaver/_native.pyi
 
-lint: $(VENV)/installed $(VENV)/lint-tools
+lint: $(VENV)/installed $(VENV)/test-tools $(VENV)/lint-tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
