@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
@@ -383,3 +384,38 @@ def test_the_cache_is_bounded_and_right(embedder: Embedder) -> None:
             assert np.array_equal(first, embedder.encode(["a new text"], normalize=False))
 
         run(main)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_short_request_on_an_idle_engine_is_computed_on_the_loop(
+    embedder: Embedder, alone: bool
+) -> None:
+    """Its bits are those of the engine thread; a request that is not alone goes to that thread."""
+    inner = LoadedEmbedder(embedder).lane
+    threads: list[int] = []
+
+    def compute(batch: TokenBatch) -> NDArray[np.float32]:
+        threads.append(threading.get_ident())
+        return inner.compute(batch)
+
+    texts = random_texts(3, 4)
+    with scheduling() as scheduler:
+        lane = Lane("lane", inner.tokenize, compute, width=inner.width, longest=inner.longest)
+
+        async def main() -> None:
+            first = await rows(scheduler, lane, texts[:1])  # tells how fast the model is
+            lane.rate = 1e6
+            await asyncio.to_thread(wait_until_idle, scheduler)
+            job = scheduler.submit(lane, texts, alone=alone)
+            await job.future
+            expected = embedder.encode(texts, normalize=False)
+            assert np.array_equal(first, expected[:1])
+            assert np.array_equal(job.rows, expected)
+
+        run(main)
+    assert (threads[-1] == threading.get_ident()) is alone
+
+
+def wait_until_idle(scheduler: Scheduler) -> None:
+    while not scheduler._engine_idle:
+        time.sleep(0.001)

@@ -136,12 +136,13 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         from quaver.serve.tracing import Tracing
 
         state.tracing = Tracing(settings.otlp_endpoint)
+    # Tried in this order, one after another: what is asked most comes first.
     routes = [
-        *operations.routes(state),
         *openai.ROUTES,
         *tei.ROUTES,
         *cohere.ROUTES,
         *ollama.ROUTES,
+        *operations.routes(state),
     ]
     description = operations.describe(routes, keys=bool(keys))
     state.openapi = msgspec.json.encode(description)

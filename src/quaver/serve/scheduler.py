@@ -4,7 +4,8 @@ A request becomes a `Job` with one `Unit` of work for each distinct input. The t
 units into token ids, many at a time; the engine thread joins tokenized units of any requests into a
 batch of at most `Limits.batch_tokens` tokens, or fewer if those would take longer than
 `Limits.batch_seconds`. No request waits for a timer: what has arrived when the engine becomes free
-is the next batch.
+is the next batch. A short request that finds nothing else to do is computed on the event loop at
+once: waking another thread and being woken by it would cost a tenth of its time.
 
 Small requests are interactive, large ones bulk. Interactive work goes first, except that bulk work
 gets a fifth of the engine's time while both wait. Within a class the requests take turns, one input
@@ -40,6 +41,9 @@ INTERACTIVE_TOKENS = 512
 
 _TEXTS_AT_ONCE = 64
 """Maximum number of inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
+
+_ON_LOOP_SECONDS = 0.005
+"""Maximum time, as far as the last batches tell, of a request that is computed on the event loop."""
 
 _BULK_SHARE = 0.2
 """Bulk work's share of the engine's time while interactive work waits, too."""
@@ -387,13 +391,22 @@ class Scheduler:
         return all(thread.is_alive() for thread in self._threads)
 
     # --- On the event loop ------------------------------------------------------------------------
-    def submit(self, lane: Lane, items: Sequence[Item], *, interactive: bool | None = None) -> Job:
+    def submit(
+        self,
+        lane: Lane,
+        items: Sequence[Item],
+        *,
+        interactive: bool | None = None,
+        alone: bool = False,
+    ) -> Job:
         """Accept a request, or refuse it at once.
 
         Args:
             lane: the model.
             items: one or more inputs.
             interactive: whether the request goes before bulk work; None lets its size decide.
+            alone: no other request is about to be submitted, so this one may be computed here and now
+                if it is short and the engine is idle.
 
         Returns:
             the job; await `job.future`, then read `job.rows`.
@@ -408,11 +421,20 @@ class Scheduler:
         job = Job(lane, len(items), interactive=interactive, estimate=estimate)
         lane.jobs += 1
         lane.used = time.monotonic()
+        on_loop = (
+            alone
+            and interactive
+            and self._engine_idle
+            and self.waiting.requests == 1
+            and 0.0 < estimate <= lane.rate * _ON_LOOP_SECONDS
+        )
         for start in range(0, len(items), 256):  # lets the threads in between
             with self._lock:
-                self._enter(job, items[start : start + 256], start)
+                self._enter(job, items[start : start + 256], start, wake=not on_loop)
         if job.missing == 0:  # all of it was in the cache
             self._settle([(job, None)])
+        elif on_loop:
+            self._compute_on_loop()
         return job
 
     def cancel(self, job: Job, error: BaseException | None = None) -> None:
@@ -479,8 +501,24 @@ class Scheduler:
             retry_after=seconds,
         )
 
-    def _enter(self, job: Job, items: Sequence[Item], start: int) -> None:
-        """Find or make the unit of each item; the lock is held."""
+    def _compute_on_loop(self) -> None:
+        """Do the work of both threads for a short request, while the engine thread sleeps."""
+        with self._lock:
+            self._engine_idle = False
+            query = self._take_texts(self._lines[_TOKENIZE][0])
+        if query is not None:
+            self._tokenize(*query, wake=False)
+        with self._lock:
+            work, _ = self._take_batch(*self._lines[_COMPUTE])
+        if work is not None:
+            self._compute(*work)
+        with self._lock:
+            self._engine_idle = True
+            if any(map(any, self._lines)):  # more than fitted into a batch
+                self._to_compute.notify()
+
+    def _enter(self, job: Job, items: Sequence[Item], start: int, *, wake: bool) -> None:
+        """Find or make the unit of each item, and wake a thread for them; the lock is held."""
         lane = job.lane
         before = len(job.units[_TOKENIZE])
         for row, item in enumerate(items, start):
@@ -504,6 +542,8 @@ class Scheduler:
                 job.lengths[row] = len(unit.tokens.ids)
         if len(job.units[_TOKENIZE]) > before:
             self._lines[_TOKENIZE][not job.interactive].add(job)
+            if not wake:
+                return
             if job.interactive and self._engine_idle:
                 self._to_compute.notify()
             else:
@@ -548,14 +588,14 @@ class Scheduler:
 
         return line.take(fits, self._drop)
 
-    def _tokenize(self, lane: Lane, units: list[Unit]) -> None:
+    def _tokenize(self, lane: Lane, units: list[Unit], *, wake: bool = True) -> None:
         begin = time.perf_counter()
         try:
             tokens = lane.tokenize([unit.item for unit in units])
         except Exception as error:  # noqa: BLE001 - whatever a hostile text made fail is its request's alone
             if len(units) > 1:
                 for unit in units:
-                    self._tokenize(lane, [unit])
+                    self._tokenize(lane, [unit], wake=wake)
             else:
                 self._fail(lane, units, error)
             return
@@ -573,7 +613,8 @@ class Scheduler:
                     self._drop(lane, unit)
             for job in {job for unit in units for job in unit.owners}:
                 job.tokenize_seconds += seconds
-            self._to_compute.notify()
+            if wake:
+                self._to_compute.notify()
 
     # --- The engine thread ------------------------------------------------------------------------
     def _compute_all(self) -> None:
@@ -657,8 +698,10 @@ class Scheduler:
         counts.tokens += batch.tokens
         counts.inputs += len(units)
         counts.last_batch_tokens, counts.last_batch_inputs = batch.tokens, len(units)
-        if batch.tokens >= 256 or not lane.rate:
-            rate = batch.tokens / seconds
+        rate = batch.tokens / seconds
+        if (
+            batch.tokens >= 256 or rate > lane.rate
+        ):  # a small batch says only how fast it is at least
             lane.rate = rate if not lane.rate else 0.7 * lane.rate + 0.3 * rate
         finished: list[tuple[Job, BaseException | None]] = []
         with self._lock:

@@ -137,6 +137,7 @@ class Service:
         """
         self.settings = settings
         self.models = Models(settings.model, threads=settings.threads)
+        self._arriving = 0
         self.scheduler = Scheduler(
             Limits(
                 requests=settings.queue_requests,
@@ -436,7 +437,12 @@ class Service:
         return embedder.similarity(vectors[0], vectors[1:])
 
     async def _run(self, waiter: Waiter, lane: Lane, items: Sequence[Item]) -> Job:
-        job = self.scheduler.submit(lane, items, interactive=waiter.interactive)
+        # Requests that arrived together get this far, too, before this one asks whether it is alone.
+        self._arriving += 1
+        await asyncio.sleep(0)
+        alone = self._arriving == 1
+        self._arriving -= 1
+        job = self.scheduler.submit(lane, items, interactive=waiter.interactive, alone=alone)
         await waiter.wait(self.scheduler, job)
         return job
 
