@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -12,7 +13,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,28 @@ def test_a_server_that_was_killed_starts_again(tiny_folder: Path, tmp_path: Path
 def test_ctrl_c_stops_an_idle_server(tiny_folder: Path) -> None:
     with process("-m", f"tiny={tiny_folder}", "--port", "0") as server:
         assert server.end(signal.SIGINT) == 0
+
+
+def test_idle_connections_do_not_keep_others_waiting(tiny_folder: Path) -> None:
+    count = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < count + 1000:
+        pytest.skip(f"a process may open {hard} files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count + 1000), hard))
+    with (
+        process("-m", f"tiny={tiny_folder}", "--port", "0") as server,
+        ExitStack() as idle,
+        httpx.Client(base_url="http://{}:{}".format(*server.address), timeout=30) as client,
+    ):
+        for _ in range(count):
+            idle.enter_context(socket.create_connection(tuple(server.address), timeout=30))
+        assert client.post("/embed", json={"inputs": "x"}).status_code == 200
+        assert f"quaver_connections {count + 1}.0" in client.get("/metrics").text
+        idle.close()
+        pause = threading.Event()
+        while "quaver_connections 1.0" not in client.get("/metrics").text:
+            pause.wait(0.01)
+        assert server.end(signal.SIGTERM) == 0
 
 
 def test_tls(tiny_folder: Path, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import httpx
 import msgspec
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def test_clients_that_do_not_finish_are_cut_off(settings: Settings) -> None:
                 with client, suppress(ConnectionError):
                     assert client.recv(1000) == b""
             with half:
-                assert half.recv(1000).startswith(b"HTTP/1.1 504")
+                assert half.recv(1000).startswith(b"HTTP/1.1 408")
         finally:
             stop.set()
             thread.join()
@@ -211,9 +211,99 @@ def test_a_large_body_is_refused_before_it_is_read(server: Running) -> None:
         for _ in range(10_000):
             yield b"x" * 10_000
 
-    with suppress(httpx.HTTPError):  # the server closed while the client still sent
-        assert server.client.post("/embed", content=pieces()).status_code == 413
+    # Such clients read nothing before they have sent everything.
+    for content in (b"x" * 100_000_000, pieces()):
+        answer = server.client.post("/embed", content=content)
+        assert answer.status_code == 413
+        assert answer.headers["connection"] == "close"
     assert server.post("/embed", {"inputs": "x"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/embed", 413), ("/v1/none", 404), ("/openapi.json", 405)]
+)
+def test_a_client_sees_the_answer_before_its_body_is_sent(
+    server: Running, path: str, status: int
+) -> None:
+    """For any answer that does not wait for the body, also of a client that closes after one request."""
+    size = 20_000_000
+    for extra in ("", "Connection: close\r\n"):
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n{extra}\r\n"
+        with connect(server) as client:
+            client.sendall(head.encode())
+            for _ in range(size // 100_000):
+                client.sendall(b"x" * 100_000)
+            assert client.recv(10_000).startswith(b"HTTP/1.1 %d" % status)
+
+
+def test_a_client_that_waits_to_send_its_body_need_not(server: Running) -> None:
+    head = b"POST /embed HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n"
+    with connect(server) as client:
+        client.sendall(head % 100_000_000)
+        answer = b"".join(iter(lambda: client.recv(1000), b""))
+        assert answer.startswith(b"HTTP/1.1 413")
+    with connect(server) as client:
+        client.sendall(head % 15)
+        assert client.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client.sendall(b'{"inputs": "x"}')
+        assert client.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
+        b"POST /v1/none HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n{",
+        b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n{",
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+    ],
+)
+@pytest.mark.parametrize("more", [b"", b"\r\n", b"x" * 10])
+def test_a_client_that_stops_after_its_answer_is_cut_off(
+    hurried: Running, sent: bytes, more: bytes
+) -> None:
+    with connect(hurried) as client:
+        client.sendall(sent)
+        assert client.recv(10_000)
+        with suppress(ConnectionError):
+            client.sendall(more)
+            while client.recv(1000):
+                pass
+
+
+@pytest.fixture(scope="module")
+def hurried(settings: Settings) -> Iterator[Running]:
+    with running(changed(settings, header_timeout=0.3, body_timeout=0.3)) as run:
+        yield run
+
+
+def test_a_connection_goes_on_after_a_body_that_was_not_read(hurried: Running) -> None:
+    body = b'{"inputs": "x"}'
+    head = b"POST /%s HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n"
+    with connect(hurried) as client:
+        for path, status in ((b"v1/none", 404), (b"embed", 200), (b"v1/none", 404)):
+            client.sendall(head % (path, len(body)) + body)
+            assert client.recv(10_000).startswith(b"HTTP/1.1 %d" % status)
+        assert client.recv(1) == b""  # idle
+
+
+def test_waiting_bodies_have_a_bound(settings: Settings) -> None:
+    with running(changed(settings, queue_bytes=100_000)) as run:
+        bodies = run.server.state.service.bodies
+        head = b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n"
+        with connect(run) as large, connect(run) as other:
+            large.sendall(head + b"x" * 90_000)
+            wait_until(lambda: bodies.held == 90_000)
+            assert "quaver_queue_bytes 90000.0" in run.client.get("/metrics").text
+            assert run.post("/embed", {"inputs": "x"}).status_code == 200
+            other.sendall(head + b"x" * 20_000)
+            answer = other.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 429")
+            assert b"\r\nretry-after: 1\r\n" in answer
+            large.sendall(b"x" * 810_000)  # alone, it may have more
+            assert large.recv(10_000).startswith(b"HTTP/1.1 400")
+        wait_until(lambda: bodies.held == 0)
+        assert "quaver_refused_requests_total 1.0" in run.client.get("/metrics").text
 
 
 def test_too_many_connections_are_closed(settings: Settings) -> None:

@@ -64,6 +64,9 @@ def serve(
     queue_tokens: Annotated[
         int | None, typer.Option(help="Maximum number of tokens that wait.")
     ] = None,
+    queue_bytes: Annotated[
+        str | None, typer.Option(help=f"Largest total of requests that wait. {_SIZE}")
+    ] = None,
     queue_time: Annotated[
         str | None, typer.Option(help=f"Longest wait that a request is accepted for. {_TIME}")
     ] = None,
@@ -107,6 +110,7 @@ def serve(
         "queue_requests": queue_requests,
         "queue_inputs": queue_inputs,
         "queue_tokens": queue_tokens,
+        "queue_bytes": queue_bytes,
         "queue_time": queue_time,
         "batch_tokens": batch_tokens,
         "batch_time": batch_time,

@@ -29,6 +29,9 @@ from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import Settings
 
+_CLOSING = {Reason.TOO_LARGE, Reason.SLOW, Reason.TIMEOUT}
+"""Refusals after which the connection is closed: it is of a client that sends or waits too long."""
+
 _CLIENT_WENT_AWAY = 499
 """Nginx's status for it; it is only logged."""
 
@@ -221,7 +224,8 @@ def _endpoint(
             response, reason = route.refuse(refusal), refusal.reason.value
             if refusal.retry_after is not None:
                 response.headers["retry-after"] = str(refusal.retry_after)
-            if state.stopping or refusal.reason in {Reason.TOO_LARGE, Reason.TIMEOUT}:
+            # A client that waits for "100 Continue" may now send its body or leave it out.
+            if state.stopping or refusal.reason in _CLOSING or "expect" in request.headers:
                 response.headers["connection"] = "close"
         except HungUp:
             response, reason = Response(status_code=_CLIENT_WENT_AWAY), "client went away"
@@ -261,12 +265,13 @@ async def _answer(
         keys.check(request.headers.get("authorization"))
         if state.stopping:
             raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
-    body = None
-    if route.decoder is not None:
-        waiter.interactive = http.interactive(request.headers.get("x-priority"))
-        content = await http.read_body(request, settings.max_body, settings.body_timeout)
+    if route.decoder is None:
+        return await route.answer(Call(state.service, waiter, None, request))
+    waiter.interactive = http.interactive(request.headers.get("x-priority"))
+    with state.service.bodies.holding() as hold:
+        content = await http.read_body(request, settings.max_body, settings.body_timeout, hold)
         body = http.decode(route.decoder, content)
-    return await route.answer(Call(state.service, waiter, body, request))
+        return await route.answer(Call(state.service, waiter, body, request))
 
 
 async def _load(state: State, log: Log) -> None:

@@ -259,7 +259,7 @@ def _set_priority(call: Call[Any], priority: int | None) -> None:
         call.waiter.interactive = interactive(priority)
 
 
-_ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 _EMBED = "Turn texts into vectors of any of Cohere's formats."
 _RERANK = "Rank documents for a query."
 ROUTES = (

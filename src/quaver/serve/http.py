@@ -91,6 +91,8 @@ async def rows_response(
     rows: list[Any],
     after: bytes,
     headers: Mapping[str, str] | None = None,
+    *,
+    at_once: int = _ROWS_AT_ONCE,
 ) -> Response:
     """Return JSON with a long list of rows in it; other requests go on in between.
 
@@ -99,31 +101,35 @@ async def rows_response(
         rows: what goes between, separated by commas; may hold NumPy arrays.
         after: JSON after the last row.
         headers: more headers.
+        at_once: rows written without letting other requests in between.
     """
     parts = [before]
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
+    for start in range(0, len(rows), at_once):
         if start:
             parts.append(b",")
             await asyncio.sleep(0)
-        piece = orjson.dumps(rows[start : start + _ROWS_AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)
+        piece = orjson.dumps(rows[start : start + at_once], option=orjson.OPT_SERIALIZE_NUMPY)
         parts.append(piece[1:-1])
     parts.append(after)
     return Response(b"".join(parts), 200, headers, media_type="application/json")
 
 
-async def read_body(request: Request, most: int, seconds: float) -> bytes:
+async def read_body(
+    request: Request, most: int, seconds: float, hold: Callable[[int], None]
+) -> bytes:
     """Read a request's body.
 
     Args:
         request: the request.
         most: maximum number of bytes.
         seconds: how long it may take.
+        hold: called with the bytes of each part before it is kept; see `Bodies.held`.
 
     Returns:
         the body.
 
     Raises:
-        Refusal: it is too large, or took too long.
+        Refusal: it is too large, took too long, or there is no room for it.
         HungUp: the client went away.
     """
     too_large = Refusal(
@@ -140,14 +146,18 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
                 message = await request.receive()
                 if message["type"] == "http.disconnect":
                     raise HungUp
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
+                part = message.get("body", b"")
+                size += len(part)
                 if size > most:
                     raise too_large
+                hold(len(part))
+                parts.append(part)
                 if not message.get("more_body"):
                     return parts[0] if len(parts) == 1 else b"".join(parts)
     except TimeoutError as error:
-        raise Refusal(Reason.TIMEOUT, "the request's body took too long to arrive") from error
+        raise Refusal(
+            Reason.SLOW, f"a request's body may take {seconds:g} s to arrive: this one took longer"
+        ) from error
 
 
 def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:

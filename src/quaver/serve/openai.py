@@ -261,7 +261,7 @@ async def model(call: Call[None]) -> Response:
     )
 
 
-_ERRORS = (400, 401, 404, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
 ROUTES = (
     Route(
         "POST",

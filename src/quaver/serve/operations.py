@@ -78,13 +78,15 @@ class _Collector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the numbers."""
         counts, waiting = self._service.scheduler.counts, self._service.scheduler.waiting
+        bodies = self._service.bodies
+        refused = counts.refused + bodies.refused
         for name, text, value in (
             ("batches", "Batches computed.", counts.batches),
             ("batch_tokens", "Tokens computed in batches.", counts.tokens),
             ("batch_inputs", "Inputs computed in batches.", counts.inputs),
             ("shared_inputs", "Inputs that waited for an equal one in flight.", counts.shared),
             ("cache_hits", "Inputs that came from the cache.", counts.cached),
-            ("refused_requests", "Requests refused because the queue was full.", counts.refused),
+            ("refused_requests", "Requests refused because the queue was full.", refused),
             ("abandoned_requests", "Requests whose client went away.", counts.abandoned),
         ):
             yield CounterMetricFamily(f"quaver_{name}", text, value)
@@ -92,6 +94,7 @@ class _Collector(Collector):
             ("queue_requests", "Requests accepted and not yet answered.", waiting.requests),
             ("queue_inputs", "Inputs of those requests.", waiting.inputs),
             ("queue_tokens", "Tokens of those requests, as estimated.", waiting.tokens),
+            ("queue_bytes", "Bytes of bodies that arrived and are not yet answered.", bodies.held),
             ("last_batch_tokens", "Tokens of the last batch.", counts.last_batch_tokens),
             ("last_batch_inputs", "Inputs of the last batch.", counts.last_batch_inputs),
         ):
@@ -245,6 +248,7 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
 _MEANINGS = {
     400: "The body is not JSON, or outside its rule.",
     401: "The API key is missing or wrong.",
+    408: "The body took too long to arrive.",
     404: "No model has this name.",
     413: "The body is too large.",
     422: "The body is outside its rule.",

@@ -28,8 +28,10 @@ class Reason(Enum):
     """The queue is full."""
     UNAVAILABLE = "unavailable"
     """The model could not be loaded, or the server is stopping."""
+    SLOW = "slow"
+    """The request's body took too long to arrive."""
     TIMEOUT = "timeout"
-    """The answer, or the request's own body, took too long."""
+    """The answer took too long."""
     FAILED = "failed"
     """The engine failed on these inputs."""
 
@@ -45,6 +47,7 @@ STATUSES = {
     Reason.WRONG_MODEL: 400,
     Reason.OVERLOADED: 429,
     Reason.UNAVAILABLE: 503,
+    Reason.SLOW: 408,
     Reason.TIMEOUT: 504,
     Reason.FAILED: 500,
 }

@@ -28,7 +28,13 @@ _SWITCH_SECONDS = 0.0005
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol, with time for a request's head, for reading an answer, and a bound on both."""
+    """uvicorn's HTTP protocol, with a clock for whatever a client does slowly.
+
+    A client may take `header_timeout` for a request's head, and be idle for as long; and `body_timeout`
+    to read an answer. A body that goes on after its answer, such as one that is too large, is read and
+    dropped for `body_timeout`: to close at once would reset the connection, and the client might never
+    see the answer.
+    """
 
     settings: Settings
 
@@ -36,7 +42,9 @@ class _Protocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_late: asyncio.TimerHandle | None = None
         self._read_late: asyncio.TimerHandle | None = None
+        self._body_late: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._closes = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the clock of the first request's head."""
@@ -50,15 +58,23 @@ class _Protocol(HttpToolsProtocol):
         """Stop the clocks."""
         super().connection_lost(exc)
         self._have_head()
+        self._have_body()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Count the bytes of an unfinished head."""
+        """Count the bytes of an unfinished head; see to it that a clock runs unless a request is answered."""
         super().data_received(data)
         if self._head_late is not None:
             self._head_bytes += len(data)
             if self._head_bytes > _MOST_HEAD_BYTES:
                 self.transport.abort()
+        elif (
+            (self.cycle is None or self.cycle.response_complete)
+            and self._body_late is None
+            and self.timeout_keep_alive_task is None  # uvicorn stopped it: something arrived
+            and not self.transport.is_closing()
+        ):
+            self._await_head()
 
     def on_message_begin(self) -> None:
         """Start the clock of a later request's head."""
@@ -70,6 +86,31 @@ class _Protocol(HttpToolsProtocol):
         """Stop the clock."""
         self._have_head()
         super().on_headers_complete()
+        self.cycle.transport = _RequestTransport(self)  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """Start the clock of what is left of the body."""
+        super().on_response_complete()
+        if self._body_is_left() and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            self._body_late = self.loop.call_later(self.settings.body_timeout, self.transport.abort)
+
+    def on_message_complete(self) -> None:
+        """Stop the clock, and close a connection that waited for the body's end."""
+        super().on_message_complete()
+        self.cycle.more_body = False
+        self._have_body()
+        if self._closes:
+            self.transport.close()
+
+    def close(self) -> None:
+        """Close after an answer, once the body that is still on its way has been dropped."""
+        if not self._body_is_left():
+            self.transport.close()
+            return
+        self._closes = True
+        if self.transport.can_write_eof():  # the client sees that nothing follows
+            self.transport.write_eof()
 
     def pause_writing(self) -> None:
         """Start the clock of a client that does not read its answer."""
@@ -88,10 +129,30 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_late = self.loop.call_later(self.settings.header_timeout, self.transport.abort)
 
+    def _body_is_left(self) -> bool:
+        """Whether the last request was answered before its body had arrived."""
+        return bool(self.cycle.response_complete and self.cycle.more_body)
+
+    def _have_body(self) -> None:
+        if self._body_late is not None:
+            self._body_late.cancel()
+            self._body_late = None
+
     def _have_head(self) -> None:
         if self._head_late is not None:
             self._head_late.cancel()
             self._head_late = None
+
+
+class _RequestTransport:
+    """The part of a transport that one request of uvicorn uses; `close` is the protocol's."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, protocol: _Protocol) -> None:
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+        self.close = protocol.close
 
 
 class Server(uvicorn.Server):

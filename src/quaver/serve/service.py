@@ -37,6 +37,48 @@ Input = str | Sequence[int]
 Await = Callable[[Job], "asyncio.Future[None]"]
 
 
+class Bodies:
+    """The bodies of all requests that are not yet answered: they are in memory, whatever a model keeps of them.
+
+    Attributes:
+        held: their bytes, as far as they have arrived.
+        refused: requests refused because there was no room.
+    """
+
+    def __init__(self, most: int) -> None:
+        """Hold at most this many bytes; a single request may always have more."""
+        self.held = 0
+        self.refused = 0
+        self._most = most
+
+    @contextmanager
+    def holding(self) -> Iterator[Callable[[int], None]]:
+        """Hold a request's bytes until the block ends.
+
+        Yields:
+            a function that holds more bytes; it raises Refusal if there is no room for them.
+        """
+        own = 0
+
+        def hold(count: int) -> None:
+            nonlocal own
+            if self.held + count > self._most and self.held > own:
+                self.refused += 1
+                raise Refusal(
+                    Reason.OVERLOADED,
+                    f"the bodies of all waiting requests may have {self._most} bytes together, and "
+                    "others have them; try again in 1 s",
+                    retry_after=1,
+                )
+            own += count
+            self.held += count
+
+        try:
+            yield hold
+        finally:
+            self.held -= own
+
+
 class Waiter:
     """Waits for a request's job as long as its client does.
 
@@ -127,6 +169,7 @@ class Service:
         settings: the configuration.
         models: the models.
         scheduler: the scheduler.
+        bodies: the bodies of requests that are not yet answered.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -138,6 +181,7 @@ class Service:
         self.settings = settings
         self.models = Models(settings.model, threads=settings.threads)
         self._arriving = 0
+        self.bodies = Bodies(settings.queue_bytes)
         self.scheduler = Scheduler(
             Limits(
                 requests=settings.queue_requests,

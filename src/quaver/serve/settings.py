@@ -27,7 +27,7 @@ _UNITS = {
     "gib": 2**30,
 }
 _TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"cache", "max_body"}
+_BYTES = {"cache", "max_body", "queue_bytes"}
 _DURATIONS = {
     "timeout",
     "grace",
@@ -103,6 +103,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         queue_requests: maximum number of requests accepted and not yet answered.
         queue_inputs: maximum number of inputs of those requests.
         queue_tokens: maximum number of tokens of those requests, as estimated.
+        queue_bytes: maximum number of bytes of all bodies that have arrived and are not yet answered.
         queue_time: longest wait in seconds that a request is accepted for, as the last batches tell.
         batch_tokens: maximum number of tokens in a batch of the engine.
         batch_time: seconds that a batch may take; a request waits for one at least.
@@ -132,6 +133,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     queue_requests: Count = 512
     queue_inputs: Count = 16384
     queue_tokens: Count = 2_000_000
+    queue_bytes: Count = 256_000_000
     queue_time: Seconds = 30.0
     batch_tokens: Count = 16384
     batch_time: Seconds = 0.04

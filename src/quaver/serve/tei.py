@@ -29,6 +29,13 @@ _STATUSES = {
     Reason.WRONG_MODEL: 424,
     Reason.FAILED: 424,
 }
+_PLAIN = {
+    Reason.MALFORMED,
+    Reason.TOO_LARGE,
+    Reason.SLOW,
+    Reason.NOT_FOUND,
+    Reason.NOT_ALLOWED,
+}
 _TYPES = {
     Reason.EMPTY: "Empty",
     Reason.WRONG_MODEL: "Backend",
@@ -208,7 +215,7 @@ def refuse(refusal: Refusal) -> Response:
     status = _STATUSES[refusal.reason]
     if refusal.reason is Reason.UNAUTHORIZED:
         return Response(status_code=status)
-    if refusal.reason in {Reason.MALFORMED, Reason.TOO_LARGE, Reason.NOT_FOUND, Reason.NOT_ALLOWED}:
+    if refusal.reason in _PLAIN:
         return PlainTextResponse(refusal.message, status)
     message = "Model is overloaded" if refusal.reason is Reason.OVERLOADED else refusal.message
     kind = _TYPES.get(refusal.reason, "Validation")
@@ -471,7 +478,7 @@ def _as(kind: Any, body: Any) -> Any:
         raise Refusal(Reason.INVALID, f"the body does not fit: {error}") from error
 
 
-_ERRORS = (400, 401, 413, 422, 424, 429, 503, 504)
+_ERRORS = (400, 401, 408, 413, 422, 424, 429, 503, 504)
 
 
 def _post(path: str, answer: Any, summary: str, body: Any, returns: Any) -> Route:
