@@ -278,7 +278,7 @@ $(SERVERS): .envs/%/made: benchmarks/environments/%.txt
 RESULTS ?= benchmarks/results/this-machine
 BENCH   ?=
 JUDGED  ?= examples/tasks/xquad-en
-STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache build/bench-models --resume --seconds 8
+STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache-folder build/bench-models --resume --seconds 8
 TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
 SHAPES  := --only-shapes --parts latency,throughput --environments none --rounds 2 \
   --against $(TUNED),onnxruntime-int8-dynamic,torch-float32

@@ -99,7 +99,7 @@ def main() -> int:
         return 0
     arguments = ["evaluate", *(str(options.work / scheme) for scheme in EVALUATED)]
     arguments += ["--baseline", str(options.model), "--tasks", options.tasks]
-    arguments += ["--out", str(options.out), *options.passed]
+    arguments += ["--out", str(options.out), "--overwrite", *options.passed]
     if options.against:
         arguments += ["--against", options.against, "--calibration", options.calibration]
     sys.argv = ["quaver", *arguments]

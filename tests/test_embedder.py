@@ -282,7 +282,7 @@ def test_the_position_is_that_among_all_texts(model: Embedder, wrong: Any, messa
         (b"bytes", {}, "decode texts"),
         ({"a", "b"}, {}, "no order"),
         (None, {}, "an iterable of str: got NoneType"),
-        (["a"], {"block_size": 0}, "block_size must be a whole number from 1"),
+        (["a"], {"block_size": 0}, "block_size must be a whole number of at least 1: got 0"),
         (["a"], {"output": "float16"}, "output must be"),
         (["a"], {"prompt_name": "missing"}, "no prompt is named 'missing'"),
         (["a"], {"truncate_dim": 65}, "truncate_dim"),
@@ -458,7 +458,7 @@ def test_arguments_of_loading(tiny_folder: Path, options: dict[str, Any], messag
         ({"prompt": 3}, "prompt must be a str: got int"),
         ({"truncate_dim": 65}, "truncate_dim must be a whole number from 1 to 64: got 65"),
         ({"truncate_dim": True}, "truncate_dim"),
-        ({"max_batch_tokens": 0}, "max_batch_tokens must be a whole number from 1"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens must be a whole number of at least 1: got 0"),
         ({"output": "float16"}, "output must be"),
     ],
 )

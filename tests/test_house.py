@@ -7,6 +7,7 @@ import inspect
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from importlib import import_module
@@ -28,6 +29,7 @@ HAYSTACK = sorted((SOURCE.parent / "haystack_integrations").rglob("*.py"))
 # The rooms, each allowed to import from the rows above its own. A package is one room; a module at the top is one too.
 ORDER = (
     ("errors",),
+    ("disk_space",),
     ("models",),
     ("engine",),
     ("reference",),
@@ -395,6 +397,44 @@ def test_docstrings_are_of_one_dialect(path: Path) -> None:
             assert word is None or word[0] in PROPER, (
                 f"{path.name}, line {line}: {description!r} starts in lower case"
             )
+
+
+def public_docstrings() -> Iterator[tuple[str, str]]:
+    """Yield the docstrings of public functions, classes, methods and properties, with their names."""
+    for module in sorted(PUBLIC_MODULES | {"quaver.store"}):
+        for name in import_module(module).__dict__.get("__all__", error_classes()):
+            value = getattr(import_module(module), name)
+            members = vars(value) if inspect.isclass(value) else {}
+            yield f"{module}.{name}", inspect.getdoc(value) or ""
+            for inner, member in members.items():
+                if inner == "__init__" or not inner.startswith("_"):
+                    yield f"{module}.{name}.{inner}", inspect.getdoc(member) or ""
+
+
+def top_level_names(module: str) -> set[str]:
+    path = SOURCE.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
+    assigned = {ast.unparse(n.targets[0]) for n in tree.body if isinstance(n, ast.Assign)}
+    defined = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    return assigned | defined
+
+
+def test_public_docstrings_name_no_private_module() -> None:
+    modules = defaultdict(list)
+    for name in NAMES:
+        modules[name.rpartition(".")[2]].append(f"quaver.{name}")
+    for place, text in public_docstrings():
+        for name in re.findall(r"quaver(?:\.\w+)+", text):
+            home = max(
+                m for m in PUBLIC_MODULES | {"quaver.store"} if f"{name}.".startswith(f"{m}.")
+            )
+            value = import_module(home)
+            for part in name.removeprefix(home).split(".")[1:]:
+                assert part in getattr(value, "__all__", dir(value)), f"{place}: {name} is private"
+                value = getattr(value, part)
+        for stem, name in re.findall(r"`(\w+)\.(\w+)[\w.]*`", text):
+            homes = [home for home in modules[stem] if name in top_level_names(home)]
+            assert not homes, f"{place} names a private module: {stem}.{name}"
 
 
 # --- Errors ---------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.engine import (
-    LOADING,
+    CALL_KEYWORDS,
+    LOADING_KEYWORDS,
     MAX_BATCH_TOKENS,
-    SENTENCE_TRANSFORMERS,
     EncodeReport,
     LoadedModel,
     Matrix,
@@ -29,7 +28,6 @@ from quaver.engine import (
     Vectors,
     check_listable,
     check_loaded,
-    check_range,
     convert,
     encode_texts,
     encode_tokens,
@@ -40,7 +38,7 @@ from quaver.engine import (
     similarity_pairwise,
     text_list,
 )
-from quaver.errors import InputError, ModelFolderError
+from quaver.errors import InputError, ModelFolderError, check_range
 from quaver.models import (
     TokenBatch,
     checked_prompts,
@@ -64,7 +62,7 @@ BLOCK_SIZE = 4096
 """Texts in a block of `encode_iter`: tokenizing all but the first quarter overlaps encoding."""
 
 _ENCODE = {
-    **SENTENCE_TRANSFORMERS,
+    **CALL_KEYWORDS,
     "prompt": "encode(texts, prompt=...) puts your own prompt before every text",
     "prompt_name": "encode(texts, prompt_name=...) takes one of the model's prompts by name",
 }
@@ -104,7 +102,7 @@ class Embedder:
             float32.
     """
 
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def __init__(
         self,
         model: LoadedModel,
@@ -148,7 +146,7 @@ class Embedder:
         self.fingerprint = hashlib.sha256(repr((folder.fingerprint, *space)).encode()).hexdigest()
 
     @classmethod
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -559,7 +557,7 @@ class Embedder:
         if isinstance(texts, str):
             raise InputError("texts must be an iterable of str: got one str; encode(text) takes it")
         check_listable("texts", texts, "an iterable of str")
-        check_range("block_size", block_size, sys.maxsize)
+        check_range("block_size", block_size)
         options: dict[str, Any] = {
             "prompt_name": prompt_name,
             "prompt": prompt,

@@ -28,12 +28,13 @@
 
 A message states the rule, what was found, and what to do. `except quaver.QuaverError` catches all
 of them; nothing is half written when one is raised. A missing extra is an ordinary `ImportError`
-that names the extra to install; `needs_extra` raises it.
+that names the extra to install; `needs_extra` raises it. `check_range` and `check_choice` raise
+InputError for arguments of every room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -157,3 +158,36 @@ def needs_extra(extra: str) -> Iterator[None]:
         raise ImportError(
             f"{library} is not installed: pip install 'quaver[{extra}]'", name=error.name
         ) from error
+
+
+def check_range(name: str, value: int, largest: int | None = None) -> None:
+    """Check a whole number.
+
+    Args:
+        name: the argument's name.
+        value: the value to check.
+        largest: the largest allowed value, or None for any; the smallest is 1.
+
+    Raises:
+        InputError: value is not a whole number in 1..largest.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not 1 <= value <= (value if largest is None else largest):
+        bounds = "of at least 1" if largest is None else f"from 1 to {largest}"
+        raise InputError(f"{name} must be a whole number {bounds}: got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Check that a value is one of a few.
+
+    Args:
+        name: the argument's name.
+        value: the value to check.
+        choices: the values allowed.
+
+    Raises:
+        InputError: value is not one of them.
+    """
+    allowed = list(choices)
+    if value not in allowed:
+        raise InputError(f"{name} must be one of {', '.join(allowed)}: got {value!r}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,22 +14,26 @@ from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
 from quaver.engine import (
-    LOADING,
+    CALL_KEYWORDS,
+    LOADING_KEYWORDS,
     MAX_BATCH_TOKENS,
-    SENTENCE_TRANSFORMERS,
     LoadedModel,
     Precision,
     Vectors,
     check_listable,
     check_loaded,
-    check_range,
     encode_texts,
     encode_tokens,
     explain_keywords,
     load_classifier,
     text_list,
 )
-from quaver.errors import InputError, ModelFolderError, UnsupportedArchitectureError
+from quaver.errors import (
+    InputError,
+    ModelFolderError,
+    UnsupportedArchitectureError,
+    check_range,
+)
 from quaver.models import TokenBatch, choose_prompt
 
 ScoreActivation = Literal["sigmoid", "identity"]
@@ -38,7 +41,7 @@ ScoreActivation = Literal["sigmoid", "identity"]
 _ACTIVATIONS: dict[str, ScoreActivation] = {"Sigmoid": "sigmoid", "Identity": "identity"}
 
 _PREDICT = {
-    **SENTENCE_TRANSFORMERS,
+    **CALL_KEYWORDS,
     "activation_fct": "use activation: 'sigmoid' or 'identity'",
     "activation_fn": "use activation: 'sigmoid' or 'identity'",
     "apply_softmax": "apply it to the plain scores (activation='identity')",
@@ -78,7 +81,7 @@ class Ranker(ABC):
     """
 
     @classmethod
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -167,7 +170,7 @@ class CrossEncoder(Ranker):
         tokenizer: the model's tokenizer.
     """
 
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def __init__(self, model: LoadedModel) -> None:
         """Wrap a loaded model; `from_pretrained` is the usual way.
 
@@ -193,7 +196,7 @@ class CrossEncoder(Ranker):
         self._engine = model.engine
 
     @classmethod
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -445,7 +448,7 @@ class BiEncoderRanker(Ranker):
         self.name = embedder.name
 
     @classmethod
-    @explain_keywords(LOADING)
+    @explain_keywords(LOADING_KEYWORDS)
     def from_pretrained(
         cls,
         name_or_path: str | Path,
@@ -529,7 +532,7 @@ def _checked(query: str, documents: Iterable[str], top_k: int | None) -> list[st
     if isinstance(documents, str):
         raise InputError("documents must be a list of str: got one str; put it in a list")
     if top_k is not None:
-        check_range("top_k", top_k, sys.maxsize)
+        check_range("top_k", top_k)
     return text_list(documents, name="documents", rule="a list of str")
 
 

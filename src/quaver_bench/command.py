@@ -256,7 +256,7 @@ def _given(line: CommandLine, options: Options) -> list[str]:
     given += ["--count", str(options.count), "--clients", ",".join(map(str, options.clients))]
     given += ["--threads", str(options.threads), "--seconds", str(options.seconds)]
     given += ["--rounds", str(options.least), "--longest", str(options.longest)]
-    given += ["--cache", str(line.cache), "--instances", str(options.instances)]
+    given += ["--cache-folder", str(line.cache), "--instances", str(options.instances)]
     given += ["--only-shapes"] if line.only_shapes else []
     given += ["--random-ids"] if options.random_ids else []
     given += ["--corpus", str(options.corpus)] if options.corpus else []

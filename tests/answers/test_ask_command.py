@@ -65,7 +65,8 @@ def test_wrong_citations_are_told(store: Path, server: ChatServer) -> None:
 
 
 def test_json_for_programs(store: Path, server: ChatServer) -> None:
-    code, out, _ = call("ask", store, "list", "--llm", server.url, "--json", "--llm-model", "m")
+    question = ("ask", store, "list", "--llm", server.url, "--json", "--llm-model", "m")
+    code, out, _ = call(*question)
     answer = json.loads(out)
     assert (code, answer["citations"]) == (0, [1, 2])
     page = (Path(__file__).parents[2] / "docs" / "guide" / "ask.md").read_text(encoding="utf-8")
@@ -75,6 +76,9 @@ def test_json_for_programs(store: Path, server: ChatServer) -> None:
     assert set(answer["prompt"][0]) == {"role", "content"}
     assert answer["passages"][0]["source"]
     assert server.requests[0][2]["model"] == "m"
+    best = answer["passages"][0]["score"]
+    code, out, _ = call(*question, "--min-score", best)
+    assert [hit["score"] for hit in json.loads(out)["passages"]] == [best]
 
 
 def test_a_prompt_from_a_file(store: Path, server: ChatServer, tmp_path: Path) -> None:

@@ -280,8 +280,11 @@ def test_errors_are_one_line_and_leave_nothing_behind(
         ["nosuch"],
     ],
 )
-def test_wrong_usage_exits_2(arguments: list[str]) -> None:
-    assert call(*arguments)[0] == 2
+def test_wrong_usage_is_one_line_and_exits_2(arguments: list[str]) -> None:
+    code, output, errors = call(*arguments)
+    assert (code, output) == (2, "")
+    assert errors.startswith("quaver: error: ")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -292,7 +295,7 @@ def test_quantizing_without_text_speaks_of_the_option(
 ) -> None:
     code, output, errors = call("quantize", tiny_folder, tmp_path / "int8", *options)
     assert (code, output) == (2, "")
-    assert "Invalid value for --calibration" in errors
+    assert "invalid value for --calibration" in errors
     assert f"{' '.join(options[: 1 if 'loss' in options[0] else 2])} needs calibration" in errors
 
 

@@ -142,7 +142,13 @@ def test_a_misspelled_command_is_suggested() -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("quaver qu", "quantize"), ("quaver search kb x --re", "--rerank")],
+    [
+        ("quaver qu", "quantize"),
+        ("quaver search kb x --re", "--rerank"),
+        ("quaver index docs --language ge", "german"),
+        ("quaver index docs --vectors b", "binary"),
+        ("quaver import kb x.parquet --vectors f", "float32"),
+    ],
 )
 def test_completion_knows_commands_and_options(line: str, expected: str) -> None:
     code = "import sys; sys.argv = ['quaver']\nfrom quaver.__main__ import main\nmain()"
@@ -177,7 +183,10 @@ def store(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @ANY
 def test_an_unknown_option_is_refused(name: str) -> None:
-    assert call(name, "--nonsense")[0] == REFUSED
+    code, errors = call(name, "--nonsense")
+    assert code == REFUSED
+    assert errors.startswith("quaver: error: no such option: --nonsense")
+    assert f"{name} --help` shows all options" in errors
 
 
 @ANY
@@ -263,6 +272,9 @@ def test_what_is_missing_or_does_not_fit_fails(
         ["evaluate", "model", "-t", "docs", "--calibration", "docs"],
         ["evaluate", "model", "-t", "docs", "--max-loss", "much"],
         ["evaluate", "model", "-t", "docs", "--json", "--markdown"],
+        ["evaluate", "model", "-t", "docs", "--overwrite"],
+        ["evaluate", "model", "-t", "docs", "-o", "measured"],
+        ["evaluate", "model", "-t", "docs", "--max-seq-length", "2"],
         ["evaluate", "model", "-t", "docs", "--kind", "nonsense"],
         ["bench"],
         ["bench", "model", "--quick"],
@@ -274,12 +286,14 @@ def test_what_is_missing_or_does_not_fit_fails(
     ids=" ".join,
 )
 def test_a_wrong_command_line_is_refused(store: Path, arguments: list[str]) -> None:
-    for old in ("old.npy", "old.parquet"):
+    (store.parent / "measured").mkdir()
+    kept = ("old.npy", "old.parquet", "measured/results.json")
+    for old in kept:
         (store.parent / old).write_text("old")
     code, errors = call(*arguments)
-    assert errors
+    assert errors.startswith("quaver: error: ")
     assert code == REFUSED
-    assert all((store.parent / old).read_text() == "old" for old in ("old.npy", "old.parquet"))
+    assert all((store.parent / old).read_text() == "old" for old in kept)
     assert not (store.parent / "new").exists()
 
 

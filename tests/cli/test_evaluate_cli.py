@@ -72,7 +72,7 @@ def test_files_of_a_report(tiny_folder: Path, tasks: Path, tmp_path: Path) -> No
         tasks,
         "--out",
         tmp_path / "out",
-        "--cache",
+        "--cache-folder",
         tmp_path / "c",
         "--json",
     )

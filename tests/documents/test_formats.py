@@ -20,7 +20,7 @@ from quaver.documents import (
     scan_folder,
     split,
 )
-from quaver.documents.formats import FORMATS, PACKED, SUPPORTED_ENDINGS
+from quaver.documents.formats import FORMATS, GZIP_ENDING, SUPPORTED_ENDINGS
 from quaver.documents.limits import LIMITS
 from quaver.documents.recognize import ending_for
 from quaver.errors import DocumentError
@@ -322,7 +322,7 @@ def test_large_text_goes_through_the_worker_and_stays_the_same(
 
 def test_endings_are_small_and_belong_to_one_format() -> None:
     endings = [ending for format in FORMATS for ending in format.endings]
-    assert [*endings, PACKED] == list(dict.fromkeys(SUPPORTED_ENDINGS))
+    assert [*endings, GZIP_ENDING] == list(dict.fromkeys(SUPPORTED_ENDINGS))
     assert all(ending == ending.lower() and ending.startswith(".") for ending in endings)
 
 

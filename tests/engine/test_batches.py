@@ -93,5 +93,7 @@ def test_tokens_are_encoded_as_their_texts(engine: Any) -> None:
 
 
 def test_the_bound_is_a_positive_number(engine: Any) -> None:
-    with pytest.raises(InputError, match="max_batch_tokens must be a whole number from 1"):
+    with pytest.raises(
+        InputError, match="max_batch_tokens must be a whole number of at least 1: got 0"
+    ):
         encode_texts(tokenize, engine, TEXTS, max_batch_tokens=0)

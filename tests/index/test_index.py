@@ -269,7 +269,7 @@ def test_progress_counts_what_is_flushed(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
     monkeypatch.setattr("quaver.index.update.FLUSH_SECONDS", seconds)
-    monkeypatch.setattr("quaver.index.embedding.BATCH", 4)
+    monkeypatch.setattr("quaver.index.embedding.PASSAGES_PER_BATCH", 4)
     for i in range(10):
         (folder / f"{i}.txt").write_text(f"Text {i} of the list of files.")
     written, flushed = [0], [0]
@@ -479,7 +479,7 @@ class _Stopped(BaseException):
 def test_an_update_that_stops_anywhere_is_finished_by_the_next(
     index: Index, folder: Path, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
-    monkeypatch.setattr("quaver.index.embedding.BATCH", 4)
+    monkeypatch.setattr("quaver.index.embedding.PASSAGES_PER_BATCH", 4)
     index.update(folder)
     (folder / "a.md").write_text("# Dict\n\nThe dict of strings.\n\nAll new.")
     (folder / "sub" / "c.rst").unlink()

@@ -783,7 +783,7 @@ def test_another_environment_measures_and_its_rows_come_back(
         "--parts",
         "latency",
     ]
-    options += ["--seconds", "0", "--rounds", "1", "--cache", str(tmp_path / "cache")]
+    options += ["--seconds", "0", "--rounds", "1", "--cache-folder", str(tmp_path / "cache")]
     kept: list[Result] = []
     static = FORMS["quaver-int8-static"]
     measure_elsewhere(tmp_path, "ipex", [static], options, Result(), kept.append)
@@ -885,7 +885,7 @@ def quick_options(tiny_folder: Path, corpus_file: Path, out: Path) -> list[objec
     return [
         *(tiny_folder, "--against", "quaver", "--corpus", corpus_file, "--count", 40),
         *("--cases", "1x8,4x16,8x20", "--clients", "1,2", "--seconds", 0, "--rounds", 1),
-        *("--out", out, "--cache", out.parent / "cache", "--name", "tiny"),
+        *("--out", out, "--cache-folder", out.parent / "cache", "--name", "tiny"),
         *("--environments", out.parent),
     ]
 
@@ -923,7 +923,7 @@ def own_options(tiny_folder: Path, corpus_file: Path) -> list[object]:
     return [
         *(tiny_folder, "--corpus", corpus_file, "--count", 40, "--name", "tiny"),
         *("--cases", "1x8,4x16", "--clients", "2", "--seconds", 0, "--rounds", 1),
-        *("--cache", corpus_file.parent / "cache"),
+        *("--cache-folder", corpus_file.parent / "cache"),
     ]
 
 
@@ -1063,7 +1063,7 @@ def test_quick_is_a_set_of_defaults(
         taken.append(options)
 
     monkeypatch.setattr(command, "measure", measure)
-    options = ["--out", tmp_path / "out", "--cache", tmp_path, "--environments", tmp_path]
+    options = ["--out", tmp_path / "out", "--cache-folder", tmp_path, "--environments", tmp_path]
     done = bench(tiny_folder, *given, *options, "--against", "quaver")
     assert done.exit_code == 0, done.output
     (found_options,) = taken

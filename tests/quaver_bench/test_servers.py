@@ -113,7 +113,7 @@ def results(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     corpus.write_text("\n".join(f"{TEXT} {i % 10}" for i in range(40)), encoding="utf-8")
     command = [sys.executable, "-m", "quaver_bench.servers", str(tiny_folder), "--name", "tiny"]
     command += ["--rerank", str(reranker), "--corpus", str(corpus), "--out", str(folder / "out")]
-    command += ["--environments", str(folder / "none"), "--cache", str(folder / "cache")]
+    command += ["--environments", str(folder / "none"), "--cache-folder", str(folder / "cache")]
     command += ["--quick", "--seconds", "0.3", "--connections", "1,3", "--against", "infinity"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

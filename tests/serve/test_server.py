@@ -465,8 +465,9 @@ def test_the_shown_settings_can_be_read_again(tmp_path: Path) -> None:
     [
         ({"cache": "much"}, "cache must be a number with a unit, such as 256MB: got 'much'"),
         ({"grace": "5 weeks"}, "grace must be a number with a unit"),
-        ({"port": 99999}, "port"),
-        ({"nonsense": 1}, "nonsense"),
+        ({"port": 99999}, "port must be a whole number <= 65535: got 99999, which --port gives"),
+        ({"nonsense": 1}, "has the unknown key nonsense: correct or remove it"),
+        ({"api_keys": ["a", 3]}, r"api_keys\[1\] must be a text: got '\*\*\*'"),
         ({"tls_key": "key.pem"}, "TLS needs both"),
     ],
 )

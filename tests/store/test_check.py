@@ -146,8 +146,8 @@ def test_a_flipped_bit_is_never_believed(
     sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exact: bool
 ) -> None:
     if not exact:  # so that the sketches are used
-        monkeypatch.setattr(nearest_module, "EXACT", 2)
-        monkeypatch.setattr(folder_module, "EXACT", 2)
+        monkeypatch.setattr(nearest_module, "EXACT_ROWS", 2)
+        monkeypatch.setattr(folder_module, "EXACT_ROWS", 2)
     whole = answers(sound)
     chance = random.Random(5 + exact)
     names = [file.name for file in files(sound)]

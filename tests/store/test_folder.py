@@ -269,7 +269,12 @@ def test_a_failing_disk_is_an_error_and_keeps_what_is_stored(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
-def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("seen_before", "message"), [(True, "MB are needed"), (False, "No space left")]
+)
+def test_a_really_full_disk_does_not_kill_the_process(
+    tmp_path: Path, seen_before: bool, message: str
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
@@ -279,12 +284,14 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
     try:
         result = in_another_process(
             """
-            import sys, pathlib, uuid, numpy as np
+            import sys, pathlib, shutil, uuid, numpy as np
             from quaver.errors import StoreWriteError
             from quaver.documents import Passage
             from quaver.store import Manifest
             from quaver.store.folder import FolderStore
             path = pathlib.Path(sys.argv[1])
+            if sys.argv[2] == "False":  # another process fills the disk after the check
+                shutil.disk_usage = lambda _: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40)
             store, written = FolderStore.create(path, Manifest("m", "f", 384, 100, "")), 0
             rows = np.random.default_rng(0).standard_normal((100, 384)).astype(np.float32)
             try:
@@ -297,8 +304,9 @@ def test_a_really_full_disk_does_not_kill_the_process(tmp_path: Path) -> None:
                 print(error, written)
             """,
             disk / "kb",
+            str(seen_before),
         )
-        assert "No space left" in result.stdout, (result.returncode, result.stderr)
+        assert message in result.stdout, (result.returncode, result.stderr)
         written = int(result.stdout.split()[-1])
         with FolderStore.open(disk / "kb", read_only=True) as reader:
             assert reader.count() == written > 500

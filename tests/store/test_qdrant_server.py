@@ -33,7 +33,7 @@ MANIFEST = Manifest("model", "f" * 64, 64, 100, "2030-01-01T00:00:00+00:00")
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qdrant_connection, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(qdrant_connection, "RETRY_WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_refusal_is_no_silence(client: QdrantClient) -> None:
 def test_an_update_goes_on_when_the_server_is_back(
     client: QdrantClient, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("quaver.index.embedding.BATCH", 4)
+    monkeypatch.setattr("quaver.index.embedding.PASSAGES_PER_BATCH", 4)
     embedder = Embedder.from_pretrained(tiny_folder, threads=1)
     (tmp_path / "docs").mkdir()
     for i in range(12):

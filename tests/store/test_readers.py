@@ -96,7 +96,7 @@ def test_a_reader_has_what_was_flushed_and_takes_more_when_asked(store: FolderSt
 def test_a_reader_keeps_its_state_when_everything_is_written_again(
     store: FolderStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "LEAST_WASTE", 1)
+    monkeypatch.setattr(folder_module, "MIN_DROPPED", 1)
     write(store, 1)
     store.flush()
     with FolderStore.open(store.path, read_only=True) as reader:
@@ -228,7 +228,7 @@ def test_reading_as_a_user_who_may_not_write(store: FolderStore, tmp_path: Path)
 
 
 def _write_on(path: Path, said: Connection, waste: int, batch: int) -> None:
-    folder_module.LEAST_WASTE, folder_module.FAN, folder_module._MANY_RUNS = waste, 3, 1
+    folder_module.MIN_DROPPED, folder_module.MERGE_FAN_IN, folder_module._MANY_RUNS = waste, 3, 1
     with FolderStore.open(path) as store:
         while True:
             write(store, batch)
@@ -334,9 +334,9 @@ def test_sketches_find_what_comparing_all_finds(
             )
         exact = [[hit.id for hit in store.search(query, k=10)] for query in queries]
         for module in (nearest_module, folder_module):
-            monkeypatch.setattr(module, "EXACT", 100)
-        monkeypatch.setattr(nearest_module, "CANDIDATES", 600)
-        monkeypatch.setattr(nearest_module, "SHARE", 5)
+            monkeypatch.setattr(module, "EXACT_ROWS", 100)
+        monkeypatch.setattr(nearest_module, "MIN_RESCORED", 600)
+        monkeypatch.setattr(nearest_module, "RESCORED_SHARE", 5)
         quick = [[hit.id for hit in store.search(query, k=10)] for query in queries]
         found = [len(set(a) & set(b)) for a, b in zip(exact, quick, strict=True)]
         assert [a[0] for a in exact] == [str(i) for i in range(20)] == [a[0] for a in quick]
@@ -348,7 +348,7 @@ def test_sketches_find_what_comparing_all_finds(
 def test_words_are_found_over_many_merged_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "FAN", 3)
+    monkeypatch.setattr(folder_module, "MERGE_FAN_IN", 3)
     monkeypatch.setattr(folder_module, "MAX_POSTINGS", 60)
     with FolderStore.create(tmp_path / "kb", MANIFEST) as store:
         for i in range(40):

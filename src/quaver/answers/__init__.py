@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from quaver.answers.answer import PASSAGES, Answer, ask
+from quaver.answers.answer import DEFAULT_PASSAGES, Answer, ask
 from quaver.answers.chat import ChatModel
 from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
 
-__all__ = ["DEFAULT_TEMPLATE", "PASSAGES", "Answer", "ChatModel", "Message", "ask", "render"]
+__all__ = [
+    "DEFAULT_PASSAGES",
+    "DEFAULT_TEMPLATE",
+    "Answer",
+    "ChatModel",
+    "Message",
+    "ask",
+    "render",
+]

@@ -11,7 +11,7 @@ from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
 from quaver.index import Index, SupportsRank
 from quaver.store import CANDIDATES, Filter, Hit, Mode
 
-PASSAGES = 6
+DEFAULT_PASSAGES = 6
 """Passages that a model gets by default: about 1,500 tokens, which the smallest models can read."""
 
 _CITATION = re.compile(r"\[(\d+(?:\s*[,;\-\N{EN DASH}]\s*\d+)*)\]")
@@ -46,11 +46,12 @@ def ask(
     question: str,
     *,
     llm: ChatModel | None = None,
-    k: int = PASSAGES,
+    k: int = DEFAULT_PASSAGES,
     mode: Mode = "hybrid",
     filter: Filter | None = None,
     ranker: SupportsRank | None = None,
     candidates: int = CANDIDATES,
+    min_score: float | None = None,
     template: str = DEFAULT_TEMPLATE,
     on_prompt: Callable[[Sequence[Message]], None] | None = None,
     on_text: Callable[[str], None] | None = None,
@@ -66,7 +67,8 @@ def ask(
         filter: only passages that match: a `Compare`, or several joined by `And`, `Or` and `Not`.
         ranker: reranks the passages; see `Index.search`.
         candidates: number of passages the ranker gets.
-        template: the prompt; see `quaver.answers.render`.
+        min_score: leave out passages with a lower score; see `Index.search`.
+        template: the prompt, with `{passages}` and `{question}`; docs/guide/ask.md shows the default.
         on_prompt: called with the prompt before it is sent, unless nothing was found.
         on_text: called with each piece of the answer as it arrives.
 
@@ -79,7 +81,13 @@ def ask(
         LanguageModelError: the model cannot be reached, refuses, or its answer breaks off.
     """
     hits = index.search(
-        question, k=k, mode=mode, filter=filter, ranker=ranker, candidates=candidates
+        question,
+        k=k,
+        mode=mode,
+        filter=filter,
+        ranker=ranker,
+        candidates=candidates,
+        min_score=min_score,
     )
     messages = render(question, hits, template)
     if hits and on_prompt is not None:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
-from quaver.cli.exit_codes import EPILOG, INTERRUPTED
+from quaver.cli.exit_codes import EPILOG, INTERRUPTED, print_usage_error
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,17 @@ class _Group(TyperGroup):
         super().__init__(**attributes)
         for name, listed in COMMANDS.items():
             self.add_command(TyperCommand(name, short_help=listed.summary))
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run a command, and print what is wrong with its line like every other error."""
+        if not options.pop("standalone_mode", True):
+            return super().main(*arguments, **options, standalone_mode=False)
+        try:
+            code = super().main(*arguments, **options, standalone_mode=False)
+        except typer.TyperException as error:
+            print_usage_error(error)
+            code = error.exit_code
+        sys.exit(code)
 
     def resolve_command(
         self, ctx: Any, args: list[str]

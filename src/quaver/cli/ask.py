@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from quaver.answers import DEFAULT_TEMPLATE, PASSAGES, Answer, ChatModel, Message
+from quaver.answers import DEFAULT_PASSAGES, DEFAULT_TEMPLATE, Answer, ChatModel, Message
 from quaver.answers import ask as ask_index
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
@@ -29,6 +29,7 @@ from quaver.cli.options import (
 from quaver.cli.search import (
     CandidatesOption,
     FilterOption,
+    MinScoreOption,
     ModeOption,
     RerankOption,
     parsed_filter,
@@ -63,11 +64,12 @@ def ask(
     ] = _KEY_VARIABLE,
     k: Annotated[
         int, typer.Option("-k", help="How many passages the language model gets.", min=1)
-    ] = PASSAGES,
+    ] = DEFAULT_PASSAGES,
     mode: ModeOption = "hybrid",
     filters: FilterOption = None,
     rerank: RerankOption = None,
     candidates: CandidatesOption = CANDIDATES,
+    min_score: MinScoreOption = None,
     prompt: Annotated[
         Path | None,
         typer.Option(help="File with your own prompt; docs/guide/ask.md shows the default."),
@@ -117,6 +119,7 @@ def ask(
                 filter=wanted,
                 ranker=None if rerank is None else load_ranker(rerank, own, threads=threads),
                 candidates=candidates,
+                min_score=min_score,
                 template=template,
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,
                 on_text=None if as_json else _print_piece,

@@ -137,7 +137,9 @@ def bench(
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder for the models that engines convert.", show_default=False),
+        typer.Option(
+            "--cache-folder", help="Folder for the models that engines convert.", show_default=False
+        ),
     ] = None,
     environments: Annotated[
         Path,

@@ -21,6 +21,7 @@ from quaver.cli.options import (
     require_option,
 )
 from quaver.cli.terminal import plural
+from quaver.disk_space import require_disk_space
 from quaver.embedder import Embedder
 from quaver.errors import DocumentError, InputError
 
@@ -60,6 +61,8 @@ def embed(
         embedder = Embedder.from_pretrained(
             model, pooling=pooling, precision=precision.value, threads=threads
         )
+        if out is not None:
+            require_disk_space(out, 4 * len(lines) * embedder.dimension, InputError)
         vectors = embedder.encode(lines, prompt_name=prompt_name)
         if out is None:
             for row in vectors:

@@ -24,10 +24,12 @@ from rich.text import Text
 
 from quaver.cli.exit_codes import LOST_TOO_MUCH, reported_errors
 from quaver.cli.options import (
+    OverwriteOption,
     PoolingOption,
     ThreadsOption,
     cache_folder,
     read_share,
+    require_new,
     require_option,
 )
 from quaver.cli.terminal import harmless
@@ -154,6 +156,7 @@ def evaluate(
             help="Folder for results.json, results.md, results.png and queries.csv.",
         ),
     ] = None,
+    overwrite: OverwriteOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the report as Markdown.")
@@ -166,7 +169,10 @@ def evaluate(
     ] = False,
     cache: Annotated[
         Path | None,
-        typer.Option(help="Folder that keeps vectors for later runs of the same code and models."),
+        typer.Option(
+            "--cache-folder",
+            help="Folder that keeps vectors for later runs of the same code and models.",
+        ),
     ] = None,
     pooling: PoolingOption = None,
     max_seq_length: Annotated[
@@ -187,6 +193,9 @@ def evaluate(
             raise InputError("--json and --markdown exclude each other: give one")
         require_option("--index", index, {"--mode": mode})
         require_option("--against", against, {"--calibration": calibration})
+        require_option("--out", out, {"--overwrite": overwrite})
+        if out is not None:
+            require_new(out / "results.json", overwrite=overwrite)
         judged, others = _read_tasks(
             [name for part in tasks for name in _split(part)],
             _task_options(kind or [], qrels or [], relevance or []),

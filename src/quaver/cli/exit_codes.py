@@ -74,6 +74,20 @@ def reported_errors(interrupted: str = "interrupted") -> Iterator[None]:
             raise typer.Exit(PIPE_CLOSED) from error
 
 
+def print_usage_error(error: typer.TyperException) -> None:
+    """Print what is wrong with a command line, in one line on stderr.
+
+    Args:
+        error: from Typer; its message is empty if the help has been printed already.
+    """
+    message = " ".join(error.format_message().split()).rstrip(".")
+    message = message.replace("Value error, ", "")  # of a choice
+    if message:
+        context = getattr(error, "ctx", None)
+        advice = f"; `{context.command_path} --help` shows all options" if context else ""
+        print(f"quaver: error: {message[:1].lower()}{message[1:]}{advice}", file=sys.stderr)
+
+
 def _in_options(message: str) -> str:
     """Replace the names of the library's arguments by those of the options."""
     return _ARGUMENTS.sub(lambda name: "--" + name[0].replace("_", "-"), message)

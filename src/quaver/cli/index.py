@@ -11,6 +11,8 @@ import typer
 
 from quaver.cli.exit_codes import FAILED, reported_errors
 from quaver.cli.options import (
+    ComparedVectors,
+    LanguageOption,
     PoolingOption,
     Precision,
     PrecisionOption,
@@ -55,14 +57,9 @@ def index(
             help="New store: maximum number of tokens in a passage; default: all that the model reads."
         ),
     ] = None,
-    language: Annotated[
-        str | None,
-        typer.Option(
-            help="New store: language of the stop words and stems in word search; default: english."
-        ),
-    ] = None,
+    language: LanguageOption = None,
     vectors: Annotated[
-        str | None,
+        ComparedVectors | None,
         typer.Option(
             help="New store on a server: what its search compares, float32, int8 or binary; default: float32."
         ),
@@ -110,8 +107,9 @@ def index(
         selection = Selection.of(
             include or (), exclude or (), gitignore=not no_gitignore, follow_links=follow_links
         )
-        # Report a wrong folder before a model is loaded and a store is made.
-        scan = scan_folder(folder, selection)
+        # Report a wrong folder before a model is loaded and a store is made. The first update of
+        # --watch lists the folder itself, once it sees changes.
+        scan = None if watch and folder.is_dir() else scan_folder(folder, selection)
         if Index.exists(store):
             load = stored_model(store, model, precision, threads, pooling)
             opened = Index.open(store, load, wait=wait_seconds(wait))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -65,6 +65,20 @@ def read_pooling(text: str) -> str:
     return text
 
 
+def _languages() -> list[str]:
+    from quaver.store import LANGUAGES
+
+    return [*LANGUAGES, "none"]
+
+
+ComparedVectors = Literal["float32", "int8", "binary"]
+LanguageOption = Annotated[
+    str | None,
+    typer.Option(
+        help="New store: language of the stop words and stems in word search; default: english.",
+        autocompletion=_languages,
+    ),
+]
 StoreArgument = Annotated[
     str, typer.Argument(help="Folder of the store, or qdrant://host:port/name.")
 ]

@@ -10,6 +10,7 @@ import typer
 
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import (
+    ComparedVectors,
     OverwriteOption,
     Precision,
     PrecisionOption,
@@ -66,7 +67,7 @@ def import_store(
         ),
     ] = None,
     vectors: Annotated[
-        str | None,
+        ComparedVectors | None,
         typer.Option(
             help="New store on a server: what its search compares, float32, int8 or binary; default: as in the file."
         ),

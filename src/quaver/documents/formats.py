@@ -72,10 +72,10 @@ FORMATS = (
     Format("plain:plain_document", (".text", ".log", *_CODE)),
 )
 _BY_ENDING = {ending: format for format in FORMATS for ending in format.endings}
-PACKED = ".gz"
+GZIP_ENDING = ".gz"
 """Follows the ending of a compressed file: `.md.gz`."""
 
-SUPPORTED_ENDINGS = (*_BY_ENDING, PACKED)
+SUPPORTED_ENDINGS = (*_BY_ENDING, GZIP_ENDING)
 """Endings of supported files; case does not matter."""
 
 ENDINGS_SHOWN = ".txt, .md, .html, .pdf, .docx and others (docs/guide/files.md lists them)"
@@ -96,8 +96,8 @@ def convert(ending: str, content: bytes) -> Document:
         DocumentError: the file is encrypted, broken, too large or refused.
         ImportError: an extra is not installed.
     """
-    if ending.endswith(PACKED):
-        return convert(ending[: -len(PACKED)], _unpacked(content))
+    if ending.endswith(GZIP_ENDING):
+        return convert(ending[: -len(GZIP_ENDING)], _unpacked(content))
     format = _BY_ENDING[ending]
     module, _, function = format.reader.partition(":")
     reader: Callable[[Any], Document] = getattr(

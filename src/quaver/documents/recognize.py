@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path, PurePath
 
-from quaver.documents.formats import PACKED, SUPPORTED_ENDINGS
+from quaver.documents.formats import GZIP_ENDING, SUPPORTED_ENDINGS
 
 _START = 8192
 """Bytes examined at the start of a file."""
@@ -59,12 +59,12 @@ def ending_for(name: str, start: Callable[[], bytes], *, forced: bool = False) -
         as above.
     """
     ending = PurePath(name).suffix.lower()
-    if ending == PACKED:
-        inner = name[: -len(PACKED)]
-        if inner.lower().endswith(PACKED):
+    if ending == GZIP_ENDING:
+        inner = name[: -len(GZIP_ENDING)]
+        if inner.lower().endswith(GZIP_ENDING):
             return None
         found = ending_for(inner, lambda: _unpacked(start()), forced=forced)
-        return None if found is None else found + PACKED
+        return None if found is None else found + GZIP_ENDING
     if ending in SUPPORTED_ENDINGS:
         return ending
     known = not ending or name.partition(".")[0].lower() in _STEMS

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from quaver.engine.arguments import (
-    LOADING,
-    SENTENCE_TRANSFORMERS,
-    check_choice,
-    check_listable,
-    check_loaded,
-    check_range,
-    explain_keywords,
-    text_list,
-)
 from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
 from quaver.engine.engine import Engine
 from quaver.engine.load import (
     LoadedModel,
     agreed_pooling,
+    check_loaded,
     check_pooling,
     load_classifier,
     load_model,
 )
 from quaver.engine.machine import info
+from quaver.engine.micro_batches import MicroBatcher
+from quaver.engine.migration import CALL_KEYWORDS, LOADING_KEYWORDS, explain_keywords
 from quaver.engine.native_model import Precision, relative_projections
 from quaver.engine.postprocessing import (
     Matrix,
@@ -35,16 +28,18 @@ from quaver.engine.postprocessing import (
     similarity,
     similarity_pairwise,
 )
+from quaver.engine.text_list import check_listable, text_list
 from quaver.engine.threads import available_threads
 
 __all__ = [
-    "LOADING",
+    "CALL_KEYWORDS",
+    "LOADING_KEYWORDS",
     "MAX_BATCH_TOKENS",
-    "SENTENCE_TRANSFORMERS",
     "EncodeReport",
     "Engine",
     "LoadedModel",
     "Matrix",
+    "MicroBatcher",
     "Output",
     "Precision",
     "ShortMatrix",
@@ -53,11 +48,9 @@ __all__ = [
     "Vectors",
     "agreed_pooling",
     "available_threads",
-    "check_choice",
     "check_listable",
     "check_loaded",
     "check_pooling",
-    "check_range",
     "convert",
     "encode_texts",
     "encode_tokens",

@@ -12,10 +12,10 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine.arguments import check_range
 from quaver.engine.engine import Engine
 from quaver.engine.postprocessing import Vectors
 from quaver.engine.static import StaticEngine
+from quaver.errors import check_range
 from quaver.models import TokenBatch
 
 Item = TypeVar("Item", contravariant=True)
@@ -77,7 +77,7 @@ def encode_texts(
         InputError: max_batch_tokens is not a positive whole number, or a text is invalid.
         EngineError: a vector has NaN or infinity.
     """
-    check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+    check_range("max_batch_tokens", max_batch_tokens)
     vectors = np.empty((len(texts), engine.spec.outputs), np.float32)
     tokens = truncated = 0
     total = len(texts) if copies is None else sum(copies)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from quaver.engine.arguments import check_range
 from quaver.engine.engine import Engine
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.engine.static import StaticEngine
@@ -17,6 +16,7 @@ from quaver.errors import (
     ModelFolderError,
     PoolingError,
     UnsupportedArchitectureError,
+    check_range,
 )
 from quaver.models import (
     MAX_TOKENS,
@@ -143,6 +143,25 @@ def load_classifier(
         "local_files_only": local_files_only,
     }
     return _load(folder, cross_encoder_spec(folder), options)
+
+
+def check_loaded(name: str, model: object, kind: type) -> None:
+    """Check that a constructor received a loaded model.
+
+    Args:
+        name: the class's name.
+        model: the argument to check.
+        kind: what it wraps.
+
+    Raises:
+        InputError: it is something else, such as a name or a folder.
+    """
+    if not isinstance(model, kind):
+        given = f"{str(model)!r}" if isinstance(model, (str, PurePath)) else "name_or_path"
+        raise InputError(
+            f"{name}(...) wraps a model that is loaded: got {type(model).__name__}; load one with "
+            f"{name}.from_pretrained({given})"
+        )
 
 
 def check_pooling(pooling: str) -> None:

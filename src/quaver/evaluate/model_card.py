@@ -9,9 +9,9 @@ from pathlib import Path
 from quaver.errors import InputError
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.table import markdown_report
-from quaver.quantization import MARKS
+from quaver.quantization import LOSS_TABLE_MARKS
 
-START, END = MARKS
+START, END = LOSS_TABLE_MARKS
 
 
 def is_quantized_folder(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from quaver.index import CorpusIndex
 from quaver.store import Mode
 
 Rows = NDArray[np.float32]
-KEPT = 100
+RANKING_DEPTH = 100
 """Documents kept for a query in retrieval; the metric and the overlap need ten."""
 _QUERIES_AT_ONCE = 256
 
@@ -113,7 +113,7 @@ class VectorSystem:
 
     def _nearest(self, task: Task, corpus: Rows, queries: Rows) -> Scores:
         ids, names = list(task.corpus), list(task.queries)
-        kept = min(KEPT, len(ids))
+        kept = min(RANKING_DEPTH, len(ids))
         scores: Scores = {}
         for first in range(0, len(names), _QUERIES_AT_ONCE):
             near = self._encoder.similarity(queries[first : first + _QUERIES_AT_ONCE], corpus)
@@ -204,4 +204,6 @@ class IndexSystem:
             )
         with CorpusIndex(self._embedder, mode=self._mode) as index:
             index.add(task.corpus.items())
-            return Measured({q: index.search(text, KEPT) for q, text in task.queries.items()})
+            return Measured(
+                {q: index.search(text, RANKING_DEPTH) for q, text in task.queries.items()}
+            )

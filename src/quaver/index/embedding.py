@@ -13,7 +13,7 @@ from quaver.documents import Passage, embedded_text
 from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
 from quaver.models import TokenBatch
 
-BATCH = 64
+PASSAGES_PER_BATCH = 64
 """Passages embedded and stored in one call. Large enough for the engine (about 10,000 tokens), small
 enough that a slow machine shows progress within seconds."""
 
@@ -84,12 +84,12 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
 
 
 def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yield the passages in batches of about `BATCH`, all of nearly the same size.
+    """Yield the passages in batches of about `PASSAGES_PER_BATCH`, all of nearly the same size.
 
-    Batches of exactly `BATCH` would leave small remainders: 66 passages as 64 and 2 would cost an
+    Batches of exactly `PASSAGES_PER_BATCH` would leave small remainders: 66 passages as 64 and 2 would cost an
     engine call and a store write for the last two.
     """
-    pieces = max(1, round(len(passages) / BATCH))
+    pieces = max(1, round(len(passages) / PASSAGES_PER_BATCH))
     cuts = [len(passages) * i // pieces for i in range(pieces + 1)]
     for first, last in pairwise(cuts):
         if first < last:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -14,8 +13,14 @@ from numpy.typing import NDArray
 
 from quaver.documents import SMALLEST_BUDGET, Passage, Scan, Selection, passage_id
 from quaver.embedder import Embedder, loading_settings
-from quaver.engine import check_listable, check_range, text_list
-from quaver.errors import DocumentError, InputError, ModelNotFoundError, StoreClosedError
+from quaver.engine import check_listable, text_list
+from quaver.errors import (
+    DocumentError,
+    InputError,
+    ModelNotFoundError,
+    StoreClosedError,
+    check_range,
+)
 from quaver.index.embedding import batches, embed, passage_budget, tokenize_passages
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.index.reranking import SupportsRank, rerank
@@ -31,7 +36,6 @@ from quaver.store import (
     StoreRepair,
     StoreStatus,
     VectorStore,
-    check_k,
     check_language,
     check_store,
     create_store,
@@ -339,6 +343,7 @@ class Index:
         """
         self._require_open()
         passages = _passages(passages)
+        self.store.require_space(len(passages), sum(len(passage.text) for passage in passages))
         truncated = 0
         for batch in batches(passages):
             ready = tokenize_passages(self.embedder, batch)
@@ -381,8 +386,8 @@ class Index:
             gitignore: whether to respect the folder's .gitignore files.
             follow_links: whether to follow symbolic links that lead out of the folder; if not, the
                 report lists them.
-            scan: what `quaver.documents.scan_folder` found with the same patterns and options, if the
-                folder has been listed already.
+            scan: a listing of the folder that the command line has made already with the same
+                patterns and options; None lists it now.
             on_progress: called whenever passages have been embedded or stored.
 
         Returns:
@@ -490,8 +495,8 @@ class Index:
             raise InputError(f"a query must be a str: got {type(query).__name__}")
         if not query.strip():
             raise InputError("a query must not be empty: got only white space")
-        check_k(k)
-        check_range("candidates", candidates, sys.maxsize)
+        check_range("k", k)
+        check_range("candidates", candidates)
         vector = None if mode == "bm25" else self.embedder.encode_query(query)
         found = k if ranker is None else max(k, candidates)
         hits = self.store.search(vector, text=query, k=found, mode=mode, filter=filter)

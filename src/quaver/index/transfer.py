@@ -11,7 +11,7 @@ from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.index.index import Index
 from quaver.store import (
-    ROWS,
+    ROW_GROUP,
     Manifest,
     ParquetPassages,
     create_store,
@@ -86,7 +86,7 @@ def import_passages(
         raise InputError(f"{path} was not exported from a store: name a model to embed its texts")
     done = 0
     rows = iter(file)
-    page = list(islice(rows, ROWS // 8))  # a broken file fails before a store is created
+    page = list(islice(rows, ROW_GROUP // 8))  # a broken file fails before a store is created
     if store_exists(location):
         opened = Index.open(location, embedder, wait=wait)
     elif isinstance(embedder, Embedder):
@@ -95,11 +95,12 @@ def import_passages(
         raise InputError(f"there is no store at {location} yet: a new one needs a loaded model")
     with opened as index:
         index.store.manifest.check_asked(location, vectors=vectors)
+        index.store.require_space(file.rows)
         while page:
             index.add([row.passage for row in page])
             done += len(page)
             report(done, file.rows)
-            page = list(islice(rows, ROWS // 8))
+            page = list(islice(rows, ROW_GROUP // 8))
         index.store.optimize()
     return done
 
@@ -124,6 +125,7 @@ def _import_own(
             dimension=manifest.dimension,
         )
         store.manifest.check_asked(location, vectors=vectors)
+        store.require_space(file.rows)
         done = 0
         for passages, rows, versions in pieces(iter(file)):
             store.upsert(passages, rows, versions=versions)

@@ -132,7 +132,7 @@ class _Update:
         try:
             read = (
                 self._prepared(group, stored, anything)
-                for group in reader.groups(scan.files, embedding.BATCH)
+                for group in reader.groups(scan.files, embedding.PASSAGES_PER_BATCH)
             )
             with read_ahead(read, _AHEAD) as works:
                 for work in works:

@@ -26,10 +26,10 @@ from quaver.store import (
     to_payload,
 )
 
-FOREIGN = "vectors given by a framework"
+FOREIGN_VECTORS = "vectors given by a framework"
 """The manifest's model name: frameworks pass vectors, so only the dimension is known."""
 
-META = "meta"
+META_FIELD = "meta"
 """Key of a framework's metadata in a passage's, so one framework can open what another wrote."""
 
 Found = TypeVar("Found")
@@ -197,8 +197,8 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
         StoreError: the store cannot be opened or created; the subclass gives the reason.
     """
     manifest = Manifest(
-        model=FOREIGN,
-        fingerprint=FOREIGN,
+        model=FOREIGN_VECTORS,
+        fingerprint=FOREIGN_VECTORS,
         dimension=dimension,
         passage_tokens=0,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -222,7 +222,7 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
 def _opened(folder: Path, manifest: Manifest) -> FolderStore:
     if not FolderStore.exists(folder):
         return FolderStore.create(folder, manifest)
-    if Manifest.read(folder).model != FOREIGN:
+    if Manifest.read(folder).model != FOREIGN_VECTORS:
         raise StoreMismatchError(
             f"a framework's store needs a folder of its own: `quaver index` created {folder}; open "
             "that folder with quaver.Index, or pass another path"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine import check_range
+from quaver.errors import check_range
 from quaver.integrations.shared_models import Role, shared_embedder
 
 BATCH_SIZE = 256

@@ -33,7 +33,7 @@ with needs_extra("haystack"):
     from haystack.utils import Secret
     from haystack.utils.misc import _deduplicate_documents
 
-STAMP = "quaver_embedding"
+STAMP_KEY = "quaver_embedding"
 """The meta field that identifies the model and the text of a document's embedding."""
 
 HUB_TOKENS = ("HF_API_TOKEN", "HF_TOKEN")
@@ -339,7 +339,7 @@ def document_text(document: Document, meta_fields: Sequence[str], separator: str
 
 
 def stamp(embedder: Embedder, prefix: str | None, normalize: bool, text: str) -> str:
-    """Return the value of `Document.meta[STAMP]` for a text embedded this way.
+    """Return the value of `Document.meta[STAMP_KEY]` for a text embedded this way.
 
     Args:
         embedder: the model.

@@ -18,7 +18,12 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from quaver.errors import InputError, needs_extra
-from quaver.integrations.sentence_transformers_export import CONFIG, MODEL, Task, copy_model
+from quaver.integrations.sentence_transformers_export import (
+    CONFIG_FILE,
+    MODEL_FOLDER,
+    Task,
+    copy_model,
+)
 from quaver.integrations.shared_models import (
     SharedCrossEncoder,
     SharedEmbedder,
@@ -70,7 +75,7 @@ class QuaverModule(InputModule):
         prompts: prompts by name; empty for a cross-encoder.
     """
 
-    config_file_name = CONFIG
+    config_file_name = CONFIG_FILE
     save_in_root = True
 
     def __init__(
@@ -279,7 +284,9 @@ class QuaverModule(InputModule):
             args: not used.
             kwargs: not used.
         """
-        copy_model(find_folder(self.model, None, False, None).path, Path(output_path) / MODEL)
+        copy_model(
+            find_folder(self.model, None, False, None).path, Path(output_path) / MODEL_FOLDER
+        )
         self.save_config(output_path)
 
     @classmethod
@@ -303,7 +310,7 @@ class QuaverModule(InputModule):
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         folder = cls.load_dir_path(
             model_name_or_path,
-            subfolder=f"{subfolder}/{MODEL}".lstrip("/"),
+            subfolder=f"{subfolder}/{MODEL_FOLDER}".lstrip("/"),
             **hub,
         )
         longest = _checked(kwargs)

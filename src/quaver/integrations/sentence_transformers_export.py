@@ -9,14 +9,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from quaver.disk_space import require_disk_space
 from quaver.embedder import Embedder
 from quaver.errors import InputError
 from quaver.models import ModelFolder, find_folder
 from quaver.reranker import CrossEncoder
 
 Task = Literal["embed", "rank"]
-CONFIG = "quaver_config.json"
-MODEL = "model"
+CONFIG_FILE = "quaver_config.json"
+MODEL_FOLDER = "model"
 """The subfolder with the model itself, an ordinary model folder."""
 
 _MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
@@ -67,14 +68,14 @@ def export_sentence_transformers(
     unfinished = goal.with_name(goal.name + ".unfinished")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
-        copy_model(found.path, unfinished / MODEL)
+        copy_model(found.path, unfinished / MODEL_FOLDER)
         modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
         if labels > 1:
             _write_labels(unfinished / _LABELS, labels)
             modules.append({"idx": 1, "name": "1", "path": _LABELS, "type": _DENSE})
         _write(unfinished / "modules.json", modules)
         _write(unfinished / "config_sentence_transformers.json", config)
-        _write(unfinished / CONFIG, {"task": task, **settings})
+        _write(unfinished / CONFIG_FILE, {"task": task, **settings})
         if goal.exists():
             goal.rmdir()
         unfinished.rename(goal)
@@ -105,13 +106,15 @@ def copy_model(source: Path, target: Path) -> None:
         target: the new folder; its parents are created.
 
     Raises:
+        InputError: the disk has no room for them.
         OSError: a file cannot be read or written.
     """
-    for file in source.rglob("*"):
-        if file.is_file() and _is_copied(file):
-            copy = target / file.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, copy)
+    files = [file for file in source.rglob("*") if file.is_file() and _is_copied(file)]
+    require_disk_space(target, sum(file.stat().st_size for file in files), InputError)
+    for file in files:
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def _is_copied(file: Path) -> bool:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
+from quaver.engine import MicroBatcher
 from quaver.errors import InputError
-from quaver.integrations.micro_batches import MicroBatcher
 from quaver.reranker import CrossEncoder, ScoreActivation
 
 Role = Literal["query", "document"]

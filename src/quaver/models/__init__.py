@@ -10,6 +10,7 @@ from quaver.models.families.registry import (
     encoder_weights,
     split_tensors,
 )
+from quaver.models.files import mismatch_in_words
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import (
     MAX_LENGTH,
@@ -59,15 +60,15 @@ from quaver.models.static import (
     static_tokenizer,
 )
 from quaver.models.tokenizer import MAX_TOKENS, TokenBatch, Tokenizer
-from quaver.models.weights_file import INDEX, SINGLE, release_pages, weight_files
+from quaver.models.weights_file import WEIGHTS_FILE, WEIGHTS_INDEX, release_pages, weight_files
 
 __all__ = [
     "FAMILIES",
-    "INDEX",
     "MAX_LENGTH",
     "MAX_TOKENS",
     "POOLINGS",
-    "SINGLE",
+    "WEIGHTS_FILE",
+    "WEIGHTS_INDEX",
     "Activation",
     "DenseStep",
     "EncoderSpec",
@@ -100,6 +101,7 @@ __all__ = [
     "encoder_weights",
     "find_folder",
     "is_quantized",
+    "mismatch_in_words",
     "model_tensors",
     "module_steps",
     "module_tensors",

@@ -13,7 +13,7 @@ import json
 import math
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -443,13 +443,29 @@ def checked(kind: type[File], value: Any, where: object) -> File:
     try:
         return msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at ")
-        place = place.strip("`") or "$"
-        name = place.removeprefix("$").removeprefix(".") or "the content"
         raise ModelFolderError(
-            f"{where}: {name} must {_rule(reason)}: got {_shown(value, place)}; download the model "
-            "again, or fix the file"
+            f"{where}: {mismatch_in_words(error, value)}; download the model again, or fix the file"
         ) from None
+
+
+def mismatch_in_words(
+    error: msgspec.ValidationError, value: Any, choices: Iterable[str] = ()
+) -> str:
+    """Put an error of msgspec into words: the rule, and what was found.
+
+    Args:
+        error: the error.
+        value: what was converted.
+        choices: the values allowed at this place, if it is an enumeration.
+    """
+    reason, _, place = str(error).partition(" - at ")
+    place = place.strip("`") or "$"
+    name = place.removeprefix("$").removeprefix(".") or "the content"
+    extra = reason.removeprefix("Object contains unknown field ")
+    if extra != reason:
+        return f"{name} has the unknown key {extra.strip('`')}: correct or remove it"
+    rule = f"be one of {', '.join(choices)}" if choices else _rule(reason)
+    return f"{name} must {rule}: got {_shown(value, place)}"
 
 
 def _rule(reason: str) -> str:

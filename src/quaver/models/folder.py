@@ -292,7 +292,19 @@ class ModelFolder:
         )
 
     def tensors(self, *, widen: bool = True) -> Mapping[str, NDArray[Any]]:
-        """Read the weights; see `quaver.models.weights_file.read_tensors`."""
+        """Map the weights.
+
+        Args:
+            widen: False leaves float16 and float64 as they are; otherwise they and bfloat16 become
+                float32 when a tensor is taken. float32 and integers are read-only views of the file.
+
+        Returns:
+            the tensors by name.
+
+        Raises:
+            ModelFolderError: there is no file of weights, or a shard is missing.
+            WeightsError: a file is truncated or corrupt, or has an unsupported dtype.
+        """
         return read_tensors(self.transformer, widen=widen)
 
     @cached_property

@@ -228,8 +228,8 @@ class Tokenizer:
             max_length: maximum number of tokens in a text or pair, special tokens included; None takes the
                 truncation of tokenizer.json, or none.
             lowercase: lowercase every text; see `__init__`.
-            settings: tokenizer_config.json, followed as transformers 5 does; see
-                `quaver.models.tokenizer_settings.follow`. None uses tokenizer.json alone.
+            settings: tokenizer_config.json, followed as transformers 5 does. None uses
+                tokenizer.json alone.
             model: config.json, which determines the tokenizer's class if the settings do not.
             plain: add no special tokens.
             drop_unknown: leave out unknown words, see `__init__`.

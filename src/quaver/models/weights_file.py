@@ -15,8 +15,8 @@ from quaver.errors import ModelFolderError, WeightsError
 from quaver.models.files import WeightsIndex, read_checked, refuse_pointer
 from quaver.models.torch_file import torch_entries
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_INDEX = "model.safetensors.index.json"
 _TORCH_SINGLE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {
@@ -45,14 +45,14 @@ def weight_files(folder: Path) -> list[Path]:
     Raises:
         ModelFolderError: there are none, the index is broken, or a shard is missing.
     """
-    for single, index in ((SINGLE, INDEX), (_TORCH_SINGLE, _TORCH_INDEX)):
+    for single, index in ((WEIGHTS_FILE, WEIGHTS_INDEX), (_TORCH_SINGLE, _TORCH_INDEX)):
         if _is_file(folder / single):
             return [folder / single]
         if _is_file(folder / index):
             return _shards(folder, index)
     found = sorted(p.name for p in folder.glob("*.bin")) or "no weights at all"
     raise ModelFolderError(
-        f"a model folder needs {SINGLE}, or {_TORCH_SINGLE}: {folder} has {found}; download the model "
+        f"a model folder needs {WEIGHTS_FILE}, or {_TORCH_SINGLE}: {folder} has {found}; download the model "
         "again, or load it with transformers and save it with save_pretrained()"
     )
 

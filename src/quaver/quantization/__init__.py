@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from quaver.quantization.calibration import CalibrationTexts, calibration_texts
-from quaver.quantization.card import MARKS
+from quaver.quantization.card import LOSS_TABLE_MARKS
 from quaver.quantization.report import LayerReport, QuantizationReport
 from quaver.quantization.run import quantize
 
 __all__ = [
-    "MARKS",
+    "LOSS_TABLE_MARKS",
     "CalibrationTexts",
     "LayerReport",
     "QuantizationReport",

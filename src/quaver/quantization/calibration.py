@@ -15,7 +15,7 @@ from quaver.engine import check_listable
 from quaver.errors import CalibrationError, DocumentError, InputError, needs_extra
 
 # Tried in this order if no column is named.
-COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
+TEXT_COLUMNS = ("text", "document", "passage", "content", "body", "sentence", "abstract")
 # Rows that are read from a streamed data set for each sample.
 _ROWS_PER_SAMPLE = 20
 
@@ -57,7 +57,7 @@ def calibration_texts(
             id of a data set ("allenai/qasper"), or texts. A file or data set may be followed by
             ":" and a column.
         samples: how many texts to choose, at least 1.
-        column: the column that holds text; None takes the first of `COLUMNS` that is there.
+        column: the column that holds text; None takes the first of `TEXT_COLUMNS` that is there.
 
     Returns:
         the same texts for the same source and number, in its order. A file of a folder that cannot
@@ -229,9 +229,9 @@ def _column(found: Sequence[str], column: str | None, where: str) -> str:
         if column not in found:
             raise CalibrationError(f"{where} has no column {column!r}; its columns: {names}")
         return column
-    for name in COLUMNS:
+    for name in TEXT_COLUMNS:
         if name in found:
             return name
     raise CalibrationError(
-        f"{where} has no column {' or '.join(COLUMNS)}; name one of its columns: {names}"
+        f"{where} has no column {' or '.join(TEXT_COLUMNS)}; name one of its columns: {names}"
     )

@@ -9,7 +9,7 @@ from quaver.quantization.convert import Recipe
 from quaver.quantization.report import LayerReport
 
 # `quaver evaluate` writes its table between these.
-MARKS = ("<!-- quaver evaluate: start -->", "<!-- quaver evaluate: end -->")
+LOSS_TABLE_MARKS = ("<!-- quaver evaluate: start -->", "<!-- quaver evaluate: end -->")
 _SCHEMES = {
     "dynamic": "weights int8 with one scale per output, activations int8 with one range per token, "
     "found at run time",
@@ -76,7 +76,7 @@ def model_card(
         if in_transformers
         else "`transformers` does not have this architecture: Quaver alone loads the folder."
     )
-    start, end = MARKS
+    start, end = LOSS_TABLE_MARKS
     return f"""---
 library_name: quaver
 base_model: {source}

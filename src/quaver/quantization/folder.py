@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.disk_space import require_disk_space
 from quaver.errors import QuantizationError
 from quaver.models import (
     FAMILIES,
-    INDEX,
-    SINGLE,
+    WEIGHTS_FILE,
+    WEIGHTS_INDEX,
     EncoderSpec,
     EncoderWeights,
     Linear,
@@ -32,7 +33,7 @@ from quaver.quantization.convert import linear_places
 
 Tensors = dict[str, NDArray[Any]]
 Words = Literal["int8", "float16"]
-WORDS: tuple[Words, ...] = ("int8", "float16")
+WORD_FORMATS: tuple[Words, ...] = ("int8", "float16")
 
 _COPIED = (".json", ".txt", ".model", ".jinja")
 _LICENCES = ("LICENSE", "NOTICE")
@@ -180,7 +181,7 @@ def write_folder(
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
         # Serialized in memory: the library's own writer hides the disk's error.
-        (transformer / SINGLE).write_bytes(save(tensors, {"format": "pt"}))
+        (transformer / WEIGHTS_FILE).write_bytes(save(tensors, {"format": "pt"}))
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (transformer / "config.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -208,7 +209,7 @@ def require_new(target: Path) -> None:
 
 def _companions(source: ModelFolder) -> list[Path]:
     """List the files that a model has besides its config and its weights."""
-    left_out = {"config.json", INDEX}
+    left_out = {"config.json", WEIGHTS_INDEX}
     folders: Sequence[Path] = [source.path, source.transformer]
     modules = source.path / "modules.json"
     if modules.is_file():
@@ -284,7 +285,7 @@ def _new_folder(target: Path, needed: int) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(target)
-        _require_space(target.parent, needed)
+        require_disk_space(target, needed, QuantizationError)
         partial.mkdir()
         yield partial
         require_new(target)
@@ -296,16 +297,6 @@ def _new_folder(target: Path, needed: int) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def _require_space(folder: Path, needed: int) -> None:
-    """Check that the disk of a folder has enough free space, in bytes."""
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise QuantizationError(
-            f"the disk of {folder} is full: {free / 1e6:.0f} MB are free, {needed / 1e6:.0f} MB are "
-            "needed; make room and run it again"
-        )
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -13,8 +13,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from quaver.engine import agreed_pooling, check_choice, check_pooling, check_range
-from quaver.errors import CalibrationError, InputError, QuantizationError
+from quaver.engine import agreed_pooling, check_pooling
+from quaver.errors import (
+    CalibrationError,
+    InputError,
+    QuantizationError,
+    check_choice,
+    check_range,
+)
 from quaver.models import (
     EncoderSpec,
     EncoderWeights,
@@ -43,7 +49,7 @@ from quaver.quantization.convert import (
     linear_places,
 )
 from quaver.quantization.folder import (
-    WORDS,
+    WORD_FORMATS,
     Words,
     quantized_config,
     quantized_tensors,
@@ -121,7 +127,7 @@ def quantize(
     """
     begin = time.perf_counter()
     recipe = _recipe(scheme, rounding, observer, strict, calibration is not None)
-    check_choice("words", words, WORDS)
+    check_choice("words", words, WORD_FORMATS)
     _check(samples, max_loss, pooling, recipe, calibration is not None)
     target = Path(target).expanduser()
     require_new(target)

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
 from quaver.errors import InputError
+from quaver.models import mismatch_in_words
 
 Task = Literal["embed", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -218,11 +219,22 @@ def read_settings(
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise InputError(
-            f"the server's settings are wrong: {error}{_origin(error, flags, environ, path)}"
+            f"the server's settings are wrong: {_mismatch(error, values)}"
+            f"{_origin(error, flags, environ, path)}"
         ) from error
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise InputError("TLS needs both tls_certificate and tls_key: got one of them")
     return settings
+
+
+def _mismatch(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:
+    """Put a wrong setting into words, without the value of a key."""
+    field = re.search(r"\.(\w+)`$", str(error))
+    hints = {**get_type_hints(Settings), **get_type_hints(ModelSettings)}
+    listed = get_args(hints.get(field[1])) if field and "enum" in str(error) else ()
+    keys = values.get("api_keys")
+    hidden = [_SECRET for _ in keys] if isinstance(keys, list) else _SECRET
+    return mismatch_in_words(error, {**values, "api_keys": hidden}, listed)
 
 
 def _origin(

@@ -15,17 +15,18 @@ from quaver.store.location import (
 )
 from quaver.store.manifest import Manifest
 from quaver.store.memory import MemoryStore
-from quaver.store.parquet import ROWS, ParquetPassages, pieces, write_parquet
+from quaver.store.parquet import ROW_GROUP, ParquetPassages, pieces, write_parquet
 from quaver.store.payload import to_payload
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource, VectorStore
-from quaver.store.query import CANDIDATES, best, check_k, fused
+from quaver.store.query import CANDIDATES, best, fused
 from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote
-from quaver.store.terms import UNSPACED, TermAnalyzer, check_language
+from quaver.store.terms import LANGUAGES, UNSPACED, TermAnalyzer, check_language
 
 __all__ = [
     "CANDIDATES",
+    "LANGUAGES",
     "MAX_FAILURES",
-    "ROWS",
+    "ROW_GROUP",
     "UNSPACED",
     "And",
     "Compare",
@@ -50,7 +51,6 @@ __all__ = [
     "UpdateNote",
     "VectorStore",
     "best",
-    "check_k",
     "check_language",
     "check_store",
     "create_store",

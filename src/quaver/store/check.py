@@ -27,7 +27,7 @@ from quaver.store import manifest as manifests
 from quaver.store import state as states
 from quaver.store import status
 from quaver.store.column import Column, sync_folder
-from quaver.store.folder import DATA, FolderStore, column_widths, same_space
+from quaver.store.folder import DATA_FILE, FolderStore, column_widths, same_space
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
 from quaver.store.nearest import sketches
@@ -35,7 +35,7 @@ from quaver.store.parquet import pieces
 from quaver.store.payload import to_passage, to_version
 from quaver.store.postings import Postings
 from quaver.store.protocol import StoredPassage
-from quaver.store.rows import DROPPED, HAS_VECTOR, ROW, from_text, sealed
+from quaver.store.rows import DROPPED_RECORD, HAS_VECTOR, ROW_RECORD, from_text, sealed
 from quaver.store.state import State
 from quaver.store.status import read_notes
 from quaver.store.terms import TermAnalyzer
@@ -293,7 +293,7 @@ class _Examined:
     def _examine(self) -> None:
         state = self.state
         data = self._held("rows", None if state is None else state.rows)
-        records = np.frombuffer(data, ROW)
+        records = np.frombuffer(data, ROW_RECORD)
         sound = np.ones(len(records), np.bool_)
         if state is None or zlib.crc32(data) != state.rows_sum or len(records) < state.rows:
             sound = sealed(records)
@@ -319,7 +319,7 @@ class _Examined:
         state = self.state
         rows = len(records) if state is None else state.rows
         data = self._held("dropped", None if state is None else state.dropped)
-        dropped = np.frombuffer(data, DROPPED)
+        dropped = np.frombuffer(data, DROPPED_RECORD)
         fits = (dropped["row"] == ~dropped["inverse"]) & (dropped["row"] < rows)
         broken = int((~fits).sum())
         if broken:
@@ -469,14 +469,14 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
             (
                 int(number)
                 for entry in path.iterdir()
-                if (match := DATA.fullmatch(entry.name))
+                if (match := DATA_FILE.fullmatch(entry.name))
                 for number in match.groups()[:2]
                 if number
             ),
             default=0,
         )
         for entry in sorted(anew.iterdir()):
-            if DATA.fullmatch(entry.name):
+            if DATA_FILE.fullmatch(entry.name):
                 name, _, end = entry.name.partition(".")
                 tail = "." + end.partition(".")[2] if "." in end else ""
                 entry.rename(path / f"{name}.{generation}{tail}")

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.disk_space import require_disk_space
 from quaver.documents import Passage, embedded_text
 from quaver.errors import (
     InputError,
@@ -46,6 +47,7 @@ from quaver.errors import (
     StoreMismatchError,
     StoreNotFoundError,
     StoreWriteError,
+    check_range,
 )
 from quaver.store import lock, manifest, state, status
 from quaver.store.column import Column, sync_folder
@@ -55,23 +57,22 @@ from quaver.store.lock import StoreLock
 from quaver.store.lookup import Lookup
 from quaver.store.manifest import Manifest
 from quaver.store.matching import matches
-from quaver.store.nearest import EXACT, Sketches, nearest, sketches, words_of
+from quaver.store.nearest import EXACT_ROWS, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
-from quaver.store.postings import FAN, MAX_POSTINGS, Postings, merged, scores
+from quaver.store.postings import MAX_POSTINGS, MERGE_FAN_IN, Postings, merged, scores
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
 from quaver.store.query import (
     CANDIDATES,
     best,
-    check_k,
     check_upsert,
     checked_mode,
     fused,
 )
 from quaver.store.rows import (
-    DROPPED,
+    DROPPED_RECORD,
     HAS_VECTOR,
     MAX_ROWS,
-    ROW,
+    ROW_RECORD,
     content_key,
     from_text,
     id_key,
@@ -88,10 +89,10 @@ from quaver.store.terms import TermAnalyzer
 PRECISIONS = ("float32", "int8", "binary")
 """Values of `Manifest.vectors`. A folder searches the same way with all three; see `nearest`."""
 
-WASTE = 0.2
+MAX_DROPPED_SHARE = 0.2
 """Share of dropped rows at which everything is rewritten."""
 
-LEAST_WASTE = 1000
+MIN_DROPPED = 1000
 """Number of dropped rows below which nothing is rewritten."""
 
 _MANY_RUNS = 4
@@ -100,9 +101,15 @@ _MANY_RUNS = 4
 _KEPT = 8
 """Number of filters whose rows, and of fields whose values, are cached until something changes."""
 
+_STATE_BYTES = 1 << 16
+"""Room that is kept for the files of a commit."""
+
+_POSTING_BYTES = 20
+"""Maximum bytes of a posting in a file of words: its row and weight, and its term if no other has it."""
+
 _PAGE = 4096
 _COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped")
-DATA = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
+DATA_FILE = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
 _OWN_FILES = {
     lock.FILE_NAME,
     *(name + end for name in (state.FILE_NAME, status.FILE_NAME) for end in ("", ".new")),
@@ -244,7 +251,7 @@ class FolderStore:
             ) from error
         except OSError as error:
             raise StoreWriteError(f"cannot make the folder {path}: {error.strerror}") from error
-        foreign = [n for n in names if n not in _OWN_FILES and not DATA.fullmatch(n)]
+        foreign = [n for n in names if n not in _OWN_FILES and not DATA_FILE.fullmatch(n)]
         if foreign:
             raise StoreExistsError(
                 f"a new store needs an empty folder: {path} holds {foreign[0]}; give another path"
@@ -345,9 +352,9 @@ class FolderStore:
             ):
                 if zlib.crc32(column.view(count)) != wanted:
                     raise self._broken(column.path)
-            records = np.frombuffer(files.rows.view(committed.rows), ROW)
+            records = np.frombuffer(files.rows.view(committed.rows), ROW_RECORD)
             alive = np.ones(committed.rows, np.bool_)
-            dropped = np.frombuffer(files.dropped.view(committed.dropped), DROPPED)["row"]
+            dropped = np.frombuffer(files.dropped.view(committed.dropped), DROPPED_RECORD)["row"]
             if len(dropped) and int(dropped.max()) >= committed.rows:
                 raise self._broken(files.dropped.path)
             alive[dropped] = False
@@ -406,7 +413,7 @@ class FolderStore:
         """
         runs = {run.number for run in committed.runs}
         for entry in path.iterdir():
-            found = DATA.fullmatch(entry.name)
+            found = DATA_FILE.fullmatch(entry.name)
             if found is None:
                 continue
             generation, of_words, number = found.groups()
@@ -464,7 +471,7 @@ class FolderStore:
         )
         if not passages:
             return
-        records = np.zeros(len(passages), ROW)
+        records = np.zeros(len(passages), ROW_RECORD)
         parts: list[bytes] = []
         terms: list[int] = []
         weights: list[float] = []
@@ -495,9 +502,19 @@ class FolderStore:
                 np.repeat(numbers, lengths),
                 np.array(weights, np.float32).view(np.uint32),
             )
-            self._append(records, b"".join(parts), matrix)
+            blob = b"".join(parts)
+            # With the words of all that is not committed yet, so that the next commit succeeds.
+            postings = len(terms) + sum(len(pending[0]) for pending in self._pending)
+            self.require_space(len(records), len(blob) + _POSTING_BYTES * postings)
+            self._append(records, blob, matrix)
             self._pending.append(words)
             self._pending_words = None
+
+    def require_space(self, passages: int, text_bytes: int = 0) -> None:
+        """Check that more passages fit on the disk; see `VectorStore.require_space`."""
+        widths = column_widths(self.manifest.dimension)
+        size = passages * (widths["rows"] + widths["vectors"] + widths["sketches"]) + text_bytes
+        require_disk_space(self.path, size + _STATE_BYTES, StoreWriteError)
 
     def _append(
         self, records: NDArray[np.void], texts: bytes, vectors: NDArray[np.float32]
@@ -538,7 +555,7 @@ class FolderStore:
 
     def _write_dropped(self, rows: Sequence[int]) -> bytes:
         """Write removals after the counted ones; they count only after `_count_dropped`."""
-        gone = np.empty(len(rows), DROPPED)
+        gone = np.empty(len(rows), DROPPED_RECORD)
         gone["row"] = rows
         gone["inverse"] = ~gone["row"]
         data = gone.tobytes()
@@ -583,7 +600,7 @@ class FolderStore:
             self._written.append(self._new_words(self._unwritten(), level=0))
             self._pending, self._pending_words = [], None
         while self._should_merge():
-            self._merge(len(self._written) - FAN, len(self._written))
+            self._merge(len(self._written) - MERGE_FAN_IN, len(self._written))
 
     def _commit(self) -> None:
         now = replace(
@@ -636,9 +653,9 @@ class FolderStore:
         return made
 
     def _should_merge(self) -> bool:
-        last = [words.run for words in self._written[-FAN:]]
+        last = [words.run for words in self._written[-MERGE_FAN_IN:]]
         return (
-            len(last) == FAN
+            len(last) == MERGE_FAN_IN
             and len({run.level for run in last}) == 1
             and sum(run.postings for run in last) <= MAX_POSTINGS
         )
@@ -657,7 +674,7 @@ class FolderStore:
             self._require_writable()
             self._write_pending()
             self._commit()
-            if self._rows - self._count > max(LEAST_WASTE, WASTE * self._rows):
+            if self._rows - self._count > max(MIN_DROPPED, MAX_DROPPED_SHARE * self._rows):
                 self._write_anew()
                 return
             if len(self._written) <= _MANY_RUNS:
@@ -678,6 +695,9 @@ class FolderStore:
         texts = self._files.texts.view(self._texts)
         vectors = self._files.vectors.view(self._rows)
         drawn = self._files.sketches.view(self._rows)
+        sizes = records["head"][kept].astype(np.int64) + records["text"][kept]
+        words = sum(written.run.size for written in self._written)
+        self.require_space(len(kept), int(sizes.sum()) + words)
         rows = size = rows_sum = 0
         try:
             files = Files(self.path, generation, dimension, writable=True, create=True)
@@ -749,7 +769,7 @@ class FolderStore:
             InputError: an argument is invalid.
             StoreError: a passage found is damaged.
         """
-        check_k(k)
+        check_range("k", k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         limit = max(k, CANDIDATES) if mode == "hybrid" else k
         with self._mutex:
@@ -759,7 +779,7 @@ class FolderStore:
             allowed = None if filter is None else _mask(self._matching(filter), len(alive))
             vectored = self._vectored[: self._rows]
             vectors = self._vectors() if mode != "bm25" else None
-            drawn = self._sketched() if mode != "bm25" and self._rows > EXACT else None
+            drawn = self._sketched() if mode != "bm25" and self._rows > EXACT_ROWS else None
             texts = self._files.texts.view(self._texts)
             words = [self._sound(found) for found in self._written] if mode != "dense" else []
             if self._pending:
@@ -957,7 +977,7 @@ class FolderStore:
             )
 
     def _records(self) -> NDArray[np.void]:
-        return np.frombuffer(self._files.rows.view(self._rows), ROW)
+        return np.frombuffer(self._files.rows.view(self._rows), ROW_RECORD)
 
     def _vectors(self) -> NDArray[np.float32]:
         flat = np.frombuffer(self._files.vectors.view(self._rows), np.float32)
@@ -1107,7 +1127,7 @@ def holds_data(path: Path) -> bool:
     """Return whether a folder holds records of a store, with or without its manifest."""
     try:
         return any(
-            DATA.fullmatch(entry.name) is not None and entry.stat().st_size > 0
+            DATA_FILE.fullmatch(entry.name) is not None and entry.stat().st_size > 0
             for entry in path.iterdir()
         )
     except OSError:
@@ -1166,6 +1186,7 @@ def write_words(
     """
     path = store / f"words.{generation}.{number}"
     data = postings.to_bytes()
+    require_disk_space(store, len(data), StoreWriteError)
     try:
         column = Column(path, 1, writable=True, create=True)
     except FileNotFoundError as error:
@@ -1196,7 +1217,13 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def column_widths(dimension: int) -> dict[str, int]:
     """Return the record size of each file in bytes, by name."""
-    widths = (ROW.itemsize, 1, 4 * dimension, 8 * words_of(dimension), DROPPED.itemsize)
+    widths = (
+        ROW_RECORD.itemsize,
+        1,
+        4 * dimension,
+        8 * words_of(dimension),
+        DROPPED_RECORD.itemsize,
+    )
     return dict(zip(_COLUMNS, widths, strict=True))
 
 

@@ -12,8 +12,8 @@ from quaver.store.memory import MemoryStore
 from quaver.store.protocol import VectorStore
 from quaver.store.status import FolderStatus, StoreStatus
 
-SERVER = "qdrant://"
-SECURE_SERVER = "qdrant+https://"
+SERVER_PREFIX = "qdrant://"
+SECURE_SERVER_PREFIX = "qdrant+https://"
 """Prefixes of `qdrant://host:port/collection`; see `QdrantStore`."""
 
 
@@ -148,4 +148,4 @@ def is_folder(location: str | Path) -> bool:
 
 
 def _is_server(location: str | Path) -> bool:
-    return isinstance(location, str) and location.startswith((SERVER, SECURE_SERVER))
+    return isinstance(location, str) and location.startswith((SERVER_PREFIX, SECURE_SERVER_PREFIX))

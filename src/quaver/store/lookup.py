@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-LOOSE = 1 << 16
+MAX_UNSORTED = 1 << 16
 """Maximum keys in the dictionary before all are sorted again, unless a quarter of the sorted is more."""
 
 
@@ -28,7 +28,7 @@ class Lookup:
     @property
     def is_loose(self) -> bool:
         """Whether the keys should be sorted again."""
-        return self._since > max(LOOSE, len(self._sorted) // 4)
+        return self._since > max(MAX_UNSORTED, len(self._sorted) // 4)
 
     def add(self, first: int, keys: Sequence[int]) -> None:
         """Add the keys of further rows.

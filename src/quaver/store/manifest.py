@@ -28,13 +28,13 @@ class Manifest:
 
     Attributes:
         model: hub id or absolute folder of the model, to load it again.
-        settings: further arguments that the model was loaded with, by name; see
-            `quaver.embedder.loading_settings`.
+        settings: further arguments of `Embedder.from_pretrained` that the model was loaded with and
+            that change its vectors, by name.
         fingerprint: identifies the vector space; vectors of different spaces cannot be compared.
         dimension: length of a vector.
         passage_tokens: maximum number of tokens in a passage with its heading.
         created: UTC, ISO 8601.
-        language: language of stop words and stems in keyword search; see `terms.LANGUAGES`.
+        language: language of stop words and stems in keyword search; one of `LANGUAGES`, or "none".
         vectors: vectors that a server compares: "float32", or "int8" or "binary" with the best
             candidates rescored in float32. A folder searches the same way with all three.
         format_version: version of the store's format.

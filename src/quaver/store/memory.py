@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
-from quaver.errors import InputError
+from quaver.errors import InputError, check_range
 from quaver.store.filters import Compare, Filter, plan
 from quaver.store.manifest import Manifest
 from quaver.store.matching import matches
@@ -21,7 +21,6 @@ from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredS
 from quaver.store.query import (
     CANDIDATES,
     best,
-    check_k,
     check_upsert,
     checked_mode,
     fused,
@@ -96,7 +95,7 @@ class MemoryStore:
         filter: Filter | None = None,
     ) -> list[Hit]:
         """Find the best passages; see `VectorStore.search`."""
-        check_k(k)
+        check_range("k", k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         allowed = None if filter is None else set(self._matching(filter))
         rankings = []
@@ -175,6 +174,9 @@ class MemoryStore:
     def notes(self) -> dict[str, UpdateNote]:
         """Return the notes of updates, by root."""
         return dict(self._notes)
+
+    def require_space(self, passages: int, text_bytes: int = 0) -> None:
+        """Do nothing: there is no disk."""
 
     def size(self) -> None:
         """Return None: there is no disk."""

@@ -16,13 +16,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-EXACT = 4096
+EXACT_ROWS = 4096
 """Stores with at most this many vectors compare all of them in float32."""
 
-CANDIDATES = 1000
+MIN_RESCORED = 1000
 """Vectors that are compared again in float32, at least; more if more hits are requested."""
 
-SHARE = 100
+RESCORED_SHARE = 100
 """One in this many vectors is compared again, at least: a larger store has more similar sketches."""
 
 _BLOCK = 1 << 16
@@ -103,8 +103,8 @@ def nearest(
         probability that `benchmarks/index/search_speed.py` measures.
     """
     rows = np.flatnonzero(among)
-    wanted = max(CANDIDATES, 20 * k, len(rows) // SHARE)
-    if sketched is not None and len(rows) > max(EXACT, wanted):
+    wanted = max(MIN_RESCORED, 20 * k, len(rows) // RESCORED_SHARE)
+    if sketched is not None and len(rows) > max(EXACT_ROWS, wanted):
         apart = differences(sketches(query[None, :])[0], sketched)
         if len(rows) < len(among):
             apart = apart[rows]

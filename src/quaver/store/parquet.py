@@ -32,7 +32,7 @@ from quaver.store.manifest import Manifest
 from quaver.store.payload import VERSION_FIELDS
 from quaver.store.protocol import FileVersion, StoredPassage, VectorStore
 
-ROWS = 4096
+ROW_GROUP = 4096
 """Passages in memory at a time, and in a row group of a written file."""
 
 _MANIFEST = b"quaver"
@@ -64,7 +64,7 @@ def write_parquet(store: VectorStore, path: Path) -> int:
     try:
         with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             rows = store.scan(with_vectors=True)
-            while page := list(islice(rows, ROWS)):
+            while page := list(islice(rows, ROW_GROUP)):
                 writer.write_batch(pa.RecordBatch.from_pydict(_columns(page), schema=schema))
                 written += len(page)
         unfinished.replace(path)
@@ -125,7 +125,7 @@ class ParquetPassages:
 
         number = 0
         try:
-            for batch in self._file.iter_batches(ROWS):
+            for batch in self._file.iter_batches(ROW_GROUP):
                 for row in batch.to_pylist():
                     number += 1
                     yield self._passage(row, number)
@@ -168,7 +168,7 @@ def pieces(
     Yields:
         passages, their vectors or None, and the versions of their files or None.
     """
-    while page := list(islice(rows, ROWS // 8)):
+    while page := list(islice(rows, ROW_GROUP // 8)):
         groups: list[_Group] = []
         for row in page:
             kind = (row.passage.root, row.version is None, row.vector is None)

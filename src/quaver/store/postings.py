@@ -26,7 +26,7 @@ from quaver.errors import StoreError
 MAX_POSTINGS = 4 << 20
 """Approximate maximum of postings in a run; a merge takes about 30 bytes for each."""
 
-FAN = 8
+MERGE_FAN_IN = 8
 """Number of runs of one level that are merged into one of the next."""
 
 

@@ -134,6 +134,17 @@ class VectorStore(Protocol):
         """
         ...
 
+    def require_space(self, passages: int, text_bytes: int = 0) -> None:
+        """Check that so many more passages fit on the store's disk, before they are embedded.
+
+        Args:
+            passages: how many.
+            text_bytes: bytes of their texts in UTF-8.
+
+        Raises:
+            StoreWriteError: they cannot fit.
+        """
+
     def flush(self) -> None:
         """Wait until all earlier upserts and deletions are on disk."""
         ...

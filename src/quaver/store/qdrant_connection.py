@@ -17,13 +17,13 @@ with needs_extra("qdrant"):
 
 DENSE = "dense"
 BM25 = "bm25"
-MANIFEST = "quaver"
+MANIFEST_KEY = "quaver"
 """Key of the manifest in the collection's metadata."""
 
-API_KEY = "QDRANT_API_KEY"
+API_KEY_VARIABLE = "QDRANT_API_KEY"
 """Environment variable with the server's API key."""
 
-WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
+RETRY_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Seconds between attempts to reach a server that does not answer."""
 
 _NO_ENTRY = (401, 403)
@@ -65,7 +65,7 @@ class Link:
         scheme = "https" if address.scheme == "qdrant+https" else "http"
         self.client = client or QdrantClient(
             url=f"{scheme}://{address.hostname}:{port}",
-            api_key=os.environ.get(API_KEY),
+            api_key=os.environ.get(API_KEY_VARIABLE),
             timeout=60,
             check_compatibility=False,
         )
@@ -94,8 +94,8 @@ class Link:
         )
 
         attempts = Retrying(
-            stop=stop_after_attempt(len(WAITS) + 1),
-            wait=wait_chain(*map(wait_fixed, WAITS)),
+            stop=stop_after_attempt(len(RETRY_WAITS) + 1),
+            wait=wait_chain(*map(wait_fixed, RETRY_WAITS)),
             retry=retry_if_exception(_may_pass),
             reraise=True,
         )
@@ -104,12 +104,12 @@ class Link:
         except (UnexpectedResponse, ResponseHandlingException, ConnectionError) as error:
             if _may_pass(error):
                 raise StoreUnavailableError(
-                    f"the server of {self.location} does not answer, asked {len(WAITS) + 1} times "
-                    f"in {sum(WAITS):.0f} s ({error}); what was stored stays: start the server and "
+                    f"the server of {self.location} does not answer, asked {len(RETRY_WAITS) + 1} times "
+                    f"in {sum(RETRY_WAITS):.0f} s ({error}); what was stored stays: start the server and "
                     "run it again"
                 ) from error
             refused = getattr(error, "status_code", None) in _NO_ENTRY
-            hint = f"; its key goes into {API_KEY}" if refused else ""
+            hint = f"; its key goes into {API_KEY_VARIABLE}" if refused else ""
             raise StoreError(f"the server of {self.location} refused: {error}{hint}") from error
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
     return {
         "vectors_config": {DENSE: dense},
         "sparse_vectors_config": {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)},
-        "metadata": {MANIFEST: manifest.to_json()},
+        "metadata": {MANIFEST_KEY: manifest.to_json()},
     }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
-from quaver.errors import StoreExistsError, StoreNotFoundError, needs_extra
+from quaver.errors import StoreExistsError, StoreNotFoundError, check_range, needs_extra
 from quaver.store.filters import Compare, Filter
 from quaver.store.manifest import Manifest
 from quaver.store.payload import (
@@ -30,7 +30,6 @@ from quaver.store.qdrant_filter import translated_filter
 from quaver.store.query import (
     CANDIDATES,
     best,
-    check_k,
     check_upsert,
     checked_mode,
     fused,
@@ -46,7 +45,7 @@ from quaver.store.qdrant_connection import (
     BM25,
     CONDITIONS,
     DENSE,
-    MANIFEST,
+    MANIFEST_KEY,
     Link,
     collection_settings,
     search_params,
@@ -199,7 +198,7 @@ class QdrantStore:
         filter: Filter | None = None,
     ) -> list[Hit]:
         """Find the best passages; see `VectorStore.search`."""
-        check_k(k)
+        check_range("k", k)
         mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
         condition = translated_filter(filter, CONDITIONS)
         limit = max(k, CANDIDATES) if mode == "hybrid" else k
@@ -313,6 +312,9 @@ class QdrantStore:
         """Return nothing: a server stores only passages."""
         return {}
 
+    def require_space(self, passages: int, text_bytes: int = 0) -> None:
+        """Do nothing: a server does not report its disk."""
+
     def size(self) -> None:
         """Return None: a server does not report it."""
 
@@ -370,7 +372,7 @@ class QdrantStore:
 
 def _manifest(info: models.CollectionInfo) -> Any:
     """Return the manifest entry of a collection's metadata, which anybody may write."""
-    return (info.config.metadata or {}).get(MANIFEST)
+    return (info.config.metadata or {}).get(MANIFEST_KEY)
 
 
 def _make_indexes(link: Link, present: Container[str]) -> None:

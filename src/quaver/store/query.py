@@ -69,16 +69,6 @@ def _check_unicode(text: str | None) -> None:
         ) from error
 
 
-def check_k(k: int) -> None:
-    """Check the number of requested hits.
-
-    Raises:
-        InputError: k is not an integer of at least 1.
-    """
-    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-        raise InputError(f"k must be a whole number of at least 1: got {k!r}")
-
-
 def check_upsert(ids: list[str], vectors: NDArray[np.float32] | None, *, dimension: int) -> None:
     """Check that vectors fit their passages and the store.
 

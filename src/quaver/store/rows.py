@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from quaver.store.payload import point_id
 
-ROW = np.dtype(
+ROW_RECORD = np.dtype(
     [
         ("id", "<u8", 2),  # the UUID of ``payload.point_id``, upper half first
         ("content", "<u8", 2),  # of ``passage.content_digest``, upper half first
@@ -33,12 +33,12 @@ ROW = np.dtype(
 )
 """A record; 88 bytes."""
 
-DROPPED = np.dtype([("row", "<u4"), ("inverse", "<u4")])
+DROPPED_RECORD = np.dtype([("row", "<u4"), ("inverse", "<u4")])
 """A removed row, and the same number inverted to detect damage."""
 
 HAS_VECTOR = 1
 MAX_ROWS = (1 << 32) - 2
-_SUMMED = ROW.itemsize - 4
+_SUMMED = ROW_RECORD.itemsize - 4
 _HALF = (1 << 64) - 1
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
@@ -94,7 +94,7 @@ def from_text(data: bytes) -> str:
 def seal(records: NDArray[np.void]) -> None:
     """Set the checksums of otherwise complete records."""
     data = records.tobytes()
-    size = ROW.itemsize
+    size = ROW_RECORD.itemsize
     records["row_sum"] = [zlib.crc32(data[at : at + _SUMMED]) for at in range(0, len(data), size)]
 
 

@@ -42,7 +42,8 @@ def _options() -> argparse.Namespace:
     add("--against", default="all", help=f"servers, with commas: {', '.join(SERVERS)}; all")
     add("--environments", type=Path, default=Path(".envs"), help="folder of their environments")
     add(
-        "--cache",
+        "--cache-folder",
+        dest="cache",
         type=Path,
         default=Path("build/bench-models"),
         help="files made for other servers",

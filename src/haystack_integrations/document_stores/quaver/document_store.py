@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from haystack_integrations.document_stores.quaver.filters import to_filter
 from quaver.documents import Passage
 from quaver.errors import InputError, QuaverError, needs_extra
-from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
+from quaver.integrations.embedded_store import META_FIELD, EmbeddedStore, StorePlace
 from quaver.integrations.haystack import SavedByParameters
 from quaver.store import And, Hit
 
@@ -295,7 +295,9 @@ class QuaverDocumentStore(SavedByParameters):
 
     def _metas(self, filters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         with _translated():
-            return [s.passage.metadata.get(META, {}) for s in self.store.scan(to_filter(filters))]
+            return [
+                s.passage.metadata.get(META_FIELD, {}) for s in self.store.scan(to_filter(filters))
+            ]
 
     def _write(self, documents: Sequence[Document]) -> None:
         self.store.write(
@@ -398,7 +400,7 @@ class QuaverDocumentStore(SavedByParameters):
 
 def _metadata(document: Document) -> dict[str, Any]:
     """Return a document's meta and the fields that a passage lacks."""
-    data: dict[str, Any] = {META: document.meta, "has_content": document.content is not None}
+    data: dict[str, Any] = {META_FIELD: document.meta, "has_content": document.content is not None}
     if document.embedding is not None:
         data["length"] = float(np.linalg.norm(np.asarray(document.embedding, np.float32)))
     if document.blob is not None:
@@ -410,7 +412,9 @@ def _metadata(document: Document) -> dict[str, Any]:
 
 def _document(found: Passage | Hit, vector: NDArray[np.float32] | None) -> Document:
     stored = found.metadata
-    data = {name: stored[name] for name in (META, "blob", "sparse_embedding") if name in stored}
+    data = {
+        name: stored[name] for name in (META_FIELD, "blob", "sparse_embedding") if name in stored
+    }
     data["content"] = found.text if stored.get("has_content", True) else None
     if vector is not None:
         data["embedding"] = (vector * np.float32(stored.get("length", 1))).tolist()

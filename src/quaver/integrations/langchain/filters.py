@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from quaver.errors import InputError
-from quaver.integrations.embedded_store import META
+from quaver.integrations.embedded_store import META_FIELD
 from quaver.store import And, Compare, Filter, Not, Or
 
 _OPERATORS = {
@@ -62,14 +62,14 @@ def _condition(name: Any, value: Any) -> Filter:
         raise InputError(f"a filter joins by $and, $or or $not, or names a field: got {name!r}")
     if isinstance(value, Mapping):
         return And(*(_comparison(name, operator, one) for operator, one in value.items()))
-    return Compare(f"{META}.{name}", "==", value)
+    return Compare(f"{META_FIELD}.{name}", "==", value)
 
 
 def _comparison(name: str, operator: Any, value: Any) -> Filter:
     if operator == "$exists":
-        missing = Compare(f"{META}.{name}", "==", None)
+        missing = Compare(f"{META_FIELD}.{name}", "==", None)
         return Not(missing) if value else missing
     if operator not in _OPERATORS:
         known = ", ".join([*_OPERATORS, "$exists"])
         raise InputError(f"a filter's operators are {known}: got {operator!r} for {name!r}")
-    return Compare(f"{META}.{name}", _OPERATORS[operator], value)  # type: ignore[arg-type]
+    return Compare(f"{META_FIELD}.{name}", _OPERATORS[operator], value)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ import numpy as np
 
 from quaver.documents import Passage
 from quaver.errors import InputError, needs_extra
-from quaver.integrations.embedded_store import META, StorePlace
+from quaver.integrations.embedded_store import META_FIELD, StorePlace
 from quaver.integrations.langchain.filters import to_filter
 from quaver.store import And, Hit, Mode
 
@@ -196,7 +196,7 @@ class QuaverVectorStore(VectorStore):
             self._place.store(len(vectors[0])).write(
                 ids,
                 [document.page_content for document in documents],
-                [{META: document.metadata} for document in documents],
+                [{META_FIELD: document.metadata} for document in documents],
                 vectors,
             )
         return ids
@@ -415,5 +415,5 @@ def _from_zero_to_one(cosine: float) -> float:
 
 def _document(found: Passage | Hit) -> Document:
     return Document(
-        id=found.id, page_content=found.text, metadata=dict(found.metadata.get(META, {}))
+        id=found.id, page_content=found.text, metadata=dict(found.metadata.get(META_FIELD, {}))
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from quaver.errors import InputError, needs_extra
-from quaver.integrations.embedded_store import META
+from quaver.integrations.embedded_store import META_FIELD
 from quaver.store import And, Compare, Filter, Not, Or
 
 with needs_extra("llamaindex"):
@@ -17,7 +17,7 @@ with needs_extra("llamaindex"):
         VectorStoreQuery,
     )
 
-SOURCE = "ref_doc_id"
+SOURCE_FIELD = "ref_doc_id"
 """The key of a passage's metadata that names the document a node came from."""
 
 _COMPARED = {
@@ -63,7 +63,7 @@ def of_query(query: VectorStoreQuery) -> Filter | None:
 
 def of_documents(ids: list[str]) -> Filter:
     """Return the filter for the nodes of these documents."""
-    return Compare(SOURCE, "in", ids)
+    return Compare(SOURCE_FIELD, "in", ids)
 
 
 def _group(filters: MetadataFilters) -> Filter:
@@ -80,7 +80,7 @@ def _group(filters: MetadataFilters) -> Filter:
 def _comparison(filter: MetadataFilter) -> Filter:
     # LlamaIndex's stores keep a node's source document under these names.
     own = filter.key in ("ref_doc_id", "doc_id", "document_id")
-    field = SOURCE if own else f"{META}.{filter.key}"
+    field = SOURCE_FIELD if own else f"{META_FIELD}.{filter.key}"
     value: Any = filter.value
     if filter.operator == FilterOperator.IS_EMPTY:
         return Or(Compare(field, "==", None), Compare(field, "==", ""))

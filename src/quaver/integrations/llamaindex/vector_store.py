@@ -8,8 +8,8 @@ from typing import Any
 
 from quaver.documents import Passage
 from quaver.errors import InputError, needs_extra
-from quaver.integrations.embedded_store import META, EmbeddedStore, StorePlace
-from quaver.integrations.llamaindex.filters import SOURCE, of_documents, of_query, to_filter
+from quaver.integrations.embedded_store import META_FIELD, EmbeddedStore, StorePlace
+from quaver.integrations.llamaindex.filters import SOURCE_FIELD, of_documents, of_query, to_filter
 from quaver.store import CANDIDATES, And, Compare, Filter, Hit, best, fused
 
 with needs_extra("llamaindex"):
@@ -315,7 +315,11 @@ def _allowed(node_ids: list[str] | None, filters: MetadataFilters | None) -> Fil
 # --- Nodes ----------------------------------------------------------------------------------------
 def _metadata(node: BaseNode) -> dict[str, Any]:
     data = node_to_metadata_dict(node, remove_text=True)
-    return {META: node.metadata, SOURCE: node.ref_doc_id, **{name: data[name] for name in _NODE}}
+    return {
+        META_FIELD: node.metadata,
+        SOURCE_FIELD: node.ref_doc_id,
+        **{name: data[name] for name in _NODE},
+    }
 
 
 def _node(found: Passage | Hit) -> BaseNode:

@@ -22,7 +22,7 @@ from quaver.models.geometry import EncoderSpec, LayerSpec, Llama3Scaling, Rotary
 from quaver.models.head import DenseStep
 from quaver.models.tensors import NamedTensors
 
-ANCHOR = "embed_tokens.weight"
+WORD_TABLE = "embed_tokens.weight"
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 _THETA = 10_000.0
 _GEMMA_THETAS = {_FULL: 1_000_000.0, _SLIDING: 10_000.0}
@@ -314,7 +314,7 @@ def _weights_under(names: LayerNames) -> Callable[[EncoderSpec, NamedTensors], E
             return taken
 
         return EncoderWeights(
-            word=named.take(ANCHOR, spec.vocab_size, hidden),
+            word=named.take(WORD_TABLE, spec.vocab_size, hidden),
             position=None,
             token_type=None,
             embedding_norm=None,
@@ -346,11 +346,11 @@ def _eurobert_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     )
 
 
-LLAMA = Family(_llama_spec, _weights_under(_LAYER), _last_token_classifier, anchor=ANCHOR)
+LLAMA = Family(_llama_spec, _weights_under(_LAYER), _last_token_classifier, anchor=WORD_TABLE)
 LLAMA_BIDIRECTIONAL = replace(LLAMA, spec=_both_ways("llama_bidirec", _llama_spec))
-EUROBERT = Family(_eurobert_spec, _weights_under(_LAYER), _eurobert_classifier, anchor=ANCHOR)
-MISTRAL = Family(_mistral_spec, _weights_under(_LAYER), _last_token_classifier, anchor=ANCHOR)
-QWEN2 = Family(_qwen2_spec, _weights_under(_QWEN2), _last_token_classifier, anchor=ANCHOR)
-QWEN3 = Family(_qwen3_spec, _weights_under(_QWEN3), _last_token_classifier, anchor=ANCHOR)
+EUROBERT = Family(_eurobert_spec, _weights_under(_LAYER), _eurobert_classifier, anchor=WORD_TABLE)
+MISTRAL = Family(_mistral_spec, _weights_under(_LAYER), _last_token_classifier, anchor=WORD_TABLE)
+QWEN2 = Family(_qwen2_spec, _weights_under(_QWEN2), _last_token_classifier, anchor=WORD_TABLE)
+QWEN3 = Family(_qwen3_spec, _weights_under(_QWEN3), _last_token_classifier, anchor=WORD_TABLE)
 QWEN3_BIDIRECTIONAL = replace(QWEN3, spec=_both_ways("bidirectional_pplx_qwen3", _qwen3_spec))
-GEMMA3 = Family(_gemma3_spec, _weights_under(_GEMMA), _last_token_classifier, anchor=ANCHOR)
+GEMMA3 = Family(_gemma3_spec, _weights_under(_GEMMA), _last_token_classifier, anchor=WORD_TABLE)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
-    STAMP,
+    STAMP_KEY,
     EmbedderComponent,
     document_text,
     field_names,
@@ -148,7 +148,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
                 embedding=row,
                 meta={
                     **document.meta,
-                    STAMP: stamp(embedder, self.prefix, self.normalize_embeddings, text),
+                    STAMP_KEY: stamp(embedder, self.prefix, self.normalize_embeddings, text),
                 },
             )
             for document, text, row in zip(documents, texts, rows.tolist(), strict=True)

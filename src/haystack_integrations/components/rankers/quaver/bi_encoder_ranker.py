@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
-    STAMP,
+    STAMP_KEY,
     RankerComponent,
     field_names,
     hub_token,
@@ -151,7 +151,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
             for i, (document, text) in enumerate(zip(documents, texts, strict=True))
             if document.embedding is None
             or len(document.embedding) != embedder.dimension
-            or document.meta.get(STAMP) != stamp(embedder, self.document_prefix, False, text)
+            or document.meta.get(STAMP_KEY) != stamp(embedder, self.document_prefix, False, text)
         ]
 
     def _similarities(

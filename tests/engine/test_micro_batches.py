@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 
-from quaver.integrations.micro_batches import MAX_ITEMS, MicroBatcher
+from quaver.engine.micro_batches import MAX_ITEMS, MicroBatcher
 
 
 class Recorder:
