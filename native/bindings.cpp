@@ -279,12 +279,18 @@ private:
                   weight.shape(1) == static_cast<std::size_t>(inputs),
               "a linear layer has weight (O, K)");
     };
-    if (kind == "float32") {
+    if (kind == "float32" || kind == "bfloat16") {
       const auto weight = get<Matrix<float>>(linear, "weight");
       require_weight(weight);
+      if (kind == "bfloat16") {
+        const auto scale = get<Vector<float>>(linear, "scale");
+        require_length(scale, outputs, "a linear layer in bfloat16 has scale (O,)");
+        return std::make_unique<quaver::BFloat16Linear>(weight.data(), scale.data(), bias.data(), outputs, inputs,
+                                                        kernels_, memory_);
+      }
       return std::make_unique<quaver::Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels_, memory_);
     }
-    require(kind == "int8", "a linear layer is float32 or int8");
+    require(kind == "int8", "a linear layer is float32, bfloat16 or int8");
     const auto weight = get<Matrix<std::int8_t>>(linear, "weight");
     require_weight(weight);
     quaver::InputGroups groups;

@@ -1,6 +1,7 @@
 #include "engine/linear.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 namespace quaver {
@@ -15,11 +16,18 @@ Linear::Linear(const float *bias, int outputs, int inputs, const KernelTable &ke
   std::memcpy(bias_.data(), bias, sizeof(float) * area(outputs, 1));
 }
 
-// --- float32 ---------------------------------------------------------------------------------------------------------
+// --- Kinds that read float32 -----------------------------------------------------------------------------------------
+
+LinearInput FloatInputLinear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows, InputRoom &) const {
+  return {x, ldx, rows, {}, {}, nullptr};
+}
+
+void FloatInputLinear::prepare(const LinearInput &, int, int) const {}
 
 Float32Linear::Float32Linear(const float *weight, const float *bias, int outputs, int inputs,
                              const KernelTable &kernels, WeightMemory &memory)
-    : Linear(bias, outputs, inputs, kernels), panels_(memory.take_array<float>(area(panels() * kPanel, inputs))) {
+    : FloatInputLinear(bias, outputs, inputs, kernels),
+      panels_(memory.take_array<float>(area(panels() * kPanel, inputs))) {
   for (int o = 0; o < outputs; ++o) {
     const float *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
     float *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kPanel) * kPanel * inputs + o % kPanel;
@@ -28,12 +36,6 @@ Float32Linear::Float32Linear(const float *weight, const float *bias, int outputs
   }
 }
 
-LinearInput Float32Linear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows, InputRoom &) const {
-  return {x, ldx, rows, {}, {}, nullptr};
-}
-
-void Float32Linear::prepare(const LinearInput &, int, int) const {}
-
 void Float32Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                              Activation act) const {
   kernels_.linear_float32(input.x, input.ldx, input.rows, view(), first_panel, last_panel, y, ldy, act);
@@ -41,75 +43,71 @@ void Float32Linear::multiply(const LinearInput &input, int first_panel, int last
 
 std::size_t Float32Linear::bytes() const { return sizeof(float) * (area(panels() * kPanel, inputs_) + bias_.size()); }
 
-// --- int8 ------------------------------------------------------------------------------------------------------------
-
 namespace {
 
-std::vector<int> padded_ends(const InputGroups &groups, int inputs) {
-  std::vector<int> ends = groups.ends.empty() ? std::vector{inputs} : groups.ends;
-  ends.back() = round_up(inputs, kDepthStep);
-  return ends;
+// Halves go to the even neighbor.
+std::uint16_t nearest_bfloat16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
 }
 
 } // namespace
 
-Int8Linear::Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
-                       int inputs, const KernelTable &kernels, WeightMemory &memory, const InputGroups &groups)
-    : Linear(bias, outputs, inputs, kernels), range_(range), ends_(padded_ends(groups, inputs)),
-      panels_(memory.take_array<std::int8_t>(area(panels() * kPanel, round_up(inputs, kDepthStep)))),
-      scale_(ends_.size() * bias_.size()), column_sums_(scale_.size()),
-      shifts_(groups.centers == nullptr ? 0 : scale_.size()) {
-  const int depth = round_up(inputs, kDepthStep), side = kernels.group, count = this->groups();
+BFloat16Linear::BFloat16Linear(const float *weight, const float *scale, const float *bias, int outputs, int inputs,
+                               const KernelTable &kernels, WeightMemory &memory)
+    : FloatInputLinear(bias, outputs, inputs, kernels),
+      panels_(memory.take_array<std::uint16_t>(area(panels() * kPanel, round_up(inputs, 2)))), scale_(bias_.size()) {
+  std::memcpy(scale_.data(), scale, sizeof(float) * area(outputs, 1));
   for (int o = 0; o < outputs; ++o) {
-    const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
-    std::int8_t *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth + o % kStrip * side;
-    int k = 0;
-    for (; k + side <= inputs; k += side)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(side));
-    if (k < inputs)
-      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(inputs - k));
-    k = 0;
-    for (int g = 0; g < count; ++g) {
-      const std::size_t from = area(o, count) + area(g, 1),
-                        to = static_cast<std::size_t>(g) * bias_.size() + area(o, 1);
-      std::int32_t sum = 0;
-      for (; k < inputs && k < ends_[static_cast<std::size_t>(g)]; ++k)
-        sum += row[k];
-      scale_.data()[to] = scale[from];
-      column_sums_.data()[to] = static_cast<float>(sum);
-      if (groups.centers != nullptr)
-        shifts_.data()[to] = scale[from] * groups.centers[from];
-    }
+    const float *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
+    std::uint16_t *target =
+        panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(inputs, 2) + o % kStrip * 2;
+    for (int k = 0; k < inputs; ++k)
+      target[static_cast<std::ptrdiff_t>(k / 2) * 2 * kStrip + k % 2] = nearest_bfloat16(row[k]);
   }
 }
 
-Int8Weights Int8Linear::view() const {
-  return {.panels = panels_.get(),
-          .scale = scale_.data(),
-          .column_sums = column_sums_.data(),
-          .bias = bias_.data(),
-          .depth = round_up(inputs_, kDepthStep),
-          .groups = groups(),
-          .ends = ends_.data(),
-          .shifts = shifts_.data(),
-          .outputs = panels() * kPanel};
+void BFloat16Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                              Activation act) const {
+  kernels_.linear_bfloat16(input.x, input.ldx, input.rows, view(), first_panel, last_panel, y, ldy, act);
 }
 
-LinearInput Int8Linear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
-                             InputRoom &room) const {
+std::size_t BFloat16Linear::bytes() const {
+  return sizeof(std::uint16_t) * area(panels() * kPanel, round_up(inputs_, 2)) +
+         sizeof(float) * (scale_.size() + bias_.size());
+}
+
+// --- Kinds that read u8 ----------------------------------------------------------------------------------------------
+
+namespace {
+
+std::vector<int> padded_ends(const std::vector<int> &ends, int inputs) {
+  std::vector<int> padded = ends.empty() ? std::vector{inputs} : ends;
+  padded.back() = round_up(inputs, kDepthStep);
+  return padded;
+}
+
+} // namespace
+
+ByteInputLinear::ByteInputLinear(const float *bias, InputRange range, const std::vector<int> &ends, bool sums,
+                                 int outputs, int inputs, const KernelTable &kernels)
+    : Linear(bias, outputs, inputs, kernels), range_(range), ends_(padded_ends(ends, inputs)), sums_(sums) {}
+
+LinearInput ByteInputLinear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                                  InputRoom &room) const {
   const int all = rows + residuals.rows;
-  const std::ptrdiff_t ldq = round_up(inputs_, kDepthStep);
+  const std::ptrdiff_t ldq = depth();
   const std::size_t scales = area(all, groups());
   const RoundedRows rounded{room.q.resize(area(all + kernels_.overread_rows, ldq)),
                             ldq,
                             room.scale.resize(scales),
                             room.zero.resize(scales),
-                            shifts_.size() == 0 ? nullptr : room.sums.resize(scales),
+                            sums_ ? room.sums.resize(scales) : nullptr,
                             all};
   return {x, ldx, rows, residuals, rounded, room.lost.resize(area(residuals.rows, inputs_))};
 }
 
-void Int8Linear::prepare(const LinearInput &input, int first, int last) const {
+void ByteInputLinear::prepare(const LinearInput &input, int first, int last) const {
   round(range_, input.x + first * input.ldx, input.ldx, last - first, input.rounded.from(first, 0, 0));
   for (int i = 0; i < input.residuals.rows; ++i) {
     const int row = input.residuals.of[i];
@@ -127,8 +125,8 @@ void Int8Linear::prepare(const LinearInput &input, int first, int last) const {
 }
 
 // Quantize rows group by group, with one range for all of them if there is one.
-void Int8Linear::round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows,
-                       const RoundedRows &target) const {
+void ByteInputLinear::round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows,
+                            const RoundedRows &target) const {
   for (int g = 0, begin = 0; g < groups(); ++g) {
     const int end = ends_[static_cast<std::size_t>(g)], columns = std::min(end, inputs_) - begin;
     const RoundedRows to = target.from(0, g, begin);
@@ -143,13 +141,55 @@ void Int8Linear::round(InputRange range, const float *x, std::ptrdiff_t ldx, int
   }
 }
 
+Int8Linear::Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
+                       int inputs, const KernelTable &kernels, WeightMemory &memory, const InputGroups &groups)
+    : ByteInputLinear(bias, range, groups.ends, groups.centers != nullptr, outputs, inputs, kernels),
+      panels_(memory.take_array<std::int8_t>(area(panels() * kPanel, depth()))), scale_(ends_.size() * bias_.size()),
+      column_sums_(scale_.size()), shifts_(sums_ ? scale_.size() : 0) {
+  const int side = kernels.group, count = this->groups();
+  for (int o = 0; o < outputs; ++o) {
+    const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
+    std::int8_t *target =
+        panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth() + o % kStrip * side;
+    int k = 0;
+    for (; k + side <= inputs; k += side)
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(side));
+    if (k < inputs)
+      std::memcpy(target + static_cast<std::ptrdiff_t>(k) * kStrip, row + k, static_cast<std::size_t>(inputs - k));
+    k = 0;
+    for (int g = 0; g < count; ++g) {
+      const std::size_t from = area(o, count) + area(g, 1),
+                        to = static_cast<std::size_t>(g) * bias_.size() + area(o, 1);
+      std::int32_t sum = 0;
+      for (; k < inputs && k < ends_[static_cast<std::size_t>(g)]; ++k)
+        sum += row[k];
+      scale_.data()[to] = scale[from];
+      column_sums_.data()[to] = static_cast<float>(sum);
+      if (sums_)
+        shifts_.data()[to] = scale[from] * groups.centers[from];
+    }
+  }
+}
+
+Int8Weights Int8Linear::view() const {
+  return {.panels = panels_.get(),
+          .scale = scale_.data(),
+          .column_sums = column_sums_.data(),
+          .bias = bias_.data(),
+          .depth = depth(),
+          .groups = groups(),
+          .ends = ends_.data(),
+          .shifts = shifts_.data(),
+          .outputs = panels() * kPanel};
+}
+
 void Int8Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                           Activation act) const {
   kernels_.linear_int8(input.rounded, input.rows, input.residuals, view(), first_panel, last_panel, y, ldy, act);
 }
 
 std::size_t Int8Linear::bytes() const {
-  return bias_.size() * static_cast<std::size_t>(round_up(inputs_, kDepthStep)) +
+  return bias_.size() * static_cast<std::size_t>(depth()) +
          sizeof(float) * (scale_.size() + column_sums_.size() + shifts_.size() + bias_.size());
 }
 

@@ -85,17 +85,25 @@ protected:
 
 using LinearPtr = std::unique_ptr<const Linear>;
 
-// Weights and inputs in float32.
-class Float32Linear final : public Linear {
+// --- Kinds that read float32 -----------------------------------------------------------------------------------------
+
+class FloatInputLinear : public Linear {
+public:
+  bool prepares() const final { return false; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &room) const final;
+  void prepare(const LinearInput &input, int first, int last) const final;
+
+protected:
+  using Linear::Linear;
+};
+
+// Weights in float32.
+class Float32Linear final : public FloatInputLinear {
 public:
   // weight f32 [outputs][inputs], bias f32 [outputs]; natural order, as on disk.
   Float32Linear(const float *weight, const float *bias, int outputs, int inputs, const KernelTable &kernels,
                 WeightMemory &memory);
 
-  bool prepares() const override { return false; }
-  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
-                   InputRoom &room) const override;
-  void prepare(const LinearInput &input, int first, int last) const override;
   void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                 Activation act) const override;
   std::size_t bytes() const override;
@@ -104,6 +112,26 @@ public:
 private:
   std::shared_ptr<float> panels_;
 };
+
+// Weights in bfloat16, half the bytes; products and sums in float32.
+class BFloat16Linear final : public FloatInputLinear {
+public:
+  // weight f32 [outputs][inputs], finite, rounded to the nearest bfloat16: that of a bfloat16 file stays the same.
+  // scale, bias f32 [outputs]: y = scale * (x W^T) + bias. Natural order, as on disk.
+  BFloat16Linear(const float *weight, const float *scale, const float *bias, int outputs, int inputs,
+                 const KernelTable &kernels, WeightMemory &memory);
+
+  void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                Activation act) const override;
+  std::size_t bytes() const override;
+  BFloat16Weights view() const { return {panels_.get(), scale_.data(), bias_.data(), inputs_}; }
+
+private:
+  std::shared_ptr<std::uint16_t> panels_;
+  Buffer<float> scale_; // [O']
+};
+
+// --- Kinds that read u8 ----------------------------------------------------------------------------------------------
 
 // A fixed range of a layer's input: x ~ scale * (q - zero).
 struct InputRange {
@@ -120,28 +148,42 @@ struct InputGroups {
   int count() const { return ends.empty() ? 1 : static_cast<int>(ends.size()); }
 };
 
-// Weights in s8 with one scale per output (and group of inputs), inputs in u8.
-class Int8Linear final : public Linear {
+// Quantizes rows, group by group of its inputs.
+class ByteInputLinear : public Linear {
+public:
+  bool prepares() const final { return true; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &room) const final;
+  void prepare(const LinearInput &input, int first, int last) const final;
+
+protected:
+  // `ends` as in InputGroups; `sums` for a kind that reads Int8Rows::sums.
+  ByteInputLinear(const float *bias, InputRange range, const std::vector<int> &ends, bool sums, int outputs, int inputs,
+                  const KernelTable &kernels);
+
+  int groups() const { return static_cast<int>(ends_.size()); }
+  int depth() const { return ends_.back(); } // K'
+
+  const InputRange range_;
+  const std::vector<int> ends_; // of the groups; the last is K'
+  const bool sums_;
+
+private:
+  void round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
+};
+
+// Weights in s8 with one scale per output and group of inputs.
+class Int8Linear final : public ByteInputLinear {
 public:
   // weight s8 [outputs][inputs], scale f32 [outputs][groups], bias f32 [outputs]; natural order, as on disk.
   Int8Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int outputs,
              int inputs, const KernelTable &kernels, WeightMemory &memory, const InputGroups &groups = {});
 
-  bool prepares() const override { return true; }
-  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
-                   InputRoom &room) const override;
-  void prepare(const LinearInput &input, int first, int last) const override;
   void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                 Activation act) const override;
   std::size_t bytes() const override;
   Int8Weights view() const;
 
 private:
-  int groups() const { return static_cast<int>(ends_.size()); }
-  void round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
-
-  const InputRange range_;
-  const std::vector<int> ends_; // of the groups; the last is K'
   std::shared_ptr<std::int8_t> panels_;
   Buffer<float> scale_, column_sums_; // [groups][O']
   Buffer<float> shifts_;              // the same, or empty

@@ -145,6 +145,21 @@ void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWei
   }
 }
 
+void linear_bfloat16(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
+                     int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+  for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o) {
+    const std::uint16_t *pairs = w.panels + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * round_up(w.depth, 2);
+    for (int r = 0; r < rows; ++r) {
+      float sum = 0.0f;
+      for (int k = 0; k < w.depth; ++k) {
+        const std::uint32_t bits = pairs[(k / 2 * kStrip + o % kStrip) * 2 + k % 2];
+        sum += x[r * ldx + k] * __builtin_bit_cast(float, bits << 16);
+      }
+      y[r * ldy + o] = activate(sum * w.scale[o] + w.bias[o], act);
+    }
+  }
+}
+
 void pack_keys(const AttentionHead &head, float *packed) noexcept {
   for (int first = 0; first < head.length; first += kPanel)
     for (int c = 0; c < head.head_size; ++c)
@@ -330,6 +345,7 @@ constinit const KernelTable scalar_kernels = {.name = "scalar",
                                               .row_sums = row_sums,
                                               .linear_int8 = linear_int8,
                                               .linear_float32 = linear_float32,
+                                              .linear_bfloat16 = linear_bfloat16,
                                               .pack_keys = pack_keys,
                                               .attend = attend,
                                               .pack_keys_int8 = pack_keys_int8,

@@ -12,6 +12,9 @@
 //                 One 64-byte load is 16 outputs for AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads 16 groups
 //                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four.
 //   float panels  f32 [O'/64][K][64]
+//   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
+//                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a pair
+//                 becomes float32 by a shift, the second by a mask.
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
 //
 // Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing
@@ -99,6 +102,13 @@ struct FloatWeights {
   int depth;           // K
 };
 
+struct BFloat16Weights {
+  const std::uint16_t *panels; // bfloat16 panels
+  const float *scale;          // [O'], what a sum is multiplied with: a factor in the weights would be rounded
+  const float *bias;           // [O']
+  int depth;                   // K
+};
+
 // One head of one sequence: rows of query, key and value are `ld` floats apart.
 struct AttentionHead {
   const float *query; // [length][D], already multiplied by log2(e) and the scale of scores, as often 1 / sqrt(D)
@@ -183,6 +193,11 @@ struct KernelTable {
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
   void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
+
+  // y[r][o] = act(scale[o] * sum + bias[o]) with weights that are widened to float32, which is exact. Where the scale is
+  // 1, the bits are those of linear_float32 with the widened weights.
+  void (*linear_bfloat16)(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
+                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
   // Repack the keys of one head for `attend`: packed f32 [ceil(length/64)][D][64], zero behind the last key.
   void (*pack_keys)(const AttentionHead &head, float *packed) noexcept;

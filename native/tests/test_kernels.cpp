@@ -460,6 +460,65 @@ void test_linear_float32(const KernelTable &k) {
   }
 }
 
+// The bfloat16 neighbor of a number that is nearest, the even one of two.
+float nearest_bfloat16(float v) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &v, sizeof bits);
+  float below, above;
+  const std::uint32_t low = bits & 0xffff0000u, high = low + 0x10000u; // towards zero, away from it
+  std::memcpy(&below, &low, sizeof low);
+  std::memcpy(&above, &high, sizeof high);
+  const double down = std::abs(double{v} - double{below}), up = std::abs(double{above} - double{v});
+  return down < up || (down == up && (low >> 16) % 2 == 0) ? below : above;
+}
+
+// Weights in bfloat16: the bits of float32 layers with the same weights, whatever rows and panels are asked for.
+void test_linear_bfloat16(const KernelTable &k) {
+  for (const int inputs : kSizes)
+    for (const int outputs : {1, 64, 130})
+      for (const int rows : {1, 2, 5, 6, 13}) {
+        Guarded<float> weight(area(outputs, inputs)), rounded(weight.size()), bias(area(outputs, 1)),
+            x(area(rows, inputs));
+        fill_normal(weight, 0.2f);
+        fill_normal(bias, 1.0f);
+        fill_normal(x, 1.0f);
+        weight[0] = 1.00390625f; // halfway between two neighbors
+        weight[weight.size() - 1] = -1.01171875f;
+        weight[weight.size() / 2] = 1e-40f; // a denormal number
+        for (std::size_t i = 0; i < weight.size(); ++i)
+          rounded[i] = nearest_bfloat16(weight[i]);
+        WeightMemory memory;
+        const std::vector<float> ones(bias.size(), 1.0f);
+        const BFloat16Linear small(weight.data(), ones.data(), bias.data(), outputs, inputs, k, memory);
+        const Float32Linear wide(rounded.data(), bias.data(), outputs, inputs, k, memory);
+        const int panels = wide.panels(), ldy = panels * kPanel;
+        CHECK(small.bytes() < wide.bytes() || inputs < 4, "%s: %zu bytes of %zu", k.name, small.bytes(), wide.bytes());
+        for (const Activation act : kActivations) {
+          Guarded<float> got(area(rows, ldy)), expected(got.size());
+          k.linear_float32(x.data(), inputs, rows, wide.view(), 0, panels, expected.data(), ldy, act);
+          for (int panel = 0; panel < panels; panel += 2)
+            k.linear_bfloat16(x.data(), inputs, rows, small.view(), panel, std::min(panel + 2, panels), got.data(), ldy,
+                              act);
+          CHECK(std::memcmp(got.data(), expected.data(), got.size() * sizeof(float)) == 0,
+                "%s %d rows, %d x %d, activation %d", k.name, rows, outputs, inputs, static_cast<int>(act));
+        }
+        // Scales, each once rounded: a power of two changes nothing else.
+        std::vector<float> scale(bias.size()), halved(bias.size());
+        for (std::size_t o = 0; o < scale.size(); ++o) {
+          scale[o] = o % 2 == 0 ? 0.5f : 1.0f;
+          halved[o] = bias[o] * scale[o];
+        }
+        const BFloat16Linear scaled(weight.data(), scale.data(), halved.data(), outputs, inputs, k, memory);
+        Guarded<float> got(area(rows, ldy)), expected(got.size());
+        k.linear_bfloat16(x.data(), inputs, rows, small.view(), 0, panels, expected.data(), ldy, Activation::none);
+        k.linear_bfloat16(x.data(), inputs, rows, scaled.view(), 0, panels, got.data(), ldy, Activation::none);
+        for (int r = 0; r < rows; ++r)
+          for (int o = 0; o < outputs; ++o)
+            CHECK(got[area(r, ldy) + area(o, 1)] == expected[area(r, ldy) + area(o, 1)] * scale[area(o, 1)],
+                  "%s: scale of output %d", k.name, o);
+      }
+}
+
 // Activations of single values over the whole line, where their tails and signs are.
 void test_activations(const KernelTable &k) {
   const float zero_bias[kPanel] = {};
@@ -818,6 +877,7 @@ void test_not_finite_linear(const KernelTable &k) {
   WeightMemory memory;
   const Int8Linear i(small.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
   const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
+  const BFloat16Linear b(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
   std::vector<std::uint8_t> q(rows * ldq);
   std::vector<float> row_scale(rows), y(rows * ldy);
   std::vector<std::int32_t> zero(rows);
@@ -834,6 +894,8 @@ void test_not_finite_linear(const KernelTable &k) {
     check("linear_int8");
     k.linear_float32(x.data(), inputs, rows, f.view(), 0, 2, y.data(), ldy, act);
     check("linear_float32");
+    k.linear_bfloat16(x.data(), inputs, rows, b.view(), 0, 2, y.data(), ldy, act);
+    check("linear_bfloat16");
     std::vector<float> both(2 * inputs, 0.5f); // a gate of 70 columns
     both[3] = both[inputs + 20] = NAN;
     for (const bool last : {false, true}) {
@@ -1040,6 +1102,7 @@ int main() {
     test_grouped_linear(*k);
     test_residual_rows(*k);
     test_linear_float32(*k);
+    test_linear_bfloat16(*k);
     test_activations(*k);
     test_pack_keys(*k);
     test_pack_int8(*k);

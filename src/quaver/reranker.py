@@ -98,7 +98,8 @@ class Ranker(ABC):
 
         Args:
             name_or_path: local folder, or hub id.
-            precision: "int8" quantizes the weights while loading; "float32" keeps them.
+            precision: "int8" quantizes the weights while loading; "float32" keeps them; "bfloat16"
+                stores them in half the memory and computes in float32.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a text or pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.
@@ -159,7 +160,7 @@ class CrossEncoder(Ranker):
     Attributes:
         name: hub id or folder name.
         source: the name that loads this model again in any process.
-        precision: "int8" or "float32".
+        precision: "int8", "bfloat16" or "float32".
         max_seq_length: maximum number of tokens in query and document together, special tokens included.
         labels: number of scores for a pair; 1 for a reranker.
         label_names: their names, as config.json has them.
@@ -214,7 +215,8 @@ class CrossEncoder(Ranker):
         Args:
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
-                the weights as they are. The head is float32 in both.
+                the weights as they are; "bfloat16" stores them in half the memory and computes in
+                float32. The head is float32 in all of them.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.

@@ -132,6 +132,60 @@ void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, st
     float_tiles<L, 0>(x, ldx, rows, w + c, ldw, depth, columns - c, y + c, ldy);
 }
 
+// The float tile over bfloat16 panels: the same multiply-adds in the same order, two steps of depth for each pair.
+template <class L, int R, int C>
+void bfloat16_tile(const float *x, std::ptrdiff_t ldx, const std::uint16_t *panel, std::ptrdiff_t strip, int depth,
+                   float *y, std::ptrdiff_t ldy) {
+  using V = typename L::V;
+  const auto place = [strip](int c) { return c * L::width / kStrip * strip + c * L::width % kStrip * 2; };
+  V sum[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      sum[r][c] = L::zero();
+  for (int k = 0; k < depth; k += 2, panel += 2 * kStrip) {
+    V column[C];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      column[c] = L::first_of_pairs(panel + place(c));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const V value = L::set(x[r * ldx + k]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c)
+        sum[r][c] = L::fma(value, column[c], sum[r][c]);
+    }
+    if (k + 1 == depth) // nothing is behind the last input of an odd depth
+      break;
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      column[c] = L::second_of_pairs(panel + place(c));
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const V value = L::set(x[r * ldx + k + 1]);
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c)
+        sum[r][c] = L::fma(value, column[c], sum[r][c]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c)
+      L::store(y + r * ldy + c * L::width, sum[r][c]);
+}
+
+// The same for a number of rows known only at run time, at most R.
+template <class L, int C, int R = L::float_rows>
+void bfloat16_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const std::uint16_t *panel, std::ptrdiff_t strip,
+                      int depth, float *y, std::ptrdiff_t ldy) {
+  if (rows == R)
+    bfloat16_tile<L, R, C>(x, ldx, panel, strip, depth, y, ldy);
+  else if constexpr (R > 1)
+    bfloat16_tile_of<L, C, R - 1>(rows, x, ldx, panel, strip, depth, y, ldy);
+}
+
 template <class L, class Tile> struct LinearKernels {
   using V = typename L::V;
 
@@ -403,6 +457,28 @@ template <class L, class Tile> struct LinearKernels {
       for (int r = 0; r < rows; ++r)
         for (int c = column; c < column + kPanel; c += L::width)
           L::store(y + r * ldy + c, activate<L>(L::add(L::load(y + r * ldy + c), L::load(w.bias + c)), act));
+    }
+  }
+
+  static void linear_bfloat16(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
+                              int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+    constexpr int width = L::float_columns * L::width, strips = width / kStrip;
+    static_assert(width % kStrip == 0 && kPanel % width == 0);
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * round_up(w.depth, 2);
+    const std::uint16_t *weights = w.panels + first_panel * (kPanel / kStrip) * strip;
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      const int column = panel * kPanel;
+      for (int c = column; c < column + kPanel; c += width, weights += strips * strip)
+        for (int r = 0, height; r < rows; r += height) {
+          height = tile_height(rows - r, L::float_rows);
+          bfloat16_tile_of<L, L::float_columns>(height, x + r * ldx, ldx, weights, strip, w.depth, y + r * ldy + c,
+                                                ldy);
+        }
+      for (int r = 0; r < rows; ++r)
+        for (int c = column; c < column + kPanel; c += L::width) {
+          const V value = L::fma(L::load(y + r * ldy + c), L::load(w.scale + c), L::load(w.bias + c));
+          L::store(y + r * ldy + c, activate<L>(value, act));
+        }
     }
   }
 };

@@ -175,6 +175,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
             .row_sums = Linear::row_sums,
             .linear_int8 = Linear::linear_int8,
             .linear_float32 = Linear::linear_float32,
+            .linear_bfloat16 = Linear::linear_bfloat16,
             .pack_keys = Attention::pack_keys,
             .attend = Attention::attend,
             .pack_keys_int8 = Attention::pack_keys_int8,

@@ -53,6 +53,15 @@ struct Lanes : SixteenBytes {
     return _mm256_cvtepi32_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
   }
 
+  // Eight pairs of bfloat16 as float32: the first of each, the second of each.
+  static V first_of_pairs(const std::uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)), 16));
+  }
+  static V second_of_pairs(const std::uint16_t *p) {
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p));
+    return _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  }
+
   // Eight bytes: the nearest integers to v, plus origin, clamped to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {
     store_bytes(p, _mm256_add_epi32(_mm256_cvtps_epi32(v), _mm256_set1_epi32(origin)));

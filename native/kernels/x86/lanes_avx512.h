@@ -63,6 +63,15 @@ struct Lanes : SixteenBytes {
 
   static V from_s32(const std::int32_t *p) { return _mm512_cvtepi32_ps(_mm512_loadu_si512(p)); }
 
+  // Sixteen pairs of bfloat16 as float32: the first of each, the second of each.
+  static V first_of_pairs(const std::uint16_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+  }
+  static V second_of_pairs(const std::uint16_t *p) {
+    const __m512i first = _mm512_set1_epi32(static_cast<int>(0xffff0000u));
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), first));
+  }
+
   static __m512i to_s32(V v) { return _mm512_cvtps_epi32(v); }
 #ifdef QUAVER_EMULATE // SIMDe has no such narrowing
   static __m256i narrow(__m512i v) {

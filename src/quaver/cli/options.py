@@ -22,6 +22,7 @@ class Precision(str, Enum):
     """What the engine computes in."""
 
     int8 = "int8"
+    bfloat16 = "bfloat16"
     float32 = "float32"
 
 

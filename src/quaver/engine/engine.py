@@ -27,7 +27,8 @@ class Engine:
 
     In "int8" the linear layers multiply u8 activations (one scale and zero point for each token)
     with s8 weights (one scale for each output), and attention quantizes its heads the same way;
-    norms and embeddings stay float32. "float32" is the same engine with float weights. Weights that
+    norms and embeddings stay float32. "float32" is the same engine with float weights, "bfloat16"
+    the same with weights rounded to bfloat16: half the memory, products and sums in float32. Weights that
     are int8 already keep their integers; some of a model's layers may be int8 and others float32.
 
     A text's vector is the same bits alone, in any batch, at any position, and with any number of
@@ -36,7 +37,8 @@ class Engine:
 
     Attributes:
         spec: the encoder.
-        precision: "int8" when at least one linear layer computes in int8, else "float32".
+        precision: as asked for; for None "int8" when at least one linear layer computes in int8,
+            else "float32".
         isa: the instruction set in use.
         threads: how many threads take part in a call at most.
     """
@@ -60,7 +62,8 @@ class Engine:
                 alive with the engine; where they are mapped from a file, writing to the file
                 changes vectors, and cutting it short ends the process.
             precision: what the linear layers compute in: "int8" quantizes those in float32,
-                "float32" dequantizes those in int8, None leaves each as it is.
+                "float32" dequantizes those in int8, "bfloat16" does so and rounds all weights to
+                bfloat16, None leaves each as it is.
             threads: at least 1; None takes the CPUs this process may use.
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
 

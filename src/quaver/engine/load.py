@@ -228,8 +228,8 @@ def _require_classifier(folder: ModelFolder) -> None:
 
 def _check_precision(precision: object) -> None:
     if precision not in PRECISIONS:
-        names = " or ".join(map(repr, PRECISIONS))
-        raise InputError(f"precision must be {names}: got {precision!r}")
+        *names, last = map(repr, PRECISIONS)
+        raise InputError(f"precision must be {', '.join(names)} or {last}: got {precision!r}")
 
 
 def _load(

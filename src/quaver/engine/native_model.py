@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -33,13 +33,33 @@ from quaver.models import (
     rotary_tables,
 )
 
-Precision = Literal["int8", "float32"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "float32")
+Precision = Literal["int8", "bfloat16", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
 
 _Floats = NDArray[np.float32]
 _Tables = tuple[Rotary, int]
 # The kernels' softmax is in base two.
 _LOG2_E = math.log2(math.e)
+
+
+@dataclass(frozen=True)
+class _BFloat16Linear:
+    """y = scale * (x @ weight.T) + bias; the native engine rounds the weight to bfloat16.
+
+    Why a scale: the factor of scores, multiplied into a weight that is bfloat16 already, would be rounded.
+
+    Attributes:
+        weight: float32 (O, K).
+        scale: float32 (O,).
+        bias: float32 (O,).
+    """
+
+    weight: _Floats
+    scale: _Floats
+    bias: _Floats
+
+
+_NativeLinear = Linear | _BFloat16Linear
 
 
 def native_model(
@@ -93,7 +113,7 @@ def native_model(
 
 
 def computes_in(weights: EncoderWeights, precision: Precision | None) -> Precision:
-    """Return "int8" when at least one linear layer computes in int8, else "float32"."""
+    """Return the precision, or for None "int8" when a linear layer is int8, else "float32"."""
     if precision is not None:
         return precision
     linears = (linear for layer in weights.layers for linear in _linears(layer))
@@ -172,27 +192,39 @@ def _linears(parts: LayerWeights) -> tuple[Linear, Linear, Linear, Linear]:
     return parts.qkv, parts.out, parts.up, parts.down
 
 
-def _in_precision(linear: Linear, precision: Precision | None) -> Linear:
+def _in_precision(linear: Linear, precision: Precision | None) -> _NativeLinear:
     if precision == "float32":
         return dequantized(linear)
+    if precision == "bfloat16":
+        exact = dequantized(linear)
+        return _BFloat16Linear(exact.weight, np.ones(len(exact.bias), np.float32), exact.bias)
     if precision == "int8" and isinstance(linear, LinearWeights):
         return quantize_weight(linear)
     return linear
 
 
-def _scaled(linear: Linear, rows: int, scale: np.float32) -> Linear:
+def _scaled(linear: _NativeLinear, rows: int, scale: np.float32) -> _NativeLinear:
     """Multiply the first outputs of a layer."""
     factor = np.ones(len(linear.bias), np.float32)
     factor[:rows] = scale
+    if isinstance(linear, _BFloat16Linear):
+        return replace(linear, scale=linear.scale * factor, bias=linear.bias * factor)
     if isinstance(linear, QuantizedLinear):
         scales: _Floats = linear.scale * factor.reshape(-1, *(1,) * (linear.scale.ndim - 1))
         return replace(linear, scale=scales, bias=linear.bias * factor)
     return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
 
 
-def _linear(linear: Linear) -> dict[str, Any]:
+def _linear(linear: _NativeLinear) -> dict[str, Any]:
     if isinstance(linear, LinearWeights):
         return {"kind": "float32", "weight": linear.weight, "bias": linear.bias}
+    if isinstance(linear, _BFloat16Linear):
+        return {
+            "kind": "bfloat16",
+            "weight": linear.weight,
+            "scale": linear.scale,
+            "bias": linear.bias,
+        }
     by_group = (len(linear.bias), len(linear.slices))
     centers = None if linear.zero is None else -linear.zero.astype(np.float32).reshape(by_group)
     return {
