@@ -27,9 +27,7 @@ import quaver
 from quaver import CrossEncoder, cli
 from quaver.cli import info as info_command
 from quaver.cli.app import COMMANDS, load
-from quaver.cli.search import parsed_filter
 from quaver.cli.terminal import (
-    QueryWords,
     TimeLeft,
     duration,
     excerpt,
@@ -37,8 +35,9 @@ from quaver.cli.terminal import (
     short_heading,
 )
 from quaver.embedder import Embedder
+from quaver.index import QueryWords
 from quaver.index.index import Index, UpdateProgress
-from quaver.store import And, Compare
+from quaver.store import And, Compare, read_conditions
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 QUAVER = [sys.executable, "-m", "quaver"]
@@ -176,7 +175,7 @@ def test_search_is_ranked_filtered_and_reranked(
     ],
 )
 def test_filters_of_the_shell(condition: str, expected: Compare) -> None:
-    assert parsed_filter([condition]) == And(expected)
+    assert read_conditions([condition]) == And(expected)
 
 
 def test_two_folders_in_one_store(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:

@@ -388,7 +388,9 @@ def test_more_positions_than_sums_of_attention_hold() -> None:
 
 @pytest.mark.parametrize("precision", ["int4", "INT8", "", 8])
 def test_a_precision_that_there_is_not(precision: Any) -> None:
-    with pytest.raises(InputError, match=f"must be one of int8, bfloat16, float32: got {precision!r}"):
+    with pytest.raises(
+        InputError, match=f"must be one of int8, bfloat16, float32: got {precision!r}"
+    ):
         Engine(SPEC, WEIGHTS, precision=precision)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from quaver.answers.answer import DEFAULT_PASSAGES, Answer, ask
+from quaver.answers.answer import DEFAULT_PASSAGES, Answer, answer_from, ask
 from quaver.answers.chat import ChatModel
-from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, render
+from quaver.answers.prompt import DEFAULT_TEMPLATE, Message, quoted, render
 
 __all__ = [
     "DEFAULT_PASSAGES",
@@ -12,6 +12,8 @@ __all__ = [
     "Answer",
     "ChatModel",
     "Message",
+    "answer_from",
     "ask",
+    "quoted",
     "render",
 ]

@@ -89,6 +89,37 @@ def ask(
         candidates=candidates,
         min_score=min_score,
     )
+    return answer_from(
+        question, hits, llm=llm, template=template, on_prompt=on_prompt, on_text=on_text
+    )
+
+
+def answer_from(
+    question: str,
+    hits: Sequence[Hit],
+    *,
+    llm: ChatModel | None = None,
+    template: str = DEFAULT_TEMPLATE,
+    on_prompt: Callable[[Sequence[Message]], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
+) -> Answer:
+    """Answer a question from passages that were found before.
+
+    Args:
+        question: the question.
+        hits: the passages, best first.
+        llm: as for `ask`.
+        template: as for `ask`.
+        on_prompt: as for `ask`.
+        on_text: as for `ask`.
+
+    Returns:
+        the answer, as of `ask`.
+
+    Raises:
+        InputError: the template is invalid.
+        LanguageModelError: as for `ask`.
+    """
     messages = render(question, hits, template)
     if hits and on_prompt is not None:
         on_prompt(messages)

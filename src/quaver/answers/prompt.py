@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from quaver.errors import InputError
 from quaver.store import Hit
@@ -77,11 +78,26 @@ def render(question: str, hits: Sequence[Hit], template: str = DEFAULT_TEMPLATE)
     ]
 
 
-def _passage(number: int, hit: Hit) -> str:
-    fields = {"source": hit.source, "page": hit.metadata.get("page"), "heading": hit.heading}
+def quoted(fields: Mapping[str, Any], text: str) -> str:
+    """Return a passage between tags that its text cannot close.
+
+    Args:
+        fields: attributes of the opening tag; None and "" are left out.
+        text: the passage's text.
+    """
     shown = "".join(
         f' {name}="{escape(" ".join(str(value).split()))}"'
         for name, value in fields.items()
         if value not in (None, "")
     )
-    return f'<passage id="{number}"{shown}>\n{_TAG.sub("&lt;", hit.text)}\n</passage>'
+    return f"<passage{shown}>\n{_TAG.sub('&lt;', text)}\n</passage>"
+
+
+def _passage(number: int, hit: Hit) -> str:
+    fields = {
+        "id": number,
+        "source": hit.source,
+        "page": hit.metadata.get("page"),
+        "heading": hit.heading,
+    }
+    return quoted(fields, hit.text)

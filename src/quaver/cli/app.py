@@ -54,7 +54,12 @@ COMMANDS = {
         "embed:embed", "Embed texts: one JSON array per line on stdout, or a NumPy file."
     ),
     "serve": Command(
-        "serve:serve", "Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama."
+        "serve:serve",
+        "Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama, and a page to search stores.",
+    ),
+    "mcp": Command(
+        "mcp:mcp",
+        "Serve stores to agents over the Model Context Protocol: search, read, list documents.",
     ),
     "quantize": Command(
         "quantize:quantize",

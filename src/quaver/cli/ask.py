@@ -32,13 +32,11 @@ from quaver.cli.search import (
     MinScoreOption,
     ModeOption,
     RerankOption,
-    parsed_filter,
-    unknown_fields,
 )
 from quaver.cli.terminal import harmless, place_of
 from quaver.errors import DocumentError
 from quaver.index import Index, load_ranker
-from quaver.store import CANDIDATES
+from quaver.store import CANDIDATES, read_conditions, unknown_fields
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT = 120.0
@@ -106,7 +104,7 @@ def ask(
         template = DEFAULT_TEMPLATE if prompt is None else _read(prompt)
         key = os.environ.get(key_variable)
         chat = None if llm is None else ChatModel(llm, model=llm_model, key=key, timeout=timeout)
-        wanted = parsed_filter(filters)
+        wanted = read_conditions(filters)
         load = stored_model(store, model, precision, threads)
         with Index.open(store, load, read_only=True, lazy=mode == "bm25") as index:
             own = None if mode == "bm25" else index.embedder

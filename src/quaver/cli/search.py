@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -22,9 +21,8 @@ from quaver.cli.options import (
     stored_model,
 )
 from quaver.cli.terminal import print_hits
-from quaver.errors import InputError
 from quaver.index import Index, load_ranker
-from quaver.store import CANDIDATES, And, Compare, Filter, Mode, Operator, VectorStore
+from quaver.store import CANDIDATES, Mode, read_conditions, unknown_fields
 
 ModeOption = Annotated[
     Mode, typer.Option(help="Rank by vectors, by words, or by both with their ranks fused.")
@@ -55,8 +53,6 @@ MinScoreOption = Annotated[
     typer.Option(help="Leave out hits with a lower score, on the scale of the mode or --rerank."),
 ]
 
-_CONDITION = re.compile(r"\s*([^=!<>]+?)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
-
 
 def search(
     store: StoreArgument,
@@ -83,7 +79,7 @@ def search(
     """
     with reported_errors():
         require_option("--rerank", rerank, {"--candidates": candidates != CANDIDATES})
-        wanted = parsed_filter(filters)
+        wanted = read_conditions(filters)
         load = stored_model(store, model, precision, threads)
         with Index.open(store, load, read_only=True, lazy=mode == "bm25") as opened:
             own = None if mode == "bm25" else opened.embedder
@@ -104,49 +100,3 @@ def search(
             print(json.dumps({"query": query, "hits": [asdict(hit) for hit in hits]}, indent=2))
         else:
             print_hits(hits, query=query, language=language, full=full)
-
-
-def parsed_filter(conditions: list[str] | None) -> Filter | None:
-    """Read the conditions of --filter.
-
-    Args:
-        conditions: such as `page>=3`. A value that JSON reads as a number, true, false, null or
-            a quoted string is that value; any other is text.
-
-    Returns:
-        a filter that matches where all conditions do; None if there are none.
-
-    Raises:
-        InputError: a condition cannot be read.
-    """
-    return And(*map(_parsed, conditions)) if conditions else None
-
-
-def unknown_fields(wanted: Filter | None, store: VectorStore) -> list[str]:
-    """Return the fields of a filter that no passage has, which are probably misspelled.
-
-    Args:
-        wanted: from `parsed_filter`.
-        store: the store.
-
-    Returns:
-        their names, each once.
-    """
-    parts = wanted.filters if isinstance(wanted, And) else ()
-    named = dict.fromkeys(part.field for part in parts if isinstance(part, Compare))
-    return [field for field in named if not store.count(Compare(field, "!=", None))]
-
-
-def _parsed(condition: str) -> Compare:
-    found = _CONDITION.fullmatch(condition)
-    if found is None:
-        raise InputError(
-            f"--filter must be a field, one of = != < <= > >=, and a value: got {condition!r}"
-        )
-    field, sign, text = found.groups()
-    operator: Operator = "==" if sign == "=" else sign  # type: ignore[assignment]
-    try:
-        value = json.loads(text)
-    except ValueError:
-        value = text
-    return Compare(field, operator, text if isinstance(value, (list, dict)) else value)

@@ -23,6 +23,34 @@ def serve(
         list[str] | None,
         typer.Option("--rerank", help="Reranking model: MODEL or NAME=MODEL; repeatable."),
     ] = None,
+    store: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--store",
+            "-s",
+            help="Store to search: LOCATION or NAME=LOCATION; repeatable.",
+            metavar="STORE",
+        ),
+    ] = None,
+    llm: Annotated[
+        str | None,
+        typer.Option(
+            help="OpenAI-compatible endpoint that answers questions from the stores; "
+            "QUAVER_LLM_KEY has its key.",
+            metavar="URL",
+        ),
+    ] = None,
+    llm_model: Annotated[
+        str | None, typer.Option(help="Its language model; default: the endpoint's only one.")
+    ] = None,
+    allow_update: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-update",
+            help="Let the page update stores from their folders.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="TOML file with settings and models.")
     ] = None,
@@ -91,11 +119,14 @@ def serve(
         typer.Option(help="Send OpenTelemetry spans to this URL, which ends in /v1/traces."),
     ] = None,
 ) -> None:
-    """Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama.
+    """Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama, and a page to search stores.
 
-    Example: quaver serve --model BAAI/bge-small-en-v1.5 --rerank cross-encoder/ms-marco-MiniLM-L6-v2
+    Example: quaver serve --store ./kb --rerank cross-encoder/ms-marco-MiniLM-L6-v2
     """
     flags = {
+        "llm": llm,
+        "llm_model": llm_model,
+        "allow_update": allow_update,
         "host": host,
         "port": port,
         "unix_socket": unix_socket,
@@ -124,7 +155,7 @@ def serve(
         from quaver import serve as server
 
         settings = server.read_settings(
-            flags, models=model or (), rerankers=rerank or (), file=config
+            flags, models=model or (), rerankers=rerank or (), stores=store or (), file=config
         )
         if check:
             server.check(settings)

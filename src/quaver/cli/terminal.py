@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,8 +18,8 @@ from rich.text import Text
 from tqdm import tqdm
 
 from quaver.documents import HEADING_SEPARATOR, Failure
-from quaver.index import UpdateProgress, UpdateReport
-from quaver.store import UNSPACED, Hit, TermAnalyzer
+from quaver.index import QueryWords, UpdateProgress, UpdateReport, best_start, flattened
+from quaver.store import UNSPACED, Hit
 
 _SHOWN = 10
 """Files that are named for one reason of failure; others are counted."""
@@ -264,47 +262,6 @@ def _listed(sources: Sequence[str]) -> str:
     return ", ".join(sources[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-class QueryWords:
-    """Finds the words of a question in a text by their stems, like the word search."""
-
-    def __init__(self, query: str, language: str) -> None:
-        """Split a question into stems.
-
-        Args:
-            query: the question.
-            language: the store's language of stop words and stems.
-        """
-        self._analyzer = TermAnalyzer(language)
-        self._terms = set(self._analyzer.query(query).indices)
-        self._known: dict[str, frozenset[int]] = {}
-        self._pairs: set[str] = set()
-        for word in _WORD.findall(query):
-            self._terms |= self._stems(word)
-            if UNSPACED.search(word):
-                self._pairs |= {word[i : i + 2] for i in range(max(len(word) - 1, 1))}
-
-    def find(self, text: str) -> list[tuple[int, int, object]]:
-        """Return begin, end and an id for each place where the text has a word of the question."""
-        found: list[tuple[int, int, object]] = []
-        for word in _WORD.finditer(text):
-            if UNSPACED.search(word[0]):  # no spaces between words: match pairs of characters
-                for i in range(*word.span()):
-                    pair = text[i : min(i + 2, word.end())]
-                    if pair in self._pairs:
-                        found.append((i, i + len(pair), pair))
-            elif common := self._stems(word[0]) & self._terms:
-                found.append((*word.span(), min(common)))
-        return found
-
-    def _stems(self, word: str) -> frozenset[int]:
-        if word not in self._known:
-            self._known[word] = frozenset(self._analyzer.query(word).indices)
-        return self._known[word]
-
-
-_WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")
-
-
 def print_hits(
     hits: Sequence[Hit], *, query: str = "", language: str = "none", full: bool = False
 ) -> None:
@@ -382,8 +339,8 @@ def excerpt(text: str, words: QueryWords, *, width: int, lines: int = 3) -> Text
         wrapped and indented lines, with "…" where text was cut.
     """
     room = max(width, 20) - 5
-    flat = harmless("\n".join(_blocks(text)), lines=True)
-    start = _best_start(flat, words.find(flat), room, lines)
+    flat = harmless(flattened(text), lines=True)
+    start = best_start(flat, words.find(flat), room, lines)
     marked = _marked(flat, words)[start:]
     if start:  # a first word longer than the line would leave the ellipsis alone
         first = flat[start:].split(maxsplit=1)[0]
@@ -408,63 +365,6 @@ def _marked(text: str, words: QueryWords) -> Text:
     for begin, end, _ in words.find(text):
         marked.stylize("bold", begin, end)
     return marked
-
-
-_ROW = re.compile(r"[^:;|]{1,60}: [^;]+; [^:;|]{1,60}: |.* \| ")
-"""A table row as `quaver.documents` writes it."""
-
-
-def _blocks(text: str) -> list[str]:
-    """Return table rows, and the text between them on one line each."""
-    blocks: list[str] = []
-    prose: list[str] = []
-    for line in text.split("\n"):
-        if _ROW.match(line):
-            blocks += [" ".join(prose)] * bool(prose) + [" ".join(line.split())]
-            prose = []
-        else:
-            prose += line.split()
-    return blocks + [" ".join(prose)] * bool(prose)
-
-
-_BEGINNING = re.compile(r"(?<=[.!?])\s+|(?<=[\u3002\uff01\uff1f])|\n|(?<=;) ")
-"""The place before a sentence, a row or a cell."""
-
-
-def _best_start(text: str, found: Sequence[tuple[int, int, object]], room: int, lines: int) -> int:
-    """Return where an excerpt should begin to have most of the words that were found."""
-    if not found:
-        return 0
-    cells = [0, *accumulate(room // 2 if c == "\n" else cell_len(c) for c in text)]
-    capacity = max(lines * (room - 7), room) - 2
-    often = Counter(key for *_, key in found)
-
-    def weight(keys: Iterable[object]) -> float:
-        """Sum the weights of words: each counts once, and rare ones count more."""
-        return sum(1 / math.sqrt(often[key]) for key in set(keys))
-
-    def worth(start: int) -> float:
-        inside = [
-            (begin, key)
-            for begin, end, key in found
-            if begin >= start and cells[end] - cells[start] <= capacity
-        ]
-        row = text.find("\n", start)
-        first = (key for begin, key in inside if row < 0 or begin < row)
-        return weight(key for _, key in inside) + 0.1 * weight(first)
-
-    # Of equal starts prefer the beginning of the text, then the last one, which shows the words first.
-    starts = [0, *(match.end() for match in reversed([*_BEGINNING.finditer(text)]))]
-    whole = max((start for start in starts if start < len(text)), key=worth)
-    near = []  # in a long sentence, start a few words before the match
-    for begin, *_ in found:
-        back = begin
-        while back > 0 and text[back - 1] != "\n" and cells[begin] - cells[back] < room // 3:
-            back -= 1
-        space = text.find(" ", back, begin)
-        near.append(begin if space < 0 else space + 1)
-    best = max(near, key=worth)
-    return best if worth(best) > 1.2 * worth(whole) else whole
 
 
 def _spot(hit: Hit) -> str:

@@ -21,13 +21,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from quaver.serve import cohere, http, ollama, openai, operations, tei
+from quaver.serve import cohere, http, ollama, openai, operations, search, tei
 from quaver.serve.http import Call, Route
 from quaver.serve.models import ServedModel
 from quaver.serve.operations import State
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import Settings
+from quaver.serve.stores import Stores, with_store_models
 
 _CLOSING = {Reason.TOO_LARGE, Reason.SLOW, Reason.TIMEOUT}
 """Refusals after which the connection is closed: it is of a client that sends or waits too long."""
@@ -130,11 +131,13 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
 
     Raises:
         InputError: the settings name no model, or their names clash, or a key file cannot be read.
+        StoreError: a store cannot be opened; the subclass says why.
     """
     log = log or Log()
     keys = Keys(settings.keys())
+    settings = with_store_models(settings)
     service = Service(settings)
-    state = State(service)
+    state = State(service, Stores(settings))
     if settings.otlp_endpoint is not None:
         from quaver.serve.tracing import Tracing
 
@@ -145,6 +148,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         *tei.ROUTES,
         *cohere.ROUTES,
         *ollama.ROUTES,
+        *(search.ROUTES if settings.store else ()),
         *operations.routes(state),
     ]
     description = operations.describe(routes, keys=bool(keys))
@@ -163,6 +167,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             service.close()
+            state.stores.close()
             if state.tracing is not None:
                 state.tracing.close()
 
@@ -266,12 +271,13 @@ async def _answer(
         if state.stopping:
             raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
     if route.decoder is None:
-        return await route.answer(Call(state.service, waiter, None, request))
+        query = None if route.query is None else http.decode_query(route.query, request)
+        return await route.answer(Call(state.service, state.stores, waiter, query, request))
     waiter.interactive = http.interactive(request.headers.get("x-priority"))
     with state.service.bodies.holding() as hold:
         content = await http.read_body(request, settings.max_body, settings.body_timeout, hold)
         body = http.decode(route.decoder, content)
-        return await route.answer(Call(state.service, waiter, body, request))
+        return await route.answer(Call(state.service, state.stores, waiter, body, request))
 
 
 async def _load(state: State, log: Log) -> None:

@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
+from quaver.serve.stores import Stores
 
 Body = TypeVar("Body")
 
@@ -32,12 +33,14 @@ class Call(Generic[Body]):
 
     Attributes:
         service: the server's models.
+        stores: its stores.
         waiter: waits for the request's jobs, and counts.
-        body: the decoded body, or None for a route without one.
+        body: the decoded body or query string, or None for a route without one.
         request: the HTTP request.
     """
 
     service: Service
+    stores: Stores
     waiter: Waiter
     body: Body
     request: Request
@@ -58,6 +61,7 @@ class Route:
         returns: type of the response's JSON, or None for text.
         statuses: statuses of refusals.
         open: whether it answers without an API key, and while the server stops.
+        query: what the request's query string is decoded to, or None.
     """
 
     method: Literal["GET", "POST", "HEAD"]
@@ -70,6 +74,7 @@ class Route:
     returns: Any = None
     statuses: tuple[int, ...] = ()
     open: bool = False
+    query: Any = None
     decoder: msgspec.json.Decoder[Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -176,6 +181,20 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
         raise Refusal(Reason.MALFORMED, f"the body is not JSON: {error}") from error
     except RecursionError as error:
         raise Refusal(Reason.MALFORMED, "the body is nested too deeply") from error
+
+
+def decode_query(kind: Any, request: Request) -> Any:
+    """Decode a query string.
+
+    Raises:
+        Refusal: it does not fit the type.
+    """
+    try:
+        return msgspec.convert(dict(request.query_params), kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Refusal(
+            Reason.INVALID, f"the query string does not fit: {error}", field=_field(error)
+        ) from error
 
 
 def _field(error: msgspec.ValidationError) -> str | None:

@@ -17,6 +17,7 @@ from quaver.serve.http import Call, Route, json_response
 
 if TYPE_CHECKING:
     from quaver.serve.service import Service
+    from quaver.serve.stores import Stores
     from quaver.serve.tracing import Tracing
 
 _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
@@ -112,6 +113,7 @@ class State:
 
     Attributes:
         service: its models.
+        stores: its stores.
         loading: whether the models of the start are not loaded yet.
         stopping: whether it finishes what it accepted, and nothing else.
         in_flight: requests that are being answered.
@@ -122,9 +124,10 @@ class State:
         on_failure: called if no model could be loaded at the start.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, stores: Stores) -> None:
         """Begin to load."""
         self.service = service
+        self.stores = stores
         self.loading = True
         self.stopping = False
         self.in_flight = 0
@@ -195,7 +198,9 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
         routes: the routes.
         keys: whether they need an API key.
     """
-    types = [t for route in routes for t in (route.body, route.returns) if t is not None]
+    types = [
+        t for route in routes for t in (route.body, route.query, route.returns) if t is not None
+    ]
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
@@ -230,6 +235,18 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
                 }
                 for name in names
             ]
+        if route.query is not None:
+            name = found[id(route.query)]["$ref"].rpartition("/")[2]
+            fields = components[name]
+            operation.setdefault("parameters", []).extend(
+                {
+                    "name": field,
+                    "in": "query",
+                    "required": field in fields.get("required", ()),
+                    "schema": schema,
+                }
+                for field, schema in fields["properties"].items()
+            )
         if keys and not route.open:
             operation["security"] = [{"key": []}]
         path = re.sub(r":\w+}", "}", route.path)
@@ -248,8 +265,8 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
 _MEANINGS = {
     400: "The body is not JSON, or outside its rule.",
     401: "The API key is missing or wrong.",
+    404: "No model, store, document or passage has this name.",
     408: "The body took too long to arrive.",
-    404: "No model has this name.",
     413: "The body is too large.",
     422: "The body is outside its rule.",
     424: "The model cannot do this, or failed.",

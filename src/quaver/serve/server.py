@@ -19,6 +19,7 @@ from quaver.serve.app import Log, LogHandler, create_app
 from quaver.serve.models import Models
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
+from quaver.serve.stores import with_store_models
 
 _MOST_HEAD_BYTES = 64 * 1024
 """Maximum number of bytes in a request's line and headers."""
@@ -266,8 +267,9 @@ def check(settings: Settings) -> None:
 
     Raises:
         InputError: names of models clash, there is none, or the files of keys or TLS cannot be read.
+        StoreError: a store cannot be opened.
     """
-    Models(settings.model)
+    Models(with_store_models(settings).model)
     settings.keys()
     if settings.tls_certificate is None or settings.tls_key is None:
         return

@@ -117,6 +117,11 @@ class Waiter:
         self._timeout = timeout
         self._hung_up = hung_up
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the request is given up."""
+        return max(0.0, self._deadline - time.monotonic())
+
     async def wait(self, scheduler: Scheduler, job: Job) -> None:
         """Wait until a job is done; give it up if the client goes away or the time is over.
 
@@ -142,7 +147,7 @@ class Waiter:
 
         # Most answers are there before it is worth asking whether the client still is.
         soon = None if self._hung_up is None else loop.call_later(0.02, begin_watching)
-        late = loop.call_later(max(0.0, self._deadline - time.monotonic()), expire)
+        late = loop.call_later(self.seconds_left, expire)
         try:
             await job.future
         except asyncio.CancelledError:

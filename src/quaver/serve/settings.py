@@ -12,6 +12,7 @@ import msgspec
 
 from quaver.errors import InputError
 from quaver.models import mismatch_in_words
+from quaver.store import name_of, named_location
 
 Task = Literal["embed", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -37,7 +38,10 @@ _DURATIONS = {
     "body_timeout",
     "batch_time",
     "queue_time",
+    "llm_timeout",
 }
+_TABLES = {"model", "store"}
+"""Settings that are tables in the file."""
 _SECRET = "***"
 
 
@@ -82,11 +86,34 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             msgspec.structs.force_setattr(self, "name", name)
 
 
+class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One store of a server: a table of `[[store]]` in the file.
+
+    Attributes:
+        location: folder of the store, or `qdrant://host:port/collection`.
+        name: what requests call it; "" for the last part of the location.
+    """
+
+    location: Annotated[str, msgspec.Meta(min_length=1)]
+    name: Annotated[str, msgspec.Meta(pattern="^[^/]*$")] = ""
+
+    def __post_init__(self) -> None:
+        """Give the store a name."""
+        if not self.name:
+            msgspec.structs.force_setattr(self, "name", name_of(self.location))
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that a server can be told.
 
     Attributes:
         model: the models.
+        store: the stores to search.
+        llm: OpenAI-compatible endpoint that answers questions from a store, or None.
+        llm_model: its language model; None for the endpoint's only one.
+        llm_key: its key.
+        llm_timeout: seconds without a response from it after which to give up.
+        allow_update: let the page update stores from their folders.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         unix_socket: path of a socket to listen on instead.
@@ -117,6 +144,12 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """
 
     model: tuple[ModelSettings, ...] = ()
+    store: tuple[StoreSettings, ...] = ()
+    llm: str | None = None
+    llm_model: str | None = None
+    llm_key: str | None = None
+    llm_timeout: Seconds = 120.0
+    allow_update: bool = False
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
     unix_socket: str | None = None
@@ -166,10 +199,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the settings as TOML that can be read again, without the keys."""
         from tomli_w import dumps
 
-        hidden = msgspec.structs.replace(self, api_keys=tuple(_SECRET for _ in self.api_keys))
+        hidden = msgspec.structs.replace(
+            self,
+            api_keys=tuple(_SECRET for _ in self.api_keys),
+            llm_key=None if self.llm_key is None else _SECRET,
+        )
         plain = msgspec.to_builtins(hidden)
         models = [_without_none(model) for model in plain.pop("model")]
-        return dumps({**_without_none(plain), "model": models})
+        stores = plain.pop("store")
+        return dumps({**_without_none(plain), "model": models, "store": stores})
 
 
 def read_settings(
@@ -177,6 +215,7 @@ def read_settings(
     *,
     models: Sequence[str] = (),
     rerankers: Sequence[str] = (),
+    stores: Sequence[str] = (),
     file: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Settings:
@@ -186,9 +225,11 @@ def read_settings(
         flags: settings by name, None for a flag that was not given. Sizes may be "256MB", times "10m".
         models: embedding models, MODEL or NAME=MODEL; they replace those of environment and file.
         rerankers: the same for reranking.
+        stores: stores to search, LOCATION or NAME=LOCATION; they replace those of environment and file.
         file: a TOML file with the fields of `Settings`.
         environ: the environment. A variable is QUAVER_ and the setting's name in capitals; lists are
-            separated by commas. QUAVER_MODEL and QUAVER_RERANK name models, QUAVER_CONFIG the file.
+            separated by commas. QUAVER_MODEL and QUAVER_RERANK name models, QUAVER_STORE stores,
+            QUAVER_CONFIG the file.
 
     Returns:
         the settings.
@@ -200,7 +241,7 @@ def read_settings(
     values: dict[str, Any] = {} if path is None else _read_file(path)
     hints = get_type_hints(Settings)
     for name in hints:
-        if name != "model" and (given := environ.get(f"QUAVER_{name.upper()}")):
+        if name not in _TABLES and (given := environ.get(f"QUAVER_{name.upper()}")):
             listed = name in {"api_keys", "cors"}
             values[name] = [part.strip() for part in given.split(",")] if listed else given
     values.update({name: value for name, value in flags.items() if value is not None})
@@ -211,6 +252,11 @@ def read_settings(
         values["model"] = [
             *({**_named(each), "task": "embed", **options} for each in models),
             *({**_named(each), "task": "rerank", **options} for each in rerankers),
+        ]
+    stores = stores or _listed(environ.get("QUAVER_STORE"))
+    if stores:
+        values["store"] = [
+            dict(zip(("name", "location"), named_location(each), strict=True)) for each in stores
         ]
     for name, value in values.items():
         if isinstance(value, str) and name in _BYTES | _DURATIONS:
@@ -224,6 +270,9 @@ def read_settings(
         ) from error
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise InputError("TLS needs both tls_certificate and tls_key: got one of them")
+    for name, needed in (("llm_model", "llm"), ("llm", "store"), ("allow_update", "store")):
+        if getattr(settings, name) and not getattr(settings, needed):
+            raise InputError(f"{name} has no effect without {needed}: give both, or neither")
     return settings
 
 
@@ -249,7 +298,7 @@ def _origin(
     variable = f"QUAVER_{name.upper()}"
     if flags.get(name) is not None:
         return f", which --{name.replace('_', '-')} gives"
-    if name and name != "model" and environ.get(variable):
+    if name and name not in _TABLES and environ.get(variable):
         # Not its value: it may be a key.
         return f", which the variable {variable} gives"
     return f", in {path}" if path else ""

@@ -7,6 +7,7 @@ document prompt. Unlike TEI, lists of token ids are taken as they are.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -463,12 +464,12 @@ async def root(call: Call[Any]) -> Response:
     """Answer with the default route of the first model, as TEI does: /embed or /rerank."""
     if call.service.models.all[0].reranks:
         body = _as(RerankRequest, call.body)
-        return await rerank(Call(call.service, call.waiter, body, call.request))
+        return await rerank(replace(call, body=body))
     given = call.body.get("inputs") if isinstance(call.body, dict) else None
     if isinstance(given, dict):
         body = _as(SimilarityRequest, call.body)
-        return await similarity(Call(call.service, call.waiter, body, call.request))
-    return await embed(Call(call.service, call.waiter, _as(EmbedRequest, call.body), call.request))
+        return await similarity(replace(call, body=body))
+    return await embed(replace(call, body=_as(EmbedRequest, call.body)))
 
 
 def _as(kind: Any, body: Any) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from quaver.store.check import StoreCheck, StoreRepair, check_store, repair_store
-from quaver.store.filters import And, Compare, Filter, Not, Operator, Or
+from quaver.store.conditions import read_conditions, read_filter, unknown_fields
+from quaver.store.filters import And, Compare, Filter, Not, Operator, Or, moment
 from quaver.store.folder import FolderStore
 from quaver.store.location import (
     create_store,
     is_folder,
+    name_of,
+    named_location,
     open_store,
     read_status,
     status_of,
@@ -56,12 +59,18 @@ __all__ = [
     "create_store",
     "fused",
     "is_folder",
+    "moment",
+    "name_of",
+    "named_location",
     "open_store",
     "pieces",
+    "read_conditions",
+    "read_filter",
     "read_status",
     "repair_store",
     "status_of",
     "store_exists",
     "to_payload",
+    "unknown_fields",
     "write_parquet",
 ]

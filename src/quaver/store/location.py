@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from quaver.errors import StoreNotFoundError
+from quaver.errors import InputError, StoreNotFoundError
 from quaver.store import memory
 from quaver.store.folder import FolderStore
 from quaver.store.manifest import Manifest
@@ -140,6 +140,30 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
         folders=tuple(folders),
         bytes=store.size(),
     )
+
+
+def named_location(text: str) -> tuple[str, str]:
+    """Read a store with its name: LOCATION or NAME=LOCATION.
+
+    Args:
+        text: from a command line.
+
+    Returns:
+        the name, by default the last part of the location, and the location.
+
+    Raises:
+        InputError: one of them is empty.
+    """
+    name, equals, location = text.rpartition("=")
+    if not location or (equals and not name):
+        raise InputError(f"a store is given as LOCATION or NAME=LOCATION: got {text!r}")
+    return name or name_of(location), location
+
+
+def name_of(location: str) -> str:
+    """Return what to call a store without a name: the last part of its location."""
+    last = Path(location).resolve().name if is_folder(location) else ""
+    return last or location.rstrip("/").rpartition("/")[2]
 
 
 def is_folder(location: str | Path) -> bool:
