@@ -11,6 +11,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <limits>
 #include <optional>
@@ -165,7 +166,8 @@ public:
                     .relative = {},
                     .layers = {},
                     .final_norm = {},
-                    .head = {}};
+                    .head = {},
+                    .words = {}};
     const quaver::Geometry &g = m.geometry;
     if (!model["order"].is_none())
       m.order = order_of(get<Vector<std::int32_t>>(model, "order"), g.hidden);
@@ -199,6 +201,11 @@ public:
     m.final_norm = norm_of(model["final_norm"], g.hidden);
     for (const nb::handle step : model["head"])
       m.head.push_back(head_step_of(step, m.outputs()));
+    if (const nb::object words = model.attr("get")("words"); !words.is_none()) {
+      quaver::LinearPtr linear = linear_of(words["linear"], g.vocabulary, m.outputs());
+      m.words = {std::move(linear), {get<bool>(words, "sum"), get_size(words, "logarithms", 1, 2)}};
+      require(g.pooling.size() == 1, "words are computed from one vector for each token");
+    }
     return m;
   }
 
@@ -372,22 +379,43 @@ class Encoder {
 public:
   Encoder(const std::string &isa, const nb::object &model) : encoder_(ModelReader(kernels(isa), kept_).read(model)) {}
 
-  // Returns nothing when all is well, the first text whose vector is not finite, or -1 for a batch that is not
-  // accepted. Works on copies: other threads may write to the arrays.
+  // Returns nothing when all is well, the first vector that is not finite, or -1 for a batch that is not accepted.
+  // Works on copies: other threads may write to the arrays.
   std::optional<int> encode(const Vector<std::int32_t> &ids, const Vector<std::int32_t> &offsets,
                             const std::optional<Vector<std::int32_t>> &type_ids, int threads,
-                            nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors) const {
-    if (offsets.shape(0) < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)))
+                            nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors,
+                            const std::optional<Vector<std::int32_t>> &keys,
+                            const std::optional<Vector<std::int32_t>> &span_offsets,
+                            const std::optional<Matrix<std::int32_t>> &spans) const {
+    const std::size_t all = offsets.shape(0);
+    if (all < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)) || (keys && keys->shape(0) + 1 != all))
       return -1;
-    require(vectors.shape(0) + 1 == offsets.shape(0) && vectors.shape(1) == static_cast<std::size_t>(outputs()),
-            "vectors are (N, outputs) for N + 1 offsets");
-    const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets),
-                                    types = type_ids ? copy(*type_ids) : std::vector<std::int32_t>{};
-    const quaver::TokenBatch batch{tokens.data(), type_ids ? types.data() : nullptr, bounds.data(),
-                                   static_cast<int>(vectors.shape(0))};
+    require(span_offsets.has_value() == spans.has_value() &&
+                (!spans || (spans->shape(1) == 2 && span_offsets->shape(0) == all)),
+            "spans are (S, 2), with N + 1 offsets");
+    require(vectors.shape(0) == (spans ? spans->shape(0) : all - 1) &&
+                vectors.shape(1) == static_cast<std::size_t>(outputs()),
+            "vectors are (N, outputs) for N + 1 offsets, (S, outputs) for spans");
+    const auto copy_of = [](const auto &v) { return v ? copy(*v) : std::vector<std::int32_t>{}; };
+    const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets), types = copy_of(type_ids),
+                                    key_counts = copy_of(keys), span_bounds = copy_of(span_offsets);
+    std::vector<std::int32_t> parts;
+    if (spans) {
+      parts.assign(spans->data(), spans->data() + 2 * spans->shape(0));
+      if (span_bounds.back() < 0 || static_cast<std::size_t>(span_bounds.back()) != spans->shape(0))
+        return -1;
+      parts.resize(std::max<std::size_t>(parts.size(), 1)); // a pointer even where there are none
+    }
+    const quaver::TokenBatch batch{.ids = tokens.data(),
+                                   .type_ids = type_ids ? types.data() : nullptr,
+                                   .offsets = bounds.data(),
+                                   .sequences = static_cast<int>(all - 1),
+                                   .keys = keys ? key_counts.data() : nullptr,
+                                   .span_offsets = spans ? span_bounds.data() : nullptr,
+                                   .spans = spans ? parts.data() : nullptr};
     if (!encoder_.accepts(batch, tokens.size()))
       return -1;
-    if (batch.sequences == 0)
+    if (batch.vectors() == 0)
       return std::nullopt;
     bool finished = false;
     {
@@ -403,7 +431,7 @@ public:
     }
     if (!finished)
       throw nb::python_error();
-    const int bad = quaver::first_not_finite(vectors.data(), batch.sequences, outputs());
+    const int bad = quaver::first_not_finite(vectors.data(), batch.vectors(), outputs());
     return bad < 0 ? std::nullopt : std::optional(bad);
   }
 
@@ -432,7 +460,8 @@ NB_MODULE(_native, m) {
   nb::class_<Encoder>(m, "Encoder")
       .def(nb::init<const std::string &, const nb::object &>(), "isa"_a, "model"_a)
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
-           "threads"_a, "vectors"_a.noconvert())
+           "threads"_a, "vectors"_a.noconvert(), "keys"_a.noconvert().none() = nb::none(),
+           "span_offsets"_a.noconvert().none() = nb::none(), "spans"_a.noconvert().none() = nb::none())
       .def_prop_ro("outputs", &Encoder::outputs)
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);
 

@@ -4,6 +4,7 @@ Needs torch, sentence-transformers and model2vec:
 
     python tools/module_folders.py              the shapes of published models; prints the largest differences
     python tools/module_folders.py --golden     write tests/golden/folders, at reduced shapes
+    python tools/module_folders.py splade-bert  one case
 
 Weights are random, so only the arithmetic is compared. A golden file is a zip: the folder as the
 library saved it, its weights rounded to half precision, and expected.json with texts and results.
@@ -29,7 +30,7 @@ import torch
 from model2vec import StaticModel
 from model2vec.quantization import DType, quantize_embeddings
 from safetensors.torch import load_file, save_file
-from sentence_transformers.base.modules import Dense, Normalize, Transformer
+from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
 from sentence_transformers.sentence_transformer.modules import (
     Dropout,
@@ -37,6 +38,7 @@ from sentence_transformers.sentence_transformer.modules import (
     Pooling,
     StaticEmbedding,
 )
+from sentence_transformers.sparse_encoder.modules import SparseStaticEmbedding, SpladePooling
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
@@ -44,12 +46,16 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
+    BertForMaskedLM,
     BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
     Gemma3TextConfig,
     Gemma3TextModel,
     MistralConfig,
     MistralModel,
     ModernBertConfig,
+    ModernBertForMaskedLM,
     ModernBertForSequenceClassification,
     ModernBertModel,
     PreTrainedTokenizerFast,
@@ -57,12 +63,15 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
     Qwen3Model,
+    XLMRobertaConfig,
+    XLMRobertaForMaskedLM,
 )
 from transformers.utils import logging
 
 from quaver.embedder import Embedder
 from quaver.models.chat_template import QWEN3_RERANKER, ChatTemplate
 from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -427,6 +436,74 @@ def qwen3_classifier(shape: Shape, scratch: Path) -> st.CrossEncoder:
     return st.CrossEncoder(modules=[first], device="cpu")
 
 
+# --- Sparse encoders ------------------------------------------------------------------------------
+def splade(
+    model: Any, scratch: Path, pooling: str = "max", activation: str = "relu", **options: Any
+) -> st.SparseEncoder:
+    """Make a sparse encoder of a masked language model, its biases low enough that most weights are zero."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.shape == (len(tiny_vocabulary()),):
+                parameter.normal_(-1.0, 0.3)
+            elif "transform" in name or "head" in name:
+                parameter.normal_(1.0 if "orm.weight" in name else 0.0, 0.3)
+    first = transformer(model, scratch, transformer_task="fill-mask")
+    chain = [first, SpladePooling(pooling, activation)]
+    return st.SparseEncoder(modules=chain, device="cpu", **options)
+
+
+def sizes_of(shape: Shape) -> dict[str, Any]:
+    """Return the sizes of a shape as BERT names them."""
+    return {
+        "vocab_size": len(tiny_vocabulary()),
+        "hidden_size": shape.hidden,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.inner,
+        "initializer_range": 0.1,
+    }
+
+
+def splade_bert(shape: Shape, scratch: Path) -> st.SparseEncoder:
+    """Make a sparse encoder like splade-v3, with a prompt and a limit of words."""
+    model = BertForMaskedLM(BertConfig(**sizes_of(shape), max_position_embeddings=LENGTH))
+    prompts = {"query": "query: ", "document": ""}
+    return splade(model, scratch, prompts=prompts, max_active_dims=40)
+
+
+def splade_distilbert(shape: Shape, scratch: Path) -> st.SparseEncoder:
+    """Make a sparse encoder like OpenSearch's third generation: a table of queries, two logarithms."""
+    config = DistilBertConfig(
+        vocab_size=len(tiny_vocabulary()),
+        dim=shape.hidden,
+        n_layers=shape.layers,
+        n_heads=shape.heads,
+        hidden_dim=shape.inner,
+        max_position_embeddings=LENGTH,
+        initializer_range=0.1,
+    )
+    whole = splade(DistilBertForMaskedLM(config), scratch, activation="log1p_relu")
+    table = torch.randn(len(tiny_vocabulary())).relu()
+    router = Router.for_query_document(
+        query_modules=[SparseStaticEmbedding(tokenizer(), table, frozen=True)],
+        document_modules=list(whole),
+    )
+    return st.SparseEncoder(modules=[router], device="cpu", similarity_fn_name="cosine")
+
+
+def splade_xlm_roberta(shape: Shape, scratch: Path) -> st.SparseEncoder:
+    """Make a sparse encoder that adds the values of tokens."""
+    config = XLMRobertaConfig(
+        **sizes_of(shape), max_position_embeddings=LENGTH + 2, pad_token_id=0, type_vocab_size=1
+    )
+    return splade(XLMRobertaForMaskedLM(config), scratch, "sum")
+
+
+def splade_modernbert(shape: Shape, scratch: Path) -> st.SparseEncoder:
+    """Make a sparse encoder of a ModernBERT."""
+    return splade(ModernBertForMaskedLM(modernbert(shape)), scratch)
+
+
 MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "ettin-reranker": (ettin, ETTIN_32M),
     "gte-reranker-modernbert": (gte_reranker, GTE_BASE),
@@ -438,6 +515,10 @@ MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "embedding-gemma": (embedding_gemma, ETTIN_32M),
     "qwen3-reranker": (qwen3_reranker, ETTIN_32M),
     "qwen3-reranker-seq-cls": (qwen3_classifier, ETTIN_32M),
+    "splade-bert": (splade_bert, MINILM),
+    "splade-distilbert": (splade_distilbert, MINILM),
+    "splade-xlm-roberta": (splade_xlm_roberta, MINILM),
+    "splade-modernbert": (splade_modernbert, ETTIN_32M),
 }
 
 
@@ -533,6 +614,16 @@ def what_they_compute(model: Any) -> dict[str, Any]:
             "scores": model.predict(pairs),
             "logits": model.predict(pairs, activation_fn=nn.Identity()),
         }
+    elif isinstance(model, st.SparseEncoder):
+        documents, queries = (
+            encode(TEXTS, convert_to_sparse_tensor=False)
+            for encode in (model.encode_document, model.encode_query)
+        )
+        results = {
+            "documents": documents,
+            "query_words": queries,
+            "similarity": model.similarity(queries, documents),
+        }
     else:
         results = {
             "vectors": model.encode(TEXTS),
@@ -551,6 +642,14 @@ def what_quaver_computes(folder: Path, expected: dict[str, Any]) -> dict[str, An
         return {
             "scores": model.predict(pairs),
             "logits": model.predict(pairs, activation="identity"),
+        }
+    if "query_words" in expected:
+        sparse = SparseEncoder.from_pretrained(folder, precision="float32")
+        documents, queries = sparse.encode_document(TEXTS), sparse.encode_query(TEXTS)
+        return {
+            "documents": documents.to_dense(),
+            "query_words": queries.to_dense(),
+            "similarity": sparse.similarity(queries, documents),
         }
     embedder = Embedder.from_pretrained(folder, precision="float32")
     texts = expected.get("texts", TEXTS)
@@ -646,12 +745,13 @@ def main() -> None:
     """Compare, or write the golden files."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--golden", action="store_true", help="write tests/golden/folders")
+    parser.add_argument("names", nargs="*", help="cases; all by default")
     chosen = parser.parse_args()
     logging.disable_progress_bar()
-    if chosen.golden:
+    if chosen.golden and not chosen.names:
         write_checkpoints(GOLDEN.parent / "checkpoints.zip")
     worst = 0.0
-    for name in (*MODULES, *STATIC):
+    for name in chosen.names or (*MODULES, *STATIC):
         scratch = Path(tempfile.mkdtemp())
         try:
             make = make_modules if name in MODULES else make_static

@@ -30,10 +30,10 @@ public:
   // Where keys may be skipped.
   int key_step() const { return int8_ ? kStrip : kPanel; }
 
-  PackedHead room_for(const AttentionHead &head) const {
+  PackedHead room_for(const AttentionHead &head, int rows) const {
     Scratch &s = scratch();
     if (int8_)
-      return {nullptr, s.head.fit(head.length, head.head_size, kernels_.overread_rows)};
+      return {nullptr, s.head.fit(rows, head.length, head.head_size, kernels_.overread_rows)};
     return {s.keys.resize(area(round_up(head.length, kPanel), head.head_size)), {}};
   }
 
@@ -131,20 +131,21 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
   else if (const int width = 2 * model.bias.reach - 1; model.bias.heads != nullptr)
     bias = {model.bias.heads + static_cast<std::ptrdiff_t>(first_head) * width + model.bias.reach - 1, -1, width};
 
+  // Some tokens are no keys only where every token sees all of its text.
   const bool everything = spec.behind >= length - 1;
-  const int step = everything ? length : block_rows(spec);
+  const int step = everything ? length : block_rows(spec), keys = everything ? sequence.keys : length;
   const Kind kind(model.kernels, spec.int8_attention);
   const AttentionHead head{.query = query,
                            .key = key,
                            .value = value,
                            .ld = ld,
-                           .length = everything ? length : std::min(round_up(last, step) + spec.ahead, length),
+                           .length = everything ? keys : std::min(round_up(last, step) + spec.ahead, length),
                            .head_size = d,
                            .bias = bias.values,
                            .bias_step = bias.step,
                            .behind = spec.behind,
                            .ahead = spec.ahead};
-  const PackedHead packed = kind.room_for(head);
+  const PackedHead packed = kind.room_for(head, std::max(head.length, last));
   // Blocks share the packed keys where each begins between two strips of them (panels in float32).
   const bool keys_once = everything || spec.behind % kind.key_step() == 0;
   if (keys_once)
@@ -152,7 +153,7 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
   for (int block = first / step * step; block < last; block += step) {
     const int begin = everything ? 0 : std::max(block - spec.behind, 0);
     AttentionHead part = head;
-    part.length = (everything ? length : std::min(block + step + spec.ahead, length)) - begin;
+    part.length = (everything ? keys : std::min(block + step + spec.ahead, length)) - begin;
     part.query += begin * ld;
     part.key += begin * ld;
     part.value += begin * ld;

@@ -10,7 +10,8 @@
 namespace quaver {
 
 Encoder::Encoder(Model model)
-    : model_(std::move(model)), stages_(stages_of(model_)), weight_bytes_(model_.weight_bytes()) {}
+    : model_(std::move(model)), stages_(stages_of(model_, kept_rows(model_))), all_rows_(stages_of(model_, Kept::all)),
+      weight_bytes_(model_.weight_bytes()) {}
 
 bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
   const Geometry &g = model_.geometry;
@@ -21,12 +22,31 @@ bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
     const std::int64_t length = std::int64_t{batch.offsets[i + 1]} - batch.offsets[i];
     if (length <= 0 || length > g.longest())
       return false;
+    if (batch.keys == nullptr || batch.keys[i] == length)
+      continue;
+    if (batch.keys[i] <= 0 || batch.keys[i] > length ||
+        std::any_of(model_.layers.begin(), model_.layers.end(),
+                    [length](const Layer &l) { return std::min(l.spec.behind, l.spec.ahead) < length - 1; }))
+      return false;
   }
+  if (batch.spans != nullptr && !accepts_spans(batch))
+    return false;
   const auto in_table = [ids](const std::int32_t *rows, int size) {
     return std::all_of(rows, rows + ids, [size](std::int32_t row) { return row >= 0 && row < size; });
   };
   return in_table(batch.ids, g.vocabulary) &&
          (batch.type_ids == nullptr || g.token_types == 0 || in_table(batch.type_ids, g.token_types));
+}
+
+bool Encoder::accepts_spans(const TokenBatch &batch) const {
+  const std::int32_t *offsets = batch.span_offsets;
+  if (model_.words.linear != nullptr || offsets[0] != 0 || !std::is_sorted(offsets, offsets + batch.sequences + 1))
+    return false;
+  for (int i = 0; i < batch.sequences; ++i)
+    for (const std::int32_t *span = batch.spans + 2 * offsets[i]; span != batch.spans + 2 * offsets[i + 1]; span += 2)
+      if (span[0] < 0 || span[0] >= span[1] || span[1] > batch.offsets[i + 1] - batch.offsets[i])
+        return false;
+  return true;
 }
 
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
@@ -64,8 +84,8 @@ bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
 
 void Encoder::encode_chunk(const TokenBatch &batch, Sequences &sequences, Team team, float *vectors) const {
   const bool by_outputs = divides_outputs(model_, weight_bytes_, sequences, team);
-  Forward forward(model_, stages_, batch, sequences, team);
-  finish(model_, by_outputs ? forward.by_outputs() : forward.by_rows(), vectors);
+  Forward forward(model_, batch.spans == nullptr ? stages_ : all_rows_, batch, sequences, team);
+  finish(model_, batch, by_outputs ? forward.by_outputs() : forward.by_rows(), team, vectors);
 }
 
 } // namespace quaver

@@ -1,4 +1,4 @@
-// A ragged batch through a model, to one vector for each sequence.
+// A ragged batch through a model, to one vector for each sequence or span.
 #pragma once
 
 #include <functional>
@@ -15,13 +15,15 @@ public:
   Encoder &operator=(const Encoder &) = delete;
 
   // Whether `encode` may read a batch of this many ids: offsets rise from 0 to it, every id and type has a row in its
-  // table, and every sequence fits the positions.
+  // table, every sequence fits the positions and, where some of its tokens are no keys, every window; and spans have
+  // tokens of their sequence.
   bool accepts(const TokenBatch &batch, std::size_t ids) const;
 
-  // Vectors f32 [sequences][outputs]. At most `threads` threads take part. The calling thread asks
-  // `interrupted` every few hundred tokens; once that returns true, the call skips what is left and returns false.
+  // Vectors f32 [batch.vectors()][outputs]; spans are pooled as sequences are. At most `threads` threads take part. The
+  // calling thread asks `interrupted` every few hundred tokens; once that returns true, the call skips what is left and
+  // returns false.
   //
-  // A sequence's vector has the same bits whatever else is in the batch, and with any number of threads.
+  // A vector has the same bits whatever else is in the batch, and with any number of threads.
   // Throws std::bad_alloc and nothing else; the batch is one that is accepted.
   bool encode(const TokenBatch &batch, int threads, float *vectors, const std::function<bool()> &interrupted) const;
 
@@ -29,10 +31,11 @@ public:
   std::size_t weight_bytes() const { return weight_bytes_; }
 
 private:
+  bool accepts_spans(const TokenBatch &batch) const;
   void encode_chunk(const TokenBatch &batch, Sequences &sequences, Team team, float *vectors) const;
 
   const Model model_;
-  const Stages stages_; // point into the model
+  const Stages stages_, all_rows_; // point into the model
   const std::size_t weight_bytes_;
 };
 

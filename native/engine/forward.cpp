@@ -10,7 +10,7 @@ using Kind = Stage::Kind;
 
 Forward::Forward(const Model &model, const Stages &stages, const TokenBatch &batch, Sequences &sequences, Team team)
     : model_(model), stages_(stages), batch_(batch), sequences_(sequences), team_(team),
-      kept_(kept_rows(model.geometry)), rows_(sequences.back().row + sequences.back().length) {
+      rows_(sequences.back().row + sequences.back().length) {
   Activations &buffers = activations();
   const auto make = [this](Value v, Buffer<float> &buffer, int columns) {
     const std::ptrdiff_t ld = row_step(columns);
@@ -299,9 +299,11 @@ void Forward::attend_outputs(const Stage &stage, const LinearInput &input, int f
 
 // --- The rows that are kept ------------------------------------------------------------------------------------------
 
-bool Forward::only_kept(const Stage &stage) const { return kept_ != Kept::all && stage.layer == &model_.layers.back(); }
+bool Forward::only_kept(const Stage &stage) const {
+  return stages_.kept != Kept::all && stage.layer == &model_.layers.back();
+}
 
-int Forward::kept_row(const Sequence &sequence) const { return kept_ == Kept::last ? sequence.length - 1 : 0; }
+int Forward::kept_row(const Sequence &sequence) const { return stages_.kept == Kept::last ? sequence.length - 1 : 0; }
 
 // The chunk shrinks to one row for each sequence; rows move towards the front, so none is overwritten before it is
 // read.

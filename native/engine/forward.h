@@ -50,7 +50,6 @@ private:
   const TokenBatch &batch_;
   Sequences &sequences_;
   const Team team_;
-  const Kept kept_;
   int rows_;
   Values values_;
 };

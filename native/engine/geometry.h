@@ -13,6 +13,13 @@ enum class Gate : std::int32_t { none, first, last };
 
 enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt };
 
+// How the logits of a text's tokens become the weight of a word: log(1 + x) of the positive ones, once or twice, and
+// then the largest or the sum of them.
+struct WordPooling {
+  bool sum;
+  int logarithms; // 1 or 2
+};
+
 // One layer. Query head h reads the keys and values of head h / (heads / kv_heads).
 struct LayerSpec {
   int heads;           // Hq, of the query

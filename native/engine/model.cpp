@@ -3,6 +3,8 @@
 namespace quaver {
 
 int Model::outputs() const {
+  if (words.linear != nullptr)
+    return words.linear->outputs();
   for (auto step = head.rbegin(); step != head.rend(); ++step)
     if (step->dense != nullptr)
       return step->dense->outputs();

@@ -69,11 +69,18 @@ struct RelativeRows {
   int reach = 0;                      // longest
 };
 
-// A step of the head, which runs on pooled vectors: a linear layer with its activation, or a norm.
+// A step of the head, which runs on pooled vectors, or on those of all tokens where words follow: a linear layer with
+// its activation, or a norm.
 struct HeadStep {
   LinearPtr dense;
   Activation activation;
   Norm norm; // where there is no dense layer
+};
+
+// A weight for each word of the vocabulary instead of a pooled vector.
+struct Words {
+  LinearPtr linear; // from a token's vector to logits; null for a model without
+  WordPooling pooling;
 };
 
 struct Model {
@@ -87,8 +94,9 @@ struct Model {
   std::vector<Layer> layers;
   Norm final_norm; // after the last layer
   std::vector<HeadStep> head;
+  Words words;
 
-  // Features of a vector: H for each pooling, or the outputs of the head's last dense layer.
+  // Features of a vector: H for each pooling, or the outputs of the head's last dense layer, or of the words.
   int outputs() const;
   // Of the linear layers, packed.
   std::size_t weight_bytes() const;

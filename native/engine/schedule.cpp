@@ -20,8 +20,10 @@ constexpr std::size_t kCacheBytes = 32 << 20;
 // The same number of chunks for each thread: the longest sequence first, each to the chunk with the fewest tokens.
 std::vector<Sequences> make_chunks(const TokenBatch &batch, int threads) {
   Sequences order(static_cast<std::size_t>(batch.sequences));
-  for (int i = 0; i < batch.sequences; ++i)
-    order[static_cast<std::size_t>(i)] = {i, 0, batch.offsets[i + 1] - batch.offsets[i]};
+  for (int i = 0; i < batch.sequences; ++i) {
+    const int length = batch.offsets[i + 1] - batch.offsets[i];
+    order[static_cast<std::size_t>(i)] = {i, 0, length, batch.keys == nullptr ? length : batch.keys[i]};
+  }
   std::stable_sort(order.begin(), order.end(),
                    [](const Sequence &a, const Sequence &b) { return a.length > b.length; });
 

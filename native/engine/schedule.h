@@ -15,12 +15,22 @@ struct TokenBatch {
   const std::int32_t *type_ids; // the same, or null when all are 0
   const std::int32_t *offsets;  // [sequences + 1], from 0, strictly increasing
   int sequences;
+  // [sequences], how many tokens of each sequence others attend to, at least one; the tokens after them attend to these
+  // and to nothing else. Null for all.
+  const std::int32_t *keys = nullptr;
+  // Parts of sequences that get a vector each, [span_offsets[sequences]][2]: the first token of a span, and the one
+  // after its last, counted from the start of their sequence. Sequence i has those of [span_offsets[i], span_offsets[i
+  // + 1]). Null where each sequence gets one.
+  const std::int32_t *span_offsets = nullptr, *spans = nullptr;
+
+  int vectors() const { return spans == nullptr ? sequences : span_offsets[sequences]; }
 };
 
 struct Sequence {
   int index;  // in the batch
   int row;    // its first row in the chunk
   int length; // tokens
+  int keys;   // those that others attend to, its first ones
 };
 
 // Whole sequences that go through the layers together, the last one at the end.
@@ -48,7 +58,7 @@ struct Team {
     }
   }
 
-  // Blocks of rows, none larger than kBlockRows, the same number for each thread.
+  // Blocks of rows, none larger than kBlockRows, the same number for each thread: work(first, last).
   template <class Work> void each_block(int rows, Work &&work) const {
     const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
     each(blocks, [&](int i) {

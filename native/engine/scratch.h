@@ -24,11 +24,12 @@ struct Int8HeadBuffers {
   Buffer<std::int32_t> query_zero;
   Buffer<std::int8_t> keys, values;
 
-  Int8Head fit(int length, int head_size, int overread_rows) {
+  // For `rows` queries, and keys and values of `length` tokens.
+  Int8Head fit(int rows, int length, int head_size, int overread_rows) {
     const int padded = round_up(length, kPanel), columns = round_up(head_size, value_width(head_size));
-    return {query.resize(area(length + overread_rows, round_up(head_size, kDepthStep))),
-            query_scale.resize(area(length, 1)),
-            query_zero.resize(area(length, 1)),
+    return {query.resize(area(rows + overread_rows, round_up(head_size, kDepthStep))),
+            query_scale.resize(area(rows, 1)),
+            query_zero.resize(area(rows, 1)),
             keys.resize(area(padded, round_up(head_size, 32))),
             key_scale.resize(area(padded, 1)),
             key_sums.resize(area(padded, 1)),
@@ -53,10 +54,13 @@ struct Scratch {
   Buffer<float> by_query, by_key, bias; // of relative positions, see attention.cpp
   Buffer<std::int32_t> first_tokens;    // see Forward::first_tokens
   Buffer<float> natural;                // a row whose features are in the natural order, see FeatureOrder
+  Buffer<float> pooled, stepped;        // what goes into and comes out of a step of the head
+  Buffer<float> logits;                 // of a block of words
 
   std::size_t bytes() const {
     return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
-           by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + natural.bytes();
+           by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + natural.bytes() + pooled.bytes() +
+           stepped.bytes() + logits.bytes();
   }
 };
 
@@ -66,12 +70,12 @@ Scratch &scratch();
 struct Activations {
   Buffer<float> x, input, qkv, context;
   Buffer<float> branch, wide; // of a text whose layers are divided by outputs
-  InputRoom rounded;          // of the same, and of the head
-  Buffer<float> pooled, head; // what goes into and comes out of a step of the head
+  InputRoom rounded;          // of the same, and of the words
+  Buffer<float> tokens;       // a block of token vectors that the words are computed from
 
   std::size_t bytes() const {
     return x.bytes() + input.bytes() + qkv.bytes() + context.bytes() + branch.bytes() + wide.bytes() + rounded.bytes() +
-           pooled.bytes() + head.bytes();
+           tokens.bytes();
   }
 };
 

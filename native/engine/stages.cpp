@@ -51,8 +51,9 @@ public:
   }
 
   void add(const Stage &stage) { stages_.list.push_back(stage); }
-  Stages finish(Value result) {
+  Stages finish(Value result, Kept kept) {
     stages_.result = result;
+    stages_.kept = kept;
     return std::move(stages_);
   }
 
@@ -62,8 +63,7 @@ private:
 
 } // namespace
 
-Stages stages_of(const Model &model) {
-  const Kept kept = kept_rows(model.geometry);
+Stages stages_of(const Model &model, Kept kept) {
   Builder run;
   run.embed();
   for (const Layer &layer : model.layers) {
@@ -81,12 +81,15 @@ Stages stages_of(const Model &model) {
     run.join(layer.feed_forward);
   }
   const Value result = run.through(model.final_norm);
-  return run.finish(result);
+  return run.finish(result, kept);
 }
 
 // Nobody reads the other rows of the last layer: it computes keys and values for all of them, and everything else for
 // one row of each sequence.
-Kept kept_rows(const Geometry &geometry) {
+Kept kept_rows(const Model &model) {
+  const Geometry &geometry = model.geometry;
+  if (model.words.linear != nullptr)
+    return Kept::all;
   if (geometry.pooling == std::vector{Pooling::cls})
     return Kept::first;
   if (geometry.pooling == std::vector{Pooling::last})

@@ -36,15 +36,16 @@ struct Stage {
   Activation activation = Activation::none;
 };
 
-// Which row of each sequence the vector is made of.
+// Which row of each sequence its vector is made of.
 enum class Kept { all, first, last };
-Kept kept_rows(const Geometry &geometry);
+Kept kept_rows(const Model &model);
 
 // The stages of a model, from token ids to the rows that are pooled. They point into the model.
 struct Stages {
   std::vector<Stage> list;
   Value result; // what is pooled
+  Kept kept;
 };
-Stages stages_of(const Model &model);
+Stages stages_of(const Model &model, Kept kept);
 
 } // namespace quaver

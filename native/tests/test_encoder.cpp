@@ -27,7 +27,9 @@ struct Sketch {
   int behind = kMaxLength, ahead = kMaxLength;
   bool rotary = false;
   Gate gate = Gate::none;
-  int span = 0; // half the rows of relative positions, 0 for none
+  int span = 0;  // half the rows of relative positions, 0 for none
+  int words = 0; // the logarithms of a model of words, 0 for one of vectors
+  bool sum = false;
 };
 
 struct Drawn {
@@ -119,7 +121,8 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
           .relative = {},
           .layers = {},
           .final_norm = s.before || s.both ? d.norm(s.hidden, s.norm) : Norm{},
-          .head = {}};
+          .head = {},
+          .words = {}};
   if (s.rotary)
     m.rotary.push_back({d.cosine.data(), d.sine.data()});
   if (s.span > 0)
@@ -148,21 +151,38 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
                         .position_queries = positions(100),
                         .position_keys = positions(150)});
   }
+  if (s.words > 0)
+    m.words = {make_linear(kVocabulary, s.hidden, kernels, int8, 500), {s.sum, s.words}};
   return Encoder(std::move(m));
 }
 
 struct Batch {
-  std::vector<std::int32_t> ids, offsets{0};
+  std::vector<std::int32_t> ids, offsets{0}, keys{}, span_offsets{0}, spans{};
 
   void add(const std::vector<std::int32_t> &text) {
     ids.insert(ids.end(), text.begin(), text.end());
     offsets.push_back(static_cast<std::int32_t>(ids.size()));
   }
-  TokenBatch view() const { return {ids.data(), nullptr, offsets.data(), static_cast<int>(offsets.size()) - 1}; }
+  // With `key_count` keys, and a vector for each of its tokens.
+  void add_tokens(const std::vector<std::int32_t> &text, int key_count) {
+    add(text);
+    keys.push_back(key_count);
+    for (int t = 0; t < static_cast<int>(text.size()); ++t)
+      spans.insert(spans.end(), {t, t + 1});
+    span_offsets.push_back(static_cast<std::int32_t>(spans.size() / 2));
+  }
+  TokenBatch view() const {
+    const int sequences = static_cast<int>(offsets.size()) - 1;
+    if (spans.empty())
+      return {ids.data(), nullptr, offsets.data(), sequences};
+    return {ids.data(), nullptr, offsets.data(), sequences, keys.data(), span_offsets.data(), spans.data()};
+  }
 };
 
 std::vector<float> encode(const Encoder &e, const Batch &batch, int threads) {
-  std::vector<float> vectors((batch.offsets.size() - 1) * static_cast<std::size_t>(e.model().outputs()));
+  const auto rows = static_cast<std::size_t>(batch.view().vectors());
+  std::vector<float> vectors(rows * static_cast<std::size_t>(e.model().outputs()));
+  CHECK(e.accepts(batch.view(), batch.ids.size()), "accepted");
   CHECK(e.encode(batch.view(), threads, vectors.data(), [] { return false; }), "not interrupted");
   return vectors;
 }
@@ -212,6 +232,84 @@ void test_one_short_text(const Encoder &e) {
     for (const int threads : {2, 3, 4})
       CHECK(encode(e, batch, threads) == alone, "%s: %zu tokens, %d threads", e.model().kernels.name, length, threads);
   }
+}
+
+// Spans are pooled as texts are: one of a whole text is its vector. The vectors of tokens have the same bits in any
+// batch and with any number of threads.
+void test_spans(const Encoder &e) {
+  const auto texts = make_texts(20);
+  const auto width = static_cast<std::size_t>(e.model().outputs());
+  Batch plain, whole, tokens;
+  std::vector<std::vector<float>> alone;
+  for (const auto &text : texts) {
+    const int length = static_cast<int>(text.size());
+    plain.add(text);
+    whole.add(text);
+    whole.keys.push_back(length);
+    whole.spans.insert(whole.spans.end(), {0, length});
+    whole.span_offsets.push_back(static_cast<std::int32_t>(whole.spans.size() / 2));
+    tokens.add_tokens(text, length);
+    Batch one;
+    one.add_tokens(text, length);
+    alone.push_back(encode(e, one, 1 + static_cast<int>(generator() % 3)));
+  }
+  for (const int threads : {1, 3}) {
+    CHECK(encode(e, whole, threads) == encode(e, plain, threads), "%s: %d threads", e.model().kernels.name, threads);
+    const auto together = encode(e, tokens, threads);
+    for (std::size_t i = 0, at = 0; i < texts.size(); at += texts[i++].size() * width)
+      CHECK(std::equal(alone[i].begin(), alone[i].end(), together.begin() + static_cast<std::ptrdiff_t>(at)),
+            "%s: tokens of text %zu, %d threads", e.model().kernels.name, i, threads);
+  }
+}
+
+// Tokens that are no keys change nothing for the others, and nothing for each other.
+void test_keys(const Encoder &e) {
+  const auto width = static_cast<std::ptrdiff_t>(e.model().outputs());
+  for (const std::size_t length : {2, 5, 16, 33, 70}) {
+    std::vector<std::int32_t> text(length);
+    fill_integers(text, 0, kVocabulary - 1);
+    for (const std::size_t count : {std::size_t{1}, length / 2, length - 1}) {
+      Batch masked, shorter, changed;
+      masked.add_tokens(text, static_cast<int>(count));
+      shorter.add_tokens({text.begin(), text.begin() + static_cast<std::ptrdiff_t>(count)}, static_cast<int>(count));
+      const auto vectors = encode(e, masked, 1), first = encode(e, shorter, 1);
+      CHECK(std::equal(first.begin(), first.end(), vectors.begin()), "%s: %zu of %zu", e.model().kernels.name, count,
+            length);
+      for (const int threads : {2, 3})
+        CHECK(encode(e, masked, threads) == vectors, "%s: %zu of %zu, %d threads", e.model().kernels.name, count,
+              length, threads);
+      text[count] = (text[count] + 1) % kVocabulary;
+      changed.add_tokens(text, static_cast<int>(count));
+      const auto others = encode(e, changed, 2);
+      for (std::size_t t = 0; t < length; ++t) {
+        const auto at = static_cast<std::ptrdiff_t>(t) * width;
+        CHECK((t == count) != std::equal(vectors.begin() + at, vectors.begin() + at + width, others.begin() + at),
+              "%s: token %zu, %zu of %zu", e.model().kernels.name, t, count, length);
+      }
+    }
+  }
+}
+
+void test_refused(const Drawn &m, const KernelTable &k) {
+  const Encoder e = make_encoder(m, k, false);
+  const auto refused = [&](const std::vector<std::int32_t> &span_offsets, const std::vector<std::int32_t> &spans,
+                           std::int32_t keys) {
+    Batch batch;
+    batch.add({1, 2, 3});
+    batch.add({4, 5});
+    batch.keys = {3, keys};
+    batch.span_offsets = span_offsets;
+    batch.spans = spans;
+    return !e.accepts(batch.view(), batch.ids.size());
+  };
+  CHECK(!refused({0, 1, 2}, {0, 3, 1, 2}, 1), "sound");
+  CHECK(refused({0, 1, 2}, {0, 4, 1, 2}, 1), "a span beyond its text");
+  CHECK(refused({0, 1, 2}, {0, 3, 1, 1}, 1), "an empty span");
+  CHECK(refused({0, 1, 2}, {-1, 3, 1, 2}, 1), "a span before its text");
+  CHECK(refused({0, 2, 1}, {0, 3, 1, 2}, 1), "offsets that fall");
+  CHECK(refused({1, 1, 2}, {0, 3, 1, 2}, 1), "offsets that do not begin with 0");
+  CHECK(refused({0, 1, 2}, {0, 3, 1, 2}, 0), "no key");
+  CHECK(refused({0, 1, 2}, {0, 3, 1, 2}, 3), "more keys than tokens");
 }
 
 float cosine(const float *a, const float *b, int size) { return std::inner_product(a, a + size, b, 0.0f); }
@@ -346,6 +444,8 @@ int main() {
             .behind = 16,
             .ahead = 16,
             .rotary = true});
+  const Drawn words_max({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::cls, .words = 1}),
+      words_sum({.hidden = 36, .heads = 3, .intermediate = 96, .pooling = Pooling::cls, .words = 2, .sum = true});
   for (const KernelTable *k : available_kernels()) {
 #if defined(__SANITIZE_THREAD__) // minutes, and the threads are the same
     if (k == &scalar_kernels)
@@ -365,6 +465,18 @@ int main() {
       for (const bool int8 : {true, false})
         test_one_short_text(make_encoder(*m, *k, int8));
     }
+    for (const Drawn *m : {&words_max, &words_sum})
+      for (const bool int8 : {true, false}) {
+        test_same_bits(make_encoder(*m, *k, int8), rounds);
+        test_one_short_text(make_encoder(*m, *k, int8));
+      }
+    for (const Drawn *m : {&even, &odd, &panels_first, &relative, &both})
+      for (const bool int8 : {true, false})
+        test_spans(make_encoder(*m, *k, int8));
+    for (const Drawn *m : {&even, &odd, &panels, &relative})
+      for (const bool int8 : {true, false})
+        test_keys(make_encoder(*m, *k, int8));
+    test_refused(even, *k);
     test_interruption(even, *k);
     test_enter_and_leave(even, *k);
   }

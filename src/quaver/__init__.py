@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         quantize,
     )
     from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked, Ranker
+    from quaver.sparse_encoder import SparseEncoder, SparseVector, SparseVectors
     from quaver.store import And, Compare, Hit, Not, Or
 
 __version__ = metadata.version("quaver")
@@ -73,6 +74,9 @@ _HOMES = {
     "QuantizationReport": "quaver.quantization",
     "Ranked": "quaver.reranker",
     "Ranker": "quaver.reranker",
+    "SparseEncoder": "quaver.sparse_encoder",
+    "SparseVector": "quaver.sparse_encoder",
+    "SparseVectors": "quaver.sparse_encoder",
     "Tokenizer": "quaver.models",
     "UpdateReport": "quaver.index",
     "ask": "quaver.answers",
@@ -118,6 +122,9 @@ __all__ = [
     "QuaverError",
     "Ranked",
     "Ranker",
+    "SparseEncoder",
+    "SparseVector",
+    "SparseVectors",
     "StoreClosedError",
     "StoreError",
     "StoreExistsError",

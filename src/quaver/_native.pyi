@@ -25,6 +25,18 @@ class Encoder:
         vectors: Annotated[
             NDArray[numpy.float32], dict(shape=(None, None), order="C", device="cpu")
         ],
+        keys: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ]
+        | None = None,
+        span_offsets: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ]
+        | None = None,
+        spans: Annotated[
+            NDArray[numpy.int32], dict(shape=(None, None), order="C", device="cpu", writable=False)
+        ]
+        | None = None,
     ) -> int | None: ...
     @property
     def outputs(self) -> int: ...

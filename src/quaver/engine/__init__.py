@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from quaver.engine.batches import MAX_BATCH_TOKENS, EncodeReport, encode_texts, encode_tokens
-from quaver.engine.engine import Engine
+from quaver.engine.batches import (
+    MAX_BATCH_TOKENS,
+    EncodeReport,
+    encode_texts,
+    encode_tokens,
+    token_batches,
+)
+from quaver.engine.engine import Engine, token_spans
 from quaver.engine.load import (
     LoadedModel,
+    LoadedMultiVector,
+    LoadedSparse,
     agreed_pooling,
     check_loaded,
     check_pooling,
     load_classifier,
     load_model,
+    load_multi_vector,
+    load_sparse,
 )
 from quaver.engine.machine import info
 from quaver.engine.micro_batches import MicroBatcher
@@ -38,6 +48,8 @@ __all__ = [
     "EncodeReport",
     "Engine",
     "LoadedModel",
+    "LoadedMultiVector",
+    "LoadedSparse",
     "Matrix",
     "MicroBatcher",
     "Output",
@@ -58,9 +70,13 @@ __all__ = [
     "info",
     "load_classifier",
     "load_model",
+    "load_multi_vector",
+    "load_sparse",
     "relative_projections",
     "shortened",
     "similarity",
     "similarity_pairwise",
     "text_list",
+    "token_batches",
+    "token_spans",
 ]

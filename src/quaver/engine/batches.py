@@ -94,6 +94,39 @@ def encode_texts(
     return EncodeReport(vectors, tokens, truncated)
 
 
+def token_batches(
+    tokenize: Tokenize[Item],
+    texts: Sequence[Item],
+    *,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
+    most_texts: int = sys.maxsize,
+    show_progress_bar: bool = False,
+) -> Iterator[tuple[TokenBatch, Callable[[int], int]]]:
+    """Tokenize texts, in their order, for a model whose results are not one vector each.
+
+    Args:
+        tokenize: how the model's tokenizer reads one of `texts`.
+        texts: N texts.
+        max_batch_tokens: maximum number of tokens in a batch; a single longer text is a batch of its own.
+        most_texts: maximum number of texts in a batch.
+        show_progress_bar: show a bar on stderr.
+
+    Yields:
+        a batch, and where `texts` has the batch's i-th text.
+
+    Raises:
+        InputError: max_batch_tokens is not a positive whole number, or a text is invalid.
+    """
+    check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+    with _progress(len(texts), shown=show_progress_bar) as advance:
+        for first, tokenized in _tokenized(tokenize, texts, None):
+            for begin, batch in tokenized.split(max_batch_tokens):
+                for start in range(0, len(batch), most_texts):
+                    part = batch.select(start, min(start + most_texts, len(batch)))
+                    yield part, _behind(first + begin + start, None)
+                    advance(len(part))
+
+
 def encode_tokens(engine: Engine | StaticEngine, tokens: TokenBatch) -> NDArray[np.float32]:
     """Encode texts that are already tokenized.
 

@@ -89,42 +89,90 @@ class Engine:
         self._encoder = _native.Encoder(self.isa, native_model(spec, weights, precision))
 
     def encode(
-        self, batch: TokenBatch, *, position: Callable[[int], int] | None = None
+        self,
+        batch: TokenBatch,
+        *,
+        spans: NDArray[np.int32] | None = None,
+        position: Callable[[int], int] | None = None,
     ) -> NDArray[np.float32]:
         """Encode a ragged batch; one native call, GIL released.
+
+        With `spans` it pools parts of the texts instead of whole ones, each token still reading its
+        whole text: a span of one token gives the vector of that token. A vector of each token is
+        `spans=token_spans(batch)`.
 
         The call reads a copy of the batch: another thread that writes to its arrays does no harm.
 
         Args:
             batch: ids int32 (T,) in [0, V), offsets int32 (N + 1,), type_ids int32 (T,) or None.
+            spans: int32 (S, 2), for each span its first token and the one after its last, counted
+                as `batch.ids` is; text by text, none across two texts. None for the whole texts.
             position: for messages, where the caller has the batch's i-th text; None for i.
 
         Returns:
-            float32 (N, spec.outputs): pooled, through the head if there is one, and with unit rows
-            when the spec says so.
+            float32 (N, spec.outputs), or (S, spec.outputs) for spans: pooled, through the head if
+            there is one, and with unit rows when the spec says so.
 
         Raises:
-            InputError: an array is not int32 (n,), or offsets do not rise from 0 to T.
+            InputError: an array is not int32 of its shape, offsets do not rise from 0 to T, a span
+                is empty or not inside one text, or a text with fewer keys than tokens is longer than
+                the model's window.
             TokenRangeError: an id or type is outside its table, or a text is longer than the
                 position table.
             EngineError: a vector came out with NaN or infinity; the text's position is named.
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
-        for name in ("ids", "offsets", "type_ids"):
+        for name in ("ids", "offsets", "type_ids", "keys"):
             _check_array(name, getattr(batch, name))
-        vectors = np.empty((max(len(batch.offsets) - 1, 0), self.spec.outputs), np.float32)
+        rows, bounds, parts = max(len(batch.offsets) - 1, 0), None, None
+        if spans is not None:
+            bounds, parts = self._spans_by_text(batch, spans)
+            rows = len(parts)
+        vectors = np.empty((rows, self.spec.outputs), np.float32)
         # A model without token types ignores those that its tokenizer sets.
-        bad = self._encoder.encode(batch.ids, batch.offsets, batch.type_ids, self.threads, vectors)
+        bad = self._encoder.encode(
+            batch.ids,
+            batch.offsets,
+            batch.type_ids,
+            self.threads,
+            vectors,
+            batch.keys,
+            bounds,
+            parts,
+        )
         if bad == -1:
             self._explain(batch)
         if bad is not None:
+            if bounds is not None:
+                bad = int(np.searchsorted(bounds, bad, side="right")) - 1
             at = bad if position is None else position(bad)
             raise EngineError(
                 f"every number of a vector must be finite: text {at} came out with NaN or infinity; "
                 "the model's weights are broken or too large for float32, encode with another model"
             )
         return vectors
+
+    def _spans_by_text(
+        self, batch: TokenBatch, spans: NDArray[np.int32]
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the first span of each text, and the spans counted from the start of their text."""
+        if not isinstance(spans, np.ndarray) or spans.dtype != np.int32 or spans.shape[1:] != (2,):
+            got = getattr(spans, "dtype", type(spans).__name__)
+            raise InputError(f"spans must be int32 (S, 2): got {got} {np.shape(spans)}")
+        if self.spec.words is not None:
+            raise InputError("spans are pooled, and this model weighs words; leave spans out")
+        texts = np.searchsorted(batch.offsets, spans[:, 0], side="right").astype(np.int32) - 1
+        inside = (texts >= 0) & (texts < len(batch.offsets) - 1) & (spans[:, 0] < spans[:, 1])
+        inside[inside] = spans[inside, 1] <= batch.offsets[texts[inside] + 1]
+        if not inside.all() or (np.diff(texts) < 0).any():
+            at = int(np.argmin(inside))
+            raise InputError(
+                "spans must have at least one token, lie inside one text each, and come text by text: "
+                f"got spans[{at}]={spans[at].tolist()}"
+            )
+        bounds = np.searchsorted(texts, np.arange(len(batch.offsets))).astype(np.int32)
+        return bounds, np.ascontiguousarray(spans - batch.offsets[texts][:, None])
 
     def _explain(self, batch: TokenBatch) -> NoReturn:
         """Say what is wrong with a batch that the encoder does not accept."""
@@ -153,6 +201,12 @@ class Engine:
                 _check_range("token type", batch.type_ids, types, "the token type embeddings")
         lengths = np.diff(offsets)
         at = int(np.argmax(lengths))
+        if batch.keys is not None and lengths[at] <= self.spec.max_length:
+            raise InputError(
+                "keys must have a count for each text, from 1 to its tokens, and a text with fewer keys "
+                "than tokens must fit the model's attention windows: got "
+                f"{np.shape(batch.keys)} for {len(lengths)} texts of at most {int(lengths[at])} tokens"
+            )
         if lengths[at] <= self.spec.max_length:
             raise InputError(
                 "the arrays of a batch must stay as they are while it is encoded: another thread "
@@ -164,8 +218,24 @@ class Engine:
         )
 
 
+def token_spans(batch: TokenBatch, kept: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
+    """Return a span of one token for each token, for `Engine.encode`.
+
+    Args:
+        batch: the texts.
+        kept: bool (T,), which tokens get one; None for all.
+
+    Returns:
+        int32 (S, 2).
+    """
+    first = np.arange(batch.tokens, dtype=np.int32)
+    if kept is not None:
+        first = first[kept]
+    return np.stack([first, first + 1], axis=1)
+
+
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
-    if values is None and name == "type_ids":
+    if values is None and name in ("type_ids", "keys"):
         return
     if not isinstance(values, np.ndarray):
         raise InputError(f"{name} must be an int32 array: got {type(values).__name__}")

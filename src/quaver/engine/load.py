@@ -21,17 +21,22 @@ from quaver.errors import (
 from quaver.models import (
     MAX_TOKENS,
     POOLINGS,
+    DenseStep,
     EncoderSpec,
+    HeadStep,
     ModelFolder,
     StaticSpec,
     Tokenizer,
+    WordTable,
     cross_encoder_spec,
     encoder_weights,
     is_quantized,
+    masked_lm_spec,
     model_tensors,
     module_steps,
     static_model,
     static_tokenizer,
+    word_table,
 )
 
 
@@ -54,6 +59,27 @@ class LoadedModel:
     tokenizer: Tokenizer
     engine: Engine | StaticEngine
     options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LoadedSparse(LoadedModel):
+    """A sparse encoder ready to run.
+
+    Attributes:
+        queries: what weighs the words of queries; None where they go through the engine.
+    """
+
+    spec: EncoderSpec
+    engine: Engine
+    queries: WordTable | None
+
+
+@dataclass(frozen=True)
+class LoadedMultiVector(LoadedModel):
+    """A multi-vector model ready to run; its engine normalizes, as `spec` says."""
+
+    spec: EncoderSpec
+    engine: Engine
 
 
 def load_model(
@@ -143,6 +169,101 @@ def load_classifier(
         "local_files_only": local_files_only,
     }
     return _load(folder, cross_encoder_spec(folder), options)
+
+
+def load_sparse(
+    name_or_path: str | Path,
+    *,
+    precision: Precision = "int8",
+    revision: str | None = None,
+    max_seq_length: int | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedSparse:
+    """Load a sparse encoder, as `SparseEncoder.from_pretrained` says."""
+    _check_precision(precision)
+    folder = ModelFolder.open(
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("sparse-encoder",),
+        kind="sparse",
+    )
+    assert folder.sparse is not None
+    if folder.similarity not in ("dot", "cosine"):
+        raise UnsupportedArchitectureError(
+            f"{folder.name} compares by {folder.similarity!r}; sparse encoders are supported with 'dot' "
+            "and 'cosine'"
+        )
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    spec = masked_lm_spec(
+        folder.config, pooling=folder.sparse.pooling, logarithms=folder.sparse.logarithms
+    )
+    tokenizer, engine = _parts(folder, spec, options)
+    queries = None if folder.sparse.query is None else word_table(folder, folder.sparse.query)
+    if queries is not None and len(queries.weights) != spec.vocab_size:
+        raise ModelFolderError(
+            f"queries and documents of {folder.name} must have the same vocabulary: "
+            f"{folder.sparse.query} weighs {len(queries.weights)} words, the model {spec.vocab_size}"
+        )
+    return LoadedSparse(folder, spec, tokenizer, engine, options, queries)
+
+
+def load_multi_vector(
+    name_or_path: str | Path,
+    *,
+    precision: Precision = "int8",
+    revision: str | None = None,
+    max_seq_length: int | None = None,
+    threads: int | None = None,
+    isa: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> LoadedMultiVector:
+    """Load a multi-vector model, as `MultiVectorEncoder.from_pretrained` says."""
+    _check_precision(precision)
+    folder = ModelFolder.open(
+        name_or_path,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
+        organizations=("lightonai",),
+        kind="multi-vector",
+    )
+    modules = folder.multi_vector
+    assert modules is not None
+    options = {
+        "precision": precision,
+        "revision": revision,
+        "max_seq_length": max_seq_length,
+        "threads": threads,
+        "isa": isa,
+        "local_files_only": local_files_only,
+    }
+    spec = folder.encoder_spec(pooling="cls", normalize=modules.normalize)
+    if modules.inline:
+        weight = folder.tensors().get("linear.weight")
+        if weight is None or weight.ndim != 2:
+            raise ModelFolderError(
+                f"{folder.name} is a ColBERT (architectures in config.json), so its weights must have its "
+                "projection, linear.weight: they have none"
+            )
+        head: tuple[HeadStep, ...] = (DenseStep("linear", len(weight), "none", has_bias=False),)
+    else:
+        head = module_steps(folder.modules, spec.pooled_size)
+    spec = replace(spec, head=head)
+    tokenizer, engine = _parts(folder, spec, options, normalize=spec.normalize)
+    return LoadedMultiVector(folder, spec, tokenizer, engine, options)
 
 
 def check_loaded(name: str, model: object, kind: type) -> None:
@@ -237,6 +358,17 @@ def _load(
     spec: EncoderSpec,
     options: Mapping[str, Any],
 ) -> LoadedModel:
+    tokenizer, engine = _parts(folder, spec, options)
+    return LoadedModel(folder, spec, tokenizer, engine, options)
+
+
+def _parts(
+    folder: ModelFolder,
+    spec: EncoderSpec,
+    options: Mapping[str, Any],
+    *,
+    normalize: bool = False,
+) -> tuple[Tokenizer, Engine]:
     max_seq_length, precision = options["max_seq_length"], options["precision"]
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_length)
@@ -253,10 +385,10 @@ def _load(
     tokenizer.require_vocabulary(spec.vocab_size)
     quantized = is_quantized(folder.config)
     engine = Engine(
-        replace(spec, normalize=False),
+        replace(spec, normalize=normalize),
         encoder_weights(spec, model_tensors(folder, spec)),
         precision=None if quantized and precision == "int8" else precision,
         threads=options["threads"],
         isa=options["isa"],
     )
-    return LoadedModel(folder, spec, tokenizer, engine, options)
+    return tokenizer, engine

@@ -87,6 +87,7 @@ def native_model(
         relative = {"rows": rows, "span": spec.relative.span}
     if weights.distance_bias is not None:
         bias = weights.distance_bias * np.float32(_LOG2_E)
+    of_tokens = computes_in(weights, precision) if spec.words else None
     return {
         "hidden": spec.hidden_size,
         "vocabulary": spec.vocab_size,
@@ -107,8 +108,10 @@ def native_model(
         "layers": _layers(spec, weights, tables, precision),
         "final_norm": _norm(weights.final_norm, spec.norm_eps),
         "head": [
-            _head_step(step, weight) for step, weight in zip(spec.head, weights.head, strict=True)
+            _head_step(step, weight, of_tokens)
+            for step, weight in zip(spec.head, weights.head, strict=True)
         ],
+        "words": _words(spec, weights, of_tokens),
     }
 
 
@@ -250,12 +253,28 @@ def _rotary(rotary: Rotary, length: int, head_size: int) -> dict[str, _Floats]:
     return {"cosine": cosine, "sine": sine}
 
 
-def _head_step(step: HeadStep, weight: LinearWeights | NormWeights) -> dict[str, Any]:
+def _head_step(
+    step: HeadStep, weight: LinearWeights | NormWeights, precision: Precision | None
+) -> dict[str, Any]:
+    """Describe a step; one that runs on every token computes as the layers do, others in float32."""
     if isinstance(step, DenseStep):
         assert isinstance(weight, LinearWeights)
-        return {"linear": _linear(weight), "activation": step.activation}
+        return {"linear": _linear(_in_precision(weight, precision)), "activation": step.activation}
     assert isinstance(weight, NormWeights)
     return {"linear": None, "norm": _norm(weight, step.eps)}
+
+
+def _words(
+    spec: EncoderSpec, weights: EncoderWeights, precision: Precision | None
+) -> dict[str, Any] | None:
+    if spec.words is None:
+        return None
+    assert weights.words is not None
+    return {
+        "linear": _linear(_in_precision(weights.words, precision)),
+        "sum": spec.words.sum,
+        "logarithms": spec.words.logarithms,
+    }
 
 
 def _position_heads(

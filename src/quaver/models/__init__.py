@@ -8,6 +8,7 @@ from quaver.models.families.registry import (
     classifier_spec,
     encoder_spec,
     encoder_weights,
+    masked_lm_spec,
     split_tensors,
 )
 from quaver.models.files import mismatch_in_words
@@ -23,7 +24,7 @@ from quaver.models.geometry import (
     Rotary,
     YarnScaling,
 )
-from quaver.models.head import DenseStep, HeadActivation, HeadStep
+from quaver.models.head import DenseStep, HeadActivation, HeadStep, WordHead
 from quaver.models.hub import find_folder
 from quaver.models.linear import (
     InputRange,
@@ -56,9 +57,12 @@ from quaver.models.quantization_config import is_quantized, quantization_config
 from quaver.models.static import (
     StaticSpec,
     StaticWeights,
+    WordTable,
     static_model,
     static_tokenizer,
+    word_table,
 )
+from quaver.models.token_modules import MultiVectorModules, QueryExpansion
 from quaver.models.tokenizer import MAX_TOKENS, TokenBatch, Tokenizer
 from quaver.models.weights_file import WEIGHTS_FILE, WEIGHTS_INDEX, release_pages, weight_files
 
@@ -82,14 +86,18 @@ __all__ = [
     "LinearWeights",
     "Llama3Scaling",
     "ModelFolder",
+    "MultiVectorModules",
     "NormWeights",
     "QuantizedLinear",
+    "QueryExpansion",
     "RelativePositions",
     "Rotary",
     "StaticSpec",
     "StaticWeights",
     "TokenBatch",
     "Tokenizer",
+    "WordHead",
+    "WordTable",
     "YarnScaling",
     "checked_prompts",
     "choose_prompt",
@@ -101,6 +109,7 @@ __all__ = [
     "encoder_weights",
     "find_folder",
     "is_quantized",
+    "masked_lm_spec",
     "mismatch_in_words",
     "model_tensors",
     "module_steps",
@@ -121,4 +130,5 @@ __all__ = [
     "with_modules",
     "with_prompt",
     "word_ids",
+    "word_table",
 ]

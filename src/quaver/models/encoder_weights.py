@@ -101,6 +101,7 @@ class EncoderWeights:
             projections of every layer transform like token states; None without them.
         relative_norm: of `relative`; None without a norm.
         head: one for each step of the head.
+        words: from a token's vector to a logit for each word, weight (V, K); None without words.
         order: int32 (H,), the order of the hidden dimension in layers and norms: feature c there is
             feature order[c] of the tables and of pooled vectors, which are in the natural order.
             None for the natural order everywhere; see `quaver.models.reordered`.
@@ -116,4 +117,5 @@ class EncoderWeights:
     relative: NDArray[np.float32] | None = None
     relative_norm: NormWeights | None = None
     head: tuple[LinearWeights | NormWeights, ...] = ()
+    words: LinearWeights | None = None
     order: NDArray[np.int32] | None = None

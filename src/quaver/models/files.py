@@ -215,7 +215,7 @@ class PoolingFile(Struct, frozen=True):
 
 
 class ModuleFile(Struct, frozen=True):
-    """config.json of a Dense, LayerNorm or Normalize module."""
+    """config.json of a module other than Transformer, Pooling and Router."""
 
     out_features: Count | None = None
     activation_function: str | None = None
@@ -225,6 +225,43 @@ class ModuleFile(Struct, frozen=True):
     true_token_id: Whole | None = None
     false_token_id: Whole | None = None
     use_residual: bool | None = None
+    # Of sparse encoders.
+    pooling_strategy: str | None = None
+    # Of multi-vector models.
+    skiplist_words: list[str] | None = None
+    skiplist_tasks: str | list[str] | None = None
+    keep_only_token_ids: list[int] | None = None
+    pool_factor: Annotated[float, Meta(ge=1, le=1e6)] | None = None
+    num_protected_tokens: Whole | None = None
+    normalize_embeddings: bool | None = None
+    tasks: str | list[str] | None = None
+
+
+class RouterFile(Struct, frozen=True):
+    """router_config.json of a Router: its modules by their folders, and the folders of each route."""
+
+    types: dict[str, str] | None = None
+    structure: dict[str, list[str]] | None = None
+
+
+class ExpansionFile(Struct, frozen=True):
+    """query_expansion of a multi-vector model."""
+
+    strategy: str | None = None
+    attend: bool | None = None
+    token: str | None = None
+    length: Count | None = None
+
+
+class ColbertMetadataFile(Struct, frozen=True):
+    """artifact.metadata of Stanford's ColBERT."""
+
+    query_token_id: str | None = None
+    doc_token_id: str | None = None
+    query_maxlen: Count | None = None
+    doc_maxlen: Count | None = None
+    attend_to_mask_tokens: bool | None = None
+    mask_punctuation: bool | None = None
 
 
 class SentenceTransformersFile(Struct, frozen=True):
@@ -236,6 +273,15 @@ class SentenceTransformersFile(Struct, frozen=True):
     similarity_fn_name: str | None = None
     activation_fn: str | None = None
     truncate_dim: Count | None = None
+    max_active_dims: Count | None = None
+    # PyLate's.
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    query_length: Count | None = None
+    document_length: Count | None = None
+    do_query_expansion: bool | None = None
+    attend_to_expansion_tokens: bool | None = None
+    skiplist_words: list[str] | None = None
 
 
 class ModalityOutput(Struct, frozen=True):
@@ -254,6 +300,9 @@ class SentenceBertFile(Struct, frozen=True):
     transformer_task: str | None = None
     modality_config: dict[str, ModalityOutput] | None = None
     processing_kwargs: dict[str, dict[str, Any] | None] | None = None
+    query_length: Count | None = None
+    document_length: Count | None = None
+    query_expansion: ExpansionFile | None = None
 
 
 # --- Tokenizer and weights ------------------------------------------------------------------------

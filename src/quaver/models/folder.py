@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
@@ -42,6 +42,16 @@ from quaver.models.files import (
 from quaver.models.geometry import EncoderSpec
 from quaver.models.hub import ORGANIZATIONS, find_folder
 from quaver.models.prompts import known_prompts
+from quaver.models.token_modules import (
+    Kind,
+    MultiVectorModules,
+    SparseModules,
+    checked_path,
+    kind_of,
+    multi_vector_modules,
+    require_kind,
+    sparse_modules,
+)
 from quaver.models.tokenizer import Tokenizer
 from quaver.models.tokenizer_files import vocabulary_bytes
 from quaver.models.weights_file import read_tensors, sample_tensors
@@ -65,17 +75,6 @@ _TEXT_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# Modules of models that give something other than one vector or one score, by what those are.
-_OTHER_KINDS = {
-    "MLMTransformer": "a sparse encoder",
-    "SpladePooling": "a sparse encoder",
-    "SparseAutoEncoder": "a sparse encoder",
-    "SparseStaticEmbedding": "a sparse encoder",
-    "MultiVectorMask": "a multi-vector model",
-    "TokenPooling": "a multi-vector model",
-    "CLIPModel": "a model of images and texts",
-}
-_OTHER_TYPES = {"SparseEncoder": "a sparse encoder", "MultiVectorEncoder": "a multi-vector model"}
 _VECTOR, _SCORES = "sentence_embedding", "scores"
 
 
@@ -124,7 +123,8 @@ class ModelFolder:
         prompts: texts that go before a text, by name; for well-known models without any in their files,
             those of their cards on the hub.
         default_prompt_name: the prompt used by default, or None.
-        similarity: "cosine", "dot", "euclidean" or "manhattan".
+        similarity: "cosine", "dot", "euclidean" or "manhattan"; of a multi-vector model "maxsim" or
+            "meanmaxsim".
         truncate_dim: number of leading components to keep, or None for all.
         score_activation: the class that a cross-encoder names for its scores, such as
             "torch.nn.modules.activation.Sigmoid", or None. Only a name: it is never imported.
@@ -132,6 +132,9 @@ class ModelFolder:
             folder does not say.
         lowercase: whether texts are lowercased before tokenization.
         template: the chat template that makes one text of a query and a document, or None.
+        sparse: how a sparse encoder weighs words; None for other models.
+        multi_vector: how a multi-vector model makes the vectors of tokens; None for other models.
+        max_active_dims: the most words that a sparse vector keeps, or None for all.
     """
 
     path: Path
@@ -154,6 +157,9 @@ class ModelFolder:
     max_seq_length: int | None
     lowercase: bool
     template: ChatTemplate | None = None
+    sparse: SparseModules | None = None
+    multi_vector: MultiVectorModules | None = None
+    max_active_dims: int | None = None
 
     @classmethod
     def open(
@@ -164,6 +170,7 @@ class ModelFolder:
         local_files_only: bool = False,
         token: str | bool | None = None,
         organizations: Sequence[str] = ORGANIZATIONS,
+        kind: Kind | None = None,
     ) -> ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
@@ -174,6 +181,8 @@ class ModelFolder:
             local_files_only: never use the network, only what was downloaded before.
             token: access token of the hub for private models.
             organizations: where to look for a hub id without an organization.
+            kind: "sparse" or "multi-vector", the models to open; None for those of one vector or of
+                scores.
 
         Returns:
             the folder; weights and tokenizer are not read yet.
@@ -183,13 +192,13 @@ class ModelFolder:
                 be reached.
             ModelFolderError: a JSON file is missing, broken, or contradicts another.
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
-                Quaver does not run.
+                Quaver does not run; or the folder is of another kind.
         """
         path, name, source = find_folder(
             name_or_path, revision, local_files_only, token, organizations
         )
         settings = _settings(path / "config_sentence_transformers.json")
-        chain = _chain(path, name, settings)
+        chain = _chain(path, name, settings, kind)
         transformer = chain.transformer
         config = read_json(transformer / "config.json")
         if config is None and chain.static:
@@ -206,7 +215,11 @@ class ModelFolder:
             chain = replace(_LOGITS, transformer=transformer, modules=(_module_of_words(path),))
         by_words = any(module.kind == "LogitScore" for module in chain.modules)
         text_settings = _text_settings(
-            transformer, name, by_words=by_words, scores=chain.scores or chain.pooling is None
+            transformer,
+            name,
+            by_words=by_words,
+            scores=chain.scores or chain.pooling is None,
+            words=chain.sparse is not None,
         )
         tokens = read_checked(TokenizerConfigFile, transformer / "tokenizer_config.json")
         tokens = tokens or TokenizerConfigFile()
@@ -229,12 +242,15 @@ class ModelFolder:
             static=chain.static,
             prompts=_prompts(settings, name),
             default_prompt_name=settings.default_prompt_name,
-            similarity=_similarity(settings),
+            similarity=_similarity(settings, kind),
             truncate_dim=settings.truncate_dim,
             score_activation=_score_activation(file, settings),
             max_seq_length=None if length is None else int(length),
             lowercase=bool(text_settings.do_lower_case),
             template=template,
+            sparse=chain.sparse,
+            multi_vector=chain.multi_vector,
+            max_active_dims=settings.max_active_dims,
         )
 
     @property
@@ -333,7 +349,13 @@ class ModelFolder:
             digest.update(repr(self.template).encode())
         for module in self.modules:
             digest.update(json.dumps((module.kind, module.config), sort_keys=True).encode())
-        weighted = (module.path for module in self.modules if module.has_weights)
+        weighted = [module.path for module in self.modules if module.has_weights]
+        if self.sparse is not None:
+            digest.update(repr((self.sparse.pooling, self.sparse.logarithms)).encode())
+            weighted += [] if self.sparse.query is None else [self.sparse.query]
+        if self.multi_vector is not None:
+            settings = replace(self.multi_vector, transformer=Path(), projections=())
+            digest.update(repr(settings).encode())
         for folder in (self.transformer, *weighted):
             for description, sample in sample_tensors(folder):
                 digest.update(description.encode())
@@ -362,25 +384,42 @@ class _Chain:
     normalize: bool = False
     scores: bool = False
     static: bool = False
+    sparse: SparseModules | None = None
+    multi_vector: MultiVectorModules | None = None
 
 
 # The state of the last token meets two rows of the language model's head.
 _LOGITS = _Chain(Path(), "lasttoken", scores=True)
 
 
-def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
-    """Read modules.json, and refuse a model of a kind that Quaver does not run."""
-    if settings.model_type in _OTHER_TYPES:
-        raise _not_supported_yet(name, _OTHER_TYPES[settings.model_type])
+def _chain(
+    path: Path, name: str, settings: SentenceTransformersFile, wanted: Kind | None
+) -> _Chain:
+    """Read modules.json, and refuse a model of another kind than the one that is wanted."""
     listed = read_checked(list[ModuleEntry], path / "modules.json")
+    for entry in listed or ():
+        checked_path(entry.path, path / "modules.json")
+    config = None if listed else read_checked(ConfigFile, path / "config.json")
+    architectures = tuple(config.architectures or ()) if config is not None else ()
+    kind = kind_of(path, listed, settings, architectures)
+    classes = [entry.type.rpartition(".")[2] for entry in listed or ()]
+    if wanted == "sparse" and listed is None and any("ForMaskedLM" in a for a in architectures):
+        kind = "sparse"
+    if kind is not None or wanted is not None:
+        scores = any("SequenceClassification" in a for a in architectures) or classes[1:] == [
+            "LogitScore"
+        ]
+        opens = "CrossEncoder" if scores else "Embedder"
+        require_kind(name, kind, wanted, opens, architectures)
+    if kind == "sparse":
+        sparse = sparse_modules(path, name, listed)
+        return _Chain(sparse.transformer, sparse=sparse)
+    if kind == "multi-vector":
+        multi_vector = multi_vector_modules(path, name, listed, settings)
+        projections = tuple(_module(kind, place) for kind, place in multi_vector.projections)
+        return _Chain(multi_vector.transformer, modules=projections, multi_vector=multi_vector)
     if listed is None:
         return _Chain(path)
-    for entry in listed:
-        parts = PurePosixPath(entry.path)
-        if parts.is_absolute() or ".." in parts.parts or "\0" in entry.path:
-            raise ModelFolderError(
-                f"{path / 'modules.json'} must name folders inside the model's: got {entry.path!r}"
-            )
     kinds = [entry.type.rpartition(".")[2] for entry in listed]
     paths = [path / entry.path for entry in listed]
     if kinds == ["Transformer"]:  # a cross-encoder's folder
@@ -396,11 +435,6 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
         return replace(_LOGITS, transformer=paths[0], modules=(module,))
     if kinds in (["StaticEmbedding"], ["StaticEmbedding", "Normalize"]):
         return _Chain(paths[0], "mean", normalize=len(kinds) > 1, static=True)
-    for kind, entry in zip(kinds, listed, strict=True):
-        if kind in _OTHER_KINDS:
-            raise _not_supported_yet(name, _OTHER_KINDS[kind])
-        if entry.type.startswith("pylate."):
-            raise _not_supported_yet(name, "a multi-vector model")
     behind = kinds[2:]
     known = {"Dense", "LayerNorm", "Normalize", "Dropout"}
     if kinds[:2] != ["Transformer", "Pooling"] or set(behind) - known:
@@ -434,13 +468,6 @@ def _chain(path: Path, name: str, settings: SentenceTransformersFile) -> _Chain:
     return _Chain(paths[0], pooling, between, normalize, scores)
 
 
-def _not_supported_yet(name: str, kind: str) -> UnsupportedArchitectureError:
-    return UnsupportedArchitectureError(
-        f"{name} is {kind}, which Quaver does not run yet; supported are embedding models (Embedder) "
-        "and cross-encoders (CrossEncoder)"
-    )
-
-
 def _module(kind: str, path: Path) -> Module:
     config = read_json(path / "config.json")
     if config is None and kind != "Normalize":
@@ -466,11 +493,12 @@ def _written(module: Module, feature: str) -> str:
 
 
 def _text_settings(
-    transformer: Path, name: str, *, by_words: bool, scores: bool
+    transformer: Path, name: str, *, by_words: bool, scores: bool, words: bool
 ) -> SentenceBertFile:
     """Read the settings of the Transformer module, and refuse what Quaver does not run.
 
-    A reranker that reads its score from words (`by_words`) generates text; others give the last layer.
+    A reranker that reads its score from words (`by_words`) generates text, a sparse encoder (`words`)
+    fills masks; others give the last layer.
     """
     for file in _TEXT_FILES:
         settings = read_checked(SentenceBertFile, transformer / file)
@@ -478,13 +506,19 @@ def _text_settings(
             break
     else:
         return SentenceBertFile()
-    if settings.transformer_task == "fill-mask":
-        raise _not_supported_yet(name, "a sparse encoder")
-    tasks = (None, "feature-extraction", "sequence-classification")
+    if settings.transformer_task == "fill-mask" and not words:
+        require_kind(name, "sparse", None, "", ())
+    tasks: tuple[str | None, ...] = (None, "feature-extraction", "sequence-classification")
+    if words:
+        tasks = (None, "fill-mask")
     if settings.transformer_task not in (("text-generation",) if by_words else tasks):
         raise UnsupportedArchitectureError(
-            f"{transformer / file} says transformer_task={settings.transformer_task!r}; supported are "
-            "'feature-extraction' and 'sequence-classification'"
+            f"{transformer / file} says transformer_task={settings.transformer_task!r}; supported "
+            + (
+                "for a sparse encoder is 'fill-mask'"
+                if words
+                else "are 'feature-extraction' and 'sequence-classification'"
+            )
         )
     modalities = settings.modality_config or {}
     if "message" in modalities and not scores:
@@ -596,8 +630,10 @@ def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
     return known or dict(prompts)
 
 
-def _similarity(settings: SentenceTransformersFile) -> str:
-    name = settings.similarity_fn_name or "cosine"
+def _similarity(settings: SentenceTransformersFile, kind: Kind | None) -> str:
+    if kind == "multi-vector":
+        return "meanmaxsim" if settings.similarity_fn_name == "meanmaxsim" else "maxsim"
+    name = settings.similarity_fn_name or ("dot" if kind == "sparse" else "cosine")
     known = {name: name for name in ("cosine", "dot", "euclidean", "manhattan")}
     known["dot_product"] = "dot"
     if name not in known:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from quaver.models.head import DenseStep, HeadStep
+from quaver.models.head import DenseStep, HeadStep, WordHead
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 Pooling = Literal["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens"]
@@ -203,7 +203,9 @@ class EncoderSpec:
         relative: relative positions that query and key attend to, None for none.
         pooling: how token vectors become one; several names joined by "+" are concatenated.
         normalize: whether the vector is divided by its length.
-        head: what runs on the pooled vector, before it is normalized.
+        head: what runs on the pooled vector, before it is normalized; on each token's vector where
+            there are words.
+        words: what makes a weight for each word of the vocabulary instead of a pooled vector.
         biases: which of a layer's parts ("qkv", "out", "up", "down") have a bias, in families where
             config.json decides it.
     """
@@ -224,6 +226,7 @@ class EncoderSpec:
     pooling: str = "cls"
     normalize: bool = False
     head: tuple[HeadStep, ...] = ()
+    words: WordHead | None = None
     biases: tuple[str, ...] = ()
 
     def with_layers(self, **changes: Any) -> EncoderSpec:
@@ -251,6 +254,8 @@ class EncoderSpec:
 
     @property
     def outputs(self) -> int:
-        """The features of a result: of the last dense step of the head, else of the pooled vector."""
+        """The features of a result: words, else of the last dense step of the head, else of the pooled vector."""
+        if self.words is not None:
+            return self.vocab_size
         widths = [step.outputs for step in self.head if isinstance(step, DenseStep)]
         return widths[-1] if widths else self.pooled_size

@@ -41,3 +41,27 @@ class NormStep:
 
 
 HeadStep = DenseStep | NormStep
+
+
+@dataclass(frozen=True)
+class WordHead:
+    """A weight for each word of the vocabulary, from the logits of a masked language model.
+
+    Formula:
+        w_v = max_t f(x_tv), or the sum; f(x) = log(1 + max(0, x)), the logarithm once or twice
+
+    Attributes:
+        name: of the layer that computes the logits, without ".weight": absent from the file where
+            the model's word embeddings are its weight.
+        biases: names that its bias may have.
+        sum: whether the tokens' values are added; otherwise the largest counts.
+        logarithms: 1 or 2.
+
+    Source:
+        Formal et al., SPLADE v2 (arXiv 2109.10086); twice: Shen et al. (arXiv 2504.14839).
+    """
+
+    name: str
+    biases: tuple[str, ...]
+    sum: bool = False
+    logarithms: int = 1

@@ -11,7 +11,15 @@ from typing import NamedTuple, cast
 from quaver.errors import InputError, ModelNotFoundError
 
 # sentence-transformers numbers the folders of its modules: 0_Transformer, 2_Dense.
-_NEEDED = ["*.json", "model*.safetensors", "[0-9]*_*/model*.safetensors"]
+_NEEDED = [
+    "*.json",
+    "model*.safetensors",
+    "[0-9]*_*/model*.safetensors",
+    # The modules of a Router, one folder for each route; the settings of Stanford's ColBERT.
+    "query_[0-9]*_*/model*.safetensors",
+    "document_[0-9]*_*/model*.safetensors",
+    "artifact.metadata",
+]
 # What older models have instead: fetched only if those are missing.
 _OLDER_WEIGHTS = ["pytorch_model*.bin", "[0-9]*_*/pytorch_model*.bin"]
 _OLDER_TOKENIZERS = [

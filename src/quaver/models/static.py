@@ -9,15 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import PoolingError, WeightsError
+from quaver.models.files import TokenizerConfigFile, read_checked
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import MAX_WIDTH
 from quaver.models.tokenizer import MAX_TOKENS, Tokenizer
+from quaver.models.weights_file import read_tensors
 
 _MODEL2VEC_LENGTH = 512  # what model2vec cuts at where config.json does not say
 
@@ -139,6 +142,50 @@ def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | No
     return tokenizer
 
 
+@dataclass(frozen=True)
+class WordTable:
+    """The table that weighs the words of queries of a sparse encoder, instead of a model.
+
+    Attributes:
+        weights: float32 (V,), finite.
+        tokenizer: adds no special tokens.
+    """
+
+    weights: NDArray[np.float32]
+    tokenizer: Tokenizer
+
+
+def word_table(folder: ModelFolder, path: Path) -> WordTable:
+    """Read the SparseStaticEmbedding of a sparse encoder.
+
+    Args:
+        folder: the model's folder.
+        path: the module's folder.
+
+    Returns:
+        the table.
+
+    Raises:
+        ModelFolderError: there are no weights, or a file is broken.
+        WeightsError: the tensor `weight` is missing, has another shape or dtype, or is not finite.
+        TokenizerError: tokenizer.json is missing or broken, or does not fit the table.
+    """
+    weights = _weights(read_tensors(path), "weight")
+    if weights is None:
+        raise WeightsError(f"a SparseStaticEmbedding has a tensor 'weight': {path} has none")
+    settings = read_checked(TokenizerConfigFile, path / "tokenizer_config.json")
+    stated = None if settings is None else settings.model_max_length
+    tokenizer = Tokenizer.from_folder(
+        path,
+        max_length=None if stated is None else min(int(stated), MAX_TOKENS),
+        settings=settings,
+        model=folder.file,
+        plain=True,
+    )
+    tokenizer.require_vocabulary(len(weights))
+    return WordTable(weights, tokenizer)
+
+
 def _rows(folder: ModelFolder, tensors: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
     rows = tensors.get(name)
     if rows is None:
@@ -175,16 +222,18 @@ def _mapping(tensors: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.int64
     return mapping.astype(np.int64)
 
 
-def _weights(tensors: Mapping[str, NDArray[Any]]) -> NDArray[np.float32] | None:
-    weights = tensors.get("weights")
+def _weights(
+    tensors: Mapping[str, NDArray[Any]], name: str = "weights"
+) -> NDArray[np.float32] | None:
+    weights = tensors.get(name)
     if weights is None:
         return None
     if weights.ndim != 1 or weights.dtype.kind != "f":
         raise WeightsError(
-            f"tensor 'weights' must hold a float for each token: got {weights.dtype} {weights.shape}"
+            f"tensor {name!r} must hold a float for each token: got {weights.dtype} {weights.shape}"
         )
     weights = weights.astype(np.float32)
-    _require_finite("weights", weights)
+    _require_finite(name, weights)
     return weights
 
 

@@ -56,12 +56,15 @@ class TokenBatch:
         type_ids: int32 (T,), token types of a pair (0 first text, 1 second), or None if all are
             0.
         truncated: how many of the N texts were truncated.
+        keys: int32 (N,), how many tokens of each text others attend to, at least 1; the tokens after
+            them attend to these alone, as the mask tokens of a ColBERT query do. None for all.
     """
 
     ids: NDArray[np.int32]
     offsets: NDArray[np.int32]
     type_ids: NDArray[np.int32] | None
     truncated: int
+    keys: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Return N, the number of texts."""
@@ -85,7 +88,8 @@ class TokenBatch:
         begin, end = int(self.offsets[first]), int(self.offsets[last])
         types = None if self.type_ids is None else self.type_ids[begin:end]
         offsets = self.offsets[first : last + 1] - self.offsets[first]
-        return TokenBatch(self.ids[begin:end], offsets, types, 0)
+        keys = None if self.keys is None else self.keys[first:last]
+        return TokenBatch(self.ids[begin:end], offsets, types, 0, keys)
 
     def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
         """Split into batches of at most max_tokens; a longer text is a batch of its own.
@@ -465,6 +469,10 @@ class Tokenizer:
     def token_id(self, token: str) -> int | None:
         """Return the id of a token of the vocabulary, or None."""
         return self._backend.token_to_id(token)
+
+    def token(self, id: int) -> str | None:
+        """Return the token of an id as the vocabulary has it, or None."""
+        return self._backend.id_to_token(id)
 
     def count(self, text: str) -> int:
         """Count the tokens of a text, without special tokens and without truncation.

@@ -11,12 +11,15 @@ from quaver.models.families.family import (
     ClassifierSpec,
     Family,
     LayerNames,
+    MaskedLmSpec,
+    lm_head_masked_lm,
     pooler_classifier,
     projection_classifier,
     take_norm,
+    transform_masked_lm,
 )
 from quaver.models.geometry import EncoderSpec, LayerSpec
-from quaver.models.head import DenseStep
+from quaver.models.head import DenseStep, NormStep, WordHead
 from quaver.models.positions import alibi_bias, relative_bias
 from quaver.models.tensors import NamedTensors
 
@@ -188,9 +191,21 @@ def _distilbert_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     )
 
 
-BERT = Family(_bert_spec, _bert_weights, pooler_classifier)
-ROBERTA = Family(_roberta_spec, _bert_weights, projection_classifier)
+def _distilbert_masked_lm(config: Config, spec: EncoderSpec) -> MaskedLmSpec:
+    return MaskedLmSpec(
+        (
+            DenseStep("vocab_transform", spec.hidden_size, spec.layers[0].activation),
+            NormStep("vocab_layer_norm", spec.norm_eps),
+        ),
+        WordHead("vocab_projector", ("vocab_projector.bias",)),
+    )
+
+
+BERT = Family(_bert_spec, _bert_weights, pooler_classifier, transform_masked_lm)
+ROBERTA = Family(_roberta_spec, _bert_weights, projection_classifier, lm_head_masked_lm)
 ELECTRA = Family(_electra_spec, _bert_weights, _electra_classifier)
-DISTILBERT = Family(_distilbert_spec, _distilbert_weights, _distilbert_classifier)
-MPNET = Family(_mpnet_spec, _mpnet_weights, projection_classifier)
+DISTILBERT = Family(
+    _distilbert_spec, _distilbert_weights, _distilbert_classifier, _distilbert_masked_lm
+)
+MPNET = Family(_mpnet_spec, _mpnet_weights, projection_classifier, lm_head_masked_lm)
 JINA_BERT = Family(_jina_spec, _jina_weights, pooler_classifier)

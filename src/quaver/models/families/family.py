@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
 from quaver.models.families.config import Config
 from quaver.models.geometry import EncoderSpec
-from quaver.models.head import DenseStep, HeadStep
+from quaver.models.head import DenseStep, HeadStep, NormStep, WordHead
 from quaver.models.linear import Linear, stacked
 from quaver.models.tensors import NamedTensors
 from quaver.models.weights_file import release_pages
@@ -35,6 +35,19 @@ class ClassifierSpec:
 
 
 @dataclass(frozen=True)
+class MaskedLmSpec:
+    """What a family's masked language model does after the encoder.
+
+    Attributes:
+        steps: what runs on each token's vector.
+        words: the layer that follows.
+    """
+
+    steps: tuple[HeadStep, ...]
+    words: WordHead
+
+
+@dataclass(frozen=True)
 class Family:
     """One architecture.
 
@@ -42,6 +55,7 @@ class Family:
         spec: config.json to a spec, pooling and head left as they are by default.
         weights: the tensors that a spec asks for, the head's left out.
         classifier: the head of the family's ...ForSequenceClassification.
+        masked_lm: the head of the family's ...ForMaskedLM, where Quaver runs it.
         anchor: the tensor whose name tells the prefix of all others: the word embeddings.
         split: the tensors under the names that transformers' own class has, where a published file
             has one tensor for what are several layers there; None where the names are the same.
@@ -50,6 +64,7 @@ class Family:
     spec: Callable[[Config], EncoderSpec]
     weights: Callable[[EncoderSpec, NamedTensors], EncoderWeights]
     classifier: Callable[[Config, EncoderSpec], ClassifierSpec]
+    masked_lm: Callable[[Config, EncoderSpec], MaskedLmSpec] | None = None
     anchor: str = "embeddings.word_embeddings.weight"
     split: Callable[[EncoderSpec, Tensors], Tensors] | None = None
 
@@ -73,6 +88,29 @@ def projection_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
             DenseStep("classifier.dense", spec.hidden_size, "tanh"),
             DenseStep("classifier.out_proj", config.labels(), "none"),
         ),
+    )
+
+
+def transform_masked_lm(config: Config, spec: EncoderSpec) -> MaskedLmSpec:
+    """BERT's head: a dense layer with the activation of the layers, LayerNorm, logits."""
+    name = "cls.predictions"
+    return MaskedLmSpec(
+        (
+            DenseStep(f"{name}.transform.dense", spec.hidden_size, spec.layers[0].activation),
+            NormStep(f"{name}.transform.LayerNorm", spec.norm_eps),
+        ),
+        WordHead(f"{name}.decoder", (f"{name}.bias", f"{name}.decoder.bias")),
+    )
+
+
+def lm_head_masked_lm(config: Config, spec: EncoderSpec) -> MaskedLmSpec:
+    """RoBERTa's head: a dense layer with GELU, LayerNorm, logits."""
+    return MaskedLmSpec(
+        (
+            DenseStep("lm_head.dense", spec.hidden_size, "gelu"),
+            NormStep("lm_head.layer_norm", spec.norm_eps),
+        ),
+        WordHead("lm_head.decoder", ("lm_head.bias", "lm_head.decoder.bias")),
     )
 
 
@@ -203,7 +241,7 @@ class LayerNames:
 
 def take_norm(named: NamedTensors, name: str, size: int, *, bias: bool = True) -> NormWeights:
     """Take a LayerNorm, under its new names (weight, bias) or its old ones (gamma, beta)."""
-    gamma, beta = ("gamma", "beta") if f"{name}.gamma" in named else ("weight", "bias")
+    gamma, beta = ("gamma", "beta") if named.has(f"{name}.gamma") else ("weight", "bias")
     return NormWeights(
         named.take(f"{name}.{gamma}", size),
         named.take(f"{name}.{beta}", size) if bias else named.zeros(size),

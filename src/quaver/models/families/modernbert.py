@@ -11,10 +11,16 @@ from dataclasses import replace
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.config import Config
-from quaver.models.families.family import ClassifierSpec, Family, LayerNames, take_norm
+from quaver.models.families.family import (
+    ClassifierSpec,
+    Family,
+    LayerNames,
+    MaskedLmSpec,
+    take_norm,
+)
 from quaver.models.files import Rope
 from quaver.models.geometry import EncoderSpec, LayerSpec, Rotary
-from quaver.models.head import DenseStep, NormStep
+from quaver.models.head import DenseStep, HeadStep, NormStep, WordHead
 from quaver.models.tensors import NamedTensors
 
 _EVERY_THIRD = 3
@@ -116,16 +122,29 @@ def _weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
 def _classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     pooling = config.values.get("classifier_pooling", "cls")
     config.require({"classifier_pooling": ("cls", "mean", None)})
-    dense = DenseStep(
-        "head.dense",
-        spec.hidden_size,
-        config.head_activation("classifier_activation", "gelu"),
-        config.flag("classifier_bias", False),
-    )
-    norm = NormStep("head.norm", spec.norm_eps, has_bias=False)
     return ClassifierSpec(
-        pooling or "cls", (dense, norm, DenseStep("classifier", config.labels(), "none"))
+        pooling or "cls",
+        (*_prediction_head(config, spec), DenseStep("classifier", config.labels(), "none")),
     )
 
 
-MODERNBERT = Family(_spec, _weights, _classifier, anchor="embeddings.tok_embeddings.weight")
+def _prediction_head(config: Config, spec: EncoderSpec) -> tuple[HeadStep, ...]:
+    return (
+        DenseStep(
+            "head.dense",
+            spec.hidden_size,
+            config.head_activation("classifier_activation", "gelu"),
+            config.flag("classifier_bias", False),
+        ),
+        NormStep("head.norm", spec.norm_eps, has_bias=False),
+    )
+
+
+def _masked_lm(config: Config, spec: EncoderSpec) -> MaskedLmSpec:
+    config.require({"decoder_bias": (True, None)})
+    return MaskedLmSpec(_prediction_head(config, spec), WordHead("decoder", ("decoder.bias",)))
+
+
+MODERNBERT = Family(
+    _spec, _weights, _classifier, _masked_lm, anchor="embeddings.tok_embeddings.weight"
+)

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from quaver.errors import PoolingError, UnsupportedArchitectureError
+from quaver.errors import PoolingError, UnsupportedArchitectureError, WeightsError
 from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, NormWeights
 from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
 from quaver.models.families.config import Config
@@ -27,7 +27,7 @@ from quaver.models.families.family import Family, take_norm
 from quaver.models.families.modernbert import MODERNBERT
 from quaver.models.families.rotary_bert import GTE, NOMIC_BERT
 from quaver.models.geometry import POOLINGS, EncoderSpec
-from quaver.models.head import DenseStep, HeadStep
+from quaver.models.head import DenseStep, HeadStep, WordHead
 from quaver.models.linear import LinearWeights, dequantized
 from quaver.models.quantization_config import is_quantized
 from quaver.models.tensors import NamedTensors
@@ -131,6 +131,41 @@ def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
     return replace(spec, pooling=classifier.pooling, head=classifier.head)
 
 
+def masked_lm_spec(
+    config: Mapping[str, Any], *, pooling: str, logarithms: int, normalize: bool = False
+) -> EncoderSpec:
+    """Read config.json of a masked language model whose logits become weights of words.
+
+    Args:
+        config: config.json of the model.
+        pooling: "max" or "sum" over the tokens.
+        logarithms: 1 or 2, see `WordHead`.
+        normalize: whether vectors are divided by their length.
+
+    Returns:
+        the spec; `outputs` is the size of the vocabulary.
+
+    Raises:
+        UnsupportedArchitectureError: the model type or an option is not supported, or Quaver has no
+            masked-language-model head for the family.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+    """
+    is_quantized(config)
+    read = Config(config)
+    name = _family(read)
+    family = FAMILIES[name]
+    spec = family.spec(read)
+    if family.masked_lm is None:
+        having = ", ".join(key for key, value in FAMILIES.items() if value.masked_lm is not None)
+        raise UnsupportedArchitectureError(
+            f"sparse encoders are supported with the masked-language-model heads of {having}: got "
+            f"model_type {read.model_type!r}"
+        )
+    head = family.masked_lm(read, spec)
+    words = replace(head.words, sum=pooling == "sum", logarithms=logarithms)
+    return replace(spec, pooling="cls", normalize=normalize, head=head.steps, words=words)
+
+
 def _family(config: Config) -> str:
     model_type = config.file.model_type
     # jina-embeddings-v2 calls itself a BERT; its positions tell it from one.
@@ -195,7 +230,11 @@ def encoder_weights(spec: EncoderSpec, tensors: Mapping[str, NDArray[Any]]) -> E
     else:
         for part in ("encoder.", "layers.", "transformer."):
             named.require_all_taken(part, owner)
-    return replace(weights, head=_head(named, spec))
+    words = None
+    if spec.words is not None:
+        _require_words_head(named, spec)
+        words = _words(named, spec, spec.words, weights)
+    return replace(weights, head=_head(named, spec), words=words)
 
 
 def split_tensors(
@@ -222,6 +261,28 @@ def _head(named: NamedTensors, spec: EncoderSpec) -> tuple[LinearWeights | NormW
         taken.append(_step(named, step, inputs))
         inputs = step.outputs if isinstance(step, DenseStep) else inputs
     return tuple(taken)
+
+
+def _require_words_head(named: NamedTensors, spec: EncoderSpec) -> None:
+    first = next(step.name for step in spec.head if isinstance(step, DenseStep))
+    if not named.has(f"{first}.weight"):
+        raise WeightsError(
+            f"a sparse encoder needs its masked-language-model head, but the weights lack {first}.weight; "
+            "save the model as ...ForMaskedLM, or open an embedding model with "
+            "Embedder.from_pretrained(...)"
+        )
+
+
+def _words(
+    named: NamedTensors, spec: EncoderSpec, words: WordHead, weights: EncoderWeights
+) -> LinearWeights:
+    bias = next((name for name in words.biases if named.has(name)), words.biases[0])
+    added = named.take(bias, spec.vocab_size)
+    inputs = spec.hidden_size
+    if not named.has(f"{words.name}.weight"):
+        return LinearWeights(weights.word, added)
+    linear = dequantized(named.linear(words.name, spec.vocab_size, inputs, bias=False))
+    return replace(linear, bias=added)
 
 
 def _step(named: NamedTensors, step: HeadStep, inputs: int) -> LinearWeights | NormWeights:
