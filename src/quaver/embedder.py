@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from quaver.engine import (
     Vectors,
     check_listable,
     check_loaded,
+    choose_windows,
     convert,
     encode_texts,
     encode_tokens,
@@ -40,6 +42,7 @@ from quaver.engine import (
 )
 from quaver.errors import InputError, ModelFolderError, check_range
 from quaver.models import (
+    LocatedTokens,
     TokenBatch,
     checked_prompts,
     choose_prompt,
@@ -51,11 +54,14 @@ from quaver.models import (
 __all__ = [
     "Embedder",
     "EncodeReport",
+    "WindowTokens",
     "encode_tokenized",
     "finish_vectors",
     "loading_settings",
+    "pool_parts",
     "pool_tokenized",
     "tokenize_documents",
+    "windows_of_texts",
 ]
 
 BLOCK_SIZE = 4096
@@ -622,6 +628,72 @@ class Embedder:
     def _encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
         return cast("Matrix", finish_vectors(self, pool_tokenized(self, tokens)))
 
+    @explain_keywords(_ENCODE)
+    def encode_spans(
+        self,
+        text: str,
+        spans: Sequence[tuple[int, int]],
+        *,
+        prompt: str | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Output = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+    ) -> Matrix | ShortMatrix:
+        """Turn parts of a document into vectors that know the text around them (late chunking).
+
+            text = "Berlin is the capital of Germany. It has 3.8 million inhabitants."
+            vectors = model.encode_spans(text, [(0, 33), (34, len(text))])  # "It" is Berlin
+
+        The document goes through the model once, and the tokens of each span are pooled as the model
+        pools a text; special tokens and the prompt are left out. A document longer than
+        `max_seq_length` is read in windows that overlap by half; a span's vector does not depend on
+        the other spans. Models that pool one token, of class "cls" or "lasttoken", have no such vectors.
+
+        Args:
+            text: the document.
+            spans: S pairs of a span's first character and the one after its last, in any order; they
+                may overlap. A token that is partly in a span counts. A span of more tokens than a
+                window loses its end.
+            prompt: words before the document; None takes `document_prompt`, "" none.
+            normalize: as for `encode`.
+            truncate_dim: as for `encode`.
+            output: as for `encode`.
+            max_batch_tokens: as for `encode`.
+
+        Returns:
+            (S, D), of the dtype that `output` names, C-contiguous.
+
+        Raises:
+            InputError: the model pools one token, an argument or the text is invalid, or a span is
+                outside the text or has no token; the message has its position.
+
+        Source:
+            Günther et al., Late Chunking (arXiv 2409.04701).
+        """
+        check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+        if truncate_dim is not None:
+            check_range("truncate_dim", truncate_dim, self.spec.outputs)
+        before = self.document_prompt if prompt is None else prompt
+        read, _ = _windows_of_spans(self, text, spans, before)
+        pooled = np.empty((len(spans), self.spec.outputs), np.float32)
+        start = 0
+        while start < len(read):
+            stop, tokens = start + 1, len(read[start].ids)
+            while stop < len(read) and tokens + len(read[stop].ids) <= max_batch_tokens:
+                tokens += len(read[stop].ids)
+                stop += 1
+            some = read[start:stop]
+            offsets = np.cumsum([0, *(len(each.ids) for each in some)], dtype=np.int32)
+            parts = [each.parts + begin for each, begin in zip(some, offsets[:-1], strict=True)]
+            batch = TokenBatch(np.concatenate([each.ids for each in some]), offsets, None, 0)
+            places = [place for each in some for place in each.places]
+            pooled[places] = pool_parts(self, batch, np.concatenate(parts))
+            start = stop
+        return finish_vectors(
+            self, pooled, normalize=normalize, truncate_dim=truncate_dim, output=output
+        )
+
     def encode_ids(self, ids: NDArray[np.int32], offsets: NDArray[np.int32]) -> NDArray[np.float32]:
         """Turn token ids into vectors, for callers with their own tokenizer.
 
@@ -721,6 +793,140 @@ def pool_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float32
         EngineError: a vector came out with NaN or infinity.
     """
     return encode_tokens(embedder._engine, tokens)
+
+
+def pool_parts(
+    embedder: Embedder, tokens: TokenBatch, parts: NDArray[np.int32]
+) -> NDArray[np.float32]:
+    """Turn parts of texts into pooled vectors, for `finish_vectors`.
+
+    Args:
+        embedder: the model.
+        tokens: N texts.
+        parts: int32 (S, 2), the first token of each part and the one after its last, counted as
+            `tokens.ids` is; text by text, none across two.
+
+    Returns:
+        float32 (S, O), O of `embedder.spec.outputs`: neither shortened nor normalized.
+
+    Raises:
+        TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
+        EngineError: a vector came out with NaN or infinity.
+    """
+    return embedder._engine.encode(tokens, spans=parts)
+
+
+class WindowTokens(NamedTuple):
+    """Tokens that the model reads together, and the parts of a document that get their vectors here.
+
+    Attributes:
+        ids: int32 (n,), with the prompt and special tokens.
+        places: which parts of the document these are.
+        parts: int32 (s, 2), the first token of each part and the one after its last, in `ids`.
+    """
+
+    ids: NDArray[np.int32]
+    places: list[int]
+    parts: NDArray[np.int32]
+
+
+def windows_of_texts(
+    embedder: Embedder, texts: Sequence[str], before: str
+) -> tuple[list[WindowTokens], int]:
+    """Make one document of texts that follow each other, each of them a part, as `Embedder.encode_spans` does.
+
+    Args:
+        embedder: the model.
+        texts: S texts; each keeps the tokens that it has alone.
+        before: words before the document.
+
+    Returns:
+        what the model reads, and how many texts lost their end.
+
+    Raises:
+        InputError: as for `Embedder.encode_spans`.
+    """
+    _require_parts(embedder)
+    rows, parts, tokens = [], [], 0
+    prompt, first = _located(embedder, texts[0], before) if texts else ([], None)
+    for i, text in enumerate(texts):
+        located = first if i == 0 and first is not None else embedder.tokenizer.locate(text)
+        if not len(located.ids):
+            raise InputError(f"a part of a document must have a token: text {i} has none")
+        rows.append(located.ids)
+        parts.append((tokens, tokens + len(located.ids)))
+        tokens += len(located.ids)
+    return _windows(embedder, np.concatenate(rows), np.array(parts, np.int32), prompt)
+
+
+def _windows_of_spans(
+    embedder: Embedder, text: str, spans: Sequence[tuple[int, int]], before: str
+) -> tuple[list[WindowTokens], int]:
+    """Find the tokens of each span of characters, and the windows that they are read in."""
+    _require_parts(embedder)
+    if not isinstance(text, str):
+        raise InputError(f"text must be one str: got {type(text).__name__}")
+    prompt, located = _located(embedder, text, before)
+    parts = np.empty((len(spans), 2), np.int32)
+    for i, span in enumerate(spans):
+        if len(span) != 2 or not 0 <= span[0] < span[1] <= len(text):
+            raise InputError(
+                f"a span must be its first character and the one after its last, within 0 to {len(text)}: "
+                f"got spans[{i}]={tuple(span)}"
+            )
+        first = np.searchsorted(located.stops, span[0], side="right")
+        last = np.searchsorted(located.starts, span[1], side="left")
+        if first >= last:
+            raise InputError(
+                f"a span must have a token: spans[{i}]={tuple(span)} has none; leave it out"
+            )
+        parts[i] = first, last
+    return _windows(embedder, located.ids, parts, prompt)
+
+
+def _require_parts(embedder: Embedder) -> None:
+    """Refuse a model whose vectors are those of one token of a text."""
+    single = {"cls", "lasttoken"} & set(embedder.spec.pooling.split("+"))
+    if single:
+        raise InputError(
+            f"parts of a document are pooled from all their tokens: {embedder.name} was trained to "
+            f"pool one ({single.pop()}); encode the parts alone, or take a model with mean pooling"
+        )
+
+
+def _located(embedder: Embedder, text: str, before: str) -> tuple[list[int], LocatedTokens]:
+    """Return the tokens of the words before a text, and those of the text."""
+    whole = with_prompt(before, text)
+    ahead = len(whole) - len(text)
+    ids, starts, stops = embedder.tokenizer.locate(whole)
+    count = int(np.searchsorted(stops, ahead, side="right")) if ahead else 0
+    return ids[:count].tolist(), LocatedTokens(
+        ids[count:], np.maximum(starts[count:] - ahead, 0), stops[count:] - ahead
+    )
+
+
+def _windows(
+    embedder: Embedder, ids: NDArray[np.int32], parts: NDArray[np.int32], prompt: Sequence[int]
+) -> tuple[list[WindowTokens], int]:
+    """Put the prompt and the special tokens around each window."""
+    first, last = embedder.tokenizer.special_ids()
+    ahead = np.array([*first, *prompt], np.int32)
+    behind = np.array(last, np.int32)
+    room = embedder.max_seq_length - len(ahead) - len(behind)
+    if room < 1:
+        raise InputError(
+            f"the prompt must leave room for the document: it has {len(prompt)} tokens of "
+            f"{embedder.max_seq_length}; shorten it"
+        )
+    chosen, truncated = choose_windows(len(ids), parts, room)
+    return [
+        WindowTokens(
+            np.concatenate([ahead, ids[window.first : window.last], behind]),
+            window.places,
+            window.parts + np.int32(len(ahead)),
+        )
+        for window in chosen
+    ], truncated
 
 
 def finish_vectors(

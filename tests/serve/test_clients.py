@@ -7,13 +7,16 @@ import base64
 import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from quaver import CrossEncoder, Embedder
-from running_server import Running
+from quaver.serve import ModelSettings, Settings
+from running_server import Running, running
+from tiny_model import write_tiny_cross_encoder
 
 TEXTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
 QUERY = "Where is Paris?"
@@ -85,17 +88,18 @@ def test_litellm(server: Running, embedder: Embedder, cross_encoder: CrossEncode
     )
     vectors = np.stack([decoded(entry["embedding"]) for entry in found.data])
     assert np.array_equal(vectors, embedder.encode(TEXTS))
-    ranked = litellm.rerank(
-        model="cohere/ranker",
-        query=QUERY,
-        documents=TEXTS,
-        top_n=2,
-        api_base=server.url,
-        api_key="none",
-    )
-    assert [entry["index"] for entry in ranked.results] == [
-        each.index for each in cross_encoder.rank(QUERY, TEXTS, top_k=2)
-    ]
+    for provider in ("cohere", "jina_ai", "hosted_vllm", "infinity"):
+        ranked = litellm.rerank(
+            model=f"{provider}/ranker",
+            query=QUERY,
+            documents=TEXTS,
+            top_n=2,
+            api_base=server.url,
+            api_key="none",
+        )
+        assert [entry["index"] for entry in ranked.results] == [
+            each.index for each in cross_encoder.rank(QUERY, TEXTS, top_k=2)
+        ]
 
 
 def decoded(embedding: Any) -> Any:
@@ -175,6 +179,86 @@ def test_llama_index_tei_rerank(server: Running, cross_encoder: CrossEncoder) ->
     assert [node.node.text for node in found] == [
         each.text for each in cross_encoder.rank(QUERY, TEXTS, top_k=2)
     ]
+
+
+def test_haystack_tei(
+    server: Running,
+    embedder: Embedder,
+    cross_encoder: CrossEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    embedders = client("haystack_integrations.components.embedders.huggingface_api")
+    rankers = client("haystack_integrations.components.rankers.huggingface_api")
+    from haystack import Document
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    options = {"api_type": "text_embeddings_inference", "api_params": {"url": server.url}}
+    text = embedders.HuggingFaceAPITextEmbedder(**options, token=None)
+    found = text.run(QUERY)["embedding"]
+    assert np.array_equal(np.float32(found), embedder.encode(QUERY, normalize=False))
+    documents = [Document(content=each) for each in TEXTS]
+    several = embedders.HuggingFaceAPIDocumentEmbedder(
+        **options, token=None, normalize=True, batch_size=2, progress_bar=False
+    )
+    embedded = several.run(documents)["documents"]
+    vectors = np.float32([document.embedding for document in embedded])
+    assert np.array_equal(vectors, embedder.encode(TEXTS))
+    expected = cross_encoder.rank(QUERY, TEXTS, top_k=2)
+    ranker = rankers.HuggingFaceTEIRanker(url=server.url, top_k=2, token=None)
+    directions = client("haystack_integrations.components.rankers.huggingface_api.ranker")
+    for direction in (None, *directions.TruncationDirection):
+        ranked = ranker.run(QUERY, documents, truncation_direction=direction)["documents"]
+        assert [(each.content, np.float32(each.score)) for each in ranked] == [
+            (each.text, np.float32(each.score)) for each in expected
+        ]
+
+
+def test_langchain_huggingface(
+    server: Running, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    langchain = client("langchain_huggingface")
+    hub = client("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    model = langchain.HuggingFaceEndpointEmbeddings(
+        model="any/name", huggingfacehub_api_token="none"
+    )
+    # It refuses an address as its model, but takes a client that has one.
+    model.client = hub.InferenceClient(model=server.url)
+    assert np.array_equal(np.float32(model.embed_documents(TEXTS)), embedder.encode(TEXTS))
+    assert np.array_equal(np.float32(model.embed_query(QUERY)), embedder.encode(QUERY))
+
+
+def test_tei_client(server: Running, embedder: Embedder) -> None:
+    api = client("tei_client").HttpClient(server.url, timeout=60)
+    assert api.health()
+    assert api.info().max_input_length == 64
+    assert api.prompt_names() == list(embedder.prompts)
+    assert np.array_equal(np.float32(api.embed(TEXTS)), embedder.encode(TEXTS))
+    query = api.embed(QUERY, normalize=False, prompt_name="query")
+    assert np.array_equal(np.float32(query), embedder.encode_query([QUERY], normalize=False))
+    (tokens,) = api.tokenize(QUERY)
+    assert api.decode(tokens.get_ids()) == [embedder.tokenizer.decode(tokens.get_ids())]
+    (every,) = api.embed_all(QUERY)
+    assert np.float32(every).shape == (len(tokens.tokens), 64)
+
+
+def test_tei_client_with_rerankers_and_classifiers(
+    reranker_folder: Path, cross_encoder: CrossEncoder, tmp_path: Path
+) -> None:
+    tei = client("tei_client")
+    classifier_folder = write_tiny_cross_encoder(tmp_path / "labels", labels=3)
+    for folder in (reranker_folder, classifier_folder):
+        model = ModelSettings(source=str(folder), task="rerank")
+        with running(Settings(model=(model,), port=0)) as run:
+            api = tei.HttpClient(run.url, timeout=60)
+            if folder == reranker_folder:
+                ranks = api.rerank(QUERY, TEXTS, return_text=True).ranks
+                assert [(each.text, np.float32(each.score)) for each in ranks] == [
+                    (each.text, np.float32(each.score)) for each in cross_encoder.rank(QUERY, TEXTS)
+                ]
+            else:
+                found = api.classify([(QUERY, text) for text in TEXTS])
+                assert [len(each.scores) for each in found] == [3] * len(TEXTS)
 
 
 # --- Cohere ---------------------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from quaver import Embedder
-from running_server import Running
+from quaver.serve import ModelSettings, Settings
+from running_server import Running, running
+from tiny_model import write_tiny_model
 
 
 def vectors_of(answer: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -93,7 +96,14 @@ def test_a_prompt_is_applied_once(server: Running, embedder: Embedder, role: str
         (b'{"input": "x", "encoding_format": "hex"}', 400, "encoding_format"),
         (b'{"input": "x", "input_type": "poem"}', 400, "input_type"),
         (b'{"input": "x", "prompt_name": "poem"}', 400, "prompt_name"),
-        (b'{"input": "x", "late_chunking": true}', 400, "late_chunking"),
+        (b'{"input": [5], "late_chunking": true}', 400, "late_chunking"),
+        (b'{"input": ["x", " "], "late_chunking": true}', 400, "input"),
+        (b'{"input": ["x", " "], "late_chunking": 1}', 400, "late_chunking"),
+        (
+            b'{"input": ["' + b"x " * 200 + b'"], "late_chunking": true, "truncate": false}',
+            400,
+            "input",
+        ),
         (b'{"input": "x", "model": "gpt-9"}', 404, "model"),
         (b'{"input": "x", "model": "ranker"}', 400, "model"),
         (b'{"input": "x", "model": 5}', 400, "model"),
@@ -109,6 +119,40 @@ def test_a_bad_body_gets_openais_error(
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", field)
+
+
+def test_late_chunking_embeds_parts_of_one_document(server: Running, embedder: Embedder) -> None:
+    texts = ["Paris is the capital.", "It has some files.", "the " * 50, "A list of code."]
+
+    def late(**options: object) -> Any:
+        answer = server.post("/v1/embeddings", {"input": texts, "late_chunking": True, **options})
+        assert answer.status_code == 200, answer.text
+        return answer
+
+    # These texts have the same tokens alone and in their document.
+    document = " ".join(text.strip() for text in texts)
+    starts = np.cumsum([0, *(len(text.strip()) + 1 for text in texts)])
+    spans = [(start, start + len(text.strip())) for start, text in zip(starts, texts, strict=False)]
+    expected = embedder.encode_spans(document, spans)
+    assert np.array_equal(vectors_of(late(task="retrieval.passage")), expected)
+    assert not np.allclose(expected, embedder.encode_document(texts), atol=1e-3)
+    plain = embedder.encode_spans(document, spans, prompt="", normalize=False, truncate_dim=8)
+    found = vectors_of(late(normalized=False, dimensions=8))
+    assert np.array_equal(found, plain)
+    assert np.array_equal(
+        vectors_of(late(embedding_type="int8")),
+        embedder.encode_spans(document, spans, prompt="", output="int8"),
+    )
+    one = server.post("/v1/embeddings", {"input": "a text", "late_chunking": True})
+    assert np.array_equal(vectors_of(one), embedder.encode_spans("a text", [(0, 6)], prompt=""))
+
+
+def test_a_model_that_pools_one_token_has_no_late_chunking(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path / "cls", pooling="cls")
+    with running(Settings(model=(ModelSettings(source=str(folder)),), port=0)) as run:
+        answer = run.post("/v1/embeddings", {"input": ["x"], "late_chunking": True})
+    assert answer.status_code == 400
+    assert "was trained to pool one (cls)" in answer.json()["error"]["message"]
 
 
 def test_a_text_that_must_not_be_cut_is_refused(server: Running, embedder: Embedder) -> None:

@@ -170,6 +170,29 @@ def test_an_embedding_model_can_rerank(settings: Settings, tiny_folder: Path) ->
     ]
 
 
+def test_an_embedding_model_that_reranks_cuts_documents_as_asked(
+    settings: Settings, tiny_folder: Path, embedder: Embedder
+) -> None:
+    model = ModelSettings(source=str(tiny_folder), name="both", task="rerank")
+    long = " ".join(f"w{i}" for i in range(300))
+    with running(changed(settings, model=(model,))) as run:
+        query = embedder.encode_query("query")
+        for keep, direction in (("start", "Right"), ("end", "Left")):
+            batch = embedder.tokenizer.encode(["passage: " + long], keep=keep)
+            expected = embedder.similarity(query, embedder.encode_ids(batch.ids, batch.offsets))[0]
+            (found,) = run.post(
+                "/rerank", {"query": "query", "texts": [long], "truncation_direction": direction}
+            ).json()
+            assert np.float32(found["score"]) == expected
+        body = {"query": "query", "documents": [long], "max_tokens_per_doc": 9}
+        (found,) = run.post("/v2/rerank", body).json()["results"]
+        batch = embedder.tokenizer.encode(["passage: " + long], longest=11)
+        expected = embedder.similarity(query, embedder.encode_ids(batch.ids, batch.offsets))[0]
+        assert np.float32(found["relevance_score"]) == expected
+        refused = run.post("/rerank", {"query": "query", "texts": [long], "truncate": False})
+        assert (refused.status_code, refused.json()["error_type"]) == (422, "Validation")
+
+
 # --- Slow and hostile clients ---------------------------------------------------------------------
 def test_clients_that_do_not_finish_are_cut_off(settings: Settings) -> None:
     with running(changed(settings, header_timeout=0.5, body_timeout=0.5)) as run:
@@ -344,6 +367,14 @@ def test_overload_gives_right_answers_or_429(settings: Settings, embedder: Embed
     expected = embedder.encode(texts)
     small = changed(settings, queue_requests=4, queue_inputs=60)
     with running(small) as run, ThreadPoolExecutor(24) as pool:
+        lane = run.server.state.service.models.all[0].loaded.lane
+        compute, pause = lane.compute, threading.Event()
+
+        def slow(batch: Any) -> Any:
+            pause.wait(0.01)  # slower than 24 clients, on any machine
+            return compute(batch)
+
+        lane.compute = slow
 
         def ask(i: int) -> int:
             rows = [(i * 7 + k) % 200 for k in range(20)]

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from quaver import CrossEncoder, Embedder
-from running_server import Running
+from quaver.embedder import pool_parts
+from quaver.reranker import pair_logits
+from quaver.serve import ModelSettings, Settings
+from running_server import Running, running
+from tiny_model import write_tiny_model
 
 DOCUMENTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
 
@@ -26,6 +32,74 @@ def test_options_of_embed(server: Running, embedder: Embedder) -> None:
     assert np.array_equal(embed(normalize=False), embedder.encode("Paris", normalize=False))
     assert np.array_equal(embed(dimensions=8), embedder.encode("Paris", truncate_dim=8))
     assert np.array_equal(embed(prompt_name="query"), embedder.encode_query("Paris"))
+
+
+def tokens_of(embedder: Embedder, text: str) -> np.ndarray:
+    """The vectors of a text's tokens; their mean is the text's."""
+    batch = embedder.tokenizer.encode([text])
+    first = np.arange(batch.tokens, dtype=np.int32)
+    return pool_parts(embedder, batch, np.stack([first, first + 1], axis=1))
+
+
+def test_embed_all(server: Running, embedder: Embedder) -> None:
+    texts = [*DOCUMENTS, "word " * 200]
+    answer = server.post("/embed_all", {"inputs": texts})
+    assert answer.status_code == 200
+    found = [np.float32(each) for each in answer.json()]
+    for text, vectors in zip(texts, found, strict=True):
+        assert np.array_equal(vectors, tokens_of(embedder, text))
+        np.testing.assert_allclose(
+            vectors.mean(axis=0), embedder.encode(text, normalize=False), atol=1e-5
+        )
+    assert int(answer.headers["x-compute-tokens"]) == sum(map(len, found))
+
+
+def test_options_of_embed_all(server: Running, embedder: Embedder) -> None:
+    def embed_all(inputs: object, **options: object) -> np.ndarray:
+        answer = server.post("/embed_all", {"inputs": inputs, **options})
+        assert answer.status_code == 200, answer.text
+        (found,) = answer.json()
+        return np.float32(found)
+
+    query = tokens_of(embedder, "query: Paris")
+    assert np.array_equal(embed_all("Paris", prompt_name="query"), query)
+    ids = embedder.tokenizer.encode(["query: Paris"]).ids.tolist()
+    assert np.array_equal(embed_all(ids), query)
+    assert np.array_equal(embed_all([ids]), query)
+    words = " ".join(f"w{i}" for i in range(300))
+    batch = embedder.tokenizer.encode([words], keep="end")
+    ids = batch.ids.tolist()
+    left = embed_all(words, truncation_direction="Left")
+    assert np.array_equal(left, embed_all(ids))
+    long = server.post("/embed_all", {"inputs": words, "truncate": False})
+    assert (long.status_code, long.json()["error_type"]) == (422, "Validation")
+
+
+def test_tokens_of_other_kinds_of_model(tmp_path: Path, reranker_folder: Path) -> None:
+    """Two poolings are side by side; a Dense module has no vectors of tokens; nor has a reranker."""
+    for pooling in ("cls", "lasttoken", "max+mean"):
+        folder = write_tiny_model(tmp_path / pooling, pooling=pooling)
+        embedder = Embedder.from_pretrained(folder)
+        with running(Settings(model=(ModelSettings(source=str(folder)),), port=0)) as run:
+            (found,) = run.post("/embed_all", {"inputs": "Paris is in France"}).json()
+            info = run.client.get("/info").json()["model_type"]
+        assert np.array_equal(np.float32(found), tokens_of(embedder, "Paris is in France")[:, :64])
+        assert info["embedding"]["pooling"] == pooling.replace("last", "last_")
+    model = ModelSettings(source=str(reranker_folder), task="rerank")
+    with running(Settings(model=(model,), port=0)) as run:
+        answer = run.post("/embed_all", {"inputs": "x"})
+    assert (answer.status_code, answer.json()["error_type"]) == (424, "Backend")
+    assert answer.json()["error"].startswith("model does not give embeddings of tokens")
+
+
+def test_an_answer_with_too_many_numbers_is_refused(
+    server: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.serve.service._MOST_NUMBERS", 10_000)
+    assert server.post("/embed_all", {"inputs": "Paris"}).status_code == 200
+    answer = server.post("/embed_all", {"inputs": ["some words " * 10] * 50})
+    assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+    assert "send several requests" in answer.json()["error"]
 
 
 def test_a_long_text_may_keep_its_end(server: Running, embedder: Embedder) -> None:
@@ -56,6 +130,14 @@ def test_rerank(server: Running, cross_encoder: CrossEncoder) -> None:
     )
 
 
+def test_rerank_as_vllm_and_infinity_have_it(server: Running) -> None:
+    body = {"query": "x", "documents": DOCUMENTS, "top_n": 2, "model": "ranker"}
+    found, expected = server.post("/rerank", body).json(), server.post("/v1/rerank", body).json()
+    assert {**found, "id": ""} == {**expected, "id": ""}
+    assert server.post("/rerank", {**body, "model": "none"}).status_code == 404
+    assert server.post("/rerank", {**body, "top_n": 0}).status_code == 422
+
+
 def test_predict(server: Running, cross_encoder: CrossEncoder) -> None:
     pair = ("Where is Paris?", DOCUMENTS[0])
     found = server.post("/predict", {"inputs": [list(pair)]}).json()
@@ -64,6 +146,24 @@ def test_predict(server: Running, cross_encoder: CrossEncoder) -> None:
     assert found[0][0]["score"] == pytest.approx(float(score), rel=1e-6)
     assert server.post("/predict", {"inputs": list(pair)}).json() == found[0]
     assert len(server.post("/predict", {"inputs": [["a"], ["a", "b"]]}).json()) == 2
+
+
+def test_a_long_document_may_keep_its_end(server: Running, cross_encoder: CrossEncoder) -> None:
+    query, long = "Where is Paris?", " ".join(f"w{i}" for i in range(300))
+    batch = cross_encoder.tokenizer.encode_pairs([(query, long)], keep="end")
+    ids = cross_encoder.tokenizer.locate(long).ids.tolist()
+    kept = 64 - 3 - len(cross_encoder.tokenizer.locate(query).ids)
+    assert batch.ids.tolist()[-1 - kept : -1] == ids[-kept:]
+    expected = pair_logits(cross_encoder, batch)[0, 0]
+    body = {"truncation_direction": "Left", "raw_scores": True}
+    (rank,) = server.post("/rerank", {"query": query, "texts": [long], **body}).json()
+    (score,) = server.post("/predict", {"inputs": [query, long], **body}).json()
+    assert np.float32(rank["score"]) == np.float32(score["score"]) == expected
+    (start,) = server.post("/predict", {"inputs": [query, long], "raw_scores": True}).json()
+    assert np.float32(start["score"]) != expected
+    alone = cross_encoder.tokenizer.encode([long], keep="end")
+    (score,) = server.post("/predict", {"inputs": long, **body}).json()
+    assert np.float32(score["score"]) == pair_logits(cross_encoder, alone)[0, 0]
 
 
 def test_similarity_and_the_root_route(server: Running, embedder: Embedder) -> None:
@@ -121,7 +221,14 @@ def test_info_and_probes(server: Running) -> None:
         ("/embed", b'{"inputs": "x", "truncation_direction": "Up"}', 422, "Validation"),
         ("/embed", b'{"inputs": "' + b"x " * 200 + b'", "truncate": false}', 422, "Validation"),
         ("/embed", b'{"inputs": "' + b"x" * 1_000_001 + b'"}', 413, None),
+        ("/embed_all", b"{}", 422, "Validation"),
+        ("/embed_all", b'{"inputs": []}', 400, "Empty"),
+        ("/embed_all", b'{"inputs": [[]]}', 422, "Validation"),
+        ("/embed_all", b'{"inputs": [[99999999]]}', 422, "Validation"),
+        ("/embed_all", b'{"inputs": "x", "prompt_name": "poem"}', 422, "Validation"),
+        ("/embed_all", b'{"inputs": "x", "truncation_direction": "Up"}', 422, "Validation"),
         ("/embed_sparse", b'{"inputs": "x"}', 424, "Backend"),
+        ("/embed_sparse", b'{"inputs": 5}', 422, "Validation"),
         ("/rerank", b'{"query": "x", "texts": []}', 400, "Empty"),
         ("/rerank", b'{"query": "x"}', 422, "Validation"),
         ("/rerank", b'{"query": "' + b"x " * 200 + b'", "texts": ["x"]}', 422, "Validation"),
@@ -146,9 +253,6 @@ def test_a_bad_body_gets_teis_error(
 
 
 def test_a_rerank_route_needs_a_reranker(tiny_folder: object) -> None:
-    from quaver.serve import ModelSettings, Settings
-    from running_server import running
-
     with running(Settings(model=(ModelSettings(source=str(tiny_folder)),), port=0)) as run:
         answer = run.post("/rerank", {"query": "x", "texts": ["y"]})
     assert answer.status_code == 424

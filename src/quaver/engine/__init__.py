@@ -40,6 +40,7 @@ from quaver.engine.postprocessing import (
 )
 from quaver.engine.text_list import check_listable, text_list
 from quaver.engine.threads import available_threads
+from quaver.engine.windows import choose_windows
 
 __all__ = [
     "CALL_KEYWORDS",
@@ -63,6 +64,7 @@ __all__ = [
     "check_listable",
     "check_loaded",
     "check_pooling",
+    "choose_windows",
     "convert",
     "encode_texts",
     "encode_tokens",

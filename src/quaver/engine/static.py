@@ -42,7 +42,11 @@ class StaticEngine:
         self._weights = weights
 
     def encode(
-        self, batch: TokenBatch, *, position: Callable[[int], int] | None = None
+        self,
+        batch: TokenBatch,
+        *,
+        spans: NDArray[np.int32] | None = None,
+        position: Callable[[int], int] | None = None,
     ) -> NDArray[np.float32]:
         """Return the mean vectors of a batch, zeros for a text without tokens.
 
@@ -51,10 +55,11 @@ class StaticEngine:
 
         Args:
             batch: ids int32 (T,) in [0, V), offsets int32 (N + 1,); type_ids are not read.
+            spans: int32 (S, 2), as of `Engine.encode`: parts of the texts that get a vector instead.
             position: for messages, where the caller has the batch's i-th text; None for i.
 
         Returns:
-            float32 (N, D).
+            float32 (N, D), or (S, D) for spans.
 
         Raises:
             InputError: an array is not int32 (n,), or offsets do not go from 0 to T.
@@ -64,9 +69,10 @@ class StaticEngine:
         ids, offsets = self._checked(batch)
         rows, weights = self._weights.rows, self._weights.weights
         places = ids if self._weights.mapping is None else self._weights.mapping[ids]
-        vectors = np.zeros((len(offsets) - 1, self.spec.outputs), np.float32)
+        parts = list(pairwise(offsets.tolist())) if spans is None else spans.tolist()
+        vectors = np.zeros((len(parts), self.spec.outputs), np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
-            for vector, (begin, end) in zip(vectors, pairwise(offsets.tolist()), strict=True):
+            for vector, (begin, end) in zip(vectors, parts, strict=True):
                 if begin == end:
                     continue
                 taken = np.take(rows, places[begin:end], axis=0)
@@ -78,6 +84,8 @@ class StaticEngine:
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             bad = int(np.argmin(finite))
+            if spans is not None:
+                bad = int(np.searchsorted(offsets, spans[bad, 0], side="right")) - 1
             at = bad if position is None else position(bad)
             raise EngineError(
                 f"every number of a vector must be finite: text {at} came out with NaN or infinity; "

@@ -63,7 +63,7 @@ from quaver.models.static import (
     word_table,
 )
 from quaver.models.token_modules import MultiVectorModules, QueryExpansion
-from quaver.models.tokenizer import MAX_TOKENS, TokenBatch, Tokenizer
+from quaver.models.tokenizer import MAX_TOKENS, LocatedTokens, TokenBatch, Tokenizer
 from quaver.models.weights_file import WEIGHTS_FILE, WEIGHTS_INDEX, release_pages, weight_files
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "Linear",
     "LinearWeights",
     "Llama3Scaling",
+    "LocatedTokens",
     "ModelFolder",
     "MultiVectorModules",
     "NormWeights",

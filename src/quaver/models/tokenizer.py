@@ -127,6 +127,20 @@ class Piece(NamedTuple):
     stop: int
 
 
+class LocatedTokens(NamedTuple):
+    """The tokens of a text, and where they are in it.
+
+    Attributes:
+        ids: int32 (T,), without special tokens.
+        starts: int64 (T,), characters of the text before each token.
+        stops: int64 (T,), characters of the text up to each token's end.
+    """
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+
+
 class Tokenizer:
     """A model's own tokenizer, from its tokenizer.json.
 
@@ -376,6 +390,7 @@ class Tokenizer:
         *,
         prompt: str = "",
         longest_second: int | None = None,
+        keep: Literal["start", "end"] = "start",
     ) -> TokenBatch:
         """Tokenize pairs such as (query, document); only the second text is truncated.
 
@@ -385,6 +400,7 @@ class Tokenizer:
             prompt: what goes before every first text that does not begin with it; the instruction of a
                 model with a chat template.
             longest_second: maximum number of tokens in a second text; None allows as many as fit.
+            keep: which part of a second text that is too long to keep.
 
         Returns:
             a batch of N sequences; `type_ids` as the model's tokenizer sets them.
@@ -400,13 +416,14 @@ class Tokenizer:
                 )
         if self._template is not None:
             around = self._template.around(prompt)
-            return self._encode_in_template(around, pairs, position, longest_second)
+            return self._encode_in_template(around, pairs, position, longest_second, keep)
         queries = [pair[0] for pair in pairs]
         if prompt:
             queries = [with_prompt(prompt, q) if isinstance(q, str) else q for q in queries]
         firsts = self._tokenize(queries, "first text of pair", position)
         documents = [pair[1] for pair in pairs]
-        seconds = self._tokenize(documents, "second text of pair", position, wanted=room)
+        wanted = room if keep == "start" else None
+        seconds = self._tokenize(documents, "second text of pair", position, wanted=wanted)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
@@ -416,7 +433,7 @@ class Tokenizer:
                 )
             most = min(room - len(first), longest_second or room)
             if len(second) > most:
-                second.truncate(most)
+                second.truncate(most, direction="right" if keep == "start" else "left")
                 truncated += 1
         with _guard(_FAILED):
             joined = [
@@ -430,6 +447,7 @@ class Tokenizer:
         pairs: Sequence[tuple[str, str]],
         position: Callable[[int], int] | None,
         longest_second: int | None,
+        keep: Literal["start", "end"],
     ) -> TokenBatch:
         """Tokenize pairs as one text each, because tokens may reach over the edges of its parts.
 
@@ -451,7 +469,11 @@ class Tokenizer:
                 )
             most = min(room, first + (longest_second or room))
             if len(rows[i]) > most + len(behind):
-                rows[i] = [*rows[i][:most], *behind]
+                whole = rows[i][: len(rows[i]) - len(behind)]
+                kept = whole[:most]
+                if keep == "end":
+                    kept = whole[:first] + whole[len(whole) - (most - first) :]
+                rows[i] = [*kept, *behind]
                 truncated += 1
         return _plain_batch(rows, truncated, None)
 
@@ -542,6 +564,45 @@ class Tokenizer:
                     encoding.ids, encoding.tokens, masks, encoding.offsets, strict=True
                 )
             ]
+
+    def locate(self, text: str) -> LocatedTokens:
+        """Find the tokens of a text and their places in it, without special tokens and truncation.
+
+        Args:
+            text: the text.
+
+        Returns:
+            the tokens, in order; of a model that leaves unknown words out, the others.
+
+        Raises:
+            InputError: the text is not a str, or has half of a surrogate pair.
+        """
+        _check_items([text], "text", None)
+        with _guard(_FAILED):
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            ids = np.array(encoding.ids, np.int32)
+            offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        if self._unknown is not None:
+            known = ids != self._unknown
+            ids, offsets = ids[known], offsets[known]
+        return LocatedTokens(ids, offsets[:, 0], offsets[:, 1])
+
+    def special_ids(self) -> tuple[list[int], list[int]]:
+        """Return the special tokens before a text and after it."""
+        if self._plain or not self.special_tokens:
+            return [], []
+        with _guard(_FAILED):
+            encoding = self._backend.encode(_TRIAL, add_special_tokens=False)
+            plain = list(encoding.ids)
+            whole = list(self._backend.post_process(encoding).ids)
+        starts = range(self.special_tokens + 1)
+        before = next((i for i in starts if whole[i : i + len(plain)] == plain), None)
+        if before is None:
+            raise TokenizerError(
+                "a tokenizer must put its special tokens around a text and leave its tokens as they "
+                "are: the post-processor of tokenizer.json changes them"
+            )
+        return whole[:before], whole[before + len(plain) :]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Turn token ids into text.

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 from starlette.applications import Starlette
@@ -21,14 +21,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
 
-from quaver.serve import cohere, http, ollama, openai, operations, search, tei
+from quaver.serve import cohere, http, ollama, openai, operations, tei
 from quaver.serve.http import Call, Route
 from quaver.serve.models import ServedModel
 from quaver.serve.operations import State
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import Settings
-from quaver.serve.stores import Stores, with_store_models
+
+if TYPE_CHECKING:
+    from quaver.serve.stores import Stores
 
 _CLOSING = {Reason.TOO_LARGE, Reason.SLOW, Reason.TIMEOUT}
 """Refusals after which the connection is closed: it is of a client that sends or waits too long."""
@@ -135,9 +137,16 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     """
     log = log or Log()
     keys = Keys(settings.keys())
-    settings = with_store_models(settings)
+    stores: Stores | None = None
+    store_routes: Sequence[Route] = ()
+    if settings.store:  # importing what searches takes a third of the start
+        from quaver.serve import search
+        from quaver.serve.stores import Stores, with_store_models
+
+        settings = with_store_models(settings)
+        stores, store_routes = Stores(settings), search.ROUTES
     service = Service(settings)
-    state = State(service, Stores(settings))
+    state = State(service, stores)
     if settings.otlp_endpoint is not None:
         from quaver.serve.tracing import Tracing
 
@@ -148,7 +157,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         *tei.ROUTES,
         *cohere.ROUTES,
         *ollama.ROUTES,
-        *(search.ROUTES if settings.store else ()),
+        *store_routes,
         *operations.routes(state),
     ]
     description = operations.describe(routes, keys=bool(keys))
@@ -167,7 +176,8 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             service.close()
-            state.stores.close()
+            if state.stores is not None:
+                state.stores.close()
             if state.tracing is not None:
                 state.tracing.close()
 
@@ -266,18 +276,19 @@ async def _answer(
     route: Route, request: Request, state: State, keys: Keys, waiter: Waiter
 ) -> Response:
     settings = state.service.settings
+    stores = cast("Stores", state.stores)  # what there are no stores for has no routes
     if not route.open:
         keys.check(request.headers.get("authorization"))
         if state.stopping:
             raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
     if route.decoder is None:
         query = None if route.query is None else http.decode_query(route.query, request)
-        return await route.answer(Call(state.service, state.stores, waiter, query, request))
+        return await route.answer(Call(state.service, stores, waiter, query, request))
     waiter.interactive = http.interactive(request.headers.get("x-priority"))
     with state.service.bodies.holding() as hold:
         content = await http.read_body(request, settings.max_body, settings.body_timeout, hold)
         body = http.decode(route.decoder, content)
-        return await route.answer(Call(state.service, state.stores, waiter, body, request))
+        return await route.answer(Call(state.service, stores, waiter, body, request))
 
 
 async def _load(state: State, log: Log) -> None:

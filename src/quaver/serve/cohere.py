@@ -250,7 +250,7 @@ def _text(given: str | dict[str, Any], i: int, fields: list[str] | None) -> str:
 
 
 def _meta(call: Call[Any], units: dict[str, int]) -> dict[str, Any]:
-    version = call.request.url.path.split("/")[1].lstrip("v")
+    version = "2" if call.request.url.path.startswith("/v2/") else "1"
     return {"api_version": {"version": version}, "billed_units": units}
 
 

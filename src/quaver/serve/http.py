@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import anyio
 import msgspec
@@ -17,7 +17,9 @@ from starlette.responses import Response
 
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
-from quaver.serve.stores import Stores
+
+if TYPE_CHECKING:
+    from quaver.serve.stores import Stores
 
 Body = TypeVar("Body")
 
@@ -33,7 +35,7 @@ class Call(Generic[Body]):
 
     Attributes:
         service: the server's models.
-        stores: its stores.
+        stores: its stores; only the routes of a server that has some read them.
         waiter: waits for the request's jobs, and counts.
         body: the decoded body or query string, or None for a route without one.
         request: the HTTP request.

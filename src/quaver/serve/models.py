@@ -15,12 +15,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.embedder import Embedder, pool_tokenized
+from quaver.embedder import Embedder, pool_parts, pool_tokenized
 from quaver.errors import InputError, QuaverError
 from quaver.models import TokenBatch, Tokenizer
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Cut, Item, Lane, Pair, Tokens
+from quaver.serve.scheduler import Cut, Item, Lane, Pair, SpanBatch, Spans, Tokens
 from quaver.serve.settings import ModelSettings
 
 Status = Literal["unloaded", "loading", "ready", "failed"]
@@ -37,19 +37,38 @@ class LoadedEmbedder:
     Attributes:
         embedder: the model.
         lane: computes pooled vectors, which `quaver.embedder.finish_vectors` completes.
+        parts: computes the same of parts of texts; of a text without parts, for each of its tokens.
     """
 
     def __init__(self, embedder: Embedder) -> None:
         """Give the model a lane."""
         self.embedder = embedder
+        # A model that was unloaded and loaded again may have other files.
+        key = f"{embedder.fingerprint}/{embedder.precision}/{embedder.isa}/{next(_loads)}"
+
+        def tokenize(items: Sequence[Item]) -> list[Tokens]:
+            return _tokenized(embedder.tokenizer, items)
+
         self.lane = Lane(
-            # A model that was unloaded and loaded again may have other files.
-            f"{embedder.fingerprint}/{embedder.precision}/{embedder.isa}/{next(_loads)}",
-            lambda items: _tokenized(embedder.tokenizer, items),
+            key,
+            tokenize,
             lambda batch: pool_tokenized(embedder, batch),
             width=embedder.spec.outputs,
             longest=embedder.max_seq_length,
         )
+        self.parts = Lane(
+            f"{key}/parts",
+            lambda items: [_with_parts(tokens) for tokens in tokenize(items)],
+            lambda batch: _parts(embedder, batch),
+            width=None,
+            longest=embedder.max_seq_length,
+            cached=False,
+        )
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The model's lanes."""
+        return self.lane, self.parts
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -76,6 +95,11 @@ class LoadedCrossEncoder:
             longest=model.max_seq_length,
             cached=False,
         )
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The model's lanes."""
+        return (self.lane,)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -171,9 +195,9 @@ class ServedModel:
         Returns:
             whether it was unloaded.
         """
-        if self.loaded is None or self.holds or self.loaded.lane.jobs:
+        if self.loaded is None or self.holds or any(lane.jobs for lane in self.loaded.lanes):
             return False
-        if time.monotonic() - self.loaded.lane.used < seconds:
+        if time.monotonic() - max(lane.used for lane in self.loaded.lanes) < seconds:
             return False
         self.loaded, self.status = None, "unloaded"
         gc.collect()  # the engine's memory goes with the last reference
@@ -324,21 +348,28 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item], prompt: str = "") ->
         if isinstance(item, Cut):
             kind = (Cut, item.keep_end, item.longest)
         elif isinstance(item, Pair):
-            kind = (Pair, item.longest)
+            kind = (Pair, item.keep_end, item.longest)
         groups.setdefault(kind, []).append(i)
     found: dict[int, Tokens] = {}
     for kind, rows in groups.items():
-        if kind is bytes:
-            found.update((i, Tokens(_ids(items[i]), None)) for i in rows)
+        if kind is bytes or kind is Spans:
+            found.update((i, _given(items[i])) for i in rows)
             continue
         if kind is str:
             batch = tokenizer.encode([_text(items[i]) for i in rows])
-        elif kind[0] is Cut:
-            texts = [_text(items[i]) for i in rows]
-            batch = tokenizer.encode(texts, keep="end" if kind[1] else "start", longest=kind[2])
         else:
-            pairs = [(pair.query, pair.document) for pair in map(_pair, (items[i] for i in rows))]
-            batch = tokenizer.encode_pairs(pairs, longest_second=kind[1], prompt=prompt)
+            part, keep_end, longest = kind
+            keep: Literal["start", "end"] = "end" if keep_end else "start"
+            if part is Cut:
+                texts = [_text(items[i]) for i in rows]
+                batch = tokenizer.encode(texts, keep=keep, longest=longest)
+            else:
+                pairs = [
+                    (each.query, each.document) for each in map(_pair, (items[i] for i in rows))
+                ]
+                batch = tokenizer.encode_pairs(
+                    pairs, longest_second=longest, prompt=prompt, keep=keep
+                )
         found.update(zip(rows, _apart(batch), strict=True))
     return [found[i] for i in range(len(items))]
 
@@ -352,9 +383,26 @@ def _apart(batch: TokenBatch) -> list[Tokens]:
     ]
 
 
-def _ids(item: Item) -> NDArray[np.int32]:
+def _given(item: Item) -> Tokens:
+    if isinstance(item, Spans):
+        spans = np.frombuffer(item.spans, np.int32).reshape(-1, 2)
+        return Tokens(np.frombuffer(item.ids, np.int32), None, spans)
     assert isinstance(item, bytes)
-    return np.frombuffer(item, np.int32)
+    return Tokens(np.frombuffer(item, np.int32), None)
+
+
+def _with_parts(tokens: Tokens) -> Tokens:
+    """Return tokens with the parts that get a vector: every token, unless there are some."""
+    if tokens.spans is not None:
+        return tokens
+    first = np.arange(len(tokens.ids), dtype=np.int32)
+    return tokens._replace(spans=np.stack([first, first + 1], axis=1))
+
+
+def _parts(embedder: Embedder, batch: TokenBatch) -> list[NDArray[np.float32]]:
+    """Return the vectors of each text's parts."""
+    assert isinstance(batch, SpanBatch)
+    return np.split(pool_parts(embedder, batch, batch.spans), np.cumsum(batch.counts)[:-1])
 
 
 def _text(item: Item) -> str:

@@ -55,7 +55,8 @@ class EmbeddingsRequest(msgspec.Struct):
         normalized: false for vectors as the model gives them.
         embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary".
         truncate: false refuses a text that is too long.
-        late_chunking: Jina's; only false is supported.
+        late_chunking: Jina's: the inputs are parts of one document, in its order, and their vectors
+            know the others.
     """
 
     input: str | list[str | TokenId | list[TokenId]]
@@ -203,10 +204,6 @@ def read_truncate(given: bool | str | None) -> Truncate:
 async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     """Embed."""
     body = call.body
-    if body.late_chunking:
-        raise Refusal(
-            Reason.INVALID, "late_chunking is not supported: leave it out", field="late_chunking"
-        )
     inputs = read_inputs(body.input)
     if any(each == "" for each in inputs):
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
@@ -215,17 +212,24 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     role, prompt_name = read_role(body.input_type or body.task, loaded.embedder.prompts)
     kind = body.embedding_type or body.encoding_format or "float"
     outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
-    found = await call.service.embed(
-        call.waiter,
-        inputs,
-        model=served.name,
-        prompt_name=body.prompt_name or prompt_name,
-        role=role,
-        normalize=body.normalized,
-        dimensions=body.dimensions,
-        output=outputs.get(kind, "float32"),
-        truncate=read_truncate(body.truncate),
-    )
+    options: dict[str, Any] = {
+        "model": served.name,
+        "prompt_name": body.prompt_name or prompt_name,
+        "role": role,
+        "normalize": body.normalized,
+        "dimensions": body.dimensions,
+        "output": outputs.get(kind, "float32"),
+        "truncate": read_truncate(body.truncate),
+    }
+    if body.late_chunking:
+        texts = [each for each in inputs if isinstance(each, str)]
+        if len(texts) < len(inputs):
+            raise Refusal(
+                Reason.INVALID, "late_chunking needs texts: got token ids", field="late_chunking"
+            )
+        found = await call.service.embed_together(call.waiter, texts, **options)
+    else:
+        found = await call.service.embed(call.waiter, inputs, **options)
     rows: list[Any]
     if kind == "base64":
         vectors = found.astype("<f4", copy=False)

@@ -113,7 +113,7 @@ class State:
 
     Attributes:
         service: its models.
-        stores: its stores.
+        stores: its stores, or None without any.
         loading: whether the models of the start are not loaded yet.
         stopping: whether it finishes what it accepted, and nothing else.
         in_flight: requests that are being answered.
@@ -124,7 +124,7 @@ class State:
         on_failure: called if no model could be loaded at the start.
     """
 
-    def __init__(self, service: Service, stores: Stores) -> None:
+    def __init__(self, service: Service, stores: Stores | None) -> None:
         """Begin to load."""
         self.service = service
         self.stores = stores

@@ -24,6 +24,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -38,6 +39,9 @@ from quaver.serve.refusal import HungUp, Reason, Refusal
 
 INTERACTIVE_TOKENS = 512
 """Maximum number of tokens, as estimated, of a request that counts as interactive if it does not say itself."""
+
+_READ = 8
+"""The same for tokens before texts are cut: a tokenizer may read all of a text to keep its start."""
 
 _TEXTS_AT_ONCE = 64
 """Maximum number of inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
@@ -59,11 +63,13 @@ class Pair(NamedTuple):
         query: the first text; it is never cut.
         document: the second text.
         longest: maximum number of tokens in the document, or None for as many as fit.
+        keep_end: keep the end of a document that is too long.
     """
 
     query: str
     document: str
     longest: int | None = None
+    keep_end: bool = False
 
 
 class Cut(NamedTuple):
@@ -80,7 +86,19 @@ class Cut(NamedTuple):
     longest: int | None = None
 
 
-Item = str | Cut | Pair | bytes
+class Spans(NamedTuple):
+    """The token ids of a text, of which only parts get a vector.
+
+    Attributes:
+        ids: int32 (n,), as bytes.
+        spans: int32 (s, 2), the first token of each part and the one after its last, as bytes.
+    """
+
+    ids: bytes
+    spans: bytes
+
+
+Item = str | Cut | Pair | Spans | bytes
 """What can be computed: a text, a pair, or the token ids of a text as the bytes of an int32 array.
 
 No two kinds are ever equal, so an item is a key.
@@ -93,10 +111,26 @@ class Tokens(NamedTuple):
     Attributes:
         ids: int32 (n,).
         types: int32 (n,), or None if all are 0.
+        spans: int32 (s, 2), the parts that get a vector, or None for the whole.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32] | None
+    spans: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpanBatch(TokenBatch):
+    """The tokens of N texts, of which only parts get a vector.
+
+    Attributes:
+        spans: int32 (S, 2), the first token of each part and the one after its last, text by text,
+            counted as `ids` is.
+        counts: how many parts each text has.
+    """
+
+    spans: NDArray[np.int32]
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -128,8 +162,8 @@ class Lane:
     Attributes:
         key: says which results are the same; no two models share one.
         tokenize: turns inputs into tokens, in their order; raises InputError for a bad input.
-        compute: turns a batch into rows, float32 (N, width).
-        width: numbers in a row.
+        compute: turns a batch into rows, float32 (N, width); or into N results of any kind.
+        width: numbers in a row; None where results differ in size.
         longest: maximum number of tokens in an input.
         cached: whether results go into the cache.
         rate: tokens a second, as the last batches tell; 0 before the first.
@@ -141,9 +175,9 @@ class Lane:
         self,
         key: str,
         tokenize: Callable[[Sequence[Item]], list[Tokens]],
-        compute: Callable[[TokenBatch], NDArray[np.float32]],
+        compute: Callable[[TokenBatch], Any],
         *,
-        width: int,
+        width: int | None,
         longest: int,
         cached: bool = True,
     ) -> None:
@@ -199,7 +233,8 @@ class Job:
 
     Attributes:
         lane: the model it asked for.
-        rows: float32 (N, width), the results, complete once `future` is done.
+        rows: float32 (N, width), the results, complete once `future` is done; a list of N where the
+            lane has no width.
         interactive: whether it goes before bulk work.
         future: done with None, or with the request's error.
         over: whether nobody waits for it any more: answered, failed or canceled.
@@ -229,7 +264,8 @@ class Job:
     def __init__(self, lane: Lane, count: int, *, interactive: bool, estimate: int) -> None:
         """Accept a request of `count` inputs, of about `estimate` tokens."""
         self.lane = lane
-        self.rows = np.empty((count, lane.width), np.float32)
+        sized = lane.width is not None
+        self.rows: Any = np.empty((count, lane.width), np.float32) if sized else [None] * count
         self.lengths = np.zeros(count, np.int32)
         self.interactive = interactive
         self.estimate = estimate
@@ -368,7 +404,7 @@ class Scheduler:
         # For each stage: interactive, bulk.
         self._lines = [(_Line(stage), _Line(stage)) for stage in (_TOKENIZE, _COMPUTE)]
         self._in_flight: dict[tuple[str, Item], Unit] = {}
-        self._calls: deque[tuple[Callable[[], Any], asyncio.Future[Any]]] = deque()
+        self._aside = ThreadPoolExecutor(1, thread_name_prefix="quaver-serve-aside")
         # Rows, with the numbers of their tokens.
         self._cache: LRUCache[Hashable, tuple[NDArray[np.float32], int]] | None = None
         if limits.cache_bytes:
@@ -414,10 +450,13 @@ class Scheduler:
         Raises:
             Refusal: the queue is full; `retry_after` says when it is likely to have room.
         """
-        estimate = sum(min(lane.longest, _about_tokens(item)) for item in items)
+        lengths = [_about(item) for item in items]
+        estimate = sum(min(lane.longest, length) for length in lengths)
         self._admit(lane, len(items), estimate)
         if interactive is None:
-            interactive = estimate <= INTERACTIVE_TOKENS
+            interactive = (
+                estimate <= INTERACTIVE_TOKENS and sum(lengths) <= _READ * INTERACTIVE_TOKENS
+            )
         job = Job(lane, len(items), interactive=interactive, estimate=estimate)
         lane.jobs += 1
         lane.used = time.monotonic()
@@ -426,7 +465,7 @@ class Scheduler:
             and interactive
             and self._engine_idle
             and self.waiting.requests == 1
-            and 0.0 < estimate <= lane.rate * _ON_LOOP_SECONDS
+            and 0.0 < sum(lengths) <= lane.rate * _ON_LOOP_SECONDS
         )
         for start in range(0, len(items), 256):  # lets the threads in between
             with self._lock:
@@ -449,19 +488,23 @@ class Scheduler:
             self._settle([(job, error or HungUp())])
 
     async def aside(self, call: Callable[[], Any]) -> Any:
-        """Run something short on the tokenizer thread, such as counting tokens.
+        """Run something on a thread of its own, such as counting the tokens of a long text.
+
+        Such calls wait for each other, and keep neither the event loop nor the other threads waiting.
 
         Args:
             call: what to run.
 
         Returns:
             what it returns.
+
+        Raises:
+            Refusal: it raised an error.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        with self._lock:
-            self._calls.append((call, future))
-            self._to_tokenize.notify()
-        return await future
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._aside, call)
+        except Exception as error:
+            raise _refusal(error) from error
 
     def retry_after(self) -> int:
         """Return the whole seconds after which the present queue is likely to be empty."""
@@ -477,6 +520,7 @@ class Scheduler:
             self._to_compute.notify_all()
         for thread in self._threads:
             thread.join()
+        self._aside.shutdown(cancel_futures=True)
 
     def _admit(self, lane: Lane, inputs: int, tokens: int) -> None:
         waiting, limits = self.waiting, self.limits
@@ -566,17 +610,14 @@ class Scheduler:
         while True:
             with self._lock:
                 interactive, bulk = self._lines[_TOKENIZE]
-                while not (self._closed or self._calls or interactive or bulk):
+                while not (self._closed or interactive or bulk):
                     self._to_tokenize.wait()
                 if self._closed:
                     return
-                calls, self._calls = self._calls, deque()
                 work = self._take_texts(interactive) or self._take_texts(bulk)
-            for call, future in calls:
-                _answer(call, future)
             if work is not None:
                 self._tokenize(*work)
-            del work, calls  # nothing of a request is kept while this thread waits for the next
+            del work  # nothing of a request is kept while this thread waits for the next
 
     def _take_texts(self, line: _Line) -> tuple[Lane, list[Unit]] | None:
         room = _TEXTS_AT_ONCE
@@ -773,27 +814,6 @@ def _wake(ended: Sequence[tuple[Job, BaseException | None]]) -> None:
             job.future.set_exception(error)
 
 
-def _answer(call: Callable[[], Any], future: asyncio.Future[Any]) -> None:
-    """Run a call, and deliver what it returns or raises."""
-    try:
-        result, error = call(), None
-    except Exception as raised:  # noqa: BLE001 - passed on to who asked
-        result, error = None, _refusal(raised)
-
-    def deliver() -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    try:
-        future.get_loop().call_soon_threadsafe(deliver)
-    except RuntimeError:  # the loop was closed: nobody waits
-        return
-
-
 def _refusal(error: Exception) -> Refusal:
     """Say what failed: a bad input is the client's, everything else the server's."""
     if isinstance(error, Refusal):
@@ -805,10 +825,24 @@ def _refusal(error: Exception) -> Refusal:
     return Refusal(Reason.FAILED, f"the engine failed: {type(error).__name__}")
 
 
-def _about_tokens(item: Item) -> int:
-    """Estimate the tokens of an input without tokenizing it: four characters each, one if not ASCII."""
+def about_tokens(lane: Lane, items: Sequence[Item]) -> int:
+    """Estimate the tokens of inputs without tokenizing them.
+
+    Args:
+        lane: the model.
+        items: the inputs.
+
+    Returns:
+        their sum: four characters to a token, one of a text that is not ASCII.
+    """
+    return sum(min(lane.longest, _about(item)) for item in items)
+
+
+def _about(item: Item) -> int:
     if isinstance(item, bytes):
         return len(item) // 4
+    if isinstance(item, Spans):
+        return len(item.ids) // 4
     texts = (item,) if isinstance(item, str) else item[:2] if isinstance(item, Pair) else item[:1]
     return 3 + sum(len(text) // (4 if text.isascii() else 1) for text in texts)
 
@@ -835,4 +869,10 @@ def _joined(units: Sequence[Unit]) -> TokenBatch:
         types = np.concatenate(
             [np.zeros_like(each.ids) if each.types is None else each.types for each in tokens]
         )
-    return TokenBatch(ids, offsets, types, 0)
+    if tokens[0].spans is None:
+        return TokenBatch(ids, offsets, types, 0)
+    spans = [each.spans for each in tokens if each.spans is not None]
+    counts = [len(each) for each in spans]
+    behind = np.repeat(offsets[:-1], counts)[:, None]
+    parts = np.concatenate(spans) + behind
+    return SpanBatch(ids, offsets, types, 0, spans=parts, counts=counts)

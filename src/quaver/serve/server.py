@@ -19,7 +19,6 @@ from quaver.serve.app import Log, LogHandler, create_app
 from quaver.serve.models import Models
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
-from quaver.serve.stores import with_store_models
 
 _MOST_HEAD_BYTES = 64 * 1024
 """Maximum number of bytes in a request's line and headers."""
@@ -269,7 +268,11 @@ def check(settings: Settings) -> None:
         InputError: names of models clash, there is none, or the files of keys or TLS cannot be read.
         StoreError: a store cannot be opened.
     """
-    Models(with_store_models(settings).model)
+    if settings.store:
+        from quaver.serve.stores import with_store_models
+
+        settings = with_store_models(settings)
+    Models(settings.model)
     settings.keys()
     if settings.tls_certificate is None or settings.tls_key is None:
         return

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.embedder import Embedder, finish_vectors
+from quaver.embedder import Embedder, finish_vectors, windows_of_texts
 from quaver.engine import Matrix, Output, ShortMatrix, similarity
 from quaver.errors import InputError
-from quaver.models import choose_prompt, document_prompt, query_prompt, with_prompt
+from quaver.models import EncoderSpec, choose_prompt, document_prompt, query_prompt, with_prompt
 from quaver.reranker import CrossEncoder, activated
 from quaver.serve.models import (
     Loaded,
@@ -25,7 +25,17 @@ from quaver.serve.models import (
     ServedModel,
 )
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Cut, Item, Job, Lane, Limits, Pair, Scheduler
+from quaver.serve.scheduler import (
+    Cut,
+    Item,
+    Job,
+    Lane,
+    Limits,
+    Pair,
+    Scheduler,
+    Spans,
+    about_tokens,
+)
 from quaver.serve.settings import Settings
 
 Truncate = Literal["start", "end", "never"]
@@ -34,7 +44,11 @@ Truncate = Literal["start", "end", "never"]
 Input = str | Sequence[int]
 """A text, or the ids of its tokens, special tokens included."""
 
-Await = Callable[[Job], "asyncio.Future[None]"]
+_MOST_NUMBERS = 2**24
+"""Maximum number of numbers in an answer with a vector for each token, about 200 MB of JSON."""
+
+_MOST_CHARACTERS = 2**20
+"""Maximum number of characters in a document whose parts are embedded together."""
 
 
 class Bodies:
@@ -337,7 +351,111 @@ class Service:
         with _held(served):
             if truncate == "never":
                 await self._require_fitting(loaded, items, field, longest)
-            return (await self._run(waiter, loaded.lane, items)).rows
+            rows: NDArray[np.float32] = (await self._run(waiter, loaded.lane, items)).rows
+        return rows
+
+    async def embed_tokens(
+        self,
+        waiter: Waiter,
+        inputs: Sequence[Input],
+        *,
+        prompt_name: str | None = None,
+        truncate: Truncate = "end",
+        field: str = "inputs",
+    ) -> list[NDArray[np.float32]]:
+        """Return a vector for each token of a request's inputs, special tokens included; not normalized.
+
+        Arguments and errors are those of `embed`; the default model answers.
+
+        Returns:
+            for each input float32 (n, H), of its n tokens.
+        """
+        self.check_count(len(inputs), field)
+        served, loaded = await self.embedder(None)
+        embedder = loaded.embedder
+        waiter.model = served.name
+        if isinstance(embedder.spec, EncoderSpec) and embedder.spec.head:
+            raise Refusal(
+                Reason.WRONG_MODEL,
+                f"{served.name} has Dense modules after its pooling, so its tokens have no vectors "
+                "that could be compared with those of texts",
+            )
+        before = _words_before(embedder, prompt=None, prompt_name=prompt_name)
+        items = [
+            _item(embedder, each, before, truncate, None, f"{field}[{i}]")
+            for i, each in enumerate(inputs)
+        ]
+        width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
+        numbers = about_tokens(loaded.parts, items) * width
+        if numbers > _MOST_NUMBERS:
+            raise Refusal(
+                Reason.INVALID,
+                f"an answer may have about {_MOST_NUMBERS} numbers: {width} for each token of "
+                f"{len(inputs)} inputs are about {numbers}; send several requests",
+                field=field,
+            )
+        with _held(served):
+            if truncate == "never":
+                await self._require_fitting(loaded, items, field)
+            rows: list[NDArray[np.float32]] = (await self._run(waiter, loaded.parts, items)).rows
+        # With several poolings one token's vector is there once for each.
+        return [np.ascontiguousarray(each[:, :width]) for each in rows]
+
+    async def embed_together(
+        self,
+        waiter: Waiter,
+        texts: Sequence[str],
+        *,
+        model: str | None = None,
+        prompt_name: str | None = None,
+        role: Literal["query", "document"] | None = None,
+        normalize: bool | None = None,
+        dimensions: int | None = None,
+        output: Output = "float32",
+        truncate: Truncate = "end",
+        field: str = "input",
+    ) -> Matrix | ShortMatrix:
+        """Turn texts that follow each other in a document into vectors that know the others.
+
+        Arguments and errors are those of `embed`; see `Embedder.encode_spans`.
+
+        Returns:
+            (N, D), of the dtype that `output` names.
+        """
+        self.check_count(len(texts), field)
+        served, loaded = await self.embedder(model)
+        embedder = loaded.embedder
+        waiter.model = served.name
+        _check_dimensions(embedder, dimensions)
+        characters = sum(map(len, texts))
+        if characters > _MOST_CHARACTERS:
+            raise Refusal(
+                Reason.INVALID,
+                f"a document may have {_MOST_CHARACTERS} characters: got {characters}",
+                field=field,
+            )
+        before = _words_before(embedder, prompt=None, prompt_name=prompt_name, role=role)
+        try:
+            windows, cut = await self.scheduler.aside(
+                partial(windows_of_texts, embedder, texts, before)
+            )
+        except Refusal as refusal:
+            raise Refusal(refusal.reason, refusal.message, field=field) from refusal
+        if cut and truncate == "never":
+            raise Refusal(
+                Reason.INVALID,
+                f"`{field}` must have at most {embedder.max_seq_length} tokens in an entry when "
+                f"truncate is off: {cut} have more",
+                field=field,
+            )
+        items = [Spans(each.ids.tobytes(), each.parts.tobytes()) for each in windows]
+        with _held(served):
+            rows = (await self._run(waiter, loaded.parts, items)).rows
+        pooled = np.empty((len(texts), embedder.spec.outputs), np.float32)
+        pooled[[place for each in windows for place in each.places]] = np.concatenate(rows)
+        return finish_vectors(
+            embedder, pooled, normalize=normalize, truncate_dim=dimensions, output=output
+        )
 
     async def score(
         self,
@@ -374,7 +492,17 @@ class Service:
         served, loaded = await self.reranker(model)
         waiter.model = served.name
         if isinstance(loaded, LoadedEmbedder):
-            return served, await self._compare(waiter, served, loaded, query, documents)
+            scores = await self._compare(
+                waiter,
+                served,
+                loaded,
+                query,
+                documents,
+                truncate=truncate,
+                longest=longest,
+                field=field,
+            )
+            return served, scores
         if loaded.model.labels != 1:
             raise Refusal(
                 Reason.WRONG_MODEL,
@@ -382,7 +510,8 @@ class Service:
             )
         before = _words_before(loaded.model, prompt=None, prompt_name=None)
         query = with_prompt(before, query)
-        pairs = [Pair(query, document, longest) for document in documents]
+        keep_end = truncate == "start"
+        pairs = [Pair(query, document, longest, keep_end) for document in documents]
         with _held(served):
             if truncate == "never":
                 await self._require_fitting(loaded, pairs, field)
@@ -474,13 +603,23 @@ class Service:
         loaded: LoadedEmbedder,
         query: str,
         documents: Sequence[str],
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
     ) -> NDArray[np.float32]:
         """Score by the similarity of vectors, as `BiEncoderRanker` does."""
         embedder = loaded.embedder
         before = embedder.document_prompt
-        items = [with_prompt(query_prompt(embedder.prompts), query)]
-        items += [with_prompt(before, document) for document in documents]
+        most = None if longest is None else longest + loaded.tokenizer.special_tokens
+        items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
+        items += [
+            _item(embedder, document, before, truncate, most, f"{field}[{i}]")
+            for i, document in enumerate(documents)
+        ]
         with _held(served):
+            if truncate == "never":
+                await self._require_fitting(loaded, items[1:], field, most)
             job = await self._run(waiter, loaded.lane, items)
         vectors = finish_vectors(embedder, job.rows)
         return embedder.similarity(vectors[0], vectors[1:])
@@ -506,7 +645,7 @@ class Service:
             for item in items:
                 if isinstance(item, Pair):
                     texts += [item.query, item.document]
-                elif not isinstance(item, bytes):
+                elif isinstance(item, (str, Cut)):
                     texts.append(item if isinstance(item, str) else item.text)
             counts = iter(tokenizer.counts(texts))
             return [
@@ -559,7 +698,12 @@ def _words_before(
             model=model.name,
         )
     except InputError as error:
-        raise Refusal(Reason.INVALID, str(error), field="prompt_name") from error
+        # A client of TEI reads the names from these words.
+        raise Refusal(
+            Reason.INVALID,
+            f"no prompt is named {prompt_name!r:.64}. Available prompts: [{', '.join(model.prompts)}]",
+            field="prompt_name",
+        ) from error
 
 
 def _item(

@@ -12,7 +12,6 @@ import msgspec
 
 from quaver.errors import InputError
 from quaver.models import mismatch_in_words
-from quaver.store import name_of, named_location
 
 Task = Literal["embed", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -100,6 +99,8 @@ class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         """Give the store a name."""
         if not self.name:
+            from quaver.store import name_of
+
             msgspec.structs.force_setattr(self, "name", name_of(self.location))
 
 
@@ -255,6 +256,8 @@ def read_settings(
         ]
     stores = stores or _listed(environ.get("QUAVER_STORE"))
     if stores:
+        from quaver.store import named_location
+
         values["store"] = [
             dict(zip(("name", "location"), named_location(each), strict=True)) for each in stores
         ]

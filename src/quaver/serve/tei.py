@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 from starlette.responses import PlainTextResponse, Response
 
+from quaver.serve import cohere
 from quaver.serve.http import Call, Route, json_response, rows_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
 from quaver.serve.refusal import STATUSES, Reason, Refusal
-from quaver.serve.scheduler import Item, Pair
+from quaver.serve.scheduler import Cut, Item, Pair
 from quaver.serve.service import Input, Truncate
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
@@ -67,6 +68,34 @@ class EmbedRequest(msgspec.Struct):
     dimensions: int | None = None
 
 
+class EmbedAllRequest(msgspec.Struct):
+    """The body of /embed_all and /embed_sparse.
+
+    Attributes:
+        inputs: a text, the token ids of one, or a list of either.
+        truncate: false refuses a text that is too long.
+        truncation_direction: which end of a long text is cut off.
+        prompt_name: name of one of the model's prompts.
+    """
+
+    inputs: str | list[str | TokenId | list[TokenId]]
+    truncate: bool | None = None
+    truncation_direction: Direction = "Right"
+    prompt_name: str | None = None
+
+
+class SparseValue(msgspec.Struct):
+    """One number of a sparse vector.
+
+    Attributes:
+        index: its place, a token id.
+        value: the number.
+    """
+
+    index: int
+    value: float
+
+
 class SimilarityParameters(msgspec.Struct):
     """Options of /similarity.
 
@@ -106,23 +135,31 @@ class SimilarityRequest(msgspec.Struct):
 
 
 class RerankRequest(msgspec.Struct):
-    """The body of /rerank.
+    """The body of /rerank; with `documents` instead of `texts` it is that of vLLM and infinity.
 
     Attributes:
         query: the query.
         texts: the documents.
         truncate: false refuses a text that is too long.
-        truncation_direction: "Right"; a document's start is always kept.
+        truncation_direction: which end of a long document is cut off; the query is never cut.
         raw_scores: leave out the model's activation.
         return_text: put the documents into the answer.
+        documents: the documents, for an answer as of /v1/rerank.
+        model: with `documents`, as of /v1/rerank; so are `top_n` and `return_documents`.
+        top_n: see `model`.
+        return_documents: see `model`.
     """
 
     query: str
-    texts: list[str]
+    texts: list[str] | None = None
     truncate: bool | None = None
     truncation_direction: Direction = "Right"
     raw_scores: bool = False
     return_text: bool = False
+    documents: list[str | dict[str, Any]] | None = None
+    model: str | None = None
+    top_n: int | None = None
+    return_documents: bool | None = None
 
 
 class PredictRequest(msgspec.Struct):
@@ -131,7 +168,7 @@ class PredictRequest(msgspec.Struct):
     Attributes:
         inputs: a text, a pair of texts, or a list of texts and pairs, each in a list of its own.
         truncate: false refuses a text that is too long.
-        truncation_direction: "Right"; a text's start is always kept.
+        truncation_direction: which end of a long text is cut off, of a pair the second one's.
         raw_scores: leave out softmax and sigmoid.
     """
 
@@ -289,6 +326,35 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     return await rows_response(b"[", list(found), b"]", _headers(call, _characters(inputs)))
 
 
+async def embed_all(call: Call[EmbedAllRequest]) -> Response:
+    """Return the vectors of all tokens, as they are before pooling; the first model answers."""
+    body = call.body
+    inputs = _inputs(body.inputs)
+    try:
+        found = await call.service.embed_tokens(
+            call.waiter,
+            inputs,
+            prompt_name=body.prompt_name,
+            truncate=_truncate(body.truncate, body.truncation_direction),
+        )
+    except Refusal as refusal:
+        if refusal.reason is Reason.WRONG_MODEL:
+            raise Refusal(
+                Reason.WRONG_MODEL, f"model does not give embeddings of tokens: {refusal.message}"
+            ) from refusal
+        raise
+    headers = _headers(call, _characters(inputs))
+    return await rows_response(b"[", list(found), b"]", headers, at_once=1)
+
+
+async def embed_sparse(call: Call[EmbedAllRequest]) -> Response:
+    """Refuse: no model that a server loads has sparse vectors."""
+    _inputs(call.body.inputs)
+    raise Refusal(
+        Reason.WRONG_MODEL, "model is not an embedding model with SPLADE pooling: ask for /embed"
+    )
+
+
 async def similarity(call: Call[SimilarityRequest]) -> Response:
     """Compare a text with others."""
     given, parameters = call.body.inputs, call.body.parameters or SimilarityParameters()
@@ -306,14 +372,25 @@ async def similarity(call: Call[SimilarityRequest]) -> Response:
 async def rerank(call: Call[RerankRequest]) -> Response:
     """Rank texts for a query; the first reranker answers."""
     body = call.body
-    _require_right(body.truncation_direction)
+    if body.texts is None:
+        if body.documents is None:
+            raise Refusal(Reason.INVALID, "the body does not fit: it must have `texts`")
+        documents = cohere.RerankRequest(
+            body.query,
+            body.documents,
+            body.model,
+            body.top_n,
+            return_documents=body.return_documents,
+        )
+        other: Call[Any] = call
+        return await cohere.rerank(replace(other, body=documents))
     try:
         _, scores = await call.service.score(
             call.waiter,
             body.query,
             body.texts,
             raw=body.raw_scores,
-            truncate=_truncate(body.truncate, "Right"),
+            truncate=_truncate(body.truncate, body.truncation_direction),
             field="texts",
         )
     except Refusal as refusal:
@@ -335,11 +412,9 @@ async def rerank(call: Call[RerankRequest]) -> Response:
 async def predict(call: Call[PredictRequest]) -> Response:
     """Classify texts or pairs of texts; the first reranker or classifier answers."""
     body = call.body
-    _require_right(body.truncation_direction)
-    items, single = _classified(body.inputs)
-    loaded, logits = await call.service.classify(
-        call.waiter, items, truncate=_truncate(body.truncate, "Right")
-    )
+    truncate = _truncate(body.truncate, body.truncation_direction)
+    items, single = _classified(body.inputs, keep_end=truncate == "start")
+    loaded, logits = await call.service.classify(call.waiter, items, truncate=truncate)
     scores = logits if body.raw_scores else _probabilities(logits)
     names = loaded.model.label_names
     found = [
@@ -356,21 +431,21 @@ async def predict(call: Call[PredictRequest]) -> Response:
     )
 
 
-def _classified(given: str | list[str | list[str]]) -> tuple[list[Item], bool]:
+def _classified(given: str | list[str | list[str]], *, keep_end: bool) -> tuple[list[Item], bool]:
     """Return texts and pairs, and whether the request had only one: "a", ["a", "b"] or [["a"], ["a", "b"]]."""
     if isinstance(given, str):
-        return [given], True
+        given = [given]
     if all(isinstance(each, str) for each in given):
-        return [_text_or_pair(given)], True
-    return [_text_or_pair(each) for each in given], False
+        return [_text_or_pair(given, keep_end=keep_end)], True
+    return [_text_or_pair(each, keep_end=keep_end) for each in given], False
 
 
-def _text_or_pair(given: Any) -> Item:
+def _text_or_pair(given: Any, *, keep_end: bool) -> Item:
     texts = [each for each in given if isinstance(each, str)] if isinstance(given, list) else []
     if len(texts) == 1:
-        return texts[0]
+        return Cut(texts[0], keep_end) if keep_end else texts[0]
     if len(texts) == 2:
-        return Pair(texts[0], texts[1])
+        return Pair(texts[0], texts[1], keep_end=keep_end)
     raise Refusal(
         Reason.INVALID,
         "`inputs` must be a text, a pair of texts, or a list of lists of one or two texts",
@@ -383,13 +458,6 @@ def _probabilities(logits: np.ndarray[Any, np.dtype[np.float32]]) -> Any:
         return 1 / (1 + np.exp(-logits.astype(np.float64)))
     power = np.exp(logits - logits.max(axis=1, keepdims=True))
     return power / power.sum(axis=1, keepdims=True)
-
-
-def _require_right(direction: Direction) -> None:
-    if direction.lower() == "left":
-        raise Refusal(
-            Reason.INVALID, "truncation_direction of pairs must be Right: their start is kept"
-        )
 
 
 async def tokenize(call: Call[TokenizeRequest]) -> Response:
@@ -413,11 +481,6 @@ async def decode(call: Call[DecodeRequest]) -> Response:
     )
 
 
-async def unsupported(call: Call[Any]) -> Response:
-    """Refuse what needs a kind of model that is not here yet."""
-    raise Refusal(Reason.WRONG_MODEL, "the model does not give this: ask for /embed")
-
-
 async def info(call: Call[None]) -> Response:
     """Describe the first model and the limits."""
     from importlib import metadata
@@ -427,7 +490,8 @@ async def info(call: Call[None]) -> Response:
     loaded = await service.models.loaded(model)
     kind: dict[str, Any]
     if isinstance(loaded, LoadedEmbedder):
-        kind = {"embedding": {"pooling": loaded.embedder.spec.pooling}}
+        pooling = loaded.embedder.spec.pooling
+        kind = {"embedding": {"pooling": "last_token" if pooling == "lasttoken" else pooling}}
         length, precision = loaded.embedder.max_seq_length, loaded.embedder.precision
     else:
         assert isinstance(loaded, LoadedCrossEncoder)
@@ -490,17 +554,17 @@ ROUTES = (
     _post("/embed", embed, "Turn texts into vectors.", EmbedRequest, list[list[float]]),
     _post(
         "/embed_all",
-        unsupported,
-        "Vectors of all tokens; no model here gives them yet.",
-        EmbedRequest,
-        Any,
+        embed_all,
+        "Turn texts into a vector for each token.",
+        EmbedAllRequest,
+        list[list[list[float]]],
     ),
     _post(
         "/embed_sparse",
-        unsupported,
-        "Sparse vectors; no model here gives them yet.",
-        EmbedRequest,
-        Any,
+        embed_sparse,
+        "Turn texts into sparse vectors.",
+        EmbedAllRequest,
+        list[list[SparseValue]],
     ),
     _post("/rerank", rerank, "Rank texts for a query.", RerankRequest, list[Rank]),
     _post("/predict", predict, "Classify texts or pairs.", PredictRequest, Any),
