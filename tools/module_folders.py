@@ -32,6 +32,10 @@ from model2vec.quantization import DType, quantize_embeddings
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Dense, Normalize, Router, Transformer
 from sentence_transformers.cross_encoder.modules import LogitScore
+from sentence_transformers.multi_vector_encoder.modules import (
+    HierarchicalTokenPooling,
+    MultiVectorMask,
+)
 from sentence_transformers.sentence_transformer.modules import (
     Dropout,
     LayerNorm,
@@ -70,6 +74,7 @@ from transformers.utils import logging
 
 from quaver.embedder import Embedder
 from quaver.models.chat_template import QWEN3_RERANKER, ChatTemplate
+from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
 
@@ -87,6 +92,7 @@ TEXTS = [
     "import the code, return 3.14 or naïve?",
 ]
 # Relative to the largest value; rounding adds up over 22 layers of random weights.
+COLBERT_TEXTS = [*TEXTS, "who? the file. what, the list!", " ".join(WORDS[:70])]
 STATIC_TEXTS = [*TEXTS, "unknown \u4e2d words \u2603 and snow", "\u2603", "a of the and to " * 20]
 STATIC_KINDS = ("float32", "float16", "int8", "clusters", "unigram")
 LARGEST_FLOAT32_ERROR = 2e-5
@@ -504,6 +510,100 @@ def splade_modernbert(shape: Shape, scratch: Path) -> st.SparseEncoder:
     return splade(ModernBertForMaskedLM(modernbert(shape)), scratch)
 
 
+# --- Multi-vector models --------------------------------------------------------------------------
+def colbert(shape: Shape, scratch: Path) -> st.MultiVectorEncoder:
+    """Make a ColBERT of sentence-transformers: prompts, mask tokens that nobody attends to, a skip list."""
+    expansion = {"strategy": "fixed", "attend": False, "length": 16}
+    first = transformer(bert(shape), scratch, query_expansion=expansion, document_length=24)
+    return st.MultiVectorEncoder(
+        modules=[
+            first,
+            token_dense(shape.hidden, 12),
+            MultiVectorMask(list(".,!?")),
+            Normalize(module_input_name="token_embeddings"),
+        ],
+        prompts={"query": "query: ", "document": "text: "},
+        device="cpu",
+    )
+
+
+def colbert_modernbert(shape: Shape, scratch: Path) -> st.MultiVectorEncoder:
+    """Make a ColBERT of a ModernBERT: attended mask tokens, longer queries kept, pooled tokens, a mean."""
+    expansion = {"strategy": "min", "attend": True, "length": 12}
+    first = transformer(ModernBertModel(modernbert(shape)), scratch, query_expansion=expansion)
+    return st.MultiVectorEncoder(
+        modules=[
+            first,
+            token_dense(shape.hidden, 40),
+            token_dense(40, 16),
+            MultiVectorMask(["the"], skiplist_tasks=["query", "document"]),
+            Normalize(module_input_name="token_embeddings"),
+            HierarchicalTokenPooling(2.0),
+        ],
+        similarity_fn_name="meanmaxsim",
+        device="cpu",
+    )
+
+
+def token_dense(inputs: int, outputs: int) -> Dense:
+    """Return a projection of token vectors."""
+    name = "token_embeddings"
+    identity = nn.Identity()
+    return drawn(
+        Dense(inputs, outputs, bias=False, activation_function=identity, module_input_name=name)
+    )
+
+
+def as_pylate(folder: Path) -> None:
+    """Turn the folder of a ColBERT into what PyLate saves."""
+    modules = [
+        {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+        {"idx": 1, "name": "1", "path": "1_Dense", "type": "pylate.models.Dense.Dense"},
+    ]
+    settings = {
+        "model_type": "ColBERT",
+        "query_prefix": "[UNK]",
+        "document_prefix": "[Q] ",
+        "query_length": 14,
+        "document_length": 20,
+        "attend_to_expansion_tokens": False,
+        "skiplist_words": list("!?."),
+        "do_query_expansion": True,
+        "prompts": {},
+    }
+    dense = json.loads((folder / "1_Dense/config.json").read_text())
+    dense.pop("module_input_name", None)
+    dense.pop("module_output_name", None)
+    (folder / "1_Dense/config.json").write_text(json.dumps(dense))
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": LENGTH}))
+
+
+def as_stanford(folder: Path) -> None:
+    """Turn the folder of a ColBERT into what Stanford's library saves."""
+    weights = {
+        f"bert.{name}": tensor for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    weights["linear.weight"] = load_file(folder / "1_Dense/model.safetensors")["linear.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["HF_ColBERT"]}))
+    metadata = {
+        "query_token_id": "query",
+        "doc_token_id": "text",
+        "query_maxlen": 10,
+        "doc_maxlen": 30,
+        "attend_to_mask_tokens": False,
+        "mask_punctuation": True,
+    }
+    (folder / "artifact.metadata").write_text(json.dumps(metadata))
+    for path in (folder / "modules.json", *folder.glob("*sentence*")):
+        path.unlink()
+    for path in folder.glob("[0-9]_*"):
+        shutil.rmtree(path)
+
+
 MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "ettin-reranker": (ettin, ETTIN_32M),
     "gte-reranker-modernbert": (gte_reranker, GTE_BASE),
@@ -519,6 +619,10 @@ MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "splade-distilbert": (splade_distilbert, MINILM),
     "splade-xlm-roberta": (splade_xlm_roberta, MINILM),
     "splade-modernbert": (splade_modernbert, ETTIN_32M),
+    "colbert": (colbert, MINILM),
+    "colbert-modernbert": (colbert_modernbert, ETTIN_32M),
+    "colbert-pylate": (colbert, MINILM),
+    "colbert-stanford": (colbert, MINILM),
 }
 
 
@@ -624,6 +728,18 @@ def what_they_compute(model: Any) -> dict[str, Any]:
             "query_words": queries,
             "similarity": model.similarity(queries, documents),
         }
+    elif isinstance(model, st.MultiVectorEncoder):
+        documents, queries = (
+            encode(COLBERT_TEXTS, convert_to_numpy=True)
+            for encode in (model.encode_document, model.encode_query)
+        )
+        results = {
+            "document_tokens": np.concatenate(documents),
+            "document_counts": [len(rows) for rows in documents],
+            "query_tokens": np.concatenate(queries),
+            "query_counts": [len(rows) for rows in queries],
+            "similarity": model.similarity(queries, documents),
+        }
     else:
         results = {
             "vectors": model.encode(TEXTS),
@@ -650,6 +766,16 @@ def what_quaver_computes(folder: Path, expected: dict[str, Any]) -> dict[str, An
             "documents": documents.to_dense(),
             "query_words": queries.to_dense(),
             "similarity": sparse.similarity(queries, documents),
+        }
+    if "query_tokens" in expected:
+        multi = MultiVectorEncoder.from_pretrained(folder, precision="float32")
+        rows, asked = multi.encode_document(COLBERT_TEXTS), multi.encode_query(COLBERT_TEXTS)
+        return {
+            "document_counts": np.diff(rows.offsets),
+            "query_counts": np.diff(asked.offsets),
+            "document_tokens": rows.vectors,
+            "query_tokens": asked.vectors,
+            "similarity": multi.similarity(asked, rows),
         }
     embedder = Embedder.from_pretrained(folder, precision="float32")
     texts = expected.get("texts", TEXTS)
@@ -685,6 +811,11 @@ def make_modules(name: str, golden: bool, scratch: Path) -> tuple[Path, dict[str
         half(folder)
         if name == "checkpoints":
             as_checkpoint(folder)
+    if name == "colbert-pylate":
+        as_pylate(folder)
+    if name == "colbert-stanford":
+        as_stanford(folder)
+    if golden or name.startswith("colbert-"):
         model = type(model)(str(folder), device="cpu").float()
     expected = what_they_compute(model)
     if name == "qwen3-reranker":

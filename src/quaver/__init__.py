@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from quaver.evaluate import EvaluationReport, compare_models
     from quaver.index import Index, UpdateReport, export_passages, import_passages, watch
     from quaver.models import ModelFolder, Tokenizer
+    from quaver.multi_vector_encoder import MultiVectorEncoder, TokenVectors
     from quaver.quantization import (
         CalibrationTexts,
         QuantizationReport,
@@ -68,6 +69,7 @@ _HOMES = {
     "Hit": "quaver.store",
     "Index": "quaver.index",
     "ModelFolder": "quaver.models",
+    "MultiVectorEncoder": "quaver.multi_vector_encoder",
     "Not": "quaver.store",
     "Or": "quaver.store",
     "Passage": "quaver.documents",
@@ -77,6 +79,7 @@ _HOMES = {
     "SparseEncoder": "quaver.sparse_encoder",
     "SparseVector": "quaver.sparse_encoder",
     "SparseVectors": "quaver.sparse_encoder",
+    "TokenVectors": "quaver.multi_vector_encoder",
     "Tokenizer": "quaver.models",
     "UpdateReport": "quaver.index",
     "ask": "quaver.answers",
@@ -113,6 +116,7 @@ __all__ = [
     "ModelFolder",
     "ModelFolderError",
     "ModelNotFoundError",
+    "MultiVectorEncoder",
     "Not",
     "Or",
     "Passage",
@@ -135,6 +139,7 @@ __all__ = [
     "StoreWriteError",
     "TaskError",
     "TokenRangeError",
+    "TokenVectors",
     "Tokenizer",
     "TokenizerError",
     "UnsupportedArchitectureError",

@@ -111,8 +111,10 @@ class SparseVectors:
         Raises:
             ImportError: scipy is not installed.
         """
-        from scipy.sparse import csr_array
-
+        try:
+            from scipy.sparse import csr_array
+        except ImportError as error:
+            raise ImportError("to_scipy needs scipy: pip install 'quaver[scipy]'") from error
         return csr_array((self.values, self.indices, self.indptr), shape=self.shape)
 
     def _rows(self) -> NDArray[np.int64]:
