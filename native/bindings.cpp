@@ -297,9 +297,24 @@ private:
       }
       return std::make_unique<quaver::Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels_, memory_);
     }
-    require(kind == "int8", "a linear layer is float32, bfloat16 or int8");
+    require(kind == "int8" || kind == "int4", "a linear layer is float32, bfloat16, int8 or int4");
     const auto weight = get<Matrix<std::int8_t>>(linear, "weight");
     require_weight(weight);
+    quaver::InputRange range{0.0f, 0};
+    if (!linear["input_scale"].is_none()) {
+      range = {get_float(linear, "input_scale"), get_size(linear, "input_zero", 0, 255)};
+      require(range.scale > 0.0f, "an input range has scale > 0");
+    }
+    if (kind == "int4") {
+      const int group = get_size(linear, "group", 32, quaver::kInt4Block);
+      require(group == 32 || group == 64 || group == 128, "a group of int4 weights has 32, 64 or 128 inputs");
+      require(std::all_of(weight.data(), weight.data() + weight.size(), [](int q) { return q >= -8 && q <= 7; }),
+              "int4 weights are in -8..7");
+      const auto scale = get<Matrix<float>>(linear, "scale");
+      require_groups(scale, outputs, (inputs + group - 1) / group);
+      return std::make_unique<quaver::Int4Linear>(weight.data(), scale.data(), bias.data(), range, group, outputs,
+                                                  inputs, kernels_, memory_);
+    }
     quaver::InputGroups groups;
     for (const nb::handle end : linear["groups"])
       groups.ends.push_back(nb::cast<int>(end));
@@ -315,11 +330,6 @@ private:
       centers = get<Matrix<float>>(linear, "centers");
       require_groups(*centers, outputs, groups.count());
       groups.centers = centers->data();
-    }
-    quaver::InputRange range{0.0f, 0};
-    if (!linear["input_scale"].is_none()) {
-      range = {get_float(linear, "input_scale"), get_size(linear, "input_zero", 0, 255)};
-      require(range.scale > 0.0f, "an input range has scale > 0");
     }
     return std::make_unique<quaver::Int8Linear>(weight.data(), scale.data(), bias.data(), range, outputs, inputs,
                                                 kernels_, memory_, groups);

@@ -193,4 +193,48 @@ std::size_t Int8Linear::bytes() const {
          sizeof(float) * (scale_.size() + column_sums_.size() + shifts_.size() + bias_.size());
 }
 
+Int4Linear::Int4Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int group,
+                       int outputs, int inputs, const KernelTable &kernels, WeightMemory &memory)
+    : ByteInputLinear(bias, range, {}, false, outputs, inputs, kernels), group_(group),
+      weight_groups_((inputs + group - 1) / group),
+      panels_(memory.take_array<std::uint8_t>(area(panels() * kPanel, depth()) / 2)),
+      scale_(area(weight_groups_, panels() * kPanel)), weight_sums_(bias_.size()) {
+  const int side = kernels.group;
+  for (int o = 0; o < outputs; ++o) {
+    const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
+    std::uint8_t *strip = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth() / 2;
+    double sum = 0.0;
+    for (int k = 0; k < inputs; ++k) {
+      const int line = k / side, half = row[k] & 0x0f;
+      strip[(static_cast<std::ptrdiff_t>(line / 2) * kStrip + o % kStrip) * side + k % side] |=
+          static_cast<std::uint8_t>(line % 2 == 0 ? half : half << 4);
+      sum += double{scale[area(o, weight_groups_) + area(k / group, 1)]} * row[k];
+    }
+    weight_sums_.data()[o] = static_cast<float>(sum);
+    for (int g = 0; g < weight_groups_; ++g)
+      scale_.data()[area(g, panels() * kPanel) + area(o, 1)] = scale[area(o, weight_groups_) + area(g, 1)] / 16.0f;
+  }
+}
+
+Int4Weights Int4Linear::view() const {
+  return {.panels = panels_.get(),
+          .scale = scale_.data(),
+          .weight_sums = weight_sums_.data(),
+          .bias = bias_.data(),
+          .depth = depth(),
+          .group = group_,
+          .groups = weight_groups_,
+          .outputs = panels() * kPanel};
+}
+
+void Int4Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                          Activation act) const {
+  kernels_.linear_int4(input.rounded, input.rows, input.residuals, view(), first_panel, last_panel, y, ldy, act);
+}
+
+std::size_t Int4Linear::bytes() const {
+  return bias_.size() * static_cast<std::size_t>(depth()) / 2 +
+         sizeof(float) * (scale_.size() + weight_sums_.size() + bias_.size());
+}
+
 } // namespace quaver

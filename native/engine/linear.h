@@ -189,4 +189,24 @@ private:
   Buffer<float> shifts_;              // the same, or empty
 };
 
+// Weights in four bits with one scale per output and `group` inputs. Rows have one scale for all inputs.
+class Int4Linear final : public ByteInputLinear {
+public:
+  // weight s8 [outputs][inputs], each in -8..7; scale f32 [outputs][groups], groups = inputs / group rounded up; group
+  // 32, 64 or 128; bias f32 [outputs]; natural order.
+  Int4Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int group, int outputs,
+             int inputs, const KernelTable &kernels, WeightMemory &memory);
+
+  void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                Activation act) const override;
+  std::size_t bytes() const override;
+  Int4Weights view() const;
+
+private:
+  const int group_, weight_groups_;
+  std::shared_ptr<std::uint8_t> panels_;
+  Buffer<float> scale_;       // [groups][O']
+  Buffer<float> weight_sums_; // [O']
+};
+
 } // namespace quaver

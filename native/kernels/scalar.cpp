@@ -130,6 +130,36 @@ void linear_int8(const Int8Rows &a, int rows, const ResidualRows &residuals, con
     }
 }
 
+// Sixteen times the weight of output o and input k of a layer.
+int sixteen_weights(const Int4Weights &w, int o, int k) {
+  const int line = k / kGroup;
+  const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * w.depth / 2;
+  const int byte = w.panels[strip + (line / 2 * kStrip + o % kStrip) * kGroup + k % kGroup];
+  return static_cast<std::int8_t>(line % 2 == 0 ? byte << 4 : byte & 0xf0);
+}
+
+void linear_int4(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int4Weights &w, int first_panel,
+                 int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+  for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o)
+    for (int r = 0; r < rows + residuals.rows; ++r) {
+      const float row_scale = a.scale[r];
+      float value = -(row_scale * static_cast<float>(a.zero[r])) * w.weight_sums[o];
+      for (int g = 0; g < w.groups; ++g) {
+        std::int32_t sum = 0;
+        for (int k = g * w.group; k < (g + 1 == w.groups ? w.depth : (g + 1) * w.group); ++k)
+          sum += a.q[r * a.ldq + k] * sixteen_weights(w, o, k);
+        value += static_cast<float>(sum) * row_scale * w.scale[g * static_cast<std::ptrdiff_t>(w.outputs) + o];
+      }
+      if (r < rows)
+        y[r * ldy + o] = value + w.bias[o];
+      else
+        y[residuals.of[r - rows] * ldy + o] += value;
+    }
+  for (int r = 0; r < rows; ++r)
+    for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o)
+      y[r * ldy + o] = activate(y[r * ldy + o], act);
+}
+
 void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                     int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   for (int panel = first_panel; panel < last_panel; ++panel) {
@@ -344,6 +374,7 @@ constinit const KernelTable scalar_kernels = {.name = "scalar",
                                               .sum_int8 = sum_int8,
                                               .row_sums = row_sums,
                                               .linear_int8 = linear_int8,
+                                              .linear_int4 = linear_int4,
                                               .linear_float32 = linear_float32,
                                               .linear_bfloat16 = linear_bfloat16,
                                               .pack_keys = pack_keys,

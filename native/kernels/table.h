@@ -13,8 +13,10 @@
 //                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four.
 //   float panels  f32 [O'/64][K][64]
 //   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
-//                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a pair
-//                 becomes float32 by a shift, the second by a mask.
+//                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a
+//                 pair becomes float32 by a shift, the second by a mask.
+//   int4 panels   u8 [O'/16][K'/8][16][4]: two lines of an int8 panel in one. The lower halves of the bytes are the
+//                 weights of the line that comes first, the upper halves those of the next, in two's complement.
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
 //
 // Overflow: a sum of K' products u8 * s8 is at most 255 * 127 * K' in magnitude. K' <= 65536 stays below 2^31. Nothing
@@ -42,6 +44,7 @@ inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
 inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every x86 table packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
+inline constexpr int kInt4Block = 128;   // inputs of a panel that are unpacked at a time, the largest int4 group
 inline constexpr int kMaxDepth = 65536;  // see Overflow
 inline constexpr int kMaxHead = 1024;    // features of one attention head; a packed key fits the stack
 inline constexpr int kMaxLength = 65536; // tokens of a sequence: a sum of weights times values stays below 2^31 as well
@@ -94,6 +97,19 @@ struct Int8Weights {
   const int *ends = nullptr;     // [groups], where they end: multiples of 64, the last is K'; null for one group
   const float *shifts = nullptr; // [groups][O'], or null
   int outputs = 0;               // O', where there are several groups
+};
+
+// A linear layer in four bits, with one scale per output and `group` inputs: w ~ scale * q, q in -8..7. The last group
+// goes on to K', where the weights are zero.
+struct Int4Weights {
+  const std::uint8_t *panels; // int4 panels
+  const float *scale;         // [groups][O'], of 16 q: half a byte is multiplied as the upper one
+  const float *weight_sums;   // [O'], sum of all w of an output
+  const float *bias;          // [O']
+  int depth;                  // K'
+  int group;                  // divides kInt4Block
+  int groups;
+  int outputs; // O'
 };
 
 struct FloatWeights {
@@ -190,12 +206,17 @@ struct KernelTable {
   void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
+  // The same for weights in four bits and rows with one scale: y[r][o] = act(sum over the groups g of scale_r *
+  // scale_go * sums_g[r][o] + bias[o] - scale_r * zero_r * weight_sums[o]).
+  void (*linear_int4)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int4Weights &w, int first_panel,
+                      int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
+
   // y[r][o] = act(sum over k of x[r][k] * w[k][o] + bias[o]), one fused multiply-add chain over k = 0, 1, 2, ...
   void (*linear_float32)(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                          int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
-  // y[r][o] = act(scale[o] * sum + bias[o]) with weights that are widened to float32, which is exact. Where the scale is
-  // 1, the bits are those of linear_float32 with the widened weights.
+  // y[r][o] = act(scale[o] * sum + bias[o]) with weights that are widened to float32, which is exact. Where the scale
+  // is 1, the bits are those of linear_float32 with the widened weights.
   void (*linear_bfloat16)(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
                           int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 

@@ -352,6 +352,94 @@ void test_grouped_linear(const KernelTable &k) {
           }
 }
 
+// Weights in four bits, through the kind that packs them: against the definition in double over the bytes of the rows.
+// Where scales are 1, every sum is a whole number below 2^24: equal on every instruction set.
+void test_linear_int4(const KernelTable &k) {
+  for (const int inputs : {1, 33, 97, 130, 320})
+    for (const int group : {32, 64, 128})
+      for (const int outputs : {1, 130})
+        for (const int rows : {1, 7, 25})
+          for (const bool exact : {false, true}) {
+            const int groups = (inputs + group - 1) / group, residuals = exact ? 0 : std::min(rows, 2);
+            const int all = rows + residuals, ldq = round_up(inputs, kDepthStep);
+            Guarded<std::int8_t> weight(area(outputs, inputs));
+            Guarded<float> scale(area(outputs, groups)), bias(area(outputs, 1)), row_scale(area(all, 1));
+            Guarded<std::uint8_t> q(area(all, ldq));
+            Guarded<std::int32_t> zero(area(all, 1)), of(area(residuals, 1));
+            fill_integers(weight, -8, 7);
+            fill_integers(q, 0, 255);
+            fill_integers(zero, 0, 255);
+            fill_normal(bias, 1.0f);
+            std::fill(scale.begin(), scale.end(), 1.0f);
+            std::fill(row_scale.begin(), row_scale.end(), 1.0f);
+            if (exact) {
+              std::fill(bias.begin(), bias.end(), 3.0f);
+              std::fill(weight.begin(), weight.begin() + inputs, std::int8_t{-8}); // the largest sums there are
+              std::fill(q.begin(), q.begin() + ldq, std::uint8_t{255});
+            } else {
+              for (float &s : scale)
+                s = 0.001f + 0.0001f * static_cast<float>(generator() % 100);
+              for (float &s : row_scale)
+                s = 0.01f + 0.001f * static_cast<float>(generator() % 100);
+              for (int i = 0; i < residuals; ++i)
+                of[area(i, 1)] = i * (rows - 1);
+            }
+            WeightMemory memory;
+            const Int4Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, group, outputs, inputs, k, memory);
+            const int ldy = w.panels() * kPanel;
+            const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
+            const auto output = [&](int row, int o, double &most) {
+              double sum = 0.0;
+              for (int i = 0; i < inputs; ++i) {
+                const double v = double{scale[area(o, groups) + area(i / group, 1)]} *
+                                 weight[area(o, inputs) + area(i, 1)] * double{row_scale[area(row, 1)]};
+                sum += v * (q[area(row, ldq) + area(i, 1)] - zero[area(row, 1)]);
+                most += std::abs(v) * (q[area(row, ldq) + area(i, 1)] + zero[area(row, 1)]);
+              }
+              return sum;
+            };
+            for (const Activation act : {Activation::none, Activation::gelu, Activation::silu}) {
+              if (act != Activation::none && (exact || inputs != 320))
+                continue;
+              const ResidualRows lost = act == Activation::none ? ResidualRows{residuals, of.data()} : ResidualRows{};
+              Guarded<float> got(area(rows, ldy)), alone(got.size());
+              k.linear_int4(a, rows, lost, w.view(), 0, w.panels(), got.data(), ldy, act);
+              for (int r = 0; r < rows; ++r)
+                for (int o = 0; o < outputs; ++o) {
+                  double sum = double{bias[area(o, 1)]}, most = std::abs(sum);
+                  sum += output(r, o, most);
+                  for (int i = 0; i < lost.rows; ++i)
+                    if (lost.of[i] == r)
+                      sum += output(rows + i, o, most);
+                  const double expected = activation(sum, act), is = double{got[area(r, ldy) + area(o, 1)]};
+                  const double bound = exact ? 0.0 : 1e-6 * most + (act == Activation::none ? 0.0 : 4e-4);
+                  CHECK(std::abs(is - expected) <= bound,
+                        "%s: groups of %d, %d x %d, row %d of %d, output %d, activation %d: %.9g, not %.9g", k.name,
+                        group, outputs, inputs, r, rows, o, static_cast<int>(act), is, expected);
+                }
+              for (int i = 0; i < lost.rows; ++i) { // a row with its residual row, both in one tile
+                std::vector<std::uint8_t> both(q.data() + lost.of[i] * ldq, q.data() + (lost.of[i] + 1) * ldq);
+                both.insert(both.end(), q.data() + (rows + i) * ldq, q.data() + (rows + i + 1) * ldq);
+                const float scales[] = {row_scale[area(lost.of[i], 1)], row_scale[area(rows + i, 1)]};
+                const std::int32_t zeros[] = {zero[area(lost.of[i], 1)], zero[area(rows + i, 1)]}, first = 0;
+                k.linear_int4({both.data(), ldq, scales, zeros}, 1, {1, &first}, w.view(), 0, w.panels(), alone.data(),
+                              ldy, act);
+                CHECK(std::memcmp(got.data() + lost.of[i] * ldy, alone.data(), area(ldy, 1) * sizeof(float)) == 0,
+                      "%s: groups of %d, %d x %d, row %d with its residual row", k.name, group, outputs, inputs,
+                      lost.of[i]);
+              }
+              if (lost.rows > 0)
+                continue;
+              for (int r = 0; r < rows; ++r) // row by row, panel by panel
+                for (int panel = 0; panel < w.panels(); ++panel)
+                  k.linear_int4({q.data() + r * ldq, ldq, row_scale.data() + r, zero.data() + r}, 1, {}, w.view(),
+                                panel, panel + 1, alone.data() + r * ldy, ldy, act);
+              CHECK(std::memcmp(got.data(), alone.data(), got.size() * sizeof(float)) == 0,
+                    "%s: groups of %d, %d x %d, %d rows alone", k.name, group, outputs, inputs, rows);
+            }
+          }
+}
+
 // Residual rows: their outputs without bias are added to those of their rows.
 void test_residual_rows(const KernelTable &k) {
   constexpr int inputs = 100, outputs = 130;
@@ -876,6 +964,10 @@ void test_not_finite_linear(const KernelTable &k) {
   fill_normal(bias, 1.0f);
   WeightMemory memory;
   const Int8Linear i(small.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
+  std::vector<std::int8_t> halves(small);
+  for (std::int8_t &v : halves)
+    v = static_cast<std::int8_t>(v >> 4);
+  const Int4Linear four(halves.data(), scale.data(), bias.data(), {0.0f, 0}, 128, outputs, inputs, k, memory);
   const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
   const BFloat16Linear b(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
   std::vector<std::uint8_t> q(rows * ldq);
@@ -892,6 +984,8 @@ void test_not_finite_linear(const KernelTable &k) {
     k.quantize_rows(x.data(), inputs, rows, inputs, q.data(), ldq, row_scale.data(), zero.data());
     k.linear_int8({q.data(), ldq, row_scale.data(), zero.data()}, rows, {}, i.view(), 0, 2, y.data(), ldy, act);
     check("linear_int8");
+    k.linear_int4({q.data(), ldq, row_scale.data(), zero.data()}, rows, {}, four.view(), 0, 2, y.data(), ldy, act);
+    check("linear_int4");
     k.linear_float32(x.data(), inputs, rows, f.view(), 0, 2, y.data(), ldy, act);
     check("linear_float32");
     k.linear_bfloat16(x.data(), inputs, rows, b.view(), 0, 2, y.data(), ldy, act);
@@ -1100,6 +1194,7 @@ int main() {
     test_linear_int8(*k);
     test_row_sums(*k);
     test_grouped_linear(*k);
+    test_linear_int4(*k);
     test_residual_rows(*k);
     test_linear_float32(*k);
     test_linear_bfloat16(*k);

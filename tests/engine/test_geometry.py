@@ -15,9 +15,16 @@ from quaver import reference
 from quaver.engine.engine import Engine
 from quaver.engine.instruction_sets import instruction_sets
 from quaver.engine.native_model import PRECISIONS, Precision
+from quaver.errors import WeightsError
 from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
 from quaver.models.geometry import EncoderSpec, LayerSpec, NormKind, Rotary
-from quaver.models.linear import Linear, LinearWeights, dequantized, quantize_weight
+from quaver.models.linear import (
+    Linear,
+    LinearWeights,
+    dequantized,
+    equal_groups,
+    quantize_weight,
+)
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.forward import run_layers
 
@@ -289,3 +296,52 @@ def test_weights_in_groups_of_inputs(isa: str, symmetric: bool, threads: int) ->
         return float(1 - (got * truth).sum(axis=1).mean())
 
     assert loss(groups=True) < loss(groups=False) / 2
+
+
+def in_four_bits(weights: EncoderWeights, size: int) -> EncoderWeights:
+    def one(linear: Linear) -> Linear:
+        exact = dequantized(linear)
+        return quantize_weight(exact, groups=equal_groups(exact.weight.shape[1], size), bits=4)
+
+    layers = (
+        replace(p, qkv=one(p.qkv), out=one(p.out), up=one(p.up), down=one(p.down))
+        for p in weights.layers
+    )
+    return replace(weights, layers=tuple(layers))
+
+
+@every_isa
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("case", ["qwen3", "mistral", "heads wider than a panel"])
+def test_weights_in_four_bits(case: str, size: int, isa: str) -> None:
+    spec, texts = CASES[case], batch(*LENGTHS)
+    weights = in_four_bits(drawn_weights(spec), size)
+    engines = [Engine(spec, weights, precision=None, isa=isa, threads=n) for n in (1, 2)]
+    got = engines[0].encode(texts)
+    # Only inputs and attention are rounded: the reference has the same weights.
+    truth = reference.encode(spec, weights, texts)
+    assert (got * truth).sum(axis=1).mean() > (0.98 if spec.pooling == "lasttoken" else 0.99)
+    for i in range(len(texts)):
+        for engine in engines:
+            assert np.array_equal(engine.encode(texts.select(i, i + 1))[0], got[i])
+
+
+def test_four_bits_take_half_the_memory() -> None:
+    spec = spec_of(PLAIN, PLAIN, hidden=256)
+    weights = drawn_weights(spec)
+    int4, int8 = (
+        Engine(spec, made, precision=precision)._encoder.weight_bytes
+        for made, precision in ((in_four_bits(weights, 128), None), (weights, "int8"))
+    )
+    assert int4 < 0.6 * int8  # a scale for each 128 weights
+
+
+def test_groups_of_another_size_are_refused() -> None:
+    spec = spec_of(PLAIN, hidden=128)
+    weights = in_four_bits(drawn_weights(spec), 48)
+    with pytest.raises(ValueError, match="32, 64 or 128 inputs"):
+        Engine(spec, weights, precision=None)
+    uneven = replace(weights.layers[0].qkv, groups=(32, 96, 128))
+    weights = replace(weights, layers=(replace(weights.layers[0], qkv=uneven),))
+    with pytest.raises(WeightsError, match="all of one size"):
+        Engine(spec, weights, precision=None)

@@ -18,6 +18,7 @@ from quaver.models.linear import (
     LinearWeights,
     QuantizedLinear,
     dequantized,
+    equal_groups,
     quantize_rows,
     quantize_weight,
     rounded_rows,
@@ -87,6 +88,23 @@ def test_stacked_weights_keep_zeros_and_groups() -> None:
     assert np.array_equal(whole, np.concatenate([dequantized(p).weight for p in parts]))
     with pytest.raises(WeightsError, match="same groups of inputs"):
         stacked([parts[0], quantize_weight(b)])
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_four_bits(size: int) -> None:
+    weight = np.random.default_rng(0).standard_normal((9, 200)).astype(np.float32)
+    weight[3, :size] = 0
+    groups = equal_groups(200, size)
+    assert groups[-1] == 200
+    assert len(groups) == -(-200 // size)
+    quantized = quantize_weight(layer(weight), groups=groups, bits=4)
+    assert (quantized.weight.min(), quantized.weight.max()) == (-7, 7)
+    steps = [np.abs(weight[:, group]).max(axis=1) / 7 for group in quantized.slices]
+    error = np.abs(dequantized(quantized).weight - weight)
+    for step, group in zip(steps, quantized.slices, strict=True):
+        assert np.all(error[:, group] <= step[:, None] * 0.50001)
+    with pytest.raises(WeightsError, match="same groups of inputs and bits"):
+        stacked([quantized, quantize_weight(layer(weight), groups=groups)])
 
 
 def test_halves_go_to_even() -> None:

@@ -348,6 +348,15 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
+  // y = act(totals) over a panel.
+  static void finish_row(const float *totals, float *y, Activation act) {
+    if (act == Activation::none)
+      finish_row<Activation::none>(totals, y, act);
+    else if (act == Activation::gelu)
+      finish_row<Activation::gelu>(totals, y, act);
+    else
+      finish_row<Activation::relu>(totals, y, act);
+  }
   template <Activation kAct> static void finish_row(const float *totals, float *y, Activation act) {
     for (int c = 0; c < kPanel; c += L::width) {
       const V value = L::load(totals + c);
@@ -390,12 +399,8 @@ template <class L, class Tile> struct LinearKernels {
             float *out = y + residuals.of[r + i - rows] * ldy + column;
             for (int c = 0; c < kPanel; c += L::width)
               L::store(out + c, L::add(L::load(out + c), L::load(of_row + c)));
-          } else if (float *out = y + (r + i) * ldy + column; act == Activation::none) {
-            finish_row<Activation::none>(of_row, out, act);
-          } else if (act == Activation::gelu) {
-            finish_row<Activation::gelu>(of_row, out, act);
           } else {
-            finish_row<Activation::relu>(of_row, out, act);
+            finish_row(of_row, y + (r + i) * ldy + column, act);
           }
         }
       }
@@ -445,6 +450,64 @@ template <class L, class Tile> struct LinearKernels {
           add_residual(static_cast<float>(a.zero[r + i]), a.scale[r + i], w, column, sums + i * kPanel,
                        y + residuals.of[r + i - rows] * ldy + column);
       }
+    }
+  }
+
+  // A block of a panel as an int8 panel, in sixteenths. The strips of the block are `inputs` deep, those of the panel
+  // `depth`.
+  static void unpack(const std::uint8_t *panel, int depth, int inputs, std::int8_t *block) {
+    const std::ptrdiff_t line = kStrip * kGroup;
+    for (int strip = 0; strip < kPanel / kStrip; ++strip, panel += static_cast<std::ptrdiff_t>(kStrip) * depth / 2)
+      for (const std::uint8_t *pair = panel; pair != panel + kStrip * inputs / 2; pair += line, block += 2 * line)
+        for (int i = 0; i < line; ++i) {
+          block[i] = static_cast<std::int8_t>(pair[i] << 4);
+          block[line + i] = static_cast<std::int8_t>(pair[i] & 0xf0);
+        }
+  }
+
+  // Weights in four bits are unpacked to a block in L1, once for all rows, and the int8 tile multiplies it group by
+  // group. Why not in the tile: every six rows would unpack them again, and each of its three forms would have another
+  // one.
+  static void linear_int4(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int4Weights &w,
+                          int first_panel, int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
+    alignas(64) std::int8_t block[kPanel * kInt4Block];
+    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    const int all = rows + residuals.rows;
+    for (int panel = first_panel; panel < last_panel; ++panel) {
+      const std::uint8_t *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth / 2;
+      const int column = panel * kPanel;
+      const auto output = [=, &residuals](int r) { return y + (r < rows ? r : residuals.of[r - rows]) * ldy + column; };
+      for (int r = 0; r < all; ++r)
+        for (int c = 0; c < kPanel; c += L::width) {
+          const V zero = L::set(-(a.scale[r] * static_cast<float>(a.zero[r])));
+          const V start = L::load(r < rows ? w.bias + column + c : output(r) + c);
+          L::store(output(r) + c, L::fma(zero, L::load(w.weight_sums + column + c), start));
+        }
+      for (int begin = 0; begin < w.depth; begin += kInt4Block) {
+        const int inputs = least(kInt4Block, w.depth - begin);
+        unpack(weights + begin * kStrip / 2, w.depth, inputs, block);
+        // Group by group, so that a residual row follows its row in each, whether one tile has both or not.
+        for (int first = 0, last; first < inputs; first = last) {
+          const int g = (begin + first) / w.group;
+          last = g + 1 == w.groups ? inputs : first + w.group;
+          const float *scale = w.scale + g * static_cast<std::ptrdiff_t>(w.outputs) + column;
+          for (int r = 0, height; r < all; r += height) {
+            height = tile_height(all - r, Tile::rows);
+            sum_rows<kPanel>(a.q + r * a.ldq + begin + first, a.ldq, height, block + first * kStrip,
+                             static_cast<std::ptrdiff_t>(inputs) * kStrip, last - first, sums);
+            for (int i = 0; i < height; ++i) {
+              float *out = output(r + i);
+              const V row_scale = L::set(a.scale[r + i]);
+              for (int c = 0; c < kPanel; c += L::width) {
+                const V sum = L::mul(L::from_s32(sums + i * kPanel + c), row_scale);
+                L::store(out + c, L::fma(sum, L::load(scale + c), L::load(out + c)));
+              }
+            }
+          }
+        }
+      }
+      for (int r = 0; r < rows && act != Activation::none; ++r)
+        finish_row(output(r), output(r), act);
     }
   }
 

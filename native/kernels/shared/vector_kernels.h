@@ -174,6 +174,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
             .sum_int8 = Linear::sum_int8,
             .row_sums = Linear::row_sums,
             .linear_int8 = Linear::linear_int8,
+            .linear_int4 = Linear::linear_int4,
             .linear_float32 = Linear::linear_float32,
             .linear_bfloat16 = Linear::linear_bfloat16,
             .pack_keys = Attention::pack_keys,

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.errors import WeightsError
 from quaver.models import (
     MAX_LENGTH,
     DenseStep,
@@ -27,6 +28,7 @@ from quaver.models import (
     QuantizedLinear,
     Rotary,
     dequantized,
+    equal_groups,
     quantize_weight,
     relative_rows,
     release_pages,
@@ -40,6 +42,8 @@ _Floats = NDArray[np.float32]
 _Tables = tuple[Rotary, int]
 # The kernels' softmax is in base two.
 _LOG2_E = math.log2(math.e)
+# kInt4Block of native/kernels/table.h.
+_LARGEST_INT4_GROUP = 128
 
 
 @dataclass(frozen=True)
@@ -229,17 +233,23 @@ def _linear(linear: _NativeLinear) -> dict[str, Any]:
             "bias": linear.bias,
         }
     by_group = (len(linear.bias), len(linear.slices))
-    centers = None if linear.zero is None else -linear.zero.astype(np.float32).reshape(by_group)
-    return {
-        "kind": "int8",
+    shared = {
         "weight": linear.weight,
         "scale": np.ascontiguousarray(linear.scale.reshape(by_group)),
-        "centers": centers,
-        "groups": linear.groups,
         "bias": linear.bias,
         "input_scale": None if linear.input is None else linear.input.scale,
         "input_zero": None if linear.input is None else linear.input.zero,
     }
+    if linear.bits == 4:
+        size = linear.groups[0] if len(linear.groups) > 1 else _LARGEST_INT4_GROUP
+        if linear.slices[1:] and linear.groups != equal_groups(linear.weight.shape[1], size):
+            raise WeightsError(
+                "weights in four bits must have groups of 32, 64 or 128 inputs, all of one size: got groups "
+                f"that end at {linear.groups}; quantize the model again"
+            )
+        return {"kind": "int4", "group": size, **shared}
+    centers = None if linear.zero is None else -linear.zero.astype(np.float32).reshape(by_group)
+    return {"kind": "int8", "centers": centers, "groups": linear.groups, **shared}
 
 
 def _norm(norm: NormWeights | None, eps: float) -> dict[str, Any] | None:

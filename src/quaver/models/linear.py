@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,10 +66,11 @@ class InputRange:
 
 @dataclass(frozen=True)
 class QuantizedLinear:
-    """A linear layer in int8.
+    """A linear layer in eight or four bits.
 
     Attributes:
-        weight: int8 (O, K); a symmetric one is in [-127, 127] if Quaver wrote it.
+        weight: int8 (O, K); a symmetric one is in [-127, 127] if Quaver wrote it, one in four bits in
+            [-8, 7].
         scale: float32 (O,), positive; (O, G) with groups of inputs.
         bias: float32 (O,).
         input: the fixed range of its input; None finds a range for each token at run time, and for
@@ -77,7 +79,8 @@ class QuantizedLinear:
         zero: int8 like `scale`, the integer that stands for 0; None for a symmetric weight, where
             that is 0.
         groups: where the groups of its inputs end, rising: multiples of 64, the last one K; empty
-            for one group.
+            for one group. In four bits those of `equal_groups`, and the input has one range for all.
+        bits: 8, or 4 for a symmetric weight.
     """
 
     weight: NDArray[np.int8]
@@ -87,6 +90,7 @@ class QuantizedLinear:
     parts: tuple[LinearPart, ...] = ()
     zero: NDArray[np.int8] | None = None
     groups: tuple[int, ...] = ()
+    bits: Literal[8, 4] = 8
 
     @property
     def slices(self) -> tuple[slice, ...]:
@@ -113,13 +117,23 @@ def dequantized(linear: Linear) -> LinearWeights:
     return LinearWeights(weight, linear.bias, linear.parts)
 
 
+def equal_groups(inputs: int, size: int) -> tuple[int, ...]:
+    """Return where groups of `size` inputs end; the last one may be shorter."""
+    return (*range(size, inputs, size), inputs)
+
+
 def quantize_weight(
-    linear: LinearWeights, *, symmetric: bool = True, groups: tuple[int, ...] = ()
+    linear: LinearWeights,
+    *,
+    symmetric: bool = True,
+    groups: tuple[int, ...] = (),
+    bits: Literal[8, 4] = 8,
 ) -> QuantizedLinear:
     """Quantize a weight, with one scale for each output and group of inputs.
 
     Formula:
-        symmetric   scale_o = max_k |w_ok| / 127 (1 for zeros);  q_ok = round(w_ok / scale_o)
+        symmetric   scale_o = max_k |w_ok| / 127 (1 for zeros);  q_ok = round(w_ok / scale_o);  in four
+                    bits with 7 instead of 127
         asymmetric  low = min(0, min_k w_ok), high = max(0, max_k w_ok), scale_o = (high - low) / 255,
                     zero_o = -128 - round(low / scale_o), q_ok = round(w_ok / scale_o) + zero_o
 
@@ -129,20 +143,20 @@ def quantize_weight(
         linear: weight float32 (O, K), finite; bias float32 (O,).
         symmetric: whether 0 stands for 0; otherwise `zero` does, and the range has no unused side.
         groups: where the groups of inputs end, see `QuantizedLinear`.
+        bits: 8, or 4 for a symmetric weight.
 
     Returns:
-        the layer in int8; a symmetric one never uses -128, so the range is the same on both sides.
+        the layer; a symmetric one never uses the smallest integer, so the range is the same on both
+        sides.
     """
+    assert symmetric or bits == 8
     weight = linear.weight
+    most = np.float32(2 ** (bits - 1) - 1)
     scales, zeros = [], []
     quantized = np.empty(weight.shape, np.int8)
     for group in _slices(groups, weight.shape[1]):
         low, high = weight[:, group].min(axis=1, initial=0), weight[:, group].max(axis=1, initial=0)
-        width = (
-            np.maximum(high, -low) / np.float32(127)
-            if symmetric
-            else (high - low) / np.float32(255)
-        )
+        width = np.maximum(high, -low) / most if symmetric else (high - low) / np.float32(255)
         scale = np.where(high > low, np.maximum(width, _TINY), np.float32(1))
         zero = np.zeros_like(scale) if symmetric else -128 - np.rint(low / scale)
         # In blocks that stay in the cache: three passes over 6 MB of floats are three trips to memory.
@@ -163,6 +177,7 @@ def quantize_weight(
         parts=linear.parts,
         zero=None if symmetric else np.stack(zeros, axis=1) if groups else zeros[0],
         groups=groups,
+        bits=bits,
     )
 
 
@@ -222,7 +237,7 @@ def stacked(parts: Sequence[Linear]) -> Linear:
         the layer; int8 if all parts are int8, else float32.
 
     Raises:
-        WeightsError: parts in int8 have different fixed input ranges, or groups of inputs.
+        WeightsError: parts in int8 have different fixed input ranges, groups of inputs or bits.
     """
     names = tuple(name for part in parts for name in part.parts)
     bias = np.concatenate([part.bias for part in parts])
@@ -237,10 +252,10 @@ def stacked(parts: Sequence[Linear]) -> Linear:
             f"input_scale and input_zero_point: got {len(ranges)} different ones; quantize the "
             "model again"
         )
-    if len({part.groups for part in quantized}) > 1:
+    if len({(part.groups, part.bits) for part in quantized}) > 1:
         raise WeightsError(
             f"{', '.join(part.name for part in names)} read the same rows and must have the same groups "
-            "of inputs; quantize the model again"
+            "of inputs and bits; quantize the model again"
         )
     zero = None
     if any(part.zero is not None for part in quantized):
@@ -254,4 +269,5 @@ def stacked(parts: Sequence[Linear]) -> Linear:
         names,
         zero,
         quantized[0].groups,
+        quantized[0].bits,
     )

@@ -14,7 +14,8 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     Formula:
         y_to = sum_g scale_tg * scale_og * sum_k (q_tk - zero_tg) (w_ok - zero_og) + bias_o
 
-        g over the groups of inputs, k over the inputs of a group, the sums exact in int32
+        g over the groups of inputs, k over the inputs of a group, the sums exact in int32; weights in four
+        bits have groups, their inputs have none
 
     Args:
         x: float32 (T, K).
@@ -27,8 +28,10 @@ def quantized_linear(x: NDArray[np.float32], weights: QuantizedLinear) -> NDArra
     scales = weights.scale.reshape(outputs, -1)
     y = np.zeros((len(x), outputs), np.float32)
     for g, group in enumerate(weights.slices):
-        q, scale, zero = quantize_rows(x[:, group], weights.input)
-        centered = q.astype(np.int32) - zero[:, None]
+        if weights.bits == 8 or g == 0:
+            q, scale, zero = quantize_rows(x[:, group] if weights.bits == 8 else x, weights.input)
+        own = q if weights.bits == 8 else q[:, group]
+        centered = own.astype(np.int32) - zero[:, None]
         wide = weights.weight[:, group].astype(np.int32)
         if weights.zero is not None:
             wide -= weights.zero.reshape(outputs, -1)[:, g, None].astype(np.int32)
