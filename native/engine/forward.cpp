@@ -131,7 +131,8 @@ void Forward::run(const Stage &stage, const Values &values, int first, int last)
   }
   case Kind::gate: {
     const LayerSpec &spec = stage.layer->spec;
-    model_.kernels.gate(to.row(first), to.ld, rows, spec.intermediate, spec.gate == Gate::last, stage.activation);
+    model_.kernels.gate(to.row(first), to.ld, rows, spec.intermediate, spec.gate == Gate::last, stage.activation,
+                        stage.layer->down->prepares());
     break;
   }
   case Kind::project:

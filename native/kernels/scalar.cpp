@@ -340,7 +340,7 @@ void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, 
   }
 }
 
-void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept {
+void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act, bool) noexcept {
   for (int r = 0; r < rows; ++r, x += ldx)
     for (int c = 0; c < cols; ++c)
       x[c] = last ? x[c] * activate(x[cols + c], act) : activate(x[c], act) * x[cols + c];

@@ -199,9 +199,10 @@ struct KernelTable {
                    float *sums) noexcept;
 
   // y[r][o] = act(scale_r * scale_o * (sums[r][o] - zero_r * column_sums[o]) + bias[o]) for the outputs of panels
-  // [first_panel, last_panel). With several groups of inputs the product is summed over them; shifts add scale_r *
-  // row_sums[r] * shift_o of each group. Then the outputs of the residual rows are added, without bias: those of row
-  // rows + i to y[residuals.of[i]]. With residual rows the activation is none.
+  // [first_panel, last_panel), act in a short form: what follows rounds to eight bits as well. With several groups of
+  // inputs the product is summed over them; shifts add scale_r * row_sums[r] * shift_o of each group. Then the outputs
+  // of the residual rows are added, without bias: those of row rows + i to y[residuals.of[i]]. With residual rows the
+  // activation is none.
   //   a [rows + residuals.rows], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
   void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
@@ -248,9 +249,10 @@ struct KernelTable {
   void (*add_norm)(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                    const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept;
 
-  // x[r][c] = act(x[r][c]) * x[r][cols + c] for c in [0, cols); `last`: x[r][c] * act(x[r][cols + c]).
+  // x[r][c] = act(x[r][c]) * x[r][cols + c] for c in [0, cols); `last`: x[r][c] * act(x[r][cols + c]). `rounded`: the
+  // results will be rounded to eight bits, so a short form of act is enough.
   //   x f32 [rows][ldx], ldx >= 2 * cols
-  void (*gate)(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept;
+  void (*gate)(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act, bool rounded) noexcept;
 
   // Rotate each of the `heads` heads of a row by the row's angles: (a, b) to (a cos - b sin, b cos + a sin), a in the
   // first half of the head and b in the second.

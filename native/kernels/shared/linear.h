@@ -302,7 +302,7 @@ template <class L, class Tile> struct LinearKernels {
           const V value = L::fma(L::mul(sum, row_scale), scale[i], bias[i]);
           L::store(y + r * ldy + c + i * L::width, kAct == Activation::gelu   ? short_gelu<L>(value)
                                                    : kAct == Activation::none ? value
-                                                                              : activate<L>(value, act));
+                                                                              : short_activate<L>(value, act));
         }
       }
     }
@@ -362,7 +362,7 @@ template <class L, class Tile> struct LinearKernels {
       const V value = L::load(totals + c);
       L::store(y + c, kAct == Activation::gelu   ? short_gelu<L>(value)
                       : kAct == Activation::none ? value
-                                                 : activate<L>(value, act));
+                                                 : short_activate<L>(value, act));
     }
   }
 

@@ -126,18 +126,31 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
       L::store_first(out + c, L::load_first(x + c, cols - c), cols - c);
   }
 
-  static void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act) noexcept {
-    const int gated = last ? cols : 0, other = cols - gated;
-    for (int r = 0; r < rows; ++r, x += ldx) {
-      int c = 0;
-      for (; c + L::width <= cols; c += L::width)
-        L::store(x + c, L::mul(activate<L>(L::load(x + gated + c), act), L::load(x + other + c)));
-      if (c < cols) {
-        const int tail = cols - c;
-        const V v = activate<L>(L::load_first(x + gated + c, tail), act);
-        L::store_first(x + c, L::mul(v, L::load_first(x + other + c, tail)), tail);
+  static void gate(float *x, std::ptrdiff_t ldx, int rows, int cols, bool last, Activation act, bool rounded) noexcept {
+    const auto run = [=](auto activation) {
+      const int gated = last ? cols : 0, other = cols - gated;
+      float *of_row = x;
+      for (int r = 0; r < rows; ++r, of_row += ldx) {
+        int c = 0;
+        for (; c + L::width <= cols; c += L::width)
+          L::store(of_row + c, L::mul(activation(L::load(of_row + gated + c)), L::load(of_row + other + c)));
+        if (c < cols) {
+          const int tail = cols - c;
+          const V v = activation(L::load_first(of_row + gated + c, tail));
+          L::store_first(of_row + c, L::mul(v, L::load_first(of_row + other + c, tail)), tail);
+        }
       }
-    }
+    };
+    // A loop of its own for each: the constants stay in registers.
+    if (act == Activation::gelu)
+      rounded ? run([](V v) { return short_gelu<L>(v); }) : run([](V v) { return gelu<L>(v); });
+    else if (act == Activation::gelu_tanh)
+      rounded ? run([](V v) { return short_gelu_tanh<L>(v); })
+              : run([](V v) { return activate<L>(v, Activation::gelu_tanh); });
+    else if (act == Activation::silu)
+      rounded ? run([](V v) { return short_silu<L>(v); }) : run([](V v) { return gated<L>(v, v); });
+    else
+      run([act](V v) { return activate<L>(v, act); });
   }
 
   static void rotate(float *x, std::ptrdiff_t ldx, int rows, int heads, int head_size, const float *cosine,
