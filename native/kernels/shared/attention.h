@@ -47,16 +47,16 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return 1.0f / L::sum(sum);
   }
 
-  // Add the bias of each key to a row of scores and hide the keys that the row does not see, up to `computed`; return
-  // the largest score. Scores are score / scale.
-  static float place(const AttentionHead &head, int row, float *scores, float scale) {
-    const int begin = row > head.behind ? row - head.behind : 0, keys = seen_until(head, row);
-    hide(0, begin, -kLargest, scores);
+  // Add the bias of each key to a row of scores and hide the keys that the row does not see, from `first` up to
+  // `computed`; return the largest score. Scores are score / scale.
+  static float place(const AttentionHead &head, int row, int first, float *scores, float scale) {
+    const int begin = seen_from(head, row, 1), keys = seen_until(head, row);
+    hide(first, begin, -kLargest, scores);
     V top = L::set(-kLargest);
     const float *bias = head.bias == nullptr ? nullptr : head.bias + row * head.bias_step;
     const V inverse = L::set(1.0f / scale);
     const int full = keys / L::width * L::width, tail = keys - full;
-    for (int j = 0; j < full; j += L::width) {
+    for (int j = first; j < full; j += L::width) {
       V v = L::load(scores + j);
       if (bias != nullptr) {
         v = L::fma(L::load(bias + j), inverse, v);
@@ -76,7 +76,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     // So far below the highest score that the softmax weight is zero at any scale. Not infinity: times 0 it is NaN.
     const float far = kHidden / scale;
     const float hidden = highest - (far > magnitude ? far : magnitude);
-    hide(0, begin, hidden, scores);
+    hide(first, begin, hidden, scores);
     hide(keys, computed(head, keys), hidden, scores);
     return highest;
   }
@@ -86,8 +86,11 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       scores[j] = score;
   }
 
-  // The keys [0, seen_until) are those that a row may see, less those too far behind it. Nothing is computed of keys
-  // that no row of a tile sees, and a row gives the others of its tile no weight at all.
+  // A row sees the keys [seen_from, seen_until). Nothing is computed of keys that no row of a tile sees, apart from
+  // those before the first in its step of keys, and a row gives the others of its tile no weight at all.
+  static int seen_from(const AttentionHead &head, int row, int step) {
+    return row > head.behind ? (row - head.behind) / step * step : 0;
+  }
   static int seen_until(const AttentionHead &head, int row) { return least(row + head.ahead + 1, head.length); }
   // The last vector is computed whole, unless it is the last of all keys.
   static int computed(const AttentionHead &head, int keys) { return least(round_up(keys, L::width), head.length); }
@@ -101,22 +104,22 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     const int width = round_up(head.length, kPanel), d = head.head_size;
     for (int row = first_row, rows; row < last_row; row += rows) {
       rows = tile_height(last_row - row, L::float_rows);
-      const int keys = seen_until(head, row + rows - 1);
-      for (int j = 0; j < keys; j += kPanel)
+      const int first = seen_from(head, row, kPanel), keys = seen_until(head, row + rows - 1);
+      for (int j = first; j < keys; j += kPanel)
         float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
                       kPanel, d, kPanel, scores + j, width);
       float inverse[L::float_rows];
       for (int r = 0; r < rows && is_placed(head); ++r)
-        place(head, row + r, scores + static_cast<std::ptrdiff_t>(r) * width, 1.0f);
+        place(head, row + r, first, scores + static_cast<std::ptrdiff_t>(r) * width, 1.0f);
       for (int r = 0; r < rows; ++r) {
         float *of_row = scores + static_cast<std::ptrdiff_t>(r) * width;
         const int own = seen_until(head, row + r);
-        inverse[r] = exponentials(of_row, own);
+        inverse[r] = exponentials(of_row + first, own - first);
         for (int j = own; j < keys; ++j)
           of_row[j] = 0.0f;
       }
       float *target = out + row * ldo;
-      float_rows<L>(scores, width, rows, head.value, head.ld, keys, d, target, ldo);
+      float_rows<L>(scores + first, width, rows, head.value + first * head.ld, head.ld, keys - first, d, target, ldo);
       for (int r = 0; r < rows; ++r)
         scale_row(target + r * ldo, d, inverse[r]);
     }
@@ -253,16 +256,19 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       Linear::template sum_rows<kStrip>(q, ldq, rows, strips, strip, depth, sums);
   }
 
-  // scores[r][j] = query . key / query_scale_r, for one tile of rows and the keys [0, seen); highest[r] is the largest
-  // of a row.
-  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, int seen, float *scores,
-                         int lds, float *highest) {
+  // Where the keys of a tile may begin in eight bits: the tile reads weights 32 at a time.
+  static constexpr int kKeyStep = 32;
+
+  // scores[r][j] = query . key / query_scale_r, for one tile of rows and the keys [first, seen); highest[r] is the
+  // largest of a row.
+  static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, int first, int seen,
+                         float *scores, int lds, float *highest) {
     const int depth = round_up(head.head_size, 32), ldq = round_up(head.head_size, kDepthStep);
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     V top[Tile::rows];
     for (int r = 0; r < rows; ++r)
       top[r] = L::set(-3.0e38f);
-    for (int j = 0, width; j < seen; j += width) {
+    for (int j = first, width; j < seen; j += width) {
       const int strips = (seen - j + kStrip - 1) / kStrip;
       width = strips >= 4 ? kPanel : strips >= 2 ? 2 * kStrip : kStrip;
       const int keys = least(width, seen - j);
@@ -324,13 +330,15 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return L::sum(total);
   }
 
+  // The weights of the keys [first_key, seen) times their values.
   static void mix_values(const AttentionHead &head, const Int8Head &packed, const std::uint8_t *weights, int ldw,
-                         int rows, int seen, const float *total, float *out, std::ptrdiff_t ldo) {
+                         int rows, int first_key, int seen, const float *total, float *out, std::ptrdiff_t ldo) {
     const int padded = round_up(head.length, kStrip), width = value_width(head.head_size);
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     for (int first = 0; first < head.head_size; first += width) {
-      sum_columns(width, weights, ldw, rows, packed.values + static_cast<std::ptrdiff_t>(first) * padded, padded,
-                  round_up(seen, kStrip), sums);
+      sum_columns(width, weights + first_key, ldw, rows,
+                  packed.values + static_cast<std::ptrdiff_t>(first) * padded + first_key * kStrip, padded,
+                  round_up(seen, kStrip) - first_key, sums);
       const int columns = least(width, head.head_size - first);
       for (int r = 0; r < rows; ++r) {
         const V factor = L::set(1.0f / total[r]);
@@ -352,15 +360,16 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
     for (int row = first_row, rows; row < last_row; row += rows) {
       rows = tile_height(last_row - row, Tile::rows);
-      const int seen = seen_until(head, row + rows - 1);
+      const int first = seen_from(head, row, kKeyStep), seen = seen_until(head, row + rows - 1);
       float highest[Tile::rows], total[Tile::rows];
-      score_int8(head, packed, row, rows, seen, scores, lds, highest);
+      score_int8(head, packed, row, rows, first, seen, scores, lds, highest);
       for (int r = 0; r < rows && is_placed(head); ++r)
-        highest[r] = place(head, row + r, scores + r * lds, packed.query_scale[row + r]);
+        highest[r] = place(head, row + r, first, scores + r * lds, packed.query_scale[row + r]);
       for (int r = 0; r < rows; ++r)
-        total[r] = weigh_int8(scores + r * lds, computed(head, seen_until(head, row + r)), round_up(seen, kPanel),
-                              highest[r], packed.query_scale[row + r], weights + r * lds);
-      mix_values(head, packed, weights, lds, rows, seen, total, out + row * ldo, ldo);
+        total[r] = weigh_int8(scores + r * lds + first, computed(head, seen_until(head, row + r)) - first,
+                              round_up(seen, kPanel) - first, highest[r], packed.query_scale[row + r],
+                              weights + r * lds + first);
+      mix_values(head, packed, weights, lds, rows, first, seen, total, out + row * ldo, ldo);
     }
   }
 
