@@ -23,6 +23,7 @@ def script(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
 
@@ -133,3 +134,22 @@ def test_the_speeds_of_the_families_are_those_of_their_file() -> None:
         beside = "-" if not peer else f"{row['median_ms'][peer] / ours:.2f} x"
         assert cells[-3].strip() == beside, title
         assert cells[-2].strip() == f"{row['median_ms']['torch'] / ours:.1f} x", title
+
+
+@pytest.mark.parametrize(
+    ("starts", "verdict"),
+    [
+        ([0.99, 1.0, 1.015], "same"),
+        ([1.01, 1.03, 1.05], "faster"),
+        ([0.93, 0.94, 0.99], "slower"),
+        ([0.97, 1.0, 1.01], "undecided"),
+        ([0.985, 1.01, 1.03], "undecided"),
+    ],
+)
+def test_a_verdict_needs_every_start(starts: list[float], verdict: str) -> None:
+    builds = script("builds")
+    # An outlier among the quads of a start changes nothing.
+    quads = [[ratio, 0.5, ratio, 2.0, ratio] for ratio in starts]
+    case = builds.Case(Path("model"), "model", 1, 16, starts=quads)
+    assert case.range() == (starts[0], starts[1], starts[2])
+    assert case.verdict(0.02) == verdict
