@@ -361,11 +361,11 @@ def test_an_error_names_the_file(tmp_path: Path) -> None:
         ("ls.1", b'.\\" x\n.TH LS 1\n', ".man"),
         ("perl.3pm", b".TH A 3\n", ".man"),
         ("syslog.1", b"Jun 1 started\n", ".txt"),
-        ("syslog.2.gz", gzip.compress(b"Jun 1 started\n"), ".txt.gz"),
-        ("ls.1.gz", gzip.compress(b".TH LS 1\n"), ".man.gz"),
-        ("changelog.Debian.gz", gzip.compress(b"tea (1.0)\n"), ".txt.gz"),
-        ("a.tar.gz", gzip.compress(b"x" * 9), None),
-        ("a.gz.gz", gzip.compress(b"x"), None),
+        ("syslog.2.gz", gzip.compress(b"Jun 1 started\n", mtime=0), ".txt.gz"),
+        ("ls.1.gz", gzip.compress(b".TH LS 1\n", mtime=0), ".man.gz"),
+        ("changelog.Debian.gz", gzip.compress(b"tea (1.0)\n", mtime=0), ".txt.gz"),
+        ("a.tar.gz", gzip.compress(b"x" * 9, mtime=0), None),
+        ("a.gz.gz", gzip.compress(b"x", mtime=0), None),
         ("a.pdf.gz", b"", ".pdf.gz"),
         ("libtea.so.1", b"\x7fELF\0", None),
         ("tea", b"\x7fELF\x02\0", None),
@@ -407,18 +407,23 @@ def test_compressed_files_are_read_as_what_is_inside(converter: Converter) -> No
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (gzip.compress(bytes(LIMITS.file_bytes + 1), 1), "unpacks to more than 100 MB: refused"),
-        (gzip.compress(b"text")[:-5], "broken: cannot be unpacked"),
+        (gzip.compress(b"text", mtime=0)[:-5], "broken: cannot be unpacked"),
         (b"\x1f\x8b", "broken: cannot be unpacked"),
         (b"text", "broken: cannot be unpacked"),
-        (gzip.compress(b"text\0"), "not text, it holds a NUL"),
+        (gzip.compress(b"text\0", mtime=0), "not text, it holds a NUL"),
     ],
-    ids=["bomb", "cut", "header alone", "not packed", "holds NUL"],
+    ids=["cut", "header alone", "not packed", "holds NUL"],
 )
-def test_bombs_and_broken_compressed_files_are_refused(
+def test_broken_compressed_files_are_refused(
     content: bytes, reason: str, converter: Converter
 ) -> None:
     with pytest.raises(DocumentError, match=reason):
+        converter.convert(".txt.gz", content)
+
+
+def test_a_compressed_bomb_is_refused(converter: Converter) -> None:
+    content = gzip.compress(bytes(LIMITS.file_bytes + 1), 1)
+    with pytest.raises(DocumentError, match="unpacks to more than 100 MB: refused"):
         converter.convert(".txt.gz", content)
 
 
