@@ -492,7 +492,7 @@ def _with_prefix(batch: TokenBatch, prefix: int, leading: int) -> TokenBatch:
     places = np.minimum(batch.offsets[:-1] + leading, batch.offsets[1:])
     ids = np.insert(batch.ids, places, prefix).astype(np.int32)
     types = None if batch.type_ids is None else np.insert(batch.type_ids, places, 0)
-    offsets = batch.offsets + np.arange(len(batch.offsets), dtype=np.int32)
+    offsets = (batch.offsets + np.arange(len(batch.offsets))).astype(np.int32)
     return TokenBatch(ids, offsets, types, batch.truncated)
 
 

@@ -419,7 +419,7 @@ def test_models_are_compared_by_name(tiny_folder: Path, tmp_path: Path) -> None:
             {"a": VectorSystem("a", Axes(RIGHT))},
             "baseline must name one of the models, 'a': got 'b'",
         ),
-        ({"b": "some/model"}, r"models\['b'\] must be an Embedder, a CrossEncoder, or a system"),
+        ({"b": "some/model"}, r"models\['b'\] must be a model that is loaded, or a system"),
         ({"b": VectorSystem("a", Axes(RIGHT))}, "a system with this name"),
         (["b"], "models must map names to models: got list"),
     ],

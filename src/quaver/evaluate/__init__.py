@@ -9,7 +9,7 @@ from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_
 from quaver.evaluate.plot import draw
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.report_files import write_report
-from quaver.evaluate.system import IndexSystem, PairSystem, System, VectorSystem
+from quaver.evaluate.system import IndexSystem, PairSystem, System, TokenSystem, VectorSystem
 from quaver.evaluate.table import (
     Table,
     by_system,
@@ -30,6 +30,7 @@ __all__ = [
     "Table",
     "Task",
     "TaskOptions",
+    "TokenSystem",
     "VectorCache",
     "VectorSystem",
     "by_system",

@@ -11,14 +11,16 @@ from quaver.errors import InputError
 from quaver.evaluate.fidelity import nearness
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.report import EvaluationReport, OtherResult, TaskResult
-from quaver.evaluate.system import PairSystem, System, VectorSystem
+from quaver.evaluate.system import PairSystem, System, TokenSystem, VectorSystem
 from quaver.evaluate.task import Task
 from quaver.evaluate.task_folder import find_folders, read_task
+from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 
 def compare_models(
-    models: Mapping[str, Embedder | CrossEncoder | System],
+    models: Mapping[str, Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder | System],
     tasks: str | Path | Task | Iterable[str | Path | Task],
     *,
     baseline: str,
@@ -38,7 +40,8 @@ def compare_models(
 
     Args:
         models: the models by the names that the report gives them, the baseline among them: an
-            `Embedder`, a `CrossEncoder`, or a system of `quaver.evaluate`.
+            `Embedder`, a `CrossEncoder`, a `SparseEncoder`, a `MultiVectorEncoder`, or a system of
+            `quaver.evaluate`.
         tasks: folders in BEIR layout, folders of such folders, or tasks that are read already.
         baseline: the name of the model that the others are compared with.
         on_step: called with task and model before each is measured.
@@ -70,14 +73,18 @@ def compare_models(
     )
 
 
-def _system(name: str, model: Embedder | CrossEncoder | System) -> System:
+def _system(
+    name: str, model: Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder | System
+) -> System:
     if isinstance(model, Embedder):
         return VectorSystem(name, model)
     if isinstance(model, CrossEncoder):
         return PairSystem(name, model)
+    if isinstance(model, (SparseEncoder, MultiVectorEncoder)):
+        return TokenSystem(name, model)
     if not callable(getattr(model, "measure", None)) or getattr(model, "name", None) != name:
         raise InputError(
-            f"models[{name!r}] must be an Embedder, a CrossEncoder, or a system with this name: got "
+            f"models[{name!r}] must be a model that is loaded, or a system with this name: got "
             f"{model!r:.80}; load it with from_pretrained(...)"
         )
     return model

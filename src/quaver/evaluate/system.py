@@ -13,6 +13,8 @@ from quaver.errors import TaskError
 from quaver.evaluate.cache import VectorCache
 from quaver.evaluate.task import Scores, Task
 from quaver.index import CorpusIndex
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 from quaver.store import Mode
 
 Rows = NDArray[np.float32]
@@ -135,6 +137,37 @@ class VectorSystem:
         if self._cache is None:
             return encode()
         return self._cache.get((self._key, role), texts, encode)
+
+
+class TokenSystem:
+    """A system that ranks by what a model makes of each token: weights of words, or a vector for each."""
+
+    def __init__(self, name: str, encoder: SparseEncoder | MultiVectorEncoder) -> None:
+        """Wrap an encoder.
+
+        Args:
+            name: heading of the column.
+            encoder: encodes the texts.
+        """
+        self.name = name
+        self._encoder: Any = encoder
+
+    def measure(self, task: Task) -> Measured:
+        """Score a task; there are no vectors to compare, one for each text."""
+        corpus = self._encoder.encode_document(list(task.corpus.values()))
+        queries = self._encoder.encode_query(list(task.queries.values()))
+        ids = list(task.corpus)
+        place = {document: row for row, document in enumerate(ids)}
+        kept = min(RANKING_DEPTH, len(ids))
+        scores: Scores = {}
+        for number, query in enumerate(task.queries):
+            near = self._encoder.similarity(queries[number], corpus)
+            if task.kind == "retrieval":
+                best = np.argpartition(-near, kept - 1)[:kept]
+            else:
+                best = np.array([place[document] for document in task.judgments[query]])
+            scores[query] = {ids[i]: float(near[i]) for i in best.tolist()}
+        return Measured(scores)
 
 
 class PairSystem:

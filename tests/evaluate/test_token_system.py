@@ -1,0 +1,46 @@
+"""Sparse encoders and multi-vector models beside each other in an evaluation."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quaver import MultiVectorEncoder, SparseEncoder, compare_models
+from quaver.evaluate import Task, TokenSystem
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
+CORPUS = {f"d{i}": text for i, text in enumerate(("a file", "the python class", "data", "text"))}
+QUERIES = {"q": "python", "r": "a data text"}
+JUDGED = {"q": {"d1": 1, "d0": 0}, "r": {"d2": 1, "d3": 0, "d1": 0}}
+
+
+@pytest.mark.parametrize(
+    ("opens", "name"), [(SparseEncoder, "splade-distilbert"), (MultiVectorEncoder, "colbert")]
+)
+def test_a_model_of_tokens_is_measured(opens: Any, name: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
+        packed.extractall(tmp_path)
+    model = opens.from_pretrained(tmp_path)
+    scores = model.similarity(
+        model.encode_query(list(QUERIES.values())), model.encode_document(list(CORPUS.values()))
+    )
+    ids = list(CORPUS)
+    retrieval = Task("all", "retrieval", CORPUS, QUERIES, JUDGED)
+    found = TokenSystem("int8", model).measure(retrieval)
+    assert found.vectors is None
+    for row, query in enumerate(QUERIES):
+        by_id = dict(zip(ids, scores[row].tolist(), strict=True))
+        assert found.scores[query] == pytest.approx(by_id, abs=1e-5)
+    pool = Task("pool", "reranking", CORPUS, QUERIES, JUDGED)
+    ranked = TokenSystem("int8", model).measure(pool).scores
+    assert {query: set(row) for query, row in ranked.items()} == {
+        q: set(p) for q, p in JUDGED.items()
+    }
+    exact = opens.from_pretrained(tmp_path, precision="float32")
+    report = compare_models({"float32": exact, "int8": model}, retrieval, baseline="float32")
+    assert report.systems == ["int8"]
+    assert np.isfinite(report.tasks[0].scores["int8"].tolist()).all()
