@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from quaver.models.leading_text import leading_text
+from quaver.models.leading_text import _LETTERS, leading_text
 from quaver.models.tokenizer import Tokenizer
 from tiny_model import tiny_tokenizer
 
@@ -26,9 +28,19 @@ def golden(name: str) -> Backend:
     return Backend.from_str(json.dumps(state))
 
 
-def charsmap() -> normalizers.Normalizer:
-    """A character map of SentencePiece's form without entries; T5's own has 30,000."""
-    return normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+def character_map(name: str) -> normalizers.Normalizer:
+    """One of SentencePiece's character maps: XLM-R and T5 have nmt_nfkc, ALBERT nmt_nfkc_cf or nfkc."""
+    package = pytest.importorskip("sentencepiece")
+    content = Path(package.__file__).with_name("package_data") / f"{name}.bin"
+    return normalizers.Precompiled(content.read_bytes())
+
+
+def normalized(kind: str, *steps: normalizers.Normalizer) -> Backend:
+    """A golden tokenizer with other normalizers, and double spaces made one after them."""
+    backend = golden(kind)
+    spaces = normalizers.Replace(Regex(" {2,}"), " ")
+    backend.normalizer = normalizers.Sequence([*steps, spaces])
+    return backend
 
 
 def changed(name: str, change: Callable[[Backend], Any]) -> Backend:
@@ -50,6 +62,12 @@ def set_qwen(backend: Backend) -> None:
     )
 
 
+def set_sentencepiece_bpe(backend: Backend) -> None:
+    """Byte pairs behind SentencePiece's normalizer and its sign for a space, as Gemma's tokenizer has them."""
+    backend.normalizer = character_map("nfkc_cf")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+
+
 def add_words(backend: Backend) -> None:
     """Added tokens that take whitespace, stand alone, or are found after normalization."""
     backend.add_tokens(
@@ -66,7 +84,11 @@ KINDS: dict[str, Callable[[], Backend]] = {
     **{name: (lambda name=name: golden(name)) for name in NAMES},
     "tiny": tiny_tokenizer,
     "qwen": lambda: changed("modernbert", set_qwen),
-    "nfkc": lambda: changed("xlm-roberta", lambda b: setattr(b, "normalizer", charsmap())),
+    "nfkc": lambda: normalized("xlm-roberta", normalizers.NFKC()),
+    "unigram of nmt_nfkc": lambda: normalized("xlm-roberta", character_map("nmt_nfkc")),
+    "unigram of nmt_nfkc_cf": lambda: normalized("camembert", character_map("nmt_nfkc_cf")),
+    "unigram of nfkc": lambda: normalized("deberta-v2", character_map("nfkc"), normalizers.Nmt()),
+    "bpe of nfkc_cf": lambda: changed("modernbert", set_sentencepiece_bpe),
     "bert with words": lambda: changed("bert-uncased", add_words),
     "roberta with words": lambda: changed("roberta", add_words),
     "deberta with words": lambda: changed("deberta-v2", add_words),
@@ -120,6 +142,38 @@ def test_a_cut_text_has_the_ids_of_the_whole(kind: str, text: str) -> None:
         assert found.ids.tolist() == expected.ids.tolist()
         assert found.offsets.tolist() == expected.offsets.tolist()
         assert found.truncated == expected.truncated
+
+
+@pytest.mark.parametrize("name", ["nmt_nfkc", "nmt_nfkc_cf", "nfkc", "nfkc_cf"])
+def test_character_maps_are_local_at_the_place(name: str) -> None:
+    """Whatever character follows the space, and whatever letter is before it."""
+    normalize = character_map(name).normalize_str
+    for code in range(0x110000):
+        if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co"):
+            assert normalize(f"a {chr(code)}").startswith("a "), hex(code)
+    letters = [chr(code) for code in range(0x110000) if re.match(f"[{_LETTERS}]", chr(code))]
+    assert len(letters) > 30_000
+    for letter in letters:
+        assert normalize(f"{letter} \u0301").startswith(f"{normalize(letter)} "), hex(ord(letter))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(
+    parts=st.lists(
+        st.text("abxyz", min_size=1, max_size=300) | st.text(min_size=1, max_size=40), max_size=8
+    ),
+    glue=st.sampled_from(["", "-", "\u200d", "\u3000", "\n", " ", "  "]),
+    length=st.integers(3, 40),
+)
+def test_long_runs_without_spaces_keep_their_ids(
+    kind: str, parts: list[str], glue: str, length: int
+) -> None:
+    text = glue.join(parts) * 40
+    tokenizer, whole = (Tokenizer(KINDS[kind](), max_length=length) for _ in range(2))
+    whole._leading = None
+    found, expected = tokenizer.encode([text]), whole.encode([text])
+    assert found.ids.tolist() == expected.ids.tolist()
+    assert found.truncated == expected.truncated
 
 
 def test_a_long_text_is_cut_and_one_without_spaces_is_not() -> None:

@@ -88,7 +88,7 @@ def test_litellm(server: Running, embedder: Embedder, cross_encoder: CrossEncode
     )
     vectors = np.stack([decoded(entry["embedding"]) for entry in found.data])
     assert np.array_equal(vectors, embedder.encode(TEXTS))
-    for provider in ("cohere", "jina_ai", "hosted_vllm", "infinity"):
+    for provider in ("cohere", "jina_ai", "hosted_vllm"):
         ranked = litellm.rerank(
             model=f"{provider}/ranker",
             query=QUERY,

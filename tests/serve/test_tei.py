@@ -130,7 +130,7 @@ def test_rerank(server: Running, cross_encoder: CrossEncoder) -> None:
     )
 
 
-def test_rerank_as_vllm_and_infinity_have_it(server: Running) -> None:
+def test_rerank_as_vllm_has_it(server: Running) -> None:
     body = {"query": "x", "documents": DOCUMENTS, "top_n": 2, "model": "ranker"}
     found, expected = server.post("/rerank", body).json(), server.post("/v1/rerank", body).json()
     assert {**found, "id": ""} == {**expected, "id": ""}

@@ -135,7 +135,7 @@ class SimilarityRequest(msgspec.Struct):
 
 
 class RerankRequest(msgspec.Struct):
-    """The body of /rerank; with `documents` instead of `texts` it is that of vLLM and infinity.
+    """The body of /rerank; with `documents` instead of `texts` it is that of vLLM.
 
     Attributes:
         query: the query.
