@@ -10,7 +10,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: test-page help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -186,6 +186,17 @@ build/emulated/made: $(SOURCES) $(VENV)/installed $(VENV)/test-tools
 
 test-serve: .envs/serve/made
 	.envs/serve/bin/python -m pytest -q tests/serve
+
+# The page in a browser: Debian's Chromium, which this installs where it is missing.
+.envs/page/made: $(SOURCES)
+	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	test -x .envs/page/bin/python || $(PYTHON) -m venv .envs/page
+	.envs/page/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.envs/page/bin/python -m pip install --quiet --no-compile --group test-page ".[serve]"
+	@touch $@
+
+test-page: .envs/page/made
+	.envs/page/bin/python -m pytest -q tests/browser
 
 # --- Frameworks -----------------------------------------------------------------------------------------------------
 # Only the second environment has torch.

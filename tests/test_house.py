@@ -83,6 +83,7 @@ MADE_AROUND = {
     "serve.ollama": {"msgspec", "starlette"},
     "serve.openai": {"msgspec", "starlette"},
     "serve.operations": {"msgspec", "prometheus_client", "starlette"},
+    "serve.page": {"jinja2", "markdown_it", "markupsafe", "starlette"},
     "serve.scheduler": {"cachetools"},
     "serve.server": {"uvicorn"},
     "serve.search": {"msgspec", "orjson", "starlette"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from quaver.store import (
     StoreCheck,
     StoreRepair,
     StoreStatus,
+    UpdateSource,
     VectorStore,
     check_language,
     check_store,
@@ -401,6 +403,11 @@ class Index:
         self._require_open()
         if name is not None and not name.strip():
             raise InputError("a folder's name must not be empty: leave it out to use its path")
+        source: UpdateSource | None = None
+        with suppress(DocumentError):  # a path that is no text is not stored
+            source = UpdateSource(
+                root_of(Path(folder)), tuple(include), tuple(exclude), gitignore, follow_links
+            )
         return update(
             self.embedder,
             self.store,
@@ -411,6 +418,40 @@ class Index:
                 include, exclude, gitignore=gitignore, follow_links=follow_links
             ),
             scan=scan,
+            on_progress=on_progress,
+            source=source,
+        )
+
+    def update_again(
+        self, root: str, *, on_progress: Callable[[UpdateProgress], None] | None = None
+    ) -> UpdateReport:
+        """Update the index from a folder with the path, patterns and options of the last time.
+
+        Args:
+            root: the folder's absolute path, or the name it was indexed under.
+            on_progress: as for `update`.
+
+        Returns:
+            what was done.
+
+        Raises:
+            DocumentError: the store does not know how the folder was updated, or it cannot be read.
+            StoreError: storing failed.
+        """
+        self._require_open()
+        note = self.store.notes().get(root)
+        if note is None or note.source is None:
+            raise DocumentError(
+                f"the store does not know how {root!r} was updated: run `quaver index` on it once"
+            )
+        source = note.source
+        return self.update(
+            source.folder,
+            name=None if root == source.folder else root,
+            include=source.include,
+            exclude=source.exclude,
+            gitignore=source.gitignore,
+            follow_links=source.follow_links,
             on_progress=on_progress,
         )
 

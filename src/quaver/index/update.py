@@ -25,7 +25,7 @@ from quaver.index.background import BackgroundJobs, read_ahead
 from quaver.index.embedding import Batch, batches, embed, tokenize_passages
 from quaver.index.reading import Group, Reader, ReadFile, file_size
 from quaver.index.report import UpdateProgress, UpdateReport
-from quaver.store import MAX_FAILURES, StoredSource, UpdateNote, VectorStore
+from quaver.store import MAX_FAILURES, StoredSource, UpdateNote, UpdateSource, VectorStore
 
 _AHEAD = 4
 """Maximum number of groups read ahead, and of batches that wait for the store. Bounds the memory for
@@ -46,6 +46,7 @@ def update(
     selection: Selection | None = None,
     scan: Scan | None = None,
     on_progress: Callable[[UpdateProgress], None] | None = None,
+    source: UpdateSource | None = None,
 ) -> UpdateReport:
     """Update a store from a folder; see `Index.update`.
 
@@ -58,6 +59,7 @@ def update(
         selection: which files of the folder to index; see `scan_folder`.
         scan: what `scan_folder` found with this selection; None lists the folder now.
         on_progress: called in the caller's thread whenever passages have been embedded or stored.
+        source: recorded, so that the update can be repeated.
 
     Returns:
         what was done.
@@ -67,7 +69,7 @@ def update(
         StoreError: storing failed.
     """
     report = on_progress or (lambda progress: None)
-    return _Update(embedder, store, folder, root, max_tokens, report).run(
+    return _Update(embedder, store, folder, root, max_tokens, report, source).run(
         scan or scan_folder(folder, selection)
     )
 
@@ -100,7 +102,9 @@ class _Update:
         root: str,
         max_tokens: int,
         on_progress: Callable[[UpdateProgress], None],
+        source: UpdateSource | None,
     ) -> None:
+        self._source = source
         self._embedder, self._store, self._folder = embedder, store, folder
         self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
@@ -165,7 +169,7 @@ class _Update:
         """Record in the store when this update ended and which files it could not read."""
         at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         failed = tuple(self._failed[:MAX_FAILURES])
-        self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed)))
+        self._store.note_update(self._root, UpdateNote(at, failed, len(self._failed), self._source))
 
     def _note(self, group: Group) -> None:
         """Count the files of a group that need no storing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import logging
@@ -101,7 +102,7 @@ class Keys:
         return bool(self._digests)
 
     def check(self, header: str | None) -> None:
-        """Check a request's Authorization header: `Bearer KEY`, or the key alone.
+        """Check a request's Authorization header: `Bearer KEY`, the key alone, or the key as a password.
 
         Raises:
             Refusal: it is missing or wrong.
@@ -110,6 +111,8 @@ class Keys:
             return
         scheme, _, rest = (header or "").partition(" ")
         given = rest.strip() if scheme.lower() == "bearer" else header or ""
+        if scheme.lower() == "basic":  # a browser asks for a name and a password, which is the key
+            given = _password(rest.strip())
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
         # No early exit: the time says nothing about which keys there are.
         if sum(hmac.compare_digest(digest, each) for each in self._digests) == 0:
@@ -117,6 +120,14 @@ class Keys:
                 Reason.UNAUTHORIZED,
                 "this server needs an API key: send the header Authorization: Bearer KEY",
             )
+
+
+def _password(credentials: str) -> str:
+    """Return the password of a Basic authorization; "" if it cannot be read."""
+    try:
+        return base64.b64decode(credentials, validate=True).decode().partition(":")[2]
+    except ValueError:
+        return ""
 
 
 def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
@@ -141,10 +152,12 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     store_routes: Sequence[Route] = ()
     if settings.store:  # importing what searches takes a third of the start
         from quaver.serve import search
+        from quaver.serve.page import Page
         from quaver.serve.stores import Stores, with_store_models
 
         settings = with_store_models(settings)
-        stores, store_routes = Stores(settings), search.ROUTES
+        stores = Stores(settings)
+        store_routes = (*search.ROUTES, *Page(allow_update=settings.allow_update).routes())
     service = Service(settings)
     state = State(service, stores)
     if settings.otlp_endpoint is not None:

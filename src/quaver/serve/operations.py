@@ -179,7 +179,7 @@ def routes(state: State) -> Iterator[Route]:
         ("/readyz", readyz, "Whether it answers: not while it loads models or stops."),
         ("/health", health, "The same, without a body."),
         ("/ping", health, "The same."),
-        ("/", root, "That this is Quaver."),
+        *([] if state.stores else [("/", root, "That this is Quaver.")]),
         ("/metrics", metrics, "Numbers for Prometheus."),
         ("/openapi.json", openapi, "This description."),
         ("/docs", docs, "A page of it."),

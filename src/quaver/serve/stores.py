@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from quaver.answers import ChatModel, Message, answer_from
 from quaver.documents import embedded_text
+from quaver.embedder import Embedder
 from quaver.errors import (
     InputError,
     LanguageModelError,
@@ -227,6 +228,17 @@ class Stores:
             hits = [replace(hits[i], score=float(scores[i])) for i in order]
         least = query.min_score
         return [hit for hit in hits if least is None or hit.score >= least]
+
+    async def embedder(self, service: Service, library: Library) -> Embedder:
+        """Return the model that a store was made with.
+
+        Raises:
+            Refusal: the server does not have it, or it cannot be loaded.
+        """
+        model = await self._model(service.models, library)
+        loaded = await service.models.loaded(model)
+        assert isinstance(loaded, LoadedEmbedder)
+        return loaded.embedder
 
     async def _model(self, models: Models, library: Library) -> ServedModel:
         """Return the served model that the store was made with, loaded."""

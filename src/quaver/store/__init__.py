@@ -22,7 +22,7 @@ from quaver.store.parquet import ROW_GROUP, ParquetPassages, pieces, write_parqu
 from quaver.store.payload import to_payload
 from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource, VectorStore
 from quaver.store.query import CANDIDATES, best, fused
-from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote
+from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote, UpdateSource
 from quaver.store.terms import LANGUAGES, UNSPACED, TermAnalyzer, check_language
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "StoredSource",
     "TermAnalyzer",
     "UpdateNote",
+    "UpdateSource",
     "VectorStore",
     "best",
     "check_language",

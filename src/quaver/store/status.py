@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from quaver.documents import Failure
 from quaver.errors import StoreError
@@ -18,6 +19,25 @@ MAX_FAILURES = 1000
 
 
 @dataclass(frozen=True)
+class UpdateSource:
+    """Where an update read its files, and which ones.
+
+    Attributes:
+        folder: the folder's absolute path.
+        include: patterns of files, as of `Index.update`.
+        exclude: patterns of files and folders left out.
+        gitignore: whether .gitignore files were respected.
+        follow_links: whether links out of the folder were followed.
+    """
+
+    folder: str
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    gitignore: bool = True
+    follow_links: bool = False
+
+
+@dataclass(frozen=True)
 class UpdateNote:
     """The note of a folder's last update.
 
@@ -25,11 +45,14 @@ class UpdateNote:
         at: when it ended: UTC, ISO 8601.
         failed: files that could not be read, with the reason; the first `MAX_FAILURES`.
         failures: how many there were.
+        source: how to update it again: the folder's path, and the arguments of `Index.update`; None
+            if an earlier version made the note.
     """
 
     at: str
     failed: tuple[Failure, ...] = ()
     failures: int = 0
+    source: UpdateSource | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +158,7 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
                 str(note["at"]),
                 tuple(Failure(str(one["source"]), str(one["reason"])) for one in note["failed"]),
                 int(note["failures"]),
+                _source(note.get("source")),
             )
             for root, note in content.items()
         }
@@ -146,6 +170,18 @@ def read_notes(store: Path) -> dict[str, UpdateNote]:
         raise StoreError(
             f"{path} is broken; delete it, or `quaver check --repair`: it only tells when folders were updated"
         ) from error
+
+
+def _source(content: Any) -> UpdateSource | None:
+    if content is None:
+        return None
+    return UpdateSource(
+        str(content["folder"]),
+        tuple(map(str, content["include"])),
+        tuple(map(str, content["exclude"])),
+        bool(content["gitignore"]),
+        bool(content["follow_links"]),
+    )
 
 
 def folder_size(folder: Path) -> int:
