@@ -35,7 +35,7 @@ ORDER = (
     ("reference",),
     ("embedder", "multi_vector_encoder", "sparse_encoder"),
     ("reranker",),
-    ("documents",),
+    ("bulk", "documents"),
     ("quantization", "store"),
     ("index",),
     ("answers",),
@@ -54,6 +54,10 @@ NATIVE_CALLERS = {"engine.engine", "engine.instruction_sets", "engine.machine"}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
+    "bulk.place": {"pyarrow"},
+    "bulk.shard": {"msgspec", "pyarrow"},
+    "bulk.target": {"msgspec", "pyarrow"},
+    "bulk.output": {"pyarrow"},
     "cli.app": {"typer"},
     "cli.ask": {"typer", "rich"},
     "cli.bench": {"typer", "quaver_bench"},

@@ -6,6 +6,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 from quaver.errors import (
+    BulkError,
+    BulkWriteError,
     CalibrationError,
     DocumentError,
     EngineError,
@@ -97,6 +99,8 @@ __all__ = [
     "And",
     "Answer",
     "BiEncoderRanker",
+    "BulkError",
+    "BulkWriteError",
     "CalibrationError",
     "CalibrationTexts",
     "ChatModel",

@@ -16,6 +16,8 @@
     │   └── CalibrationError               the calibration text is missing, unreadable or too little
     ├── DocumentError                      a document, or a folder of documents, cannot be read
     ├── LanguageModelError                 a language model cannot be reached, refuses, or breaks off
+    ├── BulkError                          a corpus cannot be read, or does not fit the target that it is embedded into
+    │   └── BulkWriteError                 the target cannot be written: disk full, read-only, access refused
     ├── TaskError                          a task to evaluate on cannot be read, or a model not measured on it
     └── StoreError                         a store cannot be used
         ├── StoreNotFoundError             nothing is stored at this path
@@ -100,6 +102,14 @@ class DocumentError(QuaverError):
 
 class LanguageModelError(QuaverError):
     """A language model cannot be reached, refuses to answer, or its answer breaks off."""
+
+
+class BulkError(QuaverError):
+    """A corpus cannot be read, or does not fit the target that it is embedded into."""
+
+
+class BulkWriteError(BulkError):
+    """The target of a corpus cannot be written: the disk is full, or access is refused."""
 
 
 class TaskError(QuaverError):

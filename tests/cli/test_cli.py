@@ -27,6 +27,7 @@ import quaver
 from quaver import CrossEncoder, cli
 from quaver.cli import info as info_command
 from quaver.cli.app import COMMANDS, load
+from quaver.cli.exit_codes import FAILED, REFUSED
 from quaver.cli.terminal import (
     TimeLeft,
     duration,
@@ -814,3 +815,44 @@ def test_poolings_from_the_shell_are_those_of_the_library(tmp_path: Path) -> Non
     code, _, errors = call("embed", "text", "-m", bare, "--pooling", "middle", "-o", vectors)
     assert code == 2
     assert "lasttoken" in errors
+
+
+# --- Files ----------------------------------------------------------------------------------------
+def test_embed_writes_the_vectors_of_files(tmp_path: Path, tiny_folder: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "a.jsonl").write_text('{"id": 1, "text": "the file"}\n{"id": 2, "text": null}\n')
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 not really PAR1")
+    out = tmp_path / "vectors"
+    command = ["embed", tmp_path / "*.jsonl", "-m", tiny_folder, "--output", out, "--keep", "id"]
+    code, shown, errors = call(*command, "--core-price", "0.04")
+    assert code == 0
+    assert f"2 rows of 1 shard in {out}" in shown
+    assert "per million tokens" in shown
+    assert f"1 row without a vector, with reasons in {out}/_quaver/failed" in errors
+    (file,) = out.glob("*.parquet")
+    assert parquet.read_table(file)["id"].to_pylist() == ["1", "2"]
+
+    code, shown, errors = call(*command, tmp_path / "b.parquet")
+    assert code == FAILED
+    assert f"2 rows of 1 shard, 1 of them before in {out}" in shown
+    assert "1 shard could not be embedded:" in errors
+    assert f"{tmp_path}/b.parquet: cannot read {tmp_path}/b.parquet" in errors
+    assert call(*command, "--dtype", "int8")[0] == FAILED
+    assert call(*command[:-2], "--column", "body")[0] == REFUSED
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--column", "x"],
+        ["--keep", "x"],
+        ["--engine", "ray"],
+        ["--dtype", "int8"],
+        ["--workers", "2"],
+    ],
+)
+def test_embed_refuses_options_of_files_without_output(options: list[str]) -> None:
+    code, _, errors = call("embed", "text", "-m", "x", *options)
+    assert code == REFUSED
+    assert f"{options[0]} has no effect without --output" in errors
+    assert call("embed", "-m", "x", "--output", "out", *options)[0] == REFUSED

@@ -51,7 +51,8 @@ COMMANDS = {
         "Store the passages of a Parquet file, with its vectors if it is an export.",
     ),
     "embed": Command(
-        "embed:embed", "Embed texts: one JSON array per line on stdout, or a NumPy file."
+        "embed:embed",
+        "Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors.",
     ),
     "serve": Command(
         "serve:serve",

@@ -111,6 +111,16 @@ QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progre
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Threads; default: all cores.", min=1, max=1024)
 ]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--core-price",
+        help="What a core costs in an hour, to print the cost of the work.",
+        metavar="DOLLARS",
+        min=0.0,
+        show_default=False,
+    ),
+]
 OverwriteOption = Annotated[
     bool, typer.Option("--overwrite", help="Replace the output if it exists.")
 ]

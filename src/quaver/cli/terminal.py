@@ -90,13 +90,14 @@ def duration(seconds: float) -> str:
 class ProgressDisplay:
     """The progress of an update: a bar in a terminal, else a line every ten seconds."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, noun: str) -> None:
         """Show nothing yet.
 
         Args:
             quiet: show nothing at all.
+            noun: what is embedded, in the plural.
         """
-        self._quiet = quiet
+        self._quiet, self._noun = quiet, noun
         self._bar: tqdm[NoReturn] | None = None
         self._ended = threading.Event()
         self._lines: threading.Thread | None = None
@@ -163,7 +164,7 @@ class ProgressDisplay:
         left = self._left.seconds(now)
         rate = progress.embedded / max(now - self._started, 1e-9)
         words = [f"{duration(left)} left"] if left else []
-        words.append(f"{progress.embedded:,} passages")
+        words.append(f"{progress.embedded:,} {self._noun}")
         return [*words, f"{rate:.0f}/s"] if progress.embedded else words
 
     def _print_lines(self) -> None:
@@ -177,16 +178,17 @@ class ProgressDisplay:
 
 
 @contextmanager
-def progress_display(*, quiet: bool = False) -> Iterator[ProgressDisplay]:
+def progress_display(*, quiet: bool = False, noun: str = "passages") -> Iterator[ProgressDisplay]:
     """Show progress while the context is open.
 
     Args:
         quiet: show nothing.
+        noun: what is embedded, in the plural.
 
     Yields:
         the display, to be called with progress.
     """
-    display = ProgressDisplay(quiet)
+    display = ProgressDisplay(quiet, noun)
     try:
         yield display
     finally:

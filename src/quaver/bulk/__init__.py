@@ -1,0 +1,8 @@
+"""Embed corpora that outgrow memory, on this machine, on Ray or on Spark; a killed run continues."""
+
+from __future__ import annotations
+
+from quaver.bulk.run import BulkProgress, BulkReport, embed
+from quaver.bulk.target import Record
+
+__all__ = ["BulkProgress", "BulkReport", "Record", "embed"]

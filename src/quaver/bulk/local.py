@@ -1,0 +1,195 @@
+"""The engine on this machine: one process, or one for each NUMA node or as many as asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+
+from quaver.bulk.shard import Shard
+from quaver.bulk.worker import TRIES, Failed, Job, Result, Worker
+from quaver.embedder import Embedder
+from quaver.errors import BulkError, QuaverError
+
+Partly = Callable[[Shard, float, int], None]
+"""Called with a shard, the share of it that is embedded, and its rows so far."""
+
+
+def run_here(
+    job: Job, shards: Sequence[Shard], embedder: Embedder, partly: Partly
+) -> Iterator[Result]:
+    """Embed shards in this process.
+
+    Args:
+        job: the run.
+        shards: in the order of the work.
+        embedder: the loaded model.
+        partly: called after each block.
+
+    Yields:
+        the result of each shard.
+    """
+    worker = Worker(job, embedder)
+    for shard in shards:
+        yield worker(shard, lambda share, rows, shard=shard: partly(shard, share, rows))  # type: ignore[misc]
+
+
+def run_processes(
+    job: Job, shards: Sequence[Shard], groups: Sequence[Sequence[int]], partly: Partly
+) -> Iterator[Result]:
+    """Embed shards in processes, each pinned to some CPUs.
+
+    A process that dies is replaced, and its shard is tried again. When this process dies, the others
+    finish their shard and end.
+
+    Args:
+        job: the run.
+        shards: in the order of the work.
+        groups: CPUs of each process.
+        partly: called after each block.
+
+    Yields:
+        the result of each shard, in the order in which they are finished.
+
+    Raises:
+        BulkError: processes die before they have loaded the model.
+        QuaverError: a process failed with it.
+    """
+    waiting = deque(shards)
+    tries: dict[Shard, int] = {}
+    running = [_start(job, group) for group in groups]
+    try:
+        while waiting or any(process.shard for process in running):
+            for process in running:
+                if process.ready and process.shard is None and waiting:
+                    process.give(waiting.popleft())
+            for connection in wait([process.connection for process in running]):
+                process = next(p for p in running if p.connection is connection)
+                try:
+                    message = process.connection.recv()
+                except (EOFError, ConnectionError):
+                    code = process.end()
+                    lost = process.shard
+                    if not process.ready:
+                        raise BulkError(
+                            f"a worker process ended (code {code}) before it had "
+                            "loaded the model: is there memory for one model in each process?"
+                        ) from None
+                    if lost is not None:
+                        tries[lost] = tries.get(lost, 0) + 1
+                        if tries[lost] < TRIES:
+                            waiting.appendleft(lost)
+                        else:
+                            yield Failed(lost, f"{TRIES} worker processes died on it (code {code})")
+                    running[running.index(process)] = _start(job, process.cpus)
+                    continue
+                if isinstance(message, QuaverError):
+                    raise message
+                if message is None:
+                    process.ready = True
+                elif isinstance(message, tuple):
+                    assert process.shard is not None
+                    partly(process.shard, *message)
+                else:
+                    process.shard = None
+                    yield message
+    finally:
+        for process in running:
+            process.end()
+
+
+@dataclass
+class _Process:
+    process: subprocess.Popen[bytes]
+    connection: Connection
+    cpus: Sequence[int]
+    ready: bool = False
+    shard: Shard | None = None
+
+    def give(self, message: object) -> None:
+        if isinstance(message, Shard):
+            self.shard = message
+        with suppress(BrokenPipeError):  # it died: reading from it says so
+            self.connection.send(message)
+
+    def end(self) -> int:
+        self.process.terminate()
+        self.connection.close()
+        return self.process.wait()
+
+
+def _start(job: Job, cpus: Sequence[int]) -> _Process:
+    # Not multiprocessing.Process: that runs the caller's script again, and ends in strange errors if the
+    # script does not expect it.
+    here, there = Pipe()
+    with there:  # else the end of the process would not close the pipe
+        process = subprocess.Popen(
+            [sys.executable, "-c", _SERVE, str(there.fileno())], pass_fds=[there.fileno()]
+        )
+    started = _Process(process, here, cpus)
+    started.give((job, list(cpus)))
+    return started
+
+
+_SERVE = "import sys; from quaver.bulk.local import serve; serve(int(sys.argv[1]))"
+
+
+def serve(descriptor: int) -> None:
+    """Embed the shards that arrive, until the driver is gone.
+
+    Args:
+        descriptor: of the pipe to the driver.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver ends this process
+    with Connection(descriptor) as connection, suppress(EOFError, ConnectionError):
+        job, cpus = connection.recv()
+        try:
+            if hasattr(os, "sched_setaffinity"):
+                os.sched_setaffinity(0, cpus)
+            worker = Worker(job, job.load(threads=len(cpus)))
+            connection.send(None)
+            while True:
+                shard = connection.recv()
+                connection.send(worker(shard, lambda share, rows: connection.send((share, rows))))
+        except QuaverError as error:
+            connection.send(error)
+
+
+def cpu_groups(workers: int | None) -> list[list[int]]:
+    """Divide the CPUs that this process may use.
+
+    Args:
+        workers: number of groups; None makes one for each NUMA node.
+
+    Returns:
+        the CPUs of each group, none empty; with more workers than CPUs some share one.
+    """
+    has_mask = hasattr(os, "sched_getaffinity")
+    cpus = sorted(os.sched_getaffinity(0)) if has_mask else list(range(os.cpu_count() or 1))
+    nodes = [[cpu for cpu in node if cpu in cpus] for node in _numa_nodes()]
+    nodes = [node for node in nodes if node] or [cpus]
+    if workers is None:
+        return nodes
+    ordered = [cpu for node in nodes for cpu in node]  # neighbors work together
+    if workers >= len(ordered):
+        return [[ordered[i % len(ordered)]] for i in range(workers)]
+    bounds = [len(ordered) * i // workers for i in range(workers + 1)]
+    return [ordered[a:b] for a, b in pairwise(bounds)]
+
+
+def _numa_nodes() -> list[list[int]]:
+    """Return the CPUs of each NUMA node; nothing where Linux does not say."""
+    nodes = []
+    for path in sorted(Path("/sys/devices/system/node").glob("node[0-9]*/cpulist")):
+        ranges = re.findall(r"(\d+)(?:-(\d+))?", path.read_text())
+        nodes.append([cpu for a, b in ranges for cpu in range(int(a), int(b or a) + 1)])
+    return nodes

@@ -1,0 +1,219 @@
+"""Output files: vectors and kept columns as Parquet, or vectors as a .npy array."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.bulk.place import Place, make_folder, writing
+from quaver.errors import needs_extra
+
+with needs_extra("bulk"):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+Format = Literal["parquet", "npy"]
+"""What an output file is."""
+
+VECTOR = "vector"
+"""The name of the column with the vectors."""
+
+GROUP_BYTES = 32 << 20
+"""Bytes of vectors in a row group."""
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
+"""The type of a component; of "binary" eight components."""
+
+
+class _Hashed(io.RawIOBase):
+    """A new file that counts and hashes what is written to it."""
+
+    def __init__(self, place: Place) -> None:
+        make_folder(place.at(place.path.rpartition("/")[0]))
+        self._file: Any = (
+            open(place.path, "wb", buffering=0)  # noqa: PTH123, SIM115
+            if place.is_local
+            else place.filesystem.open_output_stream(place.path, compression=None)
+        )
+        self._local, self._discards = place.is_local, False
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.size
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        written = 0
+        while written < len(view) and not self._discards:
+            written += self._file.write(view[written:])
+        self._digest.update(view)
+        self.size += len(view)
+        return len(view)
+
+    def close(self) -> None:
+        """Finish the file; what is reported afterwards survives a power failure."""
+        if not self.closed:
+            if self._local and not self._discards:
+                os.fsync(self._file.fileno())
+            self._file.close()
+        super().close()
+
+    def discard(self) -> None:
+        """Ignore everything that is written from now on, so that closing cannot fail again."""
+        self._discards = True
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+class Output:
+    """A file that has another name until it is complete.
+
+    Attributes:
+        rows: rows written so far.
+        size: bytes of the complete file.
+        sha256: digest of the complete file.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        aside: Place,
+        *,
+        kind: Format,
+        dtype: str,
+        width: int,
+        about: Mapping[str, str],
+    ) -> None:
+        """Choose the file; it is created with the first rows.
+
+        Args:
+            place: the file; an existing one is replaced.
+            aside: its name until then, in the same filesystem.
+            kind: "parquet" or "npy".
+            dtype: a key of DTYPES.
+            width: components in a row of vectors, as stored.
+            about: metadata of a Parquet file.
+        """
+        self._place, self._aside = place, aside
+        self._kind, self._dtype, self._width = kind, DTYPES[dtype], width
+        self._about = dict(about)
+        self._file: _Hashed | None = None
+        self._writer: Any = None
+        self._waiting: list[Any] = []
+        self._bytes = 0
+        self._spool: Any = None
+        self.rows = 0
+        self.size, self.sha256 = 0, ""
+
+    def write(self, vectors: NDArray[Any], missing: NDArray[np.bool_], kept: Any) -> None:
+        """Append rows.
+
+        Args:
+            vectors: (N, width), of the dtype.
+            missing: bool (N,), where there is no vector.
+            kept: a record batch of N rows with the other columns, or None.
+
+        Raises:
+            BulkWriteError: writing failed.
+        """
+        with writing(self._place):
+            self.rows += len(vectors)
+            if self._kind == "npy":
+                if self._spool is None:
+                    self._spool = tempfile.TemporaryFile()  # noqa: SIM115
+                if missing.any():
+                    vectors = vectors.copy()
+                    vectors[missing] = np.nan if vectors.dtype.kind == "f" else 0
+                self._spool.write(np.ascontiguousarray(vectors).data)
+                return
+            values = pa.array(vectors.reshape(-1))
+            mask = pa.array(missing) if missing.any() else None
+            column = pa.FixedSizeListArray.from_arrays(values, self._width, mask=mask)
+            arrays = [] if kept is None else list(kept.columns)
+            fields = [] if kept is None else list(kept.schema)
+            schema = pa.schema([*fields, pa.field(VECTOR, column.type)], metadata=self._about)
+            batch = pa.RecordBatch.from_arrays([*arrays, column], schema=schema)
+            if self._writer is None:
+                self._open(schema)
+            self._waiting.append(batch)
+            self._bytes += vectors.nbytes
+            if self._bytes >= GROUP_BYTES:
+                self._write_group()
+
+    def _open(self, schema: Any) -> None:
+        self._file = _Hashed(self._aside)
+        # Components of vectors are as good as random: compressing them costs time and saves nothing.
+        kept = [name for name in schema.names if name != VECTOR]
+        self._writer = parquet.ParquetWriter(
+            self._file,
+            schema,
+            compression=dict.fromkeys(kept, "zstd") or "none",
+            use_dictionary=kept or False,
+            write_statistics=kept or False,
+        )
+
+    def _write_group(self) -> None:
+        table = pa.Table.from_batches(self._waiting)
+        self._writer.write_table(table, row_group_size=len(table))
+        self._waiting, self._bytes = [], 0
+
+    def commit(self) -> None:
+        """Complete the file and give it its name.
+
+        Raises:
+            BulkWriteError: writing failed.
+        """
+        with writing(self._place):
+            if self._kind == "npy":
+                self._copy_array()
+            else:
+                if self._writer is None:  # a shard without rows
+                    empty = pa.list_(pa.from_numpy_dtype(self._dtype), self._width)
+                    self._open(pa.schema([pa.field(VECTOR, empty)], metadata=self._about))
+                if self._waiting:
+                    self._write_group()
+                self._writer.close()
+            assert self._file is not None
+            self._file.close()
+            self.size, self.sha256 = self._file.size, self._file.sha256
+            self._place.filesystem.move(self._aside.path, self._place.path)
+
+    def _copy_array(self) -> None:
+        """Write the header, which has the number of rows, before the rows."""
+        self._file = _Hashed(self._aside)
+        shape = (self.rows, self._width)
+        header = {"descr": np.dtype(self._dtype).str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        if self._spool is not None:
+            self._spool.seek(0)
+            shutil.copyfileobj(self._spool, self._file, 1 << 20)
+
+    def abandon(self) -> None:
+        """Delete what was written, unless it is committed; ends the use of the output."""
+        if self._spool is not None:
+            self._spool.close()
+        if self._file is None or self._file.closed:
+            return
+        self._file.discard()
+        # The error that led here is on its way: what closing or deleting adds would hide it, and the next
+        # run deletes what is left.
+        with suppress(OSError, pa.ArrowException):
+            if self._writer is not None:
+                self._writer.close()
+            self._file.close()
+            self._place.filesystem.delete_file(self._aside.path)

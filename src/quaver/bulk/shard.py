@@ -1,0 +1,476 @@
+"""Shards: the parts of a source, each read in blocks of rows."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import math
+import re
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import PurePosixPath
+from typing import Any
+
+import msgspec
+
+from quaver.bulk.place import Listed, Place, find_place, reading
+from quaver.errors import BulkError, InputError, needs_extra
+
+with needs_extra("bulk"):
+    import pyarrow as pa
+    from pyarrow import ipc, parquet
+
+ROWS = 1024
+"""Rows in a block."""
+BLOCK_BYTES = 16 << 20
+"""Bytes of lines after which a block ends earlier."""
+LINE_BYTES = 64 << 20
+"""Bytes of the longest line; a longer one fails."""
+
+ENDINGS = re.compile(
+    r"\.(?P<format>parquet|pq|arrow|feather|ipc|"
+    r"(?P<lines>jsonl|ndjson|csv|tsv|txt)(?P<packed>\.(?:gz|bz2|zst))?)$",
+    re.IGNORECASE,
+)
+"""File names that say their format."""
+
+_FORMATS = {"pq": "parquet", "feather": "arrow", "ipc": "arrow", "ndjson": "jsonl", "txt": "text"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a source file: the unit of work that becomes one output file.
+
+    Attributes:
+        source: the file, a path or URI.
+        size: of the file, in bytes.
+        modified: of the file, in nanoseconds since 1970.
+        part: the number of this part in the file, from 0.
+        parts: parts of the file.
+        first: first row (Parquet), record batch (Arrow) or byte (lines) of the part.
+        last: the one after the last; -1 for the end of the file.
+    """
+
+    source: str
+    size: int
+    modified: int
+    part: int
+    parts: int
+    first: int
+    last: int
+
+    @property
+    def name(self) -> str:
+        """The name of its output, without ending: the file's, a digest of the whole path, the part."""
+        digest = hashlib.sha256(self.source.encode()).hexdigest()[:12]
+        path = PurePosixPath(self.source.partition("?")[0])
+        stem = re.sub(r"[^\w.-]", "_", ENDINGS.sub("", path.name)).lstrip("._") or "file"
+        return f"{stem[:100]}-{digest}-{self.part:05d}"
+
+    @property
+    def weight(self) -> int:
+        """About the bytes of the file that belong to it, for progress."""
+        return self.size // self.parts
+
+    @property
+    def place(self) -> Place:
+        """The file, of this process's filesystem."""
+        return find_place(self.source)
+
+    def describe(self) -> str:
+        """Return the file, and the part if there are several."""
+        return (
+            f"{self.source}, part {self.part + 1} of {self.parts}"
+            if self.parts > 1
+            else self.source
+        )
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive rows of a shard.
+
+    Attributes:
+        texts: a text per row, None where there is none.
+        reasons: why there is none, by position in the block.
+        kept: the columns to carry along, with the same rows; None without such columns.
+        share: the share of the shard that is read with this block, from 0 to 1.
+    """
+
+    texts: list[str | None]
+    reasons: dict[int, str]
+    kept: Any
+    share: float
+
+
+def file_format(path: str) -> str:
+    """Return a file's format by its ending: "parquet", "arrow", "jsonl", "csv", "tsv" or "text"."""
+    found = ENDINGS.search(path)
+    assert found is not None, path
+    ending = (found["lines"] or found["format"]).lower()
+    return _FORMATS.get(ending, ending)
+
+
+def split_file(file: Listed, shard_bytes: int) -> list[Shard]:
+    """Split a file into shards of about the same size.
+
+    A Parquet file is split between rows, an Arrow file between record batches, and lines of JSON or
+    text at line ends. CSV is not split, because a quoted field may contain line ends; neither is a
+    compressed file. A file that cannot be opened is one shard, which then fails.
+
+    Args:
+        file: the file.
+        shard_bytes: bytes of the file in a shard.
+
+    Returns:
+        the shards in the order of the file.
+    """
+    parts = max(1, round(file.size / shard_bytes))
+    bounds = [0, -1]
+    if parts > 1:
+        try:
+            with reading(file.place):
+                bounds = _bounds(file, parts)
+        except BulkError:
+            bounds = [0, -1]
+    number = len(bounds) - 1
+    return [
+        Shard(file.place.name, file.size, file.modified, part, number, first, last)
+        for part, (first, last) in enumerate(pairwise(bounds))
+    ]
+
+
+def _bounds(file: Listed, parts: int) -> list[int]:
+    kind = file_format(file.place.path)
+    if kind in ("csv", "tsv") or ENDINGS.search(file.place.path)["packed"]:  # type: ignore[index]
+        return [0, -1]
+    if kind in ("jsonl", "text"):
+        return _even(file.size, parts)
+    with file.place.filesystem.open_input_file(file.place.path) as stream:
+        if kind == "arrow":
+            if not _is_file(stream):
+                return [0, -1]
+            return _even(ipc.open_file(stream).num_record_batches, parts)
+        metadata = parquet.ParquetFile(stream).metadata
+        starts = [0]
+        for group in range(metadata.num_row_groups):
+            starts.append(starts[-1] + metadata.row_group(group).num_rows)
+    # A part ends with a row group if one ends near: reading part of a group decodes all before it.
+    even = _even(metadata.num_rows, parts)
+    near = metadata.num_rows / parts / 4
+    snapped = {min(starts, key=lambda start: abs(start - bound)) for bound in even}
+    return sorted(
+        {0, metadata.num_rows}
+        | {next((s for s in snapped if abs(s - bound) <= near), bound) for bound in even}
+    )
+
+
+def _even(total: int, parts: int) -> list[int]:
+    """Return the bounds of about equal parts of 0..total, none of them empty."""
+    return sorted({total * part // parts for part in range(parts + 1)}) if total else [0, -1]
+
+
+class Reader:
+    """Reads the blocks of shards."""
+
+    def __init__(self, column: str, keep: Sequence[str]) -> None:
+        """Choose the columns.
+
+        Args:
+            column: with the texts; a .txt file has one column, which takes this name.
+            keep: columns to carry along.
+        """
+        self.column, self.keep = column, tuple(keep)
+
+    def __call__(self, shard: Shard) -> Generator[Block, None, None]:
+        """Yield the blocks of a shard.
+
+        Args:
+            shard: the shard.
+
+        Yields:
+            blocks; together they have every row once.
+
+        Raises:
+            BulkError: the file cannot be read.
+            InputError: it lacks a column, or the column is not text.
+        """
+        place = shard.place
+        kind = file_format(place.path)
+        read = {
+            "parquet": self._parquet,
+            "arrow": self._arrow,
+            "jsonl": self._json_lines,
+            "csv": self._csv,
+            "tsv": self._csv,
+            "text": self._text,
+        }[kind]
+        with reading(place):
+            yield from read(shard, place)
+
+    # --- Columns ------------------------------------------------------------------------------------
+    def _parquet(self, shard: Shard, place: Place) -> Iterator[Block]:
+        # Buffered: otherwise a whole column chunk of a row group is in memory.
+        with place.filesystem.open_input_file(place.path) as stream:
+            file = parquet.ParquetFile(stream, buffer_size=4 << 20)
+            self._check(file.schema_arrow, place)
+            metadata = file.metadata
+            last = metadata.num_rows if shard.last < 0 else shard.last
+            groups: list[int] = []
+            begin = skip = 0
+            for group in range(metadata.num_row_groups):
+                end = begin + metadata.row_group(group).num_rows
+                if begin < last and shard.first < end:
+                    skip = skip if groups else shard.first - begin
+                    groups.append(group)
+                begin = end
+            if not groups:
+                return
+            left = total = last - shard.first
+            columns = list(dict.fromkeys((self.column, *self.keep)))
+            for batch in file.iter_batches(ROWS, row_groups=groups, columns=columns):
+                if skip >= batch.num_rows:
+                    skip -= batch.num_rows
+                    continue
+                rows = batch.slice(skip, left)
+                skip, left = 0, left - rows.num_rows
+                yield self._block(rows, 1 - left / total)
+                if not left:
+                    return
+
+    def _arrow(self, shard: Shard, place: Place) -> Iterator[Block]:
+        with place.filesystem.open_input_file(place.path) as stream:
+            if _is_file(stream):
+                file = ipc.open_file(stream)
+                last = file.num_record_batches if shard.last < 0 else shard.last
+                batches: Iterable[Any] = map(file.get_batch, range(shard.first, last))
+                total = last - shard.first
+            else:
+                file = ipc.open_stream(stream)
+                batches, total = file, 0
+            self._check(file.schema, place)
+            for number, batch in enumerate(batches):
+                for begin in range(0, batch.num_rows, ROWS):
+                    yield self._block(batch.slice(begin, ROWS), number / total if total else 0.0)
+
+    def _check(self, schema: Any, place: Place) -> None:
+        check_columns(schema.names, (self.column, *self.keep), place)
+        kind = schema.field(self.column).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        text = pa.types.is_string(value) or pa.types.is_large_string(value)
+        if not (text or pa.types.is_null(value) or value == pa.string_view()):
+            raise InputError(
+                f"a column of texts must be strings: column {self.column!r} of {place.name} is {kind}"
+            )
+
+    def _block(self, batch: Any, share: float) -> Block:
+        column = batch.column(self.column)
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        try:
+            texts = column.to_pylist()
+            reasons = {i: "null" for i, text in enumerate(texts) if text is None}
+        except UnicodeDecodeError:
+            texts, reasons = [], {}
+            for i, value in enumerate(column):
+                try:
+                    texts.append(value.as_py())
+                    if texts[-1] is None:
+                        reasons[i] = "null"
+                except UnicodeDecodeError as error:
+                    texts.append(None)
+                    reasons[i] = f"not UTF-8: byte {error.start} of the text"
+        return Block(texts, reasons, batch.select(self.keep) if self.keep else None, share)
+
+    # --- Lines --------------------------------------------------------------------------------------
+    def _json_lines(self, shard: Shard, place: Place) -> Iterator[Block]:
+        rows = _Rows(self.keep)
+        for line, share in _lines(shard, place):
+            if line is not None and not line.strip():
+                continue
+            rows.add(*self._json_row(line))
+            if rows.full(len(line or b"")):
+                yield rows.take(share)
+        if rows:
+            yield rows.take(1.0)
+
+    def _json_row(self, line: bytes | None) -> tuple[str | None, str, Mapping[str, Any]]:
+        if line is None:
+            return None, f"longer than {LINE_BYTES >> 20} MiB", {}
+        try:
+            row = msgspec.json.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return None, f"not JSON: {error}", {}
+        except RecursionError:
+            return None, "not JSON: nested too deeply", {}
+        if not isinstance(row, dict):
+            return None, "not a JSON object", {}
+        if self.column not in row:
+            return None, f"no column {self.column!r}", row
+        text = row[self.column]
+        if isinstance(text, str):
+            return text, "", row
+        return None, "null" if text is None else f"not text: {type(text).__name__}", row
+
+    def _text(self, shard: Shard, place: Place) -> Iterator[Block]:
+        check_columns((self.column,), self.keep, place)
+        rows = _Rows(self.keep)
+        for line, share in _lines(shard, place):
+            text, reason = None, f"longer than {LINE_BYTES >> 20} MiB"
+            if line is not None:
+                try:
+                    text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+                except UnicodeDecodeError as error:
+                    reason = f"not UTF-8: byte {error.start} of the line"
+            rows.add(text, reason, {self.column: text})
+            if rows.full(len(line or b"")):
+                yield rows.take(share)
+        if rows:
+            yield rows.take(1.0)
+
+    def _csv(self, shard: Shard, place: Place) -> Iterator[Block]:
+        csv.field_size_limit(LINE_BYTES)
+        delimiter = "\t" if file_format(place.path) == "tsv" else ","
+        with place.filesystem.open_input_stream(place.path) as stream:
+            lines = io.TextIOWrapper(
+                io.BufferedReader(stream, 1 << 20), "utf-8-sig", "surrogateescape", newline=""
+            )
+            reader = csv.reader(lines, delimiter=delimiter)
+            try:
+                header = next(reader, None)
+                if header is None:
+                    return
+                check_columns(header, (self.column, *self.keep), place)
+                rows = _Rows(self.keep)
+                for values in reader:
+                    if not values:
+                        continue
+                    row = dict(zip(header, values, strict=False))
+                    if len(values) != len(header):
+                        rows.add(None, f"has {len(values)} fields, the header {len(header)}", row)
+                    elif not row[self.column].isascii() and _escaped(row[self.column]):
+                        rows.add(None, "not UTF-8", row)
+                    else:
+                        rows.add(row[self.column], "", row)
+                    if rows.full(sum(map(len, values))):
+                        yield rows.take(0.0)
+                if rows:
+                    yield rows.take(1.0)
+            except csv.Error as error:
+                raise BulkError(
+                    f"cannot read {place.name} as CSV: line {reader.line_num}: {error}"
+                ) from error
+
+
+@dataclass
+class _Rows:
+    """Rows of a text format until they fill a block."""
+
+    keep: Sequence[str]
+    texts: list[str | None] = field(default_factory=list)
+    reasons: dict[int, str] = field(default_factory=dict)
+    kept: list[Mapping[str, Any]] = field(default_factory=list)
+    size: int = 0
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def add(self, text: str | None, reason: str, row: Mapping[str, Any]) -> None:
+        if text is None:
+            self.reasons[len(self.texts)] = reason
+        self.texts.append(text)
+        if self.keep:
+            self.kept.append({name: _as_text(row.get(name)) for name in self.keep})
+
+    def full(self, size: int) -> bool:
+        self.size += size
+        return len(self.texts) >= ROWS or self.size >= BLOCK_BYTES
+
+    def take(self, share: float) -> Block:
+        kept = None
+        if self.keep:
+            schema = pa.schema([(name, pa.string()) for name in self.keep])
+            kept = pa.RecordBatch.from_pylist(self.kept, schema=schema)
+        block = Block(self.texts, self.reasons, kept, share)
+        self.texts, self.reasons, self.kept, self.size = [], {}, [], 0
+        return block
+
+
+def _as_text(value: Any) -> str | None:
+    """Return a value of a kept column as a string: a text as it is, anything else as JSON."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        return msgspec.json.encode(value).decode()
+    return value if value.isascii() or not _escaped(value) else None
+
+
+def _escaped(text: str) -> bool:
+    """Whether a text has bytes that were not UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for character in text)
+
+
+def _lines(shard: Shard, place: Place) -> Iterator[tuple[bytes | None, float]]:
+    """Yield the lines that begin in a shard, None for one that is too long, and the share read."""
+    whole = shard.parts == 1
+    opened = (
+        place.filesystem.open_input_stream(place.path)  # decompresses by the name's ending
+        if whole
+        else place.filesystem.open_input_file(place.path)
+    )
+    packed = ENDINGS.search(place.path)["packed"]  # type: ignore[index]
+    last = math.inf if whole else shard.last
+    length = 0 if packed else (shard.size if whole else shard.last - shard.first)
+    with opened:
+        if shard.first:
+            opened.seek(shard.first - 1)
+        with io.BufferedReader(opened, 1 << 20) as stream:
+            position = shard.first
+            if shard.first:  # the line that begins before belongs to the part before
+                position += _skip_line(stream) - 1
+            while position < last:
+                line: bytes | None = stream.readline(LINE_BYTES)
+                if not line:
+                    return
+                position += len(line)
+                if len(line) >= LINE_BYTES and not line.endswith(b"\n"):
+                    position += _skip_line(stream)
+                    line = None
+                yield line, min((position - shard.first) / length, 1.0) if length else 0.0
+
+
+def _skip_line(stream: io.BufferedReader) -> int:
+    """Read to the end of a line and return its length."""
+    length = 0
+    while piece := stream.readline(1 << 20):
+        length += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return length
+
+
+def _is_file(stream: Any) -> bool:
+    """Whether Arrow data has an index of its batches at the end."""
+    magic = bool(stream.read(6) == b"ARROW1")
+    stream.seek(0)
+    return magic
+
+
+def check_columns(have: Sequence[str], needed: Iterable[str], place: Place) -> None:
+    """Refuse a file that lacks a column.
+
+    Args:
+        have: the file's columns.
+        needed: the columns that will be read.
+        place: the file.
+
+    Raises:
+        InputError: one is missing.
+    """
+    for name in needed:
+        if name not in have:
+            raise InputError(
+                f"there is no column {name!r} in {place.name}: it has {', '.join(have) or 'none'}"
+            )

@@ -1,0 +1,92 @@
+"""The engine on Spark: a partition for each shard, through mapInArrow, classic or Connect."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any
+
+from quaver.bulk.shard import Shard
+from quaver.bulk.worker import Job, Result, Worker, is_missing
+from quaver.errors import BulkError, ModelNotFoundError, QuaverError, needs_extra
+
+with needs_extra("spark"):
+    import pyarrow as pa
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
+
+_WORKERS: dict[str, Worker] = {}
+"""The model of this Python process, which Spark keeps from task to task."""
+
+
+_LOOKS = 8
+"""Tasks that look for the model's folder before the job."""
+
+
+def run_on_spark(
+    job: Job, shards: Sequence[Shard], *, threads: int | None
+) -> Generator[Result, None, None]:
+    """Embed shards in one job of the active Spark session, or of a new one.
+
+    Spark decides where a shard is embedded, and tries it again on another executor if one is lost.
+
+    Args:
+        job: the run.
+        shards: in the order of the work.
+        threads: of each task; None uses spark.task.cpus.
+
+    Yields:
+        the result of each shard, when the job has ended.
+
+    Raises:
+        ModelNotFoundError: an executor does not have the model's folder.
+        BulkError: the job failed.
+        QuaverError: a task failed with it.
+    """
+    session = SparkSession.getActiveSession() or SparkSession.builder.getOrCreate()
+    cores = threads or int(session.conf.get("spark.task.cpus", "1") or 1)
+    everything = list(shards)
+
+    def look(batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            yield _answers([is_missing(job.source)] * batch.num_rows)
+
+    def embed(batches: Iterable[Any]) -> Iterator[Any]:
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                try:
+                    yield _answers([_worker(job, cores)(everything[number])])
+                except QuaverError as error:
+                    yield _answers([error])
+
+    tasks = len(everything)
+    if any(_collect(session, min(tasks, _LOOKS), look)):
+        raise ModelNotFoundError(
+            f"every executor needs the model under the same path: there is no folder {job.source} on "
+            "one of them; use a shared folder or a hub id"
+        )
+    for answer in _collect(session, tasks, embed):
+        if isinstance(answer, QuaverError):
+            raise answer
+        yield answer
+
+
+def _collect(session: Any, tasks: int, function: Any) -> list[Any]:
+    try:
+        numbers = session.range(0, tasks, 1, tasks)
+        rows = numbers.mapInArrow(function, "answer binary").collect()
+    except PySparkException as error:
+        raise BulkError(f"the Spark job failed: {str(error).partition(chr(10))[0]}") from error
+    return [pickle.loads(row.answer) for row in rows]
+
+
+def _answers(values: Sequence[Any]) -> Any:
+    return pa.RecordBatch.from_pydict({"answer": [pickle.dumps(value) for value in values]})
+
+
+def _worker(job: Job, threads: int) -> Worker:
+    key = repr((job, threads))
+    if key not in _WORKERS:
+        _WORKERS.clear()
+        _WORKERS[key] = Worker(job, job.load(threads))
+    return _WORKERS[key]

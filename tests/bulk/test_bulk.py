@@ -1,0 +1,482 @@
+"""A corpus is embedded once and right, however it is divided, and whatever happens on the way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from pyarrow import feather, ipc, parquet
+
+from quaver import BulkError, BulkWriteError, Embedder, InputError
+from quaver.bulk import BulkReport, embed
+from quaver.bulk.place import Listed, find_files, find_place
+from quaver.bulk.shard import ENDINGS, Reader, split_file
+from tiny_model import WORDS, write_tiny_model
+
+RAGGED = random.Random(5)
+TEXTS = [" ".join(RAGGED.choices(WORDS, k=RAGGED.randint(0, 70))) for _ in range(1000)]
+
+
+def write_corpus(path: Path, texts: Sequence[str | None], *, group: int = 150) -> Path:
+    """Write texts with an id in the format that the path names."""
+    ids = list(range(len(texts)))
+    table = pa.table({"id": ids, "text": pa.array(texts, pa.string())})
+    rows = [{"id": i, "text": text} for i, text in zip(ids, texts, strict=True)]
+    match path.suffix:
+        case ".parquet":
+            parquet.write_table(table, path, row_group_size=group)
+        case ".feather":
+            feather.write_feather(table, path, chunksize=group)
+        case ".arrow":
+            with ipc.new_stream(path, table.schema) as writer:
+                writer.write_table(table, group)
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".gz":
+            path.write_bytes(
+                gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode())
+            )
+        case ".csv":
+            path.write_text(
+                "id,text\n" + "".join(f'{i},"{t}"\n' for i, t in zip(ids, texts, strict=True))
+            )
+        case _:
+            path.write_text("".join(f"{text}\n" for text in texts))
+    return path
+
+
+def read_vectors(report: BulkReport) -> NDArray[Any]:
+    """Return the vectors of all outputs in the order of the manifest; rows without one are NaN or 0."""
+    parts = []
+    for record in report.records:
+        path = Path(report.target) / record.output
+        if path.suffix == ".npy":
+            parts.append(np.load(path, mmap_mode="r"))
+            continue
+        column = parquet.read_table(path)["vector"].combine_chunks()
+        rows = np.zeros(
+            (len(column), column.type.list_size), column.type.value_type.to_pandas_dtype()
+        )
+        rows[~np.asarray(column.is_null())] = column.flatten().to_numpy().reshape(-1, rows.shape[1])
+        parts.append(rows)
+    return np.concatenate(parts)
+
+
+def digests(report: BulkReport) -> dict[str, str]:
+    return {record.output: record.sha256 for record in report.records}
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_folder: Path) -> NDArray[np.float32]:
+    return Embedder.from_pretrained(tiny_folder).encode_document(TEXTS)
+
+
+# --- The same bits --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "name",
+    ["a.parquet", "a.feather", "a.arrow", "a.jsonl", "a.jsonl.gz", "a.csv", "a.txt"],
+)
+@pytest.mark.parametrize("shard_bytes", [1 << 30, 8_000])
+def test_every_format_gives_the_bits_of_the_library(
+    name: str, shard_bytes: int, tmp_path: Path, tiny_folder: Path, expected: NDArray[np.float32]
+) -> None:
+    source = write_corpus(tmp_path / name, TEXTS)
+    report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=shard_bytes)
+    assert np.array_equal(read_vectors(report), expected)
+    splits = (
+        name.partition(".")[2] in {"parquet", "feather", "jsonl", "txt"} and shard_bytes < 1 << 30
+    )
+    assert (len(report.records) > 3) == splits
+    assert report.failed == ()
+    assert (report.total_rows, report.failed_rows) == (1000, 0)
+    assert report.tokens == sum(record.tokens for record in report.records) > 1000
+    assert report.truncated > 0
+
+
+@pytest.mark.parametrize("group", [100, 1000])
+def test_a_part_of_a_row_group_is_a_shard_too(
+    group: int, tmp_path: Path, tiny_folder: Path, expected: NDArray[np.float32]
+) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS, group=group)
+    report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=8_000, keep=["id"])
+    assert len(report.records) > 3
+    assert np.array_equal(read_vectors(report), expected)
+    files = [Path(report.target) / record.output for record in report.records]
+    ids = pa.concat_tables([parquet.read_table(file, columns=["id"]) for file in files])
+    assert ids["id"].to_pylist() == list(range(1000))
+
+
+@pytest.mark.parametrize("output", ["float16", "int8", "binary"])
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_vectors_are_stored_in_fewer_bits(
+    output: str, format: Any, tmp_path: Path, tiny_folder: Path, expected: NDArray[np.float32]
+) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:500])
+    report = embed(source, tmp_path / "out", model=tiny_folder, output=output, format=format)
+    if output == "float16":
+        want: NDArray[Any] = expected[:500].astype(np.float16)
+    else:
+        embedder = Embedder.from_pretrained(tiny_folder)
+        want = embedder.encode_document(TEXTS[:500], output=output)  # type: ignore[call-overload]
+    found = read_vectors(report)
+    assert found.dtype == want.dtype
+    assert np.array_equal(found, want)
+
+
+def test_processes_give_the_same_files(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS)
+    alone, shared = (
+        embed(source, tmp_path / f"out{n}", model=tiny_folder, shard_bytes=8_000, workers=n)
+        for n in (1, 2)
+    )
+    assert digests(alone) == digests(shared)
+    assert {record.threads for record in shared.records} == {1}
+
+
+def test_the_checksum_is_that_of_the_file(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:50])
+    report = embed(source, tmp_path / "out", model=tiny_folder)
+    record = report.records[0]
+    told = subprocess.run(
+        ["sha256sum", tmp_path / "out" / record.output], capture_output=True, text=True, check=True
+    )
+    assert told.stdout.split()[0] == record.sha256
+    line = json.loads((tmp_path / "out/_quaver/manifest.jsonl").read_text())
+    assert line["sha256"] == record.sha256
+    said = json.loads(parquet.read_schema(tmp_path / "out" / record.output).metadata[b"quaver"])
+    assert said["fingerprint"] == record.fingerprint
+
+
+@given(
+    lines=st.lists(st.text("ab\r", max_size=12), max_size=30),
+    parts=st.integers(1, 8),
+    end=st.sampled_from(["", "\n"]),
+)
+def test_every_line_is_in_one_part(
+    lines: list[str], parts: int, end: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "lines.txt"
+    content = "\n".join(lines) + end
+    path.write_bytes(content.encode())
+    listed = Listed(find_place(path), len(content), path.stat().st_mtime_ns)
+    shards = split_file(listed, max(1, len(content) // parts))
+    read = Reader("text", ())
+    found = [text for shard in shards for block in read(shard) for text in block.texts]
+    whole = content.split("\n")
+    assert found == [line.removesuffix("\r") for line in (whole if whole[-1] else whole[:-1])]
+
+
+# --- Rows without a text --------------------------------------------------------------------------
+def test_a_row_without_a_text_keeps_its_place(tmp_path: Path, tiny_folder: Path) -> None:
+    source = tmp_path / "a.jsonl"
+    bad = [
+        ('{"id": 1}', "no column 'text'"),
+        ('{"text": null}', "null"),
+        ('{"text": 5}', "not text: int"),
+        ("[]", "not a JSON object"),
+        ("{", "not JSON"),
+        ('{"text": "\\ud800"}', "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+    ]
+    good = '{"id": 1.5, "text": "the file", "tags": ["a", "b"]}'
+    lines = [good, *(line for line, _ in bad), "", good.replace("1.5", '"x"')]
+    source.write_bytes("\n".join(lines).encode() + b'\n{"text": "\xff"}\n')
+    report = embed(source, tmp_path / "out", model=tiny_folder, keep=["id", "tags"])
+    table = parquet.read_table(tmp_path / "out" / report.records[0].output)
+    good_rows = [0, len(bad) + 1]
+    assert [i for i, v in enumerate(table["vector"].to_pylist()) if v is not None] == good_rows
+    assert table.num_rows == len(bad) + 3
+    assert table["id"].to_pylist()[:2] == ["1.5", "1"]
+    assert table["tags"][0].as_py() == '["a","b"]'
+    assert table["vector"][0] == table["vector"][good_rows[1]]
+    (file,) = (tmp_path / "out/_quaver/failed").iterdir()
+    told = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["row"] for line in told] == [*range(1, len(bad) + 1), len(bad) + 2]
+    for line, (_, reason) in zip(told, bad, strict=False):
+        assert reason in line["reason"]
+    assert report.failed_rows == len(told)
+
+
+def test_csv_rows_that_do_not_fit_keep_their_place(tmp_path: Path, tiny_folder: Path) -> None:
+    source = tmp_path / "a.csv"
+    source.write_bytes(b'\xef\xbb\xbfid,text\n1,"two\nlines, ""quoted"""\n2\n3,\xff\n4,\n5,a,b\n')
+    report = embed(source, tmp_path / "out", model=tiny_folder, keep=["id"])
+    table = parquet.read_table(tmp_path / "out" / report.records[0].output)
+    assert table["id"].to_pylist() == ["1", "2", "3", "4", "5"]
+    embedder = Embedder.from_pretrained(tiny_folder)
+    want = embedder.encode_document(['two\nlines, "quoted"', ""])
+    found = table["vector"].to_pylist()
+    assert [i for i, vector in enumerate(found) if vector is None] == [1, 2, 4]
+    assert np.array_equal(np.array([found[0], found[3]], np.float32), want)
+
+
+def test_nulls_and_bytes_that_are_not_utf8_in_columns(tmp_path: Path, tiny_folder: Path) -> None:
+    offsets = pa.py_buffer(np.array([0, 8, 8, 9], np.int32))
+    buffers = [pa.py_buffer(b"\x05"), offsets, pa.py_buffer(b"the file\xff")]
+    column = pa.Array.from_buffers(pa.string(), 3, buffers)
+    parquet.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    report = embed(tmp_path / "a.parquet", tmp_path / "out", model=tiny_folder, format="npy")
+    found = read_vectors(report)
+    assert np.isnan(found).all(axis=1).tolist() == [False, True, True]
+    (file,) = (tmp_path / "out/_quaver/failed").iterdir()
+    reasons = [json.loads(line)["reason"] for line in file.read_text().splitlines()]
+    assert reasons == ["null", "not UTF-8: byte 0 of the text"]
+
+
+def test_dictionaries_and_files_without_rows(tmp_path: Path, tiny_folder: Path) -> None:
+    encoded = pa.array(["the file", "list", "the file"]).dictionary_encode()
+    parquet.write_table(pa.table({"text": encoded}), tmp_path / "a.parquet")
+    parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("")
+    report = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    assert [record.rows for record in report.records] == [3, 0, 0]
+    assert read_vectors(report).shape == (3, 64)
+
+
+# --- Running again --------------------------------------------------------------------------------
+def test_a_finished_shard_is_left_out_and_a_changed_file_done_again(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_corpus(tmp_path / "in/a.parquet", TEXTS)
+    write_corpus(tmp_path / "in/b.txt", TEXTS[:100])
+    again: dict[str, Any] = {"model": tiny_folder, "shard_bytes": 15_000}
+    first = embed(tmp_path / "in", tmp_path / "out", **again)
+    second = embed(tmp_path / "in", tmp_path / "out", **again)
+    assert (second.before, second.rows) == (len(first.records), 0)
+    assert second.records == first.records
+
+    write_corpus(tmp_path / "in/a.parquet", TEXTS[:300])  # fewer parts
+    third = embed(tmp_path / "in", tmp_path / "out", **again)
+    assert (third.before, third.rows, third.total_rows) == (1, 300, 400)
+    files = {path.name for path in (tmp_path / "out").glob("*.parquet")}
+    assert files == set(digests(third))
+    fresh = embed(tmp_path / "in", tmp_path / "fresh", **again)
+    assert digests(fresh) == digests(third)
+
+    (tmp_path / "out" / third.records[0].output).unlink()
+    fourth = embed(tmp_path / "in", tmp_path / "out", **again)
+    assert digests(fourth) == digests(third)
+    assert fourth.before == len(third.records) - 1
+
+
+def test_files_can_be_added(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    first = embed(tmp_path, tmp_path / "out", model=tiny_folder)
+    write_corpus(tmp_path / "b.txt", TEXTS[:20])
+    second = embed([tmp_path / "*.txt"], tmp_path / "out", model=tiny_folder)
+    assert (second.before, second.rows, second.total_rows) == (1, 20, 30)
+    assert digests(first).items() <= digests(second).items()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_run_is_finished_by_the_next(
+    workers: int, tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS)
+    options = {"model": str(tiny_folder), "shard_bytes": 1_500, "workers": workers, "keep": ["id"]}
+    undisturbed = embed(source, tmp_path / "want", **{**options, "workers": 1})  # type: ignore[arg-type]
+    assert len(undisturbed.records) > 20
+    code = (
+        "import sys, json; from quaver.bulk import embed\n"
+        f"embed({str(source)!r}, {str(tmp_path / 'out')!r}, **json.loads(sys.argv[1]))"
+    )
+    done = tmp_path / "out/_quaver/done"
+    manifest = tmp_path / "out/_quaver/manifest.jsonl"
+    seen: set[str] = set()
+    for _ in range(2 if workers == 1 else 1):
+        driver = subprocess.Popen([sys.executable, "-c", code, json.dumps(options)])
+        while driver.poll() is None:
+            now = {path.name for path in done.glob("*.json")} if done.is_dir() else set()
+            if len(now - seen) >= 4:
+                driver.send_signal(signal.SIGKILL)
+                seen = now
+                break
+            time.sleep(0.002)
+        assert driver.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    # Of the first run, by the second.
+    kept = len(manifest.read_text().splitlines()) if workers == 1 else 0
+    assert kept >= 4 * (workers == 1)
+    # What a killed process was writing: under another name.
+    (tmp_path / "out/_quaver/unfinished/half").write_bytes(b"half")
+    report = embed(source, tmp_path / "out", **options)  # type: ignore[arg-type]
+    assert kept + 4 <= report.before < len(report.records)
+    assert digests(report) == digests(undisturbed)
+    assert not list((tmp_path / "out/_quaver/unfinished").iterdir())
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    ids = pa.concat_tables([parquet.read_table(file, columns=["id"]) for file in files])
+    assert ids["id"].to_pylist() == list(range(1000))
+
+
+def test_a_worker_that_dies_is_replaced(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS)
+    want = embed(source, tmp_path / "want", model=tiny_folder, shard_bytes=8_000)
+    killed: list[int] = []
+
+    def kill_one(progress: object) -> None:
+        if not killed:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            killed.extend(int(child) for child in children)
+            os.kill(killed[0], signal.SIGKILL)
+
+    report = embed(
+        source,
+        tmp_path / "out",
+        model=tiny_folder,
+        shard_bytes=8_000,
+        workers=2,
+        on_progress=kill_one,
+    )
+    assert killed
+    assert report.failed == ()
+    assert digests(report) == digests(want)
+
+
+# --- Refused --------------------------------------------------------------------------------------
+def test_another_model_or_option_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    first = embed(source, tmp_path / "out", model=tiny_folder)
+    other = write_tiny_model(tmp_path / "other", seed=1)
+    for changed in (
+        {"model": other},
+        {"output": "int8"},
+        {"prompt": ""},
+        {"max_seq_length": 8},
+        {"precision": "float32"},
+    ):
+        with pytest.raises(BulkError, match=r"was made with .*, not .*; give the same options"):
+            embed(source, tmp_path / "out", **{"model": tiny_folder, **changed})  # type: ignore[arg-type]
+    again = embed(source, tmp_path / "out", model=tiny_folder)
+    assert again.records == first.records
+
+
+def test_a_missing_column_and_a_column_that_is_not_text(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS[:10])
+    lines = write_corpus(tmp_path / "a.jsonl", TEXTS[:10])
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match=r"no column 'body' in .*: it has id, text"):
+        embed(source, out, model=tiny_folder, column="body")
+    with pytest.raises(InputError, match="no column 'body' in the first lines of"):
+        embed(lines, out, model=tiny_folder, column="body")
+    with pytest.raises(InputError, match=r"must be strings: column 'id' of .* is int64"):
+        embed(source, out, model=tiny_folder, column="id")
+    with pytest.raises(InputError, match="no column 'title'"):
+        embed(source, out, model=tiny_folder, keep=["title"])
+    for keep in (["vector"], ["id", "id"], "id"):
+        with pytest.raises(InputError, match="keep must be a list of different columns"):
+            embed(source, out, model=tiny_folder, keep=keep)
+    with pytest.raises(InputError, match="keep needs format='parquet'"):
+        embed(source, out, model=tiny_folder, keep=["id"], format="npy")
+    assert not out.exists()
+
+
+def test_a_source_without_files(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "x.pdf").write_text("x")
+    out = tmp_path / "out"
+    for source, message in (
+        (tmp_path / "*.parquet", "nothing matches"),
+        (tmp_path / "sub", "no file to embed in the folder"),
+        (tmp_path / "none.txt", "no file or folder"),
+    ):
+        with pytest.raises(BulkError, match=message):
+            embed(source, out, model=tiny_folder)
+    with pytest.raises(InputError, match="ending that does not say its format"):
+        embed(tmp_path / "x.pdf", out, model=tiny_folder)
+    with pytest.raises(InputError, match="must not contain a password"):
+        embed("s3://key:secret@bucket/x.parquet", out, model=tiny_folder)
+    with pytest.raises(InputError, match="cannot open nonsense://"):
+        embed("nonsense://bucket/x.parquet", out, model=tiny_folder)
+    assert not out.exists()
+
+
+def test_a_corrupt_file_fails_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(tmp_path / "b.parquet", TEXTS[:100])
+    content = (tmp_path / "b.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(content[: len(content) // 2])
+    damaged = bytearray(content)
+    page = parquet.read_metadata(tmp_path / "b.parquet").row_group(0).column(1).data_page_offset
+    damaged[page : page + 200] = bytes(200)  # the footer is whole
+    (tmp_path / "c.parquet").write_bytes(damaged)
+    report = embed(tmp_path / "*.parquet", tmp_path / "out", model=tiny_folder)
+    assert [record.rows for record in report.records] == [100]
+    assert [Path(name).name for name, _ in report.failed] == ["a.parquet", "c.parquet"]
+    assert all("cannot read" in reason for _, reason in report.failed)
+    assert not list((tmp_path / "out/_quaver/unfinished").iterdir())
+    (tmp_path / "a.parquet").write_bytes(content)
+    repaired = embed(tmp_path / "[ab].parquet", tmp_path / "out", model=tiny_folder)
+    assert (repaired.before, repaired.failed, repaired.total_rows) == (1, (), 200)
+
+
+def test_a_target_that_cannot_be_written(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    (tmp_path / "file").write_text("x")
+    with pytest.raises((BulkWriteError, BulkError), match="file"):
+        embed(source, tmp_path / "file/out", model=tiny_folder)
+
+
+def test_a_full_disk_stops_the_run_and_the_next_finishes_it(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS)
+    want = embed(source, tmp_path / "want", model=tiny_folder, shard_bytes=8_000)
+    code = (
+        "import resource, signal; from quaver.bulk import embed; from quaver import BulkWriteError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, resource.RLIM_INFINITY))\n"
+        f"try: embed({str(source)!r}, {str(tmp_path / 'out')!r}, model={str(tiny_folder)!r}, shard_bytes=8_000)\n"
+        "except BulkWriteError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "cannot write" in done.stdout
+    assert "File too large" in done.stdout
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "out").glob("*.parquet"))
+    report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=8_000)
+    assert digests(report) == digests(want)
+
+
+# --- Names ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("*.txt", ["a.txt", "b.txt"]),
+        ("?.txt", ["a.txt", "b.txt"]),
+        ("[!a].txt", ["b.txt"]),
+        ("**/*.txt", ["a.txt", "b.txt", "sub/c.txt", "sub/deep/d.txt"]),
+        ("*/*.txt", ["sub/c.txt"]),
+        ("sub/**", ["sub/c.txt", "sub/deep/d.txt"]),
+        ("sub", ["sub/c.txt", "sub/deep/d.txt"]),
+    ],
+)
+def test_patterns(pattern: str, found: list[str], tmp_path: Path) -> None:
+    for name in (
+        "a.txt",
+        "b.txt",
+        "sub/c.txt",
+        "sub/deep/d.txt",
+        "_hidden/e.txt",
+        ".f.txt",
+        "sub/x.pdf",
+    ):
+        if pattern == "sub/**" and name.endswith("pdf"):
+            continue
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    files = find_files([str(tmp_path / pattern)], ENDINGS)
+    assert [Path(file.place.path).relative_to(tmp_path).as_posix() for file in files] == found

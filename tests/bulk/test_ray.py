@@ -1,0 +1,102 @@
+"""The Ray engine on a cluster of three nodes in processes; `make test-bulk` installs Ray."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_bulk import TEXTS, digests, write_corpus
+
+from quaver import BulkError, ModelNotFoundError
+from quaver.bulk import embed
+from tiny_model import write_tiny_model
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+pytestmark = [
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore"),  # Ray's own
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Three nodes, of which each has room for one worker."""
+    memory = {"object_store_memory": 80_000_000}
+    started = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    for _ in range(2):
+        started.add_node(num_cpus=1, **memory)
+    ray.init(address=started.address, log_to_driver=False, include_dashboard=False)
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+def test_ray_gives_the_same_files_although_a_node_is_killed(
+    cluster: Any, tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS)
+    options: dict[str, Any] = {"model": tiny_folder, "shard_bytes": 1_500, "keep": ["id"]}
+    want = embed(source, tmp_path / "want", **options)
+    done = tmp_path / "out/_quaver/done"
+    killed = []
+
+    def kill_a_node() -> None:
+        victim = cluster.worker_nodes.copy().pop()
+        while not (done.is_dir() and len(list(done.glob("*.json"))) >= 3):
+            time.sleep(0.01)
+        cluster.remove_node(victim, allow_graceful=False)
+        killed.append(victim)
+
+    killer = threading.Thread(target=kill_a_node, daemon=True)
+    killer.start()
+    report = embed(source, tmp_path / "out", engine="ray", **options)
+    killer.join(60)
+    assert killed
+    assert report.failed == ()
+    assert digests(report) == digests(want)
+    again = embed(source, tmp_path / "out", engine="ray", **options)
+    assert again.before == len(want.records)
+
+
+def test_a_corrupt_file_fails_alone_on_ray(cluster: Any, tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    (tmp_path / "b.parquet").write_bytes(b"PAR1")
+    report = embed(
+        tmp_path, tmp_path / "out", model=tiny_folder, engine="ray", workers=1, threads=1
+    )
+    assert report.total_rows == 20
+    assert [Path(name).name for name, _ in report.failed] == ["b.parquet"]
+
+
+def test_a_target_that_workers_cannot_write_stops_the_run(
+    cluster: Any, tmp_path: Path, tiny_folder: Path
+) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    embed(source, tmp_path / "out", model=tiny_folder)
+    (output,) = (tmp_path / "out").glob("*.parquet")
+    output.unlink()
+    output.mkdir()
+    (output / "file").write_text("in the way")
+    with pytest.raises(BulkError, match="cannot write"):
+        embed(source, tmp_path / "out", model=tiny_folder, engine="ray")
+
+
+def test_workers_that_do_not_have_the_model(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    model = write_tiny_model(tmp_path / "model")
+    from quaver.bulk import ray as engine
+
+    monkeypatch.setattr(engine, "is_missing", lambda source: True)
+    with pytest.raises(ModelNotFoundError, match="every node needs the model under the same path"):
+        embed(source, tmp_path / "out", model=model, engine="ray")
+    monkeypatch.undo()
+    with pytest.raises(BulkError, match="a worker of 64 threads needs a node with as many CPUs"):
+        embed(source, tmp_path / "out", model=model, engine="ray", threads=64)
