@@ -49,7 +49,7 @@ def main() -> int:
     each = options.samples // len(options.calibration)
     texts = [text for path in options.calibration for text in calibration_texts(path, each).texts]
     batch = tokenizer.encode(texts)
-    roundings: dict[str, EncoderWeights] = {"nearest": convert(weights).quantized}
+    roundings: dict[str, EncoderWeights] = {"nearest": convert(spec, weights).quantized}
     recipe = Recipe("dynamic", "gptq", "mse")
     found = convert_calibrated(spec, weights, recipe, batch, lambda _: None)
     roundings["gptq"] = found.quantized

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.engine.forward import embed, run_layer
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
@@ -25,7 +26,6 @@ from quaver.models.geometry import EncoderSpec
 from quaver.models.linear import Linear, dequantized, quantize_weight, rounded_rows
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.calibration import calibration_texts
-from quaver.quantization.forward import embed, run_layer
 from quaver.reference import normalized, pool
 
 FloatArray = NDArray[np.float32]
@@ -59,7 +59,7 @@ def symmetric(x: FloatArray, axis: int) -> FloatArray:
 
 
 def attend(qkv: FloatArray, spec: EncoderSpec, batch: TokenBatch, how: Rounding) -> FloatArray:
-    """Compute `quaver.quantization.forward.attention` with rounding."""
+    """Compute `quaver.engine.forward.attention` with rounding."""
     tokens, layer = len(qkv), spec.layers[0]
     q, k, v = np.moveaxis(qkv.reshape(tokens, 3, layer.heads, -1), 0, 2)
     if "query" in how.attention:

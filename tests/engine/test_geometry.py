@@ -13,6 +13,7 @@ import pytest
 
 from quaver import reference
 from quaver.engine.engine import Engine
+from quaver.engine.forward import run_layers
 from quaver.engine.instruction_sets import instruction_sets
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.errors import WeightsError
@@ -26,7 +27,6 @@ from quaver.models.linear import (
     quantize_weight,
 )
 from quaver.models.tokenizer import TokenBatch
-from quaver.quantization.forward import run_layers
 
 ISAS = [name for name, available in instruction_sets().items() if available]
 QWEN3 = LayerSpec(

@@ -49,6 +49,16 @@ def encoded(
     return engine.encode(batch(spec))
 
 
+def quantized(w: EncoderWeights) -> EncoderWeights:
+    def one(linear: Any) -> Any:
+        return quantize_weight(linear, symmetric=False)
+
+    layers = (
+        replace(p, qkv=one(p.qkv), out=one(p.out), up=one(p.up), down=one(p.down)) for p in w.layers
+    )
+    return replace(w, layers=tuple(layers))
+
+
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("pooling", ["mean", "cls", "lasttoken", "cls+max"])
 def test_vectors_come_out_in_the_natural_order(isa: str, pooling: str) -> None:
@@ -79,6 +89,8 @@ def test_with_a_gate_and_norms_first(isa: str) -> None:
 @pytest.mark.parametrize("precision", ["int8", "float32"])
 def test_the_natural_order_is_the_same_bits(isa: str, precision: str) -> None:
     spec, weights = model()
+    if precision == "int8":
+        weights = quantized(weights)
     same = reordered(
         spec,
         weights,
@@ -86,24 +98,13 @@ def test_the_natural_order_is_the_same_bits(isa: str, precision: str) -> None:
         inner=[np.arange(512, dtype=np.int32), None],
     )
     for threads in (1, 2):
-        got, truth = (encoded(spec, w, isa, precision, threads) for w in (same, weights))
+        got, truth = (encoded(spec, w, isa, None, threads) for w in (same, weights))
         assert np.array_equal(got, truth)
 
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_weights_in_eight_bits(isa: str) -> None:
     spec, weights = model()
-
-    def quantized(w: EncoderWeights) -> EncoderWeights:
-        def one(linear: Any) -> Any:
-            return quantize_weight(linear, symmetric=False)
-
-        layers = (
-            replace(p, qkv=one(p.qkv), out=one(p.out), up=one(p.up), down=one(p.down))
-            for p in w.layers
-        )
-        return replace(w, layers=tuple(layers))
-
     before = reordered(spec, quantized(weights), hidden=HIDDEN, inner=INNER)
     after = quantized(reordered(spec, weights, hidden=HIDDEN, inner=INNER))
     got, truth = (encoded(spec, w, isa, None) for w in (before, after))

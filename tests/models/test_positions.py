@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from quaver import reference
+from quaver.engine import forward
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.families.registry import encoder_spec
 from quaver.models.geometry import Rotary
 from quaver.models.positions import alibi_bias, rotary_tables
-from quaver.quantization import forward
 
 THETA, HEAD_SIZE = 500_000.0, 64
 GTE: dict[str, Any] = {

@@ -8,6 +8,8 @@ import resource
 import subprocess
 import sys
 import time
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import quaver
+from quaver.engine.engine import Engine
 from quaver.errors import (
     CalibrationError,
     InputError,
@@ -25,8 +28,10 @@ from quaver.errors import (
     WeightsError,
 )
 from quaver.models.families.registry import encoder_spec, encoder_weights
+from quaver.models.folder import ModelFolder
+from quaver.models.linear import QuantizedLinear, dequantized
 from quaver.models.quantization_config import is_quantized
-from quaver.quantization.convert import convert
+from quaver.quantization.convert import convert, linear_places
 from quaver.quantization.folder import Words, quantized_tensors
 from tiny_model import (
     WORDS,
@@ -39,6 +44,7 @@ from tiny_model import (
 )
 
 TEXTS = [" ".join(WORDS[i : i + 3 + i % 9]) for i in range(0, 100, 2)]
+GOLDEN = Path(__file__).parents[1] / "golden"
 QUERY = "encoder.layer.0.attention.self.query"
 
 
@@ -76,9 +82,15 @@ def test_a_dynamic_folder(tiny_folder: Path, tmp_path: Path) -> None:
         load_file(target / "model.safetensors"),
     )
     weight = source[f"{QUERY}.weight"]
-    scale = np.abs(weight).max(axis=1, keepdims=True) / np.float32(127)
-    assert np.array_equal(tensors[f"{QUERY}.weight"], np.rint(weight / scale).astype(np.int8))
-    assert np.array_equal(tensors[f"{QUERY}.weight_scale"], scale)
+    scale, zero = (tensors[f"{QUERY}.weight_{name}"] for name in ("scale", "zero_point"))
+    assert (scale.shape, zero.shape, zero.dtype) == ((64, 1), (64, 1), np.int8)
+    # The least scale spreads a row over 256 steps; one at most 15 % larger may lose less.
+    least = (weight.max(axis=1).clip(0) - weight.min(axis=1).clip(max=0)) / 255
+    assert np.all((scale[:, 0] >= least * 0.999) & (scale[:, 0] <= least * 1.151))
+    restored = (tensors[f"{QUERY}.weight"].astype(np.float32) - zero) * scale
+    assert np.abs(restored - weight).max() <= 1.001 * scale.max()
+    assert np.square(restored - weight).mean() <= 1.1 * np.square(scale).mean() / 12
+    assert "encoder.layer.0.attention.output.dense.weight_zero_point" not in tensors
     assert f"{QUERY}.input_scale" not in tensors
     words = source["embeddings.word_embeddings.weight"]
     step = np.abs(words).max(axis=1, keepdims=True) / np.float32(127)
@@ -87,14 +99,15 @@ def test_a_dynamic_folder(tiny_folder: Path, tmp_path: Path) -> None:
     assert np.array_equal(tensors["embeddings.word_embeddings.weight_scale"], step)
     assert tensors["embeddings.position_embeddings.weight"].dtype == np.float16
     assert tensors["encoder.layer.0.output.LayerNorm.weight"].dtype == np.float32
-    assert sum(t.dtype == np.int8 for t in tensors.values()) == 13
+    assert sum(t.dtype == np.int8 for t in tensors.values()) == 13 + 2 * 5
     config = json.loads((target / "config.json").read_text())
-    group, table = config["quantization_config"]["config_groups"].values()
+    group, symmetric, table = config["quantization_config"]["config_groups"].values()
     assert len(table["targets"]) == 1
     assert table["input_activations"] is None
     assert group["input_activations"]["strategy"] == "token"
     assert group["input_activations"]["dynamic"] is True
-    assert len(group["targets"]) == 12
+    assert (len(group["targets"]), len(symmetric["targets"])) == (10, 2)
+    assert (group["weights"]["symmetric"], symmetric["weights"]["symmetric"]) == (False, True)
     assert is_quantized(config)
     kept = set(contents(tiny_folder)) - {"model.safetensors", "config.json"}
     assert all((target / name).read_bytes() == (tiny_folder / name).read_bytes() for name in kept)
@@ -103,6 +116,58 @@ def test_a_dynamic_folder(tiny_folder: Path, tmp_path: Path) -> None:
     assert "quaver evaluate: start" in card
     assert report.target_bytes == sum(map(len, contents(target).values()))
     assert (target / "model.safetensors").stat().st_mode & 0o444 == 0o444
+
+
+def test_a_folder_with_wide_features_and_groups(tmp_path: Path) -> None:
+    source = write_tiny_model(tmp_path / "source", hidden=256)
+    quantize(source, tmp_path / "int8")
+    config = json.loads((tmp_path / "int8/config.json").read_text())
+    wide = config["quaver"]["wide_features"]
+    assert len(set(wide)) == 64
+    # transformers restores every weight of a folder with the first group's size.
+    groups = list(config["quantization_config"]["config_groups"].values())
+    assert [group["weights"].get("group_size") for group in groups] == [256, None, None, None]
+    tensors = load_file(tmp_path / "int8/model.safetensors")
+    down = "encoder.layer.0.output.dense.weight"
+    assert tensors[f"{down}_scale"].shape == tensors[f"{down}_zero_point"].shape == (256, 4)
+    folder = ModelFolder.open(tmp_path / "int8")
+    spec = folder.encoder_spec()
+    made = convert(spec, encoder_weights(spec, load_file(source / "model.safetensors"))).quantized
+    stored = encoder_weights(spec, folder.tensors())
+    assert made.wide is not None
+    assert made.wide.tolist() == wide
+    for (place, ours), (_, theirs) in zip(linear_places(made), linear_places(stored), strict=True):
+        assert isinstance(ours, QuantizedLinear)
+        assert isinstance(theirs, QuantizedLinear)
+        assert ours.groups == theirs.groups
+        assert np.array_equal(dequantized(ours).weight, dequantized(theirs).weight), place
+    model = quaver.Embedder.from_pretrained(tmp_path / "int8", threads=1)
+    assert model.precision == "int8"
+    # The same vectors as the engine that quantizes the same tables itself.
+    engine = Engine(replace(spec, normalize=False), replace(stored, wide=made.wide), precision=None)
+    got = engine.encode(model.tokenizer.encode(TEXTS))
+    got /= np.linalg.norm(got, axis=1, keepdims=True)
+    np.testing.assert_allclose(model.encode(TEXTS), got, atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_a_folder_of_an_earlier_version(scheme: str, tmp_path: Path) -> None:
+    with zipfile.ZipFile(GOLDEN / f"old-int8-{scheme}.zip") as archive:
+        archive.extractall(tmp_path)
+    folder = ModelFolder.open(tmp_path)
+    weights = encoder_weights(folder.encoder_spec(), folder.tensors())
+    assert weights.wide is None
+    for _, linear in linear_places(weights):
+        assert isinstance(linear, QuantizedLinear)
+        assert (linear.zero, linear.groups) == (None, ())
+    vectors = np.load(tmp_path / "vectors.npy")
+    texts = [" ".join(WORDS[i : i + 3 + i % 9]) for i in range(0, 40, 2)]
+    got = quaver.Embedder.from_pretrained(tmp_path).encode(texts)
+    # The file holds the vectors of that version on AVX2; another instruction set rounds the last bits.
+    assert cosines(got, vectors).min() > 0.9999
+    model = quaver.Embedder.from_pretrained(tmp_path)
+    if model.isa == "avx2":
+        assert np.array_equal(got, vectors)
 
 
 def test_a_dynamic_folder_gives_what_quantizing_on_load_gives(
@@ -190,7 +255,7 @@ def test_the_size_of_a_file_with_the_shapes_of_bge(
         tensors = tiny_tensors(config)
         tensors["pooler.dense.weight"] = tensors["encoder.layer.0.attention.self.query.weight"]
         spec = encoder_spec(config, pooling="cls", normalize=True)
-        weights = convert(encoder_weights(spec, tensors)).quantized
+        weights = convert(spec, encoder_weights(spec, tensors)).quantized
         return sum(t.nbytes for t in quantized_tensors(tensors, weights, words).values())
 
     one, two = size(1), size(2)

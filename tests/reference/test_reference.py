@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from quaver import reference
+from quaver.engine import forward
 from quaver.models.encoder_weights import NormWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.geometry import Activation, RelativePositions
 from quaver.models.positions import relative_rows
 from quaver.models.tokenizer import TokenBatch
-from quaver.quantization import forward
 from quaver.reference.encoder import relative_row
 from tiny_model import tiny_config, tiny_tensors
 

@@ -328,22 +328,44 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  // Groups of inputs, shifts: outputs are summed in float over the groups.
-  static void add_group(const Int8Rows &a, int first_row, int rows, const Int8Weights &w, int group, int column,
-                        const std::int32_t *sums, float *totals) {
-    const std::ptrdiff_t of_rows = group * a.stride + first_row;
+  // The rows of a tile of linear_int8_grouped: where their outputs begin. Those from `own` on are residual rows.
+  struct TileRows {
+    int first, count, own;
+    float *out[Tile::rows];
+  };
+
+  // Groups of inputs, shifts: outputs are summed in float over the groups. The first group begins with the bias, the
+  // last one finishes the outputs, and totals [rows][64] hold the sums in between.
+  template <Activation kAct, bool kFirst, bool kLast>
+  static void add_group(const Int8Rows &a, const TileRows &rows, const Int8Weights &w, int group, int column,
+                        const std::int32_t *sums, float *totals, Activation act) {
+    const std::ptrdiff_t of_rows = group * a.stride + rows.first;
     const std::ptrdiff_t of_outputs = group * static_cast<std::ptrdiff_t>(w.outputs) + column;
+    float zeros[Tile::rows], centers[Tile::rows];
+    for (int r = 0; r < rows.count; ++r) {
+      zeros[r] = -static_cast<float>(a.zero[of_rows + r]);
+      centers[r] = w.shifts == nullptr ? 0.0f : a.scale[of_rows + r] * a.sums[of_rows + r];
+    }
     for (int c = 0; c < kPanel; c += L::width) {
       const V scale = L::load(w.scale + of_outputs + c), column_sum = L::load(w.column_sums + of_outputs + c);
-      for (int r = 0; r < rows; ++r) {
-        const float row_scale = a.scale[of_rows + r];
-        float *total = totals + r * kPanel + c;
-        const V zero = L::set(-static_cast<float>(a.zero[of_rows + r]));
-        const V sum = L::fma(zero, column_sum, L::from_s32(sums + r * kPanel + c));
-        V value = L::fma(L::mul(sum, L::set(row_scale)), scale, L::load(total));
+      const V bias = kFirst ? L::load(w.bias + column + c) : L::zero();
+      const V shift = w.shifts == nullptr ? L::zero() : L::load(w.shifts + of_outputs + c);
+      for (int r = 0; r < rows.count; ++r) {
+        const bool own = r < rows.own;
+        const V before = !kFirst ? L::load(totals + r * kPanel + c) : own ? bias : L::zero();
+        const V sum = L::fma(L::set(zeros[r]), column_sum, L::from_s32(sums + r * kPanel + c));
+        V value = L::fma(L::mul(sum, L::set(a.scale[of_rows + r])), scale, before);
         if (w.shifts != nullptr)
-          value = L::fma(L::set(row_scale * a.sums[of_rows + r]), L::load(w.shifts + of_outputs + c), value);
-        L::store(total, value);
+          value = L::fma(L::set(centers[r]), shift, value);
+        float *out = rows.out[r] + c;
+        if (!kLast)
+          L::store(totals + r * kPanel + c, value);
+        else if (own)
+          L::store(out, kAct == Activation::gelu   ? short_gelu<L>(value)
+                        : kAct == Activation::none ? value
+                                                   : short_activate<L>(value, act));
+        else
+          L::store(out, L::add(L::load(out), value));
       }
     }
   }
@@ -366,6 +388,19 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
+  template <bool kFirst>
+  static void add_group(const Int8Rows &a, const TileRows &rows, const Int8Weights &w, int group, int column,
+                        const std::int32_t *sums, float *totals, Activation act) {
+    if (group + 1 < w.groups)
+      add_group<Activation::none, kFirst, false>(a, rows, w, group, column, sums, totals, act);
+    else if (act == Activation::none)
+      add_group<Activation::none, kFirst, true>(a, rows, w, group, column, sums, totals, act);
+    else if (act == Activation::gelu)
+      add_group<Activation::gelu, kFirst, true>(a, rows, w, group, column, sums, totals, act);
+    else
+      add_group<Activation::relu, kFirst, true>(a, rows, w, group, column, sums, totals, act);
+  }
+
   static void linear_int8_grouped(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w,
                                   int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                                   Activation act) noexcept {
@@ -376,12 +411,12 @@ template <class L, class Tile> struct LinearKernels {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
-      const std::int8_t *next = weights + panel_bytes; // prefetched by the first tile, a quarter of it
+      const std::int8_t *next = weights + panel_bytes; // prefetched by the first tiles, a quarter each
       for (int r = 0, height; r < all; r += height) {
         height = tile_height(all - r, Tile::rows);
+        TileRows tile{r, height, least(height, rows < r ? 0 : rows - r), {}};
         for (int i = 0; i < height; ++i)
-          for (int c = 0; c < kPanel; c += L::width)
-            L::store(totals + i * kPanel + c, r + i < rows ? L::load(w.bias + column + c) : L::zero());
+          tile.out[i] = y + (r + i < rows ? r + i : residuals.of[r + i - rows]) * ldy + column;
         for (int g = 0, begin = 0, end; g < w.groups; ++g, begin = end) {
           end = w.groups == 1 ? w.depth : w.ends[g];
           const std::uint8_t *q = a.q + r * a.ldq + begin;
@@ -391,17 +426,10 @@ template <class L, class Tile> struct LinearKernels {
                              Ahead<1>{next + r / Tile::rows * strip + begin * kStrip});
           else
             sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, sums);
-          add_group(a, r, height, w, g, column, sums, totals);
-        }
-        for (int i = 0; i < height; ++i) {
-          const float *of_row = totals + i * kPanel;
-          if (r + i >= rows) {
-            float *out = y + residuals.of[r + i - rows] * ldy + column;
-            for (int c = 0; c < kPanel; c += L::width)
-              L::store(out + c, L::add(L::load(out + c), L::load(of_row + c)));
-          } else {
-            finish_row(of_row, y + (r + i) * ldy + column, act);
-          }
+          if (g == 0)
+            add_group<true>(a, tile, w, g, column, sums, totals, act);
+          else
+            add_group<false>(a, tile, w, g, column, sums, totals, act);
         }
       }
     }

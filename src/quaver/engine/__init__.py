@@ -9,7 +9,9 @@ from quaver.engine.batches import (
     encode_tokens,
     token_batches,
 )
+from quaver.engine.eight_bits import EightBits, Place, eight_bits, in_eight_bits
 from quaver.engine.engine import Engine, token_spans
+from quaver.engine.forward import run_layers
 from quaver.engine.load import (
     LoadedModel,
     LoadedMultiVector,
@@ -25,7 +27,7 @@ from quaver.engine.load import (
 from quaver.engine.machine import info
 from quaver.engine.micro_batches import MicroBatcher
 from quaver.engine.migration import CALL_KEYWORDS, LOADING_KEYWORDS, explain_keywords
-from quaver.engine.native_model import Precision, relative_projections
+from quaver.engine.native_model import Precision
 from quaver.engine.postprocessing import (
     Matrix,
     Output,
@@ -46,6 +48,7 @@ __all__ = [
     "CALL_KEYWORDS",
     "LOADING_KEYWORDS",
     "MAX_BATCH_TOKENS",
+    "EightBits",
     "EncodeReport",
     "Engine",
     "LoadedModel",
@@ -54,6 +57,7 @@ __all__ = [
     "Matrix",
     "MicroBatcher",
     "Output",
+    "Place",
     "Precision",
     "ShortMatrix",
     "ShortVector",
@@ -66,15 +70,17 @@ __all__ = [
     "check_pooling",
     "choose_windows",
     "convert",
+    "eight_bits",
     "encode_texts",
     "encode_tokens",
     "explain_keywords",
+    "in_eight_bits",
     "info",
     "load_classifier",
     "load_model",
     "load_multi_vector",
     "load_sparse",
-    "relative_projections",
+    "run_layers",
     "shortened",
     "similarity",
     "similarity_pairwise",

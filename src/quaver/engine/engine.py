@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver import _native
+from quaver.engine.eight_bits import in_eight_bits
 from quaver.engine.instruction_sets import choose_isa
 from quaver.engine.native_model import PRECISIONS, Precision, computes_in, native_model
 from quaver.engine.threads import choose_threads
@@ -19,7 +20,7 @@ from quaver.errors import (
     TokenRangeError,
     UnsupportedArchitectureError,
 )
-from quaver.models import MAX_LENGTH, EncoderSpec, EncoderWeights, TokenBatch
+from quaver.models import MAX_LENGTH, EncoderSpec, EncoderWeights, TokenBatch, gathered
 
 
 class Engine:
@@ -86,7 +87,9 @@ class Engine:
         self.precision: Precision = computes_in(weights, precision)
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
-        self._encoder = _native.Encoder(self.isa, native_model(spec, weights, precision))
+        self._encoder = _native.Encoder(
+            self.isa, native_model(spec, _prepared(spec, weights, precision), precision)
+        )
 
     def encode(
         self,
@@ -254,6 +257,15 @@ def _check_range(what: str, values: NDArray[np.int32], size: int, table: str) ->
             f"a {what} must be in 0..{size - 1} (rows of {table}): got {int(values[at])} at "
             f"position {at}; does the tokenizer belong to this model?"
         )
+
+
+def _prepared(
+    spec: EncoderSpec, weights: EncoderWeights, precision: Precision | None
+) -> EncoderWeights:
+    """Return the weights that are packed; those that have an order already stay as they are."""
+    if precision in ("float32", "bfloat16") or weights.order is not None:
+        return weights
+    return gathered(spec, in_eight_bits(spec, weights) if precision == "int8" else weights)
 
 
 def _with_copied_tables(weights: EncoderWeights) -> EncoderWeights:

@@ -36,6 +36,7 @@ from quaver.models import (
     module_steps,
     static_model,
     static_tokenizer,
+    wide_features,
     word_table,
 )
 
@@ -384,9 +385,12 @@ def _parts(
         ) from error
     tokenizer.require_vocabulary(spec.vocab_size)
     quantized = is_quantized(folder.config)
+    weights = encoder_weights(spec, model_tensors(folder, spec))
+    if quantized:
+        weights = replace(weights, wide=wide_features(folder.config, spec.hidden_size))
     engine = Engine(
         replace(spec, normalize=normalize),
-        encoder_weights(spec, model_tensors(folder, spec)),
+        weights,
         precision=None if quantized and precision == "int8" else precision,
         threads=options["threads"],
         isa=options["isa"],

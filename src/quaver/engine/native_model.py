@@ -73,7 +73,7 @@ def native_model(
 
     Args:
         spec: the encoder.
-        weights: its weights.
+        weights: its weights, the inputs of each group of a layer next to each other.
         precision: what the linear layers compute in; None leaves each as it is.
 
     Returns:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.encoder_weights import (
+    EncoderWeights,
+    LayersOnDemand,
+    LayerWeights,
+    NormWeights,
+)
 from quaver.models.families.registry import (
     FAMILIES,
     classifier_spec,
@@ -45,7 +50,7 @@ from quaver.models.modules import (
     with_modules,
     word_ids,
 )
-from quaver.models.order import reordered
+from quaver.models.order import gathered, reordered
 from quaver.models.positions import relative_rows, rotary_tables
 from quaver.models.prompts import (
     checked_prompts,
@@ -54,7 +59,13 @@ from quaver.models.prompts import (
     query_prompt,
     with_prompt,
 )
-from quaver.models.quantization_config import is_quantized, quantization_config
+from quaver.models.quantization_config import (
+    OWN_SECTION,
+    Int8Form,
+    is_quantized,
+    quantization_config,
+    wide_features,
+)
 from quaver.models.static import (
     StaticSpec,
     StaticWeights,
@@ -71,6 +82,7 @@ __all__ = [
     "FAMILIES",
     "MAX_LENGTH",
     "MAX_TOKENS",
+    "OWN_SECTION",
     "POOLINGS",
     "WEIGHTS_FILE",
     "WEIGHTS_INDEX",
@@ -81,8 +93,10 @@ __all__ = [
     "HeadActivation",
     "HeadStep",
     "InputRange",
+    "Int8Form",
     "LayerSpec",
     "LayerWeights",
+    "LayersOnDemand",
     "Linear",
     "LinearWeights",
     "Llama3Scaling",
@@ -111,6 +125,7 @@ __all__ = [
     "encoder_weights",
     "equal_groups",
     "find_folder",
+    "gathered",
     "is_quantized",
     "masked_lm_spec",
     "mismatch_in_words",
@@ -130,6 +145,7 @@ __all__ = [
     "static_model",
     "static_tokenizer",
     "weight_files",
+    "wide_features",
     "with_modules",
     "with_prompt",
     "word_ids",

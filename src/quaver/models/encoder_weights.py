@@ -105,6 +105,9 @@ class EncoderWeights:
         order: int32 (H,), the order of the hidden dimension in layers and norms: feature c there is
             feature order[c] of the tables and of pooled vectors, which are in the natural order.
             None for the natural order everywhere; see `quaver.models.reordered`.
+        wide: int32 (W,), W a multiple of 64: features of the hidden dimension whose values are much
+            wider than those of others. `qkv` and `up` in int8 find a range for them and one for all
+            others. None for one range.
     """
 
     word: NDArray[np.float32]
@@ -119,3 +122,4 @@ class EncoderWeights:
     head: tuple[LinearWeights | NormWeights, ...] = ()
     words: LinearWeights | None = None
     order: NDArray[np.int32] | None = None
+    wide: NDArray[np.int32] | None = None

@@ -81,6 +81,12 @@ class QuantizationFile(Struct, frozen=True):
     ignore: list[str] | None = None
 
 
+class OwnSection(Struct, frozen=True):
+    """What config.json of a model in int8 says to Quaver alone."""
+
+    wide_features: Annotated[list[Whole], Meta(max_length=65536)] | None = None
+
+
 # --- config.json ----------------------------------------------------------------------------------
 class Rope(Struct, frozen=True):
     """Rotary positions: rope_parameters of transformers 5, or rope_scaling before it.

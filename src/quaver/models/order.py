@@ -1,9 +1,9 @@
 """The order of features inside a model: chosen channels first, so that they can be a group of inputs.
 
-A few channels of the hidden dimension are much wider than the others, the same ones in every layer. Groups of inputs
-with scales of their own (`QuantizedLinear.groups`) are contiguous. So the hidden dimension gets another order, once, in
-all layers and norms, and so does the inner dimension of each feed-forward part. Nothing is gathered while the model
-runs, except for the embeddings of a token and the pooled vector, which keep the natural order.
+A few channels of the hidden dimension are much wider than the others, the same ones in every layer. The engine
+multiplies groups of inputs that are next to each other. So the hidden dimension gets another order, once, in all layers
+and norms. Nothing is gathered while the model runs, except for the embeddings of a token and the pooled vector, which
+keep the natural order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import InputError
-from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
+from quaver.models.encoder_weights import (
+    EncoderWeights,
+    LayersOnDemand,
+    LayerWeights,
+    NormWeights,
+)
 from quaver.models.geometry import EncoderSpec, LayerSpec
 from quaver.models.linear import Linear, QuantizedLinear
 
@@ -53,10 +58,14 @@ def reordered(
         raise InputError(
             f"inner must have an order for each of {len(spec.layers)} layers: got {len(inner)}"
         )
-    layers = tuple(
-        _layer(layer, parts, hidden, order)
-        for layer, parts, order in zip(spec.layers, weights.layers, inner, strict=True)
-    )
+
+    def take(i: int) -> LayerWeights:
+        return _layer(spec.layers[i], weights.layers[i], hidden, inner[i])
+
+    # Layers that are read on demand are reordered on demand.
+    layers: Sequence[LayerWeights] = LayersOnDemand(len(inner), take)
+    if not isinstance(weights.layers, LayersOnDemand):
+        layers = tuple(layers)
     if hidden is None:
         return replace(weights, layers=layers)
     return replace(
@@ -68,6 +77,41 @@ def reordered(
         relative_norm=_norm(weights.relative_norm, hidden),
         order=hidden,
     )
+
+
+def gathered(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
+    """Bring the wide features together and make them a group of the inputs of `qkv` and `up`.
+
+    Args:
+        spec: the encoder.
+        weights: its weights; without `wide` they are returned as they are.
+
+    Returns:
+        the weights, whose layers are reordered when they are taken.
+    """
+    if weights.wide is None:
+        return weights
+    wide = np.sort(weights.wide)
+    others = np.setdiff1d(np.arange(spec.hidden_size, dtype=np.int32), wide)
+    hidden = np.concatenate([wide, others])
+    lazy = LayersOnDemand(len(weights.layers), weights.layers.__getitem__)
+    moved = reordered(spec, replace(weights, layers=lazy, wide=None), hidden=hidden)
+    groups = (len(wide), spec.hidden_size)
+
+    def take(i: int) -> LayerWeights:
+        parts = moved.layers[i]
+        return replace(parts, qkv=_in_groups(parts.qkv, groups), up=_in_groups(parts.up, groups))
+
+    return replace(moved, layers=LayersOnDemand(len(lazy), take))
+
+
+def _in_groups(linear: Linear, groups: tuple[int, ...]) -> Linear:
+    """Give the inputs of a layer in int8 groups, its weights the scales that they have."""
+    if not isinstance(linear, QuantizedLinear) or linear.groups:
+        return linear
+    zero = None if linear.zero is None else np.repeat(linear.zero[:, None], len(groups), axis=1)
+    scale = np.repeat(linear.scale[:, None], len(groups), axis=1)
+    return replace(linear, scale=scale, zero=zero, groups=groups)
 
 
 def _check(order: Order, size: int, name: str) -> None:

@@ -19,6 +19,8 @@ from quaver.models.linear import (
 from quaver.models.weights_file import release_pages
 
 _CHECKED_AT_ONCE = 1 << 20
+# What the kernels multiply in one step.
+_GROUP_STEP = 64
 # Old checkpoints of decoders have a buffer that follows from config.json.
 _COMPUTED = ".rotary_emb.inv_freq"
 
@@ -95,7 +97,8 @@ class NamedTensors:
         """Take a linear layer, in float32 or int8 as in the file.
 
         In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
-        (O, 1), and for a fixed input range `input_scale` and `input_zero_point`, one value each.
+        (O, G) for G groups of inputs of the same size, `weight_zero_point` int8 (O, G) for asymmetric
+        weights, and for a fixed input range `input_scale` and `input_zero_point`, one value each.
 
         Args:
             name: its name without the prefix and without ".weight".
@@ -121,10 +124,49 @@ class NamedTensors:
                 f"tensor {parts[0].stored}.weight has a weight_scale and must hold int8: got "
                 f"{weight.dtype}"
             )
-        scale = self._positive(f"{name}.weight_scale", rows, 1)[:, 0]
-        fixed = self._input_range(name) if f"{name}.input_scale" in self else None
-        added = self._bias(name, rows, bias)
-        return QuantizedLinear(np.ascontiguousarray(weight), scale, added, fixed, parts)
+        groups = self._groups(name, columns)
+        count = max(1, len(groups))
+        scale = self._positive(f"{name}.weight_scale", rows, count)
+        zero = None
+        if f"{name}.weight_zero_point" in self:
+            zero = self._int8(f"{name}.weight_zero_point", rows, count)
+        if not groups:
+            scale, zero = scale[:, 0], None if zero is None else zero[:, 0]
+        return QuantizedLinear(
+            np.ascontiguousarray(weight),
+            scale,
+            self._bias(name, rows, bias),
+            self._input_range(name) if f"{name}.input_scale" in self else None,
+            parts,
+            zero,
+            groups,
+        )
+
+    def _groups(self, name: str, columns: int) -> tuple[int, ...]:
+        """Return where the groups of a layer's inputs end; nothing for a single one."""
+        full = self._full(f"{name}.weight_scale")
+        shape = self._tensors[full].shape
+        if len(shape) < 2 or shape[1] == 1:
+            return ()
+        count = shape[1]
+        if columns % (count * _GROUP_STEP):
+            raise WeightsError(
+                f"tensor {full!r} must have scales for groups of a multiple of {_GROUP_STEP} of "
+                f"{columns} inputs: got {shape}; quantize the model again"
+            )
+        if f"{name}.weight_g_idx" in self:
+            raise WeightsError(
+                f"tensor {full!r} must have scales for groups of inputs side by side: the file has a "
+                "weight_g_idx; take the original model and quantize it with `quaver quantize`"
+            )
+        size = columns // count
+        return tuple(range(size, columns + 1, size))
+
+    def _int8(self, name: str, *shape: int) -> NDArray[np.int8]:
+        values = self._take(name, shape)
+        if values.dtype != np.int8:
+            raise WeightsError(f"tensor {name} must hold int8: got {values.dtype}")
+        return values
 
     def _bias(self, name: str, rows: int, bias: bool) -> NDArray[np.float32]:
         return self.take(f"{name}.bias", rows) if bias else self.zeros(rows)
@@ -132,12 +174,7 @@ class NamedTensors:
     def _input_range(self, name: str) -> InputRange:
         zero = 0
         if f"{name}.input_zero_point" in self:
-            point = self._take(f"{name}.input_zero_point", (1,))
-            if point.dtype != np.int8:
-                raise WeightsError(
-                    f"tensor {name}.input_zero_point must hold int8: got {point.dtype}"
-                )
-            zero = int(point[0])
+            zero = int(self._int8(f"{name}.input_zero_point", 1)[0])
         # The file counts from -128, the kernels from 0.
         return InputRange(float(self._positive(f"{name}.input_scale", 1)[0]), zero + 128)
 

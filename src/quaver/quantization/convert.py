@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.engine import EightBits, Place, eight_bits, in_eight_bits, run_layers
 from quaver.errors import CalibrationError
 from quaver.models import (
     EncoderSpec,
@@ -23,7 +24,6 @@ from quaver.models import (
     quantize_weight,
     rounded_rows,
 )
-from quaver.quantization.forward import run_layers
 from quaver.quantization.gptq import round_by_output
 from quaver.quantization.input_ranges import Observer, observed_range
 from quaver.quantization.smooth_quant import STRENGTHS, smoothing_factors
@@ -39,8 +39,6 @@ MAX_ERROR_RATIO = 4.0
 _ROWS = 4096
 
 FloatArray = NDArray[np.float32]
-Place = tuple[int, str]
-"""A linear layer of the encoder: index of its layer, field of `LayerWeights`."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +113,18 @@ class Converted:
     layers: dict[Place, ConvertedLayer]
 
 
-def convert(weights: EncoderWeights) -> Converted:
+def convert(spec: EncoderSpec, weights: EncoderWeights) -> Converted:
     """Quantize every linear layer of the encoder without text: dynamic, weights rounded to nearest.
 
     Args:
+        spec: the encoder.
         weights: float32 weights.
 
     Returns:
         the model in int8.
     """
-    # Layer by layer: where they are read on demand, one is in memory in float32.
-    layers: list[LayerWeights] = []
-    for layer in weights.layers:
-        changes: dict[str, Any] = {
-            name: quantize_weight(dequantized(linear)) for name, linear in _linears(layer)
-        }
-        layers.append(replace(layer, **changes))
-    made = replace(weights, layers=tuple(layers))
+    lazy = in_eight_bits(spec, weights)
+    made = replace(lazy, layers=tuple(lazy.layers))
     return Converted(
         weights, made, {place: ConvertedLayer(None) for place, _ in linear_places(made)}
     )
@@ -164,6 +157,8 @@ def convert_calibrated(
         CalibrationError: a layer was not reached, or its input is all zeros.
     """
     places = {id(linear): place for place, linear in linear_places(weights)}
+    # Static ranges are for engines that know one range for a layer and symmetric weights.
+    how = eight_bits(spec, weights) if recipe.scheme == "dynamic" else None
     made: dict[Place, Linear] = {}
     moved: dict[Place, Linear] = {}
     reports: dict[Place, ConvertedLayer] = {}
@@ -184,7 +179,10 @@ def convert_calibrated(
             made[values] = _divided(made[values], factors)
             moved[values] = _divided(moved[values], factors)
         refined = batch.offsets[:-1] if place[1] == "qkv" else batch.offsets[:0]
-        quantized, y = _quantized(exact, x, recipe, refined)
+        if how is None:
+            quantized, y = _quantized(exact, x, recipe, refined)
+        else:
+            quantized, y = _quantized_in_groups(exact, x, recipe, refined, how, place)
         truth = x @ exact.weight.T + exact.bias
         error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
         made[place], moved[place] = quantized, exact
@@ -198,6 +196,8 @@ def convert_calibrated(
             raise CalibrationError(
                 f"the calibration text never reached {layer_name(linear, place)}; every layer needs text"
             )
+    if how is not None:
+        weights = replace(weights, wide=how.wide)
     return Converted(with_linears(weights, moved), with_linears(weights, made), reports)
 
 
@@ -219,12 +219,33 @@ def _quantized(
     fixed = _fixed_range(linear, x, recipe)
     read = rounded_rows(x, fixed)
     read[refined] += rounded_rows(x[refined] - read[refined])
-    rounded = (
-        round_by_output(linear, read) if recipe.rounding == "gptq" else quantize_weight(linear)
-    )
+    rounded = quantize_weight(linear)
+    if recipe.rounding == "gptq":
+        rounded = round_by_output(linear, read, rounded)
     quantized = replace(rounded, input=fixed)
-    y: FloatArray = read @ dequantized(quantized).weight.T
-    return quantized, y + quantized.bias
+    return quantized, _output(read, quantized)
+
+
+def _quantized_in_groups(
+    linear: LinearWeights,
+    x: FloatArray,
+    recipe: Recipe,
+    refined: NDArray[np.int32],
+    how: EightBits,
+    place: Place,
+) -> tuple[QuantizedLinear, FloatArray]:
+    """Quantize one layer as `_quantized` does, with asymmetric weights and groups of inputs."""
+    read = how.round_inputs(x, place)
+    read[refined] += how.round_inputs(x[refined] - read[refined], place)
+    rounded = how.quantize(linear, place)
+    if recipe.rounding == "gptq":
+        rounded = round_by_output(linear, read, rounded)
+    return rounded, _output(read, rounded)
+
+
+def _output(read: FloatArray, linear: QuantizedLinear) -> FloatArray:
+    y: FloatArray = read @ dequantized(linear).weight.T
+    return y + linear.bias
 
 
 def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputRange | None:

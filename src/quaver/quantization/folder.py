@@ -17,10 +17,12 @@ from quaver.disk_space import require_disk_space
 from quaver.errors import QuantizationError
 from quaver.models import (
     FAMILIES,
+    OWN_SECTION,
     WEIGHTS_FILE,
     WEIGHTS_INDEX,
     EncoderSpec,
     EncoderWeights,
+    Int8Form,
     Linear,
     LinearWeights,
     ModelFolder,
@@ -45,8 +47,9 @@ def quantized_tensors(
 ) -> Tensors:
     """Return the tensors of the quantized model's file.
 
-    int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, 1) and, with a fixed input range,
-    `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). The table of words is int8 with
+    int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, G) for G groups of inputs of the same
+    size and, where they are asymmetric, `X.weight_zero_point` int8 (O, G). With a fixed input
+    range there are `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). The table of words is int8 with
     a scale for each row, or float16. Other tables and layers that the encoder does not run are
     float16, everything else is unchanged.
 
@@ -96,7 +99,10 @@ def _linear_tensors(
         if f"{part.stored}.bias" in source:
             yield f"{part.stored}.bias", linear.bias[rows]
         if isinstance(linear, QuantizedLinear):
-            yield f"{part.stored}.weight_scale", linear.scale[rows, None]
+            by_group = (part.rows, -1)
+            yield f"{part.stored}.weight_scale", linear.scale[rows].reshape(by_group)
+            if linear.zero is not None:
+                yield f"{part.stored}.weight_zero_point", linear.zero[rows].reshape(by_group)
             if linear.input is not None:
                 scale, zero = linear.input.scale, linear.input.zero
                 yield f"{part.stored}.input_scale", np.array([scale], np.float32)
@@ -118,15 +124,16 @@ def quantized_config(
         weights: its weights, some of its linear layers in int8.
         tensors: the tensors of the new file.
     """
-    dynamic: list[str] = []
-    static: list[str] = []
+    int8: dict[Int8Form, list[str]] = {}
     left = [name.removesuffix(".weight") for name in _left(weights, tensors)]
     for _, linear in linear_places(weights):
         names = [part.name for part in linear.parts]
         if isinstance(linear, LinearWeights):
             left += names
         else:
-            (dynamic if linear.input is None else static).extend(names)
+            size = linear.groups[0] if linear.groups else None
+            form = Int8Form(linear.input is not None, linear.zero is None, size)
+            int8.setdefault(form, []).extend(names)
     new = {key: value for key, value in config.items() if key != "torch_dtype"}
     tables = [
         name.removesuffix(".weight")
@@ -134,7 +141,9 @@ def quantized_config(
         if tensor.dtype == np.int8 and _is_word_table(name)
     ]
     left += [step.name for step in spec.head]
-    described = quantization_config(dynamic, static, left, tables)
+    described = quantization_config(int8, left, tables)
+    if weights.wide is not None:
+        new[OWN_SECTION] = {"wide_features": weights.wide.tolist()}
     return {**new, "dtype": "float32", "quantization_config": described}
 
 

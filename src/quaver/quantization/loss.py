@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine import Engine
+from quaver.engine import Engine, Place
 from quaver.models import EncoderSpec, EncoderWeights, TokenBatch
-from quaver.quantization.convert import Place, linear_places, with_linears
+from quaver.quantization.convert import linear_places, with_linears
 
 _MAX_BATCH_TOKENS = 16384
 # Texts on which each layer is measured alone: the shares only decide the order to try.

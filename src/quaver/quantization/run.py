@@ -244,7 +244,7 @@ def _converted(
     progress: Progress,
 ) -> tuple[Converted, Bounded | None]:
     if texts is None:
-        return convert(weights), None
+        return convert(spec, weights), None
     batch = _tokens(folder, spec, texts)
     converted = convert_calibrated(spec, weights, recipe, batch, progress)
     plain = replace(spec, normalize=False)

@@ -1,4 +1,4 @@
-"""The forward pass for calibration, in NumPy and float32; a callback computes every linear layer.
+"""The forward pass in NumPy, with a callback that computes every linear layer: to see what the layers read.
 
 T tokens in the batch, N sequences, H hidden size, I intermediate size, Hq and Hkv heads of query and of key and value.
 """
@@ -9,11 +9,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine import relative_projections
+from quaver.engine.native_model import relative_projections
 from quaver.models import (
     Activation,
     EncoderSpec,
@@ -27,12 +28,17 @@ from quaver.models import (
     rotary_tables,
 )
 
-FloatArray = NDArray[np.float32]
+FloatArray = NDArray[Any]  # float32 or float64
 ApplyLinear = Callable[[FloatArray, Linear], FloatArray]
 
 
 def run_layers(
-    spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch, *, apply: ApplyLinear
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    batch: TokenBatch,
+    *,
+    apply: ApplyLinear,
+    dtype: type[np.floating[Any]] = np.float32,
 ) -> FloatArray:
     """Run the encoder's layers, without pooling and head, which stay in float32.
 
@@ -43,22 +49,28 @@ def run_layers(
         spec: the encoder.
         weights: its weights.
         batch: N sequences, T tokens in total.
-        apply: computes a linear layer, float32 (T, K) to (T, O); called for every layer in
-            the order they run.
+        apply: computes a linear layer, (T, K) to (T, O); called for every layer in the order they
+            run.
+        dtype: what everything is computed in.
 
     Returns:
-        float32 (T, H), the output of the last layer, before a final norm.
+        (T, H), the output of the last layer, before a final norm.
     """
-    states = embed(spec, weights, batch)
-    for i, (layer, parts) in enumerate(zip(spec.layers, weights.layers, strict=True)):
-        attend = _attention_of(spec, i, weights, batch.offsets)
+    states = embed(spec, weights, batch, dtype)
+    for layer, parts in zip(spec.layers, weights.layers, strict=True):
+        attend = _attention_of(spec, layer, weights, parts, batch.offsets)
         states = run_layer(layer, parts, states, attend, eps=spec.norm_eps, apply=apply)
     return states
 
 
-def embed(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> FloatArray:
-    """Add the embeddings of each token and normalize the sum; float32 (T, H)."""
-    total = weights.word[batch.ids]
+def embed(
+    spec: EncoderSpec,
+    weights: EncoderWeights,
+    batch: TokenBatch,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> FloatArray:
+    """Add the embeddings of each token and normalize the sum, (T, H)."""
+    total = weights.word[batch.ids].astype(dtype)
     if spec.embedding_scale != 1:
         total = total * np.float32(spec.embedding_scale)
     if weights.position is not None:
@@ -96,13 +108,13 @@ def run_layer(
     Args:
         layer: the layer's geometry.
         parts: its weights.
-        x: float32 (T, H).
-        attend: its attention, float32 (T, (Hq + 2 Hkv) D) to (T, Hq D).
+        x: (T, H).
+        attend: its attention, (T, (Hq + 2 Hkv) D) to (T, Hq D).
         eps: of the norms.
         apply: see `run_layers`.
 
     Returns:
-        float32 (T, H).
+        (T, H).
     """
 
     def inner(v: FloatArray) -> FloatArray:
@@ -110,7 +122,8 @@ def run_layer(
         if layer.gate == "none":
             return activate(wide, layer.activation)
         gate, value = np.split(wide, 2, axis=1)[:: 1 if layer.gate == "first" else -1]
-        return activate(gate, layer.activation) * value
+        gated: FloatArray = activate(gate, layer.activation) * value
+        return gated
 
     def attended(v: FloatArray) -> FloatArray:
         y = apply(attend(apply(v, parts.qkv)), parts.out)
@@ -147,9 +160,12 @@ def norm(x: FloatArray, weights: NormWeights | None, eps: float) -> FloatArray:
 
 
 def _attention_of(
-    spec: EncoderSpec, index: int, weights: EncoderWeights, offsets: NDArray[np.int32]
+    spec: EncoderSpec,
+    layer: LayerSpec,
+    weights: EncoderWeights,
+    parts: LayerWeights,
+    offsets: NDArray[np.int32],
 ) -> Callable[[FloatArray], FloatArray]:
-    layer, parts = spec.layers[index], weights.layers[index]
 
     def attend(qkv: FloatArray) -> FloatArray:
         all_heads = layer.heads + 2 * layer.kv_heads
@@ -185,22 +201,23 @@ def activate(x: FloatArray, activation: Activation) -> FloatArray:
         silu      x / (1 + exp(-x))
 
     Args:
-        x: float32, any shape.
+        x: any shape.
         activation: its name.
 
     Returns:
-        float32, the shape of x.
+        the shape of x.
     """
     if activation == "gelu":
-        return np.asarray(
-            x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2)))), np.float32
-        )
+        gelu: FloatArray = x * np.float32(0.5) * (1 + _erf(x / np.float32(math.sqrt(2))))
+        return gelu
     if activation == "gelu_tanh":
         inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x**3)
-        return np.asarray(x * np.float32(0.5) * (1 + np.tanh(inner)), np.float32)
+        tanh: FloatArray = x * np.float32(0.5) * (1 + np.tanh(inner))
+        return tanh
     if activation == "relu":
         return np.maximum(x, 0)
-    return np.asarray(x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5))), np.float32)
+    silu: FloatArray = x * np.float32(0.5) * (1 + np.tanh(x * np.float32(0.5)))
+    return silu
 
 
 def _erf(x: FloatArray) -> FloatArray:
@@ -222,8 +239,8 @@ class Positions:
     """The relative position embeddings of one layer.
 
     Attributes:
-        queries: float32 (2S, H), the embeddings projected as queries.
-        keys: float32 (2S, H), the embeddings projected as keys.
+        queries: (2S, H), the embeddings projected as queries.
+        keys: (2S, H), the embeddings projected as keys.
         rows: int32 (2R - 1,), the row of both for each distance; see `relative_rows`.
     """
 
@@ -239,12 +256,12 @@ def rotate(x: FloatArray, cosine: FloatArray, sine: FloatArray) -> FloatArray:
         (a, b) to (a cos - b sin, b cos + a sin), a the first half of a head and b the second
 
     Args:
-        x: float32 (heads, T, D).
-        cosine: float32 (T, D / 2).
-        sine: float32 (T, D / 2).
+        x: (heads, T, D).
+        cosine: (T, D / 2).
+        sine: (T, D / 2).
 
     Returns:
-        float32 (heads, T, D).
+        (heads, T, D).
     """
     a, b = np.split(x, 2, axis=2)
     return np.concatenate([a * cosine - b * sine, b * cosine + a * sine], axis=2)
@@ -268,19 +285,19 @@ def attention(
 
     Args:
         layer: scale, window, and whether it is causal.
-        q: float32 (Hq, T, D).
-        k: float32 (Hkv, T, D).
-        v: float32 (Hkv, T, D).
+        q: (Hq, T, D).
+        k: (Hkv, T, D).
+        v: (Hkv, T, D).
         offsets: int32 (N + 1,).
-        bias: float32 (Hq, 2R - 1), by distance; see `EncoderWeights`. None for no bias.
+        bias: (Hq, 2R - 1), by distance; see `EncoderWeights`. None for no bias.
         positions: relative position embeddings, or None.
 
     Returns:
-        float32 (Hq, T, D).
+        (Hq, T, D).
     """
     scale, group = np.float32(layer.score_scale), layer.heads // layer.kv_heads
     k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
-    context: FloatArray = np.empty(q.shape, np.float32)
+    context: FloatArray = np.empty_like(q)
     for begin, end in pairwise(offsets):
         one = np.s_[:, begin:end]
         scores = q[one] @ k[one].swapaxes(1, 2)
@@ -304,7 +321,7 @@ def attention(
 def _position_scores(
     q: FloatArray, k: FloatArray, positions: Positions, rows: NDArray[np.int32]
 ) -> FloatArray:
-    """Return q_i key_r + k_j query_r, r = rows[i, j]: float32 (heads, n, D) to (heads, n, n)."""
+    """Return q_i key_r + k_j query_r, r = rows[i, j]: (heads, n, D) to (heads, n, n)."""
     by_head = (len(positions.keys), *q.shape[::2])
     queries, keys = (
         table.reshape(by_head).transpose(1, 2, 0) for table in (positions.queries, positions.keys)

@@ -1,0 +1,182 @@
+"""Float weights to int8 without text: which features get a range of their own, and which integers weights become."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quaver.engine.forward import FloatArray, run_layers
+from quaver.models import (
+    EncoderSpec,
+    EncoderWeights,
+    LayersOnDemand,
+    LayerSpec,
+    LayerWeights,
+    Linear,
+    LinearWeights,
+    QuantizedLinear,
+    TokenBatch,
+    dequantized,
+    quantize_weight,
+    rounded_rows,
+)
+
+WIDE = 64
+"""Features of the hidden dimension that get a range of their own: what the kernels multiply in one step."""
+# In a smaller hidden dimension, 64 would be too large a part of it.
+_SMALLEST_HIDDEN = 4 * WIDE
+# Groups of the inputs of `down`: each costs time, and many small ones cost more than they save.
+_MOST_GROUPS, _SMALLEST_GROUP = 8, 192
+# Sequences of random tokens, and tokens of each, that show which features are wide.
+_SEQUENCES, _LENGTH = 2, 32
+# Fields of `LayerWeights`, in the order they run, and those that read the hidden dimension.
+_LINEARS = ("qkv", "out", "up", "down")
+_READ_HIDDEN = ("qkv", "up")
+
+Place = tuple[int, str]
+"""A linear layer of the encoder: index of its layer, field of `LayerWeights`."""
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """How the linear layers of a model become int8.
+
+    Attributes:
+        wide: int32 (64,), rising: the features of the hidden dimension with a range of their own, see
+            `EncoderWeights`; None for one range.
+        ends: for each layer, where the groups of the inputs of `down` end; empty for one.
+        power: for each layer and field the mean square of each input.
+    """
+
+    wide: NDArray[np.int32] | None
+    ends: tuple[tuple[int, ...], ...]
+    power: dict[Place, NDArray[np.float64]]
+
+    def quantize(self, linear: LinearWeights, place: Place) -> QuantizedLinear:
+        """Quantize the weights of the layer at a place, rounded to nearest."""
+        index, name = place
+        groups = self.ends[index] if name == "down" else ()
+        # `out` gains nothing from a center of its own, and is multiplied faster without.
+        symmetric = name == "out"
+        return quantize_weight(
+            linear, symmetric=symmetric, groups=groups, power=self.power.get(place)
+        )
+
+    def round_inputs(self, x: NDArray[np.float32], place: Place) -> NDArray[np.float32]:
+        """Quantize and dequantize the inputs of the layer at a place, float32 (T, K)."""
+        index, name = place
+        parts: list[NDArray[np.int32]] = []
+        columns = np.arange(x.shape[1], dtype=np.int32)
+        if name == "down" and self.ends[index]:
+            parts = np.split(columns, self.ends[index][:-1])
+        elif name in _READ_HIDDEN and self.wide is not None:
+            parts = [self.wide, np.setdiff1d(columns, self.wide)]
+        if not parts:
+            return rounded_rows(x)
+        rounded = np.empty_like(x)
+        for part in parts:
+            rounded[:, part] = rounded_rows(x[:, part])
+        return rounded
+
+
+def eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EightBits:
+    """Find out how to quantize a model by running random token ids through it: no text is needed.
+
+    Formula:
+        width of a hidden feature: the largest magnitude over the tokens divided by the median of its
+        layer, the largest over all `qkv` and `up`
+
+    Everything is computed in float64 and rounded: the last bits, which depend on the machine and
+    its number of threads, do not decide.
+
+    Args:
+        spec: the encoder.
+        weights: its weights in the natural order.
+
+    Returns:
+        the same for the same model.
+    """
+    width = np.zeros(spec.hidden_size)
+    power: dict[Place, NDArray[np.float64]] = {}
+
+    def apply(x: FloatArray, linear: Linear) -> FloatArray:
+        exact = dequantized(linear)
+        index, at = divmod(len(power), len(_LINEARS))
+        name = _LINEARS[at]
+        if name in _READ_HIDDEN:
+            largest = np.abs(x).max(axis=0)
+            np.maximum(width, largest / max(float(np.median(largest)), 1e-30), out=width)
+        # Nine digits: a sum of squares has twelve that do not depend on the order of its terms.
+        power[index, name] = _rounded(np.square(x).mean(axis=0), 9)
+        y: FloatArray = x @ exact.weight.T.astype(np.float64) + exact.bias
+        return y
+
+    tables = replace(weights, relative=_in_float64(weights.relative))
+    with np.errstate(all="ignore"):  # broken weights are found when a text is encoded
+        run_layers(spec, tables, _random_tokens(spec), apply=apply, dtype=np.float64)
+        order = np.argsort(-_rounded(width, 3), kind="stable").astype(np.int32)
+    wide = np.sort(order[:WIDE]) if spec.hidden_size >= _SMALLEST_HIDDEN else None
+    ends = tuple(_ends(spec, layer) for layer in spec.layers)
+    return EightBits(wide, ends, power)
+
+
+def _in_float64(values: NDArray[np.float32] | None) -> Any:
+    return None if values is None else values.astype(np.float64)
+
+
+def _rounded(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
+    """Round positive values to a number of significant digits; what is not finite becomes 0."""
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0)
+    step = 10.0 ** (np.floor(np.log10(np.clip(values, 1e-30, 1e30))) - digits + 1)
+    rounded: NDArray[np.float64] = np.rint(values / step) * step
+    return rounded
+
+
+def _random_tokens(spec: EncoderSpec) -> TokenBatch:
+    length = min(_LENGTH, spec.max_length)
+    ids = np.random.default_rng(0).integers(0, spec.vocab_size, _SEQUENCES * length)
+    offsets = np.arange(0, len(ids) + 1, length, dtype=np.int32)
+    return TokenBatch(ids.astype(np.int32), offsets, None, 0)
+
+
+def _ends(spec: EncoderSpec, layer: LayerSpec) -> tuple[int, ...]:
+    """Return where the groups of the inputs of `down` end; nothing for a single one.
+
+    Their size divides the inputs of every other layer, too: transformers restores all int8 weights of
+    a folder with the group size of one of them.
+    """
+    size = layer.intermediate_size
+    common = math.gcd(size, spec.hidden_size, layer.query_width)
+    for group in range(WIDE, common + 1, WIDE):
+        if common % group == 0 and group >= _SMALLEST_GROUP and size <= group * _MOST_GROUPS:
+            return tuple(range(group, size + 1, group)) if group < size else ()
+    return ()
+
+
+def in_eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
+    """Quantize every linear layer of the encoder without text, weights rounded to nearest.
+
+    Args:
+        spec: the encoder.
+        weights: its weights in the natural order; layers that are int8 already stay as they are.
+
+    Returns:
+        the weights in the natural order. Layers are read and quantized when they are taken.
+    """
+    how = eight_bits(spec, weights)
+
+    def take(i: int) -> LayerWeights:
+        parts = weights.layers[i]
+        floats = {name: getattr(parts, name) for name in _LINEARS}
+        made: dict[str, Any] = {
+            name: how.quantize(linear, (i, name))
+            for name, linear in floats.items()
+            if isinstance(linear, LinearWeights)
+        }
+        return replace(parts, **made)
+
+    return replace(weights, layers=LayersOnDemand(len(spec.layers), take), wide=how.wide)
