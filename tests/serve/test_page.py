@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import resources
 from pathlib import Path
 
 import httpx
@@ -306,6 +309,23 @@ def test_with_a_language_model_the_page_asks_for_the_answer(stored: Settings) ->
         assert '"question": "a list"' in str(box["data-body"])
 
 
+# --- Many people ---
+def test_twenty_people_type_at_once(run: Running) -> None:
+    def type_and_read(person: int) -> None:
+        words = f"Number {person} is a list"
+        with httpx.Client(base_url=run.url, timeout=60) as client:
+            for end in range(8, len(words) + 1, 4):
+                given = {"q": words[:end], "k": "20"}
+                answer = client.get("/", params=given, headers={"hx-request": "true"})
+                assert answer.status_code == 200
+                address = httpx.URL(answer.headers["hx-replace-url"])
+                assert address.params["q"] == words[:end]
+                assert links(BeautifulSoup(answer.text, "html.parser"))
+
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(type_and_read, range(20))) == [None] * 20
+
+
 # --- Assets, keys ---------------------------------------------------------------------------------
 def test_assets_come_from_the_server_alone(run: Running) -> None:
     found = page(run, "/")
@@ -316,6 +336,14 @@ def test_assets_come_from_the_server_alone(run: Running) -> None:
         assert "immutable" in answer.headers["cache-control"]
         total += len(answer.content)
     assert total < 100_000
+
+
+def test_htmx_is_the_published_file() -> None:
+    """The file dist/htmx.min.js of the npm package htmx.org 2.0.11, with its license beside it."""
+    folder = resources.files("quaver.serve") / "assets"
+    digest = hashlib.sha256((folder / "htmx.min.js").read_bytes()).hexdigest()
+    assert digest == "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+    assert "Zero-Clause BSD" in (folder / "htmx.LICENSE").read_text(encoding="utf-8")
 
 
 def test_a_browser_gives_the_key_as_a_password(stored: Settings) -> None:
@@ -333,6 +361,26 @@ def test_a_browser_gives_the_key_as_a_password(stored: Settings) -> None:
         asset = next(iter(re.findall(r'src="(/assets/[^"]+)"', run.client.get("/").text)), None)
         assert asset is not None
         assert run.client.get(asset).status_code == 200
+
+
+def test_a_site_whose_name_leads_here_reads_nothing(stored: Settings) -> None:
+    def statuses(run: Running, host: str) -> set[int]:
+        paths = ("/?q=list", "/v1/stores", "/documents", "/original?store=kb")
+        return {run.client.get(path, headers={"host": host}).status_code for path in paths}
+
+    with running(stored) as run:
+        port = run.server.addresses[0][1]
+        for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example"):
+            assert statuses(run, name) == {400}, name
+        for name in ("localhost", f"localhost:{port}", f"127.0.0.1:{port}", "[::1]:1"):
+            assert 400 not in statuses(run, name), name
+    for changes in (
+        {"allow_host": ("docs.example",)},
+        {"allow_host": ("*",)},
+        {"api_keys": ("k",)},
+    ):
+        with running(msgspec.structs.replace(stored, **changes)) as run:
+            assert 400 not in statuses(run, "docs.example"), changes
 
 
 def test_without_stores_there_is_no_page(settings: Settings) -> None:

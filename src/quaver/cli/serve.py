@@ -75,6 +75,13 @@ def serve(
     cors: Annotated[
         list[str] | None, typer.Option(help="Origin that browsers may call from, or *; repeatable.")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which stores may be asked for, or *; repeatable. Without keys, a server on a "
+            "loopback address answers only to that address and localhost."
+        ),
+    ] = None,
     cache: Annotated[str | None, typer.Option(help=f"Keep vectors in memory. {_SIZE}")] = None,
     idle_unload: Annotated[
         str | None, typer.Option(help=f"Unload a model that nobody uses. {_TIME}")
@@ -134,6 +141,7 @@ def serve(
         "tls_key": tls_key,
         "api_key_file": api_key_file,
         "cors": cors,
+        "allow_host": allow_host,
         "cache": cache,
         "idle_unload": idle_unload,
         "max_body": max_body,

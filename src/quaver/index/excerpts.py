@@ -6,6 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 from quaver.store import UNSPACED, TermAnalyzer
@@ -23,7 +24,7 @@ class QueryWords:
         """
         self._analyzer = TermAnalyzer(language)
         self._terms = set(self._analyzer.query(query).indices)
-        self._known: dict[str, frozenset[int]] = {}
+        self._known = _known_stems(language)
         self._pairs: set[str] = set()
         for word in _WORD.findall(query):
             self._terms |= self._stems(word)
@@ -44,9 +45,22 @@ class QueryWords:
         return found
 
     def _stems(self, word: str) -> frozenset[int]:
-        if word not in self._known:
-            self._known[word] = frozenset(self._analyzer.query(word).indices)
-        return self._known[word]
+        found = self._known.get(word)
+        if found is None:
+            found = frozenset(self._analyzer.query(word).indices)
+            if len(self._known) < _MOST_KNOWN:
+                self._known[word] = found
+        return found
+
+
+_MOST_KNOWN = 1 << 15
+"""Words of a language whose stems are kept: stemming takes most of the time of an excerpt."""
+
+
+@lru_cache
+def _known_stems(language: str) -> dict[str, frozenset[int]]:
+    """Return the stems of words that were seen in texts of a language; all questions share them."""
+    return {}
 
 
 _WORD = re.compile(r"[^\W_]+(?:['\N{RIGHT SINGLE QUOTATION MARK}][^\W_]+)*")

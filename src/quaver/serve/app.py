@@ -122,6 +122,29 @@ class Keys:
             )
 
 
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _check_host(request: Request, settings: Settings, *, keys: bool) -> None:
+    """Check the name under which a browser asks for documents.
+
+    A page of another site can have its own name lead to this address, and would then read what only this
+    machine may read.
+
+    Raises:
+        Refusal: the server does not answer to this name.
+    """
+    allowed = settings.allow_host
+    if not allowed and not keys and settings.unix_socket is None and settings.host in _LOOPBACK:
+        allowed = _LOOPBACK
+    name = request.url.hostname or ""
+    if allowed and "*" not in allowed and name not in allowed:
+        raise Refusal(
+            Reason.INVALID,
+            f"stores may be asked for as {', '.join(allowed)}: got {name[:100]!r}; --allow-host adds names",
+        )
+
+
 def _password(credentials: str) -> str:
     """Return the password of a Basic authorization; "" if it cannot be read."""
     try:
@@ -290,6 +313,8 @@ async def _answer(
 ) -> Response:
     settings = state.service.settings
     stores = cast("Stores", state.stores)  # what there are no stores for has no routes
+    if route.dialect in ("search", "page"):
+        _check_host(request, settings, keys=bool(keys))
     if not route.open:
         keys.check(request.headers.get("authorization"))
         if state.stopping:

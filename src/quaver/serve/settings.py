@@ -123,6 +123,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         api_keys: keys, any of which a client must send; none lets everybody in.
         api_key_file: file with one key a line.
         cors: origins that browsers may call from, or "*"; none by default.
+        allow_host: names by which stores may be asked for, or "*"; by default any with a key or on a
+            network address, and else those of the loopback address.
         threads: of the engine; None takes the CPUs this process may use.
         cache: bytes for the cache of vectors; 0 for none.
         idle_unload: seconds after which an unused model is unloaded; 0 keeps it.
@@ -159,6 +161,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
     cors: tuple[str, ...] = ()
+    allow_host: tuple[str, ...] = ()
     threads: Count | None = None
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -243,7 +246,7 @@ def read_settings(
     hints = get_type_hints(Settings)
     for name in hints:
         if name not in _TABLES and (given := environ.get(f"QUAVER_{name.upper()}")):
-            listed = name in {"api_keys", "cors"}
+            listed = name in {"api_keys", "cors", "allow_host"}
             values[name] = [part.strip() for part in given.split(",")] if listed else given
     values.update({name: value for name, value in flags.items() if value is not None})
     models = models or _listed(environ.get("QUAVER_MODEL"))
