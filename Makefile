@@ -10,7 +10,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: test-page help docs demo examples test test-long test-all test-cpp test-kill fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -19,6 +19,7 @@ help:
 	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests"
 	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
 	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
+	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
@@ -152,6 +153,16 @@ sanitize: $(VENV)/test-tools
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(CTEST) build/$$kind \
 	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
 	done
+
+# The Arm kernels under qemu, with every feature and on a core that has none. Debian's cross compiler and qemu are installed where
+# they are missing, which needs root.
+ARM_PACKAGES = g++-aarch64-linux-gnu qemu-user-static
+test-arm: $(VENV)/test-tools
+	{ command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64-static; } > /dev/null || \
+	  { apt-get -qq update && apt-get -qq install -y $(ARM_PACKAGES) > /dev/null; }
+	$(CMAKE) -B build/arm -DCMAKE_TOOLCHAIN_FILE=tools/aarch64.cmake > /dev/null
+	$(BIN)/cmake --build build/arm
+	for cpu in max cortex-a53; do QEMU_CPU=$$cpu $(CTEST) build/arm || exit 1; done
 
 # On a CPU with AVX512-VNNI but no AVX-VNNI, the AVX-VNNI kernels are timed in EVEX encoding.
 EVEX = $$(grep -q avx_vnni /proc/cpuinfo || ! grep -q avx512_vnni /proc/cpuinfo && echo OFF || echo ON)

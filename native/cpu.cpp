@@ -4,6 +4,12 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <fstream>
+
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
 #endif
 
 namespace quaver {
@@ -34,9 +40,7 @@ unsigned saved_states() {
   return low;
 }
 
-#endif
-
-// The features that kernels/instruction_sets.h names.
+// The features that kernels/x86/instruction_sets.h names.
 enum Feature : unsigned {
   avx2 = 1u << 0,
   fma = 1u << 1,
@@ -51,7 +55,6 @@ enum Feature : unsigned {
 // What the CPU has and the operating system saves.
 unsigned detect() {
   unsigned found = 0;
-#if defined(__x86_64__)
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
   const unsigned states = saved_states();
   const auto add = [&found](Feature feature, bool there) { found |= there ? feature : 0u; };
@@ -71,13 +74,47 @@ unsigned detect() {
   found &= ~unsigned{avxvnni};
   add(avxvnni, (found & avx512vl) != 0 && (found & avx512vnni) != 0);
 #endif
-#endif
 #ifdef QUAVER_EMULATE // everything beyond these two is emulated, see CMakeLists.txt
   constexpr unsigned native = avx2 | fma;
   found = (found & native) == native ? ~0u : found & native;
 #endif
   return found;
 }
+
+#elif defined(__aarch64__)
+
+// The features that kernels/arm/instruction_sets.h names.
+enum Feature : unsigned {
+  simd = 1u << 0, // of every AArch64 CPU
+  dotprod = 1u << 1,
+  i8mm = 1u << 2,
+};
+
+#if defined(__APPLE__)
+bool has(const char *feature) {
+  int value = 0;
+  std::size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
+}
+#endif
+
+unsigned detect() {
+  unsigned found = simd;
+#if defined(__linux__) // the bits of Linux' asm/hwcap.h, which older systems' headers lack
+  found |= (getauxval(AT_HWCAP) >> 20 & 1u) != 0 ? dotprod : 0u;
+  found |= (getauxval(AT_HWCAP2) >> 13 & 1u) != 0 ? i8mm : 0u;
+#elif defined(__APPLE__)
+  found |= has("hw.optional.arm.FEAT_DotProd") ? dotprod : 0u;
+  found |= has("hw.optional.arm.FEAT_I8MM") ? i8mm : 0u;
+#endif
+  return found;
+}
+
+#else
+
+unsigned detect() { return 0; }
+
+#endif
 
 } // namespace
 
@@ -108,6 +145,16 @@ std::string cpu_name() {
     if (first != std::string::npos)
       return name.substr(first, last - first + 1);
   }
+#elif defined(__aarch64__) && defined(__linux__)
+  // The implementer in bits 24 to 31 and the part in bits 4 to 15 are all that an Arm core says of itself.
+  std::ifstream file("/sys/devices/system/cpu/cpu0/regs/identification/midr_el1");
+  if (std::string text; file >> text)
+    return "Arm core " + text;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  char text[128] = {};
+  std::size_t size = sizeof text - 1;
+  if (sysctlbyname("machdep.cpu.brand_string", text, &size, nullptr, 0) == 0)
+    return text;
 #endif
   return "unknown CPU";
 }

@@ -42,7 +42,7 @@ namespace quaver {
 
 inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
-inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every x86 table packs
+inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every table packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
 inline constexpr int kInt4Block = 128;   // inputs of a panel that are unpacked at a time, the largest int4 group
 inline constexpr int kMaxDepth = 65536;  // see Overflow
@@ -162,7 +162,7 @@ struct Int8Head {
 static constexpr int value_width(int head_size) { return head_size <= 16 ? 16 : head_size <= 32 ? 32 : 64; }
 
 struct KernelTable {
-  // The feature that names it: "scalar", "avx2", "avxvnni", "avx512vnni".
+  // As kernels/instruction_sets.h lists it, or "scalar".
   const char *name;
 
   // What the instruction set asks of memory.

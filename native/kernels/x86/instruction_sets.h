@@ -1,0 +1,7 @@
+// The instruction sets of x86-64; see kernels/instruction_sets.h. The features are compiler options without their -m.
+#pragma once
+
+#define QUAVER_INSTRUCTION_SETS(X)                                                                                     \
+  X(avx512vnni, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512vnni)                                    \
+  X(avxvnni, avx2 | fma | avxvnni)                                                                                     \
+  X(avx2, avx2 | fma)
