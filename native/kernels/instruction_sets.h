@@ -1,8 +1,8 @@
 // The instruction sets of this architecture, the best first: the only list of them.
 //
-// X(NAME, FEATURES): CMake reads the list and compiles NAME.cpp beside it for these features. The file defines the table
-// NAME_kernels. cpu.cpp knows each feature; a CPU that has all of them can run the table. "scalar" runs everywhere and is
-// not in the list.
+// X(NAME, FEATURES): CMake reads the list and compiles NAME.cpp beside it for these features. The file defines the
+// table NAME_kernels. cpu.cpp knows each feature; a CPU that has all of them can run the table. "scalar" runs
+// everywhere and is not in the list.
 #pragma once
 
 #if defined(__x86_64__)

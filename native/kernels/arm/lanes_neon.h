@@ -62,15 +62,20 @@ struct Lanes {
     if (n > 2)
       vst1q_lane_f32(p + 2, v, 2);
   }
-  static V keep_first(V v, int n) {
-    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), first(n)));
-  }
+  static V keep_first(V v, int n) { return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(v), first(n))); }
 
   // v in the first n lanes, other in those after.
   static V first_or(V v, int n, V other) { return vbslq_f32(first(n), v, other); }
 
   static V from_s32(const std::int32_t *p) { return vcvtq_f32_s32(vld1q_s32(p)); }
   static int32x4_t to_s32(V v) { return vcvtnq_s32_f32(v); }
+
+  // Four pairs of bfloat16 as float32: the first of each, the second of each.
+  static V first_of_pairs(const std::uint16_t *p) { return vreinterpretq_f32_u32(vshlq_n_u32(pairs_of(p), 16)); }
+  static V second_of_pairs(const std::uint16_t *p) {
+    return vreinterpretq_f32_u32(vandq_u32(pairs_of(p), vdupq_n_u32(0xffff0000u)));
+  }
+  static uint32x4_t pairs_of(const std::uint16_t *p) { return vreinterpretq_u32_u16(vld1q_u16(p)); }
 
   // Four bytes: the nearest integers to v, plus origin, clamped to 0..255.
   static void store_u8(std::uint8_t *p, V v, std::int32_t origin) {

@@ -1,7 +1,7 @@
 // AArch64 with udot: Cortex-A76, Neoverse N1 (Graviton 2), Apple M1 and later.
 //
-// udot multiplies unsigned bytes alone. A weight w becomes w + 128 by flipping its highest bit, and 128 times the sum of
-// the row is taken off at the end. The sums wrap around at 2^32 on the way; the last difference fits int32.
+// udot multiplies unsigned bytes alone. A weight w becomes w + 128 by flipping its highest bit, and 128 times the sum
+// of the row is taken off at the end. The sums wrap around at 2^32 on the way; the last difference fits int32.
 #include "kernels/arm/lanes_neon.h"
 #include "kernels/shared/vector_kernels.h"
 

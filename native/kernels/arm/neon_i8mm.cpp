@@ -1,8 +1,8 @@
 // AArch64 with usmmla: Neoverse V1 and N2 (Graviton 3 and 4, Axion, Cobalt), Apple M2 and later.
 //
 // The instruction multiplies two rows of eight unsigned bytes with two outputs of eight signed ones: 32 products, twice
-// as many as a dot product. Two groups of four inputs are zipped into the eight of an output, so the panels are those of
-// the other sets.
+// as many as a dot product. Two groups of four inputs are zipped into the eight of an output, so the panels are those
+// of the other sets.
 #include "kernels/arm/lanes_neon.h"
 #include "kernels/shared/vector_kernels.h"
 
