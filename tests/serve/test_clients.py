@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
-from quaver import CrossEncoder, Embedder
+from quaver import CrossEncoder, Embedder, Index
 from quaver.serve import ModelSettings, Settings
+from quaver.serve.settings import StoreSettings
 from running_server import Running, running
 from tiny_model import write_tiny_cross_encoder
 
@@ -312,10 +314,21 @@ def test_ollama(server: Running, embedder: Embedder) -> None:
 
 
 # --- The description ------------------------------------------------------------------------------
-def test_schemathesis_finds_no_failure_of_the_server(server: Running) -> None:
+@pytest.fixture
+def with_a_store(settings: Settings, embedder: Embedder, tmp_path: Path) -> Iterator[Running]:
+    """A server with every route there is."""
+    with Index.create(tmp_path / "kb", embedder) as index:
+        index.add_texts(TEXTS)
+    stores = (StoreSettings(location=str(tmp_path / "kb")),)
+    with running(msgspec.structs.replace(settings, store=stores)) as run:
+        yield run
+
+
+def test_schemathesis_finds_no_failure_of_the_server(with_a_store: Running) -> None:
     schemathesis = client("schemathesis")
     from hypothesis import HealthCheck, settings
 
+    server = with_a_store
     schema = schemathesis.openapi.from_url(f"{server.url}/openapi.json")
     statuses: set[int] = set()
     for operation in schema.get_all_operations():
