@@ -451,7 +451,7 @@ def splade(
         for name, parameter in model.named_parameters():
             if parameter.shape == (len(tiny_vocabulary()),):
                 parameter.normal_(-1.0, 0.3)
-            elif "transform" in name or "head" in name:
+            elif name.startswith(("cls.", "lm_head.", "head.", "vocab_")):
                 parameter.normal_(1.0 if "orm.weight" in name else 0.0, 0.3)
     first = transformer(model, scratch, transformer_task="fill-mask")
     chain = [first, SpladePooling(pooling, activation)]

@@ -54,10 +54,10 @@ TOKENIZERS = {
     "xlmroberta": "xlm-roberta",
 }
 # Folders as other libraries wrote them: modules, tables, checkpoints of torch, vocabularies.
+KINDS = {"rerank": "classifier", "labels": "classifier", "splade": "sparse", "colbert": "tokens"}
 WRITTEN = tuple(
-    f"{path.stem}/{kind}"
+    f"{path.stem}/{next((kind for part, kind in KINDS.items() if part in path.stem), 'encoder')}"
     for path in sorted((GOLDEN / "folders").glob("*.zip"))
-    for kind in ["classifier" if "rerank" in path.stem or "labels" in path.stem else "encoder"]
 )
 VOCABULARIES = ("bert", "mpnet", "roberta", "xlm-roberta-rules", "deberta")
 QUANTIZED = ("bert", "modernbert", "roberta")
@@ -575,6 +575,8 @@ class Folders(Target):
             ranker = quaver.CrossEncoder.from_pretrained(folder, precision=precision, threads=1)
             scores = ranker.predict([("a query", text) for text in texts])
             return _finite(np.asarray(scores), len(texts))
+        if case.settings["base"].endswith(("/sparse", "/tokens")):
+            return _run_tokens(case, folder, texts, precision)
         embedder = quaver.Embedder.from_pretrained(folder, precision=precision, threads=1)
         vectors = embedder.encode(texts)
         outcome = _finite(vectors, len(texts))
@@ -634,6 +636,23 @@ class Quantized(Folders):
         text = json.dumps(config).replace(json.dumps(mark), changed.decode("utf-8", "replace"))
         files["config.json"] = text.encode("utf-8", "replace")
         return Case(files, {"base": name}, [f"quantization_config: {story}"])
+
+
+def _run_tokens(case: Case, folder: Path, texts: list[str], precision: Any) -> str:
+    """Encode and compare with a sparse encoder or a multi-vector model."""
+    sparse = case.settings["base"].endswith("/sparse")
+    opens: Any = quaver.SparseEncoder if sparse else quaver.MultiVectorEncoder
+    model = opens.from_pretrained(folder, precision=precision, threads=1)
+    documents, queries = model.encode_document(texts), model.encode_query(texts[:2])
+    alone = model.encode_document(texts[0])
+    if sparse:
+        model.decode(queries, top_k=3)
+        same = np.array_equal(alone.to_dense(), documents[0].to_dense())
+    else:
+        same = np.array_equal(alone, documents[0])
+    if not same:
+        raise BrokenPromiseError("a text alone must get the same bits as among others")
+    return _finite(model.similarity(queries, documents), 2)
 
 
 def _finite(values: np.ndarray[Any, Any], count: int) -> str:
