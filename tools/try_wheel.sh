@@ -13,6 +13,7 @@ export PATH="$work/env/bin" CC=/nonexistent CXX=/nonexistent
 cd "$work"
 python -m pip --disable-pip-version-check --quiet install --only-binary :all: "$wheel"
 python - "$model" <<'END'
+import pathlib
 import sys
 import quaver
 
@@ -22,6 +23,9 @@ model = quaver.Embedder.from_pretrained(sys.argv[1])
 query = model.encode_query("What is the capital of France?")
 scores = model.similarity(query, model.encode(["Paris is the capital of France.", "A quaver is an eighth note."]))
 assert scores.ravel()[0] > 0.7 > 0.3 > scores.ravel()[1], scores
+page = pathlib.Path(quaver.__file__).parent / "serve" / "assets"
+for name in ("htmx.min.js", "htmx.LICENSE", "page.js", "page.css", "icon.svg", "templates/search.html"):
+    assert (page / name).is_file(), name
 print("wheel works:", quaver.__version__, quaver.info()["isa"], scores.ravel().round(3).tolist())
 END
 quaver info > /dev/null

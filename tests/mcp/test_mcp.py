@@ -352,6 +352,8 @@ def test_the_command_refuses_what_has_no_effect(store: Path) -> None:
 
     done = run("--store", str(store), "--port", "1")
     assert (done.returncode, "no effect without --http" in done.stderr) == (2, True)
+    done = run("--store", str(store), "--http", "--host", "0.0.0.0")
+    assert (done.returncode, "needs keys" in done.stderr) == (2, True)
     done = run("--store", str(store / "nothing"))
     assert done.returncode == 1
     assert "there is none at" in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ from quaver.cli.options import (
     require_option,
     stored_model,
 )
+from quaver.cli.terminal import plural
+from quaver.errors import InputError
 from quaver.index import Library, load_ranker
 from quaver.store import named_location
 
@@ -59,6 +62,11 @@ def mcp(
         keys = [
             key.strip() for key in os.environ.get("QUAVER_API_KEYS", "").split(",") if key.strip()
         ]
+        if host not in (None, "127.0.0.1", "localhost", "::1") and not keys:
+            raise InputError(
+                f"a server on another address than the loopback one needs keys: got --host {host}; set "
+                "QUAVER_API_KEYS"
+            )
         libraries = [
             Library(location, name=name, embedder=stored_model(location, model, precision, threads))
             for name, location in map(named_location, store)
@@ -66,6 +74,10 @@ def mcp(
         ranker = None if rerank is None else load_ranker(rerank, threads=threads)
         made = server.create_server(libraries, ranker=ranker)
         if http:
+            address = f"http://{host or '127.0.0.1'}:{port or 8081}/mcp"
+            print(
+                f"quaver: serving {plural(len(libraries), 'store')} at {address}", file=sys.stderr
+            )
             server.serve_http(made, host=host or "127.0.0.1", port=port or 8081, keys=keys)
         else:
             server.serve_stdio(made)
