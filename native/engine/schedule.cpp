@@ -56,16 +56,14 @@ AttentionUnits attention_units(const LayerSpec &layer) {
   return {layer.kv_width() / width, panels, panels * (layer.heads / layer.kv_heads), width / layer.head_size};
 }
 
-// A gate needs two outputs that are far apart.
 bool divides_outputs(const Model &model, std::size_t weight_bytes, const Sequences &sequences, const Team &team) {
   if (team.width == 1 || sequences.size() != 1 || model.relative.rows != nullptr)
     return false;
   const bool cached = weight_bytes <= kCacheBytes, even = model.geometry.hidden / kPanel % team.width == 0;
   const int most = even ? (cached ? kRows : kRowsUncached) : (cached ? kRowsUneven : kRowsUnevenUncached);
   return sequences.front().length <= most &&
-         std::all_of(model.layers.begin(), model.layers.end(), [](const Layer &layer) {
-           return layer.spec.gate == Gate::none && attention_units(layer.spec).count > 0;
-         });
+         std::all_of(model.layers.begin(), model.layers.end(),
+                     [](const Layer &layer) { return attention_units(layer.spec).count > 0; });
 }
 
 } // namespace quaver
