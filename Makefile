@@ -10,7 +10,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
+	@echo "make test-bulk      corpora on a Ray cluster, on Spark and on S3, with nodes and executors killed; installs them"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
 	@echo "make test-integrations           both"
@@ -197,6 +198,16 @@ build/emulated/made: $(SOURCES) $(VENV)/installed $(VENV)/test-tools
 
 test-serve: .envs/serve/made
 	.envs/serve/bin/python -m pytest -q tests/serve
+
+# --- Corpora --------------------------------------------------------------------------------------------------------
+.envs/bulk/made: $(WHEEL)
+	$(call install,.envs/bulk,--group test-bulk)
+	@touch $@
+
+# A cluster of three nodes, executors and an S3 server, all in processes here. Without Java, Spark's tests are left out.
+test-bulk: .envs/bulk/made
+	RAY_USAGE_STATS_ENABLED=0 .envs/bulk/bin/python -m pytest -q tests/bulk/test_s3.py tests/bulk/test_ray.py \
+	  $$(command -v java > /dev/null && echo tests/bulk/test_spark.py)
 
 # The page in a browser: Debian's Chromium, which this installs where it is missing.
 .envs/page/made: $(SOURCES)

@@ -70,6 +70,7 @@ MADE_AROUND = {
     "cli.info": {"rich"},
     "cli.mcp": {"typer"},
     "cli.options": {"typer"},
+    "cli.plan": {"typer"},
     "cli.quantize": {"typer", "rich"},
     "cli.search": {"typer"},
     "cli.serve": {"typer"},

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyarrow import feather, ipc, parquet
 
 from quaver import BulkError, BulkWriteError, Embedder, InputError
-from quaver.bulk import BulkReport, embed
+from quaver.bulk import BulkReport, embed, plan
 from quaver.bulk.place import Listed, find_files, find_place
 from quaver.bulk.shard import ENDINGS, Reader, split_file
 from tiny_model import WORDS, write_tiny_model
@@ -480,3 +480,24 @@ def test_patterns(pattern: str, found: list[str], tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     files = find_files([str(tmp_path / pattern)], ENDINGS)
     assert [Path(file.place.path).relative_to(tmp_path).as_posix() for file in files] == found
+
+
+# --- Plans ----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.csv"])
+def test_a_plan_is_near_what_the_run_does(name: str, tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / name, TEXTS)
+    made = plan(source, model=tiny_folder, sample=400, shard_bytes=15_000)
+    report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=15_000)
+    assert made.shards == len(report.records)
+    assert made.rows == pytest.approx(report.total_rows, rel=0.1)
+    assert made.tokens == pytest.approx(report.tokens, rel=0.15)
+    assert made.output_bytes == made.rows * 64 * 4
+    assert 300 <= made.sampled_rows <= 400
+    assert made.hours(made.threads) == pytest.approx(made.core_hours / made.threads)
+    assert made.hours(10**9) * made.shards * made.threads == pytest.approx(made.core_hours)
+
+
+def test_a_plan_of_a_corpus_without_texts(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": null}\n')
+    with pytest.raises(BulkError, match="a plan needs texts"):
+        plan(tmp_path / "a.jsonl", model=tiny_folder)

@@ -856,3 +856,24 @@ def test_embed_refuses_options_of_files_without_output(options: list[str]) -> No
     assert code == REFUSED
     assert f"{options[0]} has no effect without --output" in errors
     assert call("embed", "-m", "x", "--output", "out", *options)[0] == REFUSED
+
+
+def test_plan_prints_an_estimate(tmp_path: Path, tiny_folder: Path) -> None:
+    (tmp_path / "a.txt").write_text("the file\n" * 100)
+    command = [
+        "plan",
+        tmp_path / "a.txt",
+        "-m",
+        tiny_folder,
+        "--cores",
+        "64",
+        "--core-price",
+        "0.04",
+    ]
+    code, shown, _ = call(*command)
+    assert code == 0
+    lines = {line.split()[0]: line for line in shown.splitlines()}
+    assert lines["rows"].endswith("about 100")
+    assert lines["time"].endswith("on 64 cores")
+    assert "core-hours at $0.04" in lines["cost"]
+    assert call("plan", tmp_path / "none.txt", "-m", tiny_folder)[0] == FAILED

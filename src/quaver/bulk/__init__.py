@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from quaver.bulk.plan import BulkPlan, plan
 from quaver.bulk.run import BulkProgress, BulkReport, embed
 from quaver.bulk.target import Record
 
-__all__ = ["BulkProgress", "BulkReport", "Record", "embed"]
+__all__ = ["BulkPlan", "BulkProgress", "BulkReport", "Record", "embed", "plan"]

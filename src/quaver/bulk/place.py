@@ -239,14 +239,18 @@ def read_bytes(place: Place) -> bytes:
 
 
 def write_bytes(place: Place, content: bytes, aside: Place) -> None:
-    """Write a small file under another name first, then rename it.
+    """Write a small file; no reader sees a part of it.
 
     Args:
         place: the file; an existing one is replaced.
         content: all of it.
-        aside: the other name, in the same filesystem.
+        aside: its name until it is complete, where a file is there before it is.
     """
     with writing(place):
+        if not _has_folders(place):  # an object is there once it is complete
+            with place.filesystem.open_output_stream(place.path, compression=None) as file:
+                file.write(content)
+            return
         make_folder(aside.at(aside.path.rpartition("/")[0]))
         make_folder(place.at(place.path.rpartition("/")[0]))
         with place.filesystem.open_output_stream(aside.path, compression=None) as file:
@@ -256,8 +260,12 @@ def write_bytes(place: Place, content: bytes, aside: Place) -> None:
 
 def make_folder(place: Place) -> None:
     """Make a folder where folders exist; an object store has only names."""
-    if place.filesystem.type_name in ("local", "hdfs"):
+    if _has_folders(place):
         place.filesystem.create_dir(place.path, recursive=True)
+
+
+def _has_folders(place: Place) -> bool:
+    return place.filesystem.type_name in ("local", "hdfs")
 
 
 def remove(place: Place) -> None:

@@ -54,6 +54,10 @@ COMMANDS = {
         "embed:embed",
         "Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors.",
     ),
+    "plan": Command(
+        "plan:plan",
+        "Estimate rows, tokens, time and cost of embedding a corpus, from a sample of it.",
+    ),
     "serve": Command(
         "serve:serve",
         "Serve models over HTTP, to clients of OpenAI, TEI, Cohere, Jina and Ollama, and a page to search stores.",

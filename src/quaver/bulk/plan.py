@@ -1,0 +1,140 @@
+"""Estimate what embedding a corpus takes, from a sample of it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+
+from quaver.bulk.run import SHARD_BYTES, Source, find_shards
+from quaver.bulk.shard import Reader, Shard
+from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
+from quaver.errors import BulkError, check_range
+
+SAMPLE = 2000
+"""Rows of a sample."""
+_PLACES = 8
+"""Shards that a sample is taken from."""
+
+
+@dataclass(frozen=True)
+class BulkPlan:
+    """A model of a run, not a measurement of it: the sample stands for the corpus, and cores add up.
+
+    Attributes:
+        shards: of the corpus, each one output.
+        bytes: of its files.
+        rows: estimated.
+        tokens: estimated, after truncation.
+        output_bytes: estimated, of float32 vectors.
+        sampled_rows: rows of the sample.
+        sampled_tokens: their tokens.
+        tokens_per_second: measured on the sample, on this machine.
+        threads: of that measurement.
+    """
+
+    shards: int
+    bytes: int
+    rows: int
+    tokens: int
+    output_bytes: int
+    sampled_rows: int
+    sampled_tokens: int
+    tokens_per_second: float
+    threads: int
+
+    @property
+    def core_hours(self) -> float:
+        """Hours of one core like those of this machine."""
+        return self.tokens / self.tokens_per_second * self.threads / 3600
+
+    def hours(self, cores: int) -> float:
+        """Return the hours that cores take together, if each worker has the threads of the measurement.
+
+        Args:
+            cores: of all machines.
+        """
+        return self.core_hours / min(cores, self.shards * self.threads)
+
+
+def plan(
+    source: Source,
+    *,
+    model: str | os.PathLike[str],
+    column: str = "text",
+    threads: int | None = None,
+    sample: int = SAMPLE,
+    shard_bytes: int = SHARD_BYTES,
+) -> BulkPlan:
+    """Estimate what `embed` would do, by embedding a sample of the corpus here.
+
+    Args:
+        source: as for `embed`.
+        model: hub id or folder.
+        column: the column with the texts.
+        threads: of the measurement; None uses the CPUs of this process.
+        sample: rows to embed, from the beginnings of up to eight shards.
+        shard_bytes: as for `embed`.
+
+    Returns:
+        the plan.
+
+    Raises:
+        InputError: as for `embed`.
+        BulkError: there is no file, or no text in the sample.
+        ModelError: the model cannot be loaded.
+    """
+    check_range("sample", sample)
+    shards = find_shards(source, column, (), shard_bytes)
+    chosen = shards[:: max(1, len(shards) // _PLACES)][:_PLACES]
+    texts: list[str] = []
+    rows = 0
+    read_bytes = 0.0
+    for number, shard in enumerate(chosen):
+        found, seen, share = _first(shard, column, (sample - rows) // (len(chosen) - number))
+        texts += found
+        rows += seen
+        read_bytes += share * shard.weight
+    if not texts or not read_bytes:
+        raise BulkError(f"a plan needs texts: the first rows of {len(chosen)} shards have none")
+    embedder = Embedder.from_pretrained(os.fspath(model), threads=threads)
+    tokens = tokenize_documents(embedder, texts)
+    encode_tokenized(embedder, tokens.select(0, 1))  # the first call prepares memory
+    start = time.perf_counter()
+    encode_tokenized(embedder, tokens)
+    seconds = time.perf_counter() - start
+    total = sum(shard.weight for shard in shards)
+    all_rows = round(rows * total / read_bytes)
+    return BulkPlan(
+        shards=len(shards),
+        bytes=total,
+        rows=all_rows,
+        tokens=round(tokens.tokens * total / read_bytes),
+        output_bytes=all_rows * embedder.dimension * 4,
+        sampled_rows=rows,
+        sampled_tokens=tokens.tokens,
+        tokens_per_second=tokens.tokens / seconds,
+        threads=embedder.threads,
+    )
+
+
+def _first(shard: Shard, column: str, wanted: int) -> tuple[list[str], int, float]:
+    """Return the first texts of a shard, its rows that were read, and their share of it."""
+    kept: list[str] = []
+    rows, share = 0, 0.0
+    blocks = Reader(column, ())(shard)
+    try:
+        for block in blocks:
+            texts = block.texts[: max(wanted - rows, 1)]
+            kept += [text for text in texts if text is not None]
+            rows += len(texts)
+            share += (block.share - share) * len(texts) / len(block.texts)
+            if rows >= wanted:
+                # CSV and compressed files do not say how much of them was read.
+                size = sum(len(text.encode(errors="replace")) for text in kept)
+                return kept, rows, share or min(1.0, size / max(shard.weight, 1))
+    except BulkError:
+        return [], 0, 0.0
+    finally:
+        blocks.close()
+    return kept, rows, 1.0
