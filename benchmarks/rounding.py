@@ -1,15 +1,21 @@
-"""Cost of each rounding in int8, alone and together, in NumPy.
+"""Cost of each rounding in int8, alone and together.
 
     python benchmarks/rounding.py MODEL TEXTS [--count 40]
+    python benchmarks/rounding.py MODEL TEXTS ... --forms [--json FILE]
 
-MODEL is a BERT model folder; TEXTS a folder of documents, or a .jsonl file with "text" in its lines.
-Prints the loss, 1 - mean cosine to float32 in parts of 10,000, with the first percentile and the
-smallest cosine.
+MODEL is a model folder; TEXTS a folder of documents, or a .jsonl file with "text" in its lines. Prints the loss, 1 -
+mean cosine to float32 in parts of 10,000, also of vectors less their mean, with the first percentile and the smallest
+cosine. For a cross-encoder, with --forms, it prints the mean difference of scores; its pairs are the first twelve words
+of each text with that text and with the next one.
+
+Without --forms the roundings of symmetric weights and single ranges are simulated in NumPy, for BERT models. With it,
+the engine runs whole forms of int8, from one scale for each output to the default.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -18,12 +24,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from quaver.engine.eight_bits import eight_bits
+from quaver.engine.engine import Engine
 from quaver.engine.forward import embed, run_layer
+from quaver.engine.instruction_sets import choose_isa
+from quaver.engine.native_model import Precision
+from quaver.evaluate.fidelity import row_cosines
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import EncoderSpec
 from quaver.models.linear import Linear, dequantized, quantize_weight, rounded_rows
+from quaver.models.modules import cross_encoder_spec, model_tensors
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.calibration import calibration_texts
 from quaver.reference import normalized, pool
@@ -130,18 +142,108 @@ def cases() -> dict[str, Rounding]:
     }
 
 
+def forms(spec: EncoderSpec, weights: EncoderWeights) -> dict[str, EncoderWeights]:
+    """Quantize a model in several forms, each with one change more, up to the default."""
+    how = eight_bits(spec, weights)
+
+    def made(
+        name: str, *, asymmetric: bool, groups: bool, power: bool, wide: bool
+    ) -> tuple[str, EncoderWeights]:
+        layers = []
+        for i, parts in enumerate(weights.layers):
+            linears: dict[str, Linear] = {}
+            for field in LINEARS:
+                linears[field] = quantize_weight(
+                    dequantized(getattr(parts, field)),
+                    symmetric=not asymmetric or field == "out",
+                    groups=how.ends[i] if groups and field == "down" else (),
+                    power=how.power[i, field] if power else None,
+                )
+            layers.append(replace(parts, **linears))  # type: ignore[arg-type]
+        return name, replace(weights, layers=tuple(layers), wide=how.wide if wide else None)
+
+    plain = {"asymmetric": False, "groups": False, "power": False, "wide": False}
+    return dict(
+        [
+            made("one range, symmetric", **plain),
+            made("wide features apart", **{**plain, "wide": True}),
+            made("asymmetric", **{**plain, "asymmetric": True}),
+            made("both", **{**plain, "wide": True, "asymmetric": True}),
+            made("and groups of down", asymmetric=True, groups=True, power=False, wide=True),
+            made("and scales by loss", asymmetric=True, groups=True, power=True, wide=True),
+        ]
+    )
+
+
+def compare_forms(options: argparse.Namespace) -> None:
+    """Run the forms of int8 in the engine and print a row for each."""
+    folder = ModelFolder.open(options.model)
+    scores = folder.is_cross_encoder
+    spec = cross_encoder_spec(folder) if scores else folder.encoder_spec(normalize=True)
+    weights = encoder_weights(spec, model_tensors(folder, spec))
+    weights = replace(weights, layers=tuple(weights.layers))
+    tokenizer = folder.tokenizer(min(options.length, spec.length_within(folder.max_seq_length)))
+    texts = [t for path in options.texts for t in calibration_texts(path, options.count).texts]
+    if scores:
+        others = [*texts[1:], texts[0]]
+        queries = [" ".join(text.split()[:12]) for text in texts]
+        pairs = [*zip(queries, texts, strict=True), *zip(queries, others, strict=True)]
+        batch = tokenizer.encode_pairs(pairs)
+    else:
+        batch = tokenizer.encode(texts)
+
+    def outputs(made: EncoderWeights, precision: Precision | None) -> NDArray[np.float64]:
+        engine = Engine(spec, made, precision=precision)
+        return np.concatenate([engine.encode(part) for _, part in batch.split(8192)]).astype(float)
+
+    truth = outputs(weights, "float32")
+    rows = []
+    for name, made in forms(spec, weights).items():
+        got = outputs(made, None)
+        if scores:
+            row = {"form": name, "difference": float(np.abs(got - truth).mean())}
+        else:
+            raw = row_cosines(got, truth)
+            centred = row_cosines(got, truth, centre=truth.mean(axis=0))
+            row = {
+                "form": name,
+                "loss": round(1e4 * (1 - float(raw.mean())), 3),
+                "centred": round(1e4 * (1 - float(centred.mean())), 3),
+                "p1": round(float(np.percentile(raw, 1)), 6),
+                "min": round(float(raw.min()), 6),
+            }
+        rows.append(row)
+        print(" | ".join(map(str, row.values())), flush=True)
+    if options.json is not None:
+        found = {
+            "model": folder.name,
+            "texts": [f"{path.parent.name}/{path.name}" for path in options.texts],
+            "inputs": len(batch),
+            "tokens": int(batch.offsets[-1]),
+            "isa": choose_isa(None),
+            "rows": rows,
+        }
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("model", type=Path)
-    parser.add_argument("texts", type=Path)
-    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("texts", type=Path, nargs="+")
+    parser.add_argument("--count", type=int, default=40, help="texts from each source")
+    parser.add_argument("--length", type=int, default=192, help="tokens of a text, with --forms")
+    parser.add_argument("--forms", action="store_true", help="compare forms of int8 in the engine")
+    parser.add_argument("--json", type=Path, help="write the rows of --forms to a file")
     options = parser.parse_args()
+    if options.forms:
+        compare_forms(options)
+        return
     folder = ModelFolder.open(options.model)
     spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)
     weights = encoder_weights(spec, folder.tensors())
     tokenizer = folder.tokenizer(spec.length_within(folder.max_seq_length))
-    batch = tokenizer.encode(calibration_texts(options.texts, options.count).texts)
+    batch = tokenizer.encode(calibration_texts(options.texts[0], options.count).texts)
     truth = vectors(spec, weights, batch, Rounding()).astype(np.float64)
     print(f"{len(batch)} texts, {batch.offsets[-1]} tokens\n\n| rounded | loss | p1 | min |")
     print("|---|---:|---:|---:|")
