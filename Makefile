@@ -23,6 +23,7 @@ help:
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
 	@echo "make test-bulk      corpora on a Ray cluster, on Spark and on S3, with nodes and executors killed; installs them"
+	@echo "make test-page      the search page in Chromium, which it installs from Debian where it is missing"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
 	@echo "make test-integrations           both"
@@ -210,11 +211,9 @@ test-bulk: .envs/bulk/made
 	  $$(command -v java > /dev/null && echo tests/bulk/test_spark.py)
 
 # The page in a browser: Debian's Chromium, which this installs where it is missing.
-.envs/page/made: $(SOURCES)
+.envs/page/made: $(WHEEL)
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
-	test -x .envs/page/bin/python || $(PYTHON) -m venv .envs/page
-	.envs/page/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/page/bin/python -m pip install --quiet --no-compile --group test-page ".[serve]"
+	$(call install,.envs/page,--group test-page,[serve])
 	@touch $@
 
 test-page: .envs/page/made

@@ -203,6 +203,8 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         tasks = [asyncio.create_task(_load(state, log))]
+        if stores is not None:
+            tasks.append(asyncio.create_task(stores.warm()))
         if settings.idle_unload:
             tasks.append(asyncio.create_task(_unload_idle(service, settings.idle_unload, log)))
         try:
