@@ -115,10 +115,12 @@ class _Group(TyperGroup):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run a command, and print what is wrong with its line like every other error."""
-        if not options.pop("standalone_mode", True):
-            return super().main(*arguments, **options, standalone_mode=False)
+        standalone = options.get("standalone_mode", True)
+        options["standalone_mode"] = False
+        if not standalone:
+            return super().main(*arguments, **options)
         try:
-            code = super().main(*arguments, **options, standalone_mode=False)
+            code = super().main(*arguments, **options)
         except typer.TyperException as error:
             print_usage_error(error)
             code = error.exit_code

@@ -365,7 +365,8 @@ class Page:
         asked = Asked.read(call.request, call.stores.all)
         library = call.stores.named(asked.store)
         fragment = call.request.headers.get("hx-request") == "true"
-        hits, error, filter_error, unknown = None, "", "", []
+        hits, error, filter_error = None, "", ""
+        unknown: list[str] = []
         begin = time.perf_counter()
         status_code = 200
         if asked.q.strip():
@@ -654,12 +655,13 @@ class Page:
             ]
             return status, folders
 
-        status, folders, error = None, [], ""
+        status, error = None, ""
+        folders: list[dict[str, Any]] = []
         try:
             status, folders = await call.stores.run(call.waiter, look)
         except Refusal as refusal:
             error = refusal.message
-        values = {
+        values: dict[str, Any] = {
             "status": status,
             "folders": folders,
             "error": error,
