@@ -1,4 +1,4 @@
-"""The engine on Spark: a partition for each shard, through mapInArrow, classic or Connect."""
+"""The engine on Spark: a partition for each shard, through mapInArrow; tested with classic sessions alone."""
 
 from __future__ import annotations
 
