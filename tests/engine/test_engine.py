@@ -142,7 +142,8 @@ def test_token_types(isa: str, precision: Precision) -> None:
     expected = reference_encode(SPEC, WEIGHTS, pairs)
     got = engine(isa, precision).encode(pairs)
     assert not np.array_equal(got, plain)
-    assert cosines(got, expected).min() >= (0.99 if precision == "int8" else 1 - 1e-6)
+    least = {"int8": 0.99, "bfloat16": 1 - 1e-5, "float32": 1 - 1e-6}[precision]
+    assert cosines(got, expected).min() >= least
 
 
 @every_isa

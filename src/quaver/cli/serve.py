@@ -35,7 +35,7 @@ def serve(
     llm: Annotated[
         str | None,
         typer.Option(
-            help="OpenAI-compatible endpoint that answers questions from the stores; "
+            help="Chat endpoint that answers questions from the stores; "
             "QUAVER_LLM_KEY has its key.",
             metavar="URL",
         ),
