@@ -116,8 +116,9 @@ test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 # property. The study times, so it runs alone.
 test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
-	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q $(LONG) \
-	  tests/index/test_kill.py tests/store/test_check.py
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q tests/quaver_bench
+	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) \
+	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/index/test_kill.py tests/store/test_check.py
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
 	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) tests/browser)
 
