@@ -29,6 +29,7 @@ from quaver.engine import (
     Vectors,
     check_listable,
     check_loaded,
+    check_reopened,
     choose_windows,
     convert,
     encode_texts,
@@ -40,7 +41,7 @@ from quaver.engine import (
     similarity_pairwise,
     text_list,
 )
-from quaver.errors import InputError, ModelFolderError, check_range
+from quaver.errors import InputError, check_range
 from quaver.models import (
     LocatedTokens,
     TokenBatch,
@@ -974,9 +975,5 @@ def loading_settings(embedder: Embedder) -> dict[str, Any]:
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> Embedder:
     """Load the model of a pickled embedder."""
     embedder = Embedder.from_pretrained(source, **options)
-    if embedder.fingerprint != fingerprint:
-        raise ModelFolderError(
-            f"a pickled embedder needs the files that it was made with: {source} has others here; load "
-            "the model where it is used, with Embedder.from_pretrained(...)"
-        )
+    check_reopened("embedder", "Embedder", source, embedder.fingerprint, fingerprint)
     return embedder

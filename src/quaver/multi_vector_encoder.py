@@ -20,6 +20,7 @@ from quaver.engine import (
     Precision,
     Vectors,
     check_loaded,
+    check_reopened,
     convert,
     explain_keywords,
     load_multi_vector,
@@ -556,9 +557,7 @@ def _max_sims(
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> MultiVectorEncoder:
     """Load the model of a pickled multi-vector encoder."""
     encoder = MultiVectorEncoder.from_pretrained(source, **options)
-    if encoder.fingerprint != fingerprint:
-        raise ModelFolderError(
-            f"a pickled multi-vector encoder needs the files that it was made with: {source} has others "
-            "here; load the model where it is used, with MultiVectorEncoder.from_pretrained(...)"
-        )
+    check_reopened(
+        "multi-vector encoder", "MultiVectorEncoder", source, encoder.fingerprint, fingerprint
+    )
     return encoder

@@ -22,6 +22,7 @@ from quaver.engine import (
     Vectors,
     check_listable,
     check_loaded,
+    check_reopened,
     encode_texts,
     encode_tokens,
     explain_keywords,
@@ -30,7 +31,6 @@ from quaver.engine import (
 )
 from quaver.errors import (
     InputError,
-    ModelFolderError,
     UnsupportedArchitectureError,
     check_range,
 )
@@ -577,9 +577,5 @@ def _label_names(names: Mapping[str, str], labels: int) -> tuple[str, ...]:
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> CrossEncoder:
     """Load the model of a pickled cross-encoder."""
     model = CrossEncoder.from_pretrained(source, **options)
-    if model._folder.fingerprint != fingerprint:
-        raise ModelFolderError(
-            f"a pickled cross-encoder needs the files that it was made with: {source} has others here; "
-            "load the model where it is used, with CrossEncoder.from_pretrained(...)"
-        )
+    check_reopened("cross-encoder", "CrossEncoder", source, model._folder.fingerprint, fingerprint)
     return model

@@ -18,12 +18,13 @@ from quaver.engine import (
     LoadedSparse,
     Precision,
     check_loaded,
+    check_reopened,
     explain_keywords,
     load_sparse,
     text_list,
     token_batches,
 )
-from quaver.errors import InputError, ModelFolderError, check_range
+from quaver.errors import InputError, check_range
 from quaver.models import (
     TokenBatch,
     WordTable,
@@ -593,9 +594,5 @@ def _lengths(vectors: SparseVectors) -> NDArray[np.float32]:
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> SparseEncoder:
     """Load the model of a pickled sparse encoder."""
     encoder = SparseEncoder.from_pretrained(source, **options)
-    if encoder.fingerprint != fingerprint:
-        raise ModelFolderError(
-            f"a pickled sparse encoder needs the files that it was made with: {source} has others here; "
-            "load the model where it is used, with SparseEncoder.from_pretrained(...)"
-        )
+    check_reopened("sparse encoder", "SparseEncoder", source, encoder.fingerprint, fingerprint)
     return encoder

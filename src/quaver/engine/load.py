@@ -286,6 +286,26 @@ def check_loaded(name: str, model: object, kind: type) -> None:
         )
 
 
+def check_reopened(kind: str, name: str, source: str, found: str, expected: str) -> None:
+    """Check that a pickled model has been loaded from the files that it was made with.
+
+    Args:
+        kind: what the model is, in words.
+        name: the class's name.
+        source: what the model was loaded from.
+        found: its fingerprint here.
+        expected: its fingerprint where it was pickled.
+
+    Raises:
+        ModelFolderError: the fingerprints differ.
+    """
+    if found != expected:
+        raise ModelFolderError(
+            f"a pickled {kind} needs the files that it was made with: {source} has others here; "
+            f"load the model where it is used, with {name}.from_pretrained(...)"
+        )
+
+
 def check_pooling(pooling: str) -> None:
     """Check the name of a pooling.
 
