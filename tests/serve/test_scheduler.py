@@ -192,7 +192,7 @@ def test_a_small_request_overtakes_a_large_one_and_does_not_starve_it(embedder: 
         run(main)
 
 
-def test_bulk_requests_take_turns(embedder: Embedder) -> None:
+def test_a_smaller_bulk_request_overtakes_a_larger_one(embedder: Embedder) -> None:
     gate = Gate(embedder)
     with scheduling(batch_tokens=512) as scheduler:
 
@@ -205,6 +205,49 @@ def test_bulk_requests_take_turns(embedder: Embedder) -> None:
             await second.future
             assert not first.future.done()
             await first.future
+
+        run(main)
+
+
+def test_equal_bulk_requests_are_computed_one_after_another(embedder: Embedder) -> None:
+    """Side by side, all would end with the last; in order, the first ends after a third of the time."""
+    gate = Gate(embedder)
+    texts = [[f"{'code ' * 30} {word} {i}" for i in range(40)] for word in ("a", "b", "c")]
+    with scheduling(batch_tokens=256) as scheduler:
+
+        async def main() -> None:
+            waiting = scheduler.submit(gate.lane, ["query"], interactive=False)
+            await gate.wait_entered()
+            jobs = [scheduler.submit(gate.lane, each, interactive=False) for each in texts]
+            await tokenized(scheduler)
+            gate.open.set()
+            await asyncio.gather(waiting.future, *(job.future for job in jobs))
+
+        run(main)
+    computed = [
+        tuple(ids) for batch in gate.batches[1:] for ids in np.split(batch.ids, batch.offsets[1:-1])
+    ]
+    expected = [tuple(embedder.tokenizer.encode([text]).ids) for each in texts for text in each]
+    assert computed == expected
+
+
+def test_no_bulk_request_waits_forever_for_smaller_ones(embedder: Embedder) -> None:
+    gate = Gate(embedder)
+    with scheduling(batch_tokens=256) as scheduler:
+
+        async def main() -> None:
+            waiting = scheduler.submit(gate.lane, ["query"], interactive=False)
+            await gate.wait_entered()
+            large = scheduler.submit(gate.lane, random_texts(100, 8), interactive=False)
+            gate.open.set()
+            await waiting.future
+            for i in range(1000):
+                small = scheduler.submit(gate.lane, random_texts(20, 100 + i), interactive=False)
+                await small.future
+                if large.future.done():
+                    break
+            else:
+                pytest.fail("the large request was never computed")
 
         run(main)
 

@@ -8,8 +8,10 @@ is the next batch. A short request that finds nothing else to do is computed on 
 once: waking another thread and being woken by it would cost a tenth of its time.
 
 Small requests are interactive, large ones bulk. Interactive work goes first, except that bulk work
-gets a fifth of the engine's time while both wait. Within a class the requests take turns, one input
-each, so a request of 2,000 inputs does not hold up another one of 50.
+gets a fifth of the engine's time while both wait. Within a class requests are computed whole, in the
+order in which they would finish if all that wait shared the engine evenly: a request of 2,000 inputs
+does not hold up another one of 50, and none finishes later than if they did share it (E. Friedman and
+S. Henderson, Fairness and efficiency in web server protocols, SIGMETRICS 2003).
 
 An input that is in flight already is not computed again: the second request waits for the first
 one's unit. The engine gives a text the same bits in any batch, so this changes no answer.
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import math
 import threading
 import time
@@ -239,6 +242,8 @@ class Job:
         future: done with None, or with the request's error.
         over: whether nobody waits for it any more: answered, failed or canceled.
         lengths: int32 (N,), the tokens of each input.
+        due: the tokens that each job of its class would have got when this one finished, if all shared
+            the engine evenly.
         arrived: when it was accepted, by `time.perf_counter`.
         tokenize_seconds: time of the tokenizer thread in which its inputs took part.
         compute_seconds: the same of the engine thread.
@@ -247,6 +252,7 @@ class Job:
     __slots__ = (
         "arrived",
         "compute_seconds",
+        "due",
         "estimate",
         "future",
         "interactive",
@@ -261,7 +267,9 @@ class Job:
         "units",
     )
 
-    def __init__(self, lane: Lane, count: int, *, interactive: bool, estimate: int) -> None:
+    def __init__(
+        self, lane: Lane, count: int, *, interactive: bool, estimate: int, due: float
+    ) -> None:
         """Accept a request of `count` inputs, of about `estimate` tokens."""
         self.lane = lane
         sized = lane.width is not None
@@ -269,6 +277,7 @@ class Job:
         self.lengths = np.zeros(count, np.int32)
         self.interactive = interactive
         self.estimate = estimate
+        self.due = due
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[None] = self.loop.create_future()
         self.missing = count
@@ -287,64 +296,66 @@ _STATES = ((_State.NEW, _State.TOKENIZING), (_State.TOKENIZED, _State.COMPUTING)
 
 
 class _Line:
-    """Jobs with units for one stage, in turns; one line for each class of work.
+    """Jobs with units for one stage, the next to finish first; one line for each class of work.
 
-    Jobs of one lane share a batch, so each lane has its own turns, and the lanes take turns.
+    Jobs of one lane share a batch, so each lane has its own order, and the lanes take turns.
     """
 
     def __init__(self, stage: int) -> None:
         self.stage = stage
         self.lanes: deque[Lane] = deque()
-        self.turns: dict[Lane, deque[Job]] = {}
+        self.jobs: dict[Lane, list[tuple[float, int, Job]]] = {}  # heaps, by when they are due
+        self.added = 0
 
     def __bool__(self) -> bool:
         return bool(self.lanes)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.jobs.values()))
 
     def add(self, job: Job) -> None:
         if job.queued[self.stage]:
             return
         job.queued[self.stage] = True
-        if job.lane not in self.turns:
-            self.turns[job.lane] = deque()
+        if job.lane not in self.jobs:
+            self.jobs[job.lane] = []
             self.lanes.append(job.lane)
-        self.turns[job.lane].append(job)
+        self.added += 1
+        heapq.heappush(self.jobs[job.lane], (job.due, self.added, job))
 
     def take(
         self, fits: Callable[[Unit], bool], drop: Callable[[Lane, Unit], None]
     ) -> tuple[Lane, list[Unit]] | None:
-        """Take units of one lane, one of each job in turn, while they fit."""
+        """Take units of one lane, all of one job after another, while they fit."""
         state, taken_state = _STATES[self.stage]
         while self.lanes:
             lane = self.lanes[0]
             taken: list[Unit] = []
-            jobs, full = self.turns[lane], False
+            jobs, full = self.jobs[lane], False
             while jobs and not full:
-                job = jobs.popleft()
+                job = jobs[0][2]
                 units = job.units[self.stage]
-                while units:
-                    unit = units.popleft()
+                while units and not full:
+                    unit = units[0]
                     if unit.state is not state:
-                        continue  # taken in another job's turn
-                    if not unit.wanted:
+                        units.popleft()  # taken in another job's turn
+                    elif not unit.wanted:
+                        units.popleft()
                         drop(lane, unit)
-                        continue
-                    full = not fits(unit)
-                    if full:
-                        units.appendleft(unit)
-                        jobs.appendleft(job)
-                    else:
+                    elif fits(unit):
+                        units.popleft()
                         unit.state = taken_state  # another job may have it in its turn, too
                         taken.append(unit)
-                    break
-                if units and not full:
-                    jobs.append(job)
-                elif not full:
+                    else:
+                        full = True
+                if not units:
+                    heapq.heappop(jobs)
                     job.queued[self.stage] = False
             if jobs:
                 self.lanes.rotate(-1)
             else:
                 self.lanes.popleft()
-                del self.turns[lane]
+                del self.jobs[lane]
             if taken:
                 return lane, taken
         return None
@@ -412,6 +423,8 @@ class Scheduler:
                 limits.cache_bytes, getsizeof=lambda kept: kept[0].nbytes + _CACHE_OVERHEAD
             )
         self._interactive_seconds = 0.0
+        # Of each class the tokens that a job which always waited would have got by an even share.
+        self._shared = [0.0, 0.0]
         self._engine_idle = False
         self._closed = False
         self._threads = [
@@ -457,7 +470,8 @@ class Scheduler:
             interactive = (
                 estimate <= INTERACTIVE_TOKENS and sum(lengths) <= _READ * INTERACTIVE_TOKENS
             )
-        job = Job(lane, len(items), interactive=interactive, estimate=estimate)
+        due = self._shared[not interactive] + estimate
+        job = Job(lane, len(items), interactive=interactive, estimate=estimate, due=due)
         lane.jobs += 1
         lane.used = time.monotonic()
         on_loop = (
@@ -694,8 +708,10 @@ class Scheduler:
         if self._interactive_seconds > 0 and bulk:
             first.reverse()
         for line, kind in first:
+            waiting = len(line)
             work = self._take_units(line)
             if work is not None:
+                self._shared[not kind] += sum(_size(unit) for unit in work[1]) / waiting
                 return work, kind
         return None, False
 
@@ -711,8 +727,7 @@ class Scheduler:
 
         def fits(unit: Unit) -> bool:
             nonlocal room, empty
-            assert unit.tokens is not None
-            size = len(unit.tokens.ids)
+            size = _size(unit)
             if not empty and size > room:
                 return False
             empty = False
@@ -845,6 +860,11 @@ def _about(item: Item) -> int:
         return len(item.ids) // 4
     texts = (item,) if isinstance(item, str) else item[:2] if isinstance(item, Pair) else item[:1]
     return 3 + sum(len(text) // (4 if text.isascii() else 1) for text in texts)
+
+
+def _size(unit: Unit) -> int:
+    assert unit.tokens is not None
+    return len(unit.tokens.ids)
 
 
 def _digest(lane: Lane, item: Item) -> bytes:

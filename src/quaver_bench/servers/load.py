@@ -49,22 +49,28 @@ class Measured:
 
     Attributes:
         seconds: latency of each answered request, after the warm-up.
-        elapsed: seconds from the end of the warm-up to the last answer.
+        waited: seconds of all connections for all answers, refusals among them.
+        connections: how many there were.
         statuses: number of answers by HTTP status; 200 has the latencies.
         answers: index of a body to the first answer to it, for the first bodies.
         client_share: CPU time of this client, all loads together, per second.
     """
 
     seconds: list[float] = field(default_factory=list)
-    elapsed: float = 0.0
+    waited: float = 0.0
+    connections: int = 1
     statuses: dict[int, int] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
     client_share: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Answered requests a second."""
-        return len(self.seconds) / self.elapsed if self.elapsed else 0.0
+        """Answered requests a second.
+
+        A connection always waits for one answer, so the rate follows from how long it waits (Little's
+        law). Counting the answers in the time of a case would be wrong by one for each connection.
+        """
+        return self.connections * len(self.seconds) / self.waited if self.waited else 0.0
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies, in milliseconds."""
@@ -200,7 +206,7 @@ async def _send(
             found.answers.setdefault(index, body)
         if now >= clock.begin and not clock.over:
             found.statuses[status] = found.statuses.get(status, 0) + 1
-            found.elapsed = now - clock.begin
+            found.waited += now - start
             if status == 200:
                 found.seconds.append(now - start)
 
@@ -208,7 +214,7 @@ async def _send(
 async def _run(
     host: str, port: int, loads: Sequence[Load], seconds: float, warm_up: float, longest: float
 ) -> list[Measured]:
-    measured = [Measured() for _ in loads]
+    measured = [Measured(connections=load.connections) for load in loads]
     clock = _Clock()
     connections, tasks = [], set()
     for load, found in zip(loads, measured, strict=True):
