@@ -58,7 +58,7 @@ def test_the_client_counts_answers_and_keeps_some() -> None:
         one, many = measured(port, Load("one", 1, "/", bodies), Load("many", 5, "/", bodies))
         assert run.resident_mb() > 1
     assert one.statuses == {200: len(one.seconds)}
-    assert one.rate == pytest.approx(len(one.seconds) / sum(one.seconds))
+    assert one.rate == pytest.approx(len(one.seconds) / sum(one.seconds), rel=0.3)
     assert len(many.answers) == 32
     assert all(body == f"body {index}".encode() for index, body in many.answers.items())
     assert 0 < one.percentile(50) <= one.percentile(99)

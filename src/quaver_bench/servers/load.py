@@ -48,29 +48,25 @@ class Measured:
     """The answers to one load.
 
     Attributes:
-        seconds: latency of each answered request, after the warm-up.
-        waited: seconds of all connections for all answers, refusals among them.
-        connections: how many there were.
+        seconds: latency of each answered request, after the first that followed the warm-up.
+        begin: when that first answer came, by `time.perf_counter`; None before.
+        elapsed: seconds from then to the last answer.
         statuses: number of answers by HTTP status; 200 has the latencies.
         answers: index of a body to the first answer to it, for the first bodies.
         client_share: CPU time of this client, all loads together, per second.
     """
 
     seconds: list[float] = field(default_factory=list)
-    waited: float = 0.0
-    connections: int = 1
+    begin: float | None = None
+    elapsed: float = 0.0
     statuses: dict[int, int] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
     client_share: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Answered requests a second.
-
-        A connection always waits for one answer, so the rate follows from how long it waits (Little's
-        law). Counting the answers in the time of a case would be wrong by one for each connection.
-        """
-        return self.connections * len(self.seconds) / self.waited if self.waited else 0.0
+        """Answered requests a second: from an answer to an answer, so that no request is cut."""
+        return len(self.seconds) / self.elapsed if self.elapsed else 0.0
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies, in milliseconds."""
@@ -94,7 +90,8 @@ def run_loads(
         loads: the loads.
         seconds: time to measure.
         warm_up: time before, whose requests do not count.
-        longest: most seconds to measure, if one load has fewer than three answers by then.
+        longest: most seconds to warm up until each connection has had an answer, and to measure until a
+            load has three answers and two for each connection.
 
     Returns:
         what was measured of each load.
@@ -187,16 +184,18 @@ def written(path: str, body: bytes) -> bytes:
 
 @dataclass
 class _Clock:
-    """Says from when answers count."""
+    """Says from when answers count, and how many connections still wait for their first."""
 
     begin: float = float("inf")
     over: bool = False
+    unanswered: int = 0
 
 
 async def _send(
     connection: Connection, requests: Iterator[tuple[int, bytes]], found: Measured, clock: _Clock
 ) -> None:
     """Send one request after another."""
+    first = True
     while not clock.over:
         index, request = next(requests)
         start = time.perf_counter()
@@ -204,9 +203,15 @@ async def _send(
         now = time.perf_counter()
         if status == 200 and len(found.answers) < _ANSWERS:
             found.answers.setdefault(index, body)
-        if now >= clock.begin and not clock.over:
+        clock.unanswered -= first
+        first = False
+        if now < clock.begin or clock.over:
+            continue
+        if found.begin is None:
+            found.begin = now
+        else:
             found.statuses[status] = found.statuses.get(status, 0) + 1
-            found.waited += now - start
+            found.elapsed = now - found.begin
             if status == 200:
                 found.seconds.append(now - start)
 
@@ -214,7 +219,7 @@ async def _send(
 async def _run(
     host: str, port: int, loads: Sequence[Load], seconds: float, warm_up: float, longest: float
 ) -> list[Measured]:
-    measured = [Measured(connections=load.connections) for load in loads]
+    measured = [Measured() for _ in loads]
     clock = _Clock()
     connections, tasks = [], set()
     for load, found in zip(loads, measured, strict=True):
@@ -224,12 +229,19 @@ async def _run(
             connections.append(await connect(host, port))
             tasks.add(asyncio.create_task(_send(connections[-1], requests, found, clock)))
     try:
+        clock.unanswered = len(tasks)
         await _watch(tasks, warm_up)
+        deadline = time.perf_counter() + longest
+        while clock.unanswered and time.perf_counter() < deadline:
+            await _watch(tasks, 0.05)
         clock.begin, used = time.perf_counter(), time.process_time()
         await _watch(tasks, seconds)
         deadline = clock.begin + longest
         while time.perf_counter() < deadline:
-            if all(len(found.seconds) >= _LEAST for found in measured):
+            if all(
+                len(found.seconds) >= max(_LEAST, 2 * load.connections)
+                for load, found in zip(loads, measured, strict=True)
+            ):
                 break
             await _watch(tasks, 0.05)
         clock.over = True
