@@ -7,8 +7,9 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from quaver.documents import HEADING_SEPARATOR, SUPPORTED_ENDINGS, Passage
 from quaver.embedder import Embedder
@@ -22,8 +23,13 @@ _MOST_VALUES = 30
 _PLACES = frozenset({"page", "time", "seconds", "record"})
 """Metadata that tells where in its document a passage is."""
 
-_SHARE = 0.05
+_CATALOG_SHARE = 0.05
 """Share of the time that may be spent on listing documents again while a store changes."""
+
+_STATUS_SHARE = 0.5
+"""The same for the status, which people watch during an update."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,30 @@ class Reading:
     total: int
 
 
+class _Kept(Generic[T]):
+    """What takes long to find out about a store: found again after a change, but not all the time."""
+
+    def __init__(self, share: float) -> None:
+        self._share = share
+        self._mutex = threading.Lock()
+        self._value: T | None = None
+        self._key: object = None
+        self._made = 0.0
+        self._spent = 0.0
+
+    def value(self, key: object, find: Callable[[], T]) -> T:
+        """Return what was found for this key, or for an earlier one if that is too soon to find again."""
+        with self._mutex:
+            begin = time.monotonic()
+            due = key != self._key and begin >= self._made + self._spent / self._share
+            if self._value is None or due:
+                self._value = find()
+                self._key = key
+                self._made = time.monotonic()
+                self._spent = self._made - begin
+            return self._value
+
+
 class Library:
     """A store that is searched and read, and follows what other processes write.
 
@@ -136,12 +166,10 @@ class Library:
         self.location = location
         self._embedder = embedder
         self._mutex = threading.Lock()
-        self._cataloging = threading.Lock()
         self._index = self._opened()
-        self._catalog: Catalog | None = None
-        self._stale = True
-        self._spent = 0.0
-        self._made = 0.0
+        self._changes = 0
+        self._catalog: _Kept[Catalog] = _Kept(_CATALOG_SHARE)
+        self._status: _Kept[StoreStatus] = _Kept(_STATUS_SHARE)
 
     def _opened(self) -> Index:
         return Index.open(self.location, self._embedder, read_only=True, lazy=True)
@@ -160,7 +188,7 @@ class Library:
                 before, self._index = self._index, self._opened()
                 before.close()
                 changed = True
-            self._stale = self._stale or changed
+            self._changes += changed
             return self._index
 
     @property
@@ -169,8 +197,15 @@ class Library:
         return self._index.store.manifest
 
     def status(self) -> StoreStatus:
-        """Return a summary of the store; see `Index.status`."""
-        return self.index.status()
+        """Return a summary of the store; see `Index.status`.
+
+        After a change it is made again; while a large store keeps changing, not each time.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
+        index = self.index
+        return self._status.value((self._changes, index.store.notes()), index.status)
 
     def catalog(self) -> Catalog:
         """Return the documents and facets.
@@ -181,15 +216,7 @@ class Library:
             StoreError: the store cannot be read.
         """
         index = self.index
-        with self._cataloging:
-            due = self._made + self._spent / _SHARE
-            if self._catalog is None or (self._stale and time.monotonic() >= due):
-                self._stale = False
-                begin = time.monotonic()
-                self._catalog = _cataloged(index)
-                self._made = time.monotonic()
-                self._spent = self._made - begin
-            return self._catalog
+        return self._catalog.value(self._changes, partial(_cataloged, index))
 
     def narrowed(self, chosen: Mapping[str, Sequence[str]]) -> Filter | None:
         """Return the filter of chosen facet values.

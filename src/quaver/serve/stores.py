@@ -151,11 +151,12 @@ class Stores:
         return library
 
     async def warm(self) -> None:
-        """List the documents of all stores, before anyone asks: in a large store it takes a while."""
+        """Look through all stores before anyone asks: in a large store it takes a while."""
         loop = asyncio.get_running_loop()
         for library in self.all:
-            with suppress(StoreError):  # whoever asks is told
-                await loop.run_in_executor(self._pool, library.catalog)
+            for look in (library.status, library.catalog):
+                with suppress(StoreError):  # whoever asks is told
+                    await loop.run_in_executor(self._pool, look)
 
     async def run(self, waiter: Waiter, call: Callable[[], T]) -> T:
         """Run something about a store in a thread.
