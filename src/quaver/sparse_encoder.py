@@ -526,6 +526,29 @@ class SparseEncoder:
         return decoded[0] if isinstance(vectors, SparseVector) else decoded
 
 
+def weigh_tokenized(encoder: SparseEncoder, tokens: TokenBatch) -> SparseVectors:
+    """Turn tokenized documents into weights, for callers that tokenize themselves.
+
+    Args:
+        encoder: the model.
+        tokens: N texts, from `encoder.tokenizer.encode`.
+
+    Returns:
+        N rows, the same as those of `SparseEncoder.encode_document`.
+
+    Raises:
+        EngineError: a weight came out as NaN or infinity.
+    """
+    most = encoder.max_active_dims or sys.maxsize
+    room = max(1, _MOST_WEIGHTS // encoder.dimension)
+    rows = []
+    for _, batch in tokens.split(MAX_BATCH_TOKENS):
+        for start in range(0, len(batch), room):
+            part = batch.select(start, min(start + room, len(batch)))
+            rows.append(_compressed(encoder._engine.encode(part), most))
+    return _joined(rows, encoder.dimension)
+
+
 _Rows = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]
 """How many words each row has, the words, their weights."""
 

@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
+from pyarrow import parquet
 from test_bulk import TEXTS, digests, write_corpus
 
 from quaver import BulkError, ModelNotFoundError
 from quaver.bulk import embed
-from tiny_model import write_tiny_model
+from quaver.bulk.kinds import Dense
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
@@ -92,11 +96,29 @@ def test_workers_that_do_not_have_the_model(
 ) -> None:
     source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
     model = write_tiny_model(tmp_path / "model")
-    from quaver.bulk import ray as engine
+    load = Dense.load
 
-    monkeypatch.setattr(engine, "is_missing", lambda source: True)
+    def load_and_move(name: str, loading: Any) -> Any:
+        loaded = load(name, loading)
+        model.rename(tmp_path / "elsewhere")
+        return loaded
+
+    monkeypatch.setattr(Dense, "load", load_and_move)
     with pytest.raises(ModelNotFoundError, match="every node needs the model under the same path"):
         embed(source, tmp_path / "out", model=model, engine="ray")
     monkeypatch.undo()
+    (tmp_path / "elsewhere").rename(model)
     with pytest.raises(BulkError, match="a worker of 64 threads needs a node with as many CPUs"):
         embed(source, tmp_path / "out", model=model, engine="ray", threads=64)
+
+
+def test_scores_on_ray(cluster: Any, tmp_path: Path) -> None:
+    model = write_tiny_cross_encoder(tmp_path / "model")
+    pairs = pa.table({"query": TEXTS[:40], "body": TEXTS[40:80]}).slice(1)
+    pairs = pairs.filter(pc.less(pc.utf8_length(pairs["query"]), 100))
+    parquet.write_table(pairs, tmp_path / "a.parquet", row_group_size=5)
+    options: dict[str, Any] = {"pair_columns": ("query", "body"), "shard_bytes": 500}
+    want = embed(tmp_path / "a.parquet", tmp_path / "want", model=model, **options)
+    report = embed(tmp_path / "a.parquet", tmp_path / "out", model=model, engine="ray", **options)
+    assert report.failed == ()
+    assert digests(report) == digests(want)

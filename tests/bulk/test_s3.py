@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import os
-from collections.abc import Iterator
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
 
 import numpy as np
 import pytest
@@ -12,7 +16,7 @@ from numpy.typing import NDArray
 from pyarrow import fs, parquet
 from test_bulk import TEXTS, digests, write_corpus
 
-from quaver import BulkError, Embedder
+from quaver import BulkError, BulkWriteError, Embedder
 from quaver.bulk import embed
 
 server = pytest.importorskip("moto.server")
@@ -87,3 +91,132 @@ def test_an_endpoint_that_does_not_answer(tmp_path: Path, tiny_folder: Path) -> 
     query = "?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:9"
     with pytest.raises(BulkError, match="cannot read s3://corpus"):
         embed(f"s3://corpus/a.parquet{query}", tmp_path / "out", model=tiny_folder)
+
+
+class Between(http.server.ThreadingHTTPServer):
+    """A server that passes requests on, unless `trouble` answers them.
+
+    Attributes:
+        requests: what was asked so far.
+        ended: set when those that wait for nothing may go.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, port: int, trouble: Callable[[str, int], str]) -> None:
+        """Serve on a port of its own, in front of another one."""
+        super().__init__(("127.0.0.1", 0), _Passing)
+        self.behind, self.trouble = port, trouble
+        self.requests: list[str] = []
+        self.ended = threading.Event()
+
+
+class _Passing(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def answer(self) -> None:
+        assert isinstance(self.server, Between)
+        line = f"{self.command} {self.path}"
+        content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.requests.append(line)
+        what = self.server.trouble(line, self.server.requests.count(line))
+        if what == "stall":
+            self.server.ended.wait(60)
+            self.close_connection = True
+            return
+        if what:
+            status, code = what.split()
+            body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
+            self.reply(int(status), {"Content-Type": "application/xml"}, body)
+            return
+        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.server.behind}{self.path}",
+            data=content if self.command in ("PUT", "POST") else None,
+            headers=headers,
+            method=self.command,
+        )
+        try:
+            with urllib.request.urlopen(request) as response:
+                self.reply(response.status, dict(response.headers), response.read())
+        except HTTPError as error:
+            self.reply(error.code, dict(error.headers), error.read())
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "connection", "transfer-encoding"):
+                self.send_header(name, value)
+        length = headers.get("Content-Length", "0") if self.command == "HEAD" else str(len(body))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = answer  # noqa: N815
+
+    def log_message(self, format: str, *words: object) -> None:
+        pass
+
+
+@pytest.fixture
+def between(query: str) -> Iterator[Callable[[Callable[[str, int], str]], tuple[Between, str]]]:
+    """Start servers in front of the one with the bucket; return each with the options of its URIs."""
+    started = []
+    port = int(query.rpartition(":")[2])
+
+    def start(trouble: Callable[[str, int], str]) -> tuple[Between, str]:
+        running = Between(port, trouble)
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        started.append(running)
+        return running, query.replace(f":{port}", f":{running.server_address[1]}")
+
+    yield start
+    for running in started:
+        running.ended.set()
+        running.shutdown()
+        running.server_close()
+
+
+@pytest.mark.timeout(200)
+def test_an_endpoint_that_fails_and_stalls_in_between(
+    between: Callable[..., tuple[Between, str]],
+    query: str,
+    tmp_path: Path,
+    tiny_folder: Path,
+    expected: NDArray[np.float32],
+) -> None:
+    bucket, _ = fs.FileSystem.from_uri(f"s3://corpus{query}")
+    path = write_corpus(tmp_path / "x.parquet", TEXTS[:300])
+    fs.copy_files(str(path), "corpus/flaky/x.parquet", destination_filesystem=bucket)
+
+    def trouble(line: str, times: int) -> str:
+        if line.startswith("GET /corpus/flaky/x.parquet") and times == 1:
+            return "stall"
+        return "503 SlowDown" if line.startswith("PUT") and times == 1 else ""
+
+    running, options = between(trouble)
+    report = embed(f"s3://corpus/flaky/*{options}", tmp_path / "out", model=tiny_folder)
+    assert report.failed == ()
+    assert any("x.parquet" in line for line in running.requests)
+    written = embed(path, f"s3://corpus/flaky-out{options}", model=tiny_folder)
+    assert written.failed == ()
+    assert sorted(digests(written).values()) == sorted(digests(report).values())
+
+
+@pytest.mark.timeout(200)
+def test_credentials_that_are_refused(
+    between: Callable[..., tuple[Between, str]], tmp_path: Path, tiny_folder: Path
+) -> None:
+    _, nothing = between(lambda line, times: "403 AccessDenied")
+    with pytest.raises(
+        BulkError, match=r"cannot read s3://corpus.*(ACCESS_DENIED|403|AccessDenied)"
+    ):
+        embed(f"s3://corpus/in/*{nothing}", tmp_path / "out", model=tiny_folder)
+    assert not (tmp_path / "out").exists()
+    _, reading = between(
+        lambda line, times: "403 AccessDenied" if line[:3] in ("PUT", "POS") else ""
+    )
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    with pytest.raises(BulkWriteError, match="cannot write s3://corpus"):
+        embed(source, f"s3://corpus/refused{reading}", model=tiny_folder)

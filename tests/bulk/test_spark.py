@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,7 +16,10 @@ from typing import Any
 import pytest
 from test_bulk import TEXTS, digests, write_corpus
 
+from quaver import ModelNotFoundError
 from quaver.bulk import embed
+from quaver.bulk.kinds import Dense
+from tiny_model import write_tiny_model
 
 sql = pytest.importorskip("pyspark.sql")
 
@@ -88,3 +93,62 @@ def test_a_corrupt_file_fails_alone_on_spark(
     report = embed(tmp_path, tmp_path / "out", model=tiny_folder, engine="spark")
     assert report.total_rows == 20
     assert [Path(name).name for name, _ in report.failed] == ["b.parquet"]
+
+
+def test_executors_that_do_not_have_the_model(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:20])
+    model = write_tiny_model(tmp_path / "model")
+    load = Dense.load
+
+    def load_and_move(name: str, loading: Any) -> Any:
+        loaded = load(name, loading)
+        model.rename(tmp_path / "elsewhere")
+        return loaded
+
+    monkeypatch.setattr(Dense, "load", load_and_move)
+    with pytest.raises(ModelNotFoundError, match="every executor needs the model under the same"):
+        embed(source, tmp_path / "out", model=model, engine="spark")
+
+
+CLUSTER = Path(__file__).parents[2] / "examples" / "bulk" / "cluster"
+
+
+def run_script(line: list[str], **more: str) -> str:
+    """Run a script in a process of its own, without this session, and return what it prints."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SPARK", "PYSPARK"))}
+    environment = {**kept, "PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1", **more}
+    done = subprocess.run(
+        [sys.executable, *line], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def test_spark_connect_gives_the_same_files(tmp_path: Path, tiny_folder: Path) -> None:
+    source = write_corpus(tmp_path / "a.parquet", TEXTS[:200])
+    want = embed(source, tmp_path / "want", model=tiny_folder)
+    script = str(CLUSTER / "spark_connect.py")
+    told = run_script([script, str(tiny_folder), str(source), str(tmp_path / "out")])
+    assert "200 rows of 1 shard" in told
+    again = embed(source, tmp_path / "out", model=tiny_folder)
+    assert again.before == 1
+    assert digests(again) == digests(want)
+
+
+def test_the_notebook_of_a_managed_service_runs(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(tmp_path / "a.parquet", [*TEXTS[:50], None])
+    notebook = json.loads((CLUSTER / "managed_spark.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    session = "from pyspark.sql import SparkSession\nSparkSession.builder.master('local[1]').getOrCreate()"
+    script = tmp_path / "notebook.py"
+    script.write_text("\n".join([session, *cells]))
+    told = run_script(
+        [str(script)],
+        SOURCE=str(tmp_path / "*.parquet"),
+        TARGET=str(tmp_path / "out"),
+        MODEL=str(tiny_folder),
+    )
+    assert "51 rows, 1 without a text, 0 files failed" in told
+    assert "51 rows, 50 vectors" in told

@@ -828,7 +828,7 @@ def test_embed_writes_the_vectors_of_files(tmp_path: Path, tiny_folder: Path) ->
     assert code == 0
     assert f"2 rows of 1 shard in {out}" in shown
     assert "per million tokens" in shown
-    assert f"1 row without a vector, with reasons in {out}/_quaver/failed" in errors
+    assert f"1 row without a result, with reasons in {out}/_quaver/failed" in errors
     (file,) = out.glob("*.parquet")
     assert parquet.read_table(file)["id"].to_pylist() == ["1", "2"]
 

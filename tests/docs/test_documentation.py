@@ -121,7 +121,7 @@ def test_the_paths_that_a_page_names_exist(page: Path) -> None:
     assert not missing
 
 
-PUBLIC = ("quaver", "quaver.errors", "quaver.evaluate", "quaver.store")
+PUBLIC = ("quaver", "quaver.bulk", "quaver.errors", "quaver.evaluate", "quaver.store")
 """Modules on the reference pages; those of frameworks are in `quaver.integrations`."""
 
 

@@ -15,30 +15,28 @@ from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
 
+from quaver.bulk.kinds import Model
 from quaver.bulk.shard import Shard
 from quaver.bulk.worker import TRIES, Failed, Job, Result, Worker
-from quaver.embedder import Embedder
 from quaver.errors import BulkError, QuaverError
 
 Partly = Callable[[Shard, float, int], None]
 """Called with a shard, the share of it that is embedded, and its rows so far."""
 
 
-def run_here(
-    job: Job, shards: Sequence[Shard], embedder: Embedder, partly: Partly
-) -> Iterator[Result]:
+def run_here(job: Job, shards: Sequence[Shard], model: Model, partly: Partly) -> Iterator[Result]:
     """Embed shards in this process.
 
     Args:
         job: the run.
         shards: in the order of the work.
-        embedder: the loaded model.
+        model: the loaded model.
         partly: called after each block.
 
     Yields:
         the result of each shard.
     """
-    worker = Worker(job, embedder)
+    worker = Worker(job, model)
     for shard in shards:
         yield worker(shard, lambda share, rows, shard=shard: partly(shard, share, rows))  # type: ignore[misc]
 

@@ -1,4 +1,4 @@
-"""Output files: vectors and kept columns as Parquet, or vectors as a .npy array."""
+"""Output files: results and kept columns as Parquet, or results as a .npy array."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal
 
@@ -24,14 +24,8 @@ with needs_extra("bulk"):
 Format = Literal["parquet", "npy"]
 """What an output file is."""
 
-VECTOR = "vector"
-"""The name of the column with the vectors."""
-
 GROUP_BYTES = 32 << 20
-"""Bytes of vectors in a row group."""
-
-DTYPES = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "binary": np.uint8}
-"""The type of a component; of "binary" eight components."""
+"""Bytes of results in a row group."""
 
 
 class _Hashed(io.RawIOBase):
@@ -94,9 +88,8 @@ class Output:
         place: Place,
         aside: Place,
         *,
-        kind: Format,
-        dtype: str,
-        width: int,
+        format: Format,
+        fields: Sequence[Any],
         about: Mapping[str, str],
     ) -> None:
         """Choose the file; it is created with the first rows.
@@ -104,13 +97,12 @@ class Output:
         Args:
             place: the file; an existing one is replaced.
             aside: its name until then, in the same filesystem.
-            kind: "parquet" or "npy".
-            dtype: a key of DTYPES.
-            width: components in a row of vectors, as stored.
+            format: "parquet" or "npy".
+            fields: of the columns with the results; an array has one of them.
             about: metadata of a Parquet file.
         """
         self._place, self._aside = place, aside
-        self._kind, self._dtype, self._width = kind, DTYPES[dtype], width
+        self._format, self._fields = format, list(fields)
         self._about = dict(about)
         self._file: _Hashed | None = None
         self._writer: Any = None
@@ -120,45 +112,49 @@ class Output:
         self.rows = 0
         self.size, self.sha256 = 0, ""
 
-    def write(self, vectors: NDArray[Any], missing: NDArray[np.bool_], kept: Any) -> None:
-        """Append rows.
+    def write(self, columns: Sequence[Any], kept: Any) -> None:
+        """Append rows to a Parquet file.
 
         Args:
-            vectors: (N, width), of the dtype.
-            missing: bool (N,), where there is no vector.
+            columns: arrays of N rows, of the fields.
             kept: a record batch of N rows with the other columns, or None.
 
         Raises:
             BulkWriteError: writing failed.
         """
         with writing(self._place):
-            self.rows += len(vectors)
-            if self._kind == "npy":
-                if self._spool is None:
-                    self._spool = tempfile.TemporaryFile()  # noqa: SIM115
-                if missing.any():
-                    vectors = vectors.copy()
-                    vectors[missing] = np.nan if vectors.dtype.kind == "f" else 0
-                self._spool.write(np.ascontiguousarray(vectors).data)
-                return
-            values = pa.array(vectors.reshape(-1))
-            mask = pa.array(missing) if missing.any() else None
-            column = pa.FixedSizeListArray.from_arrays(values, self._width, mask=mask)
+            self.rows += len(columns[0])
             arrays = [] if kept is None else list(kept.columns)
             fields = [] if kept is None else list(kept.schema)
-            schema = pa.schema([*fields, pa.field(VECTOR, column.type)], metadata=self._about)
-            batch = pa.RecordBatch.from_arrays([*arrays, column], schema=schema)
+            schema = pa.schema([*fields, *self._fields], metadata=self._about)
+            batch = pa.RecordBatch.from_arrays([*arrays, *columns], schema=schema)
             if self._writer is None:
                 self._open(schema)
             self._waiting.append(batch)
-            self._bytes += vectors.nbytes
+            self._bytes += sum(column.nbytes for column in columns)
             if self._bytes >= GROUP_BYTES:
                 self._write_group()
+
+    def write_array(self, rows: NDArray[Any]) -> None:
+        """Append rows to a .npy file.
+
+        Args:
+            rows: (N,) or (N, width).
+
+        Raises:
+            BulkWriteError: writing failed.
+        """
+        with writing(self._place):
+            self.rows += len(rows)
+            if self._spool is None:
+                self._spool = tempfile.TemporaryFile()  # noqa: SIM115
+            self._spool.write(np.ascontiguousarray(rows).data)
 
     def _open(self, schema: Any) -> None:
         self._file = _Hashed(self._aside)
         # Components of vectors are as good as random: compressing them costs time and saves nothing.
-        kept = [name for name in schema.names if name != VECTOR]
+        results = {field.name for field in self._fields}
+        kept = [name for name in schema.names if name not in results]
         self._writer = parquet.ParquetWriter(
             self._file,
             schema,
@@ -179,12 +175,11 @@ class Output:
             BulkWriteError: writing failed.
         """
         with writing(self._place):
-            if self._kind == "npy":
+            if self._format == "npy":
                 self._copy_array()
             else:
                 if self._writer is None:  # a shard without rows
-                    empty = pa.list_(pa.from_numpy_dtype(self._dtype), self._width)
-                    self._open(pa.schema([pa.field(VECTOR, empty)], metadata=self._about))
+                    self._open(pa.schema(self._fields, metadata=self._about))
                 if self._waiting:
                     self._write_group()
                 self._writer.close()
@@ -196,8 +191,11 @@ class Output:
     def _copy_array(self) -> None:
         """Write the header, which has the number of rows, before the rows."""
         self._file = _Hashed(self._aside)
-        shape = (self.rows, self._width)
-        header = {"descr": np.dtype(self._dtype).str, "fortran_order": False, "shape": shape}
+        (field,) = self._fields
+        listed = pa.types.is_fixed_size_list(field.type)
+        dtype = np.dtype((field.type.value_type if listed else field.type).to_pandas_dtype())
+        shape = (self.rows, field.type.list_size) if listed else (self.rows,)
+        header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self._file, header)
         if self._spool is not None:
             self._spool.seek(0)

@@ -85,7 +85,7 @@ def plan(
         ModelError: the model cannot be loaded.
     """
     check_range("sample", sample)
-    shards = find_shards(source, column, (), shard_bytes)
+    shards = find_shards(source, (column,), (), shard_bytes)
     chosen = shards[:: max(1, len(shards) // _PLACES)][:_PLACES]
     texts: list[str] = []
     rows = 0
@@ -126,7 +126,7 @@ def _first(shard: Shard, column: str, wanted: int) -> tuple[list[str], int, floa
     try:
         for block in blocks:
             texts = block.texts[: max(wanted - rows, 1)]
-            kept += [text for text in texts if text is not None]
+            kept += [text for text in texts if isinstance(text, str)]
             rows += len(texts)
             share += (block.share - share) * len(texts) / len(block.texts)
             if rows >= wanted:

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
+from quaver.bulk.kinds import DTYPES, KINDS, KindName, Model
 from quaver.bulk.local import Partly, cpu_groups, run_here, run_processes
-from quaver.bulk.output import DTYPES, VECTOR, Format
+from quaver.bulk.output import Format
 from quaver.bulk.place import find_files, find_place
 from quaver.bulk.shard import ENDINGS, Reader, Shard, file_format, split_file
 from quaver.bulk.target import VERSION, Record, Settings, Target
 from quaver.bulk.worker import Failed, Job
-from quaver.embedder import Embedder
 from quaver.engine import Precision
 from quaver.errors import BulkError, InputError, check_choice, check_range
-from quaver.models import choose_prompt
+from quaver.reranker import CrossEncoder, ScoreActivation
 
 EngineName = Literal["local", "ray", "spark"]
 """Where the work runs."""
@@ -101,8 +101,11 @@ def embed(
     target: str | os.PathLike[str],
     *,
     model: str | os.PathLike[str],
-    column: str = "text",
+    column: str | None = None,
     keep: Sequence[str] = (),
+    kind: KindName | None = None,
+    pair_columns: tuple[str, str] | None = None,
+    activation: ScoreActivation | None = None,
     engine: EngineName = "local",
     format: Format = "parquet",
     output: str = "float32",
@@ -135,12 +138,19 @@ def embed(
             lines, CSV, Arrow or text, a text a line.
         target: folder of the outputs, local or by URI; made if it does not exist.
         model: hub id or folder. Every worker must see the folder under the same path.
-        column: the column with the texts.
+        column: the column with the texts; None is "text".
         keep: columns to carry along. From JSON lines and CSV they become strings.
+        kind: "dense", the default: a vector for a text; "sparse": weights of words, from a
+            `SparseEncoder`; "multi-vector": a vector for each token, from a `MultiVectorEncoder`;
+            "scores", which pair_columns implies: the scores of a `CrossEncoder`.
+        pair_columns: the columns of two texts, query and document, to score instead of `column`.
+        activation: of scores: "sigmoid", "identity" for the plain scores, or None for the model's own.
         engine: "local", "ray" or "spark".
         format: "parquet", or "npy" for one array for each shard.
-        output: "float32", "float16", "int8" or "binary".
-        prompt: text before every text; None with prompt_name None uses the model's document prompt.
+        output: "float32", "float16", "int8" or "binary"; weights of words have the first two, scores
+            the first.
+        prompt: text before every text; None with prompt_name None uses the model's document prompt,
+            and for pairs its default prompt.
         prompt_name: the name of one of the model's prompts.
         precision: as for `Embedder.from_pretrained`.
         pooling: as for `Embedder.from_pretrained`.
@@ -172,13 +182,24 @@ def embed(
     for name, number in (("workers", workers), ("threads", threads)):
         if number is not None:
             check_range(name, number)
-    if isinstance(keep, str) or VECTOR in keep or len(set(keep)) < len(keep):
+    kind, texts = _what(kind, column, pair_columns, activation)
+    results = KINDS[kind].columns
+    if isinstance(keep, str) or set(results) & set(keep) or len(set(keep)) < len(keep):
         raise InputError(
-            f"keep must be a list of different columns, not {VECTOR!r}, which has the vectors: got {keep!r}"
+            f"keep must be a list of different columns, without {' and '.join(results)}, which the results "
+            f"are called: got {keep!r}"
+        )
+    if output not in KINDS[kind].outputs:
+        raise InputError(
+            f"{_NAMES[kind]} are stored as {' or '.join(KINDS[kind].outputs)}: got {output!r}"
+        )
+    if format not in KINDS[kind].formats:
+        raise InputError(
+            f"{_NAMES[kind]} are of different lengths, and an array is not: use parquet"
         )
     if keep and format == "npy":
         raise InputError("an array has no other columns: keep needs format='parquet'")
-    shards = find_shards(source, column, keep, shard_bytes, target)
+    shards = find_shards(source, texts, keep, shard_bytes, target)
     loading: dict[str, Any] = {
         "precision": precision,
         "revision": revision,
@@ -190,9 +211,31 @@ def embed(
     }
     groups = cpu_groups(workers) if engine == "local" else []
     here = threads if len(groups) == 1 else 1  # other processes do the work
-    embedder = Embedder.from_pretrained(os.fspath(model), threads=here, **loading)
-    job = _job(
-        embedder, target, loading, prompt, prompt_name, output, format, column, keep, shard_bytes
+    loaded: Model = KINDS[kind].load(os.fspath(model), {**loading, "threads": here})
+    settings = Settings(
+        version=VERSION,
+        model=loaded.name,
+        fingerprint=loaded.fingerprint,
+        precision=loaded.precision,
+        max_seq_length=loaded.max_seq_length,
+        prompt=KINDS[kind].prompt_of(loaded, prompt, prompt_name),
+        dimension=KINDS[kind].dimension(loaded),
+        output=output,
+        format=format,
+        column=texts[0],
+        keep=tuple(keep),
+        shard_bytes=shard_bytes,
+        kind=kind,
+        second=texts[1] if len(texts) == 2 else "",
+        activation=(activation or loaded.activation) if isinstance(loaded, CrossEncoder) else "",
+    )
+    name = os.fspath(target)
+    job = Job(
+        target=name if "://" in name else os.path.abspath(os.path.expanduser(name)),  # noqa: PTH100, PTH111
+        settings=settings,
+        source=loaded.source,
+        loading={**loading, "threads": 1},
+        quaver=metadata.version("quaver"),
     )
     folder = Target(job.target)
     folder.adopt(job.settings)
@@ -205,9 +248,9 @@ def embed(
     tokens = rows = 0
     core_seconds = 0.0
     if left:
-        results = _engine(job, left, embedder, engine, groups, workers, threads, progress.partly)
+        answers = _engine(job, left, loaded, engine, groups, workers, threads, progress.partly)
         try:
-            for result in results:
+            for result in answers:
                 if isinstance(result, Failed):
                     failed.append((result.shard.describe(), result.reason))
                     progress.finish(result.shard, 0)
@@ -216,7 +259,7 @@ def embed(
                 core_seconds += result.seconds * result.threads
                 progress.finish(progress.by_output[result.output.rpartition(".")[0]], result.rows)
         finally:
-            results.close()
+            answers.close()
     seconds = time.monotonic() - start
     finished = folder.compact() if left else done
     records = [finished[name] for name in map(job.output_of, shards) if name in finished]
@@ -232,9 +275,42 @@ def embed(
     )
 
 
+_NAMES = {
+    "dense": "vectors",
+    "sparse": "weights of words",
+    "multi-vector": "vectors of tokens",
+    "scores": "scores",
+}
+
+
+def _what(
+    kind: KindName | None,
+    column: str | None,
+    pair_columns: Sequence[str] | None,
+    activation: ScoreActivation | None,
+) -> tuple[KindName, tuple[str, ...]]:
+    """Return the kind of the results and the columns of the texts, after checking that they agree."""
+    if kind is not None:
+        check_choice("kind", kind, KINDS)
+    if (kind == "scores" or activation is not None) and pair_columns is None:
+        raise InputError(
+            "scores are of pairs: pair_columns must name the columns of their two texts"
+        )
+    if pair_columns is None:
+        return kind or "dense", ("text" if column is None else column,)
+    if kind not in (None, "scores") or column is not None:
+        raise InputError("pair_columns makes scores: it does not go with column or another kind")
+    pair = tuple(pair_columns)
+    if isinstance(pair_columns, str) or len(pair) != 2 or pair[0] == pair[1] or not all(pair):
+        raise InputError(f"pair_columns must be two different columns: got {pair_columns!r}")
+    if activation is not None:
+        check_choice("activation", activation, ("sigmoid", "identity"))
+    return "scores", pair
+
+
 def find_shards(
     source: Source,
-    column: str,
+    texts: Sequence[str],
     keep: Sequence[str],
     shard_bytes: int,
     target: str | os.PathLike[str] | None = None,
@@ -243,7 +319,7 @@ def find_shards(
 
     Args:
         source: as for `embed`.
-        column: with the texts.
+        texts: the column with the texts, or two with the texts of pairs.
         keep: other columns.
         shard_bytes: as for `embed`.
         target: a folder whose files are left out, if it is in the source.
@@ -265,7 +341,7 @@ def find_shards(
     if not files:
         raise BulkError("there is no file in the source but the outputs in the target")
     shards = [shard for file in files for shard in split_file(file, shard_bytes)]
-    read = Reader(column, keep)
+    read = Reader(texts[0], keep, texts[1] if len(texts) == 2 else "")
     for shard in shards[:_CHECKED]:
         blocks = read(shard)
         try:
@@ -276,58 +352,20 @@ def find_shards(
             blocks.close()
         if block is None:
             continue
-        missing = f"no column {column!r}"
-        if file_format(shard.place.path) == "jsonl" and all(
-            block.reasons.get(i) == missing for i in range(len(block.texts))
-        ):
-            raise InputError(f"there is no column {column!r} in the first lines of {shard.source}")
+        for column in texts:
+            missing = f"no column {column!r}"
+            if file_format(shard.place.path) == "jsonl" and all(
+                block.reasons.get(i) == missing for i in range(len(block.texts))
+            ):
+                raise InputError(
+                    f"there is no column {column!r} in the first lines of {shard.source}"
+                )
         break
     return shards
 
 
 _CHECKED = 10
 """Shards whose columns are looked at before the work begins."""
-
-
-def _job(
-    embedder: Embedder,
-    target: str | os.PathLike[str],
-    loading: dict[str, Any],
-    prompt: str | None,
-    prompt_name: str | None,
-    output: str,
-    format: Format,
-    column: str,
-    keep: Sequence[str],
-    shard_bytes: int,
-) -> Job:
-    if prompt is None and prompt_name is None:
-        prompt = embedder.document_prompt
-    before = choose_prompt(
-        embedder.prompts, prompt_name=prompt_name, prompt=prompt, default=None, model=embedder.name
-    )
-    settings = Settings(
-        version=VERSION,
-        model=embedder.name,
-        fingerprint=embedder.fingerprint,
-        precision=embedder.precision,
-        max_seq_length=embedder.max_seq_length,
-        prompt=before,
-        dimension=embedder.dimension,
-        output=output,
-        format=format,
-        column=column,
-        keep=tuple(keep),
-        shard_bytes=shard_bytes,
-    )
-    name = os.fspath(target)
-    return Job(
-        target=name if "://" in name else os.path.abspath(os.path.expanduser(name)),  # noqa: PTH100, PTH111
-        settings=settings,
-        source=embedder.source,
-        loading={**loading, "threads": 1},
-        quaver=metadata.version("quaver"),
-    )
 
 
 def _is_done(done: dict[str, Record], job: Job, shard: Shard) -> bool:
@@ -353,7 +391,7 @@ def _drop_stale(target: Target, shards: Sequence[Shard], done: dict[str, Record]
 def _engine(
     job: Job,
     shards: Sequence[Shard],
-    embedder: Embedder,
+    model: Model,
     engine: EngineName,
     groups: Sequence[Sequence[int]],
     workers: int | None,
@@ -369,7 +407,7 @@ def _engine(
 
         return run_on_spark(job, shards, threads=threads)
     if len(groups) == 1:
-        return run_here(job, shards, embedder, partly)
+        return run_here(job, shards, model, partly)
     if threads is not None:
         groups = [group[:threads] for group in groups]
     return run_processes(job, shards, groups, partly)

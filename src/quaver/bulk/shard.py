@@ -93,16 +93,20 @@ class Block:
     """Consecutive rows of a shard.
 
     Attributes:
-        texts: a text per row, None where there is none.
+        texts: a text or a pair of texts per row, None where there is none.
         reasons: why there is none, by position in the block.
         kept: the columns to carry along, with the same rows; None without such columns.
         share: the share of the shard that is read with this block, from 0 to 1.
     """
 
-    texts: list[str | None]
+    texts: list[Text | None]
     reasons: dict[int, str]
     kept: Any
     share: float
+
+
+Text = str | tuple[str, str]
+"""What a row has: a text, or a pair of them."""
 
 
 def file_format(path: str) -> str:
@@ -175,14 +179,19 @@ def _even(total: int, parts: int) -> list[int]:
 class Reader:
     """Reads the blocks of shards."""
 
-    def __init__(self, column: str, keep: Sequence[str]) -> None:
+    def __init__(
+        self, column: str, keep: Sequence[str], second: str = "", rows: int = ROWS
+    ) -> None:
         """Choose the columns.
 
         Args:
             column: with the texts; a .txt file has one column, which takes this name.
             keep: columns to carry along.
+            second: the column with the second text of each row; "" if a row is one text.
+            rows: rows in a block.
         """
-        self.column, self.keep = column, tuple(keep)
+        self.texts = (column, second) if second else (column,)
+        self.keep, self.rows = tuple(keep), rows
 
     def __call__(self, shard: Shard) -> Generator[Block, None, None]:
         """Yield the blocks of a shard.
@@ -229,8 +238,8 @@ class Reader:
             if not groups:
                 return
             left = total = last - shard.first
-            columns = list(dict.fromkeys((self.column, *self.keep)))
-            for batch in file.iter_batches(ROWS, row_groups=groups, columns=columns):
+            columns = list(dict.fromkeys((*self.texts, *self.keep)))
+            for batch in file.iter_batches(self.rows, row_groups=groups, columns=columns):
                 if skip >= batch.num_rows:
                     skip -= batch.num_rows
                     continue
@@ -252,41 +261,40 @@ class Reader:
                 batches, total = file, 0
             self._check(file.schema, place)
             for number, batch in enumerate(batches):
-                for begin in range(0, batch.num_rows, ROWS):
-                    yield self._block(batch.slice(begin, ROWS), number / total if total else 0.0)
+                for begin in range(0, batch.num_rows, self.rows):
+                    yield self._block(
+                        batch.slice(begin, self.rows), number / total if total else 0.0
+                    )
 
     def _check(self, schema: Any, place: Place) -> None:
-        check_columns(schema.names, (self.column, *self.keep), place)
-        kind = schema.field(self.column).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        text = pa.types.is_string(value) or pa.types.is_large_string(value)
-        if not (text or pa.types.is_null(value) or value == pa.string_view()):
-            raise InputError(
-                f"a column of texts must be strings: column {self.column!r} of {place.name} is {kind}"
-            )
+        check_columns(schema.names, (*self.texts, *self.keep), place)
+        for column in self.texts:
+            kind = schema.field(column).type
+            value = kind.value_type if pa.types.is_dictionary(kind) else kind
+            text = pa.types.is_string(value) or pa.types.is_large_string(value)
+            if not (text or pa.types.is_null(value) or value == pa.string_view()):
+                raise InputError(
+                    f"a column of texts must be strings: column {column!r} of {place.name} is {kind}"
+                )
 
     def _block(self, batch: Any, share: float) -> Block:
-        column = batch.column(self.column)
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
-        try:
-            texts = column.to_pylist()
-            reasons = {i: "null" for i, text in enumerate(texts) if text is None}
-        except UnicodeDecodeError:
-            texts, reasons = [], {}
-            for i, value in enumerate(column):
-                try:
-                    texts.append(value.as_py())
-                    if texts[-1] is None:
-                        reasons[i] = "null"
-                except UnicodeDecodeError as error:
-                    texts.append(None)
-                    reasons[i] = f"not UTF-8: byte {error.start} of the text"
-        return Block(texts, reasons, batch.select(self.keep) if self.keep else None, share)
+        texts, reasons = _texts_of(batch.column(self.texts[0]))
+        found: list[Text | None] = list(texts)
+        if len(self.texts) == 2:
+            seconds, more = _texts_of(batch.column(self.texts[1]))
+            first, second = self.texts
+            reasons = {i: f"{second}: {reason}" for i, reason in more.items()} | {
+                i: f"{first}: {reason}" for i, reason in reasons.items()
+            }
+            found = [
+                None if a is None or b is None else (a, b)
+                for a, b in zip(texts, seconds, strict=True)
+            ]
+        return Block(found, reasons, batch.select(self.keep) if self.keep else None, share)
 
     # --- Lines --------------------------------------------------------------------------------------
     def _json_lines(self, shard: Shard, place: Place) -> Iterator[Block]:
-        rows = _Rows(self.keep)
+        rows = _Rows(self.keep, self.rows)
         for line, share in _lines(shard, place):
             if line is not None and not line.strip():
                 continue
@@ -296,7 +304,7 @@ class Reader:
         if rows:
             yield rows.take(1.0)
 
-    def _json_row(self, line: bytes | None) -> tuple[str | None, str, Mapping[str, Any]]:
+    def _json_row(self, line: bytes | None) -> tuple[Text | None, str, Mapping[str, Any]]:
         if line is None:
             return None, f"longer than {LINE_BYTES >> 20} MiB", {}
         try:
@@ -307,16 +315,26 @@ class Reader:
             return None, "not JSON: nested too deeply", {}
         if not isinstance(row, dict):
             return None, "not a JSON object", {}
-        if self.column not in row:
-            return None, f"no column {self.column!r}", row
-        text = row[self.column]
-        if isinstance(text, str):
-            return text, "", row
-        return None, "null" if text is None else f"not text: {type(text).__name__}", row
+        for column in self.texts:
+            if column not in row:
+                return None, f"no column {column!r}", row
+            text = row[column]
+            if not isinstance(text, str):
+                reason = "null" if text is None else f"not text: {type(text).__name__}"
+                return None, self._about(column, reason), row
+        return self._text_of(row), "", row
+
+    def _text_of(self, row: Mapping[str, str]) -> Text:
+        first = row[self.texts[0]]
+        return first if len(self.texts) == 1 else (first, row[self.texts[1]])
+
+    def _about(self, column: str, reason: str) -> str:
+        """Name the column of a reason where there are two."""
+        return reason if len(self.texts) == 1 else f"{column}: {reason}"
 
     def _text(self, shard: Shard, place: Place) -> Iterator[Block]:
-        check_columns((self.column,), self.keep, place)
-        rows = _Rows(self.keep)
+        check_columns(self.texts[:1], (*self.texts, *self.keep), place)
+        rows = _Rows(self.keep, self.rows)
         for line, share in _lines(shard, place):
             text, reason = None, f"longer than {LINE_BYTES >> 20} MiB"
             if line is not None:
@@ -324,7 +342,7 @@ class Reader:
                     text = line.decode("utf-8").removesuffix("\n").removesuffix("\r")
                 except UnicodeDecodeError as error:
                     reason = f"not UTF-8: byte {error.start} of the line"
-            rows.add(text, reason, {self.column: text})
+            rows.add(text, reason, {self.texts[0]: text})
             if rows.full(len(line or b"")):
                 yield rows.take(share)
         if rows:
@@ -342,18 +360,18 @@ class Reader:
                 header = next(reader, None)
                 if header is None:
                     return
-                check_columns(header, (self.column, *self.keep), place)
-                rows = _Rows(self.keep)
+                check_columns(header, (*self.texts, *self.keep), place)
+                rows = _Rows(self.keep, self.rows)
                 for values in reader:
                     if not values:
                         continue
                     row = dict(zip(header, values, strict=False))
                     if len(values) != len(header):
                         rows.add(None, f"has {len(values)} fields, the header {len(header)}", row)
-                    elif not row[self.column].isascii() and _escaped(row[self.column]):
-                        rows.add(None, "not UTF-8", row)
+                    elif broken := [name for name in self.texts if _escaped(row[name])]:
+                        rows.add(None, self._about(broken[0], "not UTF-8"), row)
                     else:
-                        rows.add(row[self.column], "", row)
+                        rows.add(self._text_of(row), "", row)
                     if rows.full(sum(map(len, values))):
                         yield rows.take(0.0)
                 if rows:
@@ -369,7 +387,8 @@ class _Rows:
     """Rows of a text format until they fill a block."""
 
     keep: Sequence[str]
-    texts: list[str | None] = field(default_factory=list)
+    most: int
+    texts: list[Text | None] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     size: int = 0
@@ -377,7 +396,7 @@ class _Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
-    def add(self, text: str | None, reason: str, row: Mapping[str, Any]) -> None:
+    def add(self, text: Text | None, reason: str, row: Mapping[str, Any]) -> None:
         if text is None:
             self.reasons[len(self.texts)] = reason
         self.texts.append(text)
@@ -386,7 +405,7 @@ class _Rows:
 
     def full(self, size: int) -> bool:
         self.size += size
-        return len(self.texts) >= ROWS or self.size >= BLOCK_BYTES
+        return len(self.texts) >= self.most or self.size >= BLOCK_BYTES
 
     def take(self, share: float) -> Block:
         kept = None
@@ -404,12 +423,32 @@ def _as_text(value: Any) -> str | None:
         return None
     if not isinstance(value, str):
         return msgspec.json.encode(value).decode()
-    return value if value.isascii() or not _escaped(value) else None
+    return None if _escaped(value) else value
+
+
+def _texts_of(column: Any) -> tuple[list[str | None], dict[int, str]]:
+    """Return the texts of an Arrow column, and why rows have none."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    try:
+        texts = column.to_pylist()
+        return texts, {i: "null" for i, text in enumerate(texts) if text is None}
+    except UnicodeDecodeError:
+        texts, reasons = [], {}
+        for i, value in enumerate(column):
+            try:
+                texts.append(value.as_py())
+                if texts[-1] is None:
+                    reasons[i] = "null"
+            except UnicodeDecodeError as error:
+                texts.append(None)
+                reasons[i] = f"not UTF-8: byte {error.start} of the text"
+        return texts, reasons
 
 
 def _escaped(text: str) -> bool:
     """Whether a text has bytes that were not UTF-8."""
-    return any("\udc80" <= character <= "\udcff" for character in text)
+    return not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text)
 
 
 def _lines(shard: Shard, place: Place) -> Iterator[tuple[bytes | None, float]]:

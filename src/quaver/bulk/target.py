@@ -55,12 +55,15 @@ class Settings:
         precision: what the engine computes in.
         max_seq_length: maximum number of tokens in a text.
         prompt: text before every text.
-        dimension: components of a vector.
+        dimension: components of a vector, words of a vocabulary, or labels of a pair.
         output: "float32", "float16", "int8" or "binary".
         format: "parquet" or "npy".
         column: the column with the texts.
         keep: columns carried along.
         shard_bytes: bytes of a source file in a shard.
+        kind: "dense", "sparse", "multi-vector" or "scores".
+        second: the column with the second text of each pair, or "".
+        activation: what the scores of pairs went through: "sigmoid" or "identity"; else "".
     """
 
     version: int
@@ -75,6 +78,9 @@ class Settings:
     column: str
     keep: tuple[str, ...]
     shard_bytes: int
+    kind: str = "dense"
+    second: str = ""
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,15 @@ class Target:
 
 
 def to_json(settings: Settings) -> str:
-    """Return what a Parquet file says about its vectors."""
-    said = ("model", "fingerprint", "precision", "prompt", "dimension", "output")
+    """Return what a Parquet file says about its vectors or scores."""
+    said = (
+        "model",
+        "fingerprint",
+        "precision",
+        "prompt",
+        "kind",
+        "dimension",
+        "output",
+        "activation",
+    )
     return msgspec.json.encode({name: asdict(settings)[name] for name in said}).decode()

@@ -1,4 +1,4 @@
-"""The work on one shard, the same on every engine."""
+"""The work on one shard, the same on every engine and for every kind of model."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.bulk.output import DTYPES, Output
+from quaver.bulk.kinds import KINDS, Model
+from quaver.bulk.output import Output
 from quaver.bulk.place import list_file
 from quaver.bulk.shard import Block, Reader, Shard
 from quaver.bulk.target import Record, Settings, Target, to_json
-from quaver.embedder import Embedder, finish_vectors, pool_tokenized
 from quaver.errors import BulkError, BulkWriteError, EngineError, InputError, ModelFolderError
-from quaver.models import TokenBatch, with_prompt
+from quaver.models import TokenBatch
 
 TRIES = 3
 """Attempts at a shard whose file or worker fails."""
@@ -48,7 +48,7 @@ class Job:
         """Return the name of a shard's output."""
         return f"{shard.name}.{self.settings.format}"
 
-    def load(self, threads: int | None = None) -> Embedder:
+    def load(self, threads: int | None = None) -> Model:
         """Load the model.
 
         Args:
@@ -62,13 +62,13 @@ class Job:
             ModelFolderError: it has other files.
         """
         loading = dict(self.loading) if threads is None else {**self.loading, "threads": threads}
-        embedder = Embedder.from_pretrained(self.source, **loading)
-        if embedder.fingerprint != self.settings.fingerprint:
+        model: Model = KINDS[self.settings.kind].load(self.source, loading)
+        if model.fingerprint != self.settings.fingerprint:
             raise ModelFolderError(
                 f"every worker needs the same model: {self.source} has other files on one of them "
                 "than on the driver"
             )
-        return embedder
+        return model
 
 
 @dataclass(frozen=True)
@@ -92,16 +92,20 @@ Tick = Callable[[float, int], None]
 class Worker:
     """Embeds shards with one loaded model."""
 
-    def __init__(self, job: Job, embedder: Embedder) -> None:
+    def __init__(self, job: Job, model: Model) -> None:
         """Prepare for a run.
 
         Args:
             job: the run.
-            embedder: its model, from `Job.load`.
+            model: its model, from `Job.load`.
         """
-        self._job, self._embedder = job, embedder
+        settings = job.settings
+        self._job, self._model = job, model
+        self._kind = KINDS[settings.kind](
+            model, prompt=settings.prompt, output=settings.output, activation=settings.activation
+        )
         self._target = Target(job.target)
-        self._read = Reader(job.settings.column, job.settings.keep)
+        self._read = Reader(settings.column, settings.keep, settings.second, self._kind.rows)
 
     def __call__(self, shard: Shard, tick: Tick | None = None) -> Result:
         """Embed a shard, unless another attempt has finished it.
@@ -137,15 +141,13 @@ class Worker:
         listed = list_file(shard.place)
         if listed is None or (listed.size, listed.modified) != (shard.size, shard.modified):
             raise BulkError(f"{shard.source} changed during the run: run the same command again")
-        settings, embedder = self._job.settings, self._embedder
+        settings, kind = self._job.settings, self._kind
         name = self._job.output_of(shard)
-        width = -(-settings.dimension // 8) if settings.output == "binary" else settings.dimension
         output = Output(
             self._target.place / name,
             self._target.aside(name),
-            kind=settings.format,  # type: ignore[arg-type]
-            dtype=settings.output,
-            width=width,
+            format=settings.format,  # type: ignore[arg-type]
+            fields=kind.fields(),
             about={"quaver": to_json(settings)},
         )
         failures: dict[int, str] = {}
@@ -154,12 +156,15 @@ class Worker:
             for block, present, batch in self._tokenized(shard):
                 for position, reason in sorted(block.reasons.items()):
                     failures[output.rows + position] = reason
-                vectors = np.zeros((len(block.texts), width), DTYPES[settings.output])
+                result = None
                 if batch is not None:
-                    vectors[present] = self._vectors(batch)
+                    result = kind.compute(batch)
                     tokens += batch.tokens
                     truncated += batch.truncated
-                output.write(vectors, ~present, block.kept)
+                if settings.format == "npy":
+                    output.write_array(kind.array(result, present))
+                else:
+                    output.write(kind.store(result, present), block.kept)
                 tick(block.share, output.rows)
             self._target.write_failures(shard, failures)
             output.commit()
@@ -175,8 +180,8 @@ class Worker:
             bytes=output.size,
             sha256=output.sha256,
             fingerprint=settings.fingerprint,
-            isa=embedder.isa,
-            threads=embedder.threads,
+            isa=self._model.isa,
+            threads=self._model.threads,
             quaver=self._job.quaver,
             seconds=round(time.monotonic() - start, 3),
             finished=round(time.time(), 3),
@@ -204,29 +209,21 @@ class Worker:
                 ahead.submit(blocks.close).result()  # closes the file in the thread that reads it
 
     def _tokenize(self, block: Block) -> tuple[Block, NDArray[np.bool_], TokenBatch | None]:
-        encode, prompt = self._embedder.tokenizer.encode, self._job.settings.prompt
-        texts = [with_prompt(prompt, text) for text in block.texts if text is not None]
+        texts = [text for text in block.texts if text is not None]
         try:
-            batch = encode(texts) if texts else None
+            batch = self._kind.tokenize(texts) if texts else None
         except InputError:  # find the texts that are invalid, such as a lone surrogate
             reasons, kept = dict(block.reasons), list(block.texts)
             for position, text in enumerate(block.texts):
                 if text is None:
                     continue
                 try:
-                    encode([with_prompt(prompt, text)])
+                    self._kind.tokenize([text])
                 except InputError as error:
                     reasons[position], kept[position] = f"not a text: {error}", None
             return self._tokenize(replace(block, texts=kept, reasons=reasons))
         present = np.array([text is not None for text in block.texts], np.bool_)
         return block, present, batch
-
-    def _vectors(self, batch: TokenBatch) -> NDArray[Any]:
-        output = self._job.settings.output
-        pooled = pool_tokenized(self._embedder, batch)
-        if output == "float16":
-            return finish_vectors(self._embedder, pooled).astype(np.float16)
-        return finish_vectors(self._embedder, pooled, output=output)  # type: ignore[arg-type]
 
 
 def is_missing(source: str) -> bool:

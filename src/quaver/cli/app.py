@@ -52,7 +52,11 @@ COMMANDS = {
     ),
     "embed": Command(
         "embed:embed",
-        "Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors.",
+        "Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors or scores.",
+    ),
+    "load": Command(
+        "load:load",
+        "Load the vectors of `quaver embed --output` into Qdrant, PostgreSQL or LanceDB.",
     ),
     "plan": Command(
         "plan:plan",

@@ -45,6 +45,21 @@ class BulkEngine(str, Enum):
     spark = "spark"
 
 
+class ResultKind(str, Enum):
+    """What a model makes of a text."""
+
+    dense = "dense"
+    sparse = "sparse"
+    multi_vector = "multi-vector"
+
+
+class Activation(str, Enum):
+    """What scores go through."""
+
+    sigmoid = "sigmoid"
+    identity = "identity"
+
+
 class VectorFiles(str, Enum):
     """What the vectors of files are written as."""
 
@@ -97,10 +112,33 @@ def embed(
         list[str] | None,
         typer.Option(help="With --output: a column to carry along; may be repeated."),
     ] = None,
+    kind: Annotated[
+        ResultKind,
+        typer.Option(
+            metavar="KIND",
+            help="With --output: what the model makes of a text: dense, a vector; sparse, weights of words; or "
+            "multi-vector, a vector for each token.",
+        ),
+    ] = ResultKind.dense,
+    pair_columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="QUERY,TEXT",
+            help="With --output: two columns of texts that a reranker scores, instead of vectors.",
+            show_default=False,
+        ),
+    ] = None,
+    activation: Annotated[
+        Activation | None,
+        typer.Option(
+            help="With --pair-columns: sigmoid, or identity for the plain scores; default: as the model says.",
+            show_default=False,
+        ),
+    ] = None,
     engine: Annotated[
         BulkEngine, typer.Option(help="With --output: where to work.")
     ] = BulkEngine.local,
-    kind: Annotated[
+    files: Annotated[
         VectorFiles, typer.Option("--format", help="With --output: the files to write.")
     ] = VectorFiles.parquet,
     dtype: Annotated[
@@ -128,7 +166,7 @@ def embed(
     price: PriceOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors.
+    """Embed texts, or files of any size: JSON lines on stdout, a NumPy file, or a folder of vectors or scores.
 
     Example: quaver embed "corpus/*.parquet" --model sentence-transformers/all-MiniLM-L6-v2 --output vectors/
     """
@@ -143,15 +181,23 @@ def embed(
         ):
             from quaver.bulk import embed as embed_files
 
+            pair = _pair(pair_columns)
+            if pair is not None and (kind is not ResultKind.dense or column is not None):
+                raise InputError("--pair-columns makes scores: leave out --kind and --column")
+            require_option("--pair-columns", pair, {"--activation": activation})
+
             with progress_display(quiet=quiet, noun="texts") as show:
                 report = embed_files(
                     texts,
                     output,
                     model=model,
-                    column=column or "text",
+                    column=column,
                     keep=keep or (),
+                    kind="scores" if pair else kind.value,
+                    pair_columns=pair,
+                    activation=None if activation is None else activation.value,
                     engine=engine.value,
-                    format=kind.value,
+                    format=files.value,
                     output=dtype.value,
                     prompt_name=prompt_name,
                     precision=precision.value,
@@ -177,7 +223,10 @@ def embed(
                 "--column": column,
                 "--keep": keep,
                 "--engine": engine is not BulkEngine.local,
-                "--format": kind is not VectorFiles.parquet,
+                "--kind": kind is not ResultKind.dense,
+                "--pair-columns": pair_columns,
+                "--activation": activation,
+                "--format": files is not VectorFiles.parquet,
                 "--dtype": dtype is not VectorType.float32,
                 "--workers": workers,
                 "--shard-mb": shard_mb != SHARD_MB,
@@ -207,6 +256,16 @@ def embed(
                 f"{plural(vectors.shape[0], 'vector')} of dimension {vectors.shape[1]} in {out}",
                 file=sys.stderr,
             )
+
+
+def _pair(columns: str | None) -> tuple[str, str] | None:
+    """Read --pair-columns."""
+    if columns is None:
+        return None
+    first, comma, second = (part.strip() for part in columns.partition(","))
+    if not (first and comma and second) or "," in second:
+        raise InputError(f"--pair-columns names two columns, such as query,text: got {columns!r}")
+    return first, second
 
 
 def _as_update(progress: BulkProgress) -> UpdateProgress:
@@ -249,7 +308,7 @@ def _print_report(report: BulkReport, price: float | None) -> None:
         )
     if report.failed_rows:
         print(
-            f"quaver: {plural(report.failed_rows, 'row')} without a vector, with reasons in "
+            f"quaver: {plural(report.failed_rows, 'row')} without a result, with reasons in "
             f"{report.target}/_quaver/failed",
             file=sys.stderr,
         )

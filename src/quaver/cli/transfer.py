@@ -55,7 +55,10 @@ def import_store(
     ],
     file: Annotated[
         Path,
-        typer.Argument(help="A .parquet file from `quaver export`, or with columns id and text."),
+        typer.Argument(
+            help="A .parquet file from `quaver export`, or with columns id and text; or a folder from "
+            "`quaver embed --output --keep text`."
+        ),
     ],
     model: Annotated[
         str | None,
@@ -70,6 +73,15 @@ def import_store(
         ComparedVectors | None,
         typer.Option(
             help="New store on a server: what its search compares, float32, int8 or binary; default: as in the file."
+        ),
+    ] = None,
+    id: Annotated[
+        str | None,
+        typer.Option(
+            "--id",
+            metavar="COLUMN",
+            help="Of a folder: a kept column whose values differ in all rows; default: the rows are numbered.",
+            show_default=False,
         ),
     ] = None,
     wait: WaitOption = False,
@@ -87,6 +99,11 @@ def import_store(
             model,
             {"--precision": precision is not Precision.int8, "--threads": threads},
         )
+        if file.is_dir():
+            _import_folder(store, file, model, id, vectors, wait, quiet, precision, threads)
+            return
+        if id is not None:
+            raise InputError("--id is for a folder: the ids of a file are its column id")
         if not file.is_file():
             raise DocumentError(f"there is no file {file} to import")
         embedder: Embedder | Callable[[Manifest], Embedder] | None = None
@@ -106,3 +123,38 @@ def import_store(
                 ),
             )
         print(f"{plural(count, 'passage')} from {file} in {store}")
+
+
+def _import_folder(
+    store: str,
+    folder: Path,
+    model: str | None,
+    id: str | None,
+    vectors: ComparedVectors | None,
+    wait: bool,
+    quiet: bool,
+    precision: Precision,
+    threads: int | None,
+) -> None:
+    """Import what `quaver embed --output` wrote."""
+    from quaver.bulk import import_vectors, is_target
+
+    if not is_target(folder):
+        raise DocumentError(
+            f"a folder to import is one that `quaver embed --output` wrote: {folder} is another one"
+        )
+    if precision is not Precision.int8 or threads is not None:
+        raise InputError("nothing is embedded from a folder: leave out --precision and --threads")
+    with progress_display(quiet=quiet) as show:
+        count = import_vectors(
+            folder,
+            store,
+            model=model,
+            id=id,
+            vectors=vectors,
+            wait=wait_seconds(wait),
+            on_progress=lambda done, total: show(
+                UpdateProgress(done, total, done, done, done, total)
+            ),
+        )
+    print(f"{plural(count, 'passage')} from {folder} in {store}")
