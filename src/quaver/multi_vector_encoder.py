@@ -607,6 +607,12 @@ def _max_sims(
         first = last
 
 
+def multi_vector_settings(encoder: MultiVectorEncoder) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained`, besides the name, that decide a model's vectors."""
+    stated = encoder._options["max_seq_length"]
+    return {} if stated is None else {"max_seq_length": stated}
+
+
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> MultiVectorEncoder:
     """Load the model of a pickled multi-vector encoder."""
     encoder = MultiVectorEncoder.from_pretrained(source, **options)

@@ -614,6 +614,12 @@ def _lengths(vectors: SparseVectors) -> NDArray[np.float32]:
     return lengths
 
 
+def sparse_settings(encoder: SparseEncoder) -> dict[str, Any]:
+    """Return the arguments of `from_pretrained`, besides the name, that decide a model's weights."""
+    names = ("max_seq_length", "max_active_dims")
+    return {name: encoder._options[name] for name in names if encoder._options[name] is not None}
+
+
 def _reopened(source: str, options: Mapping[str, Any], fingerprint: str) -> SparseEncoder:
     """Load the model of a pickled sparse encoder."""
     encoder = SparseEncoder.from_pretrained(source, **options)

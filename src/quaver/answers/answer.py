@@ -52,6 +52,7 @@ def ask(
     ranker: SupportsRank | None = None,
     candidates: int = CANDIDATES,
     min_score: float | None = None,
+    maxsim: bool = False,
     template: str = DEFAULT_TEMPLATE,
     on_prompt: Callable[[Sequence[Message]], None] | None = None,
     on_text: Callable[[str], None] | None = None,
@@ -68,6 +69,7 @@ def ask(
         ranker: reranks the passages; see `Index.search`.
         candidates: number of passages the ranker gets.
         min_score: leave out passages with a lower score; see `Index.search`.
+        maxsim: rerank by stored token vectors; see `Index.search`.
         template: the prompt, with `{passages}` and `{question}`; docs/guide/ask.md shows the default.
         on_prompt: called with the prompt before it is sent, unless nothing was found.
         on_text: called with each piece of the answer as it arrives.
@@ -88,6 +90,7 @@ def ask(
         ranker=ranker,
         candidates=candidates,
         min_score=min_score,
+        maxsim=maxsim,
     )
     return answer_from(
         question, hits, llm=llm, template=template, on_prompt=on_prompt, on_text=on_text

@@ -29,6 +29,7 @@ from quaver.cli.options import (
 from quaver.cli.search import (
     CandidatesOption,
     FilterOption,
+    MaxsimOption,
     MinScoreOption,
     ModeOption,
     RerankOption,
@@ -36,7 +37,7 @@ from quaver.cli.search import (
 from quaver.cli.terminal import harmless, place_of
 from quaver.errors import DocumentError
 from quaver.index import Index, load_ranker
-from quaver.store import CANDIDATES, read_conditions, unknown_fields
+from quaver.store import CANDIDATES, RANKINGS, read_conditions, unknown_fields
 
 _KEY_VARIABLE = "OPENAI_API_KEY"
 _TIMEOUT = 120.0
@@ -66,6 +67,7 @@ def ask(
     mode: ModeOption = "hybrid",
     filters: FilterOption = None,
     rerank: RerankOption = None,
+    maxsim: MaxsimOption = False,
     candidates: CandidatesOption = CANDIDATES,
     min_score: MinScoreOption = None,
     prompt: Annotated[
@@ -91,7 +93,8 @@ def ask(
     arrives, then the passages that it cites.
     """
     with reported_errors():
-        require_option("--rerank", rerank, {"--candidates": candidates != CANDIDATES})
+        reranked = rerank or maxsim
+        require_option("--rerank or --maxsim", reranked, {"--candidates": candidates != CANDIDATES})
         require_option(
             "--llm",
             llm,
@@ -106,8 +109,9 @@ def ask(
         chat = None if llm is None else ChatModel(llm, model=llm_model, key=key, timeout=timeout)
         wanted = read_conditions(filters)
         load = stored_model(store, model, precision, threads)
-        with Index.open(store, load, read_only=True, lazy=mode == "bm25") as index:
-            own = None if mode == "bm25" else index.embedder
+        lazy = "dense" not in RANKINGS[mode]
+        with Index.open(store, load, read_only=True, lazy=lazy) as index:
+            own = None if lazy else index.embedder
             answer = ask_index(
                 index,
                 question,
@@ -118,6 +122,7 @@ def ask(
                 ranker=None if rerank is None else load_ranker(rerank, own, threads=threads),
                 candidates=candidates,
                 min_score=min_score,
+                maxsim=maxsim,
                 template=template,
                 on_prompt=_print_prompt if not as_json and (show_prompt or llm is None) else None,
                 on_text=None if as_json else _print_piece,

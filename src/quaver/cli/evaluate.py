@@ -66,7 +66,9 @@ from quaver.evaluate import (
 )
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder
 from quaver.models import ModelFolder
+from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
 from quaver.store import Mode
 
 Model: TypeAlias = Embedder | CrossEncoder
@@ -83,7 +85,10 @@ class SearchMode(str, Enum):
 
     dense = "dense"
     bm25 = "bm25"
+    sparse = "sparse"
     hybrid = "hybrid"
+    dense_sparse = "dense+sparse"
+    dense_bm25_sparse = "dense+bm25+sparse"
 
 
 def evaluate(
@@ -148,6 +153,20 @@ def evaluate(
         SearchMode | None,
         typer.Option(help="With --index: how it searches; default: hybrid."),
     ] = None,
+    sparse: Annotated[
+        str | None,
+        typer.Option(
+            help="With --index: the sparse encoder of the modes with sparse, folder or hub id.",
+            show_default=False,
+        ),
+    ] = None,
+    multi: Annotated[
+        str | None,
+        typer.Option(
+            help="With --index: rerank by the token vectors of this multi-vector model.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -191,7 +210,7 @@ def evaluate(
     with reported_errors():
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other: give one")
-        require_option("--index", index, {"--mode": mode})
+        require_option("--index", index, {"--mode": mode, "--sparse": sparse, "--multi": multi})
         require_option("--against", against, {"--calibration": calibration})
         require_option("--out", out, {"--overwrite": overwrite})
         if out is not None:
@@ -206,7 +225,7 @@ def evaluate(
             others=_split(against or ""),
             calibration=calibration,
             cache=cache,
-            index_mode=(mode or SearchMode.hybrid).value if index else None,
+            search=_Search((mode or SearchMode.hybrid).value, sparse, multi) if index else None,
             settings={
                 "pooling": pooling,
                 "max_seq_length": max_seq_length,
@@ -346,6 +365,15 @@ class Models:
         return wrapped[0], dict(zip(self.ours, wrapped[1:], strict=True))
 
 
+@dataclass(frozen=True)
+class _Search:
+    """How an index searches: the mode, and folders or hub ids of further models."""
+
+    mode: Mode
+    sparse: str | None
+    multi: str | None
+
+
 def _load_models(
     names: Sequence[str],
     baseline: str | None,
@@ -353,7 +381,7 @@ def _load_models(
     others: Sequence[str],
     calibration: str | None,
     cache: Path | None,
-    index_mode: Mode | None,
+    search: _Search | None,
     settings: dict[str, Any],
 ) -> Models:
     """Load the models.
@@ -364,7 +392,7 @@ def _load_models(
         others: engines to compare with.
         calibration: text for the engines that need it.
         cache: folder that keeps vectors, or None.
-        index_mode: search mode of an index, or None to measure the models alone.
+        search: how an index searches, or None to measure the models alone.
         settings: pooling, max_seq_length and threads.
 
     Raises:
@@ -390,7 +418,7 @@ def _load_models(
                 f"{_kind_of(model)}, {base.name} is {_kind_of(base)}"
             )
         described[column] = model.source
-        systems.append(_system(column, model, kept, index_mode))
+        systems.append(_system(column, model, kept, search))
     if others:
         if not isinstance(base, Embedder):
             raise InputError("--against is for embedding models: got a cross-encoder")
@@ -399,7 +427,7 @@ def _load_models(
         graphs = cache_folder("evaluate") if cache is None else cache / "graphs"
         systems += peer_systems(others, base, calibration=calibration, graphs=graphs, kept=kept)
     return Models(
-        baseline=_system("float32", base, kept, index_mode),
+        baseline=_system("float32", base, kept, search),
         systems=systems,
         ours=columns,
         loaded=[base, *models],
@@ -415,13 +443,24 @@ def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
     return Embedder.from_pretrained(name, precision=precision, **settings)
 
 
-def _system(name: str, model: Model, cache: VectorCache | None, index_mode: Mode | None) -> System:
+def _system(name: str, model: Model, cache: VectorCache | None, search: _Search | None) -> System:
     if isinstance(model, CrossEncoder):
-        if index_mode is not None:
+        if search is not None:
             raise InputError("--index is for embedding models: got a cross-encoder")
         return PairSystem(name, model)
-    if index_mode is not None:
-        return IndexSystem(name, model, mode=index_mode)
+    if search is not None:
+        options: dict[str, Any] = {"precision": model.precision, "threads": model.threads}
+        return IndexSystem(
+            name,
+            model,
+            mode=search.mode,
+            sparse=SparseEncoder.from_pretrained(search.sparse, **options)
+            if search.sparse
+            else None,
+            multi=MultiVectorEncoder.from_pretrained(search.multi, **options)
+            if search.multi
+            else None,
+        )
     return VectorSystem(name, model, cache=cache, key=quaver_key(model) if cache else "")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +28,10 @@ from quaver.cli.terminal import ProgressDisplay, plural, print_report, progress_
 from quaver.documents import Selection, scan_folder
 from quaver.embedder import Embedder
 from quaver.errors import DocumentError, InputError
-from quaver.index import Index, UpdateReport
+from quaver.index import Index, UpdateProgress, UpdateReport
 from quaver.index import watch as follow
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 
 def index(
@@ -62,6 +64,22 @@ def index(
         ComparedVectors | None,
         typer.Option(
             help="New store on a server: what its search compares, float32, int8 or binary; default: float32."
+        ),
+    ] = None,
+    sparse: Annotated[
+        str | None,
+        typer.Option(
+            help="Also store the weights of words of this sparse encoder, folder or hub id, for the search "
+            "modes with sparse; added to a store that exists.",
+            show_default=False,
+        ),
+    ] = None,
+    multi: Annotated[
+        str | None,
+        typer.Option(
+            help="Also store the token vectors of this multi-vector model, for --maxsim of a search; added "
+            "to a store that exists.",
+            show_default=False,
         ),
     ] = None,
     watch: Annotated[
@@ -110,10 +128,17 @@ def index(
         # Report a wrong folder before a model is loaded and a store is made. The first update of
         # --watch lists the folder itself, once it sees changes.
         scan = None if watch and folder.is_dir() else scan_folder(folder, selection)
+        exact: dict[str, Any] = {"precision": precision.value, "threads": threads}
+        added: dict[str, Any] = {}
+        if sparse is not None:
+            added["sparse"] = SparseEncoder.from_pretrained(sparse, **exact)
+        if multi is not None:
+            added["multi"] = MultiVectorEncoder.from_pretrained(multi, **exact)
         if Index.exists(store):
             load = stored_model(store, model, precision, threads, pooling)
             opened = Index.open(store, load, wait=wait_seconds(wait))
             _check_new_store_options(opened, store, passage_tokens, language, vectors)
+            _add_models(opened, added, quiet)
         elif model is None:
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
         else:
@@ -128,6 +153,7 @@ def index(
                 passage_tokens=passage_tokens,
                 language=language or "english",
                 vectors=vectors or "float32",
+                **added,
             )
         if watch:
             opened.close()
@@ -162,6 +188,23 @@ def remove(
     """
     with reported_errors(), Index.open(store, wait=wait_seconds(wait), lazy=True) as opened:
         print(f"{plural(opened.remove(folder), 'passage')} removed from {store}")
+
+
+def _add_models(opened: Index, added: dict[str, Any], quiet: bool) -> None:
+    """Encode the passages of a store that exists with further models."""
+    try:
+        with progress_display(quiet=quiet) as show:
+            count = opened.add_models(
+                **added,
+                on_progress=lambda done, total: show(
+                    UpdateProgress(done, total, done, done, done, total)
+                ),
+            )
+    except BaseException:
+        opened.close()
+        raise
+    if count:
+        print(f"{plural(count, 'stored passage')} encoded for sparse or token vectors")
 
 
 def _follow(

@@ -22,10 +22,14 @@ from quaver.cli.options import (
 )
 from quaver.cli.terminal import print_hits
 from quaver.index import Index, load_ranker
-from quaver.store import CANDIDATES, Mode, read_conditions, unknown_fields
+from quaver.store import CANDIDATES, RANKINGS, Mode, read_conditions, unknown_fields
 
 ModeOption = Annotated[
-    Mode, typer.Option(help="Rank by vectors, by words, or by both with their ranks fused.")
+    Mode,
+    typer.Option(
+        help="Rank by vectors, by words, by the weights of a sparse encoder, or by several with their ranks "
+        "fused; hybrid is dense and bm25."
+    ),
 ]
 FilterOption = Annotated[
     list[str] | None,
@@ -47,7 +51,17 @@ RerankOption = Annotated[
         show_default=False,
     ),
 ]
-CandidatesOption = Annotated[int, typer.Option(help="How many passages --rerank gets.", min=1)]
+MaxsimOption = Annotated[
+    bool,
+    typer.Option(
+        "--maxsim",
+        help="Rerank what was found by stored token vectors, from `quaver index --multi`; runs no model "
+        "on passages.",
+    ),
+]
+CandidatesOption = Annotated[
+    int, typer.Option(help="How many passages --rerank or --maxsim gets.", min=1)
+]
 MinScoreOption = Annotated[
     float | None,
     typer.Option(help="Leave out hits with a lower score, on the scale of the mode or --rerank."),
@@ -61,6 +75,7 @@ def search(
     mode: ModeOption = "hybrid",
     filters: FilterOption = None,
     rerank: RerankOption = None,
+    maxsim: MaxsimOption = False,
     candidates: CandidatesOption = CANDIDATES,
     min_score: MinScoreOption = None,
     full: Annotated[
@@ -78,11 +93,13 @@ def search(
     The store's model embeds the question; --mode bm25 compares words only and loads no model.
     """
     with reported_errors():
-        require_option("--rerank", rerank, {"--candidates": candidates != CANDIDATES})
+        reranked = rerank or maxsim
+        require_option("--rerank or --maxsim", reranked, {"--candidates": candidates != CANDIDATES})
         wanted = read_conditions(filters)
         load = stored_model(store, model, precision, threads)
-        with Index.open(store, load, read_only=True, lazy=mode == "bm25") as opened:
-            own = None if mode == "bm25" else opened.embedder
+        lazy = "dense" not in RANKINGS[mode]
+        with Index.open(store, load, read_only=True, lazy=lazy) as opened:
+            own = None if lazy else opened.embedder
             hits = opened.search(
                 query,
                 k=k,
@@ -91,6 +108,7 @@ def search(
                 ranker=None if rerank is None else load_ranker(rerank, own, threads=threads),
                 candidates=candidates,
                 min_score=min_score,
+                maxsim=maxsim,
             )
             unknown = [] if hits or as_json else unknown_fields(wanted, opened.store)
             language = opened.store.manifest.language

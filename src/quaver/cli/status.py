@@ -53,6 +53,16 @@ def _facts(found: StoreStatus) -> Iterator[tuple[str, str]]:
         f"{found.passages:,}, at most {found.passage_tokens} tokens each; language {found.language}",
     )
     yield "vectors", f"{found.dimension} dimensions, compared as {found.vectors}"
+    if found.sparse is not None:
+        yield "sparse", found.sparse
+    if found.multi is not None:
+        yield "multi", found.multi
+    if found.incomplete:
+        yield (
+            "incomplete",
+            f"{plural(found.incomplete, 'passage')} without sparse or token vectors: `quaver index` encodes "
+            "them",
+        )
     yield "files", f"{found.files:,}; {found.failures:,} could not be read"
     if found.bytes is not None:
         yield "size", size(found.bytes)

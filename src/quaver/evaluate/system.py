@@ -210,19 +210,30 @@ class PairSystem:
 
 
 class IndexSystem:
-    """A system that ranks by a search of an index: by vectors, words or both."""
+    """A system that ranks by a search of an index, in one of its modes."""
 
-    def __init__(self, name: str, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
+    def __init__(
+        self,
+        name: str,
+        embedder: Embedder,
+        *,
+        mode: Mode = "hybrid",
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
+    ) -> None:
         """Wrap a search.
 
         Args:
             name: heading of the column.
             embedder: the model.
             mode: mode of `quaver.Index.search`.
+            sparse: the model of the sparse vectors, for modes that compare them.
+            multi: the model of token vectors, by which hits are reranked; None does not rerank.
         """
         self.name = name
         self._embedder = embedder
-        self._mode = mode
+        self._mode: Mode = mode
+        self._sparse, self._multi = sparse, multi
 
     def measure(self, task: Task) -> Measured:
         """Score a retrieval task.
@@ -235,7 +246,9 @@ class IndexSystem:
                 f"an index searches all documents: got the {task.kind} task {task.name}, which "
                 "has its own candidates; leave --index out"
             )
-        with CorpusIndex(self._embedder, mode=self._mode) as index:
+        with CorpusIndex(
+            self._embedder, mode=self._mode, sparse=self._sparse, multi=self._multi
+        ) as index:
             index.add(task.corpus.items())
             return Measured(
                 {q: index.search(text, RANKING_DEPTH) for q, text in task.queries.items()}

@@ -9,6 +9,8 @@ from pathlib import Path
 from quaver.documents import Passage
 from quaver.embedder import Embedder
 from quaver.index.index import Index
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 from quaver.store import Mode
 
 
@@ -19,16 +21,28 @@ class CorpusIndex:
         index: the index that is searched.
     """
 
-    def __init__(self, embedder: Embedder, *, mode: Mode = "hybrid") -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        *,
+        mode: Mode = "hybrid",
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
+    ) -> None:
         """Make an empty index in a temporary folder.
 
         Args:
             embedder: the model.
             mode: search mode, as for `Index.search`.
+            sparse: the model of the sparse vectors, for modes that compare them.
+            multi: the model of token vectors, by which hits are reranked; None does not rerank.
         """
         self._folder = tempfile.TemporaryDirectory(prefix="quaver-")
         self._mode = mode
-        self.index = Index.create(Path(self._folder.name) / "store", embedder)
+        self._maxsim = multi is not None
+        self.index = Index.create(
+            Path(self._folder.name) / "store", embedder, sparse=sparse, multi=multi
+        )
 
     def add(self, documents: Iterable[tuple[str, str]]) -> None:
         """Store documents.
@@ -56,7 +70,7 @@ class CorpusIndex:
         """
         if not query.strip():
             return {}
-        hits = self.index.search(query, k=k, mode=self._mode)
+        hits = self.index.search(query, k=k, mode=self._mode, maxsim=self._maxsim)
         return {hit.id: 1 / rank for rank, hit in enumerate(hits, start=1)}
 
     def close(self) -> None:

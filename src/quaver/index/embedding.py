@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 from quaver.documents import Passage, embedded_text
 from quaver.embedder import Embedder, encode_tokenized, tokenize_documents
 from quaver.models import TokenBatch
+
+T = TypeVar("T")
 
 PASSAGES_PER_BATCH = 64
 """Passages embedded and stored in one call. Large enough for the engine (about 10,000 tokens), small
@@ -83,8 +86,8 @@ def embed(embedder: Embedder, batch: Batch) -> NDArray[np.float32]:
     return encode_tokenized(embedder, batch.tokens)[batch.rows]
 
 
-def batches(passages: Sequence[Passage]) -> Iterator[Sequence[Passage]]:
-    """Yield the passages in batches of about `PASSAGES_PER_BATCH`, all of nearly the same size.
+def batches(passages: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield passages, or their ids, in batches of about `PASSAGES_PER_BATCH`, all of nearly the same size.
 
     Batches of exactly `PASSAGES_PER_BATCH` would leave small remainders: 66 passages as 64 and 2 would cost an
     engine call and a store write for the last two.

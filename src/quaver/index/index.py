@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -26,13 +27,23 @@ from quaver.index.embedding import batches, embed, passage_budget, tokenize_pass
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.index.reranking import SupportsRank, rerank
 from quaver.index.root import root_of
+from quaver.index.token_encoders import (
+    TokenEncoders,
+    check_kind,
+    passage_tokens_read,
+    token_model,
+)
 from quaver.index.update import update
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 from quaver.store import (
     CANDIDATES,
+    RANKINGS,
     Filter,
     Hit,
     Manifest,
     Mode,
+    PassageTokens,
     StoreCheck,
     StoreRepair,
     StoreStatus,
@@ -43,6 +54,7 @@ from quaver.store import (
     create_store,
     is_folder,
     open_store,
+    pieces,
     repair_store,
     status_of,
     store_exists,
@@ -59,6 +71,7 @@ class Index:
     Attributes:
         location: where the store is.
         store: the passages and their vectors.
+        encoders: the models of the sparse and token vectors.
     """
 
     def __init__(
@@ -68,6 +81,8 @@ class Index:
         store: VectorStore,
         *,
         passage_tokens: int,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> None:
         """Combine a store and a model; most callers use `create` or `open`.
 
@@ -76,12 +91,21 @@ class Index:
             embedder: the model, or a function that loads it when it is first needed.
             store: the open store.
             passage_tokens: maximum number of tokens in a passage with its heading.
+            sparse: the model of the sparse vectors; None loads the store's own when it is needed.
+            multi: the model of the token vectors; None loads the store's own when it is needed.
         """
         self.location = location
         self.store = store
         self._embedder = embedder
         self._passage_tokens = passage_tokens
         self._closed = False
+        self.encoders = TokenEncoders(
+            location, lambda: self.store.manifest, sparse, multi, threads=self._threads
+        )
+
+    def _threads(self) -> int | None:
+        """Return the threads of the embedding model, if it is loaded."""
+        return self._embedder.threads if isinstance(self._embedder, Embedder) else None
 
     @property
     def embedder(self) -> Embedder:
@@ -104,6 +128,8 @@ class Index:
         passage_tokens: int | None = None,
         language: str = "english",
         vectors: str = "float32",
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> Index:
         """Create an empty index.
 
@@ -121,21 +147,29 @@ class Index:
             vectors: vectors that a Qdrant server compares: "float32"; or "int8" or "binary", which
                 need a quarter or a 32nd of the memory and rescore the best candidates in float32.
                 A folder searches the same way with all three.
+            sparse: also store the weights that this model gives to words, for the modes with
+                "sparse"; `add_models` adds them later.
+            multi: also store the vectors of tokens that this model makes, int8, for
+                `search(..., maxsim=True)`; `add_models` adds them later.
 
         Returns:
             the open index.
 
         Raises:
             InputError: `passage_tokens` is out of range, or the language or the kind of
-                vectors is unknown.
+                vectors is unknown, or a model is of another class.
             StoreError: the store cannot be created; the subclass says why.
         """
         most = passage_budget(embedder)
+        for kind, encoder in (("sparse", sparse), ("multi", multi)):
+            if encoder is not None:
+                check_kind(kind, encoder)
+                most = min(most, passage_tokens_read(encoder))
         tokens = most if passage_tokens is None else passage_tokens
         if passage_tokens is not None and not SMALLEST_BUDGET <= passage_tokens <= most:
             raise InputError(
                 f"passage_tokens must be from {SMALLEST_BUDGET} to {most}, which is what "
-                f"{embedder.name} reads: got {passage_tokens}"
+                f"{'the models read' if sparse or multi else f'{embedder.name} reads'}: got {passage_tokens}"
             )
         manifest = Manifest(
             model=embedder.source,
@@ -146,10 +180,12 @@ class Index:
             settings=loading_settings(embedder),
             language=language,
             vectors=vectors,
+            sparse=None if sparse is None else token_model(sparse),
+            multi=None if multi is None else token_model(multi),
         )
         check_language(language)
         store = create_store(location, manifest)
-        return cls(location, embedder, store, passage_tokens=tokens)
+        return cls(location, embedder, store, passage_tokens=tokens, sparse=sparse, multi=multi)
 
     @classmethod
     def open(
@@ -160,6 +196,8 @@ class Index:
         read_only: bool = False,
         wait: float = 0.0,
         lazy: bool = False,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> Index:
         """Open an index. The store is opened and locked before the model is loaded.
 
@@ -173,6 +211,8 @@ class Index:
             wait: seconds to wait for another process that writes; `math.inf` waits forever.
             lazy: load the model when it is first needed, and raise loading errors then.
                 `remove`, `roots`, `status` and searches with mode "bm25" need no model.
+            sparse: the model of the sparse vectors; None loads the store's own when it is needed.
+            multi: the model of the token vectors; None loads the store's own when it is needed.
 
         Returns:
             the open index.
@@ -200,11 +240,17 @@ class Index:
             return loaded
 
         try:
-            model = load if lazy else load()
+            return cls(
+                location,
+                load if lazy else load(),
+                store,
+                passage_tokens=store.manifest.passage_tokens,
+                sparse=sparse,
+                multi=multi,
+            )
         except BaseException:
             store.close()
             raise
-        return cls(location, model, store, passage_tokens=store.manifest.passage_tokens)
 
     @classmethod
     def exists(cls, location: str | Path) -> bool:
@@ -236,6 +282,8 @@ class Index:
         embedder: Embedder | Callable[[Manifest], Embedder] | None = None,
         *,
         wait: float = 0.0,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> StoreRepair:
         """Repair a damaged store, even one that no longer opens.
 
@@ -246,6 +294,8 @@ class Index:
             location: the store's folder.
             embedder: as for `open`; loaded only if something must be embedded.
             wait: as for `open`.
+            sparse: as for `open`.
+            multi: as for `open`.
 
         Returns:
             the problems found and the repairs made.
@@ -258,6 +308,7 @@ class Index:
         """
         path = _folder(location)
         models: list[Embedder] = []
+        encoders: list[TokenEncoders] = []
 
         def vectors(passages: Sequence[Passage], made: Manifest) -> NDArray[np.float32]:
             if not models:
@@ -274,7 +325,16 @@ class Index:
                 )
             return embed(models[0], tokenize_passages(models[0], passages))
 
-        return repair_store(path, vectors, wait=wait)
+        def tokens(passages: Sequence[Passage], made: Manifest) -> list[PassageTokens]:
+            if not encoders:
+                encoders.append(TokenEncoders(location, lambda: made, sparse, multi))
+            return [
+                one
+                for batch in batches(passages)
+                for one in encoders[0].passages(batch) or [PassageTokens()] * len(batch)
+            ]
+
+        return repair_store(path, vectors, tokens, wait=wait)
 
     def refresh(self) -> bool:
         """Move to the newest state that another process stored; for an index opened `read_only`.
@@ -349,10 +409,70 @@ class Index:
         truncated = 0
         for batch in batches(passages):
             ready = tokenize_passages(self.embedder, batch)
-            self.store.upsert(batch, embed(self.embedder, ready))
+            vectors = embed(self.embedder, ready)
+            self.store.upsert(batch, vectors, tokens=self.encoders.passages(batch))
             truncated += ready.tokens.truncated
         self.store.flush()
         return truncated
+
+    def add_models(
+        self,
+        *,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Add sparse or token vectors to an index: its passages are encoded from their stored texts.
+
+        It can be interrupted: the next call continues, and so do `update` and `quaver index`.
+
+        Args:
+            sparse: the model of the sparse vectors; None adds none.
+            multi: the model of the token vectors; None adds none.
+            on_progress: called with the number of passages encoded so far and that of all.
+
+        Returns:
+            how many passages were encoded.
+
+        Raises:
+            InputError: a model is of another class.
+            StoreMismatchError: the store has vectors of another model, or is on a server, where the
+                vectors of a store are set when it is created.
+            StoreError: storing failed.
+        """
+        self._require_open()
+        for kind, encoder in (("sparse", sparse), ("multi", multi)):
+            if encoder is not None:
+                check_kind(kind, encoder)
+        self.store.add_models(
+            sparse=None if sparse is None else token_model(sparse),
+            multi=None if multi is None else token_model(multi),
+        )
+        self.encoders.take(sparse, multi)
+        return self._complete(on_progress)
+
+    def _complete(self, on_progress: Callable[[int, int], None] | None = None) -> int:
+        """Encode the passages that lack sparse or token vectors; return how many there were."""
+        ids = self.store.incomplete()
+        done = 0
+        for page in batches(ids):
+            stored = self.store.get(page, with_vectors=True)
+            tokens = self.encoders.passages(
+                [one.passage for one in stored], [one.tokens for one in stored]
+            )
+            assert tokens is not None
+            whole = [replace(one, tokens=t) for one, t in zip(stored, tokens, strict=True)]
+            for piece in pieces(iter(whole)):
+                self.store.upsert(
+                    piece.passages, piece.vectors, versions=piece.versions, tokens=piece.tokens
+                )
+            self.store.flush()
+            done += len(page)
+            if on_progress is not None:
+                on_progress(done, len(ids))
+        if ids:
+            self.store.optimize()
+        return len(ids)
 
     def update(
         self,
@@ -408,8 +528,10 @@ class Index:
             source = UpdateSource(
                 root_of(Path(folder)), tuple(include), tuple(exclude), gitignore, follow_links
             )
+        self._complete()
         return update(
             self.embedder,
+            self.encoders,
             self.store,
             Path(folder),
             root=root_of(Path(folder)) if name is None else name,
@@ -510,6 +632,7 @@ class Index:
         ranker: SupportsRank | None = None,
         candidates: int = CANDIDATES,
         min_score: float | None = None,
+        maxsim: bool = False,
     ) -> list[Hit]:
         """Find the passages that answer a question best.
 
@@ -517,19 +640,25 @@ class Index:
             query: the question; not empty. If it is longer than the model reads, its vector covers
                 only the beginning; keyword search uses all its words.
             k: maximum number of hits, at least 1.
-            mode: "dense" compares vectors, "bm25" words, "hybrid" does both and fuses the ranks.
+            mode: "dense" compares vectors, "bm25" words, "sparse" the weights of words of a sparse encoder;
+                "hybrid" (dense and bm25), "dense+sparse" and "dense+bm25+sparse" fuse the ranks.
             filter: return only passages that match: a `Compare`, or several joined by `And`, `Or` and `Not`.
             ranker: reranks the candidates: a `CrossEncoder`, or a `BiEncoderRanker`, which uses
                 the stored vectors if its model is the index's own.
             candidates: number of hits to rerank; at least k are used.
             min_score: leave out hits with a lower score, on the scale of the mode or the ranker.
+            maxsim: rerank the candidates by the stored vectors of their tokens, without a model that
+                reads passages.
 
         Returns:
             hits, best first.
 
         Raises:
             InputError: the query is not a str or is empty, k or candidates is below 1, the mode is
-                unknown, the filter is invalid, or the ranker has no method `rank`.
+                unknown, the filter is invalid, the ranker has no method `rank`, or both it and `maxsim`
+                are given.
+            StoreMismatchError: the store has no vectors for the mode or for `maxsim`; the message says
+                how to add them.
         """
         self._require_open()
         if not isinstance(query, str):
@@ -538,9 +667,24 @@ class Index:
             raise InputError("a query must not be empty: got only white space")
         check_range("k", k)
         check_range("candidates", candidates)
-        vector = None if mode == "bm25" else self.embedder.encode_query(query)
+        if maxsim and ranker is not None:
+            raise InputError("hits are reranked once: give either maxsim or a ranker")
+        names = RANKINGS.get(mode, ())
+        if "sparse" in names:
+            self.store.manifest.token_model("sparse", self.location)
+        if maxsim:
+            self.store.manifest.token_model("multi", self.location)
         found = k if ranker is None else max(k, candidates)
-        hits = self.store.search(vector, text=query, k=found, mode=mode, filter=filter)
+        hits = self.store.search(
+            self.embedder.encode_query(query) if "dense" in names else None,
+            text=query,
+            k=found,
+            mode=mode,
+            filter=filter,
+            sparse=self.encoders.sparse_query(query) if "sparse" in names else None,
+            multi=self.encoders.multi_query(query) if maxsim else None,
+            candidates=candidates,
+        )
         if ranker is not None:
             space = self.store.manifest.fingerprint
             hits = rerank(query, hits, ranker, k=k, store=self.store, space=space)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError
@@ -14,6 +15,7 @@ from quaver.store import (
     ROW_GROUP,
     Manifest,
     ParquetPassages,
+    TokenKind,
     create_store,
     open_store,
     pieces,
@@ -125,12 +127,18 @@ def _import_own(
             dimension=manifest.dimension,
         )
         store.manifest.check_asked(location, vectors=vectors)
+        for kind in get_args(TokenKind):
+            made = getattr(manifest, kind)
+            if made is not None:
+                store.manifest.token_model(kind, location).check(kind, location, made)
         store.require_space(file.rows)
         done = 0
-        for passages, rows, versions in pieces(iter(file)):
-            store.upsert(passages, rows, versions=versions)
+        for piece in pieces(iter(file)):
+            store.upsert(
+                piece.passages, piece.vectors, versions=piece.versions, tokens=piece.tokens
+            )
             store.flush()
-            done += len(passages)
+            done += len(piece.passages)
             report(done, file.rows)
         store.optimize()
     finally:

@@ -25,7 +25,15 @@ from quaver.index.background import BackgroundJobs, read_ahead
 from quaver.index.embedding import Batch, batches, embed, tokenize_passages
 from quaver.index.reading import Group, Reader, ReadFile, file_size
 from quaver.index.report import UpdateProgress, UpdateReport
-from quaver.store import MAX_FAILURES, StoredSource, UpdateNote, UpdateSource, VectorStore
+from quaver.index.token_encoders import TokenEncoders
+from quaver.store import (
+    MAX_FAILURES,
+    PassageTokens,
+    StoredSource,
+    UpdateNote,
+    UpdateSource,
+    VectorStore,
+)
 
 _AHEAD = 4
 """Maximum number of groups read ahead, and of batches that wait for the store. Bounds the memory for
@@ -38,6 +46,7 @@ million passages that would add up to hours."""
 
 def update(
     embedder: Embedder,
+    encoders: TokenEncoders,
     store: VectorStore,
     folder: Path,
     *,
@@ -52,6 +61,7 @@ def update(
 
     Args:
         embedder: the model.
+        encoders: the models of sparse and token vectors.
         store: the store.
         folder: the folder.
         root: the root that its passages are stored under; not empty.
@@ -69,9 +79,13 @@ def update(
         StoreError: storing failed.
     """
     report = on_progress or (lambda progress: None)
-    return _Update(embedder, store, folder, root, max_tokens, report, source).run(
+    return _Update(embedder, encoders, store, folder, root, max_tokens, report, source).run(
         scan or scan_folder(folder, selection)
     )
+
+
+Known = tuple[NDArray[np.float32], PassageTokens]
+"""The vectors that are stored of a text: its own, and sparse and token vectors if the store has models for them."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +94,14 @@ class _Work:
 
     Attributes:
         group: the files.
-        kept: passages that keep their vector.
-        reused: passages that reuse the vector of the same text elsewhere.
+        kept: passages that keep their vectors.
+        reused: passages that reuse the vectors of the same text elsewhere.
         new: passages to embed.
     """
 
     group: Group
-    kept: dict[Passage, NDArray[np.float32]]
-    reused: dict[Passage, NDArray[np.float32]]
+    kept: dict[Passage, Known]
+    reused: dict[Passage, Known]
     new: list[Batch]
 
 
@@ -97,6 +111,7 @@ class _Update:
     def __init__(
         self,
         embedder: Embedder,
+        encoders: TokenEncoders,
         store: VectorStore,
         folder: Path,
         root: str,
@@ -105,7 +120,8 @@ class _Update:
         source: UpdateSource | None,
     ) -> None:
         self._source = source
-        self._embedder, self._store, self._folder = embedder, store, folder
+        self._embedder, self._encoders, self._store = embedder, encoders, store
+        self._folder = folder
         self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
         self._empty: list[str] = []
@@ -203,9 +219,14 @@ class _Update:
         versions = {file.source: file.version for file in files}
         shares = {file.source: file.size / max(len(file.passages), 1) for file in files}
 
-        def store(batch: Sequence[Passage], vectors: NDArray[np.float32], count: str) -> None:
+        def store(
+            batch: Sequence[Passage],
+            vectors: NDArray[np.float32],
+            tokens: Sequence[PassageTokens] | None,
+            count: str,
+        ) -> None:
             def job() -> None:
-                self._store.upsert(batch, vectors, versions=versions)
+                self._store.upsert(batch, vectors, versions=versions, tokens=tokens)
 
             def durable() -> None:
                 setattr(self, count, getattr(self, count) + len(batch))
@@ -220,13 +241,14 @@ class _Update:
 
         for known, count in ((work.kept, "_unchanged"), (work.reused, "_reused")):
             for batch in batches(list(known)):
-                # The vector stays; the position and the file's version are rewritten.
-                store(batch, np.stack([known[passage] for passage in batch]), count)
+                # The vectors stay; the position and the file's version are rewritten.
+                vectors = np.stack([known[passage][0] for passage in batch])
+                store(batch, vectors, [known[passage][1] for passage in batch], count)
         for ready in work.new:
             self._truncated += ready.tokens.truncated
             vectors = embed(self._embedder, ready)
             self._embedded += len(vectors)
-            store(ready.passages, vectors, "_added")
+            store(ready.passages, vectors, self._encoders.passages(ready.passages), "_added")
         self._files += len(files)
         stale = [i for file in files for i in self._stale(file, stored)]
         if not stale:
@@ -251,15 +273,20 @@ class _Update:
 
     def _sorted(
         self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
-    ) -> tuple[
-        dict[Passage, NDArray[np.float32]], dict[Passage, NDArray[np.float32]], list[Passage]
-    ]:
-        """Sort passages into those that keep their vector, those that reuse one, and new ones."""
+    ) -> tuple[dict[Passage, Known], dict[Passage, Known], list[Passage]]:
+        """Sort passages into those that keep their vectors, those that reuse some, and new ones."""
         if not anything:
             return {}, {}, passages
-        own = self._store.vectors([p.id for p in passages if p.source in stored])
+        ids = [p.id for p in passages if p.source in stored]
+        made = self._store.manifest
+        has_tokens = made.sparse is not None or made.multi is not None
+        own = _both(self._store.vectors(ids), self._store.tokens(ids) if has_tokens else None)
         digests = {p: content_digest(p.heading, p.text) for p in passages if p.id not in own}
-        others = self._store.vectors_of_content(list(digests.values()))
+        contents = list(digests.values())
+        others = _both(
+            self._store.vectors_of_content(contents),
+            self._store.tokens_of_content(contents) if has_tokens else None,
+        )
         return (
             {p: own[p.id] for p in passages if p.id in own},
             {p: others[digest] for p, digest in digests.items() if digest in others},
@@ -296,3 +323,12 @@ class _Update:
                 work_total=self._work_total,
             )
         )
+
+
+def _both(
+    vectors: dict[str, NDArray[np.float32]], tokens: dict[str, PassageTokens] | None
+) -> dict[str, Known]:
+    """Return what is known completely; a store without models for tokens has none."""
+    if tokens is None:
+        return {key: (vector, PassageTokens()) for key, vector in vectors.items()}
+    return {key: (vector, tokens[key]) for key, vector in vectors.items() if key in tokens}

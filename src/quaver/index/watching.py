@@ -10,6 +10,8 @@ from quaver.embedder import Embedder
 from quaver.errors import DocumentError, needs_extra
 from quaver.index.index import Index
 from quaver.index.report import UpdateProgress, UpdateReport
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 LOCK_PATIENCE = 60.0
 """Maximum seconds to wait for a store that another process writes to."""
@@ -60,12 +62,16 @@ def watch(
     # the first update are seen by the second.
     turns = watchfiles.watch(folder, stop_event=stop, rust_timeout=500, yield_on_timeout=True)
     first = True
+    encoders: tuple[SparseEncoder | None, MultiVectorEncoder | None] = None, None
     for changes in turns:
         if not (first or changes):
             continue
         first = False
         outcome: UpdateReport | DocumentError
-        with Index.open(location, embedder, wait=LOCK_PATIENCE) as index:
+        sparse, multi = encoders
+        with Index.open(
+            location, embedder, wait=LOCK_PATIENCE, sparse=sparse, multi=multi
+        ) as index:
             try:
                 outcome = index.update(
                     folder,
@@ -78,4 +84,5 @@ def watch(
                 )
             except DocumentError as error:
                 outcome = error
+            encoders = index.encoders.loaded()
         yield outcome  # the store is closed here

@@ -32,13 +32,15 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     Attributes:
         query: the question.
         k: maximum number of hits.
-        mode: rank by vectors, by words, or by both with their ranks fused.
+        mode: rank by vectors, by words, by the weights of a sparse encoder, or by several with their ranks
+            fused.
         filter: only passages that match: a condition such as "page>=3", a list of them, an object of
             fields that equal their values, or {"field", "operator", "value"}, {"and": [...]}, {"or": [...]},
             {"not": ...}.
         rerank: rerank what was found: true for the server's first reranking model, or the name of one.
         candidates: number of hits to rerank.
         min_score: leave out hits with a lower score, on the scale of the mode or the ranker.
+        maxsim: rerank what was found by stored token vectors.
     """
 
     query: str
@@ -48,6 +50,7 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     rerank: bool | str = False
     candidates: Count = CANDIDATES
     min_score: float | None = None
+    maxsim: bool = False
 
 
 class AskRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -61,6 +64,7 @@ class AskRequest(msgspec.Struct, forbid_unknown_fields=True):
         rerank: as of a search.
         candidates: as of a search.
         stream: server-sent events; false for one JSON document.
+        maxsim: as of a search.
     """
 
     question: str
@@ -70,6 +74,7 @@ class AskRequest(msgspec.Struct, forbid_unknown_fields=True):
     rerank: bool | str = False
     candidates: Count = CANDIDATES
     stream: bool = True
+    maxsim: bool = False
 
 
 class PassageEntry(msgspec.Struct):
@@ -355,6 +360,7 @@ def query_of(body: SearchRequest | AskRequest) -> Query:
         rerank=rerank,
         candidates=body.candidates,
         min_score=None if isinstance(body, AskRequest) else body.min_score,
+        maxsim=body.maxsim,
     )
 
 

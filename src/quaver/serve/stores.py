@@ -31,17 +31,22 @@ from quaver.serve.models import LoadedEmbedder, Models, ServedModel
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import ModelSettings, Settings, StoreSettings
-from quaver.store import CANDIDATES, Filter, Hit, Manifest, Mode
+from quaver.store import CANDIDATES, RANKINGS, Filter, Hit, Manifest, Mode
 
 T = TypeVar("T")
 
-ModeName = Literal["hybrid", "words", "vectors", "bm25", "dense"]
+ModeName = Literal[
+    "hybrid", "words", "vectors", "bm25", "dense", "sparse", "dense+sparse", "dense+bm25+sparse"
+]
 _MODES: dict[ModeName, Mode] = {
     "hybrid": "hybrid",
     "words": "bm25",
     "bm25": "bm25",
     "vectors": "dense",
     "dense": "dense",
+    "sparse": "sparse",
+    "dense+sparse": "dense+sparse",
+    "dense+bm25+sparse": "dense+bm25+sparse",
 }
 
 MOST_HITS = 1000
@@ -73,11 +78,12 @@ class Query:
     Attributes:
         text: the question.
         k: maximum number of hits.
-        mode: "hybrid", "words" or "vectors"; or the library's own names for the last two.
+        mode: "hybrid", "words" or "vectors"; or the library's own name of any mode.
         filter: only passages that match.
         rerank: name of the reranking model, "" for the server's first one, or None.
         candidates: number of hits to rerank.
         min_score: leave out hits with a lower score.
+        maxsim: rerank by the stored token vectors instead.
     """
 
     text: str
@@ -87,6 +93,7 @@ class Query:
     rerank: str | None = None
     candidates: int = CANDIDATES
     min_score: float | None = None
+    maxsim: bool = False
 
 
 @dataclass(frozen=True)
@@ -213,19 +220,25 @@ class Stores:
         if query.rerank is not None:
             ranker = service.models.find(query.rerank or None, rerank=True)
         vector: NDArray[np.float32] | None = None
-        if mode != "bm25":
+        if "dense" in RANKINGS[mode]:
             model = await self._model(service.models, library)
             vectors = await service.embed(waiter, [query.text], model=model.name, role="query")
             vector = np.asarray(vectors[0], np.float32)
         found = query.k if ranker is None else max(query.k, query.candidates)
 
         def search() -> list[Hit]:
-            return library.index.store.search(
+            index = library.index
+            return index.store.search(
                 vector,
                 text=query.text,
                 k=found,
                 mode=mode,
                 filter=query.filter,
+                sparse=index.encoders.sparse_query(query.text)
+                if "sparse" in RANKINGS[mode]
+                else None,
+                multi=index.encoders.multi_query(query.text) if query.maxsim else None,
+                candidates=query.candidates,
             )
 
         hits = await self.run(waiter, search)
@@ -458,6 +471,10 @@ def _check(query: Query) -> None:
             "a question must be valid Unicode: it has half of a surrogate pair",
             field="query",
         ) from error
+    if query.maxsim and query.rerank is not None:
+        raise Refusal(
+            Reason.INVALID, "hits are reranked once: give either maxsim or rerank", field="maxsim"
+        )
     for name in ("k", "candidates"):
         if not 1 <= getattr(query, name) <= MOST_HITS:
             raise Refusal(

@@ -16,12 +16,21 @@ from quaver.store.location import (
     status_of,
     store_exists,
 )
-from quaver.store.manifest import Manifest
+from quaver.store.manifest import Manifest, TokenKind, TokenModel
 from quaver.store.memory import MemoryStore
 from quaver.store.parquet import ROW_GROUP, ParquetPassages, pieces, write_parquet
 from quaver.store.payload import to_payload
-from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource, VectorStore
-from quaver.store.query import CANDIDATES, best, fused
+from quaver.store.protocol import (
+    CANDIDATES,
+    FileVersion,
+    Hit,
+    Mode,
+    PassageTokens,
+    StoredPassage,
+    StoredSource,
+    VectorStore,
+)
+from quaver.store.query import RANKINGS, best, fused
 from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote, UpdateSource
 from quaver.store.terms import LANGUAGES, UNSPACED, TermAnalyzer, check_language
 
@@ -29,6 +38,7 @@ __all__ = [
     "CANDIDATES",
     "LANGUAGES",
     "MAX_FAILURES",
+    "RANKINGS",
     "ROW_GROUP",
     "UNSPACED",
     "And",
@@ -45,12 +55,15 @@ __all__ = [
     "Operator",
     "Or",
     "ParquetPassages",
+    "PassageTokens",
     "StoreCheck",
     "StoreRepair",
     "StoreStatus",
     "StoredPassage",
     "StoredSource",
     "TermAnalyzer",
+    "TokenKind",
+    "TokenModel",
     "UpdateNote",
     "UpdateSource",
     "VectorStore",

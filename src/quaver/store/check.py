@@ -27,21 +27,41 @@ from quaver.store import manifest as manifests
 from quaver.store import state as states
 from quaver.store import status
 from quaver.store.column import Column, sync_folder
-from quaver.store.folder import DATA_FILE, FolderStore, column_widths, same_space
+from quaver.store.folder import (
+    DATA_FILE,
+    INVERTED,
+    FolderStore,
+    HeldTokens,
+    agreed,
+    column_widths,
+    counts_of,
+)
 from quaver.store.lock import StoreLock
 from quaver.store.manifest import Manifest
-from quaver.store.nearest import sketches
+from quaver.store.nearest import sketches, words_of
 from quaver.store.parquet import pieces
 from quaver.store.payload import to_passage, to_version
 from quaver.store.postings import Postings
-from quaver.store.protocol import StoredPassage
-from quaver.store.rows import DROPPED_RECORD, HAS_VECTOR, ROW_RECORD, from_text, sealed
-from quaver.store.state import State
+from quaver.store.protocol import PassageTokens, StoredPassage
+from quaver.store.rows import (
+    DROPPED_RECORD,
+    HAS_MULTI,
+    HAS_SPARSE,
+    HAS_VECTOR,
+    ROW_RECORD,
+    TOKEN_RECORD,
+    from_text,
+    sealed,
+)
+from quaver.store.state import Run, State
 from quaver.store.status import read_notes
 from quaver.store.terms import TermAnalyzer
 
 Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
 """A function that embeds passages: float32 (len(passages), dimension), unit rows."""
+
+Encode = Callable[[Sequence[Passage], Manifest], Sequence[PassageTokens]]
+"""A function that makes the sparse and token vectors of passages, with the models of the manifest."""
 
 _PAGE = 2048
 _ANEW = "repaired.new"
@@ -53,7 +73,7 @@ class Damage:
 
     Attributes:
         part: the kind of part: "manifest", "state", "file", "row", "dropped", "text", "vector",
-            "sketch", "words" or "notes".
+            "sketch", "words", "tokens", "sparse", "multi" or "notes".
         detail: the problem, in one line.
         id: the passage's id, if known.
         root: its folder; empty if unknown.
@@ -94,7 +114,8 @@ class StoreRepair:
     Attributes:
         check: the damage before the repair.
         passages: passages that are stored now.
-        embedded: how many of them were embedded again.
+        embedded: how many of them were embedded again, counted once for a vector and once for sparse or
+            token vectors.
         lost: passages whose text could not be read; updating their folders restores those of files.
         returned: removed passages that are back, because the record of their removal was damaged;
             updating their folders removes those of files again.
@@ -130,15 +151,19 @@ def check_store(path: Path) -> StoreCheck:
     return found.result()
 
 
-def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -> StoreRepair:
+def repair_store(
+    path: Path, embed: Embed | None = None, encode: Encode | None = None, *, wait: float = 0.0
+) -> StoreRepair:
     """Repair a store.
 
     Readable passages are written to a new generation, which replaces the old one atomically.
-    Passages with a damaged vector are embedded again.
+    Passages with a damaged vector are embedded again, and so are those with damaged sparse or token
+    vectors.
 
     Args:
         path: the store's folder.
         embed: embeds passages; needed only if `check_store` finds a damaged vector.
+        encode: makes sparse and token vectors; needed only if it finds damaged ones.
         wait: seconds to wait for a process that writes.
 
     Returns:
@@ -159,14 +184,20 @@ def repair_store(path: Path, embed: Embed | None = None, *, wait: float = 0.0) -
                 f"{found.vectors_lost} passages of {path} need new vectors: name the model "
                 f"that made the store ({found.manifest.model})"
             )
+        if found.tokens_lost and encode is None:
+            raise StoreError(
+                f"{found.tokens_lost} passages of {path} need new sparse or token vectors: give "
+                "`encode`, which makes them"
+            )
         if any(damage.part == "notes" for damage in checked.damages):
             status.write_notes(path, {})
         passages = checked.passages
         if all(damage.part in ("notes", "manifest") for damage in checked.damages):
             found.manifest.write(path)
         else:
-            passages = _write_anew(path, found, embed)
-        return StoreRepair(checked, passages, found.vectors_lost, found.lost, found.returned)
+            passages = _write_anew(path, found, embed, encode)
+        embedded = found.vectors_lost + found.tokens_lost
+        return StoreRepair(checked, passages, embedded, found.lost, found.returned)
     except OSError as error:
         raise StoreWriteError(f"cannot repair {path}: {error.strerror or error}") from error
     finally:
@@ -180,6 +211,7 @@ class _Examined:
     Attributes:
         manifest: the store's manifest.
         vectors_lost: readable passages with a damaged vector.
+        tokens_lost: readable passages with damaged sparse or token vectors.
         lost: stored passages that cannot be read.
         returned: removed passages that are stored again, because their removal is damaged.
     """
@@ -188,7 +220,7 @@ class _Examined:
         """Read everything."""
         self.path = path
         self.damages: list[Damage] = []
-        self.vectors_lost = self.lost = self.returned = 0
+        self.vectors_lost = self.tokens_lost = self.lost = self.returned = 0
         self.passages_read = 0
         self.state: State | None = None
         self.manifest = self._manifest()
@@ -244,8 +276,9 @@ class _Examined:
                 ) from error
             self._say("state", str(error))
             return made
-        if isinstance(made, Manifest) and same_space(self.state.manifest, made):
-            return made
+        whole = agreed(self.state.manifest, made) if isinstance(made, Manifest) else None
+        if whole is not None:
+            return whole
         if isinstance(made, StoreNotFoundError):
             self._say("manifest", f"{manifests.FILE_NAME} is missing")
         elif isinstance(made, StoreError):
@@ -270,7 +303,7 @@ class _Examined:
 
     def _opened(self) -> dict[str, Column | None]:
         columns: dict[str, Column | None] = {}
-        for name, width in column_widths(self.manifest.dimension).items():
+        for name, width in column_widths(self.manifest).items():
             path = self.path / f"{name}.{self.generation}"
             try:
                 columns[name] = Column(path, width, writable=False)
@@ -309,8 +342,11 @@ class _Examined:
         self.passages_read = len(self._sound)
         self._records, self._texts = records, texts
         self._examine_vectors(records, None if state is None else state.rows)
+        self._examine_tokens(records, state)
         if state is not None:
             self._examine_words(state, len(records))
+            if self.manifest.sparse is not None:
+                self._examine_sparse(state, len(records))
 
     def _stored(
         self, records: NDArray[np.void], sound: NDArray[np.bool_]
@@ -365,7 +401,7 @@ class _Examined:
         dimension = self.manifest.dimension
         vectors = np.frombuffer(self._held("vectors", wanted), np.float32).reshape(-1, dimension)
         drawn = np.frombuffer(self._held("sketches", wanted), np.uint64)
-        drawn = drawn.reshape(-1, column_widths(dimension)["sketches"] // 8)
+        drawn = drawn.reshape(-1, words_of(dimension))
         self._vector_sound = np.zeros(len(records), np.bool_)
         unlike = 0
         for first in range(0, len(self._sound), _PAGE):
@@ -389,6 +425,39 @@ class _Examined:
             )
         self._vectors = vectors
 
+    def _examine_tokens(self, records: NDArray[np.void], state: State | None) -> None:
+        counts = {} if state is None else counts_of(state)
+        names = [name for name in ("tokens", "weights", "multi") if name in self._columns]
+        views: dict[str, memoryview] = {n: self._held(n, counts.get(n)) for n in names}
+        self._tokens = HeldTokens(self.path, views, self.manifest)
+        # What of each row can be read: `HAS_SPARSE` and `HAS_MULTI`.
+        self._readable = np.zeros(len(records), np.uint32)
+        if not names:
+            return
+        places = np.frombuffer(views["tokens"], TOKEN_RECORD)
+        whole = np.zeros(len(records), np.bool_)
+        whole[: len(places)] = sealed(places)[: len(records)]
+        for row in np.flatnonzero(~whole[: len(places)]).tolist():
+            self._say("tokens", f"record {row} of sparse and token vectors is broken")
+        for row in self._sound.tolist():
+            flags = int(records["flags"][row])
+            broken = []
+            for flag, part in ((HAS_SPARSE, "sparse"), (HAS_MULTI, "multi")):
+                if not flags & flag:
+                    continue
+                try:
+                    if not whole[row]:
+                        raise StoreError("its record is broken")
+                    self._tokens.of(row, flag)
+                    self._readable[row] |= flag
+                except StoreError:
+                    broken.append(part)
+            self.tokens_lost += bool(broken)
+            for part in broken:
+                high, low = records["id"][row].tolist()
+                what = "sparse vector is" if part == "sparse" else "token vectors are"
+                self._say(part, f"its {what} broken", id=str(UUID(int=high << 64 | low)))
+
     def _speaks(self, row: int) -> bool:
         """Return whether a passage has words that keyword search would find."""
         passage = self._passage(row).passage
@@ -396,32 +465,57 @@ class _Examined:
         return bool(analyzer.document(embedded_text(passage.heading, passage.text)).indices)
 
     def _examine_words(self, state: State, rows: int) -> None:
-        with_words = np.zeros(rows, np.bool_)
-        for run in state.runs:
-            path = self.path / f"words.{state.generation}.{run.number}"
-            try:
-                column = Column(path, 1, writable=False)
-            except FileNotFoundError:
-                self._say("words", f"{path.name} is missing")
-                continue
-            try:
-                data = column.view(column.records())
-                if len(data) != run.size or zlib.crc32(data) != run.sum:
-                    self._say("words", f"{path.name} is broken: its checksum does not fit")
-                elif not (postings := Postings.read(data, path)).is_sound(rows):
-                    self._say("words", f"{path.name} contradicts the store")
-                else:
-                    with_words[np.unique(postings.rows)] = True
-            finally:
-                column.close()
-        if any(damage.part == "words" for damage in self.damages):
+        with_words = self._examine_postings("words", state.generation, state.runs, rows)
+        if with_words is None:
             return
         silent = [row for row in self._sound.tolist() if not with_words[row] and self._speaks(row)]
         if silent:
             self._say("words", f"{len(silent)} passages have no words: keyword search misses them")
 
+    def _examine_sparse(self, state: State, rows: int) -> None:
+        found = self._examine_postings("sparse", state.generation, state.sparse_runs, rows)
+        if found is None:
+            return
+        silent = [
+            row
+            for row in self._sound[~found[self._sound]].tolist()
+            if self._readable[row] & HAS_SPARSE and len(self._tokens.sparse_of(row))
+        ]
+        if silent:
+            self._say(
+                "sparse", f"{len(silent)} passages are missing in the index of sparse vectors"
+            )
+
+    def _examine_postings(
+        self, name: str, generation: int, runs: Sequence[Run], rows: int
+    ) -> NDArray[np.bool_] | None:
+        """Return which rows have postings in an inverted index; None if it is damaged."""
+        with_words = np.zeros(rows, np.bool_)
+        whole = True
+        for run in runs:
+            path = self.path / f"{name}.{generation}.{run.number}"
+            try:
+                column = Column(path, 1, writable=False)
+            except FileNotFoundError:
+                self._say(name, f"{path.name} is missing")
+                whole = False
+                continue
+            try:
+                data = column.view(column.records())
+                if len(data) != run.size or zlib.crc32(data) != run.sum:
+                    self._say(name, f"{path.name} is broken: its checksum does not fit")
+                    whole = False
+                elif not (postings := Postings.read(data, path, INVERTED[name])).is_sound(rows):
+                    self._say(name, f"{path.name} contradicts the store")
+                    whole = False
+                else:
+                    with_words[np.unique(postings.rows)] = True
+            finally:
+                column.close()
+        return with_words if whole else None
+
     # --- What can be taken over -------------------------------------------------------------------
-    def sound_passages(self, embed: Embed | None) -> Iterator[StoredPassage]:
+    def sound_passages(self, embed: Embed | None, encode: Encode | None) -> Iterator[StoredPassage]:
         """Yield the readable passages, with new vectors for damaged ones."""
         for first in range(0, len(self._sound), _PAGE):
             rows = self._sound[first : first + _PAGE]
@@ -435,8 +529,15 @@ class _Examined:
             if anew and embed is not None:
                 made = embed([page[i].passage for i in anew], self.manifest)
                 vectors |= dict(zip(anew, made, strict=True))
+            tokens = [self._tokens.of(row, int(self._readable[row])) for row in rows.tolist()]
+            flags = self._records["flags"][rows] & (HAS_SPARSE | HAS_MULTI)
+            lost = np.flatnonzero(flags != self._readable[rows]).tolist()
+            if lost and encode is not None:
+                encoded = encode([page[i].passage for i in lost], self.manifest)
+                for i, one in zip(lost, encoded, strict=True):
+                    tokens[i] = one
             for i, stored in enumerate(page):
-                yield replace(stored, vector=vectors.get(i))
+                yield replace(stored, vector=vectors.get(i), tokens=tokens[i])
 
     def _passage(self, row: int) -> StoredPassage:
         record = self._records[row]
@@ -446,7 +547,7 @@ class _Examined:
         return StoredPassage(to_passage(payload, self.path), to_version(payload))
 
 
-def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
+def _write_anew(path: Path, found: _Examined, embed: Embed | None, encode: Encode | None) -> int:
     """Write the readable passages as a new generation, which replaces all others.
 
     Returns:
@@ -457,8 +558,10 @@ def _write_anew(path: Path, found: _Examined, embed: Embed | None) -> int:
     try:
         store = FolderStore.create(anew, found.manifest)
         try:
-            for passages, vectors, versions in pieces(found.sound_passages(embed)):
-                store.upsert(passages, vectors, versions=versions)
+            for piece in pieces(found.sound_passages(embed, encode)):
+                store.upsert(
+                    piece.passages, piece.vectors, versions=piece.versions, tokens=piece.tokens
+                )
                 store.flush()
             store.optimize()
             count = store.count()

@@ -11,6 +11,13 @@
     dropped.G        the rows that are no longer stored
     words.G.N        which passages hold which words; see `postings`
 
+A store with sparse or token vectors also has:
+
+    tokens.G         a record for each row: where its sparse and token vectors are
+    weights.G        the weights of the words of passages, float16
+    sparse.G.N       which passages have which weights; see `postings`
+    multi.G          the vectors of the tokens of passages, int8
+
 Files are append-only or written once. A commit renames a new state.json into place once everything
 it refers to is on disk. So a reader maps the committed files and reads them without a lock, even
 from a read-only folder; `refresh` moves to a newer state. When a fifth of the rows has been
@@ -49,30 +56,52 @@ from quaver.errors import (
     StoreWriteError,
     check_range,
 )
+from quaver.sparse_encoder import SparseVector
 from quaver.store import lock, manifest, state, status
 from quaver.store.column import Column, sync_folder
 from quaver.store.fields import Field
 from quaver.store.filters import Equal, Every, Filter, Negated, Plan, Some, Within, plan
 from quaver.store.lock import StoreLock
 from quaver.store.lookup import Lookup
-from quaver.store.manifest import Manifest
+from quaver.store.manifest import Manifest, TokenModel
 from quaver.store.matching import matches
 from quaver.store.nearest import EXACT_ROWS, Sketches, nearest, sketches, words_of
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
-from quaver.store.postings import MAX_POSTINGS, MERGE_FAN_IN, Postings, merged, scores
-from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
-from quaver.store.query import (
+from quaver.store.postings import (
+    MAX_POSTINGS,
+    MERGE_FAN_IN,
+    Postings,
+    Weights,
+    merged,
+    products,
+    scores,
+)
+from quaver.store.protocol import (
     CANDIDATES,
+    FileVersion,
+    Hit,
+    Mode,
+    PassageTokens,
+    StoredPassage,
+    StoredSource,
+)
+from quaver.store.query import (
     best,
     check_upsert,
-    checked_mode,
+    checked_rankings,
     fused,
+    maxsim,
+    with_models,
 )
 from quaver.store.rows import (
     DROPPED_RECORD,
+    HAS_MULTI,
+    HAS_SPARSE,
     HAS_VECTOR,
     MAX_ROWS,
     ROW_RECORD,
+    TOKEN_RECORD,
+    WEIGHT_RECORD,
     content_key,
     from_text,
     id_key,
@@ -108,8 +137,11 @@ _POSTING_BYTES = 20
 """Maximum bytes of a posting in a file of words: its row and weight, and its term if no other has it."""
 
 _PAGE = 4096
-_COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped")
-DATA_FILE = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|words\.(\d+)\.(\d+)")
+_COLUMNS = ("rows", "texts", "vectors", "sketches", "dropped", "tokens", "weights", "multi")
+DATA_FILE = re.compile(rf"(?:{'|'.join(_COLUMNS)})\.(\d+)|(?:words|sparse)\.(\d+)\.(\d+)")
+INVERTED: dict[str, type[np.floating[Any]]] = {"words": np.float32, "sparse": np.float16}
+"""The inverted indexes by the names of their files, with the type of their weights."""
+
 _OWN_FILES = {
     lock.FILE_NAME,
     *(name + end for name in (state.FILE_NAME, status.FILE_NAME) for end in ("", ".new")),
@@ -126,17 +158,24 @@ class Files:
         vectors: float32 (D,) each.
         sketches: uint64 (words,) each.
         dropped: records of `rows.DROPPED`.
+        columns: all of them by name, those of sparse and token vectors too.
     """
 
     def __init__(
-        self, store: Path, generation: int, dimension: int, *, writable: bool, create: bool = False
+        self,
+        store: Path,
+        generation: int,
+        manifest: Manifest,
+        *,
+        writable: bool,
+        create: bool = False,
     ) -> None:
         """Open the files.
 
         Args:
             store: the store's folder.
             generation: which.
-            dimension: length of a vector.
+            manifest: the store's manifest.
             writable: whether records will be written.
             create: whether to create them, empty.
 
@@ -144,32 +183,97 @@ class Files:
             FileNotFoundError: one is missing.
             StoreError: one cannot be opened.
         """
-        opened: list[Column] = []
+        self.columns: dict[str, Column] = {}
         try:
-            for name, width in column_widths(dimension).items():
+            for name, width in column_widths(manifest).items():
                 path = store / f"{name}.{generation}"
-                opened.append(Column(path, width, writable=writable, create=create))
+                self.columns[name] = Column(path, width, writable=writable, create=create)
         except BaseException:
-            for column in opened:
-                column.close()
+            self.close()
             raise
-        self.all = tuple(opened)
-        self.rows, self.texts, self.vectors, self.sketches, self.dropped = opened
+        one = self.columns
+        self.rows, self.texts, self.vectors = one["rows"], one["texts"], one["vectors"]
+        self.sketches, self.dropped = one["sketches"], one["dropped"]
 
     def close(self) -> None:
         """Close the files; mapped views stay valid."""
-        for column in self.all:
+        for column in self.columns.values():
             column.close()
 
 
 @dataclass(frozen=True)
 class _Words:
-    """A file of words and its postings."""
+    """A file of words, or of sparse vectors, and its postings."""
 
     path: Path
     run: Run
     data: memoryview
     postings: Postings
+
+
+class _Inverted:
+    """An inverted index: its files, and the postings of rows that are not committed.
+
+    Attributes:
+        name: "words" or "sparse", as its files begin.
+        weights: type of the weights.
+        written: its files.
+    """
+
+    def __init__(self, name: str, written: list[_Words]) -> None:
+        self.name, self.weights, self.written = name, INVERTED[name], written
+        self._pending: list[tuple[NDArray[np.uint32], NDArray[np.uint32], Weights]] = []
+        self._joined: Postings | None = None
+
+    def add(self, terms: NDArray[np.uint32], rows: NDArray[np.uint32], weights: Weights) -> None:
+        """Take the postings of further rows."""
+        self._pending.append((terms, rows, weights))
+        self._joined = None
+
+    @property
+    def waiting(self) -> int:
+        """Number of postings that are in no file."""
+        return sum(len(terms) for terms, _, _ in self._pending)
+
+    def unwritten(self) -> Postings:
+        """Return the postings that are in no file."""
+        if self._joined is None:
+            terms, rows, weights = (
+                np.concatenate(parts) for parts in zip(*self._pending, strict=True)
+            )
+            self._joined = Postings.of(terms, rows, weights)
+        return self._joined
+
+    def clear(self) -> None:
+        """Forget the postings that are in no file."""
+        self._pending, self._joined = [], None
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """The sparse and token vectors of rows to append.
+
+    Attributes:
+        records: `TOKEN_RECORD` of each row, with places from 0.
+        weights: `WEIGHT_RECORD` of all rows, one after the other.
+        multi: bytes of all token vectors.
+        flags: uint32, `HAS_SPARSE` and `HAS_MULTI` of each row.
+    """
+
+    records: NDArray[np.void]
+    weights: NDArray[np.void]
+    multi: bytes
+    flags: NDArray[np.uint32]
+
+    @property
+    def vectors(self) -> int:
+        """How many token vectors there are."""
+        return int(self.records["multi"].sum())
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, those of the postings too."""
+        return self.records.nbytes + 2 * self.weights.nbytes + len(self.multi)
 
 
 class FolderStore:
@@ -296,8 +400,12 @@ class FolderStore:
         held = None if read_only else StoreLock(path, wait=wait)
         try:
             # Read again once it is locked: it may have been repaired meanwhile.
-            store = cls(path, found if held is None else cls._readable(path), held)
+            found = found if held is None else cls._readable(path)
+            store = cls(path, found, held)
             if held is not None:
+                if store.manifest != found:
+                    # A killed writer had committed its models, and not copied them here.
+                    store.manifest.write(path)
                 store._tidy()
         except BaseException:
             if held is not None:
@@ -331,38 +439,47 @@ class FolderStore:
         raise StoreError(f"{self.path} changes faster than it can be opened; try again")
 
     def _opened(self, committed: State) -> None:
-        if not same_space(committed.manifest, self.manifest):
+        made = agreed(committed.manifest, self.manifest)
+        if made is None:
             raise StoreError(
                 f"{self.path / manifest.FILE_NAME} and {state.FILE_NAME} contradict each other: one "
                 f"is broken; `quaver check {self.path} --repair` restores it"
             )
-        files = Files(
-            self.path, committed.generation, self.manifest.dimension, writable=not self.read_only
-        )
+        counts = counts_of(committed)
+        files = Files(self.path, committed.generation, made, writable=not self.read_only)
         try:
-            for column, count in zip(files.all, _counts(committed), strict=True):
+            for name, column in files.columns.items():
+                count = counts[name]
                 if column.records() < count:
                     raise StoreError(
                         f"{column.path} must hold {count * column.width} bytes, it is shorter; "
                         f"`quaver check {self.path} --repair` restores what can be"
                     )
-            for column, count, wanted in (
-                (files.rows, committed.rows, committed.rows_sum),
-                (files.dropped, committed.dropped, committed.dropped_sum),
-            ):
-                if zlib.crc32(column.view(count)) != wanted:
-                    raise self._broken(column.path)
+            summed = {
+                "rows": committed.rows_sum,
+                "dropped": committed.dropped_sum,
+                "tokens": committed.tokens_sum,
+            }
+            for name, wanted in summed.items():
+                found = files.columns.get(name)
+                if found is not None and zlib.crc32(found.view(counts[name])) != wanted:
+                    raise self._broken(found.path)
             records = np.frombuffer(files.rows.view(committed.rows), ROW_RECORD)
             alive = np.ones(committed.rows, np.bool_)
             dropped = np.frombuffer(files.dropped.view(committed.dropped), DROPPED_RECORD)["row"]
             if len(dropped) and int(dropped.max()) >= committed.rows:
                 raise self._broken(files.dropped.path)
             alive[dropped] = False
-            words = [self._words(committed, run) for run in committed.runs]
+            runs = {"words": committed.runs, "sparse": committed.sparse_runs}
+            indexes = {
+                name: _Inverted(name, [self._run(name, committed, run) for run in runs[name]])
+                for name in INVERTED
+            }
         except BaseException:
             files.close()
             raise
         with self._mutex:
+            self.manifest = made
             self._files = files
             self._state = committed
             self._next_run = committed.next_run
@@ -372,12 +489,12 @@ class FolderStore:
                 committed.dropped,
             )
             self._rows_sum, self._dropped_sum = committed.rows_sum, committed.dropped_sum
+            self._weights, self._multi = committed.weights, committed.multi
+            self._tokens_sum = committed.tokens_sum
             self._alive = alive
             self._vectored = (records["flags"] & HAS_VECTOR).astype(np.bool_)
             self._count = int(alive.sum())
-            self._written: list[_Words] = words
-            self._pending: list[tuple[NDArray[np.uint32], ...]] = []
-            self._pending_words: Postings | None = None
+            self._indexes = indexes
             self._retired: list[Path] = []
             # Files of words whose checksum was compared, or that this process wrote.
             self._checked: set[Path] = set()
@@ -386,21 +503,22 @@ class FolderStore:
             self._filtered: dict[str, NDArray[np.intp]] = {}
             self._fields: dict[str, Field] = {}
 
-    def _words(self, committed: State, run: Run) -> _Words:
-        path = self.path / f"words.{committed.generation}.{run.number}"
+    def _run(self, name: str, committed: State, run: Run) -> _Words:
+        path = self.path / f"{name}.{committed.generation}.{run.number}"
         column = Column(path, 1, writable=False)
         try:
             if column.records() != run.size:
                 raise self._broken(path)
             data = column.view(run.size)
-            return _Words(path, run, data, Postings.read(data, path))
+            return _Words(path, run, data, Postings.read(data, path, INVERTED[name]))
         finally:
             column.close()
 
     def _tidy(self) -> None:
         """Drop what a killed writer left: uncommitted records and unknown files."""
-        for column, count in zip(self._files.all, _counts(self._state), strict=True):
-            column.cut(count)
+        counts = counts_of(self._state)
+        for name, column in self._files.columns.items():
+            column.cut(counts[name])
         self.drop_strangers(self.path, self._state)
 
     @staticmethod
@@ -411,15 +529,17 @@ class FolderStore:
             path: the store's folder, whose lock is held.
             committed: the state.
         """
-        runs = {run.number for run in committed.runs}
+        runs = {run.number for run in (*committed.runs, *committed.sparse_runs)}
+        columns = column_widths(Manifest.parse(committed.manifest, where=state.FILE_NAME))
         for entry in path.iterdir():
             found = DATA_FILE.fullmatch(entry.name)
             if found is None:
                 continue
             generation, of_words, number = found.groups()
-            if int(generation or of_words) == committed.generation and (
-                number is None or int(number) in runs
-            ):
+            known = (
+                entry.name.partition(".")[0] in columns if number is None else int(number) in runs
+            )
+            if int(generation or of_words) == committed.generation and known:
                 continue
             with suppress(OSError):  # it does no harm
                 entry.unlink()
@@ -441,7 +561,7 @@ class FolderStore:
             committed = State.read(self.path)
             if committed.commit == self._state.commit:
                 return False
-            if not same_space(committed.manifest, self.manifest):
+            if agreed(committed.manifest, self.manifest) is None:
                 raise StoreMismatchError(
                     f"the store at {self.path} was created again with other settings: open it again"
                 )
@@ -458,6 +578,7 @@ class FolderStore:
         vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
+        tokens: Sequence[PassageTokens] | None = None,
     ) -> None:
         """Store passages; see `VectorStore.upsert`.
 
@@ -466,9 +587,7 @@ class FolderStore:
             StoreWriteError: the disk is full or cannot be written.
         """
         self._require_writable()
-        check_upsert(
-            [passage.id for passage in passages], vectors, dimension=self.manifest.dimension
-        )
+        check_upsert([passage.id for passage in passages], vectors, tokens, manifest=self.manifest)
         if not passages:
             return
         records = np.zeros(len(passages), ROW_RECORD)
@@ -494,30 +613,99 @@ class FolderStore:
             matrix[:] = unit(vectors)
             records["flags"] = HAS_VECTOR
             records["vector_sum"] = [zlib.crc32(row.data) for row in matrix]
+        encoded = _encoded(tokens, len(passages))
+        records["flags"] |= encoded.flags
         with self._mutex:
             self._require_writable()
             numbers = np.arange(self._rows, self._rows + len(records), dtype=np.uint32)
-            words = (
-                np.array(terms, np.uint32),
-                np.repeat(numbers, lengths),
-                np.array(weights, np.float32).view(np.uint32),
-            )
             blob = b"".join(parts)
             # With the words of all that is not committed yet, so that the next commit succeeds.
-            postings = len(terms) + sum(len(pending[0]) for pending in self._pending)
-            self.require_space(len(records), len(blob) + _POSTING_BYTES * postings)
-            self._append(records, blob, matrix)
-            self._pending.append(words)
-            self._pending_words = None
+            postings = len(terms) + sum(index.waiting for index in self._indexes.values())
+            size = len(blob) + _POSTING_BYTES * postings + encoded.size
+            self.require_space(len(records), size)
+            self._append(records, blob, matrix, encoded)
+            self._indexes["words"].add(
+                np.array(terms, np.uint32),
+                np.repeat(numbers, lengths),
+                np.array(weights, np.float32),
+            )
+            if len(encoded.weights):
+                self._indexes["sparse"].add(
+                    encoded.weights["word"].copy(),
+                    np.repeat(numbers, encoded.records["weights"]),
+                    encoded.weights["weight"].copy(),
+                )
+
+    def add_models(
+        self, *, sparse: TokenModel | None = None, multi: TokenModel | None = None
+    ) -> None:
+        """Record models; see `VectorStore.add_models`.
+
+        Raises:
+            StoreWriteError: the disk is full or cannot be written; the store has no new models.
+        """
+        with self._mutex:
+            self._require_writable()
+            made = with_models(self.manifest, self.path, sparse, multi)
+            if made == self.manifest:
+                return
+            self.flush()
+            new, summed = column_widths(made), self._tokens_sum
+            for name in new.keys() - self._files.columns.keys():
+                path = self.path / f"{name}.{self._state.generation}"
+                column = Column(path, new[name], writable=True, create=True)
+                try:
+                    if name == "tokens":
+                        summed = self._write_empty_tokens(column)
+                    column.sync()
+                finally:
+                    column.close()
+            sync_folder(self.path)
+            self._write_state(replace(self._state, manifest=made.to_json(), tokens_sum=summed))
+            before = self._files
+            self._load()
+            before.close()
+            # Only a copy of what is committed: if this fails, the next writer makes it.
+            made.write(self.path)
+
+    def _write_empty_tokens(self, column: Column) -> int:
+        """Write a record for each row that has no vectors yet, and return the checksum of all."""
+        summed = 0
+        empty = np.zeros(_PAGE, TOKEN_RECORD)
+        seal(empty)
+        require_disk_space(self.path, self._rows * column.width, StoreWriteError)
+        for first in range(0, self._rows, _PAGE):
+            data = empty[: min(_PAGE, self._rows - first)].tobytes()
+            column.write(first, data)
+            summed = zlib.crc32(data, summed)
+        return summed
+
+    def incomplete(self) -> list[str]:
+        """Return the ids of passages that lack vectors; see `VectorStore.incomplete`."""
+        with self._mutex:
+            self._require_open()
+            rows = np.flatnonzero(self._alive[: self._rows] & ~self._is_complete())
+            return [payload["id"] for payload in self._payloads(rows.tolist(), texts=False)]
+
+    def _is_complete(self) -> NDArray[np.bool_]:
+        """Return which rows have the sparse and token vectors of all models."""
+        wanted = HAS_SPARSE if self.manifest.sparse is not None else 0
+        wanted |= HAS_MULTI if self.manifest.multi is not None else 0
+        whole: NDArray[np.bool_] = (self._records()["flags"] & wanted) == wanted
+        return whole
 
     def require_space(self, passages: int, text_bytes: int = 0) -> None:
         """Check that more passages fit on the disk; see `VectorStore.require_space`."""
-        widths = column_widths(self.manifest.dimension)
+        widths = column_widths(self.manifest)
         size = passages * (widths["rows"] + widths["vectors"] + widths["sketches"]) + text_bytes
         require_disk_space(self.path, size + _STATE_BYTES, StoreWriteError)
 
     def _append(
-        self, records: NDArray[np.void], texts: bytes, vectors: NDArray[np.float32]
+        self,
+        records: NDArray[np.void],
+        texts: bytes,
+        vectors: NDArray[np.float32],
+        tokens: _Tokens,
     ) -> None:
         """Append records and drop those that they replace."""
         first = self._rows
@@ -533,12 +721,26 @@ class FolderStore:
         self._files.texts.write(self._texts, texts)
         self._files.vectors.write(first, vectors.data)
         self._files.sketches.write(first, sketched.data)
+        columns, places = self._files.columns, b""
+        if "tokens" in columns:
+            tokens.records["weights_at"] += np.uint64(self._weights)
+            tokens.records["multi_at"] += np.uint64(self._multi)
+            seal(tokens.records)
+            places = tokens.records.tobytes()
+            columns["tokens"].write(first, places)
+        if "weights" in columns:
+            columns["weights"].write(self._weights, tokens.weights.tobytes())
+        if "multi" in columns:
+            columns["multi"].write(self._multi, tokens.multi)
         self._files.rows.write(first, data)
         # Last of all writes: if one fails, nothing was counted, and the next change overwrites it.
         removals = self._write_dropped(replaced)
         self._rows += len(records)
         self._texts += len(texts)
+        self._weights += len(tokens.weights)
+        self._multi += tokens.vectors
         self._rows_sum = zlib.crc32(data, self._rows_sum)
+        self._tokens_sum = zlib.crc32(places, self._tokens_sum)
         self._alive = _grown(self._alive, self._rows, True)
         self._vectored = _grown(self._vectored, self._rows, False)
         self._vectored[first : self._rows] = (records["flags"] & HAS_VECTOR).astype(np.bool_)
@@ -595,12 +797,13 @@ class FolderStore:
             self._commit()
 
     def _write_pending(self) -> None:
-        """Write the words of uncommitted rows, and merge word files of similar size."""
-        if self._pending:
-            self._written.append(self._new_words(self._unwritten(), level=0))
-            self._pending, self._pending_words = [], None
-        while self._should_merge():
-            self._merge(len(self._written) - MERGE_FAN_IN, len(self._written))
+        """Write the postings of uncommitted rows, and merge files of similar size."""
+        for index in self._indexes.values():
+            if index.waiting:
+                index.written.append(self._new_words(index, index.unwritten(), level=0))
+                index.clear()
+            while _should_merge(index):
+                self._merge(index, len(index.written) - MERGE_FAN_IN, len(index.written))
 
     def _commit(self) -> None:
         now = replace(
@@ -610,19 +813,31 @@ class FolderStore:
             dropped=self._dropped,
             rows_sum=self._rows_sum,
             dropped_sum=self._dropped_sum,
-            runs=tuple(words.run for words in self._written),
+            runs=tuple(words.run for words in self._indexes["words"].written),
             next_run=self._next_run,
+            weights=self._weights,
+            multi=self._multi,
+            tokens_sum=self._tokens_sum,
+            sparse_runs=tuple(words.run for words in self._indexes["sparse"].written),
         )
         if now == self._state:
             return
         try:
-            for column in self._files.all:
+            for column in self._files.columns.values():
                 column.sync()
             sync_folder(self.path)
         except StoreWriteError as error:
             # The system may have dropped what it failed to write, so another sync proves nothing.
             self._failed = str(error)
             raise
+        self._write_state(now)
+        for path in self._retired:
+            with suppress(OSError):  # it does no harm, and the next writer drops it
+                path.unlink()
+        self._retired.clear()
+
+    def _write_state(self, now: State) -> None:
+        """Commit a state whose files are on disk."""
         now = replace(now, commit=now.commit + 1)
         try:
             now.write(self.path)
@@ -631,41 +846,22 @@ class FolderStore:
                 self._failed = str(error)
             raise
         self._state = now
-        for path in self._retired:
-            with suppress(OSError):  # it does no harm, and the next writer drops it
-                path.unlink()
-        self._retired.clear()
 
-    def _unwritten(self) -> Postings:
-        """Return the postings of uncommitted rows."""
-        if self._pending_words is None:
-            terms, rows, weights = (
-                np.concatenate(parts) for parts in zip(*self._pending, strict=True)
-            )
-            self._pending_words = Postings.of(terms, rows, weights.view(np.float32))
-        return self._pending_words
-
-    def _new_words(self, postings: Postings, *, level: int) -> _Words:
-        """Write a file of words; it belongs to the store after the next commit."""
+    def _new_words(self, index: _Inverted, postings: Postings, *, level: int) -> _Words:
+        """Write a file of postings; it belongs to the store after the next commit."""
         number, self._next_run = self._next_run, self._next_run + 1
-        made = write_words(self.path, self._state.generation, number, postings, level=level)
+        made = write_words(
+            self.path, self._state.generation, number, postings, level=level, name=index.name
+        )
         self._checked.add(made.path)
         return made
 
-    def _should_merge(self) -> bool:
-        last = [words.run for words in self._written[-MERGE_FAN_IN:]]
-        return (
-            len(last) == MERGE_FAN_IN
-            and len({run.level for run in last}) == 1
-            and sum(run.postings for run in last) <= MAX_POSTINGS
-        )
-
-    def _merge(self, first: int, last: int) -> None:
-        """Merge several files of words into one."""
-        group = self._written[first:last]
+    def _merge(self, index: _Inverted, first: int, last: int) -> None:
+        """Merge several files of postings into one."""
+        group = index.written[first:last]
         postings = merged([self._sound(words) for words in group], self._alive[: self._rows])
         level = 1 + max(words.run.level for words in group)
-        self._written[first:last] = [self._new_words(postings, level=level)]
+        index.written[first:last] = [self._new_words(index, postings, level=level)]
         self._retired += [words.path for words in group]
 
     def optimize(self) -> None:
@@ -677,11 +873,12 @@ class FolderStore:
             if self._rows - self._count > max(MIN_DROPPED, MAX_DROPPED_SHARE * self._rows):
                 self._write_anew()
                 return
-            if len(self._written) <= _MANY_RUNS:
-                return
-            for first, last in reversed(_groups([words.run for words in self._written])):
-                if last - first > 1:
-                    self._merge(first, last)
+            for index in self._indexes.values():
+                if len(index.written) <= _MANY_RUNS:
+                    continue
+                for first, last in reversed(_groups([words.run for words in index.written])):
+                    if last - first > 1:
+                        self._merge(index, first, last)
             self._commit()
 
     def _write_anew(self) -> None:
@@ -696,11 +893,14 @@ class FolderStore:
         vectors = self._files.vectors.view(self._rows)
         drawn = self._files.sketches.view(self._rows)
         sizes = records["head"][kept].astype(np.int64) + records["text"][kept]
-        words = sum(written.run.size for written in self._written)
-        self.require_space(len(kept), int(sizes.sum()) + words)
+        words = sum(
+            written.run.size for index in self._indexes.values() for written in index.written
+        )
+        anew = _TokenCopies(self._files, self._rows, self._weights, self._multi)
+        self.require_space(len(kept), int(sizes.sum()) + words + anew.size(kept))
         rows = size = rows_sum = 0
         try:
-            files = Files(self.path, generation, dimension, writable=True, create=True)
+            files = Files(self.path, generation, self.manifest, writable=True, create=True)
         except FileNotFoundError as error:
             raise StoreError(f"cannot reach the store at {self.path}: {error.strerror}") from error
         try:
@@ -716,20 +916,24 @@ class FolderStore:
                 files.texts.write(size, blob)
                 files.vectors.write(rows, _taken(vectors, page, 4 * dimension))
                 files.sketches.write(rows, _taken(drawn, page, 8 * words_of(dimension)))
+                anew.write(files, rows, page)
                 files.rows.write(rows, data)
                 rows, size, rows_sum = (
                     rows + len(page),
                     size + len(blob),
                     zlib.crc32(data, rows_sum),
                 )
-            runs: list[Run] = []
-            for first, last in _groups([words.run for words in self._written]):
-                group = [self._sound(words) for words in self._written[first:last]]
-                postings = merged(group, self._alive[: self._rows], renamed)
-                runs.append(
-                    write_words(self.path, generation, len(runs) + 1, postings, level=1).run
-                )
-            for column in files.all:
+            runs: dict[str, list[Run]] = {}
+            number = 1
+            for name, index in self._indexes.items():
+                runs[name] = []
+                for first, last in _groups([words.run for words in index.written]):
+                    group = [self._sound(words) for words in index.written[first:last]]
+                    postings = merged(group, self._alive[: self._rows], renamed)
+                    made = write_words(self.path, generation, number, postings, level=1, name=name)
+                    runs[name].append(made.run)
+                    number += 1
+            for column in files.columns.values():
                 column.sync()
             sync_folder(self.path)
             State(
@@ -738,9 +942,13 @@ class FolderStore:
                 rows=rows,
                 texts=size,
                 rows_sum=rows_sum,
-                runs=tuple(runs),
-                next_run=len(runs) + 1,
+                runs=tuple(runs["words"]),
+                next_run=number,
                 manifest=self._state.manifest,
+                weights=anew.weights,
+                multi=anew.multi,
+                tokens_sum=anew.summed,
+                sparse_runs=tuple(runs["sparse"]),
             ).write(self.path)
         except BaseException:
             if State.read(self.path).generation != generation:
@@ -762,28 +970,42 @@ class FolderStore:
         text: str | None = None,
         mode: Mode | None = None,
         filter: Filter | None = None,
+        sparse: SparseVector | None = None,
+        multi: NDArray[np.float32] | None = None,
+        candidates: int = CANDIDATES,
     ) -> list[Hit]:
         """Find the best passages; see `VectorStore.search`.
 
         Raises:
             InputError: an argument is invalid.
+            StoreMismatchError: the store lacks the vectors that the mode compares.
             StoreError: a passage found is damaged.
         """
         check_range("k", k)
-        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
-        limit = max(k, CANDIDATES) if mode == "hybrid" else k
+        names = checked_rankings(
+            self.manifest,
+            self.path,
+            mode,
+            vector=vector,
+            text=text,
+            sparse=sparse,
+            multi=multi,
+            candidates=candidates,
+        )
+        depth = k if multi is None else max(k, candidates)
+        limit = depth if len(names) == 1 else max(depth, CANDIDATES)
         with self._mutex:
             self._require_open()
             # From here on the data cannot change, whatever is written meanwhile.
             count, records, alive = self._count, self._records(), self._alive[: self._rows]
             allowed = None if filter is None else _mask(self._matching(filter), len(alive))
             vectored = self._vectored[: self._rows]
-            vectors = self._vectors() if mode != "bm25" else None
-            drawn = self._sketched() if mode != "bm25" and self._rows > EXACT_ROWS else None
+            vectors = self._vectors() if "dense" in names else None
+            drawn = self._sketched() if "dense" in names and self._rows > EXACT_ROWS else None
             texts = self._files.texts.view(self._texts)
-            words = [self._sound(found) for found in self._written] if mode != "dense" else []
-            if self._pending:
-                words.append(self._unwritten())
+            words = self._postings("words") if "bm25" in names else []
+            weighted = self._postings("sparse") if "sparse" in names else []
+            held = None if multi is None else self._held_tokens()
         rankings = []
         if vector is not None and vectors is not None:
             among = alive & vectored if allowed is None else alive & vectored & allowed
@@ -791,20 +1013,41 @@ class FolderStore:
             ranking = _best(records, rows, values, limit)
             self._check_vectors(records, vectors, [row for _, row, _ in ranking[:k]])
             rankings.append(ranking)
-        if mode != "dense" and text is not None:
+        if "bm25" in names and text is not None:
             terms = self._analyzer.query(text).indices
             found = scores(words, terms, alive, count)
             rows = np.flatnonzero(found if allowed is None else found * allowed)
             rankings.append(_best(records, rows, found[rows], limit))
+        if "sparse" in names and sparse is not None:
+            found = products(weighted, sparse.indices, sparse.values, alive)
+            rows = np.flatnonzero((found > 0) if allowed is None else (found > 0) & allowed)
+            rankings.append(_best(records, rows, found[rows], limit))
         row_of = {number: row for ranking in rankings for number, row, _ in ranking}
         ranked = [(number, score) for number, _, score in rankings[0]] if rankings else []
-        if mode == "hybrid":
-            ranked = best(fused([[number for number, _, _ in r] for r in rankings]), k)
+        if len(rankings) > 1:
+            ranked = best(fused([[number for number, _, _ in r] for r in rankings]), depth)
+        if multi is not None and held is not None:
+            numbers = [n for n, _ in ranked if records["flags"][row_of[n]] & HAS_MULTI]
+            stored = [held.multi_of(row_of[number]) for number in numbers]
+            ranked = best(zip(numbers, maxsim(multi, stored), strict=True), k)
         payloads = self._payloads([row_of[number] for number, _ in ranked], records, texts)
         return [
             to_hit(payload, score, self.path)
             for payload, (_, score) in zip(payloads, ranked, strict=True)
         ]
+
+    def _postings(self, name: str) -> list[Postings]:
+        """Return all postings of an inverted index, those of uncommitted rows too."""
+        index = self._indexes[name]
+        found = [self._sound(words) for words in index.written]
+        return [*found, index.unwritten()] if index.waiting else found
+
+    def _held_tokens(self) -> HeldTokens:
+        """Return the sparse and token vectors of the rows; they never change."""
+        counts = {"tokens": self._rows, "weights": self._weights, "multi": self._multi}
+        columns = self._files.columns
+        views = {name: columns[name].view(n) for name, n in counts.items() if name in columns}
+        return HeldTokens(self.path, views, self.manifest)
 
     def _check_vectors(
         self, records: NDArray[np.void], vectors: NDArray[np.float32], rows: Sequence[int]
@@ -816,7 +1059,7 @@ class FolderStore:
                 raise self._broken(self._files.vectors.path)
 
     def _sound(self, words: _Words) -> Postings:
-        """Return the postings of a file of words, compared with their checksum once."""
+        """Return the postings of a file, compared with their checksum once."""
         if words.path not in self._checked:
             if zlib.crc32(words.data) != words.run.sum:
                 raise self._broken(words.path)
@@ -888,6 +1131,30 @@ class FolderStore:
             }
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
+    def tokens(self, ids: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors; see `VectorStore.tokens`."""
+        return self._tokens_of("id", {i: id_key(i) for i in ids})
+
+    def tokens_of_content(self, digests: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors by content; see `VectorStore.tokens_of_content`."""
+        return self._tokens_of("content", {digest: content_key(digest) for digest in digests})
+
+    def _tokens_of(
+        self, name: str, wanted: Mapping[str, tuple[int, int]]
+    ) -> dict[str, PassageTokens]:
+        with self._mutex:
+            self._require_open()
+            held, whole = self._held_tokens(), self._is_complete()
+            found = self._rows_of(name, list(wanted.values()))
+            rows = {
+                key: row
+                for key, rows in zip(wanted, found, strict=True)
+                for row in rows
+                if whole[row]
+            }
+            flags = self._records()["flags"]
+            return {key: held.of(row, int(flags[row])) for key, row in rows.items()}
+
     def count(self, filter: Filter | None = None) -> int:
         """Return the number of stored passages, or of those that match."""
         with self._mutex:
@@ -948,7 +1215,7 @@ class FolderStore:
                 self._closed = True
                 self._files.close()
                 self._sketches, self._lookups, self._filtered, self._fields = None, {}, {}, {}
-                self._written, self._pending, self._pending_words = [], [], None
+                self._indexes = {}
                 if self._lock is not None:
                     self._lock.release()
 
@@ -1074,6 +1341,10 @@ class FolderStore:
             at = [i for i, row in enumerate(rows) if self._vectored[row]]
             for i, vector in zip(at, self._sound_vectors([rows[i] for i in at]), strict=True):
                 found[i] = replace(found[i], vector=vector)
+            if "tokens" in self._files.columns:
+                held, flags = self._held_tokens(), self._records()["flags"]
+                for i, row in enumerate(rows):
+                    found[i] = replace(found[i], tokens=held.of(row, int(flags[row])))
         return found
 
     def _payloads(
@@ -1156,11 +1427,11 @@ def make_empty(
         StoreWriteError: they cannot be created.
     """
     try:
-        files = Files(path, generation, manifest.dimension, writable=True, create=True)
+        files = Files(path, generation, manifest, writable=True, create=True)
     except FileNotFoundError as error:
         raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
     try:
-        for column in files.all:
+        for column in files.columns.values():
             column.sync()
     finally:
         files.close()
@@ -1170,9 +1441,15 @@ def make_empty(
 
 
 def write_words(
-    store: Path, generation: int, number: int, postings: Postings, *, level: int
+    store: Path,
+    generation: int,
+    number: int,
+    postings: Postings,
+    *,
+    level: int,
+    name: str = "words",
 ) -> _Words:
-    """Write a file of words; it belongs to the store once a state lists it.
+    """Write a file of postings; it belongs to the store once a state lists it.
 
     Args:
         store: the store's folder.
@@ -1180,11 +1457,12 @@ def write_words(
         number: its number.
         postings: its content.
         level: how often the postings were merged.
+        name: "words" or "sparse".
 
     Raises:
         StoreWriteError: the disk is full or cannot be written.
     """
-    path = store / f"words.{generation}.{number}"
+    path = store / f"{name}.{generation}.{number}"
     data = postings.to_bytes()
     require_disk_space(store, len(data), StoreWriteError)
     try:
@@ -1196,7 +1474,7 @@ def write_words(
         column.sync()
         # Mapped, so that it need not stay in memory.
         mapped = column.view(len(data))
-        held = Postings.read(mapped, path)
+        held = Postings.read(mapped, path, INVERTED[name])
     except StoreError:
         with suppress(OSError):
             path.unlink()
@@ -1215,30 +1493,207 @@ def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled
 
 
-def column_widths(dimension: int) -> dict[str, int]:
+def column_widths(manifest: Manifest) -> dict[str, int]:
     """Return the record size of each file in bytes, by name."""
-    widths = (
-        ROW_RECORD.itemsize,
-        1,
-        4 * dimension,
-        8 * words_of(dimension),
-        DROPPED_RECORD.itemsize,
-    )
-    return dict(zip(_COLUMNS, widths, strict=True))
+    widths = {
+        "rows": ROW_RECORD.itemsize,
+        "texts": 1,
+        "vectors": 4 * manifest.dimension,
+        "sketches": 8 * words_of(manifest.dimension),
+        "dropped": DROPPED_RECORD.itemsize,
+    }
+    if manifest.sparse is not None or manifest.multi is not None:
+        widths["tokens"] = TOKEN_RECORD.itemsize
+    if manifest.sparse is not None:
+        widths["weights"] = WEIGHT_RECORD.itemsize
+    if manifest.multi is not None:
+        widths["multi"] = manifest.multi.dimension
+    return widths
 
 
-def _counts(committed: State) -> tuple[int, ...]:
-    rows = committed.rows
-    return rows, committed.texts, rows, rows, committed.dropped
+def counts_of(committed: State) -> dict[str, int]:
+    """Return the number of committed records of each file, by name."""
+    by_row = dict.fromkeys(("rows", "vectors", "sketches", "tokens"), committed.rows)
+    return {
+        **by_row,
+        "texts": committed.texts,
+        "dropped": committed.dropped,
+        "weights": committed.weights,
+        "multi": committed.multi,
+    }
 
 
-def same_space(kept: str, manifest: Manifest) -> bool:
-    """Return whether two manifests agree except for the model's place, which a user may correct."""
+def agreed(kept: str, manifest: Manifest) -> Manifest | None:
+    """Return a store's manifest from both of its copies; None if they contradict each other.
+
+    A user may correct the places of models in `quaver.json`. Which models there are is what was committed:
+    `quaver.json` follows.
+
+    Args:
+        kept: the copy in the committed state.
+        manifest: the one of `quaver.json`.
+    """
     try:
         other = Manifest.parse(kept, where=state.FILE_NAME)
     except StoreError:
-        return False
-    return replace(other, model=manifest.model) == manifest
+        return None
+    made = replace(
+        manifest,
+        sparse=_placed(manifest.sparse, other.sparse),
+        multi=_placed(manifest.multi, other.multi),
+        format_version=other.format_version,
+    )
+    return (
+        made
+        if replace(other, model=made.model, sparse=made.sparse, multi=made.multi) == made
+        else None
+    )
+
+
+def _placed(mine: TokenModel | None, kept: TokenModel | None) -> TokenModel | None:
+    same = mine is not None and kept is not None and replace(mine, model=kept.model) == kept
+    return mine if same else kept
+
+
+def _should_merge(index: _Inverted) -> bool:
+    last = [words.run for words in index.written[-MERGE_FAN_IN:]]
+    return (
+        len(last) == MERGE_FAN_IN
+        and len({run.level for run in last}) == 1
+        and sum(run.postings for run in last) <= MAX_POSTINGS
+    )
+
+
+class HeldTokens:
+    """The sparse and token vectors of a store's rows, mapped from its files and checked as they are read."""
+
+    def __init__(self, path: Path, views: Mapping[str, memoryview], manifest: Manifest) -> None:
+        """Map the files.
+
+        Args:
+            path: the store's folder, for messages.
+            views: the records of tokens, weights and multi, those that there are.
+            manifest: the store's manifest.
+        """
+        self._path = path
+        none = memoryview(b"")
+        self._records = np.frombuffer(views.get("tokens", none), TOKEN_RECORD)
+        self._weights = np.frombuffer(views.get("weights", none), WEIGHT_RECORD)
+        length = 1 if manifest.multi is None else manifest.multi.dimension
+        self._multi = np.frombuffer(views.get("multi", none), np.int8).reshape(-1, length)
+        self._words = 0 if manifest.sparse is None else manifest.sparse.dimension
+
+    def of(self, row: int, flags: int) -> PassageTokens:
+        """Return what a row has, as its flags say."""
+        return PassageTokens(
+            sparse=self.sparse_of(row) if flags & HAS_SPARSE else None,
+            multi=self.multi_of(row) if flags & HAS_MULTI else None,
+        )
+
+    def sparse_of(self, row: int) -> SparseVector:
+        """Return the weights of a row's words."""
+        found = self._part("weights", row, self._weights)
+        return SparseVector(
+            found["word"].astype(np.int32), found["weight"].astype(np.float32), self._words
+        )
+
+    def multi_of(self, row: int) -> NDArray[np.int8]:
+        """Return the vectors of a row's tokens."""
+        return self._part("multi", row, self._multi)
+
+    def _part(self, name: str, row: int, held: NDArray[Any]) -> NDArray[Any]:
+        if row < len(self._records):
+            record = self._records[row]
+            first = int(record[f"{name}_at"])
+            found = held[first : first + int(record[name])]
+            if len(found) == record[name] and zlib.crc32(found.tobytes()) == record[f"{name}_sum"]:
+                return found
+        kind = "sparse" if name == "weights" else "token"
+        raise StoreError(
+            f"the {kind} vectors in {self._path} are broken: a checksum does not fit; `quaver check "
+            f"{self._path} --repair` restores what can be"
+        )
+
+
+class _TokenCopies:
+    """Copies the sparse and token vectors of rows into the files of the next generation.
+
+    Attributes:
+        weights: records of weights written so far.
+        multi: token vectors written so far.
+        summed: CRC-32 of the records of tokens written so far.
+    """
+
+    def __init__(self, files: Files, rows: int, weights: int, multi: int) -> None:
+        self.weights = self.multi = self.summed = 0
+        self._has = "tokens" in files.columns
+        self._widths = {name: column.width for name, column in files.columns.items()}
+        if self._has:
+            counts = {"weights": weights, "multi": multi}
+            self._records = np.frombuffer(files.columns["tokens"].view(rows), TOKEN_RECORD)
+            self._held = {
+                name: files.columns[name].view(count)
+                for name, count in counts.items()
+                if name in files.columns
+            }
+
+    def size(self, rows: NDArray[np.intp]) -> int:
+        """Return the bytes of some rows."""
+        if not self._has:
+            return 0
+        found = self._records[rows]
+        return found.nbytes + sum(
+            int(found[name].sum()) * self._widths[name] for name in self._held
+        )
+
+    def write(self, files: Files, first: int, rows: NDArray[np.intp]) -> None:
+        """Write some rows.
+
+        Args:
+            files: the files of the next generation.
+            first: number of the first row there.
+            rows: the rows here.
+        """
+        if not self._has:
+            return
+        part = self._records[rows]
+        for name, held in self._held.items():
+            width, written = self._widths[name], getattr(self, name)
+            places = zip(part[f"{name}_at"].tolist(), part[name].tolist(), strict=True)
+            data = b"".join(held[width * at : width * (at + count)] for at, count in places)
+            counts = part[name].astype(np.int64)
+            part[f"{name}_at"] = written + np.cumsum(counts) - counts
+            files.columns[name].write(written, data)
+            setattr(self, name, written + len(data) // width)
+        seal(part)
+        data = part.tobytes()
+        files.columns["tokens"].write(first, data)
+        self.summed = zlib.crc32(data, self.summed)
+
+
+def _encoded(tokens: Sequence[PassageTokens] | None, count: int) -> _Tokens:
+    """Return sparse and token vectors as they are written."""
+    records = np.zeros(count, TOKEN_RECORD)
+    flags = np.zeros(count, np.uint32)
+    weights: list[NDArray[np.void]] = [np.zeros(0, WEIGHT_RECORD)]
+    multi: list[bytes] = []
+    for row, one in enumerate(tokens or ()):
+        if one.sparse is not None:
+            part = np.zeros(len(one.sparse), WEIGHT_RECORD)
+            part["word"], part["weight"] = one.sparse.indices, one.sparse.values
+            weights.append(part)
+            records["weights"][row] = len(part)
+            records["weights_sum"][row] = zlib.crc32(part.tobytes())
+            flags[row] |= HAS_SPARSE
+        if one.multi is not None:
+            data = one.multi.tobytes()
+            multi.append(data)
+            records["multi"][row], records["multi_sum"][row] = len(one.multi), zlib.crc32(data)
+            flags[row] |= HAS_MULTI
+    for name in ("weights", "multi"):
+        counts = records[name].astype(np.uint64)
+        records[f"{name}_at"] = np.cumsum(counts) - counts
+    return _Tokens(records, np.concatenate(weights), b"".join(multi), flags)
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:

@@ -139,6 +139,9 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
         passages=sum(passages.values()),
         folders=tuple(folders),
         bytes=store.size(),
+        sparse=None if made.sparse is None else made.sparse.model,
+        multi=None if made.multi is None else made.multi.model,
+        incomplete=len(store.incomplete()),
     )
 
 

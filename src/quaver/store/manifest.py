@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from quaver.errors import (
     InputError,
@@ -18,8 +18,52 @@ from quaver.errors import (
 
 FILE_NAME = "quaver.json"
 SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
+TOKEN_SETTINGS = frozenset({"max_seq_length", "max_active_dims"})
 FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""
+
+TOKEN_FORMAT_VERSION = 4
+"""Version of a store with sparse or token vectors; one without stays readable for earlier versions."""
+
+TokenKind = Literal["sparse", "multi"]
+"""What a store can hold besides the vector of a passage: weights of words, or a vector for each token."""
+
+_CALLED = {"sparse": "sparse vectors", "multi": "token vectors"}
+
+
+@dataclass(frozen=True)
+class TokenModel:
+    """The model that made a store's sparse or token vectors.
+
+    Attributes:
+        model: hub id or absolute folder of the model, to load it again.
+        fingerprint: identifies the vectors that can be compared.
+        dimension: words of the vocabulary, or length of a token's vector.
+        settings: further arguments of `from_pretrained` that change the vectors, by name.
+    """
+
+    model: str
+    fingerprint: str
+    dimension: int
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def check(self, kind: TokenKind, store: object, other: TokenModel) -> None:
+        """Check that another model's vectors are the same kind of vectors.
+
+        Args:
+            kind: what the models make.
+            store: the store, for the message.
+            other: the model in use.
+
+        Raises:
+            StoreMismatchError: they are not.
+        """
+        if (other.fingerprint, other.dimension) != (self.fingerprint, self.dimension):
+            raise StoreMismatchError(
+                f"the {_CALLED[kind]} of the store at {store} were made with {self.model} "
+                f"(fingerprint {self.fingerprint[:12]}), not with {other.model} (fingerprint "
+                f"{other.fingerprint[:12]}); use the first model, or another store"
+            )
 
 
 @dataclass(frozen=True)
@@ -38,6 +82,8 @@ class Manifest:
         vectors: vectors that a server compares: "float32", or "int8" or "binary" with the best
             candidates rescored in float32. A folder searches the same way with all three.
         format_version: version of the store's format.
+        sparse: the model of the sparse vectors; None for a store without.
+        multi: the model of the token vectors; None for a store without.
     """
 
     model: str
@@ -49,6 +95,13 @@ class Manifest:
     language: str = "english"
     vectors: str = "float32"
     format_version: int = FORMAT_VERSION
+    sparse: TokenModel | None = None
+    multi: TokenModel | None = None
+
+    def __post_init__(self) -> None:
+        """Give a store with sparse or token vectors the version that knows them."""
+        if self.sparse is not None or self.multi is not None:
+            object.__setattr__(self, "format_version", TOKEN_FORMAT_VERSION)
 
     @classmethod
     def read(cls, store: Path) -> Manifest:
@@ -99,10 +152,11 @@ class Manifest:
                 f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
-        if isinstance(version, int) and version != FORMAT_VERSION:
+        known = (FORMAT_VERSION, TOKEN_FORMAT_VERSION)
+        if isinstance(version, int) and version not in known:
             newer = version > FORMAT_VERSION
             raise StoreMismatchError(
-                f"{where} has format version {version}, this Quaver reads {FORMAT_VERSION}; "
+                f"{where} has format version {version}, this Quaver reads {known[0]} and {known[1]}; "
                 + ("upgrade Quaver, or index" if newer else "index")
                 + " again into another place"
             )
@@ -124,11 +178,34 @@ class Manifest:
                 f"{where} knows the settings {', '.join(sorted(SETTINGS))}: got {unknown[0]!r}; "
                 "a later version of Quaver may have made this store"
             )
-        return cls(**{name: content[name] for name in _FIELDS})
+        return cls(
+            **{name: content[name] for name in _FIELDS},
+            sparse=_token_model(content.get("sparse"), "sparse", where),
+            multi=_token_model(content.get("multi"), "multi", where),
+        )
 
     def to_json(self) -> str:
         """Return the manifest as JSON text, as `parse` reads it."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        content = {name: value for name, value in asdict(self).items() if value is not None}
+        return json.dumps(content, indent=2) + "\n"
+
+    def token_model(self, kind: TokenKind, store: object) -> TokenModel:
+        """Return the model of the sparse or token vectors.
+
+        Args:
+            kind: which.
+            store: the store, for the message.
+
+        Raises:
+            StoreMismatchError: the store has no such vectors.
+        """
+        found = self.sparse if kind == "sparse" else self.multi
+        if found is None:
+            raise StoreMismatchError(
+                f"the store at {store} has no {_CALLED[kind]}: add them with `quaver index FOLDER "
+                f"--store {store} --{kind} MODEL`, or Index.add_models({kind}=...)"
+            )
+        return found
 
     def write(self, store: Path) -> None:
         """Write the manifest atomically.
@@ -210,3 +287,23 @@ _FIELDS: dict[str, type] = {
     "vectors": str,
     "format_version": int,
 }
+
+
+def _token_model(content: Any, kind: str, where: str) -> TokenModel | None:
+    if content is None:
+        return None
+    kinds = {"model": str, "fingerprint": str, "dimension": int, "settings": dict}
+    if (
+        not isinstance(content, dict)
+        or any(
+            not isinstance(content.get(name), needed) or isinstance(content[name], bool)
+            for name, needed in kinds.items()
+        )
+        or not set(content["settings"]) <= TOKEN_SETTINGS
+        or content["dimension"] < 1
+    ):
+        raise StoreError(
+            f"{where} needs {kind!r} with model, fingerprint, dimension and settings: got {content!r:.80}; "
+            "index again into another place"
+        )
+    return TokenModel(**{name: content[name] for name in kinds})

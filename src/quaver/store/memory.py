@@ -13,17 +13,29 @@ from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
 from quaver.errors import InputError, check_range
+from quaver.sparse_encoder import SparseVector
 from quaver.store.filters import Compare, Filter, plan
-from quaver.store.manifest import Manifest
+from quaver.store.manifest import Manifest, TokenModel
 from quaver.store.matching import matches
 from quaver.store.payload import to_hit, to_passage, to_payload, to_version
-from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
-from quaver.store.query import (
+from quaver.store.protocol import (
     CANDIDATES,
+    FileVersion,
+    Hit,
+    Mode,
+    PassageTokens,
+    StoredPassage,
+    StoredSource,
+)
+from quaver.store.query import (
     best,
     check_upsert,
-    checked_mode,
+    checked_rankings,
     fused,
+    is_complete,
+    maxsim,
+    rounded,
+    with_models,
 )
 from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
@@ -58,6 +70,7 @@ class MemoryStore:
         self._terms: dict[str, Terms] = {}
         self._vectors: dict[str, NDArray[np.float32]] = {}
         self._postings: dict[int, dict[str, float]] = defaultdict(dict)
+        self._tokens: dict[str, PassageTokens] = {}
         self._matrix: tuple[list[str], NDArray[np.float32]] | None = None
 
     def upsert(
@@ -66,10 +79,11 @@ class MemoryStore:
         vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
+        tokens: Sequence[PassageTokens] | None = None,
     ) -> None:
         """Store passages; see `VectorStore.upsert`."""
         ids = [passage.id for passage in passages]
-        check_upsert(ids, vectors, dimension=self.manifest.dimension)
+        check_upsert(ids, vectors, tokens, manifest=self.manifest)
         payloads = [to_payload(passage, versions) for passage in passages]
         self.delete(ids)
         for row, (passage, payload) in enumerate(zip(passages, payloads, strict=True)):
@@ -81,6 +95,21 @@ class MemoryStore:
             if vectors is not None:
                 length = float(np.linalg.norm(vectors[row])) or 1.0
                 self._vectors[passage.id] = (vectors[row] / length).astype(np.float32)
+            if tokens is not None:
+                one = tokens[row]
+                sparse = None if one.sparse is None else rounded(one.sparse)
+                self._tokens[passage.id] = PassageTokens(sparse, one.multi)
+
+    def add_models(
+        self, *, sparse: TokenModel | None = None, multi: TokenModel | None = None
+    ) -> None:
+        """Record models; see `VectorStore.add_models`."""
+        self.manifest = with_models(self.manifest, LOCATION, sparse, multi)
+
+    def incomplete(self) -> list[str]:
+        """Return the ids of passages that lack vectors; see `VectorStore.incomplete`."""
+        found = self._tokens
+        return [i for i in self._payloads if not is_complete(found.get(i), self.manifest)]
 
     def flush(self) -> None:
         """Do nothing: there is no disk."""
@@ -93,19 +122,38 @@ class MemoryStore:
         text: str | None = None,
         mode: Mode | None = None,
         filter: Filter | None = None,
+        sparse: SparseVector | None = None,
+        multi: NDArray[np.float32] | None = None,
+        candidates: int = CANDIDATES,
     ) -> list[Hit]:
         """Find the best passages; see `VectorStore.search`."""
         check_range("k", k)
-        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
+        names = checked_rankings(
+            self.manifest,
+            LOCATION,
+            mode,
+            vector=vector,
+            text=text,
+            sparse=sparse,
+            multi=multi,
+            candidates=candidates,
+        )
         allowed = None if filter is None else set(self._matching(filter))
+        depth = k if multi is None else max(k, candidates)
         rankings = []
-        if mode != "bm25" and vector is not None:
-            rankings.append(best(self._cosines(vector, allowed), max(k, CANDIDATES)))
-        if mode != "dense" and text is not None:
-            rankings.append(best(self._bm25(text, allowed), max(k, CANDIDATES)))
-        found = rankings[0][:k]
-        if mode == "hybrid":
-            found = best(fused([[i for i, _ in ranking] for ranking in rankings]), k)
+        if "dense" in names and vector is not None:
+            rankings.append(best(self._cosines(vector, allowed), max(depth, CANDIDATES)))
+        if "bm25" in names and text is not None:
+            rankings.append(best(self._bm25(text, allowed), max(depth, CANDIDATES)))
+        if "sparse" in names and sparse is not None:
+            rankings.append(best(self._products(sparse, allowed), max(depth, CANDIDATES)))
+        found = rankings[0][:depth]
+        if len(rankings) > 1:
+            found = best(fused([[i for i, _ in ranking] for ranking in rankings]), depth)
+        if multi is not None:
+            held = {i: self._tokens.get(i, PassageTokens()).multi for i, _ in found}
+            scored = {i: tokens for i, tokens in held.items() if tokens is not None}
+            found = best(zip(scored, maxsim(multi, list(scored.values())), strict=True), k)
         return [to_hit(self._payloads[i], score, LOCATION) for i, score in found]
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
@@ -133,12 +181,24 @@ class MemoryStore:
             if self._payloads[i]["content"] in wanted
         }
 
+    def tokens(self, ids: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors; see `VectorStore.tokens`."""
+        found = {i: self._tokens.get(i, PassageTokens()) for i in ids if i in self._payloads}
+        return {i: tokens for i, tokens in found.items() if is_complete(tokens, self.manifest)}
+
+    def tokens_of_content(self, digests: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors by content; see `VectorStore.tokens_of_content`."""
+        wanted = set(digests)
+        ids = [i for i, payload in self._payloads.items() if payload["content"] in wanted]
+        return {self._payloads[i]["content"]: tokens for i, tokens in self.tokens(ids).items()}
+
     def delete(self, ids: Sequence[str]) -> None:
         """Remove passages; see `VectorStore.delete`."""
         self._matrix = None
         for identity in ids:
             if self._payloads.pop(identity, None) is not None:
                 self._vectors.pop(identity, None)
+                self._tokens.pop(identity, None)
                 for term in self._terms.pop(identity).indices:
                     del self._postings[term][identity]
 
@@ -200,8 +260,11 @@ class MemoryStore:
     def _stored(self, identity: str, with_vectors: bool) -> StoredPassage:
         payload = self._payloads[identity]
         found = StoredPassage(to_passage(payload, LOCATION), to_version(payload))
-        vector = self._vectors.get(identity) if with_vectors else None
-        return found if vector is None else replace(found, vector=vector.copy())
+        if not with_vectors:
+            return found
+        vector = self._vectors.get(identity)
+        vector = None if vector is None else vector.copy()
+        return replace(found, vector=vector, tokens=self._tokens.get(identity))
 
     def _cosines(self, vector: NDArray[np.float32], allowed: set[str] | None) -> dict[str, float]:
         if self._matrix is None:
@@ -213,6 +276,17 @@ class MemoryStore:
         cosines = (matrix @ (vector / (float(np.linalg.norm(vector)) or 1.0))).tolist()
         scores = zip(ids, cosines, strict=True)
         return {i: score for i, score in scores if allowed is None or i in allowed}
+
+    def _products(self, query: SparseVector, allowed: set[str] | None) -> dict[str, float]:
+        weights = query.to_dense().astype(np.float64)
+        scores: dict[str, float] = {}
+        for identity, tokens in self._tokens.items():
+            if tokens.sparse is None or (allowed is not None and identity not in allowed):
+                continue
+            score = float((weights[tokens.sparse.indices] * tokens.sparse.values).sum())
+            if score > 0:
+                scores[identity] = score
+        return scores
 
     def _bm25(self, text: str, allowed: set[str] | None) -> dict[str, float]:
         scores: dict[str, float] = defaultdict(float)

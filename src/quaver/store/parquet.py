@@ -7,6 +7,8 @@ One row is one passage:
     metadata                          string, a JSON object
     vector                            fixed_size_list<float32>[dimension], null where none is stored
     file_digest, file_passages        string, int64: the file version; null for passages of no file
+    sparse_words, sparse_weights      list<int32>, list<float32>: the sparse vector, in a store with such
+    token_vectors                     binary: the token vectors, int8, one after the other, in a store with such
 
 The file's own metadata holds the store's manifest as JSON under "quaver". Other files need only the
 columns id and text; their other columns become metadata, and their texts are embedded, because the
@@ -28,9 +30,10 @@ from numpy.typing import NDArray
 
 from quaver.documents import Passage
 from quaver.errors import DocumentError, StoreWriteError, needs_extra
+from quaver.sparse_encoder import SparseVector
 from quaver.store.manifest import Manifest
 from quaver.store.payload import VERSION_FIELDS
-from quaver.store.protocol import FileVersion, StoredPassage, VectorStore
+from quaver.store.protocol import FileVersion, PassageTokens, StoredPassage, VectorStore
 
 ROW_GROUP = 4096
 """Passages in memory at a time, and in a row group of a written file."""
@@ -65,7 +68,9 @@ def write_parquet(store: VectorStore, path: Path) -> int:
         with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
             rows = store.scan(with_vectors=True)
             while page := list(islice(rows, ROW_GROUP)):
-                writer.write_batch(pa.RecordBatch.from_pydict(_columns(page), schema=schema))
+                writer.write_batch(
+                    pa.RecordBatch.from_pydict(_columns(page, store.manifest), schema=schema)
+                )
                 written += len(page)
         unfinished.replace(path)
     except (OSError, pa.ArrowException) as error:
@@ -154,19 +159,27 @@ class ParquetPassages:
         digest, passages = (row[name] for name in VERSION_FIELDS)
         version = None if digest is None else FileVersion(digest, passages)
         vector = None if row["vector"] is None else np.asarray(row["vector"], np.float32)
-        return StoredPassage(passage, version, vector)
+        return StoredPassage(passage, version, vector, _tokens(row, self.manifest))
 
 
-def pieces(
-    rows: Iterator[StoredPassage],
-) -> Iterator[tuple[list[Passage], NDArray[np.float32] | None, Mapping[str, FileVersion] | None]]:
+@dataclass(frozen=True)
+class Piece:
+    """Arguments of a call of `VectorStore.upsert`."""
+
+    passages: list[Passage]
+    vectors: NDArray[np.float32] | None
+    versions: Mapping[str, FileVersion] | None
+    tokens: list[PassageTokens]
+
+
+def pieces(rows: Iterator[StoredPassage]) -> Iterator[Piece]:
     """Group passages for `VectorStore.upsert`.
 
     Args:
         rows: the passages.
 
     Yields:
-        passages, their vectors or None, and the versions of their files or None.
+        passages of one root, all with vectors or none.
     """
     while page := list(islice(rows, ROW_GROUP // 8)):
         groups: list[_Group] = []
@@ -184,7 +197,12 @@ def pieces(
             _, loose, bare = group.kind
             found = [row.vector for row in group.rows if row.vector is not None]
             vectors = None if bare else np.stack(found)
-            yield [row.passage for row in group.rows], vectors, None if loose else group.versions
+            yield Piece(
+                [row.passage for row in group.rows],
+                vectors,
+                None if loose else group.versions,
+                [row.tokens or PassageTokens() for row in group.rows],
+            )
 
 
 @dataclass
@@ -206,10 +224,17 @@ def _schema(manifest: Manifest) -> Any:
     fields += [(name, pa.int64()) for name in _OFFSETS]
     fields += [("metadata", pa.string()), ("vector", pa.list_(pa.float32(), manifest.dimension))]
     fields += zip(VERSION_FIELDS, (pa.string(), pa.int64()), strict=True)
+    if manifest.sparse is not None:
+        fields += [
+            ("sparse_words", pa.list_(pa.int32())),
+            ("sparse_weights", pa.list_(pa.float32())),
+        ]
+    if manifest.multi is not None:
+        fields += [("token_vectors", pa.binary())]
     return pa.schema(fields, metadata={_MANIFEST: manifest.to_json()})
 
 
-def _columns(page: Sequence[StoredPassage]) -> dict[str, list[Any]]:
+def _columns(page: Sequence[StoredPassage], manifest: Manifest) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {
         name: [getattr(row.passage, name) for row in page] for name in (*_TEXTS, *_OFFSETS)
     }
@@ -219,7 +244,31 @@ def _columns(page: Sequence[StoredPassage]) -> dict[str, list[Any]]:
     columns["vector"] = [row.vector for row in page]
     for name, part in zip(VERSION_FIELDS, ("digest", "passages"), strict=True):
         columns[name] = [getattr(row.version, part, None) for row in page]
+    tokens = [row.tokens or PassageTokens() for row in page]
+    if manifest.sparse is not None:
+        sparse = [one.sparse for one in tokens]
+        columns["sparse_words"] = [None if one is None else one.indices for one in sparse]
+        columns["sparse_weights"] = [None if one is None else one.values for one in sparse]
+    if manifest.multi is not None:
+        columns["token_vectors"] = [
+            None if one.multi is None else one.multi.tobytes() for one in tokens
+        ]
     return columns
+
+
+def _tokens(row: dict[str, Any], manifest: Manifest) -> PassageTokens:
+    """Return a row's sparse and token vectors; the store that takes them checks them."""
+    sparse, multi = None, None
+    if manifest.sparse is not None and row["sparse_words"] is not None:
+        sparse = SparseVector(
+            np.asarray(row["sparse_words"], np.int32),
+            np.asarray(row["sparse_weights"], np.float32),
+            manifest.sparse.dimension,
+        )
+    if manifest.multi is not None and row["token_vectors"] is not None:
+        multi = np.frombuffer(row["token_vectors"], np.int8)
+        multi = multi.reshape(-1, manifest.multi.dimension)
+    return PassageTokens(sparse, multi)
 
 
 def _plain(value: Any) -> Any:

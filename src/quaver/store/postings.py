@@ -8,7 +8,7 @@ merge tree, which keeps their number small and the memory for a merge bounded.
           ends            uint64 (T,): where the postings of each term end
           terms           uint32 (T,), ascending
           rows            uint32 (P,)
-          weights         float32 (P,)
+          weights         float32 (P,), or float16 in an index of sparse vectors
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,9 @@ MERGE_FAN_IN = 8
 """Number of runs of one level that are merged into one of the next."""
 
 
+Weights = NDArray[np.float32] | NDArray[np.float16]
+
+
 @dataclass(frozen=True)
 class Postings:
     """The postings of some passages.
@@ -38,27 +42,27 @@ class Postings:
         terms: uint32 (T,), ascending, each once.
         ends: uint64 (T,): where the postings of each term end.
         rows: uint32 (P,): rows of passages.
-        weights: float32 (P,).
+        weights: float32 or float16 (P,).
     """
 
     terms: NDArray[np.uint32]
     ends: NDArray[np.uint64]
     rows: NDArray[np.uint32]
-    weights: NDArray[np.float32]
+    weights: Weights
 
     @classmethod
     def of(
         cls,
         terms: NDArray[np.uint32],
         rows: NDArray[np.uint32],
-        weights: NDArray[np.float32],
+        weights: Weights,
     ) -> Postings:
         """Order postings.
 
         Args:
             terms: uint32 (P,): the term of each posting.
             rows: uint32 (P,): the passage of each, ascending for equal terms.
-            weights: float32 (P,).
+            weights: float32 or float16 (P,).
         """
         order = np.argsort(terms, kind="stable")
         ordered = terms[order]
@@ -68,26 +72,30 @@ class Postings:
         return cls(ordered[last], (last + 1).astype(np.uint64), rows[order], weights[order])
 
     @classmethod
-    def read(cls, data: memoryview, path: object) -> Postings:
+    def read(
+        cls, data: memoryview, path: object, weights: type[np.floating[Any]] = np.float32
+    ) -> Postings:
         """Read a file; the arrays are views of its bytes.
 
         Args:
             data: the file's bytes.
             path: the file, for messages.
+            weights: type of the weights.
 
         Raises:
             StoreError: it is broken.
         """
         if len(data) >= 16:
             count, postings = (int(n) for n in np.frombuffer(data[:16], np.uint64))
-            if len(data) == 16 + 12 * count + 8 * postings:
+            size = 4 + np.dtype(weights).itemsize
+            if len(data) == 16 + 12 * count + size * postings:
                 cuts = [16, *(16 + 8 * count, 16 + 12 * count, 16 + 12 * count + 4 * postings)]
                 parts = [data[a:b] for a, b in pairwise([*cuts, len(data)])]
                 return cls(
                     terms=np.frombuffer(parts[1], np.uint32),
                     ends=np.frombuffer(parts[0], np.uint64),
                     rows=np.frombuffer(parts[2], np.uint32),
-                    weights=np.frombuffer(parts[3], np.float32),
+                    weights=np.frombuffer(parts[3], weights),
                 )
         raise StoreError(f"{path} is broken; `quaver check --repair` rebuilds it")
 
@@ -98,7 +106,7 @@ class Postings:
             part.tobytes() for part in (head, self.ends, self.terms, self.rows, self.weights)
         )
 
-    def of_term(self, term: int) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
+    def of_term(self, term: int) -> tuple[NDArray[np.uint32], Weights]:
         """Return the rows of the passages with a term, and the weights."""
         at = int(np.searchsorted(self.terms, np.uint32(term)))
         if at == len(self.terms) or self.terms[at] != term:
@@ -184,4 +192,37 @@ def scores(
             total[rows] += np.float32(idf) * weights  # a row occurs once in a run
     if not everything:
         total[~alive] = 0
+    return total
+
+
+def products(
+    runs: Sequence[Postings],
+    words: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    alive: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return the product of each passage's weights with those of a question.
+
+    Args:
+        runs: all runs of the sparse index.
+        words: int32 (n,): the question's words, each once.
+        weights: float32 (n,): their weights.
+        alive: bool (rows,): which passages are stored.
+
+    Returns:
+        float64 (rows,); 0 for passages without any of the words.
+
+    Raises:
+        StoreError: a run refers to a row that does not exist.
+    """
+    total = np.zeros(len(alive), np.float64)
+    for word, weight in zip(words.tolist(), weights, strict=True):
+        for run in runs:
+            rows, held = run.of_term(word)
+            if len(rows) and int(rows.max()) >= len(alive):
+                raise StoreError(
+                    "the sparse vectors of the store are broken; `quaver check --repair` repairs them"
+                )
+            total[rows] += weight * held.astype(np.float32)  # a row occurs once in a run
+    total[~alive] = 0
     return total

@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage
+from quaver.sparse_encoder import SparseVector
 from quaver.store.filters import Filter
-from quaver.store.manifest import Manifest
+from quaver.store.manifest import Manifest, TokenModel
 from quaver.store.status import UpdateNote
 
-Mode = Literal["dense", "bm25", "hybrid"]
-"""How a search ranks: by vectors, by words, or by both with their ranks fused."""
+Mode = Literal["dense", "bm25", "sparse", "hybrid", "dense+sparse", "dense+bm25+sparse"]
+"""How a search ranks: by vectors, by words, by the weights of a sparse encoder, or by several of these
+with their ranks fused; "hybrid" is dense and bm25."""
+
+CANDIDATES = 100
+"""Number of hits of each ranking that are fused, and of those that are reranked; k if that is more."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class Hit:
     Attributes:
         id: the passage's id.
         score: higher is better. "dense": cosine similarity to the query, -1 to 1. "bm25": BM25,
-            above 0. "hybrid": the sum of reciprocal ranks. From a ranker: the ranker's score.
+            above 0. "sparse": product of the weights, above 0. Several: the sum of reciprocal ranks.
+            Reranked by token vectors: MaxSim. From a ranker: the ranker's score.
         text: the passage's text.
         source: path relative to the indexed folder.
         heading: the headings above the text, joined by " > ".
@@ -89,6 +95,19 @@ class StoredSource:
         ) and bool(self.ids)
 
 
+@dataclass(frozen=True, eq=False)
+class PassageTokens:
+    """What the sparse and the multi-vector model of a store made of a passage.
+
+    Attributes:
+        sparse: the weights of its words; None where the store has no such model, or none is stored.
+        multi: int8 (T, D), the vectors of its tokens, unit length times 127; None likewise.
+    """
+
+    sparse: SparseVector | None = None
+    multi: NDArray[np.int8] | None = None
+
+
 @dataclass(frozen=True)
 class StoredPassage:
     """A passage as a store holds it.
@@ -97,11 +116,13 @@ class StoredPassage:
         passage: the passage.
         version: the file version it came from; None: added without a file.
         vector: float32 (dimension,), unit length; None where none is stored or none was asked for.
+        tokens: sparse and token vectors; None where none was asked for, or the store has none.
     """
 
     passage: Passage
     version: FileVersion | None = None
     vector: NDArray[np.float32] | None = field(default=None, compare=False)
+    tokens: PassageTokens | None = field(default=None, compare=False)
 
 
 class VectorStore(Protocol):
@@ -122,6 +143,7 @@ class VectorStore(Protocol):
         vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
+        tokens: Sequence[PassageTokens] | None = None,
     ) -> None:
         """Store passages; one whose id is already stored is replaced.
 
@@ -131,7 +153,27 @@ class VectorStore(Protocol):
                 found only by words, filters and ids.
             versions: the file version of each source, for passages of one root; None for passages
                 that belong to no file.
+            tokens: sparse and token vectors of each passage, of the models in the manifest; None
+                stores none, and `incomplete` names the passages.
         """
+        ...
+
+    def add_models(
+        self, *, sparse: TokenModel | None = None, multi: TokenModel | None = None
+    ) -> None:
+        """Record models for sparse and token vectors; stored passages are `incomplete` until then.
+
+        Args:
+            sparse: the model of the sparse vectors; None changes nothing.
+            multi: the model of the token vectors; None changes nothing.
+
+        Raises:
+            StoreMismatchError: the store has vectors of another model.
+        """
+        ...
+
+    def incomplete(self) -> list[str]:
+        """Return the ids of passages that lack sparse or token vectors of the models in the manifest."""
         ...
 
     def require_space(self, passages: int, text_bytes: int = 0) -> None:
@@ -157,15 +199,22 @@ class VectorStore(Protocol):
         text: str | None = None,
         mode: Mode | None = None,
         filter: Filter | None = None,
+        sparse: SparseVector | None = None,
+        multi: NDArray[np.float32] | None = None,
+        candidates: int = CANDIDATES,
     ) -> list[Hit]:
         """Find the k best passages.
 
         Args:
-            vector: float32 (dimension,); "dense" and "hybrid" need it.
+            vector: float32 (dimension,); "dense" and the modes with it need it.
             k: maximum number of hits, at least 1.
-            text: the question as text; "bm25" and "hybrid" need it.
-            mode: how to rank; None uses whatever is given: text, vector or both.
+            text: the question as text; "bm25" and the modes with it need it.
+            mode: how to rank; None uses whatever is given of vector, text and sparse.
             filter: return only passages that match.
+            sparse: the question's weights; "sparse" and the modes with it need them.
+            multi: float32 (T, D), vectors of the question's tokens: the best candidates are reranked
+                by MaxSim with the stored token vectors; None does not rerank.
+            candidates: how many passages are reranked; k if that is more.
 
         Returns:
             hits, best first; equal scores in the order of their ids.
@@ -195,6 +244,14 @@ class VectorStore(Protocol):
         Returns:
             float32 (dimension,) by digest, for those that are stored.
         """
+        ...
+
+    def tokens(self, ids: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return the sparse and token vectors of these ids by id, for passages that lack none."""
+        ...
+
+    def tokens_of_content(self, digests: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return the same of stored passages with the given content, by digest."""
         ...
 
     def delete(self, ids: Sequence[str]) -> None:

@@ -17,6 +17,8 @@ with needs_extra("qdrant"):
 
 DENSE = "dense"
 BM25 = "bm25"
+SPARSE = "sparse"
+MULTI = "multi"
 MANIFEST_KEY = "quaver"
 """Key of the manifest in the collection's metadata."""
 
@@ -172,9 +174,24 @@ def collection_settings(manifest: Manifest) -> dict[str, Any]:
         quantization_config=small[manifest.vectors],
         on_disk=manifest.vectors != "float32",  # read only to rescore candidates
     )
+    vectors = {DENSE: dense}
+    if manifest.multi is not None:
+        vectors[MULTI] = models.VectorParams(
+            size=manifest.multi.dimension,
+            distance=models.Distance.DOT,
+            datatype=models.Datatype.FLOAT16,  # int8 / 127 comes back exactly
+            multivector_config=models.MultiVectorConfig(
+                comparator=models.MultiVectorComparator.MAX_SIM
+            ),
+            hnsw_config=models.HnswConfigDiff(m=0),  # only candidates are compared
+            on_disk=True,
+        )
+    weights = {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)}
+    if manifest.sparse is not None:
+        weights[SPARSE] = models.SparseVectorParams()
     return {
-        "vectors_config": {DENSE: dense},
-        "sparse_vectors_config": {BM25: models.SparseVectorParams(modifier=models.Modifier.IDF)},
+        "vectors_config": vectors,
+        "sparse_vectors_config": weights,
         "metadata": {MANIFEST_KEY: manifest.to_json()},
     }
 

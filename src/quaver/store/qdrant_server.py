@@ -1,7 +1,8 @@
 """A store on a Qdrant server, for many processes and machines.
 
-A collection has the vectors "dense" and "bm25", and the manifest in its metadata. Many processes
-can write at once, but two simultaneous updates of one folder are not kept apart.
+A collection has the vectors "dense" and "bm25", "sparse" and "multi" if it was created with models for
+them, and the manifest in its metadata. Many processes can write
+at once, but two simultaneous updates of one folder are not kept apart.
 """
 
 from __future__ import annotations
@@ -14,9 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
-from quaver.errors import StoreExistsError, StoreNotFoundError, check_range, needs_extra
+from quaver.errors import (
+    StoreExistsError,
+    StoreMismatchError,
+    StoreNotFoundError,
+    check_range,
+    needs_extra,
+)
+from quaver.sparse_encoder import SparseVector
 from quaver.store.filters import Compare, Filter
-from quaver.store.manifest import Manifest
+from quaver.store.manifest import Manifest, TokenModel
 from quaver.store.payload import (
     VERSION_FIELDS,
     point_id,
@@ -25,14 +33,24 @@ from quaver.store.payload import (
     to_payload,
     to_version,
 )
-from quaver.store.protocol import FileVersion, Hit, Mode, StoredPassage, StoredSource
+from quaver.store.protocol import (
+    CANDIDATES,
+    FileVersion,
+    Hit,
+    Mode,
+    PassageTokens,
+    StoredPassage,
+    StoredSource,
+)
 from quaver.store.qdrant_filter import translated_filter
 from quaver.store.query import (
-    CANDIDATES,
     best,
     check_upsert,
-    checked_mode,
+    checked_rankings,
     fused,
+    is_complete,
+    rounded,
+    with_models,
 )
 from quaver.store.status import UpdateNote
 from quaver.store.terms import TermAnalyzer, Terms
@@ -46,6 +64,8 @@ from quaver.store.qdrant_connection import (
     CONDITIONS,
     DENSE,
     MANIFEST_KEY,
+    MULTI,
+    SPARSE,
     Link,
     collection_settings,
     search_params,
@@ -53,6 +73,9 @@ from quaver.store.qdrant_connection import (
 
 _PAGE = 1024
 _CONFLICT = 409
+_ENCODED = "encoded"
+"""Field of a point's payload with the names of its sparse and token vectors."""
+
 _INDEXED = ("root", "content")
 """Finds the passages of a root, and vectors by content, without reading every payload."""
 
@@ -166,24 +189,52 @@ class QdrantStore:
         vectors: NDArray[np.float32] | None,
         *,
         versions: Mapping[str, FileVersion] | None = None,
+        tokens: Sequence[PassageTokens] | None = None,
     ) -> None:
         """Store passages; see `VectorStore.upsert`."""
         ids = [passage.id for passage in passages]
-        check_upsert(ids, vectors, dimension=self.manifest.dimension)
+        check_upsert(ids, vectors, tokens, manifest=self.manifest)
         rows = [None] * len(passages) if vectors is None else vectors.tolist()
+        encoded = [PassageTokens()] * len(passages) if tokens is None else tokens
         points = []
-        for passage, row in zip(passages, rows, strict=True):
+        for passage, row, one in zip(passages, rows, encoded, strict=True):
             terms = self._terms.document(embedded_text(passage.heading, passage.text))
             named: dict[str, Any] = {BM25: _sparse(terms)}
             if row is not None:
                 named[DENSE] = row
+            if one.sparse is not None:
+                named[SPARSE] = _weights(rounded(one.sparse))
+            if one.multi is not None:
+                named[MULTI] = _unpacked(one.multi)
+            payload = to_payload(passage, versions)
+            if made := [name for name in (SPARSE, MULTI) if name in named]:
+                payload[_ENCODED] = made
             points.append(
-                models.PointStruct(
-                    id=point_id(passage.id), vector=named, payload=to_payload(passage, versions)
-                )
+                models.PointStruct(id=point_id(passage.id), vector=named, payload=payload)
             )
         if points:
             self._link(self._link.client.upsert, self._link.collection, points, wait=True)
+
+    def add_models(
+        self, *, sparse: TokenModel | None = None, multi: TokenModel | None = None
+    ) -> None:
+        """Check that the collection has these models: a server's collection cannot get other vectors."""
+        if with_models(self.manifest, self._link.location, sparse, multi) != self.manifest:
+            raise StoreMismatchError(
+                f"the vectors of a collection are set when it is created: {self._link.location} was created "
+                "without these; make another one with --sparse or --multi"
+            )
+
+    def incomplete(self) -> list[str]:
+        """Return the ids of passages that lack vectors; see `VectorStore.incomplete`."""
+        kinds = [name for name in (SPARSE, MULTI) if getattr(self.manifest, name) is not None]
+        if not kinds:
+            return []
+        lacking: list[Any] = [
+            models.Filter(must_not=[CONDITIONS.any_of(_ENCODED, [name])]) for name in kinds
+        ]
+        records = self._scroll(models.Filter(should=lacking), fields=["id"])
+        return [(record.payload or {})["id"] for record in records]
 
     def flush(self) -> None:
         """Do nothing: a write returns when the server has logged it."""
@@ -196,21 +247,34 @@ class QdrantStore:
         text: str | None = None,
         mode: Mode | None = None,
         filter: Filter | None = None,
+        sparse: SparseVector | None = None,
+        multi: NDArray[np.float32] | None = None,
+        candidates: int = CANDIDATES,
     ) -> list[Hit]:
         """Find the best passages; see `VectorStore.search`."""
         check_range("k", k)
-        mode = checked_mode(vector, text, mode, dimension=self.manifest.dimension)
+        names = checked_rankings(
+            self.manifest,
+            self._link.location,
+            mode,
+            vector=vector,
+            text=text,
+            sparse=sparse,
+            multi=multi,
+            candidates=candidates,
+        )
         condition = translated_filter(filter, CONDITIONS)
-        limit = max(k, CANDIDATES) if mode == "hybrid" else k
+        depth = k if multi is None else max(k, candidates)
+        limit = depth if len(names) == 1 else max(depth, CANDIDATES)
         requests = []
-        if mode != "bm25" and vector is not None:
+        if "dense" in names and vector is not None:
             params = search_params(self.manifest.vectors)
             requests.append(
                 models.QueryRequest(
                     query=vector.tolist(), using=DENSE, limit=limit, filter=condition, params=params
                 )
             )
-        if mode != "dense" and text is not None:
+        if "bm25" in names and text is not None:
             terms = self._terms.query(text)
             if terms.indices:  # otherwise no word is left to rank by
                 requests.append(
@@ -218,19 +282,40 @@ class QdrantStore:
                         query=_sparse(terms), using=BM25, limit=limit, filter=condition
                     )
                 )
+        if "sparse" in names and sparse is not None and len(sparse):
+            requests.append(
+                models.QueryRequest(
+                    query=_weights(sparse), using=SPARSE, limit=limit, filter=condition
+                )
+            )
         if not requests:
             return []
         found = self._link(self._link.client.query_batch_points, self._link.collection, requests)
         rankings = [best([(str(p.id), p.score) for p in one.points], limit) for one in found]
         scores = dict(rankings[0])
-        if mode == "hybrid":
-            scores = dict(best(fused([[i for i, _ in ranking] for ranking in rankings]), k))
+        if len(names) > 1:
+            scores = dict(best(fused([[i for i, _ in ranking] for ranking in rankings]), depth))
+        if multi is not None and scores:
+            scores = self._reranked(list(scores), multi, k)
         payloads = {str(r.id): r.payload or {} for r in self._records(list(scores))}
         return [
             to_hit(payloads[point], score, self._link.location)
             for point, score in scores.items()
             if point in payloads
         ]
+
+    def _reranked(self, points: list[str], multi: NDArray[np.float32], k: int) -> dict[str, float]:
+        """Return the best of some points by MaxSim, which the server computes."""
+        found = self._link(
+            self._link.client.query_points,
+            self._link.collection,
+            query=multi.tolist(),
+            using=MULTI,
+            limit=len(points),
+            query_filter=models.Filter(must=[models.HasIdCondition(has_id=list(points))]),
+            with_payload=False,
+        )
+        return dict(best([(str(p.id), p.score) for p in found.points], k))
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
         """Return stored passages; see `VectorStore.get`."""
@@ -268,6 +353,52 @@ class QdrantStore:
                 if vector is not None:
                     found[(record.payload or {})["content"]] = vector
         return found
+
+    def tokens(self, ids: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors; see `VectorStore.tokens`."""
+        wanted = {point_id(i): i for i in ids}
+        found = {
+            wanted[str(record.id)]: self._tokens(record)
+            for record in self._records(list(wanted), with_vectors=True, with_payload=False)
+        }
+        return {i: one for i, one in found.items() if is_complete(one, self.manifest)}
+
+    def tokens_of_content(self, digests: Sequence[str]) -> dict[str, PassageTokens]:
+        """Return sparse and token vectors by content; see `VectorStore.tokens_of_content`."""
+        found: dict[str, PassageTokens] = {}
+        wanted = list(dict.fromkeys(digests))
+        for first in range(0, len(wanted), _PAGE):
+            condition = models.Filter(
+                must=[CONDITIONS.any_of("content", wanted[first : first + _PAGE])]
+            )
+            for record in self._scroll(condition, with_vectors=True, fields=["content"]):
+                one = self._tokens(record)
+                if is_complete(one, self.manifest):
+                    found[(record.payload or {})["content"]] = one
+        return found
+
+    def _tokens(self, record: models.Record) -> PassageTokens:
+        """Return the sparse and token vectors of a record."""
+        named: Any = record.vector if isinstance(record.vector, dict) else {}
+        sparse = multi = None
+        if self.manifest.sparse is not None and SPARSE in named:
+            order = np.argsort(named[SPARSE].indices)
+            sparse = SparseVector(
+                np.asarray(named[SPARSE].indices, np.int32)[order],
+                np.asarray(named[SPARSE].values, np.float32)[order],
+                self.manifest.sparse.dimension,
+            )
+        if self.manifest.multi is not None and MULTI in named:
+            multi = _packed(np.asarray(named[MULTI], np.float32))
+        return PassageTokens(sparse, multi)
+
+    @property
+    def _vector_names(self) -> list[str]:
+        """The vectors that are read back."""
+        return [
+            DENSE,
+            *(name for name in (SPARSE, MULTI) if getattr(self.manifest, name) is not None),
+        ]
 
     def delete(self, ids: Sequence[str]) -> None:
         """Remove passages; see `VectorStore.delete`."""
@@ -332,7 +463,10 @@ class QdrantStore:
     def _stored(self, record: models.Record) -> StoredPassage:
         payload = record.payload or {}
         where = self._link.location
-        return StoredPassage(to_passage(payload, where), to_version(payload), _vector(record))
+        tokens = self._tokens(record) if record.vector is not None else None
+        return StoredPassage(
+            to_passage(payload, where), to_version(payload), _vector(record), tokens
+        )
 
     def _records(
         self, points: Sequence[str], *, with_vectors: bool = False, with_payload: bool = True
@@ -343,7 +477,7 @@ class QdrantStore:
                 self._link.collection,
                 points[first : first + _PAGE],
                 with_payload=with_payload,
-                with_vectors=[DENSE] if with_vectors else False,
+                with_vectors=self._vector_names if with_vectors else False,
             )
 
     def _scroll(
@@ -363,7 +497,7 @@ class QdrantStore:
                 limit=_PAGE,
                 offset=offset,
                 with_payload=True if fields is None else (fields or False),
-                with_vectors=[DENSE] if with_vectors else False,
+                with_vectors=self._vector_names if with_vectors else False,
             )
             yield from records
             if offset is None:
@@ -381,6 +515,22 @@ def _make_indexes(link: Link, present: Container[str]) -> None:
     for name in _INDEXED:
         if name not in present:
             link(link.client.create_payload_index, link.collection, name, keyword)
+
+
+def _weights(weights: SparseVector) -> models.SparseVector:
+    return models.SparseVector(indices=weights.indices.tolist(), values=weights.values.tolist())
+
+
+def _unpacked(multi: NDArray[np.int8]) -> list[list[float]]:
+    """Return token vectors as numbers; a server has no empty ones, so zeros stand for a passage without."""
+    rows = multi if len(multi) else np.zeros((1, multi.shape[1]), np.int8)
+    unpacked: list[list[float]] = (rows.astype(np.float32) / 127).tolist()
+    return unpacked
+
+
+def _packed(rows: NDArray[np.float32]) -> NDArray[np.int8]:
+    packed: NDArray[np.int8] = np.rint(rows * 127).astype(np.int8)
+    return packed[:0] if len(packed) == 1 and not packed.any() else packed
 
 
 def _sparse(terms: Terms) -> models.SparseVector:

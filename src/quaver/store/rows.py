@@ -36,9 +36,27 @@ ROW_RECORD = np.dtype(
 DROPPED_RECORD = np.dtype([("row", "<u4"), ("inverse", "<u4")])
 """A removed row, and the same number inverted to detect damage."""
 
+TOKEN_RECORD = np.dtype(
+    [
+        ("weights_at", "<u8"),  # number of its first record in weights
+        ("multi_at", "<u8"),  # number of its first vector in multi
+        ("weights", "<u4"),  # how many weights
+        ("multi", "<u4"),  # how many vectors
+        ("weights_sum", "<u4"),  # CRC-32 of the weights' bytes
+        ("multi_sum", "<u4"),  # CRC-32 of the vectors' bytes
+        ("spare", "<u4"),
+        ("row_sum", "<u4"),  # CRC-32 of all before
+    ]
+)
+"""Where a passage's sparse and token vectors are; 40 bytes, all zero where it has none."""
+
+WEIGHT_RECORD = np.dtype([("word", "<u4"), ("weight", "<f2")])
+"""The weight of a word; 6 bytes."""
+
 HAS_VECTOR = 1
+HAS_SPARSE = 2
+HAS_MULTI = 4
 MAX_ROWS = (1 << 32) - 2
-_SUMMED = ROW_RECORD.itemsize - 4
 _HALF = (1 << 64) - 1
 _MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
@@ -92,10 +110,10 @@ def from_text(data: bytes) -> str:
 
 
 def seal(records: NDArray[np.void]) -> None:
-    """Set the checksums of otherwise complete records."""
+    """Set the checksums of otherwise complete records; `row_sum` is their last field."""
     data = records.tobytes()
-    size = ROW_RECORD.itemsize
-    records["row_sum"] = [zlib.crc32(data[at : at + _SUMMED]) for at in range(0, len(data), size)]
+    size = records.dtype.itemsize
+    records["row_sum"] = [zlib.crc32(data[at : at + size - 4]) for at in range(0, len(data), size)]
 
 
 def sealed(records: NDArray[np.void]) -> NDArray[np.bool_]:

@@ -17,14 +17,15 @@ from quaver.errors import StoreError
 from quaver.store.column import write_whole
 
 FILE_NAME = "state.json"
+_OF_TOKENS = ("weights", "multi", "tokens_sum", "sparse_runs")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A file of words; see `postings`.
+    """A file of words, or of sparse vectors; see `postings`.
 
     Attributes:
-        number: it is `words.GENERATION.NUMBER`.
+        number: it is `words.GENERATION.NUMBER`, or `sparse.GENERATION.NUMBER`.
         level: how often its postings were merged.
         postings: how many it holds.
         size: its bytes.
@@ -53,6 +54,10 @@ class State:
         runs: the files of words.
         next_run: the number that the next one gets.
         manifest: the manifest as JSON text, a second copy of it.
+        weights: committed records of weights.
+        multi: committed records of multi.
+        tokens_sum: CRC-32 of the committed records of tokens, as many as rows.
+        sparse_runs: the files of sparse vectors.
     """
 
     commit: int = 0
@@ -65,6 +70,10 @@ class State:
     runs: tuple[Run, ...] = field(default=())
     next_run: int = 1
     manifest: str = ""
+    weights: int = 0
+    multi: int = 0
+    tokens_sum: int = 0
+    sparse_runs: tuple[Run, ...] = field(default=())
 
     def write(self, store: Path) -> None:
         """Commit: replace the file by this state.
@@ -75,7 +84,9 @@ class State:
         Raises:
             StoreWriteError: writing failed; the previous state stays.
         """
-        content = json.dumps(asdict(self), sort_keys=True)
+        # Without what a store of only one vector for each passage does not have: earlier versions read it.
+        fields = {name: v for name, v in asdict(self).items() if v or name not in _OF_TOKENS}
+        content = json.dumps(fields, sort_keys=True)
         written = {"state": content, "sum": zlib.crc32(content.encode())}
         write_whole(store / FILE_NAME, json.dumps(written).encode())
 
@@ -100,7 +111,8 @@ class State:
                 raise ValueError("its sum does not fit")
             fields = json.loads(content)
             runs = tuple(Run(**run) for run in fields.pop("runs"))
-            return replace(_checked(cls(**fields)), runs=runs)
+            sparse_runs = tuple(Run(**run) for run in fields.pop("sparse_runs", ()))
+            return replace(_checked(cls(**fields)), runs=runs, sparse_runs=sparse_runs)
         except OSError as error:
             raise StoreError(
                 f"cannot read {path}: {error.strerror}; `quaver check --repair` rebuilds it"
@@ -114,7 +126,7 @@ class State:
 def _checked(state: State) -> State:
     values: dict[str, Any] = asdict(state)
     for name, value in values.items():
-        kind = {"runs": tuple, "manifest": str}.get(name, int)
+        kind = {"runs": tuple, "sparse_runs": tuple, "manifest": str}.get(name, int)
         if not isinstance(value, kind) or (kind is int and value < 0):
             raise ValueError(f"{name} is {value!r}")
     return state

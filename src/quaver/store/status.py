@@ -91,6 +91,9 @@ class StoreStatus:
         passages: all passages, including those without a folder.
         folders: the indexed folders, sorted by name.
         bytes: size on disk; None if unknown (a server, or memory).
+        sparse: the model of the sparse vectors; None without.
+        multi: the model of the token vectors; None without.
+        incomplete: passages that lack sparse or token vectors; an update encodes them.
     """
 
     location: str
@@ -103,6 +106,9 @@ class StoreStatus:
     passages: int
     folders: tuple[FolderStatus, ...]
     bytes: int | None
+    sparse: str | None = None
+    multi: str | None = None
+    incomplete: int = 0
 
     @property
     def files(self) -> int:
