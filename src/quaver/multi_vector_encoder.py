@@ -368,19 +368,29 @@ class MultiVectorEncoder:
         return found
 
     def _tokenize(self, side: Side) -> Callable[[Sequence[str], Callable[[int], int]], TokenBatch]:
-        prefix = self._prefixes[side]
+        return lambda texts, position: self._tokens(texts, side, position)
+
+    def _room(self, side: Side) -> int:
+        """Return how many tokens a text may have, special tokens included, beside a prefix."""
         longest = self.query_length if side == "query" else self.max_seq_length
+        return longest - (self._prefixes[side] is not None)
 
-        def tokenize(texts: Sequence[str], position: Callable[[int], int]) -> TokenBatch:
-            room = longest if prefix is None else longest - 1
-            batch = self.tokenizer.encode(texts, position, longest=room)
-            if prefix is not None:
-                batch = _with_prefix(batch, prefix, self._leading)
-            if side == "query" and self._expansion is not None and self._mask is not None:
-                batch = _expanded(batch, self._expansion, self._mask)
-            return batch
-
-        return tokenize
+    def _tokens(
+        self,
+        texts: Sequence[str],
+        side: Side,
+        position: Callable[[int], int] | None = None,
+        keep: Literal["start", "end"] = "start",
+        longest: int | None = None,
+    ) -> TokenBatch:
+        prefix, room = self._prefixes[side], self._room(side)
+        room = min(room, longest or room)
+        batch = self.tokenizer.encode(texts, position, keep=keep, longest=room)
+        if prefix is not None:
+            batch = _with_prefix(batch, prefix, self._leading)
+        if side == "query" and self._expansion is not None and self._mask is not None:
+            batch = _expanded(batch, self._expansion, self._mask)
+        return batch
 
     def _kept(self, batch: TokenBatch, side: Side) -> NDArray[np.bool_]:
         """Return which tokens get a vector."""
@@ -468,7 +478,7 @@ def tokenize_passages(encoder: MultiVectorEncoder, texts: Sequence[str]) -> Toke
     """
     prompt = document_prompt(encoder.prompts)
     prompted = [with_prompt(prompt, text) for text in texts]
-    return encoder._tokenize("document")(prompted, lambda i: i)
+    return encoder._tokens(prompted, "document")
 
 
 def encode_passages(
@@ -497,6 +507,53 @@ def encode_passages(
     vectors = np.concatenate([empty, *(part.vectors for part in parts)])
     return TokenVectors(
         convert(vectors, normalize=False, output=output), np.cumsum(np.concatenate(counts))
+    )
+
+
+def tokenize_texts(
+    encoder: MultiVectorEncoder,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    keep: Literal["start", "end"] = "start",
+    longest: int | None = None,
+) -> TokenBatch:
+    """Tokenize queries or documents, with their prefix and mask tokens, for `embed_tokenized`.
+
+    Args:
+        encoder: the model.
+        texts: N texts, with the prompt that they get.
+        side: "query" or "document".
+        keep: which part of a text that is too long to keep.
+        longest: maximum number of tokens in a text, special tokens included and more than they, without
+            its prefix; None allows `longest_text`.
+
+    Raises:
+        InputError: a text is no str, or has half of a surrogate pair.
+    """
+    return encoder._tokens(texts, side, keep=keep, longest=longest)
+
+
+def longest_text(encoder: MultiVectorEncoder, side: Side) -> int:
+    """Return how many tokens a query or document may have, special tokens included, without its prefix."""
+    return encoder._room(side)
+
+
+def embed_tokenized(encoder: MultiVectorEncoder, tokens: TokenBatch, side: Side) -> TokenVectors:
+    """Turn tokenized texts into vectors, as `MultiVectorEncoder.encode_query` and `encode_document` do.
+
+    Args:
+        encoder: the model.
+        tokens: N texts, from `tokenize_texts`.
+        side: "query" or "document".
+
+    Raises:
+        TokenRangeError: an id is outside the vocabulary, or a text is longer than the model allows.
+        EngineError: a vector came out with NaN or infinity.
+        ImportError: the folder says that documents are pooled, and scipy is not installed.
+    """
+    return encoder._token_vectors(
+        tokens, side, encoder._modules.pool_factor if side == "document" else 1
     )
 
 

@@ -27,6 +27,7 @@ from quaver.engine import (
 from quaver.errors import InputError, check_range
 from quaver.models import (
     TokenBatch,
+    Tokenizer,
     WordTable,
     choose_prompt,
     document_prompt,
@@ -547,6 +548,24 @@ def weigh_tokenized(encoder: SparseEncoder, tokens: TokenBatch) -> SparseVectors
             part = batch.select(start, min(start + room, len(batch)))
             rows.append(_compressed(encoder._engine.encode(part), most))
     return _joined(rows, encoder.dimension)
+
+
+def query_tokenizer(encoder: SparseEncoder) -> Tokenizer:
+    """Return the tokenizer of queries: that of the table if the model has one."""
+    table = encoder._queries
+    return encoder.tokenizer if table is None else table.tokenizer
+
+
+def weigh_query_tokens(encoder: SparseEncoder, tokens: TokenBatch) -> SparseVectors:
+    """Turn tokenized queries into weights, as `SparseEncoder.encode_query` does.
+
+    Arguments, result and errors are those of `weigh_tokenized`; the tokens are those of `query_tokenizer`.
+    """
+    table = encoder._queries
+    if table is None:
+        return weigh_tokenized(encoder, tokens)
+    rows = _looked_up(table, tokens, encoder.max_active_dims or sys.maxsize)
+    return _joined([rows], encoder.dimension)
 
 
 _Rows = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]

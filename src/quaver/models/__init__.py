@@ -17,7 +17,7 @@ from quaver.models.families.registry import (
     split_tensors,
 )
 from quaver.models.files import mismatch_in_words
-from quaver.models.folder import ModelFolder
+from quaver.models.folder import ModelFolder, kind_of_model
 from quaver.models.geometry import (
     MAX_LENGTH,
     POOLINGS,
@@ -127,6 +127,7 @@ __all__ = [
     "find_folder",
     "gathered",
     "is_quantized",
+    "kind_of_model",
     "masked_lm_spec",
     "mismatch_in_words",
     "model_tensors",

@@ -392,15 +392,50 @@ class _Chain:
 _LOGITS = _Chain(Path(), "lasttoken", scores=True)
 
 
-def _chain(
-    path: Path, name: str, settings: SentenceTransformersFile, wanted: Kind | None
-) -> _Chain:
-    """Read modules.json, and refuse a model of another kind than the one that is wanted."""
+def kind_of_model(
+    name_or_path: str | Path,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Kind | None:
+    """Tell which kind of model a folder or hub id is, without opening it.
+
+    Args:
+        name_or_path: as of `ModelFolder.open`.
+        revision: branch, tag or commit on the hub.
+        local_files_only: never use the network.
+        token: access token of the hub.
+
+    Returns:
+        "sparse" or "multi-vector"; None for models of one vector or of scores, and for a masked
+        language model alone, which says nothing of its use.
+
+    Raises:
+        ModelNotFoundError: no such folder or hub model.
+        ModelFolderError: a JSON file is broken.
+    """
+    organizations = (*ORGANIZATIONS, "sparse-encoder", "lightonai")
+    path, _, _ = find_folder(name_or_path, revision, local_files_only, token, organizations)
+    listed, architectures = _listed(path)
+    settings = _settings(path / "config_sentence_transformers.json")
+    return kind_of(path, listed, settings, architectures)
+
+
+def _listed(path: Path) -> tuple[list[ModuleEntry] | None, tuple[str, ...]]:
+    """Read modules.json, and without it the architectures of config.json."""
     listed = read_checked(list[ModuleEntry], path / "modules.json")
     for entry in listed or ():
         checked_path(entry.path, path / "modules.json")
     config = None if listed else read_checked(ConfigFile, path / "config.json")
-    architectures = tuple(config.architectures or ()) if config is not None else ()
+    return listed, tuple(config.architectures or ()) if config is not None else ()
+
+
+def _chain(
+    path: Path, name: str, settings: SentenceTransformersFile, wanted: Kind | None
+) -> _Chain:
+    """Read modules.json, and refuse a model of another kind than the one that is wanted."""
+    listed, architectures = _listed(path)
     kind = kind_of(path, listed, settings, architectures)
     classes = [entry.type.rpartition(".")[2] for entry in listed or ()]
     if wanted == "sparse" and listed is None and any("ForMaskedLM" in a for a in architectures):

@@ -17,11 +17,25 @@ from numpy.typing import NDArray
 
 from quaver.embedder import Embedder, pool_parts, pool_tokenized
 from quaver.errors import InputError, QuaverError
-from quaver.models import TokenBatch, Tokenizer
+from quaver.models import TokenBatch, Tokenizer, kind_of_model
+from quaver.multi_vector_encoder import (
+    MultiVectorEncoder,
+    Side,
+    TokenVectors,
+    embed_tokenized,
+    tokenize_texts,
+)
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.scheduler import Cut, Item, Lane, Pair, SpanBatch, Spans, Tokens
-from quaver.serve.settings import ModelSettings
+from quaver.serve.settings import ModelSettings, Task
+from quaver.sparse_encoder import (
+    SparseEncoder,
+    SparseVectors,
+    query_tokenizer,
+    weigh_query_tokens,
+    weigh_tokenized,
+)
 
 Status = Literal["unloaded", "loading", "ready", "failed"]
 
@@ -107,7 +121,109 @@ class LoadedCrossEncoder:
         return self.model.tokenizer
 
 
-Loaded = LoadedEmbedder | LoadedCrossEncoder
+class LoadedSparse:
+    """A sparse encoder with its lanes.
+
+    Attributes:
+        model: the model.
+        lane: computes the weights of texts, as arrays of `ENTRY`.
+        queries: computes those of queries; the same lane unless a table weighs them.
+    """
+
+    def __init__(self, model: SparseEncoder) -> None:
+        """Give the model its lanes."""
+        self.model = model
+        key = f"{model.fingerprint}/{model.precision}/{model.isa}/{next(_loads)}"
+        self.lane = self.queries = Lane(
+            key,
+            lambda items: _tokenized(model.tokenizer, items),
+            lambda batch: _entries(weigh_tokenized(model, batch)),
+            width=None,
+            longest=model.max_seq_length,
+        )
+        if model.queries_without_model:
+            tokenizer = query_tokenizer(model)
+            self.queries = Lane(
+                f"{key}/queries",
+                lambda items: _tokenized(tokenizer, items),
+                lambda batch: _entries(weigh_query_tokens(model, batch)),
+                width=None,
+                longest=tokenizer.max_length,
+            )
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The model's lanes."""
+        return self.lane, self.queries
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+
+class LoadedMultiVector:
+    """A multi-vector model with its lanes.
+
+    Attributes:
+        model: the model.
+        documents: computes the vectors of the tokens of documents.
+        queries: computes those of queries.
+    """
+
+    def __init__(self, model: MultiVectorEncoder) -> None:
+        """Give the model its lanes.
+
+        Raises:
+            ImportError: its folder says that documents are pooled, and scipy is not installed.
+        """
+        self.model = model
+        model.encode_document("")  # a folder that pools needs scipy: say so now
+        key = f"{model.fingerprint}/{model.precision}/{model.isa}/{next(_loads)}"
+
+        def lane(side: Side, longest: int) -> Lane:
+            return Lane(
+                f"{key}/{side}",
+                lambda items: _tokenized(_Sided(model, side), items),
+                lambda batch: _split(embed_tokenized(model, batch, side)),
+                width=None,
+                longest=longest,
+            )
+
+        self.documents = lane("document", model.max_seq_length)
+        self.queries = lane("query", model.query_length)
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """The model's lanes."""
+        return self.documents, self.queries
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+
+class _Sided:
+    """Tokenizes texts as queries or documents of a multi-vector model."""
+
+    def __init__(self, model: MultiVectorEncoder, side: Side) -> None:
+        self._model, self._side = model, side
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        keep: Literal["start", "end"] = "start",
+        longest: int | None = None,
+    ) -> TokenBatch:
+        return tokenize_texts(self._model, texts, self._side, keep=keep, longest=longest)
+
+
+Loaded = LoadedEmbedder | LoadedCrossEncoder | LoadedSparse | LoadedMultiVector
+
+ENTRY = np.dtype([("index", np.int32), ("value", np.float32)])
+"""A word of a sparse vector, and its weight."""
 
 
 class ServedModel:
@@ -115,7 +231,9 @@ class ServedModel:
 
     Attributes:
         settings: where it comes from and what it is called.
-        reranks: whether it was given for reranking.
+        task: what it does.
+        unknown: whether a folder that was given to embed has not been loaded yet: it may turn out to be
+            of another task, "sparse" or "multi-vector".
         status: "unloaded", "loading", "ready" or "failed".
         error: why it could not be loaded, or None.
         loaded: the model while it is ready.
@@ -127,7 +245,8 @@ class ServedModel:
         """Offer a model."""
         self.settings = settings
         self.name = settings.name
-        self.reranks = settings.task == "rerank"
+        self.task: Task = settings.task
+        self.unknown = settings.task == "embed"
         self.status: Status = "unloaded"
         self.error: str | None = None
         self.loaded: Loaded | None = None
@@ -136,6 +255,11 @@ class ServedModel:
         self.holds = 0
         self._failed_at = -_RETRY_SECONDS
         self._loading: asyncio.Future[Loaded] | None = None
+
+    @property
+    def reranks(self) -> bool:
+        """Whether it was given for reranking."""
+        return self.task == "rerank"
 
     async def load(self, pool: ThreadPoolExecutor, threads: int | None) -> Loaded:
         """Load the model, or wait for whoever is loading it.
@@ -177,6 +301,8 @@ class ServedModel:
             self._loading = None
         self.load_seconds = time.perf_counter() - begin
         self.loaded, self.status, self.error = loaded, "ready", None
+        if self.settings.task == "embed":
+            self.task, self.unknown = _task_of(loaded), False
         return loaded
 
     def _unavailable(self, seconds: int) -> Refusal:
@@ -231,24 +357,23 @@ class Models:
                         "of them with NAME=MODEL"
                     )
 
-    def find(self, name: str | None, *, rerank: bool) -> ServedModel:
+    def find(self, name: str | None, task: Task) -> ServedModel:
         """Return the model that a request asks for.
 
         Args:
             name: the name or alias; None or "" for the default of the task.
-            rerank: whether it must rerank.
+            task: what it must do.
 
         Raises:
             Refusal: no model has this name, or it has another task.
         """
         if not name:
-            return self.default(rerank=rerank)
+            return self.default(task)
         model = self.named(name)
-        if model.reranks != rerank:
-            task, other = ("rerank", "embed") if rerank else ("embed", "rerank")
+        if model.task != task and not _may_have(model, task):
             raise Refusal(
                 Reason.WRONG_MODEL,
-                f"{model.name} does not {task}: it was given to {other}",
+                f"{model.name} does not {_DO[task]}: it {_IS[model.task]}",
                 field="model",
             )
         return model
@@ -273,24 +398,28 @@ class Models:
             )
         return model
 
-    def default(self, *, rerank: bool) -> ServedModel:
-        """Return the first model of a task.
+    def default(self, task: Task) -> ServedModel:
+        """Return the first model of a task, or one that may turn out to have it when it is loaded.
 
         Raises:
             Refusal: there is none.
         """
         for model in self.all:
-            if model.reranks == rerank:
+            if model.task == task:
                 return model
-        option = "--rerank" if rerank else "--model"
+        for model in self.all:
+            # Not one on demand: a wrong request would load it.
+            if _may_have(model, task) and not model.settings.on_demand:
+                return model
+        option = "--rerank" if task == "rerank" else "--model"
         raise Refusal(
             Reason.WRONG_MODEL,
-            f"this server has no model to {'rerank' if rerank else 'embed'}: start it with {option}",
+            f"this server has no model to {_DO[task]}: start it with {option}",
         )
 
     async def loaded(self, model: ServedModel) -> Loaded:
         """Return a model ready to run, loading it if needed; see `ServedModel.load`."""
-        return await model.load(self._pool, self._threads)
+        return model.loaded or await model.load(self._pool, self._threads)
 
     async def load_all(self, report: Callable[[ServedModel], None]) -> None:
         """Load every model that is not marked to be loaded on demand; one that fails leaves the others.
@@ -315,6 +444,30 @@ class Models:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+_DO: dict[Task, str] = {
+    "embed": "embed",
+    "sparse": "give sparse vectors",
+    "multi-vector": "give a vector for each token",
+    "rerank": "rerank",
+}
+_IS: dict[Task, str] = {
+    "embed": "was given to embed",
+    "sparse": "is a sparse encoder",
+    "multi-vector": "is a multi-vector model",
+    "rerank": "was given to rerank",
+}
+
+
+def _may_have(model: ServedModel, task: Task) -> bool:
+    return model.unknown and task in ("sparse", "multi-vector")
+
+
+def _task_of(loaded: Loaded) -> Task:
+    if isinstance(loaded, LoadedSparse):
+        return "sparse"
+    return "multi-vector" if isinstance(loaded, LoadedMultiVector) else "embed"
+
+
 def _open(settings: ModelSettings, threads: int | None) -> Loaded:
     options: dict[str, Any] = {
         "precision": settings.precision,
@@ -323,7 +476,22 @@ def _open(settings: ModelSettings, threads: int | None) -> Loaded:
         "threads": threads,
         "local_files_only": settings.local_files_only,
     }
-    if settings.task == "rerank":
+    task: str | None = settings.task
+    if task in ("embed", "rerank"):
+        kind = kind_of_model(
+            settings.source,
+            revision=settings.revision,
+            local_files_only=settings.local_files_only,
+        )
+        if task == "embed" or kind == "multi-vector":
+            task = kind
+    if task == "sparse":
+        _require_defaults(settings, "a sparse encoder")
+        return LoadedSparse(SparseEncoder.from_pretrained(settings.source, **options))
+    if task == "multi-vector":
+        _require_defaults(settings, "a multi-vector model")
+        return LoadedMultiVector(MultiVectorEncoder.from_pretrained(settings.source, **options))
+    if task == "rerank":
         ranker = Ranker.from_pretrained(settings.source, **options)
         if isinstance(ranker, CrossEncoder):
             return LoadedCrossEncoder(ranker)
@@ -340,7 +508,29 @@ def _open(settings: ModelSettings, threads: int | None) -> Loaded:
     return LoadedEmbedder(embedder)
 
 
-def _tokenized(tokenizer: Tokenizer, items: Sequence[Item], prompt: str = "") -> list[Tokens]:
+def _require_defaults(settings: ModelSettings, kind: str) -> None:
+    """Refuse settings that a kind of model does not have."""
+    for name in ("pooling", "normalize", "truncate_dim", "prompts"):
+        if getattr(settings, name) is not None:
+            raise InputError(
+                f"{name} has no effect on {settings.name}, which is {kind}: leave it out"
+            )
+
+
+def _entries(vectors: SparseVectors) -> list[NDArray[Any]]:
+    """Return the words and weights of each text."""
+    entries = np.empty(len(vectors.indices), ENTRY)
+    entries["index"], entries["value"] = vectors.indices, vectors.values
+    return np.split(entries, vectors.indptr[1:-1])
+
+
+def _split(vectors: TokenVectors) -> list[NDArray[np.float32]]:
+    return [np.asarray(vectors[i], np.float32) for i in range(len(vectors))]
+
+
+def _tokenized(
+    tokenizer: Tokenizer | _Sided, items: Sequence[Item], prompt: str = ""
+) -> list[Tokens]:
     """Tokenize inputs of any kind, each kind in one call, with the prompt before the query of a pair."""
     groups: dict[Any, list[int]] = {}
     for i, item in enumerate(items):
@@ -364,6 +554,7 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item], prompt: str = "") ->
                 texts = [_text(items[i]) for i in rows]
                 batch = tokenizer.encode(texts, keep=keep, longest=longest)
             else:
+                assert isinstance(tokenizer, Tokenizer)
                 pairs = [
                     (each.query, each.document) for each in map(_pair, (items[i] for i in rows))
                 ]
@@ -376,10 +567,14 @@ def _tokenized(tokenizer: Tokenizer, items: Sequence[Item], prompt: str = "") ->
 
 def _apart(batch: TokenBatch) -> list[Tokens]:
     ends = batch.offsets.tolist()
-    types = batch.type_ids
+    types, keys = batch.type_ids, batch.keys
     return [
-        Tokens(batch.ids[first:last], None if types is None else types[first:last])
-        for first, last in itertools.pairwise(ends)
+        Tokens(
+            batch.ids[first:last],
+            None if types is None else types[first:last],
+            attended=None if keys is None else int(keys[i]),
+        )
+        for i, (first, last) in enumerate(itertools.pairwise(ends))
     ]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from starlette.responses import Response
 
 from quaver.serve.http import Call, Route, json_response
-from quaver.serve.models import LoadedEmbedder, ServedModel
+from quaver.serve.models import LoadedEmbedder, LoadedMultiVector, LoadedSparse, ServedModel
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 
 
@@ -179,6 +179,8 @@ async def show(call: Call[ShowRequest]) -> Response:
     facts: dict[str, Any] = {"general.architecture": "quaver", "quaver.context_length": length}
     if isinstance(loaded, LoadedEmbedder):
         facts["quaver.embedding_length"] = loaded.embedder.dimension
+    elif isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
+        facts["quaver.embedding_length"] = loaded.model.dimension
     return json_response(
         {
             "modelfile": "",

@@ -1,4 +1,4 @@
-"""OpenAI's dialect: /v1/embeddings and /v1/models, with the fields that Jina's API adds.
+"""OpenAI's dialect: /v1/embeddings and /v1/models, with what Jina's API adds, such as /v1/multi-vector.
 
 Prompts: a text gets the model's default prompt, as of `Embedder.encode`. `input_type` (or Jina's
 `task`) "query" and "document" ask for the prompts of `Embedder.encode_query` and
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import Response
 
 from quaver.engine import Output
@@ -73,6 +74,40 @@ class EmbeddingsRequest(msgspec.Struct):
     late_chunking: bool | None = None
 
 
+class MultiVectorRequest(msgspec.Struct):
+    """The body of /v1/multi-vector, Jina's route for ColBERT models.
+
+    Attributes:
+        input: a text or texts.
+        model: a model's name or alias; left out, the first multi-vector model.
+        input_type: "query" or "document".
+        embedding_type: "float", or "base64" for the bytes of little-endian float32, a vector each.
+        dimensions: the size of the model's vectors; they cannot be shortened.
+        truncate: false refuses a text that is too long.
+    """
+
+    input: str | list[str]
+    model: str | None = None
+    input_type: Role = "document"
+    embedding_type: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+    truncate: bool | Literal["NONE", "START", "END"] | None = None
+
+
+class MultiVector(msgspec.Struct):
+    """The vectors of one text.
+
+    Attributes:
+        object: "embedding".
+        index: the input's position.
+        embeddings: a vector for each token: numbers, or base64 of little-endian float32.
+    """
+
+    object: str
+    index: int
+    embeddings: list[list[float] | str]
+
+
 class Embedding(msgspec.Struct):
     """One vector.
 
@@ -111,6 +146,22 @@ class EmbeddingsAnswer(msgspec.Struct):
 
     object: str
     data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class MultiVectorAnswer(msgspec.Struct):
+    """The answer of /v1/multi-vector.
+
+    Attributes:
+        object: "list".
+        data: the texts' vectors, in the order of the inputs.
+        model: the model's name.
+        usage: tokens.
+    """
+
+    object: str
+    data: list[MultiVector]
     model: str
     usage: Usage
 
@@ -232,18 +283,54 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
         found = await call.service.embed(call.waiter, inputs, **options)
     rows: list[Any]
     if kind == "base64":
-        vectors = found.astype("<f4", copy=False)
-        rows = [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors]
+        rows = [_base64(np.asarray(row, np.float32)) for row in found]
     elif kind == "binary":
         rows = list((found.astype(np.int16) - 128).astype(np.int8))
     else:
         rows = list(found)
     data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
+    return await rows_response(_BEFORE, data, _after(call))
+
+
+_BEFORE = b'{"object":"list","data":['
+
+
+def _after(call: Call[Any]) -> bytes:
+    """Return the end of an answer: which model gave it, and its tokens."""
     tokens = call.waiter.tokens
-    after = msgspec.json.encode(
-        {"model": served.name, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return b"]," + msgspec.json.encode({"model": call.waiter.model, "usage": usage})[1:]
+
+
+async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
+    """Embed each token."""
+    body = call.body
+    texts = [body.input] if isinstance(body.input, str) else body.input
+    if any(each == "" for each in texts):
+        raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
+    found = await call.service.embed_multi_vectors(
+        call.waiter,
+        texts,
+        body.input_type,
+        model=body.model,
+        dimensions=body.dimensions,
+        truncate=read_truncate(body.truncate),
     )
-    return await rows_response(b'{"object":"list","data":[', data, b"]," + after[1:])
+
+    def form(row: tuple[int, NDArray[np.float32]]) -> dict[str, Any]:
+        index, vectors = row
+        written: Any = vectors
+        if body.embedding_type == "base64":
+            written = [_base64(vector) for vector in vectors]
+        return {"object": "embedding", "index": index, "embeddings": written}
+
+    rows = list(enumerate(found))
+    return await rows_response(_BEFORE, rows, _after(call), at_once=1, form=form)
+
+
+def _base64(vector: NDArray[np.float32]) -> str:
+    """Return the bytes of little-endian float32."""
+    return base64.b64encode(vector.astype("<f4", copy=False).tobytes()).decode("ascii")
 
 
 async def models(call: Call[None]) -> Response:
@@ -276,6 +363,17 @@ ROUTES = (
         "Turn texts into vectors.",
         EmbeddingsRequest,
         EmbeddingsAnswer,
+        _ERRORS,
+    ),
+    Route(
+        "POST",
+        "/v1/multi-vector",
+        "openai",
+        multi_vector,
+        refuse,
+        "Turn texts into a vector for each token.",
+        MultiVectorRequest,
+        MultiVectorAnswer,
         _ERRORS,
     ),
     Route(

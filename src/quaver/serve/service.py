@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
@@ -15,12 +15,22 @@ from numpy.typing import NDArray
 from quaver.embedder import Embedder, finish_vectors, windows_of_texts
 from quaver.engine import Matrix, Output, ShortMatrix, similarity
 from quaver.errors import InputError
-from quaver.models import EncoderSpec, choose_prompt, document_prompt, query_prompt, with_prompt
+from quaver.models import (
+    EncoderSpec,
+    Tokenizer,
+    choose_prompt,
+    document_prompt,
+    query_prompt,
+    with_prompt,
+)
+from quaver.multi_vector_encoder import Side, TokenVectors, longest_text
 from quaver.reranker import CrossEncoder, activated
 from quaver.serve.models import (
     Loaded,
     LoadedCrossEncoder,
     LoadedEmbedder,
+    LoadedMultiVector,
+    LoadedSparse,
     Models,
     ServedModel,
 )
@@ -36,7 +46,8 @@ from quaver.serve.scheduler import (
     Spans,
     about_tokens,
 )
-from quaver.serve.settings import Settings
+from quaver.serve.settings import Settings, Task
+from quaver.sparse_encoder import SparseEncoder, query_tokenizer
 
 Truncate = Literal["start", "end", "never"]
 """What is cut off a text that is too long; "never" refuses it."""
@@ -45,7 +56,10 @@ Input = str | Sequence[int]
 """A text, or the ids of its tokens, special tokens included."""
 
 _MOST_NUMBERS = 2**24
-"""Maximum number of numbers in an answer with a vector for each token, about 200 MB of JSON."""
+"""Maximum number of numbers that a request with a vector for each token asks for, about 200 MB of JSON."""
+
+_WITHOUT_TOKENS = frozenset[str]({"rerank", "sparse"})
+"""Tasks whose models have no vectors of tokens."""
 
 _MOST_CHARACTERS = 2**20
 """Maximum number of characters in a document whose parts are embedded together."""
@@ -143,6 +157,18 @@ class Waiter:
             Refusal: the time was over, or the inputs failed.
             HungUp: the client went away.
         """
+        if job.future.done():  # computed on the event loop, or from the cache
+            job.future.result()
+        else:
+            await self._wait(scheduler, job)
+        self.tokens += int(job.lengths.sum())
+        self.inputs += len(job.rows)
+        self.tokenize_seconds += job.tokenize_seconds
+        self.compute_seconds += job.compute_seconds
+        spent = time.perf_counter() - job.arrived
+        self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
+
+    async def _wait(self, scheduler: Scheduler, job: Job) -> None:
         loop = asyncio.get_running_loop()
         watcher: asyncio.Task[None] | None = None
 
@@ -173,12 +199,6 @@ class Waiter:
                 soon.cancel()
             if watcher is not None:
                 watcher.cancel()
-        self.tokens += int(job.lengths.sum())
-        self.inputs += len(job.rows)
-        self.tokenize_seconds += job.tokenize_seconds
-        self.compute_seconds += job.compute_seconds
-        spent = time.perf_counter() - job.arrived
-        self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
 
 
 class Service:
@@ -242,10 +262,16 @@ class Service:
         Raises:
             Refusal: there is no such model, or it cannot be loaded.
         """
-        model = self.models.find(name, rerank=False)
-        loaded = await self.models.loaded(model)
+        model, loaded = await self._model(name, "embed")
         assert isinstance(loaded, LoadedEmbedder)
         return model, loaded
+
+    async def _model(self, name: str | None, task: Task) -> tuple[ServedModel, Loaded]:
+        while True:
+            model = self.models.find(name, task)
+            loaded = await self.models.loaded(model)
+            if model.task == task:  # loading tells what an unknown folder is
+                return model, loaded
 
     async def reranker(self, name: str | None) -> tuple[ServedModel, Loaded]:
         """Return a reranking model by name, loaded.
@@ -253,8 +279,7 @@ class Service:
         Raises:
             Refusal: there is no such model, or it cannot be loaded.
         """
-        model = self.models.find(name, rerank=True)
-        return model, await self.models.loaded(model)
+        return await self._model(name, "rerank")
 
     async def embed(
         self,
@@ -350,7 +375,7 @@ class Service:
         ]
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, items, field, longest)
+                await self._require_fitting(loaded.tokenizer, items, field, longest)
             rows: NDArray[np.float32] = (await self._run(waiter, loaded.lane, items)).rows
         return rows
 
@@ -365,12 +390,21 @@ class Service:
     ) -> list[NDArray[np.float32]]:
         """Return a vector for each token of a request's inputs, special tokens included; not normalized.
 
-        Arguments and errors are those of `embed`; the default model answers.
+        Arguments and errors are those of `embed`; the first model that is not given to rerank answers.
+        A multi-vector model gives the vectors that it compares, see `embed_multi_vectors`.
 
         Returns:
             for each input float32 (n, H), of its n tokens.
         """
         self.check_count(len(inputs), field)
+        several = await self._first_of_tokens()
+        if several is not None:
+            if prompt_name not in (None, "query", "document"):
+                raise _unknown_prompt(prompt_name, ("query", "document"))
+            side: Side = "query" if prompt_name == "query" else "document"
+            return await self.embed_multi_vectors(
+                waiter, inputs, side, model=several.name, truncate=truncate, field=field
+            )
         served, loaded = await self.embedder(None)
         embedder = loaded.embedder
         waiter.model = served.name
@@ -386,20 +420,143 @@ class Service:
             for i, each in enumerate(inputs)
         ]
         width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
-        numbers = about_tokens(loaded.parts, items) * width
-        if numbers > _MOST_NUMBERS:
-            raise Refusal(
-                Reason.INVALID,
-                f"an answer may have about {_MOST_NUMBERS} numbers: {width} for each token of "
-                f"{len(inputs)} inputs are about {numbers}; send several requests",
-                field=field,
-            )
+        _check_numbers(loaded.parts, items, width, field)
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, items, field)
+                await self._require_fitting(loaded.tokenizer, items, field)
             rows: list[NDArray[np.float32]] = (await self._run(waiter, loaded.parts, items)).rows
         # With several poolings one token's vector is there once for each.
         return [np.ascontiguousarray(each[:, :width]) for each in rows]
+
+    async def _first_of_tokens(self) -> ServedModel | None:
+        """Return the first model with vectors of tokens if it is a multi-vector model."""
+        for model in self.models.all:
+            if model.task in _WITHOUT_TOKENS:
+                continue
+            await self.models.loaded(model)
+            if model.task == "multi-vector":
+                return model
+            if model.task == "embed":
+                return None
+        return None
+
+    async def embed_multi_vectors(
+        self,
+        waiter: Waiter,
+        inputs: Sequence[Input],
+        side: Side,
+        *,
+        model: str | None = None,
+        dimensions: int | None = None,
+        truncate: Truncate = "end",
+        field: str = "input",
+    ) -> list[NDArray[np.float32]]:
+        """Turn queries or documents into the vectors that a multi-vector model compares.
+
+        Arguments and errors are those of `embed`; see `MultiVectorEncoder.encode_query` and
+        `encode_document`.
+
+        Args:
+            waiter: waits for the request.
+            inputs: N texts.
+            side: "query" or "document".
+            model: name of the model, or None for the first of its kind.
+            dimensions: the size of the vectors, which cannot be shortened.
+            truncate: what to do with a text that is too long.
+            field: the body's name for the inputs, for messages.
+
+        Returns:
+            for each input float32 (n, D).
+        """
+        self.check_count(len(inputs), field)
+        served, loaded = await self._model(model, "multi-vector")
+        assert isinstance(loaded, LoadedMultiVector)
+        waiter.model = served.name
+        own = loaded.model.dimension
+        if dimensions not in (None, own):
+            raise Refusal(
+                Reason.INVALID,
+                f"vectors of {served.name} have {own} dimensions and cannot be shortened: got {dimensions}",
+                field="dimensions",
+            )
+        with _held(served):
+            return await self._multi_vectors(
+                waiter, loaded, inputs, side, truncate=truncate, longest=None, field=field
+            )
+
+    async def _multi_vectors(
+        self,
+        waiter: Waiter,
+        loaded: LoadedMultiVector,
+        inputs: Sequence[Input],
+        side: Side,
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
+    ) -> list[NDArray[np.float32]]:
+        encoder = loaded.model
+        lane = loaded.queries if side == "query" else loaded.documents
+        before = query_prompt(encoder.prompts)
+        if side == "document":
+            before = document_prompt(encoder.prompts)
+        items: list[Item] = []
+        for i, each in enumerate(inputs):
+            if not isinstance(each, str):
+                raise Refusal(
+                    Reason.INVALID,
+                    f"{encoder.name} puts tokens of its own before texts, so it takes texts: {field}[{i}] "
+                    "has token ids",
+                    field=field,
+                )
+            items.append(_text_item(with_prompt(before, each), truncate, longest))
+        _check_numbers(lane, items, encoder.dimension, field)
+        if truncate == "never":
+            most = longest_text(encoder, side)
+            await self._require_fitting(loaded.tokenizer, items, field, min(most, longest or most))
+        rows: list[NDArray[np.float32]] = (await self._run(waiter, lane, items)).rows
+        return rows
+
+    async def embed_sparse(
+        self,
+        waiter: Waiter,
+        inputs: Sequence[Input],
+        *,
+        model: str | None = None,
+        prompt_name: str | None = None,
+        truncate: Truncate = "end",
+        field: str = "inputs",
+    ) -> list[NDArray[Any]]:
+        """Turn a request's inputs into sparse vectors, the same bits as `SparseEncoder.encode`.
+
+        Arguments and errors are those of `embed`. With the name "query" a model whose queries are
+        weighed by a table uses it, as `SparseEncoder.encode_query` does.
+
+        Returns:
+            for each input the words with a weight, of the dtype `quaver.serve.models.ENTRY`.
+        """
+        self.check_count(len(inputs), field)
+        served, loaded = await self._model(model, "sparse")
+        assert isinstance(loaded, LoadedSparse)
+        encoder, lane, tokenizer = loaded.model, loaded.lane, loaded.tokenizer
+        waiter.model = served.name
+        if prompt_name == "query" and encoder.queries_without_model:
+            lane, tokenizer = loaded.queries, query_tokenizer(encoder)
+            before = query_prompt(encoder.prompts)
+        else:
+            before = _words_before(encoder, prompt=None, prompt_name=prompt_name)
+        items = [
+            _item(encoder, each, before, truncate, None, f"{field}[{i}]")
+            for i, each in enumerate(inputs)
+        ]
+        with _held(served):
+            if truncate == "never":
+                await self._require_fitting(tokenizer, items, field)
+            rows: list[NDArray[Any]] = (await self._run(waiter, lane, items)).rows
+        numbers = sum(map(len, rows))
+        if numbers > _MOST_NUMBERS:
+            raise _too_many_numbers(f"{len(inputs)} inputs have {numbers}", field)
+        return rows
 
     async def embed_together(
         self,
@@ -491,6 +648,18 @@ class Service:
         self.check_count(len(documents), field)
         served, loaded = await self.reranker(model)
         waiter.model = served.name
+        if isinstance(loaded, LoadedMultiVector):
+            scores = await self._interact(
+                waiter,
+                served,
+                loaded,
+                query,
+                documents,
+                truncate=truncate,
+                longest=longest,
+                field=field,
+            )
+            return served, scores
         if isinstance(loaded, LoadedEmbedder):
             scores = await self._compare(
                 waiter,
@@ -503,6 +672,7 @@ class Service:
                 field=field,
             )
             return served, scores
+        assert isinstance(loaded, LoadedCrossEncoder)
         if loaded.model.labels != 1:
             raise Refusal(
                 Reason.WRONG_MODEL,
@@ -514,7 +684,7 @@ class Service:
         pairs = [Pair(query, document, longest, keep_end) for document in documents]
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, pairs, field)
+                await self._require_fitting(loaded.tokenizer, pairs, field)
             job = await self._run(waiter, loaded.lane, pairs)
         scores = activated(loaded.model, job.rows, "identity" if raw else None)
         return served, scores[:, 0]
@@ -526,13 +696,13 @@ class Service:
         self.check_count(len(items), "inputs")
         served, loaded = await self.reranker(None)
         waiter.model = served.name
-        if isinstance(loaded, LoadedEmbedder):
+        if not isinstance(loaded, LoadedCrossEncoder):
             raise Refusal(
                 Reason.WRONG_MODEL, f"{served.name} has no labels: it is an embedding model"
             )
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, items, "inputs")
+                await self._require_fitting(loaded.tokenizer, items, "inputs")
             job = await self._run(waiter, loaded.lane, items)
         return loaded, job.rows
 
@@ -564,6 +734,8 @@ class Service:
         before = ""
         if isinstance(loaded, LoadedEmbedder):
             before = _words_before(loaded.embedder, prompt=None, prompt_name=prompt_name, role=None)
+        elif isinstance(loaded, LoadedSparse):
+            before = _words_before(loaded.model, prompt=None, prompt_name=prompt_name, role=None)
         tokenizer = loaded.tokenizer
 
         def show(text: str) -> list[dict[str, Any]]:
@@ -619,10 +791,45 @@ class Service:
         ]
         with _held(served):
             if truncate == "never":
-                await self._require_fitting(loaded, items[1:], field, most)
+                await self._require_fitting(loaded.tokenizer, items[1:], field, most)
             job = await self._run(waiter, loaded.lane, items)
         vectors = finish_vectors(embedder, job.rows)
         return embedder.similarity(vectors[0], vectors[1:])
+
+    async def _interact(
+        self,
+        waiter: Waiter,
+        served: ServedModel,
+        loaded: LoadedMultiVector,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
+    ) -> NDArray[np.float32]:
+        """Score by MaxSim, as `MultiVectorEncoder.similarity` does."""
+        encoder = loaded.model
+        most = None if longest is None else longest + loaded.tokenizer.special_tokens
+        with _held(served):
+            asked = await self._multi_vectors(
+                waiter, loaded, [query], "query", truncate="end", longest=None, field="query"
+            )
+            found = await self._multi_vectors(
+                waiter,
+                loaded,
+                documents,
+                "document",
+                truncate=truncate,
+                longest=most,
+                field=field,
+            )
+        offsets = np.cumsum([0, *map(len, found)])
+        vectors = TokenVectors(np.concatenate(found), offsets)
+        scores: NDArray[np.float32] = await self.scheduler.aside(
+            lambda: encoder.similarity(asked[0], vectors)
+        )
+        return scores
 
     async def _run(self, waiter: Waiter, lane: Lane, items: Sequence[Item]) -> Job:
         # Requests that arrived together get this far, too, before this one asks whether it is alone.
@@ -635,10 +842,9 @@ class Service:
         return job
 
     async def _require_fitting(
-        self, loaded: Loaded, items: Sequence[Item], field: str, longest: int | None = None
+        self, tokenizer: Tokenizer, items: Sequence[Item], field: str, longest: int | None = None
     ) -> None:
         """Refuse inputs that would have to be cut."""
-        tokenizer = loaded.tokenizer
 
         def lengths() -> list[int]:
             texts: list[str] = []
@@ -679,7 +885,7 @@ def _held(model: ServedModel) -> Iterator[None]:
 
 
 def _words_before(
-    model: Embedder | CrossEncoder,
+    model: Embedder | CrossEncoder | SparseEncoder,
     *,
     prompt: str | None,
     prompt_name: str | None,
@@ -698,16 +904,42 @@ def _words_before(
             model=model.name,
         )
     except InputError as error:
-        # A client of TEI reads the names from these words.
-        raise Refusal(
-            Reason.INVALID,
-            f"no prompt is named {prompt_name!r:.64}. Available prompts: [{', '.join(model.prompts)}]",
-            field="prompt_name",
-        ) from error
+        raise _unknown_prompt(prompt_name, model.prompts) from error
+
+
+def _unknown_prompt(name: str | None, prompts: Iterable[str]) -> Refusal:
+    # A client of TEI reads the names from these words.
+    return Refusal(
+        Reason.INVALID,
+        f"no prompt is named {name!r:.64}. Available prompts: [{', '.join(prompts)}]",
+        field="prompt_name",
+    )
+
+
+def _check_numbers(lane: Lane, items: Sequence[Item], width: int, field: str) -> None:
+    """Refuse a request whose answer, with a vector for each token, would be too large."""
+    numbers = about_tokens(lane, items) * width
+    if numbers > _MOST_NUMBERS:
+        raise _too_many_numbers(
+            f"{width} for each token of {len(items)} inputs are about {numbers}", field
+        )
+
+
+def _too_many_numbers(found: str, field: str) -> Refusal:
+    return Refusal(
+        Reason.INVALID,
+        f"a request may ask for about {_MOST_NUMBERS} numbers: {found}; send several requests",
+        field=field,
+    )
+
+
+def _text_item(text: str, truncate: Truncate, longest: int | None) -> Item:
+    plain = truncate != "start" and longest is None
+    return text if plain else Cut(text, truncate == "start", longest)
 
 
 def _item(
-    embedder: Embedder,
+    model: Embedder | SparseEncoder,
     given: Input,
     before: str,
     truncate: Truncate,
@@ -715,18 +947,17 @@ def _item(
     name: str,
 ) -> Item:
     if isinstance(given, str):
-        text = with_prompt(before, given)
-        plain = truncate != "start" and longest is None
-        return text if plain else Cut(text, truncate == "start", longest)
+        return _text_item(with_prompt(before, given), truncate, longest)
     if not given:
         raise Refusal(
             Reason.EMPTY, f"{name} must have at least one token id: got none", field="input"
         )
-    highest, most = embedder.spec.vocab_size - 1, embedder.max_seq_length
+    words = model.dimension if isinstance(model, SparseEncoder) else model.spec.vocab_size
+    highest, most = words - 1, model.max_seq_length
     if min(given) < 0 or max(given) > highest:
         raise Refusal(
             Reason.INVALID,
-            f"token ids of {embedder.name} go from 0 to {highest}: {name} has others; were they made "
+            f"token ids of {model.name} go from 0 to {highest}: {name} has others; were they made "
             "with another model's tokenizer?",
             field="input",
         )

@@ -13,7 +13,7 @@ import msgspec
 from quaver.errors import InputError
 from quaver.models import mismatch_in_words
 
-Task = Literal["embed", "rerank"]
+Task = Literal["embed", "sparse", "multi-vector", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -50,7 +50,9 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     Attributes:
         source: hub id or folder.
         name: what requests call it; "" for the source, or of a folder its last part.
-        task: "embed" or "rerank".
+        task: "embed" or "rerank". A folder that is a sparse encoder or a multi-vector model is taken as
+            such; "sparse" and "multi-vector" say so before it is loaded, and open a masked language
+            model as a sparse encoder.
         aliases: other names, such as the one that a client has built in.
         on_demand: load it with the first request, not at the start.
         precision: "int8", "bfloat16" or "float32".

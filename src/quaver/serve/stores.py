@@ -218,7 +218,7 @@ class Stores:
         mode = _MODES[query.mode]
         ranker = None
         if query.rerank is not None:
-            ranker = service.models.find(query.rerank or None, rerank=True)
+            ranker = service.models.find(query.rerank or None, "rerank")
         vector: NDArray[np.float32] | None = None
         if "dense" in RANKINGS[mode]:
             model = await self._model(service.models, library)

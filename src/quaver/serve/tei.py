@@ -2,7 +2,9 @@
 
 Prompts: a text gets the model's default prompt, or the one that `prompt_name` names. /rerank with a
 cross-encoder uses none; with an embedding model the query gets the query prompt and each text the
-document prompt. Unlike TEI, lists of token ids are taken as they are.
+document prompt. A multi-vector model takes the names "query" and "document", and a sparse encoder
+whose queries are weighed by a table the name "query", for what these are to it. Unlike TEI, lists of
+token ids are taken as they are.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve import cohere
 from quaver.serve.http import Call, Route, json_response, rows_response
-from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
+from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Cut, Item, Pair
 from quaver.serve.service import Input, Truncate
@@ -348,11 +351,32 @@ async def embed_all(call: Call[EmbedAllRequest]) -> Response:
 
 
 async def embed_sparse(call: Call[EmbedAllRequest]) -> Response:
-    """Refuse: no model that a server loads has sparse vectors."""
-    _inputs(call.body.inputs)
-    raise Refusal(
-        Reason.WRONG_MODEL, "model is not an embedding model with SPLADE pooling: ask for /embed"
-    )
+    """Return the words of sparse vectors with their weights; the first sparse encoder answers."""
+    body = call.body
+    inputs = _inputs(body.inputs)
+    try:
+        found = await call.service.embed_sparse(
+            call.waiter,
+            inputs,
+            prompt_name=body.prompt_name,
+            truncate=_truncate(body.truncate, body.truncation_direction),
+        )
+    except Refusal as refusal:
+        if refusal.reason is Reason.WRONG_MODEL:
+            raise Refusal(
+                Reason.WRONG_MODEL, "model is not an embedding model with SPLADE pooling"
+            ) from refusal
+        raise
+    headers = _headers(call, _characters(inputs))
+    return await rows_response(b"[", found, b"]", headers, at_once=16, form=_words)
+
+
+def _words(row: NDArray[Any]) -> list[dict[str, Any]]:
+    # The weights stay float32: as Python's floats they would be written with twice the digits.
+    return [
+        {"index": index, "value": value}
+        for index, value in zip(row["index"].tolist(), row["value"], strict=True)
+    ]
 
 
 async def similarity(call: Call[SimilarityRequest]) -> Response:
@@ -489,18 +513,21 @@ async def info(call: Call[None]) -> Response:
     model = service.models.all[0]
     loaded = await service.models.loaded(model)
     kind: dict[str, Any]
-    if isinstance(loaded, LoadedEmbedder):
-        pooling = loaded.embedder.spec.pooling
-        kind = {"embedding": {"pooling": "last_token" if pooling == "lasttoken" else pooling}}
-        length, precision = loaded.embedder.max_seq_length, loaded.embedder.precision
-    else:
-        assert isinstance(loaded, LoadedCrossEncoder)
+    if isinstance(loaded, LoadedCrossEncoder):
         names = loaded.model.label_names
         labels = {
             "id2label": {str(i): name for i, name in enumerate(names)},
             "label2id": {name: i for i, name in enumerate(names)},
         }
         kind = {"reranker" if loaded.model.labels == 1 else "classifier": labels}
+        length, precision = loaded.model.max_seq_length, loaded.model.precision
+    elif isinstance(loaded, LoadedEmbedder):
+        pooling = loaded.embedder.spec.pooling
+        kind = {"embedding": {"pooling": "last_token" if pooling == "lasttoken" else pooling}}
+        length, precision = loaded.embedder.max_seq_length, loaded.embedder.precision
+    else:
+        pooling = "splade" if isinstance(loaded, LoadedSparse) else "multi_vector"
+        kind = {"embedding": {"pooling": pooling}}
         length, precision = loaded.model.max_seq_length, loaded.model.precision
     settings = service.settings
     return json_response(
@@ -525,10 +552,19 @@ async def info(call: Call[None]) -> Response:
 
 
 async def root(call: Call[Any]) -> Response:
-    """Answer with the default route of the first model, as TEI does: /embed or /rerank."""
-    if call.service.models.all[0].reranks:
+    """Answer with the default route of the first model, as TEI does: /embed, /embed_sparse or /rerank.
+
+    Of a multi-vector model it is /embed_all.
+    """
+    model = call.service.models.all[0]
+    if model.reranks:
         body = _as(RerankRequest, call.body)
         return await rerank(replace(call, body=body))
+    await call.service.models.loaded(model)
+    if model.task in ("sparse", "multi-vector"):
+        body = _as(EmbedAllRequest, call.body)
+        answer = embed_sparse if model.task == "sparse" else embed_all
+        return await answer(replace(call, body=body))
     given = call.body.get("inputs") if isinstance(call.body, dict) else None
     if isinstance(given, dict):
         body = _as(SimilarityRequest, call.body)
