@@ -233,7 +233,7 @@ def test_equal_bulk_requests_are_computed_one_after_another(embedder: Embedder) 
 
 def test_no_bulk_request_waits_forever_for_smaller_ones(embedder: Embedder) -> None:
     gate = Gate(embedder)
-    with scheduling(batch_tokens=256) as scheduler:
+    with scheduling(batch_tokens=256, seconds=1e9) as scheduler:  # the gate makes it look slow
 
         async def main() -> None:
             waiting = scheduler.submit(gate.lane, ["query"], interactive=False)

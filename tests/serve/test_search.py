@@ -508,6 +508,47 @@ def test_a_reader_of_an_answer_who_goes_away_frees_its_place(
             assert run.server.state.stores._asking._value == _ASKING
 
 
+@pytest.mark.parametrize("in_time", [True, False])
+def test_a_stopping_server_ends_the_answers_that_it_streams(
+    stored: Settings, chat: ChatServer, in_time: bool
+) -> None:
+    go_on = threading.Event()
+
+    def pieces() -> Iterator[str]:
+        yield "Boil "
+        go_on.wait(60)
+        yield "it [1]."
+
+    chat.answer = pieces()
+    settings = msgspec.structs.replace(stored, llm=chat.url, llm_model="only")
+    if not in_time:
+        settings = msgspec.structs.replace(settings, grace=0.2)
+    with running(settings) as run:
+        server, lines = run.server, []
+        body = {"question": "a list", "k": 2}
+        try:
+            with run.client.stream("POST", "/v1/stores/kb/ask", json=body) as answer:
+                for line in answer.iter_lines():
+                    lines.append(line)
+                    if line != "event: text" or lines.count(line) > 1:
+                        continue
+                    assert server._loop is not None
+                    server._loop.call_soon_threadsafe(server.begin_to_stop)
+                    if in_time:  # it still answers, and says that it stops
+                        with httpx.Client(base_url=run.url) as other:
+                            while other.get("/readyz").status_code == 200:
+                                time.sleep(0.01)
+                            assert other.post("/embed", json={"inputs": "x"}).status_code == 503
+                        go_on.set()
+        except httpx.RemoteProtocolError:
+            assert not in_time
+        finally:
+            go_on.set()
+    assert ("event: answer" in lines) == in_time
+    assert server.lost == (not in_time)
+    assert server.state.in_flight == 0
+
+
 # --- The library ----------------------------------------------------------------------------------
 def test_facets_narrow_down(store: Path, folder: Path) -> None:
     library = Library(store, name="kb")

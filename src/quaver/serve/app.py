@@ -9,18 +9,20 @@ import hmac
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quaver.serve import cohere, http, ollama, openai, operations, tei
 from quaver.serve.http import Call, Route
@@ -233,6 +235,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
             {"error": {"message": "the server failed; its log says where"}}, 500
         )
 
+    endpoints = {(route.method, route.path): _endpoint(route, state, keys, log) for route in routes}
     middleware = []
     if settings.cors:
         middleware.append(
@@ -243,10 +246,14 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
                 allow_headers=("*",),
             )
         )
+    plain: dict[tuple[str, str], Endpoint] = {
+        key: endpoint for key, endpoint in endpoints.items() if "{" not in key[1]
+    }
+    middleware.append(Middleware(_Direct, endpoints=plain))
     app = Starlette(
         routes=[
-            StarletteRoute(route.path, _endpoint(route, state, keys, log), methods=[route.method])
-            for route in routes
+            StarletteRoute(path, endpoint, methods=[method])
+            for (method, path), endpoint in endpoints.items()
         ],
         middleware=middleware,
         exception_handlers={HTTPException: unmatched, Exception: failed},
@@ -256,9 +263,28 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     return app
 
 
-def _endpoint(
-    route: Route, state: State, keys: Keys, log: Log
-) -> Callable[[Request], Awaitable[Response]]:
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _Direct:
+    """Calls the endpoint of a path without parameters at once: matching one route after another takes longer."""
+
+    def __init__(self, app: ASGIApp, endpoints: Mapping[tuple[str, str], Endpoint]) -> None:
+        self._app = app
+        self._endpoints = endpoints
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = None
+        if scope["type"] == "http":
+            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        if endpoint is None:
+            await self._app(scope, receive, send)
+        else:
+            response = await endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+
+
+def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
     settings = state.service.settings
     listed = settings.access_log and route.dialect != "operations"
 
@@ -284,27 +310,37 @@ def _endpoint(
             response, reason = Response(status_code=_CLIENT_WENT_AWAY), "client went away"
         finally:
             state.in_flight -= counted
+        if counted and isinstance(response, http.Stream):  # in flight until its last piece
+            state.in_flight += 1
+            response.on_end = state.end_stream
         response.headers["x-request-id"] = name
         seconds = time.perf_counter() - begin
-        if tracing is not None:
-            tracing.end(span, response.status_code, waiter, name)
-        state.metrics.count(
-            route, response.status_code, seconds, waiter.model, waiter.tokens, waiter.inputs
-        )
-        if listed:
-            log.write(
-                "request",
-                id=name,
-                method=route.method,
-                route=route.path,
-                status=response.status_code,
-                ms=round(seconds * 1000, 3),
-                queue_ms=round(waiter.queue_seconds * 1000, 3),
-                model=waiter.model,
-                inputs=waiter.inputs,
-                tokens=waiter.tokens,
-                reason=reason,
+
+        async def note() -> None:
+            if tracing is not None:
+                tracing.end(span, response.status_code, waiter, name)
+            state.metrics.count(
+                route, response.status_code, seconds, waiter.model, waiter.tokens, waiter.inputs
             )
+            if listed:
+                log.write(
+                    "request",
+                    id=name,
+                    method=route.method,
+                    route=route.path,
+                    status=response.status_code,
+                    ms=round(seconds * 1000, 3),
+                    queue_ms=round(waiter.queue_seconds * 1000, 3),
+                    model=waiter.model,
+                    inputs=waiter.inputs,
+                    tokens=waiter.tokens,
+                    reason=reason,
+                )
+
+        if isinstance(response, http.Stream):
+            await note()
+        else:
+            response.background = BackgroundTask(note)  # the client need not wait for it
         return response
 
     return endpoint

@@ -13,7 +13,8 @@ import anyio
 import msgspec
 import orjson
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
@@ -85,6 +86,20 @@ class Route:
             object.__setattr__(self, "decoder", msgspec.json.Decoder(self.body))
 
 
+class Stream(StreamingResponse):
+    """An answer in pieces; who waits for its end is called then, whatever the client did meanwhile."""
+
+    on_end: Callable[[], None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self.on_end is not None:
+                self.on_end()
+
+
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
@@ -100,6 +115,7 @@ async def rows_response(
     headers: Mapping[str, str] | None = None,
     *,
     at_once: int = _ROWS_AT_ONCE,
+    form: Callable[[Any], Any] | None = None,
 ) -> Response:
     """Return JSON with a long list of rows in it; other requests go on in between.
 
@@ -109,13 +125,17 @@ async def rows_response(
         after: JSON after the last row.
         headers: more headers.
         at_once: rows written without letting other requests in between.
+        form: turns a row into what is written of it, when its turn comes.
     """
     parts = [before]
     for start in range(0, len(rows), at_once):
         if start:
             parts.append(b",")
             await asyncio.sleep(0)
-        piece = orjson.dumps(rows[start : start + at_once], option=orjson.OPT_SERIALIZE_NUMPY)
+        some = rows[start : start + at_once]
+        if form is not None:
+            some = [form(row) for row in some]
+        piece = orjson.dumps(some, option=orjson.OPT_SERIALIZE_NUMPY)
         parts.append(piece[1:-1])
     parts.append(after)
     return Response(b"".join(parts), 200, headers, media_type="application/json")

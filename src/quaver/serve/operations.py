@@ -137,6 +137,10 @@ class State:
         self.tracing: Tracing | None = None
         self.on_failure: Callable[[], None] = lambda: None
 
+    def end_stream(self) -> None:
+        """Count a streamed answer as answered."""
+        self.in_flight -= 1
+
     @property
     def ready(self) -> bool:
         """Whether the server answers requests."""

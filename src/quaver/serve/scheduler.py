@@ -115,11 +115,13 @@ class Tokens(NamedTuple):
         ids: int32 (n,).
         types: int32 (n,), or None if all are 0.
         spans: int32 (s, 2), the parts that get a vector, or None for the whole.
+        attended: how many of the tokens others attend to, as `TokenBatch.keys`; None for all.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32] | None
     spans: NDArray[np.int32] | None = None
+    attended: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,7 +487,7 @@ class Scheduler:
             with self._lock:
                 self._enter(job, items[start : start + 256], start, wake=not on_loop)
         if job.missing == 0:  # all of it was in the cache
-            self._settle([(job, None)])
+            self._settle([(job, None)], here=True)
         elif on_loop:
             self._compute_on_loop()
         return job
@@ -569,7 +571,7 @@ class Scheduler:
         with self._lock:
             work, _ = self._take_batch(*self._lines[_COMPUTE])
         if work is not None:
-            self._compute(*work)
+            self._compute(*work, here=True)
         with self._lock:
             self._engine_idle = True
             if any(map(any, self._lines)):  # more than fitted into a batch
@@ -736,7 +738,7 @@ class Scheduler:
 
         return line.take(fits, self._drop)
 
-    def _compute(self, lane: Lane, units: list[Unit]) -> None:
+    def _compute(self, lane: Lane, units: list[Unit], *, here: bool = False) -> None:
         begin = time.perf_counter()
         batch = _joined(units)
         try:
@@ -744,7 +746,7 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - the thread serves every client and must go on
             if len(units) > 1:
                 for unit in units:  # each alone, so only the faulty one fails
-                    self._compute(lane, [unit])
+                    self._compute(lane, [unit], here=here)
             else:
                 self._fail(lane, units, error)
             return
@@ -776,7 +778,7 @@ class Scheduler:
                         finished.append((job, None))
             for job in {job for unit in units for job, _ in unit.waiters}:
                 job.compute_seconds += seconds
-        self._settle(finished)
+        self._settle(finished, here=here)
 
     def _keep(self, key: Hashable, row: NDArray[np.float32], length: int) -> None:
         assert self._cache is not None
@@ -797,8 +799,10 @@ class Scheduler:
                 failed += [(job, _refusal(error)) for job, _ in unit.waiters if not job.over]
         self._settle(failed)
 
-    def _settle(self, ended: Sequence[tuple[Job, BaseException | None]]) -> None:
-        """Free the places of jobs that ended, and wake who waits for them."""
+    def _settle(
+        self, ended: Sequence[tuple[Job, BaseException | None]], *, here: bool = False
+    ) -> None:
+        """Free the places of jobs that ended, and wake who waits for them; `here` if this is their event loop."""
         if not ended:
             return
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Job, BaseException | None]]] = {}
@@ -813,6 +817,9 @@ class Scheduler:
                 self.waiting.tokens -= job.estimate
                 by_loop.setdefault(job.loop, []).append((job, error))
         for loop, jobs in by_loop.items():
+            if here:
+                _wake(jobs)
+                continue
             try:
                 loop.call_soon_threadsafe(_wake, jobs)
             except RuntimeError:  # the loop was closed: nobody waits
@@ -889,8 +896,12 @@ def _joined(units: Sequence[Unit]) -> TokenBatch:
         types = np.concatenate(
             [np.zeros_like(each.ids) if each.types is None else each.types for each in tokens]
         )
+    keys = None
+    if any(each.attended is not None for each in tokens):
+        counts = [len(each.ids) if each.attended is None else each.attended for each in tokens]
+        keys = np.array(counts, np.int32)
     if tokens[0].spans is None:
-        return TokenBatch(ids, offsets, types, 0)
+        return TokenBatch(ids, offsets, types, 0, keys)
     spans = [each.spans for each in tokens if each.spans is not None]
     counts = [len(each) for each in spans]
     behind = np.repeat(offsets[:-1], counts)[:, None]

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import msgspec
 import orjson
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from quaver.answers import DEFAULT_PASSAGES, Answer
 from quaver.documents import Passage
 from quaver.errors import InputError
 from quaver.index import Library, Reading
-from quaver.serve.http import Call, Route, json_response
+from quaver.serve.http import Call, Route, Stream, json_response
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.stores import MOST_HITS, Event, ModeName, Query
 from quaver.store import CANDIDATES, Hit, StoreStatus, read_filter
@@ -458,7 +458,7 @@ async def ask(call: Call[AskRequest]) -> Response:
     events = call.stores.ask(call.service, call.waiter, library, query_of(body))
     first = await anext(events)  # a refusal has its own status
     if body.stream:
-        return StreamingResponse(
+        return Stream(
             _lines(first, events),
             media_type="text/event-stream",
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
