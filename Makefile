@@ -24,6 +24,7 @@ help:
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
+	@echo "make server-size    install what deploy/Dockerfile puts into a container, print its size, and try it"
 	@echo "make test-bulk      corpora on a Ray cluster, on Spark, on S3 and into databases, with nodes and executors killed; installs them"
 	@echo "make test-page      the search page in Chromium, which it installs from Debian where it is missing"
 	@echo "make test-frameworks             Haystack, LangChain and LlamaIndex, in an environment of their own"
@@ -95,7 +96,7 @@ demo: $(VENV)/installed $(MODEL)/config.json
 
 # Every example in examples/*/ takes a model as its first argument, needs no network and checks its own results.
 .envs/examples/made: $(WHEEL)
-	$(call install,.envs/examples,--group examples)
+	$(call install,.envs/examples,--group examples,[serve])
 	@touch $@
 
 EXAMPLES ?= $(sort $(wildcard examples/*/*.py))
@@ -199,6 +200,11 @@ build/emulated/made: $(SOURCES) $(VENV)/installed $(VENV)/test-tools
 .envs/serve/made: $(WHEEL)
 	$(call install,.envs/serve,--group test-serve,[serve])
 	@touch $@
+
+# What deploy/Dockerfile puts on top of Python, and its size; the server that it makes must start.
+.PHONY: server-size
+server-size: $(WHEEL) $(MODEL)/config.json
+	PYTHON=$(BIN)/python tools/try_server.sh build/wheel/quaver-*.whl $(MODEL)
 
 test-serve: .envs/serve/made
 	.envs/serve/bin/python -m pytest -q tests/serve

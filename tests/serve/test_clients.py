@@ -6,6 +6,8 @@ import asyncio
 import base64
 import gc
 import os
+import re
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from tiny_model import write_tiny_cross_encoder
 
 TEXTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
 QUERY = "Where is Paris?"
+FOLDERS = Path(__file__).resolve().parents[1] / "golden" / "folders"
 
 # Some clients warn about their own dependencies when they are imported.
 pytestmark = [
@@ -314,14 +317,84 @@ def test_ollama(server: Running, embedder: Embedder) -> None:
 
 
 # --- The description ------------------------------------------------------------------------------
-@pytest.fixture
-def with_a_store(settings: Settings, embedder: Embedder, tmp_path: Path) -> Iterator[Running]:
+@pytest.fixture(scope="module")
+def with_a_store(
+    settings: Settings, embedder: Embedder, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
     """A server with every route there is."""
+    tmp_path = tmp_path_factory.mktemp("every-route")
     with Index.create(tmp_path / "kb", embedder) as index:
         index.add_texts(TEXTS)
     stores = (StoreSettings(location=str(tmp_path / "kb")),)
-    with running(msgspec.structs.replace(settings, store=stores)) as run:
+    others = []
+    for name in ("splade-bert", "colbert"):
+        with zipfile.ZipFile(FOLDERS / f"{name}.zip") as packed:
+            packed.extractall(tmp_path / name)
+        others.append(ModelSettings(source=str(tmp_path / name), name=name))
+    changes = {"store": stores, "model": (*settings.model, *others)}
+    with running(msgspec.structs.replace(settings, **changes)) as run:
         yield run
+
+
+GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide"
+
+
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (GUIDE / page).read_text(encoding="utf-8"), re.DOTALL)
+
+
+def run_block(code: str, run: Running) -> dict[str, Any]:
+    """Run a page's code as it is, but for the address and the models' names."""
+    for library in re.findall(r"^(?:from|import) ([\w.]+)", code, re.MULTILINE):
+        client(library)
+    for old, new in (
+        ("http://127.0.0.1:8080", run.url),
+        ("BAAI/bge-small-en-v1.5", "tiny"),
+        ("cross-encoder/ms-marco-MiniLM-L6-v2", "ranker"),
+    ):
+        code = code.replace(old, new)
+    names: dict[str, Any] = {"__name__": "page", "texts": TEXTS, "query": QUERY}
+    exec(code, names)
+    return names
+
+
+@pytest.mark.parametrize(
+    "code",
+    blocks("serve-clients.md"),
+    ids=lambda code: re.findall(r"^(?:from|import) ([\w.]+)", code, re.MULTILINE)[-1],
+)
+def test_the_clients_of_the_guide(
+    with_a_store: Running,
+    embedder: Embedder,
+    cross_encoder: CrossEncoder,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+) -> None:
+    # The tests keep away from the hub; its client would then not call the server either.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    names = run_block(code, with_a_store)
+    assert {"vectors", "order", "words"} & set(names)
+    if "vectors" in names:
+        assert np.array_equal(np.float32(names["vectors"]), embedder.encode(TEXTS))
+    if "order" in names:
+        ranked = cross_encoder.rank(QUERY, TEXTS)
+        assert names["order"] == [each.index for each in ranked]
+    if "words" in names:
+        assert len(names["words"]) == len(names["tokens"]) == len(TEXTS)
+        assert all({"index", "value"} == set(words[0]) for words in names["words"])
+
+
+@pytest.mark.parametrize("library", ["langchain_core", "haystack"])
+def test_the_retrievers_of_the_guide(with_a_store: Running, library: str) -> None:
+    (code,) = [block for block in blocks("serve-stores.md") if f"from {library}" in block]
+    retriever = run_block(code, with_a_store)["RemoteRetriever"]()
+    if library == "haystack":
+        found = [each.content for each in retriever.run(query=QUERY)["documents"]]
+    else:
+        found = [each.page_content for each in retriever.invoke(QUERY)]
+    hits = with_a_store.post("/v1/stores/kb/search", {"query": QUERY}).json()["hits"]
+    assert found == [hit["text"] for hit in hits]
+    assert found
 
 
 def test_schemathesis_finds_no_failure_of_the_server(with_a_store: Running) -> None:

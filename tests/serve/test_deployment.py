@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,21 @@ def test_the_container_has_no_root_and_pods_have_limits() -> None:
     assert int(user) == pod["securityContext"]["runAsUser"] != 0
     resources = container()["resources"]
     assert resources["limits"] == resources["requests"]
+
+
+def test_the_container_is_installed_as_make_measures_it() -> None:
+    """`make server-size` runs the same script; the builder gets it, and what the script needs."""
+    dockerfile = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    ignored = (DEPLOY / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    copied = re.findall(r"^COPY (.*) /wheels/$", dockerfile, re.MULTILINE)[0].split()
+    assert copied == [line.removeprefix("!") for line in ignored if line.startswith("!")]
+    assert all((DEPLOY.parent / path).is_file() for path in copied if "*" not in path)
+    assert "RUN sh /wheels/install.sh " in dockerfile
+    assert "binutils" in dockerfile  # it has strip
+    measured = (DEPLOY.parent / "tools" / "try_server.sh").read_text(encoding="utf-8")
+    assert "deploy/install.sh" in measured
+    script = subprocess.run(["sh", "-n", DEPLOY / "install.sh"], check=False)
+    assert script.returncode == 0
 
 
 def test_the_dashboard_shows_numbers_that_exist(server: Running) -> None:
