@@ -5,6 +5,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
 #include <dlfcn.h>
@@ -159,7 +160,7 @@ public:
   quaver::Model read(const nb::handle &model) {
     quaver::Model m{.kernels = kernels_,
                     .geometry = geometry_of(model),
-                    .embeddings = {},
+                    .embeddings = {nullptr, nullptr, nullptr, {}},
                     .order = {},
                     .rotary = {},
                     .bias = {},
@@ -171,7 +172,10 @@ public:
     const quaver::Geometry &g = m.geometry;
     if (!model["order"].is_none())
       m.order = order_of(get<Vector<std::int32_t>>(model, "order"), g.hidden);
-    m.embeddings = {table(model, "word", g.vocabulary, g.hidden),
+    const nb::object words_as_stored = model["word"];
+    const bool plain = nb::ndarray_check(words_as_stored);
+    m.embeddings = {plain ? quaver::WordTable(table(model, "word", g.vocabulary, g.hidden))
+                          : words_of(words_as_stored, g.vocabulary, g.hidden),
                     model["position"].is_none() ? nullptr : table(model, "position", g.positions, g.hidden),
                     g.token_types == 0 ? nullptr : table(model, "token_type", g.token_types, g.hidden),
                     norm_of(model["embedding_norm"], g.hidden)};
@@ -312,17 +316,24 @@ private:
               "int4 weights are in -8..7");
       const auto scale = get<Matrix<float>>(linear, "scale");
       require_groups(scale, outputs, (inputs + group - 1) / group);
+      const std::vector<int> ends =
+          ends_of(linear.attr("get")("ends", nb::tuple()), inputs, std::max(group, quaver::kDepthStep));
+      quaver::InputsApart apart;
+      if (const nb::object columns = linear.attr("get")("apart"); !columns.is_none()) {
+        const auto small = get<Matrix<std::int8_t>>(columns, "weight");
+        const auto scales = get<Vector<float>>(columns, "scale");
+        apart = {copy(get<Vector<std::int32_t>>(columns, "columns")), small.data(), scales.data()};
+        require(small.shape(0) == static_cast<std::size_t>(outputs) && small.shape(1) == apart.columns.size(),
+                "inputs apart have weight (O, columns)");
+        require_length(scales, outputs, "inputs apart have scale (O,)");
+        require(std::all_of(apart.columns.begin(), apart.columns.end(), [=](int c) { return c >= 0 && c < inputs; }),
+                "inputs apart are in 0..K - 1");
+      }
       return std::make_unique<quaver::Int4Linear>(weight.data(), scale.data(), bias.data(), range, group, outputs,
-                                                  inputs, kernels_, memory_);
+                                                  inputs, kernels_, memory_, ends, apart);
     }
     quaver::InputGroups groups;
-    for (const nb::handle end : linear["groups"])
-      groups.ends.push_back(nb::cast<int>(end));
-    for (std::size_t g = 0; g < groups.ends.size(); ++g)
-      require(groups.ends[g] > (g == 0 ? 0 : groups.ends[g - 1]) &&
-                  (g + 1 == groups.ends.size() ? groups.ends[g] == inputs
-                                               : groups.ends[g] % quaver::kDepthStep == 0 && groups.ends[g] < inputs),
-              "groups of inputs end at rising multiples of 64, the last at K");
+    groups.ends = ends_of(linear["groups"], inputs, quaver::kDepthStep);
     const auto scale = get<Matrix<float>>(linear, "scale");
     require_groups(scale, outputs, groups.count());
     std::optional<Matrix<float>> centers;
@@ -333,6 +344,17 @@ private:
     }
     return std::make_unique<quaver::Int8Linear>(weight.data(), scale.data(), bias.data(), range, outputs, inputs,
                                                 kernels_, memory_, groups);
+  }
+
+  static std::vector<int> ends_of(const nb::handle &groups, int inputs, int step) {
+    std::vector<int> ends;
+    for (const nb::handle end : groups)
+      ends.push_back(nb::cast<int>(end));
+    for (std::size_t g = 0; g < ends.size(); ++g)
+      require(ends[g] > (g == 0 ? 0 : ends[g - 1]) &&
+                  (g + 1 == ends.size() ? ends[g] == inputs : ends[g] % step == 0 && ends[g] < inputs),
+              "groups of inputs end at rising multiples of 64, or of the groups of weights, the last at K");
+    return ends;
   }
 
   static void require_groups(const Matrix<float> &values, int outputs, int groups) {
@@ -369,6 +391,27 @@ private:
     return {linear_of(linear, outputs, inputs), choose(kActivations, get<std::string>(step, "activation")), {}};
   }
 
+  // Word embeddings that are stored as something else than float32, read in place.
+  quaver::WordTable words_of(const nb::handle &words, int rows, int columns) {
+    using Kind = quaver::WordTable::Kind;
+    const auto kind = get<std::string>(words, "kind");
+    const auto stored = [&]<class T>(const T *) -> const void * {
+      const auto values = get<Matrix<T>>(words, "rows");
+      require(values.shape(0) == static_cast<std::size_t>(rows) && values.shape(1) == static_cast<std::size_t>(columns),
+              "word embeddings are (V, H)");
+      kept_.push_back(words["rows"]);
+      return values.data();
+    };
+    if (kind == "float16" || kind == "bfloat16")
+      return {kind == "float16" ? Kind::float16 : Kind::bfloat16, stored(static_cast<const std::uint16_t *>(nullptr)),
+              nullptr};
+    require(kind == "int8", "word embeddings are float32 (V, H), or float16, bfloat16 or int8");
+    const auto scale = get<Vector<float>>(words, "scale");
+    require_length(scale, rows, "word embeddings in int8 have scale (V,)");
+    kept_.push_back(words["scale"]);
+    return {Kind::int8, stored(static_cast<const std::int8_t *>(nullptr)), scale.data()};
+  }
+
   // A table that is read in place.
   const float *table(const nb::handle &owner, const char *key, int rows, int columns) {
     const auto values = get<Matrix<float>>(owner, key);
@@ -396,9 +439,11 @@ public:
                             nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu> vectors,
                             const std::optional<Vector<std::int32_t>> &keys,
                             const std::optional<Vector<std::int32_t>> &span_offsets,
-                            const std::optional<Matrix<std::int32_t>> &spans) const {
+                            const std::optional<Matrix<std::int32_t>> &spans,
+                            const std::optional<Vector<std::int32_t>> &splits, const quaver::Prefix *prefix) const {
     const std::size_t all = offsets.shape(0);
-    if (all < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)) || (keys && keys->shape(0) + 1 != all))
+    if (all < 1 || (type_ids && type_ids->shape(0) != ids.shape(0)) || (keys && keys->shape(0) + 1 != all) ||
+        (splits && splits->shape(0) + 1 != all))
       return -1;
     require(span_offsets.has_value() == spans.has_value() &&
                 (!spans || (spans->shape(1) == 2 && span_offsets->shape(0) == all)),
@@ -408,7 +453,8 @@ public:
             "vectors are (N, outputs) for N + 1 offsets, (S, outputs) for spans");
     const auto copy_of = [](const auto &v) { return v ? copy(*v) : std::vector<std::int32_t>{}; };
     const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets), types = copy_of(type_ids),
-                                    key_counts = copy_of(keys), span_bounds = copy_of(span_offsets);
+                                    key_counts = copy_of(keys), span_bounds = copy_of(span_offsets),
+                                    split_places = copy_of(splits);
     std::vector<std::int32_t> parts;
     if (spans) {
       parts.assign(spans->data(), spans->data() + 2 * spans->shape(0));
@@ -422,7 +468,9 @@ public:
                                    .sequences = static_cast<int>(all - 1),
                                    .keys = keys ? key_counts.data() : nullptr,
                                    .span_offsets = spans ? span_bounds.data() : nullptr,
-                                   .spans = spans ? parts.data() : nullptr};
+                                   .spans = spans ? parts.data() : nullptr,
+                                   .splits = splits ? split_places.data() : nullptr,
+                                   .prefix = prefix};
     if (!encoder_.accepts(batch, tokens.size()))
       return -1;
     if (batch.vectors() == 0)
@@ -443,6 +491,13 @@ public:
       throw nb::python_error();
     const int bad = quaver::first_not_finite(vectors.data(), batch.vectors(), outputs());
     return bad < 0 ? std::nullopt : std::optional(bad);
+  }
+
+  // Keys and values of tokens that come before others; nothing where the model has none to give, or ids are no rows.
+  std::unique_ptr<quaver::Prefix> prefix(const Vector<std::int32_t> &ids, int threads) const {
+    const std::vector<std::int32_t> tokens = copy(ids);
+    WithoutGil without;
+    return encoder_.prefix(tokens.data(), static_cast<int>(tokens.size()), threads);
   }
 
   int outputs() const { return encoder_.model().outputs(); }
@@ -467,11 +522,14 @@ NB_MODULE(_native, m) {
   nb::set_leak_warnings(false);
   m.doc() = "The native engine. Private: use quaver.Embedder, or quaver.engine.Engine for token batches.";
 
+  nb::class_<quaver::Prefix>(m, "Prefix").def_ro("length", &quaver::Prefix::length);
   nb::class_<Encoder>(m, "Encoder")
       .def(nb::init<const std::string &, const nb::object &>(), "isa"_a, "model"_a)
       .def("encode", &Encoder::encode, "ids"_a.noconvert(), "offsets"_a.noconvert(), "type_ids"_a.noconvert().none(),
            "threads"_a, "vectors"_a.noconvert(), "keys"_a.noconvert().none() = nb::none(),
-           "span_offsets"_a.noconvert().none() = nb::none(), "spans"_a.noconvert().none() = nb::none())
+           "span_offsets"_a.noconvert().none() = nb::none(), "spans"_a.noconvert().none() = nb::none(),
+           "splits"_a.noconvert().none() = nb::none(), "prefix"_a.none() = nb::none())
+      .def("prefix", &Encoder::prefix, "ids"_a.noconvert(), "threads"_a)
       .def_prop_ro("outputs", &Encoder::outputs)
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);
 

@@ -251,3 +251,59 @@ def write_tiny_cross_encoder(
         tensors[f"{name}.bias"] = rng.standard_normal(rows).astype(np.float32)
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def write_tiny_decoder(folder: Path, *, hidden: int = 256, layers: int = 2, wide: int = 0) -> Path:
+    """Write a tiny random Qwen3 that pools its last token, and return the folder.
+
+    Args:
+        folder: where to write; made when missing.
+        hidden: hidden size H, a multiple of 32.
+        layers: its layers.
+        wide: how many channels of the word embeddings are fifty times as wide as the others; what reads
+            them has small weights.
+    """
+    write_tiny_model(folder, hidden=hidden, pooling="lasttoken")
+    config = {
+        "model_type": "qwen3",
+        "vocab_size": len(tiny_vocabulary()),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "intermediate_size": 2 * hidden,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+        "architectures": ["Qwen3Model"],
+    }
+    write_json(folder / "config.json", config)
+    rng = np.random.default_rng(0)
+    tensors = {}
+
+    def draw(name: str, *shape: int) -> None:
+        values = rng.standard_normal(shape) * shape[-1] ** -0.5
+        tensors[f"{name}.weight"] = values.astype(np.float32)
+
+    draw("embed_tokens", config["vocab_size"], hidden)
+    tensors["embed_tokens.weight"] *= np.float32(hidden**0.5)
+    tensors["embed_tokens.weight"][:, :wide] *= 50
+    for i in range(layers):
+        for part, rows in (("q", 128), ("k", 64), ("v", 64)):
+            draw(f"layers.{i}.self_attn.{part}_proj", rows, hidden)
+        draw(f"layers.{i}.self_attn.o_proj", hidden, 128)
+        draw(f"layers.{i}.mlp.gate_proj", 2 * hidden, hidden)
+        draw(f"layers.{i}.mlp.up_proj", 2 * hidden, hidden)
+        draw(f"layers.{i}.mlp.down_proj", hidden, 2 * hidden)
+        for part in ("self_attn.q", "self_attn.k", "self_attn.v", "mlp.gate", "mlp.up"):
+            tensors[f"layers.{i}.{part}_proj.weight"][:, :wide] /= 20
+        for part in ("input_layernorm", "post_attention_layernorm"):
+            tensors[f"layers.{i}.{part}.weight"] = np.ones(hidden, np.float32)
+        for part in ("q_norm", "k_norm"):
+            tensors[f"layers.{i}.self_attn.{part}.weight"] = np.ones(32, np.float32)
+    tensors["norm.weight"] = np.ones(hidden, np.float32)
+    tensors["norm.weight"][:wide] /= 20
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder

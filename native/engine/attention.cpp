@@ -112,18 +112,58 @@ Bias relative_bias(const RelativeRows &relative, const Layer &layer, int head, c
 // Queries that are attended together, with the keys around them, where a token does not see all of its text.
 int block_rows(const LayerSpec &layer) { return round_up(std::max(layer.behind, 1), kPanel); }
 
+// Queries of some heads, and the key and value that they read, of one sequence: rows `ld` floats apart.
+struct Parts {
+  const float *query, *key, *value;
+  std::ptrdiff_t ld;
+};
+
+// Those of a prefix and of the sequence behind it, in rows side by side. The prefix has no queries.
+Parts behind(const Prefix &prefix, std::size_t layer, const LayerSpec &spec, int kv_head, int heads, int length,
+             const Parts &own) {
+  const int d = spec.head_size;
+  const std::ptrdiff_t ld = static_cast<std::ptrdiff_t>(heads + 2) * d, width = 2 * spec.kv_width();
+  float *joined = scratch().joined.resize(area(prefix.length + length, ld)), *key = joined + heads * d;
+  for (int r = 0; r < prefix.length; ++r) {
+    const float *row = prefix.layers[layer].data() + r * width + kv_head * d;
+    std::copy_n(row, d, key + r * ld);
+    std::copy_n(row + spec.kv_width(), d, key + r * ld + d);
+  }
+  for (int r = 0; r < length; ++r) {
+    float *row = joined + (prefix.length + r) * ld;
+    std::copy_n(own.query + r * own.ld, heads * d, row);
+    std::copy_n(own.key + r * own.ld, d, row + heads * d);
+    std::copy_n(own.value + r * own.ld, d, row + (heads + 1) * d);
+  }
+  return {joined, key, key + d, ld};
+}
+
 } // namespace
 
 // A layer with a window takes a block of queries at a time, with the keys that any of them sees: linear time. Blocks
 // are counted from the start of the sequence, so they are the same ones in any batch.
 void attend(const Model &model, const Layer &layer, const Sequence &sequence, int first_head, int last_head, int first,
-            int last, const Matrix &qkv, const Matrix &context) {
+            int last, const Matrix &qkv, const Matrix &context, const Prefix *prefix) {
+  if (sequence.split > first) {
+    const Sequence before{sequence.index, sequence.row, sequence.split, sequence.split, 0};
+    attend(model, layer, before, first_head, last_head, first, std::min(last, sequence.split), qkv, context, nullptr);
+    first = sequence.split;
+    if (first >= last)
+      return;
+  }
   const LayerSpec &spec = layer.spec;
-  const int d = spec.head_size, length = sequence.length, kv_head = first_head / (spec.heads / spec.kv_heads);
-  const std::ptrdiff_t ld = qkv.ld, ldo = context.ld;
-  const float *query = qkv.row(sequence.row) + first_head * d;
-  const float *key = qkv.row(sequence.row) + spec.query_width() + kv_head * d, *value = key + spec.kv_width();
-  float *out = context.row(sequence.row) + first_head * d;
+  const int d = spec.head_size, kv_head = first_head / (spec.heads / spec.kv_heads);
+  const int before = prefix == nullptr ? 0 : prefix->length, length = before + sequence.length;
+  const float *first_key = qkv.row(sequence.row) + spec.query_width() + kv_head * d;
+  Parts parts{qkv.row(sequence.row) + first_head * d, first_key, first_key + spec.kv_width(), qkv.ld};
+  if (prefix != nullptr)
+    parts = behind(*prefix, static_cast<std::size_t>(&layer - model.layers.data()), spec, kv_head,
+                   last_head - first_head, sequence.length, parts);
+  first += before;
+  last += before;
+  const std::ptrdiff_t ld = parts.ld, ldo = context.ld;
+  const float *query = parts.query, *key = parts.key, *value = parts.value;
+  float *out = context.row(sequence.row) + first_head * d - before * ldo;
 
   Bias bias;
   if (model.relative.rows != nullptr)
@@ -133,7 +173,7 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
 
   // Some tokens are no keys only where every token sees all of its text.
   const bool everything = spec.behind >= length - 1;
-  const int step = everything ? length : block_rows(spec), keys = everything ? sequence.keys : length;
+  const int step = everything ? length : block_rows(spec), keys = everything ? before + sequence.keys : length;
   const Kind kind(model.kernels, spec.int8_attention);
   const AttentionHead head{.query = query,
                            .key = key,

@@ -20,7 +20,9 @@ bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
     return false;
   for (int i = 0; i < batch.sequences; ++i) {
     const std::int64_t length = std::int64_t{batch.offsets[i + 1]} - batch.offsets[i];
-    if (length <= 0 || length > g.longest())
+    if (length <= 0 || batch.before() + length > g.longest())
+      return false;
+    if (batch.splits != nullptr && (batch.splits[i] < 0 || batch.splits[i] >= length))
       return false;
     if (batch.keys == nullptr || batch.keys[i] == length)
       continue;
@@ -30,6 +32,11 @@ bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
       return false;
   }
   if (batch.spans != nullptr && !accepts_spans(batch))
+    return false;
+  if (batch.prefix != nullptr && (batch.prefix->model != &model_ || batch.splits != nullptr))
+    return false;
+  if ((batch.prefix != nullptr || batch.splits != nullptr) &&
+      (!accepts_prefixes() || batch.keys != nullptr || batch.spans != nullptr))
     return false;
   const auto in_table = [ids](const std::int32_t *rows, int size) {
     return std::all_of(rows, rows + ids, [size](std::int32_t row) { return row >= 0 && row < size; });
@@ -47,6 +54,24 @@ bool Encoder::accepts_spans(const TokenBatch &batch) const {
       if (span[0] < 0 || span[0] >= span[1] || span[1] > batch.offsets[i + 1] - batch.offsets[i])
         return false;
   return true;
+}
+
+// Only causal layers, and a vector of the last token alone: what comes before a sequence is read through its keys and
+// values.
+bool Encoder::accepts_prefixes() const {
+  return stages_.kept == Kept::last && model_.relative.rows == nullptr && model_.bias.heads == nullptr &&
+         std::all_of(model_.layers.begin(), model_.layers.end(), [](const Layer &l) { return l.spec.ahead == 0; });
+}
+
+std::unique_ptr<Prefix> Encoder::prefix(const std::int32_t *ids, int length, int threads) const {
+  const std::int32_t offsets[] = {0, length};
+  auto made = std::make_unique<Prefix>(model_, length);
+  const TokenBatch batch{.ids = ids, .type_ids = nullptr, .offsets = offsets, .sequences = 1, .record = made.get()};
+  if (!accepts_prefixes() || !accepts(batch, static_cast<std::size_t>(length)))
+    return nullptr;
+  Buffer<float> vector(static_cast<std::size_t>(model_.outputs()));
+  encode(batch, threads, vector.data(), [] { return false; });
+  return made;
 }
 
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "engine/schedule.h"
 #include "engine/stages.h"
@@ -25,13 +26,20 @@ public:
   //
   // A vector has the same bits whatever else is in the batch, and with any number of threads.
   // Throws std::bad_alloc and nothing else; the batch is one that is accepted.
+  //
+  // Where a batch has a prefix, its sequences are split after it: the bits are those of whole sequences, split there.
   bool encode(const TokenBatch &batch, int threads, float *vectors, const std::function<bool()> &interrupted) const;
+
+  // Keys and values of `length` ids, to come before the sequences of batches; null where they are no sequence, or a
+  // layer sees tokens behind them.
+  std::unique_ptr<Prefix> prefix(const std::int32_t *ids, int length, int threads) const;
 
   const Model &model() const { return model_; }
   std::size_t weight_bytes() const { return weight_bytes_; }
 
 private:
   bool accepts_spans(const TokenBatch &batch) const;
+  bool accepts_prefixes() const;
   void encode_chunk(const TokenBatch &batch, Sequences &sequences, Team team, float *vectors) const;
 
   const Model model_;

@@ -40,6 +40,7 @@ TokenVectors Forward::by_rows() {
   const auto end = stages_.list.end();
   for (auto stage = stages_.list.begin(); stage != end;) {
     if (stage->kind == Kind::attend) {
+      record(*stage);
       attend(*stage++);
       continue;
     }
@@ -82,7 +83,8 @@ TokenVectors Forward::by_outputs() {
       const Linear &linear = *stage->linear;
       const bool project = stage->kind == Kind::project;
       const Matrix &from = value(stage->from), &to = value(stage->to);
-      const ResidualRows residuals = project ? ResidualRows{1, &first_token} : ResidualRows{0, nullptr};
+      const ResidualRows residuals =
+          project && batch_.prefix == nullptr ? ResidualRows{1, &first_token} : ResidualRows{0, nullptr};
       const LinearInput input = linear.read(from.row(0), from.ld, rows_, residuals, buffers.rounded);
       if (linear.prepares() || waiting != stage)
         team_.each_share(rows_, [&](int first, int last) {
@@ -97,7 +99,9 @@ TokenVectors Forward::by_outputs() {
         team_.each_share(linear.panels(), [&](int first, int last) {
           linear.multiply(input, first, last, to.row(0), to.ld, stage->activation);
         });
-    } else if (stage->kind != Kind::attend) { // its share was computed with the projection
+    } else if (stage->kind == Kind::attend) { // its share was computed with the projection
+      record(*stage);
+    } else {
       continue;
     }
     waiting = stage + 1;
@@ -163,11 +167,9 @@ void Forward::embed(const Matrix &x, int first, int last) const {
       for (int c = 0; c < g.hidden; ++c)
         sum[c] += source[c];
     };
-    const float *word = row_of(tables.word, batch_.ids[token]);
-    for (int c = 0; c < g.hidden; ++c)
-      sum[c] = word[c] * g.word_scale;
+    tables.word.read(batch_.ids[token], g.hidden, g.word_scale, sum);
     if (tables.position != nullptr)
-      add(row_of(tables.position, place + g.position_offset));
+      add(row_of(tables.position, batch_.before() + place + g.position_offset));
     if (tables.token_type != nullptr)
       add(row_of(tables.token_type, batch_.type_ids == nullptr ? 0 : batch_.type_ids[token]));
     for (std::size_t c = 0; c < model_.order.size(); ++c)
@@ -208,7 +210,7 @@ ResidualRows Forward::first_tokens(int first, int last) const {
   std::int32_t *of = scratch().first_tokens.resize(static_cast<std::size_t>(last - first));
   int count = 0;
   for (const Sequence &sequence : sequences_)
-    if (sequence.row >= first && sequence.row < last)
+    if (batch_.prefix == nullptr && sequence.row >= first && sequence.row < last)
       of[count++] = sequence.row - first;
   return {count, of};
 }
@@ -240,7 +242,7 @@ void Forward::place(const Layer &layer, int first, int last, int first_kv_head, 
     const int begin = std::max(first, sequence.row), end = std::min(last, sequence.row + sequence.length);
     if (begin >= end)
       continue;
-    const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(begin - sequence.row) * (d / 2);
+    const std::ptrdiff_t position = static_cast<std::ptrdiff_t>(batch_.before() + begin - sequence.row) * (d / 2);
     for (const auto &part : parts)
       if (part.rotated)
         model_.kernels.rotate(qkv.row(begin) + part.column, qkv.ld, end - begin, part.heads, d, table.cosine + position,
@@ -267,7 +269,20 @@ void Forward::attend_heads(const Stage &stage, const Sequence &sequence, int fir
   const int token = only_kept(stage) ? kept_row(sequence) : 0;
   const int end = only_kept(stage) ? token + 1 : sequence.length;
   quaver::attend(model_, *stage.layer, sequence, first, last, token, end, values_[static_cast<int>(Value::qkv)],
-                 values_[static_cast<int>(Value::context)]);
+                 values_[static_cast<int>(Value::context)], batch_.prefix);
+}
+
+// Keep the keys and values of a layer.
+void Forward::record(const Stage &stage) {
+  if (batch_.record == nullptr)
+    return;
+  const LayerSpec &spec = stage.layer->spec;
+  const Matrix &qkv = value(Value::qkv);
+  const std::ptrdiff_t width = 2 * spec.kv_width();
+  float *rows =
+      batch_.record->layers[static_cast<std::size_t>(stage.layer - model_.layers.data())].resize(area(rows_, width));
+  for (int r = 0; r < rows_; ++r)
+    std::copy_n(qkv.row(r) + spec.query_width(), width, rows + r * width);
 }
 
 // Queries, keys and values of some units, and their attention.

@@ -40,6 +40,7 @@ private:
   void attend_heads(const Stage &stage, const Sequence &sequence, int first, int last) const;
   void attend_outputs(const Stage &stage, const LinearInput &input, int first_unit, int last_unit) const;
 
+  void record(const Stage &stage);
   void keep();
   bool only_kept(const Stage &stage) const;
   int kept_row(const Sequence &sequence) const;

@@ -4,12 +4,9 @@
 #include <bit>
 #include <cstring>
 
+#include "engine/scratch.h"
+
 namespace quaver {
-namespace {
-
-std::size_t area(int a, std::ptrdiff_t b) { return static_cast<std::size_t>(a) * static_cast<std::size_t>(b); }
-
-} // namespace
 
 Linear::Linear(const float *bias, int outputs, int inputs, const KernelTable &kernels)
     : outputs_(outputs), inputs_(inputs), kernels_(kernels), bias_(area(panels(), kPanel)) {
@@ -81,17 +78,20 @@ std::size_t BFloat16Linear::bytes() const {
 
 namespace {
 
-std::vector<int> padded_ends(const std::vector<int> &ends, int inputs) {
+std::vector<int> padded_ends(const std::vector<int> &ends, int inputs, int apart) {
   std::vector<int> padded = ends.empty() ? std::vector{inputs} : ends;
   padded.back() = round_up(inputs, kDepthStep);
+  if (apart > 0)
+    padded.push_back(padded.back() + round_up(apart, kDepthStep));
   return padded;
 }
 
 } // namespace
 
 ByteInputLinear::ByteInputLinear(const float *bias, InputRange range, const std::vector<int> &ends, bool sums,
-                                 int outputs, int inputs, const KernelTable &kernels)
-    : Linear(bias, outputs, inputs, kernels), range_(range), ends_(padded_ends(ends, inputs)), sums_(sums) {}
+                                 int outputs, int inputs, const KernelTable &kernels, const std::vector<int> &apart)
+    : Linear(bias, outputs, inputs, kernels), range_(range),
+      ends_(padded_ends(ends, inputs, static_cast<int>(apart.size()))), sums_(sums), apart_(apart) {}
 
 LinearInput ByteInputLinear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
                                   InputRoom &room) const {
@@ -120,14 +120,40 @@ void ByteInputLinear::prepare(const LinearInput &input, int first, int last) con
       for (; c < inputs_ && c < ends_[static_cast<std::size_t>(g)]; ++c)
         lost[c] = x[c] - rounded.scale[0] * static_cast<float>(rounded.q[c] - rounded.zero[0]);
     }
+    if (!apart_.empty()) {
+      const RoundedRows rounded = input.rounded.from(row, groups() - 1, ends_[ends_.size() - 2]);
+      for (std::size_t i = 0; i < apart_.size(); ++i)
+        lost[apart_[i]] = x[apart_[i]] - rounded.scale[0] * static_cast<float>(rounded.q[i] - rounded.zero[0]);
+    }
     round({0.0f, 0}, lost, inputs_, 1, input.rounded.from(input.rows + i, 0, 0));
   }
 }
 
-// Quantize rows group by group, with one range for all of them if there is one.
+// Quantize rows; inputs apart row by row, as they are gathered.
 void ByteInputLinear::round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows,
                             const RoundedRows &target) const {
-  for (int g = 0, begin = 0; g < groups(); ++g) {
+  if (apart_.empty()) {
+    round_parts(range, x, ldx, rows, target);
+    return;
+  }
+  const int count = static_cast<int>(apart_.size()), place = ends_[ends_.size() - 2];
+  float *others = scratch().others.resize(static_cast<std::size_t>(inputs_ + count)), *wide = others + inputs_;
+  for (int r = 0; r < rows; ++r, x += ldx) {
+    std::memcpy(others, x, sizeof(float) * static_cast<std::size_t>(inputs_));
+    for (int i = 0; i < count; ++i) {
+      wide[i] = x[apart_[static_cast<std::size_t>(i)]];
+      others[apart_[static_cast<std::size_t>(i)]] = 0.0f;
+    }
+    round_parts(range, others, inputs_, 1, target.from(r, 0, 0));
+    const RoundedRows to = target.from(r, groups() - 1, place);
+    kernels_.quantize_rows(wide, count, 1, count, to.q, to.ldq, to.scale, to.zero);
+  }
+}
+
+// Quantize rows group by group, with one range for all of them if there is one.
+void ByteInputLinear::round_parts(InputRange range, const float *x, std::ptrdiff_t ldx, int rows,
+                                  const RoundedRows &target) const {
+  for (int g = 0, begin = 0; g < groups() - (apart_.empty() ? 0 : 1); ++g) {
     const int end = ends_[static_cast<std::size_t>(g)], columns = std::min(end, inputs_) - begin;
     const RoundedRows to = target.from(0, g, begin);
     if (range.scale > 0.0f)
@@ -194,23 +220,29 @@ std::size_t Int8Linear::bytes() const {
 }
 
 Int4Linear::Int4Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int group,
-                       int outputs, int inputs, const KernelTable &kernels, WeightMemory &memory)
-    : ByteInputLinear(bias, range, {}, false, outputs, inputs, kernels), group_(group),
-      weight_groups_((inputs + group - 1) / group),
-      panels_(memory.take_array<std::uint8_t>(area(panels() * kPanel, depth()) / 2)),
-      scale_(area(weight_groups_, panels() * kPanel)), weight_sums_(bias_.size()) {
+                       int outputs, int inputs, const KernelTable &kernels, WeightMemory &memory,
+                       const std::vector<int> &ends, const InputsApart &apart)
+    : ByteInputLinear(bias, range, ends, false, outputs, inputs, kernels, apart.columns), group_(group),
+      weight_groups_((inputs + group - 1) / group), depth_(round_up(inputs, kDepthStep)),
+      panels_(memory.take_array<std::uint8_t>(area(panels() * kPanel, depth_) / 2)),
+      scale_(area(weight_groups_, panels() * kPanel)), weight_sums_(ends_.size() * bias_.size()) {
   const int side = kernels.group;
+  if (!apart.columns.empty())
+    wide_ = std::make_unique<const Int8Linear>(apart.weight, apart.scale, bias, InputRange{0.0f, 0}, outputs,
+                                               static_cast<int>(apart.columns.size()), kernels, memory);
   for (int o = 0; o < outputs; ++o) {
     const std::int8_t *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
-    std::uint8_t *strip = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth() / 2;
-    double sum = 0.0;
-    for (int k = 0; k < inputs; ++k) {
-      const int line = k / side, half = row[k] & 0x0f;
-      strip[(static_cast<std::ptrdiff_t>(line / 2) * kStrip + o % kStrip) * side + k % side] |=
-          static_cast<std::uint8_t>(line % 2 == 0 ? half : half << 4);
-      sum += double{scale[area(o, weight_groups_) + area(k / group, 1)]} * row[k];
+    std::uint8_t *strip = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * depth_ / 2;
+    for (int k = 0, part = 0; part < parts(); ++part) {
+      double sum = 0.0;
+      for (; k < inputs && k < ends_[static_cast<std::size_t>(part)]; ++k) {
+        const int line = k / side, half = row[k] & 0x0f;
+        strip[(static_cast<std::ptrdiff_t>(line / 2) * kStrip + o % kStrip) * side + k % side] |=
+            static_cast<std::uint8_t>(line % 2 == 0 ? half : half << 4);
+        sum += double{scale[area(o, weight_groups_) + area(k / group, 1)]} * row[k];
+      }
+      weight_sums_.data()[static_cast<std::size_t>(part) * bias_.size() + area(o, 1)] = static_cast<float>(sum);
     }
-    weight_sums_.data()[o] = static_cast<float>(sum);
     for (int g = 0; g < weight_groups_; ++g)
       scale_.data()[area(g, panels() * kPanel) + area(o, 1)] = scale[area(o, weight_groups_) + area(g, 1)] / 16.0f;
   }
@@ -220,21 +252,26 @@ Int4Weights Int4Linear::view() const {
   return {.panels = panels_.get(),
           .scale = scale_.data(),
           .weight_sums = weight_sums_.data(),
-          .bias = bias_.data(),
-          .depth = depth(),
+          .bias = wide_ == nullptr ? bias_.data() : nullptr,
+          .depth = depth_,
           .group = group_,
           .groups = weight_groups_,
-          .outputs = panels() * kPanel};
+          .outputs = panels() * kPanel,
+          .parts = parts(),
+          .ends = ends_.data()};
 }
 
 void Int4Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                           Activation act) const {
+  if (wide_ != nullptr)
+    kernels_.linear_int8(input.rounded.from(0, parts(), depth_), input.rows, input.residuals, wide_->view(),
+                         first_panel, last_panel, y, ldy, Activation::none);
   kernels_.linear_int4(input.rounded, input.rows, input.residuals, view(), first_panel, last_panel, y, ldy, act);
 }
 
 std::size_t Int4Linear::bytes() const {
-  return bias_.size() * static_cast<std::size_t>(depth()) / 2 +
-         sizeof(float) * (scale_.size() + weight_sums_.size() + bias_.size());
+  return bias_.size() * static_cast<std::size_t>(depth_) / 2 +
+         sizeof(float) * (scale_.size() + weight_sums_.size() + bias_.size()) + (wide_ == nullptr ? 0 : wide_->bytes());
 }
 
 } // namespace quaver

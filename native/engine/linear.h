@@ -156,19 +156,22 @@ public:
   void prepare(const LinearInput &input, int first, int last) const final;
 
 protected:
-  // `ends` as in InputGroups; `sums` for a kind that reads Int8Rows::sums.
+  // `ends` as in InputGroups; `sums` for a kind that reads Int8Rows::sums; `apart` are inputs that become a last group,
+  // behind all others, which have zeros in their place.
   ByteInputLinear(const float *bias, InputRange range, const std::vector<int> &ends, bool sums, int outputs, int inputs,
-                  const KernelTable &kernels);
+                  const KernelTable &kernels, const std::vector<int> &apart = {});
 
   int groups() const { return static_cast<int>(ends_.size()); }
-  int depth() const { return ends_.back(); } // K'
+  int depth() const { return ends_.back(); } // K', and the inputs apart
 
   const InputRange range_;
-  const std::vector<int> ends_; // of the groups; the last is K'
+  const std::vector<int> ends_; // of the groups; the last is the depth
   const bool sums_;
+  const std::vector<int> apart_;
 
 private:
   void round(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
+  void round_parts(InputRange range, const float *x, std::ptrdiff_t ldx, int rows, const RoundedRows &target) const;
 };
 
 // Weights in s8 with one scale per output and group of inputs.
@@ -189,13 +192,23 @@ private:
   Buffer<float> shifts_;              // the same, or empty
 };
 
-// Weights in four bits with one scale per output and `group` inputs. Rows have one scale for all inputs.
+// A few inputs of a layer in four bits whose values are wide where others are not: they have a range of their own, and
+// weights in eight bits. With one range for all, the others would have few levels left.
+struct InputsApart {
+  std::vector<int> columns{};          // different inputs; empty for none
+  const std::int8_t *weight = nullptr; // s8 [outputs][columns]
+  const float *scale = nullptr;        // f32 [outputs]
+};
+
+// Weights in four bits with one scale per output and `group` inputs. Rows have a scale for each range of inputs.
 class Int4Linear final : public ByteInputLinear {
 public:
   // weight s8 [outputs][inputs], each in -8..7; scale f32 [outputs][groups], groups = inputs / group rounded up; group
-  // 32, 64 or 128; bias f32 [outputs]; natural order.
+  // 32, 64 or 128; bias f32 [outputs]; natural order. `ends` are those of ranges of inputs, multiples of 64 and of
+  // `group`; the weights of inputs apart are 0.
   Int4Linear(const std::int8_t *weight, const float *scale, const float *bias, InputRange range, int group, int outputs,
-             int inputs, const KernelTable &kernels, WeightMemory &memory);
+             int inputs, const KernelTable &kernels, WeightMemory &memory, const std::vector<int> &ends = {},
+             const InputsApart &apart = {});
 
   void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                 Activation act) const override;
@@ -203,10 +216,13 @@ public:
   Int4Weights view() const;
 
 private:
-  const int group_, weight_groups_;
+  int parts() const { return groups() - (apart_.empty() ? 0 : 1); }
+
+  const int group_, weight_groups_, depth_; // K' of the weights
   std::shared_ptr<std::uint8_t> panels_;
-  Buffer<float> scale_;       // [groups][O']
-  Buffer<float> weight_sums_; // [O']
+  Buffer<float> scale_;                      // [groups][O']
+  Buffer<float> weight_sums_;                // [parts][O']
+  std::unique_ptr<const Int8Linear> wide_{}; // of the inputs apart, with the bias
 };
 
 } // namespace quaver

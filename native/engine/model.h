@@ -1,6 +1,7 @@
 // A model: geometry and weights, packed for one instruction set. Made once and never changed.
 #pragma once
 
+#include <bit>
 #include <optional>
 #include <vector>
 
@@ -40,8 +41,51 @@ struct Layer {
 
 // The caller owns the tables of a model (usually mapped from a file); they outlive it.
 
+// Word embeddings as they are stored; a row is widened when a token is embedded.
+struct WordTable {
+  enum class Kind : std::int32_t { float32, float16, bfloat16, int8 } kind;
+  const void *rows;             // [vocabulary][H]
+  const float *scale = nullptr; // [vocabulary], of int8
+
+  WordTable(const float *floats) : kind(Kind::float32), rows(floats) {}
+  WordTable(Kind kind, const void *rows, const float *scale) : kind(kind), rows(rows), scale(scale) {}
+
+  // out = factor * row `at`.
+  void read(int at, int hidden, float factor, float *out) const {
+    const std::ptrdiff_t first = static_cast<std::ptrdiff_t>(at) * hidden;
+    const auto widen = [=, this]<class T>(const T *stored, auto &&value) {
+      for (int c = 0; c < hidden; ++c)
+        out[c] = value(stored[first + c]) * factor;
+    };
+    switch (kind) {
+    case Kind::float32:
+      widen(static_cast<const float *>(rows), [](float v) { return v; });
+      break;
+    case Kind::float16:
+      widen(static_cast<const std::uint16_t *>(rows), from_half);
+      break;
+    case Kind::bfloat16:
+      widen(static_cast<const std::uint16_t *>(rows),
+            [](std::uint16_t v) { return std::bit_cast<float>(static_cast<std::uint32_t>(v) << 16); });
+      break;
+    case Kind::int8:
+      widen(static_cast<const std::int8_t *>(rows),
+            [s = scale[at]](std::int8_t v) { return static_cast<float>(v) * s; });
+      break;
+    }
+  }
+
+  // Exact, subnormal numbers included.
+  static float from_half(std::uint16_t v) {
+    const std::uint32_t bits = static_cast<std::uint32_t>(v & 0x7fff) << 13;
+    const float magnitude =
+        (v & 0x7c00) == 0x7c00 ? std::bit_cast<float>(bits | 0x7f800000u) : std::bit_cast<float>(bits) * 0x1p112f;
+    return (v & 0x8000) != 0 ? -magnitude : magnitude;
+  }
+};
+
 struct Embeddings {
-  const float *word;       // [vocabulary][H]
+  WordTable word;
   const float *position;   // [positions][H], or null
   const float *token_type; // [token_types][H], or null
   Norm norm;

@@ -22,7 +22,8 @@ std::vector<Sequences> make_chunks(const TokenBatch &batch, int threads) {
   Sequences order(static_cast<std::size_t>(batch.sequences));
   for (int i = 0; i < batch.sequences; ++i) {
     const int length = batch.offsets[i + 1] - batch.offsets[i];
-    order[static_cast<std::size_t>(i)] = {i, 0, length, batch.keys == nullptr ? length : batch.keys[i]};
+    order[static_cast<std::size_t>(i)] = {i, 0, length, batch.keys == nullptr ? length : batch.keys[i],
+                                          batch.splits == nullptr ? 0 : batch.splits[i]};
   }
   std::stable_sort(order.begin(), order.end(),
                    [](const Sequence &a, const Sequence &b) { return a.length > b.length; });

@@ -10,6 +10,17 @@
 
 namespace quaver {
 
+// Keys and values of tokens that come before those of every sequence of a batch, as a model of causal layers made them.
+struct Prefix {
+  Prefix(const Model &model, int length) : model(&model), length(length), layers(model.layers.size()) {}
+  Prefix(const Prefix &) = delete;
+  Prefix &operator=(const Prefix &) = delete;
+
+  const Model *const model;
+  const int length;                  // P, tokens
+  std::vector<Buffer<float>> layers; // [P][2 Hkv D] for each layer: keys, rotated, then values
+};
+
 struct TokenBatch {
   const std::int32_t *ids;      // [offsets[sequences]]
   const std::int32_t *type_ids; // the same, or null when all are 0
@@ -22,6 +33,16 @@ struct TokenBatch {
   // after its last, counted from the start of their sequence. Sequence i has those of [span_offsets[i], span_offsets[i
   // + 1]). Null where each sequence gets one.
   const std::int32_t *span_offsets = nullptr, *spans = nullptr;
+  // [sequences], after how many tokens each sequence is split, 0 for not at all: the tokens before attend as if they
+  // were alone. In eight bits values depend on all that are packed together, so this is what makes the tokens before
+  // the split the same in any sequence. Null for none.
+  const std::int32_t *splits = nullptr;
+  // What comes before every sequence, which then begins at its split; null for nothing. And where to keep the keys and
+  // values of a batch of one sequence.
+  const Prefix *prefix = nullptr;
+  Prefix *record = nullptr;
+
+  int before() const { return prefix == nullptr ? 0 : prefix->length; }
 
   int vectors() const { return spans == nullptr ? sequences : span_offsets[sequences]; }
 };
@@ -31,6 +52,7 @@ struct Sequence {
   int row;    // its first row in the chunk
   int length; // tokens
   int keys;   // those that others attend to, its first ones
+  int split;  // see TokenBatch
 };
 
 // Whole sequences that go through the layers together, the last one at the end.

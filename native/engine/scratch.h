@@ -51,16 +51,18 @@ struct Scratch {
   Buffer<float> branch, wide;           // of a block of rows, see Value
   Buffer<float> keys, scores;           // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
+  Buffer<float> joined;                 // queries, keys and values behind a prefix
   Buffer<float> by_query, by_key, bias; // of relative positions, see attention.cpp
   Buffer<std::int32_t> first_tokens;    // see Forward::first_tokens
+  Buffer<float> others;                 // a row without its inputs apart, and these; see ByteInputLinear
   Buffer<float> natural;                // a row whose features are in the natural order, see FeatureOrder
   Buffer<float> pooled, stepped;        // what goes into and comes out of a step of the head
   Buffer<float> logits;                 // of a block of words
 
   std::size_t bytes() const {
     return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
-           by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + natural.bytes() + pooled.bytes() +
-           stepped.bytes() + logits.bytes();
+           joined.bytes() + by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + others.bytes() +
+           natural.bytes() + pooled.bytes() + stepped.bytes() + logits.bytes();
   }
 };
 

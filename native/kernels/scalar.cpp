@@ -142,16 +142,21 @@ void linear_int4(const Int8Rows &a, int rows, const ResidualRows &residuals, con
                  int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
   for (int o = first_panel * kPanel; o < last_panel * kPanel; ++o)
     for (int r = 0; r < rows + residuals.rows; ++r) {
-      const float row_scale = a.scale[r];
-      float value = -(row_scale * static_cast<float>(a.zero[r])) * w.weight_sums[o];
-      for (int g = 0; g < w.groups; ++g) {
+      const float *row_scale = a.scale + r;
+      float value = 0.0f;
+      for (int p = 0; p < w.parts; ++p)
+        value -= row_scale[p * a.stride] * static_cast<float>(a.zero[p * a.stride + r]) *
+                 w.weight_sums[p * static_cast<std::ptrdiff_t>(w.outputs) + o];
+      for (int g = 0, part = 0; g < w.groups; ++g) {
+        if (part + 1 < w.parts && g * w.group >= w.ends[part])
+          row_scale = a.scale + ++part * a.stride + r;
         std::int32_t sum = 0;
         for (int k = g * w.group; k < (g + 1 == w.groups ? w.depth : (g + 1) * w.group); ++k)
           sum += a.q[r * a.ldq + k] * sixteen_weights(w, o, k);
-        value += static_cast<float>(sum) * row_scale * w.scale[g * static_cast<std::ptrdiff_t>(w.outputs) + o];
+        value += static_cast<float>(sum) * *row_scale * w.scale[g * static_cast<std::ptrdiff_t>(w.outputs) + o];
       }
       if (r < rows)
-        y[r * ldy + o] = value + w.bias[o];
+        y[r * ldy + o] = value + (w.bias != nullptr ? w.bias[o] : y[r * ldy + o]);
       else
         y[residuals.of[r - rows] * ldy + o] += value;
     }

@@ -100,16 +100,18 @@ struct Int8Weights {
 };
 
 // A linear layer in four bits, with one scale per output and `group` inputs: w ~ scale * q, q in -8..7. The last group
-// goes on to K', where the weights are zero.
+// goes on to K', where the weights are zero. Rows have a scale of their own for each of `parts` ranges of inputs.
 struct Int4Weights {
   const std::uint8_t *panels; // int4 panels
   const float *scale;         // [groups][O'], of 16 q: half a byte is multiplied as the upper one
-  const float *weight_sums;   // [O'], sum of all w of an output
-  const float *bias;          // [O']
+  const float *weight_sums;   // [parts][O'], sum of the w of an output
+  const float *bias;          // [O'], or null to add to what y has
   int depth;                  // K'
   int group;                  // divides kInt4Block
   int groups;
   int outputs; // O'
+  int parts = 1;
+  const int *ends = nullptr; // [parts], where they end: multiples of `group`, the last K'; null for one
 };
 
 struct FloatWeights {
@@ -207,8 +209,9 @@ struct KernelTable {
   void (*linear_int8)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
-  // The same for weights in four bits and rows with one scale: y[r][o] = act(sum over the groups g of scale_r *
-  // scale_go * sums_g[r][o] + bias[o] - scale_r * zero_r * weight_sums[o]).
+  // The same for weights in four bits: y[r][o] = act(sum over the groups g of scale_rp * scale_go * sums_g[r][o] +
+  // bias[o]
+  // - sum over the parts p of scale_rp * zero_rp * weight_sums_p[o]), p the part of g.
   void (*linear_int4)(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int4Weights &w, int first_panel,
                       int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 

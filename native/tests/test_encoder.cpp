@@ -189,6 +189,51 @@ std::vector<float> encode(const Encoder &e, const Batch &batch, int threads) {
   return vectors;
 }
 
+// Texts that begin with the same tokens: whole and split there, alone and together, and behind these tokens as a
+// prefix.
+void test_prefix(const Encoder &e) {
+  for (const int shared : {1, 7, 40}) {
+    std::vector<std::int32_t> first(static_cast<std::size_t>(shared));
+    fill_integers(first, 0, kVocabulary - 1);
+    Batch whole, rests;
+    std::vector<std::int32_t> splits;
+    std::vector<std::vector<std::int32_t>> texts;
+    for (const int length : {1, 30, 3, 64, 17}) {
+      std::vector<std::int32_t> rest(static_cast<std::size_t>(length)), text = first;
+      fill_integers(rest, 0, kVocabulary - 1);
+      text.insert(text.end(), rest.begin(), rest.end());
+      rests.add(rest);
+      whole.add(text);
+      texts.push_back(text);
+      splits.push_back(shared);
+    }
+    const auto outputs = static_cast<std::size_t>(e.model().outputs());
+    for (const int threads : {1, 3}) {
+      TokenBatch split = whole.view(), behind = rests.view();
+      std::vector<float> together(texts.size() * outputs), after(together.size()), alone(outputs);
+      const auto prefix = e.prefix(first.data(), shared, threads);
+      CHECK(prefix != nullptr && prefix->length == shared, "%s: a prefix of %d", e.model().kernels.name, shared);
+      split.splits = splits.data();
+      behind.prefix = prefix.get();
+      CHECK(e.accepts(split, whole.ids.size()) && e.accepts(behind, rests.ids.size()), "accepted");
+      e.encode(split, threads, together.data(), [] { return false; });
+      e.encode(behind, threads, after.data(), [] { return false; });
+      CHECK(together == after, "%s: %d tokens shared, %d threads", e.model().kernels.name, shared, threads);
+      for (std::size_t i = 0; i < texts.size(); ++i) {
+        Batch one;
+        one.add(texts[i]);
+        split = one.view();
+        split.splits = splits.data();
+        e.encode(split, threads, alone.data(), [] { return false; });
+        CHECK(std::equal(alone.begin(), alone.end(), after.begin() + static_cast<std::ptrdiff_t>(i * outputs)),
+              "%s: %d tokens shared, text %zu alone, %d threads", e.model().kernels.name, shared, i, threads);
+      }
+    }
+  }
+  const std::int32_t beyond = kVocabulary;
+  CHECK(e.prefix(&beyond, 1, 1) == nullptr && e.prefix(&beyond, 0, 1) == nullptr, "ids without rows, and none");
+}
+
 std::vector<std::vector<std::int32_t>> make_texts(std::size_t count) {
   std::vector<std::vector<std::int32_t>> texts(count);
   for (auto &text : texts) {
@@ -484,6 +529,9 @@ int main() {
     for (const Drawn *m : {&even, &odd, &panels, &relative})
       for (const bool int8 : {true, false})
         test_keys(make_encoder(*m, *k, int8));
+    for (const Drawn *m : {&causal, &causal_panels})
+      for (const bool int8 : {true, false})
+        test_prefix(make_encoder(*m, *k, int8));
     test_refused(even, *k);
     test_interruption(even, *k);
     test_enter_and_leave(even, *k);

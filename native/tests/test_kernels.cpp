@@ -442,6 +442,73 @@ void test_linear_int4(const KernelTable &k) {
           }
 }
 
+// Ranges of inputs and inputs apart, through the kind that quantizes them: against the rows and weights in double.
+// Values apart are a hundred times as wide as the others, which must lose nothing by it.
+void test_int4_ranges(const KernelTable &k) {
+  constexpr int inputs = 320, outputs = 70, rows = 9, group = 32, groups = inputs / group;
+  for (const bool ranges : {false, true})
+    for (const bool apart : {false, true}) {
+      Guarded<std::int8_t> weight(area(outputs, inputs)), eight(area(outputs, 64));
+      Guarded<float> scale(area(outputs, groups)), wide_scale(area(outputs, 1)), bias(area(outputs, 1)),
+          x(area(rows, inputs));
+      fill_integers(weight, -8, 7);
+      fill_integers(eight, -127, 127);
+      fill_normal(bias, 1.0f);
+      fill_normal(x, 1.0f);
+      for (float &s : scale)
+        s = 0.001f + 0.0001f * static_cast<float>(generator() % 100);
+      std::fill(wide_scale.begin(), wide_scale.end(), 1e-4f);
+      InputsApart wide;
+      if (apart) {
+        wide = {{}, eight.data(), wide_scale.data()};
+        for (int i = 0; i < 64; ++i)
+          wide.columns.push_back((i * 5 + 3) % inputs);
+        for (const int c : wide.columns) {
+          for (int o = 0; o < outputs; ++o)
+            weight[area(o, inputs) + area(c, 1)] = 0;
+          for (int r = 0; r < rows; ++r)
+            x[area(r, inputs) + area(c, 1)] *= 100.0f;
+        }
+      }
+      WeightMemory memory;
+      const Int4Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, group, outputs, inputs, k, memory,
+                         ranges ? std::vector{64, 192, inputs} : std::vector<int>{}, wide);
+      const int ldy = w.panels() * kPanel;
+      const std::int32_t first = 2;
+      InputRoom room, room_of_one;
+      const LinearInput input = w.read(x.data(), inputs, rows, {1, &first}, room);
+      w.prepare(input, 0, rows);
+      Guarded<float> got(area(rows, ldy)), alone(area(1, ldy));
+      w.multiply(input, 0, w.panels(), got.data(), ldy, Activation::none);
+      for (int r = 0; r < rows; ++r) {
+        for (int o = 0; o < outputs; ++o) {
+          double sum = double{bias[area(o, 1)]}, most = 0.0;
+          for (int c = 0; c < inputs; ++c) {
+            double v = double{scale[area(o, groups) + area(c / group, 1)]} * weight[area(o, inputs) + area(c, 1)];
+            double bound = 4.0; // of the values that share a range
+            for (int i = 0; apart && i < 64; ++i)
+              if (wide.columns[area(i, 1)] == c) {
+                v = double{wide_scale[area(o, 1)]} * eight[area(o, 64) + area(i, 1)];
+                bound = 400.0;
+              }
+            sum += v * double{x[area(r, inputs) + area(c, 1)]};
+            most += std::abs(v) * bound / 255.0;
+          }
+          const double is = double{got[area(r, ldy) + area(o, 1)]};
+          CHECK(std::abs(is - sum) <= most * (r == first ? 0.02 : 1.0) + 1e-4,
+                "%s: ranges %d, apart %d, row %d, output %d: %.9g, not %.9g", k.name, ranges, apart, r, o, is, sum);
+        }
+        const std::int32_t itself = 0;
+        const LinearInput one = w.read(x.data() + r * inputs, inputs, 1,
+                                       r == first ? ResidualRows{1, &itself} : ResidualRows{}, room_of_one);
+        w.prepare(one, 0, 1);
+        w.multiply(one, 0, w.panels(), alone.data(), ldy, Activation::none);
+        CHECK(std::memcmp(got.data() + r * ldy, alone.data(), area(ldy, 1) * sizeof(float)) == 0,
+              "%s: ranges %d, apart %d, row %d alone", k.name, ranges, apart, r);
+      }
+    }
+}
+
 // Residual rows: their outputs without bias are added to those of their rows.
 void test_residual_rows(const KernelTable &k) {
   constexpr int inputs = 100, outputs = 130;
@@ -1216,6 +1283,7 @@ int main() {
     test_row_sums(*k);
     test_grouped_linear(*k);
     test_linear_int4(*k);
+    test_int4_ranges(*k);
     test_residual_rows(*k);
     test_linear_float32(*k);
     test_linear_bfloat16(*k);

@@ -7,6 +7,10 @@ from typing import Annotated
 import numpy
 from numpy.typing import NDArray
 
+class Prefix:
+    @property
+    def length(self) -> int: ...
+
 class Encoder:
     def __init__(self, isa: str, model: object) -> None: ...
     def encode(
@@ -37,7 +41,19 @@ class Encoder:
             NDArray[numpy.int32], dict(shape=(None, None), order="C", device="cpu", writable=False)
         ]
         | None = None,
+        splits: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ]
+        | None = None,
+        prefix: Prefix | None = None,
     ) -> int | None: ...
+    def prefix(
+        self,
+        ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        threads: int,
+    ) -> Prefix: ...
     @property
     def outputs(self) -> int: ...
     @property

@@ -507,10 +507,16 @@ template <class L, class Tile> struct LinearKernels {
       const auto output = [=, &residuals](int r) { return y + (r < rows ? r : residuals.of[r - rows]) * ldy + column; };
       for (int r = 0; r < all; ++r)
         for (int c = 0; c < kPanel; c += L::width) {
-          const V zero = L::set(-(a.scale[r] * static_cast<float>(a.zero[r])));
-          const V start = L::load(r < rows ? w.bias + column + c : output(r) + c);
-          L::store(output(r) + c, L::fma(zero, L::load(w.weight_sums + column + c), start));
+          V start = L::load(r < rows && w.bias != nullptr ? w.bias + column + c : output(r) + c);
+          for (int p = 0; p < w.parts; ++p) {
+            const std::ptrdiff_t at = p * a.stride + r;
+            const V zero = L::set(-(a.scale[at] * static_cast<float>(a.zero[at])));
+            start =
+                L::fma(zero, L::load(w.weight_sums + p * static_cast<std::ptrdiff_t>(w.outputs) + column + c), start);
+          }
+          L::store(output(r) + c, start);
         }
+      int part = 0;
       for (int begin = 0; begin < w.depth; begin += kInt4Block) {
         const int inputs = least(kInt4Block, w.depth - begin);
         unpack(weights + begin * kStrip / 2, w.depth, inputs, block);
@@ -518,14 +524,17 @@ template <class L, class Tile> struct LinearKernels {
         for (int first = 0, last; first < inputs; first = last) {
           const int g = (begin + first) / w.group;
           last = g + 1 == w.groups ? inputs : first + w.group;
+          if (part + 1 < w.parts && begin + first >= w.ends[part])
+            ++part;
           const float *scale = w.scale + g * static_cast<std::ptrdiff_t>(w.outputs) + column;
+          const float *row_scales = a.scale + part * a.stride;
           for (int r = 0, height; r < all; r += height) {
             height = tile_height(all - r, Tile::rows);
             sum_rows<kPanel>(a.q + r * a.ldq + begin + first, a.ldq, height, block + first * kStrip,
                              static_cast<std::ptrdiff_t>(inputs) * kStrip, last - first, sums);
             for (int i = 0; i < height; ++i) {
               float *out = output(r + i);
-              const V row_scale = L::set(a.scale[r + i]);
+              const V row_scale = L::set(row_scales[r + i]);
               for (int c = 0; c < kPanel; c += L::width) {
                 const V sum = L::mul(L::from_s32(sums + i * kPanel + c), row_scale);
                 L::store(out + c, L::fma(sum, L::load(scale + c), L::load(out + c)));

@@ -16,14 +16,15 @@ from quaver.errors import InputError
 from quaver.quantization import QuantizationReport
 from quaver.quantization import quantize as quantize_model
 
-_SAMPLES = 128
+_SAMPLES, _GROUP = 128, 32
 
 
 class Scheme(str, Enum):
-    """Where the range of activations comes from."""
+    """Where the range of activations comes from, and the bits of weights."""
 
     dynamic = "dynamic"
     static = "static"
+    int4 = "int4"
 
 
 class Rounding(str, Enum):
@@ -55,9 +56,13 @@ def quantize(
         Scheme,
         typer.Option(
             help="dynamic: a range for each token, found at run time. static: a range for each "
-            "layer, from calibration text."
+            "layer, from calibration text. int4: as dynamic, with weights in four bits: half the size, a "
+            "larger loss."
         ),
     ] = Scheme.dynamic,
+    group_size: Annotated[
+        int, typer.Option(help="With int4: how many inputs share a scale, 32, 64 or 128.")
+    ] = _GROUP,
     calibration: Annotated[
         str | None,
         typer.Option(
@@ -99,10 +104,16 @@ def quantize(
             show_default=False,
         ),
     ] = None,
-    words: Annotated[Words, typer.Option(help="How word embeddings are stored.")] = Words.int8,
+    words: Annotated[
+        Words | None,
+        typer.Option(
+            help="How word embeddings are stored. Default: int8; float16 with int4.",
+            show_default=False,
+        ),
+    ] = None,
     pooling: PoolingOption = None,
 ) -> None:
-    """Write a model as an int8 folder: smaller, faster to load, readable by transformers.
+    """Write a model as an int8 or int4 folder: smaller, faster to load, readable by transformers.
 
     Example: quaver quantize BAAI/bge-small-en-v1.5 ./bge-small-int8 --calibration texts.jsonl
     """
@@ -125,6 +136,9 @@ def quantize(
             scheme is Scheme.static,
             {"--strict": strict, "--observer": observer is not Observer.mse},
         )
+        require_option(
+            "--scheme int4", scheme is Scheme.int4, {"--group-size": group_size != _GROUP}
+        )
         if target.exists() or target.is_symlink():
             raise InputError(
                 f"the target must not exist yet: there is something at {target}; give another name "
@@ -140,7 +154,8 @@ def quantize(
             observer=observer.value,
             strict=strict,
             max_loss=max_loss,
-            words=words.value,
+            group_size=group_size,
+            words=None if words is None else words.value,
             pooling=pooling,
             show_progress_bar=sys.stderr.isatty(),
         )

@@ -1,4 +1,4 @@
-"""Float weights to int8 without text: which features get a range of their own, and which integers weights become."""
+"""Float weights to int8 or int4 without text: which features get a range of their own, and what weights become."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from quaver.models import (
     QuantizedLinear,
     TokenBatch,
     dequantized,
+    equal_groups,
     quantize_weight,
+    ranges_of_inputs,
     rounded_rows,
 )
 
@@ -43,22 +45,27 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True)
 class EightBits:
-    """How the linear layers of a model become int8.
+    """How the linear layers of a model become int8, or their weights int4 and their inputs int8.
 
     Attributes:
         wide: int32 (64,), rising: the features of the hidden dimension with a range of their own, see
             `EncoderWeights`; None for one range.
         ends: for each layer, where the groups of the inputs of `down` end; empty for one.
         power: for each layer and field the mean square of each input.
+        group: inputs in a group of weights in four bits; None for eight bits.
     """
 
     wide: NDArray[np.int32] | None
     ends: tuple[tuple[int, ...], ...]
     power: dict[Place, NDArray[np.float64]]
+    group: int | None = None
 
     def quantize(self, linear: LinearWeights, place: Place) -> QuantizedLinear:
         """Quantize the weights of the layer at a place, rounded to nearest."""
         index, name = place
+        if self.group is not None:
+            groups = equal_groups(linear.weight.shape[1], self.group)
+            return quantize_weight(linear, groups=groups, bits=4, power=self.power.get(place))
         groups = self.ends[index] if name == "down" else ()
         # `out` gains nothing from a center of its own, and is multiplied faster without.
         symmetric = name == "out"
@@ -83,7 +90,9 @@ class EightBits:
         return rounded
 
 
-def eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EightBits:
+def eight_bits(
+    spec: EncoderSpec, weights: EncoderWeights, *, group: int | None = None
+) -> EightBits:
     """Find out how to quantize a model by running random token ids through it: no text is needed.
 
     Formula:
@@ -96,6 +105,7 @@ def eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EightBits:
     Args:
         spec: the encoder.
         weights: its weights in the natural order.
+        group: inputs in a group of weights in four bits; None for weights in eight bits.
 
     Returns:
         the same for the same model.
@@ -121,7 +131,9 @@ def eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EightBits:
         order = np.argsort(-_rounded(width, 3), kind="stable").astype(np.int32)
     wide = np.sort(order[:WIDE]) if spec.hidden_size >= _SMALLEST_HIDDEN else None
     ends = tuple(_ends(spec, layer) for layer in spec.layers)
-    return EightBits(wide, ends, power)
+    if group is not None:
+        ends = tuple(ranges_of_inputs(layer.intermediate_size, group) for layer in spec.layers)
+    return EightBits(wide, ends, power, group)
 
 
 def _in_float64(values: NDArray[np.float32] | None) -> Any:
@@ -157,17 +169,20 @@ def _ends(spec: EncoderSpec, layer: LayerSpec) -> tuple[int, ...]:
     return ()
 
 
-def in_eight_bits(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
+def in_eight_bits(
+    spec: EncoderSpec, weights: EncoderWeights, *, group: int | None = None
+) -> EncoderWeights:
     """Quantize every linear layer of the encoder without text, weights rounded to nearest.
 
     Args:
         spec: the encoder.
-        weights: its weights in the natural order; layers that are int8 already stay as they are.
+        weights: its weights in the natural order; layers that are quantized already stay as they are.
+        group: inputs in a group of weights in four bits; None for weights in eight bits.
 
     Returns:
         the weights in the natural order. Layers are read and quantized when they are taken.
     """
-    how = eight_bits(spec, weights)
+    how = eight_bits(spec, weights, group=group)
 
     def take(i: int) -> LayerWeights:
         parts = weights.layers[i]

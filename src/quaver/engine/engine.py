@@ -90,6 +90,12 @@ class Engine:
         self._encoder = _native.Encoder(
             self.isa, native_model(spec, _prepared(spec, weights, precision), precision)
         )
+        # What a text begins with can be computed once for several where no token of it sees those behind.
+        self._splits = (
+            spec.poolings == ("lasttoken",)
+            and spec.words is None
+            and all(layer.causal for layer in spec.layers)
+        )
 
     def encode(
         self,
@@ -126,8 +132,10 @@ class Engine:
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
-        for name in ("ids", "offsets", "type_ids", "keys"):
+        for name in ("ids", "offsets", "type_ids", "keys", "splits"):
             _check_array(name, getattr(batch, name))
+        if batch.splits is not None and spans is None and self._splits:
+            return self._encode_split(batch, batch.splits, position)
         rows, bounds, parts = max(len(batch.offsets) - 1, 0), None, None
         if spans is not None:
             bounds, parts = self._spans_by_text(batch, spans)
@@ -149,11 +157,59 @@ class Engine:
         if bad is not None:
             if bounds is not None:
                 bad = int(np.searchsorted(bounds, bad, side="right")) - 1
-            at = bad if position is None else position(bad)
-            raise EngineError(
-                f"every number of a vector must be finite: text {at} came out with NaN or infinity; "
-                "the model's weights are broken or too large for float32, encode with another model"
-            )
+            _refuse_not_finite(bad, position)
+        return vectors
+
+    def _encode_split(
+        self,
+        batch: TokenBatch,
+        splits: NDArray[np.int32],
+        position: Callable[[int], int] | None,
+    ) -> NDArray[np.float32]:
+        """Encode texts that begin with tokens of a query alone, these once for all texts that share them.
+
+        Alone a text goes through the layers as a whole, but is split at the same token: in eight bits values
+        depend on all that are packed together. So its bits are the same.
+        """
+        vectors = np.empty((len(batch), self.spec.outputs), np.float32)
+        offsets = batch.offsets
+        if len(splits) != len(batch) or (np.diff(offsets) <= 0).any() or offsets[-1] > batch.tokens:
+            self._explain(batch)
+        sharing: dict[bytes, list[int]] = {}
+        for i, (first, split) in enumerate(
+            zip(offsets[:-1].tolist(), splits.tolist(), strict=True)
+        ):
+            sharing.setdefault(batch.ids[first : first + max(split, 0)].tobytes(), []).append(i)
+        alone = [texts[0] for texts in sharing.values() if len(texts) == 1] + (
+            sharing[b""] if len(sharing.get(b"", ())) > 1 else []
+        )
+        parts: list[tuple[list[int], int]] = [(sorted(alone), 0)] if alone else []
+        parts += [(t, len(k) // 4) for k, t in sharing.items() if k and len(t) > 1]
+        for texts, shared in parts:
+            pieces = [batch.ids[offsets[i] + shared : offsets[i + 1]] for i in texts]
+            bounds = np.concatenate([[0], np.cumsum([len(p) for p in pieces])]).astype(np.int32)
+            prefix = None
+            if shared:
+                first = int(offsets[texts[0]])
+                ids = np.ascontiguousarray(batch.ids[first : first + shared])
+                prefix = self._encoder.prefix(ids, self.threads)
+            found = np.empty((len(texts), self.spec.outputs), np.float32)
+            bad: int | None = -1
+            if prefix is not None or not shared:
+                bad = self._encoder.encode(
+                    np.concatenate(pieces),
+                    bounds,
+                    None,
+                    self.threads,
+                    found,
+                    splits=None if shared else np.ascontiguousarray(splits[texts]),
+                    prefix=prefix,
+                )
+            if bad == -1:
+                self._explain(batch)
+            if bad is not None:
+                _refuse_not_finite(texts[bad], position)
+            vectors[texts] = found
         return vectors
 
     def _spans_by_text(
@@ -221,6 +277,14 @@ class Engine:
         )
 
 
+def _refuse_not_finite(at: int, position: Callable[[int], int] | None) -> NoReturn:
+    raise EngineError(
+        f"every number of a vector must be finite: text {at if position is None else position(at)} came out "
+        "with NaN or infinity; the model's weights are broken or too large for float32, encode with another "
+        "model"
+    )
+
+
 def token_spans(batch: TokenBatch, kept: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:
     """Return a span of one token for each token, for `Engine.encode`.
 
@@ -238,7 +302,7 @@ def token_spans(batch: TokenBatch, kept: NDArray[np.bool_] | None = None) -> NDA
 
 
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
-    if values is None and name in ("type_ids", "keys"):
+    if values is None and name in ("type_ids", "keys", "splits"):
         return
     if not isinstance(values, np.ndarray):
         raise InputError(f"{name} must be an int32 array: got {type(values).__name__}")

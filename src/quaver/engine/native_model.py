@@ -27,9 +27,11 @@ from quaver.models import (
     NormWeights,
     QuantizedLinear,
     Rotary,
+    StoredTable,
     dequantized,
     equal_groups,
     quantize_weight,
+    ranges_of_inputs,
     relative_rows,
     release_pages,
     rotary_tables,
@@ -102,7 +104,7 @@ def native_model(
         "pooling": spec.poolings,
         "normalize": spec.normalize,
         "order": weights.order,
-        "word": weights.word,
+        "word": _word_table(weights.word),
         "position": weights.position,
         "token_type": weights.token_type,
         "embedding_norm": _norm(weights.embedding_norm, spec.norm_eps),
@@ -181,10 +183,10 @@ def _layer(
         "int8_attention": int8,
         "gate": layer.gate,
         "activation": layer.activation,
-        "qkv": _linear(qkv),
+        "qkv": _linear(qkv, wide=weights.wide),
         "out": _linear(out),
-        "up": _linear(up),
-        "down": _linear(down),
+        "up": _linear(up, wide=weights.wide),
+        "down": _linear(down, in_ranges=True),
         "attention_norms": norms(parts.attention_norm, parts.attention_post_norm),
         "feed_forward_norms": norms(parts.output_norm, parts.output_post_norm),
         "query_norm": _norm(query_norm, spec.norm_eps),
@@ -193,6 +195,13 @@ def _layer(
         "position_queries": queries,
         "position_keys": keys,
     }
+
+
+def _word_table(word: _Floats | StoredTable) -> _Floats | dict[str, Any]:
+    if not isinstance(word, StoredTable):
+        return word
+    rows = word.rows if word.kind == "int8" else word.rows.view(np.uint16)
+    return {"kind": word.kind, "rows": rows, "scale": word.scale}
 
 
 def _linears(parts: LayerWeights) -> tuple[Linear, Linear, Linear, Linear]:
@@ -222,7 +231,17 @@ def _scaled(linear: _NativeLinear, rows: int, scale: np.float32) -> _NativeLinea
     return replace(linear, weight=linear.weight * factor[:, None], bias=linear.bias * factor)
 
 
-def _linear(linear: _NativeLinear) -> dict[str, Any]:
+def _linear(
+    linear: _NativeLinear, *, wide: NDArray[np.int32] | None = None, in_ranges: bool = False
+) -> dict[str, Any]:
+    """Describe a linear layer.
+
+    Args:
+        linear: the layer.
+        wide: int32 (W,), inputs with a range of their own, where a layer in four bits has them. In eight
+            bits they are a group already.
+        in_ranges: whether the inputs of a layer in four bits have several ranges.
+    """
     if isinstance(linear, LinearWeights):
         return {"kind": "float32", "weight": linear.weight, "bias": linear.bias}
     if isinstance(linear, _BFloat16Linear):
@@ -247,9 +266,24 @@ def _linear(linear: _NativeLinear) -> dict[str, Any]:
                 "weights in four bits must have groups of 32, 64 or 128 inputs, all of one size: got groups "
                 f"that end at {linear.groups}; quantize the model again"
             )
-        return {"kind": "int4", "group": size, **shared}
+        ends = ranges_of_inputs(linear.weight.shape[1], size) if in_ranges else ()
+        return {"kind": "int4", "group": size, "ends": ends, "apart": None, **shared} | _apart(
+            linear, wide
+        )
     centers = None if linear.zero is None else -linear.zero.astype(np.float32).reshape(by_group)
     return {"kind": "int8", "centers": centers, "groups": linear.groups, **shared}
+
+
+def _apart(linear: QuantizedLinear, wide: NDArray[np.int32] | None) -> dict[str, Any]:
+    """Take the wide inputs out of a layer in four bits: their weights get eight."""
+    if wide is None:
+        return {}
+    columns = np.ascontiguousarray(dequantized(linear).weight[:, wide])
+    weight = linear.weight.copy()
+    weight[:, wide] = 0
+    eight = quantize_weight(LinearWeights(columns, linear.bias))
+    apart = {"columns": wide, "weight": eight.weight, "scale": eight.scale}
+    return {"weight": weight, "apart": apart}
 
 
 def _norm(norm: NormWeights | None, eps: float) -> dict[str, Any] | None:

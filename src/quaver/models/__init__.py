@@ -7,6 +7,7 @@ from quaver.models.encoder_weights import (
     LayersOnDemand,
     LayerWeights,
     NormWeights,
+    StoredTable,
 )
 from quaver.models.families.registry import (
     FAMILIES,
@@ -34,12 +35,15 @@ from quaver.models.hub import find_folder
 from quaver.models.linear import (
     InputRange,
     Linear,
+    LinearPart,
     LinearWeights,
     QuantizedLinear,
     dequantized,
     equal_groups,
+    packed_int4,
     quantize_rows,
     quantize_weight,
+    ranges_of_inputs,
     rounded_rows,
 )
 from quaver.models.modules import (
@@ -61,7 +65,7 @@ from quaver.models.prompts import (
 )
 from quaver.models.quantization_config import (
     OWN_SECTION,
-    Int8Form,
+    StoredForm,
     is_quantized,
     quantization_config,
     wide_features,
@@ -93,11 +97,11 @@ __all__ = [
     "HeadActivation",
     "HeadStep",
     "InputRange",
-    "Int8Form",
     "LayerSpec",
     "LayerWeights",
     "LayersOnDemand",
     "Linear",
+    "LinearPart",
     "LinearWeights",
     "Llama3Scaling",
     "LocatedTokens",
@@ -110,6 +114,8 @@ __all__ = [
     "Rotary",
     "StaticSpec",
     "StaticWeights",
+    "StoredForm",
+    "StoredTable",
     "TokenBatch",
     "Tokenizer",
     "WordHead",
@@ -133,10 +139,12 @@ __all__ = [
     "model_tensors",
     "module_steps",
     "module_tensors",
+    "packed_int4",
     "quantization_config",
     "quantize_rows",
     "quantize_weight",
     "query_prompt",
+    "ranges_of_inputs",
     "relative_rows",
     "release_pages",
     "reordered",

@@ -4,13 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.models.geometry import NormKind
 from quaver.models.linear import Linear, LinearWeights
+
+
+@dataclass(frozen=True)
+class StoredTable:
+    """Word embeddings as they are in the file; rows are widened when they are read.
+
+    Attributes:
+        rows: (V, H): float16; uint16, the bits of bfloat16; or int8.
+        kind: which of them.
+        scale: float32 (V,), what the integers of a row are multiplied with; None for floats.
+    """
+
+    rows: NDArray[Any]
+    kind: Literal["float16", "bfloat16", "int8"]
+    scale: NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        """Return V."""
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> NDArray[np.float32]:
+        """Return rows in float32; an index along the first dimension, as of an array."""
+        rows = self.rows[index]
+        if self.kind == "bfloat16":
+            bits: NDArray[np.uint32] = rows.astype(np.uint32) << np.uint32(16)
+            return bits.view(np.float32)
+        wide: NDArray[np.float32] = rows.astype(np.float32)
+        if self.scale is not None:
+            wide *= self.scale[index][..., None]
+        return wide
+
+    def copy(self) -> StoredTable:
+        """Return a copy that is not mapped from a file."""
+        scale = None if self.scale is None else self.scale.copy()
+        return StoredTable(self.rows.copy(), self.kind, scale)
 
 
 @dataclass(frozen=True)
@@ -89,7 +124,7 @@ class EncoderWeights:
     """The weights of an encoder.
 
     Attributes:
-        word: float32 (V, H).
+        word: (V, H), float32 or as stored.
         position: float32 (P, H), or None.
         token_type: float32 (types, H), or None.
         embedding_norm: after the sum of the three; None without a norm.
@@ -110,7 +145,7 @@ class EncoderWeights:
             others. None for one range.
     """
 
-    word: NDArray[np.float32]
+    word: NDArray[np.float32] | StoredTable
     position: NDArray[np.float32] | None
     token_type: NDArray[np.float32] | None
     embedding_norm: NormWeights | None

@@ -60,6 +60,7 @@ class Scheme(Struct, frozen=True):
     type: str | None = None
     symmetric: bool | None = None
     strategy: str | None = None
+    group_size: int | None = None
     dynamic: bool | str | None = None
 
 

@@ -16,6 +16,10 @@ _TINY = np.finfo(np.float32).tiny
 # Scales that are tried for a row, times the smallest that holds all its weights, and inputs that decide.
 _FACTORS = np.linspace(1, 1.15, 31, dtype=np.float32)
 _STRONGEST = 64
+# The same in four bits, where the largest weights may be clipped.
+_FACTORS_OF_INT4 = np.linspace(0.7, 1, 13, dtype=np.float32)
+# Ranges of the inputs of a layer in four bits, where its inputs differ much in width: at most so many, none smaller.
+_MOST_RANGES, _SMALLEST_RANGE = 8, 192
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,45 @@ def equal_groups(inputs: int, size: int) -> tuple[int, ...]:
     return (*range(size, inputs, size), inputs)
 
 
+def ranges_of_inputs(inputs: int, group: int) -> tuple[int, ...]:
+    """Return where the ranges of the inputs of a feed-forward part's last layer end, in four bits.
+
+    Args:
+        inputs: K.
+        group: inputs in a group of weights.
+
+    Returns:
+        multiples of 64 and of `group`, the last one K; nothing for a single range.
+    """
+    step = max(group, 64)
+    size = -(-max(inputs / _MOST_RANGES, _SMALLEST_RANGE) // step) * step
+    ends = equal_groups(inputs, int(size))
+    return ends if len(ends) > 1 else ()
+
+
+def packed_int4(weight: NDArray[np.int8]) -> NDArray[np.int32]:
+    """Pack weights of four bits, eight to a word, the first one lowest; 0 stands for -8.
+
+    Args:
+        weight: int8 (O, K) in [-8, 7], K a multiple of 8.
+
+    Returns:
+        int32 (O, K / 8).
+    """
+    halves = (weight + np.int8(8)).view(np.uint8)
+    packed: NDArray[np.int32] = (halves[:, ::2] | halves[:, 1::2] << 4).view("<i4")
+    return packed.astype(np.int32, copy=False)
+
+
+def unpacked_int4(packed: NDArray[np.int32]) -> NDArray[np.int8]:
+    """Undo `packed_int4`: int32 (O, K / 8) to int8 (O, K)."""
+    pairs = np.ascontiguousarray(packed.astype("<i4", copy=False)).view(np.uint8)
+    weight = np.empty((len(pairs), 2 * pairs.shape[1]), np.int8)
+    np.subtract(pairs & 15, 8, out=weight[:, ::2], dtype=np.int8, casting="unsafe")
+    np.subtract(pairs >> 4, 8, out=weight[:, 1::2], dtype=np.int8, casting="unsafe")
+    return weight
+
+
 def quantize_weight(
     linear: LinearWeights,
     *,
@@ -145,7 +188,8 @@ def quantize_weight(
 
         With the power of each input, the scale is the one of 31 up to 1.15 times as large that loses
         least: sum_k power_k (w_ok - scale_o (q_ok - zero_o))^2. A few inputs are far stronger than
-        others, and their weights come to lie near a step.
+        others, and their weights come to lie near a step. In four bits it is the one of 13 from 0.7 to 1
+        times the smallest that holds all weights; larger ones become the largest integer.
 
     Args:
         linear: weight float32 (O, K), finite; bias float32 (O,).
@@ -155,8 +199,8 @@ def quantize_weight(
         power: (K,), the mean square of each input; None for the formula's scales.
 
     Returns:
-        the layer; a symmetric one never uses the smallest integer, so the range is the same on both
-        sides.
+        the layer; a symmetric one in eight bits never uses the smallest integer, so the range is the
+        same on both sides.
     """
     assert symmetric or bits == 8
     weight = linear.weight
@@ -167,7 +211,9 @@ def quantize_weight(
         low, high = weight[:, group].min(axis=1, initial=0), weight[:, group].max(axis=1, initial=0)
         width = np.maximum(high, -low) / most if symmetric else (high - low) / np.float32(255)
         scale = np.where(high > low, np.maximum(width, _TINY), np.float32(1))
-        if power is not None:
+        if power is not None and bits == 4:
+            scale = _least_loss_clipped(weight[:, group], scale, power[group])
+        elif power is not None:
             scale = _least_loss(weight[:, group], scale, power[group])
         zero = np.zeros_like(scale) if symmetric else -128 - np.rint(low / scale)
         # In blocks that stay in the cache: three passes over 6 MB of floats are three trips to memory.
@@ -178,6 +224,8 @@ def quantize_weight(
             np.rint(scaled, out=scaled)
             if not symmetric:
                 scaled = np.clip(scaled + zero[rows, None], -128, 127)
+            elif bits == 4:
+                scaled = np.clip(scaled, -8, 7)
             quantized[rows, group] = scaled
         scales.append(scale)
         zeros.append(zero.astype(np.int8))
@@ -209,6 +257,21 @@ def _least_loss(
         steps -= np.rint(steps)
         np.square(steps, out=steps)
         loss = np.square(factor) * (steps @ strong + weak)
+        best = np.where(loss < least, tried, best)
+        least = np.minimum(least, loss)
+    return best
+
+
+def _least_loss_clipped(
+    weight: NDArray[np.float32], scale: NDArray[np.float32], power: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    """Return the scales, the largest of which is given, that lose least in four bits."""
+    share = (power / max(float(power.max()), 1e-300)).astype(np.float32)
+    best, least = scale, np.full(len(scale), np.inf, np.float32)
+    for factor in _FACTORS_OF_INT4[::-1]:
+        tried = scale * factor
+        error = weight - np.clip(np.rint(weight / tried[:, None]), -8, 7) * tried[:, None]
+        loss = np.square(error) @ share
         best = np.where(loss < least, tried, best)
         least = np.minimum(least, loss)
     return best

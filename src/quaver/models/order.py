@@ -84,12 +84,13 @@ def gathered(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
 
     Args:
         spec: the encoder.
-        weights: its weights; without `wide` they are returned as they are.
+        weights: its weights; without `wide`, or in four bits, they are returned as they are: groups of four
+            bits are side by side in the natural order.
 
     Returns:
         the weights, whose layers are reordered when they are taken.
     """
-    if weights.wide is None:
+    if weights.wide is None or _in_four_bits(weights.layers):
         return weights
     wide = np.sort(weights.wide)
     others = np.setdiff1d(np.arange(spec.hidden_size, dtype=np.int32), wide)
@@ -103,6 +104,15 @@ def gathered(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
         return replace(parts, qkv=_in_groups(parts.qkv, groups), up=_in_groups(parts.up, groups))
 
     return replace(moved, layers=LayersOnDemand(len(lazy), take))
+
+
+def _in_four_bits(layers: Sequence[LayerWeights]) -> bool:
+    """Return whether the first quantized layer is in four bits, as all others are then."""
+    for parts in layers:
+        for linear in (parts.qkv, parts.out, parts.up, parts.down):
+            if isinstance(linear, QuantizedLinear):
+                return linear.bits == 4
+    return False
 
 
 def _in_groups(linear: Linear, groups: tuple[int, ...]) -> Linear:

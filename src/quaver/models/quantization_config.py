@@ -1,7 +1,7 @@
-"""Read and write quantization_config in config.json, which describes the int8 layers.
+"""Read and write quantization_config in config.json, which describes the quantized layers.
 
-The layout is `int-quantized` of compressed-tensors, so transformers, vLLM and others can
-read folders that Quaver writes.
+The layouts are `int-quantized` and, for weights in four bits, `pack-quantized` of compressed-tensors, so transformers,
+vLLM and others can read folders that Quaver writes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,28 +17,32 @@ from numpy.typing import NDArray
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.files import Group, OwnSection, QuantizationFile, checked
 
-METHOD, FORMAT = "compressed-tensors", "int-quantized"
+METHOD = "compressed-tensors"
+FORMATS: dict[str, Literal[8, 4]] = {"int-quantized": 8, "pack-quantized": 4}
+"""Formats that are read and written, and the bits of their weights."""
 OWN_SECTION = "quaver"
 """What config.json says to Quaver alone."""
 # Ends of the patterns for word embedding tables.
 _TABLES = ("embeddings$", "embed_tokens$")
-_WEIGHTS = {"num_bits": 8, "type": "int"}
-_STRATEGIES = ("channel", "group")
+_STRATEGIES = {8: ("channel", "group"), 4: ("group",)}
+_INT4_GROUPS = (32, 64, 128)
 
 
 @dataclass(frozen=True)
-class Int8Form:
-    """How linear layers in int8 are stored.
+class StoredForm:
+    """How quantized linear layers are stored.
 
     Attributes:
         static: whether the input has one range; otherwise each token has its own.
         symmetric: whether 0 stands for 0 in the weights.
         group_size: inputs in a group with scales of its own; None for one scale for each output.
+        bits: of the weights.
     """
 
     static: bool = False
     symmetric: bool = True
     group_size: int | None = None
+    bits: Literal[8, 4] = 8
 
 
 def is_quantized(config: Mapping[str, Any]) -> bool:
@@ -57,21 +61,25 @@ def is_quantized(config: Mapping[str, Any]) -> bool:
     file = checked(QuantizationFile, described, "quantization_config of config.json")
     if file.quant_method != METHOD:
         _refuse("quant_method", METHOD, described)
-    if file.format != FORMAT:
-        _refuse("format", FORMAT, described)
+    if file.format not in FORMATS:
+        _refuse("format", " or ".join(FORMATS), described)
     if not file.config_groups:
         _refuse("config_groups", "at least one group", described)
     for name, group in file.config_groups.items():
-        _check_group(group, described["config_groups"][name])
+        _check_group(group, FORMATS[file.format], described["config_groups"][name])
     return True
 
 
-def _check_group(group: Group, described: object) -> None:
+def _check_group(group: Group, bits: Literal[8, 4], described: object) -> None:
     weights, inputs = group.weights, group.input_activations
-    if weights is None or any(getattr(weights, key) != value for key, value in _WEIGHTS.items()):
-        _refuse("weights", _WEIGHTS, described)
-    if weights.strategy not in _STRATEGIES:
-        _refuse("weights", f"int8 with the strategy {' or '.join(_STRATEGIES)}", described)
+    if weights is None or weights.num_bits != bits or weights.type != "int":
+        _refuse("weights", {"num_bits": bits, "type": "int"}, described)
+    if weights.strategy not in _STRATEGIES[bits]:
+        _refuse(
+            "weights", f"int{bits} with the strategy {' or '.join(_STRATEGIES[bits])}", described
+        )
+    if bits == 4 and (weights.group_size not in _INT4_GROUPS or weights.symmetric is False):
+        _refuse("weights", f"symmetric int4 with group_size one of {_INT4_GROUPS}", described)
     if inputs is None and all(target.endswith(_TABLES) for target in group.targets or []):
         return
     if inputs is None or inputs.num_bits != 8:
@@ -120,14 +128,14 @@ def _refuse(key: str, supported: object, got: object) -> NoReturn:
 
 
 def quantization_config(
-    linears: Mapping[Int8Form, Iterable[str]],
+    linears: Mapping[StoredForm, Iterable[str]],
     left: Iterable[str],
     tables: Iterable[str] = (),
 ) -> dict[str, Any]:
-    """Describe int8 layers for config.json.
+    """Describe quantized layers for config.json.
 
     Args:
-        linears: names in the bare encoder of int8 layers, by their form.
+        linears: names in the bare encoder of quantized layers, by their form; all of as many bits.
         left: names of linear layers that stay in floating point.
         tables: names of int8 embeddings, one scale for each row.
 
@@ -135,12 +143,20 @@ def quantization_config(
         the value of "quantization_config".
     """
     groups: dict[str, Any] = {}
+    bits = next((form.bits for form in linears), 8)
+    layout = next(name for name, count in FORMATS.items() if count == bits)
 
-    def add(names: Iterable[str], form: Int8Form, inputs: dict[str, Any] | None) -> None:
+    def add(names: Iterable[str], form: StoredForm, inputs: dict[str, Any] | None) -> None:
         targets = [_pattern(name) for name in names]
         if not targets:
             return
-        weights = {**_WEIGHTS, "symmetric": form.symmetric, "strategy": "channel", "dynamic": False}
+        weights: dict[str, Any] = {
+            "num_bits": form.bits,
+            "type": "int",
+            "symmetric": form.symmetric,
+            "strategy": "channel",
+            "dynamic": False,
+        }
         if form.group_size is not None:
             weights = {**weights, "strategy": "group", "group_size": form.group_size}
         groups[f"group_{len(groups)}"] = {
@@ -148,7 +164,7 @@ def quantization_config(
             "weights": weights,
             "input_activations": inputs,
             "output_activations": None,
-            "format": FORMAT,
+            "format": layout,
         }
 
     # transformers restores all weights with the first group's: groups of inputs fit one scale, too.
@@ -156,10 +172,10 @@ def quantization_config(
         strategy = "tensor" if form.static else "token"
         range_of_inputs = {"strategy": strategy, "dynamic": not form.static}
         add(names, form, {"num_bits": 8, "type": "int", "symmetric": False, **range_of_inputs})
-    add(tables, Int8Form(), None)
+    add(tables, StoredForm(), None)
     return {
         "quant_method": METHOD,
-        "format": FORMAT,
+        "format": layout,
         "quantization_status": "compressed",
         # transformers dequantizes the weights while loading. Without this, a hook of the first
         # forward pass would, and sentence-transformers bypasses it.

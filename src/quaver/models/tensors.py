@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import WeightsError
+from quaver.models.encoder_weights import StoredTable
 from quaver.models.linear import (
     InputRange,
     Linear,
     LinearPart,
     LinearWeights,
     QuantizedLinear,
+    equal_groups,
+    unpacked_int4,
 )
-from quaver.models.weights_file import release_pages
+from quaver.models.weights_file import release_pages, stored_halves
 
 _CHECKED_AT_ONCE = 1 << 20
 # What the kernels multiply in one step.
 _GROUP_STEP = 64
+_INT4_GROUPS = (32, 64, 128)
 # Old checkpoints of decoders have a buffer that follows from config.json.
 _COMPUTED = ".rotary_emb.inv_freq"
 
@@ -83,11 +87,37 @@ class NamedTensors:
         if tensor.dtype != np.float32:
             raise WeightsError(f"tensor {full!r} must hold floats: got {tensor.dtype}")
         if not _all_finite(tensor):
-            raise WeightsError(
-                f"tensor {full!r} must be finite: it has NaN or infinity; the file is damaged "
-                "or training diverged"
-            )
+            self._refuse_not_finite(full)
         return np.ascontiguousarray(tensor)
+
+    def table(self, name: str, rows: int, columns: int) -> NDArray[np.float32] | StoredTable:
+        """Take word embeddings: in half precision or int8 as they are stored, otherwise as `take` does.
+
+        Args:
+            name: their name without the prefix.
+            rows: V.
+            columns: H.
+
+        Returns:
+            (V, H).
+
+        Raises:
+            WeightsError: see `take`.
+        """
+        tensor: NDArray[Any]
+        stored = stored_halves(self._tensors, self._full(name)) if self.has(name) else None
+        if stored is not None:
+            tensor, kind = stored
+            self._check_shape(self._full(name), tensor, (rows, columns))
+            if not _all_finite(tensor, kind):
+                self._refuse_not_finite(self._full(name))
+            self._taken.add(self._full(name))
+            return StoredTable(np.ascontiguousarray(tensor), kind)
+        if f"{name}_scale" in self and self._tensors[self._full(name)].dtype == np.int8:
+            tensor = self._int8(name, rows, columns)
+            scale = self._positive(f"{name}_scale", rows, 1)[:, 0]
+            return StoredTable(np.ascontiguousarray(tensor), "int8", np.ascontiguousarray(scale))
+        return self.take(name, rows, columns)
 
     def zeros(self, size: int) -> NDArray[np.float32]:
         """Return zeros for a bias that the model lacks, float32 (size,)."""
@@ -98,7 +128,8 @@ class NamedTensors:
 
         In int8 the names follow the compressed-tensors layout: `weight` int8 (O, K), `weight_scale`
         (O, G) for G groups of inputs of the same size, `weight_zero_point` int8 (O, G) for asymmetric
-        weights, and for a fixed input range `input_scale` and `input_zero_point`, one value each.
+        weights, and for a fixed input range `input_scale` and `input_zero_point`, one value each. In four
+        bits `weight_packed` int32 (O, K / 8) takes the place of `weight`, see `packed_int4`.
 
         Args:
             name: its name without the prefix and without ".weight".
@@ -113,6 +144,8 @@ class NamedTensors:
             WeightsError: a tensor is missing, has the wrong shape or dtype, is not finite, or a scale
                 is not positive.
         """
+        if f"{name}.weight_packed" in self:
+            return self._packed(name, rows, columns, bias)
         prefix = self._full(f"{name}.weight").removesuffix(f"{name}.weight")
         parts = (LinearPart(name, rows, prefix),)
         if f"{name}.weight_scale" not in self:
@@ -140,6 +173,46 @@ class NamedTensors:
             parts,
             zero,
             groups,
+        )
+
+    def _packed(self, name: str, rows: int, columns: int, bias: bool) -> QuantizedLinear:
+        """Take a linear layer in four bits."""
+        packed = self._take(f"{name}.weight_packed", (rows, -(-columns // 8)))
+        if packed.dtype != np.int32 or columns % 8:
+            raise WeightsError(
+                f"tensor {self._full(f'{name}.weight_packed')!r} must hold int32, eight inputs in each: got "
+                f"{packed.dtype} for {columns} inputs"
+            )
+        for other in ("weight_zero_point", "weight_g_idx"):
+            if f"{name}.{other}" in self:
+                raise WeightsError(
+                    f"weights in four bits must be symmetric, with groups of inputs side by side: the file has "
+                    f"{self._full(f'{name}.{other}')}; take the original model and quantize it with `quaver "
+                    "quantize --scheme int4`"
+                )
+        if f"{name}.weight_shape" in self:
+            stated = self._take(f"{name}.weight_shape", (2,)).tolist()
+            if stated != [rows, columns]:
+                raise WeightsError(
+                    f"tensor {self._full(f'{name}.weight_shape')!r} must be {[rows, columns]} by config.json: "
+                    f"got {stated}"
+                )
+        scale = f"{name}.weight_scale"
+        shape = self._tensors[self._full(scale)].shape if scale in self else ()
+        sizes = [s for s in _INT4_GROUPS if shape == (rows, columns // s) and columns % s == 0]
+        if not sizes:
+            raise WeightsError(
+                f"tensor {self._full(scale)!r} must have a scale for each of {rows} outputs and 32, 64 or 128 of "
+                f"{columns} inputs: got {tuple(shape)}; quantize the model again"
+            )
+        return QuantizedLinear(
+            unpacked_int4(packed),
+            self._positive(scale, rows, columns // sizes[0]),
+            self._bias(name, rows, bias),
+            self._input_range(name) if f"{name}.input_scale" in self else None,
+            (LinearPart(name, rows, self._prefix),),
+            groups=equal_groups(columns, sizes[0]),
+            bits=4,
         )
 
     def _groups(self, name: str, columns: int) -> tuple[int, ...]:
@@ -184,6 +257,20 @@ class NamedTensors:
             raise WeightsError(f"tensor {self._full(name)!r} must hold positive scales")
         return values
 
+    @staticmethod
+    def _refuse_not_finite(full: str) -> NoReturn:
+        raise WeightsError(
+            f"tensor {full!r} must be finite: it has NaN or infinity; the file is damaged "
+            "or training diverged"
+        )
+
+    @staticmethod
+    def _check_shape(full: str, tensor: NDArray[Any], shape: tuple[int, ...]) -> None:
+        if tensor.shape != shape:
+            raise WeightsError(
+                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
+            )
+
     def _full(self, name: str) -> str:
         full = self._prefix + name
         return name if full not in self._tensors and name in self._tensors else full
@@ -196,10 +283,7 @@ class NamedTensors:
                 f"tensor {full!r} is missing from the weights; is this the model that "
                 "config.json describes?"
             )
-        if tensor.shape != shape:
-            raise WeightsError(
-                f"tensor {full!r} must have shape {shape} by config.json: got {tensor.shape}"
-            )
+        self._check_shape(full, tensor, shape)
         self._taken.add(full)
         return tensor
 
@@ -244,12 +328,18 @@ class NamedTensors:
             )
 
 
-def _all_finite(tensor: NDArray[Any]) -> bool:
+def _all_finite(tensor: NDArray[Any], kind: str = "float32") -> bool:
     # A sum is as fast as memory and propagates NaN and infinity; single values are checked only if
     # it is not finite. In parts, so that a large table is never in memory as a whole.
     values = tensor.reshape(-1)
     for first in range(0, values.size, _CHECKED_AT_ONCE):
         part = values[first : first + _CHECKED_AT_ONCE]
+        if kind != "float32":
+            exponent = np.uint16(0x7C00 if kind == "float16" else 0x7F80)
+            if (part.view(np.uint16) & exponent == exponent).any():
+                return False
+            release_pages(part)
+            continue
         with np.errstate(over="ignore", invalid="ignore"):
             total = part.sum(dtype=np.float32)
         if not np.isfinite(total) and not np.isfinite(part).all():

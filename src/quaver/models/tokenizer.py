@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, takewhile
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -58,6 +58,9 @@ class TokenBatch:
         truncated: how many of the N texts were truncated.
         keys: int32 (N,), how many tokens of each text others attend to, at least 1; the tokens after
             them attend to these alone, as the mask tokens of a ColBERT query do. None for all.
+        splits: int32 (N,), how many tokens at the start of each text depend on a query alone, less than its
+            length; a model of causal layers computes them once for all texts that share them. None where
+            texts share nothing.
     """
 
     ids: NDArray[np.int32]
@@ -65,6 +68,7 @@ class TokenBatch:
     type_ids: NDArray[np.int32] | None
     truncated: int
     keys: NDArray[np.int32] | None = None
+    splits: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Return N, the number of texts."""
@@ -89,7 +93,8 @@ class TokenBatch:
         types = None if self.type_ids is None else self.type_ids[begin:end]
         offsets = self.offsets[first : last + 1] - self.offsets[first]
         keys = None if self.keys is None else self.keys[first:last]
-        return TokenBatch(self.ids[begin:end], offsets, types, 0, keys)
+        splits = None if self.splits is None else self.splits[first:last]
+        return TokenBatch(self.ids[begin:end], offsets, types, 0, keys, splits)
 
     def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
         """Split into batches of at most max_tokens; a longer text is a batch of its own.
@@ -475,7 +480,24 @@ class Tokenizer:
                     kept = whole[:first] + whole[len(whole) - (most - first) :]
                 rows[i] = [*kept, *behind]
                 truncated += 1
-        return _plain_batch(rows, truncated, None)
+        batch = _plain_batch(rows, truncated, None)
+        return replace(batch, splits=self._shared(around, pairs, rows))
+
+    def _shared(
+        self, around: PairText, pairs: Sequence[tuple[str, str]], rows: Sequence[list[int]]
+    ) -> NDArray[np.int32]:
+        """Count the first tokens of each pair that are those of its query alone, int32 (N,).
+
+        A function of the pair alone, as its score must be.
+        """
+        different = list(dict.fromkeys(query for query, _ in pairs))
+        encodings = self._tokenize([around.query(query) for query in different])
+        alone = {q: e.ids for q, e in zip(different, encodings, strict=True)}
+        shared = []
+        for (query, _), row in zip(pairs, rows, strict=True):
+            same = (a == b for a, b in zip(alone[query], row[:-1], strict=False))
+            shared.append(sum(takewhile(bool, same)))
+        return np.array(shared, np.int32)
 
     def _tokens_behind(self, around: PairText) -> list[int]:
         """Return the tokens after the document: those at the end of every pair."""

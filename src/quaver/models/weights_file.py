@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,14 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         """Add a tensor by its bytes."""
         self._entries[name] = (raw, dtype, shape)
 
+    def halves(self, name: str) -> tuple[NDArray[Any], Literal["float16", "bfloat16"]] | None:
+        """Return a tensor in half precision as it is stored, bfloat16 as uint16; None for another one."""
+        raw, dtype, shape = self._entries[name]
+        if dtype not in ("F16", "BF16") or raw.ctypes.data % 2:
+            return None
+        values: NDArray[Any] = raw.view(_DTYPES[dtype]).reshape(shape)
+        return values, "float16" if dtype == "F16" else "bfloat16"
+
     def __getitem__(self, name: str) -> NDArray[Any]:
         """Return a tensor."""
         return _array(*self._entries[name], self._widen)
@@ -136,6 +145,15 @@ def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
                 )
             tensors.add(name, raw, dtype, shape)
     return tensors
+
+
+def stored_halves(
+    tensors: Mapping[str, NDArray[Any]], name: str
+) -> tuple[NDArray[Any], Literal["float16", "bfloat16"]] | None:
+    """Return a tensor in half precision as it is stored, see `StoredTensors.halves`; None for another one."""
+    sources = tensors.maps if isinstance(tensors, ChainMap) else [tensors]
+    owner = next((source for source in sources if name in source), None)
+    return owner.halves(name) if isinstance(owner, StoredTensors) else None
 
 
 def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]]:

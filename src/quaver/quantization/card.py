@@ -15,6 +15,8 @@ _SCHEMES = {
     "found at run time",
     "static": "weights int8 with one scale per output, activations int8 with one range per layer, "
     "found on calibration text",
+    "int4": "weights int4 with one scale per output and {group} inputs, activations int8 with one range per token, "
+    "found at run time",
 }
 
 
@@ -46,8 +48,10 @@ def model_card(
     Returns:
         Markdown.
     """
+    bits = "int4" if recipe.scheme == "int4" else "int8"
     kept = [layer.name for layer in layers if layer.precision == "float32"]
-    rows = [("Source model", source), ("Scheme", f"{recipe.scheme}: {_SCHEMES[recipe.scheme]}")]
+    scheme = _SCHEMES[recipe.scheme].format(group=recipe.group)
+    rows = [("Source model", source), ("Scheme", f"{recipe.scheme}: {scheme}")]
     rows += [("Rounding of weights", recipe.rounding)]
     if recipe.scheme == "static":
         by_token = [f"`{layer.name}`" for layer in layers if layer.precision == "dynamic"]
@@ -66,8 +70,9 @@ def model_card(
     rows += [("Kept in float32", ", ".join(f"`{name}`" for name in kept) or "no linear layer")]
     if loss is not None:
         what = "1 - correlation of scores" if classifier else "1 - mean cosine"
-        rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, int8 against float32)")]
-    rows += [("Layout", "compressed-tensors, int-quantized"), ("Made with", f"Quaver {version}")]
+        rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, {bits} against float32)")]
+    layout = "pack-quantized" if recipe.scheme == "int4" else "int-quantized"
+    rows += [("Layout", f"compressed-tensors, {layout}"), ("Made with", f"Quaver {version}")]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
     load = "CrossEncoder" if classifier else "Embedder"
     others = (
@@ -82,13 +87,13 @@ library_name: quaver
 base_model: {source}
 base_model_relation: quantized
 tags:
-- int8
+- {bits}
 - compressed-tensors
 ---
 
 # {name}
 
-{source} in int8, for CPUs.
+{source} in {bits}, for CPUs.
 
 | | |
 |---|---|

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from quaver.models import (
     InputRange,
     LayerWeights,
     Linear,
+    LinearPart,
     LinearWeights,
     QuantizedLinear,
     TokenBatch,
@@ -28,9 +29,10 @@ from quaver.quantization.gptq import round_by_output
 from quaver.quantization.input_ranges import Observer, observed_range
 from quaver.quantization.smooth_quant import STRENGTHS, smoothing_factors
 
-Scheme = Literal["dynamic", "static"]
+Scheme = Literal["dynamic", "static", "int4"]
 Rounding = Literal["nearest", "gptq"]
-SCHEMES: tuple[Scheme, ...] = ("dynamic", "static")
+SCHEMES: tuple[Scheme, ...] = ("dynamic", "static", "int4")
+INT4_GROUPS = (32, 64, 128)
 ROUNDINGS: tuple[Rounding, ...] = ("nearest", "gptq")
 
 MAX_ERROR_RATIO = 4.0
@@ -43,19 +45,26 @@ FloatArray = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to convert linear layers to int8.
+    """How to convert linear layers to int8 or int4.
 
     Attributes:
-        scheme: "dynamic" or "static".
+        scheme: "dynamic", "static" or "int4".
         rounding: how weights are rounded; "gptq" needs calibration text.
         observer: how a static layer's range is found.
         strict: whether the static scheme uses one range for every layer, whatever it costs.
+        group: inputs in a group of weights in four bits.
     """
 
     scheme: Scheme
     rounding: Rounding
     observer: Observer
     strict: bool = False
+    group: int = 32
+
+    @property
+    def group_of_int4(self) -> int | None:
+        """Inputs in a group of weights in four bits; None for eight bits."""
+        return self.group if self.scheme == "int4" else None
 
 
 @dataclass(frozen=True)
@@ -104,8 +113,9 @@ class Converted:
     Attributes:
         exact: the float32 weights, with smoothing factors moved as in `quantized`. The model computes
             the same as before, and each layer can replace its int8 form.
-        quantized: every linear layer of the encoder in int8.
-        layers: the outcome for each.
+        quantized: every linear layer of the encoder in int8 or int4; without text each is quantized when
+            it is taken.
+        layers: the outcome for each; empty without text.
     """
 
     exact: EncoderWeights
@@ -113,21 +123,18 @@ class Converted:
     layers: dict[Place, ConvertedLayer]
 
 
-def convert(spec: EncoderSpec, weights: EncoderWeights) -> Converted:
+def convert(spec: EncoderSpec, weights: EncoderWeights, *, group: int | None = None) -> Converted:
     """Quantize every linear layer of the encoder without text: dynamic, weights rounded to nearest.
 
     Args:
         spec: the encoder.
         weights: float32 weights.
+        group: inputs in a group of weights in four bits; None for weights in eight bits.
 
     Returns:
-        the model in int8.
+        the model in int8 or int4.
     """
-    lazy = in_eight_bits(spec, weights)
-    made = replace(lazy, layers=tuple(lazy.layers))
-    return Converted(
-        weights, made, {place: ConvertedLayer(None) for place, _ in linear_places(made)}
-    )
+    return Converted(weights, in_eight_bits(spec, weights, group=group), {})
 
 
 def convert_calibrated(
@@ -158,7 +165,9 @@ def convert_calibrated(
     """
     places = {id(linear): place for place, linear in linear_places(weights)}
     # Static ranges are for engines that know one range for a layer and symmetric weights.
-    how = eight_bits(spec, weights) if recipe.scheme == "dynamic" else None
+    how = None
+    if recipe.scheme != "static":
+        how = eight_bits(spec, weights, group=recipe.group_of_int4)
     made: dict[Place, Linear] = {}
     moved: dict[Place, Linear] = {}
     reports: dict[Place, ConvertedLayer] = {}
@@ -167,7 +176,7 @@ def convert_calibrated(
         place, exact = places[id(linear)], dequantized(linear)
         if not x.any():
             raise CalibrationError(
-                f"{layer_name(exact, place)} gets nothing but zeros on the calibration text; is the "
+                f"{layer_name(exact.parts, place)} gets nothing but zeros on the calibration text; is the "
                 "text meant for this model?"
             )
         strength = 0.0
@@ -187,23 +196,23 @@ def convert_calibrated(
         error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
         made[place], moved[place] = quantized, exact
         reports[place] = ConvertedLayer(error, strength)
-        progress(layer_name(linear, place))
+        progress(layer_name(linear.parts, place))
         return y
 
     run_layers(spec, weights, batch, apply=apply)
     for place, linear in linear_places(weights):
         if place not in made:
             raise CalibrationError(
-                f"the calibration text never reached {layer_name(linear, place)}; every layer needs text"
+                f"the calibration text never reached {layer_name(linear.parts, place)}; every layer needs text"
             )
     if how is not None:
         weights = replace(weights, wide=how.wide)
     return Converted(with_linears(weights, moved), with_linears(weights, made), reports)
 
 
-def layer_name(linear: Linear, place: Place) -> str:
+def layer_name(parts: Sequence[LinearPart], place: Place) -> str:
     """Return the name of a layer's tensors; "encoder.layer.0.attention.self.query+key+value"."""
-    names = [part.name for part in linear.parts] or [f"layer.{place[0]}.{place[1]}"]
+    names = [part.name for part in parts] or [f"layer.{place[0]}.{place[1]}"]
     first, *others = names
     return "+".join([first, *(name.rpartition(".")[2] for name in others)])
 

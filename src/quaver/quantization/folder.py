@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.disk_space import require_disk_space
+from quaver.engine import Place
 from quaver.errors import QuantizationError
 from quaver.models import (
     FAMILIES,
@@ -22,61 +23,105 @@ from quaver.models import (
     WEIGHTS_INDEX,
     EncoderSpec,
     EncoderWeights,
-    Int8Form,
     Linear,
+    LinearPart,
     LinearWeights,
     ModelFolder,
     QuantizedLinear,
+    StoredForm,
+    packed_int4,
     quantization_config,
     quantize_weight,
+    release_pages,
     word_ids,
 )
 from quaver.quantization.convert import linear_places
+from quaver.quantization.weights_writer import write_weights
 
-Tensors = dict[str, NDArray[Any]]
 Words = Literal["int8", "float16"]
 WORD_FORMATS: tuple[Words, ...] = ("int8", "float16")
 
 _COPIED = (".json", ".txt", ".model", ".jinja")
 _LICENCES = ("LICENSE", "NOTICE")
+# Bytes of a tensor's entry in the header besides its name.
+_ENTRY = 160
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
+class Layers:
+    """What config.json and the report say about the linear layers, collected while they are written.
+
+    Attributes:
+        stored: place, names and form of each; None for one that stays in floats.
+        prefix: of the names in the file, such as "bert.".
+    """
+
+    def __init__(self) -> None:
+        """Begin without layers."""
+        self.stored: dict[Place, tuple[tuple[LinearPart, ...], StoredForm | None]] = {}
+
+    def add(self, place: Place, linear: Linear) -> None:
+        """Add a layer."""
+        form = None
+        if isinstance(linear, QuantizedLinear):
+            size = linear.groups[0] if linear.groups else None
+            form = StoredForm(linear.input is not None, linear.zero is None, size, linear.bits)
+        self.stored[place] = (linear.parts, form)
+
+    @property
+    def prefix(self) -> str:
+        """The prefix of all names; "" if they have different ones."""
+        prefixes = {part.prefix for parts, _ in self.stored.values() for part in parts}
+        return prefixes.pop() if len(prefixes) == 1 else ""
+
+
 def quantized_tensors(
-    source: Mapping[str, NDArray[Any]], weights: EncoderWeights, words: Words = "int8"
-) -> Tensors:
-    """Return the tensors of the quantized model's file.
+    source: Mapping[str, NDArray[Any]],
+    weights: EncoderWeights,
+    words: Words = "int8",
+    layers: Layers | None = None,
+) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield the tensors of the quantized model's file, each read and quantized when it is its turn.
 
     int8 layers are `X.weight` int8, `X.weight_scale` float32 (O, G) for G groups of inputs of the same
     size and, where they are asymmetric, `X.weight_zero_point` int8 (O, G). With a fixed input
-    range there are `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). The table of words is int8 with
-    a scale for each row, or float16. Other tables and layers that the encoder does not run are
+    range there are `X.input_scale` float32 (1,) and `X.input_zero_point` int8 (1,). Layers in four bits are
+    `X.weight_packed` int32 (O, K / 8), `X.weight_scale` and `X.weight_shape` int64 (2,). The table of words is int8
+    with a scale for each row, or float16. Other tables and layers that the encoder does not run are
     float16, everything else is unchanged.
 
     Args:
         source: the tensors of the model's file.
-        weights: the encoder's weights, some of its linear layers in int8.
+        weights: the encoder's weights, some of its linear layers quantized.
         words: how the word embeddings are stored.
+        layers: collects the layers.
 
-    Returns:
-        tensors by name.
+    Yields:
+        names and tensors.
     """
     dense = [step for step in weights.head if isinstance(step, LinearWeights)]
     kept = {linear.parts[0].stored for linear in dense if linear.parts}
-    tensors: Tensors = {}
-    for _, linear in linear_places(weights):
-        tensors.update(_linear_tensors(linear, source))
+    done: set[str] = set()
+    for place, linear in linear_places(weights):
+        for name, tensor in _linear_tensors(linear, source):
+            done.add(name)
+            yield name, tensor
+        done.update(f"{part.stored}.weight" for part in linear.parts)
         kept.update(part.stored for part in linear.parts)
-    for name, tensor in source.items():
-        if name in tensors:
+        if layers is not None:
+            layers.add(place, linear)
+    for name in sorted(source):
+        if name in done:
             continue
+        tensor = source[name]
         if words == "int8" and _is_word_table(name):
             rows = quantize_weight(LinearWeights(tensor, np.zeros(len(tensor), np.float32)))
-            tensors[name], tensors[f"{name}_scale"] = rows.weight, rows.scale[:, None]
+            yield name, rows.weight
+            yield f"{name}_scale", rows.scale[:, None]
             continue
         small = tensor.ndim == 2 and name.removesuffix(".weight") not in kept
-        tensors[name] = _half(tensor) if small and tensor.dtype == np.float32 else tensor
-    return {name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}
+        yield name, _half(tensor) if small and tensor.dtype == np.float32 else tensor
+        release_pages(tensor)
 
 
 def _is_word_table(name: str) -> bool:
@@ -95,9 +140,13 @@ def _linear_tensors(
     for part in linear.parts:
         rows = slice(first, first + part.rows)
         first += part.rows
-        yield f"{part.stored}.weight", linear.weight[rows]
         if f"{part.stored}.bias" in source:
             yield f"{part.stored}.bias", linear.bias[rows]
+        if not isinstance(linear, QuantizedLinear) or linear.bits == 8:
+            yield f"{part.stored}.weight", linear.weight[rows]
+        else:
+            yield f"{part.stored}.weight_packed", packed_int4(linear.weight[rows])
+            yield f"{part.stored}.weight_shape", np.array(linear.weight[rows].shape, np.int64)
         if isinstance(linear, QuantizedLinear):
             by_group = (part.rows, -1)
             yield f"{part.stored}.weight_scale", linear.scale[rows].reshape(by_group)
@@ -110,68 +159,77 @@ def _linear_tensors(
                 yield f"{part.stored}.input_zero_point", np.array([zero - 128], np.int8)
 
 
+Stored = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
 def quantized_config(
     config: Mapping[str, Any],
     spec: EncoderSpec,
-    weights: EncoderWeights,
-    tensors: Mapping[str, Any],
+    wide: NDArray[np.int32] | None,
+    layers: Layers,
+    stored: Stored,
 ) -> dict[str, Any]:
     """Return config.json of the quantized model.
 
     Args:
         config: config.json of the source.
         spec: the encoder.
-        weights: its weights, some of its linear layers in int8.
-        tensors: the tensors of the new file.
+        wide: see `EncoderWeights`.
+        layers: its linear layers.
+        stored: dtype and shape of the tensors of the new file.
     """
-    int8: dict[Int8Form, list[str]] = {}
-    left = [name.removesuffix(".weight") for name in _left(weights, tensors)]
-    for _, linear in linear_places(weights):
-        names = [part.name for part in linear.parts]
-        if isinstance(linear, LinearWeights):
+    forms: dict[StoredForm, list[str]] = {}
+    left = [name.removesuffix(".weight") for name in _left(layers.prefix, stored)]
+    for parts, form in layers.stored.values():
+        names = [part.name for part in parts]
+        if form is None:
             left += names
         else:
-            size = linear.groups[0] if linear.groups else None
-            form = Int8Form(linear.input is not None, linear.zero is None, size)
-            int8.setdefault(form, []).extend(names)
+            forms.setdefault(form, []).extend(names)
     new = {key: value for key, value in config.items() if key != "torch_dtype"}
     tables = [
         name.removesuffix(".weight")
-        for name, tensor in tensors.items()
-        if tensor.dtype == np.int8 and _is_word_table(name)
+        for name, (dtype, _) in stored.items()
+        if dtype == "int8" and _is_word_table(name)
     ]
     left += [step.name for step in spec.head]
-    described = quantization_config(int8, left, tables)
-    if weights.wide is not None:
-        new[OWN_SECTION] = {"wide_features": weights.wide.tolist()}
+    described = quantization_config(forms, left, tables)
+    if wide is not None:
+        new[OWN_SECTION] = {"wide_features": wide.tolist()}
     return {**new, "dtype": "float32", "quantization_config": described}
 
 
-def _left(weights: EncoderWeights, tensors: Mapping[str, NDArray[Any]]) -> list[str]:
+def _left(prefix: str, stored: Stored) -> list[str]:
     """List weights with a bias that are not linear layers of the encoder: poolers, other heads."""
-    prefixes = {p.prefix for _, linear in linear_places(weights) for p in linear.parts}
-    prefix = prefixes.pop() if len(prefixes) == 1 else ""
     return [
         name.removeprefix(prefix)
-        for name, tensor in tensors.items()
+        for name, (dtype, shape) in sorted(stored.items())
         if name.endswith(".weight")
-        and tensor.ndim == 2
-        and tensor.dtype != np.int8
-        and f"{name.removesuffix('.weight')}.bias" in tensors
+        and len(shape) == 2
+        and dtype != "int8"
+        and f"{name.removesuffix('.weight')}.bias" in stored
     ]
 
 
 def write_folder(
-    target: Path, source: ModelFolder, tensors: Tensors, config: Mapping[str, Any], card: str
+    target: Path,
+    source: ModelFolder,
+    tensors: Iterable[tuple[str, NDArray[Any]]],
+    describe: Callable[[Stored], tuple[Mapping[str, Any], str]],
+    *,
+    names: Iterable[str],
+    needed: int,
 ) -> int:
     """Write a model folder next to its target, then move it there in one step.
 
     Args:
         target: the new folder; its parent exists or can be created.
         source: the model whose tokenizer, modules and prompts are copied.
-        tensors: the weights.
-        config: config.json.
-        card: README.md.
+        tensors: the weights, one after the other.
+        describe: from dtype and shape of the weights to config.json and README.md; called when all
+            weights are written.
+        names: those of the source's tensors; each becomes at most four.
+        needed: bytes that the weights need at least.
 
     Returns:
         bytes of the folder.
@@ -179,18 +237,15 @@ def write_folder(
     Raises:
         QuantizationError: the folder cannot be written; nothing is left of it.
     """
-    from safetensors.numpy import save
-
-    needed = sum(tensor.nbytes for tensor in tensors.values()) + (4 << 20)
-    with _new_folder(target, needed) as folder:
+    room = 4 * sum(len(name.encode()) + _ENTRY for name in names) + (1 << 12)
+    with _new_folder(target, needed + (4 << 20)) as folder:
         transformer = folder / os.path.relpath(source.transformer, source.path)
         transformer.mkdir(parents=True, exist_ok=True)
         for file in _companions(source):
             place = folder / file.relative_to(source.path)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, place)
-        # Serialized in memory: the library's own writer hides the disk's error.
-        (transformer / WEIGHTS_FILE).write_bytes(save(tensors, {"format": "pt"}))
+        config, card = describe(write_weights(transformer / WEIGHTS_FILE, tensors, room))
         text = json.dumps(config, indent=2, sort_keys=True) + "\n"
         (transformer / "config.json").write_text(text, encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")

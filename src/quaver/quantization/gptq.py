@@ -29,10 +29,10 @@ def round_by_output(
     Args:
         linear: weight float32 (O, K).
         x: float32 (T, K), the layer's input, after quantization.
-        plain: the layer in int8, rounded to nearest.
+        plain: the layer in int8 or int4, rounded to nearest.
 
     Returns:
-        the layer in int8, with the scales, zeros and groups of `plain`.
+        the layer in as many bits, with the scales, zeros and groups of `plain`.
 
     Source:
         Frantar et al., GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
@@ -45,7 +45,10 @@ def round_by_output(
     upper = np.linalg.cholesky(np.linalg.inv(hessian[np.ix_(order, order)])).T
     upper32 = upper.astype(np.float32)
     weight = linear.weight[:, order]
-    scales, zeros, low = _by_group(plain)
+    scales, zeros = _by_group(plain)
+    low, high = -128 if plain.zero is not None else -127, 127
+    if plain.bits == 4:
+        low, high = -8, 7
     group = np.empty(linear.weight.shape[1], np.intp)
     for g, columns_of_group in enumerate(plain.slices):
         group[columns_of_group] = g
@@ -56,7 +59,7 @@ def round_by_output(
         errors = np.empty((len(weight), last - first), np.float32)
         for k in range(first, last):
             scale, zero = scales[group[order[k]]], zeros[group[order[k]]]
-            q = np.clip(np.rint(weight[:, k] / scale) + zero, low, 127)
+            q = np.clip(np.rint(weight[:, k] / scale) + zero, low, high)
             quantized[:, k] = q
             error = (weight[:, k] - (q - zero) * scale) / upper32[k, k]
             errors[:, k - first] = error
@@ -69,10 +72,10 @@ def round_by_output(
 
 def _by_group(
     plain: QuantizedLinear,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
-    """Return scales and zeros, float32 (G, O), and the least integer."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return scales and zeros, float32 (G, O)."""
     outputs = len(plain.bias)
     scales = np.ascontiguousarray(plain.scale.reshape(outputs, -1).T)
     if plain.zero is None:
-        return scales, np.zeros_like(scales), -127
-    return scales, plain.zero.reshape(outputs, -1).T.astype(np.float32), -128
+        return scales, np.zeros_like(scales)
+    return scales, plain.zero.reshape(outputs, -1).T.astype(np.float32)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from quaver.documents import Failure
 
-Precision = Literal["dynamic", "static", "float32"]
+Precision = Literal["dynamic", "static", "int4", "float32"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class LayerReport:
 
     Attributes:
         name: of its tensors; "a.query+key+value" if several are stacked.
-        precision: "dynamic" or "static" int8, or "float32" if it was kept.
+        precision: "dynamic" or "static" int8, "int4", or "float32" if it was kept.
         error: mean squared error of its int8 output on calibration text, as a fraction of the output's
             mean square; None without text.
         smoothing: strength of SmoothQuant, 0 for none.
@@ -38,7 +38,7 @@ class QuantizationReport:
     Attributes:
         source: name of the model.
         target: the new folder.
-        scheme: "dynamic" or "static".
+        scheme: "dynamic", "static" or "int4".
         rounding: "nearest" or "gptq".
         observer: how static ranges were found; None for the dynamic scheme.
         calibration: name of the calibration source, or None.

@@ -37,19 +37,22 @@ from quaver.models import (
 from quaver.quantization.calibration import CalibrationTexts, calibration_texts
 from quaver.quantization.card import model_card
 from quaver.quantization.convert import (
+    INT4_GROUPS,
     ROUNDINGS,
     SCHEMES,
     Converted,
+    ConvertedLayer,
     Recipe,
     Rounding,
     Scheme,
     convert,
     convert_calibrated,
     layer_name,
-    linear_places,
 )
 from quaver.quantization.folder import (
     WORD_FORMATS,
+    Layers,
+    Stored,
     Words,
     quantized_config,
     quantized_tensors,
@@ -76,14 +79,15 @@ def quantize(
     observer: Observer = "mse",
     strict: bool = False,
     max_loss: float | None = None,
-    words: Words = "int8",
+    group_size: int = 32,
+    words: Words | None = None,
     pooling: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
     show_progress_bar: bool = False,
 ) -> QuantizationReport:
-    """Write an embedding model or cross-encoder as an int8 folder.
+    """Write an embedding model or cross-encoder as an int8 or int4 folder.
 
     The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
     `transformers` and `sentence-transformers` where compressed-tensors is installed. It appears
@@ -94,7 +98,8 @@ def quantize(
         target: the new folder; it must not exist.
         scheme: "dynamic" finds a range for each token's activations at run time; "static" has one
             range for each layer, found on calibration text. A layer whose squared error this
-            would multiply by more than 4 keeps one range per token.
+            would multiply by more than 4 keeps one range per token. "int4" is dynamic with weights in four
+            bits: half the size, a larger loss.
         calibration: text: a .jsonl, .txt, .csv or .parquet file, a folder of documents, the id of a
             data set, or texts; a file or data set may be followed by ":" and a column. Needed for the
             static scheme, for "gptq" and for max_loss.
@@ -107,8 +112,9 @@ def quantize(
         max_loss: the largest loss allowed on the samples, as a fraction: 0.003 is 0.3 %. The loss is
             1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
             correlation of its scores. The layers that cost most stay in float32 until the loss is within it.
-        words: how the word embeddings are stored, "int8" (one scale for each row) or "float16"; they
-            are float32 in memory either way.
+        group_size: how many inputs share a scale in four bits: 32, 64 or 128.
+        words: how the word embeddings are stored, "int8" (one scale for each row) or "float16". None is
+            "int8", and "float16" for int4: transformers reads all quantized tensors of a folder alike.
         pooling: as for `Embedder.from_pretrained`, for a folder that does not say how to pool.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
@@ -126,8 +132,15 @@ def quantize(
         ImportError: the calibration source needs a library that is not installed.
     """
     begin = time.perf_counter()
-    recipe = _recipe(scheme, rounding, observer, strict, calibration is not None)
+    recipe = _recipe(scheme, rounding, observer, strict, group_size, calibration is not None)
+    if words is None:
+        words = "float16" if scheme == "int4" else "int8"
     check_choice("words", words, WORD_FORMATS)
+    if (scheme, words) == ("int4", "int8"):
+        raise InputError(
+            "word embeddings of an int4 folder must be float16, since transformers reads all quantized tensors "
+            "of a folder alike: got words='int8'; leave it out"
+        )
     _check(samples, max_loss, pooling, recipe, calibration is not None)
     target = Path(target).expanduser()
     require_new(target)
@@ -143,6 +156,8 @@ def quantize(
             f"{folder.name} is quantized already; quantize the model that it was made from"
         )
     spec = _spec(folder, pooling)
+    if scheme == "int4":
+        _check_groups(spec, folder.name, group_size)
     stored = split_tensors(spec, folder.tensors())
     weights = encoder_weights(spec, with_modules(stored, _module_tensors(folder, spec, stored)))
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
@@ -151,27 +166,39 @@ def quantize(
     with _bar(show_progress_bar, 4 * len(spec.layers)) as progress:
         converted, bounded = _converted(folder, spec, weights, recipe, texts, max_loss, progress)
     final = converted.quantized if bounded is None else bounded.weights
-    layers = _layers(converted, bounded)
-    tensors = quantized_tensors(stored, final, words)
-    size = write_folder(
-        target,
-        folder,
-        tensors,
-        quantized_config(
-            folder.config, replace(spec, head=()) if folder.scores else spec, final, tensors
-        ),
-        model_card(
+    written = Layers()
+    source_bytes = sum(path.stat().st_size for path in weight_files(folder.transformer))
+
+    def describe(tensors: Stored) -> tuple[Mapping[str, Any], str]:
+        config = quantized_config(
+            folder.config,
+            replace(spec, head=()) if folder.scores else spec,
+            final.wide,
+            written,
+            tensors,
+        )
+        card = model_card(
             name=target.name,
             source=folder.name,
             version=version("quaver"),
             recipe=recipe,
             calibration=texts,
-            layers=layers,
+            layers=_layers(written, converted, bounded),
             loss=None if bounded is None else bounded.loss,
             classifier=folder.is_cross_encoder,
             in_transformers=spec.model_type != "new" and spec.family != "jina_bert",
-        ),
+        )
+        return config, card
+
+    size = write_folder(
+        target,
+        folder,
+        quantized_tensors(stored, final, words, written),
+        describe,
+        names=stored,
+        needed=source_bytes // 4,
     )
+    layers = _layers(written, converted, bounded)
     return QuantizationReport(
         source=folder.name,
         target=str(target),
@@ -185,7 +212,7 @@ def quantize(
         loss=None if bounded is None else bounded.loss,
         max_loss=max_loss,
         slowdown=None if bounded is None else bounded.slowdown,
-        source_bytes=sum(path.stat().st_size for path in weight_files(folder.transformer)),
+        source_bytes=source_bytes,
         target_bytes=size,
         seconds=time.perf_counter() - begin,
         failed=() if texts is None else texts.failed,
@@ -193,14 +220,39 @@ def quantize(
 
 
 def _recipe(
-    scheme: Scheme, rounding: Rounding | None, observer: Observer, strict: bool, text: bool
+    scheme: Scheme,
+    rounding: Rounding | None,
+    observer: Observer,
+    strict: bool,
+    group_size: int,
+    text: bool,
 ) -> Recipe:
     check_choice("scheme", scheme, SCHEMES)
     check_choice("observer", observer, OBSERVERS)
     if rounding is None:
         rounding = "gptq" if text else "nearest"
     check_choice("rounding", rounding, ROUNDINGS)
-    return Recipe(scheme, rounding, observer, strict)
+    if group_size not in INT4_GROUPS:
+        raise InputError(
+            f"group_size must be one of {', '.join(map(str, INT4_GROUPS))}: got {group_size!r}"
+        )
+    return Recipe(scheme, rounding, observer, strict, group_size)
+
+
+def _check_groups(spec: EncoderSpec, name: str, size: int) -> None:
+    """Check that groups of inputs divide every layer: transformers reads no shorter last group."""
+    layers = spec.layers
+    for inputs in (
+        spec.hidden_size,
+        *(layer.query_width for layer in layers),
+        *(layer.intermediate_size for layer in layers),
+    ):
+        if inputs % size:
+            advice = "take group_size=32" if inputs % 32 == 0 else "take the dynamic scheme"
+            raise QuantizationError(
+                f"with int4 the inputs of every layer must be a multiple of group_size={size}: {name} has a "
+                f"layer of {inputs}; {advice}"
+            )
 
 
 def _check(
@@ -244,7 +296,7 @@ def _converted(
     progress: Progress,
 ) -> tuple[Converted, Bounded | None]:
     if texts is None:
-        return convert(spec, weights), None
+        return convert(spec, weights, group=recipe.group_of_int4), None
     batch = _tokens(folder, spec, texts)
     converted = convert_calibrated(spec, weights, recipe, batch, progress)
     plain = replace(spec, normalize=False)
@@ -266,20 +318,19 @@ def _pair(text: str) -> tuple[str, str]:
     return " ".join(text.split()[:12]), text
 
 
-def _layers(converted: Converted, bounded: Bounded | None) -> tuple[LayerReport, ...]:
-    kept = () if bounded is None else bounded.kept
+def _layers(
+    written: Layers, converted: Converted, bounded: Bounded | None
+) -> tuple[LayerReport, ...]:
     shares = {} if bounded is None else bounded.shares
-    quantized = dict(linear_places(converted.quantized))
     reports = []
-    for place, linear in quantized.items():
-        fixed = getattr(linear, "input", None)
-        precision: Precision = "dynamic" if fixed is None else "static"
-        if place in kept:
-            precision = "float32"
-        layer = converted.layers[place]
+    for place, (parts, form) in written.stored.items():
+        precision: Precision = "float32"
+        if form is not None:
+            precision = "int4" if form.bits == 4 else "static" if form.static else "dynamic"
+        layer = converted.layers.get(place, ConvertedLayer(None))
         reports.append(
             LayerReport(
-                layer_name(linear, place),
+                layer_name(parts, place),
                 precision,
                 layer.error,
                 layer.smoothing,

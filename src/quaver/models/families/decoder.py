@@ -314,7 +314,7 @@ def _weights_under(names: LayerNames) -> Callable[[EncoderSpec, NamedTensors], E
             return taken
 
         return EncoderWeights(
-            word=named.take(WORD_TABLE, spec.vocab_size, hidden),
+            word=named.table(WORD_TABLE, spec.vocab_size, hidden),
             position=None,
             token_type=None,
             embedding_norm=None,

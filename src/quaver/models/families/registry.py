@@ -9,7 +9,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from quaver.errors import PoolingError, UnsupportedArchitectureError, WeightsError
-from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, NormWeights
+from quaver.models.encoder_weights import (
+    EncoderWeights,
+    LayersOnDemand,
+    NormWeights,
+    StoredTable,
+)
 from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
 from quaver.models.families.config import Config
 from quaver.models.families.deberta import DEBERTA_V2
@@ -280,7 +285,8 @@ def _words(
     added = named.take(bias, spec.vocab_size)
     inputs = spec.hidden_size
     if not named.has(f"{words.name}.weight"):
-        return LinearWeights(weights.word, added)
+        word = weights.word[:] if isinstance(weights.word, StoredTable) else weights.word
+        return LinearWeights(word, added)
     linear = dequantized(named.linear(words.name, spec.vocab_size, inputs, bias=False))
     return replace(linear, bias=added)
 
