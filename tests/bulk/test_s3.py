@@ -118,6 +118,11 @@ class _Passing(http.server.BaseHTTPRequestHandler):
         assert isinstance(self.server, Between)
         line = f"{self.command} {self.path}"
         content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                content += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
         self.server.requests.append(line)
         what = self.server.trouble(line, self.server.requests.count(line))
         if what == "stall":
@@ -129,7 +134,8 @@ class _Passing(http.server.BaseHTTPRequestHandler):
             body = f"<Error><Code>{code}</Code><Message>{code}</Message></Error>".encode()
             self.reply(int(status), {"Content-Type": "application/xml"}, body)
             return
-        headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+        hop = ("connection", "transfer-encoding", "content-length")
+        headers = {k: v for k, v in self.headers.items() if k.lower() not in hop}
         request = urllib.request.Request(
             f"http://127.0.0.1:{self.server.behind}{self.path}",
             data=content if self.command in ("PUT", "POST") else None,
