@@ -86,7 +86,7 @@ MADE_AROUND = {
     "models.files": {"msgspec"},
     "serve.app": {"msgspec", "starlette"},
     "serve.cohere": {"msgspec", "starlette"},
-    "serve.http": {"anyio", "msgspec", "orjson", "starlette"},
+    "serve.http": {"msgspec", "orjson", "starlette"},
     "serve.ollama": {"msgspec", "starlette"},
     "serve.openai": {"msgspec", "starlette"},
     "serve.operations": {"msgspec", "prometheus_client", "starlette"},

@@ -354,7 +354,8 @@ async def _answer(
     if route.dialect in ("search", "page"):
         _check_host(request, settings, keys=bool(keys))
     if not route.open:
-        keys.check(request.headers.get("authorization"))
+        if keys:
+            keys.check(request.headers.get("authorization"))
         if state.stopping:
             raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
     if route.decoder is None:

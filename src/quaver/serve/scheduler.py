@@ -888,6 +888,10 @@ def _digest(lane: Lane, item: Item) -> bytes:
 def _joined(units: Sequence[Unit]) -> TokenBatch:
     """Concatenate the tokens of units."""
     tokens = [unit.tokens for unit in units if unit.tokens is not None]
+    if len(tokens) == 1 and tokens[0].spans is None:  # a query alone
+        (only,) = tokens
+        keys = None if only.attended is None else np.array([only.attended], np.int32)
+        return TokenBatch(only.ids, np.array([0, len(only.ids)], np.int32), only.types, 0, keys)
     offsets = np.zeros(len(tokens) + 1, np.int32)
     np.cumsum([len(each.ids) for each in tokens], out=offsets[1:])
     ids = np.concatenate([each.ids for each in tokens])

@@ -31,9 +31,9 @@ class _Protocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, with a clock for whatever a client does slowly.
 
     A client may take `header_timeout` for a request's head, and be idle for as long; and `body_timeout`
-    to read an answer. A body that goes on after its answer, such as one that is too large, is read and
-    dropped for `body_timeout`: to close at once would reset the connection, and the client might never
-    see the answer.
+    to send a body, and to read an answer. A body that goes on after its answer, such as one that is too
+    large, is read and dropped for `body_timeout`: to close at once would reset the connection, and the
+    client might never see the answer.
     """
 
     settings: Settings
@@ -43,6 +43,7 @@ class _Protocol(HttpToolsProtocol):
         self._head_late: asyncio.TimerHandle | None = None
         self._read_late: asyncio.TimerHandle | None = None
         self._body_late: asyncio.TimerHandle | None = None
+        self._body_slow: asyncio.TimerHandle | None = None
         self._head_bytes = 0
         self._closes = False
 
@@ -87,6 +88,7 @@ class _Protocol(HttpToolsProtocol):
         self._have_head()
         super().on_headers_complete()
         self.cycle.transport = _RequestTransport(self)  # type: ignore[assignment]
+        self._await_body()
 
     def on_response_complete(self) -> None:
         """Start the clock of what is left of the body."""
@@ -129,11 +131,21 @@ class _Protocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._head_late = self.loop.call_later(self.settings.header_timeout, self.transport.abort)
 
+    def _await_body(self) -> None:
+        """Let whoever reads the body look at the clock in a while."""
+        if self._body_slow is not None:
+            self._body_slow.cancel()
+            self.cycle.message_event.set()
+        self._body_slow = self.loop.call_later(self.settings.body_timeout, self._await_body)
+
     def _body_is_left(self) -> bool:
         """Whether the last request was answered before its body had arrived."""
         return bool(self.cycle.response_complete and self.cycle.more_body)
 
     def _have_body(self) -> None:
+        if self._body_slow is not None:
+            self._body_slow.cancel()
+            self._body_slow = None
         if self._body_late is not None:
             self._body_late.cancel()
             self._body_late = None
