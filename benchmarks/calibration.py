@@ -57,7 +57,7 @@ def main() -> int:
     sums = dict.fromkeys(roundings, 0.0)
     for path in options.read:
         read = tokenizer.encode(others(path, set(texts)))
-        meter = LossMeter(replace(spec, normalize=False), weights, read)
+        meter = LossMeter(replace(spec, normalize=False), weights, read, kind="embedder")
         losses = {name: 1e4 * meter.loss(made) for name, made in roundings.items()}
         sums = {name: sums[name] + loss for name, loss in losses.items()}
         print(f"{path.parent.name:24}", *(f"{name} {v:.2f}" for name, v in losses.items()))

@@ -38,7 +38,7 @@ from quaver.errors import (
 if TYPE_CHECKING:
     from quaver.answers import Answer, ChatModel, ask
     from quaver.documents import Passage, read_passages
-    from quaver.embedder import Embedder, EncodeReport
+    from quaver.embedder import Embedder, EncodedTexts, EncodeReport
     from quaver.engine import info
     from quaver.evaluate import EvaluationReport, compare_models
     from quaver.index import Index, UpdateReport, export_passages, import_passages, watch
@@ -67,6 +67,7 @@ _HOMES = {
     "CrossEncoder": "quaver.reranker",
     "Embedder": "quaver.embedder",
     "EncodeReport": "quaver.embedder",
+    "EncodedTexts": "quaver.embedder",
     "EvaluationReport": "quaver.evaluate",
     "Hit": "quaver.store",
     "Index": "quaver.index",
@@ -109,6 +110,7 @@ __all__ = [
     "DocumentError",
     "Embedder",
     "EncodeReport",
+    "EncodedTexts",
     "EngineError",
     "EvaluationReport",
     "Hit",

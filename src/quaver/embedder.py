@@ -6,7 +6,7 @@ import hashlib
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, overload
@@ -19,6 +19,7 @@ from quaver.engine import (
     LOADING_KEYWORDS,
     MAX_BATCH_TOKENS,
     EncodeReport,
+    Engine,
     LoadedModel,
     Matrix,
     Output,
@@ -40,6 +41,7 @@ from quaver.engine import (
     similarity,
     similarity_pairwise,
     text_list,
+    token_batches,
 )
 from quaver.errors import InputError, check_range
 from quaver.models import (
@@ -51,10 +53,18 @@ from quaver.models import (
     query_prompt,
     with_prompt,
 )
+from quaver.multi_vector_encoder import TokenVectors, max_sim
+from quaver.sparse_encoder import (
+    SparseVector,
+    SparseVectors,
+    sparse_similarity,
+    weights_of_words,
+)
 
 __all__ = [
     "Embedder",
     "EncodeReport",
+    "EncodedTexts",
     "WindowTokens",
     "encode_tokenized",
     "finish_vectors",
@@ -79,6 +89,30 @@ _ENCODE_ITER = {
     "batch_size": "block_size is the number of texts in a block; max_batch_tokens bounds a batch",
     "show_progress_bar": "encode(texts, show_progress_bar=True) shows a bar; the total is unknown here",
 }
+
+
+Outputs = Literal["dense", "sparse", "multi"]
+_OUTPUTS: tuple[Outputs, ...] = ("dense", "sparse", "multi")
+# Numbers that one native call writes at most where tokens have outputs: 64 MB.
+_MOST_NUMBERS = 1 << 24
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """What a model with heads for words and tokens (BGE-M3) makes of texts in one pass.
+
+    `Embedder.similarity` compares each with its like.
+
+    Attributes:
+        dense: (N, D), or (D,) for one text; None unless asked for.
+        sparse: `SparseVectors` of N rows, or a `SparseVector`; None unless asked for.
+        multi: `TokenVectors` of N texts, of a single one too, which are no matrix of texts; None unless
+            asked for.
+    """
+
+    dense: Vectors | None = None
+    sparse: SparseVector | SparseVectors | None = None
+    multi: TokenVectors | None = None
 
 
 class Embedder:
@@ -147,7 +181,7 @@ class Embedder:
         self.truncate_dim = truncate_dim
         self.normalize = spec.normalize
         self.tokenizer = model.tokenizer
-        self._engine = model.engine
+        self._engine, self._heads = model.engine, model.heads
         self._metric = folder.similarity
         space = (spec.pooling, spec.normalize, truncate_dim, self.document_prompt)
         self.fingerprint = hashlib.sha256(repr((folder.fingerprint, *space)).encode()).hexdigest()
@@ -403,18 +437,61 @@ class Embedder:
         show_progress_bar: bool | None = False,
     ) -> ShortMatrix: ...
 
-    @explain_keywords(_ENCODE)
+    @overload
     def encode_query(
         self,
         texts: str | Iterable[str],
         *,
+        outputs: Sequence[Outputs],
         normalize: bool | None = None,
         truncate_dim: int | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
-    ) -> Vector | Matrix | ShortVector | ShortMatrix:
-        """Turn queries into vectors: `encode` with the prompt "query", if the model has one."""
+    ) -> EncodedTexts: ...
+
+    @explain_keywords(_ENCODE)
+    def encode_query(
+        self,
+        texts: str | Iterable[str],
+        *,
+        outputs: Sequence[Outputs] | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Output = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Vector | Matrix | ShortVector | ShortMatrix | EncodedTexts:
+        """Turn queries into vectors: `encode` with the prompt "query", if the model has one.
+
+        With `outputs`, a model with heads for words and tokens (BGE-M3) gives several results in one pass.
+
+        Args:
+            texts: as for `encode`.
+            outputs: any of "dense", "sparse" and "multi"; None for vectors alone.
+            normalize: as for `encode`, for the vectors.
+            truncate_dim: as for `encode`, for the vectors.
+            output: as for `encode`, for the vectors and those of tokens.
+            max_batch_tokens: as for `encode`.
+            show_progress_bar: as for `encode`.
+
+        Returns:
+            as `encode` returns them; an `EncodedTexts` for `outputs`.
+
+        Raises:
+            InputError: as for `encode`; or the model has no such heads.
+        """
+        if outputs is not None:
+            return self._encode_outputs(
+                texts,
+                outputs,
+                query_prompt(self.prompts),
+                normalize=normalize,
+                truncate_dim=truncate_dim,
+                output=output,
+                max_batch_tokens=max_batch_tokens,
+                show_progress_bar=bool(show_progress_bar),
+            )
         return self.encode(
             texts,
             prompt=query_prompt(self.prompts),
@@ -473,18 +550,61 @@ class Embedder:
         show_progress_bar: bool | None = False,
     ) -> ShortMatrix: ...
 
-    @explain_keywords(_ENCODE)
+    @overload
     def encode_document(
         self,
         texts: str | Iterable[str],
         *,
+        outputs: Sequence[Outputs],
         normalize: bool | None = None,
         truncate_dim: int | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
-    ) -> Vector | Matrix | ShortVector | ShortMatrix:
-        """Turn documents into vectors: `encode` with `document_prompt`."""
+    ) -> EncodedTexts: ...
+
+    @explain_keywords(_ENCODE)
+    def encode_document(
+        self,
+        texts: str | Iterable[str],
+        *,
+        outputs: Sequence[Outputs] | None = None,
+        normalize: bool | None = None,
+        truncate_dim: int | None = None,
+        output: Output = "float32",
+        max_batch_tokens: int = MAX_BATCH_TOKENS,
+        show_progress_bar: bool | None = False,
+    ) -> Vector | Matrix | ShortVector | ShortMatrix | EncodedTexts:
+        """Turn documents into vectors: `encode` with `document_prompt`.
+
+        With `outputs`, a model with heads for words and tokens (BGE-M3) gives several results in one pass.
+
+        Args:
+            texts: as for `encode`.
+            outputs: any of "dense", "sparse" and "multi"; None for vectors alone.
+            normalize: as for `encode`, for the vectors.
+            truncate_dim: as for `encode`, for the vectors.
+            output: as for `encode`, for the vectors and those of tokens.
+            max_batch_tokens: as for `encode`.
+            show_progress_bar: as for `encode`.
+
+        Returns:
+            as `encode` returns them; an `EncodedTexts` for `outputs`.
+
+        Raises:
+            InputError: as for `encode`; or the model has no such heads.
+        """
+        if outputs is not None:
+            return self._encode_outputs(
+                texts,
+                outputs,
+                self.document_prompt,
+                normalize=normalize,
+                truncate_dim=truncate_dim,
+                output=output,
+                max_batch_tokens=max_batch_tokens,
+                show_progress_bar=bool(show_progress_bar),
+            )
         return self.encode(
             texts,
             prompt=self.document_prompt,
@@ -626,6 +746,79 @@ class Embedder:
             vectors = vectors[[unique[text] for text in items]]
         return replace(report, vectors=vectors)
 
+    def _encode_outputs(
+        self,
+        texts: str | Iterable[str],
+        outputs: Sequence[Outputs],
+        prompt: str,
+        *,
+        normalize: bool | None,
+        truncate_dim: int | None,
+        output: Output,
+        max_batch_tokens: int,
+        show_progress_bar: bool,
+    ) -> EncodedTexts:
+        """Encode texts through the engine once, with its head for tokens."""
+        wanted = set(outputs) if isinstance(outputs, (list, tuple)) else {outputs}
+        if not wanted or not wanted <= set(_OUTPUTS) or len(wanted) < len(outputs):
+            raise InputError(
+                f"outputs must be some of {', '.join(map(repr, _OUTPUTS))}, each once: got {outputs!r}"
+            )
+        heads, engine = self._heads, self._engine
+        if heads is None or not isinstance(engine, Engine):
+            raise InputError(
+                f"outputs needs a model with heads for words and tokens, such as BAAI/bge-m3: {self.name} "
+                "has none (sparse_linear.pt, colbert_linear.pt); leave it out"
+            )
+        check_range("max_batch_tokens", max_batch_tokens, sys.maxsize)
+        most = _MOST_NUMBERS // (self.spec.outputs + len(heads.linear.bias))
+        items = [texts] if isinstance(texts, str) else text_list(texts)
+        pooled = [np.empty((0, self.spec.outputs), np.float32)]
+        weights = [np.empty(0, np.float32)]
+        vectors = [
+            convert(np.empty((0, heads.dimension), np.float32), normalize=True, output=output)
+        ]
+        ids, counts = [np.empty(0, np.int32)], [np.zeros(1, np.int64)]
+        for batch, position in token_batches(
+            self.tokenizer.encode,
+            [with_prompt(prompt, text) for text in items],
+            max_batch_tokens=min(max_batch_tokens, most),
+            show_progress_bar=show_progress_bar,
+        ):
+            of_texts, of_tokens = engine.encode_tokens_too(batch, position=position)
+            pooled.append(of_texts)
+            weights.append(of_tokens[:, 0].copy())
+            if "multi" in wanted:
+                kept = np.delete(of_tokens[:, 1:], batch.offsets[:-1], axis=0)
+                vectors.append(convert(kept, normalize=True, output=output))
+            ids.append(batch.ids)
+            counts.append(np.diff(batch.offsets))
+        offsets = np.cumsum(np.concatenate(counts))
+        sparse = multi = None
+        dense = finish_vectors(
+            self,
+            np.concatenate(pooled),
+            normalize=normalize,
+            truncate_dim=truncate_dim,
+            output=output,
+        )
+        if "sparse" in wanted:
+            unused = [self.tokenizer.token_id(token) for token in heads.unused]
+            sparse = weights_of_words(
+                np.concatenate(ids),
+                offsets,
+                np.concatenate(weights),
+                engine.spec.vocab_size,
+                np.array([id for id in unused if id is not None], np.int32),
+            )
+        if "multi" in wanted:
+            multi = TokenVectors(np.concatenate(vectors), offsets - np.arange(len(offsets)))
+        found = EncodedTexts(dense if "dense" in wanted else None, sparse, multi)
+        if not isinstance(texts, str):
+            return found
+        one = None if found.dense is None else found.dense[0]
+        return EncodedTexts(one, None if sparse is None else sparse[0], multi)
+
     def _encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
         return cast("Matrix", finish_vectors(self, pool_tokenized(self, tokens)))
 
@@ -711,22 +904,36 @@ class Embedder:
         """
         return self._encode_tokens(TokenBatch(ids, offsets, None, 0))
 
-    def similarity(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:
+    def similarity(
+        self,
+        a: Vectors | SparseVector | SparseVectors | TokenVectors,
+        b: Vectors | SparseVector | SparseVectors | TokenVectors,
+    ) -> NDArray[np.float32]:
         """Compare every vector of a with every vector of b.
 
         By cosine, or as the model folder says; see `similarity_fn_name`. Distances are negative,
-        so larger means more similar.
+        so larger means more similar. Weights of words are compared by their dot product, vectors of
+        tokens by MaxSim, divided by the vectors of a.
 
         Args:
-            a: float32 or int8, (D,) or (N, D).
-            b: float32 or int8, (D,) or (M, D).
+            a: float32 or int8, (D,) or (N, D); or sparse vectors or vectors of tokens of N texts.
+            b: float32 or int8, (D,) or (M, D); or the same kind as a of M texts.
 
         Returns:
             float32 (N, M); a single vector drops its axis: (D,) with (M, D) returns (M,).
 
         Raises:
-            InputError: the vectors have the wrong shape, different dimensions, or are binary.
+            InputError: the vectors have the wrong shape, different dimensions or kinds, or are binary.
         """
+        if isinstance(a, (SparseVector, SparseVectors)) or isinstance(
+            b, (SparseVector, SparseVectors)
+        ):
+            return sparse_similarity(
+                cast("SparseVectors", a), cast("SparseVectors", b), metric="dot"
+            )
+        if isinstance(a, TokenVectors) or isinstance(b, TokenVectors):
+            dimension = self.dimension if self._heads is None else self._heads.dimension
+            return max_sim(a, b, dimension, mean=True)
         return similarity(a, b, metric=self._metric)
 
     def similarity_pairwise(self, a: Vectors, b: Vectors) -> NDArray[np.float32]:

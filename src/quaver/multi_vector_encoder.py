@@ -33,6 +33,7 @@ from quaver.models import (
     MultiVectorModules,
     QueryExpansion,
     TokenBatch,
+    choose_prompt,
     document_prompt,
     query_prompt,
     with_prompt,
@@ -223,6 +224,7 @@ class MultiVectorEncoder:
         self,
         texts: str,
         *,
+        prompt: str | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -233,6 +235,7 @@ class MultiVectorEncoder:
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -243,6 +246,7 @@ class MultiVectorEncoder:
         self,
         texts: str | Iterable[str],
         *,
+        prompt: str | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -251,6 +255,8 @@ class MultiVectorEncoder:
 
         Args:
             texts: one text, or any sequence of texts; empty texts and lists are valid.
+            prompt: a text to put before every text, instead of the model's own; "" for no prompt.
+                Prefix tokens stay.
             output: "float32", "int8" (unit vectors times 127, rounded) or "binary" (packed signs).
             max_batch_tokens: maximum number of tokens in one native call; bounds memory and does not change vectors.
             show_progress_bar: show a bar on stderr.
@@ -262,13 +268,15 @@ class MultiVectorEncoder:
             InputError: an argument or a text is invalid; the message has a text's position.
             EngineError: a vector came out with NaN or infinity.
         """
-        return self._encode(texts, "query", output, 1.0, max_batch_tokens, show_progress_bar)
+        own = query_prompt(self.prompts) if prompt is None else prompt
+        return self._encode(texts, "query", own, output, 1.0, max_batch_tokens, show_progress_bar)
 
     @overload
     def encode_document(  # type: ignore[overload-overlap]
         self,
         texts: str,
         *,
+        prompt: str | None = None,
         pool_factor: float | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -280,6 +288,7 @@ class MultiVectorEncoder:
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
         pool_factor: float | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -291,6 +300,7 @@ class MultiVectorEncoder:
         self,
         texts: str | Iterable[str],
         *,
+        prompt: str | None = None,
         pool_factor: float | None = None,
         output: Output = "float32",
         max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -300,6 +310,7 @@ class MultiVectorEncoder:
 
         Args:
             texts: as for `encode_query`.
+            prompt: as for `encode_query`.
             pool_factor: keep about one of so many vectors of a document, at least 1: similar ones
                 become their mean, of length 1 again. None follows the folder, which most do not pool.
             output: as for `encode_query`.
@@ -321,12 +332,16 @@ class MultiVectorEncoder:
         ):
             raise InputError(f"pool_factor must be a number of at least 1: got {pool_factor!r}")
         factor = self._modules.pool_factor if pool_factor is None else float(pool_factor)
-        return self._encode(texts, "document", output, factor, max_batch_tokens, show_progress_bar)
+        own = document_prompt(self.prompts) if prompt is None else prompt
+        return self._encode(
+            texts, "document", own, output, factor, max_batch_tokens, show_progress_bar
+        )
 
     def _encode(
         self,
         texts: str | Iterable[str],
         side: Side,
+        prompt: str,
         output: Output,
         pool_factor: float,
         max_batch_tokens: int,
@@ -334,12 +349,14 @@ class MultiVectorEncoder:
     ) -> Vectors | TokenVectors:
         items = [texts] if isinstance(texts, str) else text_list(texts)
         convert(np.zeros((0, 8), np.float32), normalize=False, output=output)  # checks output
-        prompt = query_prompt(self.prompts) if side == "query" else document_prompt(self.prompts)
+        words = choose_prompt(
+            self.prompts, prompt_name=None, prompt=prompt, default=None, model=self.name
+        )
         parts: list[Vectors] = []
         counts: list[NDArray[np.int64]] = [np.zeros(1, np.int64)]
         for batch, position in token_batches(
             self._tokenize(side),
-            [with_prompt(prompt, text) for text in items],
+            [with_prompt(words, text) for text in items],
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=bool(show_progress_bar),
         ):
@@ -452,15 +469,39 @@ class MultiVectorEncoder:
         Raises:
             InputError: the vectors have other shapes, or different dimensions.
         """
-        left, right = _several("queries", queries), _several("documents", documents)
-        scores = np.zeros((len(left), len(right)), np.float32)
-        for score, i in zip(scores, range(len(left)), strict=True):
-            query = _floats("queries", left[i], self.dimension)
-            _max_sims(query, right, self.dimension, score)
-            if self._metric == "meanmaxsim":
-                score /= max(len(query), 1)
-        axes = [len(one) for given, one in ((queries, left), (documents, right)) if given is one]
-        return scores.reshape(axes)
+        return max_sim(queries, documents, self.dimension, mean=self._metric == "meanmaxsim")
+
+
+def max_sim(
+    queries: TokenVectors | Vectors,
+    documents: TokenVectors | Vectors,
+    dimension: int,
+    *,
+    mean: bool,
+) -> NDArray[np.float32]:
+    """Score every document for every query.
+
+    Args:
+        queries: `TokenVectors` of N texts, or the (T, D) of one; float32, int8 or binary.
+        documents: `TokenVectors` of M texts, or the (T, D) of one; likewise.
+        dimension: D.
+        mean: divide each score by the query's vectors.
+
+    Returns:
+        float32 (N, M); a single text drops its axis.
+
+    Raises:
+        InputError: the vectors have other shapes, or different dimensions.
+    """
+    left, right = _several("queries", queries), _several("documents", documents)
+    scores = np.zeros((len(left), len(right)), np.float32)
+    for score, i in zip(scores, range(len(left)), strict=True):
+        query = _floats("queries", left[i], dimension)
+        _max_sims(query, right, dimension, score)
+        if mean:
+            score /= max(len(query), 1)
+    axes = [len(one) for given, one in ((queries, left), (documents, right)) if given is one]
+    return scores.reshape(axes)
 
 
 def tokenize_passages(encoder: MultiVectorEncoder, texts: Sequence[str]) -> TokenBatch:

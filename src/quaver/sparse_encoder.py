@@ -340,6 +340,7 @@ class SparseEncoder:
         self,
         texts: str,
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -350,6 +351,7 @@ class SparseEncoder:
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -360,16 +362,20 @@ class SparseEncoder:
         self,
         texts: str | Iterable[str],
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
     ) -> SparseVector | SparseVectors:
-        """Turn queries into weights: by the table if the model has one, else `encode` with the prompt "query"."""
+        """Turn queries into weights: by the table if the model has one, else `encode` with the prompt "query".
+
+        `prompt` replaces that prompt; other arguments are those of `encode`.
+        """
         return self._encode(
             texts,
             self._queries,
             prompt_name=None,
-            prompt=query_prompt(self.prompts),
+            prompt=query_prompt(self.prompts) if prompt is None else prompt,
             max_active_dims=max_active_dims,
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=show_progress_bar,
@@ -380,6 +386,7 @@ class SparseEncoder:
         self,
         texts: str,
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -390,6 +397,7 @@ class SparseEncoder:
         self,
         texts: Iterable[str],
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
@@ -400,16 +408,20 @@ class SparseEncoder:
         self,
         texts: str | Iterable[str],
         *,
+        prompt: str | None = None,
         max_active_dims: int | None = None,
         max_batch_tokens: int = MAX_BATCH_TOKENS,
         show_progress_bar: bool | None = False,
     ) -> SparseVector | SparseVectors:
-        """Turn documents into weights: `encode` with the prompt "document", else "passage", if there is one."""
+        """Turn documents into weights: `encode` with the prompt "document", else "passage", if there is one.
+
+        `prompt` replaces that prompt; other arguments are those of `encode`.
+        """
         return self._encode(
             texts,
             None,
             prompt_name=None,
-            prompt=document_prompt(self.prompts),
+            prompt=document_prompt(self.prompts) if prompt is None else prompt,
             max_active_dims=max_active_dims,
             max_batch_tokens=max_batch_tokens,
             show_progress_bar=show_progress_bar,
@@ -475,20 +487,7 @@ class SparseEncoder:
         Raises:
             InputError: they are no sparse vectors, or of different vocabularies.
         """
-        left, right = _several("a", a), _several("b", b)
-        if left.size != right.size:
-            raise InputError(
-                f"vectors must have the same vocabulary: got {left.size} and {right.size} words"
-            )
-        scores = np.zeros((len(left), len(right)), np.float32)
-        rows = right._rows()
-        for score, i in zip(scores, range(len(left)), strict=True):
-            products = left[i].to_dense()[right.indices] * right.values
-            score[:] = np.bincount(rows, products, len(right))
-        if self._metric == "cosine":
-            scores /= np.outer(_lengths(left), _lengths(right))
-        axes = [len(one) for given, one in ((a, left), (b, right)) if given is one]
-        return scores.reshape(axes)
+        return sparse_similarity(a, b, metric=self._metric)
 
     @overload
     def decode(
@@ -566,6 +565,70 @@ def weigh_query_tokens(encoder: SparseEncoder, tokens: TokenBatch) -> SparseVect
         return weigh_tokenized(encoder, tokens)
     rows = _looked_up(table, tokens, encoder.max_active_dims or sys.maxsize)
     return _joined([rows], encoder.dimension)
+
+
+def sparse_similarity(
+    a: SparseVector | SparseVectors, b: SparseVector | SparseVectors, *, metric: str
+) -> NDArray[np.float32]:
+    """Compare every vector of a with every vector of b.
+
+    Args:
+        a: one vector, or N.
+        b: one vector, or M.
+        metric: "dot" or "cosine".
+
+    Returns:
+        float32 (N, M); a single vector drops its axis.
+
+    Raises:
+        InputError: they are no sparse vectors, or of different vocabularies.
+    """
+    left, right = _several("a", a), _several("b", b)
+    if left.size != right.size:
+        raise InputError(
+            f"vectors must have the same vocabulary: got {left.size} and {right.size} words"
+        )
+    scores = np.zeros((len(left), len(right)), np.float32)
+    rows = right._rows()
+    for score, i in zip(scores, range(len(left)), strict=True):
+        products = left[i].to_dense()[right.indices] * right.values
+        score[:] = np.bincount(rows, products, len(right))
+    if metric == "cosine":
+        scores /= np.outer(_lengths(left), _lengths(right))
+    axes = [len(one) for given, one in ((a, left), (b, right)) if given is one]
+    return scores.reshape(axes)
+
+
+def weights_of_words(
+    ids: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+    weights: NDArray[np.float32],
+    size: int,
+    unused: NDArray[np.int32],
+) -> SparseVectors:
+    """Give each word of a text the largest weight of its tokens.
+
+    Args:
+        ids: int32 (T,), the words of all tokens.
+        offsets: int64 (N + 1,), the first token of each text, and T.
+        weights: float32 (T,), a weight for each token; those of 0 and less do not count.
+        size: V, the words of the vocabulary.
+        unused: ids of words that get no weight.
+
+    Returns:
+        N rows.
+    """
+    counted = (weights > 0) & ~np.isin(ids, unused)
+    texts = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))[counted]
+    places = texts * size + ids[counted]
+    order = np.argsort(places, kind="stable")
+    found, first = np.unique(places[order], return_index=True)
+    values = weights[counted][order]
+    if len(found):
+        values = np.maximum.reduceat(values, first)
+    rows, words = np.divmod(found, size)
+    counts = np.bincount(rows, minlength=len(offsets) - 1).astype(np.int64)
+    return _joined([(counts, words.astype(np.int32), values)], size)
 
 
 _Rows = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver import cli
 from quaver.evaluate.model_card import END, START
 from task_folder import POOLS, write_task
@@ -21,6 +22,11 @@ def call(*arguments: object) -> tuple[int, str, str]:
     result = CliRunner().invoke(cli.app, ["evaluate", *map(str, arguments)])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+def quantize(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(cli.app, ["quantize", *map(str, arguments)])
     return result.exit_code, result.stdout, result.stderr
 
 
@@ -248,3 +254,37 @@ def test_other_engines_must_be_known_and_installed(tiny_folder: Path, tasks: Pat
         code, _, err = call(tiny_folder, "-t", tasks, *given)
         assert code == expected
         assert message in err
+
+
+@pytest.mark.parametrize("name", ["splade-bert", "splade-distilbert", "colbert"])
+def test_models_of_words_and_tokens(name: str, tasks: Path, tmp_path: Path) -> None:
+    folder = unpacked(name, tmp_path)
+    code, _, err = quantize(folder, tmp_path / "int8")
+    assert (code, err) == (0, "")
+    options = ("--tasks", tasks, "--baseline", folder, "--out", tmp_path / "out")
+    code, out, err = call(tmp_path / "int8", *options)
+    assert code == 0
+    for text in ("search", "pool", "float32", "int8", "NDCG@10", "MAP"):
+        assert text in out
+    report = json.loads((tmp_path / "out/results.json").read_text())
+    near = report["fidelity"]["int8"]
+    assert near["raw"] is None
+    assert 0 < near["overlap_10"] <= 1
+    assert START in (tmp_path / "int8/README.md").read_text()
+    assert "NDCG@10" in (tmp_path / "int8/README.md").read_text()
+    code, _, err = call(tmp_path / "int8", "--tasks", tasks, "--baseline", folder, "--index")
+    assert code == 2
+    assert "--index is for embedding models" in err
+
+
+def test_kinds_do_not_mix(tiny_folder: Path, tasks: Path, tmp_path: Path) -> None:
+    folder = unpacked("splade-bert", tmp_path)
+    code, _, err = call(tiny_folder, "--baseline", folder, "--tasks", tasks)
+    assert code == 2
+    assert "is an embedding model, splade-bert is a sparse encoder" in err
+    code, _, err = call(folder, "--tasks", tasks, "--pooling", "mean")
+    assert code == 2
+    assert "pooling is for models with one vector for a text" in err
+    code, _, err = call(folder, "--tasks", tasks, "--against", "onnxruntime")
+    assert code == 2
+    assert "--against is for embedding models: got a sparse encoder" in err

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, cast
 
 import typer
 from rich.box import SIMPLE
@@ -44,6 +44,7 @@ from quaver.evaluate import (
     Table,
     Task,
     TaskOptions,
+    TokenSystem,
     VectorCache,
     VectorSystem,
     by_system,
@@ -65,13 +66,13 @@ from quaver.evaluate import (
     write_report,
 )
 from quaver.integrations.mteb import MtebCrossEncoder, MtebEncoder
-from quaver.models import ModelFolder
+from quaver.models import KIND_NAMES, ModelFolder, ModelKind
 from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
 from quaver.store import Mode
 
-Model: TypeAlias = Embedder | CrossEncoder
+Model: TypeAlias = Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
 _PATHLIKE = re.compile(r"[./~]|.*[/\\]")
 _NAME = 12
@@ -205,7 +206,8 @@ def evaluate(
     Example: quaver evaluate ./bge-small-int8 --baseline BAAI/bge-small-en-v1.5 --tasks ./tasks --max-loss 0.5%
 
     The baseline runs in float32 in the same engine and the same run. Every difference has a 95 %
-    interval (paired bootstrap over queries), and the report shows how close the vectors stay.
+    interval (paired bootstrap over queries), and the report shows how close the vectors stay, or, for
+    sparse encoders and multi-vector models, which documents stay among the ten best.
     """
     with reported_errors():
         if as_json and as_markdown:
@@ -351,16 +353,23 @@ class Models:
         """Wrap the baseline and the models for mteb.
 
         Raises:
-            InputError: other engines are compared, which mteb cannot run.
+            InputError: other engines are compared, which mteb cannot run, or the models have more than
+                one vector for a text.
         """
+        kind = _kind_of(self.loaded[0])
+        if kind in ("sparse", "multi-vector"):
+            raise InputError(
+                "tasks without judgments are for embedding models and cross-encoders: "
+                f"{self.loaded[0].name} is {KIND_NAMES[kind]}; give tasks of retrieval or reranking"
+            )
         if len(self.systems) > len(self.ours):
             raise InputError(
                 "--against measures retrieval and reranking only: leave it out, or leave out the "
                 "other tasks"
             )
         wrapped = [
-            MtebEncoder(model) if isinstance(model, Embedder) else MtebCrossEncoder(model)
-            for model in self.loaded
+            MtebCrossEncoder(model) if isinstance(model, CrossEncoder) else MtebEncoder(model)
+            for model in cast("list[Embedder | CrossEncoder]", self.loaded)
         ]
         return wrapped[0], dict(zip(self.ours, wrapped[1:], strict=True))
 
@@ -412,16 +421,16 @@ def _load_models(
     described = {"float32": base.source}
     systems: list[System] = []
     for column, model in zip(columns, models, strict=True):
-        if isinstance(model, Embedder) != isinstance(base, Embedder):
+        if type(model) is not type(base):
             raise InputError(
                 f"a model and its baseline must be of the same kind: {model.name} is "
-                f"{_kind_of(model)}, {base.name} is {_kind_of(base)}"
+                f"{KIND_NAMES[_kind_of(model)]}, {base.name} is {KIND_NAMES[_kind_of(base)]}"
             )
         described[column] = model.source
         systems.append(_system(column, model, kept, search))
     if others:
         if not isinstance(base, Embedder):
-            raise InputError("--against is for embedding models: got a cross-encoder")
+            raise InputError(f"--against is for embedding models: got {KIND_NAMES[_kind_of(base)]}")
         from quaver_bench.peers import peer_systems
 
         graphs = cache_folder("evaluate") if cache is None else cache / "graphs"
@@ -436,18 +445,27 @@ def _load_models(
 
 
 def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
-    """Load a model, as a cross-encoder if it has a classification head."""
-    if ModelFolder.open(name).is_cross_encoder:
-        fitting = {key: value for key, value in settings.items() if key != "pooling"}
-        return CrossEncoder.from_pretrained(name, precision=precision, **fitting)
-    return Embedder.from_pretrained(name, precision=precision, **settings)
+    """Load a model with the class that opens its folder."""
+    kind = ModelFolder.open_any(name, pooling=settings["pooling"]).kind
+    if kind == "embedder":
+        return Embedder.from_pretrained(name, precision=precision, **settings)
+    others: dict[str, Any] = {
+        "cross-encoder": CrossEncoder,
+        "sparse": SparseEncoder,
+        "multi-vector": MultiVectorEncoder,
+    }
+    fitting = {key: value for key, value in settings.items() if key != "pooling"}
+    model: Model = others[kind].from_pretrained(name, precision=precision, **fitting)
+    return model
 
 
 def _system(name: str, model: Model, cache: VectorCache | None, search: _Search | None) -> System:
+    if search is not None and not isinstance(model, Embedder):
+        raise InputError(f"--index is for embedding models: got {KIND_NAMES[_kind_of(model)]}")
     if isinstance(model, CrossEncoder):
-        if search is not None:
-            raise InputError("--index is for embedding models: got a cross-encoder")
         return PairSystem(name, model)
+    if not isinstance(model, Embedder):
+        return TokenSystem(name, model)
     if search is not None:
         options: dict[str, Any] = {"precision": model.precision, "threads": model.threads}
         return IndexSystem(
@@ -464,8 +482,12 @@ def _system(name: str, model: Model, cache: VectorCache | None, search: _Search 
     return VectorSystem(name, model, cache=cache, key=quaver_key(model) if cache else "")
 
 
-def _kind_of(model: Model) -> str:
-    return "an embedding model" if isinstance(model, Embedder) else "a cross-encoder"
+def _kind_of(model: Model) -> ModelKind:
+    if isinstance(model, Embedder):
+        return "embedder"
+    if isinstance(model, CrossEncoder):
+        return "cross-encoder"
+    return "sparse" if isinstance(model, SparseEncoder) else "multi-vector"
 
 
 # --- Output ---------------------------------------------------------------------------------------

@@ -99,7 +99,8 @@ def quantize(
             parser=read_share,
             metavar="SHARE",
             help="Largest loss on the calibration text, such as 0.1%: 1 - mean cosine of int8 and "
-            "float32 vectors (cross-encoder: 1 - correlation of scores). The layers that lose "
+            "float32 vectors (cross-encoder: 1 - correlation of scores; sparse encoder and multi-vector "
+            "model: over weights of words, and over vectors of tokens). The layers that lose "
             "most stay in float32 until the loss is below.",
             show_default=False,
         ),
@@ -114,6 +115,9 @@ def quantize(
     pooling: PoolingOption = None,
 ) -> None:
     """Write a model as an int8 or int4 folder: smaller, faster to load, readable by transformers.
+
+    Embedding models, cross-encoders, sparse encoders (SPLADE) and multi-vector models (ColBERT). A masked
+    language model without modules.json is a sparse encoder, unless --pooling is given.
 
     Example: quaver quantize BAAI/bge-small-en-v1.5 ./bge-small-int8 --calibration texts.jsonl
     """

@@ -20,7 +20,15 @@ from quaver.errors import (
     TokenRangeError,
     UnsupportedArchitectureError,
 )
-from quaver.models import MAX_LENGTH, EncoderSpec, EncoderWeights, TokenBatch, gathered
+from quaver.models import (
+    MAX_LENGTH,
+    DenseStep,
+    EncoderSpec,
+    EncoderWeights,
+    LinearWeights,
+    TokenBatch,
+    gathered,
+)
 
 
 class Engine:
@@ -53,6 +61,7 @@ class Engine:
         threads: int | None = None,
         isa: str | None = None,
         copy_tables: bool = False,
+        token_head: LinearWeights | None = None,
     ) -> None:
         """Pack the weights.
 
@@ -67,6 +76,8 @@ class Engine:
                 bfloat16, None leaves each as it is.
             threads: at least 1; None takes the CPUs this process may use.
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
+            token_head: a layer (E, H) that reads each token's last state in float32, for
+                `encode_tokens_too`; only for a model without head and words that does not normalize.
 
         Raises:
             InputError: precision or threads is invalid.
@@ -84,6 +95,10 @@ class Engine:
         if copy_tables:
             weights = _with_copied_tables(weights)
         self.spec = spec
+        self._width = spec.outputs
+        if token_head is not None:
+            spec, weights = _with_token_head(spec, weights, token_head)
+            self._width = spec.outputs
         self.precision: Precision = computes_in(weights, precision)
         self.isa = choose_isa(isa)
         self.threads = choose_threads(threads)
@@ -132,6 +147,45 @@ class Engine:
             MemoryError: scratch memory cannot be had.
             KeyboardInterrupt: Ctrl-C while encoding.
         """
+        vectors = self._encode(batch, spans, position)
+        if self._width == self.spec.outputs:
+            return vectors
+        return np.ascontiguousarray(vectors[:, : self.spec.outputs])
+
+    def encode_tokens_too(
+        self, batch: TokenBatch, *, position: Callable[[int], int] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Encode a ragged batch, and read each token with the engine's token head; one native call.
+
+        Args:
+            batch: as for `encode`.
+            position: as for `encode`.
+
+        Returns:
+            float32 (N, spec.outputs) as `encode` returns them, and float32 (T, E) of the tokens.
+
+        Raises:
+            InputError: the engine has no token head, or as for `encode`.
+            TokenRangeError: as for `encode`.
+            EngineError: as for `encode`.
+        """
+        if self._width == self.spec.outputs:
+            raise InputError("the engine was made without a token head; give it one")
+        # Before the spans of each text's tokens goes the whole text.
+        counts = np.diff(batch.offsets)
+        texts = np.arange(len(counts)) + batch.offsets[:-1]
+        whole = np.stack([batch.offsets[:-1], batch.offsets[1:]], axis=1)
+        spans = np.insert(token_spans(batch), batch.offsets[:-1], whole, axis=0)
+        vectors = self._encode(batch, spans, position)
+        tokens = np.delete(vectors[:, self.spec.outputs :], texts, axis=0)
+        return np.ascontiguousarray(vectors[texts, : self.spec.outputs]), tokens
+
+    def _encode(
+        self,
+        batch: TokenBatch,
+        spans: NDArray[np.int32] | None,
+        position: Callable[[int], int] | None,
+    ) -> NDArray[np.float32]:
         for name in ("ids", "offsets", "type_ids", "keys", "splits"):
             _check_array(name, getattr(batch, name))
         if batch.splits is not None and spans is None and self._splits:
@@ -140,7 +194,7 @@ class Engine:
         if spans is not None:
             bounds, parts = self._spans_by_text(batch, spans)
             rows = len(parts)
-        vectors = np.empty((rows, self.spec.outputs), np.float32)
+        vectors = np.empty((rows, self._width), np.float32)
         # A model without token types ignores those that its tokenizer sets.
         bad = self._encoder.encode(
             batch.ids,
@@ -171,7 +225,7 @@ class Engine:
         Alone a text goes through the layers as a whole, but is split at the same token: in eight bits values
         depend on all that are packed together. So its bits are the same.
         """
-        vectors = np.empty((len(batch), self.spec.outputs), np.float32)
+        vectors = np.empty((len(batch), self._width), np.float32)
         offsets = batch.offsets
         if len(splits) != len(batch) or (np.diff(offsets) <= 0).any() or offsets[-1] > batch.tokens:
             self._explain(batch)
@@ -193,7 +247,7 @@ class Engine:
                 first = int(offsets[texts[0]])
                 ids = np.ascontiguousarray(batch.ids[first : first + shared])
                 prefix = self._encoder.prefix(ids, self.threads)
-            found = np.empty((len(texts), self.spec.outputs), np.float32)
+            found = np.empty((len(texts), self._width), np.float32)
             bad: int | None = -1
             if prefix is not None or not shared:
                 bad = self._encoder.encode(
@@ -283,6 +337,24 @@ def _refuse_not_finite(at: int, position: Callable[[int], int] | None) -> NoRetu
         "with NaN or infinity; the model's weights are broken or too large for float32, encode with another "
         "model"
     )
+
+
+def _with_token_head(
+    spec: EncoderSpec, weights: EncoderWeights, head: LinearWeights
+) -> tuple[EncoderSpec, EncoderWeights]:
+    """Let a head return a pooled vector as it is, then the outputs of another layer.
+
+    Why the identity: texts and tokens share a call, and one head. Its products add zeros to each
+    feature, so a vector keeps its values.
+    """
+    assert not spec.head
+    assert spec.words is None
+    assert not spec.normalize
+    size = spec.pooled_size
+    weight = np.concatenate([np.eye(size, dtype=np.float32), head.weight])
+    bias = np.concatenate([np.zeros(size, np.float32), head.bias])
+    step = DenseStep("token_head", len(bias), "none")
+    return replace(spec, head=(step,)), replace(weights, head=(LinearWeights(weight, bias),))
 
 
 def token_spans(batch: TokenBatch, kept: NDArray[np.bool_] | None = None) -> NDArray[np.int32]:

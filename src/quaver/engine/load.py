@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,21 +21,23 @@ from quaver.errors import (
 from quaver.models import (
     MAX_TOKENS,
     POOLINGS,
-    DenseStep,
     EncoderSpec,
-    HeadStep,
+    LinearWeights,
     ModelFolder,
     StaticSpec,
+    TokenHeads,
     Tokenizer,
     WordTable,
     cross_encoder_spec,
     encoder_weights,
     is_quantized,
-    masked_lm_spec,
     model_tensors,
     module_steps,
+    multi_vector_spec,
+    sparse_spec,
     static_model,
     static_tokenizer,
+    token_heads,
     wide_features,
     word_table,
 )
@@ -53,6 +55,7 @@ class LoadedModel:
             the values before that.
         options: the arguments besides the name that load the model again in another process; the
             hub's token, a secret, is left out.
+        heads: what reads each token besides; None for most models.
     """
 
     folder: ModelFolder
@@ -60,6 +63,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     engine: Engine | StaticEngine
     options: Mapping[str, Any]
+    heads: TokenHeads | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,11 @@ def load_model(
         return _load_static(folder, options)
     spec = folder.encoder_spec(pooling=agreed_pooling(folder, pooling), normalize=normalize)
     spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
-    return _load(folder, spec, options)
+    heads = token_heads(folder, spec)
+    tokenizer, engine = _parts(
+        folder, spec, options, token_head=None if heads is None else heads.linear
+    )
+    return LoadedModel(folder, spec, tokenizer, engine, options, heads=heads)
 
 
 def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel:
@@ -169,7 +177,8 @@ def load_classifier(
         "isa": isa,
         "local_files_only": local_files_only,
     }
-    return _load(folder, cross_encoder_spec(folder), options)
+    spec = cross_encoder_spec(folder)
+    return LoadedModel(folder, spec, *_parts(folder, spec, options), options)
 
 
 def load_sparse(
@@ -207,9 +216,7 @@ def load_sparse(
         "isa": isa,
         "local_files_only": local_files_only,
     }
-    spec = masked_lm_spec(
-        folder.config, pooling=folder.sparse.pooling, logarithms=folder.sparse.logarithms
-    )
+    spec = sparse_spec(folder)
     tokenizer, engine = _parts(folder, spec, options)
     queries = None if folder.sparse.query is None else word_table(folder, folder.sparse.query)
     if queries is not None and len(queries.weights) != spec.vocab_size:
@@ -241,8 +248,6 @@ def load_multi_vector(
         organizations=("lightonai",),
         kind="multi-vector",
     )
-    modules = folder.multi_vector
-    assert modules is not None
     options = {
         "precision": precision,
         "revision": revision,
@@ -251,18 +256,7 @@ def load_multi_vector(
         "isa": isa,
         "local_files_only": local_files_only,
     }
-    spec = folder.encoder_spec(pooling="cls", normalize=modules.normalize)
-    if modules.inline:
-        weight = folder.tensors().get("linear.weight")
-        if weight is None or weight.ndim != 2:
-            raise ModelFolderError(
-                f"{folder.name} is a ColBERT (architectures in config.json), so its weights must have its "
-                "projection, linear.weight: they have none"
-            )
-        head: tuple[HeadStep, ...] = (DenseStep("linear", len(weight), "none", has_bias=False),)
-    else:
-        head = module_steps(folder.modules, spec.pooled_size)
-    spec = replace(spec, head=head)
+    spec = multi_vector_spec(folder)
     tokenizer, engine = _parts(folder, spec, options, normalize=spec.normalize)
     return LoadedMultiVector(folder, spec, tokenizer, engine, options)
 
@@ -374,21 +368,13 @@ def _check_precision(precision: object) -> None:
         raise InputError(f"precision must be {', '.join(names)} or {last}: got {precision!r}")
 
 
-def _load(
-    folder: ModelFolder,
-    spec: EncoderSpec,
-    options: Mapping[str, Any],
-) -> LoadedModel:
-    tokenizer, engine = _parts(folder, spec, options)
-    return LoadedModel(folder, spec, tokenizer, engine, options)
-
-
 def _parts(
     folder: ModelFolder,
     spec: EncoderSpec,
     options: Mapping[str, Any],
     *,
     normalize: bool = False,
+    token_head: LinearWeights | None = None,
 ) -> tuple[Tokenizer, Engine]:
     max_seq_length, precision = options["max_seq_length"], options["precision"]
     if max_seq_length is not None:
@@ -414,5 +400,6 @@ def _parts(
         precision=None if quantized and precision == "int8" else precision,
         threads=options["threads"],
         isa=options["isa"],
+        token_head=token_head,
     )
     return tokenizer, engine

@@ -15,9 +15,13 @@ START, END = LOSS_TABLE_MARKS
 
 
 def is_quantized_folder(folder: Path) -> bool:
-    """Return whether a path is a local folder that `quaver quantize` wrote."""
+    """Return whether a path is a local folder that `quaver quantize` wrote, its encoder in a subfolder or not."""
+    return any(map(_is_quantized, (folder / "config.json", *folder.glob("*/config.json"))))
+
+
+def _is_quantized(file: Path) -> bool:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(config, dict) and "quantization_config" in config

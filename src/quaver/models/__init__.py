@@ -14,7 +14,6 @@ from quaver.models.families.registry import (
     classifier_spec,
     encoder_spec,
     encoder_weights,
-    masked_lm_spec,
     split_tensors,
 )
 from quaver.models.files import mismatch_in_words
@@ -51,6 +50,8 @@ from quaver.models.modules import (
     model_tensors,
     module_steps,
     module_tensors,
+    multi_vector_spec,
+    sparse_spec,
     with_modules,
     word_ids,
 )
@@ -78,14 +79,23 @@ from quaver.models.static import (
     static_tokenizer,
     word_table,
 )
-from quaver.models.token_modules import MultiVectorModules, QueryExpansion
+from quaver.models.token_heads import TokenHeads, token_heads
+from quaver.models.token_modules import (
+    KIND_NAMES,
+    OPENS,
+    ModelKind,
+    MultiVectorModules,
+    QueryExpansion,
+)
 from quaver.models.tokenizer import MAX_TOKENS, LocatedTokens, TokenBatch, Tokenizer
 from quaver.models.weights_file import WEIGHTS_FILE, WEIGHTS_INDEX, release_pages, weight_files
 
 __all__ = [
     "FAMILIES",
+    "KIND_NAMES",
     "MAX_LENGTH",
     "MAX_TOKENS",
+    "OPENS",
     "OWN_SECTION",
     "POOLINGS",
     "WEIGHTS_FILE",
@@ -106,6 +116,7 @@ __all__ = [
     "Llama3Scaling",
     "LocatedTokens",
     "ModelFolder",
+    "ModelKind",
     "MultiVectorModules",
     "NormWeights",
     "QuantizedLinear",
@@ -117,6 +128,7 @@ __all__ = [
     "StoredForm",
     "StoredTable",
     "TokenBatch",
+    "TokenHeads",
     "Tokenizer",
     "WordHead",
     "WordTable",
@@ -134,11 +146,11 @@ __all__ = [
     "gathered",
     "is_quantized",
     "kind_of_model",
-    "masked_lm_spec",
     "mismatch_in_words",
     "model_tensors",
     "module_steps",
     "module_tensors",
+    "multi_vector_spec",
     "packed_int4",
     "quantization_config",
     "quantize_rows",
@@ -150,9 +162,11 @@ __all__ = [
     "reordered",
     "rotary_tables",
     "rounded_rows",
+    "sparse_spec",
     "split_tensors",
     "static_model",
     "static_tokenizer",
+    "token_heads",
     "weight_files",
     "wide_features",
     "with_modules",

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from quaver.errors import (
+    InputError,
     ModelFolderError,
     TokenizerError,
     UnsupportedArchitectureError,
@@ -43,7 +44,9 @@ from quaver.models.geometry import EncoderSpec
 from quaver.models.hub import ORGANIZATIONS, find_folder
 from quaver.models.prompts import known_prompts
 from quaver.models.token_modules import (
+    KIND_NAMES,
     Kind,
+    ModelKind,
     MultiVectorModules,
     SparseModules,
     checked_path,
@@ -76,6 +79,8 @@ _TEXT_FILES = tuple(
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
 _VECTOR, _SCORES = "sentence_embedding", "scores"
+# Where models of any kind without an organization are looked for.
+_ALL_ORGANIZATIONS = (*ORGANIZATIONS, "sparse-encoder", "lightonai")
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ class ModelFolder:
         local_files_only: bool = False,
         token: str | bool | None = None,
         organizations: Sequence[str] = ORGANIZATIONS,
-        kind: Kind | None = None,
+        kind: Kind | Literal["any"] | None = None,
     ) -> ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
@@ -182,7 +187,7 @@ class ModelFolder:
             token: access token of the hub for private models.
             organizations: where to look for a hub id without an organization.
             kind: "sparse" or "multi-vector", the models to open; None for those of one vector or of
-                scores.
+                scores, "any" for all.
 
         Returns:
             the folder; weights and tokenizer are not read yet.
@@ -242,7 +247,7 @@ class ModelFolder:
             static=chain.static,
             prompts=_prompts(settings, name),
             default_prompt_name=settings.default_prompt_name,
-            similarity=_similarity(settings, kind),
+            similarity=_similarity(settings, chain),
             truncate_dim=settings.truncate_dim,
             score_activation=_score_activation(file, settings),
             max_seq_length=None if length is None else int(length),
@@ -252,6 +257,54 @@ class ModelFolder:
             multi_vector=chain.multi_vector,
             max_active_dims=settings.max_active_dims,
         )
+
+    @classmethod
+    def open_any(
+        cls,
+        name_or_path: str | Path,
+        *,
+        pooling: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> ModelFolder:
+        """Open a folder of any kind, for tools that take all models.
+
+        A masked language model without modules.json is a sparse encoder, as for sentence-transformers'
+        SparseEncoder, unless the caller says how to pool its tokens.
+
+        Args:
+            name_or_path: as for `open`.
+            pooling: how the caller pools the tokens of an embedding model, or None.
+            revision: as for `open`.
+            local_files_only: as for `open`.
+            token: as for `open`.
+
+        Returns:
+            the folder; `kind` says what it holds.
+
+        Raises:
+            ModelError: as for `open`.
+            InputError: there is a pooling, and the model has more than one vector for a text.
+        """
+        found = partial(
+            cls.open,
+            name_or_path,
+            revision=revision,
+            local_files_only=local_files_only,
+            token=token,
+            organizations=_ALL_ORGANIZATIONS,
+        )
+        folder = found(kind="any")
+        if pooling is not None and folder.kind in ("sparse", "multi-vector"):
+            raise InputError(
+                f"pooling is for models with one vector for a text: {folder.name} is "
+                f"{KIND_NAMES[folder.kind]}, got pooling={pooling!r}; leave it out"
+            )
+        alone = folder.kind == "embedder" and folder.pooling is None and pooling is None
+        if alone and any("ForMaskedLM" in name for name in folder.architectures):
+            return found(kind="sparse")
+        return folder
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -263,6 +316,15 @@ class ModelFolder:
         """Whether its modules compute scores, or it has a classification head and no pooling."""
         classifier = any("SequenceClassification" in name for name in self.architectures)
         return self.scores or (self.pooling is None and classifier)
+
+    @property
+    def kind(self) -> ModelKind:
+        """What the folder holds, which decides the class that opens it."""
+        if self.sparse is not None:
+            return "sparse"
+        if self.multi_vector is not None:
+            return "multi-vector"
+        return "cross-encoder" if self.is_cross_encoder else "embedder"
 
     @property
     def label_names(self) -> dict[str, str]:
@@ -415,8 +477,7 @@ def kind_of_model(
         ModelNotFoundError: no such folder or hub model.
         ModelFolderError: a JSON file is broken.
     """
-    organizations = (*ORGANIZATIONS, "sparse-encoder", "lightonai")
-    path, _, _ = find_folder(name_or_path, revision, local_files_only, token, organizations)
+    path, _, _ = find_folder(name_or_path, revision, local_files_only, token, _ALL_ORGANIZATIONS)
     listed, architectures = _listed(path)
     settings = _settings(path / "config_sentence_transformers.json")
     return kind_of(path, listed, settings, architectures)
@@ -432,7 +493,10 @@ def _listed(path: Path) -> tuple[list[ModuleEntry] | None, tuple[str, ...]]:
 
 
 def _chain(
-    path: Path, name: str, settings: SentenceTransformersFile, wanted: Kind | None
+    path: Path,
+    name: str,
+    settings: SentenceTransformersFile,
+    wanted: Kind | Literal["any"] | None,
 ) -> _Chain:
     """Read modules.json, and refuse a model of another kind than the one that is wanted."""
     listed, architectures = _listed(path)
@@ -440,7 +504,7 @@ def _chain(
     classes = [entry.type.rpartition(".")[2] for entry in listed or ()]
     if wanted == "sparse" and listed is None and any("ForMaskedLM" in a for a in architectures):
         kind = "sparse"
-    if kind is not None or wanted is not None:
+    if wanted != "any" and (kind is not None or wanted is not None):
         scores = any("SequenceClassification" in a for a in architectures) or classes[1:] == [
             "LogitScore"
         ]
@@ -665,10 +729,10 @@ def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:
     return known or dict(prompts)
 
 
-def _similarity(settings: SentenceTransformersFile, kind: Kind | None) -> str:
-    if kind == "multi-vector":
+def _similarity(settings: SentenceTransformersFile, chain: _Chain) -> str:
+    if chain.multi_vector is not None:
         return "meanmaxsim" if settings.similarity_fn_name == "meanmaxsim" else "maxsim"
-    name = settings.similarity_fn_name or ("dot" if kind == "sparse" else "cosine")
+    name = settings.similarity_fn_name or ("dot" if chain.sparse is not None else "cosine")
     known = {name: name for name in ("cosine", "dot", "euclidean", "manhattan")}
     known["dot_product"] = "dot"
     if name not in known:

@@ -19,6 +19,9 @@ _NEEDED = [
     "query_[0-9]*_*/model*.safetensors",
     "document_[0-9]*_*/model*.safetensors",
     "artifact.metadata",
+    # BGE-M3's heads for words and tokens.
+    "sparse_linear.pt",
+    "colbert_linear.pt",
 ]
 # What older models have instead: fetched only if those are missing.
 _OLDER_WEIGHTS = ["pytorch_model*.bin", "[0-9]*_*/pytorch_model*.bin"]

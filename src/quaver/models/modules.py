@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError, WeightsError
-from quaver.models.families.registry import classifier_spec
+from quaver.models.families.registry import classifier_spec, masked_lm_spec
 from quaver.models.files import ModuleFile, checked
 from quaver.models.folder import ModelFolder, Module
 from quaver.models.geometry import MAX_WIDTH, EncoderSpec
@@ -121,6 +121,53 @@ def cross_encoder_spec(folder: ModelFolder) -> EncoderSpec:
         return classifier_spec(folder.config)
     spec = folder.encoder_spec(normalize=False)
     return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
+
+
+def sparse_spec(folder: ModelFolder) -> EncoderSpec:
+    """Return the masked language model of a sparse encoder.
+
+    Args:
+        folder: the model's folder, of a sparse encoder.
+
+    Returns:
+        the spec; `outputs` is the size of the vocabulary.
+
+    Raises:
+        UnsupportedArchitectureError: the model type or an option is not supported, or the family has no
+            masked-language-model head.
+        ModelFolderError: a size is missing from config.json or is no positive number.
+    """
+    assert folder.sparse is not None
+    return masked_lm_spec(
+        folder.config, pooling=folder.sparse.pooling, logarithms=folder.sparse.logarithms
+    )
+
+
+def multi_vector_spec(folder: ModelFolder) -> EncoderSpec:
+    """Return the encoder of a multi-vector model, with the projection of its tokens.
+
+    Args:
+        folder: the model's folder, of a multi-vector model.
+
+    Returns:
+        the spec; `outputs` is the dimension of a token's vector.
+
+    Raises:
+        UnsupportedArchitectureError: the model type, an option or a module is not supported.
+        ModelFolderError: a size is missing from a config.json, or the weights lack the projection.
+    """
+    modules = folder.multi_vector
+    assert modules is not None
+    spec = folder.encoder_spec(pooling="cls", normalize=modules.normalize)
+    if not modules.inline:
+        return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
+    weight = folder.tensors().get("linear.weight")
+    if weight is None or weight.ndim != 2:
+        raise ModelFolderError(
+            f"{folder.name} is a ColBERT (architectures in config.json), so its weights must have its "
+            "projection, linear.weight: they have none"
+        )
+    return replace(spec, head=(DenseStep("linear", len(weight), "none", has_bias=False),))
 
 
 def model_tensors(folder: ModelFolder, spec: EncoderSpec) -> Mapping[str, NDArray[Any]]:

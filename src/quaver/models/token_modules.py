@@ -25,14 +25,24 @@ from quaver.models.files import (
 )
 
 Kind = Literal["sparse", "multi-vector"]
+ModelKind = Literal["embedder", "cross-encoder", "sparse", "multi-vector"]
+"""What a folder holds."""
 
-OPENS: Mapping[Kind | None, str] = {
+OPENS: Mapping[ModelKind, str] = {
+    "embedder": "Embedder",
+    "cross-encoder": "CrossEncoder",
     "sparse": "SparseEncoder",
     "multi-vector": "MultiVectorEncoder",
 }
 """The class that opens each kind of folder."""
+KIND_NAMES: Mapping[ModelKind, str] = {
+    "embedder": "an embedding model",
+    "cross-encoder": "a cross-encoder",
+    "sparse": "a sparse encoder",
+    "multi-vector": "a multi-vector model",
+}
+"""Each kind in words."""
 
-_NAMES: Mapping[Kind, str] = {"sparse": "a sparse encoder", "multi-vector": "a multi-vector model"}
 _TYPES: Mapping[str, Kind] = {
     "SparseEncoder": "sparse",
     "MultiVectorEncoder": "multi-vector",
@@ -62,12 +72,14 @@ class SparseModules:
         logarithms: 1 or 2, see `WordHead`.
         query: the folder of the table that weighs the words of queries; None where queries go
             through the model, as documents do.
+        folders: of all modules, those inside a Router too.
     """
 
     transformer: Path
     pooling: Literal["max", "sum"] = "max"
     logarithms: int = 1
     query: Path | None = None
+    folders: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,12 +188,12 @@ def require_kind(
         return
     if kind is not None:
         raise UnsupportedArchitectureError(
-            f"{name} is {_NAMES[kind]}; open it with {OPENS[kind]}.from_pretrained(...)"
+            f"{name} is {KIND_NAMES[kind]}; open it with {OPENS[kind]}.from_pretrained(...)"
         )
     assert wanted is not None
     listed = f" (architectures: {', '.join(architectures)})" if architectures else ""
     raise UnsupportedArchitectureError(
-        f"{name} is not {_NAMES[wanted]}{listed}; open it with {opens}.from_pretrained(...)"
+        f"{name} is not {KIND_NAMES[wanted]}{listed}; open it with {opens}.from_pretrained(...)"
     )
 
 
@@ -222,12 +234,13 @@ def sparse_modules(path: Path, name: str, listed: Sequence[ModuleEntry] | None) 
             f"{where} has pooling_strategy={pooling!r} and activation_function={activation!r}; supported "
             "are 'max' and 'sum', and 'relu' and 'log1p_relu'"
         )
-    transformer = path / chain[0].path
+    folders = [path / entry.path for entry in chain]
     return SparseModules(
-        transformer,
+        folders[0],
         "sum" if pooling == "sum" else "max",
         2 if activation == "log1p_relu" else 1,
         query,
+        (*folders, *([] if query is None else [query])),
     )
 
 

@@ -138,13 +138,35 @@ def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
     """
     tensors = StoredTensors(widen)
     for path in weight_files(folder):
-        for name, dtype, shape, raw in _entries(path):
-            if dtype not in _DTYPES:
-                raise WeightsError(
-                    f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(_DTYPES)}"
-                )
-            tensors.add(name, raw, dtype, shape)
+        _add(tensors, path)
     return tensors
+
+
+def read_tensor_file(path: Path) -> StoredTensors:
+    """Map the tensors of one file, as `read_tensors` does.
+
+    Args:
+        path: a safetensors file (.safetensors), or a checkpoint of torch (.bin, .pt), which is never
+            unpickled.
+
+    Returns:
+        tensors by name.
+
+    Raises:
+        WeightsError: it is no such file, is truncated or corrupt, or has an unsupported dtype.
+    """
+    tensors = StoredTensors(widen=True)
+    _add(tensors, path)
+    return tensors
+
+
+def _add(tensors: StoredTensors, path: Path) -> None:
+    for name, dtype, shape, raw in _entries(path):
+        if dtype not in _DTYPES:
+            raise WeightsError(
+                f"{path}: tensor {name!r} has dtype {dtype}; supported are {', '.join(_DTYPES)}"
+            )
+        tensors.add(name, raw, dtype, shape)
 
 
 def stored_halves(
@@ -189,7 +211,7 @@ def _entries(
     """
     from safetensors import SafetensorError, safe_open
 
-    if path.suffix == ".bin":
+    if path.suffix in (".bin", ".pt"):
         with path.open("rb") as file:
             refuse_pointer(path, file.read(64))
         yield from torch_entries(path)

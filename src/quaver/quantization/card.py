@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from quaver.models import OPENS, ModelKind
 from quaver.quantization.calibration import CalibrationTexts
 from quaver.quantization.convert import Recipe
 from quaver.quantization.report import LayerReport
@@ -29,7 +30,7 @@ def model_card(
     calibration: CalibrationTexts | None,
     layers: Sequence[LayerReport],
     loss: float | None,
-    classifier: bool,
+    kind: ModelKind,
     in_transformers: bool,
 ) -> str:
     """Write the model card; the same for the same model, text and version.
@@ -42,7 +43,7 @@ def model_card(
         calibration: the text it was made with, or None.
         layers: its linear layers.
         loss: on the calibration text, or None.
-        classifier: whether it is a cross-encoder.
+        kind: what the model is.
         in_transformers: whether transformers has the architecture itself.
 
     Returns:
@@ -69,12 +70,11 @@ def model_card(
         ]
     rows += [("Kept in float32", ", ".join(f"`{name}`" for name in kept) or "no linear layer")]
     if loss is not None:
-        what = "1 - correlation of scores" if classifier else "1 - mean cosine"
+        what = "1 - correlation of scores" if kind == "cross-encoder" else "1 - mean cosine"
         rows += [("Loss on the samples", f"{100 * loss:.3f} % ({what}, {bits} against float32)")]
     layout = "pack-quantized" if recipe.scheme == "int4" else "int-quantized"
     rows += [("Layout", f"compressed-tensors, {layout}"), ("Made with", f"Quaver {version}")]
     table = "\n".join(f"| {what} | {value} |" for what, value in rows)
-    load = "CrossEncoder" if classifier else "Embedder"
     others = (
         "`transformers` and `sentence-transformers` load it too, where `compressed-tensors` is installed:\n"
         "they turn the weights back into floats."
@@ -102,7 +102,7 @@ tags:
 ```python
 import quaver
 
-model = quaver.{load}.from_pretrained("path/to/{name}")
+model = quaver.{OPENS[kind]}.from_pretrained("path/to/{name}")
 ```
 
 {others}

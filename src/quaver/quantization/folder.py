@@ -45,6 +45,8 @@ _COPIED = (".json", ".txt", ".model", ".jinja")
 _LICENCES = ("LICENSE", "NOTICE")
 # Bytes of a tensor's entry in the header besides its name.
 _ENTRY = 160
+# Settings of Stanford's ColBERT, and heads of BGE-M3 next to its encoder.
+_OTHER_FILES = ("artifact.metadata", "sparse_linear.pt", "colbert_linear.pt")
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -279,6 +281,10 @@ def _companions(source: ModelFolder) -> list[Path]:
     if modules.is_file():
         listed = json.loads(modules.read_text(encoding="utf-8"))
         folders = [*folders, *(source.path / module["path"] for module in listed)]
+    weighted = {module.path for module in source.modules}
+    if source.sparse is not None:
+        folders = [*folders, *source.sparse.folders]
+        weighted |= {path for path in folders if path == source.sparse.query}
     found = {path for folder in folders if folder.is_dir() for path in folder.iterdir()}
     return sorted(
         path
@@ -286,8 +292,9 @@ def _companions(source: ModelFolder) -> list[Path]:
         if path.is_file()
         and (
             path.suffix in _COPIED
+            or path.name in _OTHER_FILES
             or path.name.startswith(_LICENCES)
-            or path.parent in {module.path for module in source.modules}
+            or path.parent in weighted
         )
         and not (path.parent == source.transformer and path.name in left_out)
         and not path.name.endswith(".index.json")

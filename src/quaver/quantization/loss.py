@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver.engine import Engine, Place
-from quaver.models import EncoderSpec, EncoderWeights, TokenBatch
+from quaver.engine import Engine, Place, token_spans
+from quaver.models import EncoderSpec, EncoderWeights, ModelKind, TokenBatch
 from quaver.quantization.convert import linear_places, with_linears
 
 _MAX_BATCH_TOKENS = 16384
@@ -42,28 +42,31 @@ class Bounded:
 class LossMeter:
     """Measures the loss of int8 weights on calibration text, against the same engine in float32.
 
-    For an embedder: 1 - the mean cosine between the two vectors of a text. For a cross-encoder: 1 -
-    Pearson's correlation between the two scores, averaged over labels.
+    For an embedder: 1 - the mean cosine between the two vectors of a text; for a sparse encoder the
+    vectors are weights of words, for a multi-vector model those of each token count. For a
+    cross-encoder: 1 - Pearson's correlation between the two scores, averaged over labels.
     """
 
-    def __init__(self, spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> None:
+    def __init__(
+        self, spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch, *, kind: ModelKind
+    ) -> None:
         """Run the text through the float32 model.
 
         Args:
             spec: the encoder.
             weights: float32 weights.
             batch: calibration text.
+            kind: what the model's outputs are.
         """
-        self._spec, self._batch = spec, batch
+        self._spec, self._batch, self._kind = spec, batch, kind
         self._truth = self._outputs(Engine(spec, weights, precision="float32"), batch)
 
     def loss(self, weights: EncoderWeights, texts: int | None = None) -> float:
         """Return the loss of some weights on the first `texts` texts, or on all."""
         count = len(self._batch) if texts is None else min(texts, len(self._batch))
-        outputs = self._outputs(
-            Engine(self._spec, weights, precision=None), self._batch.select(0, count)
-        )
-        return self._difference(outputs, self._truth[:count])
+        part = self._batch.select(0, count)
+        outputs = self._outputs(Engine(self._spec, weights, precision=None), part)
+        return self._difference(outputs, self._truth[: len(outputs)])
 
     def seconds(self, engines: Sequence[EncoderWeights]) -> list[float]:
         """Time several weights on the text in turns; return the median of five runs for each."""
@@ -77,11 +80,15 @@ class LossMeter:
         return [statistics.median(times[1:]) for times in runs]
 
     def _outputs(self, engine: Engine, batch: TokenBatch) -> NDArray[np.float64]:
-        parts = [engine.encode(part) for _, part in batch.split(_MAX_BATCH_TOKENS)]
+        tokens = self._kind == "multi-vector"
+        parts = [
+            engine.encode(part, spans=token_spans(part) if tokens else None)
+            for _, part in batch.split(_MAX_BATCH_TOKENS)
+        ]
         return np.concatenate(parts).astype(np.float64)
 
     def _difference(self, got: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
-        axis = 0 if self._spec.head else 1
+        axis = 0 if self._kind == "cross-encoder" else 1
         if axis == 0:
             got, truth = got - got.mean(axis=0), truth - truth.mean(axis=0)
         lengths = np.sqrt(np.square(got).sum(axis=axis) * np.square(truth).sum(axis=axis))

@@ -30,6 +30,8 @@ from quaver.models import (
     encoder_weights,
     is_quantized,
     module_tensors,
+    multi_vector_spec,
+    sparse_spec,
     split_tensors,
     weight_files,
     with_modules,
@@ -87,11 +89,13 @@ def quantize(
     token: str | bool | None = None,
     show_progress_bar: bool = False,
 ) -> QuantizationReport:
-    """Write an embedding model or cross-encoder as an int8 or int4 folder.
+    """Write an embedding model, cross-encoder, sparse encoder or multi-vector model as an int8 or int4 folder.
 
-    The folder loads with `Embedder.from_pretrained` or `CrossEncoder.from_pretrained`, and with
-    `transformers` and `sentence-transformers` where compressed-tensors is installed. It appears
-    whole or not at all. The same model, text and arguments produce the same bytes.
+    The folder loads with the class that opens the source (`Embedder`, `CrossEncoder`, `SparseEncoder`
+    or `MultiVectorEncoder`), and with `transformers` and `sentence-transformers` where
+    compressed-tensors is installed. It appears whole or not at all. The same model, text and arguments
+    produce the same bytes. A masked language model without modules.json is a sparse encoder, unless
+    `pooling` says how to pool its tokens.
 
     Args:
         source: local folder, or hub id, of a model in floats.
@@ -110,8 +114,9 @@ def quantize(
         observer: how static ranges are found: "minmax", "percentile" or "mse".
         strict: use a single range for these layers, too.
         max_loss: the largest loss allowed on the samples, as a fraction: 0.003 is 0.3 %. The loss is
-            1 - the mean cosine between int8 and float32 vectors; of a cross-encoder 1 - the
-            correlation of its scores. The layers that cost most stay in float32 until the loss is within it.
+            1 - the mean cosine between int8 and float32 vectors, those of words or of tokens where the
+            model has them; of a cross-encoder 1 - the correlation of its scores. The layers that cost
+            most stay in float32 until the loss is within it.
         group_size: how many inputs share a scale in four bits: 32, 64 or 128.
         words: how the word embeddings are stored, "int8" (one scale for each row) or "float16". None is
             "int8", and "float16" for int4: transformers reads all quantized tensors of a folder alike.
@@ -144,8 +149,12 @@ def quantize(
     _check(samples, max_loss, pooling, recipe, calibration is not None)
     target = Path(target).expanduser()
     require_new(target)
-    folder = ModelFolder.open(
-        source, revision=revision, local_files_only=local_files_only, token=token
+    folder = ModelFolder.open_any(
+        source,
+        pooling=pooling,
+        revision=revision,
+        local_files_only=local_files_only,
+        token=token,
     )
     if folder.static:
         raise QuantizationError(
@@ -172,7 +181,7 @@ def quantize(
     def describe(tensors: Stored) -> tuple[Mapping[str, Any], str]:
         config = quantized_config(
             folder.config,
-            replace(spec, head=()) if folder.scores else spec,
+            replace(spec, head=()) if folder.modules else spec,
             final.wide,
             written,
             tensors,
@@ -185,7 +194,7 @@ def quantize(
             calibration=texts,
             layers=_layers(written, converted, bounded),
             loss=None if bounded is None else bounded.loss,
-            classifier=folder.is_cross_encoder,
+            kind=folder.kind,
             in_transformers=spec.model_type != "new" and spec.family != "jina_bert",
         )
         return config, card
@@ -276,14 +285,19 @@ def _check(
 def _spec(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
     if folder.is_cross_encoder:
         return cross_encoder_spec(folder)
+    if folder.sparse is not None:
+        return sparse_spec(folder)
+    if folder.multi_vector is not None:
+        return multi_vector_spec(folder)
     return folder.encoder_spec(pooling=agreed_pooling(folder, pooling))
 
 
 def _module_tensors(
     folder: ModelFolder, spec: EncoderSpec, stored: Mapping[str, NDArray[Any]]
 ) -> Mapping[str, NDArray[Any]]:
-    """Read the modules that compute a cross-encoder's scores; an embedder is compared before its own."""
-    return module_tensors(folder, spec.pooled_size, stored) if folder.scores else {}
+    """Read the modules behind the encoder; an embedder is compared before its own."""
+    read = folder.scores or folder.multi_vector is not None
+    return module_tensors(folder, spec.pooled_size, stored) if read else {}
 
 
 def _converted(
@@ -300,7 +314,7 @@ def _converted(
     batch = _tokens(folder, spec, texts)
     converted = convert_calibrated(spec, weights, recipe, batch, progress)
     plain = replace(spec, normalize=False)
-    meter = LossMeter(plain, weights, batch)
+    meter = LossMeter(plain, weights, batch, kind=folder.kind)
     bound = 1.0 if max_loss is None else max_loss
     return converted, keep_within(meter, converted.exact, converted.quantized, bound, progress)
 
@@ -308,7 +322,7 @@ def _converted(
 def _tokens(folder: ModelFolder, spec: EncoderSpec, texts: CalibrationTexts) -> TokenBatch:
     tokenizer = folder.tokenizer(spec.length_within(folder.max_seq_length))
     tokenizer.require_vocabulary(spec.vocab_size)
-    if not spec.head:
+    if not folder.is_cross_encoder:
         return tokenizer.encode(texts.texts)
     return tokenizer.encode_pairs([_pair(text) for text in texts.texts])
 
