@@ -252,7 +252,8 @@ test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
 	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
-	  tests/integrations/test_sentence_transformers_families.py tests/docs/test_pages.py
+	  tests/integrations/test_sentence_transformers_families.py tests/integrations/test_sentence_transformers_tokens.py \
+	  tests/docs/test_pages.py
 
 # mteb's mock tasks through Quaver's wrappers, and Quaver's metrics against mteb's.
 test-evaluate: .envs/sentence-transformers/frameworks-made

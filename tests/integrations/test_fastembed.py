@@ -1,4 +1,4 @@
-"""TextEmbedding: fastembed's names on Quaver's engine."""
+"""TextEmbedding and its kin: fastembed's names on Quaver's engine."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from quaver import Embedder, InputError
-from quaver.integrations.fastembed import TextEmbedding
+from quaver import (
+    Embedder,
+    InputError,
+    MultiVectorEncoder,
+    SparseEncoder,
+    UnsupportedArchitectureError,
+)
+from quaver.integrations.fastembed import (
+    LateInteractionTextEmbedding,
+    SparseEmbedding,
+    SparseTextEmbedding,
+    TextEmbedding,
+)
 
 TEXTS = ["the file", "a list of keys", "", "her own way"]
 
@@ -48,3 +59,56 @@ def test_what_is_no_text_is_refused(model: TextEmbedding) -> None:
         next(model.embed(["a text", 7]))  # type: ignore[list-item]
     with pytest.raises(InputError, match="batch_size"):
         next(model.embed(TEXTS, batch_size=0))
+
+
+def test_sparse_embeddings_are_the_encoders(splade: str) -> None:
+    model, encoder = SparseTextEmbedding(splade), SparseEncoder.from_pretrained(splade)
+    for found, wanted in (
+        (model.embed(TEXTS, batch_size=3), encoder.encode(TEXTS, prompt="")),
+        (model.passage_embed(TEXTS), encoder.encode_document(TEXTS)),
+        (model.query_embed(TEXTS), encoder.encode_query(TEXTS)),
+    ):
+        rows = list(found)
+        assert len(rows) == len(TEXTS)
+        for row, i in zip(rows, range(len(TEXTS)), strict=True):
+            assert isinstance(row, SparseEmbedding)
+            assert np.array_equal(row.indices, wanted[i].indices)
+            assert np.array_equal(row.values, wanted[i].values)
+    plain, prompted = next(model.embed("file")), next(model.query_embed("file"))
+    assert plain.as_dict() != prompted.as_dict()
+    assert plain.as_object() == {"values": plain.values, "indices": plain.indices}
+    again = SparseEmbedding.from_dict(plain.as_dict())
+    assert np.array_equal(again.indices, plain.indices)
+    assert np.array_equal(again.values, plain.values)
+
+
+def test_sparse_queries_by_a_table(splade_with_table: str) -> None:
+    model = SparseTextEmbedding(splade_with_table)
+    encoder = SparseEncoder.from_pretrained(splade_with_table)
+    row = next(model.query_embed("data and text"))
+    assert np.array_equal(row.indices, encoder.encode_query("data and text").indices)
+    assert len(row.indices) < len(next(model.embed("data and text")).indices)
+
+
+def test_late_interaction_vectors_are_the_encoders(colbert: str) -> None:
+    model = LateInteractionTextEmbedding(colbert)
+    encoder = MultiVectorEncoder.from_pretrained(colbert)
+    assert model.embedding_size == encoder.dimension
+    documents, queries = encoder.encode_document(TEXTS), encoder.encode_query(TEXTS)
+    for found, wanted in (
+        (model.embed(TEXTS, batch_size=3), documents),
+        (model.passage_embed(TEXTS), documents),
+        (model.query_embed(TEXTS), queries),
+    ):
+        rows = list(found)
+        assert len(rows) == len(TEXTS)
+        assert all(np.array_equal(row, wanted[i]) for i, row in enumerate(rows))
+
+
+def test_another_kind_of_model_is_named(tiny_folder: Path, splade: str, colbert: str) -> None:
+    with pytest.raises(UnsupportedArchitectureError, match="open it with Embedder"):
+        SparseTextEmbedding(str(tiny_folder))
+    with pytest.raises(UnsupportedArchitectureError, match="open it with SparseEncoder"):
+        LateInteractionTextEmbedding(splade)
+    with pytest.raises(UnsupportedArchitectureError, match="open it with MultiVectorEncoder"):
+        TextEmbedding(colbert)

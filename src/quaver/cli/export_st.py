@@ -9,7 +9,7 @@ import typer
 
 from quaver.cli.exit_codes import reported_errors
 from quaver.cli.options import PoolingOption, Precision, PrecisionOption
-from quaver.integrations.sentence_transformers_export import export_sentence_transformers
+from quaver.integrations.sentence_transformers_export import CLASSES, export_sentence_transformers
 
 
 def export_st(
@@ -26,5 +26,4 @@ def export_st(
         task = export_sentence_transformers(
             model, target, pooling=pooling, precision=precision.value
         )
-        kind = {"embed": "SentenceTransformer", "rank": "CrossEncoder"}[task]
-        print(f'{target} written; open it with {kind}("{target}", trust_remote_code=True)')
+        print(f'{target} written; open it with {CLASSES[task]}("{target}", trust_remote_code=True)')

@@ -19,8 +19,11 @@ from quaver.errors import InputError, needs_extra
 from quaver.integrations.shared_models import (
     SharedCrossEncoder,
     SharedEmbedder,
+    SharedSparseEncoder,
     shared_embedder,
+    shared_sparse_encoder,
 )
+from quaver.sparse_encoder import SparseVector
 
 with needs_extra("haystack"):
     from haystack import (
@@ -30,6 +33,7 @@ with needs_extra("haystack"):
         default_from_dict,
         default_to_dict,
     )
+    from haystack.dataclasses import SparseEmbedding
     from haystack.utils import Secret
     from haystack.utils.misc import _deduplicate_documents
 
@@ -39,7 +43,7 @@ STAMP_KEY = "quaver_embedding"
 HUB_TOKENS = ("HF_API_TOKEN", "HF_TOKEN")
 
 Self = TypeVar("Self", bound="SavedByParameters")
-Shared = TypeVar("Shared", SharedEmbedder, SharedCrossEncoder)
+Shared = TypeVar("Shared", SharedEmbedder, SharedCrossEncoder, SharedSparseEncoder)
 
 
 class SavedByParameters:
@@ -130,6 +134,20 @@ class EmbedderComponent(ModelComponent[SharedEmbedder]):
 
     def _options(self) -> dict[str, Any]:
         return {"prompt": self.prefix, "normalize": self.normalize_embeddings or None}
+
+
+class SparseEmbedderComponent(ModelComponent[SharedSparseEncoder]):
+    """A component that runs a `SparseEncoder`."""
+
+    prefix: str | None
+    suffix: str
+
+    def _load(self) -> SharedSparseEncoder:
+        return shared_sparse_encoder(self.model, **loading_settings(self))
+
+    @staticmethod
+    def _sparse_embedding(vector: SparseVector) -> SparseEmbedding:
+        return SparseEmbedding(indices=vector.indices.tolist(), values=vector.values.tolist())
 
 
 class RankerComponent(ModelComponent[Shared]):
@@ -233,6 +251,7 @@ _LOADING = (
     "precision",
     "revision",
     "max_seq_length",
+    "max_active_dims",
     "truncate_dim",
     "pooling",
     "threads",
@@ -294,8 +313,10 @@ def require_query(component: object, query: object, top_k: object) -> None:
         raise ValueError(f"top_k must be an integer of at least 1: got {top_k!r}")
 
 
-def require_text(component: object, name: str, text: object) -> None:
-    """Check that an input is a string.
+def require_text(
+    component: object, name: str, text: object, for_documents: str = "QuaverDocumentEmbedder"
+) -> None:
+    """Check that an input is a string; name the component for documents if it is not.
 
     Raises:
         TypeError: the input is not a string.
@@ -303,7 +324,7 @@ def require_text(component: object, name: str, text: object) -> None:
     if not isinstance(text, str):
         raise TypeError(
             f"{type(component).__name__} takes a string as {name}: got {type(text).__name__}; for "
-            "a list of Documents use QuaverDocumentEmbedder"
+            f"a list of Documents use {for_documents}"
         )
 
 

@@ -1,9 +1,11 @@
 """QuaverModule: sentence-transformers, and every tool built on it, on Quaver's engine.
 
-`quaver export-st` writes a folder, which both classes open:
+`quaver export-st` writes a folder, which the class for its kind of model opens:
 
     SentenceTransformer("./folder", trust_remote_code=True)
     CrossEncoder("./folder", trust_remote_code=True)
+    SparseEncoder("./folder", trust_remote_code=True)
+    MultiVectorEncoder("./folder", trust_remote_code=True)
 
 sentence-transformers 6 requires the flag to import a module of another package, here this one. No
 code is loaded from the folder.
@@ -13,29 +15,44 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from quaver.embedder import Embedder
 from quaver.errors import InputError, needs_extra
 from quaver.integrations.sentence_transformers_export import (
     CONFIG_FILE,
     MODEL_FOLDER,
+    TASKS,
     Task,
     copy_model,
 )
 from quaver.integrations.shared_models import (
+    Role,
     SharedCrossEncoder,
     SharedEmbedder,
+    SharedMultiVectorEncoder,
+    SharedSparseEncoder,
     name_in_results,
     shared_cross_encoder,
     shared_embedder,
+    shared_multi_vector_encoder,
+    shared_sparse_encoder,
 )
 from quaver.models import ModelFolder, checked_prompts, find_folder, with_prompt
+from quaver.multi_vector_encoder import MultiVectorEncoder, TokenVectors
+from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 with needs_extra("sentence-transformers"):
     import torch
     from sentence_transformers.base.modules import InputModule
+
+Shared: TypeAlias = (
+    SharedEmbedder | SharedCrossEncoder | SharedSparseEncoder | SharedMultiVectorEncoder
+)
 
 # Accepted values of two keywords of sentence-transformers: those that change nothing.
 _DEVICES = (None, "cpu", "auto")
@@ -53,7 +70,7 @@ _IGNORED = (
 
 
 class QuaverModule(InputModule):
-    """The whole model as one module: texts in, embeddings or scores out, on the CPU.
+    """The whole model as one module: texts in, embeddings, scores or vectors of tokens out, on the CPU.
 
     It also works without an exported folder, and then without the flag:
 
@@ -62,14 +79,15 @@ class QuaverModule(InputModule):
     The module then passes on the model folder's settings: prompts, default prompt and similarity
     function, or a cross-encoder's activation. Arguments of `SentenceTransformer` take precedence,
     but it cannot tell an empty prompt from a missing one; `QuaverModule(..., prompts={})` omits the
-    folder's prompts.
+    folder's prompts. `SparseEncoder` and `MultiVectorEncoder` say whether texts are queries; the
+    table, the prefix tokens and the mask tokens of queries are the folder's.
 
     sentence-transformers passes `batch_size` texts at a time, 32 by default; 256 and more keep the
     engine busy. The module cannot be trained.
 
     Attributes:
         model: model folder or hub id.
-        task: "embed" or "rank".
+        task: "embed", "rank", "sparse" or "multi-vector".
         precision: "int8", "bfloat16" or "float32".
         pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
         prompts: prompts by name; empty for a cross-encoder.
@@ -92,7 +110,8 @@ class QuaverModule(InputModule):
 
         Args:
             model: model folder or hub id.
-            task: "embed" for SentenceTransformer, "rank" for CrossEncoder.
+            task: "embed" for SentenceTransformer, "rank" for CrossEncoder, "sparse" for
+                SparseEncoder, "multi-vector" for MultiVectorEncoder.
             precision: precision of the engine.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
             max_seq_length: maximum number of tokens in a text or pair; None uses the model's maximum.
@@ -103,8 +122,9 @@ class QuaverModule(InputModule):
             InputError: an argument is invalid.
         """
         super().__init__()
-        if task not in ("embed", "rank"):
-            raise InputError(f"task must be 'embed' or 'rank': got {task!r}")
+        if task not in TASKS.values():
+            *names, last = map(repr, TASKS.values())
+            raise InputError(f"task must be {', '.join(names)} or {last}: got {task!r}")
         if task == "rank" and prompts:
             raise InputError(
                 f"a cross-encoder reads pairs without a prompt: got {prompts!r}; leave it out"
@@ -116,19 +136,29 @@ class QuaverModule(InputModule):
         self._tokenizer: Any = None
         self._passes_settings = True
         self._load_engine(max_seq_length)
-        shared = self._shared
-        own = shared.embedder.prompts if isinstance(shared, SharedEmbedder) else {}
-        loaded = shared.embedder if isinstance(shared, SharedEmbedder) else shared.model
+        loaded = self._loaded
+        own = {} if isinstance(loaded, CrossEncoder) else loaded.prompts
         self._name = loaded.name
         self.prompts = dict(own) if prompts is None else checked_prompts(prompts)
 
     def _load_engine(self, max_seq_length: int | None) -> None:
         settings: dict[str, Any] = {"precision": self.precision, "max_seq_length": max_seq_length}
-        self._shared: SharedEmbedder | SharedCrossEncoder
+        self._shared: Shared
         if self.task == "embed":
             self._shared = shared_embedder(self.model, pooling=self.pooling, **settings)
-        else:
+        elif self.task == "rank":
             self._shared = shared_cross_encoder(self.model, one_score=False, **settings)
+        elif self.task == "sparse":
+            self._shared = shared_sparse_encoder(self.model, **settings)
+        else:
+            self._shared = shared_multi_vector_encoder(self.model, **settings)
+
+    @property
+    def _loaded(self) -> Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder:
+        shared = self._shared
+        if isinstance(shared, SharedEmbedder):
+            return shared.embedder
+        return shared.model if isinstance(shared, SharedCrossEncoder) else shared.encoder
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process load its own model, as engines are not pickled."""
@@ -145,7 +175,7 @@ class QuaverModule(InputModule):
         """Pass on the model folder's settings; sentence-transformers calls this.
 
         Args:
-            model: the `SentenceTransformer` or `CrossEncoder` around this module.
+            model: the model of sentence-transformers around this module.
 
         Raises:
             InputError: the model has several labels, but `CrossEncoder` does not know how many.
@@ -171,12 +201,13 @@ class QuaverModule(InputModule):
         for name, text in self.prompts.items():
             if not model.prompts.get(name):
                 model.prompts[name] = text
-        default = shared.embedder.default_prompt_name
+        loaded = self._loaded
+        default = getattr(loaded, "default_prompt_name", None)  # a multi-vector model has none
         if model.default_prompt_name is None and default in model.prompts:
             model.default_prompt_name = default
         # The public property returns "cosine" even if nothing was set.
         if getattr(model, "_similarity_fn_name", "known") is None:
-            model.similarity_fn_name = shared.embedder.similarity_fn_name
+            model.similarity_fn_name = getattr(loaded, "similarity_fn_name", None)
 
     @property
     def tokenizer(self) -> Any:
@@ -187,7 +218,7 @@ class QuaverModule(InputModule):
         if self._tokenizer is None:
             from transformers import AutoTokenizer
 
-            holder = ModelFolder.open(self.model).transformer
+            holder = ModelFolder.open_any(self.model, pooling=self.pooling).transformer
             self._tokenizer = AutoTokenizer.from_pretrained(holder)
         self._tokenizer.model_max_length = self.max_seq_length
         return self._tokenizer
@@ -202,24 +233,23 @@ class QuaverModule(InputModule):
     @property
     def max_seq_length(self) -> int:
         """Maximum tokens of a text or pair, including special tokens."""
-        shared = self._shared
-        model = shared.embedder if isinstance(shared, SharedEmbedder) else shared.model
-        return model.max_seq_length
+        return self._loaded.max_seq_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
         self._load_engine(value)
 
     def get_embedding_dimension(self) -> int | None:
-        """Return D, the dimension of an embedding; None for a cross-encoder."""
-        shared = self._shared
-        return shared.embedder.dimension if isinstance(shared, SharedEmbedder) else None
+        """Return D, the dimension of an embedding or of a token's; None for a cross-encoder."""
+        loaded = self._loaded
+        return None if isinstance(loaded, CrossEncoder) else loaded.dimension
 
     def preprocess(
         self,
         inputs: Sequence[Any],
         prompt: str | None = None,
         processing_kwargs: Mapping[str, Any] | None = None,
+        task: str | None = None,
         **_: Any,
     ) -> dict[str, Any]:
         """Add the prompt and leave tokenization to the engine.
@@ -228,10 +258,11 @@ class QuaverModule(InputModule):
             inputs: texts, or pairs of texts.
             prompt: prepended to every text.
             processing_kwargs: for a tokenizer of transformers; must be None or empty.
-            _: "task" and the like, which change nothing here.
+            task: "query" for queries, which sparse and multi-vector models treat in another way.
+            _: other keywords, which change nothing here.
 
         Returns:
-            "texts".
+            "texts" and "role".
 
         Raises:
             InputError: a cross-encoder got a prompt, or processing_kwargs is not empty.
@@ -248,7 +279,7 @@ class QuaverModule(InputModule):
         texts = list(inputs)
         if prompt and all(isinstance(text, str) for text in texts):
             texts = [with_prompt(prompt, text) for text in texts]
-        return {"texts": texts}
+        return {"texts": texts, "role": "query" if task == "query" else "document"}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         """Run the engine.
@@ -257,7 +288,9 @@ class QuaverModule(InputModule):
             features: what `preprocess` returned.
 
         Returns:
-            the features with "sentence_embedding", float32 (N, D), or "scores", float32 (N, labels).
+            the features with "sentence_embedding", float32 (N, D), (N, V) with the zeros of a sparse
+            encoder; "scores", float32 (N, labels); or "token_embeddings", float32 (N, T, D) padded
+            with zeros, and "attention_mask", bool (N, T).
 
         Raises:
             InputError: an input is not a text or a pair of texts.
@@ -266,6 +299,17 @@ class QuaverModule(InputModule):
         if isinstance(shared, SharedEmbedder):
             rows = shared.encode(texts, "document", prompt="")
             return _Features(features, sentence_embedding=torch.from_numpy(rows))
+        role: Role = features["role"]
+        if isinstance(shared, SharedSparseEncoder):
+            dense = shared.encode(texts, role, prompt="").to_dense()
+            return _Features(features, sentence_embedding=torch.from_numpy(dense))
+        if isinstance(shared, SharedMultiVectorEncoder):
+            padded, mask = _padded(shared.encode(texts, role, prompt=""))
+            return _Features(
+                features,
+                token_embeddings=torch.from_numpy(padded),
+                attention_mask=torch.from_numpy(mask),
+            )
         pairs = [tuple(pair) for pair in texts]
         scores = shared.model.predict(pairs, activation="identity")
         rows = np.ascontiguousarray(scores.reshape(len(pairs), shared.model.labels))
@@ -331,6 +375,16 @@ class _Features(dict[str, Any]):
             f"the engine returns one vector for each text and no {name!r}: use "
             "output_value='sentence_embedding', or the model without Quaver"
         )
+
+
+def _padded(vectors: TokenVectors) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return float32 (N, T, D) with zeros behind the tokens of each text, and where there are tokens."""
+    counts = np.diff(vectors.offsets)
+    longest = int(counts.max(initial=0))
+    mask = np.arange(longest) < counts[:, None]
+    padded = np.zeros((len(counts), longest, vectors.vectors.shape[1]), np.float32)
+    padded[mask] = vectors.vectors
+    return padded, mask
 
 
 def _checked(kwargs: Mapping[str, Any]) -> int | None:

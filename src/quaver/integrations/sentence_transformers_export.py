@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +13,26 @@ import numpy as np
 from quaver.disk_space import require_disk_space
 from quaver.embedder import Embedder
 from quaver.errors import InputError
-from quaver.models import ModelFolder, find_folder
+from quaver.models import ModelFolder, ModelKind, find_folder
+from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
 
-Task = Literal["embed", "rank"]
+Task = Literal["embed", "rank", "sparse", "multi-vector"]
+TASKS: Mapping[ModelKind, Task] = {
+    "embedder": "embed",
+    "cross-encoder": "rank",
+    "sparse": "sparse",
+    "multi-vector": "multi-vector",
+}
+"""What sentence-transformers' module does with each kind of model."""
+CLASSES: Mapping[Task, str] = {
+    "embed": "SentenceTransformer",
+    "rank": "CrossEncoder",
+    "sparse": "SparseEncoder",
+    "multi-vector": "MultiVectorEncoder",
+}
+"""The class of sentence-transformers for each task."""
 CONFIG_FILE = "quaver_config.json"
 MODEL_FOLDER = "model"
 """The subfolder with the model itself, an ordinary model folder."""
@@ -23,7 +40,7 @@ MODEL_FOLDER = "model"
 _MODULE = "quaver.integrations.sentence_transformers.QuaverModule"
 _LABELS = "1_Dense"
 _DENSE = "sentence_transformers.base.modules.dense.Dense"
-_COPIED = {".json", ".safetensors", ".txt", ".model", ".md"}
+_COPIED = {".json", ".safetensors", ".txt", ".model", ".md", ".metadata"}
 _LICENCES = ("LICENSE", "NOTICE")
 
 
@@ -37,11 +54,10 @@ def export_sentence_transformers(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Task:
-    """Write a folder for `SentenceTransformer` or `CrossEncoder` of sentence-transformers.
+    """Write a folder for the class of sentence-transformers that opens models of this kind.
 
     Args:
-        name_or_path: model folder or hub id, quantized or not; with a classification head it becomes
-            a CrossEncoder.
+        name_or_path: model folder or hub id, quantized or not.
         target: a new or empty folder.
         precision: precision of the engine.
         pooling: for a model folder that does not specify it; see `Embedder.from_pretrained`.
@@ -50,7 +66,7 @@ def export_sentence_transformers(
         token: hub access token.
 
     Returns:
-        "embed" for a SentenceTransformer, "rank" for a CrossEncoder.
+        the task, a key of `CLASSES`, which names the class that opens the folder.
 
     Raises:
         ModelError: the model cannot be loaded.
@@ -60,7 +76,7 @@ def export_sentence_transformers(
     if goal.exists() and (not goal.is_dir() or any(goal.iterdir())):
         raise InputError(f"the target must be a new or empty folder: {goal} is not; choose another")
     found = find_folder(name_or_path, revision, local_files_only, token)
-    task = task_of(found.path)
+    task = task_of(found.path, pooling)
     settings: dict[str, Any] = {"precision": precision}
     if task == "embed" and pooling is not None:
         settings["pooling"] = pooling
@@ -86,16 +102,18 @@ def export_sentence_transformers(
     return task
 
 
-def task_of(folder: Path) -> Task:
-    """Return a model's task: "rank" with a classification head, else "embed".
+def task_of(folder: Path, pooling: str | None = None) -> Task:
+    """Return a model's task.
 
     Args:
         folder: the model folder.
+        pooling: how the caller pools the tokens of an embedding model, or None.
 
     Raises:
         ModelError: the folder cannot be read.
+        InputError: there is a pooling, and the model has more than one vector for a text.
     """
-    return "rank" if ModelFolder.open(folder).is_cross_encoder else "embed"
+    return TASKS[ModelFolder.open_any(folder, pooling=pooling).kind]
 
 
 def copy_model(source: Path, target: Path) -> None:
@@ -126,7 +144,7 @@ def _is_copied(file: Path) -> bool:
 def _sentence_transformers_config(
     folder: Path, task: Task, settings: dict[str, Any]
 ) -> tuple[dict[str, Any], int]:
-    """Return config_sentence_transformers.json and the number of labels, 1 for an embedder.
+    """Return config_sentence_transformers.json and the number of labels, 1 for other models.
 
     Loads the model, so a model that does not work is not exported.
     """
@@ -136,14 +154,28 @@ def _sentence_transformers_config(
         module = "activation" if kind == "Sigmoid" else "linear"
         activation = f"torch.nn.modules.{module}.{kind}"
         return {"model_type": "CrossEncoder", "activation_fn": activation}, model.labels
+    config: dict[str, Any]
+    if task == "multi-vector":
+        tokens = MultiVectorEncoder.from_pretrained(folder, **settings)
+        config = {"model_type": "MultiVectorEncoder", "default_prompt_name": None}
+        return {**config, **_shared_config(tokens)}, 1
+    if task == "sparse":
+        sparse = SparseEncoder.from_pretrained(folder, **settings)
+        config = {
+            "model_type": "SparseEncoder",
+            "default_prompt_name": sparse.default_prompt_name,
+        }
+        return {**config, **_shared_config(sparse)}, 1
     embedder = Embedder.from_pretrained(folder, **settings)
     config = {
         "model_type": "SentenceTransformer",
-        "prompts": embedder.prompts,
         "default_prompt_name": embedder.default_prompt_name,
-        "similarity_fn_name": embedder.similarity_fn_name,
     }
-    return config, 1
+    return {**config, **_shared_config(embedder)}, 1
+
+
+def _shared_config(model: Embedder | SparseEncoder | MultiVectorEncoder) -> dict[str, Any]:
+    return {"prompts": model.prompts, "similarity_fn_name": model.similarity_fn_name}
 
 
 def _write_labels(folder: Path, labels: int) -> None:

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from quaver.embedder import Embedder
 from quaver.engine import MicroBatcher
 from quaver.errors import InputError
+from quaver.multi_vector_encoder import MultiVectorEncoder, TokenVectors
 from quaver.reranker import CrossEncoder, ScoreActivation
+from quaver.sparse_encoder import SparseEncoder, SparseVector, SparseVectors
 
 Role = Literal["query", "document"]
 Model = TypeVar("Model")
@@ -222,6 +224,164 @@ def shared_cross_encoder(
             f"({', '.join(found.label_names)})"
         )
     return shared
+
+
+class SharedSparseEncoder:
+    """A `SparseEncoder` shared by components; `shared_sparse_encoder` returns it.
+
+    Attributes:
+        encoder: the model.
+    """
+
+    def __init__(self, encoder: SparseEncoder, model: str | Path, settings: dict[str, Any]) -> None:
+        """Wrap a model; use `shared_sparse_encoder` instead.
+
+        Args:
+            encoder: the model.
+            model: the folder or hub id it was loaded from.
+            settings: the arguments of `SparseEncoder.from_pretrained` it was loaded with.
+        """
+        self.encoder = encoder
+        self._origin = model, settings
+        self._batches = MicroBatcher(self._encode_batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Share the model with copies; another process loads its own, as engines are not pickled."""
+        return _reload, (shared_sparse_encoder, *self._origin)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        role: Role,
+        *,
+        prompt: str | None = None,
+        show_progress_bar: bool = False,
+    ) -> SparseVectors:
+        """Turn texts into weights of words.
+
+        Args:
+            texts: N texts.
+            role: "query" or "document"; queries go through the model's table if it has one.
+            prompt: replaces the model's prompt; "" for no prompt.
+            show_progress_bar: show a progress bar on stderr.
+
+        Returns:
+            N rows.
+
+        Raises:
+            InputError: texts is a str; or a text is not a str or is invalid, and the message names
+                its position.
+        """
+        _require_list(texts)
+        by_role = {"query": self.encoder.encode_query, "document": self.encoder.encode_document}
+        return by_role[role](texts, prompt=prompt, show_progress_bar=show_progress_bar)
+
+    async def aencode(
+        self, texts: Sequence[str], role: Role, *, prompt: str | None = None
+    ) -> list[SparseVector]:
+        """Run `encode` without blocking the event loop, batched with other tasks' texts."""
+        _require_list(texts)
+        return list(await self._batches.submit((role, prompt), texts))
+
+    def _encode_batch(self, key: tuple[Role, str | None], texts: list[str]) -> list[SparseVector]:
+        role, prompt = key
+        rows = self.encode(texts, role, prompt=prompt)
+        return [rows[i] for i in range(len(rows))]
+
+
+def shared_sparse_encoder(model: str | Path, **settings: Any) -> SharedSparseEncoder:
+    """Load a sparse encoder, or return the one already loaded in this process.
+
+    Args:
+        model: model folder or hub id.
+        settings: further arguments of `SparseEncoder.from_pretrained`.
+
+    Returns:
+        the same object for the same model and settings, while anything references it.
+
+    Raises:
+        ModelError: the model cannot be loaded; see `SparseEncoder.from_pretrained`.
+        InputError: a setting is invalid.
+    """
+    return _shared(
+        SharedSparseEncoder,
+        lambda: SharedSparseEncoder(
+            SparseEncoder.from_pretrained(model, **settings), model, settings
+        ),
+        model,
+        settings,
+    )
+
+
+class SharedMultiVectorEncoder:
+    """A `MultiVectorEncoder` shared by components; `shared_multi_vector_encoder` returns it.
+
+    Attributes:
+        encoder: the model.
+    """
+
+    def __init__(
+        self, encoder: MultiVectorEncoder, model: str | Path, settings: dict[str, Any]
+    ) -> None:
+        """Wrap a model; use `shared_multi_vector_encoder` instead.
+
+        Args:
+            encoder: the model.
+            model: the folder or hub id it was loaded from.
+            settings: the arguments of `MultiVectorEncoder.from_pretrained` it was loaded with.
+        """
+        self.encoder = encoder
+        self._origin = model, settings
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Share the model with copies; another process loads its own, as engines are not pickled."""
+        return _reload, (shared_multi_vector_encoder, *self._origin)
+
+    def encode(
+        self, texts: Sequence[str], role: Role, *, prompt: str | None = None
+    ) -> TokenVectors:
+        """Turn texts into a vector for each token.
+
+        Args:
+            texts: N texts.
+            role: "query" or "document"; selects prompt, prefix token, length and mask tokens.
+            prompt: replaces the model's prompt; "" for no prompt. Prefix tokens stay.
+
+        Returns:
+            the vectors of N texts.
+
+        Raises:
+            InputError: texts is a str; or a text is not a str or is invalid, and the message names
+                its position.
+        """
+        _require_list(texts)
+        if role == "query":
+            return self.encoder.encode_query(texts, prompt=prompt)
+        return self.encoder.encode_document(texts, prompt=prompt)
+
+
+def shared_multi_vector_encoder(model: str | Path, **settings: Any) -> SharedMultiVectorEncoder:
+    """Load a multi-vector model, or return the one already loaded in this process.
+
+    Args:
+        model: model folder or hub id.
+        settings: further arguments of `MultiVectorEncoder.from_pretrained`.
+
+    Returns:
+        the same object for the same model and settings, while anything references it.
+
+    Raises:
+        ModelError: the model cannot be loaded; see `MultiVectorEncoder.from_pretrained`.
+        InputError: a setting is invalid.
+    """
+    return _shared(
+        SharedMultiVectorEncoder,
+        lambda: SharedMultiVectorEncoder(
+            MultiVectorEncoder.from_pretrained(model, **settings), model, settings
+        ),
+        model,
+        settings,
+    )
 
 
 def _reload(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:
