@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from quaver import reference
 from quaver.engine.eight_bits import EightBits, eight_bits, in_eight_bits
@@ -14,12 +17,13 @@ from quaver.engine.instruction_sets import instruction_sets
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.geometry import EncoderSpec
-from quaver.models.linear import QuantizedLinear
+from quaver.models.linear import QuantizedLinear, quantize_weight
 from quaver.models.order import gathered
 from quaver.models.tokenizer import TokenBatch
-from tiny_model import tiny_config, tiny_tensors
+from tiny_model import tiny_config, tiny_tensors, write_tiny_decoder
 
 ISAS = [name for name, available in instruction_sets().items() if available]
+FAMILIES = Path(__file__).parents[1] / "golden" / "families"
 WIDE = np.array([3, 64, 65, 200, 255])
 LENGTHS = (1, 5, 17, 64, 33)
 
@@ -119,3 +123,68 @@ def test_calibration_rounds_inputs_as_the_engine_does() -> None:
     assert error["up"] < error["out"] / 5
     # The second half of `down` has no wide input.
     assert np.abs(how.round_inputs(x, (0, "down")) - x)[:, 128:].max() < error["out"] / 5
+
+
+# --- Decoders -------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama", "gemma3text", "gemma3textboth"])
+def test_factors_move_without_changing_what_a_layer_computes(name: str) -> None:
+    with np.load(FAMILIES / f"{name}.npz") as stored:
+        config = json.loads(stored["configs"].tobytes())["encoder"]
+        tensors = {
+            key.partition("/")[2]: stored[key].astype(np.float32)
+            for key in stored.files
+            if key.startswith("encoder/")
+        }
+    spec = encoder_spec(config, pooling="mean", normalize=False)
+    weights = encoder_weights(spec, tensors)
+    how = eight_bits(spec, weights)
+    moved = [how.equalized(i, parts) for i, parts in enumerate(weights.layers)]
+    assert any(
+        not np.array_equal(a.qkv.weight, b.qkv.weight)
+        for a, b in zip(moved, weights.layers, strict=True)
+    )
+    tokens = TokenBatch(np.arange(5, 45, dtype=np.int32), np.array([0, 3, 40], np.int32), None, 0)
+    same = replace(weights, layers=tuple(moved))
+    exact, other = (
+        Engine(spec, made, precision="float32", threads=1).encode(tokens)
+        for made in (weights, same)
+    )
+    np.testing.assert_allclose(other, exact, atol=1e-6 * np.abs(exact).max())
+    factors = np.concatenate([f.reshape(-1) for f in how.factors.values()])
+    assert np.array_equal(np.exp2(np.rint(np.log2(factors))), factors)
+
+
+def test_outlier_channels_of_a_decoder_cost_little(tmp_path: Path) -> None:
+    folder = write_tiny_decoder(tmp_path, wide=5)
+    spec = encoder_spec(
+        json.loads((folder / "config.json").read_text()), pooling="lasttoken", normalize=True
+    )
+    weights = encoder_weights(spec, load_file(folder / "model.safetensors"))
+    rng = np.random.default_rng(0)
+    tokens = TokenBatch(
+        rng.integers(5, 90, 400).astype(np.int32),
+        np.arange(0, 401, 20, dtype=np.int32),
+        None,
+        0,
+    )
+    exact = Engine(spec, weights, precision="float32").encode(tokens)
+    losses = []
+    for equalize in (False, True):
+        how = eight_bits(spec, weights, equalize=equalize)
+        layers = []
+        for i, parts in enumerate(weights.layers):
+            parts = how.equalized(i, parts)
+            layers.append(
+                replace(
+                    parts,
+                    **{
+                        name: quantize_weight(getattr(parts, name))
+                        for name in ("qkv", "out", "up", "down")
+                    },
+                )
+            )
+        got = Engine(spec, replace(weights, layers=tuple(layers)), precision=None).encode(tokens)
+        losses.append(1 - float((got * exact).sum(axis=1).mean()))
+    assert losses[1] < 0.3 * losses[0]
+    whole = Engine(spec, weights).encode(tokens)
+    assert 1 - float((whole * exact).sum(axis=1).mean()) < 1e-3

@@ -56,11 +56,15 @@ class NormWeights:
         gamma: float32 (H,); where a checkpoint multiplies with 1 + w, this is the sum.
         beta: float32 (H,), zeros if the model has none; an RMSNorm ignores it.
         kind: which norm.
+        stored: the name of an RMSNorm's weight in the file; "" where it is unknown.
+        offset: what was added to that weight.
     """
 
     gamma: NDArray[np.float32]
     beta: NDArray[np.float32]
     kind: NormKind = "layer"
+    stored: str = ""
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)

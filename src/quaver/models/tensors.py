@@ -64,6 +64,10 @@ class NamedTensors:
         """Return whether there is a tensor of this name, with the prefix or, outside the encoder, without."""
         return self._full(name) in self._tensors
 
+    def stored(self, name: str) -> str:
+        """Return the name in the file."""
+        return self._full(name)
+
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Take one tensor; dequantize an int8 table with a scale for each row (`X_scale`).
 

@@ -84,11 +84,12 @@ class ConvertedLayer:
 def linear_places(weights: EncoderWeights) -> Iterator[tuple[Place, Linear]]:
     """Yield the linear layers of the encoder, without the head, in the order they run."""
     for index, layer in enumerate(weights.layers):
-        for name, linear in _linears(layer):
+        for name, linear in linears(layer):
             yield (index, name), linear
 
 
-def _linears(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
+def linears(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
+    """Yield the linear layers of one layer, by the field of `LayerWeights`."""
     for field in fields(layer):
         linear = getattr(layer, field.name)
         if isinstance(linear, (LinearWeights, QuantizedLinear)):
@@ -163,11 +164,14 @@ def convert_calibrated(
     Raises:
         CalibrationError: a layer was not reached, or its input is all zeros.
     """
-    places = {id(linear): place for place, linear in linear_places(weights)}
     # Static ranges are for engines that know one range for a layer and symmetric weights.
     how = None
     if recipe.scheme != "static":
         how = eight_bits(spec, weights, group=recipe.group_of_int4)
+        weights = replace(
+            weights, layers=tuple(how.equalized(i, p) for i, p in enumerate(weights.layers))
+        )
+    places = {id(linear): place for place, linear in linear_places(weights)}
     made: dict[Place, Linear] = {}
     moved: dict[Place, Linear] = {}
     reports: dict[Place, ConvertedLayer] = {}

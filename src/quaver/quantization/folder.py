@@ -35,7 +35,7 @@ from quaver.models import (
     release_pages,
     word_ids,
 )
-from quaver.quantization.convert import linear_places
+from quaver.quantization.convert import linears
 from quaver.quantization.weights_writer import write_weights
 
 Words = Literal["int8", "float16"]
@@ -104,14 +104,19 @@ def quantized_tensors(
     dense = [step for step in weights.head if isinstance(step, LinearWeights)]
     kept = {linear.parts[0].stored for linear in dense if linear.parts}
     done: set[str] = set()
-    for place, linear in linear_places(weights):
-        for name, tensor in _linear_tensors(linear, source):
-            done.add(name)
-            yield name, tensor
-        done.update(f"{part.stored}.weight" for part in linear.parts)
-        kept.update(part.stored for part in linear.parts)
-        if layers is not None:
-            layers.add(place, linear)
+    for index, layer in enumerate(weights.layers):
+        for field, linear in linears(layer):
+            for name, tensor in _linear_tensors(linear, source):
+                done.add(name)
+                yield name, tensor
+            done.update(f"{part.stored}.weight" for part in linear.parts)
+            kept.update(part.stored for part in linear.parts)
+            if layers is not None:
+                layers.add((index, field), linear)
+        for norm in (layer.attention_norm, layer.output_norm, layer.query_norm, layer.key_norm):
+            if norm is not None and norm.stored:  # factors may have moved between it and a layer
+                done.add(norm.stored)
+                yield norm.stored, norm.gamma - np.float32(norm.offset)
     for name in sorted(source):
         if name in done:
             continue

@@ -253,4 +253,5 @@ def rms_norm(named: NamedTensors, name: str, size: int, offset: float = 0.0) -> 
     gamma = named.take(f"{name}.weight", size)
     if offset:
         gamma = gamma + np.float32(offset)
-    return NormWeights(gamma, named.zeros(size), "rms")
+    stored = named.stored(f"{name}.weight")
+    return NormWeights(gamma, named.zeros(size), "rms", stored, offset)
