@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -16,7 +17,15 @@ import msgspec
 import pytest
 
 from chat_server import ANSWER, ChatServer, chat_server
-from quaver import CrossEncoder, Embedder, Index, InputError, StoreError
+from quaver import (
+    CrossEncoder,
+    Embedder,
+    Index,
+    InputError,
+    MultiVectorEncoder,
+    SparseEncoder,
+    StoreError,
+)
 from quaver.index import Library
 from quaver.serve import ModelSettings, Settings, check, read_settings
 from quaver.serve.settings import StoreSettings
@@ -25,6 +34,7 @@ from quaver.store import read_filter
 from running_server import Running, running
 from tiny_model import write_tiny_model
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 WORDS = ("list", "dict", "function", "error", "file", "string", "text", "number")
 
 
@@ -101,6 +111,26 @@ def test_hits_are_the_librarys(run: Running, index: Index, mode: str, own: Any) 
         assert found(run, mode=mode, k=k) == plain(index.search("a list of text", k=k, mode=own))
 
 
+def test_sparse_and_token_vectors_are_searched(
+    settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("splade-bert", "colbert"):
+        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
+            packed.extractall(tmp_path / name)
+    path = tmp_path / "kb"
+    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
+    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
+    with Index.create(path, embedder, sparse=sparse, multi=multi) as made:
+        made.update(folder)
+    served = msgspec.structs.replace(settings, store=(StoreSettings(location=str(path)),))
+    with running(served) as run, Index.open(path, embedder, read_only=True) as index:
+        for mode in ("sparse", "dense+sparse", "dense+bm25+sparse"):
+            for options in ({}, {"maxsim": True, "candidates": 9}):
+                wanted = index.search("a list of text", k=4, mode=mode, **options)  # type: ignore[arg-type]
+                assert found(run, mode=mode, k=4, **options) == plain(wanted)
+                assert wanted
+
+
 def test_reranked_hits_are_the_librarys(
     run: Running, index: Index, cross_encoder: CrossEncoder
 ) -> None:
@@ -161,6 +191,9 @@ def test_a_lowest_score(run: Running) -> None:
         ({"query": "x", "filters": {}}, None, "filters"),
         ({}, "query", "query"),
         ({"query": "x", "rerank": "nobody"}, "model", "no model is named"),
+        ({"query": "x", "mode": "dense+sparse"}, None, "no sparse vectors: add them"),
+        ({"query": "x", "maxsim": True}, None, "no token vectors: add them"),
+        ({"query": "x", "maxsim": True, "rerank": True}, "maxsim", "either maxsim or rerank"),
     ],
 )
 def test_a_request_outside_its_rule_is_refused(

@@ -24,6 +24,7 @@ from quaver.errors import (
     QuaverError,
     StoreClosedError,
     StoreError,
+    StoreMismatchError,
     StoreUnavailableError,
 )
 from quaver.index import Library
@@ -228,6 +229,13 @@ class Stores:
 
         def search() -> list[Hit]:
             index = library.index
+            try:
+                if "sparse" in RANKINGS[mode]:
+                    index.store.manifest.token_model("sparse", library.location)
+                if query.maxsim:
+                    index.store.manifest.token_model("multi", library.location)
+            except StoreMismatchError as error:  # it is the request that does not fit
+                raise InputError(str(error)) from error
             return index.store.search(
                 vector,
                 text=query.text,
