@@ -15,6 +15,8 @@ import quaver.store.folder
 from quaver.documents import Passage
 from quaver.embedder import Embedder
 from quaver.index.index import Index, UpdateProgress
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 LOOSE = 40
 
@@ -27,7 +29,15 @@ def loose_passages(turn: int) -> list[Passage]:
     ]
 
 
-def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: Connection) -> None:
+def work(
+    model: Path,
+    store: Path,
+    folder: Path,
+    other: Path,
+    turn: int,
+    said: Connection,
+    token_models: tuple[Path, Path] | None,
+) -> None:
     """Updates, adds and deletes; says what is stored as soon as Quaver says so.
 
     Args:
@@ -37,14 +47,19 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
         other: A folder that is indexed in some turns and removed in others.
         turn: Which turn it is.
         said: Gets (what, how many) after each step.
+        token_models: A sparse and a multi-vector model, which the index gets in the second turn.
     """
-    quaver.index.embedding.BATCH = 8  # many moments between two batches
+    quaver.index.embedding.PASSAGES_PER_BATCH = 8  # many moments between two batches
     quaver.index.update.FLUSH_SECONDS = 0.02 * (turn % 3)
     embedder = Embedder.from_pretrained(model, threads=1)
     # Not only at the end of an update, but also in its middle.
-    quaver.store.folder.LEAST_WASTE = 20
-    quaver.store.folder.FAN = 3
+    quaver.store.folder.MIN_DROPPED = 20
+    quaver.store.folder.MERGE_FAN_IN = 3
     quaver.store.folder._MANY_RUNS = 1
+    further = {}
+    if token_models is not None and turn > 1:
+        further["sparse"] = SparseEncoder.from_pretrained(token_models[0], threads=1)
+        further["multi"] = MultiVectorEncoder.from_pretrained(token_models[1], threads=1)
     said.send(("ready", 0))
     with (
         Index.open(store, embedder)
@@ -55,6 +70,7 @@ def work(model: Path, store: Path, folder: Path, other: Path, turn: int, said: C
         def stored(progress: UpdateProgress) -> None:
             said.send(("stored", progress.passages))
 
+        index.add_models(**further)
         index.update(folder, on_progress=stored)
         said.send(("updated", 0))
         index.add(loose_passages(turn))

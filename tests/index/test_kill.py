@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -20,11 +21,14 @@ from quaver.documents import read_document, split
 from quaver.embedder import Embedder
 from quaver.index.embedding import passage_budget
 from quaver.index.index import Index
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 
 KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "3"))
 """`make test-kill` kills a hundred times."""
 
 FILES = 10
+GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 
 
 @pytest.fixture(scope="module")
@@ -84,14 +88,23 @@ def messages(hear: Connection) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.timeout(600)
-def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Embedder) -> None:
+@pytest.mark.parametrize("tokens", [False, True])
+def test_killed_again_and_again(
+    tiny_folder: Path, tmp_path: Path, embedder: Embedder, tokens: bool
+) -> None:
+    token_models = None
+    if tokens:
+        token_models = tmp_path / "splade-bert", tmp_path / "colbert"
+        for path in token_models:
+            with zipfile.ZipFile(GOLDEN / f"{path.name}.zip") as packed:
+                packed.extractall(path)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["kill_worker", "quaver.cli.index", "quaver.store.folder"])
     store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder)
     folder = Folder(tmp_path / "docs", embedder)
     chance = random.Random(11)
     safe: set[str] = set()  # reported as stored, and not asked to go since
-    seconds = 0.5
+    seconds = 2.0
     kills: Counter[str] = Counter()
     turn = 0
     while kills.total() < KILLS:
@@ -102,7 +115,7 @@ def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Emb
         now = folder.passages()
         safe -= before - now
         hear, say = processes.Pipe(duplex=False)
-        arguments = (tiny_folder, store, folder.path, other.path, turn, say)
+        arguments = (tiny_folder, store, folder.path, other.path, turn, say, token_models)
         process = processes.Process(target=work, args=arguments, daemon=True)
         process.start()
         say.close()
@@ -130,12 +143,16 @@ def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Emb
         if not Index.exists(store):
             assert not safe
             continue
+        assert Index.check(store).ok
         with Index.open(store, embedder) as index:
+            lacking = set(index.store.incomplete())
             rows = list(index.store.scan(with_vectors=True))
             stored = [row.passage.id for row in rows]
             assert len(stored) == len(set(stored)) == index.store.count()
             assert safe <= set(stored)
             assert all(row.vector is not None for row in rows)
+            if index.store.manifest.sparse is not None:
+                assert set(index.store.tokens(stored)) == set(stored) - lacking
             assert steps.get("stored", 0) <= len(now & set(stored))
             hits = [hit.id for hit in index.search("text paragraph loose", k=2000, mode="bm25")]
             assert len(hits) == len(set(hits))
@@ -150,8 +167,17 @@ def test_killed_again_and_again(tiny_folder: Path, tmp_path: Path, embedder: Emb
     assert min(kills[step] for step in ("ready", "stored", "updated", "added")) >= KILLS // 50, (
         kills
     )
-    with Index.open(store, embedder) as index:
+    # On a slow machine, every process may have died before it made the store.
+    with (
+        Index.open(store, embedder) if Index.exists(store) else Index.create(store, embedder)
+    ) as index:
+        if token_models is not None:
+            index.add_models(
+                sparse=SparseEncoder.from_pretrained(token_models[0], threads=1),
+                multi=MultiVectorEncoder.from_pretrained(token_models[1], threads=1),
+            )
         index.update(folder.path)
+        assert index.store.incomplete() == []
         sources = index.store.sources(str(folder.path))
         found = {i for stored in sources.values() for ids in stored.ids.values() for i in ids}
         assert found == folder.passages()

@@ -21,6 +21,9 @@ RRF_K = 60
 Identity = TypeVar("Identity", str, int)
 """The id of a point: a UUID as text or as a number; both sort alike."""
 
+_MOST_PRODUCTS = 1 << 18
+"""Multiplications of one product of matrices: as many as OpenBLAS computes in one thread."""
+
 MAX_WEIGHT = float(np.finfo(np.float16).max)
 """Largest weight of a word: a folder stores float16."""
 
@@ -243,7 +246,8 @@ def maxsim(query: NDArray[np.float32], passages: Sequence[NDArray[np.int8]]) -> 
     Formula:
         sum over the question's tokens of the largest product with any of the passage's tokens
 
-    A product of matrices for each passage: for all at once, equal passages could get unequal sums.
+    Products of matrices for each passage: for all at once, equal passages could get unequal sums. Each is so
+    small that OpenBLAS starts no threads for it, which wait actively and are slower on a busy machine.
 
     Args:
         query: float32 (Q, D), the vectors of the question's tokens.
@@ -253,10 +257,14 @@ def maxsim(query: NDArray[np.float32], passages: Sequence[NDArray[np.int8]]) -> 
         the scores; 0 for a passage without tokens.
     """
     scaled = np.ascontiguousarray(query.T) / np.float32(127)
+    rows = max(1, _MOST_PRODUCTS // max(scaled.size, 1))
     found = []
     for tokens in passages:
-        products = tokens.astype(np.float32) @ scaled
-        found.append(float(products.max(axis=0).sum()) if products.size else 0.0)
+        most = np.full(len(query), -np.inf, np.float32)
+        for first in range(0, len(tokens), rows):
+            products = tokens[first : first + rows].astype(np.float32) @ scaled
+            np.maximum(most, products.max(axis=0), out=most)
+        found.append(float(most.sum()) if len(tokens) else 0.0)
     return found
 
 
