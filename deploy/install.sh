@@ -17,4 +17,6 @@ find "$packages" -depth -type d -name tests -exec rm -rf {} +
 find "$packages" -type f \( -name '*.a' -o -name '*.c' -o -name '*.h' -o -name '*.pxd' -o -name '*.pyx' -o -name '*.pyi' \) -delete
 # The libraries next to a package, in *.libs, were changed by patchelf: strip would break them.
 find "$packages" -name '*.so' -not -path '*.libs/*' -exec strip --strip-unneeded {} +
+# Modules are compiled here, not at each start.
+"$target/bin/python" -m compileall -q "$packages"
 du -sm "$target" | awk '{ print "the server takes " $1 " MB, without Python and without a model" }'
