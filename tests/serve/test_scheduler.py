@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from quaver import CrossEncoder, Embedder
 from quaver.embedder import finish_vectors
 from quaver.models import TokenBatch
-from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder
+from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, _apart
 from quaver.serve.refusal import HungUp, Reason, Refusal
-from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler
+from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler, Unit, _joined
 from tiny_model import tiny_vocabulary, write_json, write_tiny_cross_encoder, write_tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
@@ -462,3 +462,15 @@ def test_short_request_on_an_idle_engine_is_computed_on_the_loop(
 def wait_until_idle(scheduler: Scheduler) -> None:
     while not scheduler._engine_idle:
         time.sleep(0.001)
+
+
+def test_what_texts_share_is_kept_when_they_are_batched() -> None:
+    ids, offsets = np.arange(9, dtype=np.int32), np.array([0, 4, 9], np.int32)
+    batch = TokenBatch(ids, offsets, None, 0, splits=np.array([2, 3], np.int32))
+    units = [Unit.__new__(Unit) for _ in range(2)]
+    for unit, tokens in zip(units, _apart(batch), strict=True):
+        unit.tokens = tokens
+    for chosen, splits in ((units, [2, 3]), (units[1:], [3])):
+        joined = _joined(chosen)
+        assert joined.splits is not None
+        assert joined.splits.tolist() == splits

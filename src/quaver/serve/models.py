@@ -567,12 +567,13 @@ def _tokenized(
 
 def _apart(batch: TokenBatch) -> list[Tokens]:
     ends = batch.offsets.tolist()
-    types, keys = batch.type_ids, batch.keys
+    types, keys, splits = batch.type_ids, batch.keys, batch.splits
     return [
         Tokens(
             batch.ids[first:last],
             None if types is None else types[first:last],
             attended=None if keys is None else int(keys[i]),
+            split=None if splits is None else int(splits[i]),
         )
         for i, (first, last) in enumerate(itertools.pairwise(ends))
     ]

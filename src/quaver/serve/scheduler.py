@@ -116,12 +116,14 @@ class Tokens(NamedTuple):
         types: int32 (n,), or None if all are 0.
         spans: int32 (s, 2), the parts that get a vector, or None for the whole.
         attended: how many of the tokens others attend to, as `TokenBatch.keys`; None for all.
+        split: how many of them depend on a query alone, as `TokenBatch.splits`; None where texts share nothing.
     """
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32] | None
     spans: NDArray[np.int32] | None = None
     attended: int | None = None
+    split: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -885,13 +887,20 @@ def _digest(lane: Lane, item: Item) -> bytes:
     return hashed.digest()
 
 
+def _splits(tokens: Sequence[Tokens]) -> NDArray[np.int32] | None:
+    if all(each.split is None for each in tokens):
+        return None
+    return np.array([each.split or 0 for each in tokens], np.int32)
+
+
 def _joined(units: Sequence[Unit]) -> TokenBatch:
     """Concatenate the tokens of units."""
     tokens = [unit.tokens for unit in units if unit.tokens is not None]
     if len(tokens) == 1 and tokens[0].spans is None:  # a query alone
         (only,) = tokens
         keys = None if only.attended is None else np.array([only.attended], np.int32)
-        return TokenBatch(only.ids, np.array([0, len(only.ids)], np.int32), only.types, 0, keys)
+        offsets = np.array([0, len(only.ids)], np.int32)
+        return TokenBatch(only.ids, offsets, only.types, 0, keys, _splits(tokens))
     offsets = np.zeros(len(tokens) + 1, np.int32)
     np.cumsum([len(each.ids) for each in tokens], out=offsets[1:])
     ids = np.concatenate([each.ids for each in tokens])
@@ -905,7 +914,7 @@ def _joined(units: Sequence[Unit]) -> TokenBatch:
         counts = [len(each.ids) if each.attended is None else each.attended for each in tokens]
         keys = np.array(counts, np.int32)
     if tokens[0].spans is None:
-        return TokenBatch(ids, offsets, types, 0, keys)
+        return TokenBatch(ids, offsets, types, 0, keys, _splits(tokens))
     spans = [each.spans for each in tokens if each.spans is not None]
     counts = [len(each) for each in spans]
     behind = np.repeat(offsets[:-1], counts)[:, None]
