@@ -5,12 +5,12 @@
 namespace quaver {
 namespace {
 
-// One head as the kernels read it: float keys, or everything in eight bits.
+// One head as the kernels read it: float keys and values, or everything in eight bits.
 struct PackedHead {
-  float *keys = nullptr;
+  float *keys = nullptr, *values = nullptr;
   Int8Head int8{};
 
-  // Go on to the key `first`, where a strip (a panel in float32) begins.
+  // Go on to the key `first`, where a strip begins.
   void skip_keys(int first, int head_size) {
     if (keys != nullptr) {
       keys += static_cast<std::ptrdiff_t>(first) * head_size;
@@ -27,14 +27,13 @@ class Kind {
 public:
   Kind(const KernelTable &kernels, bool int8) : kernels_(kernels), int8_(int8) {}
 
-  // Where keys may be skipped.
-  int key_step() const { return int8_ ? kStrip : kPanel; }
-
   PackedHead room_for(const AttentionHead &head, int rows) const {
     Scratch &s = scratch();
     if (int8_)
-      return {nullptr, s.head.fit(rows, head.length, head.head_size, kernels_.overread_rows)};
-    return {s.keys.resize(area(round_up(head.length, kPanel), head.head_size)), {}};
+      return {nullptr, nullptr, s.head.fit(rows, head.length, head.head_size, kernels_.overread_rows)};
+    return {s.keys.resize(area(round_up(head.length, kStrip), head.head_size)),
+            s.values.resize(area(head.length, round_up(head.head_size, kStrip))),
+            {}};
   }
 
   void pack_keys(const AttentionHead &head, const PackedHead &packed) const {
@@ -48,6 +47,8 @@ public:
   void pack_values(const AttentionHead &head, const PackedHead &packed) const {
     if (int8_)
       kernels_.pack_values_int8(head, packed.int8);
+    else
+      kernels_.pack_values(head, packed.values);
   }
 
   // The rows [first, last) of a head whose keys and values are packed.
@@ -55,7 +56,7 @@ public:
               std::ptrdiff_t ldo) const {
     float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels_, head.length)));
     if (!int8_) {
-      kernels_.attend(head, packed.keys, first, last, scores, out, ldo);
+      kernels_.attend(head, packed.keys, packed.values, first, last, scores, out, ldo);
       return;
     }
     const Int8Head &p = packed.int8;
@@ -186,8 +187,8 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
                            .behind = spec.behind,
                            .ahead = spec.ahead};
   const PackedHead packed = kind.room_for(head, std::max(head.length, last));
-  // Blocks share the packed keys where each begins between two strips of them (panels in float32).
-  const bool keys_once = everything || spec.behind % kind.key_step() == 0;
+  // Blocks share the packed keys where each begins between two strips of them.
+  const bool keys_once = everything || spec.behind % kStrip == 0;
   if (keys_once)
     kind.pack_keys(head, packed);
   for (int block = first / step * step; block < last; block += step) {

@@ -27,9 +27,9 @@ Float32Linear::Float32Linear(const float *weight, const float *bias, int outputs
       panels_(memory.take_array<float>(area(panels() * kPanel, inputs))) {
   for (int o = 0; o < outputs; ++o) {
     const float *row = weight + static_cast<std::ptrdiff_t>(o) * inputs;
-    float *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kPanel) * kPanel * inputs + o % kPanel;
+    float *target = panels_.get() + static_cast<std::ptrdiff_t>(o / kStrip) * kStrip * inputs + o % kStrip;
     for (int k = 0; k < inputs; ++k)
-      target[static_cast<std::ptrdiff_t>(k) * kPanel] = row[k];
+      target[static_cast<std::ptrdiff_t>(k) * kStrip] = row[k];
   }
 }
 
@@ -185,7 +185,7 @@ Int8Linear::Int8Linear(const std::int8_t *weight, const float *scale, const floa
     k = 0;
     for (int g = 0; g < count; ++g) {
       const std::size_t from = area(o, count) + area(g, 1),
-                        to = static_cast<std::size_t>(g) * bias_.size() + area(o, 1);
+                        to = area(o / kPanel * count + g, kPanel) + area(o % kPanel, 1);
       std::int32_t sum = 0;
       for (; k < inputs && k < ends_[static_cast<std::size_t>(g)]; ++k)
         sum += row[k];
@@ -205,8 +205,7 @@ Int8Weights Int8Linear::view() const {
           .depth = depth(),
           .groups = groups(),
           .ends = ends_.data(),
-          .shifts = shifts_.data(),
-          .outputs = panels() * kPanel};
+          .shifts = shifts_.data()};
 }
 
 void Int8Linear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,

@@ -188,7 +188,7 @@ public:
 
 private:
   std::shared_ptr<std::int8_t> panels_;
-  Buffer<float> scale_, column_sums_; // [groups][O']
+  Buffer<float> scale_, column_sums_; // [O'/64][groups][64]
   Buffer<float> shifts_;              // the same, or empty
 };
 

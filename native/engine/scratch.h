@@ -49,7 +49,7 @@ struct Int8HeadBuffers {
 struct Scratch {
   InputRoom input;                      // of the linear layer that a block of rows goes through
   Buffer<float> branch, wide;           // of a block of rows, see Value
-  Buffer<float> keys, scores;           // see KernelTable::attend
+  Buffer<float> keys, values, scores;   // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
   Buffer<float> joined;                 // queries, keys and values behind a prefix
   Buffer<float> by_query, by_key, bias; // of relative positions, see attention.cpp
@@ -60,9 +60,9 @@ struct Scratch {
   Buffer<float> logits;                 // of a block of words
 
   std::size_t bytes() const {
-    return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + scores.bytes() + head.bytes() +
-           joined.bytes() + by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() + others.bytes() +
-           natural.bytes() + pooled.bytes() + stepped.bytes() + logits.bytes();
+    return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + values.bytes() + scores.bytes() +
+           head.bytes() + joined.bytes() + by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() +
+           others.bytes() + natural.bytes() + pooled.bytes() + stepped.bytes() + logits.bytes();
   }
 };
 

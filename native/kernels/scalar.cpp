@@ -107,7 +107,8 @@ void row_sums(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, int depth, co
 float group_output(const Int8Rows &a, int row, const Int8Weights &w, int group, int output, int begin, int end) {
   const std::int8_t *panel = w.panels + static_cast<std::ptrdiff_t>(output / kPanel) * kPanel * w.depth;
   const std::ptrdiff_t of_row = group * a.stride + row,
-                       of_output = group * static_cast<std::ptrdiff_t>(w.outputs) + output;
+                       of_output =
+                           static_cast<std::ptrdiff_t>(output / kPanel * w.groups + group) * kPanel + output % kPanel;
   std::int32_t product = 0;
   for (int k = begin; k < end; ++k)
     product += a.q[row * a.ldq + k] * panel[at_strip(output % kPanel, k, w.depth)];
@@ -167,15 +168,15 @@ void linear_int4(const Int8Rows &a, int rows, const ResidualRows &residuals, con
 
 void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                     int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
-  for (int panel = first_panel; panel < last_panel; ++panel) {
-    const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
+  for (int column = first_panel * kPanel; column < last_panel * kPanel; column += kStrip) {
+    const float *weights = w.panels + static_cast<std::ptrdiff_t>(column) * w.depth;
     for (int r = 0; r < rows; ++r) {
-      float sums[kPanel] = {};
+      float sums[kStrip] = {};
       for (int k = 0; k < w.depth; ++k)
-        for (int c = 0; c < kPanel; ++c)
-          sums[c] += x[r * ldx + k] * weights[static_cast<std::ptrdiff_t>(k) * kPanel + c];
-      for (int c = 0; c < kPanel; ++c)
-        y[r * ldy + panel * kPanel + c] = activate(sums[c] + w.bias[panel * kPanel + c], act);
+        for (int c = 0; c < kStrip; ++c)
+          sums[c] += x[r * ldx + k] * weights[static_cast<std::ptrdiff_t>(k) * kStrip + c];
+      for (int c = 0; c < kStrip; ++c)
+        y[r * ldy + column + c] = activate(sums[c] + w.bias[column + c], act);
     }
   }
 }
@@ -196,10 +197,17 @@ void linear_bfloat16(const float *x, std::ptrdiff_t ldx, int rows, const BFloat1
 }
 
 void pack_keys(const AttentionHead &head, float *packed) noexcept {
-  for (int first = 0; first < head.length; first += kPanel)
+  for (int first = 0; first < head.length; first += kStrip)
     for (int c = 0; c < head.head_size; ++c)
-      for (int j = first; j < first + kPanel; ++j)
+      for (int j = first; j < first + kStrip; ++j)
         *packed++ = j < head.length ? head.key[j * head.ld + c] : 0.0f;
+}
+
+void pack_values(const AttentionHead &head, float *packed) noexcept {
+  for (int first = 0; first < head.head_size; first += kStrip)
+    for (int j = 0; j < head.length; ++j)
+      for (int c = first; c < first + kStrip; ++c)
+        *packed++ = c < head.head_size ? head.value[j * head.ld + c] : 0.0f;
 }
 
 // A score with the bias of its place; -infinity for a key that the row does not see.
@@ -209,15 +217,15 @@ float placed(float score, const AttentionHead &head, int row, int key) {
   return head.bias == nullptr ? score : score + head.bias[row * head.bias_step + key];
 }
 
-void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores, float *out,
-            std::ptrdiff_t ldo) noexcept {
+void attend(const AttentionHead &head, const float *packed_keys, const float *packed_values, int first_row,
+            int last_row, float *scores, float *out, std::ptrdiff_t ldo) noexcept {
   for (int r = first_row; r < last_row; ++r) {
     float top = -INFINITY;
     for (int j = 0; j < head.length; ++j) {
-      const float *key = packed_keys + static_cast<std::ptrdiff_t>(j / kPanel) * kPanel * head.head_size + j % kPanel;
+      const float *key = packed_keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * head.head_size + j % kStrip;
       scores[j] = 0.0f;
       for (int c = 0; c < head.head_size; ++c)
-        scores[j] += head.query[r * head.ld + c] * key[c * kPanel];
+        scores[j] += head.query[r * head.ld + c] * key[c * kStrip];
       scores[j] = placed(scores[j], head, r, j);
       top = scores[j] > top ? scores[j] : top;
     }
@@ -227,9 +235,10 @@ void attend(const AttentionHead &head, const float *packed_keys, int first_row, 
       sum += scores[j];
     }
     for (int c = 0; c < head.head_size; ++c) {
+      const float *value = packed_values + static_cast<std::ptrdiff_t>(c / kStrip) * kStrip * head.length + c % kStrip;
       float total = 0.0f;
       for (int j = 0; j < head.length; ++j)
-        total += scores[j] * head.value[j * head.ld + c];
+        total += scores[j] * value[j * kStrip];
       out[r * ldo + c] = total / sum;
     }
   }
@@ -383,6 +392,7 @@ constinit const KernelTable scalar_kernels = {.name = "scalar",
                                               .linear_float32 = linear_float32,
                                               .linear_bfloat16 = linear_bfloat16,
                                               .pack_keys = pack_keys,
+                                              .pack_values = pack_values,
                                               .attend = attend,
                                               .pack_keys_int8 = pack_keys_int8,
                                               .pack_values_int8 = pack_values_int8,

@@ -11,7 +11,7 @@
 //   int8 panels   s8 [O'/16][K'/4][16][4]: strips of 16 outputs side by side, four inputs deep; a panel is four strips.
 //                 One 64-byte load is 16 outputs for AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads 16 groups
 //                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four.
-//   float panels  f32 [O'/64][K][64]
+//   float panels  f32 [O'/16][K][16]: strips of 16 outputs
 //   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
 //                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a
 //                 pair becomes float32 by a shift, the second by a mask.
@@ -89,14 +89,13 @@ struct ResidualRows {
 // scale * q + shift.
 struct Int8Weights {
   const std::int8_t *panels; // int8 panels
-  const float *scale;        // [groups][O']
-  const float *column_sums;  // [groups][O'], sum of a group's s8 weights, exact in float32 for K' <= 131072
+  const float *scale;        // [O'/64][groups][64]
+  const float *column_sums;  // the same, sum of a group's s8 weights, exact in float32 for K' <= 131072
   const float *bias;         // [O']
   int depth;                 // K'
   int groups = 1;
   const int *ends = nullptr;     // [groups], where they end: multiples of 64, the last is K'; null for one group
-  const float *shifts = nullptr; // [groups][O'], or null
-  int outputs = 0;               // O', where there are several groups
+  const float *shifts = nullptr; // as the scales, or null
 };
 
 // A linear layer in four bits, with one scale per output and `group` inputs: w ~ scale * q, q in -8..7. The last group
@@ -196,7 +195,7 @@ struct KernelTable {
   void (*sum_int8)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                    std::int32_t *sums) noexcept;
 
-  // sums[r] = sum over k < depth of q[r][k] - zero[r], exact in float32.
+  // sums[r] = sum over k < depth of q[r][k] - zero[r], exact in float32; depth is a multiple of 64.
   void (*row_sums)(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, int depth, const std::int32_t *zero,
                    float *sums) noexcept;
 
@@ -224,14 +223,20 @@ struct KernelTable {
   void (*linear_bfloat16)(const float *x, std::ptrdiff_t ldx, int rows, const BFloat16Weights &w, int first_panel,
                           int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
 
-  // Repack the keys of one head for `attend`: packed f32 [ceil(length/64)][D][64], zero behind the last key.
+  // Repack the keys of one head for `attend`: packed f32 [L'/16][D][16], L' = length rounded up to 16, zero behind the
+  // last key.
   void (*pack_keys)(const AttentionHead &head, float *packed) noexcept;
+
+  // Repack the values of one head for `attend`: packed f32 [D'/16][length][16], D' = D rounded up to 16, zero behind
+  // the last feature.
+  void (*pack_values)(const AttentionHead &head, float *packed) noexcept;
 
   // out[r][c] = sum over j of p[r][j] * value[j][c], p = softmax over j of query[r] . key[j] (in base two, see query),
   // for the rows [first_row, last_row) of the sequence.
-  //   packed_keys from pack_keys; scores is scratch of score_floats(table, length); out f32 [length][ldo]
-  void (*attend)(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
-                 float *out, std::ptrdiff_t ldo) noexcept;
+  //   packed_keys from pack_keys, packed_values from pack_values; scores is scratch of score_floats(table, length); out
+  //   f32 [length][ldo]
+  void (*attend)(const AttentionHead &head, const float *packed_keys, const float *packed_values, int first_row,
+                 int last_row, float *scores, float *out, std::ptrdiff_t ldo) noexcept;
 
   // Quantize the keys of one head to s8, with one scale per token. A key is packed from that key alone, except that one
   // that is not finite turns every scale into NaN.

@@ -44,8 +44,9 @@ double activation(double x, Activation act) {
 struct Head {
   Head(const KernelTable &k, int tokens, int features)
       : length(tokens), head_size(features), qkv(area(tokens, 3 * features)),
-        float_keys(area(round_up(tokens, kPanel), features)), scores(static_cast<std::size_t>(score_floats(k, tokens))),
-        query_scale(area(tokens, 1)), key_scale(area(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
+        float_keys(area(round_up(tokens, kStrip), features)), float_values(area(tokens, round_up(features, kStrip))),
+        scores(static_cast<std::size_t>(score_floats(k, tokens))), query_scale(area(tokens, 1)),
+        key_scale(area(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
         value_scale(area(round_up(features, value_width(features)), 1)), value_mean(value_scale.size()),
         query_zero(area(tokens, 1)), query(area(tokens + k.overread_rows, round_up(features, kDepthStep))),
         keys(area(round_up(tokens, kPanel), round_up(features, 32))),
@@ -69,13 +70,14 @@ struct Head {
       k.pack_values_int8(view(), packed());
     } else {
       k.pack_keys(view(), float_keys.data());
+      k.pack_values(view(), float_values.data());
     }
     for (int first = 0, last; first < length; first = last) {
       last = step == 0 ? length : std::min(first + step, length);
       if (int8)
         k.attend_int8(view(), packed(), first, last, scores.data(), out.data(), head_size);
       else
-        k.attend(view(), float_keys.data(), first, last, scores.data(), out.data(), head_size);
+        k.attend(view(), float_keys.data(), float_values.data(), first, last, scores.data(), out.data(), head_size);
     }
     return {out.begin(), out.end()};
   }
@@ -83,7 +85,7 @@ struct Head {
   int length, head_size, behind = kMaxLength, ahead = kMaxLength;
   const float *bias = nullptr;
   std::ptrdiff_t bias_step = 0;
-  Guarded<float> qkv, float_keys, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
+  Guarded<float> qkv, float_keys, float_values, scores, query_scale, key_scale, key_sums, value_scale, value_mean;
   Guarded<std::int32_t> query_zero;
   Guarded<std::uint8_t> query;
   Guarded<std::int8_t> keys, values;
@@ -276,7 +278,9 @@ void test_row_sums(const KernelTable &k) {
 // Groups of inputs and centers of weights, through the kind that packs them and prepares its input: against the
 // definition in double, with what rounding lost of two rows. Rows and weights of the first group are much wider.
 void test_grouped_linear(const KernelTable &k) {
-  const std::vector<std::vector<int>> endings[] = {{{}, {17}}, {{}, {64, 100}}, {{}, {64, 128, 192}}, {{}, {64, 384}}};
+  const std::vector<std::vector<int>> endings[] = {
+      {{}, {17}},      {{}, {64, 100}},           {{}, {64, 128, 192}},
+      {{}, {64, 384}}, {{}, {64, 128, 192, 256}}, {{}, {64, 128, 192, 256, 320, 384, 448, 512, 530}}};
   for (const auto &both : endings)
     for (const std::vector<int> &ends : both)
       for (const bool centered : {false, true})
@@ -706,18 +710,26 @@ void test_activations(const KernelTable &k) {
 const int kHeadSizes[] = {1,  2,  3,  7,  8,  9,  15, 16, 17, 20, 24, 31,  32,  33,  40, 47,
                           48, 49, 56, 63, 64, 65, 72, 80, 95, 96, 97, 100, 112, 127, 128};
 
-// The keys of a head in panels, a copy.
-void test_pack_keys(const KernelTable &k) {
-  for (const int length : {1, 5, 63, 64, 65, 130})
+// The keys and the values of a head in strips, a copy.
+void test_pack_float32(const KernelTable &k) {
+  for (const int length : {1, 5, 16, 17, 63, 64, 65, 130})
     for (const int d : {1, 7, 16, 20, 33, 64, 80}) {
       Head head(k, length, d);
       fill_normal(head.qkv, 1.0f);
       k.pack_keys(head.view(), head.float_keys.data());
-      for (int j = 0; j < round_up(length, kPanel); ++j)
+      for (int j = 0; j < round_up(length, kStrip); ++j)
         for (int c = 0; c < d; ++c) {
-          const float got = head.float_keys[area(j / kPanel * kPanel, d) + area(c, kPanel) + area(j % kPanel, 1)];
+          const float got = head.float_keys[area(j / kStrip * kStrip, d) + area(c, kStrip) + area(j % kStrip, 1)];
           CHECK(got == (j < length ? head.row(1, j)[c] : 0.0f), "%s length %d head size %d key %d: %g", k.name, length,
                 d, j, double{got});
+        }
+      k.pack_values(head.view(), head.float_values.data());
+      for (int j = 0; j < length; ++j)
+        for (int c = 0; c < round_up(d, kStrip); ++c) {
+          const float got =
+              head.float_values[area(c / kStrip * kStrip, length) + area(j, kStrip) + area(c % kStrip, 1)];
+          CHECK(got == (c < d ? head.row(2, j)[c] : 0.0f), "%s length %d head size %d value %d: %g", k.name, length, d,
+                j, double{got});
         }
     }
 }
@@ -1262,6 +1274,21 @@ void test_rows_alone(const KernelTable &k) {
     k.linear_int8({q.data() + r * inputs, inputs, row_scale.data() + r, zero.data() + r}, 1, {}, i.view(), 0, 3,
                   alone.data() + r * outputs, outputs, Activation::gelu);
   same("linear_int8");
+  std::vector<float> scales(outputs * 5), centers(scales.size());
+  fill_normal(scales, 0.01f);
+  fill_normal(centers, 9.0f);
+  const Int8Linear grouped(small.data(), scales.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory,
+                           {{64, 128, 192, 256, 384}, centers.data()});
+  InputRoom room, room_alone;
+  const LinearInput all = grouped.read(x.data(), inputs, rows, {}, room);
+  grouped.prepare(all, 0, rows);
+  grouped.multiply(all, 0, 3, together.data(), outputs, Activation::gelu);
+  for (int r = 0; r < rows; ++r) {
+    const LinearInput one = grouped.read(x.data() + r * inputs, inputs, 1, {}, room_alone);
+    grouped.prepare(one, 0, 1);
+    grouped.multiply(one, 0, 3, alone.data() + r * outputs, outputs, Activation::gelu);
+  }
+  same("linear_int8 in groups");
   k.linear_float32(x.data(), inputs, rows, f.view(), 0, 3, together.data(), outputs, Activation::gelu);
   for (int r = 0; r < rows; ++r)
     k.linear_float32(x.data() + r * inputs, inputs, 1, f.view(), 0, 3, alone.data() + r * outputs, outputs,
@@ -1288,7 +1315,7 @@ int main() {
     test_linear_float32(*k);
     test_linear_bfloat16(*k);
     test_activations(*k);
-    test_pack_keys(*k);
+    test_pack_float32(*k);
     test_pack_int8(*k);
     test_attention(*k);
     test_placed_attention(*k);

@@ -90,6 +90,12 @@ struct Lanes {
   static void store_weights(std::uint8_t *p, int32x4_t v) { store_bytes(p, v); }
 
   static Sixteen no_bytes() { return vdupq_n_s8(0); }
+  static std::int32_t sum_of_64(const std::uint8_t *p) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 64; i += 16)
+      sum += vaddlvq_u8(vld1q_u8(p + i));
+    return sum;
+  }
   // Sixteen s8: the nearest integers to p * factor.
   static Sixteen sixteen_s8(const float *p, V factor) {
     int16x4_t words[4];

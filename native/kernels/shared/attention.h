@@ -15,24 +15,38 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
 
   static void pack_keys(const AttentionHead &head, float *packed) noexcept {
     const int d = head.head_size;
-    for (int first = 0; first < head.length; first += kPanel, packed += kPanel * d) {
-      const int keys = least(kPanel, head.length - first);
-      for (int j = 0; j < kPanel; ++j)
+    for (int first = 0; first < head.length; first += kStrip, packed += kStrip * d) {
+      const int keys = least(kStrip, head.length - first);
+      for (int j = 0; j < kStrip; ++j)
         for (int c = 0; c < d; ++c)
-          packed[c * kPanel + j] = j < keys ? head.key[(first + j) * head.ld + c] : 0.0f;
+          packed[c * kStrip + j] = j < keys ? head.key[(first + j) * head.ld + c] : 0.0f;
     }
   }
 
-  // Turn a row of scores into the weights of a softmax, not yet divided by their sum; return the inverse of the sum.
-  static float exponentials(float *scores, int length) {
-    const int full = length / L::width * L::width, tail = length - full;
+  static void pack_values(const AttentionHead &head, float *packed) noexcept {
+    for (int first = 0; first < head.head_size; first += kStrip) {
+      const int columns = least(kStrip, head.head_size - first);
+      for (int j = 0; j < head.length; ++j, packed += kStrip)
+        for (int c = 0; c < kStrip; c += L::width)
+          L::store(packed + c, load_columns(head.value + j * head.ld + first, columns, c));
+    }
+  }
+
+  static float highest_of(const float *scores, int length) {
+    const int full = length / L::width * L::width;
     float top = scores[0];
     for (int j = full; j < length; ++j)
       top = top < scores[j] ? scores[j] : top;
     V highest = L::set(top);
     for (int j = 0; j < full; j += L::width)
       highest = L::max(highest, L::load(scores + j));
-    const V shift = L::set(L::greatest(highest));
+    return L::greatest(highest);
+  }
+
+  // Turn a row of scores into the weights of a softmax, not yet divided by their sum; return the inverse of the sum.
+  static float exponentials(float *scores, int length, float highest) {
+    const int full = length / L::width * L::width, tail = length - full;
+    const V shift = L::set(highest);
     V sum = L::zero();
     for (int j = 0; j < full; j += L::width) {
       const V e = exp2<L>(L::sub(L::load(scores + j), shift));
@@ -99,29 +113,41 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     return head.bias != nullptr || head.behind < head.length - 1 || head.ahead < head.length - 1;
   }
 
-  static void attend(const AttentionHead &head, const float *packed_keys, int first_row, int last_row, float *scores,
-                     float *out, std::ptrdiff_t ldo) noexcept {
+  static void attend(const AttentionHead &head, const float *packed_keys, const float *packed_values, int first_row,
+                     int last_row, float *scores, float *out, std::ptrdiff_t ldo) noexcept {
+    constexpr int most = L::float_columns, chunk = most * L::width;
     const int width = round_up(head.length, kPanel), d = head.head_size;
+    const auto vectors = [](int columns) { return least(most, (columns + L::width - 1) / L::width); };
+    alignas(64) float mixed[L::float_rows * chunk];
     for (int row = first_row, rows; row < last_row; row += rows) {
       rows = tile_height(last_row - row, L::float_rows);
-      const int first = seen_from(head, row, kPanel), keys = seen_until(head, row + rows - 1);
-      for (int j = first; j < keys; j += kPanel)
-        float_rows<L>(head.query + row * head.ld, head.ld, rows, packed_keys + static_cast<std::ptrdiff_t>(j) * d,
-                      kPanel, d, kPanel, scores + j, width);
-      float inverse[L::float_rows];
+      const int first = seen_from(head, row, kStrip), keys = seen_until(head, row + rows - 1);
+      for (int j = first; j < keys; j += chunk)
+        float_tile_of<L>(rows, vectors(keys - j), head.query + row * head.ld, head.ld,
+                         packed_keys + static_cast<std::ptrdiff_t>(j) * d, kStrip * static_cast<std::ptrdiff_t>(d), d,
+                         scores + j, width);
+      float highest[L::float_rows], inverse[L::float_rows];
       for (int r = 0; r < rows && is_placed(head); ++r)
         place(head, row + r, first, scores + static_cast<std::ptrdiff_t>(r) * width, 1.0f);
+      // Of all rows at first: the exponentials of a row then need not wait for its highest score.
+      for (int r = 0; r < rows; ++r)
+        highest[r] =
+            highest_of(scores + static_cast<std::ptrdiff_t>(r) * width + first, seen_until(head, row + r) - first);
       for (int r = 0; r < rows; ++r) {
         float *of_row = scores + static_cast<std::ptrdiff_t>(r) * width;
         const int own = seen_until(head, row + r);
-        inverse[r] = exponentials(of_row + first, own - first);
+        inverse[r] = exponentials(of_row + first, own - first, highest[r]);
         for (int j = own; j < keys; ++j)
           of_row[j] = 0.0f;
       }
-      float *target = out + row * ldo;
-      float_rows<L>(scores + first, width, rows, head.value + first * head.ld, head.ld, keys - first, d, target, ldo);
-      for (int r = 0; r < rows; ++r)
-        scale_row(target + r * ldo, d, inverse[r]);
+      for (int c = 0; c < d; c += chunk) {
+        const int columns = least(chunk, d - c);
+        float_tile_of<L>(rows, vectors(columns), scores + first, width,
+                         packed_values + static_cast<std::ptrdiff_t>(c) * head.length + first * kStrip,
+                         kStrip * static_cast<std::ptrdiff_t>(head.length), keys - first, mixed, chunk);
+        for (int r = 0; r < rows; ++r)
+          scale_row(mixed + r * chunk, columns, inverse[r], out + (row + r) * ldo + c);
+      }
     }
   }
 
@@ -373,12 +399,12 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     }
   }
 
-  static void scale_row(float *x, int columns, float factor) {
+  static void scale_row(const float *x, int columns, float factor, float *out) {
     int c = 0;
     for (; c + L::width <= columns; c += L::width)
-      L::store(x + c, L::mul(L::load(x + c), L::set(factor)));
+      L::store(out + c, L::mul(L::load(x + c), L::set(factor)));
     if (c < columns)
-      L::store_first(x + c, L::mul(L::load_first(x + c, columns - c), L::set(factor)), columns - c);
+      L::store_first(out + c, L::mul(L::load_first(x + c, columns - c), L::set(factor)), columns - c);
   }
 };
 

@@ -26,21 +26,27 @@ struct Nothing {
   void fetch_strip() {}
 };
 
-// y[R][C vectors] = x[R][depth] * w[depth][C vectors]: one accumulator per element, one chain over depth.
-template <class L, int R, int C>
-void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, float *y,
-                std::ptrdiff_t ldy) {
+// y[R][C vectors] = x[R][depth] * w[depth][C vectors]: one accumulator per element, one chain over depth. w is strips
+// of 16 columns, `strip` floats apart: each is read from front to back, and no two rows of it share a place in L1.
+template <class L, int R, int C, class Fetch>
+void float_tile(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t strip, int depth, float *y,
+                std::ptrdiff_t ldy, Fetch ahead) {
+  const auto place = [strip](int c) { return c * L::width / kStrip * strip + c * L::width % kStrip; };
   typename L::V sum[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
       sum[r][c] = L::zero();
-  for (int k = 0; k < depth; ++k) {
+  for (int k = 0; k < depth; ++k, w += kStrip) {
     typename L::V column[C];
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c)
-      column[c] = L::load(w + k * ldw + c * L::width);
+      column[c] = L::load(w + place(c));
+    if constexpr (C * L::width > kStrip)
+      ahead.fetch();
+    else
+      ahead.fetch_strip();
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const auto value = L::set(x[r * ldx + k]);
@@ -63,73 +69,23 @@ inline int tile_height(int left, int most) {
   return (left + tiles - 1) / tiles;
 }
 
-// The last `columns` < L::width columns of R rows, loaded and stored masked.
-template <class L, int R>
-void float_tail(const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth, int columns,
-                float *y, std::ptrdiff_t ldy) {
-  typename L::V sum[R];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-    sum[r] = L::zero();
-  for (int k = 0; k < depth; ++k) {
-    const auto column = L::load_first(w + k * ldw, columns);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r)
-      sum[r] = L::fma(L::set(x[r * ldx + k]), column, sum[r]);
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-    L::store_first(y + r * ldy, sum[r], columns);
+// The same for numbers of rows and of vectors of columns known only at run time, at most R and C. A narrow head has no
+// others, and a single chain of multiply-adds would wait for itself.
+template <class L, int C, int R = L::float_rows, class Fetch = Nothing>
+void float_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t strip, int depth,
+                   float *y, std::ptrdiff_t ldy, Fetch ahead = {}) {
+  if (rows == R)
+    float_tile<L, R, C>(x, ldx, w, strip, depth, y, ldy, ahead);
+  else if constexpr (R > 1)
+    float_tile_of<L, C, R - 1>(rows, x, ldx, w, strip, depth, y, ldy, ahead);
 }
-
-// A tile of C vectors of columns (0 for the masked tail of `tail` columns) and of a number of rows known only at run
-// time, at most R.
-template <class L, int C, int R = L::float_rows>
-void float_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t ldw, int depth,
-                   int tail, float *y, std::ptrdiff_t ldy) {
-  if (rows == R) {
-    if constexpr (C > 0)
-      float_tile<L, R, C>(x, ldx, w, ldw, depth, y, ldy);
-    else
-      float_tail<L, R>(x, ldx, w, ldw, depth, tail, y, ldy);
-  } else if constexpr (R > 1) {
-    float_tile_of<L, C, R - 1>(rows, x, ldx, w, ldw, depth, tail, y, ldy);
-  }
-}
-
-// The same for any number of rows.
-template <class L, int C>
-void float_tiles(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth, int tail,
-                 float *y, std::ptrdiff_t ldy) {
-  for (int r = 0, height; r < rows; r += height) {
-    height = tile_height(rows - r, L::float_rows);
-    float_tile_of<L, C>(height, x + r * ldx, ldx, w, ldw, depth, tail, y + r * ldy, ldy);
-  }
-}
-
-// y[rows][columns] = x[rows][depth] * w[depth][columns]. Columns left over by the widest tiles go through narrower
-// ones of as many rows. A narrow head has no others, and a single chain of multiply-adds would wait for itself.
-template <class L>
-void float_rows(const float *x, std::ptrdiff_t ldx, int rows, const float *w, std::ptrdiff_t ldw, int depth,
-                int columns, float *y, std::ptrdiff_t ldy) {
-  constexpr int most = L::float_columns;
-  static_assert(most <= 4);
-  int c = 0;
-  for (; c + most * L::width <= columns; c += most * L::width)
-    float_tiles<L, most>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
-  const int vectors = (columns - c) / L::width;
-  if constexpr (most > 3)
-    if (vectors == 3)
-      float_tiles<L, 3>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
-  if constexpr (most > 2)
-    if (vectors == 2)
-      float_tiles<L, 2>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
-  if constexpr (most > 1)
-    if (vectors == 1)
-      float_tiles<L, 1>(x, ldx, rows, w + c, ldw, depth, 0, y + c, ldy);
-  c += vectors * L::width;
-  if (c < columns)
-    float_tiles<L, 0>(x, ldx, rows, w + c, ldw, depth, columns - c, y + c, ldy);
+template <class L, int C = L::float_columns>
+void float_tile_of(int rows, int vectors, const float *x, std::ptrdiff_t ldx, const float *w, std::ptrdiff_t strip,
+                   int depth, float *y, std::ptrdiff_t ldy) {
+  if (vectors == C)
+    float_tile_of<L, C>(rows, x, ldx, w, strip, depth, y, ldy);
+  else if constexpr (C > 1)
+    float_tile_of<L, C - 1>(rows, vectors, x, ldx, w, strip, depth, y, ldy);
 }
 
 // The float tile over bfloat16 panels: the same multiply-adds in the same order, two steps of depth for each pair.
@@ -322,51 +278,70 @@ template <class L, class Tile> struct LinearKernels {
                        float *sums) noexcept {
     for (int r = 0; r < rows; ++r, q += ldq) {
       std::int32_t sum = 0;
-      for (int k = 0; k < depth; ++k)
-        sum += q[k];
+      for (int k = 0; k < depth; k += 64)
+        sum += L::sum_of_64(q + k);
       sums[r] = static_cast<float>(sum - depth * zero[r]);
     }
   }
 
-  // The rows of a tile of linear_int8_grouped: where their outputs begin. Those from `own` on are residual rows.
+  // Groups of inputs whose sums become part of an output at a time: 12 constants of a row stay in registers.
+  static constexpr int group_block = 4;
+
+  // Where 64 outputs of each row of a tile begin and go: start is a bias, zeros or what earlier groups made.
   struct TileRows {
-    int first, count, own;
-    float *out[Tile::rows];
+    const float *start[Tile::rows];
+    float *end[Tile::rows];
   };
 
-  // Groups of inputs, shifts: outputs are summed in float over the groups. The first group begins with the bias, the
-  // last one finishes the outputs, and totals [rows][64] hold the sums in between.
-  template <Activation kAct, bool kFirst, bool kLast>
-  static void add_group(const Int8Rows &a, const TileRows &rows, const Int8Weights &w, int group, int column,
-                        const std::int32_t *sums, float *totals, Activation act) {
-    const std::ptrdiff_t of_rows = group * a.stride + rows.first;
-    const std::ptrdiff_t of_outputs = group * static_cast<std::ptrdiff_t>(w.outputs) + column;
-    float zeros[Tile::rows], centers[Tile::rows];
-    for (int r = 0; r < rows.count; ++r) {
-      zeros[r] = -static_cast<float>(a.zero[of_rows + r]);
-      centers[r] = w.shifts == nullptr ? 0.0f : a.scale[of_rows + r] * a.sums[of_rows + r];
-    }
-    for (int c = 0; c < kPanel; c += L::width) {
-      const V scale = L::load(w.scale + of_outputs + c), column_sum = L::load(w.column_sums + of_outputs + c);
-      const V bias = kFirst ? L::load(w.bias + column + c) : L::zero();
-      const V shift = w.shifts == nullptr ? L::zero() : L::load(w.shifts + of_outputs + c);
-      for (int r = 0; r < rows.count; ++r) {
-        const bool own = r < rows.own;
-        const V before = !kFirst ? L::load(totals + r * kPanel + c) : own ? bias : L::zero();
-        const V sum = L::fma(L::set(zeros[r]), column_sum, L::from_s32(sums + r * kPanel + c));
-        V value = L::fma(L::mul(sum, L::set(a.scale[of_rows + r])), scale, before);
-        if (w.shifts != nullptr)
-          value = L::fma(L::set(centers[r]), shift, value);
-        float *out = rows.out[r] + c;
-        if (!kLast)
-          L::store(totals + r * kPanel + c, value);
-        else if (own)
-          L::store(out, kAct == Activation::gelu   ? short_gelu<L>(value)
-                        : kAct == Activation::none ? value
-                                                   : short_activate<L>(value, act));
-        else
-          L::store(out, L::add(L::load(out), value));
+  // What kGroups groups of inputs add to the outputs of a panel, in the order of the groups: end = act(start + ...).
+  // The sums of a group are kPanel * Tile::rows after those of the one before it. Why not inline: with the loops around
+  // it gcc 12 has too few registers for the constants and the addresses.
+  template <int kGroups, bool kShifts, Activation kAct>
+  [[gnu::noinline]] static void add_groups(const Int8Rows &a, int first_row, int rows, const Int8Weights &w, int group,
+                                           int panel, const std::int32_t *sums, const TileRows &tile, Activation act) {
+    const std::ptrdiff_t first = (static_cast<std::ptrdiff_t>(panel) * w.groups + group) * kPanel;
+    const float *scale = w.scale + first, *column_sum = w.column_sums + first,
+                *shift = kShifts ? w.shifts + first : nullptr;
+    for (int r = 0; r < rows; ++r, sums += kPanel) {
+      V zero[kGroups], row_scale[kGroups], center[kGroups];
+#pragma GCC unroll 4
+      for (int g = 0; g < kGroups; ++g) {
+        const std::ptrdiff_t at = (group + g) * a.stride + first_row + r;
+        zero[g] = L::set(-static_cast<float>(a.zero[at]));
+        row_scale[g] = L::set(a.scale[at]);
+        center[g] = kShifts ? L::set(a.scale[at] * a.sums[at]) : L::zero();
       }
+      const float *start = tile.start[r];
+      float *end = tile.end[r];
+#pragma GCC unroll 1
+      for (int c = 0; c < kPanel; c += L::width) {
+        V value = L::load(start + c);
+#pragma GCC unroll 4
+        for (int g = 0; g < kGroups; ++g) {
+          const V sum =
+              L::fma(zero[g], L::load(column_sum + g * kPanel + c), L::from_s32(sums + g * Tile::rows * kPanel + c));
+          value = L::fma(L::mul(sum, row_scale[g]), L::load(scale + g * kPanel + c), value);
+          if (kShifts)
+            value = L::fma(center[g], L::load(shift + g * kPanel + c), value);
+        }
+        L::store(end + c, kAct == Activation::gelu   ? short_gelu<L>(value)
+                          : kAct == Activation::none ? value
+                                                     : short_activate<L>(value, act));
+      }
+    }
+  }
+
+  // The same for a number of groups known only at run time, at most kGroups.
+  template <Activation kAct, int kGroups = group_block>
+  static void add_groups_of(int groups, const Int8Rows &a, int first_row, int rows, const Int8Weights &w, int group,
+                            int panel, const std::int32_t *sums, const TileRows &tile, Activation act) {
+    if (groups == kGroups) {
+      if (w.shifts != nullptr)
+        add_groups<kGroups, true, kAct>(a, first_row, rows, w, group, panel, sums, tile, act);
+      else
+        add_groups<kGroups, false, kAct>(a, first_row, rows, w, group, panel, sums, tile, act);
+    } else if constexpr (kGroups > 1) {
+      add_groups_of<kAct, kGroups - 1>(groups, a, first_row, rows, w, group, panel, sums, tile, act);
     }
   }
 
@@ -388,24 +363,14 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
-  template <bool kFirst>
-  static void add_group(const Int8Rows &a, const TileRows &rows, const Int8Weights &w, int group, int column,
-                        const std::int32_t *sums, float *totals, Activation act) {
-    if (group + 1 < w.groups)
-      add_group<Activation::none, kFirst, false>(a, rows, w, group, column, sums, totals, act);
-    else if (act == Activation::none)
-      add_group<Activation::none, kFirst, true>(a, rows, w, group, column, sums, totals, act);
-    else if (act == Activation::gelu)
-      add_group<Activation::gelu, kFirst, true>(a, rows, w, group, column, sums, totals, act);
-    else
-      add_group<Activation::relu, kFirst, true>(a, rows, w, group, column, sums, totals, act);
-  }
-
+  // Groups of inputs, shifts. The sums of some groups become float together; totals [rows][64] hold what is between
+  // these and the next ones. The first groups begin with the bias, the last ones finish the outputs.
   static void linear_int8_grouped(const Int8Rows &a, int rows, const ResidualRows &residuals, const Int8Weights &w,
                                   int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
                                   Activation act) noexcept {
-    alignas(64) std::int32_t sums[Tile::rows * kPanel];
+    alignas(64) std::int32_t sums[group_block * Tile::rows * kPanel];
     alignas(64) float totals[Tile::rows * kPanel];
+    alignas(64) static constexpr float zeros[kPanel] = {};
     const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * w.depth, panel_bytes = kPanel / kStrip * strip;
     const int all = rows + residuals.rows;
     for (int panel = first_panel; panel < last_panel; ++panel) {
@@ -414,22 +379,37 @@ template <class L, class Tile> struct LinearKernels {
       const std::int8_t *next = weights + panel_bytes; // prefetched by the first tiles, a quarter each
       for (int r = 0, height; r < all; r += height) {
         height = tile_height(all - r, Tile::rows);
-        TileRows tile{r, height, least(height, rows < r ? 0 : rows - r), {}};
-        for (int i = 0; i < height; ++i)
-          tile.out[i] = y + (r + i < rows ? r + i : residuals.of[r + i - rows]) * ldy + column;
-        for (int g = 0, begin = 0, end; g < w.groups; ++g, begin = end) {
-          end = w.groups == 1 ? w.depth : w.ends[g];
-          const std::uint8_t *q = a.q + r * a.ldq + begin;
-          const std::int8_t *part = weights + static_cast<std::ptrdiff_t>(begin) * kStrip;
-          if (r / Tile::rows < 4)
-            sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, sums,
-                             Ahead<1>{next + r / Tile::rows * strip + begin * kStrip});
+        for (int g = 0, begin = 0, groups; g < w.groups; g += groups) {
+          groups = least(group_block, w.groups - g);
+          for (int i = 0, end; i < groups; ++i, begin = end) {
+            end = w.groups == 1 ? w.depth : w.ends[g + i];
+            const std::uint8_t *q = a.q + r * a.ldq + begin;
+            const std::int8_t *part = weights + static_cast<std::ptrdiff_t>(begin) * kStrip;
+            std::int32_t *of_group = sums + i * Tile::rows * kPanel;
+            if (r / Tile::rows < 4)
+              sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, of_group,
+                               Ahead<1>{next + r / Tile::rows * strip + begin * kStrip});
+            else
+              sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, of_group);
+          }
+          const bool last = g + groups == w.groups;
+          TileRows tile;
+          for (int i = 0; i < height; ++i) {
+            const bool own = r + i < rows;
+            tile.start[i] = g > 0 ? totals + i * kPanel : own ? w.bias + column : zeros;
+            tile.end[i] = last && own ? y + (r + i) * ldy + column : totals + i * kPanel;
+          }
+          if (!last || act == Activation::none)
+            add_groups_of<Activation::none>(groups, a, r, height, w, g, panel, sums, tile, act);
+          else if (act == Activation::gelu)
+            add_groups_of<Activation::gelu>(groups, a, r, height, w, g, panel, sums, tile, act);
           else
-            sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, sums);
-          if (g == 0)
-            add_group<true>(a, tile, w, g, column, sums, totals, act);
-          else
-            add_group<false>(a, tile, w, g, column, sums, totals, act);
+            add_groups_of<Activation::relu>(groups, a, r, height, w, g, panel, sums, tile, act);
+        }
+        for (int i = r < rows ? rows - r : 0; i < height; ++i) {
+          float *out = y + residuals.of[r + i - rows] * ldy + column;
+          for (int c = 0; c < kPanel; c += L::width)
+            L::store(out + c, L::add(L::load(out + c), L::load(totals + i * kPanel + c)));
         }
       }
     }
@@ -548,15 +528,41 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
+  // y = act(y + bias), of one tile.
+  template <Activation kAct>
+  static void finish_float(float *y, std::ptrdiff_t ldy, int rows, int columns, const float *bias, Activation act) {
+    for (int r = 0; r < rows; ++r, y += ldy)
+      for (int c = 0; c < columns; c += L::width) {
+        const V value = L::add(L::load(y + c), L::load(bias + c));
+        L::store(y + c, kAct == Activation::gelu   ? gelu<L>(value)
+                        : kAct == Activation::none ? value
+                                                   : activate<L>(value, act));
+      }
+  }
+
   static void linear_float32(const float *x, std::ptrdiff_t ldx, int rows, const FloatWeights &w, int first_panel,
                              int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept {
-    for (int panel = first_panel; panel < last_panel; ++panel) {
-      const float *weights = w.panels + static_cast<std::ptrdiff_t>(panel) * kPanel * w.depth;
-      const int column = panel * kPanel;
-      float_rows<L>(x, ldx, rows, weights, kPanel, w.depth, kPanel, y + column, ldy);
-      for (int r = 0; r < rows; ++r)
-        for (int c = column; c < column + kPanel; c += L::width)
-          L::store(y + r * ldy + c, activate<L>(L::add(L::load(y + r * ldy + c), L::load(w.bias + c)), act));
+    constexpr int width = L::float_columns * L::width;
+    static_assert(width % kStrip == 0 && kPanel % width == 0);
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(kStrip) * w.depth, tile = width / kStrip * strip;
+    for (int column = first_panel * kPanel; column < last_panel * kPanel; column += width) {
+      const float *weights = w.panels + column / kStrip * strip;
+      for (int r = 0, height; r < rows; r += height) {
+        height = tile_height(rows - r, L::float_rows);
+        float *out = y + r * ldy + column;
+        if (const int quarter = r / L::float_rows; quarter < 4) // the first tiles prefetch the next weights
+          float_tile_of<L, L::float_columns>(
+              height, x + r * ldx, ldx, weights, strip, w.depth, out, ldy,
+              Ahead<1>{reinterpret_cast<const std::int8_t *>(weights + tile + quarter * tile / 4)});
+        else
+          float_tile_of<L, L::float_columns>(height, x + r * ldx, ldx, weights, strip, w.depth, out, ldy);
+        if (act == Activation::none)
+          finish_float<Activation::none>(out, ldy, height, width, w.bias + column, act);
+        else if (act == Activation::gelu)
+          finish_float<Activation::gelu>(out, ldy, height, width, w.bias + column, act);
+        else
+          finish_float<Activation::relu>(out, ldy, height, width, w.bias + column, act);
+      }
     }
   }
 

@@ -191,6 +191,7 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
             .linear_float32 = Linear::linear_float32,
             .linear_bfloat16 = Linear::linear_bfloat16,
             .pack_keys = Attention::pack_keys,
+            .pack_values = Attention::pack_values,
             .attend = Attention::attend,
             .pack_keys_int8 = Attention::pack_keys_int8,
             .pack_values_int8 = Attention::pack_values_int8,

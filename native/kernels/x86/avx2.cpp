@@ -43,17 +43,23 @@ struct Tile {
     }
   }
 
-  // R rows x 16 outputs over `groups` groups, added to sums.
+  // R rows x 16 outputs over `groups` groups, added to sums unless they are the first groups.
   template <int R, int W, class Fetch>
-  [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, std::int32_t *sums,
-                                         Fetch &ahead_of) {
+  [[gnu::noinline]] static void multiply(const Pairs &pairs, const std::int8_t *panel, int groups, bool first,
+                                         std::int32_t *sums, Fetch &ahead_of) {
     Fetch ahead = ahead_of; // in registers
     __m256i sum[R][2];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
-        sum[r][c] = _mm256_load_si256(reinterpret_cast<const __m256i *>(sums + r * W + c * 8));
+        sum[r][c] = _mm256_setzero_si256();
+    if (!first)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+        for (int c = 0; c < 2; ++c)
+          sum[r][c] = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(sums + r * W + c * 8));
     for (int g = 0; g < groups; ++g, panel += kStrip * kGroup) {
       const __m256i left = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel));
       const __m256i right = _mm256_loadu_si256(reinterpret_cast<const __m256i *>(panel + 32));
@@ -67,24 +73,21 @@ struct Tile {
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
       for (int c = 0; c < 2; ++c)
-        _mm256_store_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
+        _mm256_storeu_si256(reinterpret_cast<__m256i *>(sums + r * W + c * 8), sum[r][c]);
     ahead_of = ahead;
   }
 
   template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
                                     std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) {
-    alignas(32) std::int32_t totals[R * W] = {};
     Pairs pairs;
     for (int first = 0; first < depth / kGroup; first += block) {
       const int groups = quaver::least(block, depth / kGroup - first);
       take_apart<R>(q + first * kGroup, ldq, groups, pairs);
       for (int column = 0; column < W; column += kStrip)
-        multiply<R, W>(pairs, panel + column / kStrip * strip + first * kStrip * kGroup, groups, totals + column,
-                       ahead);
+        multiply<R, W>(pairs, panel + column / kStrip * strip + first * kStrip * kGroup, groups, first == 0,
+                       sums + column, ahead);
     }
-    for (int i = 0; i < R * W; ++i)
-      sums[i] = totals[i];
   }
 };
 
