@@ -122,7 +122,8 @@ constexpr Choice<quaver::Pooling> kPoolings[] = {{"cls", quaver::Pooling::cls},
                                                  {"mean", quaver::Pooling::mean},
                                                  {"max", quaver::Pooling::max},
                                                  {"lasttoken", quaver::Pooling::last},
-                                                 {"mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt}};
+                                                 {"mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt},
+                                                 {"weightedmean", quaver::Pooling::weighted}};
 constexpr Choice<quaver::NormKind> kNorms[] = {{"layer", quaver::NormKind::layer}, {"rms", quaver::NormKind::rms}};
 
 template <class T, std::size_t N> T choose(const Choice<T> (&choices)[N], const std::string &name) {
@@ -172,13 +173,17 @@ public:
     const quaver::Geometry &g = m.geometry;
     if (!model["order"].is_none())
       m.order = order_of(get<Vector<std::int32_t>>(model, "order"), g.hidden);
+    const int width = g.embedding_width();
     const nb::object words_as_stored = model["word"];
     const bool plain = nb::ndarray_check(words_as_stored);
-    m.embeddings = {plain ? quaver::WordTable(table(model, "word", g.vocabulary, g.hidden))
-                          : words_of(words_as_stored, g.vocabulary, g.hidden),
-                    model["position"].is_none() ? nullptr : table(model, "position", g.positions, g.hidden),
-                    g.token_types == 0 ? nullptr : table(model, "token_type", g.token_types, g.hidden),
-                    norm_of(model["embedding_norm"], g.hidden)};
+    m.embeddings = {plain ? quaver::WordTable(table(model, "word", g.vocabulary, width))
+                          : words_of(words_as_stored, g.vocabulary, width),
+                    model["position"].is_none() ? nullptr : table(model, "position", g.positions, width),
+                    g.token_types == 0 ? nullptr : table(model, "token_type", g.token_types, width),
+                    norm_of(model["embedding_norm"], width)};
+    if (const nb::object projection = model.attr("get")("embedding_projection"); !projection.is_none())
+      m.embeddings.projection = linear_of(projection, g.hidden, width);
+    require(m.embeddings.projection != nullptr || width == g.hidden, "tables have H features without a projection");
     std::vector<int> head_sizes; // of the rotary tables
     for (const nb::handle tables : model["rotary"]) {
       const int half = static_cast<int>(get<Matrix<float>>(tables, "cosine").shape(1));
@@ -222,7 +227,10 @@ private:
                        .token_types = get_size(model, "token_types", 0, kAny),
                        .word_scale = get_float(model, "word_scale"),
                        .pooling = {},
-                       .normalize = get<bool>(model, "normalize")};
+                       .normalize = get<bool>(model, "normalize"),
+                       .embedding = 0};
+    if (nb::cast<bool>(model.attr("__contains__")("embedding")))
+      g.embedding = get_size(model, "embedding", 0, quaver::kMaxDepth);
     require(g.longest() >= 1 && g.longest() <= quaver::kMaxLength, "a sequence has 1 to 65536 tokens");
     for (const nb::handle name : model["pooling"])
       g.pooling.push_back(choose(kPoolings, nb::cast<std::string>(name)));

@@ -24,7 +24,7 @@ Forward::Forward(const Model &model, const Stages &stages, const TokenBatch &bat
   }
   make(Value::x, buffers.x, model.geometry.hidden);
   if (std::any_of(stages.list.begin(), stages.list.end(), [](const Stage &s) { return s.to == Value::input; }))
-    make(Value::input, buffers.input, model.geometry.hidden);
+    make(Value::input, buffers.input, std::max(model.geometry.hidden, model.geometry.embedding));
   make(Value::qkv, buffers.qkv, qkv);
   make(Value::context, buffers.context, context);
   // Made for a block of rows, or for all of them.
@@ -148,35 +148,37 @@ void Forward::run(const Stage &stage, const Values &values, int first, int last)
   }
 }
 
-// x = norm(word + position + type), in the order of the model.
+// x = norm(word + position + type), in the order of the model; a projection has that order itself.
 void Forward::embed(const Matrix &x, int first, int last) const {
   const Embeddings &tables = model_.embeddings;
   const Geometry &g = model_.geometry;
   auto sequence = std::upper_bound(sequences_.begin(), sequences_.end(), first,
                                    [](int row, const Sequence &s) { return row < s.row; });
   --sequence;
-  float *natural = scratch().natural.resize(model_.order.size());
+  const int width = g.embedding_width();
+  const std::size_t ordered = tables.projection == nullptr ? model_.order.size() : 0;
+  float *natural = scratch().natural.resize(ordered);
   for (int row = first; row < last; ++row) {
     while (row >= sequence->row + sequence->length)
       ++sequence;
     const int place = row - sequence->row;
     const int token = batch_.offsets[sequence->index] + place;
-    float *out = x.row(row), *sum = model_.order.empty() ? out : natural;
-    const auto row_of = [&g](const float *table, int at) { return table + static_cast<std::ptrdiff_t>(at) * g.hidden; };
+    float *out = x.row(row), *sum = ordered == 0 ? out : natural;
+    const auto row_of = [width](const float *table, int at) { return table + static_cast<std::ptrdiff_t>(at) * width; };
     const auto add = [&](const float *source) {
-      for (int c = 0; c < g.hidden; ++c)
+      for (int c = 0; c < width; ++c)
         sum[c] += source[c];
     };
-    tables.word.read(batch_.ids[token], g.hidden, g.word_scale, sum);
+    tables.word.read(batch_.ids[token], width, g.word_scale, sum);
     if (tables.position != nullptr)
       add(row_of(tables.position, batch_.before() + place + g.position_offset));
     if (tables.token_type != nullptr)
       add(row_of(tables.token_type, batch_.type_ids == nullptr ? 0 : batch_.type_ids[token]));
-    for (std::size_t c = 0; c < model_.order.size(); ++c)
+    for (std::size_t c = 0; c < ordered; ++c)
       out[c] = natural[model_.order[c]];
   }
   if (!tables.norm.empty())
-    model_.kernels.add_norm(x.row(first), x.ld, nullptr, 0, last - first, g.hidden, tables.norm.view(), x.row(first),
+    model_.kernels.add_norm(x.row(first), x.ld, nullptr, 0, last - first, width, tables.norm.view(), x.row(first),
                             x.ld);
 }
 

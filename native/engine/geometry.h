@@ -11,7 +11,8 @@ namespace quaver {
 // Which half of the feed-forward part's first layer goes through the activation before it multiplies the other half.
 enum class Gate : std::int32_t { none, first, last };
 
-enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt };
+// Weighted counts each token by its place, from 1.
+enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt, weighted };
 
 // How the logits of a text's tokens become the weight of a word: log(1 + x) of the positive ones, once or twice, and
 // then the largest or the sum of them.
@@ -47,7 +48,9 @@ struct Geometry {
   float word_scale;    // what word embeddings are multiplied with
   std::vector<Pooling> pooling; // at least one; their vectors are concatenated
   bool normalize;               // divide each vector by its L2 norm
+  int embedding = 0;            // E, features of the tables where a projection makes H of them; 0 for H
 
+  int embedding_width() const { return embedding == 0 ? hidden : embedding; }
   int longest() const { return positions - position_offset; }
 };
 

@@ -12,7 +12,7 @@ int Model::outputs() const {
 }
 
 std::size_t Model::weight_bytes() const {
-  std::size_t bytes = 0;
+  std::size_t bytes = embeddings.projection == nullptr ? 0 : embeddings.projection->bytes();
   for (const Layer &layer : layers) {
     for (const LinearPtr *linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
       bytes += (*linear)->bytes();

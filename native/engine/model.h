@@ -44,7 +44,7 @@ struct Layer {
 // Word embeddings as they are stored; a row is widened when a token is embedded.
 struct WordTable {
   enum class Kind : std::int32_t { float32, float16, bfloat16, int8 } kind;
-  const void *rows;             // [vocabulary][H]
+  const void *rows;             // [vocabulary][E]
   const float *scale = nullptr; // [vocabulary], of int8
 
   WordTable(const float *floats) : kind(Kind::float32), rows(floats) {}
@@ -86,9 +86,10 @@ struct WordTable {
 
 struct Embeddings {
   WordTable word;
-  const float *position;   // [positions][H], or null
-  const float *token_type; // [token_types][H], or null
+  const float *position;   // [positions][E], E = H without a projection; or null
+  const float *token_type; // [token_types][E], or null
   Norm norm;
+  LinearPtr projection{}; // H x E, after the norm, in the order of the model; or null
 };
 
 // The order of the hidden dimension inside the model: feature c is feature order[c] of the tables and of pooled

@@ -37,7 +37,8 @@ void pool(const Matrix &tokens, const Part &part, int hidden, Pooling pooling, f
   std::copy_n(x, hidden, vector);
   for (int row = 1; row < part.rows; ++row)
     for (int c = 0; c < hidden; ++c) {
-      const float value = x[row * tokens.ld + c];
+      const float weight = pooling == Pooling::weighted ? static_cast<float>(row + 1) : 1.0f;
+      const float value = weight * x[row * tokens.ld + c];
       vector[c] = pooling != Pooling::max                  ? vector[c] + value
                   : value > vector[c] || std::isnan(value) ? value // std::max would drop NaN
                                                            : vector[c];
@@ -45,7 +46,8 @@ void pool(const Matrix &tokens, const Part &part, int hidden, Pooling pooling, f
   if (pooling == Pooling::max)
     return;
   const auto length = static_cast<float>(part.rows);
-  const float share = 1.0f / (pooling == Pooling::mean ? length : std::sqrt(length));
+  const float total = pooling == Pooling::weighted ? length * (length + 1.0f) / 2.0f : length;
+  const float share = 1.0f / (pooling == Pooling::mean_sqrt ? std::sqrt(length) : total);
   for (int c = 0; c < hidden; ++c)
     vector[c] *= share;
 }

@@ -7,7 +7,14 @@ using Kind = Stage::Kind;
 
 class Builder {
 public:
-  void embed() { add({.kind = Kind::embed}); }
+  void embed(const Embeddings &tables) {
+    if (tables.projection == nullptr) {
+      add({.kind = Kind::embed});
+      return;
+    }
+    add({.kind = Kind::embed, .to = Value::input});
+    multiply(tables.projection, Value::input, Value::x);
+  }
 
   // Where to read x through this norm.
   Value through(const Norm &norm, Value from = Value::x, Value to = Value::input) {
@@ -65,7 +72,7 @@ private:
 
 Stages stages_of(const Model &model, Kept kept) {
   Builder run;
-  run.embed();
+  run.embed(model.embeddings);
   for (const Layer &layer : model.layers) {
     const Value attended = run.through(layer.attention.input);
     run.attend(layer, attended, kept != Kept::all && &layer == &model.layers.back());

@@ -20,7 +20,7 @@ inline constexpr int kValues = 6;
 
 struct Stage {
   enum class Kind {
-    embed,    // x = norm(word + position + type)
+    embed,    // to = norm(word + position + type)
     norm,     // to = norm(from), with `add` from += branch before; without a norm to = from
     multiply, // to = activation(linear(from))
     gate,     // wide = activation(one half of wide) * the other half
