@@ -44,6 +44,8 @@ class Case:
     Attributes:
         name: the model class without its ending (Model, ForSequenceClassification).
         form: what tells cases of one class apart.
+        encoder: the ending of the class without a head.
+        head: whether the family has a classifier that Quaver runs.
         reduced: settings of the reduced config, in addition to the sizes that all share.
         real: the published model whose shape `--real` uses, and its config.
     """
@@ -52,6 +54,8 @@ class Case:
     reduced: dict[str, Any]
     real: tuple[str, dict[str, Any]]
     form: str = ""
+    encoder: str = "Model"
+    head: bool = True
 
 
 _SMALL = {
@@ -137,6 +141,30 @@ _EMBEDDING_GEMMA = {
     "max_position_embeddings": 2048,
     "use_bidirectional_attention": True,
 }
+_ELECTRA_SMALL = {
+    "embedding_size": 128,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+}
+_ALBERT_SMALL = {
+    "hidden_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "hidden_act": "gelu",
+}
+# All heads together are wider than the hidden size.
+_T5 = {
+    "vocab_size": 50,
+    "d_model": 16,
+    "d_kv": 12,
+    "d_ff": 24,
+    "num_layers": 3,
+    "num_heads": 2,
+    "relative_attention_max_distance": 20,
+}
+_T5_BASE = {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12}
 CASES = (
     Case("Bert", {}, ("bge-base-en-v1.5", _BASE | {"intermediate_size": 3072})),
     Case(
@@ -158,6 +186,38 @@ CASES = (
         "Electra",
         {"embedding_size": 16},
         ("ms-marco-electra-base", _BASE | {"embedding_size": 768, "intermediate_size": 3072}),
+    ),
+    Case(
+        "Electra",
+        {"embedding_size": 8},
+        ("electra-small", _ELECTRA_SMALL),
+        form="small",
+    ),
+    Case(
+        "Albert",
+        {
+            "embedding_size": 8,
+            "num_hidden_layers": 4,
+            "num_hidden_groups": 2,
+            "inner_group_num": 2,
+            "hidden_act": "gelu",
+        },
+        ("paraphrase-albert-small-v2", _ALBERT_SMALL),
+    ),
+    Case("Ernie", {"use_task_id": True}, ("ernie-3.0-base", _BASE | {"use_task_id": True})),
+    Case("T5", _T5, ("gtr-t5-base", _T5_BASE), encoder="EncoderModel", head=False),
+    Case(
+        "T5",
+        _T5 | {"feed_forward_proj": "gated-gelu", "relative_attention_num_buckets": 12},
+        ("", {}),
+        form="gated",
+        encoder="EncoderModel",
+        head=False,
+    ),
+    Case(
+        "JinaEmbeddingsV3",
+        {"pad_token_id": 1},
+        ("jina-embeddings-v3, six layers", {"num_hidden_layers": 6}),
     ),
     Case("DistilBert", _DISTILBERT | {"max_position_embeddings": 48}, ("multi-qa-distilbert", {})),
     Case(
@@ -231,13 +291,15 @@ CASES = (
 def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: int = 0) -> Any:
     """Build a random model of a family, with a head of `labels` or without one."""
     values = case.real[1] | _SMALL_VOCABULARY if real else case.reduced
-    if not real and case.name != "DistilBert":
+    if not real and case.name not in ("DistilBert", "T5"):
         values = _SMALL | values
     torch.manual_seed(seed)
     if case.name in FORMS:
         model: Any = published(case.name, values, labels=labels if head else None).eval()
     else:
-        model = from_transformers(case.name, values, labels=labels if head else None)
+        model = from_transformers(
+            case.name, values, labels=labels if head else None, encoder=case.encoder
+        )
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim == 2 and "embed" not in name:
@@ -253,13 +315,15 @@ def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: i
     return model
 
 
-def from_transformers(name: str, values: dict[str, Any], *, labels: int | None) -> Any:
+def from_transformers(
+    name: str, values: dict[str, Any], *, labels: int | None, encoder: str = "Model"
+) -> Any:
     """Build a model of transformers from its config, with a head for `labels`."""
     head = {"num_labels": labels} if labels else {}
     ids = {"cls_token_id": 3, "sep_token_id": 4, "bos_token_id": 3, "eos_token_id": 4}
     extra = ids if name == "ModernBert" else {}
     config = getattr(transformers, f"{name}Config")(**{**extra, **values, **head})
-    ending = "ForSequenceClassification" if labels else "Model"
+    ending = "ForSequenceClassification" if labels else encoder
     return getattr(transformers, name + ending)(config).eval()
 
 
@@ -332,7 +396,7 @@ def compare(case: Case, folder: Path, *, real: bool) -> bool:
     kept = reference.pool(mean, truth[-1], batch.offsets)
     cosine = cosines(Engine(mean, weights).encode(batch), kept)
     logit = 0.0
-    if not real:
+    if not real and case.head:
         judge = make(case, head=True)
         config, tensors = tensors_of(judge, folder)
         head = classifier_spec(config)
@@ -353,6 +417,8 @@ def write_golden(case: Case, folder: Path) -> None:
     entry: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     for kind, head in (("encoder", False), ("classifier", True)):
+        if head and not case.head:
+            continue
         model = make(case, head=head)
         with torch.no_grad():
             for weight in model.parameters():

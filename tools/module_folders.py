@@ -56,6 +56,8 @@ from transformers import (
     DistilBertForMaskedLM,
     Gemma3TextConfig,
     Gemma3TextModel,
+    JinaEmbeddingsV3Config,
+    JinaEmbeddingsV3Model,
     MistralConfig,
     MistralModel,
     ModernBertConfig,
@@ -67,6 +69,9 @@ from transformers import (
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
     Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
     XLMRobertaConfig,
     XLMRobertaForMaskedLM,
 )
@@ -250,6 +255,65 @@ def normalized_early(shape: Shape, scratch: Path) -> st.SentenceTransformer:
         device="cpu",
         prompts={"query": "query: ", "document": "text: "},
         similarity_fn_name="euclidean",
+    )
+
+
+def weighted(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder that weighs tokens by their places."""
+    chain = [
+        transformer(bert(shape), scratch),
+        Pooling(shape.hidden, ("weightedmean", "max")),
+        Normalize(),
+    ]
+    return st.SentenceTransformer(modules=chain, device="cpu", prompts={"query": "query: "})
+
+
+# --- T5 -------------------------------------------------------------------------------------------
+def t5(shape: Shape, scratch: Path, **changes: Any) -> Transformer:
+    """Return the encoder of a random T5 as a module, with a Unigram tokenizer."""
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [(f"▁{word}", -3.0) for word in WORDS]
+    pieces += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz.,:"]
+    words = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
+    config = T5Config(
+        vocab_size=len(words),
+        d_model=shape.hidden,
+        d_kv=16,
+        d_ff=shape.inner,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        relative_attention_max_distance=24,
+        initializer_factor=1.5,
+        **changes,
+    )
+    T5EncoderModel(config).save_pretrained(scratch)
+    words.save_pretrained(scratch)
+    return Transformer(str(scratch))
+
+
+def gtr(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder like gtr and sentence-t5: the mean, a Dense without bias, Normalize."""
+    return st.SentenceTransformer(
+        modules=[
+            t5(shape, scratch),
+            Pooling(shape.hidden, "mean"),
+            drawn(Dense(shape.hidden, 20, bias=False, activation_function=nn.Identity())),
+            Normalize(),
+        ],
+        device="cpu",
+    )
+
+
+def instructor(shape: Shape, scratch: Path) -> st.SentenceTransformer:
+    """Make an embedder like instructor, which reads an instruction and does not pool it."""
+    return st.SentenceTransformer(
+        modules=[
+            t5(shape, scratch, feed_forward_proj="gated-gelu"),
+            Pooling(shape.hidden, ("mean", "cls", "max"), include_prompt=False),
+            Normalize(),
+        ],
+        device="cpu",
+        prompts={"query": "represent the query:", "document": "represent the text: "},
     )
 
 
@@ -610,6 +674,9 @@ MODULES: dict[str, tuple[Callable[[Shape, Path], Any], Shape]] = {
     "labels-with-prompt": (labels_with_prompt, MINILM),
     "normalized-early": (normalized_early, MINILM),
     "checkpoints": (normalized_early, MINILM),
+    "weighted-mean": (weighted, MINILM),
+    "gtr": (gtr, MINILM),
+    "instructor": (instructor, MINILM),
     "qwen3-embedding": (qwen3_embedding, ETTIN_32M),
     "e5-mistral": (e5_mistral, ETTIN_32M),
     "embedding-gemma": (embedding_gemma, ETTIN_32M),
@@ -697,6 +764,140 @@ def make_static(name: str, golden: bool, scratch: Path) -> tuple[Path, dict[str,
     return folder, expected
 
 
+# --- Adapters -------------------------------------------------------------------------------------
+TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
+INSTRUCTIONS = {"retrieval.query": "find the file that has: ", "retrieval.passage": "the text: "}
+RANK, ALPHA = 3, 2.0
+# Names of transformers' class, and those of the published file.
+PUBLISHED = {
+    "embeddings.LayerNorm": "emb_ln",
+    "self_attn.o_proj": "mixer.out_proj",
+    "post_attention_layernorm": "norm1",
+    "post_mlp_layernorm": "norm2",
+}
+
+
+def jina_model(shape: Shape) -> JinaEmbeddingsV3Model:
+    """Return a random jina-embeddings-v3 without adapters."""
+    return JinaEmbeddingsV3Model(
+        JinaEmbeddingsV3Config(
+            **sizes_of(shape),
+            max_position_embeddings=LENGTH,
+            pad_token_id=0,
+            type_vocab_size=1,
+            rope_parameters={"rope_type": "default", "rope_theta": 500.0},
+        ),
+        add_pooling_layer=False,
+    ).eval()
+
+
+def published_name(name: str) -> str:
+    """Return what a tensor of transformers' class is called in the published file."""
+    for here, there in PUBLISHED.items():
+        name = name.replace(here, there)
+    return f"roberta.{'encoder.' if name.startswith('layers.') else ''}{name}"
+
+
+def published_tensors(model: JinaEmbeddingsV3Model) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model under the published names, query, key and value as one."""
+    tensors, state = {}, model.state_dict()
+    for name, tensor in state.items():
+        if "self_attn.q_proj" in name:
+            parts = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+            fused = published_name(name).replace("self_attn.q_proj", "mixer.Wqkv")
+            tensors[fused] = torch.cat(parts)
+        elif "self_attn.k_proj" not in name and "self_attn.v_proj" not in name:
+            tensors[published_name(name)] = tensor.clone()
+    return {name: tensor.half() for name, tensor in tensors.items()}
+
+
+def with_adapters(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give every matrix an adapter for each task, as the published file has them."""
+    adapted = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim != 2:
+            adapted[name] = tensor
+            continue
+        start = name.removesuffix(".weight") + ".parametrizations.weight"
+        rows, columns = tensor.shape
+        first, second = (RANK, columns), (rows, RANK)
+        if start.removesuffix(".parametrizations.weight").endswith("_embeddings"):
+            first, second = (rows, RANK), (RANK, columns)
+        adapted[f"{start}.original"] = tensor
+        for part, size in (("lora_A", first), ("lora_B", second)):
+            drawn_part = torch.randn(len(TASKS), *size) * (0.5 * columns**-0.5)
+            adapted[f"{start}.0.{part}"] = drawn_part.half()
+    return adapted
+
+
+def adapted_model(
+    shape: Shape, tensors: dict[str, torch.Tensor], task: str
+) -> JinaEmbeddingsV3Model:
+    """Return transformers' model with the weights of one task, computed matrix by matrix."""
+    model, number = jina_model(shape), TASKS.index(task)
+    merged = {}
+    for name, tensor in tensors.items():
+        if name.endswith(".original"):
+            start = name.removesuffix(".original")
+            a, b = (tensors[f"{start}.0.lora_{part}"][number].float() for part in "AB")
+            product = torch.einsum("vr,rh->vh", a, b) if "embeddings" in name else b @ a
+            merged[start.replace(".parametrizations", "")] = tensor + ALPHA / RANK * product
+        elif ".parametrizations." not in name:
+            merged[name] = tensor.float()
+    state = {}
+    for name in model.state_dict():
+        kind = next((kind for kind in "qkv" if f"self_attn.{kind}_proj" in name), None)
+        if kind is None:
+            state[name] = merged[published_name(name)]
+            continue
+        fused = published_name(name).replace(f"self_attn.{kind}_proj", "mixer.Wqkv")
+        state[name] = merged[fused].chunk(3)["qkv".index(kind)]
+    model.load_state_dict(state)
+    return model
+
+
+def make_jina(golden: bool, scratch: Path) -> tuple[Path, dict[str, Any]]:
+    """Make a folder like jina-embeddings-v3's, and what transformers computes with each task's weights."""
+    shape = REDUCED if golden else MINILM
+    torch.manual_seed(0)
+    folder, words = scratch / "jina-v3", tokenizer()
+    tensors = with_adapters(published_tensors(jina_model(shape)))
+    expected: dict[str, Any] = {"texts": TEXTS}
+    for task in TASKS:
+        bare = scratch / task
+        adapted_model(shape, tensors, task).save_pretrained(bare)
+        words.save_pretrained(bare)
+        chain = [Transformer(str(bare)), Pooling(shape.hidden, "mean"), Normalize()]
+        model = st.SentenceTransformer(modules=chain, device="cpu")
+        prompt = INSTRUCTIONS.get(task, "")
+        expected[task] = model.encode([prompt + text for text in TEXTS]).tolist()
+        if task == TASKS[0]:
+            model.save_pretrained(str(folder))
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = {
+        **sizes_of(shape),
+        "architectures": ["XLMRobertaLoRA"],
+        "auto_map": {"AutoModel": "jinaai/xlm-roberta-flash-implementation--modeling_lora.X"},
+        "model_type": "xlm-roberta",
+        "position_embedding_type": "rotary",
+        "rotary_emb_base": 500.0,
+        "max_position_embeddings": LENGTH,
+        "layer_norm_eps": 1e-5,
+        "type_vocab_size": 1,
+        "hidden_act": "gelu",
+        "lora_adaptations": TASKS,
+        "lora_rank": RANK,
+        "lora_alpha": ALPHA,
+        "task_instructions": {task: INSTRUCTIONS.get(task, "") for task in TASKS},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0] |= {"type": "custom_st.Transformer", "kwargs": ["task"]}
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").unlink(missing_ok=True)
+    return folder, expected
+
+
 STATIC = ("static-embedding", *(f"model2vec-{kind}" for kind in STATIC_KINDS))
 
 
@@ -752,6 +953,11 @@ def what_they_compute(model: Any) -> dict[str, Any]:
 
 def what_quaver_computes(folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """Return Quaver's results, in float32."""
+    if TASKS[0] in expected:
+        return {
+            task: Embedder.from_pretrained(folder, precision="float32", task=task).encode(TEXTS)
+            for task in TASKS
+        }
     if "scores" in expected:
         model = CrossEncoder.from_pretrained(folder, precision="float32")
         pairs = [(QUERY, text) for text in TEXTS]
@@ -882,11 +1088,14 @@ def main() -> None:
     if chosen.golden and not chosen.names:
         write_checkpoints(GOLDEN.parent / "checkpoints.zip")
     worst = 0.0
-    for name in chosen.names or (*MODULES, *STATIC):
+    for name in chosen.names or (*MODULES, *STATIC, "jina-v3"):
         scratch = Path(tempfile.mkdtemp())
         try:
-            make = make_modules if name in MODULES else make_static
-            folder, expected = make(name, chosen.golden, scratch)
+            if name == "jina-v3":
+                folder, expected = make_jina(chosen.golden, scratch)
+            else:
+                make = make_modules if name in MODULES else make_static
+                folder, expected = make(name, chosen.golden, scratch)
             if chosen.golden:
                 write_zip(folder, GOLDEN / f"{name}.zip", expected)
             for what, values in what_quaver_computes(folder, expected).items():

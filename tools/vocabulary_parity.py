@@ -101,6 +101,19 @@ def cases() -> dict[str, tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]
         unk_piece="[UNK]",
         user_defined_symbols=["user_made"],
     )
+    t5 = sentence_piece(
+        "spiece.model", rules=RULES, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, eos_piece="</s>"
+    )
+    albert = sentence_piece(
+        "spiece.model",
+        rules=RULES,
+        pad_id=0,
+        unk_id=1,
+        bos_id=-1,
+        eos_id=-1,
+        control_symbols=["[CLS]", "[SEP]"],
+        user_defined_symbols=["[MASK]"],
+    )
     mask = {"content": "<mask>", "lstrip": True, "normalized": False}
     return {
         "bert": (uncased, {}, {"model_type": "bert"}),
@@ -149,6 +162,25 @@ def cases() -> dict[str, tuple[dict[str, bytes], dict[str, Any], dict[str, Any]]
         ),
         "camembert": (rules, {}, {"model_type": "camembert"}),
         "deberta": (deberta, {}, {"model_type": "deberta-v2"}),
+        "ernie": (uncased, {}, {"model_type": "ernie"}),
+        "t5": (t5, {"tokenizer_config.json": {"extra_ids": 3}}, {"model_type": "t5"}),
+        "t5-listed": (
+            t5,
+            {
+                "tokenizer_config.json": {
+                    "tokenizer_class": "T5Tokenizer",
+                    "extra_ids": 2,
+                    "additional_special_tokens": ["<extra_id_0>", "<extra_id_1>"],
+                }
+            },
+            {"model_type": "mt5"},
+        ),
+        "albert": (albert, {}, {"model_type": "albert"}),
+        "albert-cased": (
+            albert,
+            {"tokenizer_config.json": {"do_lower_case": False, "keep_accents": True}},
+            {"model_type": "albert"},
+        ),
         "deberta-lower": (
             deberta,
             {"tokenizer_config.json": {"do_lower_case": True, "split_by_punct": True}},

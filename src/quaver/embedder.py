@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast, overload
@@ -137,6 +138,7 @@ class Embedder:
         max_seq_length: maximum number of tokens in a text, special tokens included; longer texts are truncated.
         truncate_dim: number of leading components that every vector keeps, or None for all.
         normalize: whether vectors have length 1.
+        task: which adapter the weights have, or "retrieval" for two; None for a model without adapters.
         tokenizer: the model's tokenizer.
         fingerprint: 64 hex digits that say which vectors can be compared: the model's files,
             pooling, normalization, truncate_dim and the document prompt. The same for int8 and
@@ -180,10 +182,13 @@ class Embedder:
         self.max_seq_length = model.tokenizer.max_length
         self.truncate_dim = truncate_dim
         self.normalize = spec.normalize
+        self.task = folder.task
         self.tokenizer = model.tokenizer
         self._engine, self._heads = model.engine, model.heads
         self._metric = folder.similarity
-        space = (spec.pooling, spec.normalize, truncate_dim, self.document_prompt)
+        space: tuple[Any, ...] = (spec.pooling, spec.normalize, truncate_dim, self.document_prompt)
+        if not folder.pools_prompt:
+            space += ("without the prompt",)
         self.fingerprint = hashlib.sha256(repr((folder.fingerprint, *space)).encode()).hexdigest()
 
     @classmethod
@@ -203,6 +208,7 @@ class Embedder:
         isa: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
+        task: str | None = None,
     ) -> Embedder:
         """Load a model.
 
@@ -224,6 +230,9 @@ class Embedder:
             isa: force an instruction set; None uses the best.
             local_files_only: never use the network.
             token: access token of the hub.
+            task: which adapter of a model with one for each task (jina-embeddings-v3) its weights get. None
+                is "retrieval": queries and documents have an adapter each, and that of queries is loaded
+                with the first query, which needs the memory of a second model.
 
         Returns:
             the embedder.
@@ -246,6 +255,7 @@ class Embedder:
             isa=isa,
             local_files_only=local_files_only,
             token=token,
+            task=task,
         )
         return cls(model, prompts=prompts, truncate_dim=truncate_dim)
 
@@ -731,7 +741,7 @@ class Embedder:
         copies = Counter(items)
         unique = {text: row for row, text in enumerate(copies)}
         report = encode_texts(
-            self.tokenizer.encode,
+            partial(self.tokenizer.encode, prompt=before),
             self._engine,
             [with_prompt(before, text) for text in unique],
             max_batch_tokens=max_batch_tokens,
@@ -968,7 +978,7 @@ def tokenize_documents(embedder: Embedder, texts: Sequence[str]) -> TokenBatch:
         InputError: a text is invalid; the message has its position.
     """
     prompt = embedder.document_prompt
-    return embedder.tokenizer.encode([with_prompt(prompt, text) for text in texts])
+    return embedder.tokenizer.encode([with_prompt(prompt, text) for text in texts], prompt=prompt)
 
 
 def encode_tokenized(embedder: Embedder, tokens: TokenBatch) -> NDArray[np.float32]:
@@ -1176,6 +1186,7 @@ def loading_settings(embedder: Embedder) -> dict[str, Any]:
         "normalize": embedder.normalize,
         "max_seq_length": embedder.max_seq_length,
         "truncate_dim": embedder.truncate_dim,
+        **({} if embedder.task is None else {"task": embedder.task}),
     }
 
 

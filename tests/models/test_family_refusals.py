@@ -26,7 +26,10 @@ def config_of(family: str, kind: str = "encoder") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("family", "key", "value"),
     [
-        ("electra", "embedding_size", 8),
+        ("albert", "position_embedding_type", "relative_key"),
+        ("t5", "feed_forward_proj", "sparse-relu"),
+        ("t5", "feed_forward_proj", "gated-mish"),
+        ("jinaembeddingsv3", "rotary_emb_interleaved", True),
         ("mpnet", "relative_attention_num_buckets", 64),
         ("roberta", "position_embedding_type", "relative_key_query"),
         ("modernbert", "attention_bias", True),
@@ -120,6 +123,8 @@ def test_a_model_of_its_own_code(model_type: str) -> None:
         ("qwen3_moe", "a mixture of experts"),
         ("gemma3", "a model of texts and pictures"),
         ("embedding_gemma2", "adds embeddings to every layer"),
+        ("umt5", "a bias of positions each"),
+        ("deberta", "projections of their own"),
     ],
 )
 def test_relatives_of_decoders_are_refused_by_name(model_type: str, what: str) -> None:

@@ -156,9 +156,12 @@ def test_joined_pooling_modes(folder: Path) -> None:
     assert ModelFolder.open(folder).pooling == "mean+max"
 
 
-def test_pooling_without_the_prompt_is_refused(folder: Path) -> None:
+def test_pooling_without_the_prompt(folder: Path) -> None:
+    assert ModelFolder.open(folder).pools_prompt
     edit(folder / "1_Pooling/config.json", include_prompt=False)
-    with pytest.raises(UnsupportedArchitectureError, match="include_prompt=false"):
+    assert not ModelFolder.open(folder).pools_prompt
+    edit(folder / "1_Pooling/config.json", pooling_mode="weightedmean")
+    with pytest.raises(UnsupportedArchitectureError, match="include_prompt=false for weightedmean"):
         ModelFolder.open(folder)
 
 

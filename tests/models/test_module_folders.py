@@ -22,6 +22,7 @@ from quaver import (
     UnsupportedArchitectureError,
     quantize,
 )
+from quaver.embedder import encode_tokenized
 from tiny_model import write_json, write_tiny_cross_encoder, write_tiny_model
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
@@ -114,6 +115,50 @@ def test_a_dense_behind_a_normalize_and_a_dropout(tmp_path: Path) -> None:
     np.testing.assert_allclose(got, expected["similarity"], atol=TOLERANCE)
     pairs = model.similarity_pairwise(vectors, vectors[::-1])
     np.testing.assert_allclose(pairs, np.diag(expected["similarity"][:, ::-1]), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["weighted-mean", "gtr", "instructor"])
+def test_an_embedder_is_that_of_sentence_transformers(name: str, tmp_path: Path) -> None:
+    folder, expected = unpacked(name, tmp_path)
+    model = Embedder.from_pretrained(folder, precision="float32")
+    np.testing.assert_allclose(model.encode(TEXTS), expected["vectors"], atol=TOLERANCE)
+    np.testing.assert_allclose(model.encode_query(TEXTS), expected["queries"], atol=TOLERANCE)
+    int8 = Embedder.from_pretrained(folder)
+    assert (int8.encode(TEXTS) * expected["vectors"]).sum(axis=1).min() > 0.99
+    alone = np.concatenate([int8.encode_query([text]) for text in TEXTS])
+    assert np.array_equal(alone, int8.encode_query(TEXTS))
+    quantize(folder, tmp_path / "int8", words="float16")
+    kept = Embedder.from_pretrained(tmp_path / "int8")
+    assert np.array_equal(kept.encode_query(TEXTS), int8.encode_query(TEXTS))
+
+
+def test_an_instruction_is_read_and_not_pooled(tmp_path: Path) -> None:
+    folder, expected = unpacked("instructor", tmp_path)
+    model = Embedder.from_pretrained(folder, precision="float32")
+    prompt = model.prompts["query"]
+    for own in (
+        model.encode(TEXTS, prompt=prompt),
+        model.encode([prompt + text for text in TEXTS]),  # a text that begins with its prompt
+        encode_tokenized(model, model.tokenizer.encode([prompt + text for text in TEXTS])),
+    ):
+        np.testing.assert_allclose(own, expected["queries"], atol=TOLERANCE)
+    unknown = "an instruction of the caller: "
+    batch = model.tokenizer.encode([f"{unknown}text", "text"], prompt=unknown)
+    assert batch.unpooled is not None
+    assert batch.unpooled.tolist() == [model.tokenizer.count(unknown), 0]
+    left = model.tokenizer.encode([f"{prompt} {TEXTS[3]}"], keep="end", longest=8)
+    assert left.unpooled is None  # the prompt was cut off
+    short = Embedder.from_pretrained(folder, max_seq_length=4)
+    with pytest.raises(InputError, match=r"has 4 tokens, and its prompt .*shorten"):
+        short.encode(["represent", "text"], prompt="represent the text and the file:")
+    edit(folder / "1_Pooling/config.json", include_prompt=True)
+    pooled = Embedder.from_pretrained(folder, precision="float32")
+    assert pooled.fingerprint != model.fingerprint
+    assert np.abs(pooled.encode_query(TEXTS) - expected["queries"]).max() > 1e-3
+    # As sentence-transformers does, by name: the published folders do not say it.
+    named = folder.rename(tmp_path / "instructor-large")
+    known = Embedder.from_pretrained(named, precision="float32")
+    np.testing.assert_allclose(known.encode_query(TEXTS), expected["queries"], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])

@@ -60,6 +60,9 @@ def test_every_vocabulary_is_there() -> None:
         "xlm-roberta",
         "camembert",
         "deberta",
+        "ernie",
+        "t5",
+        "albert",
     }
     assert kinds <= set(NAMES)
 
@@ -137,6 +140,10 @@ def test_a_broken_vocab_txt(content: bytes, message: str, tmp_path: Path) -> Non
         ("xlm-roberta", "sentencepiece.bpe.model", b"\x0b"),
         ("deberta", "spm.model", b""),
         ("deberta", "spm.model", b"\x12\x02\x18\x02"),  # a BPE
+        ("t5", "spiece.model", b""),
+        ("t5", "spiece.model", b"\x0a\x03\x0a\x01a"),  # a piece, and no </s>
+        ("albert", "spiece.model", b"\x12\x02\x18\x02"),
+        ("albert", "spiece.model", b"\xff" * 20),
         ("bert-older-files", "added_tokens.json", b'{"a": "b"}'),
         ("bert-older-files", "added_tokens.json", b"[1]"),
         ("bert-older-files", "special_tokens_map.json", b'{"mask_token": 1}'),

@@ -126,7 +126,7 @@ class Kind(ABC):
             InputError: one is invalid.
         """
         batch: TokenBatch = self.model.tokenizer.encode(
-            [with_prompt(self._prompt, text) for text in texts]
+            [with_prompt(self._prompt, text) for text in texts], prompt=self._prompt
         )
         return batch
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from quaver.engine.engine import Engine
 from quaver.engine.postprocessing import Vectors
 from quaver.engine.static import StaticEngine
+from quaver.engine.tasks import TaskEngine
 from quaver.errors import check_range
 from quaver.models import TokenBatch
 
@@ -49,7 +50,7 @@ class Tokenize(Protocol[Item]):
 
 def encode_texts(
     tokenize: Tokenize[Item],
-    engine: Engine | StaticEngine,
+    engine: Engine | StaticEngine | TaskEngine,
     texts: Sequence[Item],
     *,
     max_batch_tokens: int = MAX_BATCH_TOKENS,
@@ -127,7 +128,9 @@ def token_batches(
                     advance(len(part))
 
 
-def encode_tokens(engine: Engine | StaticEngine, tokens: TokenBatch) -> NDArray[np.float32]:
+def encode_tokens(
+    engine: Engine | StaticEngine | TaskEngine, tokens: TokenBatch
+) -> NDArray[np.float32]:
     """Encode texts that are already tokenized.
 
     Args:

@@ -186,10 +186,17 @@ class Engine:
         spans: NDArray[np.int32] | None,
         position: Callable[[int], int] | None,
     ) -> NDArray[np.float32]:
-        for name in ("ids", "offsets", "type_ids", "keys", "splits"):
+        for name in ("ids", "offsets", "type_ids", "keys", "splits", "unpooled"):
             _check_array(name, getattr(batch, name))
         if batch.splits is not None and spans is None and self._splits:
             return self._encode_split(batch, batch.splits, position)
+        if batch.unpooled is not None and spans is None:
+            if len(batch.unpooled) != len(batch.offsets) - 1:
+                raise InputError(
+                    f"unpooled must have a count for each of {len(batch.offsets) - 1} texts: got "
+                    f"{len(batch.unpooled)}"
+                )
+            spans = np.stack([batch.offsets[:-1] + batch.unpooled, batch.offsets[1:]], axis=1)
         rows, bounds, parts = max(len(batch.offsets) - 1, 0), None, None
         if spans is not None:
             bounds, parts = self._spans_by_text(batch, spans)
@@ -374,7 +381,7 @@ def token_spans(batch: TokenBatch, kept: NDArray[np.bool_] | None = None) -> NDA
 
 
 def _check_array(name: str, values: NDArray[np.int32] | None) -> None:
-    if values is None and name in ("type_ids", "keys", "splits"):
+    if values is None and name in ("type_ids", "keys", "splits", "unpooled"):
         return
     if not isinstance(values, np.ndarray):
         raise InputError(f"{name} must be an int32 array: got {type(values).__name__}")

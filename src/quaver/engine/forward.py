@@ -43,7 +43,8 @@ def run_layers(
     """Run the encoder's layers, without pooling and head, which stay in float32.
 
     Formula:
-        h_0 = norm(scale * word[id] + position[p] + token_type[type]);  h_l = layer_l(h_(l-1))
+        h_0 = norm(scale * word[id] + position[p] + token_type[type]), projected to H features where they
+        are fewer;  h_l = layer_l(h_(l-1))
 
     Args:
         spec: the encoder.
@@ -69,7 +70,7 @@ def embed(
     batch: TokenBatch,
     dtype: type[np.floating[Any]] = np.float32,
 ) -> FloatArray:
-    """Add the embeddings of each token and normalize the sum, (T, H)."""
+    """Add the embeddings of each token, normalize the sum, and project it if the model does; (T, H)."""
     total = weights.word[batch.ids].astype(dtype)
     if spec.embedding_scale != 1:
         total = total * np.float32(spec.embedding_scale)
@@ -78,9 +79,14 @@ def embed(
     if weights.token_type is not None:
         types = np.zeros_like(batch.ids) if batch.type_ids is None else batch.type_ids
         total = total + weights.token_type[types]
-    if weights.order is not None:
+    projection = weights.projection
+    if weights.order is not None and projection is None:
         total = total[:, weights.order]
-    return norm(total, weights.embedding_norm, spec.norm_eps)
+    normed = norm(total, weights.embedding_norm, spec.norm_eps)
+    if projection is None:
+        return normed
+    projected: FloatArray = normed @ projection.weight.T.astype(dtype) + projection.bias
+    return projected
 
 
 def _places(offsets: NDArray[np.int32]) -> NDArray[np.intp]:

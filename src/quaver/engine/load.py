@@ -10,6 +10,7 @@ from typing import Any
 from quaver.engine.engine import Engine
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.engine.static import StaticEngine
+from quaver.engine.tasks import TaskEngine
 from quaver.engine.threads import choose_threads
 from quaver.errors import (
     InputError,
@@ -34,6 +35,7 @@ from quaver.models import (
     model_tensors,
     module_steps,
     multi_vector_spec,
+    query_prompt,
     sparse_spec,
     static_model,
     static_tokenizer,
@@ -61,7 +63,7 @@ class LoadedModel:
     folder: ModelFolder
     spec: EncoderSpec | StaticSpec
     tokenizer: Tokenizer
-    engine: Engine | StaticEngine
+    engine: Engine | StaticEngine | TaskEngine
     options: Mapping[str, Any]
     heads: TokenHeads | None = field(default=None, kw_only=True)
 
@@ -99,6 +101,7 @@ def load_model(
     isa: str | None = None,
     local_files_only: bool = False,
     token: str | bool | None = None,
+    task: str | None = None,
 ) -> LoadedModel:
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
     if pooling is not None:
@@ -110,6 +113,7 @@ def load_model(
         local_files_only=local_files_only,
         token=token,
         organizations=("sentence-transformers",),
+        task=task,
     )
     _require_embedder(folder)
     options = {
@@ -121,6 +125,7 @@ def load_model(
         "threads": threads,
         "isa": isa,
         "local_files_only": local_files_only,
+        "task": task,
     }
     if folder.static:
         return _load_static(folder, options)
@@ -130,7 +135,29 @@ def load_model(
     tokenizer, engine = _parts(
         folder, spec, options, token_head=None if heads is None else heads.linear
     )
-    return LoadedModel(folder, spec, tokenizer, engine, options, heads=heads)
+    loaded = LoadedModel(folder, spec, tokenizer, engine, options, heads=heads)
+    if folder.queries is None:
+        return loaded
+    return replace(loaded, engine=_task_engine(folder.queries, loaded, engine))
+
+
+def _task_engine(queries: ModelFolder, loaded: LoadedModel, documents: Engine) -> TaskEngine:
+    """Join the engine of documents and that of queries, which is loaded with the first query."""
+    tokenizer, prompt = loaded.tokenizer, query_prompt(queries.prompts).rstrip()
+    ids = tokenizer.locate(prompt).ids.tolist()
+    if not ids:
+        raise ModelFolderError(
+            f"{queries.name} has an adapter for queries and one for documents, so it must have a prompt of "
+            "queries that tells them apart: task_instructions of config.json has none for retrieval.query; "
+            "open it twice, with task='retrieval.query' and with task='retrieval.passage'"
+        )
+    spec = documents.spec
+    options = loaded.options
+
+    def load() -> Engine:
+        return _engine(queries, spec, options, normalize=spec.normalize)
+
+    return TaskEngine(documents, load, [*tokenizer.special_ids()[0], *ids])
 
 
 def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel:
@@ -376,7 +403,7 @@ def _parts(
     normalize: bool = False,
     token_head: LinearWeights | None = None,
 ) -> tuple[Tokenizer, Engine]:
-    max_seq_length, precision = options["max_seq_length"], options["precision"]
+    max_seq_length = options["max_seq_length"]
     if max_seq_length is not None:
         check_range("max_seq_length", max_seq_length, spec.max_length)
     length = spec.length_within(folder.max_seq_length)
@@ -390,11 +417,23 @@ def _parts(
             f"sentence_bert_config.json, tokenizer_config.json), too few for its tokenizer: {error}"
         ) from error
     tokenizer.require_vocabulary(spec.vocab_size)
+    return tokenizer, _engine(folder, spec, options, normalize=normalize, token_head=token_head)
+
+
+def _engine(
+    folder: ModelFolder,
+    spec: EncoderSpec,
+    options: Mapping[str, Any],
+    *,
+    normalize: bool,
+    token_head: LinearWeights | None = None,
+) -> Engine:
+    precision = options["precision"]
     quantized = is_quantized(folder.config)
     weights = encoder_weights(spec, model_tensors(folder, spec))
     if quantized:
         weights = replace(weights, wide=wide_features(folder.config, spec.hidden_size))
-    engine = Engine(
+    return Engine(
         replace(spec, normalize=normalize),
         weights,
         precision=None if quantized and precision == "int8" else precision,
@@ -402,4 +441,3 @@ def _parts(
         isa=options["isa"],
         token_head=token_head,
     )
-    return tokenizer, engine

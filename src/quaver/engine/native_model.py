@@ -96,6 +96,7 @@ def native_model(
     of_tokens = computes_in(weights, precision) if spec.words else None
     return {
         "hidden": spec.hidden_size,
+        "embedding": spec.embedding_size or 0,
         "vocabulary": spec.vocab_size,
         "positions": spec.max_positions,
         "position_offset": spec.position_offset,
@@ -108,6 +109,8 @@ def native_model(
         "position": weights.position,
         "token_type": weights.token_type,
         "embedding_norm": _norm(weights.embedding_norm, spec.norm_eps),
+        # In every precision: a hundredth of the work, and its output is what layers add to.
+        "embedding_projection": None if weights.projection is None else _linear(weights.projection),
         "rotary": [_rotary(rotary, spec.max_length, size) for rotary, size in tables],
         "distance_bias": bias,
         "relative": relative,

@@ -128,10 +128,11 @@ class EncoderWeights:
     """The weights of an encoder.
 
     Attributes:
-        word: (V, H), float32 or as stored.
-        position: float32 (P, H), or None.
-        token_type: float32 (types, H), or None.
+        word: (V, E), float32 or as stored; E = H without a projection.
+        position: float32 (P, E), or None.
+        token_type: float32 (types, E), or None.
         embedding_norm: after the sum of the three; None without a norm.
+        projection: after that, weight (H, E); None without one.
         layers: one for each layer.
         final_norm: after the last layer if norms come first, else None.
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
@@ -154,6 +155,7 @@ class EncoderWeights:
     token_type: NDArray[np.float32] | None
     embedding_norm: NormWeights | None
     layers: Sequence[LayerWeights]
+    projection: LinearWeights | None = None
     final_norm: NormWeights | None = None
     distance_bias: NDArray[np.float32] | None = None
     relative: NDArray[np.float32] | None = None

@@ -148,6 +148,11 @@ class ConfigFile(Struct, frozen=True):
     head_dim: Count | None = None
     n_head: Heads | None = None
     n_heads: Heads | None = None
+    d_model: Count | None = None
+    d_kv: Count | None = None
+    d_ff: Count | None = None
+    num_layers: Layers | None = None
+    num_heads: Heads | None = None
     max_position_embeddings: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     n_positions: Count | None = None
     pad_token_id: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
@@ -155,6 +160,11 @@ class ConfigFile(Struct, frozen=True):
     hidden_act: str | None = None
     hidden_activation: str | None = None
     activation: str | None = None
+    feed_forward_proj: str | None = None
+    embedding_size: Count | None = None
+    num_hidden_groups: Layers | None = None
+    inner_group_num: Layers | None = None
+    use_task_id: bool | None = None
     pooler_hidden_act: str | None = None
     classifier_activation: str | None = None
     classifier_pooling: str | None = None
@@ -185,10 +195,17 @@ class ConfigFile(Struct, frozen=True):
     max_window_layers: Whole | None = None
     query_pre_attn_scalar: Base | None = None
 
+    relative_attention_num_buckets: Annotated[int, Meta(ge=1, le=65536)] | None = None
+    relative_attention_max_distance: Count | None = None
     position_biased_input: bool | None = None
     position_buckets: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     max_relative_positions: Annotated[int, Meta(ge=-1, le=2**31 - 1)] | None = None
     pos_att_type: str | list[str] | None = None
+
+    lora_adaptations: Annotated[list[str], Meta(max_length=64)] | None = None
+    lora_rank: Count | None = None
+    lora_alpha: Factor | None = None
+    task_instructions: dict[str, str] | None = None
 
     # Of model2vec.
     normalize: bool | None = None
@@ -334,6 +351,8 @@ class TokenizerConfigFile(Struct, frozen=True):
     tokenize_chinese_chars: bool | None = None
     chat_template: str | list[Any] | None = None
     add_prefix_space: bool | None = None
+    keep_accents: bool | None = None
+    extra_ids: Annotated[int, Meta(ge=0, le=65536)] | None = None
     split_by_punct: bool | None = None
     added_tokens_decoder: dict[str, AddedTokenEntry] | None = None
     additional_special_tokens: list[str | AddedTokenEntry] | None = None
@@ -347,6 +366,21 @@ class TokenizerConfigFile(Struct, frozen=True):
     pad_token: str | AddedTokenEntry | None = None
     cls_token: str | AddedTokenEntry | None = None
     mask_token: str | AddedTokenEntry | None = None
+
+
+class AdapterFile(Struct, frozen=True):
+    """adapter_config.json of PEFT."""
+
+    peft_type: str | None = None
+    r: Count | None = None
+    lora_alpha: Factor | None = None
+    use_rslora: bool | None = None
+    use_dora: bool | None = None
+    bias: str | None = None
+    rank_pattern: dict[str, Any] | None = None
+    alpha_pattern: dict[str, Any] | None = None
+    modules_to_save: list[str] | None = None
+    fan_in_fan_out: bool | None = None
 
 
 class SpecialTokensFile(Struct, frozen=True):

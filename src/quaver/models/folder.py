@@ -19,6 +19,7 @@ from quaver.errors import (
     TokenizerError,
     UnsupportedArchitectureError,
 )
+from quaver.models.adapters import Adapters, find_adapters
 from quaver.models.chat_template import (
     MAX_TEMPLATE,
     QWEN3_RERANKER,
@@ -57,7 +58,7 @@ from quaver.models.token_modules import (
 )
 from quaver.models.tokenizer import Tokenizer
 from quaver.models.tokenizer_files import vocabulary_bytes
-from quaver.models.weights_file import read_tensors, sample_tensors
+from quaver.models.weights_file import ADAPTER_FILE, read_tensors, sample_tensors
 
 _POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -140,6 +141,9 @@ class ModelFolder:
         sparse: how a sparse encoder weighs words; None for other models.
         multi_vector: how a multi-vector model makes the vectors of tokens; None for other models.
         max_active_dims: the most words that a sparse vector keeps, or None for all.
+        adapters: the adapters of tasks that the model has, or None.
+        task: which of them it is opened for, or "retrieval" for two; None without adapters.
+        pools_prompt: whether the tokens of a prompt are pooled with those of the text after it.
     """
 
     path: Path
@@ -165,6 +169,9 @@ class ModelFolder:
     sparse: SparseModules | None = None
     multi_vector: MultiVectorModules | None = None
     max_active_dims: int | None = None
+    pools_prompt: bool = True
+    adapters: Adapters | None = None
+    task: str | None = None
 
     @classmethod
     def open(
@@ -176,6 +183,7 @@ class ModelFolder:
         token: str | bool | None = None,
         organizations: Sequence[str] = ORGANIZATIONS,
         kind: Kind | Literal["any"] | None = None,
+        task: str | None = None,
     ) -> ModelFolder:
         """Open a local folder, or fetch a model from the Hugging Face hub and open it.
 
@@ -188,6 +196,7 @@ class ModelFolder:
             organizations: where to look for a hub id without an organization.
             kind: "sparse" or "multi-vector", the models to open; None for those of one vector or of
                 scores, "any" for all.
+            task: what a model with adapters is opened for; None for retrieval.
 
         Returns:
             the folder; weights and tokenizer are not read yet.
@@ -198,6 +207,7 @@ class ModelFolder:
             ModelFolderError: a JSON file is missing, broken, or contradicts another.
             UnsupportedArchitectureError: modules.json has a module, or pooling an option, that
                 Quaver does not run; or the folder is of another kind.
+            InputError: the model has no such task.
         """
         path, name, source = find_folder(
             name_or_path, revision, local_files_only, token, organizations
@@ -232,6 +242,17 @@ class ModelFolder:
         if template is None and by_words:
             template = _known_template(name, transformer, tokens)
         length = text_settings.max_seq_length or tokens.model_max_length
+        adapters = None if chain.static else find_adapters(transformer, file)
+        prompts, default = _prompts(settings, name), settings.default_prompt_name
+        if adapters is not None:
+            task = adapters.choose(task, name)
+            prompts = adapters.prompts(task, prompts)
+            if prompts["query"] and prompts["query"] == prompts["document"]:
+                default = default or "query"  # a single task has a single prompt
+        elif task is not None:
+            raise InputError(
+                f"{name} has no adapters of tasks, so task has no effect: got {task!r}; leave it out"
+            )
         return cls(
             path=path,
             transformer=transformer,
@@ -245,8 +266,8 @@ class ModelFolder:
             modules=chain.modules,
             scores=chain.scores,
             static=chain.static,
-            prompts=_prompts(settings, name),
-            default_prompt_name=settings.default_prompt_name,
+            prompts=prompts,
+            default_prompt_name=default,
             similarity=_similarity(settings, chain),
             truncate_dim=settings.truncate_dim,
             score_activation=_score_activation(file, settings),
@@ -256,6 +277,9 @@ class ModelFolder:
             sparse=chain.sparse,
             multi_vector=chain.multi_vector,
             max_active_dims=settings.max_active_dims,
+            adapters=adapters,
+            task=task,
+            pools_prompt=chain.pools_prompt and not _INSTRUCTOR.fullmatch(_short(name)),
         )
 
     @classmethod
@@ -367,6 +391,7 @@ class ModelFolder:
             settings=self.tokens,
             model=self.file,
             template=self.template,
+            unpooled=None if self.pools_prompt else self.prompts.values(),
         )
 
     def tensors(self, *, widen: bool = True) -> Mapping[str, NDArray[Any]]:
@@ -377,13 +402,23 @@ class ModelFolder:
                 float32 when a tensor is taken. float32 and integers are read-only views of the file.
 
         Returns:
-            the tensors by name.
+            the tensors by name; of a model with adapters with that of documents in them.
 
         Raises:
             ModelFolderError: there is no file of weights, or a shard is missing.
             WeightsError: a file is truncated or corrupt, or has an unsupported dtype.
         """
-        return read_tensors(self.transformer, widen=widen)
+        stored = read_tensors(self.transformer, widen=widen)
+        if self.adapters is None or self.task is None:
+            return stored
+        return self.adapters.merged(stored, self.adapters.of_documents(self.task), widen=widen)
+
+    @property
+    def queries(self) -> ModelFolder | None:
+        """The same folder with the adapter of queries; None where queries have the weights of documents."""
+        if self.adapters is None or self.task is None or self.task in self.adapters.tasks:
+            return None
+        return replace(self, task=self.adapters.of_queries(self.task))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -415,6 +450,12 @@ class ModelFolder:
         if self.sparse is not None:
             digest.update(repr((self.sparse.pooling, self.sparse.logarithms)).encode())
             weighted += [] if self.sparse.query is None else [self.sparse.query]
+        if self.adapters is not None:
+            digest.update(f"{self.task} {self.adapters.tasks}".encode())
+            for place in self.adapters.folders.values():
+                for description, sample in sample_tensors(place, single=ADAPTER_FILE):
+                    digest.update(description.encode())
+                    digest.update(sample)
         if self.multi_vector is not None:
             settings = replace(self.multi_vector, transformer=Path(), projections=())
             digest.update(repr(settings).encode())
@@ -448,6 +489,7 @@ class _Chain:
     static: bool = False
     sparse: SparseModules | None = None
     multi_vector: MultiVectorModules | None = None
+    pools_prompt: bool = True
 
 
 # The state of the last token meets two rows of the language model's head.
@@ -562,9 +604,9 @@ def _chain(
         )
     scores = feature == _SCORES
     normalize = bool(modules) and modules[-1].kind == "Normalize" and not scores
-    pooling = _pooling(paths[1] / "config.json")
+    pooling, pools_prompt = _pooling(paths[1] / "config.json")
     between = tuple(modules[:-1] if normalize else modules)
-    return _Chain(paths[0], pooling, between, normalize, scores)
+    return _Chain(paths[0], pooling, between, normalize, scores, pools_prompt=pools_prompt)
 
 
 def _module(kind: str, path: Path) -> Module:
@@ -682,6 +724,9 @@ def _known_template(name: str, transformer: Path, tokens: TokenizerConfigFile) -
     return ChatTemplate(QWEN3_RERANKER, special_tokens(tokens))
 
 
+# Their folders do not say that the instruction is left out of the pooling; sentence-transformers knows
+# them by name, too.
+_INSTRUCTOR = re.compile(r"instructor-(base|large|xl)")
 _KNOWN_RERANKER = re.compile(r"qwen3-reranker-(0\.6b|4b|8b)")
 
 
@@ -699,15 +744,11 @@ def _module_of_words(path: Path) -> Module:
     return Module("LogitScore", {"true_token": "yes", "false_token": "no"}, path)
 
 
-def _pooling(path: Path) -> str:
+def _pooling(path: Path) -> tuple[str, bool]:
+    """Return the pooling, and whether it reads the tokens of a prompt."""
     config = read_checked(PoolingFile, path)
     if config is None:
         raise ModelFolderError(f"modules.json names a Pooling module, but there is no {path}")
-    if config.include_prompt is False:
-        raise UnsupportedArchitectureError(
-            f"{path} says include_prompt=false; supported is pooling over all tokens, prompt "
-            "included"
-        )
     modes = config.pooling_mode
     if modes is None:
         modes = [mode for flag, mode in _POOLING_FLAGS.items() if getattr(config, flag)]
@@ -716,7 +757,13 @@ def _pooling(path: Path) -> str:
             f"{path} must name a pooling mode, in pooling_mode or as one of "
             f"{', '.join(_POOLING_FLAGS)}: it has none"
         )
-    return modes if isinstance(modes, str) else "+".join(modes)
+    joined = modes if isinstance(modes, str) else "+".join(modes)
+    if config.include_prompt is False and "weightedmean" in joined.split("+"):
+        raise UnsupportedArchitectureError(
+            f"{path} says include_prompt=false for weightedmean; supported is pooling over all tokens, prompt "
+            "included"
+        )
+    return joined, config.include_prompt is not False
 
 
 def _prompts(settings: SentenceTransformersFile, name: str) -> dict[str, str]:

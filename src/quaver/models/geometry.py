@@ -9,7 +9,7 @@ from typing import Any, Literal
 from quaver.models.head import DenseStep, HeadStep, WordHead
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
-Pooling = Literal["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens"]
+Pooling = Literal["cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"]
 Gate = Literal["none", "first", "last"]
 NormKind = Literal["layer", "rms"]
 NormPlaces = Literal["after", "before", "both"]
@@ -21,7 +21,14 @@ MAX_HEAD_SIZE = 1024
 # The maximum number of tokens in a text where no table of positions sets a bound; eight times what published
 # encoders read.
 MAX_LENGTH = 65536
-POOLINGS: tuple[Pooling, ...] = ("cls", "mean", "max", "lasttoken", "mean_sqrt_len_tokens")
+POOLINGS: tuple[Pooling, ...] = (
+    "cls",
+    "mean",
+    "max",
+    "lasttoken",
+    "mean_sqrt_len_tokens",
+    "weightedmean",
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +103,24 @@ class Rotary:
     theta: float
     divisor: float = 1.0
     scaling: Llama3Scaling | YarnScaling | None = None
+
+
+@dataclass(frozen=True)
+class DistanceBuckets:
+    """How distances share the rows of a learned bias: half of the rows for keys after the query.
+
+    In each half, the first half of the rows has one distance each; the others widen with the logarithm.
+
+    Attributes:
+        count: rows, at least four.
+        reach: the distance from which all share the last row, more than a quarter of the rows.
+
+    Source:
+        Raffel et al., T5 (arXiv 1910.10683).
+    """
+
+    count: int
+    reach: int
 
 
 @dataclass(frozen=True)
@@ -198,14 +223,19 @@ class EncoderSpec:
         position_offset: position of the first token.
         position_table: whether positions have learned embeddings, P rows.
         embedding_scale: what word embeddings are multiplied with.
+        embedding_size: E, features of the tables of embeddings, where a projection makes H of them after
+            the norm; None for H without a projection.
         bias: what is added to a score for the positions of query and key: "relative" learned for
             each distance, "alibi" a slope for each head.
+        buckets: how distances share the rows of a "relative" bias; None for MPNet's, 32 up to 128.
         relative: relative positions that query and key attend to, None for none.
         pooling: how token vectors become one; several names joined by "+" are concatenated.
         normalize: whether the vector is divided by its length.
         head: what runs on the pooled vector, before it is normalized; on each token's vector where
             there are words.
         words: what makes a weight for each word of the vocabulary instead of a pooled vector.
+        shared_layers: of a model whose layers share weights, into how many groups they are divided, and
+            how many layers of its own each group repeats; (0, 0) for others.
         biases: which of a layer's parts ("qkv", "out", "up", "down") have a bias, in families where
             config.json decides it.
     """
@@ -221,12 +251,15 @@ class EncoderSpec:
     position_offset: int = 0
     position_table: bool = True
     embedding_scale: float = 1.0
+    embedding_size: int | None = None
     bias: Bias = "none"
+    buckets: DistanceBuckets | None = None
     relative: RelativePositions | None = None
     pooling: str = "cls"
     normalize: bool = False
     head: tuple[HeadStep, ...] = ()
     words: WordHead | None = None
+    shared_layers: tuple[int, int] = (0, 0)
     biases: tuple[str, ...] = ()
 
     def with_layers(self, **changes: Any) -> EncoderSpec:
@@ -241,6 +274,11 @@ class EncoderSpec:
     def length_within(self, stated: int | None) -> int:
         """Return the maximum number of tokens in a text when a folder states a length of its own, or None."""
         return min(stated or self.max_length, self.max_length)
+
+    @property
+    def table_width(self) -> int:
+        """The features of the tables of embeddings."""
+        return self.embedding_size or self.hidden_size
 
     @property
     def poolings(self) -> tuple[str, ...]:

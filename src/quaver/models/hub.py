@@ -22,6 +22,7 @@ _NEEDED = [
     # BGE-M3's heads for words and tokens.
     "sparse_linear.pt",
     "colbert_linear.pt",
+    "*adapter_model.safetensors",
 ]
 # What older models have instead: fetched only if those are missing.
 _OLDER_WEIGHTS = ["pytorch_model*.bin", "[0-9]*_*/pytorch_model*.bin"]

@@ -68,9 +68,16 @@ def reordered(
         layers = tuple(layers)
     if hidden is None:
         return replace(weights, layers=layers)
+    projection, embedding_norm = weights.projection, _norm(weights.embedding_norm, hidden)
+    if projection is not None:  # the features before it have an order of their own
+        embedding_norm = weights.embedding_norm
+        projection = replace(
+            projection, weight=projection.weight[hidden], bias=projection.bias[hidden]
+        )
     return replace(
         weights,
-        embedding_norm=_norm(weights.embedding_norm, hidden),
+        embedding_norm=embedding_norm,
+        projection=projection,
         layers=layers,
         final_norm=_norm(weights.final_norm, hidden),
         relative=None if weights.relative is None else weights.relative[:, hidden],

@@ -90,15 +90,16 @@ def alibi_bias(heads: int, length: int) -> NDArray[np.float32]:
     return bias
 
 
-def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+def relative_bias(table: NDArray[np.float32], length: int, reach: int = 128) -> NDArray[np.float32]:
     """Expand a learned bias by distance bucket to all distances.
 
     Each short distance has its own bucket; longer ones share buckets whose width grows
-    logarithmically, up to 128. Keys before the query use the first half of the buckets.
+    logarithmically, up to `reach`. Keys before the query use the first half of the buckets.
 
     Args:
         table: float32 (buckets, heads).
         length: R, the maximum number of tokens in a text.
+        reach: the distance from which all share a bucket, more than a quarter of the buckets.
 
     Returns:
         float32 (heads, 2R - 1), entry [h, j - i + R - 1].
@@ -112,7 +113,7 @@ def relative_bias(table: NDArray[np.float32], length: int) -> NDArray[np.float32
     magnitude = np.abs(distances)
     with np.errstate(divide="ignore"):
         ratio = np.log(magnitude.astype(np.float32) / np.float32(exact)) / np.float32(
-            math.log(128 / exact)
+            math.log(reach / exact)
         )
     far = exact + (np.maximum(ratio, 0) * np.float32(half - exact)).astype(np.int64)
     bucket = np.where(magnitude < exact, magnitude, np.minimum(far, half - 1))

@@ -68,6 +68,11 @@ class NamedTensors:
         """Return the name in the file."""
         return self._full(name)
 
+    def rows(self, name: str) -> int:
+        """Return the rows of a table whose size config.json leaves open; 0 if it is missing."""
+        tensor = self._tensors.get(self._full(name))
+        return len(tensor) if tensor is not None and tensor.ndim else 0
+
     def take(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Take one tensor; dequantize an int8 table with a scale for each row (`X_scale`).
 

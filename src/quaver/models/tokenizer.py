@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, takewhile
@@ -61,6 +61,8 @@ class TokenBatch:
         splits: int32 (N,), how many tokens at the start of each text depend on a query alone, less than its
             length; a model of causal layers computes them once for all texts that share them. None where
             texts share nothing.
+        unpooled: int32 (N,), how many tokens at the start of each text are read and not pooled, fewer
+            than it has; None for none.
     """
 
     ids: NDArray[np.int32]
@@ -69,6 +71,7 @@ class TokenBatch:
     truncated: int
     keys: NDArray[np.int32] | None = None
     splits: NDArray[np.int32] | None = None
+    unpooled: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         """Return N, the number of texts."""
@@ -94,7 +97,8 @@ class TokenBatch:
         offsets = self.offsets[first : last + 1] - self.offsets[first]
         keys = None if self.keys is None else self.keys[first:last]
         splits = None if self.splits is None else self.splits[first:last]
-        return TokenBatch(self.ids[begin:end], offsets, types, 0, keys, splits)
+        unpooled = None if self.unpooled is None else self.unpooled[first:last]
+        return TokenBatch(self.ids[begin:end], offsets, types, 0, keys, splits, unpooled)
 
     def split(self, max_tokens: int) -> Iterator[tuple[int, TokenBatch]]:
         """Split into batches of at most max_tokens; a longer text is a batch of its own.
@@ -163,6 +167,7 @@ class Tokenizer:
         plain: bool = False,
         drop_unknown: bool = False,
         template: ChatTemplate | None = None,
+        unpooled: Collection[str] | None = None,
     ) -> None:
         """Wrap a loaded tokenizer; its own padding and truncation settings are switched off.
 
@@ -177,6 +182,8 @@ class Tokenizer:
                 `max_length` times the median length of a token in characters first; what model2vec
                 does.
             template: what makes one text of a pair, instead of special tokens around its two.
+            unpooled: prompts of a model that reads a prompt and leaves it out when it pools, as
+                instructor does; None for a model that pools all tokens.
 
         Raises:
             TokenizerError: the tokenizer fails, or produces tokens that no model reads.
@@ -195,6 +202,9 @@ class Tokenizer:
             self.max_length = max_length
             self._plain = plain
             self._template = template
+            self._prompts: tuple[str, ...] | None = None
+            if unpooled is not None:
+                self._prompts = tuple(sorted(filter(None, unpooled), key=len, reverse=True))
             self.special_tokens = 0 if plain else int(backend.num_special_tokens_to_add(False))
             self.special_tokens_of_pair = int(backend.num_special_tokens_to_add(True))
             vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -243,6 +253,7 @@ class Tokenizer:
         plain: bool = False,
         drop_unknown: bool = False,
         template: ChatTemplate | None = None,
+        unpooled: Collection[str] | None = None,
     ) -> Tokenizer:
         """Read tokenizer.json of a model folder, or build the tokenizer from its vocabulary.
 
@@ -257,6 +268,7 @@ class Tokenizer:
             plain: add no special tokens.
             drop_unknown: leave out unknown words, see `__init__`.
             template: see `__init__`.
+            unpooled: see `__init__`.
 
         Returns:
             the tokenizer.
@@ -293,6 +305,7 @@ class Tokenizer:
             plain=plain,
             drop_unknown=drop_unknown,
             template=template,
+            unpooled=unpooled,
         )
 
     def require_vocabulary(self, rows: int) -> None:
@@ -328,6 +341,7 @@ class Tokenizer:
         *,
         keep: Literal["start", "end"] = "start",
         longest: int | None = None,
+        prompt: str = "",
     ) -> TokenBatch:
         """Tokenize texts: with special tokens unless it is plain, truncated to `max_length`, without padding.
 
@@ -337,13 +351,15 @@ class Tokenizer:
             keep: which part of a text that is too long to keep.
             longest: maximum number of tokens in a text, special tokens included and more than they; None or more than
                 `max_length` means `max_length`.
+            prompt: what texts begin with; a model that pools no prompt leaves it out, as it does the
+                prompts that it knows. Others do not look at it.
 
         Returns:
             a batch of N texts.
 
         Raises:
             InputError: an item is not a str, or has half of a surrogate pair; the message has its
-                position.
+                position. Or the model pools no prompt, and a text has nothing else.
         """
         room = min(longest or self.max_length, self.max_length) - self.special_tokens
         most, pieces = self._most_characters, texts
@@ -354,13 +370,45 @@ class Tokenizer:
         if self._plain:
             return self._encode_plain(texts, pieces, room, keep, position)
         encodings = self._tokenize(pieces, position=position, wanted=wanted)
-        truncated = 0
-        for encoding in encodings:
+        truncated, lost = 0, np.zeros(len(encodings), np.int32)
+        for i, encoding in enumerate(encodings):
             if len(encoding) > room:
+                lost[i] = len(encoding) - room if keep == "end" else 0
                 encoding.truncate(room, direction="right" if keep == "start" else "left")
                 truncated += 1
         with _guard(_FAILED):
-            return _batch([self._backend.post_process(e) for e in encodings], truncated)
+            batch = _batch([self._backend.post_process(e) for e in encodings], truncated)
+        if self._prompts is None:
+            return batch
+        return self._without_prompts(batch, texts, prompt, lost, position)
+
+    def _without_prompts(
+        self,
+        batch: TokenBatch,
+        texts: Sequence[str],
+        prompt: str,
+        lost: NDArray[np.int32],
+        position: Callable[[int], int] | None,
+    ) -> TokenBatch:
+        """Count the tokens of the prompt that each text begins with, less those that were cut off."""
+        known = (prompt, *(self._prompts or ())) if prompt else self._prompts or ()
+        counts = np.zeros(len(texts), np.int32)
+        tokens: dict[str, int] = {}
+        first = len(self.special_ids()[0])
+        for i, text in enumerate(texts):
+            found = next((each for each in known if text.startswith(each)), "")
+            if found and found not in tokens:
+                tokens[found] = first + self.count(found)
+            counts[i] = max(tokens.get(found, 0) - lost[i], 0)
+        whole = counts >= np.diff(batch.offsets)
+        if whole.any():
+            at = int(np.argmax(whole))
+            raise InputError(
+                "a prompt is left out when the tokens of a text are pooled, so it must leave some: text "
+                f"{_at(at, position)} has {int(np.diff(batch.offsets)[at])} tokens, and its prompt "
+                f"{int(counts[at])}; shorten the prompt"
+            )
+        return replace(batch, unpooled=counts if counts.any() else None)
 
     def _encode_plain(
         self,

@@ -34,7 +34,14 @@ from quaver.models.tokenizer_settings import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-VOCABULARIES = ("vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spm.model")
+VOCABULARIES = (
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "sentencepiece.bpe.model",
+    "spm.model",
+    "spiece.model",
+)
 """The files that a tokenizer may be built from."""
 
 _MAX_BYTES = 64 << 20
@@ -42,6 +49,9 @@ _DEFAULT_CLASS = {
     "xlm-roberta": "XLMRobertaTokenizer",
     "camembert": "CamembertTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
+    "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
+    "albert": "AlbertTokenizer",
 }
 _ROBERTA_TOKENS = {
     "bos_token": "<s>",
@@ -67,7 +77,16 @@ _TOKENS: dict[str, dict[str, Any]] = {
     "XLMRobertaTokenizer": _ROBERTA_TOKENS,
     "CamembertTokenizer": {**_ROBERTA_TOKENS, "mask_token": _MASK_WITH_SPACE},
     "DebertaV2Tokenizer": {**_BERT_TOKENS, "bos_token": "[CLS]", "eos_token": "[SEP]"},
+    "AlbertTokenizer": {
+        **_BERT_TOKENS,
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "bos_token": "[CLS]",
+        "eos_token": "[SEP]",
+    },
+    "T5Tokenizer": {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"},
 }
+_SENTINELS = 100
 
 
 def tokenizer_from_vocabulary(
@@ -242,6 +261,27 @@ def _deberta(folder: Path, names: TokenizerConfigFile) -> Built | None:
     return backend, model.special
 
 
+def _t5(folder: Path, names: TokenizerConfigFile) -> Built | None:
+    model = _sentence_piece(folder / "spiece.model")
+    if model is None:
+        return None
+    count = _SENTINELS if names.extra_ids is None else names.extra_ids
+    named = {_content(token) for token in _extra(names)}
+    sentinels = [f"<extra_id_{i}>" for i in range(count)]
+    if named.isdisjoint(sentinels):
+        model.special.extend(
+            AddedTokenEntry(token, normalized=False, special=True) for token in sentinels
+        )
+    return _spaced_unigram(model.scores, 2, model, names), model.special
+
+
+def _albert(folder: Path, names: TokenizerConfigFile) -> Built | None:
+    model = _sentence_piece(folder / "spiece.model")
+    if model is None:
+        return None
+    return _spaced_unigram(model.scores, 1, model, names), model.special
+
+
 def _spaced_unigram(
     pieces: list[tuple[str, float]], unknown: int, model: _SentencePiece, names: TokenizerConfigFile
 ) -> Backend:
@@ -268,6 +308,8 @@ _BUILDERS = {
     "XLMRobertaTokenizer": _xlm_roberta,
     "CamembertTokenizer": _camembert,
     "DebertaV2Tokenizer": _deberta,
+    "T5Tokenizer": _t5,
+    "AlbertTokenizer": _albert,
 }
 
 
@@ -278,6 +320,8 @@ def _add_template(backend: Backend, kind: str, names: TokenizerConfigFile) -> No
     double = kind in ("XLMRobertaTokenizer", "CamembertTokenizer")
     first = str(_content(names.bos_token if double else names.cls_token))
     last = str(_content(names.eos_token if double else names.sep_token))
+    if kind == "T5Tokenizer":
+        first = last = str(_content(names.eos_token))
     ids = {token: backend.token_to_id(token) for token in (first, last)}
     for token, number in ids.items():
         if number is None:
@@ -289,8 +333,11 @@ def _add_template(backend: Backend, kind: str, names: TokenizerConfigFile) -> No
         pair = f"{first} $A {last} {last} $B {last}"
     else:
         pair = f"{first}:0 $A:0 {last}:0 $B:1 {last}:1"
+    single = f"{first}:0 $A:0 {last}:0"
+    if kind == "T5Tokenizer":
+        single, pair = f"$A {last}", f"$A {last} $B {last}"
     backend.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0", pair=pair, special_tokens=list(ids.items())
+        single=single, pair=pair, special_tokens=list(ids.items())
     )
 
 

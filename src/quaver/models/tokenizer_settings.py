@@ -43,6 +43,10 @@ _DEFAULT_CLASS = {
     "bert": "BertTokenizer",
     "distilbert": "BertTokenizer",
     "electra": "BertTokenizer",
+    "ernie": "BertTokenizer",
+    "albert": "AlbertTokenizer",
+    "t5": "T5Tokenizer",
+    "mt5": "T5Tokenizer",
     "mpnet": "MPNetTokenizer",
     "nomic_bert": "BertTokenizer",
     "roberta": "RobertaTokenizer",
@@ -306,7 +310,35 @@ def follow(backend: Backend, settings: TokenizerConfigFile, model: ConfigFile) -
         )
     if kind == "DebertaV2Tokenizer" and settings.do_lower_case:
         lower_first(backend)
+    if kind in ("T5Tokenizer", "AlbertTokenizer") and isinstance(backend.model, models.Unigram):
+        _rebuild_unigram(backend, kind, settings)
     _add_tokens(backend, settings, model.vocab_size or 0)
+
+
+def _rebuild_unigram(backend: Backend, kind: str, settings: TokenizerConfigFile) -> None:
+    """Give a Unigram the normalizer and pre-tokenizer of its class; only the character map is the file's."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    steps: list[Any] = []
+    scheme = "always"
+    if kind == "AlbertTokenizer":
+        steps = [normalizers.Replace("``", '"'), normalizers.Replace("''", '"')]
+        if not settings.keep_accents:
+            steps += [normalizers.NFKD(), normalizers.StripAccents()]
+        if settings.do_lower_case is not False:
+            steps.append(normalizers.Lowercase())
+        scheme = "never" if settings.add_prefix_space is False else "always"
+    for step in part_steps(part_state(backend.normalizer), "normalizers"):
+        if step.get("type") == "Precompiled":
+            steps.append(normalizers.Precompiled(_charsmap(step["precompiled_charsmap"])))
+            break
+    backend.normalizer = normalizers.Sequence(steps)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme),
+        ]
+    )
 
 
 def lower_first(backend: Backend) -> None:

@@ -18,6 +18,7 @@ from quaver.models.torch_file import torch_entries
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 _TORCH_SINGLE = "pytorch_model.bin"
 _TORCH_INDEX = "pytorch_model.bin.index.json"
 _DTYPES = {
@@ -119,7 +120,7 @@ class StoredTensors(Mapping[str, NDArray[Any]]):
         return len(self._entries)
 
 
-def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
+def read_tensors(folder: Path, *, widen: bool = True, single: str | None = None) -> StoredTensors:
     """Map every tensor of a model folder.
 
     Half precision (F16, BF16) and F64 become float32 when a tensor is taken; float32 and integers
@@ -128,6 +129,7 @@ def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
     Args:
         folder: the folder that holds model.safetensors.
         widen: False leaves F16 and F64 as they are.
+        single: the file to read; None for the model's.
 
     Returns:
         tensors by name.
@@ -137,7 +139,9 @@ def read_tensors(folder: Path, *, widen: bool = True) -> StoredTensors:
         WeightsError: a file is truncated or corrupt, or has an unsupported dtype.
     """
     tensors = StoredTensors(widen)
-    for path in weight_files(folder):
+    if single is not None and not _is_file(folder / single):
+        raise ModelFolderError(f"{folder} needs {single}; download the model again")
+    for path in weight_files(folder) if single is None else [folder / single]:
         _add(tensors, path)
     return tensors
 
@@ -178,12 +182,15 @@ def stored_halves(
     return owner.halves(name) if isinstance(owner, StoredTensors) else None
 
 
-def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]]:
+def sample_tensors(
+    folder: Path, size: int = 4096, single: str | None = None
+) -> Iterator[tuple[str, bytes]]:
     """Yield samples that distinguish sets of weights without reading them completely.
 
     Args:
         folder: the folder that holds model.safetensors.
         size: bytes taken from the start of every tensor.
+        single: the file to read; None for the model's.
 
     Yields:
         a description (name, dtype, shape) and the first bytes of each tensor, sorted by name.
@@ -194,7 +201,7 @@ def sample_tensors(folder: Path, size: int = 4096) -> Iterator[tuple[str, bytes]
     """
     samples = [
         (f"{name} {dtype} {shape}", raw[:size].tobytes())
-        for path in weight_files(folder)
+        for path in (weight_files(folder) if single is None else [folder / single])
         for name, dtype, shape, raw in _entries(path)
     ]
     yield from sorted(samples)

@@ -102,6 +102,7 @@ def quantized_tensors(
         names and tensors.
     """
     dense = [step for step in weights.head if isinstance(step, LinearWeights)]
+    dense += [] if weights.projection is None else [weights.projection]
     kept = {linear.parts[0].stored for linear in dense if linear.parts}
     done: set[str] = set()
     for index, layer in enumerate(weights.layers):
@@ -132,7 +133,8 @@ def quantized_tensors(
 
 
 def _is_word_table(name: str) -> bool:
-    return any(f".{name}".endswith(f".{family.anchor}") for family in FAMILIES.values())
+    tables = {table for family in FAMILIES.values() for table in family.tables or (family.anchor,)}
+    return any(f".{name}".endswith(f".{table}") for table in tables)
 
 
 def _half(tensor: NDArray[np.float32]) -> NDArray[Any]:

@@ -160,6 +160,11 @@ def quantize(
         raise QuantizationError(
             f"{folder.name} is a static model, a table without layers to quantize; use it as it is"
         )
+    if folder.adapters is not None:
+        raise QuantizationError(
+            f"{folder.name} has an adapter for each task, which a folder in int8 has no place for; load it with "
+            "Embedder.from_pretrained(..., task=...), which quantizes it while loading"
+        )
     if is_quantized(folder.config):
         raise QuantizationError(
             f"{folder.name} is quantized already; quantize the model that it was made from"
@@ -169,6 +174,11 @@ def quantize(
         _check_groups(spec, folder.name, group_size)
     stored = split_tensors(spec, folder.tensors())
     weights = encoder_weights(spec, with_modules(stored, _module_tensors(folder, spec, stored)))
+    if spec.shared_layers != (0, 0):
+        raise QuantizationError(
+            f"the layers of {folder.name} share weights, and each needs a rounding of its own; load it with "
+            "Embedder.from_pretrained, which quantizes them while loading"
+        )
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
     if texts is not None:  # the calibration knows a layer by its identity
         weights = replace(weights, layers=tuple(weights.layers))

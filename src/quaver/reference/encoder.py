@@ -86,12 +86,17 @@ def embed(
     ids: NDArray[np.int32],
     types: NDArray[np.int32] | None,
 ) -> Array:
-    """Return norm(scale * word[id] + position[place] + token_type[type]), float64 (T, H)."""
+    """Return norm(scale * word[id] + position[place] + token_type[type]), float64 (T, H).
+
+    A projection makes H features of fewer, after the norm.
+    """
     total = spec.embedding_scale * weights.word[ids].astype(np.float64)
     if weights.position is not None:
         total += weights.position[spec.position_offset : spec.position_offset + len(ids)]
     if weights.token_type is not None:
         total += weights.token_type[np.zeros_like(ids) if types is None else types]
+    if weights.projection is not None:
+        return linear(norm(total, weights.embedding_norm, spec.norm_eps), weights.projection)
     if weights.order is not None:
         total = total[:, weights.order]
     return norm(total, weights.embedding_norm, spec.norm_eps)
@@ -261,7 +266,8 @@ def pool(spec: EncoderSpec, states: Array, offsets: NDArray[np.int32]) -> Array:
 
     Formula:
         cls: the first token; lasttoken: the last; mean, max: over the tokens;
-        mean_sqrt_len_tokens: their sum divided by the root of their number
+        mean_sqrt_len_tokens: their sum divided by the root of their number; weightedmean: the mean with
+        the weights 1, 2, 3, ...
 
     Args:
         spec: the encoder.
@@ -279,6 +285,7 @@ def pool(spec: EncoderSpec, states: Array, offsets: NDArray[np.int32]) -> Array:
             "lasttoken": tokens[-1],
             "mean": tokens.mean(axis=0),
             "max": tokens.max(axis=0),
+            "weightedmean": np.average(tokens, axis=0, weights=np.arange(1, len(tokens) + 1)),
             "mean_sqrt_len_tokens": tokens.sum(axis=0) / math.sqrt(len(tokens)),
         }
         vectors[row] = np.concatenate([modes[mode] for mode in spec.poolings])

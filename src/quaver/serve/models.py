@@ -568,12 +568,14 @@ def _tokenized(
 def _apart(batch: TokenBatch) -> list[Tokens]:
     ends = batch.offsets.tolist()
     types, keys, splits = batch.type_ids, batch.keys, batch.splits
+    unpooled = [0] * len(batch) if batch.unpooled is None else batch.unpooled.tolist()
     return [
         Tokens(
             batch.ids[first:last],
             None if types is None else types[first:last],
             attended=None if keys is None else int(keys[i]),
             split=None if splits is None else int(splits[i]),
+            unpooled=unpooled[i],
         )
         for i, (first, last) in enumerate(itertools.pairwise(ends))
     ]

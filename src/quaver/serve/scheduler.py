@@ -117,6 +117,7 @@ class Tokens(NamedTuple):
         spans: int32 (s, 2), the parts that get a vector, or None for the whole.
         attended: how many of the tokens others attend to, as `TokenBatch.keys`; None for all.
         split: how many of them depend on a query alone, as `TokenBatch.splits`; None where texts share nothing.
+        unpooled: how many tokens at the start are read and not pooled.
     """
 
     ids: NDArray[np.int32]
@@ -124,6 +125,7 @@ class Tokens(NamedTuple):
     spans: NDArray[np.int32] | None = None
     attended: int | None = None
     split: int | None = None
+    unpooled: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -914,7 +916,9 @@ def _joined(units: Sequence[Unit]) -> TokenBatch:
         counts = [len(each.ids) if each.attended is None else each.attended for each in tokens]
         keys = np.array(counts, np.int32)
     if tokens[0].spans is None:
-        return TokenBatch(ids, offsets, types, 0, keys, _splits(tokens))
+        unpooled = np.array([each.unpooled for each in tokens], np.int32)
+        left = unpooled if unpooled.any() else None
+        return TokenBatch(ids, offsets, types, 0, keys, _splits(tokens), left)
     spans = [each.spans for each in tokens if each.spans is not None]
     counts = [len(each) for each in spans]
     behind = np.repeat(offsets[:-1], counts)[:, None]

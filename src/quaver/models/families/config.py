@@ -20,6 +20,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
 }
+# Of these the encoder is run, and the decoder is not.
+_WITH_DECODER = frozenset({"t5", "mt5"})
 # Options that change the forward pass of every family, with the values that leave it as it is.
 _EVERYWHERE: dict[str, tuple[object, ...]] = {
     "is_decoder": (False, None),
@@ -60,7 +62,8 @@ class Config:
         self.values = values
         self.file = checked(ConfigFile, dict(values), "config.json")
         self.model_type = str(self.file.model_type)
-        self.require(_EVERYWHERE)
+        kept = {"is_encoder_decoder"} if self.model_type in _WITH_DECODER else set()
+        self.require({key: values for key, values in _EVERYWHERE.items() if key not in kept})
 
     def require(self, options: Mapping[str, tuple[object, ...]]) -> None:
         """Check options that change the forward pass.
@@ -131,10 +134,17 @@ class Config:
         Raises:
             UnsupportedArchitectureError: Quaver does not have it.
         """
-        name = getattr(self.file, key) or default
+        return self.activation_named(key, getattr(self.file, key) or default)
+
+    def activation_named(self, key: str, name: str | None) -> Activation:
+        """Return an activation by its name in transformers; `key` is where config.json has it.
+
+        Raises:
+            UnsupportedArchitectureError: Quaver does not have it.
+        """
         if name not in _ACTIVATIONS:
             raise UnsupportedArchitectureError(
-                f"config.json has {key}={name!r}; supported: {', '.join(_ACTIVATIONS)}"
+                f"config.json has {key}={self.values.get(key)!r}; supported: {', '.join(_ACTIVATIONS)}"
             )
         return _ACTIVATIONS[name]
 
@@ -209,6 +219,21 @@ class Config:
                 f"head_dim must be even, because rotary positions turn features in pairs: got {size}"
             )
         return h, {"heads": n, "kv_heads": shared, "head_size": size, "intermediate_size": i}
+
+    def t5_sizes(self) -> tuple[int, Sizes]:
+        """Return H and the sizes of a layer under T5's keys; all heads together may be wider than H.
+
+        Raises:
+            ModelFolderError: a size is missing.
+            UnsupportedArchitectureError: they are larger than the kernels are made for.
+        """
+        h, n, d, i = (self.size(key) for key in ("d_model", "num_heads", "d_kv", "d_ff"))
+        if max(h, i, n * d) > MAX_WIDTH or d > MAX_HEAD_SIZE:
+            raise UnsupportedArchitectureError(
+                f"supported are d_model, d_ff and all heads together up to {MAX_WIDTH}, and d_kv up to "
+                f"{MAX_HEAD_SIZE}: got {h}, {i}, {n * d} and {d} in config.json"
+            )
+        return h, {"heads": n, "kv_heads": n, "head_size": d, "intermediate_size": i}
 
     def labels(self) -> int:
         """Count the labels as transformers does: id2label, else num_labels, else 2.

@@ -56,7 +56,9 @@ class Family:
         weights: the tensors that a spec asks for, the head's left out.
         classifier: the head of the family's ...ForSequenceClassification.
         masked_lm: the head of the family's ...ForMaskedLM, where Quaver runs it.
-        anchor: the tensor whose name tells the prefix of all others: the word embeddings.
+        anchor: the tensor whose name tells the prefix of all others: the word embeddings, or one that
+            every checkpoint has exactly once.
+        tables: names that the table of words has, where the anchor is another tensor.
         split: the tensors under the names that transformers' own class has, where a published file
             has one tensor for what are several layers there; None where the names are the same.
     """
@@ -66,6 +68,7 @@ class Family:
     classifier: Callable[[Config, EncoderSpec], ClassifierSpec]
     masked_lm: Callable[[Config, EncoderSpec], MaskedLmSpec] | None = None
     anchor: str = "embeddings.word_embeddings.weight"
+    tables: tuple[str, ...] = ()
     split: Callable[[EncoderSpec, Tensors], Tensors] | None = None
 
 

@@ -15,7 +15,16 @@ from quaver.models.encoder_weights import (
     NormWeights,
     StoredTable,
 )
-from quaver.models.families.bert import BERT, DISTILBERT, ELECTRA, JINA_BERT, MPNET, ROBERTA
+from quaver.models.families.bert import (
+    ALBERT,
+    BERT,
+    DISTILBERT,
+    ELECTRA,
+    ERNIE,
+    JINA_BERT,
+    MPNET,
+    ROBERTA,
+)
 from quaver.models.families.config import Config
 from quaver.models.families.deberta import DEBERTA_V2
 from quaver.models.families.decoder import (
@@ -30,7 +39,8 @@ from quaver.models.families.decoder import (
 )
 from quaver.models.families.family import Family, take_norm
 from quaver.models.families.modernbert import MODERNBERT
-from quaver.models.families.rotary_bert import GTE, NOMIC_BERT
+from quaver.models.families.rotary_bert import GTE, JINA_V3, NOMIC_BERT
+from quaver.models.families.t5 import T5
 from quaver.models.geometry import POOLINGS, EncoderSpec
 from quaver.models.head import DenseStep, HeadStep, WordHead
 from quaver.models.linear import LinearWeights, dequantized
@@ -39,14 +49,17 @@ from quaver.models.tensors import NamedTensors
 
 FAMILIES: dict[str, Family] = {
     "bert": BERT,
+    "ernie": ERNIE,
     "roberta": ROBERTA,
     "electra": ELECTRA,
+    "albert": ALBERT,
     "distilbert": DISTILBERT,
     "mpnet": MPNET,
     "modernbert": MODERNBERT,
     "gte": GTE,
     "nomic_bert": NOMIC_BERT,
     "jina_bert": JINA_BERT,
+    "jina_embeddings_v3": JINA_V3,
     "deberta-v2": DEBERTA_V2,
     "llama": LLAMA,
     "llama_bidirec": LLAMA_BIDIRECTIONAL,
@@ -56,6 +69,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "bidirectional_pplx_qwen3": QWEN3_BIDIRECTIONAL,
     "gemma3_text": GEMMA3,
+    "t5": T5,
 }
 # model_type of config.json to the family.
 _MODEL_TYPES = {
@@ -63,6 +77,7 @@ _MODEL_TYPES = {
     "xlm-roberta": "roberta",
     "camembert": "roberta",
     "new": "gte",
+    "mt5": "t5",
 }
 SUPPORTED = tuple(_MODEL_TYPES)
 _EXPERTS = "a mixture of experts"
@@ -82,6 +97,9 @@ _RELATIVES = {
     "qwen3_next": "a hybrid with linear attention",
     "qwen3_5": "a hybrid with linear attention",
     "lfm2": "a hybrid with convolutions",
+    "deberta": "DeBERTa of the first version, whose positions have projections of their own",
+    "umt5": "a T5 whose layers have a bias of positions each",
+    "longt5": "a T5 with attention to blocks of a text",
 }
 
 
@@ -173,9 +191,13 @@ def masked_lm_spec(
 
 def _family(config: Config) -> str:
     model_type = config.file.model_type
-    # jina-embeddings-v2 calls itself a BERT; its positions tell it from one.
+    # Jina's models call themselves a BERT and an XLM-RoBERTa; their positions tell them from those.
     if model_type == "bert" and config.file.position_embedding_type == "alibi":
         return "jina_bert"
+    if model_type == "xlm-roberta" and config.file.position_embedding_type == "rotary":
+        return "jina_embeddings_v3"
+    if model_type == "ernie" and not config.flag("use_task_id", False):
+        return "bert"
     if model_type in _RELATIVES:
         raise UnsupportedArchitectureError(
             f"model_type {model_type!r} is {_RELATIVES[model_type]}, which is not supported; "

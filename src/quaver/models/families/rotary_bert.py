@@ -1,7 +1,8 @@
-"""BERT with rotary positions and a gate: GTE v1.5 and mGTE ("new"), nomic-embed.
+"""BERT with rotary positions: GTE v1.5 and mGTE ("new") and nomic-embed with a gate, jina-embeddings-v3 without.
 
 Source:
-    Zhang et al., mGTE (arXiv 2407.19669); Nussbaum et al., Nomic Embed (arXiv 2402.01613)
+    Zhang et al., mGTE (arXiv 2407.19669); Nussbaum et al., Nomic Embed (arXiv 2402.01613); Sturua et al.,
+    jina-embeddings-v3 (arXiv 2409.10173)
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from dataclasses import replace
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
 from quaver.models.encoder_weights import EncoderWeights
 from quaver.models.families.config import Config
-from quaver.models.families.family import Family, LayerNames, Tensors, pooler_classifier, take_norm
+from quaver.models.families.family import (
+    Family,
+    LayerNames,
+    Tensors,
+    pooler_classifier,
+    projection_classifier,
+    take_norm,
+)
 from quaver.models.geometry import EncoderSpec, LayerSpec, Rotary
 from quaver.models.tensors import NamedTensors
 
@@ -50,6 +58,16 @@ _SAVED = LayerNames(
     output_norm="post_mlp_layernorm",
     up_bias=False,
 )
+_JINA = LayerNames(
+    layers="encoder.layers",
+    qkv=("mixer.Wqkv",),
+    out="mixer.out_proj",
+    attention_norm="norm1",
+    up=("mlp.fc1",),
+    down="mlp.fc2",
+    output_norm="norm2",
+)
+_SAVED_JINA = replace(_SAVED, up=("mlp.fc1",), up_bias=True, down="mlp.fc2")
 _SAVED_NOMIC = replace(_SAVED, qkv_bias=False, out_bias=False, down_bias=False)
 
 
@@ -166,6 +184,36 @@ def _nomic_spec(config: Config) -> EncoderSpec:
     )
 
 
+def _jina_spec(config: Config) -> EncoderSpec:
+    config.require(
+        {
+            "position_embedding_type": ("rotary", "absolute", None),
+            "rotary_emb_interleaved": (False, None),
+        }
+    )
+    saved = config.model_type == "jina_embeddings_v3"
+    hidden, sizes = config.sizes(
+        "hidden_size", "num_attention_heads", "intermediate_size", rotary=True
+    )
+    theta = _saved_theta(config) or config.number(
+        "rotary_emb_base", default=20_000.0 if saved else 10_000.0
+    )
+    layer = LayerSpec(
+        **sizes, activation=config.activation("hidden_act", "gelu"), rotary=Rotary(theta)
+    )
+    return EncoderSpec(
+        family="jina_embeddings_v3",
+        model_type=config.model_type,
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden,
+        layers=(layer,) * config.size("num_hidden_layers"),
+        max_positions=config.length("max_position_embeddings"),
+        position_table=False,
+        type_vocab_size=config.size("type_vocab_size", least=0, default=1),
+        norm_eps=config.number("layer_norm_eps", default=1e-5),
+    )
+
+
 def _weights(
     names: LayerNames, norm: str, spec: EncoderSpec, named: NamedTensors
 ) -> EncoderWeights:
@@ -193,6 +241,12 @@ def _nomic_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
     return _weights(_NOMIC, "emb_ln", spec, named)
 
 
+def _jina_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
+    if "layers.0.self_attn.q_proj.weight" in named:
+        return _weights(_SAVED_JINA, "embeddings.LayerNorm", spec, named)
+    return _weights(_JINA, "emb_ln", spec, named)
+
+
 def _gte_split(spec: EncoderSpec, tensors: Tensors) -> Tensors:
     # "new" is the published code's own name, and that code reads the published names.
     return _GTE.renamed(tensors, _SAVED) if spec.model_type == "gte" else tensors
@@ -207,4 +261,5 @@ def _nomic_split(spec: EncoderSpec, tensors: Tensors) -> Tensors:
 
 
 GTE = Family(_gte_spec, _gte_weights, pooler_classifier, split=_gte_split)
+JINA_V3 = Family(_jina_spec, _jina_weights, projection_classifier)
 NOMIC_BERT = Family(_nomic_spec, _nomic_weights, pooler_classifier, split=_nomic_split)
