@@ -270,8 +270,10 @@ def test_a_ranker_is_the_kind_that_its_folder_is(
     assert (bi.embedder.precision, bi.embedder.max_seq_length) == ("float32", 32)
     again = BiEncoderRanker.from_pretrained(tiny_folder, precision="float32", max_seq_length=32)
     assert again.rank(QUERY, DOCUMENTS) == bi.rank(QUERY, DOCUMENTS)
-    write_json(tmp_path / "bart" / "config.json", {"model_type": "bart", "architectures": ["BartModel"]})
-    with pytest.raises(UnsupportedArchitectureError, match="t5 is neither"):
+    write_json(
+        tmp_path / "bart" / "config.json", {"model_type": "bart", "architectures": ["BartModel"]}
+    )
+    with pytest.raises(UnsupportedArchitectureError, match="bart is neither"):
         Ranker.from_pretrained(tmp_path / "bart")
     with pytest.raises(TypeError, match="abstract"):
         Ranker()  # type: ignore[abstract]
