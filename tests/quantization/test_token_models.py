@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 import quaver
 from golden_folders import unpacked
 from quaver import CrossEncoder, Embedder, MultiVectorEncoder, SparseEncoder
-from quaver.errors import InputError, UnsupportedArchitectureError
+from quaver.errors import InputError, PoolingError, UnsupportedArchitectureError
 from tiny_model import WORDS
 
 TEXTS = [" ".join(WORDS[i : i + 3 + i % 9]) for i in range(0, 100, 2)]
@@ -96,6 +96,8 @@ def test_a_masked_language_model_alone_is_a_sparse_encoder(tmp_path: Path) -> No
     exact = SparseEncoder.from_pretrained(folder, precision="float32").encode(TEXTS).to_dense()
     found = SparseEncoder.from_pretrained(tmp_path / "int8").encode(TEXTS).to_dense()
     assert cosines(found, exact).min() > 0.97
+    with pytest.raises(PoolingError, match="if it is a sparse encoder, open it with SparseEncoder"):
+        Embedder.from_pretrained(tmp_path / "int8")
     # With a pooling it is an encoder, as before; the same folder serves both.
     quaver.quantize(folder, tmp_path / "pooled", pooling="mean")
     assert "quaver.Embedder" in (tmp_path / "pooled/README.md").read_text()

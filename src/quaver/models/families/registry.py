@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -124,7 +124,9 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     is_quantized(config)  # refuses layouts that Quaver does not read
     read = Config(config)
     spec = FAMILIES[_family(read)].spec(read)
-    return replace(spec, pooling=_pooling(pooling), normalize=normalize)
+    return replace(
+        spec, pooling=_pooling(pooling, read.file.architectures or ()), normalize=normalize
+    )
 
 
 def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
@@ -211,13 +213,15 @@ def _family(config: Config) -> str:
     return _MODEL_TYPES[model_type]
 
 
-def _pooling(pooling: str | None) -> str:
+def _pooling(pooling: str | None, architectures: Sequence[str]) -> str:
     if pooling is None:
+        masked = any("ForMaskedLM" in name for name in architectures)
+        sparse = "; if it is a sparse encoder, open it with SparseEncoder.from_pretrained(...)"
         raise PoolingError(
             "the model folder does not say how to pool (it has no modules.json), and with the "
             "wrong pooling the vectors look "
             "healthy and are useless; look it up in the model's card and pass pooling='cls' or "
-            "pooling='mean'"
+            f"pooling='mean'{sparse if masked else ''}"
         )
     names = pooling.split("+")
     if len(set(names)) < len(names):
