@@ -11,8 +11,14 @@ import numpy as np
 import pytest
 
 import quaver
-from quaver.errors import ModelFolderError, UnsupportedArchitectureError, WeightsError
+from quaver.errors import (
+    ModelFolderError,
+    PoolingError,
+    UnsupportedArchitectureError,
+    WeightsError,
+)
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
+from tiny_model import write_json, write_tiny_decoder
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
 
@@ -215,3 +221,17 @@ def test_code_beside_a_model_that_is_native_stays_where_it_is(
     plain = quaver.Embedder.from_pretrained(tiny_folder).encode("a text")
     assert np.array_equal(quaver.Embedder.from_pretrained(folder).encode("a text"), plain)
     assert not mark.exists()
+
+
+def test_a_model_that_generates_says_so(tmp_path: Path) -> None:
+    folder = write_tiny_decoder(tmp_path / "model")
+    (folder / "modules.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    write_json(folder / "config.json", {**config, "architectures": ["Qwen3ForCausalLM"]})
+    with pytest.raises(PoolingError, match=r"Qwen3ForCausalLM .* generates text"):
+        quaver.Embedder.from_pretrained(folder)
+    with pytest.raises(PoolingError, match=r"Qwen3ForCausalLM .* generates text"):
+        quaver.quantize(folder, tmp_path / "int8")
+    assert quaver.Embedder.from_pretrained(folder, pooling="lasttoken").encode("text").shape == (
+        256,
+    )

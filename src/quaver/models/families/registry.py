@@ -214,6 +214,13 @@ def _family(config: Config) -> str:
 
 
 def _pooling(pooling: str | None, architectures: Sequence[str]) -> str:
+    generates = [name for name in architectures if name.endswith("ForCausalLM")]
+    if pooling is None and generates:
+        raise PoolingError(
+            f"{generates[0]} (architectures in config.json) generates text, and no modules.json says how its "
+            "states become a vector; take an embedding model that was trained from it, or, if this is one, look "
+            "its pooling up in the model's card and pass pooling='lasttoken' or pooling='mean'"
+        )
     if pooling is None:
         masked = any("ForMaskedLM" in name for name in architectures)
         sparse = "; if it is a sparse encoder, open it with SparseEncoder.from_pretrained(...)"
