@@ -6,10 +6,12 @@ import base64
 import hashlib
 import re
 import threading
+import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -17,13 +19,14 @@ import pytest
 from bs4 import BeautifulSoup, Tag
 
 from hostile_documents import NAME, write_hostile_documents
-from quaver import DocumentError, Embedder, Index, StoreWriteError
+from quaver import DocumentError, Embedder, Index, SparseEncoder, StoreWriteError
 from quaver.index import QueryWords
 from quaver.serve import Settings
 from quaver.serve.page import _markdown, pieces_of
 from quaver.serve.settings import StoreSettings
 from running_server import Running, running
 
+FOLDERS = Path(__file__).resolve().parents[1] / "golden" / "folders"
 EVENT = re.compile(r"^on|^hx-|^style$|^srcdoc$")
 
 
@@ -121,6 +124,25 @@ def test_hits_are_those_of_the_api(run: Running, mode: str) -> None:
     chosen = found.select_one("select[name=mode] option[selected]")
     assert chosen is not None
     assert chosen["value"] == mode
+
+
+def test_a_store_with_sparse_vectors_has_more_modes(
+    settings: Settings, embedder: Embedder, run: Running, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(FOLDERS / "splade-bert.zip") as packed:
+        packed.extractall(tmp_path / "splade")
+    sparse = SparseEncoder.from_pretrained(tmp_path / "splade")
+    with Index.create(tmp_path / "kb", embedder, sparse=sparse) as index:
+        index.add_texts(["a list of text", "the file", "a class of data"])
+    stores = (StoreSettings(location=str(tmp_path / "kb")),)
+    with running(msgspec.structs.replace(settings, store=stores)) as other:
+        for mode in ("sparse", "dense+bm25+sparse"):
+            found = page(other, f"/?q=a+list&mode={quote(mode)}")
+            (chosen,) = found.select("select[name=mode] option[selected]")
+            assert chosen["value"] == mode
+            assert len(found.select("ol.hits > li")) >= 2
+    assert len(page(run, "/?q=a+list").select("select[name=mode] option")) == 3
+    assert "no sparse vectors" in page(run, "/?q=a+list&mode=sparse", 400).text
 
 
 def test_reranked_hits_are_those_of_the_api(run: Running) -> None:

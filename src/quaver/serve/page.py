@@ -32,11 +32,10 @@ from quaver.errors import InputError
 from quaver.index import Library, QueryWords, Reading, best_start, flattened
 from quaver.serve.http import Call, Route
 from quaver.serve.refusal import STATUSES, Reason, Refusal
-from quaver.serve.stores import LONGEST_QUERY, Query
+from quaver.serve.stores import LONGEST_QUERY, ModeName, Query
 from quaver.serve.updates import Updates, can_update
 from quaver.store import And, Filter, Hit, StoreStatus, read_conditions, unknown_fields
 
-Mode = Literal["hybrid", "words", "vectors"]
 Pieces = list[tuple[str, bool]]
 
 _ASSETS = {
@@ -77,6 +76,12 @@ _CODE = re.compile(r"\.(?:py|js|ts|c|h|cc|cpp|java|go|rs|sh|sql|json|ya?ml|toml|
 _LINK = re.compile(r"(?:https?|mailto):", re.I)
 
 
+_MODES = {"hybrid": "words and meaning", "words": "words", "vectors": "meaning"}
+"""How hits are ranked, with the words of the page."""
+_SPARSE_MODES = {"sparse": "related words", "dense+bm25+sparse": "all of these"}
+"""The same in a store with the vectors of a sparse encoder."""
+
+
 # --- What was asked -------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Asked:
@@ -94,7 +99,7 @@ class Asked:
 
     store: str
     q: str = ""
-    mode: Mode = "hybrid"
+    mode: ModeName = "hybrid"
     k: int = 10
     rerank: bool = False
     filter: str = ""
@@ -113,17 +118,16 @@ class Asked:
                 chosen.setdefault(name[2:], []).append(value)
         given = request.query_params
         mode = given.get("mode", "hybrid")
-        if mode not in ("hybrid", "words", "vectors"):
-            raise Refusal(
-                Reason.INVALID, f"mode must be hybrid, words or vectors: got {mode[:40]!r}"
-            )
+        if mode not in _MODES and mode not in _SPARSE_MODES:
+            listed = ", ".join((*_MODES, *_SPARSE_MODES))
+            raise Refusal(Reason.INVALID, f"mode must be one of {listed}: got {mode[:40]!r}")
         k = given.get("k", "10")
         if not k.isascii() or not k.isdigit() or not 1 <= len(k) <= 3 or not 1 <= int(k) <= 100:
             raise Refusal(Reason.INVALID, f"k must be from 1 to 100: got {k[:40]!r}")
         return cls(
             store=given.get("store") or stores[0].name,
             q=given.get("q", ""),
-            mode=cast(Mode, mode),
+            mode=cast(ModeName, mode),
             k=int(k),
             rerank=given.get("rerank") == "1",
             filter=given.get("filter", ""),
@@ -399,6 +403,7 @@ class Page:
             library.name,
             asked=asked,
             facets=catalog.facets,
+            modes=_MODES if library.manifest.sparse is None else {**_MODES, **_SPARSE_MODES},
             reranks=any(model.reranks for model in call.service.models.all),
             **{**values, "q": asked.q},
         )
