@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from quaver import MultiVectorEncoder, SparseEncoder, compare_models
-from quaver.evaluate import Task, TokenSystem
+from quaver import Embedder, MultiVectorEncoder, SparseEncoder, compare_models
+from quaver.cli import app
+from quaver.evaluate import IndexSystem, Task, TokenSystem
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 CORPUS = {f"d{i}": text for i, text in enumerate(("a file", "the python class", "data", "text"))}
@@ -44,3 +46,32 @@ def test_a_model_of_tokens_is_measured(opens: Any, name: str, tmp_path: Path) ->
     report = compare_models({"float32": exact, "int8": model}, retrieval, baseline="float32")
     assert report.systems == ["int8"]
     assert np.isfinite(report.tasks[0].scores["int8"].tolist()).all()
+
+
+@pytest.mark.parametrize("mode", ["sparse", "dense+sparse", "hybrid"])
+def test_an_index_with_them_is_measured(mode: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    for name in ("splade-bert", "colbert"):
+        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
+            packed.extractall(tmp_path / name)
+    embedder = Embedder.from_pretrained(tiny_folder, threads=1)
+    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
+    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
+    retrieval = Task("all", "retrieval", CORPUS, QUERIES, JUDGED)
+    system = IndexSystem("index", embedder, mode=mode, sparse=sparse, multi=multi)
+    found = system.measure(retrieval).scores
+    scores = multi.similarity(
+        multi.encode_query(list(QUERIES.values())),
+        multi.encode_document(list(CORPUS.values()), output="int8"),
+    )
+    for row, query in enumerate(QUERIES):
+        best = max(found[query], key=found[query].__getitem__)
+        assert best == list(CORPUS)[int(scores[row].argmax())]
+
+
+def test_a_mode_with_sparse_needs_the_model(tiny_folder: Path) -> None:
+    task = Path(__file__).parents[2] / "examples" / "tasks" / "pubmedqa-100"
+    arguments = ["evaluate", str(tiny_folder), "--tasks", str(task), "--index"]
+    for wrong in (["--mode", "sparse"], ["--sparse", "x"]):
+        done = CliRunner().invoke(app, [*arguments, *wrong])
+        assert done.exit_code == 2, done.output
+        assert "need each other" in " ".join(done.output.split())

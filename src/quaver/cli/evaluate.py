@@ -70,7 +70,7 @@ from quaver.models import KIND_NAMES, ModelFolder, ModelKind
 from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
-from quaver.store import Mode
+from quaver.store import RANKINGS, Mode
 
 Model: TypeAlias = Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
@@ -213,6 +213,11 @@ def evaluate(
         if as_json and as_markdown:
             raise InputError("--json and --markdown exclude each other: give one")
         require_option("--index", index, {"--mode": mode, "--sparse": sparse, "--multi": multi})
+        if ("sparse" in RANKINGS[mode.value] if mode else False) != (sparse is not None):
+            raise InputError(
+                "a --mode with sparse and a --sparse model need each other: got --mode "
+                f"{mode.value if mode else 'hybrid'} and --sparse {sparse or 'none'}"
+            )
         require_option("--against", against, {"--calibration": calibration})
         require_option("--out", out, {"--overwrite": overwrite})
         if out is not None:
