@@ -236,10 +236,10 @@ def test_blocks_tokenize_while_they_encode(
     second = threading.Event()
     tokenize, encode = model.tokenizer.encode, model._engine.encode
 
-    def tokenizing(texts: Any, position: Any) -> Any:
+    def tokenizing(texts: Any, *args: Any, **options: Any) -> Any:
         if "files" in texts:
             second.set()
-        return tokenize(texts, position)
+        return tokenize(texts, *args, **options)
 
     def encoding(*args: Any, **options: Any) -> Any:
         assert second.wait(60)  # the second piece comes while the first is encoded
@@ -415,8 +415,10 @@ def test_pooling_comes_from_the_folder_or_the_argument(tmp_path: Path, tiny_fold
     assert np.array_equal(cls.encode(TEXTS), expected)
     with pytest.raises(PoolingError, match=r"trained with mean pooling.*got pooling='cls'"):
         Embedder.from_pretrained(tiny_folder, pooling="cls")
-    with pytest.raises(UnsupportedArchitectureError, match="'weightedmean' is not supported"):
-        Embedder.from_pretrained(write_tiny_model(tmp_path / "sum", pooling="weightedmean"))
+    other = write_tiny_model(tmp_path / "other")
+    write_json(other / "1_Pooling" / "config.json", {"pooling_mode": "attention"})
+    with pytest.raises(UnsupportedArchitectureError, match="'attention' is not supported"):
+        Embedder.from_pretrained(other)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

@@ -72,7 +72,7 @@ COMMANDS = {
     ),
     "quantize": Command(
         "quantize:quantize",
-        "Write a model as an int8 folder: smaller, faster to load, readable by transformers.",
+        "Write a model as an int8 or int4 folder: smaller, faster to load, readable by transformers.",
     ),
     "evaluate": Command(
         "evaluate:evaluate",
