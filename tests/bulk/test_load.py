@@ -437,6 +437,10 @@ def test_destinations_that_are_none(vectors: Path, tmp_path: Path, tiny_folder: 
         with pytest.raises(InputError, match=message) as caught:
             load(vectors, place)
         assert "secret" not in str(caught.value)
+
+
+def test_what_is_not_loaded(tmp_path: Path, tiny_folder: Path) -> None:
+    pytest.importorskip("lancedb")
     with pytest.raises(BulkError, match="`quaver embed --output`"):
         load(tmp_path, "lance://x/y")
     (tmp_path / "a.txt").write_text("a\n")

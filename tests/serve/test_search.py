@@ -507,10 +507,10 @@ def test_an_endpoint_that_fails_ends_the_answer_with_an_error(
     with running(msgspec.structs.replace(stored, llm=chat.url, llm_model="only")) as run:
         events = events_of(run.post("/v1/stores/kb/ask", {"question": "a list", "k": 2}))
         name, data = events[-1]
-        assert (name, data["error"]["reason"]) == ("error", "failed")
+        assert (name, data["error"]["reason"]) == ("error", "upstream")
         assert data["error"]["message"]
         document = run.post("/v1/stores/kb/ask", {"question": "a list", "k": 2, "stream": False})
-        assert document.status_code == 500
+        assert document.status_code == 502
 
 
 def test_an_endpoint_that_hangs(stored: Settings, chat: ChatServer) -> None:
@@ -518,7 +518,7 @@ def test_an_endpoint_that_hangs(stored: Settings, chat: ChatServer) -> None:
     settings = msgspec.structs.replace(stored, llm=chat.url, llm_model="only", llm_timeout=0.2)
     with running(settings) as run:
         (*_, (name, data)) = events_of(run.post("/v1/stores/kb/ask", {"question": "a list"}))
-        assert (name, data["error"]["reason"]) == ("error", "failed")
+        assert (name, data["error"]["reason"]) == ("error", "upstream")
         assert run.post("/v1/stores/kb/search", {"query": "a list"}).status_code == 200
 
 

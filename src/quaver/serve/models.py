@@ -344,7 +344,7 @@ class Models:
             InputError: two models have the same name or alias, or there is no model.
         """
         if not settings:
-            raise InputError("a server needs a model: got none; give --model or --rerank")
+            raise InputError("a server needs a model: got none; give --model, --rerank or --store")
         self.all = [ServedModel(each) for each in settings]
         self._threads = threads
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="quaver-loader")

@@ -276,6 +276,7 @@ _MEANINGS = {
     424: "The model cannot do this, or failed.",
     429: "The queue is full; Retry-After says when to try again.",
     500: "The engine failed.",
+    502: "The language model's endpoint failed.",
     503: "The model could not be loaded, or the server stops.",
     504: "The answer took too long.",
 }

@@ -32,6 +32,8 @@ class Reason(Enum):
     """The request's body took too long to arrive."""
     TIMEOUT = "timeout"
     """The answer took too long."""
+    UPSTREAM = "upstream"
+    """The language model's endpoint failed, hung or answered nonsense."""
     FAILED = "failed"
     """The engine failed on these inputs."""
 
@@ -49,6 +51,7 @@ STATUSES = {
     Reason.UNAVAILABLE: 503,
     Reason.SLOW: 408,
     Reason.TIMEOUT: 504,
+    Reason.UPSTREAM: 502,
     Reason.FAILED: 500,
 }
 """The HTTP status of each refusal in every dialect that has none of its own for it."""

@@ -532,7 +532,7 @@ def _passage(passage: Passage | Hit) -> dict[str, Any]:
     return asdict(passage)
 
 
-_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
 _READ_ERRORS = (400, 401, 404, 429, 500, 503, 504)
 
 

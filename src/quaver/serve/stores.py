@@ -438,7 +438,9 @@ def refusal_of(error: Exception) -> Refusal:
         return Refusal(Reason.UNAVAILABLE, str(error), retry_after=5)
     if isinstance(error, asyncio.TimeoutError):
         return Refusal(Reason.TIMEOUT, "the store took too long", retry_after=1)
-    assert isinstance(error, (StoreError, LanguageModelError, QuaverError))
+    if isinstance(error, LanguageModelError):
+        return Refusal(Reason.UPSTREAM, str(error))
+    assert isinstance(error, QuaverError)
     return Refusal(Reason.FAILED, str(error))
 
 

@@ -25,12 +25,16 @@ def read_conditions(conditions: Sequence[str] | None, *, name: str = "--filter")
         name: what the conditions are called, for messages.
 
     Returns:
-        a filter that matches where all conditions do; None if there are none.
+        a filter that matches where all conditions do, which `plan` accepts; None if there are none.
 
     Raises:
-        InputError: a condition cannot be read.
+        InputError: a condition cannot be read, or compares what has no order.
     """
-    return And(*(_condition(each, name) for each in conditions)) if conditions else None
+    if not conditions:
+        return None
+    found = And(*(_condition(each, name) for each in conditions))
+    plan(found)
+    return found
 
 
 def read_filter(value: Any) -> Filter | None:
