@@ -12,7 +12,7 @@ import pytest
 
 from quaver.errors import EngineError, InputError
 from quaver_bench.engines import CannotRunError
-from quaver_bench.servers.load import Load, run_loads
+from quaver_bench.servers.load import Load, Measured, run_loads
 from quaver_bench.servers.process import HOST, free_port, running
 from quaver_bench.servers.registry import SERVERS, choose
 from quaver_bench.servers.report import markdown, rows_of, write_report
@@ -63,6 +63,14 @@ def test_the_client_counts_answers_and_keeps_some() -> None:
     assert all(body == f"body {index}".encode() for index, body in many.answers.items())
     assert 0 < one.percentile(50) <= one.percentile(99)
     assert 0 < one.client_share <= 1.5
+
+
+def test_a_rate_counts_a_request_by_its_share_of_the_measurement() -> None:
+    bursts = [(end - 4.0, end) for end in (2.0, 6.0, 10.0, 14.0) for _ in range(8)]
+    assert Measured(spans=bursts, window=(0.0, 12.0)).rate == pytest.approx(8 / 4)
+    assert Measured(spans=[(0.0, 20.0)], window=(5.0, 6.0)).rate == pytest.approx(1 / 20)
+    assert Measured(spans=[(0.0, 1.0)], window=(2.0, 3.0)).rate == 0
+    assert Measured().rate == 0
 
 
 def test_the_client_counts_refusals_apart() -> None:

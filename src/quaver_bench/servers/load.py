@@ -48,25 +48,34 @@ class Measured:
     """The answers to one load.
 
     Attributes:
-        seconds: latency of each answered request, after the first that followed the warm-up.
-        begin: when that first answer came, by `time.perf_counter`; None before.
-        elapsed: seconds from then to the last answer.
+        seconds: latency of each request that was answered while it was measured.
+        spans: begin and end of each answered request, by `time.perf_counter`.
+        window: begin and end of the measurement, by the same clock.
         statuses: number of answers by HTTP status; 200 has the latencies.
         answers: index of a body to the first answer to it, for the first bodies.
         client_share: CPU time of this client, all loads together, per second.
     """
 
     seconds: list[float] = field(default_factory=list)
-    begin: float | None = None
-    elapsed: float = 0.0
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    window: tuple[float, float] = (0.0, 0.0)
     statuses: dict[int, int] = field(default_factory=dict)
     answers: dict[int, bytes] = field(default_factory=dict)
     client_share: float = 0.0
 
     @property
     def rate(self) -> float:
-        """Answered requests a second: from an answer to an answer, so that no request is cut."""
-        return len(self.seconds) / self.elapsed if self.elapsed else 0.0
+        """Answered requests a second.
+
+        A request counts by the share of its time that lies within the measurement. So a server that answers many
+        at once, and requests longer than the measurement, are rated right.
+        """
+        first, last = self.window
+        whole = sum(
+            max(0.0, min(end, last) - max(begin, first)) / (end - begin)
+            for begin, end in self.spans
+        )
+        return whole / (last - first) if last > first else 0.0
 
     def percentile(self, percent: float) -> float:
         """Return a percentile of the latencies, in milliseconds."""
@@ -90,8 +99,8 @@ def run_loads(
         loads: the loads.
         seconds: time to measure.
         warm_up: time before, whose requests do not count.
-        longest: most seconds to warm up until each connection has had an answer, and to measure until a
-            load has three answers and two for each connection.
+        longest: most seconds to warm up until each connection has had an answer, to measure until a load has
+            three answers and one for each connection, and to wait for the last answers.
 
     Returns:
         what was measured of each load.
@@ -184,7 +193,7 @@ def written(path: str, body: bytes) -> bytes:
 
 @dataclass
 class _Clock:
-    """Says from when answers count, and how many connections still wait for their first."""
+    """Says from when answers count, when no more are asked for, and how many connections wait for their first."""
 
     begin: float = float("inf")
     over: bool = False
@@ -205,13 +214,12 @@ async def _send(
             found.answers.setdefault(index, body)
         clock.unanswered -= first
         first = False
-        if now < clock.begin or clock.over:
+        if now < clock.begin:
             continue
-        if found.begin is None:
-            found.begin = now
-        else:
+        if status == 200:
+            found.spans.append((start, now))
+        if not clock.over:
             found.statuses[status] = found.statuses.get(status, 0) + 1
-            found.elapsed = now - found.begin
             if status == 200:
                 found.seconds.append(now - start)
 
@@ -239,13 +247,16 @@ async def _run(
         deadline = clock.begin + longest
         while time.perf_counter() < deadline:
             if all(
-                len(found.seconds) >= max(_LEAST, 2 * load.connections)
+                len(found.seconds) >= max(_LEAST, load.connections)
                 for load, found in zip(loads, measured, strict=True)
             ):
                 break
             await _watch(tasks, 0.05)
-        clock.over = True
-        share = (time.process_time() - used) / (time.perf_counter() - clock.begin)
+        clock.over, end = True, time.perf_counter()
+        share = (time.process_time() - used) / (end - clock.begin)
+        done, _ = await asyncio.wait(tasks, timeout=longest)
+        for task in done:
+            task.result()
     finally:
         for task in tasks:
             task.cancel()
@@ -253,7 +264,7 @@ async def _run(
         for connection in connections:
             await connection.close()
     for load, found in zip(loads, measured, strict=True):
-        found.client_share = share
+        found.client_share, found.window = share, (clock.begin, end)
         if not found.seconds:
             raise EngineError(
                 f"no request of the load {load.name} was answered in {longest:g} s: statuses "
