@@ -151,7 +151,14 @@ def test_quaver_is_measured_and_checked(results: Path) -> None:
         right = row.get("rank_correlation", row.get("cosine"))
         assert right is not None
         assert right > 0.9
+    beside = found["library"]
+    assert beside["connections"] == 3
+    assert len(beside["turns"]) == 8
+    assert all(
+        value > 0 for turn in beside["turns"] for side in turn.values() for value in side.values()
+    )
     text = (results / "servers.md").read_text(encoding="utf-8")
+    assert "| queries a second: one batch; 3 connections |" in text
     assert "| quaver |" in text
     assert "Not measured: infinity" in text
     assert (results / "servers.svg").is_file()

@@ -11,11 +11,15 @@ from typing import Any
 from quaver import ModelFolder, QuaverError, info
 from quaver_bench.models import Model, open_model
 from quaver_bench.record import describe_run
-from quaver_bench.servers.registry import SERVERS, choose
-from quaver_bench.servers.report import write_report
-from quaver_bench.servers.study import Options, cases_of, measure
-
-RESULTS = "servers.json"
+from quaver_bench.servers.registry import OURS, SERVERS, choose
+from quaver_bench.servers.report import RESULTS, read_results, write_report
+from quaver_bench.servers.study import (
+    Options,
+    cases_of,
+    make_inputs,
+    measure,
+    measure_beside_library,
+)
 
 
 def main() -> None:
@@ -54,6 +58,11 @@ def _options() -> argparse.Namespace:
     add("--rounds", type=int, default=1, help="turns, each of which starts every server again")
     add("--corpus", type=Path, help="text to send; default: Python's documentation")
     add("--quick", action="store_true", help="fewer cases and seconds")
+    add(
+        "--library",
+        action="store_true",
+        help="measure only Quaver's server and its library, in turns, and add that to the results",
+    )
     return parser.parse_args()
 
 
@@ -83,6 +92,9 @@ def _measure(given: argparse.Namespace) -> None:
         "seconds": seconds,
     }
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.library:
+        _beside_library(given, embed, options, max(connections), about["run"])
+        return
 
     def keep(result: dict[str, Any]) -> None:
         text = json.dumps({**about, **result}, indent=1) + "\n"
@@ -98,6 +110,18 @@ def _measure(given: argparse.Namespace) -> None:
         corpus=given.corpus,
         keep=keep,
     )
+    _beside_library(given, embed, options, max(connections), about["run"])
+
+
+def _beside_library(
+    given: argparse.Namespace, embed: Model, options: Options, connections: int, run: dict[str, Any]
+) -> None:
+    """Measure Quaver's server beside its library, add that to the results, and write the report."""
+    result = read_results(given.out)
+    inputs = make_inputs(embed, None, corpus=given.corpus, threads=options.threads)
+    turns = measure_beside_library(SERVERS[OURS], embed, inputs, options, connections=connections)
+    result["library"] = {"run": run, "connections": connections, "turns": turns}
+    (given.out / RESULTS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     write_report(given.out)
 
 

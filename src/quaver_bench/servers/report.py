@@ -12,6 +12,8 @@ from typing import Any
 from quaver.errors import InputError, needs_extra
 from quaver_bench.servers.registry import OURS
 
+RESULTS = "servers.json"
+
 Row = Mapping[str, Any]
 _KEY = ("server", "case", "connections", "load")
 _MEDIANS = (
@@ -44,13 +46,7 @@ def write_report(folder: Path) -> None:
     Raises:
         InputError: there is none, or it is something else.
     """
-    path = folder / "servers.json"
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read the results {path}: {error}") from error
-    if not isinstance(result, dict) or result.get("kind") != "servers":
-        raise InputError(f"{path} must be a comparison of servers: it is something else")
+    result = read_results(folder)
     text = markdown(result)
     (folder / "servers.md").write_text(text, encoding="utf-8")
     print(text)
@@ -58,6 +54,22 @@ def write_report(folder: Path) -> None:
         draw(result, folder)
     except ImportError as error:
         print(f"no picture was drawn: {error}", file=sys.stderr)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Return what servers.json has.
+
+    Raises:
+        InputError: there is none, or it is something else.
+    """
+    path = folder / RESULTS
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the results {path}: {error}") from error
+    if not isinstance(result, dict) or result.get("kind") != "servers":
+        raise InputError(f"{path} must be a comparison of servers: it is something else")
+    return result
 
 
 def rows_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -112,42 +124,51 @@ def markdown(result: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+_SAME = {
+    "query_p50_ms": "median of a query, ms",
+    "queries_per_second": "queries a second: one batch; {connections} connections",
+    "bulk_texts_per_second": "texts a second, 64 x 128 tokens",
+}
+
+
 def _own(result: Mapping[str, Any], rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the server's own cost: its figures and the library's."""
-    library = result["library"]
+    """Yield the server's own cost: it and the library in turns, and a query alone and beside bulk requests."""
+    beside = result.get("library")
+    if beside:
+        turns = beside["turns"]
+        yield "| | library | server | server and library, turn by turn |"
+        yield "| --- | ---: | ---: | ---: |"
+        for name, title in _SAME.items():
+            pairs = [(turn["library"][name], turn["server"][name]) for turn in turns]
+            library, server = (statistics.median(side) for side in zip(*pairs, strict=True))
+            if name == "query_p50_ms":
+                found = [ours - own for own, ours in pairs]
+                extra = (
+                    f"{statistics.median(found):+.2f} ms ({min(found):+.2f} to {max(found):+.2f})"
+                )
+                cells = f"{library:.2f} | {server:.2f}"
+            else:
+                found = [ours / own for own, ours in pairs]
+                extra = f"{statistics.median(found):.0%} ({min(found):.0%} to {max(found):.0%})"
+                cells = f"{library:,.0f} | {server:,.0f}"
+            yield f"| {title.format(connections=beside['connections'])} | {cells} | {extra} |"
+        yield ""
+        yield (
+            f"Medians of {len(turns)} turns, each of which has both one after the other; in parentheses the least "
+            f"and the greatest. Commit {beside['run']['commit']}; {beside['run']['date']}."
+        )
+        yield ""
     ours = {
         (row["case"], row["connections"], row["load"]): row
         for row in rows
         if row["server"] == OURS and "failed" not in row
     }
-    yield "| | library | server | |"
-    yield "| --- | ---: | ---: | ---: |"
-    one = ours.get(("query", 1, "query"))
-    if one:
-        extra = one["p50_ms"] - library["query_p50_ms"]
-        yield (
-            f"| p50 of a query, one connection, ms | {library['query_p50_ms']:.2f} | "
-            f"{one['p50_ms']:.2f} | +{extra:.2f} ms |"
-        )
-    most = max((count for case, count, _ in ours if case == "query"), default=0)
-    if most > 1:
-        rate = ours["query", most, "query"]["requests_per_second"]
-        whole = library["batched_queries_per_second"]
-        yield (
-            f"| queries a second: one batch; {most} connections | {whole:,.0f} | {rate:,.0f} | "
-            f"{rate / whole:.0%} |"
-        )
-    bulk = [ours[key] for key in sorted(ours) if key[0] == "bulk"]
-    if bulk:
-        best = max(row["requests_per_second"] for row in bulk) * 64
-        whole = library["bulk_texts_per_second"]
-        yield f"| texts a second, 64 x 128 tokens | {whole:,.0f} | {best:,.0f} | {best / whole:.0%} |"
-    mixed = ours.get(("mix", 1, "query"))
+    one, mixed = ours.get(("query", 1, "query")), ours.get(("mix", 1, "query"))
     if one and mixed:
-        bound = 3 * one["p99_ms"] + _BATCH_MS
         yield (
-            f"| p99 of a query, ms: alone; under bulk load | {one['p99_ms']:.1f} | "
-            f"{mixed['p99_ms']:.1f} | 3 x alone + a batch of {_BATCH_MS:g} ms: {bound:.1f} |"
+            f"The 99th percentile of a query is {one['p99_ms']:.1f} ms alone and {mixed['p99_ms']:.1f} ms under bulk "
+            f"load; three times the first and a batch of {_BATCH_MS:g} ms would be "
+            f"{3 * one['p99_ms'] + _BATCH_MS:.1f} ms."
         )
 
 

@@ -146,46 +146,6 @@ def make_inputs(embed: Model, rerank: Model | None, *, corpus: Path | None, thre
     )
 
 
-def measure_library(
-    embed: Model, inputs: Inputs, *, threads: int, seconds: float
-) -> dict[str, Any]:
-    """Measure `Embedder` itself, in int8, on the same texts.
-
-    Args:
-        embed: the model.
-        inputs: the texts.
-        threads: threads of the engine.
-        seconds: time for each figure.
-
-    Returns:
-        p50 and p99 of one query in milliseconds; texts a second of queries in one batch, and of bulk
-        requests.
-    """
-    embedder = Embedder.from_pretrained(embed.folder.path, threads=threads)
-    alone = _timed(lambda i: embedder.encode(inputs.queries[i % len(inputs.queries)]), seconds)
-    batch = list(inputs.queries)
-    batched = _timed(lambda i: embedder.encode(batch), seconds)
-    bulk = _timed(lambda i: embedder.encode(list(inputs.bulks[i % len(inputs.bulks)])), seconds)
-    return {
-        "query_p50_ms": round(1000 * statistics.median(alone), 3),
-        "query_p99_ms": round(1000 * float(np.percentile(alone, 99)), 3),
-        "batched_queries_per_second": round(len(batch) / statistics.median(batched), 1),
-        "bulk_texts_per_second": round(BULK_TEXTS / statistics.median(bulk), 1),
-    }
-
-
-def _timed(call: Callable[[int], Any], seconds: float) -> list[float]:
-    for i in range(3):
-        call(i)
-    found: list[float] = []
-    begin = time.perf_counter()
-    while time.perf_counter() - begin < seconds or len(found) < 3:
-        start = time.perf_counter()
-        call(len(found))
-        found.append(time.perf_counter() - start)
-    return found
-
-
 @dataclass(frozen=True)
 class Options:
     """How to measure.
@@ -203,6 +163,95 @@ class Options:
     longest: float
     threads: int
     environments: Path
+
+
+_TURNS = 8
+"""Times that the server and the library are measured one after the other."""
+
+
+def measure_beside_library(
+    server: Server, embed: Model, inputs: Inputs, options: Options, *, connections: int
+) -> list[dict[str, Any]]:
+    """Measure Quaver's server and `Embedder` itself, in int8, on the same texts, in turns.
+
+    The machine's speed drifts by more than the server costs, so each turn has both within a second or two.
+
+    Args:
+        server: Quaver's.
+        embed: the embedding model.
+        inputs: the texts.
+        options: how; a turn takes an eighth of the seconds for each figure.
+        connections: connections that reach the highest rate of queries.
+
+    Returns:
+        for each turn, of the library and of the server: the median of a query in milliseconds, queries a second
+        (the library: all in one batch; the server: many connections), and texts a second of bulk requests.
+
+    Raises:
+        CannotRunError: the server cannot be started.
+    """
+    embedder = Embedder.from_pretrained(embed.folder.path, threads=options.threads)
+    seconds = max(options.seconds / _TURNS, 0.1)
+    queries, bulks = list(inputs.queries), [list(texts) for texts in inputs.bulks]
+    batch = queries[:256]
+    loads = inputs.loads(server)
+    port = free_port()
+    python = server.python(options.environments)
+    arguments = server.command(
+        Offer(embed, None, options.threads, port, options.environments), python
+    )
+    path, bodies = loads["query"]
+
+    def loaded(name: str, count: int) -> Measured:
+        sent = [Load(name, count, *loads[name])]
+        (found,) = run_loads(
+            HOST, port, sent, seconds=seconds, warm_up=seconds / 4, longest=options.longest
+        )
+        return found
+
+    def of_server() -> dict[str, float]:
+        return {
+            "query_p50_ms": loaded("query", 1).percentile(50),
+            "queries_per_second": loaded("query", connections).rate,
+            "bulk_texts_per_second": BULK_TEXTS * loaded("bulk", 1).rate,
+        }
+
+    def of_library() -> dict[str, float]:
+        query = _median_seconds(lambda i: embedder.encode(queries[i % len(queries)]), seconds)
+        batched = _median_seconds(lambda _: embedder.encode(batch), seconds)
+        bulk = _median_seconds(lambda i: embedder.encode(bulks[i % len(bulks)]), seconds)
+        return {
+            "query_p50_ms": 1000 * query,
+            "queries_per_second": len(batch) / batched,
+            "bulk_texts_per_second": BULK_TEXTS / bulk,
+        }
+
+    turns = []
+    with running(
+        [str(python), *arguments], port, path=path, body=bodies[-1], threads=options.threads
+    ):
+        for turn in range(_TURNS):
+            sides = {"library": of_library, "server": of_server}
+            order = sorted(sides, reverse=bool(turn % 2))
+            found = {name: sides[name]() for name in order}
+            turns.append(
+                {
+                    name: {what: round(value, 3) for what, value in found[name].items()}
+                    for name in sides
+                }
+            )
+    return turns
+
+
+def _median_seconds(call: Callable[[int], Any], seconds: float) -> float:
+    call(0)
+    found: list[float] = []
+    begin = time.perf_counter()
+    while time.perf_counter() - begin < seconds or len(found) < 3:
+        start = time.perf_counter()
+        call(len(found))
+        found.append(time.perf_counter() - start)
+    return statistics.median(found)
 
 
 def measure_server(
@@ -383,11 +432,8 @@ def measure(
     Raises:
         EngineError: Quaver's own server cannot run.
     """
-    result: dict[str, Any] = {"library": {}, "servers": {}, "missing": {}, "rows": []}
+    result: dict[str, Any] = {"servers": {}, "missing": {}, "rows": []}
     inputs = make_inputs(embed, rerank, corpus=corpus, threads=options.threads)
-    result["library"] = measure_library(
-        embed, inputs, threads=options.threads, seconds=min(options.seconds, 3.0)
-    )
     for turn in range(rounds):
         for server in servers:
             if server.name in result["missing"]:
