@@ -37,6 +37,7 @@ def work(
     turn: int,
     said: Connection,
     token_models: tuple[Path, Path] | None,
+    late_chunking: bool = False,
 ) -> None:
     """Updates, adds and deletes; says what is stored as soon as Quaver says so.
 
@@ -48,6 +49,7 @@ def work(
         turn: Which turn it is.
         said: Gets (what, how many) after each step.
         token_models: A sparse and a multi-vector model, which the index gets in the second turn.
+        late_chunking: As for ``Index.create``.
     """
     quaver.index.embedding.PASSAGES_PER_BATCH = 8  # many moments between two batches
     quaver.index.update.FLUSH_SECONDS = 0.02 * (turn % 3)
@@ -64,7 +66,7 @@ def work(
     with (
         Index.open(store, embedder)
         if Index.exists(store)
-        else Index.create(store, embedder) as index
+        else Index.create(store, embedder, late_chunking=late_chunking) as index
     ):
 
         def stored(progress: UpdateProgress) -> None:

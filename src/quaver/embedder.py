@@ -72,7 +72,9 @@ __all__ = [
     "loading_settings",
     "pool_parts",
     "pool_tokenized",
+    "require_parts",
     "tokenize_documents",
+    "window_batches",
     "windows_of_texts",
 ]
 
@@ -587,22 +589,7 @@ class Embedder:
     ) -> Vector | Matrix | ShortVector | ShortMatrix | EncodedTexts:
         """Turn documents into vectors: `encode` with `document_prompt`.
 
-        With `outputs`, a model with heads for words and tokens (BGE-M3) gives several results in one pass.
-
-        Args:
-            texts: as for `encode`.
-            outputs: any of "dense", "sparse" and "multi"; None for vectors alone.
-            normalize: as for `encode`, for the vectors.
-            truncate_dim: as for `encode`, for the vectors.
-            output: as for `encode`, for the vectors and those of tokens.
-            max_batch_tokens: as for `encode`.
-            show_progress_bar: as for `encode`.
-
-        Returns:
-            as `encode` returns them; an `EncodedTexts` for `outputs`.
-
-        Raises:
-            InputError: as for `encode`; or the model has no such heads.
+        Arguments, results and errors are those of `encode_query`.
         """
         if outputs is not None:
             return self._encode_outputs(
@@ -881,19 +868,8 @@ class Embedder:
         before = self.document_prompt if prompt is None else prompt
         read, _ = _windows_of_spans(self, text, spans, before)
         pooled = np.empty((len(spans), self.spec.outputs), np.float32)
-        start = 0
-        while start < len(read):
-            stop, tokens = start + 1, len(read[start].ids)
-            while stop < len(read) and tokens + len(read[stop].ids) <= max_batch_tokens:
-                tokens += len(read[stop].ids)
-                stop += 1
-            some = read[start:stop]
-            offsets = np.cumsum([0, *(len(each.ids) for each in some)], dtype=np.int32)
-            parts = [each.parts + begin for each, begin in zip(some, offsets[:-1], strict=True)]
-            batch = TokenBatch(np.concatenate([each.ids for each in some]), offsets, None, 0)
-            places = [place for each in some for place in each.places]
-            pooled[places] = pool_parts(self, batch, np.concatenate(parts))
-            start = stop
+        for batch, parts, places in window_batches(read, max_batch_tokens):
+            pooled[places] = pool_parts(self, batch, parts)
         return finish_vectors(
             self, pooled, normalize=normalize, truncate_dim=truncate_dim, output=output
         )
@@ -1049,7 +1025,7 @@ class WindowTokens(NamedTuple):
 
 
 def windows_of_texts(
-    embedder: Embedder, texts: Sequence[str], before: str
+    embedder: Embedder, texts: Sequence[str], before: str, *, skip_empty: bool = False
 ) -> tuple[list[WindowTokens], int]:
     """Make one document of texts that follow each other, each of them a part, as `Embedder.encode_spans` does.
 
@@ -1057,6 +1033,8 @@ def windows_of_texts(
         embedder: the model.
         texts: S texts; each keeps the tokens that it has alone.
         before: words before the document.
+        skip_empty: leave out texts without a token, so that no window has their places; False
+            refuses them.
 
     Returns:
         what the model reads, and how many texts lost their end.
@@ -1064,24 +1042,68 @@ def windows_of_texts(
     Raises:
         InputError: as for `Embedder.encode_spans`.
     """
-    _require_parts(embedder)
-    rows, parts, tokens = [], [], 0
+    require_parts(embedder)
+    rows, parts, places, tokens = [], [], [], 0
     prompt, first = _located(embedder, texts[0], before) if texts else ([], None)
     for i, text in enumerate(texts):
         located = first if i == 0 and first is not None else embedder.tokenizer.locate(text)
-        if not len(located.ids):
+        if len(located.ids):
+            rows.append(located.ids)
+            parts.append((tokens, tokens + len(located.ids)))
+            places.append(i)
+            tokens += len(located.ids)
+        elif not skip_empty:
             raise InputError(f"a part of a document must have a token: text {i} has none")
-        rows.append(located.ids)
-        parts.append((tokens, tokens + len(located.ids)))
-        tokens += len(located.ids)
-    return _windows(embedder, np.concatenate(rows), np.array(parts, np.int32), prompt)
+    if not rows:
+        return [], 0
+    windows, cut = _windows(embedder, np.concatenate(rows), np.array(parts, np.int32), prompt)
+    return [
+        window._replace(places=[places[place] for place in window.places]) for window in windows
+    ], cut
+
+
+def window_batches(
+    windows: Sequence[WindowTokens], max_tokens: int, max_parts: int = sys.maxsize
+) -> Iterator[tuple[TokenBatch, NDArray[np.int32], list[int]]]:
+    """Put windows together, for `pool_parts`.
+
+    Args:
+        windows: what the model reads.
+        max_tokens: maximum number of tokens in a batch; a longer window is one of its own.
+        max_parts: a batch ends with the window that reaches this number of parts.
+
+    Yields:
+        the tokens of some windows; int32 (s, 2), their parts, counted in these tokens; and the places of
+        these parts.
+    """
+    start = 0
+    while start < len(windows):
+        stop, tokens = start + 1, len(windows[start].ids)
+        held = len(windows[start].places)
+        while (
+            stop < len(windows)
+            and held < max_parts
+            and tokens + len(windows[stop].ids) <= max_tokens
+        ):
+            tokens += len(windows[stop].ids)
+            held += len(windows[stop].places)
+            stop += 1
+        some = windows[start:stop]
+        offsets = np.cumsum([0, *(len(each.ids) for each in some)], dtype=np.int32)
+        parts = [each.parts + begin for each, begin in zip(some, offsets[:-1], strict=True)]
+        yield (
+            TokenBatch(np.concatenate([each.ids for each in some]), offsets, None, 0),
+            np.concatenate(parts),
+            [place for each in some for place in each.places],
+        )
+        start = stop
 
 
 def _windows_of_spans(
     embedder: Embedder, text: str, spans: Sequence[tuple[int, int]], before: str
 ) -> tuple[list[WindowTokens], int]:
     """Find the tokens of each span of characters, and the windows that they are read in."""
-    _require_parts(embedder)
+    require_parts(embedder)
     if not isinstance(text, str):
         raise InputError(f"text must be one str: got {type(text).__name__}")
     prompt, located = _located(embedder, text, before)
@@ -1102,8 +1124,15 @@ def _windows_of_spans(
     return _windows(embedder, located.ids, parts, prompt)
 
 
-def _require_parts(embedder: Embedder) -> None:
-    """Refuse a model whose vectors are those of one token of a text."""
+def require_parts(embedder: Embedder) -> None:
+    """Refuse a model that pools one token of a text, so that parts of a document have no vectors.
+
+    Args:
+        embedder: the model.
+
+    Raises:
+        InputError: its pooling is or contains "cls" or "lasttoken".
+    """
     single = {"cls", "lasttoken"} & set(embedder.spec.pooling.split("+"))
     if single:
         raise InputError(

@@ -19,10 +19,11 @@ import pytest
 from kill_worker import LOOSE, loose_passages, work
 from quaver.documents import read_document, split
 from quaver.embedder import Embedder
-from quaver.index.embedding import passage_budget
+from quaver.index.embedding import late_passage_tokens, passage_budget
 from quaver.index.index import Index
 from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.sparse_encoder import SparseEncoder
+from whole_documents import require_right
 
 KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "3"))
 """`make test-kill` kills a hundred times."""
@@ -39,9 +40,9 @@ def embedder(tiny_folder: Path) -> Embedder:
 class Folder:
     """A folder whose files change, and the passages that it should give."""
 
-    def __init__(self, path: Path, embedder: Embedder) -> None:
+    def __init__(self, path: Path, embedder: Embedder, tokens: int) -> None:
         """Writes the first files."""
-        self.path, self._embedder = path, embedder
+        self.path, self._embedder, self._tokens = path, embedder, tokens
         self._texts = 0
         path.mkdir()
         for i in range(FILES):
@@ -73,7 +74,7 @@ class Folder:
             for passage in split(
                 read_document(file, source=file.name, root=str(self.path)),
                 self._embedder.tokenizer,
-                passage_budget(self._embedder),
+                self._tokens,
             )
         }
 
@@ -88,20 +89,22 @@ def messages(hear: Connection) -> Iterator[tuple[str, int]]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("tokens", [False, True])
+@pytest.mark.parametrize("kind", ["dense", "tokens", "late"])
 def test_killed_again_and_again(
-    tiny_folder: Path, tmp_path: Path, embedder: Embedder, tokens: bool
+    tiny_folder: Path, tmp_path: Path, embedder: Embedder, kind: str
 ) -> None:
     token_models = None
-    if tokens:
+    late = kind == "late"
+    if kind == "tokens":
         token_models = tmp_path / "splade-bert", tmp_path / "colbert"
         for path in token_models:
             with zipfile.ZipFile(GOLDEN / f"{path.name}.zip") as packed:
                 packed.extractall(path)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["kill_worker", "quaver.cli.index", "quaver.store.folder"])
-    store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder)
-    folder = Folder(tmp_path / "docs", embedder)
+    tokens = late_passage_tokens(embedder) if late else passage_budget(embedder)
+    store, other = tmp_path / "kb", Folder(tmp_path / "other", embedder, tokens)
+    folder = Folder(tmp_path / "docs", embedder, tokens)
     chance = random.Random(11)
     safe: set[str] = set()  # reported as stored, and not asked to go since
     seconds = 2.0
@@ -115,7 +118,7 @@ def test_killed_again_and_again(
         now = folder.passages()
         safe -= before - now
         hear, say = processes.Pipe(duplex=False)
-        arguments = (tiny_folder, store, folder.path, other.path, turn, say, token_models)
+        arguments = (tiny_folder, store, folder.path, other.path, turn, say, token_models, late)
         process = processes.Process(target=work, args=arguments, daemon=True)
         process.start()
         say.close()
@@ -169,7 +172,9 @@ def test_killed_again_and_again(
     )
     # On a slow machine, every process may have died before it made the store.
     with (
-        Index.open(store, embedder) if Index.exists(store) else Index.create(store, embedder)
+        Index.open(store, embedder)
+        if Index.exists(store)
+        else Index.create(store, embedder, late_chunking=late)
     ) as index:
         if token_models is not None:
             index.add_models(
@@ -181,6 +186,8 @@ def test_killed_again_and_again(
         sources = index.store.sources(str(folder.path))
         found = {i for stored in sources.values() for ids in stored.ids.values() for i in ids}
         assert found == folder.passages()
+        if late:
+            require_right(index, folder.path)
 
 
 def test_killed_while_the_store_is_made(

@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from quaver import (
     Embedder,
+    Index,
     InputError,
     ModelFolderError,
     QuantizationError,
@@ -125,6 +126,17 @@ def test_a_batch_that_no_engine_accepts(folder: Path) -> None:
     model = Embedder.from_pretrained(folder)
     with pytest.raises(InputError, match="offsets must increase"):
         model.encode_ids(np.arange(3, dtype=np.int32), np.array([0, 2, 2, 3], np.int32))
+
+
+@pytest.mark.parametrize("task", [None, "text-matching"])
+def test_a_store_remembers_the_task(folder: Path, tmp_path: Path, task: str | None) -> None:
+    model = Embedder.from_pretrained(folder, task=task)
+    with Index.create(tmp_path / "kb", model) as index:
+        index.add_texts(["A text."])
+        before = index.search("a text")
+    with Index.open(tmp_path / "kb") as index:
+        assert index.embedder.task == model.task
+        assert index.search("a text") == before
 
 
 def test_a_task_that_the_model_does_not_have(folder: Path, tmp_path: Path) -> None:

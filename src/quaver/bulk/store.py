@@ -76,7 +76,8 @@ def import_vectors(
         else Index.create(location, embedder, vectors=vectors or "float32")
     )
     with opened as index:
-        index.store.manifest.check_asked(location, vectors=vectors)
+        # Each text went through the model alone.
+        index.store.manifest.check_asked(location, vectors=vectors, late_chunking=False)
         index.store.require_space(total)
         for record in records:
             row = 0

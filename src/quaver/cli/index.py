@@ -82,6 +82,14 @@ def index(
             show_default=False,
         ),
     ] = None,
+    late_chunking: Annotated[
+        bool,
+        typer.Option(
+            "--late-chunking",
+            help="New store: the model reads a whole document at once, and a passage's vector knows the text "
+            "around it. For models with mean pooling.",
+        ),
+    ] = False,
     watch: Annotated[
         bool,
         typer.Option("--watch", help="Follow the folder's changes until Ctrl-C."),
@@ -137,7 +145,9 @@ def index(
         if Index.exists(store):
             load = stored_model(store, model, precision, threads, pooling)
             opened = Index.open(store, load, wait=wait_seconds(wait))
-            _check_new_store_options(opened, store, passage_tokens, language, vectors)
+            _check_new_store_options(
+                opened, store, passage_tokens, language, vectors, late_chunking
+            )
             _add_models(opened, added, quiet)
         elif model is None:
             raise typer.BadParameter("a new store needs a model", param_hint="--model")
@@ -153,6 +163,7 @@ def index(
                 passage_tokens=passage_tokens,
                 language=language or "english",
                 vectors=vectors or "float32",
+                late_chunking=late_chunking,
                 **added,
             )
         if watch:
@@ -252,6 +263,7 @@ def _check_new_store_options(
     passage_tokens: int | None,
     language: str | None,
     vectors: str | None,
+    late_chunking: bool,
 ) -> None:
     """Check that options for a new store fit the store that exists."""
     try:
@@ -260,7 +272,9 @@ def _check_new_store_options(
                 f"the store at {store} has passages of {opened.passage_tokens} tokens, which cannot "
                 f"change: got --passage-tokens {passage_tokens}; use another store"
             )
-        opened.store.manifest.check_asked(store, language=language, vectors=vectors)
+        opened.store.manifest.check_asked(
+            store, language=language, vectors=vectors, late_chunking=late_chunking or None
+        )
     except InputError:
         opened.close()
         raise

@@ -52,7 +52,8 @@ def _facts(found: StoreStatus) -> Iterator[tuple[str, str]]:
         "passages",
         f"{found.passages:,}, at most {found.passage_tokens} tokens each; language {found.language}",
     )
-    yield "vectors", f"{found.dimension} dimensions, compared as {found.vectors}"
+    late = ", pooled from whole documents" if found.late_chunking else ""
+    yield "vectors", f"{found.dimension} dimensions, compared as {found.vectors}{late}"
     if found.sparse is not None:
         yield "sparse", found.sparse
     if found.multi is not None:

@@ -139,15 +139,16 @@ def embedded_text(heading: str, text: str) -> str:
     return f"{heading}\n{text}" if heading else text
 
 
-def content_digest(heading: str, text: str) -> str:
+def content_digest(heading: str, text: str, place: str = "") -> str:
     """Return a digest of what the model reads of a passage, independent of its place.
 
     Args:
         heading: the joined heading path.
         text: the passage's text.
+        place: where the vector depends on the text around it, what identifies document and position.
 
     Returns:
         32 hex digits.
     """
-    read = embedded_text(heading, text).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(read, digest_size=16).hexdigest()
+    read = embedded_text(heading, text) + (f"\0{place}" if place else "")
+    return hashlib.blake2b(read.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

@@ -9,7 +9,14 @@ from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_
 from quaver.evaluate.plot import draw
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.report_files import write_report
-from quaver.evaluate.system import IndexSystem, PairSystem, System, TokenSystem, VectorSystem
+from quaver.evaluate.system import (
+    IndexSystem,
+    Measured,
+    PairSystem,
+    System,
+    TokenSystem,
+    VectorSystem,
+)
 from quaver.evaluate.table import (
     Table,
     by_system,
@@ -25,6 +32,7 @@ from quaver.evaluate.task_folder import TaskOptions, find_folders, read_task
 __all__ = [
     "EvaluationReport",
     "IndexSystem",
+    "Measured",
     "PairSystem",
     "System",
     "Table",

@@ -7,6 +7,7 @@ from quaver.index.excerpts import QueryWords, best_start, flattened
 from quaver.index.index import Index, UpdateProgress, UpdateReport, load_stored_model
 from quaver.index.library import Catalog, Facet, Library, Reading, StoredDocument
 from quaver.index.reranking import SupportsRank, load_ranker
+from quaver.index.token_encoders import TokenEncoders, add_models
 from quaver.index.transfer import export_passages, import_passages
 from quaver.index.watching import watch
 
@@ -20,8 +21,10 @@ __all__ = [
     "Reading",
     "StoredDocument",
     "SupportsRank",
+    "TokenEncoders",
     "UpdateProgress",
     "UpdateReport",
+    "add_models",
     "best_start",
     "export_passages",
     "flattened",

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,22 @@ from quaver.errors import (
     StoreClosedError,
     check_range,
 )
-from quaver.index.embedding import batches, embed, passage_budget, tokenize_passages
+from quaver.index import embedding
+from quaver.index.embedding import (
+    Batch,
+    batches,
+    embed,
+    late_passage_tokens,
+    passage_budget,
+    tokenize_passages,
+    tokenize_whole,
+)
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.index.reranking import SupportsRank, rerank
 from quaver.index.root import root_of
 from quaver.index.token_encoders import (
     TokenEncoders,
+    add_models,
     check_kind,
     passage_tokens_read,
     token_model,
@@ -54,7 +63,6 @@ from quaver.store import (
     create_store,
     is_folder,
     open_store,
-    pieces,
     repair_store,
     status_of,
     store_exists,
@@ -130,6 +138,7 @@ class Index:
         vectors: str = "float32",
         sparse: SparseEncoder | None = None,
         multi: MultiVectorEncoder | None = None,
+        late_chunking: bool = False,
     ) -> Index:
         """Create an empty index.
 
@@ -140,7 +149,8 @@ class Index:
                 `embedder.source` is recorded, so that `open` can load it again.
             passage_tokens: maximum number of tokens in a passage with its heading, from 8 to the model's own
                 limit, which is the default. Shorter passages give more precise hits with less
-                context. The index records the value.
+                context. The index records the value. With `late_chunking` the default is a fourth of
+                the limit, at most 256.
             language: language of the stop words and stems for keyword search; words in Chinese,
                 Japanese, Korean and Thai are found with any setting. "none" uses
                 words unchanged; an unknown name raises an error that lists the languages.
@@ -151,21 +161,27 @@ class Index:
                 "sparse"; `add_models` adds them later.
             multi: also store the vectors of tokens that this model makes, int8, for
                 `search(..., maxsim=True)`; `add_models` adds them later.
+            late_chunking: the model reads a whole document at once, and the vector of a passage is
+                pooled from its tokens, which know the text around them; see
+                `Embedder.encode_spans`. Sparse and token vectors are those of the passage alone. A
+                change anywhere in a document then embeds all of it again.
 
         Returns:
             the open index.
 
         Raises:
             InputError: `passage_tokens` is out of range, or the language or the kind of
-                vectors is unknown, or a model is of another class.
+                vectors is unknown, or a model is of another class, or it cannot do late chunking
+                because it pools one token or is static.
             StoreError: the store cannot be created; the subclass says why.
         """
         most = passage_budget(embedder)
+        late = late_passage_tokens(embedder) if late_chunking else most
         for kind, encoder in (("sparse", sparse), ("multi", multi)):
             if encoder is not None:
                 check_kind(kind, encoder)
                 most = min(most, passage_tokens_read(encoder))
-        tokens = most if passage_tokens is None else passage_tokens
+        tokens = min(most, max(late, SMALLEST_BUDGET)) if passage_tokens is None else passage_tokens
         if passage_tokens is not None and not SMALLEST_BUDGET <= passage_tokens <= most:
             raise InputError(
                 f"passage_tokens must be from {SMALLEST_BUDGET} to {most}, which is what "
@@ -182,6 +198,7 @@ class Index:
             vectors=vectors,
             sparse=None if sparse is None else token_model(sparse),
             multi=None if multi is None else token_model(multi),
+            late_chunking=late_chunking,
         )
         check_language(language)
         store = create_store(location, manifest)
@@ -323,7 +340,13 @@ class Index:
                     fingerprint=model.fingerprint,
                     dimension=model.dimension,
                 )
-            return embed(models[0], tokenize_passages(models[0], passages))
+            if not made.late_chunking:
+                return embed(models[0], tokenize_passages(models[0], passages))
+            found: dict[str, NDArray[np.float32]] = {}
+            for ready in tokenize_whole(models[0], [passages]):
+                rows = embed(models[0], ready)
+                found |= {p.id: row for p, row in zip(ready.passages, rows, strict=True)}
+            return np.stack([found[passage.id] for passage in passages])
 
         def tokens(passages: Sequence[Passage], made: Manifest) -> list[PassageTokens]:
             if not encoders:
@@ -392,6 +415,9 @@ class Index:
     def add(self, passages: Sequence[Passage | str]) -> int:
         """Embed and store passages that belong to no folder; `update` leaves them alone.
 
+        With late chunking the passages of a call that have the same root and source are one document, in
+        the order given; one without a source is a document of its own.
+
         Args:
             passages: the passages; one whose id is already stored is replaced. A str becomes a
                 passage as with `add_texts`.
@@ -407,13 +433,31 @@ class Index:
         passages = _passages(passages)
         self.store.require_space(len(passages), sum(len(passage.text) for passage in passages))
         truncated = 0
-        for batch in batches(passages):
-            ready = tokenize_passages(self.embedder, batch)
+        for ready in self._tokenized(passages):
             vectors = embed(self.embedder, ready)
-            self.store.upsert(batch, vectors, tokens=self.encoders.passages(batch))
+            tokens = self.encoders.passages(ready.passages)
+            self.store.upsert(ready.passages, vectors, tokens=tokens)
             truncated += ready.tokens.truncated
         self.store.flush()
         return truncated
+
+    def _tokenized(self, passages: Sequence[Passage]) -> Iterator[Batch]:
+        """Tokenize passages for the engine, or with late chunking the documents that they are."""
+        if not self.store.manifest.late_chunking:
+            for batch in batches(passages):
+                yield tokenize_passages(self.embedder, batch)
+            return
+        documents: dict[object, list[Passage]] = {}
+        for passage in passages:
+            key = (passage.root, passage.source) if passage.source else passage.id
+            documents.setdefault(key, []).append(passage)
+        some: list[list[Passage]] = []
+        for document in documents.values():
+            some.append(document)
+            if sum(map(len, some)) >= embedding.PASSAGES_PER_BATCH:
+                yield from tokenize_whole(self.embedder, some)
+                some = []
+        yield from tokenize_whole(self.embedder, some)
 
     def add_models(
         self,
@@ -441,38 +485,9 @@ class Index:
             StoreError: storing failed.
         """
         self._require_open()
-        for kind, encoder in (("sparse", sparse), ("multi", multi)):
-            if encoder is not None:
-                check_kind(kind, encoder)
-        self.store.add_models(
-            sparse=None if sparse is None else token_model(sparse),
-            multi=None if multi is None else token_model(multi),
+        return add_models(
+            self.store, self.encoders, sparse=sparse, multi=multi, on_progress=on_progress
         )
-        self.encoders.take(sparse, multi)
-        return self._complete(on_progress)
-
-    def _complete(self, on_progress: Callable[[int, int], None] | None = None) -> int:
-        """Encode the passages that lack sparse or token vectors; return how many there were."""
-        ids = self.store.incomplete()
-        done = 0
-        for page in batches(ids):
-            stored = self.store.get(page, with_vectors=True)
-            tokens = self.encoders.passages(
-                [one.passage for one in stored], [one.tokens for one in stored]
-            )
-            assert tokens is not None
-            whole = [replace(one, tokens=t) for one, t in zip(stored, tokens, strict=True)]
-            for piece in pieces(iter(whole)):
-                self.store.upsert(
-                    piece.passages, piece.vectors, versions=piece.versions, tokens=piece.tokens
-                )
-            self.store.flush()
-            done += len(page)
-            if on_progress is not None:
-                on_progress(done, len(ids))
-        if ids:
-            self.store.optimize()
-        return len(ids)
 
     def update(
         self,
@@ -495,7 +510,8 @@ class Index:
         A file counts as stored only when all its passages are on disk. An update can be interrupted at
         any moment without losing what was stored, and the next call finishes the work. No text is
         embedded twice: text that is unchanged in a changed file, or already stored from any other file,
-        reuses its vector.
+        reuses its vector. With late chunking that holds for whole files: a change in a file embeds all of it
+        again.
 
         Args:
             folder: the folder.
@@ -528,7 +544,7 @@ class Index:
             source = UpdateSource(
                 root_of(Path(folder)), tuple(include), tuple(exclude), gitignore, follow_links
             )
-        self._complete()
+        add_models(self.store, self.encoders)
         return update(
             self.embedder,
             self.encoders,

@@ -70,6 +70,8 @@ class Reader:
         tokenizer: TokenCounter,
         max_tokens: int,
         stored: Mapping[str, StoredSource],
+        *,
+        late_chunking: bool = False,
     ) -> None:
         """Set up a reader.
 
@@ -79,9 +81,11 @@ class Reader:
             tokenizer: the model's tokenizer.
             max_tokens: maximum number of tokens in a passage with its heading.
             stored: what is stored of each source.
+            late_chunking: whether vectors depend on the whole document. Then the ending of a name, which
+                may change how the same bytes are read, is part of a version.
         """
         self._folder, self._root, self._tokenizer = folder, root, tokenizer
-        self._max_tokens, self._stored = max_tokens, stored
+        self._max_tokens, self._stored, self._late = max_tokens, stored, late_chunking
 
     def groups(self, paths: Sequence[Path], passages: int) -> Iterator[Group]:
         """Yield the files in groups.
@@ -127,8 +131,9 @@ class Reader:
             except DocumentError as error:
                 yield self._failure(path, source, error), file_size(path)
                 continue
-            settings = f"{_SPLIT_VERSION} {self._max_tokens}\n".encode()
-            digest = hashlib.sha256(settings + content).hexdigest()
+            late = f" late {''.join(path.suffixes[-2:])}" if self._late else ""
+            settings = f"{_SPLIT_VERSION} {self._max_tokens}{late}\n"
+            digest = hashlib.sha256(settings.encode("utf-8", "replace") + content).hexdigest()
             known = self._stored.get(source)
             if known is not None and known.has_digest(digest):
                 yield sum(map(len, known.ids.values())), len(content)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from quaver.documents import Passage, embedded_text
 from quaver.errors import InputError, ModelNotFoundError
+from quaver.index.embedding import batches
 from quaver.multi_vector_encoder import MultiVectorEncoder, multi_vector_settings
 from quaver.sparse_encoder import SparseEncoder, SparseVector, sparse_settings
-from quaver.store import Manifest, PassageTokens, TokenModel
+from quaver.store import Manifest, PassageTokens, TokenModel, VectorStore, pieces
 
 
 def token_model(encoder: SparseEncoder | MultiVectorEncoder) -> TokenModel:
@@ -151,23 +152,35 @@ class TokenEncoders:
             return None
         found = [one or PassageTokens() for one in known or [None] * len(passages)]
         texts = [embedded_text(passage.heading, passage.text) for passage in passages]
-        places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-        if manifest.sparse is not None and any(one.sparse is None for one in found):
-            weights = self.sparse.encode_document(list(places))
-            scaled = [_scaled(weights[i], self.sparse) for i in range(len(places))]
+        if manifest.sparse is not None:
+            lacking = [t for one, t in zip(found, texts, strict=True) if one.sparse is None]
+            weights = dict(self._weights(lacking))
             found = [
-                one if one.sparse is not None else replace(one, sparse=scaled[places[text]])
+                one if one.sparse is not None else replace(one, sparse=weights[text])
                 for one, text in zip(found, texts, strict=True)
             ]
-        if manifest.multi is not None and any(one.multi is None for one in found):
-            vectors = self.multi.encode_document(list(places), output="int8")
+        if manifest.multi is not None:
+            lacking = [t for one, t in zip(found, texts, strict=True) if one.multi is None]
+            vectors = dict(self._vectors(lacking))
             found = [
-                one
-                if one.multi is not None
-                else replace(one, multi=vectors[places[text]].astype(np.int8, copy=False))
+                one if one.multi is not None else replace(one, multi=vectors[text])
                 for one, text in zip(found, texts, strict=True)
             ]
         return found
+
+    def _weights(self, texts: Sequence[str]) -> Iterator[tuple[str, SparseVector]]:
+        """Yield the weights of different texts."""
+        different = list(dict.fromkeys(texts))
+        if different:
+            rows = self.sparse.encode_document(different)
+            yield from ((t, _scaled(rows[i], self.sparse)) for i, t in enumerate(different))
+
+    def _vectors(self, texts: Sequence[str]) -> Iterator[tuple[str, NDArray[np.int8]]]:
+        """Yield the token vectors of different texts."""
+        different = list(dict.fromkeys(texts))
+        if different:
+            rows = self.multi.encode_document(different, output="int8")
+            yield from ((t, rows[i].astype(np.int8, copy=False)) for i, t in enumerate(different))
 
     def sparse_query(self, query: str) -> SparseVector:
         """Return the weights of a question's words."""
@@ -179,6 +192,59 @@ class TokenEncoders:
         if self.multi.similarity_fn_name == "meanmaxsim":
             vectors = vectors / np.float32(max(len(vectors), 1))
         return vectors
+
+
+def add_models(
+    store: VectorStore,
+    encoders: TokenEncoders,
+    *,
+    sparse: SparseEncoder | None = None,
+    multi: MultiVectorEncoder | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Add sparse or token vectors to a store; see `Index.add_models`.
+
+    Args:
+        store: the store.
+        encoders: its models.
+        sparse: the model of the sparse vectors; None adds none.
+        multi: the model of the token vectors; None adds none.
+        on_progress: called with the number of passages encoded so far and that of all.
+
+    Returns:
+        how many passages were encoded.
+
+    Raises:
+        InputError: a model is of another class.
+        StoreMismatchError: the store has vectors of another model, or cannot get others.
+        StoreError: storing failed.
+    """
+    for kind, encoder in (("sparse", sparse), ("multi", multi)):
+        if encoder is not None:
+            check_kind(kind, encoder)
+    store.add_models(
+        sparse=None if sparse is None else token_model(sparse),
+        multi=None if multi is None else token_model(multi),
+    )
+    encoders.take(sparse, multi)
+    ids = store.incomplete()
+    done = 0
+    for page in batches(ids):
+        stored = store.get(page, with_vectors=True)
+        tokens = encoders.passages([one.passage for one in stored], [one.tokens for one in stored])
+        assert tokens is not None
+        whole = [replace(one, tokens=t) for one, t in zip(stored, tokens, strict=True)]
+        for piece in pieces(iter(whole)):
+            store.upsert(
+                piece.passages, piece.vectors, versions=piece.versions, tokens=piece.tokens
+            )
+        store.flush()
+        done += len(page)
+        if on_progress is not None:
+            on_progress(done, len(ids))
+    if ids:
+        store.optimize()
+    return len(ids)
 
 
 def check_kind(kind: str, encoder: object) -> None:

@@ -75,7 +75,7 @@ def import_passages(
     Raises:
         DocumentError: the file is not a Parquet file of passages.
         InputError: the file needs a model and none was given, or the store exists with other vectors
-            than `vectors`.
+            than `vectors`, or one of file and store has late chunking.
         StoreMismatchError: the store belongs to another model, or a later version wrote the file.
         StoreError: storing failed.
         ImportError: the extra "parquet" is missing.
@@ -126,7 +126,7 @@ def _import_own(
             fingerprint=manifest.fingerprint,
             dimension=manifest.dimension,
         )
-        store.manifest.check_asked(location, vectors=vectors)
+        store.manifest.check_asked(location, vectors=vectors, late_chunking=manifest.late_chunking)
         for kind in get_args(TokenKind):
             made = getattr(manifest, kind)
             if made is not None:

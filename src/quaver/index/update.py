@@ -5,6 +5,9 @@ ones of the same file are deleted, and only flushed passages are reported as sto
 version of its file (`FileVersion`), so the store itself shows which files are complete. Each also
 carries its root, the folder or its name: an update touches only passages of its own root, except to
 reuse the vector of a text that is already stored.
+
+With late chunking a vector depends on the whole document. So a passage keeps or reuses one only if it comes
+from the same version of a file and the same place in it: the content digests that the store computes say so.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from quaver.documents import Failure, Passage, Scan, Selection, content_digest, 
 from quaver.embedder import Embedder
 from quaver.index import embedding
 from quaver.index.background import BackgroundJobs, read_ahead
-from quaver.index.embedding import Batch, batches, embed, tokenize_passages
+from quaver.index.embedding import Batch, batches, embed, tokenize_passages, tokenize_whole
 from quaver.index.reading import Group, Reader, ReadFile, file_size
 from quaver.index.report import UpdateProgress, UpdateReport
 from quaver.index.token_encoders import TokenEncoders
@@ -97,12 +100,15 @@ class _Work:
         kept: passages that keep their vectors.
         reused: passages that reuse the vectors of the same text elsewhere.
         new: passages to embed.
+        tokens: sparse and token vectors that are known of new passages, by id: these do not depend on the
+            document, so with late chunking they stay when it changes.
     """
 
     group: Group
     kept: dict[Passage, Known]
     reused: dict[Passage, Known]
     new: list[Batch]
+    tokens: dict[str, PassageTokens]
 
 
 class _Update:
@@ -121,6 +127,9 @@ class _Update:
     ) -> None:
         self._source = source
         self._embedder, self._encoders, self._store = embedder, encoders, store
+        self._late = store.manifest.late_chunking
+        made = store.manifest
+        self._has_tokens = made.sparse is not None or made.multi is not None
         self._folder = folder
         self._root, self._max_tokens, self._on_progress = root, max_tokens, on_progress
         self._failed: list[Failure] = []
@@ -147,7 +156,12 @@ class _Update:
         self._advance(0)
         anything = self._store.count() > 0
         reader = Reader(
-            self._folder, self._root, self._embedder.tokenizer, self._max_tokens, stored
+            self._folder,
+            self._root,
+            self._embedder.tokenizer,
+            self._max_tokens,
+            stored,
+            late_chunking=self._late,
         )
         try:
             read = (
@@ -207,11 +221,21 @@ class _Update:
 
     def _prepared(self, group: Group, stored: dict[str, StoredSource], anything: bool) -> _Work:
         """Find the passages that have a vector and tokenize the others; runs in the reading thread."""
-        passages = [passage for file in group.files for passage in file.passages]
-        kept, reused, new = self._sorted(passages, stored, anything)
-        return _Work(
-            group, kept, reused, [tokenize_passages(self._embedder, b) for b in batches(new)]
-        )
+        kept, reused, new = self._sorted(group.files, stored, anything)
+        if not self._late:
+            tokenized = [tokenize_passages(self._embedder, b) for b in batches(new)]
+            return _Work(group, kept, reused, tokenized, {})
+        wanted = {passage.id for passage in new}
+        documents = [
+            file.passages
+            for file in group.files
+            if any(passage.id in wanted for passage in file.passages)
+        ]
+        known = {}
+        if self._has_tokens and anything:
+            known = self._store.tokens([p.id for p in new if p.source in stored])
+        tokenized = list(tokenize_whole(self._embedder, documents, wanted=wanted))
+        return _Work(group, kept, reused, tokenized, known)
 
     def _put(self, work: _Work, stored: dict[str, StoredSource]) -> None:
         """Store the passages of files; delete the stale ones once the new ones are on disk."""
@@ -248,7 +272,9 @@ class _Update:
             self._truncated += ready.tokens.truncated
             vectors = embed(self._embedder, ready)
             self._embedded += len(vectors)
-            store(ready.passages, vectors, self._encoders.passages(ready.passages), "_added")
+            given = [work.tokens.get(passage.id) for passage in ready.passages]
+            tokens = self._encoders.passages(ready.passages, given)
+            store(ready.passages, vectors, tokens, "_added")
         self._files += len(files)
         stale = [i for file in files for i in self._stale(file, stored)]
         if not stale:
@@ -272,26 +298,35 @@ class _Update:
         self._jobs.submit(self._store.flush, flushed)
 
     def _sorted(
-        self, passages: list[Passage], stored: dict[str, StoredSource], anything: bool
+        self, files: Sequence[ReadFile], stored: dict[str, StoredSource], anything: bool
     ) -> tuple[dict[Passage, Known], dict[Passage, Known], list[Passage]]:
         """Sort passages into those that keep their vectors, those that reuse some, and new ones."""
+        passages = [passage for file in files for passage in file.passages]
         if not anything:
             return {}, {}, passages
-        ids = [p.id for p in passages if p.source in stored]
-        made = self._store.manifest
-        has_tokens = made.sparse is not None or made.multi is not None
-        own = _both(self._store.vectors(ids), self._store.tokens(ids) if has_tokens else None)
-        digests = {p: content_digest(p.heading, p.text) for p in passages if p.id not in own}
+        own: dict[str, Known] = {}
+        if not self._late:
+            ids = [p.id for p in passages if p.source in stored]
+            own = _both(
+                self._store.vectors(ids), self._store.tokens(ids) if self._has_tokens else None
+            )
+        digests = {
+            p: content_digest(p.heading, p.text, file.version.place(p.start) if self._late else "")
+            for file in files
+            for p in file.passages
+            if p.id not in own
+        }
         contents = list(digests.values())
         others = _both(
             self._store.vectors_of_content(contents),
-            self._store.tokens_of_content(contents) if has_tokens else None,
+            self._store.tokens_of_content(contents) if self._has_tokens else None,
         )
-        return (
-            {p: own[p.id] for p in passages if p.id in own},
-            {p: others[digest] for p, digest in digests.items() if digest in others},
-            [p for p, digest in digests.items() if digest not in others],
-        )
+        kept = {p: own[p.id] for p in passages if p.id in own}
+        reused = {p: others[digest] for p, digest in digests.items() if digest in others}
+        if self._late:  # an interrupted update has stored some already
+            kept = {p: found for p, found in reused.items() if _is_stored(p, stored)}
+            reused = {p: found for p, found in reused.items() if p not in kept}
+        return kept, reused, [p for p, digest in digests.items() if digest not in others]
 
     @staticmethod
     def _stale(file: ReadFile, stored: dict[str, StoredSource]) -> list[str]:
@@ -323,6 +358,12 @@ class _Update:
                 work_total=self._work_total,
             )
         )
+
+
+def _is_stored(passage: Passage, stored: dict[str, StoredSource]) -> bool:
+    """Return whether a passage was stored before, of any version of its file."""
+    before = stored.get(passage.source, StoredSource())
+    return any(passage.id in ids for ids in before.ids.values())
 
 
 def _both(

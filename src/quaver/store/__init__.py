@@ -30,7 +30,7 @@ from quaver.store.protocol import (
     StoredSource,
     VectorStore,
 )
-from quaver.store.query import RANKINGS, best, fused
+from quaver.store.query import RANKINGS, best, fused, maxsim
 from quaver.store.status import MAX_FAILURES, FolderStatus, StoreStatus, UpdateNote, UpdateSource
 from quaver.store.terms import LANGUAGES, UNSPACED, TermAnalyzer, check_language
 
@@ -73,6 +73,7 @@ __all__ = [
     "create_store",
     "fused",
     "is_folder",
+    "maxsim",
     "moment",
     "name_of",
     "named_location",

@@ -58,7 +58,8 @@ from quaver.store.status import read_notes
 from quaver.store.terms import TermAnalyzer
 
 Embed = Callable[[Sequence[Passage], Manifest], NDArray[np.float32]]
-"""A function that embeds passages: float32 (len(passages), dimension), unit rows."""
+"""A function that embeds passages: float32 (len(passages), dimension), unit rows. With late chunking it gets
+all passages of a document, in order."""
 
 Encode = Callable[[Sequence[Passage], Manifest], Sequence[PassageTokens]]
 """A function that makes the sparse and token vectors of passages, with the models of the manifest."""
@@ -116,7 +117,8 @@ class StoreRepair:
         passages: passages that are stored now.
         embedded: how many of them were embedded again, counted once for a vector and once for sparse or
             token vectors.
-        lost: passages whose text could not be read; updating their folders restores those of files.
+        lost: passages whose text could not be read, or with late chunking whose vector needs the text of
+            such a passage; updating their folders restores those of files.
         returned: removed passages that are back, because the record of their removal was damaged;
             updating their folders removes those of files again.
     """
@@ -526,7 +528,14 @@ class _Examined:
             vectors: dict[int, NDArray[np.float32]] = {
                 i: self._vectors[rows[i]] for i in np.flatnonzero(wanted & sound).tolist()
             }
-            if anew and embed is not None:
+            gone: set[int] = set()
+            if anew and embed is not None and self.manifest.late_chunking:
+                again = self._documents_again([int(rows[i]) for i in anew], embed)
+                vectors |= {i: again[int(rows[i])] for i in anew if int(rows[i]) in again}
+                gone = {i for i in anew if i not in vectors}
+                self.vectors_lost -= len(gone)
+                self.lost += len(gone)
+            elif anew and embed is not None:
                 made = embed([page[i].passage for i in anew], self.manifest)
                 vectors |= dict(zip(anew, made, strict=True))
             tokens = [self._tokens.of(row, int(self._readable[row])) for row in rows.tolist()]
@@ -537,7 +546,34 @@ class _Examined:
                 for i, one in zip(lost, encoded, strict=True):
                     tokens[i] = one
             for i, stored in enumerate(page):
-                yield replace(stored, vector=vectors.get(i), tokens=tokens[i])
+                if i not in gone:
+                    yield replace(stored, vector=vectors.get(i), tokens=tokens[i])
+
+    def _documents_again(self, rows: Sequence[int], embed: Embed) -> dict[int, NDArray[np.float32]]:
+        """Embed the documents of some rows with late chunking, and return the vectors of their rows.
+
+        A file of which a passage cannot be read is left out: its passages need all of it.
+        """
+        found: dict[int, NDArray[np.float32]] = {}
+        tried: set[int] = set()
+        for row in rows:
+            if row in tried:
+                continue
+            first = self._passage(row)
+            mine = [(row, first)]
+            if first.passage.source:
+                roots, sources = (self._records[name] for name in ("root", "source"))
+                sound = self._sound
+                same = (roots[sound] == roots[row]) & (sources[sound] == sources[row])
+                held = [(other, self._passage(other)) for other in sound[same].tolist()]
+                mine = [(other, one) for other, one in held if one.version == first.version]
+            tried |= {other for other, _ in mine}
+            if first.version is not None and len(mine) < first.version.passages:
+                continue
+            mine.sort(key=lambda one: one[1].passage.start)
+            vectors = embed([one.passage for _, one in mine], self.manifest)
+            found |= {other: vector for (other, _), vector in zip(mine, vectors, strict=True)}
+        return found
 
     def _passage(self, row: int) -> StoredPassage:
         record = self._records[row]

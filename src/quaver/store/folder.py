@@ -596,7 +596,7 @@ class FolderStore:
         weights: list[float] = []
         lengths: list[int] = []
         for record, passage in zip(records, passages, strict=True):
-            payload = to_payload(passage, versions)
+            payload = to_payload(passage, versions, late_chunking=self.manifest.late_chunking)
             head, text = to_head(payload), to_text(passage.text)
             parts += (head, text)
             record["id"] = id_key(passage.id)

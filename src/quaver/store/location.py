@@ -142,6 +142,7 @@ def status_of(store: VectorStore, location: str | Path) -> StoreStatus:
         sparse=None if made.sparse is None else made.sparse.model,
         multi=None if made.multi is None else made.multi.model,
         incomplete=len(store.incomplete()),
+        late_chunking=made.late_chunking,
     )
 
 

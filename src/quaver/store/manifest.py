@@ -17,13 +17,19 @@ from quaver.errors import (
 )
 
 FILE_NAME = "quaver.json"
-SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim"})
+SETTINGS = frozenset({"pooling", "normalize", "max_seq_length", "truncate_dim", "task"})
 TOKEN_SETTINGS = frozenset({"max_seq_length", "max_active_dims"})
 FORMAT_VERSION = 3
 """Changes when a store written by one version cannot be read by the other."""
 
 TOKEN_FORMAT_VERSION = 4
 """Version of a store with sparse or token vectors; one without stays readable for earlier versions."""
+
+LATE_FORMAT_VERSION = 5
+"""Version of a store with late chunking: earlier versions would keep the vector of a passage whose document
+has changed around it."""
+
+_READABLE = (FORMAT_VERSION, TOKEN_FORMAT_VERSION, LATE_FORMAT_VERSION)
 
 TokenKind = Literal["sparse", "multi"]
 """What a store can hold besides the vector of a passage: weights of words, or a vector for each token."""
@@ -84,6 +90,7 @@ class Manifest:
         format_version: version of the store's format.
         sparse: the model of the sparse vectors; None for a store without.
         multi: the model of the token vectors; None for a store without.
+        late_chunking: whether the vector of a passage is pooled from one pass over its document.
     """
 
     model: str
@@ -97,10 +104,13 @@ class Manifest:
     format_version: int = FORMAT_VERSION
     sparse: TokenModel | None = None
     multi: TokenModel | None = None
+    late_chunking: bool = False
 
     def __post_init__(self) -> None:
-        """Give a store with sparse or token vectors the version that knows them."""
-        if self.sparse is not None or self.multi is not None:
+        """Give a store with late chunking, sparse or token vectors the version that knows them."""
+        if self.late_chunking:
+            object.__setattr__(self, "format_version", LATE_FORMAT_VERSION)
+        elif self.sparse is not None or self.multi is not None:
             object.__setattr__(self, "format_version", TOKEN_FORMAT_VERSION)
 
     @classmethod
@@ -152,11 +162,11 @@ class Manifest:
                 f"{where} must be JSON: {error}; restore it, or index again into another place"
             ) from error
         version = content.get("format_version") if isinstance(content, dict) else None
-        known = (FORMAT_VERSION, TOKEN_FORMAT_VERSION)
-        if isinstance(version, int) and version not in known:
+        if isinstance(version, int) and version not in _READABLE:
             newer = version > FORMAT_VERSION
             raise StoreMismatchError(
-                f"{where} has format version {version}, this Quaver reads {known[0]} and {known[1]}; "
+                f"{where} has format version {version}, this Quaver reads "
+                f"{', '.join(map(str, _READABLE))}; "
                 + ("upgrade Quaver, or index" if newer else "index")
                 + " again into another place"
             )
@@ -178,15 +188,22 @@ class Manifest:
                 f"{where} knows the settings {', '.join(sorted(SETTINGS))}: got {unknown[0]!r}; "
                 "a later version of Quaver may have made this store"
             )
+        late = content.get("late_chunking", False)
+        if not isinstance(late, bool):
+            raise StoreError(
+                f"{where} needs 'late_chunking' as bool: got {late!r}; index again into another place"
+            )
         return cls(
             **{name: content[name] for name in _FIELDS},
+            late_chunking=late,
             sparse=_token_model(content.get("sparse"), "sparse", where),
             multi=_token_model(content.get("multi"), "multi", where),
         )
 
     def to_json(self) -> str:
         """Return the manifest as JSON text, as `parse` reads it."""
-        content = {name: value for name, value in asdict(self).items() if value is not None}
+        fields = asdict(self).items()
+        content = {name: v for name, v in fields if v is not None and v is not False}
         return json.dumps(content, indent=2) + "\n"
 
     def token_model(self, kind: TokenKind, store: object) -> TokenModel:
@@ -227,7 +244,12 @@ class Manifest:
             raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
 
     def check_asked(
-        self, store: object, *, language: str | None = None, vectors: str | None = None
+        self,
+        store: object,
+        *,
+        language: str | None = None,
+        vectors: str | None = None,
+        late_chunking: bool | None = None,
     ) -> None:
         """Check that requested settings match the manifest; they cannot change.
 
@@ -235,10 +257,17 @@ class Manifest:
             store: the store's folder, for the message.
             language: the requested language; None accepts any.
             vectors: the requested vectors; None accepts any.
+            late_chunking: whether late chunking is requested; None accepts both.
 
         Raises:
             InputError: the store was created with other settings.
         """
+        if late_chunking not in (None, self.late_chunking):
+            made, other = ("with", "without") if self.late_chunking else ("without", "with")
+            raise InputError(
+                f"the store at {store} was made {made} late chunking, which cannot change: the vectors "
+                f"{other} it are others; use another store"
+            )
         for name, asked, kept in (
             ("language", language, self.language),
             ("vectors", vectors, self.vectors),

@@ -84,7 +84,8 @@ class MemoryStore:
         """Store passages; see `VectorStore.upsert`."""
         ids = [passage.id for passage in passages]
         check_upsert(ids, vectors, tokens, manifest=self.manifest)
-        payloads = [to_payload(passage, versions) for passage in passages]
+        late = self.manifest.late_chunking
+        payloads = [to_payload(passage, versions, late_chunking=late) for passage in passages]
         self.delete(ids)
         for row, (passage, payload) in enumerate(zip(passages, payloads, strict=True)):
             self._payloads[passage.id] = payload

@@ -33,12 +33,15 @@ def point_id(identity: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, identity))
 
 
-def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> dict[str, Any]:
+def to_payload(
+    passage: Passage, versions: Mapping[str, FileVersion] | None, *, late_chunking: bool = False
+) -> dict[str, Any]:
     """Return what is stored of a passage.
 
     Args:
         passage: the passage.
         versions: the file version of each source, or None.
+        late_chunking: whether its vector depends on the rest of the file.
 
     Returns:
         a record that JSON can hold.
@@ -46,6 +49,8 @@ def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> 
     Raises:
         InputError: the metadata holds something that JSON cannot, or text that is not valid Unicode.
     """
+    version = None if versions is None else versions[passage.source]
+    place = version.place(passage.start) if late_chunking and version is not None else ""
     payload: dict[str, Any] = {
         "id": passage.id,
         "text": passage.text,
@@ -54,12 +59,11 @@ def to_payload(passage: Passage, versions: Mapping[str, FileVersion] | None) -> 
         "start": passage.start,
         "end": passage.end,
         "root": passage.root,
-        "content": content_digest(passage.heading, passage.text),
+        "content": content_digest(passage.heading, passage.text, place),
     }
     if passage.metadata:
         payload["metadata"] = _plain(passage)
-    if versions is not None:
-        version = versions[passage.source]
+    if version is not None:
         payload |= dict(zip(VERSION_FIELDS, (version.digest, version.passages), strict=True))
     return payload
 

@@ -69,6 +69,14 @@ class FileVersion:
     digest: str
     passages: int
 
+    def place(self, start: int) -> str:
+        """Return what identifies a position in this version, for `content_digest`.
+
+        Args:
+            start: the passage's first character in the document.
+        """
+        return f"{self.digest} {start}"
+
 
 @dataclass
 class StoredSource:
@@ -239,7 +247,8 @@ class VectorStore(Protocol):
         """Return the vectors of stored passages with the given content.
 
         Args:
-            digests: digests from `content_digest`.
+            digests: digests from `content_digest`; with late chunking those of passages in a version of
+                a file, as the store computes them.
 
         Returns:
             float32 (dimension,) by digest, for those that are stored.

@@ -206,7 +206,7 @@ class QdrantStore:
                 named[SPARSE] = _weights(rounded(one.sparse))
             if one.multi is not None:
                 named[MULTI] = _unpacked(one.multi)
-            payload = to_payload(passage, versions)
+            payload = to_payload(passage, versions, late_chunking=self.manifest.late_chunking)
             if made := [name for name in (SPARSE, MULTI) if name in named]:
                 payload[_ENCODED] = made
             points.append(

@@ -94,6 +94,7 @@ class StoreStatus:
         sparse: the model of the sparse vectors; None without.
         multi: the model of the token vectors; None without.
         incomplete: passages that lack sparse or token vectors; an update encodes them.
+        late_chunking: whether the vector of a passage is pooled from one pass over its document.
     """
 
     location: str
@@ -109,6 +110,7 @@ class StoreStatus:
     sparse: str | None = None
     multi: str | None = None
     incomplete: int = 0
+    late_chunking: bool = False
 
     @property
     def files(self) -> int:
