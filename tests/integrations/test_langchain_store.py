@@ -16,7 +16,7 @@ from langchain_tests.integration_tests import (
     VectorStoreIntegrationTests,
 )
 
-from quaver import InputError, StoreMismatchError
+from quaver import InputError, MultiVectorEncoder, SparseEncoder, StoreMismatchError
 from quaver.integrations.langchain import QuaverEmbeddings, QuaverVectorStore
 
 
@@ -234,3 +234,51 @@ def test_a_string_is_no_list_of_ids(store: QuaverVectorStore) -> None:
         with pytest.raises(InputError, match="ids must be a list of str: got the str '12'"):
             call("12")
     assert len(store.similarity_search("my file", k=9)) == 4
+
+
+def test_sparse_and_token_vectors(tiny: str, folder: Path, splade: str, colbert: str) -> None:
+    embeddings = QuaverEmbeddings(model=tiny)
+    encoder = SparseEncoder.from_pretrained(splade, threads=1)
+    multi = MultiVectorEncoder.from_pretrained(colbert, threads=1)
+    path = folder / "store"
+    plain = QuaverVectorStore.from_texts(TEXTS, embeddings, ids=list("0123"), path=path)
+    with pytest.raises(
+        StoreMismatchError, match=r"no sparse vectors: .*sparse=SparseEncoder\.from"
+    ):
+        plain.similarity_search("my file", mode="dense+sparse")
+    with pytest.raises(StoreMismatchError, match=r"multi=MultiVectorEncoder\.from_pretrained"):
+        plain.similarity_search("my file", maxsim=True)
+    plain.close()
+    # What is stored already is encoded, too.
+    store = QuaverVectorStore(embeddings, path=path, sparse=encoder, multi=multi)
+    store.add_texts(["keys of an error"], ids=["4"])
+    texts = [*TEXTS, "keys of an error"]
+    products = encoder.similarity(encoder.encode_query("my file"), encoder.encode_document(texts))
+    found = store.similarity_search_with_score("my file", 9, mode="sparse")
+    scores = {str(document.id): score for document, score in found}
+    positive = {str(i): float(s) for i, s in enumerate(products) if s > 0}
+    assert scores == pytest.approx(positive, rel=2e-3)  # float16 weights
+    late = multi.similarity(
+        multi.encode_query("my file"), multi.encode_document(texts, output="int8")
+    )
+    ranked = store.similarity_search_with_score("my file", 9, maxsim=True)
+    scores = {str(document.id): score for document, score in ranked}
+    assert scores == pytest.approx({str(i): float(s) for i, s in enumerate(late)}, rel=1e-4)
+    assert [score for _, score in ranked] == sorted(scores.values(), reverse=True)
+    for mode in ("bm25", "hybrid", "dense+sparse", "dense+bm25+sparse"):
+        options: dict[str, Any] = {"mode": mode, "maxsim": True}
+        expected = store.similarity_search("my keys", 2, **options)
+        assert expected
+        assert asyncio.run(store.asimilarity_search("my keys", 2, **options)) == expected
+    retriever = store.as_retriever(search_kwargs={"mode": "dense+sparse", "k": 2})
+    before = retriever.invoke("my file")
+    store.close()
+    again = QuaverVectorStore(embeddings, path=path)  # loads the models that it records
+    assert (
+        again.as_retriever(search_kwargs={"mode": "dense+sparse", "k": 2}).invoke("my file")
+        == before
+    )
+    assert len(again.similarity_search("my file", 9, maxsim=True)) == 5
+    with pytest.raises(InputError, match="sparse must be a SparseEncoder"):
+        QuaverVectorStore(embeddings, path=path, sparse=multi).similarity_search("x")  # type: ignore[arg-type]
+    again.close()

@@ -28,7 +28,7 @@ from llama_index.core.vector_stores.types import (
 )
 from pydantic import ValidationError
 
-from quaver import InputError, StoreMismatchError
+from quaver import InputError, MultiVectorEncoder, SparseEncoder, StoreMismatchError
 from quaver.integrations.llamaindex import QuaverEmbedding, QuaverRerank, QuaverVectorStore
 
 TEXTS = ["the file of her own", "a list of keys", "they return an error", "my own way"]
@@ -282,3 +282,55 @@ def test_an_empty_store_finds_nothing(folder: Path) -> None:
     store.delete("doc0")
     assert not (folder / "store").exists()
     assert QuaverVectorStore.from_dict(store.to_dict()).path == store.path
+
+
+def test_sparse_and_token_vectors(
+    embedding: QuaverEmbedding, folder: Path, splade: str, colbert: str
+) -> None:
+    encoder = SparseEncoder.from_pretrained(splade, threads=1)
+    multi = MultiVectorEncoder.from_pretrained(colbert, threads=1)
+    store = QuaverVectorStore(path=str(folder / "store"), sparse=encoder, multi=multi)
+    nodes = [
+        TextNode(id_=str(i), text=text, embedding=embedding.get_text_embedding(text))
+        for i, text in enumerate(TEXTS)
+    ]
+    store.add(nodes)
+    question = "my file"
+    products = encoder.similarity(encoder.encode_query(question), encoder.encode_document(TEXTS))
+    positive = {str(i): float(s) for i, s in enumerate(products) if s > 0}
+    late = multi.similarity(
+        multi.encode_query(question), multi.encode_document(TEXTS, output="int8")
+    )
+
+    def scores(made: QuaverVectorStore, mode: str, **options: Any) -> dict[str, float]:
+        query = asked(embedding, question, mode=VectorStoreQueryMode(mode))
+        found = made.query(query, **options)
+        assert found.similarities == sorted(found.similarities or [], reverse=True)
+        return dict(zip(found.ids or [], found.similarities or [], strict=True))
+
+    assert scores(store, "sparse") == pytest.approx(positive, rel=2e-3)  # float16 weights
+    words = scores(store, "text_search")
+    assert set(words) == {"0", "3"}  # BM25
+    assert scores(store, "hybrid") != scores(store, "semantic_hybrid")
+    for mode in ("default", "hybrid", "semantic_hybrid"):
+        expected = {str(i): float(score) for i, score in enumerate(late)}
+        assert scores(store, mode, maxsim=True) == pytest.approx(expected, rel=1e-4)
+    assert set(scores(store, "text_search", maxsim=True)) == {"0", "3"}
+    with pytest.raises(InputError, match="no effect with mmr"):
+        scores(store, "mmr", maxsim=True)
+    index = VectorStoreIndex.from_vector_store(store, embed_model=embedding)
+    retriever = index.as_retriever(
+        vector_store_query_mode="hybrid", vector_store_kwargs={"maxsim": True}
+    )
+    assert retriever.retrieve(question)[0].node_id == str(int(late.argmax()))
+    before = scores(store, "hybrid")
+    saved = store.to_dict()
+    assert "sparse" not in saved
+    store.close()
+    again = QuaverVectorStore.from_dict(saved)  # loads the models that the folder records
+    assert scores(again, "hybrid") == before
+    again.close()
+    plain = QuaverVectorStore()
+    plain.add(nodes)
+    with pytest.raises(StoreMismatchError, match=r"multi=MultiVectorEncoder\.from_pretrained"):
+        scores(plain, "hybrid", maxsim=True)

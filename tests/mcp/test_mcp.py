@@ -19,8 +19,16 @@ import uvicorn
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import TextContent
 
+from golden_folders import unpacked
 from mcp import Client, StdioServerParameters
-from quaver import Embedder, Index, InputError
+from quaver import (
+    Embedder,
+    Index,
+    InputError,
+    MultiVectorEncoder,
+    SparseEncoder,
+    StoreMismatchError,
+)
 from quaver.answers import render
 from quaver.index import Library
 from quaver.mcp import create_server
@@ -221,6 +229,47 @@ def test_search_reranks(libraries: list[Library], tmp_path: Path) -> None:
         assert re.findall(r' id="([^"]+)"', found) == [hit.id for hit in wanted]
 
     with_client(create_server(libraries, ranker=ranker), use)
+
+
+def test_sparse_and_token_vectors(
+    embedder: Embedder, libraries: list[Library], tmp_path: Path
+) -> None:
+    sparse = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path), threads=1)
+    multi = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path), threads=1)
+    with Index.create(tmp_path / "kb", embedder, sparse=sparse, multi=multi) as index:
+        index.add_texts(["The list of files.", "A dict of strings.", "It returns an error."])
+    library = Library(tmp_path / "kb", name="tokens")
+    modes = ("sparse", "dense+sparse", "dense+bm25+sparse")
+    wanted: dict[str, list[str]] = {}
+    reranked: dict[str, list[str]] = {}
+    for mode in modes:
+        hits = library.index.search("a list", k=2, mode=mode)
+        wanted[mode] = [hit.id for hit in hits]
+        hits = library.index.search("a list", k=2, mode=mode, maxsim=True, candidates=10)
+        reranked[mode] = [hit.id for hit in hits]
+
+    async def use(client: Client, expected: dict[str, list[str]]) -> None:
+        assert "tokens: 3 passages of 0 files from no folder; with sparse vectors" in (
+            client.instructions or ""
+        )
+        for mode in modes:
+            found = await call(client, "search", query="a list", mode=mode, k=2)
+            assert re.findall(r' id="([^"]+)"', found) == expected[mode]
+            assert await call(client, "ask_context", question="a list", mode=mode, k=2)
+
+    with_client(create_server([library]), lambda client: use(client, wanted))
+    with_client(create_server([library], maxsim=True), lambda client: use(client, reranked))
+
+    async def lacking(client: Client) -> None:
+        text = await refused(client, "search", query="a list", mode="sparse", store="kb")
+        assert "has no sparse vectors: add them with `quaver index" in text
+
+    with_client(create_server(libraries), lacking)
+    with pytest.raises(StoreMismatchError, match="has no token vectors"):
+        create_server(libraries, maxsim=True)
+    with pytest.raises(InputError, match="either maxsim or a ranker"):
+        create_server([library], maxsim=True, ranker=library.index.embedder)  # type: ignore[arg-type]
+    library.close()
 
 
 def test_a_document_is_read_in_parts(libraries: list[Library]) -> None:

@@ -43,6 +43,13 @@ def mcp(
         str | None,
         typer.Option(help="Rerank what a search finds with this model, a folder or hub id."),
     ] = None,
+    maxsim: Annotated[
+        bool,
+        typer.Option(
+            "--maxsim",
+            help="Rerank what a search finds by stored token vectors, from `quaver index --multi`.",
+        ),
+    ] = False,
     model: StoredModelOption = None,
     precision: PrecisionOption = Precision.int8,
     threads: ThreadsOption = None,
@@ -72,7 +79,7 @@ def mcp(
             for name, location in map(named_location, store)
         ]
         ranker = None if rerank is None else load_ranker(rerank, threads=threads)
-        made = server.create_server(libraries, ranker=ranker)
+        made = server.create_server(libraries, ranker=ranker, maxsim=maxsim)
         if http:
             address = f"http://{host or '127.0.0.1'}:{port or 8081}/mcp"
             print(

@@ -14,7 +14,11 @@ from numpy.typing import NDArray
 
 from quaver.documents import Passage
 from quaver.errors import InputError, StoreMismatchError
+from quaver.index import TokenEncoders, add_models
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
 from quaver.store import (
+    RANKINGS,
     Filter,
     FolderStore,
     Hit,
@@ -22,7 +26,9 @@ from quaver.store import (
     MemoryStore,
     Mode,
     StoredPassage,
+    TokenKind,
     VectorStore,
+    maxsim,
     to_payload,
 )
 
@@ -31,6 +37,11 @@ FOREIGN_VECTORS = "vectors given by a framework"
 
 META_FIELD = "meta"
 """Key of a framework's metadata in a passage's, so one framework can open what another wrote."""
+
+_KINDS: dict[TokenKind, tuple[str, type[Any]]] = {
+    "sparse": ("sparse vectors", SparseEncoder),
+    "multi": ("vectors of tokens", MultiVectorEncoder),
+}
 
 Found = TypeVar("Found")
 _changed = threading.Condition()
@@ -48,15 +59,36 @@ class EmbeddedStore:
         dimension: dimension of the vectors.
     """
 
-    def __init__(self, store: VectorStore) -> None:
+    def __init__(self, store: VectorStore, location: str | Path) -> None:
         """Wrap an open store; use `embedded_store` instead.
 
         Args:
             store: the store.
+            location: where it is, for messages.
         """
         self._store = store
         self._lock = threading.Lock()
+        self._encoders = TokenEncoders(location, lambda: store.manifest)
         self.dimension = store.manifest.dimension
+
+    def add_models(
+        self, *, sparse: SparseEncoder | None = None, multi: MultiVectorEncoder | None = None
+    ) -> None:
+        """Store sparse or token vectors from now on, also of the passages that are stored already.
+
+        The store records the models, and loads them by itself when it is opened again.
+
+        Args:
+            sparse: the model of the sparse vectors; None changes nothing.
+            multi: the model of the token vectors; None changes nothing.
+
+        Raises:
+            InputError: a model is of another class.
+            StoreMismatchError: the store has vectors of another model.
+        """
+        if sparse is not None or multi is not None:
+            with self._lock:
+                add_models(self._store, self._encoders, sparse=sparse, multi=multi)
 
     def require_dimension(self, dimension: int) -> None:
         """Check the dimension of a vector.
@@ -105,7 +137,9 @@ class EmbeddedStore:
             for with_vector, found in rows.items():
                 if found:
                     matrix = _unit([v for _, v in found.values()]) if with_vector else None
-                    self._store.upsert([passage for passage, _ in found.values()], matrix)
+                    passages = [passage for passage, _ in found.values()]
+                    tokens = self._encoders.passages(passages)
+                    self._store.upsert(passages, matrix, tokens=tokens)
             self._store.flush()
 
     def search(
@@ -116,21 +150,67 @@ class EmbeddedStore:
         text: str | None = None,
         mode: Mode | None = None,
         filter: Filter | None = None,
+        maxsim: bool = False,
     ) -> list[Hit]:
         """Find the k best passages; see `VectorStore.search`.
 
+        The store's own models encode the text for the modes with "sparse" and for `maxsim`, which reranks
+        by the vectors of tokens.
+
         Raises:
             InputError: an argument is invalid.
-            StoreMismatchError: the vector has the wrong dimension.
+            StoreMismatchError: the vector has the wrong dimension, or the store has no vectors for the
+                mode or for `maxsim`.
         """
+        by_words = mode is not None and "sparse" in RANKINGS.get(mode, ())
         query = None if vector is None else np.asarray(vector, np.float32)
         if query is not None:
             self.require_dimension(len(query))
             if not query.any():
                 raise InputError("a query vector must not be all zeros: it has no direction")
+        sparse = self._encoders.sparse_query(self._asked("sparse", text)) if by_words else None
+        multi = self._encoders.multi_query(self._asked("multi", text)) if maxsim else None
         return self._locked(
-            lambda: self._store.search(query, k=k, text=text, mode=mode, filter=filter)
+            lambda: self._store.search(
+                query, k=k, text=text, mode=mode, filter=filter, sparse=sparse, multi=multi
+            )
         )
+
+    @property
+    def has_sparse(self) -> bool:
+        """Whether sparse vectors are stored."""
+        return self._store.manifest.sparse is not None
+
+    def maxsim(self, text: str | None, ids: Sequence[str]) -> dict[str, float]:
+        """Score passages by the vectors of their tokens.
+
+        Args:
+            text: the question.
+            ids: the passages.
+
+        Returns:
+            scores by id; without passages that have no vectors of tokens.
+
+        Raises:
+            InputError: there is no question.
+            StoreMismatchError: the store has no vectors of tokens.
+        """
+        query = self._encoders.multi_query(self._asked("multi", text))
+        held = self._locked(lambda: self._store.tokens(ids))
+        found = {i: one.multi for i, one in held.items() if one.multi is not None}
+        return dict(zip(found, maxsim(query, list(found.values())), strict=True))
+
+    def _asked(self, kind: TokenKind, text: str | None) -> str:
+        """Return the question, for which a model of the store is needed."""
+        if getattr(self._store.manifest, kind) is None:
+            called, opens = _KINDS[kind]
+            raise StoreMismatchError(
+                f"this store has no {called}: give it the model that makes them, "
+                f"{kind}={opens.__name__}.from_pretrained(...)"
+            )
+        if text is None:
+            raise InputError(f"{_KINDS[kind][0]} need the question as text: got none")
+        return text
 
     def get(self, ids: Sequence[str], *, with_vectors: bool = False) -> list[StoredPassage]:
         """Return the stored passages with these ids, in their order.
@@ -182,18 +262,27 @@ class EmbeddedStore:
             return call()
 
 
-def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
+def embedded_store(
+    path: str | Path | None,
+    dimension: int,
+    *,
+    sparse: SparseEncoder | None = None,
+    multi: MultiVectorEncoder | None = None,
+) -> EmbeddedStore:
     """Open or create a store; a folder already open in this process is shared.
 
     Args:
         path: the store's folder; None for a store in memory, which is never shared.
         dimension: dimension of the vectors.
+        sparse: as for `EmbeddedStore.add_models`.
+        multi: as for `EmbeddedStore.add_models`.
 
     Returns:
         the store.
 
     Raises:
-        StoreMismatchError: the store holds vectors of another dimension.
+        InputError: a model is of another class.
+        StoreMismatchError: the store holds vectors of another dimension or of other models.
         StoreError: the store cannot be opened or created; the subclass gives the reason.
     """
     manifest = Manifest(
@@ -204,7 +293,9 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
     if path is None:
-        return EmbeddedStore(MemoryStore(manifest))
+        made = EmbeddedStore(MemoryStore(manifest), ":memory:")
+        made.add_models(sparse=sparse, multi=multi)
+        return made
     folder = Path(path).expanduser()
     key = str(folder.resolve())
     with _changed:
@@ -212,10 +303,11 @@ def embedded_store(path: str | Path | None, dimension: int) -> EmbeddedStore:
             _changed.wait()  # another thread is closing it
         if found is None:
             store = _opened(folder, manifest)
-            found = _open[key] = EmbeddedStore(store)
+            found = _open[key] = EmbeddedStore(store, folder)
             _held.add(key)
             weakref.finalize(found, _close, key, store)
     found.require_dimension(dimension)
+    found.add_models(sparse=sparse, multi=multi)
     return found
 
 
@@ -246,13 +338,22 @@ class StorePlace:
         path: the store's folder; None for memory.
     """
 
-    def __init__(self, path: str | Path | None) -> None:
+    def __init__(
+        self,
+        path: str | Path | None,
+        *,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
+    ) -> None:
         """Set the location without opening anything.
 
         Args:
             path: the store's folder; None for memory.
+            sparse: as for `EmbeddedStore.add_models`.
+            multi: as for `EmbeddedStore.add_models`.
         """
         self.path = path
+        self._models: dict[str, Any] = {"sparse": sparse, "multi": multi}
         self._lock = threading.Lock()
         self._opened: EmbeddedStore | None = None
 
@@ -268,7 +369,7 @@ class StorePlace:
         """
         with self._lock:
             if self._opened is None:
-                self._opened = embedded_store(self.path, dimension)
+                self._opened = embedded_store(self.path, dimension, **self._models)
             found = self._opened
         found.require_dimension(dimension)
         return found

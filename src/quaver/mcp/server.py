@@ -26,7 +26,14 @@ from quaver.store import CANDIDATES, Filter, Mode, read_conditions, unknown_fiel
 
 T = TypeVar("T")
 
-_MODES: dict[str, Mode] = {"hybrid": "hybrid", "words": "bm25", "vectors": "dense"}
+_MODES: dict[str, Mode] = {
+    "hybrid": "hybrid",
+    "words": "bm25",
+    "vectors": "dense",
+    "sparse": "sparse",
+    "dense+sparse": "dense+sparse",
+    "dense+bm25+sparse": "dense+bm25+sparse",
+}
 _LISTED = 1000
 """Documents that are listed as resources; the tool list_documents lists all."""
 _WHOLE = 50_000
@@ -38,10 +45,11 @@ Store = Annotated[
     Field(description="Name of the store; may be left out if the server has only one."),
 ]
 ModeName = Annotated[
-    Literal["hybrid", "words", "vectors"],
+    Literal["hybrid", "words", "vectors", "sparse", "dense+sparse", "dense+bm25+sparse"],
     Field(
         description="hybrid (default) suits most questions. words finds exact terms, names, error codes and "
-        "identifiers. vectors finds the same meaning in other words."
+        "identifiers. vectors finds the same meaning in other words. sparse also weighs related words, and "
+        "dense+sparse and dense+bm25+sparse fuse it with the others: only in stores that list sparse vectors."
     ),
 ]
 FilterArgument = Annotated[
@@ -92,24 +100,32 @@ class _Server(MCPServer[Any]):
 
 
 def create_server(
-    libraries: Sequence[Library], *, ranker: SupportsRank | None = None
+    libraries: Sequence[Library], *, ranker: SupportsRank | None = None, maxsim: bool = False
 ) -> MCPServer[Any]:
     """Make a server of stores; it only reads.
 
     Args:
         libraries: the stores, with distinct names.
         ranker: reranks what `search` finds, if given.
+        maxsim: rerank by stored token vectors instead, which every store must have.
 
     Returns:
         the server, for `serve_stdio` and `serve_http`.
 
     Raises:
-        InputError: two stores have the same name, or there is none.
+        InputError: two stores have the same name, or there is none, or `ranker` and `maxsim` are both
+            given.
+        StoreMismatchError: a store has no token vectors for `maxsim`.
     """
+    if maxsim and ranker is not None:
+        raise InputError("hits are reranked once: give either maxsim or a ranker")
     by_name = {library.name: library for library in libraries}
     if not libraries or len(by_name) < len(libraries):
         names = ", ".join(library.name for library in libraries) or "none"
         raise InputError(f"a server needs stores with distinct names: got {names}")
+    if maxsim:
+        for library in libraries:
+            library.manifest.token_model("multi", library.location)
     server = _Server(
         libraries,
         name="quaver",
@@ -179,6 +195,7 @@ def create_server(
                 filter=filter_of(filter, library),
                 ranker=ranker,
                 candidates=max(k, min(CANDIDATES, 5 * k)),
+                maxsim=maxsim,
             )
             total = library.index.store.count()
             return results.found(hits, store=library.name, total=total, most=max_tokens)
@@ -294,6 +311,7 @@ def create_server(
                 filter=filter_of(filter, library),
                 ranker=ranker,
                 candidates=max(k, min(CANDIDATES, 5 * k)),
+                maxsim=maxsim,
             )
             count = len(hits)
             while True:
@@ -406,7 +424,8 @@ def _instructions(libraries: Sequence[Library]) -> str:
     for library in libraries:
         status = library.status()
         folders = ", ".join(folder.root for folder in status.folders) or "no folder"
+        sparse = "" if status.sparse is None else "; with sparse vectors"
         lines.append(
-            f"- {library.name}: {status.passages} passages of {status.files} files from {folders}"
+            f"- {library.name}: {status.passages} passages of {status.files} files from {folders}{sparse}"
         )
     return "\n".join(lines)

@@ -13,7 +13,9 @@ from quaver.documents import Passage
 from quaver.errors import InputError, needs_extra
 from quaver.integrations.embedded_store import META_FIELD, StorePlace
 from quaver.integrations.langchain.filters import to_filter
-from quaver.store import And, Hit, Mode
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
+from quaver.store import RANKINGS, And, Hit, Mode
 
 with needs_extra("langchain"):
     from langchain_core.documents import Document
@@ -27,7 +29,7 @@ Self = TypeVar("Self", bound="QuaverVectorStore")
 
 
 class QuaverVectorStore(VectorStore):
-    """Documents in a local folder or in memory, searched by vector, by words, or by both.
+    """Documents in a local folder or in memory, searched by vectors, by words, or by several of them.
 
         store = QuaverVectorStore(QuaverEmbeddings(model="BAAI/bge-small-en-v1.5"), path="./documents")
         store.add_documents(documents)
@@ -36,19 +38,31 @@ class QuaverVectorStore(VectorStore):
 
     Only one process at a time can open a folder; stores in one process share it. Metadata must be
     valid JSON. `mode` is "dense" (the score is the cosine), "bm25", or "hybrid" (both, with their
-    ranks fused). `filter` is a dict of metadata fields with values or with `$eq $ne $gt $gte $lt
-    $lte $in $nin $exists`, joined by `$and`, `$or` and `$not`.
+    ranks fused); with a sparse encoder also "sparse", "dense+sparse" and "dense+bm25+sparse". With a
+    multi-vector model, `maxsim=True` reranks by the vectors of tokens. `filter` is a dict of metadata
+    fields with values or with `$eq $ne $gt $gte $lt $lte $in $nin $exists`, joined by `$and`, `$or` and
+    `$not`.
     """
 
-    def __init__(self, embedding: Embeddings, *, path: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        embedding: Embeddings,
+        *,
+        path: str | Path | None = None,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
+    ) -> None:
         """Set up; the folder is opened when it is first used.
 
         Args:
             embedding: computes the vectors of documents and queries.
             path: the folder, created if missing; None keeps documents in memory.
+            sparse: also store the weights that this model gives to words. Documents that are in the folder
+                already are encoded; the folder records the model, so later it may be left out.
+            multi: also store the vectors of tokens that this model makes, in the same way.
         """
         self._embedding = embedding
-        self._place = StorePlace(path)
+        self._place = StorePlace(path, sparse=sparse, multi=multi)
 
     @classmethod
     def from_texts(
@@ -59,9 +73,11 @@ class QuaverVectorStore(VectorStore):
         *,
         ids: list[str] | None = None,
         path: str | Path | None = None,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> Self:
         """Create a store from texts; see `__init__` and `add_texts`."""
-        made = cls(embedding, path=path)
+        made = cls(embedding, path=path, sparse=sparse, multi=multi)
         made.add_texts(texts, metadatas, ids=ids)
         return made
 
@@ -74,9 +90,11 @@ class QuaverVectorStore(VectorStore):
         *,
         ids: list[str] | None = None,
         path: str | Path | None = None,
+        sparse: SparseEncoder | None = None,
+        multi: MultiVectorEncoder | None = None,
     ) -> Self:
         """Run `from_texts` without blocking the event loop."""
-        made = cls(embedding, path=path)
+        made = cls(embedding, path=path, sparse=sparse, multi=multi)
         await made.aadd_texts(texts, metadatas, ids=ids)
         return made
 
@@ -214,6 +232,7 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
+        maxsim: bool = False,
     ) -> list[Document]:
         """Find the documents that match a query best.
 
@@ -221,16 +240,17 @@ class QuaverVectorStore(VectorStore):
             query: the query.
             k: maximum number of documents.
             filter: only documents with matching metadata are returned.
-            mode: how to search: by vector, by words, or by both.
+            mode: what to compare; see the class.
+            maxsim: rerank the 100 best by the vectors of tokens.
 
         Returns:
             the documents, best first.
 
         Raises:
             InputError: an argument is invalid.
-            StoreError: the search failed.
+            StoreError: the search failed, or the store has no vectors for `mode` or `maxsim`.
         """
-        found = self.similarity_search_with_score(query, k, filter=filter, mode=mode)
+        found = self.similarity_search_with_score(query, k, filter=filter, mode=mode, maxsim=maxsim)
         return [document for document, _ in found]
 
     async def asimilarity_search(
@@ -240,9 +260,12 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
+        maxsim: bool = False,
     ) -> list[Document]:
         """Run `similarity_search` with the query batched with other tasks'."""
-        found = await self.asimilarity_search_with_score(query, k, filter=filter, mode=mode)
+        found = await self.asimilarity_search_with_score(
+            query, k, filter=filter, mode=mode, maxsim=maxsim
+        )
         return [document for document, _ in found]
 
     def similarity_search_with_score(
@@ -252,10 +275,11 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
+        maxsim: bool = False,
     ) -> Scored:
         """Find documents with their scores; see `similarity_search`. Higher is better."""
-        vector = None if mode == "bm25" else self._embedding.embed_query(query)
-        return self._search(vector, query, k, filter, mode)
+        vector = self._embedding.embed_query(query) if _needs_vector(mode) else None
+        return self._search(vector, query, k, filter, mode, maxsim)
 
     async def asimilarity_search_with_score(
         self,
@@ -264,10 +288,13 @@ class QuaverVectorStore(VectorStore):
         *,
         filter: Mapping[str, Any] | None = None,
         mode: Mode = "dense",
+        maxsim: bool = False,
     ) -> Scored:
         """Run `similarity_search_with_score` with the query batched with other tasks'."""
-        vector = None if mode == "bm25" else await self._embedding.aembed_query(query)
-        found: Scored = await run_in_executor(None, self._search, vector, query, k, filter, mode)
+        vector = await self._embedding.aembed_query(query) if _needs_vector(mode) else None
+        found: Scored = await run_in_executor(
+            None, self._search, vector, query, k, filter, mode, maxsim
+        )
         return found
 
     def similarity_search_by_vector(
@@ -373,12 +400,17 @@ class QuaverVectorStore(VectorStore):
         k: int,
         filter: Mapping[str, Any] | None,
         mode: Mode,
+        maxsim: bool = False,
     ) -> Scored:
         condition, store = to_filter(filter), self._place.existing()
         if store is None:
             return []
-        hits = store.search(vector, text=query, k=k, filter=condition, mode=mode)
+        hits = store.search(vector, text=query, k=k, filter=condition, mode=mode, maxsim=maxsim)
         return [(_document(hit), hit.score) for hit in hits]
+
+
+def _needs_vector(mode: Mode) -> bool:
+    return "dense" in RANKINGS.get(mode, ("dense",))  # the store refuses an unknown mode
 
 
 def _documents(

@@ -10,7 +10,9 @@ from quaver.documents import Passage
 from quaver.errors import InputError, needs_extra
 from quaver.integrations.embedded_store import META_FIELD, EmbeddedStore, StorePlace
 from quaver.integrations.llamaindex.filters import SOURCE_FIELD, of_documents, of_query, to_filter
-from quaver.store import CANDIDATES, And, Compare, Filter, Hit, best, fused
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.sparse_encoder import SparseEncoder
+from quaver.store import CANDIDATES, And, Compare, Filter, Hit, Mode, best, fused
 
 with needs_extra("llamaindex"):
     from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
@@ -27,12 +29,13 @@ with needs_extra("llamaindex"):
 
 _NODE = ("_node_content", "_node_type")
 _WORDS = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH)
+_SPARSE = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.HYBRID)
 _BOTH = (VectorStoreQueryMode.HYBRID, VectorStoreQueryMode.SEMANTIC_HYBRID)
 _MMR_PREFETCH = 4
 
 
 class QuaverVectorStore(BasePydanticVectorStore):
-    """Nodes in a local folder or in memory, searched by vector, by words, or by both.
+    """Nodes in a local folder or in memory, searched by vectors, by words, or by both.
 
         store = QuaverVectorStore(path="./nodes")
         context = StorageContext.from_defaults(vector_store=store)
@@ -45,11 +48,13 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
     Query modes: default (the similarity is the cosine), sparse and text_search (BM25), hybrid and
     semantic_hybrid (reciprocal ranks of both; `alpha` is the weight of the vectors, 0.5 by
-    default), mmr (`mmr_threshold`, `mmr_prefetch_factor`). All of LlamaIndex's filters are
+    default), mmr (`mmr_threshold`, `mmr_prefetch_factor`). With a sparse encoder, sparse and hybrid
+    compare its weights of words in place of BM25. With a multi-vector model, `maxsim=True` among the
+    retriever's `vector_store_kwargs` reranks by the vectors of tokens. All of LlamaIndex's filters are
     supported except text_match.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
     stores_text: bool = True
     flat_metadata: bool = False
@@ -57,12 +62,24 @@ class QuaverVectorStore(BasePydanticVectorStore):
         default=None, description="The folder, created if missing; None for memory."
     )
 
+    sparse: SparseEncoder | None = Field(
+        default=None,
+        exclude=True,
+        description="Also store the weights that this model gives to words. The folder records the model, so "
+        "later it may be left out.",
+    )
+    multi: MultiVectorEncoder | None = Field(
+        default=None,
+        exclude=True,
+        description="Also store the vectors of tokens that this model makes, in the same way.",
+    )
+
     _place: StorePlace = PrivateAttr()
 
     def model_post_init(self, context: Any, /) -> None:
         """Set the location; the folder is opened when it is first used."""
         super().model_post_init(context)
-        self._place = StorePlace(self.path)
+        self._place = StorePlace(self.path, sparse=self.sparse, multi=self.multi)
 
     @classmethod
     def class_name(cls) -> str:
@@ -177,24 +194,28 @@ class QuaverVectorStore(BasePydanticVectorStore):
 
         Args:
             query: the query.
-            kwargs: `mmr_threshold` and `mmr_prefetch_factor` for the mode mmr.
+            kwargs: `mmr_threshold` and `mmr_prefetch_factor` for the mode mmr; `maxsim` for the others.
 
         Returns:
             the nodes with their similarities, best first.
 
         Raises:
             InputError: the mode is not supported, or its query_embedding or query_str is missing.
-            StoreError: the vector has the wrong dimension, or the search failed.
+            StoreError: the vector has the wrong dimension, the store has no vectors of tokens for
+                `maxsim`, or the search failed.
         """
+        maxsim = bool(kwargs.get("maxsim"))
+        if maxsim and query.mode == VectorStoreQueryMode.MMR:
+            raise InputError("maxsim reranks what a mode has found: it has no effect with mmr")
         condition, store = of_query(query), self._place.existing()
         if store is None:
             found = []
         elif query.mode == VectorStoreQueryMode.MMR:
             found = _diverse(store, query, condition, kwargs)
         elif query.mode in _BOTH:
-            found = _hybrid(store, query, condition)
+            found = _hybrid(store, query, condition, maxsim)
         else:
-            found = _ranked(store, query, condition)
+            found = _ranked(store, query, condition, maxsim)
         return VectorStoreQueryResult(
             nodes=[_node(hit) for hit, _ in found],
             similarities=[score for _, score in found],
@@ -243,22 +264,34 @@ class QuaverVectorStore(BasePydanticVectorStore):
 Scored = list[tuple[Hit, float]]
 
 
-def _ranked(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | None) -> Scored:
-    k = query.similarity_top_k
-    if query.mode == VectorStoreQueryMode.DEFAULT:
-        hits = store.search(query.query_embedding, k=k, mode="dense", filter=condition)
-    elif query.mode in _WORDS:
+def _words(store: EmbeddedStore, query: VectorStoreQuery) -> Mode:
+    """Return how words are compared: by a sparse encoder where the store has one and the mode is its own."""
+    return "sparse" if store.has_sparse and query.mode in _SPARSE else "bm25"
+
+
+def _ranked(
+    store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | None, maxsim: bool
+) -> Scored:
+    k, text, mode = query.similarity_top_k, query.query_str, query.mode
+    vector: list[float] | None = None
+    ranking: Mode = "dense"
+    if mode == VectorStoreQueryMode.DEFAULT:
+        vector = query.query_embedding
+    elif mode in _WORDS:
         k = query.sparse_top_k or k
-        hits = store.search(None, text=query.query_str, k=k, mode="bm25", filter=condition)
+        ranking = _words(store, query)
     else:
         raise InputError(
             "this store's query modes are default, sparse, text_search, hybrid, semantic_hybrid "
             f"and mmr: got {query.mode.value!r}"
         )
+    hits = store.search(vector, text=text, k=k, mode=ranking, filter=condition, maxsim=maxsim)
     return [(hit, hit.score) for hit in hits]
 
 
-def _hybrid(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | None) -> Scored:
+def _hybrid(
+    store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | None, maxsim: bool
+) -> Scored:
     alpha = 0.5 if query.alpha is None else query.alpha
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha must be from 0 (words only) to 1 (vectors only): got {alpha}")
@@ -270,7 +303,7 @@ def _hybrid(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | N
         None,
         text=query.query_str,
         k=query.sparse_top_k or max(k, CANDIDATES),
-        mode="bm25",
+        mode=_words(store, query),
         filter=condition,
     )
     vector_scores = fused([[hit.id for hit in by_vector]])
@@ -280,6 +313,10 @@ def _hybrid(store: EmbeddedStore, query: VectorStoreQuery, condition: Filter | N
         i: 2 * (alpha * vector_scores.get(i, 0.0) + (1 - alpha) * word_scores.get(i, 0.0))
         for i in hits
     }
+    if maxsim:
+        candidates = [i for i, score in best(scores, max(k, CANDIDATES)) if score > 0]
+        scores = store.maxsim(query.query_str, candidates)
+        return [(hits[i], score) for i, score in best(scores, k)]
     return [(hits[i], score) for i, score in best(scores, k) if score > 0]
 
 
