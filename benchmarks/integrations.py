@@ -47,7 +47,7 @@ def main() -> None:
     """Measure every framework that is installed here."""
     options = _options()
     model, cross = str(options.model), str(_cross_encoder(options.model))
-    embedder = shared_embedder(model).embedder
+    embedder = shared_embedder(model).model
     ranker = shared_cross_encoder(cross).model
     texts = list(read_corpus(DOCUMENTS, embedder.tokenizer, 10 * BATCH).texts)
     queries = [" ".join(text.split()[:8]) for text in texts]
@@ -242,7 +242,7 @@ def _llamaindex(model: str, cross: str) -> Component:
         "documents_of": lambda texts: [NodeWithScore(node=TextNode(text=text)) for text in texts],
         "query": embedding.get_query_embedding,
         "query_async": embedding.aget_query_embedding,
-        "alone": MockEmbedding(embed_dim=embedding._shared.embedder.dimension).get_query_embedding,
+        "alone": MockEmbedding(embed_dim=embedding._shared.model.dimension).get_query_embedding,
         "documents": lambda found: embedding.get_text_embedding_batch([n.text for n in found]),
         "rank": lambda query, found: rerank.postprocess_nodes(found, QueryBundle(query)),
     }

@@ -598,6 +598,29 @@ def embed_tokenized(encoder: MultiVectorEncoder, tokens: TokenBatch, side: Side)
     )
 
 
+def require_pooling(encoder: MultiVectorEncoder) -> None:
+    """Check that documents can be pooled if the folder says that they are, before the first one is.
+
+    Args:
+        encoder: the model.
+
+    Raises:
+        ImportError: scipy is not installed.
+    """
+    if encoder._modules.pool_factor > 1:
+        _clustering()
+
+
+def _clustering() -> tuple[Any, Any]:
+    """Return what clusters vectors."""
+    try:
+        from scipy.cluster import hierarchy
+        from scipy.spatial.distance import squareform
+    except ImportError as error:
+        raise ImportError("pooling tokens needs scipy: pip install 'quaver[scipy]'") from error
+    return hierarchy, squareform
+
+
 def pooled_tokens(vectors: TokenVectors, pool_factor: float, *, protected: int = 1) -> TokenVectors:
     """Merge similar vectors of each text, by Ward's hierarchical clustering of their cosines.
 
@@ -615,11 +638,7 @@ def pooled_tokens(vectors: TokenVectors, pool_factor: float, *, protected: int =
     Source:
         Clavié et al., Reducing the Footprint of Multi-Vector Retrieval (arXiv 2409.14683)
     """
-    try:
-        from scipy.cluster import hierarchy
-        from scipy.spatial.distance import squareform
-    except ImportError as error:
-        raise ImportError("pooling tokens needs scipy: pip install 'quaver[scipy]'") from error
+    hierarchy, squareform = _clustering()
     kept: list[Vectors] = []
     for i in range(len(vectors)):
         first, rest = vectors[i][:protected], vectors[i][protected:]

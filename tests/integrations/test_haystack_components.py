@@ -73,7 +73,7 @@ def test_pooling_is_never_guessed(make: Callable[..., Any], tmp_path: Path) -> N
     chosen = make(model=silent, pooling="cls")
     chosen.warm_up()
     wanted = Embedder.from_pretrained(silent, pooling="cls").encode(TEXTS)
-    np.testing.assert_array_equal(chosen.shared.embedder.encode(TEXTS), wanted)
+    np.testing.assert_array_equal(chosen.shared.model.encode(TEXTS), wanted)
 
 
 # --- Wrong input ----------------------------------------------------------------------------------

@@ -59,13 +59,13 @@ def test_queries_and_texts_get_their_own_prompts(tiny: str) -> None:
 def test_a_batch_is_one_call(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
     embedding = QuaverEmbedding(model_name=tiny)
     sizes: list[int] = []
-    encode = embedding._shared.embedder.encode_document
+    encode = embedding._shared.model.encode_document
 
     def counted(texts: list[str], **options: Any) -> Any:
         sizes.append(len(texts))
         return encode(texts, **options)
 
-    monkeypatch.setattr(embedding._shared.embedder, "encode_document", counted)
+    monkeypatch.setattr(embedding._shared.model, "encode_document", counted)
     texts = [f"list {i}" for i in range(300)]
     wanted = encode(texts)
     np.testing.assert_array_equal(np.float32(embedding.get_text_embedding_batch(texts)), wanted)

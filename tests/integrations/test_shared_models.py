@@ -31,7 +31,7 @@ def test_the_same_model_and_settings_give_one_engine(tiny_folder: Path) -> None:
 
 def test_an_engine_that_nothing_holds_is_let_go(tiny_folder: Path) -> None:
     shared = shared_embedder(tiny_folder, threads=1)
-    held = weakref.ref(shared.embedder)
+    held = weakref.ref(shared.model)
     del shared
     gc.collect()
     assert held() is None
@@ -82,7 +82,7 @@ def test_copies_share_the_engine_and_another_process_loads_its_own(tiny_folder: 
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_async_gives_the_bits_of_the_embedder(tiny_folder: Path, role: str) -> None:
     shared = shared_embedder(tiny_folder)
-    plain = getattr(shared.embedder, f"encode_{role}")(TEXTS)
+    plain = getattr(shared.model, f"encode_{role}")(TEXTS)
     np.testing.assert_array_equal(shared.encode(TEXTS, role), plain)  # type: ignore[arg-type]
 
     async def each() -> list[np.ndarray]:
@@ -93,7 +93,7 @@ def test_async_gives_the_bits_of_the_embedder(tiny_folder: Path, role: str) -> N
 
 def test_a_prompt_replaces_the_models_own(tiny_folder: Path) -> None:
     shared = shared_embedder(tiny_folder)
-    wanted = shared.embedder.encode(["my file"], prompt="")
+    wanted = shared.model.encode(["my file"], prompt="")
     np.testing.assert_array_equal(shared.encode(["my file"], "query", prompt=""), wanted)
     assert not np.array_equal(shared.encode(["my file"], "query"), wanted)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,82 @@ from quaver.integrations.shared_models import (
     shared_multi_vector_encoder,
     shared_sparse_encoder,
 )
+from quaver.sparse_encoder import SparseVector
+
+Row = TypeVar("Row")
 
 BATCH_SIZE = 256
 MAX_BATCH_SIZE = 1_000_000
 
 
-class TextEmbedding:
-    """Embed texts in int8 on the CPU, with fastembed's method names.
+class _TextModel(Generic[Row]):
+    """A model with fastembed's method names.
+
+    Attributes:
+        model_name: model folder or hub id.
+    """
+
+    _load: Any
+    _bare: str | None = ""  # the prompt of `embed`; None for the model's own
+
+    def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
+        """Load the model unless this process already has it.
+
+        Args:
+            model_name: model folder or hub id.
+            threads: engine threads; None uses every CPU available to the process.
+            **settings: further arguments of `from_pretrained` of the class that opens the model.
+
+        Raises:
+            ModelError: the model cannot be loaded, or is of another kind.
+        """
+        self.model_name = model_name
+        self._shared = self._load(model_name, threads=threads, **settings)
+
+    def embed(self, documents: str | Iterable[str], batch_size: int = BATCH_SIZE) -> Iterator[Row]:
+        """Embed texts batch by batch, without a prompt.
+
+        Args:
+            documents: one text or several; a generator is read batch by batch.
+            batch_size: texts per call of the engine.
+
+        Yields:
+            what the model makes of each text, as the class says.
+
+        Raises:
+            InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
+                and the message names its position in its batch.
+        """
+        return self._embed(documents, batch_size, "document", self._bare)
+
+    def passage_embed(
+        self, texts: str | Iterable[str], batch_size: int = BATCH_SIZE
+    ) -> Iterator[Row]:
+        """Embed documents, with the model's document prompt; see `embed`."""
+        return self._embed(texts, batch_size, "document", None)
+
+    def query_embed(
+        self, query: str | Iterable[str], batch_size: int = BATCH_SIZE
+    ) -> Iterator[Row]:
+        """Embed queries, with the model's query prompt, table or mask tokens; see `embed`."""
+        return self._embed(query, batch_size, "query", None)
+
+    def _embed(
+        self, texts: str | Iterable[str], batch_size: int, role: Role, prompt: str | None
+    ) -> Iterator[Row]:
+        for batch in _batches(texts, batch_size):
+            rows = self._shared.encode(batch, role, prompt=prompt)
+            yield from (self._row(rows[i]) for i in range(len(rows)))
+
+    @staticmethod
+    def _row(row: Any) -> Row:
+        """Return a text's result as fastembed does."""
+        found: Row = row
+        return found
+
+
+class TextEmbedding(_TextModel[NDArray[np.float32]]):
+    """Embed texts in int8 on the CPU, with fastembed's method names: a float32 array (D,) for each.
 
         model = TextEmbedding("BAAI/bge-small-en-v1.5")
         vectors = list(model.embed(["Paris is the capital of France."]))
@@ -38,60 +107,12 @@ class TextEmbedding:
         model_name: model folder or hub id.
     """
 
-    def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
-        """Load the model unless this process already has it.
-
-        Args:
-            model_name: model folder or hub id.
-            threads: engine threads; None uses every CPU available to the process.
-            **settings: further arguments of `Embedder.from_pretrained`.
-
-        Raises:
-            ModelError: the model cannot be loaded.
-        """
-        self.model_name = model_name
-        self._shared = shared_embedder(model_name, threads=threads, **settings)
+    _load = staticmethod(shared_embedder)
 
     @property
     def embedding_size(self) -> int:
         """The dimensions of a vector."""
-        return self._shared.embedder.dimension
-
-    def embed(
-        self, documents: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed texts without a prompt, batch by batch.
-
-        Args:
-            documents: one text or several; a generator is read batch by batch.
-            batch_size: texts per call of the engine.
-
-        Yields:
-            a float32 array (D,) for each text.
-
-        Raises:
-            InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
-                and the message names its position in its batch.
-        """
-        return self._embed(documents, batch_size, "document", "")
-
-    def passage_embed(
-        self, texts: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed documents, with the model's document prompt; see `embed`."""
-        return self._embed(texts, batch_size, "document", None)
-
-    def query_embed(
-        self, query: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed queries, with the model's query prompt; see `embed`."""
-        return self._embed(query, batch_size, "query", None)
-
-    def _embed(
-        self, texts: str | Iterable[str], batch_size: int, role: Role, prompt: str | None
-    ) -> Iterator[NDArray[np.float32]]:
-        for batch in _batches(texts, batch_size):
-            yield from self._shared.encode(batch, role, prompt=prompt)
+        return int(self._shared.model.dimension)
 
 
 @dataclass
@@ -120,7 +141,7 @@ class SparseEmbedding:
         return cls(np.array([*data.values()], np.float32), np.array([*data], np.int32))
 
 
-class SparseTextEmbedding:
+class SparseTextEmbedding(_TextModel[SparseEmbedding]):
     """Weigh the words of texts (SPLADE) in int8 on the CPU, with fastembed's method names.
 
         model = SparseTextEmbedding("naver/splade-v3")
@@ -133,126 +154,32 @@ class SparseTextEmbedding:
         model_name: model folder or hub id.
     """
 
-    def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
-        """Load the model unless this process already has it.
+    _load = staticmethod(shared_sparse_encoder)
 
-        Args:
-            model_name: model folder or hub id.
-            threads: engine threads; None uses every CPU available to the process.
-            **settings: further arguments of `SparseEncoder.from_pretrained`.
-
-        Raises:
-            ModelError: the model cannot be loaded, or is of another kind.
-        """
-        self.model_name = model_name
-        self._shared = shared_sparse_encoder(model_name, threads=threads, **settings)
-
-    def embed(
-        self, documents: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[SparseEmbedding]:
-        """Weigh the words of texts without a prompt, batch by batch.
-
-        Args:
-            documents: one text or several; a generator is read batch by batch.
-            batch_size: texts per call of the engine.
-
-        Yields:
-            the words of each text.
-
-        Raises:
-            InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
-                and the message names its position in its batch.
-        """
-        return self._embed(documents, batch_size, "document", "")
-
-    def passage_embed(
-        self, texts: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[SparseEmbedding]:
-        """Weigh the words of documents, with the model's document prompt; see `embed`."""
-        return self._embed(texts, batch_size, "document", None)
-
-    def query_embed(
-        self, query: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[SparseEmbedding]:
-        """Weigh the words of queries, by the model's table if it has one; see `embed`."""
-        return self._embed(query, batch_size, "query", None)
-
-    def _embed(
-        self, texts: str | Iterable[str], batch_size: int, role: Role, prompt: str | None
-    ) -> Iterator[SparseEmbedding]:
-        for batch in _batches(texts, batch_size):
-            rows = self._shared.encode(batch, role, prompt=prompt)
-            for row in (rows[i] for i in range(len(rows))):
-                yield SparseEmbedding(row.values, row.indices)
+    @staticmethod
+    def _row(row: SparseVector) -> SparseEmbedding:
+        return SparseEmbedding(row.values, row.indices)
 
 
-class LateInteractionTextEmbedding:
+class LateInteractionTextEmbedding(_TextModel[NDArray[np.float32]]):
     """Embed the tokens of texts (ColBERT) in int8 on the CPU, with fastembed's method names.
 
         model = LateInteractionTextEmbedding("answerdotai/answerai-colbert-small-v1")
         vectors = list(model.embed(["Paris is the capital of France."]))
 
-    fastembed need not be installed.
+    Each text gives a float32 array (T, D). fastembed need not be installed. `embed` is `passage_embed`.
 
     Attributes:
         model_name: model folder or hub id.
     """
 
-    def __init__(self, model_name: str, *, threads: int | None = None, **settings: Any) -> None:
-        """Load the model unless this process already has it.
-
-        Args:
-            model_name: model folder or hub id.
-            threads: engine threads; None uses every CPU available to the process.
-            **settings: further arguments of `MultiVectorEncoder.from_pretrained`.
-
-        Raises:
-            ModelError: the model cannot be loaded, or is of another kind.
-        """
-        self.model_name = model_name
-        self._shared = shared_multi_vector_encoder(model_name, threads=threads, **settings)
+    _load = staticmethod(shared_multi_vector_encoder)
+    _bare = None
 
     @property
     def embedding_size(self) -> int:
         """The dimensions of a token's vector."""
-        return self._shared.encoder.dimension
-
-    def embed(
-        self, documents: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed the tokens of documents, batch by batch.
-
-        Args:
-            documents: one text or several; a generator is read batch by batch.
-            batch_size: texts per call of the engine.
-
-        Yields:
-            a float32 array (T, D) for each text.
-
-        Raises:
-            InputError: batch_size is outside 1 to 1,000,000; or a text is not a str or is invalid,
-                and the message names its position in its batch.
-        """
-        return self._embed(documents, batch_size, "document")
-
-    def passage_embed(
-        self, texts: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed the tokens of documents; the same as `embed`."""
-        return self._embed(texts, batch_size, "document")
-
-    def query_embed(
-        self, query: str | Iterable[str], batch_size: int = BATCH_SIZE
-    ) -> Iterator[NDArray[np.float32]]:
-        """Embed the tokens of queries, mask tokens included; see `embed`."""
-        return self._embed(query, batch_size, "query")
-
-    def _embed(
-        self, texts: str | Iterable[str], batch_size: int, role: Role
-    ) -> Iterator[NDArray[np.float32]]:
-        for batch in _batches(texts, batch_size):
-            vectors = self._shared.encode(batch, role)
-            yield from (vectors[i] for i in range(len(vectors)))
+        return int(self._shared.model.dimension)
 
 
 def _batches(texts: str | Iterable[str], batch_size: int) -> Iterator[list[str]]:

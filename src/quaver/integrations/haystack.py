@@ -227,8 +227,7 @@ class RankerComponent(ModelComponent[Shared]):
         return limit, _deduplicate_documents(documents)
 
     def _texts(self, documents: Sequence[Document]) -> list[str]:
-        fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        return [document_text(document, fields, separator) for document in documents]
+        return document_texts(self, list(documents))
 
     def _ranked(
         self,
@@ -342,6 +341,23 @@ def field_names(component: object, fields: object) -> list[str]:
             f"got {fields!r}"
         )
     return fields
+
+
+def document_texts(component: Any, documents: object, suffix: str = "") -> list[str]:
+    """Return what a component's model reads of documents.
+
+    Args:
+        component: says which meta fields go before the content, and what separates them.
+        documents: the documents.
+        suffix: appended to every text.
+
+    Raises:
+        TypeError: the input is not a list of documents.
+    """
+    require_documents(component, documents)
+    fields, separator = component.meta_fields_to_embed, component.embedding_separator
+    checked: Any = documents
+    return [document_text(document, fields, separator) + suffix for document in checked]
 
 
 def document_text(document: Document, meta_fields: Sequence[str], separator: str) -> str:

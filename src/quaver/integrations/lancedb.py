@@ -50,7 +50,7 @@ class QuaverLanceEmbeddings(TextEmbeddingFunction):
 
     def ndims(self) -> int:
         """Return the dimensions of a vector."""
-        return self._loaded().embedder.dimension
+        return int(self._loaded().model.dimension)
 
     def generate_embeddings(
         self, texts: Any, *args: Any, **kwargs: Any

@@ -155,10 +155,7 @@ class QuaverModule(InputModule):
 
     @property
     def _loaded(self) -> Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder:
-        shared = self._shared
-        if isinstance(shared, SharedEmbedder):
-            return shared.embedder
-        return shared.model if isinstance(shared, SharedCrossEncoder) else shared.encoder
+        return self._shared.model
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process load its own model, as engines are not pickled."""

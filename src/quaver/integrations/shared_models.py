@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,10 @@ from quaver.sparse_encoder import SparseEncoder, SparseVector, SparseVectors
 
 Role = Literal["query", "document"]
 Model = TypeVar("Model")
+TokenModel = TypeVar("TokenModel", SparseEncoder, MultiVectorEncoder)
+Rows = TypeVar("Rows")
+Row = TypeVar("Row")
+Shared = TypeVar("Shared", bound="SharedModel[Any]")
 
 _lock = threading.Lock()
 _models: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
@@ -36,28 +41,43 @@ def name_in_results(name: str, precision: str) -> str:
     return f"{name if '/' in name else f'local/{name}'}-quaver-{precision}"
 
 
-class SharedEmbedder:
-    """An `Embedder` shared by components; `shared_embedder` returns it.
+class SharedModel(Generic[Model]):
+    """A model that the components of a process share; the functions below return them.
 
     Attributes:
-        embedder: the model.
+        model: the model.
     """
 
-    def __init__(self, embedder: Embedder, model: str | Path, settings: dict[str, Any]) -> None:
-        """Wrap a model; use `shared_embedder` instead.
+    def __init__(
+        self,
+        model: Model,
+        load: Callable[..., Any],
+        name_or_path: str | Path,
+        settings: dict[str, Any],
+    ) -> None:
+        """Wrap a model; use the functions below instead.
 
         Args:
-            embedder: the model.
-            model: the folder or hub id it was loaded from.
-            settings: the arguments of `Embedder.from_pretrained` it was loaded with.
+            model: the model.
+            load: the function that returns this object for `name_or_path` and `settings`.
+            name_or_path: the folder or hub id it was loaded from.
+            settings: the arguments of `from_pretrained` it was loaded with.
         """
-        self.embedder = embedder
-        self._origin = model, settings
-        self._batches = MicroBatcher(self._encode_batch)
+        self.model = model
+        self._origin = load, name_or_path, settings
+        self._batches = MicroBatcher(self._batch)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Share the model with copies; another process loads its own, as engines are not pickled."""
-        return _reload, (shared_embedder, *self._origin)
+        return _reload, self._origin
+
+    def _batch(self, key: Any, items: list[Any]) -> list[Any]:
+        """Compute the items of concurrent requests with equal options."""
+        raise NotImplementedError
+
+
+class SharedEmbedder(SharedModel[Embedder]):
+    """An `Embedder` shared by components; `shared_embedder` returns it."""
 
     def encode(
         self,
@@ -86,10 +106,10 @@ class SharedEmbedder:
         """
         _require_list(texts)
         if prompt is not None:
-            return self.embedder.encode(
+            return self.model.encode(
                 texts, prompt=prompt, normalize=normalize, show_progress_bar=show_progress_bar
             )
-        by_role = {"query": self.embedder.encode_query, "document": self.embedder.encode_document}
+        by_role = {"query": self.model.encode_query, "document": self.model.encode_document}
         return by_role[role](texts, normalize=normalize, show_progress_bar=show_progress_bar)
 
     async def aencode(
@@ -107,11 +127,11 @@ class SharedEmbedder:
         rows = await self._batches.submit((role, prompt, normalize), texts)
         return np.stack(rows) if len(rows) > 1 else rows[0][None]
 
-    def _encode_batch(
-        self, key: tuple[Role, str | None, bool | None], texts: list[str]
+    def _batch(
+        self, key: tuple[Role, str | None, bool | None], items: list[str]
     ) -> list[NDArray[np.float32]]:
         role, prompt, normalize = key
-        return list(self.encode(texts, role, prompt=prompt, normalize=normalize))
+        return list(self.encode(items, role, prompt=prompt, normalize=normalize))
 
 
 def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
@@ -128,39 +148,11 @@ def shared_embedder(model: str | Path, **settings: Any) -> SharedEmbedder:
         ModelError: the model cannot be loaded; see `Embedder.from_pretrained`.
         InputError: a setting is invalid.
     """
-    return _shared(
-        SharedEmbedder,
-        lambda: SharedEmbedder(Embedder.from_pretrained(model, **settings), model, settings),
-        model,
-        settings,
-    )
+    return _shared(SharedEmbedder, Embedder, shared_embedder, model, settings)
 
 
-class SharedCrossEncoder:
-    """A `CrossEncoder` shared by components; `shared_cross_encoder` returns it.
-
-    Attributes:
-        model: the model.
-    """
-
-    def __init__(
-        self, model: CrossEncoder, name_or_path: str | Path, settings: dict[str, Any]
-    ) -> None:
-        """Wrap a model; use `shared_cross_encoder` instead.
-
-        Args:
-            model: the model.
-            name_or_path: the folder or hub id it was loaded from.
-            settings: the arguments of `CrossEncoder.from_pretrained` it was loaded with.
-        """
-        self.model = model
-        self._origin = name_or_path, settings
-        self._batches = MicroBatcher(self._score_batch)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Share the model with copies; another process loads its own, as engines are not pickled."""
-        name_or_path, settings = self._origin
-        return _reload, (shared_cross_encoder, name_or_path, {**settings, "one_score": False})
+class SharedCrossEncoder(SharedModel[CrossEncoder]):
+    """A `CrossEncoder` shared by components; `shared_cross_encoder` returns it."""
 
     def score(
         self, pairs: Sequence[tuple[str, str]], activation: ScoreActivation | None = None
@@ -186,10 +178,8 @@ class SharedCrossEncoder:
         """Run `score` without blocking the event loop, batched with other tasks' pairs."""
         return list(await self._batches.submit(activation, pairs))
 
-    def _score_batch(
-        self, activation: ScoreActivation | None, pairs: list[tuple[str, str]]
-    ) -> list[float]:
-        return self.score(pairs, activation)
+    def _batch(self, key: ScoreActivation | None, items: list[tuple[str, str]]) -> list[float]:
+        return self.score(items, key)
 
 
 def shared_cross_encoder(
@@ -209,14 +199,8 @@ def shared_cross_encoder(
         ModelError: the model cannot be loaded; see `CrossEncoder.from_pretrained`.
         InputError: a setting is invalid, or the model has several labels.
     """
-    shared = _shared(
-        SharedCrossEncoder,
-        lambda: SharedCrossEncoder(
-            CrossEncoder.from_pretrained(model, **settings), model, settings
-        ),
-        model,
-        settings,
-    )
+    again = partial(shared_cross_encoder, one_score=False)
+    shared = _shared(SharedCrossEncoder, CrossEncoder, again, model, settings)
     found = shared.model
     if one_score and found.labels != 1:
         raise InputError(
@@ -226,28 +210,8 @@ def shared_cross_encoder(
     return shared
 
 
-class SharedSparseEncoder:
-    """A `SparseEncoder` shared by components; `shared_sparse_encoder` returns it.
-
-    Attributes:
-        encoder: the model.
-    """
-
-    def __init__(self, encoder: SparseEncoder, model: str | Path, settings: dict[str, Any]) -> None:
-        """Wrap a model; use `shared_sparse_encoder` instead.
-
-        Args:
-            encoder: the model.
-            model: the folder or hub id it was loaded from.
-            settings: the arguments of `SparseEncoder.from_pretrained` it was loaded with.
-        """
-        self.encoder = encoder
-        self._origin = model, settings
-        self._batches = MicroBatcher(self._encode_batch)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Share the model with copies; another process loads its own, as engines are not pickled."""
-        return _reload, (shared_sparse_encoder, *self._origin)
+class SharedTokenEncoder(SharedModel[TokenModel], Generic[TokenModel, Rows, Row]):
+    """A `SparseEncoder` or `MultiVectorEncoder` shared by components."""
 
     def encode(
         self,
@@ -256,37 +220,43 @@ class SharedSparseEncoder:
         *,
         prompt: str | None = None,
         show_progress_bar: bool = False,
-    ) -> SparseVectors:
-        """Turn texts into weights of words.
+    ) -> Rows:
+        """Turn texts into weights of words, or a vector for each token.
 
         Args:
             texts: N texts.
-            role: "query" or "document"; queries go through the model's table if it has one.
-            prompt: replaces the model's prompt; "" for no prompt.
+            role: "query" or "document"; selects prompt and prefix, and the table for queries or the mask
+                tokens of the model.
+            prompt: replaces the model's prompt; "" for no prompt. Prefix tokens stay.
             show_progress_bar: show a progress bar on stderr.
 
         Returns:
-            N rows.
+            N rows of `SparseVectors` or `TokenVectors`.
 
         Raises:
             InputError: texts is a str; or a text is not a str or is invalid, and the message names
                 its position.
         """
         _require_list(texts)
-        by_role = {"query": self.encoder.encode_query, "document": self.encoder.encode_document}
-        return by_role[role](texts, prompt=prompt, show_progress_bar=show_progress_bar)
+        encode: Any = self.model.encode_query if role == "query" else self.model.encode_document
+        rows: Rows = encode(texts, prompt=prompt, show_progress_bar=show_progress_bar)
+        return rows
 
     async def aencode(
         self, texts: Sequence[str], role: Role, *, prompt: str | None = None
-    ) -> list[SparseVector]:
+    ) -> list[Row]:
         """Run `encode` without blocking the event loop, batched with other tasks' texts."""
         _require_list(texts)
         return list(await self._batches.submit((role, prompt), texts))
 
-    def _encode_batch(self, key: tuple[Role, str | None], texts: list[str]) -> list[SparseVector]:
+    def _batch(self, key: tuple[Role, str | None], items: list[str]) -> list[Row]:
         role, prompt = key
-        rows = self.encode(texts, role, prompt=prompt)
+        rows: Any = self.encode(items, role, prompt=prompt)
         return [rows[i] for i in range(len(rows))]
+
+
+class SharedSparseEncoder(SharedTokenEncoder[SparseEncoder, SparseVectors, SparseVector]):
+    """A `SparseEncoder` shared by components; `shared_sparse_encoder` returns it."""
 
 
 def shared_sparse_encoder(model: str | Path, **settings: Any) -> SharedSparseEncoder:
@@ -303,61 +273,13 @@ def shared_sparse_encoder(model: str | Path, **settings: Any) -> SharedSparseEnc
         ModelError: the model cannot be loaded; see `SparseEncoder.from_pretrained`.
         InputError: a setting is invalid.
     """
-    return _shared(
-        SharedSparseEncoder,
-        lambda: SharedSparseEncoder(
-            SparseEncoder.from_pretrained(model, **settings), model, settings
-        ),
-        model,
-        settings,
-    )
+    return _shared(SharedSparseEncoder, SparseEncoder, shared_sparse_encoder, model, settings)
 
 
-class SharedMultiVectorEncoder:
-    """A `MultiVectorEncoder` shared by components; `shared_multi_vector_encoder` returns it.
-
-    Attributes:
-        encoder: the model.
-    """
-
-    def __init__(
-        self, encoder: MultiVectorEncoder, model: str | Path, settings: dict[str, Any]
-    ) -> None:
-        """Wrap a model; use `shared_multi_vector_encoder` instead.
-
-        Args:
-            encoder: the model.
-            model: the folder or hub id it was loaded from.
-            settings: the arguments of `MultiVectorEncoder.from_pretrained` it was loaded with.
-        """
-        self.encoder = encoder
-        self._origin = model, settings
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Share the model with copies; another process loads its own, as engines are not pickled."""
-        return _reload, (shared_multi_vector_encoder, *self._origin)
-
-    def encode(
-        self, texts: Sequence[str], role: Role, *, prompt: str | None = None
-    ) -> TokenVectors:
-        """Turn texts into a vector for each token.
-
-        Args:
-            texts: N texts.
-            role: "query" or "document"; selects prompt, prefix token, length and mask tokens.
-            prompt: replaces the model's prompt; "" for no prompt. Prefix tokens stay.
-
-        Returns:
-            the vectors of N texts.
-
-        Raises:
-            InputError: texts is a str; or a text is not a str or is invalid, and the message names
-                its position.
-        """
-        _require_list(texts)
-        if role == "query":
-            return self.encoder.encode_query(texts, prompt=prompt)
-        return self.encoder.encode_document(texts, prompt=prompt)
+class SharedMultiVectorEncoder(
+    SharedTokenEncoder[MultiVectorEncoder, TokenVectors, NDArray[np.float32]]
+):
+    """A `MultiVectorEncoder` shared by components; `shared_multi_vector_encoder` returns it."""
 
 
 def shared_multi_vector_encoder(model: str | Path, **settings: Any) -> SharedMultiVectorEncoder:
@@ -374,14 +296,8 @@ def shared_multi_vector_encoder(model: str | Path, **settings: Any) -> SharedMul
         ModelError: the model cannot be loaded; see `MultiVectorEncoder.from_pretrained`.
         InputError: a setting is invalid.
     """
-    return _shared(
-        SharedMultiVectorEncoder,
-        lambda: SharedMultiVectorEncoder(
-            MultiVectorEncoder.from_pretrained(model, **settings), model, settings
-        ),
-        model,
-        settings,
-    )
+    load = shared_multi_vector_encoder
+    return _shared(SharedMultiVectorEncoder, MultiVectorEncoder, load, model, settings)
 
 
 def _reload(load: Callable[..., Any], model: str | Path, settings: dict[str, Any]) -> Any:
@@ -394,8 +310,12 @@ def _require_list(texts: object) -> None:
 
 
 def _shared(
-    kind: type[Model], load: Callable[[], Model], model: str | Path, settings: dict[str, Any]
-) -> Model:
+    kind: type[Shared],
+    opens: Any,
+    load: Callable[..., Any],
+    model: str | Path,
+    settings: dict[str, Any],
+) -> Shared:
     if not isinstance(model, str | Path):
         raise InputError(f"model must be a folder or a hub id: got {model!r}")
     place = str(Path(model).resolve()) if Path(model).is_dir() else str(model)
@@ -403,8 +323,8 @@ def _shared(
     with _lock:
         loading = _loading.setdefault(key, threading.Lock())
     with loading:  # one lock per model: threads load each model once, different models in parallel
-        found: Model | None = _models.get(key)
+        found: Shared | None = _models.get(key)
         if found is None:
-            found = load()
+            found = kind(opens.from_pretrained(model, **settings), load, model, settings)
             _models[key] = found
         return found

@@ -23,6 +23,7 @@ from quaver.multi_vector_encoder import (
     Side,
     TokenVectors,
     embed_tokenized,
+    require_pooling,
     tokenize_texts,
 )
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
@@ -178,7 +179,7 @@ class LoadedMultiVector:
             ImportError: its folder says that documents are pooled, and scipy is not installed.
         """
         self.model = model
-        model.encode_document("")  # a folder that pools needs scipy: say so now
+        require_pooling(model)
         key = f"{model.fingerprint}/{model.precision}/{model.isa}/{next(_loads)}"
 
         def lane(side: Side, longest: int) -> Lane:

@@ -88,7 +88,7 @@ class QuaverEmbedding(BaseEmbedding):
             local_files_only=self.local_files_only,
             token=self.token,
         )
-        embedder = self._shared.embedder
+        embedder = self._shared.model
         query, text = self.query_instruction, self.text_instruction
         before_query = embedder.prompts.get("query", "") if query is None else query
         before_text = embedder.document_prompt if text is None else text

@@ -14,11 +14,10 @@ from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
     STAMP_KEY,
     EmbedderComponent,
-    document_text,
+    document_texts,
     field_names,
     hub_token,
     model_name,
-    require_documents,
     stamp,
 )
 
@@ -109,7 +108,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         Raises:
             TypeError: documents is not a list of Documents.
         """
-        texts = self._texts(documents)
+        texts = document_texts(self, documents, self.suffix)
         rows = self.shared.encode(
             texts, "document", show_progress_bar=self.progress_bar, **self._options()
         )
@@ -128,20 +127,15 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         Raises:
             TypeError: documents is not a list of Documents.
         """
-        texts = self._texts(documents)
+        texts = document_texts(self, documents, self.suffix)
         shared = await self.shared_async()
         rows = await shared.aencode(texts, "document", **self._options())
         return {"documents": self._embedded(documents, texts, rows)}
 
-    def _texts(self, documents: Sequence[Document]) -> list[str]:
-        require_documents(self, documents)
-        fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        return [document_text(d, fields, separator) + self.suffix for d in documents]
-
     def _embedded(
         self, documents: Sequence[Document], texts: Sequence[str], rows: NDArray[np.float32]
     ) -> list[Document]:
-        embedder = self.shared.embedder
+        embedder = self.shared.model
         return [
             replace(
                 document,

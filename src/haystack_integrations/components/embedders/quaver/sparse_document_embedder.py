@@ -10,11 +10,10 @@ from typing import Literal
 from quaver.errors import needs_extra
 from quaver.integrations.haystack import (
     SparseEmbedderComponent,
-    document_text,
+    document_texts,
     field_names,
     hub_token,
     model_name,
-    require_documents,
 )
 from quaver.sparse_encoder import SparseVector
 
@@ -97,7 +96,7 @@ class QuaverSparseDocumentEmbedder(SparseEmbedderComponent):
         Raises:
             TypeError: documents is not a list of Documents.
         """
-        texts = self._texts(documents)
+        texts = document_texts(self, documents, self.suffix)
         rows = self.shared.encode(
             texts, "document", prompt=self.prefix, show_progress_bar=self.progress_bar
         )
@@ -116,15 +115,10 @@ class QuaverSparseDocumentEmbedder(SparseEmbedderComponent):
         Raises:
             TypeError: documents is not a list of Documents.
         """
-        texts = self._texts(documents)
+        texts = document_texts(self, documents, self.suffix)
         shared = await self.shared_async()
         rows = await shared.aencode(texts, "document", prompt=self.prefix)
         return {"documents": self._embedded(documents, rows)}
-
-    def _texts(self, documents: Sequence[Document]) -> list[str]:
-        require_documents(self, documents)
-        fields, separator = self.meta_fields_to_embed, self.embedding_separator
-        return [document_text(d, fields, separator) + self.suffix for d in documents]
 
     def _embedded(
         self, documents: Sequence[Document], rows: Iterable[SparseVector]

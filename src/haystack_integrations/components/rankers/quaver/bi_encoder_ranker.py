@@ -145,7 +145,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
 
     def _without_embedding(self, documents: Sequence[Document], texts: Sequence[str]) -> list[int]:
         """Return the positions of the documents that do not carry this model's embedding."""
-        embedder = self.shared.embedder
+        embedder = self.shared.model
         return [
             i
             for i, (document, text) in enumerate(zip(documents, texts, strict=True))
@@ -164,7 +164,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
         if not documents:
             return []
         rows = [computed.get(i, document.embedding) for i, document in enumerate(documents)]
-        scores: list[float] = self.shared.embedder.similarity(
+        scores: list[float] = self.shared.model.similarity(
             query_rows[0], np.asarray(rows, np.float32)
         ).tolist()
         return scores
