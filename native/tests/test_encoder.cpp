@@ -32,6 +32,11 @@ struct Sketch {
   int span = 0;  // half the rows of relative positions, 0 for none
   int words = 0; // the logarithms of a model of words, 0 for one of vectors
   bool sum = false;
+  int embedding = 0;     // features of the tables, which a projection makes H of them; 0 for H
+  bool bare = false;     // no norm of the embeddings
+  bool normalize = true; // vectors of length 1
+
+  int table_width() const { return embedding == 0 ? hidden : embedding; }
 };
 
 struct Drawn {
@@ -44,10 +49,10 @@ struct Drawn {
       sketch.kv_heads = s.heads;
     if (sketch.head_size == 0)
       sketch.head_size = s.hidden / s.heads;
-    const auto h = static_cast<std::size_t>(s.hidden), half = static_cast<std::size_t>(sketch.head_size / 2);
-    word.resize(kVocabulary * h);
-    position.resize(kPositions * h);
-    token_type.resize(2 * h);
+    const auto width = static_cast<std::size_t>(s.table_width()), half = static_cast<std::size_t>(sketch.head_size / 2);
+    word.resize(kVocabulary * width);
+    position.resize(kPositions * width);
+    token_type.resize(2 * width);
     fill_normal(word, 1.0f);
     fill_normal(position, 0.3f);
     fill_normal(token_type, 0.3f);
@@ -75,15 +80,24 @@ struct Drawn {
   }
 };
 
+// The weights of a linear layer: the same for the same seed.
+struct DrawnLinear {
+  std::vector<float> weight, bias;
+
+  DrawnLinear(int outputs, int inputs, unsigned seed)
+      : weight(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs)),
+        bias(static_cast<std::size_t>(outputs)) {
+    std::mt19937 random(seed);
+    std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
+    for (float &w : weight)
+      w = normal(random);
+    for (float &b : bias)
+      b = normal(random);
+  }
+};
+
 LinearPtr make_linear(int outputs, int inputs, const KernelTable &kernels, bool int8, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0.0f, 1.0f / std::sqrt(static_cast<float>(inputs)));
-  std::vector<float> weight(static_cast<std::size_t>(outputs) * static_cast<std::size_t>(inputs)),
-      bias(static_cast<std::size_t>(outputs));
-  for (float &w : weight)
-    w = normal(random);
-  for (float &b : bias)
-    b = normal(random);
+  const auto [weight, bias] = DrawnLinear(outputs, inputs, seed);
   static WeightMemory memory;
   if (!int8)
     return std::make_unique<Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels, memory);
@@ -102,6 +116,8 @@ LinearPtr make_linear(int outputs, int inputs, const KernelTable &kernels, bool 
                                       kernels, memory);
 }
 
+constexpr unsigned kProjection = 900; // its seed
+
 Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
   const Sketch &s = d.sketch;
   const LayerSpec spec{.heads = s.heads,
@@ -115,8 +131,9 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
                        .gate = s.gate,
                        .activation = Activation::gelu};
   Model m{.kernels = kernels,
-          .geometry = {s.hidden, kVocabulary, kPositions, 0, 2, 1.0f, {s.pooling}, true},
-          .embeddings = {d.word.data(), d.position.data(), d.token_type.data(), d.norm(s.hidden, NormKind::layer)},
+          .geometry = {s.hidden, kVocabulary, kPositions, 0, 2, 1.0f, {s.pooling}, s.normalize, s.embedding},
+          .embeddings = {d.word.data(), d.position.data(), d.token_type.data(),
+                         s.bare ? Norm{} : d.norm(s.table_width(), NormKind::layer)},
           .order = {},
           .rotary = {},
           .bias = {},
@@ -125,6 +142,8 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
           .final_norm = s.before || s.both ? d.norm(s.hidden, s.norm) : Norm{},
           .head = {},
           .words = {}};
+  if (s.embedding > 0)
+    m.embeddings.projection = make_linear(s.hidden, s.embedding, kernels, int8, kProjection);
   if (s.rotary)
     m.rotary.push_back({d.cosine.data(), d.sine.data()});
   if (s.span > 0)
@@ -307,6 +326,66 @@ void test_spans(const Encoder &e) {
       CHECK(std::equal(alone[i].begin(), alone[i].end(), together.begin() + static_cast<std::ptrdiff_t>(at)),
             "%s: tokens of text %zu, %d threads", e.model().kernels.name, i, threads);
   }
+}
+
+// A token counts as often as its place in the text, or in the span, from 1.
+void test_weighted(const Encoder &e) {
+  const auto width = static_cast<std::size_t>(e.model().outputs());
+  for (const int length : {1, 2, 17, 70}) {
+    std::vector<std::int32_t> text(static_cast<std::size_t>(length));
+    fill_integers(text, 0, kVocabulary - 1);
+    Batch whole, tokens, span;
+    whole.add(text);
+    tokens.add_tokens(text, length);
+    const auto expected = [&, vectors = encode(e, tokens, 1)](int first, int last, std::size_t c) {
+      double sum = 0.0, total = 0.0;
+      for (int t = first; t < last; ++t) {
+        const double weight = t - first + 1;
+        sum += weight * static_cast<double>(vectors[static_cast<std::size_t>(t) * width + c]);
+        total += weight;
+      }
+      return static_cast<float>(sum / total);
+    };
+    const int first = length / 3, last = length - length / 4;
+    span.add(text);
+    span.keys = {length};
+    span.spans = {first, last};
+    span.span_offsets = {0, 1};
+    const auto all = encode(e, whole, 2), part = encode(e, span, 2);
+    for (std::size_t c = 0; c < width; ++c) {
+      CHECK(std::abs(all[c] - expected(0, length, c)) < 4e-6f, "%s: %d tokens", e.model().kernels.name, length);
+      CHECK(std::abs(part[c] - expected(first, last, c)) < 4e-6f, "%s: %d to %d of %d", e.model().kernels.name, first,
+            last, length);
+    }
+  }
+}
+
+// Without a norm between them, a projection of narrow tables computes what wide tables hold that went through it
+// before.
+void test_projection(const KernelTable &k) {
+  const Drawn narrow(
+      {.hidden = 48, .heads = 3, .intermediate = 96, .pooling = Pooling::mean, .embedding = 20, .bare = true});
+  Drawn wide({.hidden = 48, .heads = 3, .intermediate = 96, .pooling = Pooling::mean, .bare = true});
+  const auto [weight, bias] = DrawnLinear(48, 20, kProjection);
+  const auto project = [&](const std::vector<float> &from, std::vector<float> &to, bool with_bias) {
+    for (std::size_t row = 0; row < to.size() / 48; ++row)
+      for (std::size_t o = 0; o < 48; ++o) {
+        double sum = with_bias ? static_cast<double>(bias[o]) : 0.0;
+        for (std::size_t i = 0; i < 20; ++i)
+          sum += static_cast<double>(weight[o * 20 + i]) * static_cast<double>(from[row * 20 + i]);
+        to[row * 48 + o] = static_cast<float>(sum);
+      }
+  };
+  project(narrow.word, wide.word, true);
+  project(narrow.position, wide.position, false);
+  project(narrow.token_type, wide.token_type, false);
+  Batch batch;
+  for (const auto &text : make_texts(12))
+    batch.add(text);
+  const auto got = encode(make_encoder(narrow, k, false), batch, 2),
+             expected = encode(make_encoder(wide, k, false), batch, 2);
+  for (std::size_t i = 0; i < expected.size(); ++i)
+    CHECK(std::abs(got[i] - expected[i]) < 4e-6f, "%s at %zu", k.name, i);
 }
 
 // Tokens that are no keys change nothing for the others, and nothing for each other.
@@ -493,7 +572,12 @@ int main() {
             .norm = NormKind::rms,
             .behind = 16,
             .ahead = 16,
-            .rotary = true});
+            .rotary = true}),
+      // As Electra small and ALBERT: narrow tables, their norm, then a projection.
+      projected({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::mean, .embedding = 24}),
+      projected_panels({.hidden = 64, .heads = 2, .intermediate = 128, .pooling = Pooling::cls, .embedding = 32}),
+      weighted({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::weighted}),
+      weighted_long({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::weighted, .normalize = false});
   const Drawn words_max({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::cls, .words = 1}),
       words_sum({.hidden = 36, .heads = 3, .intermediate = 96, .pooling = Pooling::cls, .words = 2, .sum = true});
   for (const KernelTable *k : available_kernels()) {
@@ -510,7 +594,7 @@ int main() {
     const std::size_t texts = many == nullptr ? 24 : 48;
 #endif
     for (const Drawn *m : {&even, &odd, &first_rows, &panels, &panels_first, &before, &relative, &relative_first,
-                           &causal, &causal_panels, &both}) {
+                           &causal, &causal_panels, &both, &projected, &projected_panels, &weighted}) {
       test_values(*m, *k);
       const int share = m->sketch.span > 0 ? 3 : 1;
       test_same_bits(make_encoder(*m, *k, true), (rounds + share - 1) / share, texts);
@@ -523,7 +607,10 @@ int main() {
         test_same_bits(make_encoder(*m, *k, int8), rounds, texts);
         test_one_short_text(make_encoder(*m, *k, int8));
       }
-    for (const Drawn *m : {&even, &odd, &panels_first, &relative, &both})
+    for (const bool int8 : {true, false})
+      test_weighted(make_encoder(weighted_long, *k, int8));
+    test_projection(*k);
+    for (const Drawn *m : {&even, &odd, &panels_first, &relative, &both, &projected, &weighted})
       for (const bool int8 : {true, false})
         test_spans(make_encoder(*m, *k, int8));
     for (const Drawn *m : {&even, &odd, &panels, &relative})
