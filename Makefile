@@ -301,12 +301,18 @@ parity: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/parity.py $(MODEL) examples/python-docs
 	.envs/parity/bin/python tools/parity_quantized.py $(MODEL) examples/python-docs
 
-parity-families: .envs/parity/made
+# PyLate pins the version of sentence-transformers.
+.envs/pylate/made: $(WHEEL)
+	$(call install,.envs/pylate,--group parity-pylate)
+	@touch $@
+
+parity-families: .envs/parity/made .envs/pylate/made
 	.envs/parity/bin/python tools/tokenizer_parity.py
 	.envs/parity/bin/python tools/vocabulary_parity.py
 	.envs/parity/bin/python tools/families.py
 	.envs/parity/bin/python tools/families.py --real
 	.envs/parity/bin/python tools/module_folders.py
+	.envs/pylate/bin/python tools/pylate_parity.py
 
 golden: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/make_golden.py $(MODEL)
