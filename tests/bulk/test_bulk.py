@@ -24,8 +24,9 @@ from pyarrow import feather, ipc, parquet
 
 from quaver import BulkError, BulkWriteError, Embedder, InputError
 from quaver.bulk import BulkReport, embed, plan
-from quaver.bulk.place import Listed, find_files, find_place
+from quaver.bulk.place import Listed, find_files, find_place, write_bytes
 from quaver.bulk.shard import ENDINGS, Reader, split_file
+from quaver.bulk.target import Target
 from tiny_model import WORDS, write_tiny_model
 
 RAGGED = random.Random(5)
@@ -449,6 +450,47 @@ def test_a_full_disk_stops_the_run_and_the_next_finishes_it(
     assert not list((tmp_path / "out").glob("*.parquet"))
     report = embed(source, tmp_path / "out", model=tiny_folder, shard_bytes=8_000)
     assert digests(report) == digests(want)
+
+
+def test_unfinished_files_of_a_killed_run_are_deleted_first(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = write_corpus(tmp_path / "a.txt", TEXTS[:10])
+    embed(source, tmp_path / "out", model=tiny_folder)
+    unfinished, done = tmp_path / "out/_quaver/unfinished", tmp_path / "out/_quaver/done"
+    manifest = tmp_path / "out/_quaver/manifest.jsonl"
+    (done / "record.json").write_bytes(manifest.read_bytes())
+    (unfinished / "half").write_bytes(b"half")
+
+    def full(self: Target, name: str, content: bytes) -> None:
+        raise BulkWriteError("cannot write: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Target, "_write", full)
+        with pytest.raises(BulkWriteError, match="No space"):
+            embed(source, tmp_path / "out", model=tiny_folder)
+    assert not list(unfinished.iterdir())
+    assert list(done.iterdir())
+
+    # A worker of the killed run still writes: it renames its file after this run has seen it.
+    (unfinished / "half").write_bytes(b"half")
+    listed = Target._list
+
+    def list_too_early(self: Target, folder: Any) -> Any:
+        found = listed(self, folder)
+        (unfinished / "half").unlink(missing_ok=True)
+        return found
+
+    monkeypatch.setattr(Target, "_list", list_too_early)
+    again = embed(source, tmp_path / "out", model=tiny_folder)
+    assert again.before == 1
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(BulkWriteError, match="cannot write"):
+        write_bytes(find_place(tmp_path / "file"), b"text", find_place(tmp_path / "aside/file"))
+    assert not list((tmp_path / "aside").iterdir())
 
 
 # --- Names ----------------------------------------------------------------------------------------

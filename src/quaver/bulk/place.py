@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -239,7 +239,7 @@ def read_bytes(place: Place) -> bytes:
 
 
 def write_bytes(place: Place, content: bytes, aside: Place) -> None:
-    """Write a small file; no reader sees a part of it.
+    """Write a small file; no reader sees a part of it, and a local one survives a power failure.
 
     Args:
         place: the file; an existing one is replaced.
@@ -253,9 +253,18 @@ def write_bytes(place: Place, content: bytes, aside: Place) -> None:
             return
         make_folder(aside.at(aside.path.rpartition("/")[0]))
         make_folder(place.at(place.path.rpartition("/")[0]))
-        with place.filesystem.open_output_stream(aside.path, compression=None) as file:
-            file.write(content)
-        place.filesystem.move(aside.path, place.path)
+        with ExitStack() as failed:
+            failed.callback(remove, aside)
+            if place.is_local:
+                with open(aside.path, "wb") as file:  # noqa: PTH123
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+            else:
+                with place.filesystem.open_output_stream(aside.path, compression=None) as file:
+                    file.write(content)
+            place.filesystem.move(aside.path, place.path)
+            failed.pop_all()
 
 
 def make_folder(place: Place) -> None:

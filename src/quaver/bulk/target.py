@@ -17,6 +17,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 
 import msgspec
@@ -271,21 +272,28 @@ class Target:
             remove(self.place / record.output)
 
     def compact(self) -> dict[str, Record]:
-        """Move the records of finished shards into the manifest, and delete unfinished files.
+        """Delete unfinished files, and move the records of finished shards into the manifest.
 
         Returns:
             the records, as `finished` does.
         """
+        # First: they may be what fills the disk.
+        self._delete(self._list(self._own / "unfinished"))
+        loose = self._list(self._own / "done")  # a record that comes later stays for the next run
         found = self.finished()
-        loose = self._list(self._own / "done")
         ordered = sorted(found.values(), key=lambda record: (record.source, record.part))
         if loose:
             lines = b"".join(msgspec.json.encode(record) + b"\n" for record in ordered)
             self._write("manifest.jsonl", lines)
-        with writing(self._own):
-            for info in [*loose, *self._list(self._own / "unfinished")]:
-                self._own.filesystem.delete_file(info.path)
+        self._delete(loose)
         return {record.output: record for record in ordered}
+
+    def _delete(self, files: Iterable[fs.FileInfo]) -> None:
+        """Delete files; a worker of a killed run may finish and rename one in between."""
+        with writing(self._own):
+            for info in files:
+                with suppress(FileNotFoundError):
+                    self._own.filesystem.delete_file(info.path)
 
     def aside(self, name: str) -> Place:
         """Return a name for a file that is not complete, different in each call."""
