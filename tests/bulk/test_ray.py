@@ -110,6 +110,9 @@ def test_workers_that_do_not_have_the_model(
     (tmp_path / "elsewhere").rename(model)
     with pytest.raises(BulkError, match="a worker of 64 threads needs a node with as many CPUs"):
         embed(source, tmp_path / "out", model=model, engine="ray", threads=64)
+    monkeypatch.setattr(ray, "nodes", list)  # an autoscaler has not started any
+    with pytest.raises(BulkError, match=r"the largest has 0; .* that an autoscaler may start"):
+        embed(source, tmp_path / "out", model=model, engine="ray")
 
 
 def test_scores_on_ray(cluster: Any, tmp_path: Path) -> None:

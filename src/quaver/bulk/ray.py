@@ -59,7 +59,7 @@ def run_on_ray(
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     _check_model(job, nodes)
     cpus = [int(node["Resources"]["CPU"]) for node in nodes]
-    threads = threads or min(THREADS, *cpus)
+    threads = threads or min([THREADS, *cpus])
     room = sum(count // threads for count in cpus)
     if not room and workers is None:
         raise BulkError(
