@@ -1,12 +1,15 @@
-"""What bulk embedding costs beyond the bare engine, in CPU time, and the memory of a worker.
+"""What bulk embedding costs beyond the bare engine, in CPU time and on the clock, and the memory of a worker.
 
-    python benchmarks/bulk/overhead.py --model MINILM_FOLDER [--rows 16000] [--engines local,ray,spark]
+    python benchmarks/bulk/overhead.py --model FOLDER [--rows 12000] [--engines local,ray,spark] [--out FILE]
 
-Each run is a process of its own, with as many threads. Its CPU time (user and system, with all processes
-it starts, Ray's and Spark's daemons too) is measured for two corpora, and the difference is divided by the
-rows between them: what a row costs after start-up. CPU time and not the clock, because another program on the
-machine then changes little. Memory is the largest resident size of the process with the model, less
-that of a process that has loaded the model and embedded one batch. Linux only.
+Each run is a process of its own, with as many threads. Its CPU time (user and system, with all processes it starts,
+Ray's and Spark's daemons too) and its time are measured for two corpora, and the difference is divided by the rows
+between them: what a row costs after start-up. The engines take turns, and the fastest run of each counts. CPU time
+changes little if the machine does other work; the clock needs a quiet one.
+
+Memory is the largest resident size of the process with the model, less that of a process that has loaded the model and
+embedded one batch. It is measured with whole texts and small shards, and with one large shard, a single row group, of
+texts that are cut to a few tokens so that its many rows take a minute. Linux only.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +37,30 @@ from quaver_bench.record import describe_run
 TICKS = os.sysconf("SC_CLK_TCK")
 SUBREAPER = 36
 DOCUMENTS = Path(__file__).parents[2] / "examples" / "python-docs"
+SMALL_SHARD = 1_000_000
+FEW_TOKENS = 8
+TARGETS = {"local": 0.05, "ray": 0.10, "spark": 0.10}
+MEMORY_TARGET = 200
 
 
-def write_corpus(path: Path, rows: int, seed: int = 1) -> Path:
-    """Write passages of the sample documents, cut at random lengths, as one Parquet file."""
-    rng = random.Random(seed)
+def write_corpus(path: Path, rows: int, group: int = 1000) -> Path:
+    """Write passages of the sample documents, cut at random lengths, as one Parquet file.
+
+    Args:
+        path: the file.
+        rows: of it.
+        group: rows in a row group.
+    """
+    rng = random.Random(1)
     whole = "\n\n".join(path.read_text() for path in sorted(DOCUMENTS.rglob("*.rst")))
     passages = [paragraph.split() for paragraph in whole.split("\n\n") if paragraph.split()]
     texts = []
-    while len(texts) < rows:
+    for _ in range(rows):
         words = [word for _ in range(3) for word in rng.choice(passages)]
         first = rng.randrange(len(words))
         texts.append(" ".join(words[first : first + rng.randint(4, 160)]))
-    parquet.write_table(
-        pa.table({"id": pa.array(range(rows)), "text": pa.array(texts)}),
-        path,
-        row_group_size=1000,
-    )
+    table = pa.table({"id": pa.array(range(rows)), "text": pa.array(texts)})
+    parquet.write_table(table, path, row_group_size=group)
     return path
 
 
@@ -82,7 +94,7 @@ def cpu_seconds() -> float:
 
 
 def resident(process: int, field: str = "VmHWM") -> float:
-    """Return a process's resident memory in MB."""
+    """Return a process's resident memory in MB, by default the largest so far."""
     try:
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(field):
@@ -92,32 +104,51 @@ def resident(process: int, field: str = "VmHWM") -> float:
     return 0.0
 
 
-def work(engine: str, source: Path, model: str, threads: int, shard_mb: float) -> dict[str, float]:
-    """Embed a corpus in this process's family, and return what it took."""
-    # Processes whose parent ends become children of this one, so that none is missed.
-    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
-    largest = 0.0
-    done = threading.Event()
+class Watch(threading.Thread):
+    """Looks for the largest worker of Ray or Spark until it is stopped."""
 
-    def watch() -> None:
-        nonlocal largest
-        while not done.wait(0.2):
+    def __init__(self) -> None:
+        """Start looking."""
+        super().__init__(daemon=True)
+        self.largest = 0.0
+        self._done = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Look five times a second."""
+        while not self._done.wait(0.2):
             for process in family()[1:]:
                 try:
                     words = Path(f"/proc/{process}/cmdline").read_bytes()
                 except OSError:
                     continue
-                if b"ray::" in words or b"pyspark.daemon" in words or b"pyspark/daemon" in words:
-                    largest = max(largest, resident(process))
+                if b"ray::" in words or b"pyspark.daemon" in words:
+                    self.largest = max(self.largest, resident(process))
 
-    watcher = threading.Thread(target=watch)
+    def stop(self) -> float:
+        """Stop looking; return the largest resident size in MB."""
+        self._done.set()
+        self.join()
+        return self.largest
+
+
+def work(job: dict[str, Any]) -> dict[str, float]:
+    """Embed a corpus in this process's family, and return what it took."""
+    # Processes whose parent ends become children of this one, so that none is missed.
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
+    engine, source, threads = job["engine"], job["source"], job["threads"]
+    options = {"model": job["model"], "max_seq_length": job["max_seq_length"]}
     if engine == "bare":
-        texts = parquet.read_table(source)["text"].to_pylist()
-        embedder = Embedder.from_pretrained(model, threads=threads)
-        embedder.encode_document(texts[:256])
+        start = time.monotonic()
+        file = parquet.ParquetFile(source)
+        first = next(file.iter_batches(256, columns=["text"]))["text"].to_pylist()
+        embedder = Embedder.from_pretrained(
+            job["model"], threads=threads, max_seq_length=job["max_seq_length"]
+        )
+        embedder.encode_document(first)
         memory = resident(os.getpid(), "VmRSS")
-        embedder.encode_document(texts)
-        return {"cpu": cpu_seconds(), "memory": memory}
+        embedder.encode_document(file.read(["text"])["text"].to_pylist())
+        return {"clock": time.monotonic() - start, "cpu": cpu_seconds(), "memory": memory}
     from quaver.bulk import embed
 
     if engine == "spark":
@@ -132,89 +163,140 @@ def work(engine: str, source: Path, model: str, threads: int, shard_mb: float) -
         import ray
 
         ray.init(num_cpus=threads, include_dashboard=False, log_to_driver=False)
-    if engine != "local":
-        watcher.start()
+    watch = None if engine == "local" else Watch()
+    start = time.monotonic()
     with tempfile.TemporaryDirectory() as target:
         report = embed(
             source,
             target,
-            model=model,
-            engine=engine,  # type: ignore[arg-type]
+            engine=engine,
             workers=None if engine == "spark" else 1,
             threads=threads,
-            shard_bytes=round(shard_mb * 1e6),
+            shard_bytes=job["shard_bytes"],
             keep=["id"],
+            **options,
         )
+        clock = time.monotonic() - start
         if report.failed:
             raise SystemExit(f"failed: {report.failed}")
-    took = cpu_seconds()
-    done.set()
-    if engine != "local":
-        watcher.join()
-    return {"cpu": took, "memory": resident(os.getpid()) if engine == "local" else largest}
+    memory = watch.stop() if watch else resident(os.getpid())
+    return {
+        "clock": clock,
+        "cpu": cpu_seconds(),
+        "memory": memory,
+        "rows": report.rows,
+        "shards": len(report.records),
+    }
+
+
+def run(**job: Any) -> dict[str, float]:
+    """Do a job in a process of its own."""
+    line = [sys.executable, __file__, "--work", json.dumps(job)]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def per_row(runs: dict[int, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return what a row costs: the difference of two corpora, of the fastest of their runs."""
+    (small, few), (large, many) = (
+        (rows, {what: min(r[what] for r in found) for what in ("cpu", "clock")})
+        for rows, found in runs.items()
+    )
+    cost = {what: (many[what] - few[what]) / (large - small) for what in ("cpu", "clock")}
+    return {
+        "cpu_ms_per_row": round(1000 * cost["cpu"], 4),
+        "clock_ms_per_row": round(1000 * cost["clock"], 4),
+        "start_cpu_s": round(few["cpu"] - small * cost["cpu"], 1),
+        "memory_mb": round(max(r["memory"] for r in runs[large])),
+        "cpu_s": {rows: [round(r["cpu"], 2) for r in found] for rows, found in runs.items()},
+        "clock_s": {rows: [round(r["clock"], 2) for r in found] for rows, found in runs.items()},
+    }
 
 
 def main() -> None:
     """Measure the engines, print a table, and write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--rows", type=int, default=16_000)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", help="folder of an embedding model")
+    parser.add_argument("--rows", type=int, default=12_000)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--engines", default="local,ray,spark")
-    parser.add_argument("--shard-mb", default="1,64", help="the memory is measured with each")
+    parser.add_argument("--large-mb", type=float, default=64, help="the large shard")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.work:
-        engine, source, shard_mb = given.work
-        print(json.dumps(work(engine, Path(source), given.model, given.threads, float(shard_mb))))
+        print(json.dumps(work(given.work)))
         return
+    if not given.model:
+        parser.error("--model is needed")
+    engines = given.engines.split(",")
+    described = describe_run(given.threads, sys.argv)
+    packages = ["pyarrow", *(p for p in ("ray", "pyspark") if p.removeprefix("py") in engines)]
+    described["versions"] |= {name: metadata.version(name) for name in packages}
     results: dict[str, Any] = {
-        "run": describe_run(given.threads, sys.argv),
+        "run": described,
+        "model": Path(given.model).name,
         "rows": given.rows,
-        "threads": given.threads,
+        "targets": {"overhead": TARGETS, "memory_mb": MEMORY_TARGET},
+        "engines": {},
     }
-    sizes = [float(size) for size in given.shard_mb.split(",")]
+    common = {"model": str(Path(given.model).resolve()), "threads": given.threads}
     with tempfile.TemporaryDirectory() as folder:
-        small, large = given.rows // 4, given.rows
-        files = [write_corpus(Path(folder) / f"{n}.parquet", n) for n in (small, large)]
-
-        def run(engine: str, file: Path, shard_mb: float) -> dict[str, float]:
-            line = [sys.executable, __file__, "--model", given.model]
-            line += ["--threads", str(given.threads), "--work", engine, str(file), str(shard_mb)]
-            done = subprocess.run(line, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(done.stderr)
-            answer: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-            return answer
-
-        def measure(engine: str) -> dict[str, Any]:
-            few = run(engine, files[0], sizes[0])
-            many = [run(engine, files[1], size) for size in sizes]
-            per_row = (many[0]["cpu"] - few["cpu"]) / (large - small)
-            return {
-                "cpu_ms_per_row": 1000 * per_row,
-                "start_cpu_s": few["cpu"] - small * per_row,
-                "memory_mb": {str(s): round(m["memory"]) for s, m in zip(sizes, many, strict=True)},
-            }
-
-        bare = measure("bare")
-        results["bare"] = bare
-        model_mb = max(bare["memory_mb"].values())
+        files = {
+            rows: write_corpus(Path(folder) / f"{rows}.parquet", rows)
+            for rows in (given.rows // 4, given.rows)
+        }
+        # One row group, the worst case for a reader.
+        rows = round(given.large_mb * 1e6 / files[given.rows].stat().st_size * given.rows)
+        large = write_corpus(Path(folder) / "large.parquet", rows, group=rows)
+        runs: dict[str, dict[int, list[dict[str, float]]]] = {
+            engine: {rows: [] for rows in files} for engine in ("bare", *engines)
+        }
+        for _ in range(given.rounds):
+            for engine, times in runs.items():
+                for rows, path in files.items():
+                    job = {**common, "engine": engine, "source": str(path), "max_seq_length": None}
+                    times[rows].append(run(**job, shard_bytes=SMALL_SHARD))
+        results["bare"] = bare = per_row(runs["bare"])
         print(
-            f"bare engine   {bare['cpu_ms_per_row']:.3f} ms of CPU a row; {model_mb} MB with the model"
+            f"{'bare engine':<12} a row: {bare['cpu_ms_per_row']:.3f} ms of CPU, "
+            f"{bare['clock_ms_per_row']:.3f} ms; {bare['memory_mb']} MB with the model",
+            flush=True,
         )
-        for engine in given.engines.split(","):
-            found = measure(engine)
-            found["overhead"] = found["cpu_ms_per_row"] / bare["cpu_ms_per_row"] - 1
-            results[engine] = found
-            more = {size: memory - model_mb for size, memory in found["memory_mb"].items()}
-            shards = ", ".join(f"{mb:+} MB with shards of {size} MB" for size, mb in more.items())
+        for engine in engines:
+            found = per_row(runs[engine])
+            for what in ("cpu", "clock"):
+                name = f"{what}_ms_per_row"
+                found[f"overhead_{what}"] = round(found[name] / bare[name] - 1, 4)
+            one = run(
+                engine=engine,
+                source=str(large),
+                max_seq_length=FEW_TOKENS,
+                shard_bytes=2 * large.stat().st_size,
+                **common,
+            )
+            assert one["shards"] == 1, one
+            found |= {
+                "large_shard_rows": one["rows"],
+                "large_shard_bytes": large.stat().st_size,
+                "memory_mb_large_shard": round(one["memory"]),
+                "memory_mb_more": round(max(one["memory"], found["memory_mb"])) - bare["memory_mb"],
+            }
+            results["engines"][engine] = found
             print(
-                f"{engine:<13} {found['cpu_ms_per_row']:.3f} ms of CPU a row, "
-                f"{100 * found['overhead']:+.1f} %; {found['start_cpu_s']:.0f} s to start; worker {shards}"
+                f"{engine:<12} a row: {found['cpu_ms_per_row']:.3f} ms of CPU "
+                f"({100 * found['overhead_cpu']:+.1f} %), {found['clock_ms_per_row']:.3f} ms "
+                f"({100 * found['overhead_clock']:+.1f} %); {found['start_cpu_s']:.0f} s of CPU to start; "
+                f"worker {found['memory_mb']} MB, with a shard of {given.large_mb:g} MB "
+                f"{found['memory_mb_large_shard']} MB: {found['memory_mb_more']:+} MB",
+                flush=True,
             )
     if given.out:
+        given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
