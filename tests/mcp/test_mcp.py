@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -17,10 +16,11 @@ import httpx2
 import pytest
 import uvicorn
 from mcp.client.streamable_http import streamable_http_client
-from mcp.types import TextContent
+from mcp.types import INVALID_PARAMS, TextContent
+from typer.testing import CliRunner
 
 from golden_folders import unpacked
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from quaver import (
     Embedder,
     Index,
@@ -28,6 +28,7 @@ from quaver import (
     MultiVectorEncoder,
     SparseEncoder,
     StoreMismatchError,
+    cli,
 )
 from quaver.answers import render
 from quaver.index import Library
@@ -362,14 +363,43 @@ def test_what_is_wrong_is_said(libraries: list[Library]) -> None:
         assert "has a field 'sauce'" in await refused(
             client, "search", query="x", store="kb", filter=["sauce=1"]
         )
-        for arguments in ({"k": 0}, {"k": 101}, {"mode": "magic"}, {"max_tokens": 5}):
-            assert await refused(client, "search", query="x", store="kb", **arguments)
+        for arguments, says in (
+            ({"k": 0}, "search: k must be at least 1: got 0"),
+            ({"k": 101}, "k must be at most 100: got 101"),
+            ({"k": "many"}, "k must be a whole number: got 'many'"),
+            ({"mode": "magic"}, "mode must be 'hybrid', 'words' or 'vectors': got 'magic'"),
+            ({"max_tokens": 5}, "max_tokens must be at least 200: got 5"),
+            ({"query": "x" * 10_001}, "query may have at most 10000 characters: got 'xxx"),
+            ({"query": None}, "query must be a text: got None"),
+            ({"filter": ["a=1", 3]}, "filter.1 must be a text: got 3"),
+        ):
+            wrong = await refused(client, "search", **{"query": "x", "store": "kb", **arguments})
+            assert says in wrong, wrong
+            assert "pydantic" not in wrong
+        assert await refused(client, "search") == "search: query is missing"
         assert "either id or source" in await refused(client, "read", store="kb")
         assert "no passage has the id" in await refused(client, "read", id="?", store="kb")
         assert "no document is named" in await refused(client, "read", source="../x", store="kb")
         assert await refused(client, "write")
 
     with_client(create_server(libraries), use)
+
+
+def test_a_resource_that_is_missing_says_why_and_logs_nothing(
+    libraries: list[Library], capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def use(client: Client) -> None:
+        for uri, says in (
+            (uri_of("kb", "guide/none of it.md"), "no document is named 'guide/none of it.md'"),
+            (uri_of("z", "a b.md"), "no store is named 'z': the stores are kb, other"),
+        ):
+            with pytest.raises(MCPError) as caught:
+                await client.read_resource(uri)
+            assert says in caught.value.error.message
+            assert caught.value.error.code == INVALID_PARAMS
+
+    with_client(create_server(libraries), use)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_server_sees_an_update(embedder: Embedder, tmp_path: Path) -> None:
@@ -395,14 +425,10 @@ def test_stores_need_distinct_names(libraries: list[Library]) -> None:
 
 
 def test_the_command_refuses_what_has_no_effect(store: Path) -> None:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "quaver", "mcp", *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-    done = run("--store", str(store), "--port", "1")
-    assert (done.returncode, "no effect without --http" in done.stderr) == (2, True)
-    done = run("--store", str(store), "--http", "--host", "0.0.0.0")
-    assert (done.returncode, "needs keys" in done.stderr) == (2, True)
-    done = run("--store", str(store / "nothing"))
-    assert done.returncode == 1
-    assert "there is none at" in done.stderr
+    for arguments, code, says in (
+        (("--store", str(store), "--port", "1"), 2, "no effect without --http"),
+        (("--store", str(store), "--http", "--host", "0.0.0.0"), 2, "needs keys"),
+        (("--store", str(store / "nothing")), 1, "there is none at"),
+    ):
+        done = CliRunner().invoke(cli.app, ["mcp", *arguments])
+        assert (done.exit_code, says in done.stderr) == (code, True), done.stderr

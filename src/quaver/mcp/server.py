@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote, unquote
@@ -12,9 +12,9 @@ from urllib.parse import quote, unquote
 import anyio
 import anyio.to_thread
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.types import Resource, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -22,7 +22,7 @@ from quaver.answers import DEFAULT_PASSAGES, answer_from
 from quaver.errors import InputError, QuaverError
 from quaver.index import Library, SupportsRank
 from quaver.mcp import results
-from quaver.store import CANDIDATES, Filter, Mode, read_conditions, unknown_fields
+from quaver.store import CANDIDATES, Filter, Hit, Mode, read_conditions, unknown_fields
 
 T = TypeVar("T")
 
@@ -72,11 +72,21 @@ MaxTokens = Annotated[
 
 
 class _Server(MCPServer[Any]):
-    """The SDK's server, with a store's documents as resources."""
+    """The SDK's server, with a store's documents as resources and its own words about wrong arguments."""
 
     def __init__(self, libraries: Sequence[Library], **options: Any) -> None:
         super().__init__(**options)
         self._libraries = libraries
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Call a tool; say in words which arguments are outside their rules."""
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            wrong = "; ".join(_in_words(each) for each in error.__cause__.errors())
+            raise ToolError(f"{name}: {wrong}") from error.__cause__
 
     async def list_resources(self) -> list[Resource]:
         """Return the first documents of every store."""
@@ -163,6 +173,24 @@ def create_server(
             )
         return wanted
 
+    def found_by(
+        library: Library,
+        query: str,
+        k: int,
+        mode: str,
+        conditions: list[str] | None,
+        maxsim: bool,
+    ) -> list[Hit]:
+        return library.index.search(
+            query,
+            k=k,
+            mode=_MODES[mode],
+            filter=filter_of(conditions, library),
+            ranker=ranker,
+            candidates=max(k, min(CANDIDATES, 5 * k)),
+            maxsim=maxsim,
+        )
+
     @server.tool(title="Search documents", annotations=read_only, structured_output=False)
     async def search(
         query: Annotated[
@@ -188,15 +216,7 @@ def create_server(
 
         def call() -> str:
             library = named(store)
-            hits = library.index.search(
-                query,
-                k=k,
-                mode=_MODES[mode],
-                filter=filter_of(filter, library),
-                ranker=ranker,
-                candidates=max(k, min(CANDIDATES, 5 * k)),
-                maxsim=maxsim,
-            )
+            hits = found_by(library, query, k, mode, filter, maxsim)
             total = library.index.store.count()
             return results.found(hits, store=library.name, total=total, most=max_tokens)
 
@@ -303,16 +323,7 @@ def create_server(
         """
 
         def call() -> str:
-            library = named(store)
-            hits = library.index.search(
-                question,
-                k=k,
-                mode=_MODES[mode],
-                filter=filter_of(filter, library),
-                ranker=ranker,
-                candidates=max(k, min(CANDIDATES, 5 * k)),
-                maxsim=maxsim,
-            )
+            hits = found_by(named(store), question, k, mode, filter, maxsim)
             count = len(hits)
             while True:
                 messages = answer_from(question, hits[:count]).messages
@@ -342,12 +353,42 @@ def create_server(
         def call() -> str:
             found = named(unquote(store)).read_document(unquote(source))
             if found is None:
-                raise InputError(f"no document is named {source[:200]!r}")
+                path = unquote(source)[:200]
+                raise InputError(f"no document is named {path!r}: list_documents lists them")
             return results.whole_text(found.passages, most=_WHOLE)
 
-        return await run(call)
+        try:
+            return await anyio.to_thread.run_sync(call, limiter=limiter)
+        except InputError as error:
+            raise ResourceNotFoundError(str(error)) from error
+        except QuaverError as error:
+            raise ResourceError(str(error)) from error
 
     return server
+
+
+_RULES = {
+    "missing": "is missing",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_long": "may have at most {max_length} characters",
+    "literal_error": "must be {expected}",
+}
+_TYPES = {"int": "a whole number", "string": "a text", "list": "a list"}
+
+
+def _in_words(error: Mapping[str, Any]) -> str:
+    """Return the rule that an argument breaks, and what was given, from an error of pydantic."""
+    place = ".".join(map(str, error["loc"]))
+    kind = error["type"]
+    rule = _RULES.get(kind, "").format(**error.get("ctx", {}))
+    if not rule:
+        wanted = _TYPES.get(kind.partition("_")[0])
+        rule = f"must be {wanted}" if wanted else f"does not fit: {error['msg']}"
+    if kind == "missing":
+        return f"{place} {rule}"
+    given = repr(error["input"])
+    return f"{place} {rule}: got {given[:100]}{'...' if len(given) > 100 else ''}"
 
 
 def uri_of(store: str, source: str) -> str:
