@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 from quaver.engine.engine import Engine
 from quaver.engine.native_model import PRECISIONS, Precision
@@ -106,16 +106,6 @@ def load_model(
     """Load a model; arguments and errors are those of `Embedder.from_pretrained`."""
     if pooling is not None:
         check_pooling(pooling)
-    _check_precision(precision)
-    folder = ModelFolder.open(
-        name_or_path,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        organizations=("sentence-transformers",),
-        task=task,
-    )
-    _require_embedder(folder)
     options = {
         "precision": precision,
         "revision": revision,
@@ -127,6 +117,8 @@ def load_model(
         "local_files_only": local_files_only,
         "task": task,
     }
+    folder = _opened(name_or_path, options, token, "sentence-transformers")
+    _require_embedder(folder)
     if folder.static:
         return _load_static(folder, options)
     spec = folder.encoder_spec(pooling=agreed_pooling(folder, pooling), normalize=normalize)
@@ -187,15 +179,6 @@ def load_classifier(
     token: str | bool | None = None,
 ) -> LoadedModel:
     """Load a model with a classification head, as `CrossEncoder.from_pretrained` says."""
-    _check_precision(precision)
-    folder = ModelFolder.open(
-        name_or_path,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        organizations=("cross-encoder",),
-    )
-    _require_classifier(folder)
     options = {
         "precision": precision,
         "revision": revision,
@@ -204,6 +187,8 @@ def load_classifier(
         "isa": isa,
         "local_files_only": local_files_only,
     }
+    folder = _opened(name_or_path, options, token, "cross-encoder")
+    _require_classifier(folder)
     spec = cross_encoder_spec(folder)
     return LoadedModel(folder, spec, *_parts(folder, spec, options), options)
 
@@ -220,21 +205,6 @@ def load_sparse(
     token: str | bool | None = None,
 ) -> LoadedSparse:
     """Load a sparse encoder, as `SparseEncoder.from_pretrained` says."""
-    _check_precision(precision)
-    folder = ModelFolder.open(
-        name_or_path,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        organizations=("sparse-encoder",),
-        kind="sparse",
-    )
-    assert folder.sparse is not None
-    if folder.similarity not in ("dot", "cosine"):
-        raise UnsupportedArchitectureError(
-            f"{folder.name} compares by {folder.similarity!r}; sparse encoders are supported with 'dot' "
-            "and 'cosine'"
-        )
     options = {
         "precision": precision,
         "revision": revision,
@@ -243,6 +213,13 @@ def load_sparse(
         "isa": isa,
         "local_files_only": local_files_only,
     }
+    folder = _opened(name_or_path, options, token, "sparse-encoder", "sparse")
+    assert folder.sparse is not None
+    if folder.similarity not in ("dot", "cosine"):
+        raise UnsupportedArchitectureError(
+            f"{folder.name} compares by {folder.similarity!r}; sparse encoders are supported with 'dot' "
+            "and 'cosine'"
+        )
     spec = sparse_spec(folder)
     tokenizer, engine = _parts(folder, spec, options)
     queries = None if folder.sparse.query is None else word_table(folder, folder.sparse.query)
@@ -266,15 +243,6 @@ def load_multi_vector(
     token: str | bool | None = None,
 ) -> LoadedMultiVector:
     """Load a multi-vector model, as `MultiVectorEncoder.from_pretrained` says."""
-    _check_precision(precision)
-    folder = ModelFolder.open(
-        name_or_path,
-        revision=revision,
-        local_files_only=local_files_only,
-        token=token,
-        organizations=("lightonai",),
-        kind="multi-vector",
-    )
     options = {
         "precision": precision,
         "revision": revision,
@@ -283,6 +251,7 @@ def load_multi_vector(
         "isa": isa,
         "local_files_only": local_files_only,
     }
+    folder = _opened(name_or_path, options, token, "lightonai", "multi-vector")
     spec = multi_vector_spec(folder)
     tokenizer, engine = _parts(folder, spec, options, normalize=spec.normalize)
     return LoadedMultiVector(folder, spec, tokenizer, engine, options)
@@ -387,6 +356,26 @@ def _require_classifier(folder: ModelFolder) -> None:
             f"{folder.name} is an embedding model: its modules.json names a Pooling module; open it "
             "with Embedder.from_pretrained(...), and rank with BiEncoderRanker(embedder)"
         )
+
+
+def _opened(
+    name_or_path: str | Path,
+    options: Mapping[str, Any],
+    token: str | bool | None,
+    organization: str,
+    kind: Literal["sparse", "multi-vector"] | None = None,
+) -> ModelFolder:
+    """Check the precision and open a folder, or a hub id, to which an organization may be added."""
+    _check_precision(options["precision"])
+    return ModelFolder.open(
+        name_or_path,
+        revision=options["revision"],
+        local_files_only=options["local_files_only"],
+        token=token,
+        organizations=(organization,),
+        kind=kind,
+        task=options.get("task"),
+    )
 
 
 def _check_precision(precision: object) -> None:
