@@ -208,6 +208,8 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
     schemas, components = msgspec.json.schema_components(
         types, ref_template="#/components/schemas/{name}"
     )
+    for component in components.values():
+        _describe_fields(component)
     found = dict(zip(map(id, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
@@ -266,6 +268,17 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
     }
 
 
+def _describe_fields(schema: dict[str, Any]) -> None:
+    """Move what a docstring says of each attribute from a schema's description to its fields."""
+    text, _, listed = schema.get("description", "").partition("\n\nAttributes:\n")
+    if not listed:
+        return
+    schema["description"] = " ".join(text.split())
+    for name, said in re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", listed, re.M):
+        if name in schema["properties"]:
+            schema["properties"][name]["description"] = " ".join(said.split())
+
+
 _MEANINGS = {
     400: "The body is not JSON, or outside its rule.",
     401: "The API key is missing or wrong.",
@@ -292,16 +305,50 @@ def page(description: dict[str, Any]) -> str:
         for path, methods in description["paths"].items()
         for method, operation in methods.items()
     ]
-    bodies = [
-        f"<h3 id='{escape(name)}'>{escape(name)}</h3><p>{escape(schema.get('description', ''))}</p>"
-        f"<pre>{escape(msgspec.json.format(msgspec.json.encode(schema.get('properties', {}))).decode())}</pre>"
-        for name, schema in sorted(description["components"]["schemas"].items())
-    ]
+    bodies = []
+    for name, schema in sorted(description["components"]["schemas"].items()):
+        needed = schema.get("required", ())
+        fields = [
+            f"<tr><td><code>{escape(field)}</code><td>{_type_in_words(own)}"
+            f"<td>{_default_in_words(own, field in needed)}<td>{escape(own.get('description', ''))}"
+            for field, own in schema.get("properties", {}).items()
+        ]
+        bodies.append(
+            f"<h3 id='{escape(name)}'>{escape(name)}</h3><p>{escape(schema.get('description', ''))}</p>"
+            f"<table>{''.join(fields)}</table>"
+        )
     return (
         "<!doctype html><meta charset=utf-8><title>Quaver's API</title>"
         "<style>body{font:16px system-ui;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-        "td{padding:.2rem 1rem .2rem 0}pre{overflow:auto;background:#8881;padding:.5rem}</style>"
+        "td{padding:.2rem 1rem .2rem 0;vertical-align:top}</style>"
         f"<h1>Quaver {escape(description['info']['version'])}</h1>"
         "<p><a href=openapi.json>openapi.json</a></p>"
         f"<table>{''.join(rows)}</table><h2>Bodies</h2>{''.join(bodies)}"
     )
+
+
+def _type_in_words(schema: dict[str, Any]) -> str:
+    """Return a field's type as HTML, with links to the bodies that it names."""
+    from html import escape
+
+    if "$ref" in schema:
+        name = escape(schema["$ref"].rpartition("/")[2])
+        return f"<a href='#{name}'>{name}</a>"
+    if "anyOf" in schema:
+        return " or ".join(_type_in_words(each) for each in schema["anyOf"])
+    if "enum" in schema:
+        return ", ".join(f"<code>{escape(str(each))}</code>" for each in schema["enum"])
+    if schema.get("type") == "array":
+        items = _type_in_words(schema.get("items", {"type": "anything"}))
+        return f"list of ({items})" if "anyOf" in schema.get("items", ()) else f"list of {items}"
+    bounds = [schema[bound] for bound in ("minimum", "maximum") if bound in schema]
+    limits = {1: " from {}", 2: " from {} to {}"}.get(len(bounds), "").format(*bounds)
+    return f"{schema.get('type', 'any')}{limits}"
+
+
+def _default_in_words(schema: dict[str, Any], needed: bool) -> str:
+    from html import escape
+
+    if needed:
+        return "required"
+    return f"default <code>{escape(msgspec.json.encode(schema.get('default')).decode())}</code>"

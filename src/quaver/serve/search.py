@@ -102,7 +102,7 @@ class PassageEntry(msgspec.Struct):
 
 
 class HitEntry(PassageEntry, kw_only=True):
-    """A passage that was found.
+    """A passage that was found; the other fields are those of `PassageEntry`.
 
     Attributes:
         score: higher is better, on the scale of the mode or the ranker.
