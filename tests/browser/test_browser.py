@@ -189,6 +189,11 @@ def test_the_keyboard_is_enough(open_page: Callable[..., Page]) -> None:
     page.keyboard.press("Escape")
     page.wait_for_url(re.compile(r"/\?"))
     expect_hits(page, lambda found: len(found) == 10)
+    # The hit that was open has the focus again, so that the arrows go on from there.
+    first, second = page.locator("ol.hits h2 a").all()[:2]
+    assert page.evaluate("document.activeElement.id") == first.get_attribute("id")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.id") == second.get_attribute("id")
     page.locator("body").click(position={"x": 2, "y": 2})
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "q"

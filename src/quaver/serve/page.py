@@ -486,7 +486,8 @@ class Page:
             found,
             question=asked.q,
             current=identity,
-            back=f"/?{urlencode(asked.values())}" if asked.q else "",
+            # The fragment gives the hit the focus, which the box would take otherwise.
+            back=f"/?{urlencode(asked.values())}#hit-{quote(identity)}" if asked.q else "",
             here_url=f"/passage?{urlencode(here)}#here",
             earlier=f"/passage?{urlencode([*here, ('before', before + _MORE), ('after', after)])}"
             if found.first
