@@ -146,3 +146,16 @@ def test_an_example_imports_only_public_modules(script: Path) -> None:
     }
     private = {name for name in named if name not in PUBLIC}
     assert not {name for name in private if not name.startswith("quaver.integrations.")}
+
+
+def test_a_filter_that_a_page_shows_finds_a_sample_document() -> None:
+    pages = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    shown = {
+        source
+        for page in pages
+        for line in re.findall(r"^    .+$", page.read_text(encoding="utf-8"), re.M)
+        for source in re.findall(r'"source=([^"]+)"', line)
+    }
+    assert shown
+    for source in shown:
+        assert (REPOSITORY / "examples" / "python-docs" / source).is_file(), source
