@@ -367,7 +367,7 @@ def test_what_is_wrong_is_said(libraries: list[Library]) -> None:
             ({"k": 0}, "search: k must be at least 1: got 0"),
             ({"k": 101}, "k must be at most 100: got 101"),
             ({"k": "many"}, "k must be a whole number: got 'many'"),
-            ({"mode": "magic"}, "mode must be 'hybrid', 'words' or 'vectors': got 'magic'"),
+            ({"mode": "magic"}, "mode must be 'hybrid', 'words', 'vectors', "),
             ({"max_tokens": 5}, "max_tokens must be at least 200: got 5"),
             ({"query": "x" * 10_001}, "query may have at most 10000 characters: got 'xxx"),
             ({"query": None}, "query must be a text: got None"),

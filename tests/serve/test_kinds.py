@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from quaver import MultiVectorEncoder, SparseEncoder, SparseVector
-from quaver.serve import ModelSettings, Settings
+from quaver.errors import PoolingError
+from quaver.serve import ModelSettings, Settings, check
 from running_server import Running, running
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "folders"
@@ -179,6 +180,19 @@ def test_a_masked_language_model_is_sparse_if_its_settings_say_so(folders: Path)
     settings = of(folder, task="sparse", on_demand=True)
     with running(Settings(model=(settings,), port=0)) as run:
         assert embed_sparse(run, TEXTS[0]) == [pairs(model.encode(TEXTS[0]))]
+
+
+def test_a_masked_language_model_alone_says_what_to_state(folders: Path, tmp_path: Path) -> None:
+    folder = unpacked("splade-bert", tmp_path)
+    for name in ("modules.json", "config_sentence_transformers.json"):
+        (folder / name).unlink()
+    with running(Settings(model=(of(folder), of(folders / "colbert")), port=0)) as run:
+        (failed, _) = run.server.state.service.models.all
+        assert failed.error is not None
+        assert 'task = "sparse"' in failed.error
+    with pytest.raises(PoolingError, match='task = "sparse" if it is a sparse encoder'):
+        check(Settings(model=(of(folder),)))
+    check(Settings(model=(of(folder, task="sparse", name="a"), of(folders / "splade-bert"))))
 
 
 def test_settings_that_a_kind_does_not_have_fail_the_model(folders: Path) -> None:

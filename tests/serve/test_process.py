@@ -263,3 +263,51 @@ def test_check_prints_the_settings_and_starts_nothing() -> None:
     assert 'source = "some/model"' in done.stdout
     assert "cache = 1000000" in done.stdout
     assert "secret" not in done.stdout
+
+
+def test_a_second_signal_ends_at_once_and_answers_what_waits(tiny_folder: Path) -> None:
+    with (
+        process("-m", f"tiny={tiny_folder}", "--port", "0") as server,
+        socket.create_connection(tuple(server.address), timeout=30) as slow,
+    ):
+        slow.sendall(b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+        url = "http://{}:{}".format(*server.address)
+        pause = threading.Event()
+        while "quaver_connections 2.0" not in httpx.get(f"{url}/metrics").text:
+            pause.wait(0.01)
+        server.child.send_signal(signal.SIGTERM)
+        while httpx.get(f"{url}/readyz").json()["status"] != "stopping":
+            pause.wait(0.01)
+        assert server.end(signal.SIGTERM) == 1
+        assert slow.recv(1000).startswith(b"HTTP/1.1 503")
+    assert [line["lost"] for line in server.lines if line["event"] == "stopped"] == [1]
+    assert "Traceback" not in json.dumps(server.lines)
+    assert not [line for line in server.lines if line["event"] == "exception"]
+    assert server.lines[-1]["text"] == (
+        "quaver: error: 1 accepted request was not finished before a second signal ended the server "
+        "at once\n"
+    )
+
+
+def test_check_finds_a_model_that_is_missing_or_unclear(tiny_folder: Path, tmp_path: Path) -> None:
+    def ends(*arguments: str, **environ: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "quaver", "serve", "--check", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **environ},
+        )
+        assert done.stdout == "" or done.returncode == 0
+        return done.returncode, done.stderr
+
+    code, error = ends("-m", str(tiny_folder), "--rerank", "./no/model")
+    assert (code, "there is no folder ./no/model" in error) == (1, True)
+    (tmp_path / "empty").mkdir()
+    code, error = ends("-m", str(tmp_path / "empty"))
+    assert (code, "a model folder needs config.json" in error) == (1, True)
+    assert ends("-m", "some/model", HF_HUB_OFFLINE="1")[0] == 1
+    code, error = ends("-m", str(tiny_folder), QUAVER_PROT="80", QUAVER_PORT_80_TCP="tcp://1:80")
+    assert code == 0
+    assert "QUAVER_PROT is no setting, so it has no effect: did you mean QUAVER_PORT?" in error
+    assert "QUAVER_PORT_80_TCP" not in error

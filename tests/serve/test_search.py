@@ -131,6 +131,34 @@ def test_sparse_and_token_vectors_are_searched(
                 assert wanted
 
 
+def test_a_stores_models_that_are_served_are_not_loaded_again(
+    settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
+) -> None:
+    for name in ("splade-bert", "colbert"):
+        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
+            packed.extractall(tmp_path / name)
+    path = tmp_path / "kb"
+    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
+    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
+    with Index.create(path, embedder, sparse=sparse, multi=multi) as made:
+        made.update(folder)
+    models = (
+        *settings.model,
+        ModelSettings(source=str(tmp_path / "splade-bert"), on_demand=True),
+        ModelSettings(source=str(tmp_path / "colbert")),
+    )
+    served = msgspec.structs.replace(
+        settings, model=models, store=(StoreSettings(location=str(path)),)
+    )
+    with running(served) as run, Index.open(path, embedder, read_only=True) as index:
+        for options in ({}, {"maxsim": True}):
+            wanted = index.search("a list of text", k=4, mode="dense+sparse", **options)  # type: ignore[arg-type]
+            assert found(run, mode="dense+sparse", k=4, **options) == plain(wanted)
+        (library,) = run.server.state.stores.all  # type: ignore[union-attr]
+        assert library.index.encoders.loaded() == (None, None)
+        assert [model.status for model in run.server.state.service.models.all] == ["ready"] * 4
+
+
 def test_reranked_hits_are_the_librarys(
     run: Running, index: Index, cross_encoder: CrossEncoder
 ) -> None:

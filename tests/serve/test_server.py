@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from quaver import Embedder, InputError
-from quaver.serve import ModelSettings, Settings, check, read_settings
+from quaver.serve import ModelSettings, Settings, check, read_settings, unknown_variables
 from running_server import Running, running
 
 
@@ -106,6 +106,28 @@ def test_the_description_names_every_route(server: Running) -> None:
     assert "POST /v1/embeddings" in page.text
     assert "http://" not in page.text
     assert "https://" not in page.text
+    assert "Attributes:" not in server.client.get("/openapi.json").text + page.text
+    fields = description["components"]["schemas"]["SimilarityParameters"]["properties"]
+    assert fields["truncate"]["description"] == "false refuses a text that is too long."
+    assert "<td>false refuses a text that is too long." in page.text
+    assert "list of <a href='#Rank'>Rank</a>" not in page.text  # an answer, not a body
+
+
+def test_a_field_outside_its_type_is_named_in_words(server: Running) -> None:
+    for path, body, says in (
+        ("/embed", {"inputs": 5}, "inputs must be a text or a list: got 5"),
+        ("/embed", {}, "the content must have inputs: got {}"),
+        ("/", {"inputs": "x", "dimensions": "3"}, "dimensions must be a whole number: got '3'"),
+        (
+            "/v1/embeddings",
+            {"input": "x", "encoding_format": "hex"},
+            "encoding_format must be one of ",
+        ),
+    ):
+        answer = server.post(path, body)
+        assert answer.status_code in (400, 422)
+        assert says in answer.text.replace("\\", ""), answer.text
+        assert "Expected" not in answer.text
 
 
 def test_requests_have_ids_and_the_log_no_text(settings: Settings) -> None:
@@ -534,6 +556,23 @@ def test_a_wrong_setting_is_said_to_come_from_its_place(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         read_settings({"api_keys": 3}, environ={})
     assert "api-keys" in str(caught.value)
+
+
+def test_misspelt_variables_are_told() -> None:
+    environ = {
+        "QUAVER_CACHE": "1MB",
+        "QUAVER_ISA": "avx2",
+        "QUAVER_MODEL": "a",
+        "QUAVER_MAX_INPUT": "3",
+        "QUAVER_WHATEVER_THIS_IS": "4",
+        "QUAVER_SERVICE_HOST": "10.0.0.1",
+        "QUAVER_PAGE_PORT": "tcp://10.0.0.1:80",
+        "QUAVER_PORT_80_TCP_ADDR": "10.0.0.1",
+        "PATH": "/bin",
+    }
+    one, two = unknown_variables(environ)
+    assert one.endswith("no effect: did you mean QUAVER_MAX_INPUTS?")
+    assert two.startswith("the variable QUAVER_WHATEVER_THIS_IS is no setting")
 
 
 def test_what_a_start_would_refuse_is_checked_without_one(tmp_path: Path) -> None:

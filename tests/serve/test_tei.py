@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from quaver import CrossEncoder, Embedder
 from quaver.embedder import pool_parts
 from quaver.reranker import pair_logits
 from quaver.serve import ModelSettings, Settings
 from running_server import Running, running
-from tiny_model import write_tiny_model
+from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
 DOCUMENTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
 
@@ -128,6 +129,57 @@ def test_rerank(server: Running, cross_encoder: CrossEncoder) -> None:
     assert {each["text"]: np.float32(each["score"]) for each in raw} == dict(
         zip(DOCUMENTS, logits, strict=True)
     )
+
+
+def test_rerank_applies_the_sigmoid_that_the_folder_leaves_out(
+    tmp_path: Path, embedder: Embedder, tiny_folder: Path
+) -> None:
+    """As TEI does, whatever the folder's own activation is; a similarity stays as it is."""
+    changes = {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}
+    folder = write_tiny_cross_encoder(tmp_path / "plain", changes=changes)
+    model = CrossEncoder.from_pretrained(folder)
+    assert model.activation == "identity"
+    pairs = [("Where is Paris?", text) for text in DOCUMENTS]
+    asked = {"query": "Where is Paris?", "texts": DOCUMENTS}
+    with running(
+        Settings(model=(ModelSettings(source=str(folder), task="rerank"),), port=0)
+    ) as run:
+        for more, activation in (({}, "sigmoid"), ({"raw_scores": True}, "identity")):
+            scores = model.predict(pairs, activation=activation)  # type: ignore[arg-type]
+            found = run.post("/rerank", {**asked, **more}).json()
+            assert {each["index"]: np.float32(each["score"]) for each in found} == dict(
+                enumerate(scores)
+            )
+        body = {"query": asked["query"], "documents": DOCUMENTS}
+        own = run.post("/v2/rerank", body).json()["results"]
+        best = max(model.predict(pairs))
+        assert np.float32(own[0]["relevance_score"]) == best
+    with running(
+        Settings(model=(ModelSettings(source=str(tiny_folder), task="rerank"),), port=0)
+    ) as run:
+        (first, *_) = run.post("/rerank", asked).json()
+    query, documents = embedder.encode_query(asked["query"]), embedder.encode_document(DOCUMENTS)
+    assert np.float32(first["score"]) == max(embedder.similarity(query, documents))
+
+
+def test_documents_whose_sigmoid_is_the_same_are_ranked_by_their_logits(tmp_path: Path) -> None:
+    folder = write_tiny_cross_encoder(tmp_path / "sure")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["classifier.bias"] = np.float32([60.0])
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    expected = [
+        each.index for each in CrossEncoder.from_pretrained(folder).rank("Paris", DOCUMENTS)
+    ]
+    assert expected != sorted(expected)
+    with running(
+        Settings(model=(ModelSettings(source=str(folder), task="rerank"),), port=0)
+    ) as run:
+        tei = run.post("/rerank", {"query": "Paris", "texts": DOCUMENTS}).json()
+        cohere = run.post("/v2/rerank", {"query": "Paris", "documents": DOCUMENTS}).json()[
+            "results"
+        ]
+    assert {each["score"] for each in tei} == {1.0}
+    assert [each["index"] for each in tei] == [each["index"] for each in cohere] == expected
 
 
 def test_rerank_as_vllm_has_it(server: Running) -> None:

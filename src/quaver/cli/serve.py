@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,11 @@ def serve(
         Path | None, typer.Option("--config", help="TOML file with settings and models.")
     ] = None,
     check: Annotated[
-        bool, typer.Option("--check", help="Print the resulting settings and end.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Check the settings and the models' folders, print the settings, and end.",
+        ),
     ] = False,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")
@@ -165,8 +170,11 @@ def serve(
         settings = server.read_settings(
             flags, models=model or (), rerankers=rerank or (), stores=store or (), file=config
         )
+        warnings = server.unknown_variables()
         if check:
             server.check(settings)
+            for warning in warnings:
+                print(f"quaver: warning: {warning}", file=sys.stderr)
             print(settings.shown(), end="")
         else:
-            server.serve(settings)
+            server.serve(settings, warnings=warnings)

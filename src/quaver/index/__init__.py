@@ -7,7 +7,13 @@ from quaver.index.excerpts import QueryWords, best_start, flattened
 from quaver.index.index import Index, UpdateProgress, UpdateReport, load_stored_model
 from quaver.index.library import Catalog, Facet, Library, Reading, StoredDocument
 from quaver.index.reranking import SupportsRank, load_ranker
-from quaver.index.token_encoders import TokenEncoders, add_models
+from quaver.index.token_encoders import (
+    TokenEncoders,
+    add_models,
+    stored_query,
+    stored_weights,
+    token_model,
+)
 from quaver.index.transfer import export_passages, import_passages
 from quaver.index.watching import watch
 
@@ -31,5 +37,8 @@ __all__ = [
     "import_passages",
     "load_ranker",
     "load_stored_model",
+    "stored_query",
+    "stored_weights",
+    "token_model",
     "watch",
 ]

@@ -173,7 +173,7 @@ class TokenEncoders:
         different = list(dict.fromkeys(texts))
         if different:
             rows = self.sparse.encode_document(different)
-            yield from ((t, _scaled(rows[i], self.sparse)) for i, t in enumerate(different))
+            yield from ((t, stored_weights(rows[i], self.sparse)) for i, t in enumerate(different))
 
     def _vectors(self, texts: Sequence[str]) -> Iterator[tuple[str, NDArray[np.int8]]]:
         """Yield the token vectors of different texts."""
@@ -184,14 +184,11 @@ class TokenEncoders:
 
     def sparse_query(self, query: str) -> SparseVector:
         """Return the weights of a question's words."""
-        return _scaled(self.sparse.encode_query(query), self.sparse)
+        return stored_weights(self.sparse.encode_query(query), self.sparse)
 
     def multi_query(self, query: str) -> NDArray[np.float32]:
         """Return the vectors of a question's tokens, float32 (T, D), so that MaxSim is the model's score."""
-        vectors: NDArray[np.float32] = np.asarray(self.multi.encode_query(query), np.float32)
-        if self.multi.similarity_fn_name == "meanmaxsim":
-            vectors = vectors / np.float32(max(len(vectors), 1))
-        return vectors
+        return stored_query(np.asarray(self.multi.encode_query(query), np.float32), self.multi)
 
 
 def add_models(
@@ -261,12 +258,32 @@ def check_kind(kind: str, encoder: object) -> None:
         )
 
 
-def _scaled(weights: SparseVector, encoder: SparseEncoder) -> SparseVector:
-    """Return weights of length 1 where the model compares by cosine: a store only multiplies."""
+def stored_weights(weights: SparseVector, encoder: SparseEncoder) -> SparseVector:
+    """Return a text's weights as a store multiplies them: of length 1 where the model compares by cosine.
+
+    Args:
+        weights: from the encoder.
+        encoder: the model.
+    """
     if encoder.similarity_fn_name != "cosine":
         return weights
     length = float(np.sqrt(np.square(weights.values, dtype=np.float64).sum())) or 1.0
     return replace(weights, values=(weights.values / length).astype(np.float32))
+
+
+def stored_query(vectors: NDArray[np.float32], encoder: MultiVectorEncoder) -> NDArray[np.float32]:
+    """Return a question's token vectors so that a store's MaxSim is the model's score.
+
+    Args:
+        vectors: float32 (T, D), from the encoder.
+        encoder: the model.
+
+    Returns:
+        float32 (T, D).
+    """
+    if encoder.similarity_fn_name == "meanmaxsim":
+        vectors = vectors / np.float32(max(len(vectors), 1))
+    return vectors
 
 
 def _gone(error: ModelNotFoundError, kind: str, location: str | Path) -> ModelNotFoundError:

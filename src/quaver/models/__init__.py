@@ -30,7 +30,7 @@ from quaver.models.geometry import (
     YarnScaling,
 )
 from quaver.models.head import DenseStep, HeadActivation, HeadStep, WordHead
-from quaver.models.hub import find_folder
+from quaver.models.hub import find_folder, is_hub_id
 from quaver.models.linear import (
     InputRange,
     Linear,
@@ -144,6 +144,7 @@ __all__ = [
     "equal_groups",
     "find_folder",
     "gathered",
+    "is_hub_id",
     "is_quantized",
     "kind_of_model",
     "mismatch_in_words",

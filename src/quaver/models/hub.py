@@ -89,13 +89,18 @@ def find_folder(
         raise ModelNotFoundError(
             f"{name} is a file; give the folder that holds config.json and model.safetensors"
         )
-    if isinstance(name_or_path, Path) or name[0] in "./~" or not _HUB_ID.fullmatch(name):
+    if isinstance(name_or_path, Path) or not is_hub_id(name):
         raise ModelNotFoundError(
             f"there is no folder {name}; give an existing model folder, or a hub id such as "
             "BAAI/bge-small-en-v1.5"
         )
     full = [] if "/" in name else [f"{owner}/{name}" for owner in organizations]
     return _download([*full, name], revision, local_files_only, token)
+
+
+def is_hub_id(name: str) -> bool:
+    """Return whether a name that is no folder here could be a model on the hub."""
+    return name[0] not in "./~" and _HUB_ID.fullmatch(name) is not None
 
 
 def _missing(folder: Path) -> list[str]:

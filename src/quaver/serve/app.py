@@ -308,6 +308,12 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
                 response.headers["connection"] = "close"
         except HungUp:
             response, reason = Response(status_code=_CLIENT_WENT_AWAY), "client went away"
+        except asyncio.CancelledError:
+            if not state.stopping:
+                raise
+            stopped = Refusal(Reason.UNAVAILABLE, "the server stopped before it had an answer")
+            response, reason = route.refuse(stopped), stopped.reason.value
+            response.headers["connection"] = "close"
         finally:
             state.in_flight -= counted
         if counted and isinstance(response, http.Stream):  # in flight until its last piece

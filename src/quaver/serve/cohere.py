@@ -207,7 +207,7 @@ async def rerank(call: Call[RerankRequest]) -> Response:
         if value is not None and value < 1:
             raise Refusal(Reason.INVALID, f"{name} must be at least 1: got {value}", field=name)
     texts = [_text(each, i, body.rank_fields) for i, each in enumerate(body.documents)]
-    served, scores = await call.service.score(
+    found = await call.service.score(
         call.waiter,
         body.query,
         texts,
@@ -216,8 +216,8 @@ async def rerank(call: Call[RerankRequest]) -> Response:
         longest=body.max_tokens_per_doc,
     )
     results = []
-    for i in np.argsort(-scores, kind="stable")[: body.top_n].tolist():
-        entry: dict[str, Any] = {"index": i, "relevance_score": float(scores[i])}
+    for i in found.order[: body.top_n].tolist():
+        entry: dict[str, Any] = {"index": i, "relevance_score": float(found.values[i])}
         if body.return_documents:
             given = body.documents[i]
             entry["document"] = {"text": given} if isinstance(given, str) else given
@@ -225,7 +225,7 @@ async def rerank(call: Call[RerankRequest]) -> Response:
     return json_response(
         {
             "id": str(uuid.uuid4()),
-            "model": served.name,
+            "model": found.model.name,
             "object": "list",
             "results": results,
             "usage": {"prompt_tokens": call.waiter.tokens, "total_tokens": call.waiter.tokens},

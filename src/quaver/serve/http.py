@@ -7,8 +7,18 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 import orjson
@@ -16,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from quaver.models import mismatch_in_words
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
 
@@ -26,6 +37,9 @@ Body = TypeVar("Body")
 
 _ROWS_AT_ONCE = 64
 """Rows of vectors written as JSON without letting others in between."""
+
+_MOST_SHOWN_BYTES = 64 * 1024
+"""Bytes of a body that is read a second time to show what does not fit."""
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/-]{1,128}")
 
@@ -203,9 +217,12 @@ def decode(decoder: msgspec.json.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise Refusal(
-            Reason.INVALID, f"the body does not fit: {error}", field=_field(error)
-        ) from error
+        value = None
+        if len(body) <= _MOST_SHOWN_BYTES:
+            # What comes after the wrong place may be no JSON.
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                value = msgspec.json.decode(body)
+        raise misfit("the body", error, value, decoder.type) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refusal(Reason.MALFORMED, f"the body is not JSON: {error}") from error
     except RecursionError as error:
@@ -218,12 +235,32 @@ def decode_query(kind: Any, request: Request) -> Any:
     Raises:
         Refusal: it does not fit the type.
     """
+    given = dict(request.query_params)
     try:
-        return msgspec.convert(dict(request.query_params), kind, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise Refusal(
-            Reason.INVALID, f"the query string does not fit: {error}", field=_field(error)
-        ) from error
+        raise misfit("the query string", error, given, kind) from error
+
+
+def misfit(what: str, error: msgspec.ValidationError, value: Any, kind: Any) -> Refusal:
+    """Return the refusal of values that do not fit their type.
+
+    Args:
+        what: what they are, for the message.
+        error: why they do not fit.
+        value: the values; None shows none of them.
+        kind: their type.
+    """
+    field = _field(error)
+    words = str(error)
+    listed: list[str] = []
+    if "enum" in words:
+        hint = get_type_hints(kind).get(field or "") if isinstance(kind, type) else None
+        parts = (hint, *get_args(hint))
+        listed = [each for part in parts if get_origin(part) is Literal for each in get_args(part)]
+    if value is not None and (listed or "enum" not in words):
+        words = mismatch_in_words(error, value, listed)
+    return Refusal(Reason.INVALID, f"{what} does not fit: {words}", field=field)
 
 
 def _field(error: msgspec.ValidationError) -> str | None:

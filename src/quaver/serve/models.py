@@ -10,14 +10,21 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder, pool_parts, pool_tokenized
-from quaver.errors import InputError, QuaverError
-from quaver.models import TokenBatch, Tokenizer, kind_of_model
+from quaver.errors import (
+    InputError,
+    ModelError,
+    PoolingError,
+    QuaverError,
+    UnsupportedArchitectureError,
+)
+from quaver.models import ModelFolder, TokenBatch, Tokenizer, is_hub_id, kind_of_model
 from quaver.multi_vector_encoder import (
     MultiVectorEncoder,
     Side,
@@ -469,6 +476,51 @@ def _task_of(loaded: Loaded) -> Task:
     return "multi-vector" if isinstance(loaded, LoadedMultiVector) else "embed"
 
 
+def check_source(settings: ModelSettings) -> None:
+    """Check that a model's folder is there and can be read, as far as that needs no network.
+
+    Args:
+        settings: the model.
+
+    Raises:
+        ModelNotFoundError: it is neither a folder nor a hub id, or may only come from this machine, which
+            does not have it.
+        ModelFolderError: a file of the folder is missing or broken.
+        UnsupportedArchitectureError: Quaver does not run its modules.
+        PoolingError: it is a masked language model alone, and the settings do not say what for.
+    """
+    here = Path(settings.source).expanduser().exists()
+    if not here and is_hub_id(settings.source) and not settings.local_files_only:
+        return  # the hub has it or not
+    if settings.task == "embed" and _says_nothing(settings):
+        raise _unstated(settings)
+    place: dict[str, Any] = {"revision": settings.revision, "local_files_only": True}
+    if settings.task in ("sparse", "multi-vector"):
+        ModelFolder.open(settings.source, kind=settings.task, **place)
+    else:
+        ModelFolder.open_any(settings.source, pooling=settings.pooling, **place)
+
+
+def _says_nothing(settings: ModelSettings) -> bool:
+    """Return whether a model is a masked language model alone, which may be used in several ways."""
+    place: dict[str, Any] = {"revision": settings.revision, "local_files_only": True}
+    if settings.pooling is not None or kind_of_model(settings.source, **place) is not None:
+        return False
+    try:
+        ModelFolder.open(settings.source, kind="sparse", **place)
+    except ModelError:
+        return False
+    return True
+
+
+def _unstated(settings: ModelSettings) -> PoolingError:
+    return PoolingError(
+        f"{settings.name} is a masked language model without modules.json, which does not say what it is for: in a "
+        'file of settings (--config) give it task = "sparse" if it is a sparse encoder, or a pooling if it makes '
+        "one vector for a text"
+    )
+
+
 def _open(settings: ModelSettings, threads: int | None) -> Loaded:
     options: dict[str, Any] = {
         "precision": settings.precision,
@@ -498,14 +550,19 @@ def _open(settings: ModelSettings, threads: int | None) -> Loaded:
             return LoadedCrossEncoder(ranker)
         assert isinstance(ranker, BiEncoderRanker)
         return LoadedEmbedder(ranker.embedder)
-    embedder = Embedder.from_pretrained(
-        settings.source,
-        **options,
-        pooling=settings.pooling,
-        normalize=settings.normalize,
-        truncate_dim=settings.truncate_dim,
-        prompts=settings.prompts,
-    )
+    try:
+        embedder = Embedder.from_pretrained(
+            settings.source,
+            **options,
+            pooling=settings.pooling,
+            normalize=settings.normalize,
+            truncate_dim=settings.truncate_dim,
+            prompts=settings.prompts,
+        )
+    except (PoolingError, UnsupportedArchitectureError) as error:
+        if _says_nothing(settings):
+            raise _unstated(settings) from error
+        raise
     return LoadedEmbedder(embedder)
 
 

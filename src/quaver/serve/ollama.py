@@ -11,7 +11,6 @@ from importlib import metadata
 from typing import Any
 
 import msgspec
-import numpy as np
 from starlette.responses import Response
 
 from quaver.serve.http import Call, Route, json_response
@@ -150,16 +149,19 @@ async def rerank(call: Call[RerankRequest]) -> Response:
         raise Refusal(
             Reason.INVALID, f"top_n must not be negative: got {body.top_n}", field="top_n"
         )
-    _, scores = await call.service.score(
+    found = await call.service.score(
         call.waiter, body.query, body.documents, model=_name(call, body.model)
     )
-    order = np.argsort(-scores, kind="stable")[: body.top_n or None].tolist()
     return json_response(
         {
             "model": body.model,
             "results": [
-                {"index": i, "document": body.documents[i], "relevance_score": float(scores[i])}
-                for i in order
+                {
+                    "index": i,
+                    "document": body.documents[i],
+                    "relevance_score": float(found.values[i]),
+                }
+                for i in found.order[: body.top_n or None].tolist()
             ],
             "prompt_eval_count": call.waiter.tokens,
         }

@@ -8,6 +8,7 @@ import resource
 import ssl
 import sys
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -16,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quaver.errors import EngineError, InputError
 from quaver.serve.app import Log, LogHandler, create_app
-from quaver.serve.models import Models
+from quaver.serve.models import Models, check_source
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
 
@@ -173,7 +174,8 @@ class Server(uvicorn.Server):
     Attributes:
         state: what the server is doing.
         addresses: where it listens, once it does.
-        lost: accepted requests that were not finished within the grace time.
+        lost: accepted requests that were not finished.
+        forced: whether a second signal ended it before the grace time was over.
         failed: whether it stopped because no model could be loaded.
     """
 
@@ -183,6 +185,7 @@ class Server(uvicorn.Server):
         self.state = state
         self.addresses: list[Any] = []
         self.lost = 0
+        self.forced = False
         self.failed = False
         self._grace = grace
         self._log = log
@@ -202,10 +205,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; the second time at once."""
-        if self._stopping is not None or self._loop is None:
+        if self._loop is None:
             self.force_exit = self.should_exit = True
             return
-        self._loop.call_soon_threadsafe(self.begin_to_stop)
+        again = self._stopping is not None
+        self._loop.call_soon_threadsafe(self._stop_at_once if again else self.begin_to_stop)
 
     def fail(self) -> None:
         """Stop because no model could be loaded."""
@@ -219,6 +223,20 @@ class Server(uvicorn.Server):
             self._log.write("stopping", in_flight=self.state.in_flight)
             self._stopping = asyncio.ensure_future(self._stop())
 
+    def _stop_at_once(self) -> None:
+        assert self._stopping is not None
+        self._stopping.cancel()
+        self.lost = max(self.lost, self.state.in_flight)
+        self.forced = self.force_exit = self.should_exit = True
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        """Close the connections and the application."""
+        await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn leaves both to the end of the loop, which logs tracebacks
+            for task in self.server_state.tasks:
+                task.cancel()
+            await self.lifespan.shutdown()
+
     async def _stop(self) -> None:
         deadline = time.monotonic() + self._grace
         while self.state.in_flight and time.monotonic() < deadline:
@@ -231,11 +249,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, log: Log | None = None) -> None:
+def serve(settings: Settings, *, warnings: Sequence[str] = (), log: Log | None = None) -> None:
     """Run a server until SIGTERM or Ctrl-C.
 
     Args:
         settings: the configuration.
+        warnings: sentences about it for the log.
         log: where to write; None for stderr.
 
     Raises:
@@ -244,6 +263,8 @@ def serve(settings: Settings, *, log: Log | None = None) -> None:
             were not finished within the grace time.
     """
     log = log or Log()
+    for warning in warnings:
+        log.write("message", level="warning", logger="quaver.serve", message=warning)
     server = make_server(settings, log=log)
     _allow_files(settings.max_connections + 512)
     interval = sys.getswitchinterval()
@@ -264,14 +285,19 @@ def serve(settings: Settings, *, log: Log | None = None) -> None:
         errors = "; ".join(str(model.error) for model in server.state.service.models.all)
         raise EngineError(f"no model could be loaded: {errors}")
     if server.lost:
+        lost = (
+            "1 accepted request was"
+            if server.lost == 1
+            else f"{server.lost} accepted requests were"
+        )
+        why = f"within {settings.grace:g} s: give --grace more"
         raise EngineError(
-            f"{server.lost} accepted requests were not finished within {settings.grace:g} s: give "
-            "--grace more"
+            f"{lost} not finished {'before a second signal ended the server at once' if server.forced else why}"
         )
 
 
 def check(settings: Settings) -> None:
-    """Check what a server finds out when it starts, without loading a model or listening.
+    """Check what a server finds out when it starts, without loading a model, listening, or the network.
 
     Args:
         settings: the configuration.
@@ -279,12 +305,27 @@ def check(settings: Settings) -> None:
     Raises:
         InputError: names of models clash, there is none, or the files of keys or TLS cannot be read.
         StoreError: a store cannot be opened.
+        ModelNotFoundError: a model is neither a folder nor a hub id, or may only come from this machine,
+            which does not have it.
+        ModelFolderError: a file of a model's folder is missing or broken.
+        UnsupportedArchitectureError: Quaver does not run a model's modules.
     """
-    if settings.store:
-        from quaver.serve.stores import with_store_models
+    for model in _with_store_models(settings).model:
+        check_source(model)
+    _check(settings)
 
-        settings = with_store_models(settings)
-    Models(settings.model)
+
+def _with_store_models(settings: Settings) -> Settings:
+    if not settings.store:
+        return settings
+    from quaver.serve.stores import with_store_models
+
+    return with_store_models(settings)
+
+
+def _check(settings: Settings) -> None:
+    """Check what stops a start; a model that cannot be loaded leaves the others serving."""
+    Models(_with_store_models(settings).model)
     settings.keys()
     if settings.tls_certificate is None or settings.tls_key is None:
         return
@@ -312,7 +353,7 @@ def make_server(settings: Settings, *, log: Log) -> Server:
     Raises:
         InputError: the settings are wrong.
     """
-    check(settings)
+    _check(settings)
     app = create_app(settings, log=log)
     state: State = app.state.server
     protocol = type("Protocol", (_Protocol,), {"settings": settings})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from quaver.models import (
     with_prompt,
 )
 from quaver.multi_vector_encoder import Side, TokenVectors, longest_text
-from quaver.reranker import CrossEncoder, activated
+from quaver.reranker import CrossEncoder, ScoreActivation, activated
 from quaver.serve.models import (
     Loaded,
     LoadedCrossEncoder,
@@ -199,6 +199,20 @@ class Waiter:
                 soon.cancel()
             if watcher is not None:
                 watcher.cancel()
+
+
+class Scores(NamedTuple):
+    """The scores of a request's documents.
+
+    Attributes:
+        model: the model that scored.
+        values: float32 (N,), higher means more relevant.
+        order: int (N,), the places of the documents, best first; ties keep their order.
+    """
+
+    model: ServedModel
+    values: NDArray[np.float32]
+    order: NDArray[np.intp]
 
 
 class Service:
@@ -524,13 +538,15 @@ class Service:
         *,
         model: str | None = None,
         prompt_name: str | None = None,
+        role: Literal["query"] | None = None,
         truncate: Truncate = "end",
         field: str = "inputs",
     ) -> list[NDArray[Any]]:
         """Turn a request's inputs into sparse vectors, the same bits as `SparseEncoder.encode`.
 
         Arguments and errors are those of `embed`. With the name "query" a model whose queries are
-        weighed by a table uses it, as `SparseEncoder.encode_query` does.
+        weighed by a table uses it, as `SparseEncoder.encode_query` does; with the role "query" every
+        model does what that does.
 
         Returns:
             for each input the words with a weight, of the dtype `quaver.serve.models.ENTRY`.
@@ -540,11 +556,11 @@ class Service:
         assert isinstance(loaded, LoadedSparse)
         encoder, lane, tokenizer = loaded.model, loaded.lane, loaded.tokenizer
         waiter.model = served.name
-        if prompt_name == "query" and encoder.queries_without_model:
+        if "query" in (prompt_name, role) and encoder.queries_without_model:
             lane, tokenizer = loaded.queries, query_tokenizer(encoder)
             before = query_prompt(encoder.prompts)
         else:
-            before = _words_before(encoder, prompt=None, prompt_name=prompt_name)
+            before = _words_before(encoder, prompt=None, prompt_name=prompt_name, role=role)
         items = [
             _item(encoder, each, before, truncate, None, f"{field}[{i}]")
             for i, each in enumerate(inputs)
@@ -621,11 +637,11 @@ class Service:
         documents: Sequence[str],
         *,
         model: str | None = None,
-        raw: bool = False,
+        activation: ScoreActivation | None = None,
         truncate: Truncate = "end",
         longest: int | None = None,
         field: str = "documents",
-    ) -> tuple[ServedModel, NDArray[np.float32]]:
+    ) -> Scores:
         """Score documents for a query, as `Ranker.rank` does.
 
         Args:
@@ -633,13 +649,14 @@ class Service:
             query: the query.
             documents: N documents.
             model: name of the model, or None for the default.
-            raw: the plain scores, without the model's activation.
+            activation: what a cross-encoder applies to its logits: "sigmoid", "identity", or None for the
+                model's own. Similarities stay as they are.
             truncate: what to do with a document that is too long.
             longest: maximum number of tokens in a document.
             field: the body's name for the documents, for messages.
 
         Returns:
-            the model, and float32 (N,).
+            the model, the scores, and their order.
 
         Raises:
             Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.
@@ -648,46 +665,94 @@ class Service:
         self.check_count(len(documents), field)
         served, loaded = await self.reranker(model)
         waiter.model = served.name
-        if isinstance(loaded, LoadedMultiVector):
-            scores = await self._interact(
-                waiter,
-                served,
-                loaded,
-                query,
-                documents,
-                truncate=truncate,
-                longest=longest,
-                field=field,
-            )
-            return served, scores
-        if isinstance(loaded, LoadedEmbedder):
-            scores = await self._compare(
-                waiter,
-                served,
-                loaded,
-                query,
-                documents,
-                truncate=truncate,
-                longest=longest,
-                field=field,
-            )
-            return served, scores
-        assert isinstance(loaded, LoadedCrossEncoder)
+        options: dict[str, Any] = {"truncate": truncate, "longest": longest, "field": field}
+        with _held(served):
+            if isinstance(loaded, LoadedCrossEncoder):
+                plain = await self._pair_logits(waiter, loaded, query, documents, **options)
+                scores = activated(loaded.model, plain, activation)
+            elif isinstance(loaded, LoadedMultiVector):
+                plain = scores = await self._interact(waiter, loaded, query, documents, **options)
+            else:
+                assert isinstance(loaded, LoadedEmbedder)
+                plain = scores = await self._compare(waiter, loaded, query, documents, **options)
+        # Sorted before the sigmoid, which rounds large scores to the same number.
+        return Scores(served, scores, np.argsort(-plain, kind="stable"))
+
+    async def _pair_logits(
+        self,
+        waiter: Waiter,
+        loaded: LoadedCrossEncoder,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
+    ) -> NDArray[np.float32]:
+        """Return the logits of the query with each document, as `CrossEncoder.rank` sorts by."""
         if loaded.model.labels != 1:
             raise Refusal(
                 Reason.WRONG_MODEL,
-                f"{served.name} has {loaded.model.labels} labels: ask for /predict",
+                f"{waiter.model} has {loaded.model.labels} labels: ask for /predict",
             )
-        before = _words_before(loaded.model, prompt=None, prompt_name=None)
-        query = with_prompt(before, query)
-        keep_end = truncate == "start"
-        pairs = [Pair(query, document, longest, keep_end) for document in documents]
-        with _held(served):
-            if truncate == "never":
-                await self._require_fitting(loaded.tokenizer, pairs, field)
-            job = await self._run(waiter, loaded.lane, pairs)
-        scores = activated(loaded.model, job.rows, "identity" if raw else None)
-        return served, scores[:, 0]
+        query = with_prompt(_words_before(loaded.model, prompt=None, prompt_name=None), query)
+        pairs = [Pair(query, document, longest, truncate == "start") for document in documents]
+        if truncate == "never":
+            await self._require_fitting(loaded.tokenizer, pairs, field)
+        logits: NDArray[np.float32] = (await self._run(waiter, loaded.lane, pairs)).rows[:, 0]
+        return logits
+
+    async def _compare(
+        self,
+        waiter: Waiter,
+        loaded: LoadedEmbedder,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
+    ) -> NDArray[np.float32]:
+        """Return the similarities of vectors, as `BiEncoderRanker` does."""
+        embedder = loaded.embedder
+        before = embedder.document_prompt
+        most = None if longest is None else longest + loaded.tokenizer.special_tokens
+        items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
+        items += [
+            _item(embedder, document, before, truncate, most, f"{field}[{i}]")
+            for i, document in enumerate(documents)
+        ]
+        if truncate == "never":
+            await self._require_fitting(loaded.tokenizer, items[1:], field, most)
+        job = await self._run(waiter, loaded.lane, items)
+        vectors = finish_vectors(embedder, job.rows)
+        return embedder.similarity(vectors[0], vectors[1:])
+
+    async def _interact(
+        self,
+        waiter: Waiter,
+        loaded: LoadedMultiVector,
+        query: str,
+        documents: Sequence[str],
+        *,
+        truncate: Truncate,
+        longest: int | None,
+        field: str,
+    ) -> NDArray[np.float32]:
+        """Return the scores of MaxSim, as `MultiVectorEncoder.similarity` does."""
+        encoder = loaded.model
+        most = None if longest is None else longest + loaded.tokenizer.special_tokens
+        asked = await self._multi_vectors(
+            waiter, loaded, [query], "query", truncate="end", longest=None, field="query"
+        )
+        found = await self._multi_vectors(
+            waiter, loaded, documents, "document", truncate=truncate, longest=most, field=field
+        )
+        vectors = TokenVectors(np.concatenate(found), np.cumsum([0, *map(len, found)]))
+        scores: NDArray[np.float32] = await self.scheduler.aside(
+            lambda: encoder.similarity(asked[0], vectors)
+        )
+        return scores
 
     async def classify(
         self, waiter: Waiter, items: Sequence[Item], *, truncate: Truncate = "end"
@@ -767,69 +832,6 @@ class Service:
 
     async def _any(self) -> Loaded:
         return await self.models.loaded(self.models.all[0])
-
-    async def _compare(
-        self,
-        waiter: Waiter,
-        served: ServedModel,
-        loaded: LoadedEmbedder,
-        query: str,
-        documents: Sequence[str],
-        *,
-        truncate: Truncate,
-        longest: int | None,
-        field: str,
-    ) -> NDArray[np.float32]:
-        """Score by the similarity of vectors, as `BiEncoderRanker` does."""
-        embedder = loaded.embedder
-        before = embedder.document_prompt
-        most = None if longest is None else longest + loaded.tokenizer.special_tokens
-        items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
-        items += [
-            _item(embedder, document, before, truncate, most, f"{field}[{i}]")
-            for i, document in enumerate(documents)
-        ]
-        with _held(served):
-            if truncate == "never":
-                await self._require_fitting(loaded.tokenizer, items[1:], field, most)
-            job = await self._run(waiter, loaded.lane, items)
-        vectors = finish_vectors(embedder, job.rows)
-        return embedder.similarity(vectors[0], vectors[1:])
-
-    async def _interact(
-        self,
-        waiter: Waiter,
-        served: ServedModel,
-        loaded: LoadedMultiVector,
-        query: str,
-        documents: Sequence[str],
-        *,
-        truncate: Truncate,
-        longest: int | None,
-        field: str,
-    ) -> NDArray[np.float32]:
-        """Score by MaxSim, as `MultiVectorEncoder.similarity` does."""
-        encoder = loaded.model
-        most = None if longest is None else longest + loaded.tokenizer.special_tokens
-        with _held(served):
-            asked = await self._multi_vectors(
-                waiter, loaded, [query], "query", truncate="end", longest=None, field="query"
-            )
-            found = await self._multi_vectors(
-                waiter,
-                loaded,
-                documents,
-                "document",
-                truncate=truncate,
-                longest=most,
-                field=field,
-            )
-        offsets = np.cumsum([0, *map(len, found)])
-        vectors = TokenVectors(np.concatenate(found), offsets)
-        scores: NDArray[np.float32] = await self.scheduler.aside(
-            lambda: encoder.similarity(asked[0], vectors)
-        )
-        return scores
 
     async def _run(self, waiter: Waiter, lane: Lane, items: Sequence[Item]) -> Job:
         # Requests that arrived together get this far, too, before this one asks whether it is alone.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -42,6 +43,8 @@ _DURATIONS = {
 _TABLES = {"model", "store"}
 """Settings that are tables in the file."""
 _SECRET = "***"
+_KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT)(_|$)|_PORT_\d+_(TCP|UDP|SCTP)")
+"""Parts of variables that Kubernetes sets for the services of a namespace."""
 
 
 class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -282,6 +285,33 @@ def read_settings(
         if getattr(settings, name) and not getattr(settings, needed):
             raise InputError(f"{name} has no effect without {needed}: give both, or neither")
     return settings
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Say which QUAVER_* variables are no settings: most are misspelt.
+
+    Variables that Kubernetes sets in a pod for a service whose name begins with quaver are left out.
+
+    Args:
+        environ: the environment.
+
+    Returns:
+        a sentence for each, by name.
+    """
+    known = [f"QUAVER_{name.upper()}" for name in get_type_hints(Settings)]
+    known += ["QUAVER_RERANK", "QUAVER_CONFIG", "QUAVER_ISA"]
+    said = []
+    for name in sorted(environ):
+        if not name.startswith("QUAVER_") or name in known:
+            continue
+        if _KUBERNETES.search(name) or environ[name].startswith(("tcp://", "udp://", "sctp://")):
+            continue
+        near = get_close_matches(name, known, n=1)
+        advice = (
+            f"did you mean {near[0]}?" if near else "`quaver serve --check` prints the settings"
+        )
+        said.append(f"the variable {name} is no setting, so it has no effect: {advice}")
+    return said
 
 
 def _mismatch(error: msgspec.ValidationError, values: Mapping[str, Any]) -> str:

@@ -27,12 +27,20 @@ from quaver.errors import (
     StoreMismatchError,
     StoreUnavailableError,
 )
-from quaver.index import Library
-from quaver.serve.models import LoadedEmbedder, Models, ServedModel
+from quaver.index import Library, stored_query, stored_weights, token_model
+from quaver.serve.models import (
+    Loaded,
+    LoadedEmbedder,
+    LoadedMultiVector,
+    LoadedSparse,
+    Models,
+    ServedModel,
+)
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import ModelSettings, Settings, StoreSettings
-from quaver.store import CANDIDATES, RANKINGS, Filter, Hit, Manifest, Mode
+from quaver.sparse_encoder import SparseVector
+from quaver.store import CANDIDATES, RANKINGS, Filter, Hit, Manifest, Mode, TokenModel
 
 T = TypeVar("T")
 
@@ -225,6 +233,12 @@ class Stores:
             model = await self._model(service.models, library)
             vectors = await service.embed(waiter, [query.text], model=model.name, role="query")
             vector = np.asarray(vectors[0], np.float32)
+        weights: SparseVector | None = None
+        if "sparse" in RANKINGS[mode]:
+            weights = await self._weights(service, waiter, library, query.text)
+        tokens: NDArray[np.float32] | None = None
+        if query.maxsim:
+            tokens = await self._tokens(service, waiter, library, query.text)
         found = query.k if ranker is None else max(query.k, query.candidates)
 
         def search() -> list[Hit]:
@@ -243,20 +257,44 @@ class Stores:
                 mode=mode,
                 filter=query.filter,
                 sparse=index.encoders.sparse_query(query.text)
-                if "sparse" in RANKINGS[mode]
-                else None,
-                multi=index.encoders.multi_query(query.text) if query.maxsim else None,
+                if weights is None and "sparse" in RANKINGS[mode]
+                else weights,
+                multi=index.encoders.multi_query(query.text)
+                if tokens is None and query.maxsim
+                else tokens,
                 candidates=query.candidates,
             )
 
         hits = await self.run(waiter, search)
         if ranker is not None and hits:
             texts = [embedded_text(hit.heading, hit.text) for hit in hits]
-            _, scores = await service.score(waiter, query.text, texts, model=ranker.name)
-            order = np.argsort(-scores, kind="stable")[: query.k].tolist()
-            hits = [replace(hits[i], score=float(scores[i])) for i in order]
+            scores = await service.score(waiter, query.text, texts, model=ranker.name)
+            order = scores.order[: query.k].tolist()
+            hits = [replace(hits[i], score=float(scores.values[i])) for i in order]
         least = query.min_score
         return [hit for hit in hits if least is None or hit.score >= least]
+
+    async def _weights(
+        self, service: Service, waiter: Waiter, library: Library, text: str
+    ) -> SparseVector | None:
+        """Weigh a question with a served model; None leaves that to the index, which loads one of its own."""
+        model, loaded = await _served_of(service.models, library.manifest.sparse)
+        if model is None or not isinstance(loaded, LoadedSparse):
+            return None
+        (row,) = await service.embed_sparse(waiter, [text], model=model.name, role="query")
+        encoder = loaded.model
+        weights = SparseVector(row["index"].copy(), row["value"].copy(), encoder.dimension)
+        return stored_weights(weights, encoder)
+
+    async def _tokens(
+        self, service: Service, waiter: Waiter, library: Library, text: str
+    ) -> NDArray[np.float32] | None:
+        """Return a question's token vectors; None as of `_weights`."""
+        model, loaded = await _served_of(service.models, library.manifest.multi)
+        if model is None or not isinstance(loaded, LoadedMultiVector):
+            return None
+        (vectors,) = await service.embed_multi_vectors(waiter, [text], "query", model=model.name)
+        return stored_query(vectors, loaded.model)
 
     async def embedder(self, service: Service, library: Library) -> Embedder:
         """Return the model that a store was made with.
@@ -503,16 +541,37 @@ def _fits(model: ServedModel, manifest: Manifest) -> bool:
     )
 
 
+async def _served_of(
+    models: Models, made: TokenModel | None
+) -> tuple[ServedModel | None, Loaded | None]:
+    """Return the served model that made a store's sparse or token vectors, loaded, if there is one."""
+    for model in models.all if made is not None else ():
+        if model.reranks or not (model.loaded is not None or _is_named(model.settings, made)):
+            continue
+        with suppress(Refusal):  # it cannot be loaded: the index says why, or has one of its own
+            loaded = await models.loaded(model)
+            if isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
+                own = token_model(loaded.model)
+                if replace(own, model=made.model) == made:
+                    return model, loaded
+    return None, None
+
+
+def _is_named(model: ModelSettings, made: Manifest | TokenModel | None) -> bool:
+    """Return whether settings have the source of a model that a store names."""
+    return made is not None and (
+        model.source == made.model
+        or (Path(model.source).exists() and str(Path(model.source).resolve()) == made.model)
+    )
+
+
 def _is_model_of(model: ModelSettings, manifest: Manifest) -> bool:
     """Return whether settings name the model of a store, as far as they tell without loading it."""
     if model.task != "embed" or model.prompts is not None:
         return False
-    same = model.source == manifest.model or (
-        Path(model.source).exists() and str(Path(model.source).resolve()) == manifest.model
-    )
     made = manifest.settings
     return (
-        same
+        _is_named(model, manifest)
         and model.truncate_dim == made.get("truncate_dim")
         and model.pooling in (None, made.get("pooling"))
         and model.normalize in (None, made.get("normalize"))

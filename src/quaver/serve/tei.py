@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve import cohere
-from quaver.serve.http import Call, Route, json_response, rows_response
+from quaver.serve.http import Call, Route, json_response, misfit, rows_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Cut, Item, Pair
@@ -145,7 +145,7 @@ class RerankRequest(msgspec.Struct):
         texts: the documents.
         truncate: false refuses a text that is too long.
         truncation_direction: which end of a long document is cut off; the query is never cut.
-        raw_scores: leave out the model's activation.
+        raw_scores: leave out the sigmoid that is applied to the scores of a cross-encoder.
         return_text: put the documents into the answer.
         documents: the documents, for an answer as of /v1/rerank.
         model: with `documents`, as of /v1/rerank; so are `top_n` and `return_documents`.
@@ -409,11 +409,11 @@ async def rerank(call: Call[RerankRequest]) -> Response:
         other: Call[Any] = call
         return await cohere.rerank(replace(other, body=documents))
     try:
-        _, scores = await call.service.score(
+        scores = await call.service.score(
             call.waiter,
             body.query,
             body.texts,
-            raw=body.raw_scores,
+            activation="identity" if body.raw_scores else "sigmoid",
             truncate=_truncate(body.truncate, body.truncation_direction),
             field="texts",
         )
@@ -422,8 +422,8 @@ async def rerank(call: Call[RerankRequest]) -> Response:
             raise Refusal(Reason.WRONG_MODEL, "model is not a re-ranker model") from refusal
         raise
     ranked = [
-        Rank(int(i), float(scores[i]), body.texts[i] if body.return_text else None)
-        for i in np.argsort(-scores, kind="stable")
+        Rank(i, float(scores.values[i]), body.texts[i] if body.return_text else None)
+        for i in scores.order.tolist()
     ]
     characters = len(body.query) * len(body.texts) + sum(map(len, body.texts))
     return Response(
@@ -576,7 +576,7 @@ def _as(kind: Any, body: Any) -> Any:
     try:
         return msgspec.convert(body, kind)
     except msgspec.ValidationError as error:
-        raise Refusal(Reason.INVALID, f"the body does not fit: {error}") from error
+        raise misfit("the body", error, body, kind) from error
 
 
 _ERRORS = (400, 401, 408, 413, 422, 424, 429, 503, 504)
