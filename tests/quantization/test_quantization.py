@@ -240,6 +240,15 @@ def test_a_layer_with_wide_tokens_keeps_ranges_by_token(tmp_path: Path) -> None:
     assert "Ranges by token | `" in (tmp_path / "free/README.md").read_text()
     loaded = quaver.Embedder.from_pretrained(tmp_path / "free", threads=1)
     assert loaded.encode(TEXTS).shape == (len(TEXTS), 256)
+    # These layers have the form of the dynamic scheme: wide features apart, asymmetric weights.
+    assert len(config["quaver"]["wide_features"]) == 64
+    folder = ModelFolder.open(tmp_path / "free")
+    for (_, name), linear in linear_places(
+        encoder_weights(folder.encoder_spec(), folder.tensors())
+    ):
+        assert isinstance(linear, QuantizedLinear)
+        assert (linear.zero is None) == (linear.input is not None or name == "out")
+    assert "quaver" not in json.loads((tmp_path / "strict/config.json").read_text())
 
 
 @pytest.mark.parametrize(

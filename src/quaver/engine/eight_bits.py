@@ -119,6 +119,10 @@ class EightBits:
             linear, symmetric=symmetric, groups=groups, power=self.power.get(place)
         )
 
+    def apart(self, place: Place) -> bool:
+        """Return whether the wide features have a range of their own in the inputs of the layer at a place."""
+        return self.wide is not None and place[1] in _READ_HIDDEN
+
     def round_inputs(self, x: NDArray[np.float32], place: Place) -> NDArray[np.float32]:
         """Quantize and dequantize the inputs of the layer at a place, float32 (T, K)."""
         index, name = place
@@ -126,7 +130,7 @@ class EightBits:
         columns = np.arange(x.shape[1], dtype=np.int32)
         if name == "down" and self.ends[index]:
             parts = np.split(columns, self.ends[index][:-1])
-        elif name in _READ_HIDDEN and self.wide is not None:
+        elif self.wide is not None and self.apart(place):
             parts = [self.wide, np.setdiff1d(columns, self.wide)]
         if not parts:
             return rounded_rows(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -164,15 +165,13 @@ def convert_calibrated(
     Raises:
         CalibrationError: a layer was not reached, or its input is all zeros.
     """
-    # Static ranges are for engines that know one range for a layer and symmetric weights.
-    how = None
-    if recipe.scheme != "static":
-        how = eight_bits(spec, weights, group=recipe.group_of_int4)
-        weights = replace(
-            weights, layers=tuple(how.equalized(i, p) for i, p in enumerate(weights.layers))
-        )
+    how = eight_bits(spec, weights, group=recipe.group_of_int4)
+    weights = replace(
+        weights, layers=tuple(how.equalized(i, p) for i, p in enumerate(weights.layers))
+    )
     places = {id(linear): place for place, linear in linear_places(weights)}
     made: dict[Place, Linear] = {}
+    ranges: dict[Place, InputRange | None] = {}
     moved: dict[Place, Linear] = {}
     reports: dict[Place, ConvertedLayer] = {}
 
@@ -192,10 +191,8 @@ def convert_calibrated(
             made[values] = _divided(made[values], factors)
             moved[values] = _divided(moved[values], factors)
         refined = batch.offsets[:-1] if place[1] == "qkv" else batch.offsets[:0]
-        if how is None:
-            quantized, y = _quantized(exact, x, recipe, refined)
-        else:
-            quantized, y = _quantized_in_groups(exact, x, recipe, refined, how, place)
+        ranges[place] = _fixed_range(exact, x, recipe, how, place)
+        quantized, y = _quantized(exact, x, recipe, refined, how, place, ranges[place])
         truth = x @ exact.weight.T + exact.bias
         error = float(np.square(y - truth).mean() / max(float(np.square(truth).mean()), 1e-30))
         made[place], moved[place] = quantized, exact
@@ -209,7 +206,7 @@ def convert_calibrated(
             raise CalibrationError(
                 f"the calibration text never reached {layer_name(linear.parts, place)}; every layer needs text"
             )
-    if how is not None:
+    if any(fixed is None and how.apart(place) for place, fixed in ranges.items()):
         weights = replace(weights, wide=how.wide)
     return Converted(with_linears(weights, moved), with_linears(weights, made), reports)
 
@@ -222,38 +219,28 @@ def layer_name(parts: Sequence[LinearPart], place: Place) -> str:
 
 
 def _quantized(
-    linear: LinearWeights, x: FloatArray, recipe: Recipe, refined: NDArray[np.int32]
-) -> tuple[QuantizedLinear, FloatArray]:
-    """Quantize one layer with input x; return it and the int8 engine's output.
-
-    The rows `refined` are quantized once, then again for their residual. A fixed range covers
-    them too, because transformers quantizes them only once.
-    """
-    fixed = _fixed_range(linear, x, recipe)
-    read = rounded_rows(x, fixed)
-    read[refined] += rounded_rows(x[refined] - read[refined])
-    rounded = quantize_weight(linear)
-    if recipe.rounding == "gptq":
-        rounded = round_by_output(linear, read, rounded)
-    quantized = replace(rounded, input=fixed)
-    return quantized, _output(read, quantized)
-
-
-def _quantized_in_groups(
     linear: LinearWeights,
     x: FloatArray,
     recipe: Recipe,
     refined: NDArray[np.int32],
     how: EightBits,
     place: Place,
+    fixed: InputRange | None,
 ) -> tuple[QuantizedLinear, FloatArray]:
-    """Quantize one layer as `_quantized` does, with asymmetric weights and groups of inputs."""
-    read = how.round_inputs(x, place)
-    read[refined] += how.round_inputs(x[refined] - read[refined], place)
-    rounded = how.quantize(linear, place)
+    """Quantize one layer with input x; return it and the int8 engine's output.
+
+    The rows `refined` are quantized once, then again for their residual, which has a range for each row. A
+    fixed range covers them too, because transformers quantizes them only once. A layer with a fixed range is
+    for engines that know one range for a layer and symmetric weights.
+    """
+    by_token = partial(how.round_inputs, place=place)
+    read = by_token(x) if fixed is None else rounded_rows(x, fixed)
+    read[refined] += by_token(x[refined] - read[refined])
+    quantized = how.quantize(linear, place) if fixed is None else quantize_weight(linear)
     if recipe.rounding == "gptq":
-        rounded = round_by_output(linear, read, rounded)
-    return rounded, _output(read, rounded)
+        quantized = round_by_output(linear, read, quantized)
+    quantized = replace(quantized, input=fixed)
+    return quantized, _output(read, quantized)
 
 
 def _output(read: FloatArray, linear: QuantizedLinear) -> FloatArray:
@@ -261,7 +248,9 @@ def _output(read: FloatArray, linear: QuantizedLinear) -> FloatArray:
     return y + linear.bias
 
 
-def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputRange | None:
+def _fixed_range(
+    linear: LinearWeights, x: FloatArray, recipe: Recipe, how: EightBits, place: Place
+) -> InputRange | None:
     """Find the range of a static layer; return None if ranges by token are much better."""
     if recipe.scheme != "static":
         return None
@@ -269,11 +258,13 @@ def _fixed_range(linear: LinearWeights, x: FloatArray, recipe: Recipe) -> InputR
     if recipe.strict:
         return fixed
     rows = x[:: max(1, len(x) // _ROWS)]
-    weight = dequantized(quantize_weight(linear)).weight.T
     truth = rows @ linear.weight.T
+    forms = (
+        (rounded_rows(rows, fixed), quantize_weight(linear)),
+        (how.round_inputs(rows, place), how.quantize(linear, place)),
+    )
     by_layer, by_token = (
-        float(np.square(rounded_rows(rows, found) @ weight - truth).mean())
-        for found in (fixed, None)
+        float(np.square(read @ dequantized(form).weight.T - truth).mean()) for read, form in forms
     )
     return fixed if by_layer <= MAX_ERROR_RATIO * by_token else None
 
