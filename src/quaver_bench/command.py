@@ -286,7 +286,8 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
             the times would mean nothing.
     """
     facts = info()
-    most, settings = facts["threads"], facts["settings"]
+    cores, settings = facts["threads"], facts["settings"]
+    most = max(1, min(len(settings["affinity"]), math.ceil(settings["cpu_quota"] or sys.maxsize)))
     if instances > most:
         raise InputError(
             f"--instances must be at most the CPUs that this process may use, {most}: "
@@ -294,13 +295,14 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
         )
     cpus = share_cpus(instances, settings["affinity"], settings["numa_nodes"])
     most = most if instances == 1 else min(map(len, cpus))
+    cores = cores if instances == 1 else max(1, min(most, cores // instances))
     if threads is not None and threads > most:
         whose = "this process" if instances == 1 else f"each of {instances} instances"
         raise InputError(
             f"--threads must be at most the CPUs that {whose} may use, {most}: got {threads}; "
             "engines with more threads than cores wait for each other"
         )
-    return threads or most, cpus
+    return threads or cores, cpus
 
 
 def hold_cpus(cores: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from quaver.engine.instruction_sets import instruction_sets
-from quaver.engine.machine import info, parse_cpus
+from quaver.engine.machine import advice, info
 from quaver.engine.threads import available_threads
 from quaver.errors import InstructionSetError
 
@@ -26,12 +28,31 @@ def test_info_refuses_an_instruction_set_as_loading_does(monkeypatch: pytest.Mon
         info()
 
 
-@pytest.mark.parametrize("text", ["0-70000", "70000", "2-1", "-1", "1-", ",", "0-60000,0-60000,0"])
-def test_a_list_of_cpus_has_bounds(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - int() says it of some
-        parse_cpus(text)
+SETTINGS: dict[str, Any] = {
+    "affinity": list(range(8)),
+    "cpu_quota": None,
+    "numa_nodes": {"0": list(range(8))},
+    "caches": [list(range(8))],
+    "smt_siblings": [],
+    "governor": "performance",
+    "transparent_huge_pages": "madvise",
+    "allocator": "malloc of libc",
+}
 
 
-def test_a_list_of_cpus_is_read_as_linux_writes_it() -> None:
-    assert parse_cpus("0-3,8") == [0, 1, 2, 3, 8]
-    assert parse_cpus("") == []
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({}, None),
+        ({"smt_siblings": [[0, 4], [1, 5]]}, "SMT: 8 CPUs share 6 cores"),
+        ({"numa_nodes": {"0": [0, 1], "1": [2, 3]}, "caches": [[0], [1], [2]]}, "--instances 2"),
+        ({"caches": [[0, 1, 2, 3], [4, 5, 6, 7]]}, "share 2 last caches"),
+        ({"cpu_quota": 2.5}, "grants 2.5 CPUs of 8"),
+        ({"governor": "powersave"}, "governor powersave"),
+        ({"transparent_huge_pages": "never"}, "huge pages are off"),
+    ],
+)
+def test_advice_names_what_slows_an_encoder(changed: dict[str, Any], sentence: str | None) -> None:
+    lines = advice(SETTINGS | changed)
+    assert len(lines) == (0 if sentence is None else 1)
+    assert sentence is None or sentence in lines[0]

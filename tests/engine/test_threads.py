@@ -11,6 +11,7 @@ import pytest
 
 from quaver.engine.threads import available_threads, choose_threads
 from quaver.errors import InputError
+from quaver.system import LINUX
 
 
 @pytest.mark.parametrize("threads", [0, -1, True, 1.0, "2"])
@@ -25,7 +26,10 @@ def test_more_threads_than_make_sense() -> None:
         choose_threads(1025)
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity mask")
+linux_only = pytest.mark.skipif(not LINUX, reason="affinity masks and control groups")
+
+
+@linux_only
 def test_the_affinity_mask_bounds_the_threads() -> None:
     code = (
         "import os; from quaver.engine.threads import available_threads, choose_threads;"
@@ -42,6 +46,7 @@ PERIOD = "cpu.cfs_period_us"
 QUOTA = "cpu.cfs_quota_us"
 
 
+@linux_only
 @pytest.mark.parametrize(
     ("groups", "files", "most"),
     [
@@ -66,6 +71,6 @@ def test_the_cgroup_quota_bounds_the_threads(
     groups: str, files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = {"/proc/self/cgroup": groups, **files}
-    monkeypatch.setattr("quaver.engine.threads._read", lambda path: files.get(path, ""))
+    monkeypatch.setattr("quaver.system.quota._read", lambda path: files.get(path, ""))
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     assert available_threads() == most

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -13,12 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection, Pipe, wait
-from pathlib import Path
 
 from quaver.bulk.kinds import Model
 from quaver.bulk.shard import Shard
 from quaver.bulk.worker import TRIES, Failed, Job, Result, Worker
 from quaver.errors import BulkError, QuaverError
+from quaver.system import allowed_cpus, core_count, keep_to, numa_nodes
 
 Partly = Callable[[Shard, float, int], None]
 """Called with a shard, the share of it that is embedded, and its rows so far."""
@@ -151,9 +149,8 @@ def serve(descriptor: int) -> None:
     with Connection(descriptor) as connection, suppress(EOFError, ConnectionError):
         job, cpus = connection.recv()
         try:
-            if hasattr(os, "sched_setaffinity"):
-                os.sched_setaffinity(0, cpus)
-            worker = Worker(job, job.load(threads=len(cpus)))
+            keep_to(cpus)
+            worker = Worker(job, job.load(threads=core_count(cpus)))
             connection.send(None)
             while True:
                 shard = connection.recv()
@@ -171,10 +168,8 @@ def cpu_groups(workers: int | None) -> list[list[int]]:
     Returns:
         the CPUs of each group, none empty; with more workers than CPUs some share one.
     """
-    has_mask = hasattr(os, "sched_getaffinity")
-    cpus = sorted(os.sched_getaffinity(0)) if has_mask else list(range(os.cpu_count() or 1))
-    nodes = [[cpu for cpu in node if cpu in cpus] for node in _numa_nodes()]
-    nodes = [node for node in nodes if node] or [cpus]
+    cpus = allowed_cpus()
+    nodes = list(numa_nodes(cpus).values()) or [cpus]
     if workers is None:
         return nodes
     ordered = [cpu for node in nodes for cpu in node]  # neighbors work together
@@ -182,12 +177,3 @@ def cpu_groups(workers: int | None) -> list[list[int]]:
         return [[ordered[i % len(ordered)]] for i in range(workers)]
     bounds = [len(ordered) * i // workers for i in range(workers + 1)]
     return [ordered[a:b] for a, b in pairwise(bounds)]
-
-
-def _numa_nodes() -> list[list[int]]:
-    """Return the CPUs of each NUMA node; nothing where Linux does not say."""
-    nodes = []
-    for path in sorted(Path("/sys/devices/system/node").glob("node[0-9]*/cpulist")):
-        ranges = re.findall(r"(\d+)(?:-(\d+))?", path.read_text())
-        nodes.append([cpu for a, b in ranges for cpu in range(int(a), int(b or a) + 1)])
-    return nodes

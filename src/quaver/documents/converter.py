@@ -130,7 +130,7 @@ class Converter:
     def _death(self, process: _Process) -> str:
         """Return why the process ended, as an error message."""
         code = process.wait()
-        if code == -signal.SIGXCPU:
+        if code is not None and -code == getattr(signal, "SIGXCPU", None):
             return f"reading it took longer than {self._seconds:g} s: given up"
         cause = signal.Signals(-code).name if code is not None and code < 0 else f"code {code}"
         return (

@@ -15,6 +15,7 @@ from quaver.documents.limits import LIMITS
 from quaver.documents.passage import Document
 from quaver.documents.recognize import ending_for
 from quaver.errors import DocumentError
+from quaver.system import open_to_read
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def read_bytes(path: Path, max_bytes: int = LIMITS.file_bytes) -> bytes:
         # afterwards in case it changed.
         if not stat.S_ISREG(path.stat().st_mode):
             raise DocumentError(f"{path.name}: not a regular file")
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        file = open_to_read(path)
         try:
             return _content(file, path.name, max_bytes)
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import os
 import re
 import stat
 import zlib
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path, PurePath
 
 from quaver.documents.formats import GZIP_ENDING, SUPPORTED_ENDINGS
+from quaver.system import open_to_read
 
 _START = 8192
 """Bytes examined at the start of a file."""
@@ -113,7 +113,7 @@ def _start_of(path: Path) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):
             return b"\0"
         # Some files of /proc are as slow as pipes.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as file:  # noqa: PTH123
+        with open(open_to_read(path), "rb", buffering=0) as file:  # noqa: PTH123
             return file.read(_START) or b""
     except PermissionError:
         return b""  # reading will report it

@@ -7,14 +7,13 @@ CPU time of each file. The process cannot open a connection, start a program, or
 from __future__ import annotations
 
 import json
-import math
 import os
-import resource
 import sys
 from typing import Any
 
 from quaver.documents.formats import convert
 from quaver.errors import DocumentError
+from quaver.system import limit_seconds, limit_worker, memory_limit
 
 _REFUSED = ("socket.", "subprocess.", "os.exec", "os.fork", "os.posix_spawn", "os.system", "pty.")
 
@@ -37,8 +36,7 @@ def main() -> None:
         for ending, content, size in files:
             if len(content) < size:  # the parent is gone
                 return
-            used = resource.getrusage(resource.RUSAGE_SELF)
-            _limit(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds))
+            limit_seconds(seconds)
             answer = answer_for(ending, content)
             text = answer.pop("text", "").encode()
             answers.write(json.dumps(answer | {"size": len(text)}).encode() + b"\n" + text)
@@ -63,8 +61,9 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
     except ImportError as error:
         return {"missing": str(error)}
     except MemoryError:
-        memory, _ = resource.getrlimit(resource.RLIMIT_AS)
-        return {"failure": f"reading it needs more than {memory >> 20} MiB: given up", "last": True}
+        most = memory_limit()
+        needed = f"more than {most >> 20} MiB" if most else "more memory than there is"
+        return {"failure": f"reading it needs {needed}: given up", "last": True}
     except RecursionError:
         return {"failure": "broken: nested too deeply"}
     # On broken files the libraries raise anything: KeyError, AttributeError, ...
@@ -86,17 +85,10 @@ def answer_for(ending: str, content: bytes) -> dict[str, Any]:
 def _confine(memory: int) -> None:
     """Remove abilities that converting does not need: limit memory, forbid files, programs and sockets."""
     sys.dont_write_bytecode = True
-    _limit(resource.RLIMIT_AS, memory)
-    _limit(resource.RLIMIT_FSIZE, 0)
-    _limit(resource.RLIMIT_CORE, 0)
+    limit_worker(memory)
 
     def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith(_REFUSED):
             raise PermissionError(f"converting a document does not need {event}")
 
     sys.addaudithook(refuse)
-
-
-def _limit(resource_id: int, soft: int) -> None:
-    _, hard = resource.getrlimit(resource_id)
-    resource.setrlimit(resource_id, (soft if hard < 0 else min(soft, hard), hard))

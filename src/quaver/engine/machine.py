@@ -5,19 +5,21 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 from quaver import _native
 from quaver.engine.instruction_sets import choose_isa, instruction_sets
-from quaver.engine.threads import available_threads, cgroup_quota
-
-_CPUS = Path("/sys/devices/system/cpu")
-_NODES = Path("/sys/devices/system/node")
-_HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
-_MAX_CPUS = 1 << 16
-"""Far more than a kernel supports (8192), and few enough to list quickly."""
+from quaver.engine.threads import available_threads
+from quaver.system import (
+    allocator,
+    allowed_cpus,
+    cpu_caches,
+    cpu_quota,
+    governor,
+    numa_nodes,
+    smt_siblings,
+    transparent_huge_pages,
+)
 
 
 def info() -> dict[str, Any]:
@@ -51,31 +53,26 @@ def info() -> dict[str, Any]:
     }
 
 
-def cpu_settings(
-    *, cpus: Path = _CPUS, nodes: Path = _NODES, huge_pages: Path = _HUGE_PAGES
-) -> dict[str, Any]:
-    """Return the settings this process runs under, as Linux reports them in /sys and /proc.
-
-    Args:
-        cpus: folder of the CPUs.
-        nodes: folder of the NUMA nodes.
-        huge_pages: file that says when the kernel uses huge pages.
+def cpu_settings() -> dict[str, Any]:
+    """Return the settings this process runs under, as far as the system tells.
 
     Returns:
         "affinity" (CPUs this process may use), "cpu_quota" (CPUs' worth of time granted by the
         control group, or None), "numa_nodes" (node to its CPUs that this process may use),
-        "smt_siblings" (groups of CPUs in use that share a core), "governor" and
-        "transparent_huge_pages" ("unknown" where not readable), "allocator".
+        "caches" (groups of CPUs in use that share a last cache), "smt_siblings" (groups of CPUs in
+        use that share a core), "governor" and "transparent_huge_pages" ("unknown" where not
+        readable), "allocator".
     """
-    allowed = sorted(os.sched_getaffinity(0))
+    allowed = allowed_cpus()
     return {
         "affinity": allowed,
-        "cpu_quota": cgroup_quota(),
-        "numa_nodes": _numa_nodes(nodes, set(allowed)),
-        "smt_siblings": _siblings(cpus, allowed),
-        "governor": _read(cpus / f"cpu{allowed[0]}" / "cpufreq" / "scaling_governor") or "unknown",
-        "transparent_huge_pages": _chosen(_read(huge_pages)),
-        "allocator": _allocator(_read(Path("/proc/self/maps"))),
+        "cpu_quota": cpu_quota(),
+        "numa_nodes": numa_nodes(allowed),
+        "caches": cpu_caches(allowed),
+        "smt_siblings": smt_siblings(allowed),
+        "governor": governor(allowed[0]),
+        "transparent_huge_pages": transparent_huge_pages(),
+        "allocator": allocator(),
     }
 
 
@@ -94,13 +91,19 @@ def advice(settings: dict[str, Any]) -> list[str]:
         seconds = {cpu for group in siblings for cpu in group[1:]}
         firsts = [cpu for cpu in allowed if cpu not in seconds]
         lines.append(
-            f"SMT: {len(allowed)} CPUs share {len(firsts)} cores; one thread on each core is "
-            f"usually fastest: --threads {len(firsts)} --cores {_ranges(firsts)}"
+            f"SMT: {len(allowed)} CPUs share {len(firsts)} cores; engines run a thread on each core, "
+            f"and taskset -c {_ranges(firsts)} keeps them apart"
         )
     if len(nodes := settings["numa_nodes"]) > 1:
         lines.append(
             f"NUMA: the CPUs are in {len(nodes)} nodes; run one process on each "
             f"(--instances {len(nodes)}), so that its memory is its own node's"
+        )
+    elif len(caches := settings["caches"]) > 1:
+        lines.append(
+            f"caches: the CPUs share {len(caches)} last caches; threads of two of them hand over work "
+            f"some times as slowly as threads of one. For many texts run one process on each "
+            f"(--instances {len(caches)}) if memory holds the model {len(caches)} times"
         )
     quota = settings["cpu_quota"]
     if quota is not None and quota < len(allowed):
@@ -121,55 +124,5 @@ def advice(settings: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _numa_nodes(nodes: Path, allowed: set[int]) -> dict[str, list[int]]:
-    found = {}
-    for node in sorted(nodes.glob("node[0-9]*"), key=lambda path: int(path.name[4:])):
-        if cpus := sorted(set(parse_cpus(_read(node / "cpulist"))) & allowed):
-            found[node.name.removeprefix("node")] = cpus
-    return found
-
-
-def _siblings(cpus: Path, allowed: list[int]) -> list[list[int]]:
-    groups = {
-        tuple(set(parse_cpus(_read(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list"))))
-        for cpu in allowed
-    }
-    inside = [sorted(set(group) & set(allowed)) for group in groups]
-    return sorted(group for group in inside if len(group) > 1)
-
-
-def parse_cpus(text: str) -> list[int]:
-    """Return the CPUs of a list as Linux writes it: "0-3,8" is 0, 1, 2, 3, 8.
-
-    Raises:
-        ValueError: the text is not such a list, or has a CPU number that Linux does not have.
-    """
-    found: list[int] = []
-    for part in text.split(",") if text else ():
-        first, dash, last = part.partition("-")
-        begin, end = int(first), int(last if dash else first)
-        if not 0 <= begin <= end < _MAX_CPUS or len(found) > _MAX_CPUS:
-            raise ValueError(f"CPUs must be numbers below {_MAX_CPUS}, least first: got {part!r}")
-        found += range(begin, end + 1)
-    return found
-
-
 def _ranges(cpus: list[int]) -> str:
     return ",".join(map(str, cpus))
-
-
-def _chosen(text: str) -> str:
-    """Return the word in brackets, as in "always [madvise] never"."""
-    _, found, after = text.partition("[")
-    return after.partition("]")[0] if found else "unknown"
-
-
-def _allocator(maps: str) -> str:
-    return next((name for name in _ALLOCATORS if f"lib{name}" in maps), "malloc of libc")
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

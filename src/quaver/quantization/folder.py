@@ -37,6 +37,7 @@ from quaver.models import (
 )
 from quaver.quantization.convert import linears
 from quaver.quantization.weights_writer import write_weights
+from quaver.system import is_running, sync
 
 Words = Literal["int8", "float16"]
 WORD_FORMATS: tuple[Words, ...] = ("int8", "float16")
@@ -263,7 +264,7 @@ def write_folder(
         files = [path for path in folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         for path in [*files, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
-            _flush(path)
+            sync(path)
     return size
 
 
@@ -368,7 +369,7 @@ def _new_folder(target: Path, needed: int) -> Iterator[Path]:
         yield partial
         require_new(target)
         partial.rename(target)
-        _flush(target.parent)
+        sync(target.parent)
     except OSError as error:
         raise QuantizationError(
             f"cannot write {target}: {error.strerror or error}; nothing was left there"
@@ -381,13 +382,5 @@ def _remove_leftovers(target: Path) -> None:
     """Remove what earlier runs for this target left when they were killed."""
     for path in target.parent.glob(f".{target.name}.partial-*"):
         pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+        if pid.isdigit() and not is_running(int(pid)):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import resource
 import ssl
 import sys
 import time
@@ -20,6 +19,7 @@ from quaver.serve.app import Log, LogHandler, create_app
 from quaver.serve.models import Models, check_source
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
+from quaver.system import allow_files
 
 _MOST_HEAD_BYTES = 64 * 1024
 """Maximum number of bytes in a request's line and headers."""
@@ -266,7 +266,7 @@ def serve(settings: Settings, *, warnings: Sequence[str] = (), log: Log | None =
     for warning in warnings:
         log.write("message", level="warning", logger="quaver.serve", message=warning)
     server = make_server(settings, log=log)
-    _allow_files(settings.max_connections + 512)
+    allow_files(settings.max_connections + 512)
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
@@ -383,11 +383,3 @@ def make_server(settings: Settings, *, log: Log) -> Server:
     server = Server(config, state, settings.grace, log)
     state.metrics.connections.set_function(lambda: len(server.server_state.connections))
     return server
-
-
-def _allow_files(wanted: int) -> None:
-    """Raise the limit of open files as far as this process may."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 from quaver.errors import StoreError, StoreWriteError
+from quaver.system import sync, write_at
 
 
 class Column:
@@ -40,7 +41,7 @@ class Column:
         if create:
             flags |= os.O_CREAT | os.O_TRUNC
         try:
-            self._file = os.open(path, flags | os.O_CLOEXEC, 0o666)
+            self._file = os.open(path, flags | getattr(os, "O_BINARY", 0), 0o666)
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -73,7 +74,7 @@ class Column:
         left, offset = memoryview(data).cast("B"), first * self.width
         try:
             while left:
-                written = os.pwrite(self._file, left, offset)
+                written = write_at(self._file, left, offset)
                 left, offset = left[written:], offset + written
         except OSError as error:
             raise StoreWriteError(
@@ -145,11 +146,7 @@ def sync_folder(path: Path) -> None:
         StoreWriteError: it cannot be written.
     """
     try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(path)
     except OSError as error:
         raise StoreWriteError(f"cannot write {path}: {error.strerror}") from error
 
