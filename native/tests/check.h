@@ -85,11 +85,26 @@ template <class Array> void fill_integers(Array &values, int low, int high) {
     v = static_cast<T>(uniform(generator));
 }
 
-inline std::vector<const KernelTable *> available_kernels() {
+// The tables that this CPU can run, of the instruction sets that the command line names, else of all.
+inline std::vector<const KernelTable *> available_kernels(int count = 0, char **names = nullptr) {
   std::vector<const KernelTable *> tables;
-  for (const InstructionSet &set : instruction_sets())
-    if (set.available)
+  int known = 1;
+  for (const InstructionSet &set : instruction_sets()) {
+    bool wanted = count < 2;
+    for (int i = 1; i < count; ++i)
+      if (std::strcmp(names[i], set.kernels->name) == 0) {
+        wanted = true;
+        ++known;
+      }
+    if (wanted && set.available)
       tables.push_back(set.kernels);
+    else if (wanted)
+      std::printf("%s: this CPU cannot run it\n", set.kernels->name);
+  }
+  if (count >= 2 && known != count) {
+    std::printf("an argument names no instruction set of this architecture\n");
+    std::exit(2);
+  }
   return tables;
 }
 

@@ -526,7 +526,7 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
     }
 }
 
-int main() {
+int main(int argc, char **argv) {
   test_first_not_finite();
   const Drawn even({.hidden = 64, .heads = 4, .intermediate = 256, .pooling = Pooling::mean}),
       odd({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::cls}),
@@ -580,14 +580,14 @@ int main() {
       weighted_long({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::weighted, .normalize = false});
   const Drawn words_max({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::cls, .words = 1}),
       words_sum({.hidden = 36, .heads = 3, .intermediate = 96, .pooling = Pooling::cls, .words = 2, .sum = true});
-  for (const KernelTable *k : available_kernels()) {
+  for (const KernelTable *k : available_kernels(argc, argv)) {
 #if defined(__SANITIZE_THREAD__) // minutes, and the threads are the same
     if (k == &scalar_kernels)
       continue;
 #endif
 #if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-    const int rounds = 4; // a sanitizer sees in a few rounds what it will see in many
-    const std::size_t texts = 48;
+    const int rounds = 3; // a sanitizer sees in a few rounds, of few texts, what it will see in many
+    const std::size_t texts = k == &scalar_kernels ? 8 : 24;
 #else
     const char *many = std::getenv("QUAVER_TEST_ROUNDS"); // make test-long draws more of them, from more texts
     const int most = many == nullptr ? 3 : std::atoi(many), rounds = k == &scalar_kernels ? std::min(most, 4) : most;

@@ -1298,9 +1298,9 @@ void test_rows_alone(const KernelTable &k) {
 
 } // namespace
 
-int main() {
+int main(int argc, char **argv) {
   test_weight_memory();
-  for (const KernelTable *k : available_kernels()) {
+  for (const KernelTable *k : available_kernels(argc, argv)) {
     const int before = checks;
     test_table(*k);
     test_sums(*k);
