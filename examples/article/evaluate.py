@@ -14,6 +14,7 @@ import quaver
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TASKS = Path(__file__).parent.parent / "tasks"
+TWO = (TASKS / "pubmedqa-100", TASKS / "tatqa-100")
 
 
 def main(model: str = MODEL) -> None:
@@ -23,7 +24,7 @@ def main(model: str = MODEL) -> None:
             "float32": quaver.Embedder.from_pretrained(model, precision="float32"),
             "int8": quaver.Embedder.from_pretrained(model),
         },
-        TASKS,
+        TWO,
         baseline="float32",
         on_step=lambda task, system: print(f"  {task}, {system}", file=sys.stderr),
     )
