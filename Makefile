@@ -360,12 +360,16 @@ bench: .envs/peers/made $(MODEL)/config.json
 	  QUAVER_ISA=$$isa $(STUDY) --out $(RESULTS)/$$isa --only-shapes --parts throughput --environments none \
 	    --shapes small,base --cases 32x256 --against quaver-int8 $(BENCH) || exit 1; \
 	done
-	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json
+	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json $(RESULTS)/batches.json
 	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)
 	.envs/peers/bin/python benchmarks/readme.py $(RESULTS)
 
 %/process.json: | .envs/peers/made $(MODEL)/config.json
 	.envs/peers/bin/python benchmarks/process.py --model $(MODEL) --out $@
+
+# Nothing in it is timed. RERANKER: folder of a cross-encoder, whose scores are followed, too.
+%/batches.json: | .envs/peers/made $(MODEL)/config.json
+	.envs/peers/bin/python benchmarks/batches.py --model $(MODEL) --name all-MiniLM-L6-v2 $(if $(RERANKER),--pairs $(RERANKER)) --out $@
 
 %/kernels.json: | build/bench/made
 	build/bench/bench_kernels > $@.part
@@ -379,8 +383,10 @@ bench-servers: $(VENV)/test-tools $(MODEL)/config.json
 	$(BIN)/python -m quaver_bench.servers $(MODEL) --name all-MiniLM-L6-v2 --out $(RESULTS) $(if $(RERANKER),--rerank $(RERANKER))
 	$(BIN)/python benchmarks/overload.py --model $(MODEL) --seconds 600 --out $(RESULTS)/overload.json
 
-# What int8 costs against float32, and other engines' int8: tables and a picture in $(RECORD), then the table of docs/results.md.
-RECORD      ?= benchmarks/results/quality/this-machine
+# What int8 costs against float32, and other engines' int8: tables and a picture in $(RECORD), then the tables of README.md and
+# docs/. Interrupted, it continues; another model: make quality MODEL=FOLDER NAME=its-name.
+NAME        ?= all-MiniLM-L6-v2
+RECORD      ?= benchmarks/results/quality/$(NAME)
 TASKS       ?= examples/tasks
 CALIBRATION ?= examples/python-docs
 QUALITY     ?=
@@ -389,9 +395,9 @@ QUALITY     ?=
 	@touch $@
 
 quality: .envs/quality/made $(MODEL)/config.json
-	.envs/quality/bin/python benchmarks/quality.py $(MODEL) --tasks $(TASKS) --calibration $(CALIBRATION) \
-	  --out $(RECORD) -- $(QUALITY)
-	.envs/quality/bin/python benchmarks/readme_quality.py $(RECORD)
+	.envs/quality/bin/python benchmarks/quality.py $(MODEL) --name $(NAME) --tasks $(TASKS) \
+	  --calibration $(CALIBRATION) --out $(RECORD) $(QUALITY)
+	.envs/quality/bin/python benchmarks/readme_quality.py
 
 clean:
 	rm -rf $(VENV) .envs .models build dist

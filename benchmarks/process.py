@@ -2,8 +2,9 @@
 
     python benchmarks/process.py --model MINILM_FOLDER [--out FILE]
 
-Each measurement runs in its own process, which imports only Quaver. Linux only. The model of
-the BGE-small shape is written to build/bench-models if it does not exist.
+Each measurement runs in its own process, which imports only Quaver, or the engine that it is of. Linux only. The
+model of the BGE-small shape is written to build/bench-models if it does not exist. "memory_of_engines" repeats the
+measurement of memory with the engines that are installed here; the file keeps each, so it can be interrupted.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ STARTS = 7
 IDLE_SECONDS = 5.0
 FIRST_TEXTS = 1000
 """Number of texts after which memory is the base of the comparison."""
+MEMORY_OF_ENGINES = "memory_of_engines"
+ENGINES = (
+    *("openvino-int8", "openvino-float32", "onnxruntime-int8-dynamic", "onnxruntime-float32"),
+    *("torch-float32", "sentence-transformers", "fastembed"),
+)
+CALIBRATION_TEXTS = 16
 
 
 def main() -> None:
@@ -44,19 +51,43 @@ def main() -> None:
     if options.out and options.out.is_file():
         result |= json.loads(options.out.read_text(encoding="utf-8"))
     for name in options.parts.split(","):
-        if name in result:
-            continue
-        result[name] = _measured(name, options)
-        if options.out:
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if name == MEMORY_OF_ENGINES:
+            from quaver_bench.engines.registry import FORMS
+
+            of_engines = result.setdefault(name, {"model": "384 x 12, random weights"})
+            for engine in ENGINES:
+                if engine not in of_engines and not FORMS[engine].missing:
+                    of_engines[engine] = _memory_of(engine, options)
+                    _write(result, options.out)
+        elif name not in result:
+            result[name] = _measured(name, options)
+            _write(result, options.out)
     print(json.dumps(result, indent=1))
+
+
+def _write(result: dict[str, Any], out: Path | None) -> None:
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def _memory_of(engine: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure the memory of another engine, in a process that does not convert the model."""
+    model = _small_model(options)
+    _child("memory", model, options, engine, texts=1)
+    return _child("memory", model, options, engine)
+
+
+def _small_model(options: argparse.Namespace) -> Path:
+    return random_model("small", open_model(str(options.model), CACHE)).folder.path
 
 
 def _measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     if name == "memory":
-        small = random_model("small", open_model(str(options.model), CACHE)).folder.path
-        return {"model": "384 x 12, random weights", **_child(name, small, options)}
+        return {
+            "model": "384 x 12, random weights",
+            **_child(name, _small_model(options), options),
+        }
     if name == "start":
         starts = [_child(name, options.model, options) for _ in range(STARTS)]
         medians = {key: round(statistics.median(s[key] for s in starts), 4) for key in starts[0]}
@@ -70,18 +101,23 @@ def _options() -> argparse.Namespace:
     add("--model", type=Path, required=True, help="folder of all-MiniLM-L6-v2")
     add("--threads", type=int, default=len(os.sched_getaffinity(0)))
     add("--texts", type=int, default=20_000, help="texts of the memory measurement")
-    add("--parts", default=",".join(MEASUREMENTS), help="what to measure, with commas")
+    parts = ",".join((*MEASUREMENTS, MEMORY_OF_ENGINES))
+    add("--parts", default=",".join(MEASUREMENTS), help=f"what to measure, of {parts}")
     add("--out", type=Path, help="results, JSON; measurements that it has are not repeated")
     add("--only", choices=tuple(MEASUREMENTS), help=argparse.SUPPRESS)
+    add("--engine", default="", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def _child(name: str, model: Path, options: argparse.Namespace) -> dict[str, Any]:
+def _child(
+    name: str, model: Path, options: argparse.Namespace, engine: str = "", texts: int | None = None
+) -> dict[str, Any]:
     command = [sys.executable, __file__, "--only", name, "--model", str(model)]
-    command += ["--threads", str(options.threads), "--texts", str(options.texts)]
+    command += ["--threads", str(options.threads), "--texts", str(texts or options.texts)]
+    command += ["--engine", engine] if engine else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name}: {measured}", file=sys.stderr, flush=True)
+    print(f"{name} {engine}: {measured}", file=sys.stderr, flush=True)
     return measured
 
 
@@ -96,17 +132,15 @@ def memory(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         MB of resident memory: the peak, after FIRST_TEXTS, at the end, and the largest difference
         to FIRST_TEXTS in percent.
     """
-    from quaver.embedder import Embedder
-
-    embedder = Embedder.from_pretrained(model, threads=options.threads, local_files_only=True)
     words = _words()
+    encode = _encoder(model, options, words)
     chance = random.Random(0)
     texts, sizes = 0, []
     first = 0.0
     while texts < options.texts:
         count = chance.randint(1, 64)
         batch = [_text(words, chance) for _ in range(count)]
-        embedder.encode(batch)
+        encode(batch)
         before, texts = texts, texts + count
         if before < FIRST_TEXTS <= texts:
             first = resident_mb()
@@ -120,6 +154,31 @@ def memory(model: Path, options: argparse.Namespace) -> dict[str, Any]:
         "end_mb": round(resident_mb(), 1),
         "drift_percent": round(100 * drift / first, 2) if first and sizes else None,
     }
+
+
+def _encoder(
+    model: Path, options: argparse.Namespace, words: list[str]
+) -> Callable[[list[str]], Any]:
+    """Load the model in Quaver, or in another engine; return what encodes texts."""
+    if not options.engine:
+        from quaver.embedder import Embedder
+
+        return Embedder.from_pretrained(
+            model, threads=options.threads, local_files_only=True
+        ).encode
+    from quaver_bench.engines import CannotRunError, Setup
+    from quaver_bench.engines.registry import FORMS
+
+    opened = open_model(str(model), CACHE)
+    tokenizer = opened.folder.tokenizer(512)
+    chance = random.Random(1)
+    texts = [_text(words, chance) for _ in range(CALIBRATION_TEXTS)]
+    ids = [tokenizer.encode([text]).ids.astype("int64") for text in texts]
+    try:
+        engine = FORMS[options.engine].load(Setup(opened, options.threads, 512, ids, texts))
+    except CannotRunError as error:
+        sys.exit(f"{options.engine} cannot run this model: {error}")
+    return engine.encode
 
 
 def start(model: Path, options: argparse.Namespace) -> dict[str, Any]:

@@ -2,24 +2,29 @@
 
     python benchmarks/rounding.py MODEL TEXTS [--count 40]
     python benchmarks/rounding.py MODEL TEXTS ... --forms [--json FILE]
+    python benchmarks/rounding.py MODEL TEXTS ... --schemes [--calibration TEXTS ...] [--json FILE]
 
 MODEL is a model folder; TEXTS a folder of documents, or a .jsonl file with "text" in its lines. Prints the loss, 1 -
 mean cosine to float32 in parts of 10,000, also of vectors less their mean, with the first percentile and the smallest
-cosine. For a cross-encoder, with --forms, it prints the mean difference of scores; its pairs are the first twelve words
-of each text with that text and with the next one.
+cosine. For a cross-encoder it prints the mean difference of scores; its pairs are the first twelve words of each text
+with that text and with the next one.
 
-Without --forms the roundings of symmetric weights and single ranges are simulated in NumPy, for BERT models. With it,
-the engine runs whole forms of int8, from one scale for each output to the default.
+Alone, the roundings of symmetric weights and single ranges are simulated in NumPy, for BERT models. With --forms the
+engine runs whole forms of int8, from one scale for each output to the default; with --schemes, what `quaver quantize`
+makes: dynamic without text; with --calibration also dynamic and static with text that is not among TEXTS, the same
+number from each source.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,7 +43,9 @@ from quaver.models.linear import Linear, dequantized, quantize_weight, rounded_r
 from quaver.models.modules import cross_encoder_spec, model_tensors
 from quaver.models.tokenizer import TokenBatch
 from quaver.quantization.calibration import calibration_texts
+from quaver.quantization.convert import Recipe, convert, convert_calibrated
 from quaver.reference import normalized, pool
+from quaver_bench.record import describe_run
 
 FloatArray = NDArray[np.float32]
 LINEARS = ("qkv", "out", "up", "down")
@@ -175,55 +182,108 @@ def forms(spec: EncoderSpec, weights: EncoderWeights) -> dict[str, EncoderWeight
     )
 
 
-def compare_forms(options: argparse.Namespace) -> None:
-    """Run the forms of int8 in the engine and print a row for each."""
+def schemes(
+    spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch | None
+) -> Iterator[tuple[str, EncoderWeights]]:
+    """Quantize a model as `quaver quantize` does, without text, and with it if there is some."""
+    yield "dynamic", convert(spec, weights).quantized
+    if batch is None:
+        return
+    for name, recipe in {
+        "dynamic, calibrated": Recipe("dynamic", "gptq", "mse"),
+        "static": Recipe("static", "gptq", "mse"),
+        "static, strict": Recipe("static", "gptq", "mse", strict=True),
+    }.items():
+        yield name, convert_calibrated(spec, weights, recipe, batch, lambda _: None).quantized
+
+
+def chosen(options: argparse.Namespace) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the texts to read, by source, and as many calibration texts from each of its sources, all different."""
+    read = {
+        "/".join(path.parts[-2:]): list(calibration_texts(path, options.count).texts)
+        for path in options.texts
+    }
+    taken = {text for texts in read.values() for text in texts}
+    calibration: list[str] = []
+    for path in options.calibration:
+        share = options.samples // len(options.calibration)
+        candidates = calibration_texts(path, share + options.count).texts
+        calibration += [text for text in candidates if text not in taken][:share]
+    return read, calibration
+
+
+def compare_in_engine(options: argparse.Namespace) -> None:
+    """Run forms or schemes of int8 in the engine and print a row for each."""
     folder = ModelFolder.open(options.model)
     scores = folder.is_cross_encoder
     spec = cross_encoder_spec(folder) if scores else folder.encoder_spec(normalize=True)
     weights = encoder_weights(spec, model_tensors(folder, spec))
     weights = replace(weights, layers=tuple(weights.layers))
     tokenizer = folder.tokenizer(min(options.length, spec.length_within(folder.max_seq_length)))
-    texts = [t for path in options.texts for t in calibration_texts(path, options.count).texts]
+    read, calibration = chosen(options)
+    texts = [text for part in read.values() for text in part]
+
+    def query(text: str) -> str:
+        return " ".join(text.split()[:12])
+
+    def tokens(texts: Sequence[str]) -> TokenBatch:
+        if scores:
+            return tokenizer.encode_pairs([(query(text), text) for text in texts])
+        return tokenizer.encode(texts)
+
+    batch = tokens(texts)
     if scores:
         others = [*texts[1:], texts[0]]
-        queries = [" ".join(text.split()[:12]) for text in texts]
+        queries = [query(text) for text in texts]
         pairs = [*zip(queries, texts, strict=True), *zip(queries, others, strict=True)]
         batch = tokenizer.encode_pairs(pairs)
-    else:
-        batch = tokenizer.encode(texts)
 
     def outputs(made: EncoderWeights, precision: Precision | None) -> NDArray[np.float64]:
         engine = Engine(spec, made, precision=precision)
         return np.concatenate([engine.encode(part) for _, part in batch.split(8192)]).astype(float)
 
     truth = outputs(weights, "float32")
-    rows = []
-    for name, made in forms(spec, weights).items():
-        got = outputs(made, None)
+    sources = np.repeat(np.arange(len(read)), [len(part) for part in read.values()])
+    found: dict[str, Any] = {
+        "model": options.name or folder.name,
+        "texts": list(read),
+        "inputs": len(batch),
+        "tokens": int(batch.offsets[-1]),
+        "longest": options.length,
+        "isa": choose_isa(None),
+        "commit": describe_run(1, sys.argv)["commit"],
+    }
+    made: Iterable[tuple[str, EncoderWeights]] = forms(spec, weights).items()
+    if options.schemes:
+        text = tokens(calibration) if calibration else None
+        found["calibration"] = ["/".join(path.parts[-2:]) for path in options.calibration]
+        if text is not None:
+            found |= {"calibrated_on": len(text), "calibration_tokens": int(text.offsets[-1])}
+        made = schemes(spec, weights, text)
+    rows = found["rows"] = []
+    for name, quantized in made:
+        got = outputs(quantized, None)
+        row: dict[str, Any] = {"form": name}
         if scores:
-            row = {"form": name, "difference": float(np.abs(got - truth).mean())}
+            row["difference"] = float(np.abs(got - truth).mean())
         else:
             raw = row_cosines(got, truth)
             centred = row_cosines(got, truth, centre=truth.mean(axis=0))
-            row = {
-                "form": name,
+            row |= {
                 "loss": round(1e4 * (1 - float(raw.mean())), 3),
                 "centred": round(1e4 * (1 - float(centred.mean())), 3),
                 "p1": round(float(np.percentile(raw, 1)), 6),
                 "min": round(float(raw.min()), 6),
             }
+            if options.schemes:
+                row["by_source"] = {
+                    source: round(1e4 * (1 - float(raw[sources == number].mean())), 3)
+                    for number, source in enumerate(read)
+                }
         rows.append(row)
         print(" | ".join(map(str, row.values())), flush=True)
-    if options.json is not None:
-        found = {
-            "model": folder.name,
-            "texts": [f"{path.parent.name}/{path.name}" for path in options.texts],
-            "inputs": len(batch),
-            "tokens": int(batch.offsets[-1]),
-            "isa": choose_isa(None),
-            "rows": rows,
-        }
-        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -234,10 +294,16 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=40, help="texts from each source")
     parser.add_argument("--length", type=int, default=192, help="tokens of a text, with --forms")
     parser.add_argument("--forms", action="store_true", help="compare forms of int8 in the engine")
-    parser.add_argument("--json", type=Path, help="write the rows of --forms to a file")
+    parser.add_argument(
+        "--schemes", action="store_true", help="compare what `quaver quantize` makes"
+    )
+    parser.add_argument("--calibration", type=Path, nargs="*", default=[], help="of --schemes")
+    parser.add_argument("--samples", type=int, default=128, help="calibration texts in all")
+    parser.add_argument("--name", help="the model's name in the file; default: its folder's")
+    parser.add_argument("--json", type=Path, help="write the rows of the engine to a file")
     options = parser.parse_args()
-    if options.forms:
-        compare_forms(options)
+    if options.forms or options.schemes:
+        compare_in_engine(options)
         return
     folder = ModelFolder.open(options.model)
     spec = encoder_spec(folder.config, pooling=folder.pooling, normalize=folder.normalize)

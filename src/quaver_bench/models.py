@@ -100,7 +100,7 @@ def open_model(name_or_path: str, cache: Path) -> Model:
         ModelError: it cannot be opened.
         InputError: its pooling is not implemented for the other engines.
     """
-    return _model(ModelFolder.open(name_or_path), _short_name(name_or_path), "real", cache)
+    return _model(ModelFolder.open(name_or_path), short_name(name_or_path), "real", cache)
 
 
 def random_model(shape: str, like: Model) -> Model:
@@ -139,7 +139,7 @@ def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
     return Model(name, folder, weights, f"{size}, {weights} weights", cache)
 
 
-def _short_name(name_or_path: str) -> str:
+def short_name(name_or_path: str) -> str:
     """Return the last part of a hub id or folder; the parent's name for a folder called "model"."""
     path = Path(name_or_path)
     return path.resolve().parent.name if path.name == "model" else path.name

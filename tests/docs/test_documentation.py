@@ -1,114 +1,121 @@
-"""Figures that several pages repeat must equal those of the results file."""
+"""Figures of README and docs must be those of the results files that they name; paths must exist."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-RECORD = REPOSITORY / "benchmarks" / "results" / "quality" / "minilm-l6-zen3" / "results.json"
-
-
-def down(value: float) -> str:
-    """Four digits, rounded down, as the record's tables have them."""
-    return f"{int(value * 1e4) / 1e4:.4f}"
-
-
-@pytest.mark.parametrize(
-    ("page", "before", "system", "figure"),
-    [
-        ("README.md", "a mean cosine of ", "dynamic", "mean"),
-        ("docs/results.md", r"\| Quaver int8, dynamic .* % .*\) \| ", "dynamic", "mean"),
-        (
-            "docs/results.md",
-            r"\| Quaver int8, dynamic .* % .*\) \| [\d.]+ \| ",
-            "dynamic",
-            "percentile_1",
-        ),
-        ("docs/results.md", r"\| Quaver int8, static .* % .*\) \| ", "static", "mean"),
-        (
-            "docs/results.md",
-            r"\| Quaver int8, static .* % .*\) \| [\d.]+ \| ",
-            "static",
-            "percentile_1",
-        ),
-        ("docs/guide/evaluate.md", r"\| cosine to float32, mean \| ", "dynamic", "mean"),
-        ("docs/guide/evaluate.md", r"\| cosine to float32, mean \| [\d.]+ \| ", "static", "mean"),
-        (
-            "docs/guide/evaluate.md",
-            "OpenVINO's vectors have a mean cosine of ",
-            "openvino-int8",
-            "mean",
-        ),
-        (
-            "docs/guide/evaluate.md",
-            r"\| cosine to float32, 1st percentile \| ",
-            "dynamic",
-            "percentile_1",
-        ),
-        (
-            "docs/guide/evaluate.md",
-            r"\| cosine to float32, 1st percentile \| [\d.]+ \| ",
-            "static",
-            "percentile_1",
-        ),
-        ("docs/guide/evaluate.md", "ONNX Runtime's ", "onnxruntime-int8-dynamic", "mean"),
-        (
-            "docs/guide/quantize.md",
-            r"\| the same over the 21,379 texts .*?\) \| ",
-            "dynamic",
-            "mean",
-        ),
-        ("docs/internals/engine.md", "int8 has a mean cosine of ", "dynamic", "mean"),
-        ("docs/internals/engine.md", "a first percentile of ", "dynamic", "percentile_1"),
-        ("docs/internals/engine.md", "a\nminimum of ", "dynamic", "minimum"),
-    ],
-)
-def test_a_cosine_is_the_same_on_every_page(
-    page: str, before: str, system: str, figure: str
-) -> None:
-    found = re.search(f"{before}(0[.][0-9]+)", (REPOSITORY / page).read_text(encoding="utf-8"))
-    assert found, f"{page} has no figure after {before!r}"
-    fidelity = json.loads(RECORD.read_text(encoding="utf-8"))["fidelity"]
-    assert found[1] == down(fidelity[system]["raw"][figure])
-
-
-def interval(found: dict[str, float], sign: int) -> tuple[str, str]:
-    """Return a difference and its interval in percent, as the pages write them; -1 turns gains into losses."""
-    ends = sorted((sign * found["low"], sign * found["high"]))
-    return f"{100 * sign * found['relative']:+.2f} %", "{:+.2f} to {:+.2f}".format(
-        *(100 * end for end in ends)
-    )
-
-
-def test_the_loss_in_the_readme_is_that_of_the_results() -> None:
-    means = json.loads(RECORD.read_text(encoding="utf-8"))["means"]
-    retrieval, between = interval(means["retrieval"]["systems"]["dynamic"], 1)
-    reranking, _ = interval(means["reranking"]["systems"]["dynamic"], 1)
-    text = " ".join((REPOSITORY / "README.md").read_text(encoding="utf-8").split())
-    assert f"{retrieval} of NDCG@10 (95 % interval {between}), and {reranking} of MAP" in text
-
-
-@pytest.mark.parametrize("kind", ["retrieval", "reranking"])
-def test_the_losses_in_the_guide_are_those_of_the_results(kind: str) -> None:
-    systems = json.loads(RECORD.read_text(encoding="utf-8"))["means"][kind]["systems"]
-    cells = [
-        "{} ({})".format(*interval(systems[system], -1)).removeprefix("+")
-        for system in ("dynamic", "static")
-    ]
-    text = (REPOSITORY / "docs/guide/evaluate.md").read_text(encoding="utf-8")
-    assert f"| {kind}, mean relative loss" in text
-    row = next(line for line in text.splitlines() if line.startswith(f"| {kind}, mean relative"))
-    assert [cell.strip() for cell in row.split("|")[2:4]] == cells
-
-
 PAGES = sorted(
     [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")]
 )
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", ["README", "RESULTS_PAGE", "SCHEMES_PAGE"])
+def test_the_quality_tables_are_those_of_the_records(page: str) -> None:
+    readme = script("readme_quality")
+    text = getattr(readme, page).read_text(encoding="utf-8")
+    shown = text.partition(readme.START)[2].partition(readme.END)[0].strip()
+    section = {
+        "README": readme.readme_section,
+        "RESULTS_PAGE": readme.results_section,
+        "SCHEMES_PAGE": readme.schemes_section,
+    }[page]
+    assert shown == section().strip(), "run benchmarks/readme_quality.py"
+
+
+def sections(page: Path) -> Iterator[tuple[str, str]]:
+    """Yield the headings of a page and the text below each, without code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    parts = re.split(r"^#+ +(.*)$", text, flags=re.M)
+    yield from zip(["", *parts[1::2]], parts[::2], strict=True)
+
+
+def numbers(found: Any) -> Iterator[float]:
+    """Yield the numbers in JSON."""
+    if isinstance(found, dict):
+        found = list(found.values())
+    if isinstance(found, list):
+        for each in found:
+            yield from numbers(each)
+    elif isinstance(found, float):
+        yield found
+
+
+def recorded(page: Path, section: str) -> list[float]:
+    """Return the numbers of the results files that a section names; a page stands for the results.json beside it."""
+    found: list[float] = []
+    links = re.findall(r"\]\(([^)#]*benchmarks/results/[^)#]*)\)", section)
+    paths = [(page.parent / target).resolve() for target in links]
+    paths += [REPOSITORY / name for name in re.findall(r"`(benchmarks/results/[^`]*)`", section)]
+    for path in paths:
+        if path.is_dir() or path.suffix in (".svg", ".png", ".md"):
+            path = (path if path.is_dir() else path.parent) / "results.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = list(numbers(content))
+        found += values
+        if "sets" in content:  # a page has the mean over the sets
+            each = [list(numbers(one)) for one in content["sets"].values()]
+            found += [sum(parts) / len(parts) for parts in zip(*each, strict=False)]
+        if path.parent.name in ("rounding", "schemes"):  # losses in parts of 10,000
+            found += [1 - value / 1e4 for value in values]
+    return found
+
+
+# A cosine, or a difference in percent with its interval.
+COSINE = re.compile(r"(?<![\d.])0\.9\d{3,5}(?![\d.]*\d)")
+DIFFERENCE = re.compile(r"([+-]?\d+\.\d\d) % \(([+-]\d+\.\d\d) to ([+-]\d+\.\d\d)\)")
+WITHOUT_RECORD = {
+    # Random models, by `make parity-families`, which compares and writes no file.
+    ("docs/guide/models.md", "Models"),
+    ("docs/guide/models.md", "Parity at real shapes"),
+}
+# All of its tables are compared with their records, by the test above and in tests/quaver_bench.
+COMPARED = REPOSITORY / "docs" / "results.md"
+
+
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != COMPARED],
+    ids=lambda page: page.relative_to(REPOSITORY).as_posix(),
+)
+def test_a_figure_of_quality_is_in_a_record_that_its_section_names(page: Path) -> None:
+    unknown = []
+    for heading, text in sections(page):
+        if (page.relative_to(REPOSITORY).as_posix(), heading) in WITHOUT_RECORD:
+            continue
+        cosines = COSINE.findall(text)
+        shares = [part for parts in DIFFERENCE.findall(text) for part in parts]
+        if not cosines and not shares:
+            continue
+        known = recorded(page, text)
+        for figure in cosines:
+            digits = len(figure) - 2
+            scaled = [value * 10**digits for value in known if 0.8 < value <= 1]
+            # Rounded, or rounded down.
+            rounded = {f"{f(v) / 10**digits:.{digits}f}" for v in scaled for f in (int, round)}
+            if figure not in rounded:
+                unknown.append(f"{heading}: {figure}")
+        percents = {f"{abs(100 * value):.2f}" for value in known}
+        unknown += [f"{heading}: {s} %" for s in shares if s.lstrip("+-") not in percents]
+    assert not unknown
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())

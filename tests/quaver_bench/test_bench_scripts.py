@@ -6,14 +6,21 @@ import importlib.util
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from quaver import Embedder
+from quaver.evaluate import Task, VectorSystem
 from quaver_bench.engines.registry import OURS
 from quaver_bench.record import describe_run
 from quaver_bench.result import Result, Row
+from task_folder import POOLS, write_task
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -46,6 +53,78 @@ def test_the_figures_of_a_page_are_those_of_the_results(page: str) -> None:
 def test_a_readme_without_markers_is_told() -> None:
     with pytest.raises(SystemExit, match="once each"):
         script("readme").parted("no marker")
+
+
+def test_a_quality_run_continues_where_it_was(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality = script("quality")
+    measured: list[tuple[str, str]] = []
+    plain = VectorSystem.measure
+
+    def counted(system: VectorSystem, task: Task) -> Any:
+        measured.append((task.name, system.name))
+        return plain(system, task)
+
+    monkeypatch.setattr(VectorSystem, "measure", counted)
+    write_task(tmp_path / "tasks" / "found")
+    text = tmp_path / "texts.txt"
+    text.write_text("".join(f"the list of files has {i} keys and values\n" for i in range(8)))
+    given = ["quality.py", str(tiny_folder), "--tasks", str(tmp_path / "tasks")]
+    given += ["--calibration", str(text), "--samples", "8", "--against", "", "--restored"]
+    given += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--name", "tiny"]
+    monkeypatch.setattr(sys, "argv", given)
+    quality.main()
+    systems = ["float32", "dynamic", "calibrated", "static"]
+    assert measured == [("found", system) for system in systems]
+    first = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+
+    pooled = write_task(tmp_path / "tasks" / "pooled", qrels=POOLS)
+    (pooled / "task.json").write_text('{"kind": "reranking"}')
+    measured.clear()
+    quality.main()
+    assert measured == [("pooled", system) for system in systems]
+    second = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert first["tasks"][0] in second["tasks"]
+    assert (second["run"]["model"], second["run"]["kind"]) == ("tiny", "embedder")
+    # What such weights can prove is beside the figures.
+    assert quality.RESTORED in (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
+    schemes = json.loads((tmp_path / "out" / "schemes.json").read_text(encoding="utf-8"))
+    assert list(schemes["schemes"]) == ["dynamic", "calibrated", "static"]
+    assert str(tmp_path) not in json.dumps([second, schemes])
+
+
+def test_another_form_of_a_model_has_another_key(tiny_folder: Path) -> None:
+    key_of = script("quality").key_of
+    exact = Embedder.from_pretrained(tiny_folder, precision="float32")
+    keys = {key_of(exact), key_of(Embedder.from_pretrained(tiny_folder))}
+    assert len(keys) == 2
+    assert key_of(Embedder.from_pretrained(tiny_folder, precision="float32")) in keys
+
+
+def test_a_batch_that_changes_a_vector_is_counted() -> None:
+    batches = script("batches")
+
+    def padded(batch: Sequence[int]) -> NDArray[np.float32]:
+        return np.array([[1.0, 0.001 * (len(batch) > 2)] for _ in batch], np.float32)
+
+    drawn = batches.random_batches(200)
+    assert all(batch.count(0) == 1 and 2 <= len(batch) <= 8 for batch in drawn)
+    followed = batches.follow("padded", padded, drawn)
+    assert followed.different == sum(len(batch) > 2 for batch in drawn) < 200
+    assert followed.change == pytest.approx(0.001)
+    assert followed.cosine_loss == pytest.approx(5e-7, rel=0.01)
+    alone = batches.follow("ragged", lambda batch: np.ones((len(batch), 1), np.float32), drawn)
+    assert (alone.different, alone.change, alone.cosine_loss) == (0, 0.0, None)
+
+
+def test_the_table_of_batches_is_that_of_its_record() -> None:
+    batches = script("batches")
+    text = (BENCHMARKS.parent / "docs" / "results.md").read_text(encoding="utf-8")
+    shown = text.partition(batches.START)[2].partition(batches.END)[0].strip()
+    found = re.search(r"\[The record\]\(\.\./(benchmarks/results/[\w./-]+\.json)\)", shown)
+    assert found, "docs/results.md must name the record of its batches"
+    assert shown == batches.page_section(found[1]), "run benchmarks/batches.py with --page"
 
 
 def row(

@@ -92,12 +92,13 @@ def quaver_key(embedder: Embedder) -> str:
             str(embedder.max_seq_length),
             repr(sorted(embedder.prompts.items())),
             metadata.version("tokenizers"),
-            _code(),
+            code_digest(),
         )
     )
 
 
-def _code() -> str:
+def code_digest() -> str:
+    """Return a digest of the sources and the native module that can change a vector."""
     root = Path(__file__).parent.parent
     files = sorted(
         path

@@ -147,7 +147,7 @@ def caption(report: EvaluationReport) -> str:
     ]
     graded = [r.task for r in report.tasks if r.task.relevance != 1 and r.task.kind == "reranking"]
     parts += [f"{t.name}: relevant from score {t.relevance}." for t in graded]
-    parts += [str(run["machine"])] if "machine" in run else []
+    parts += [str(run[key]) for key in ("note", "machine") if run.get(key)]
     parts += [f"{run['date']}."] if "date" in run else []
     parts += [f"`{run['command']}`"] if "command" in run else []
     return " ".join(parts)
