@@ -40,10 +40,15 @@ KINDS = {
 
 
 def records() -> dict[str, dict[str, Any]]:
-    """Return the results by folder, from the root of the repository: embedders first, then by name."""
+    """Return the results by folder, from the root of the repository: embedders first, then by name.
+
+    Records of `quaver evaluate` alone, of earlier forms of int8, are left out.
+    """
     found = {}
     for file in sorted(RECORDS.glob("*/results.json")):
         results = json.loads(file.read_text(encoding="utf-8"))
+        if "kind" not in results["run"]:
+            continue
         found[file.parent.relative_to(REPOSITORY).as_posix()] = results
     kinds = list(KINDS)
     order = sorted(found, key=lambda p: (kinds.index(found[p]["run"]["kind"]), p.lower()))
@@ -174,11 +179,12 @@ def _down(value: float) -> str:
 
 def _counts(results: dict[str, Any]) -> str:
     parts = []
-    for kind, found in results["means"].items():
+    for kind in results["means"]:
         tasks = [task for task in results["tasks"] if task["kind"] == kind]
         names = ", ".join(task["task"] for task in tasks)
         queries = sum(task["queries"] for task in tasks)
-        parts.append(f"{kind}: {found['tasks']} tasks with {queries:,} queries ({names})")
+        count = f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"
+        parts.append(f"{kind}: {count} with {queries:,} queries ({names})")
     return "; ".join(parts)
 
 
