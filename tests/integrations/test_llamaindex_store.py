@@ -295,7 +295,7 @@ def test_sparse_and_token_vectors(
         for i, text in enumerate(TEXTS)
     ]
     store.add(nodes)
-    question = "my file"
+    question = "my file way"
     products = encoder.similarity(encoder.encode_query(question), encoder.encode_document(TEXTS))
     positive = {str(i): float(s) for i, s in enumerate(products) if s > 0}
     late = multi.similarity(
