@@ -110,6 +110,7 @@ def readme_section() -> str:
         "| --- | ---: | ---: | ---: |",
     ]
     restored = False
+    queries = [task["queries"] for results in records().values() for task in results["tasks"]]
     for results in records().values():
         run, cells = results["run"], []
         for kind in ("retrieval", "reranking"):
@@ -121,7 +122,8 @@ def readme_section() -> str:
         lines.append(f"| {name} | {' | '.join(cells)} | {_down(raw['mean']) if raw else ''} |")
     text = (
         "\n".join(lines)
-        + "\n\nRelative differences with 95 % intervals, paired over queries; float32 in the same run. "
+        + "\n\nRelative differences with 95 % intervals, paired over queries; float32 in the same run. Tasks have "
+        f"{min(queries)} to {max(queries)} queries, so the intervals are wide. "
         "Task by task, with other schemes and engines: [docs/results.md](docs/results.md#what-int8-costs)."
     )
     star = " \\* Weights that had been rounded to eight bits once before: see there."
