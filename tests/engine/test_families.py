@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Golden:
         states = sorted(name for name in self.arrays if name.startswith("state"))
         self.states = [self.arrays[name] for name in states]
 
+    @cache  # noqa: B019 - the files are kept to the end
     def tensors(self, kind: str) -> dict[str, NDArray[Any]]:
         start = f"{kind}/"
         return {
@@ -50,9 +52,15 @@ class Golden:
         }
 
 
+@cache
+def golden_of(name: str) -> Golden:
+    """Read a family's file once; nobody changes its arrays."""
+    return Golden(name)
+
+
 @pytest.fixture(params=FAMILIES)
 def golden(request: pytest.FixtureRequest) -> Golden:
-    return Golden(request.param)
+    return golden_of(request.param)
 
 
 @pytest.fixture(params=ISAS)

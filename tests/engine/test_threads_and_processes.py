@@ -129,7 +129,7 @@ for _ in range(12):  # a slow machine needs one call, a fast one a longer one
     before, start = ticks, time.monotonic()
     engine.encode(many)
     during, seconds = ticks - before, time.monotonic() - start
-    if seconds > 1:
+    if seconds > 0.4:
         break
     many = texts(2 * len(many))
 stop = True
@@ -290,8 +290,8 @@ print(encoded + refused)
 def test_ctrl_c_ends_a_long_call(threads: int) -> None:
     body = f"""
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell may ignore it
-engine = make(hidden=256, layers=12, threads={threads})
-few, many = texts(4), texts(40_000)  # minutes of work in one native call
+engine = make(hidden=256, threads={threads})
+few, many = texts(4), texts(200_000)  # minutes of work in one native call
 expected = engine.encode(few)
 try:
     print("started", flush=True)

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,33 @@ TEXTS = st.builds(
 )
 
 
+@cache
+def assigned_characters() -> tuple[list[str], list[str]]:
+    """Return all characters of Unicode, and the letters among them."""
+    every = "".join(map(chr, range(0x110000)))
+    assigned = [c for c in every if unicodedata.category(c) not in ("Cn", "Cs", "Co")]
+    return assigned, re.findall(f"[{_LETTERS}]", every)
+
+
+@cache
+def cutter_of(kind: str) -> tuple[Backend, Callable[[str, int], str]]:
+    """Return a tokenizer, and what cuts its texts."""
+    backend = KINDS[kind]()
+    backend.no_padding()
+    backend.no_truncation()
+    cut = leading_text(backend)
+    assert cut is not None
+    return backend, cut
+
+
+@cache
+def tokenizers_of(kind: str, length: int) -> tuple[Tokenizer, Tokenizer]:
+    """Return a tokenizer that cuts its texts first, and one that does not."""
+    tokenizer, whole = (Tokenizer(KINDS[kind](), max_length=length) for _ in range(2))
+    whole._leading = None
+    return tokenizer, whole
+
+
 def ids(backend: Backend, text: str) -> list[int]:
     return list(backend.encode(text, add_special_tokens=False).ids)
 
@@ -118,11 +146,7 @@ def ids(backend: Backend, text: str) -> list[int]:
     text=TEXTS.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)), data=st.data()
 )
 def test_tokens_of_a_start_are_the_first_of_the_text(kind: str, text: str, data: Any) -> None:
-    backend = KINDS[kind]()
-    backend.no_padding()
-    backend.no_truncation()
-    cut = leading_text(backend)
-    assert cut is not None
+    backend, cut = cutter_of(kind)
     start = cut(text, data.draw(st.integers(0, len(text)), label="size"))
     assert text.startswith(start)
     first = ids(backend, start)
@@ -132,9 +156,7 @@ def test_tokens_of_a_start_are_the_first_of_the_text(kind: str, text: str, data:
 @pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_a_cut_text_has_the_ids_of_the_whole(kind: str, text: str) -> None:
-    tokenizer = Tokenizer(KINDS[kind](), max_length=8)
-    whole = Tokenizer(KINDS[kind](), max_length=8)
-    whole._leading = None
+    tokenizer, whole = tokenizers_of(kind, 8)
     for found, expected in (
         (tokenizer.encode([text, "a"]), whole.encode([text, "a"])),
         (tokenizer.encode_pairs([("a", text)]), whole.encode_pairs([("a", text)])),
@@ -148,10 +170,9 @@ def test_a_cut_text_has_the_ids_of_the_whole(kind: str, text: str) -> None:
 def test_character_maps_are_local_at_the_place(name: str) -> None:
     """Whatever character follows the space, and whatever letter is before it."""
     normalize = character_map(name).normalize_str
-    for code in range(0x110000):
-        if unicodedata.category(chr(code)) not in ("Cn", "Cs", "Co"):
-            assert normalize(f"a {chr(code)}").startswith("a "), hex(code)
-    letters = [chr(code) for code in range(0x110000) if re.match(f"[{_LETTERS}]", chr(code))]
+    characters, letters = assigned_characters()
+    for character in characters:
+        assert normalize(f"a {character}").startswith("a "), hex(ord(character))
     assert len(letters) > 30_000
     for letter in letters:
         assert normalize(f"{letter} \u0301").startswith(f"{normalize(letter)} "), hex(ord(letter))
@@ -169,8 +190,7 @@ def test_long_runs_without_spaces_keep_their_ids(
     kind: str, parts: list[str], glue: str, length: int
 ) -> None:
     text = glue.join(parts) * 40
-    tokenizer, whole = (Tokenizer(KINDS[kind](), max_length=length) for _ in range(2))
-    whole._leading = None
+    tokenizer, whole = tokenizers_of(kind, length)
     found, expected = tokenizer.encode([text]), whole.encode([text])
     assert found.ids.tolist() == expected.ids.tolist()
     assert found.truncated == expected.truncated

@@ -35,6 +35,11 @@ from sample_passages import D, unit_rows
 
 MANIFEST = Manifest("model", "f" * 64, D, 100, "2030-01-01T00:00:00+00:00")
 BATCH = 20
+KILLS = min(int(os.environ.get("QUAVER_TEST_KILLS", "2")), 4)
+"""`make test-long` kills the writer four times."""
+
+PAUSE = 0.0 if "QUAVER_TEST_KILLS" in os.environ else 0.02
+"""Seconds between two looks of a reader: without them the writer waits for a CPU most of the time."""
 
 
 def write(store: FolderStore, batch: int) -> None:
@@ -246,7 +251,7 @@ def _read_on(path: Path, said: Connection, end: Any) -> None:
     seen, newest = 0, -1
     try:
         reader = FolderStore.open(path, read_only=True)
-        while not end.is_set():
+        while not end.wait(PAUSE):
             batches: dict[int, int] = {}
             for row in reader.scan(with_vectors=True):
                 batch, i = map(int, row.passage.id.split("."))
@@ -291,7 +296,7 @@ def test_many_readers_beside_a_writer_that_is_killed(tmp_path: Path) -> None:
         say.close()
         readers.append((reader, hear))
     flushed = 0
-    for turn in range(4):
+    for turn in range(KILLS):
         hear, say = processes.Pipe(duplex=False)
         arguments = (path, say, 30, flushed + 1)
         writer = processes.Process(target=_write_on, args=arguments, daemon=True)
