@@ -15,7 +15,7 @@ WORKERS ?= 2
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate sanitize bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate test-portable sanitize many-cores bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -36,6 +36,7 @@ help:
 	@echo "make test-evaluate  mteb's mock tasks, and its metrics against Quaver's (part of test-sentence-transformers)"
 	@echo "make fuzz           hostile model folders, documents and stores: ten minutes, or FUZZ_SECONDS=60 FUZZ_SEED=2"
 	@echo "make fuzz-quick     the same with fixed seeds, about a minute"
+	@echo "make test-portable  what only Linux has left out: the C++ tests of threads and the encoder, and Python tests without /proc and /sys"
 	@echo "make sanitize       the C++ tests with AddressSanitizer and UBSan, then with ThreadSanitizer"
 	@echo "make parity         compare with transformers (installs torch into .envs/parity)"
 	@echo "make parity-families  compare model families with transformers, and folders with sentence-transformers, on random models"
@@ -49,6 +50,7 @@ help:
 	@echo "make bench          compare speed with torch, OpenVINO, ONNX Runtime and others (installs them; an hour or more)"
 	@echo "make bench-servers  quaver serve beside other servers, then ten times its load; RERANKER=FOLDER of a cross-encoder"
 	@echo "make bench-kernels  each int8 kernel against the peak of its own instruction set"
+	@echo "make many-cores     simulate machines of 8 to 96 cores with what the kernels cost here, and check it with 1 and 2 threads"
 	@echo "make quality        what int8 costs in retrieval and reranking, with OpenVINO's and ONNX Runtime's int8; hours"
 	@echo "make golden         write the golden files again with transformers"
 	@echo "make clean          remove environments, models and builds"
@@ -163,6 +165,17 @@ sanitize: $(VENV)/test-tools
 	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
 	done
 
+# The forms for systems that are not Linux, on Linux: in C++ by an option, in Python by a variable.
+test-portable: $(VENV)/installed $(VENV)/test-tools
+	$(CMAKE) -B build/portable -DQUAVER_PORTABLE=ON -DQUAVER_PYTHON=ON -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -Dnanobind_DIR=$$($(BIN)/python -m nanobind --cmake_dir) > /dev/null
+	$(BIN)/cmake --build build/portable --target test_threads test_encoder _native
+	$(CTEST) build/portable -R "encoder|threads" -E scalar
+	rm -rf build/portable/package && mkdir -p build/portable/package
+	cp -r src/quaver build/portable/package && cp build/portable/_native*.so build/portable/package/quaver
+	QUAVER_PORTABLE=1 PYTHONPATH=build/portable/package $(BIN)/python -m pytest -q tests/system tests/engine/test_threads.py \
+	  tests/engine/test_machine.py tests/engine/test_geometry.py tests/store/test_folder.py -k "not failing_disk"
+
 # The Arm kernels under qemu, with every feature and on a core that has none. Debian's cross compiler and qemu are installed where
 # they are missing, which needs root.
 ARM_PACKAGES = g++-aarch64-linux-gnu qemu-user-static
@@ -175,13 +188,18 @@ test-arm: $(VENV)/test-tools
 
 # On a CPU with AVX512-VNNI but no AVX-VNNI, the AVX-VNNI kernels are timed in EVEX encoding.
 EVEX = $$(grep -q avx_vnni /proc/cpuinfo || ! grep -q avx512_vnni /proc/cpuinfo && echo OFF || echo ON)
-build/bench/made: $(VENV)/test-tools $(SOURCES) benchmarks/kernels.cpp
+build/bench/made: $(VENV)/test-tools $(SOURCES) benchmarks/kernels.cpp $(wildcard benchmarks/many_cores/*)
 	$(CMAKE) -B build/bench -DQUAVER_TESTS=OFF -DQUAVER_BENCH=ON -DQUAVER_AVXVNNI_EVEX=$(EVEX) > /dev/null
 	$(BIN)/cmake --build build/bench
 	@touch $@
 
 bench-kernels: build/bench/made
 	build/bench/bench_kernels
+
+# Records where the machine's other results are: make many-cores OUT=benchmarks/results/MACHINE/many-cores.json
+OUT ?= build/many-cores.json
+many-cores: build/bench/made
+	$(BIN)/python benchmarks/many_cores.py --build build/bench --out $(OUT)
 
 test-emulated: build/emulated/made $(MODEL)/config.json
 	for isa in avx512vnni avxvnni; do \

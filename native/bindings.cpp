@@ -8,10 +8,6 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
-#include <dlfcn.h>
-#include <pthread.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -20,6 +16,7 @@
 #include "cpu.h"
 #include "engine/encoder.h"
 #include "engine/pool.h"
+#include "system/thread_end.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -38,8 +35,8 @@ void require(bool holds, const char *rule) {
 // the stable ABI of 3.12 has neither: so by name. Found while the module is imported.
 using IsFinalizing = int (*)();
 IsFinalizing find_is_finalizing() {
-  void *found = dlsym(RTLD_DEFAULT, "Py_IsFinalizing");
-  return reinterpret_cast<IsFinalizing>(found != nullptr ? found : dlsym(RTLD_DEFAULT, "_Py_IsFinalizing"));
+  void *found = quaver::find_symbol("Py_IsFinalizing");
+  return reinterpret_cast<IsFinalizing>(found != nullptr ? found : quaver::find_symbol("_Py_IsFinalizing"));
 }
 const IsFinalizing is_finalizing = find_is_finalizing();
 
@@ -48,7 +45,8 @@ const IsFinalizing is_finalizing = find_is_finalizing();
 // Python up to 3.13 ends a thread that asks for the GIL while the interpreter ends: by pthread_exit, whose unwinding
 // kills the process at the first noexcept frame, or pulls a stack away that other threads work on. Such a thread sleeps
 // until the process ends instead, as it does by itself from 3.14 on: pthread_exit calls clean-up handlers before it
-// leaves a frame, and ours never returns.
+// leaves a frame, and ours never returns. Where the system has no such handlers (Windows), Python 3.13 and older keep
+// that danger for threads that are in a call while the interpreter ends.
 class WithoutGil {
 public:
   WithoutGil() : ends_python_(finalizing()), state_(PyEval_SaveThread()) {}
@@ -66,19 +64,14 @@ public:
 private:
   static bool finalizing() { return is_finalizing != nullptr && is_finalizing() != 0; }
 
-  [[noreturn]] static void sleep_for_ever(void *) {
-    for (;;)
-      pause();
-  }
-
   bool take(bool check_signals) {
     if (!ends_python_ && finalizing())
-      sleep_for_ever(nullptr);
+      quaver::sleep_for_ever(nullptr);
     bool raised = false;
-    pthread_cleanup_push(sleep_for_ever, nullptr); // it may begin to end while this thread waits for the GIL
-    PyEval_RestoreThread(state_);
-    raised = check_signals && PyErr_CheckSignals() != 0;
-    pthread_cleanup_pop(0);
+    quaver::or_sleep([&] { // it may begin to end while this thread waits for the GIL
+      PyEval_RestoreThread(state_);
+      raised = check_signals && PyErr_CheckSignals() != 0;
+    });
     return raised;
   }
 

@@ -11,7 +11,7 @@ namespace quaver {
 
 Encoder::Encoder(Model model)
     : model_(std::move(model)), stages_(stages_of(model_, kept_rows(model_))), all_rows_(stages_of(model_, Kept::all)),
-      weight_bytes_(model_.weight_bytes()) {}
+      weight_bytes_(model_.weight_bytes()), schedule_(model_, weight_bytes_) {}
 
 bool Encoder::accepts(const TokenBatch &batch, std::size_t ids) const {
   const Geometry &g = model_.geometry;
@@ -76,41 +76,32 @@ std::unique_ptr<Prefix> Encoder::prefix(const std::int32_t *ids, int length, int
 
 bool Encoder::encode(const TokenBatch &batch, int threads, float *vectors,
                      const std::function<bool()> &interrupted) const {
-  auto chunks = make_chunks(batch, threads);
-  if (chunks.size() == 1) {
-    {
-      const AtWork at_work(model_.kernels);
-      if (threads == 1)
-        encode_chunk(batch, chunks[0], Team{1}, vectors);
-      else
-        ThreadPool::shared().together(
-            threads, [&](Crew &crew) { encode_chunk(batch, chunks[0], Team{threads, &crew}, vectors); },
-            [&](Crew &crew) {
-              const AtWork helper_at_work(model_.kernels);
-              crew.help();
-            });
-    }
-    return !interrupted();
-  }
+  Plan plan = schedule_.plan(batch, threads);
   const auto caller = std::this_thread::get_id();
   std::atomic<bool> stop{false};
-  ThreadPool::shared().run(static_cast<int>(chunks.size()), threads, [&](int i) {
-    if (stop.load(std::memory_order_relaxed))
-      return;
-    {
-      const AtWork at_work(model_.kernels);
-      encode_chunk(batch, chunks[static_cast<std::size_t>(i)], Team{1}, vectors);
-    }
-    if (std::this_thread::get_id() == caller && interrupted())
-      stop.store(true, std::memory_order_relaxed);
-  });
+  ThreadPool::shared().together(
+      plan.teams, plan.threads, static_cast<int>(plan.chunks.size()),
+      [&](int i, Crew &crew) {
+        if (stop.load(std::memory_order_relaxed))
+          return;
+        {
+          const AtWork at_work(model_.kernels);
+          encode_chunk(batch, plan.chunks[static_cast<std::size_t>(i)], Team{crew.width(), &crew}, vectors);
+        }
+        if (std::this_thread::get_id() == caller && interrupted())
+          stop.store(true, std::memory_order_relaxed);
+      },
+      [&](Crew &crew) {
+        const AtWork at_work(model_.kernels);
+        crew.help();
+      });
   return !stop;
 }
 
 void Encoder::encode_chunk(const TokenBatch &batch, Sequences &sequences, Team team, float *vectors) const {
-  const bool by_outputs = divides_outputs(model_, weight_bytes_, sequences, team);
+  const int blocks = schedule_.divide(sequences, team.width).blocks;
   Forward forward(model_, batch.spans == nullptr ? stages_ : all_rows_, batch, sequences, team);
-  finish(model_, batch, by_outputs ? forward.by_outputs() : forward.by_rows(), team, vectors);
+  finish(model_, batch, blocks > 0 ? forward.by_outputs(blocks) : forward.by_rows(), team, vectors);
 }
 
 } // namespace quaver

@@ -45,6 +45,7 @@ private:
   const Model model_;
   const Stages stages_, all_rows_; // point into the model
   const std::size_t weight_bytes_;
+  const Schedule schedule_; // points into the model
 };
 
 } // namespace quaver

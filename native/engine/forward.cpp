@@ -68,46 +68,69 @@ TokenVectors Forward::by_rows() {
   return result();
 }
 
-TokenVectors Forward::by_outputs() {
+TokenVectors Forward::by_outputs(int blocks) {
   Activations &buffers = activations();
   value(Value::branch).data = buffers.branch.resize(area(rows_, value(Value::branch).ld));
   value(Value::wide).data = buffers.wide.resize(area(rows_, value(Value::wide).ld));
-  static constexpr std::int32_t first_token = 0;
+  const bool with_attention = blocks == 1 && sequences_.size() == 1;
+  buffers.blocks.resize(std::max(buffers.blocks.size(), static_cast<std::size_t>(blocks)));
+  std::vector<LinearInput> inputs(static_cast<std::size_t>(blocks));
+  const auto begin_of = [&](int block) { return static_cast<int>(static_cast<std::int64_t>(rows_) * block / blocks); };
+  const auto rows_of = [&](int block) { return begin_of(block + 1) - begin_of(block); };
+  const auto input_of = [&](int block) -> const LinearInput & { return inputs[static_cast<std::size_t>(block)]; };
+  const auto each_share = [&](int columns, auto &&work) {
+    team_.each_share(blocks, column_shares(blocks, columns, team_.width), [=](int) { return columns; }, work);
+  };
 
   // Stages of whole rows wait for the next linear layer: its input is prepared by rows, too.
   auto waiting = stages_.list.begin();
   for (auto stage = waiting; stage != stages_.list.end(); ++stage) {
     if (stage->kind == Kind::keep) {
       keep();
+      blocks = std::clamp(rows_ / kBlockRows, 1, blocks);
     } else if (stage->kind == Kind::project || stage->kind == Kind::multiply) {
       const Linear &linear = *stage->linear;
       const bool project = stage->kind == Kind::project;
       const Matrix &from = value(stage->from), &to = value(stage->to);
-      const ResidualRows residuals =
-          project && batch_.prefix == nullptr ? ResidualRows{1, &first_token} : ResidualRows{0, nullptr};
-      const LinearInput input = linear.read(from.row(0), from.ld, rows_, residuals, buffers.rounded);
+      for (int b = 0; b < blocks; ++b) {
+        BlockRoom &room = buffers.blocks[static_cast<std::size_t>(b)];
+        const int first = begin_of(b), rows = rows_of(b);
+        const ResidualRows residuals =
+            project ? first_tokens(first, first + rows, room.first_tokens) : ResidualRows{0, nullptr};
+        inputs[static_cast<std::size_t>(b)] = linear.read(from.row(first), from.ld, rows, residuals, room.rounded);
+      }
       if (linear.prepares() || waiting != stage)
-        team_.each_share(rows_, [&](int first, int last) {
+        team_.each_share(blocks, (team_.width + blocks - 1) / blocks, rows_of, [&](int block, int first, int last) {
+          const int begin = begin_of(block);
           for (auto s = waiting; s != stage; ++s)
-            run(*s, values_, first, last);
-          linear.prepare(input, first, last);
+            run(*s, values_, begin + first, begin + last);
+          linear.prepare(input_of(block), first, last);
         });
-      if (project)
-        team_.each_share(attention_units(stage->layer->spec).count,
-                         [&](int first, int last) { attend_outputs(*stage, input, first, last); });
+      if (!project)
+        each_share(linear.panels(), [&](int block, int first, int last) {
+          linear.multiply(input_of(block), first, last, to.row(begin_of(block)), to.ld, stage->activation);
+        });
+      else if (with_attention)
+        each_share(attention_units(stage->layer->spec).count,
+                   [&](int, int first, int last) { attend_outputs(*stage, input_of(0), first, last); });
       else
-        team_.each_share(linear.panels(), [&](int first, int last) {
-          linear.multiply(input, first, last, to.row(0), to.ld, stage->activation);
+        each_share(attention_units(stage->layer->spec).count, [&](int block, int first, int last) {
+          project_units(*stage, input_of(block), begin_of(block), first, last);
         });
-    } else if (stage->kind == Kind::attend) { // its share was computed with the projection
+    } else if (stage->kind == Kind::attend) {
       record(*stage);
+      if (!with_attention) // otherwise its share was computed with the projection
+        attend(*stage);
     } else {
       continue;
     }
     waiting = stage + 1;
   }
-  for (auto s = waiting; s != stages_.list.end(); ++s)
-    run(*s, values_, 0, rows_);
+  if (waiting != stages_.list.end())
+    team_.each_share(rows_, [&](int first, int last) {
+      for (auto s = waiting; s != stages_.list.end(); ++s)
+        run(*s, values_, first, last);
+    });
   return result();
 }
 
@@ -187,8 +210,8 @@ void Forward::project(const Stage &stage, const Matrix &from, int first, int las
   const Linear &linear = *stage.linear;
   const Matrix &qkv = values_[static_cast<int>(Value::qkv)];
   const auto multiply = [&](int begin, int end, int first_panel, int last_panel) {
-    const LinearInput input =
-        linear.read(from.row(begin), from.ld, end - begin, first_tokens(begin, end), scratch().input);
+    const LinearInput input = linear.read(from.row(begin), from.ld, end - begin,
+                                          first_tokens(begin, end, scratch().first_tokens), scratch().input);
     linear.prepare(input, 0, end - begin);
     linear.multiply(input, first_panel, last_panel, qkv.row(begin), qkv.ld, Activation::none);
   };
@@ -208,8 +231,8 @@ void Forward::project(const Stage &stage, const Matrix &from, int first, int las
 // In trained encoders every token attends to the first one of its sequence more than to any other, and the first
 // token's activations are the widest: its quantization error was a fifth of the loss of eight bits. So that row goes
 // through the projection twice: once quantized, then again for its residual.
-ResidualRows Forward::first_tokens(int first, int last) const {
-  std::int32_t *of = scratch().first_tokens.resize(static_cast<std::size_t>(last - first));
+ResidualRows Forward::first_tokens(int first, int last, Buffer<std::int32_t> &room) const {
+  std::int32_t *of = room.resize(static_cast<std::size_t>(last - first));
   int count = 0;
   for (const Sequence &sequence : sequences_)
     if (batch_.prefix == nullptr && sequence.row >= first && sequence.row < last)
@@ -254,17 +277,33 @@ void Forward::place(const Layer &layer, int first, int last, int first_kv_head, 
 
 // --- Attention -------------------------------------------------------------------------------------------------------
 
-// A head of keys and values with the queries that read it is packed once; where that makes too few items for the team,
-// once for each query head.
 void Forward::attend(const Stage &stage) {
-  const LayerSpec &spec = stage.layer->spec;
-  const int sequences = static_cast<int>(sequences_.size()), group = spec.heads / spec.kv_heads;
-  const int heads = team_.width == 1 || sequences * spec.kv_heads >= 4 * team_.width ? group : 1;
-  const int items = spec.heads / heads;
-  team_.each(sequences * items, [&](int i) {
-    const int head = i % items * heads;
-    attend_heads(stage, sequences_[static_cast<std::size_t>(i / items)], head, head + heads);
+  if (only_kept(stage) || team_.width == 1) {
+    const LayerSpec &spec = stage.layer->spec;
+    const int group = spec.heads / spec.kv_heads, sequences = static_cast<int>(sequences_.size());
+    const int heads = team_.width == 1 || sequences * spec.kv_heads >= 4 * team_.width ? group : 1;
+    const int items = spec.heads / heads;
+    team_.each(sequences * items, [&](int i) {
+      const int head = i % items * heads;
+      attend_heads(stage, sequences_[static_cast<std::size_t>(i / items)], head, head + heads);
+    });
+    return;
+  }
+  const std::vector<AttentionItem> &items = items_of(stage.layer->spec);
+  team_.each(static_cast<int>(items.size()), [&](int i) {
+    const AttentionItem &item = items[static_cast<std::size_t>(i)];
+    quaver::attend(model_, *stage.layer, sequences_[static_cast<std::size_t>(item.sequence)], item.first_head,
+                   item.last_head, item.first, item.last, value(Value::qkv), value(Value::context), batch_.prefix);
   });
+}
+
+// Most layers of a model have the same items.
+const std::vector<AttentionItem> &Forward::items_of(const LayerSpec &layer) {
+  for (const auto &[like, items] : items_)
+    if (like->heads == layer.heads && like->kv_heads == layer.kv_heads && like->behind == layer.behind)
+      return items;
+  items_.emplace_back(&layer, attention_items(layer, sequences_, team_.width, model_.relative.rows == nullptr));
+  return items_.back().second;
 }
 
 void Forward::attend_heads(const Stage &stage, const Sequence &sequence, int first, int last) const {
@@ -287,31 +326,39 @@ void Forward::record(const Stage &stage) {
     std::copy_n(qkv.row(r) + spec.query_width(), width, rows + r * width);
 }
 
-// Queries, keys and values of some units, and their attention.
-void Forward::attend_outputs(const Stage &stage, const LinearInput &input, int first_unit, int last_unit) const {
+// Queries, keys and values of some units: all rows of an input, which is of the rows from `first` on.
+void Forward::project_units(const Stage &stage, const LinearInput &input, int first, int first_unit,
+                            int last_unit) const {
   const Linear &linear = *stage.linear;
   const LayerSpec &spec = stage.layer->spec;
   const AttentionUnits units = attention_units(spec);
   const Matrix &qkv = values_[static_cast<int>(Value::qkv)];
-  const int group = spec.heads / spec.kv_heads, first_head = first_unit * units.kv_heads;
   const int first_key = spec.query_width() / kPanel, first_value = first_key + spec.kv_width() / kPanel;
   const auto multiply = [&](const LinearInput &from, int row, int first_panel, int panels) {
     linear.multiply(from, first_panel + first_unit * panels, first_panel + last_unit * panels, qkv.row(row), qkv.ld,
                     Activation::none);
   };
-  if (only_kept(stage)) {
-    const int row = kept_row(sequences_.front());
-    const LinearInput kept =
-        linear.read(input.x + row * input.ldx, input.ldx, 1, first_tokens(row, row + 1), scratch().input);
-    linear.prepare(kept, 0, 1);
-    multiply(kept, row, 0, units.query_panels);
+  if (only_kept(stage) && sequences_.size() == 1) {
+    if (const int row = kept_row(sequences_.front()); row >= first && row < first + input.rows) {
+      const LinearInput kept = linear.read(input.x + (row - first) * input.ldx, input.ldx, 1,
+                                           first_tokens(row, row + 1, scratch().first_tokens), scratch().input);
+      linear.prepare(kept, 0, 1);
+      multiply(kept, row, 0, units.query_panels);
+    }
   } else {
-    multiply(input, 0, 0, units.query_panels);
+    multiply(input, first, 0, units.query_panels);
   }
-  multiply(input, 0, first_key, units.kv_panels);
-  multiply(input, 0, first_value, units.kv_panels);
-  place(*stage.layer, 0, rows_, first_head, last_unit * units.kv_heads);
-  for (int head = first_head; head < last_unit * units.kv_heads; ++head)
+  multiply(input, first, first_key, units.kv_panels);
+  multiply(input, first, first_value, units.kv_panels);
+  place(*stage.layer, first, first + input.rows, first_unit * units.kv_heads, last_unit * units.kv_heads);
+}
+
+// The same with their attention, of a text alone.
+void Forward::attend_outputs(const Stage &stage, const LinearInput &input, int first_unit, int last_unit) const {
+  project_units(stage, input, 0, first_unit, last_unit);
+  const LayerSpec &spec = stage.layer->spec;
+  const int heads = attention_units(spec).kv_heads, group = spec.heads / spec.kv_heads;
+  for (int head = first_unit * heads; head < last_unit * heads; ++head)
     attend_heads(stage, sequences_.front(), head * group, (head + 1) * group);
 }
 

@@ -2,10 +2,6 @@
 
 #include <algorithm>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace quaver {
 namespace {
 
@@ -22,7 +18,7 @@ std::size_t up_to(std::size_t step, std::size_t bytes) { return (bytes + step - 
 std::shared_ptr<void> WeightMemory::take(std::size_t bytes) {
   bytes = up_to(64, bytes);
   if (bytes > size_ - used_ && bytes < kSmall) {
-    std::shared_ptr<void> apart(std::aligned_alloc(64, bytes), [](void *p) { std::free(p); });
+    std::shared_ptr<void> apart(take_aligned(64, bytes), [](void *p) { give_aligned(p); });
     if (apart == nullptr)
       throw std::bad_alloc();
     std::memset(apart.get(), 0, bytes);
@@ -30,13 +26,11 @@ std::shared_ptr<void> WeightMemory::take(std::size_t bytes) {
   }
   if (bytes > size_ - used_) {
     const std::size_t size = std::max(kBlock, up_to(kHugePage, bytes));
-    void *block = std::aligned_alloc(kHugePage, size);
+    void *block = take_aligned(kHugePage, size);
     if (block == nullptr)
       throw std::bad_alloc();
-#if defined(__linux__)
-    madvise(block, size, MADV_HUGEPAGE); // no effect where the system has none
-#endif
-    block_ = {static_cast<char *>(block), [](void *p) { std::free(p); }};
+    prefer_huge_pages(block, size);
+    block_ = {static_cast<char *>(block), [](void *p) { give_aligned(p); }};
     size_ = size;
     used_ = 0;
   }

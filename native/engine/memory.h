@@ -8,9 +8,7 @@
 #include <new>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "system/pages.h"
 
 namespace quaver {
 
@@ -40,37 +38,27 @@ public:
   }
 
 private:
-  // From this size on, memory is mapped from the system and returned to it. It is zero without being written, and the
-  // threads that use it fault its pages in side by side.
+  // From this size on, memory is mapped from the system, where that is possible, and returned to it. It is zero without
+  // being written, and the threads that use it fault its pages in side by side.
   static constexpr std::size_t kMapped = 4 << 20;
 
   static void *allocate(std::size_t bytes) {
-#if defined(__linux__)
-    if (bytes >= kMapped) {
-      void *p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-      if (p == MAP_FAILED)
-        throw std::bad_alloc();
-      madvise(p, bytes, MADV_HUGEPAGE); // no effect where the system has none
-      return p;
-    }
-#endif
-    void *p = std::aligned_alloc(64, bytes);
+    const bool mapped = kMapsPages && bytes >= kMapped;
+    void *p = mapped ? map_pages(bytes) : take_aligned(64, bytes);
     if (p == nullptr)
       throw std::bad_alloc();
-    std::memset(p, 0, bytes);
+    if (!mapped)
+      std::memset(p, 0, bytes);
     return p;
   }
 
   struct Free {
     std::size_t bytes = 0;
     void operator()(T *p) const {
-#if defined(__linux__)
-      if (bytes >= kMapped) {
-        munmap(p, bytes);
-        return;
-      }
-#endif
-      std::free(p);
+      if (kMapsPages && bytes >= kMapped)
+        unmap_pages(p, bytes);
+      else
+        give_aligned(p);
     }
   };
   std::unique_ptr<T, Free> data_;

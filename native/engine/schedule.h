@@ -58,13 +58,67 @@ struct Sequence {
 // Whole sequences that go through the layers together, the last one at the end.
 using Sequences = std::vector<Sequence>;
 
-// At least one chunk of about kChunkTokens for each thread; or one chunk for all threads, where whole sequences cannot
-// keep them busy.
-std::vector<Sequences> make_chunks(const TokenBatch &batch, int threads);
+// Who computes a batch: teams take chunks, one after the other, and go through all layers with each.
+struct Plan {
+  std::vector<Sequences> chunks;
+  int teams;   // at least 1
+  int threads; // of all teams, the same number in each or one more
+};
+
+// How a team divides the layers of a chunk: by rows, or the outputs of `blocks` blocks of rows.
+struct Division {
+  int blocks; // 0 for rows alone
+  double cost;
+};
 
 // Rows of a chunk that go through the row-wise part of a layer together; the wide activation of the feed-forward part
 // is kept for this many rows only.
 inline constexpr int kBlockRows = 96;
+
+// Equal shares of `columns`, for each of `blocks` blocks, that `threads` threads finish first; the fewest of these.
+int column_shares(int blocks, int columns, int threads);
+
+// An item of a layer's attention: some query heads, which share a head of keys and values, and some tokens.
+struct AttentionItem {
+  int sequence; // in the chunk
+  int first_head, last_head, first, last;
+};
+
+// What makes a batch fast, by an estimate of what everything costs: chunks and teams, and how each of these divides its
+// layers. Any choice gives the same bits. The unit is one multiplication of eight bits in a large product.
+//
+// A layer is divided by rows where each thread has enough of them: two hand-overs a layer, and every thread reads all
+// weights. With fewer rows it is divided by outputs: eight hand-overs, and a weight is read by one thread of a block.
+class Schedule {
+public:
+  Schedule(const Model &model, std::size_t weight_bytes);
+
+  Plan plan(const TokenBatch &batch, int threads) const;
+  Division divide(const Sequences &sequences, int threads) const;
+
+private:
+  // A linear layer: what threads can divide, and what a row costs.
+  struct Part {
+    int columns;
+    double row;
+  };
+
+  double row() const;
+  double by_rows(int rows, int threads) const;
+  double by_outputs(int rows, int blocks, int threads, bool alone) const;
+  double attention(const Sequences &sequences, int threads) const;
+  double work(int length) const;
+
+  std::vector<Part> parts_; // of all layers together: projection, output, up, down
+  std::vector<const LayerSpec *> layers_;
+  int read_rows_;           // reading a weight takes as long as multiplying it with this many rows
+  bool divides_, relative_; // whether outputs can be divided; whether scores have relative positions
+};
+
+// The items of a layer's attention, in the order of rows. Keys and values are packed for each item, so a head of a long
+// text is divided among threads only where there are too few heads.
+std::vector<AttentionItem> attention_items(const LayerSpec &layer, const Sequences &sequences, int threads,
+                                           bool divides_rows);
 
 // Who works on a chunk: the calling thread alone (width 1), or a crew.
 struct Team {
@@ -91,10 +145,18 @@ struct Team {
 
   // One share of [0, all) for each thread: work(first, last).
   template <class Work> void each_share(int all, Work &&work) const {
-    each(width, [&](int i) {
-      const int first = all * i / width, last = all * (i + 1) / width;
-      if (first < last)
-        work(first, last);
+    each_share(1, width, [all](int) { return all; }, [&](int, int first, int last) { work(first, last); });
+  }
+
+  // The same shares of [0, all(block)) for each of some blocks: work(block, first, last).
+  template <class All, class Work> void each_share(int blocks, int shares, All &&all, Work &&work) const {
+    each(blocks * shares, [&](int i) {
+      const int block = i / shares, share = i % shares;
+      const auto bound = [&](int place) {
+        return static_cast<int>(static_cast<std::int64_t>(all(block)) * place / shares);
+      };
+      if (bound(share) < bound(share + 1))
+        work(block, bound(share), bound(share + 1));
     });
   }
 };
@@ -108,8 +170,5 @@ struct AttentionUnits {
   int kv_heads;
 };
 AttentionUnits attention_units(const LayerSpec &layer);
-
-// Whether a team divides the outputs of every layer of a short text, instead of its rows.
-bool divides_outputs(const Model &model, std::size_t weight_bytes, const Sequences &sequences, const Team &team);
 
 } // namespace quaver

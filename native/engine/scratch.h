@@ -68,16 +68,28 @@ struct Scratch {
 
 Scratch &scratch();
 
+// The input of a layer whose outputs are divided, for one block of rows.
+struct BlockRoom {
+  InputRoom rounded;
+  Buffer<std::int32_t> first_tokens; // see Forward::first_tokens
+
+  std::size_t bytes() const { return rounded.bytes() + first_tokens.bytes(); }
+};
+
 // Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows or columns.
 struct Activations {
   Buffer<float> x, input, qkv, context;
-  Buffer<float> branch, wide; // of a text whose layers are divided by outputs
-  InputRoom rounded;          // of the same, and of the words
-  Buffer<float> tokens;       // a block of token vectors that the words are computed from
+  Buffer<float> branch, wide;    // where layers are divided by outputs
+  std::vector<BlockRoom> blocks; // the same
+  InputRoom rounded;             // of the words
+  Buffer<float> tokens;          // a block of token vectors that the words are computed from
 
   std::size_t bytes() const {
-    return x.bytes() + input.bytes() + qkv.bytes() + context.bytes() + branch.bytes() + wide.bytes() + rounded.bytes() +
-           tokens.bytes();
+    std::size_t all = x.bytes() + input.bytes() + qkv.bytes() + context.bytes() + branch.bytes() + wide.bytes() +
+                      rounded.bytes() + tokens.bytes();
+    for (const BlockRoom &block : blocks)
+      all += block.bytes();
+    return all;
   }
 };
 

@@ -10,6 +10,7 @@
 #include "check.h"
 #include "engine/encoder.h"
 #include "engine/pool.h"
+#include "engine/scratch.h"
 
 using namespace quaver;
 using namespace quaver::testing;
@@ -279,7 +280,7 @@ void test_same_bits(const Encoder &e, int rounds, std::size_t count) {
     Batch batch;
     for (const std::size_t i : order)
       batch.add(texts[i]);
-    const int threads = 1 + static_cast<int>(generator() % 4);
+    const int threads = 1 + static_cast<int>(generator() % (round % 2 == 0 ? 4 : 64));
     const auto vectors = encode(e, batch, threads);
     for (std::size_t i = 0; i < order.size(); ++i)
       CHECK(std::memcmp(vectors.data() + i * hidden, alone[order[i]].data(), hidden * sizeof(float)) == 0,
@@ -295,9 +296,102 @@ void test_one_short_text(const Encoder &e) {
     Batch batch;
     batch.add(text);
     const auto alone = encode(e, batch, 1);
-    for (const int threads : {2, 3, 4})
+    for (const int threads : {2, 3, 28})
       CHECK(encode(e, batch, threads) == alone, "%s: %zu tokens, %d threads", e.model().kernels.name, length, threads);
   }
+}
+
+// One crew for all texts, with every division of the layers: the schedule takes none of them for models as small as
+// these.
+void test_divisions(const Encoder &e) {
+  const Model &model = e.model();
+  const bool divides = model.relative.rows == nullptr &&
+                       std::all_of(model.layers.begin(), model.layers.end(),
+                                   [](const Layer &layer) { return attention_units(layer.spec).count > 0; });
+  const Stages stages = stages_of(model, kept_rows(model));
+  for (const std::vector<std::size_t> &lengths : {std::vector<std::size_t>{150}, {70, 3, 33, 1}}) {
+    Batch batch;
+    Sequences sequences;
+    for (const std::size_t length : lengths) {
+      std::vector<std::int32_t> text(length);
+      fill_integers(text, 0, kVocabulary - 1);
+      const int row = batch.offsets.back(), tokens = static_cast<int>(length);
+      sequences.push_back({static_cast<int>(sequences.size()), row, tokens, tokens, 0});
+      batch.add(text);
+    }
+    const auto alone = encode(e, batch, 1);
+    const TokenBatch view = batch.view();
+    for (const int width : {2, 5, 28})
+      for (const int blocks : {0, 1, 3}) {
+        if (blocks > 0 && (!divides || batch.offsets.back() < blocks))
+          continue;
+        std::vector<float> vectors(alone.size());
+        ThreadPool::shared().together(
+            1, width, 1,
+            [&](int, Crew &crew) {
+              const AtWork at_work(model.kernels);
+              const Team team{crew.width(), &crew};
+              Sequences own = sequences;
+              Forward forward(model, stages, view, own, team);
+              finish(model, view, blocks == 0 ? forward.by_rows() : forward.by_outputs(blocks), team, vectors.data());
+            },
+            [&](Crew &crew) {
+              const AtWork at_work(model.kernels);
+              crew.help();
+            });
+        CHECK(vectors == alone, "%s: %zu texts, %d threads, %d blocks", model.kernels.name, lengths.size(), width,
+              blocks);
+      }
+  }
+}
+
+// Every sequence is in one chunk, every chunk has a team, and items of attention are all rows of all heads once.
+void test_schedule(const Encoder &e) {
+  const Model &model = e.model();
+  const Schedule schedule(model, e.weight_bytes());
+  for (const int count : {1, 2, 7, 64}) {
+    Batch batch;
+    for (int i = 0; i < count; ++i)
+      batch.add(std::vector<std::int32_t>(1 + generator() % kPositions, 1));
+    for (const int threads : {1, 2, 3, 8, 28, 96, 1024}) {
+      const Plan plan = schedule.plan(batch.view(), threads);
+      std::vector<int> seen(static_cast<std::size_t>(count), 0);
+      for (const Sequences &chunk : plan.chunks) {
+        CHECK(!chunk.empty(), "%d texts, %d threads: an empty chunk", count, threads);
+        int row = 0;
+        for (const Sequence &s : chunk) {
+          ++seen[static_cast<std::size_t>(s.index)];
+          CHECK(s.row == row && s.length == batch.offsets[static_cast<std::size_t>(s.index) + 1] -
+                                                batch.offsets[static_cast<std::size_t>(s.index)],
+                "%d texts, %d threads: rows", count, threads);
+          row += s.length;
+        }
+        for (const Layer &layer : model.layers) {
+          std::vector<int> rows(static_cast<std::size_t>(row * layer.spec.heads), 0);
+          for (const AttentionItem &item : attention_items(layer.spec, chunk, std::max(threads, 2), true))
+            for (int h = item.first_head; h < item.last_head; ++h)
+              for (int r = item.first; r < item.last; ++r)
+                ++rows[static_cast<std::size_t>(
+                    (chunk[static_cast<std::size_t>(item.sequence)].row + r) * layer.spec.heads + h)];
+          CHECK(std::all_of(rows.begin(), rows.end(), [](int n) { return n == 1; }), "%d texts, %d threads: attention",
+                count, threads);
+        }
+      }
+      CHECK(std::all_of(seen.begin(), seen.end(), [](int n) { return n == 1; }), "%d texts, %d threads", count,
+            threads);
+      CHECK(1 <= plan.teams && plan.teams <= plan.threads && plan.threads <= threads &&
+                plan.teams <= static_cast<int>(plan.chunks.size()),
+            "%d texts, %d threads: %d teams of %d", count, threads, plan.teams, plan.threads);
+    }
+  }
+  for (const int threads : {1, 2, 5, 28})
+    for (const int blocks : {1, 3, 7})
+      for (const int columns : {1, 6, 12, 48}) {
+        const int shares = column_shares(blocks, columns, threads);
+        CHECK(shares >= 1 && shares <= columns, "%d blocks, %d columns, %d threads: %d", blocks, columns, threads,
+              shares);
+      }
+  CHECK(column_shares(7, 12, 28) == 4 && column_shares(1, 6, 2) == 2, "equal shares");
 }
 
 // Spans are pooled as texts are: one of a whole text is its vector. The vectors of tokens have the same bits in any
@@ -462,6 +556,85 @@ void test_values(const Drawn &m, const KernelTable &k) {
           static_cast<double>(cosine(&expected[i], &rounded[i], m.sketch.hidden)));
 }
 
+// A linear layer without weights, for plans.
+class Weightless final : public Linear {
+public:
+  Weightless(int outputs, int inputs)
+      : Linear(std::vector<float>(static_cast<std::size_t>(outputs)).data(), outputs, inputs, scalar_kernels) {}
+  bool prepares() const override { return true; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &) const override {
+    return {x, ldx, rows, residuals, {}, nullptr};
+  }
+  void prepare(const LinearInput &, int, int) const override {}
+  void multiply(const LinearInput &, int, int, float *, std::ptrdiff_t, Activation) const override {}
+  std::size_t bytes() const override { return 0; }
+};
+
+// What is planned for the shapes of BGE.
+void test_plans() {
+  const auto planned = [](int hidden, const std::vector<int> &lengths, int threads) {
+    const LayerSpec spec{.heads = 12,
+                         .kv_heads = 12,
+                         .head_size = hidden / 12,
+                         .intermediate = 4 * hidden,
+                         .behind = kMaxLength,
+                         .ahead = kMaxLength,
+                         .rotary = -1,
+                         .int8_attention = true,
+                         .gate = Gate::none,
+                         .activation = Activation::gelu};
+    Model m{.kernels = scalar_kernels,
+            .geometry = {hidden, 1, 512, 0, 0, 1.0f, {Pooling::cls}, true},
+            .embeddings = {nullptr, nullptr, nullptr, {}},
+            .order = {},
+            .rotary = {},
+            .bias = {},
+            .relative = {},
+            .layers = {},
+            .final_norm = {},
+            .head = {},
+            .words = {}};
+    for (int l = 0; l < 12; ++l) {
+      Layer layer{.spec = spec,
+                  .attention = {},
+                  .feed_forward = {},
+                  .qkv = std::make_unique<Weightless>(3 * hidden, hidden),
+                  .out = std::make_unique<Weightless>(hidden, hidden),
+                  .up = std::make_unique<Weightless>(4 * hidden, hidden),
+                  .down = std::make_unique<Weightless>(hidden, 4 * hidden),
+                  .query_norm = {},
+                  .key_norm = {},
+                  .value_norm = {},
+                  .position_queries = {},
+                  .position_keys = {}};
+      m.layers.push_back(std::move(layer));
+    }
+    Batch batch;
+    for (const int length : lengths)
+      batch.add(std::vector<std::int32_t>(static_cast<std::size_t>(length), 0));
+    const Schedule schedule(m, hidden == 768 ? std::size_t{85} << 20 : std::size_t{21} << 20);
+    const Plan plan = schedule.plan(batch.view(), threads);
+    const int width = plan.threads / plan.teams;
+    return std::vector<int>{static_cast<int>(plan.chunks.size()), plan.teams, plan.threads,
+                            schedule.divide(plan.chunks.front(), width).blocks};
+  };
+  using Numbers = std::vector<int>; // chunks, teams, threads, blocks of rows
+  const std::vector<int> many(32, 256);
+  for (const int hidden : {384, 768}) {
+    CHECK((planned(hidden, many, 1) == Numbers{32, 1, 1, 0}), "32x256, one thread");
+    CHECK((planned(hidden, many, 2) == Numbers{32, 2, 2, 0}), "32x256, two threads");
+    CHECK((planned(hidden, many, 8) == Numbers{32, 8, 8, 0}), "32x256, eight threads");
+    CHECK((planned(hidden, many, 28)[1] == 4 && planned(hidden, many, 28)[2] == 28), "32x256, 28 threads");
+    CHECK((planned(hidden, {256, 256, 256}, 2) == Numbers{2, 1, 2, 0}), "three texts, two threads");
+    CHECK((planned(hidden, {512}, 2) == Numbers{1, 1, 2, 0}), "a long text, two threads");
+    CHECK((planned(hidden, {16}, 2) == Numbers{1, 1, 2, 1}), "a short text, two threads");
+  }
+  CHECK((planned(768, {100}, 2) == Numbers{1, 1, 2, 1}), "100 tokens of base, two threads");
+  CHECK((planned(384, {100}, 2) == Numbers{1, 1, 2, 0}), "100 tokens of small, two threads");
+  CHECK((planned(768, {512}, 28) == Numbers{1, 1, 28, 7}), "a long text, 28 threads");
+  CHECK(planned(384, {16}, 96)[2] <= 12, "a short text, 96 threads");
+}
+
 void test_interruption(const Drawn &m, const KernelTable &k) {
   const Encoder e = make_encoder(m, k, true);
   Batch batch;
@@ -528,6 +701,7 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
 
 int main(int argc, char **argv) {
   test_first_not_finite();
+  test_plans();
   const Drawn even({.hidden = 64, .heads = 4, .intermediate = 256, .pooling = Pooling::mean}),
       odd({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::cls}),
       first_rows({.hidden = 64, .heads = 2, .intermediate = 128, .pooling = Pooling::cls}),
@@ -599,13 +773,21 @@ int main(int argc, char **argv) {
       const int share = m->sketch.span > 0 ? 3 : 1;
       test_same_bits(make_encoder(*m, *k, true), (rounds + share - 1) / share, texts);
       test_same_bits(make_encoder(*m, *k, false), (rounds + share - 1) / share, texts);
-      for (const bool int8 : {true, false})
-        test_one_short_text(make_encoder(*m, *k, int8));
+      for (const bool int8 : {true, false}) {
+        const Encoder e = make_encoder(*m, *k, int8);
+        test_one_short_text(e);
+        if (int8 && (m == &odd || m == &panels || m == &relative || m == &causal_panels || m == &both))
+          test_divisions(e);
+      }
+      test_schedule(make_encoder(*m, *k, true));
     }
     for (const Drawn *m : {&words_max, &words_sum})
       for (const bool int8 : {true, false}) {
-        test_same_bits(make_encoder(*m, *k, int8), rounds, texts);
-        test_one_short_text(make_encoder(*m, *k, int8));
+        const Encoder e = make_encoder(*m, *k, int8);
+        test_same_bits(e, rounds, texts);
+        test_one_short_text(e);
+        if (int8)
+          test_divisions(e);
       }
     for (const bool int8 : {true, false})
       test_weighted(make_encoder(weighted_long, *k, int8));

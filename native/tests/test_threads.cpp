@@ -80,11 +80,19 @@ void test_out_of_memory(ThreadPool &pool) {
   test_every_item_once(pool);
 }
 
-// More items than a ticket has numbers for.
+void help(Crew &crew) { crew.help(); }
+
+// One crew of all threads.
+template <class Lead> void together(ThreadPool &pool, int width, Lead &&lead) {
+  pool.together(1, width, 1, [&](int, Crew &crew) { lead(crew); }, help);
+}
+
+// More items than a range has numbers for.
 void test_crew_with_many_items(ThreadPool &pool) {
   constexpr int items = (1 << 21) + 3;
   std::atomic<long> total{0};
-  pool.together(2, [&](Crew &crew) { crew.run(items, [&](int i) { total.fetch_add(i, std::memory_order_relaxed); }); });
+  together(pool, 2,
+           [&](Crew &crew) { crew.run(items, [&](int i) { total.fetch_add(i, std::memory_order_relaxed); }); });
   CHECK(total == static_cast<long>(items) * (items - 1) / 2, "%ld", total.load());
 }
 
@@ -95,7 +103,7 @@ void test_crew(ThreadPool &pool) {
       std::vector<long> values(static_cast<std::size_t>(items), 0), next(values);
       const auto caller = std::this_thread::get_id();
       bool led_by_caller = false;
-      pool.together(width, [&](Crew &crew) {
+      together(pool, width, [&](Crew &crew) {
         led_by_caller = std::this_thread::get_id() == caller;
         for (int stage = 0; stage < 300; ++stage) {
           crew.run(items, [&](int i) {
@@ -116,7 +124,7 @@ void test_crews_at_once(ThreadPool &pool) {
   for (int c = 0; c < 4; ++c)
     callers.emplace_back([&] {
       for (int round = 0; round < 100; ++round)
-        pool.together(3, [&](Crew &crew) {
+        together(pool, 3, [&](Crew &crew) {
           for (int stage = 0; stage < 5; ++stage)
             crew.run(4, [&](int i) { total.fetch_add(i); });
         });
@@ -126,12 +134,98 @@ void test_crews_at_once(ThreadPool &pool) {
   CHECK(total == 4L * 100 * 5 * 6, "%ld", total.load());
 }
 
+// Several teams: each item once and led by one thread, each crew as wide as planned, stages that see the one before.
+void test_teams(ThreadPool &pool) {
+  for (const int threads : {1, 2, 3, 5, 8, 31, 64})
+    for (const int teams : {1, 2, 3, 7, 31})
+      for (const int items : {1, 2, 9, 40}) {
+        if (teams > threads)
+          continue;
+        std::vector<std::atomic<int>> seen(static_cast<std::size_t>(items));
+        std::atomic<int> wrong{0};
+        pool.together(
+            teams, threads, items,
+            [&](int item, Crew &crew) {
+              seen[static_cast<std::size_t>(item)].fetch_add(1);
+              wrong += crew.width() == threads / teams || (crew.width() == threads / teams + 1 && threads % teams > 0)
+                           ? 0
+                           : 1;
+              std::vector<int> values(37, 0), next(values);
+              for (int stage = 0; stage < 5; ++stage) {
+                crew.run(37, [&](int i) {
+                  next[static_cast<std::size_t>(i)] = 1 + values[static_cast<std::size_t>((i + 11) % 37)];
+                });
+                std::swap(values, next);
+              }
+              for (const int v : values)
+                wrong += v == 5 ? 0 : 1;
+            },
+            help);
+        CHECK(wrong == 0, "%d threads in %d teams: %d wrong", threads, teams, wrong.load());
+        for (int i = 0; i < items; ++i)
+          CHECK(seen[static_cast<std::size_t>(i)] == 1, "%d threads in %d teams: item %d %d times", threads, teams, i,
+                seen[static_cast<std::size_t>(i)].load());
+      }
+}
+
+// Out of memory in one team: the others end, too, and the caller hears of it.
+void test_teams_out_of_memory(ThreadPool &pool) {
+  for (int round = 0; round < 50; ++round) {
+    std::atomic<int> led{0};
+    bool thrown = false;
+    try {
+      pool.together(
+          3, 7, 1000,
+          [&](int, Crew &crew) {
+            const int number = ++led;
+            crew.run(8, [&](int i) {
+              if (number == 4 && i == round % 8)
+                throw std::bad_alloc();
+            });
+          },
+          help);
+    } catch (const std::bad_alloc &) {
+      thrown = true;
+    }
+    CHECK(thrown, "round %d: %d items", round, led.load());
+  }
+  test_teams(pool);
+}
+
+// Callers and helpers of several calls are at most as many as one of them asks for; a call that is left alone gets
+// helpers again.
+void test_callers_share_threads(ThreadPool &pool) {
+  constexpr int width = 3;
+  pool.run(64, 8, [](int) { std::this_thread::sleep_for(std::chrono::microseconds(200)); }); // there are more workers
+  std::atomic<int> working{0}, most{0}, helped{0};
+  std::vector<std::thread> callers;
+  for (int c = 0; c < width; ++c)
+    callers.emplace_back([&, c] {
+      const auto caller = std::this_thread::get_id();
+      for (int round = 0; round < 20; ++round)
+        pool.run(c == 0 ? 200 : 10, width, [&](int) {
+          const int now = working.fetch_add(1) + 1;
+          int seen = most.load();
+          while (now > seen && !most.compare_exchange_weak(seen, now)) {
+          }
+          std::this_thread::sleep_for(std::chrono::microseconds(50));
+          working.fetch_sub(1);
+          helped += std::this_thread::get_id() == caller ? 0 : 1;
+        });
+    });
+  for (std::thread &caller : callers)
+    caller.join();
+  // A caller that begins is not kept waiting, so two helpers that came before it make some more for a while.
+  CHECK(most < 2 * width, "%d at once", most.load());
+  CHECK(helped > 0, "%d items by helpers", helped.load());
+}
+
 void test_crew_out_of_memory(ThreadPool &pool) {
   for (int round = 0; round < 50; ++round) {
     int stages = 0;
     bool thrown = false;
     try {
-      pool.together(3, [&](Crew &crew) {
+      together(pool, 3, [&](Crew &crew) {
         for (; stages < 10; ++stages)
           crew.run(8, [&](int i) {
             if (stages == 4 && i == round % 8)
@@ -149,7 +243,7 @@ void test_crew_out_of_memory(ThreadPool &pool) {
 // A helper that waits long enough to sleep is woken by the next stage and by the end.
 void test_crew_sleeps(ThreadPool &pool) {
   std::atomic<int> done{0};
-  pool.together(2, [&](Crew &crew) {
+  together(pool, 2, [&](Crew &crew) {
     for (int stage = 0; stage < 5; ++stage) {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
       crew.run(2, [&](int) {
@@ -201,7 +295,7 @@ struct Throws {
   template <class Work> void operator()(Work &work) {
     try {
       if (crew)
-        pool.together(3, [&](Crew &c) { c.run(1000, work); });
+        together(pool, 3, [&](Crew &c) { c.run(1000, work); });
       else
         pool.run(1000, 3, work);
     } catch (int) {
@@ -213,7 +307,7 @@ struct Exits : Throws {
   void leave() { pthread_exit(nullptr); }
   template <class Work> void operator()(Work &work) {
     if (crew)
-      pool.together(3, [&](Crew &c) { c.run(1000, work); });
+      together(pool, 3, [&](Crew &c) { c.run(1000, work); });
     else
       pool.run(1000, 3, work);
   }
@@ -230,7 +324,7 @@ void test_unwinding_callers(ThreadPool &pool) {
   test_crew(pool);
 }
 
-#if defined(__linux__)
+#if defined(__linux__) && !defined(QUAVER_PORTABLE)
 cpu_set_t allowed(pthread_t thread) {
   cpu_set_t set;
   CPU_ZERO(&set);
@@ -301,7 +395,8 @@ void test_affinity() {
 }
 #endif
 
-#if !defined(__SANITIZE_THREAD__) // its runtime does not follow a fork of a process with threads
+// ThreadSanitizer's runtime does not follow a fork of a process with threads; the portable form does not, either.
+#if !defined(__SANITIZE_THREAD__) && !defined(QUAVER_PORTABLE)
 void test_fork() {
   std::atomic<int> done{0};
   ThreadPool::shared().run(8, 4, [&](int) { done.fetch_add(1); });
@@ -309,7 +404,7 @@ void test_fork() {
   if (child == 0) {
     std::atomic<int> inside{0};
     ThreadPool::shared().run(8, 4, [&](int) { inside.fetch_add(1); });
-    ThreadPool::shared().together(3, [&](Crew &crew) { crew.run(8, [&](int) { inside.fetch_add(1); }); });
+    together(ThreadPool::shared(), 3, [&](Crew &crew) { crew.run(8, [&](int) { inside.fetch_add(1); }); });
     _exit(inside == 16 ? 0 : 1);
   }
   int status = 0;
@@ -332,13 +427,16 @@ int main() {
     test_crew_with_many_items(pool);
     test_crews_at_once(pool);
     test_crew_out_of_memory(pool);
+    test_teams(pool);
+    test_teams_out_of_memory(pool);
+    test_callers_share_threads(pool);
     test_crew_sleeps(pool);
     test_unwinding_callers(pool);
   }
-#if defined(__linux__)
+#if defined(__linux__) && !defined(QUAVER_PORTABLE)
   test_affinity();
 #endif
-#if !defined(__SANITIZE_THREAD__)
+#if !defined(__SANITIZE_THREAD__) && !defined(QUAVER_PORTABLE)
   test_fork();
 #endif
   return quaver::testing::report("threads");

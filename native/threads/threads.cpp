@@ -4,11 +4,9 @@
 #include <chrono>
 #include <system_error>
 
-#if defined(__linux__)
-#include <pthread.h>
-#include <sched.h>
-#include <unistd.h>
-#endif
+#include "system/fork.h"
+#include "system/placement.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -19,6 +17,9 @@ namespace {
 // How long a worker looks for the next call, or a caller for its last helper, before it sleeps. The stages of a layer
 // follow each other within a few microseconds; waking a sleeper takes about fifty.
 constexpr std::chrono::microseconds kPatience{60};
+
+// Workers that a caller wakes, and that each worker wakes in turn: four rounds for 96.
+constexpr int kWoken = 3;
 
 void breathe() {
 #if defined(__x86_64__)
@@ -50,74 +51,41 @@ std::atomic<ThreadPool *> shared_pool{nullptr};
 
 } // namespace
 
-struct ThreadPool::Place {
-#if defined(__linux__)
-  int cpu = sched_getcpu();
-  cpu_set_t allowed{};
-  bool known = sched_getaffinity(0, sizeof allowed, &allowed) == 0; // not with more CPUs than the set holds
-#endif
-};
+// --- A crew ---------------------------------------------------------------------------------------------------------
 
-// A worker may run where the caller it helps may. If it woke on the caller's own CPU it moves to another: the scheduler
-// would let the two take turns there for milliseconds. Before it sleeps, that CPU is allowed again.
-class ThreadPool::Home {
-public:
-#if defined(__linux__)
-  void enter(const Place &caller) {
-    if (!caller.known)
-      return;
-    if (!here_.known || !CPU_EQUAL(&here_.allowed, &caller.allowed)) {
-      here_ = caller;
-      widen();
+// An item of a home, from the front or the back; -1 where there is none.
+int Crew::take(Home &home, bool front) {
+  Range range{home.left.load(std::memory_order_acquire)};
+  while (range.size() > 0) {
+    const std::uint64_t left = front ? range.word + 1 : range.word - (std::uint64_t{1} << Range::bits);
+    if (home.left.compare_exchange_weak(range.word, left, std::memory_order_acq_rel, std::memory_order_acquire))
+      return front ? range.front() : range.back() - 1;
+  }
+  return -1;
+}
+
+// What the homes of a stage still have, the own one first. An item is counted as done at the end: until then the stage
+// is not over, so nothing that is taken here belongs to another one.
+void Crew::take_items(int member) {
+  struct Done {
+    Crew &of;
+    int items = 0;
+    ~Done() {
+      if (items > 0 && of.open_.fetch_sub(items, std::memory_order_acq_rel) == items)
+        of.open_.notify_all();
     }
-    if (caller.cpu < 0 || caller.cpu != sched_getcpu())
-      return;
-    cpu_set_t others = caller.allowed;
-    CPU_CLR(caller.cpu, &others);
-    if (CPU_COUNT(&others) > 0)
-      narrow_ = pthread_setaffinity_np(pthread_self(), sizeof others, &others) == 0;
-  }
-  void sleep() {
-    if (narrow_)
-      widen();
-  }
-
-private:
-  // A CPU that was taken away in the meantime makes this fail; then the system has chosen others.
-  void widen() {
-    pthread_setaffinity_np(pthread_self(), sizeof here_.allowed, &here_.allowed);
-    narrow_ = false;
-  }
-
-  Place here_;
-  bool narrow_ = false;
-#else
-  void enter(const Place &) {}
-  void sleep() {}
-#endif
-};
-
-void Crew::take_items(bool leads) {
-  Ticket ticket{ticket_.load(std::memory_order_acquire)};
-  while (ticket.word != finished && !ticket.empty()) {
-    const std::uint64_t left = leads ? ticket.word + 1 : ticket.word - (std::uint64_t{1} << Ticket::bits);
-    if (!ticket_.compare_exchange_weak(ticket.word, left, std::memory_order_acq_rel, std::memory_order_acquire))
-      continue;
-    {
-      struct Done {
-        Crew &of;
-        ~Done() {
-          if (of.open_.fetch_sub(1, std::memory_order_acq_rel) == 1)
-            of.open_.notify_all();
-        }
-      } done{*this};
+  } done{*this};
+  for (int i = 0; i < width_; ++i) {
+    Home &home = homes_[static_cast<std::size_t>((member + i) % width_)];
+    const bool own = i == 0 && member < width_;
+    for (int item; (item = take(home, own)) >= 0;) {
+      ++done.items;
       try {
-        call_(context_, leads ? ticket.front() : ticket.back() - 1);
+        call_(context_, item);
       } catch (const std::bad_alloc &) {
         out_of_memory_.store(true, std::memory_order_relaxed);
       }
     }
-    ticket.word = ticket_.load(std::memory_order_acquire);
   }
 }
 
@@ -125,17 +93,20 @@ void Crew::run(int items, Call call, void *context) {
   call_ = call;
   context_ = context;
   open_.store(items, std::memory_order_relaxed);
-  const Ticket before{ticket_.load(std::memory_order_relaxed)};
-  const std::uint64_t stage = (before.stage() + 1) & (Ticket::mask >> 1);
-  ticket_.store(stage << 2 * Ticket::bits | static_cast<std::uint64_t>(items) << Ticket::bits,
-                std::memory_order_release);
-  ticket_.notify_all();
+  const std::uint32_t stage = (stage_.load(std::memory_order_relaxed) + 1) & 0x7fffffff;
+  for (int h = 0; h < width_; ++h) {
+    const auto bound = [&](int place) { return static_cast<std::uint64_t>(std::int64_t{items} * place / width_); };
+    homes_[static_cast<std::size_t>(h)].left.store(
+        std::uint64_t{stage} << 2 * Range::bits | bound(h + 1) << Range::bits | bound(h), std::memory_order_release);
+  }
+  stage_.store(stage, std::memory_order_release);
+  stage_.notify_all();
   {
     struct Await {
       Crew &of;
       ~Await() { of.await_items(); }
     } await{*this};
-    take_items(true);
+    take_items(0);
   }
   if (out_of_memory_.load(std::memory_order_relaxed))
     throw std::bad_alloc();
@@ -144,12 +115,14 @@ void Crew::run(int items, Call call, void *context) {
 // Takes back the items that nobody has begun (there are some when the leader is being unwound) and waits for the
 // others.
 void Crew::await_items() {
-  Ticket ticket{ticket_.load(std::memory_order_acquire)};
-  while (!ticket.empty()) {
-    const std::uint64_t none = ticket.word + static_cast<std::uint64_t>(ticket.back() - ticket.front());
-    if (ticket_.compare_exchange_weak(ticket.word, none, std::memory_order_acq_rel, std::memory_order_acquire)) {
-      open_.fetch_sub(ticket.back() - ticket.front(), std::memory_order_acq_rel);
-      break;
+  for (Home &home : homes_) {
+    Range range{home.left.load(std::memory_order_acquire)};
+    while (range.size() > 0) {
+      const std::uint64_t none = range.word + static_cast<std::uint64_t>(range.size());
+      if (home.left.compare_exchange_weak(range.word, none, std::memory_order_acq_rel, std::memory_order_acquire)) {
+        open_.fetch_sub(range.size(), std::memory_order_acq_rel);
+        break;
+      }
     }
   }
   if (!spin([this] { return open_.load(std::memory_order_acquire) == 0; }))
@@ -158,35 +131,40 @@ void Crew::await_items() {
 }
 
 void Crew::finish() {
-  ticket_.store(finished, std::memory_order_release);
-  ticket_.notify_all();
+  stage_.store(finished, std::memory_order_release);
+  stage_.notify_all();
 }
 
-// Waits for a ticket other than the `seen` one; false when there is no more.
-bool Crew::await_stage(std::uint64_t seen) {
-  if (!spin([&] { return ticket_.load(std::memory_order_acquire) != seen; }))
-    ticket_.wait(seen, std::memory_order_acquire);
-  return ticket_.load(std::memory_order_acquire) != finished;
+// Waits for a stage other than the `seen` one and returns it.
+std::uint32_t Crew::await_stage(std::uint32_t seen) {
+  std::uint32_t now = seen;
+  const auto changed = [&] { return (now = stage_.load(std::memory_order_acquire)) != seen; };
+  if (!spin(changed))
+    while (!changed())
+      stage_.wait(seen, std::memory_order_acquire);
+  return now;
 }
 
 void Crew::help() {
-  for (;;) {
-    take_items(false);
-    const std::uint64_t seen = ticket_.load(std::memory_order_acquire);
-    if (seen == finished || (Ticket{seen}.empty() && !await_stage(seen)))
-      return;
+  if (width_ == 1)
+    return;
+  const int member = seats_.fetch_add(1, std::memory_order_relaxed);
+  std::uint32_t stage = stage_.load(std::memory_order_acquire);
+  while (stage != finished) {
+    take_items(member);
+    stage = await_stage(stage);
   }
 }
+
+// --- The pool -------------------------------------------------------------------------------------------------------
 
 // Never destroyed: at exit its workers sleep, and the process ends with them.
 ThreadPool &ThreadPool::shared() {
   ThreadPool *pool = shared_pool.load(std::memory_order_acquire);
   if (pool != nullptr)
     return *pool;
-#if defined(__linux__)
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  static const bool registered = (after_fork(forget_pool), true);
   (void)registered;
-#endif
   auto *fresh = new ThreadPool;
   if (shared_pool.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel))
     return *fresh;
@@ -205,33 +183,43 @@ ThreadPool::~ThreadPool() {
     worker.join();
 }
 
+int ThreadPool::take_item(std::atomic<int> &next) { return next.fetch_add(1, std::memory_order_relaxed); }
+
 void ThreadPool::run(Job &job) {
   const Place place;
   job.place = &place;
-  const int wanted = std::min(job.items, job.width) - 1;
+  int waking;
   {
     const std::lock_guard lock(mutex_);
-    start_workers(wanted);
+    start_workers(job.seats - 1);
     jobs_.push_back(&job);
     calls_.fetch_add(1, std::memory_order_release);
+    full_.store(!has_room(job), std::memory_order_relaxed);
+    waking = to_wake(job);
   }
-  for (int i = 0; i < wanted; ++i)
-    wake_.notify_one();
+  wake(waking);
 
   {
     struct TakeBack {
       ThreadPool &pool;
       Job &job;
       ~TakeBack() {
-        job.next.store(job.items, std::memory_order_relaxed);
+        job.next.store(job.seats, std::memory_order_relaxed);
+        int waking = 0;
         {
           const std::lock_guard lock(pool.mutex_); // from here on nobody joins
           pool.jobs_.erase(std::find(pool.jobs_.begin(), pool.jobs_.end(), &job));
+          pool.full_.store(false, std::memory_order_relaxed);
+          if (!pool.jobs_.empty()) { // there is room for a helper of another call
+            pool.calls_.fetch_add(1, std::memory_order_release);
+            waking = 1;
+          }
         }
+        pool.wake(waking);
         pool.await_helpers(job);
       }
     } take_back{*this, job};
-    job.work(job.led);
+    job.work(0);
   }
   if (job.out_of_memory.load(std::memory_order_relaxed))
     throw std::bad_alloc();
@@ -255,18 +243,33 @@ void ThreadPool::start_workers(int wanted) {
   }
 }
 
+// How many workers this thread wakes for a job; those wake others. Waking one costs some microseconds, and each takes
+// about fifty to begin.
+int ThreadPool::to_wake(Job &job) {
+  const int workers = std::min(job.asleep, kWoken);
+  job.asleep -= workers;
+  return workers;
+}
+
+void ThreadPool::wake(int workers) {
+  for (int i = 0; i < workers; ++i)
+    wake_.notify_one();
+}
+
+// Callers and helpers of all calls are at most as many threads as this one may have.
+bool ThreadPool::has_room(const Job &job) const { return static_cast<int>(jobs_.size()) + helping_ < job.seats; }
+
 ThreadPool::Job *ThreadPool::find_job() {
   for (Job *job : jobs_)
-    if (job->helpers.load(std::memory_order_relaxed) < job->width - 1 &&
-        job->next.load(std::memory_order_relaxed) < job->items)
+    if (job->next.load(std::memory_order_relaxed) < job->seats && has_room(*job))
       return job;
   return nullptr;
 }
 
 // Waits for a call after the `seen`th; false when the pool ends.
-bool ThreadPool::await_call(unsigned seen, Home &home) {
-  if (!spin([&] { return calls_.load(std::memory_order_acquire) != seen; }))
-    home.sleep();
+bool ThreadPool::await_call(unsigned seen, WorkerCpus &cpus) {
+  if (full_.load(std::memory_order_relaxed) || !spin([&] { return calls_.load(std::memory_order_acquire) != seen; }))
+    cpus.sleep();
   std::unique_lock lock(mutex_);
   wake_.wait(lock, [&] { return stop_ || calls_.load(std::memory_order_relaxed) != seen; });
   return !stop_;
@@ -274,16 +277,20 @@ bool ThreadPool::await_call(unsigned seen, Home &home) {
 
 void ThreadPool::worker() {
   unsigned seen = 0;
-  Home home;
-  while (await_call(seen, home)) {
+  WorkerCpus cpus;
+  while (await_call(seen, cpus)) {
     std::unique_lock lock(mutex_);
     seen = calls_.load(std::memory_order_relaxed);
     while (Job *job = find_job()) {
       job->helpers.fetch_add(1, std::memory_order_relaxed);
+      ++helping_;
+      const int seat = job->next.fetch_add(1, std::memory_order_relaxed), waking = to_wake(*job);
       lock.unlock();
-      home.enter(*job->place);
-      job->work();
+      wake(waking);
+      cpus.enter(*job->place);
+      job->work(seat);
       lock.lock();
+      --helping_;
       if (job->helpers.fetch_sub(1, std::memory_order_acq_rel) == 1)
         done_.notify_all();
     }

@@ -4,12 +4,16 @@
 // operating system does not run: the caller can finish alone, so other programs cost their share and no more. Workers
 // look for the next call for some microseconds and then sleep: an idle pool uses no CPU. Threads start with the first
 // call that wants them. After a fork the child builds its own pool when it first needs one.
+//
+// A call of many workers wakes a few of them, and each of those wakes a few more before it begins. Several calls at
+// once share the threads that each of them asks for: their callers count, so callers and helpers together are no more.
 #pragma once
 
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -18,31 +22,33 @@
 
 namespace quaver {
 
+class Place;
+class WorkerCpus;
+
 // Threads that go through many short stages together. Handing one over costs some hundred nanoseconds while helpers
 // spin: they stay with the crew from stage to stage instead of being called for each.
 //
 // One thread leads and publishes stages. It takes items like everyone else and waits only for items that a helper has
-// begun. The leader takes items from the front, helpers take them from the back: with one helper, each core reads in
-// the next stage what it wrote in this one.
+// begun. Each member has a home, a range of every stage's items: neighboring items, about the same ones in each stage,
+// so that a core reads what it wrote before. It takes those from the front, then what others have left, from the back.
+// Members touch nothing in common while they have items at home; each counts what it did in one step at the end.
 class Crew {
-  // The stage's number and the items [front, back) that nobody has taken, in one word: a taken item belongs to
-  // this stage.
-  struct Ticket {
-    std::uint64_t word;
-    static constexpr int bits = 20;
-    static constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
-    int front() const { return static_cast<int>(word & mask); }
-    int back() const { return static_cast<int>(word >> bits & mask); }
-    bool empty() const { return front() >= back(); }
-    std::uint64_t stage() const { return word >> 2 * bits; }
-  };
-
 public:
+  // width >= 1: the leader and the helpers that are expected. A crew of one needs no helper and no memory.
+  explicit Crew(int width) : width_(width), homes_(width > 1 ? static_cast<std::size_t>(width) : 0) {}
+
+  int width() const { return width_; }
+
   // For the leader: calls work(item) once for each item in [0, items), returns when all are done. Throws std::bad_alloc
   // when an item did, here or elsewhere. Whatever else unwinds the leader leaves only when no helper works any more.
   template <class Work> void run(int items, Work &&work) {
+    if (width_ == 1 || items == 1) {
+      for (int item = 0; item < items; ++item)
+        work(item);
+      return;
+    }
     using Plain = std::remove_reference_t<Work>;
-    constexpr int most = static_cast<int>(Ticket::mask);
+    constexpr int most = static_cast<int>(Range::mask);
     for (int first = 0; first < items; first += most) {
       auto part = [first, &work](int item) { static_cast<Plain &>(work)(first + item); };
       run(
@@ -58,18 +64,36 @@ public:
 
 private:
   using Call = void (*)(void *, int);
-  static constexpr std::uint64_t finished = ~std::uint64_t{0};
+
+  // The stage's number and the items [front, back) that nobody has taken, in one word: a taken item belongs to this
+  // stage.
+  struct Range {
+    std::uint64_t word;
+    static constexpr int bits = 20;
+    static constexpr std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+    int front() const { return static_cast<int>(word & mask); }
+    int back() const { return static_cast<int>(word >> bits & mask); }
+    int size() const { return std::max(back() - front(), 0); }
+  };
+  struct alignas(64) Home {
+    std::atomic<std::uint64_t> left{0}; // a Range
+  };
+  static constexpr std::uint32_t finished = ~std::uint32_t{0};
 
   void run(int items, Call call, void *context);
-  void take_items(bool leads);
+  static int take(Home &home, bool front);
+  void take_items(int member);
   void await_items();
-  bool await_stage(std::uint64_t seen);
+  std::uint32_t await_stage(std::uint32_t seen);
 
-  alignas(64) std::atomic<std::uint64_t> ticket_{0};
-  alignas(64) std::atomic<int> open_{0}; // items that are not done
-  std::atomic<bool> out_of_memory_{false};
+  const int width_;
+  std::vector<Home> homes_;
+  alignas(64) std::atomic<std::uint32_t> stage_{0};
+  std::atomic<int> seats_{1}; // that are taken
   Call call_ = nullptr;
   void *context_ = nullptr;
+  alignas(64) std::atomic<int> open_{0}; // items that are not done
+  std::atomic<bool> out_of_memory_{false};
 };
 
 class ThreadPool {
@@ -87,88 +111,101 @@ public:
   // and run throws it when nobody works any more. What else unwinds the calling thread (pthread_exit does) also waits
   // for the helpers: they use objects on its stack.
   template <class Work> void run(int items, int width, Work &&work) {
-    if (items <= 1 || width <= 1) {
-      for (int item = 0; item < items; ++item)
-        work(item);
-      return;
-    }
-    using Plain = std::remove_reference_t<Work>;
-    Job job(items, width, [](void *context, int item) { (*static_cast<Plain *>(context))(item); }, &work);
-    run(job);
+    const int threads = std::max(std::min(items, width), 1);
+    together(threads, threads, items, [&work](int item, Crew &) { work(item); }, [](Crew &) {});
   }
 
-  // Calls lead(crew) on the calling thread, with at most width - 1 workers as helpers of the crew; width > 1. A worker
-  // calls help(crew), which calls crew.help() in turn.
-  template <class Lead, class Help> void together(int width, Lead &&lead, Help &&help) {
+  // Calls lead(item, crew) once for each item in [0, items): `teams` threads take items, the caller among them, and
+  // each leads a crew; the other threads, up to `threads` of all, are helpers of the crews, the same number in each or
+  // one more. A helper calls help(crew), which calls crew.help() in turn. 1 <= teams <= threads. Otherwise as `run`.
+  template <class Lead, class Help> void together(int teams, int threads, int items, Lead &&lead, Help &&help) {
+    if (threads <= 1) {
+      Crew alone(1);
+      for (int item = 0; item < items; ++item)
+        lead(item, alone);
+      return;
+    }
     struct Context {
-      Crew crew;
+      const int items;
       std::remove_reference_t<Lead> &lead;
       std::remove_reference_t<Help> &help;
-    } context{{}, lead, help};
+      std::deque<Crew> crews{};
+      std::atomic<int> next{0};
+    } context{items, lead, help};
+    for (int team = 0; team < teams; ++team)
+      context.crews.emplace_back(threads / teams + (team < threads % teams ? 1 : 0));
     Job job(
-        width, width,
-        [](void *pointer, int item) {
-          auto &[crew, program, helper] = *static_cast<Context *>(pointer);
-          if (item != 0) {
-            helper(crew);
+        threads,
+        [](void *pointer, int seat) {
+          auto &[all, leads, helps, crews, next] = *static_cast<Context *>(pointer);
+          const int count = static_cast<int>(crews.size());
+          Crew &crew = crews[static_cast<std::size_t>(seat % count)];
+          if (seat >= count) { // every crew has its leader: seats are taken in order
+            helps(crew);
             return;
           }
           struct Finish {
-            Crew &of;
-            ~Finish() { of.finish(); }
-          } finish{crew};
-          program(crew);
+            Crew &crew;
+            std::atomic<int> &next;
+            const int items;
+            bool whole = false;
+            ~Finish() {
+              crew.finish();
+              if (!whole)
+                next.store(items, std::memory_order_relaxed);
+            }
+          } finish{crew, next, all};
+          for (int item; (item = take_item(next)) < all;)
+            leads(item, crew);
+          finish.whole = true;
         },
         &context);
-    job.next = 1; // the caller leads, whoever comes first
-    job.led = true;
     run(job);
-  }
-  template <class Lead> void together(int width, Lead &&lead) {
-    together(width, lead, [](Crew &crew) { crew.help(); });
   }
 
 private:
-  struct Place; // a thread's CPU and those it may use
-  class Home;   // where a worker may run
   struct Job {
     using Call = void (*)(void *, int);
-    Job(int items, int width, Call call, void *context) : items(items), width(width), call(call), context(context) {}
+    Job(int seats, Call call, void *context) : seats(seats), call(call), context(context) {}
 
-    void work(bool leads = false) {
+    void work(int seat) {
       try {
-        if (leads)
-          call(context, 0);
-        for (int item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;)
-          call(context, item);
+        for (; seat < seats; seat = next.fetch_add(1, std::memory_order_relaxed))
+          call(context, seat);
       } catch (const std::bad_alloc &) {
         out_of_memory.store(true, std::memory_order_relaxed);
-        next.store(items, std::memory_order_relaxed);
+        next.store(seats, std::memory_order_relaxed);
       }
     }
 
-    const int items, width;
+    const int seats; // threads; the caller has the first seat
     const Call call;
     void *const context;
-    std::atomic<int> next{0};
+    std::atomic<int> next{1};
     std::atomic<int> helpers{0}; // changed under the pool's mutex, read by the spinning caller
     std::atomic<bool> out_of_memory{false};
+    int asleep = seats - 1;       // workers that nobody has woken for it; under the pool's mutex
     const Place *place = nullptr; // of the caller
-    bool led = false;             // item 0 is the caller's
   };
 
+  static int take_item(std::atomic<int> &next);
   void run(Job &job);
   void await_helpers(Job &job);
   void start_workers(int wanted);
+  int to_wake(Job &job);
+  void wake(int workers);
   void worker();
+  bool has_room(const Job &job) const;
   Job *find_job();
-  bool await_call(unsigned seen, Home &home);
+  bool await_call(unsigned seen, WorkerCpus &cpus);
 
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::vector<Job *> jobs_;
+  int helping_ = 0; // workers that have a job
   std::vector<std::thread> workers_;
   std::atomic<unsigned> calls_{0}; // grows with each job; a spinning worker watches it
+  std::atomic<bool> full_{false};  // no worker may help: it need not look for the next call
   bool stop_ = false;
 };
 
