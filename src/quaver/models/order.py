@@ -68,9 +68,10 @@ def reordered(
         layers = tuple(layers)
     if hidden is None:
         return replace(weights, layers=layers)
-    projection, embedding_norm = weights.projection, _norm(weights.embedding_norm, hidden)
-    if projection is not None:  # the features before it have an order of their own
-        embedding_norm = weights.embedding_norm
+    projection, embedding_norm = weights.projection, weights.embedding_norm
+    if projection is None:
+        embedding_norm = _norm(embedding_norm, hidden)
+    else:  # the features before it have an order of their own
         projection = replace(
             projection, weight=projection.weight[hidden], bias=projection.bias[hidden]
         )
