@@ -10,8 +10,10 @@ APART := tests/serve tests/browser tests/docs/test_pages.py tests/docs/test_exam
 # Killed four times in `make test-long`, and once or twice in `make test`.
 KILLED := tests/store/test_readers.py::test_many_readers_beside_a_writer_that_is_killed \
   tests/quantization/test_quantization.py::test_a_killed_run_leaves_no_folder
-# Processes that run the Python tests; each test of the engine starts threads of its own.
+# Processes that run the Python tests; each test of the engine starts threads of its own. NumPy's would wait for each other in a loop,
+# which takes several times the CPU time of the products.
 WORKERS ?= 2
+test test-long test-serve test-page test-frameworks: export OPENBLAS_NUM_THREADS := 1
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 

@@ -545,7 +545,9 @@ async def _served_of(
     models: Models, made: TokenModel | None
 ) -> tuple[ServedModel | None, Loaded | None]:
     """Return the served model that made a store's sparse or token vectors, loaded, if there is one."""
-    for model in models.all if made is not None else ():
+    if made is None:
+        return None, None
+    for model in models.all:
         if model.reranks or not (model.loaded is not None or _is_named(model.settings, made)):
             continue
         with suppress(Refusal):  # it cannot be loaded: the index says why, or has one of its own
