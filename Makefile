@@ -120,7 +120,7 @@ test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG) $(APART))
 
 # Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, corpora, an index that is
-# killed and a store that is damaged again and again, and four times as many examples of each property. The study times, so it runs
+# killed and a store that is damaged again and again, and ten times as many examples of each property. The study times, so it runs
 # alone.
 test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
