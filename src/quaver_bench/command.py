@@ -278,7 +278,7 @@ def share_machine(threads: int | None, instances: int) -> tuple[int, list[list[i
     """Return the number of threads of an instance, and the CPUs of each instance.
 
     Args:
-        threads: threads of an instance; None means as many as its CPUs.
+        threads: threads of an instance; None means as many as its cores.
         instances: processes of each engine that run at the same time.
 
     Raises:

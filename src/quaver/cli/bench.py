@@ -78,7 +78,7 @@ def bench(
         bool, typer.Option("--random-ids", help="Use random token ids instead of text.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of every engine. Default: all CPUs.", min=1)
+        int | None, typer.Option(help="Threads of every engine. Default: all cores.", min=1)
     ] = None,
     cores: Annotated[str, typer.Option(help="CPUs to use, such as 0-21. Default: all.")] = "",
     instances: Annotated[

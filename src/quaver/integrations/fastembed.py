@@ -43,7 +43,7 @@ class _TextModel(Generic[Row]):
 
         Args:
             model_name: model folder or hub id.
-            threads: engine threads; None uses every CPU available to the process.
+            threads: engine threads; None uses every core available to the process.
             **settings: further arguments of `from_pretrained` of the class that opens the model.
 
         Raises:

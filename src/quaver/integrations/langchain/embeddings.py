@@ -44,7 +44,7 @@ class QuaverEmbeddings(BaseModel, Embeddings):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None
-    """Engine threads; None uses every CPU available to the process."""
+    """Engine threads; None uses every core available to the process."""
     local_files_only: bool = False
     """Never use the network."""
     token: SecretStr | None = None

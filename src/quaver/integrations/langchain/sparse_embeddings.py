@@ -48,7 +48,7 @@ class QuaverSparseEmbeddings(BaseModel, SparseEmbeddings):
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     threads: int | None = None
-    """Engine threads; None uses every CPU available to the process."""
+    """Engine threads; None uses every core available to the process."""
     local_files_only: bool = False
     """Never use the network."""
     token: SecretStr | None = None

@@ -55,7 +55,7 @@ class QuaverSparseTextEmbedder(SparseEmbedderComponent):
             precision: precision of the engine; weights are floats either way.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a text; longer texts are truncated.
-            threads: engine threads; None uses every CPU available to the process.
+            threads: engine threads; None uses every core available to the process.
             local_files_only: never use the network.
         """
         self.model = model_name(model)

@@ -72,7 +72,7 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
             precision: precision of the engine.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in query and document together.
-            threads: engine threads; None uses every CPU available to the process.
+            threads: engine threads; None uses every core available to the process.
             local_files_only: never use the network.
 
         Raises:

@@ -67,7 +67,7 @@ class QuantizedBiEncoderRetriever(EmbedderComponent):
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in the query.
             pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
-            threads: engine threads; None uses every CPU available to the process.
+            threads: engine threads; None uses every core available to the process.
             local_files_only: never use the network.
 
         Raises:
