@@ -16,6 +16,8 @@ _TINY = np.finfo(np.float32).tiny
 # Scales that are tried for a row, times the smallest that holds all its weights, and inputs that decide.
 _FACTORS = np.linspace(1, 1.15, 31, dtype=np.float32)
 _STRONGEST = 64
+# Floats of a block of rows that stay in the cache between passes.
+_BLOCK = 65536
 # The same in four bits, where the largest weights may be clipped.
 _FACTORS_OF_INT4 = np.linspace(0.7, 1, 13, dtype=np.float32)
 # Ranges of the inputs of a layer in four bits, where its inputs differ much in width: at most so many, none smaller.
@@ -203,29 +205,27 @@ def quantize_weight(
         same on both sides.
     """
     assert symmetric or bits == 8
+    if bits == 4:
+        return _quantize_int4(linear, groups, power)
     weight = linear.weight
-    most = np.float32(2 ** (bits - 1) - 1)
+    most = np.float32(127)
     scales, zeros = [], []
     quantized = np.empty(weight.shape, np.int8)
     for group in _slices(groups, weight.shape[1]):
         low, high = weight[:, group].min(axis=1, initial=0), weight[:, group].max(axis=1, initial=0)
         width = np.maximum(high, -low) / most if symmetric else (high - low) / np.float32(255)
         scale = np.where(high > low, np.maximum(width, _TINY), np.float32(1))
-        if power is not None and bits == 4:
-            scale = _least_loss_clipped(weight[:, group], scale, power[group])
-        elif power is not None:
+        if power is not None:
             scale = _least_loss(weight[:, group], scale, power[group])
         zero = np.zeros_like(scale) if symmetric else -128 - np.rint(low / scale)
         # In blocks that stay in the cache: three passes over 6 MB of floats are three trips to memory.
-        block = max(1, 65536 // max(1, weight.shape[1]))
+        block = max(1, _BLOCK // max(1, weight.shape[1]))
         for first in range(0, len(weight), block):
             rows = slice(first, first + block)
             scaled = weight[rows, group] / scale[rows, None]
             np.rint(scaled, out=scaled)
             if not symmetric:
                 scaled = np.clip(scaled + zero[rows, None], -128, 127)
-            elif bits == 4:
-                scaled = np.clip(scaled, -8, 7)
             quantized[rows, group] = scaled
         scales.append(scale)
         zeros.append(zero.astype(np.int8))
@@ -236,7 +236,6 @@ def quantize_weight(
         parts=linear.parts,
         zero=None if symmetric else np.stack(zeros, axis=1) if groups else zeros[0],
         groups=groups,
-        bits=bits,
     )
 
 
@@ -262,18 +261,77 @@ def _least_loss(
     return best
 
 
+def _quantize_int4(
+    linear: LinearWeights, groups: tuple[int, ...], power: NDArray[np.floating[Any]] | None
+) -> QuantizedLinear:
+    """Quantize a weight in four bits, all groups of a block of rows at once, see `quantize_weight`."""
+    weight = linear.weight
+    outputs, inputs = weight.shape
+    size = groups[0] if groups else inputs
+    count = -(-inputs // size)
+    shares = None
+    if power is not None:
+        padded = np.zeros(count * size)
+        padded[:inputs] = power
+        by_group = padded.reshape(count, size)
+        most = np.maximum(by_group.max(axis=1, keepdims=True), 1e-300)
+        shares = (by_group / most).T.astype(np.float32)[:, None, :]
+    quantized = np.empty(weight.shape, np.int8)
+    scales = np.empty((outputs, count), np.float32)
+    rows = max(1, _BLOCK // max(1, count * size))
+    for first in range(0, outputs, rows):
+        block = weight[first : first + rows]
+        if count * size > inputs:
+            block = np.pad(block, ((0, 0), (0, count * size - inputs)))
+        # The inputs of a group along the first axis: everything else runs over contiguous values.
+        values = np.ascontiguousarray(block.reshape(len(block), count, size).transpose(2, 0, 1))
+        largest = np.maximum(values.max(axis=0), -values.min(axis=0))
+        scale = np.where(largest > 0, np.maximum(largest / np.float32(7), _TINY), np.float32(1))
+        if shares is not None:
+            scale *= _least_loss_clipped(values / scale, shares)
+        values /= scale
+        np.rint(values, out=values)
+        np.clip(values, -8, 7, out=values)
+        whole = values.transpose(1, 2, 0).reshape(len(block), -1)
+        quantized[first : first + rows] = whole[:, :inputs]
+        scales[first : first + rows] = scale
+    return QuantizedLinear(
+        quantized,
+        scales if groups else scales[:, 0],
+        linear.bias,
+        parts=linear.parts,
+        groups=groups,
+        bits=4,
+    )
+
+
 def _least_loss_clipped(
-    weight: NDArray[np.float32], scale: NDArray[np.float32], power: NDArray[np.floating[Any]]
+    values: NDArray[np.float32], shares: NDArray[np.float32]
 ) -> NDArray[np.float32]:
-    """Return the scales, the largest of which is given, that lose least in four bits."""
-    share = (power / max(float(power.max()), 1e-300)).astype(np.float32)
-    best, least = scale, np.full(len(scale), np.inf, np.float32)
+    """Return what to multiply scales with, so that four bits lose least.
+
+    Args:
+        values: (size of a group, rows, groups), divided by the smallest scale that holds them all.
+        shares: (size of a group, 1, groups), what an input counts.
+
+    Returns:
+        (rows, groups).
+    """
+    best = np.ones(values.shape[1:], np.float32)
+    least = np.full(best.shape, np.inf, np.float32)
+    error = np.empty_like(values)
     for factor in _FACTORS_OF_INT4[::-1]:
-        tried = scale * factor
-        error = weight - np.clip(np.rint(weight / tried[:, None]), -8, 7) * tried[:, None]
-        loss = np.square(error) @ share
-        best = np.where(loss < least, tried, best)
-        least = np.minimum(least, loss)
+        np.multiply(values, 1 / factor, out=error)
+        np.rint(error, out=error)
+        np.minimum(error, 7, out=error)
+        np.maximum(error, -8, out=error)
+        error *= factor
+        error -= values
+        np.square(error, out=error)
+        error *= shares
+        loss = error.sum(axis=0)
+        best[loss < least] = factor
+        np.minimum(least, loss, out=least)
     return best
 
 
