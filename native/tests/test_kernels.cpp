@@ -872,6 +872,35 @@ void test_attention(const KernelTable &k) {
       check(length, d);
 }
 
+// Of a causal head no score behind the diagonal is computed: what rows write of their scratch is that of a text that
+// ends with their panel of keys. The scalar table computes them all.
+void test_work_ends_at_the_diagonal(const KernelTable &k) {
+  constexpr int length = 512, block = 32;
+  constexpr float untouched = 12345.0f;
+  if (&k == &scalar_kernels)
+    return;
+  for (const int d : {32, 128})
+    for (const bool int8 : {false, true}) {
+      Head head(k, length, d);
+      fill_normal(head.qkv, 0.7f);
+      head.ahead = 0;
+      head.attend(k, int8); // packs
+      std::vector<float> out(area(length, d));
+      for (int first = 0; first < length; first += block) {
+        std::fill(head.scores.begin(), head.scores.end(), untouched);
+        if (int8)
+          k.attend_int8(head.view(), head.packed(), first, first + block, head.scores.data(), out.data(), d);
+        else
+          k.attend(head.view(), head.float_keys.data(), head.float_values.data(), first, first + block,
+                   head.scores.data(), out.data(), d);
+        const auto written =
+            std::count_if(head.scores.begin(), head.scores.end(), [](float s) { return s != untouched; });
+        CHECK(written > 0 && written <= score_floats(k, first + block), "%s %s head size %d rows from %d: %td floats",
+              k.name, int8 ? "int8" : "float32", d, first, written);
+      }
+    }
+}
+
 // How far a row sees back and ahead: everything, windows, causal ones.
 constexpr int kReaches[][2] = {{kMaxLength, kMaxLength}, {1, 1}, {3, 3}, {16, 16}, {40, 40}, {200, 200},
                                {kMaxLength, 0},          {0, 0}, {3, 0}, {40, 0},  {5, 40},  {kMaxLength, 9}};
@@ -1319,6 +1348,7 @@ int main(int argc, char **argv) {
     test_pack_int8(*k);
     test_attention(*k);
     test_placed_attention(*k);
+    test_work_ends_at_the_diagonal(*k);
     test_weights_int8(*k);
     test_window_and_bias(*k);
     test_large_scores(*k);
