@@ -243,16 +243,18 @@ private:
   }
 
   static quaver::LayerSpec spec_of(const nb::handle &layer) {
-    const quaver::LayerSpec spec{.heads = get_size(layer, "heads", 1, quaver::kMaxDepth),
-                                 .kv_heads = get_size(layer, "kv_heads", 1, quaver::kMaxDepth),
-                                 .head_size = get_size(layer, "head_size", 1, quaver::kMaxHead),
-                                 .intermediate = get_size(layer, "intermediate", 1, quaver::kMaxDepth),
-                                 .behind = get_size(layer, "behind", 0, quaver::kMaxLength),
-                                 .ahead = get_size(layer, "ahead", 0, quaver::kMaxLength),
-                                 .rotary = get_size(layer, "rotary", -1, kAny),
-                                 .int8_attention = get<bool>(layer, "int8_attention"),
-                                 .gate = choose(kGates, get<std::string>(layer, "gate")),
-                                 .activation = choose(kActivations, get<std::string>(layer, "activation"))};
+    const quaver::LayerSpec spec{
+        .heads = get_size(layer, "heads", 1, quaver::kMaxDepth),
+        .kv_heads = get_size(layer, "kv_heads", 1, quaver::kMaxDepth),
+        .head_size = get_size(layer, "head_size", 1, quaver::kMaxHead),
+        .intermediate = get_size(layer, "intermediate", 1, quaver::kMaxDepth),
+        .behind = get_size(layer, "behind", 0, quaver::kMaxLength),
+        .ahead = get_size(layer, "ahead", 0, quaver::kMaxLength),
+        .rotary = get_size(layer, "rotary", -1, kAny),
+        .int8_attention = get<bool>(layer, "int8_attention"),
+        .gate = choose(kGates, get<std::string>(layer, "gate")),
+        .activation = choose(kActivations, get<std::string>(layer, "activation")),
+        .input = layer["input"].is_none() ? 0 : get_size(layer["input"], "size", 1, quaver::kMaxDepth)};
     require(spec.heads % spec.kv_heads == 0, "kv_heads divides heads");
     require(spec.heads <= quaver::kMaxDepth / spec.head_size, "all heads together have at most 65536 features");
     return spec;
@@ -278,7 +280,19 @@ private:
             .key_norm = norm_of(layer["key_norm"], d),
             .value_norm = norm_of(layer["value_norm"], d),
             .position_queries = positions_of(layer["position_queries"], spec),
-            .position_keys = positions_of(layer["position_keys"], spec)};
+            .position_keys = positions_of(layer["position_keys"], spec),
+            .input = input_of(layer["input"], spec.input, g.hidden),
+            .scale = get_float(layer, "scale")};
+  }
+
+  quaver::LayerInput input_of(const nb::handle &input, int size, int hidden) {
+    if (size == 0)
+      return {};
+    return {.project = linear_of(input["project"], size, hidden),
+            .norm = norm_of(input["norm"], size),
+            .gate = linear_of(input["gate"], size, hidden),
+            .out = linear_of(input["out"], hidden, size),
+            .output = norm_of(input["output"], hidden)};
   }
 
   // The kinds of weights.

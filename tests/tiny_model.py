@@ -307,3 +307,78 @@ def write_tiny_decoder(folder: Path, *, hidden: int = 256, layers: int = 2, wide
     tensors["norm.weight"][:wide] /= 20
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def write_tiny_embedding_gemma2(folder: Path, *, hidden: int = 256, wide: int = 0) -> Path:
+    """Write a tiny random EmbeddingGemma 2, its text model beside a projection of pictures, and return the folder.
+
+    Args:
+        folder: where to write; made when missing.
+        hidden: hidden size H, a multiple of 64.
+        wide: how many channels of the word embeddings are fifty times as wide as the others.
+    """
+    write_tiny_model(folder, hidden=hidden)
+    layers, size, output = 3, hidden // 2, 96
+    text = {
+        "model_type": "embedding_gemma2_text",
+        "vocab_size": len(tiny_vocabulary()),
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "per_layer_config": {"2": {"head_dim": 64, "num_key_value_heads": 1}},
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "sliding_window": 8,
+        "intermediate_size": 2 * hidden,
+        "hidden_size_per_layer_input": size,
+        "embedding_dim": output,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6,
+    }
+    config = {
+        "model_type": "embedding_gemma2",
+        "architectures": ["EmbeddingGemma2Model"],
+        "text_config": text,
+    }
+    write_json(folder / "config.json", config)
+    rng = np.random.default_rng(0)
+    tensors = {"embed_vision.embedding_projection.weight": np.zeros((hidden, 8), np.float32)}
+
+    def draw(name: str, *shape: int) -> None:
+        values = rng.standard_normal(shape) * shape[-1] ** -0.5
+        tensors[f"language_model.{name}.weight"] = values.astype(np.float32)
+
+    def ones(name: str, size: int) -> None:
+        tensors[f"language_model.{name}.weight"] = np.ones(size, np.float32)
+
+    draw("embed_tokens", text["vocab_size"], hidden)
+    tensors["language_model.embed_tokens.weight"][:, :wide] *= 50
+    draw("ple.per_layer_model_projection", layers * size, hidden)
+    ones("ple.per_layer_projection_norm", size)
+    draw("embedding_projection", output, hidden)
+    ones("norm", hidden)
+    for i in range(layers):
+        at, head, shared = f"layers.{i}", 64 if i == 2 else 32, 1 if i == 2 else 2
+        for part, rows in (("q", 4 * head), ("k", shared * head), ("v", shared * head)):
+            draw(f"{at}.self_attn.{part}_proj", rows, hidden)
+        draw(f"{at}.self_attn.o_proj", hidden, 4 * head)
+        draw(f"{at}.mlp.gate_proj", 2 * hidden, hidden)
+        draw(f"{at}.mlp.up_proj", 2 * hidden, hidden)
+        draw(f"{at}.mlp.down_proj", hidden, 2 * hidden)
+        draw(f"{at}.ple_block.per_layer_input_gate", size, hidden)
+        draw(f"{at}.ple_block.per_layer_projection", hidden, size)
+        for name in tensors:
+            if f".{at}." in name and tensors[name].shape[-1] == hidden:
+                tensors[name][..., :wide] /= 20
+        for part in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            ones(f"{at}.{part}_layernorm", hidden)
+        ones(f"{at}.ple_block.post_per_layer_input_norm", hidden)
+        for part in ("q_norm", "k_norm"):
+            ones(f"{at}.self_attn.{part}", head)
+            # Scores have no other scale: with 1 the softmax would be one key's.
+            tensors[f"language_model.{at}.self_attn.{part}.weight"] *= np.float32(head**-0.25)
+        tensors[f"language_model.{at}.layer_scalar"] = np.float32([0.75 + 0.125 * i])
+    tensors["language_model.norm.weight"][:wide] /= 20
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder

@@ -141,6 +141,13 @@ _EMBEDDING_GEMMA = {
     "max_position_embeddings": 2048,
     "use_bidirectional_attention": True,
 }
+_EMBEDDING_GEMMA2 = _DECODER | {
+    "sliding_window": 4,
+    "sliding_window_pattern": 2,
+    "global_head_dim": 12,
+    "hidden_size_per_layer_input": 20,
+    "embedding_dim": 24,
+}
 _ELECTRA_SMALL = {
     "embedding_size": 128,
     "hidden_size": 256,
@@ -285,6 +292,8 @@ CASES = (
         ("embeddinggemma-300m", _EMBEDDING_GEMMA),
         form="both",
     ),
+    # transformers 5.23 has its real shape as the defaults.
+    Case("EmbeddingGemma2Text", _EMBEDDING_GEMMA2, ("embeddinggemma-2, text", {}), head=False),
 )
 
 
@@ -312,6 +321,10 @@ def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: i
             else:
                 weight.copy_(1 + 0.1 * torch.randn_like(weight))
                 weight[:: max(1, len(weight) // 3)] *= 2
+        for i, (_, buffer) in enumerate(
+            b for b in model.named_buffers() if b[0].endswith("layer_scalar")
+        ):
+            buffer.fill_((0.75, 1.25, 0.875)[i % 3])
     return model
 
 

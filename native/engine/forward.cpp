@@ -20,11 +20,16 @@ Forward::Forward(const Model &model, const Stages &stages, const TokenBatch &bat
   for (const Layer &layer : model.layers) {
     qkv = std::max(qkv, layer.spec.qkv_width());
     context = std::max(context, layer.spec.query_width());
-    wide = std::max(wide, layer.spec.up_width());
+    wide = std::max(wide, layer.spec.wide_width());
   }
   make(Value::x, buffers.x, model.geometry.hidden);
-  if (std::any_of(stages.list.begin(), stages.list.end(), [](const Stage &s) { return s.to == Value::input; }))
+  const auto uses = [&stages](Value v) {
+    return std::any_of(stages.list.begin(), stages.list.end(), [v](const Stage &s) { return s.to == v; });
+  };
+  if (uses(Value::input))
     make(Value::input, buffers.input, std::max(model.geometry.hidden, model.geometry.embedding));
+  if (uses(Value::embedded))
+    make(Value::embedded, buffers.embedded, model.geometry.hidden);
   make(Value::qkv, buffers.qkv, qkv);
   make(Value::context, buffers.context, context);
   // Made for a block of rows, or for all of them.
@@ -108,7 +113,8 @@ TokenVectors Forward::by_outputs(int blocks) {
         });
       if (!project)
         each_share(linear.panels(), [&](int block, int first, int last) {
-          linear.multiply(input_of(block), first, last, to.row(begin_of(block)), to.ld, stage->activation);
+          linear.multiply(input_of(block), first, last, to.row(begin_of(block)) + stage->column, to.ld,
+                          stage->activation);
         });
       else if (with_attention)
         each_share(attention_units(stage->layer->spec).count,
@@ -145,23 +151,27 @@ void Forward::run(const Stage &stage, const Values &values, int first, int last)
     break;
   case Kind::norm: {
     const Matrix &branch = values[static_cast<int>(Value::branch)];
-    model_.kernels.add_norm(from.row(first), from.ld, stage.add ? branch.row(first) : nullptr, branch.ld, rows,
-                            model_.geometry.hidden, stage.norm == nullptr ? NormWeights{} : stage.norm->view(),
-                            to.row(first), to.ld);
+    model_.kernels.add_norm(from.row(first) + stage.column, from.ld, stage.add ? branch.row(first) : nullptr, branch.ld,
+                            rows, stage.columns == 0 ? model_.geometry.hidden : stage.columns,
+                            stage.norm == nullptr ? NormWeights{} : stage.norm->view(), to.row(first) + stage.column,
+                            to.ld);
     break;
   }
   case Kind::multiply: {
     const LinearInput input = stage.linear->read(from.row(first), from.ld, rows, {}, scratch().input);
     stage.linear->prepare(input, 0, rows);
-    stage.linear->multiply(input, 0, stage.linear->panels(), to.row(first), to.ld, stage.activation);
+    stage.linear->multiply(input, 0, stage.linear->panels(), to.row(first) + stage.column, to.ld, stage.activation);
     break;
   }
-  case Kind::gate: {
-    const LayerSpec &spec = stage.layer->spec;
-    model_.kernels.gate(to.row(first), to.ld, rows, spec.intermediate, spec.gate == Gate::last, stage.activation,
-                        stage.layer->down->prepares());
+  case Kind::gate:
+    model_.kernels.gate(to.row(first), to.ld, rows, stage.columns, stage.last, stage.activation,
+                        stage.linear->prepares());
     break;
-  }
+  case Kind::scale:
+    for (int row = first; row < last; ++row)
+      for (int c = 0; c < model_.geometry.hidden; ++c)
+        to.row(row)[c] *= stage.factor;
+    break;
   case Kind::project:
     project(stage, from, first, last);
     break;
@@ -376,8 +386,8 @@ void Forward::keep() {
   int row = 0;
   for (Sequence &sequence : sequences_) {
     const int from = sequence.row + kept_row(sequence);
-    for (const Value v : {Value::x, Value::context})
-      if (const Matrix &m = value(v); row != from)
+    for (const Value v : {Value::x, Value::context, Value::embedded})
+      if (const Matrix &m = value(v); row != from && m.data != nullptr)
         std::copy_n(m.row(from), m.ld, m.row(row));
     sequence.row = row++;
     sequence.length = 1;

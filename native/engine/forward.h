@@ -55,7 +55,7 @@ private:
   Sequences &sequences_;
   const Team team_;
   int rows_;
-  Values values_;
+  Values values_{};
   std::vector<std::pair<const LayerSpec *, std::vector<AttentionItem>>> items_; // of layers that differ
 };
 

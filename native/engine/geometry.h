@@ -1,6 +1,7 @@
 // A model as data, without its weights: everything that tells one architecture from another.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,11 +33,14 @@ struct LayerSpec {
   bool int8_attention; // attention in eight bits
   Gate gate;
   Activation activation;
+  int input = 0; // P, features that the layer makes of a token's embedding, see LayerInput; 0 for none
 
   int query_width() const { return heads * head_size; }
   int kv_width() const { return kv_heads * head_size; }
   int qkv_width() const { return query_width() + 2 * kv_width(); }
   int up_width() const { return gate == Gate::none ? intermediate : 2 * intermediate; }
+  // Features of the wide activation: a linear layer writes whole panels, and the second half of a gate begins at P.
+  int wide_width() const { return std::max(up_width(), input + round_up(input, kPanel)); }
 };
 
 struct Geometry {

@@ -14,8 +14,9 @@ int Model::outputs() const {
 std::size_t Model::weight_bytes() const {
   std::size_t bytes = embeddings.projection == nullptr ? 0 : embeddings.projection->bytes();
   for (const Layer &layer : layers) {
-    for (const LinearPtr *linear : {&layer.qkv, &layer.out, &layer.up, &layer.down})
-      bytes += (*linear)->bytes();
+    for (const LinearPtr *linear :
+         {&layer.qkv, &layer.out, &layer.up, &layer.down, &layer.input.project, &layer.input.gate, &layer.input.out})
+      bytes += *linear == nullptr ? 0 : (*linear)->bytes();
     for (const auto *positions : {&layer.position_queries, &layer.position_keys})
       for (const LinearPtr &head : *positions)
         bytes += head->bytes();

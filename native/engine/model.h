@@ -25,6 +25,15 @@ struct Norms {
   Norm input, output, sum;
 };
 
+// What the embedding e of a token adds to a layer at its end: x += output(out(act(gate(x)) * norm(project(e)))).
+struct LayerInput {
+  LinearPtr project{}; // P x H; null for none
+  Norm norm{};         // of P features
+  LinearPtr gate{};    // P x H
+  LinearPtr out{};     // H x P
+  Norm output{};
+};
+
 struct Layer {
   LayerSpec spec;
   Norms attention, feed_forward;
@@ -37,6 +46,8 @@ struct Layer {
   // The projections of relative positions by the layer's query and key, 2S x D for each head; empty without them.
   // Position queries are scaled as the query is.
   std::vector<LinearPtr> position_queries, position_keys;
+  LayerInput input{};
+  float scale = 1.0f; // what x is multiplied with at the end of the layer
 };
 
 // The caller owns the tables of a model (usually mapped from a file); they outlive it.

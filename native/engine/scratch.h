@@ -78,15 +78,15 @@ struct BlockRoom {
 
 // Activations of the chunk that a calling thread leads; helpers read and write them, each its own rows or columns.
 struct Activations {
-  Buffer<float> x, input, qkv, context;
+  Buffer<float> x, embedded, input, qkv, context;
   Buffer<float> branch, wide;    // where layers are divided by outputs
   std::vector<BlockRoom> blocks; // the same
   InputRoom rounded;             // of the words
   Buffer<float> tokens;          // a block of token vectors that the words are computed from
 
   std::size_t bytes() const {
-    std::size_t all = x.bytes() + input.bytes() + qkv.bytes() + context.bytes() + branch.bytes() + wide.bytes() +
-                      rounded.bytes() + tokens.bytes();
+    std::size_t all = x.bytes() + embedded.bytes() + input.bytes() + qkv.bytes() + context.bytes() + branch.bytes() +
+                      wide.bytes() + rounded.bytes() + tokens.bytes();
     for (const BlockRoom &block : blocks)
       all += block.bytes();
     return all;

@@ -1,5 +1,7 @@
 #include "engine/stages.h"
 
+#include <algorithm>
+
 namespace quaver {
 namespace {
 
@@ -16,6 +18,9 @@ public:
     multiply(tables.projection, Value::input, Value::x);
   }
 
+  // Layers change x, and some read what it was.
+  void keep_embedded() { add({.kind = Kind::norm, .to = Value::embedded}); }
+
   // Where to read x through this norm.
   Value through(const Norm &norm, Value from = Value::x, Value to = Value::input) {
     if (norm.empty())
@@ -31,8 +36,14 @@ public:
     return to;
   }
 
-  void multiply(const LinearPtr &linear, Value from, Value to, Activation activation = Activation::none) {
-    add({.kind = Kind::multiply, .from = from, .to = to, .linear = linear.get(), .activation = activation});
+  void multiply(const LinearPtr &linear, Value from, Value to, Activation activation = Activation::none,
+                int column = 0) {
+    add({.kind = Kind::multiply,
+         .from = from,
+         .to = to,
+         .linear = linear.get(),
+         .activation = activation,
+         .column = column});
   }
 
   void attend(const Layer &layer, Value from, bool keep) {
@@ -42,12 +53,34 @@ public:
       add({.kind = Kind::keep});
   }
 
-  void gate(const Layer &layer) {
+  // The first half through the activation, or the last, times the other; `reader` multiplies what comes of it.
+  void gate(Activation activation, int columns, bool last, const LinearPtr &reader) {
     add({.kind = Kind::gate,
          .from = Value::wide,
          .to = Value::wide,
-         .layer = &layer,
-         .activation = layer.spec.activation});
+         .linear = reader.get(),
+         .activation = activation,
+         .columns = columns,
+         .last = last});
+  }
+
+  // What the embedding adds. Its features follow those of the gate, which are written first: their last panel may reach
+  // over them.
+  void add_input(const Layer &layer) {
+    const LayerInput &input = layer.input;
+    const int size = layer.spec.input;
+    multiply(input.gate, Value::x, Value::wide);
+    multiply(input.project, Value::embedded, Value::wide, Activation::none, size);
+    add({.kind = Kind::norm,
+         .from = Value::wide,
+         .to = Value::wide,
+         .norm = &input.norm,
+         .column = size,
+         .columns = size});
+    gate(layer.spec.activation, size, false, input.out);
+    multiply(input.out, Value::wide, Value::branch);
+    through(input.output, Value::branch, Value::branch);
+    add({.kind = Kind::norm, .add = true});
   }
 
   // x = sum norm(x + output norm(branch)).
@@ -73,6 +106,8 @@ private:
 Stages stages_of(const Model &model, Kept kept) {
   Builder run;
   run.embed(model.embeddings);
+  if (std::any_of(model.layers.begin(), model.layers.end(), [](const Layer &l) { return l.spec.input > 0; }))
+    run.keep_embedded();
   for (const Layer &layer : model.layers) {
     const Value attended = run.through(layer.attention.input);
     run.attend(layer, attended, kept != Kept::all && &layer == &model.layers.back());
@@ -83,9 +118,13 @@ Stages stages_of(const Model &model, Kept kept) {
     const bool gated = layer.spec.gate != Gate::none;
     run.multiply(layer.up, fed, Value::wide, gated ? Activation::none : layer.spec.activation);
     if (gated)
-      run.gate(layer);
+      run.gate(layer.spec.activation, layer.spec.intermediate, layer.spec.gate == Gate::last, layer.down);
     run.multiply(layer.down, Value::wide, Value::branch);
     run.join(layer.feed_forward);
+    if (layer.spec.input > 0)
+      run.add_input(layer);
+    if (layer.scale != 1.0f)
+      run.add({.kind = Kind::scale, .factor = layer.scale});
   }
   const Value result = run.through(model.final_norm);
   return run.finish(result, kept);

@@ -36,6 +36,7 @@ struct Sketch {
   int embedding = 0;     // features of the tables, which a projection makes H of them; 0 for H
   bool bare = false;     // no norm of the embeddings
   bool normalize = true; // vectors of length 1
+  int input = 0;         // what layers make of a token's embedding; they are scaled then, too
 
   int table_width() const { return embedding == 0 ? hidden : embedding; }
 };
@@ -130,7 +131,8 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
                        .rotary = s.rotary ? 0 : -1,
                        .int8_attention = int8,
                        .gate = s.gate,
-                       .activation = Activation::gelu};
+                       .activation = Activation::gelu,
+                       .input = s.input};
   Model m{.kernels = kernels,
           .geometry = {s.hidden, kVocabulary, kPositions, 0, 2, 1.0f, {s.pooling}, s.normalize, s.embedding},
           .embeddings = {d.word.data(), d.position.data(), d.token_type.data(),
@@ -172,6 +174,14 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
                         .value_norm = of_heads(),
                         .position_queries = positions(100),
                         .position_keys = positions(150)});
+    if (s.input > 0) {
+      m.layers.back().input = {.project = linear(s.input, s.hidden, 5),
+                               .norm = d.norm(s.input, s.norm),
+                               .gate = linear(s.input, s.hidden, 6),
+                               .out = linear(s.hidden, s.input, 7),
+                               .output = d.norm(s.hidden, s.norm)};
+      m.layers.back().scale = 0.75f;
+    }
   }
   if (s.words > 0)
     m.words = {make_linear(kVocabulary, s.hidden, kernels, int8, 500), {s.sum, s.words}};
@@ -752,6 +762,25 @@ int main(int argc, char **argv) {
       projected_panels({.hidden = 64, .heads = 2, .intermediate = 128, .pooling = Pooling::cls, .embedding = 32}),
       weighted({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::weighted}),
       weighted_long({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::weighted, .normalize = false});
+  // As EmbeddingGemma 2: layers that read the embedding, in fewer features than a panel and in more than one.
+  const Sketch inputs{.hidden = 64,
+                      .heads = 4,
+                      .intermediate = 96,
+                      .pooling = Pooling::mean,
+                      .kv_heads = 1,
+                      .head_size = 64,
+                      .both = true,
+                      .head_norms = true,
+                      .norm = NormKind::rms,
+                      .behind = 16,
+                      .ahead = 16,
+                      .rotary = true,
+                      .gate = Gate::first,
+                      .input = 24};
+  Sketch inputs_last = inputs;
+  inputs_last.pooling = Pooling::last;
+  inputs_last.input = 160;
+  const Drawn inputs_mean(inputs), inputs_kept(inputs_last);
   const Drawn words_max({.hidden = 64, .heads = 4, .intermediate = 96, .pooling = Pooling::cls, .words = 1}),
       words_sum({.hidden = 36, .heads = 3, .intermediate = 96, .pooling = Pooling::cls, .words = 2, .sum = true});
   for (const KernelTable *k : available_kernels(argc, argv)) {
@@ -767,8 +796,9 @@ int main(int argc, char **argv) {
     const int most = many == nullptr ? 3 : std::atoi(many), rounds = k == &scalar_kernels ? std::min(most, 4) : most;
     const std::size_t texts = many == nullptr ? 24 : 48;
 #endif
-    for (const Drawn *m : {&even, &odd, &first_rows, &panels, &panels_first, &before, &relative, &relative_first,
-                           &causal, &causal_panels, &both, &projected, &projected_panels, &weighted}) {
+    for (const Drawn *m :
+         {&even, &odd, &first_rows, &panels, &panels_first, &before, &relative, &relative_first, &causal,
+          &causal_panels, &both, &projected, &projected_panels, &weighted, &inputs_mean, &inputs_kept}) {
       test_values(*m, *k);
       const int share = m->sketch.span > 0 ? 3 : 1;
       test_same_bits(make_encoder(*m, *k, true), (rounds + share - 1) / share, texts);
@@ -792,7 +822,7 @@ int main(int argc, char **argv) {
     for (const bool int8 : {true, false})
       test_weighted(make_encoder(weighted_long, *k, int8));
     test_projection(*k);
-    for (const Drawn *m : {&even, &odd, &panels_first, &relative, &both, &projected, &weighted})
+    for (const Drawn *m : {&even, &odd, &panels_first, &relative, &both, &projected, &weighted, &inputs_kept})
       for (const bool int8 : {true, false})
         test_spans(make_encoder(*m, *k, int8));
     for (const Drawn *m : {&even, &odd, &panels, &relative})

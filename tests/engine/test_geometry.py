@@ -5,6 +5,7 @@ Each case is a model family's layer in small: what tells it from BERT, all at on
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -56,8 +57,10 @@ GEMMA3 = replace(
     window=16,
 )
 GEMMA3_FULL = replace(GEMMA3, window=None, rotary=Rotary(1e6))
-# Heads of a size of their own in the layers that see everything, and norms of values.
-EMBEDDING_GEMMA2 = replace(GEMMA3, heads=4, kv_heads=2, head_size=24, value_norm=True)
+# Heads of a size of their own in the layers that see everything, norms of values, inputs of the layers' own.
+EMBEDDING_GEMMA2 = replace(
+    GEMMA3, heads=4, kv_heads=2, head_size=24, value_norm=True, input_size=40
+)
 EMBEDDING_GEMMA2_FULL = replace(
     EMBEDDING_GEMMA2, kv_heads=1, head_size=48, window=None, rotary=Rotary(1e6)
 )
@@ -65,7 +68,11 @@ PLAIN = LayerSpec(heads=4, kv_heads=4, head_size=16, intermediate_size=128, acti
 
 
 def spec_of(
-    *layers: LayerSpec, hidden: int = 64, pooling: str = "mean", scale: float = 1.0
+    *layers: LayerSpec,
+    hidden: int = 64,
+    pooling: str = "mean",
+    scale: float = 1.0,
+    output: int | None = None,
 ) -> EncoderSpec:
     return EncoderSpec(
         family="bert",
@@ -78,6 +85,7 @@ def spec_of(
         norm_eps=1e-6,
         position_table=False,
         embedding_scale=scale,
+        output_size=output,
         pooling=pooling,
         normalize=True,
     )
@@ -87,12 +95,16 @@ CASES = {
     "qwen3": spec_of(QWEN3, QWEN3, pooling="lasttoken"),
     "mistral": spec_of(MISTRAL, MISTRAL, pooling="lasttoken", hidden=40),
     "gemma3": spec_of(GEMMA3, GEMMA3_FULL, scale=8.0),
-    "embeddinggemma2": spec_of(EMBEDDING_GEMMA2, EMBEDDING_GEMMA2_FULL, scale=8.0),
+    "embeddinggemma2": spec_of(EMBEDDING_GEMMA2, EMBEDDING_GEMMA2_FULL, scale=8.0, output=80),
+    "embeddinggemma2, last token": spec_of(
+        EMBEDDING_GEMMA2, EMBEDDING_GEMMA2_FULL, scale=8.0, output=80, pooling="lasttoken"
+    ),
     "grouped queries over panels": spec_of(*[replace(PLAIN, kv_heads=2, head_size=32)] * 2),
     "heads wider than a panel": spec_of(*[replace(PLAIN, head_size=128)] * 2, pooling="cls"),
     "causal BERT": spec_of(*[replace(PLAIN, causal=True)] * 2),
     "first layer causal": spec_of(replace(PLAIN, causal=True), PLAIN, pooling="cls"),
 }
+LINEARS = ("qkv", "out", "up", "down", "input", "input_gate", "input_out")
 LENGTHS = (1, 2, 5, 16, 17, 33, 64, 65, 100, 130)
 
 every_isa = pytest.mark.parametrize("isa", ISAS)
@@ -114,6 +126,18 @@ def drawn_weights(spec: EncoderSpec, seed: int = 0) -> EncoderWeights:
 
     def layer(of: LayerSpec) -> LayerWeights:
         both, heads = of.norm_places == "both", of.head_norms
+        own: dict[str, Any] = {}
+        if of.input_size:
+            own = {
+                "input": LinearWeights(
+                    linear(of.input_size, hidden).weight, np.zeros(of.input_size, np.float32)
+                ),
+                "input_norm": norm(of.input_size, of.norm),
+                "input_gate": linear(of.input_size, hidden),
+                "input_out": linear(hidden, of.input_size),
+                "input_post_norm": norm(hidden, of.norm),
+                "scale": 0.75,
+            }
         return LayerWeights(
             qkv=linear(of.query_width + 2 * of.kv_width, hidden),
             out=linear(hidden, of.query_width),
@@ -126,6 +150,7 @@ def drawn_weights(spec: EncoderSpec, seed: int = 0) -> EncoderWeights:
             query_norm=norm(of.head_size, of.norm) if heads else None,
             key_norm=norm(of.head_size, of.norm) if heads else None,
             value_norm=norm(of.head_size, of.norm) if of.value_norm else None,
+            **own,
         )
 
     last = spec.layers[-1]
@@ -136,6 +161,7 @@ def drawn_weights(spec: EncoderSpec, seed: int = 0) -> EncoderWeights:
         embedding_norm=None if last.norm == "rms" else norm(hidden, "layer"),
         layers=tuple(layer(of) for of in spec.layers),
         final_norm=None if last.norm_places == "after" else norm(hidden, last.norm),
+        output_projection=None if spec.output_size is None else linear(spec.output_size, hidden),
     )
 
 
@@ -153,6 +179,15 @@ def test_float32_is_the_reference(spec: EncoderSpec, isa: str) -> None:
     np.testing.assert_allclose(got, reference.encode(spec, weights, texts), rtol=0, atol=1e-5)
 
 
+def with_each(parts: LayerWeights, change: Callable[[Linear], Linear]) -> LayerWeights:
+    """Change every linear layer that a layer has."""
+    found = {name: getattr(parts, name) for name in LINEARS}
+    changed: dict[str, Any] = {
+        name: change(linear) for name, linear in found.items() if linear is not None
+    }
+    return replace(parts, **changed)
+
+
 def as_bfloat16(weights: EncoderWeights) -> EncoderWeights:
     """Round the linear layers' weights towards zero: they are bfloat16 then."""
 
@@ -161,11 +196,7 @@ def as_bfloat16(weights: EncoderWeights) -> EncoderWeights:
         bits = exact.weight.view(np.uint32) & np.uint32(0xFFFF0000)
         return replace(exact, weight=bits.view(np.float32))
 
-    layers = (
-        replace(p, qkv=cut(p.qkv), out=cut(p.out), up=cut(p.up), down=cut(p.down))
-        for p in weights.layers
-    )
-    return replace(weights, layers=tuple(layers))
+    return replace(weights, layers=tuple(with_each(parts, cut) for parts in weights.layers))
 
 
 @every_isa
@@ -237,7 +268,7 @@ def test_calibration_runs_the_same_layers(spec: EncoderSpec) -> None:
     states = run_layers(
         spec, weights, texts, apply=lambda x, linear: x @ dequantized(linear).weight.T + linear.bias
     )
-    weights = replace(weights, final_norm=None)
+    weights = replace(weights, final_norm=None, output_projection=None)
     truth = reference.hidden_states(spec, weights, texts)[-1]
     np.testing.assert_allclose(states, truth, rtol=0, atol=2e-4 * np.abs(truth).max())
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import quaver
 from quaver.errors import (
@@ -18,7 +19,7 @@ from quaver.errors import (
     WeightsError,
 )
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
-from tiny_model import write_json, write_tiny_decoder
+from tiny_model import write_json, write_tiny_decoder, write_tiny_embedding_gemma2
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "families"
 
@@ -59,6 +60,10 @@ def config_of(family: str, kind: str = "encoder") -> dict[str, Any]:
         ("qwen3", "partial_rotary_factor", 0.5),
         ("mistral", "hidden_act", "quick_gelu"),
         ("gemma3text", "attn_logit_softcapping", 50.0),
+        ("embeddinggemma2text", "use_bidirectional_attention", False),
+        ("embeddinggemma2text", "per_layer_config", {"1": {"intermediate_size": 8}}),
+        ("embeddinggemma2text", "per_layer_config", {"1": {"skip": ["mlp"]}}),
+        ("llama", "per_layer_config", {"0": {"num_key_value_heads": 1}}),
     ],
 )
 def test_an_option_that_is_not_run(family: str, key: str, value: object) -> None:
@@ -128,7 +133,6 @@ def test_a_model_of_its_own_code(model_type: str) -> None:
     [
         ("qwen3_moe", "a mixture of experts"),
         ("gemma3", "a model of texts and pictures"),
-        ("embedding_gemma2", "adds embeddings to every layer"),
         ("umt5", "a bias of positions each"),
         ("deberta", "projections of their own"),
     ],
@@ -176,6 +180,13 @@ def test_windows_of_decoders() -> None:
             "low_freq_factor below high_freq_factor",
         ),
         ("llama", {"rope_parameters": {"rope_theta": 1.0}}, "rope_theta above 1"),
+        ("embeddinggemma2text", {"per_layer_config": {"3": {}}}, "numbers of 3 layers"),
+        (
+            "embeddinggemma2text",
+            {"per_layer_config": {"1": {"head_dim": 9}}},
+            "head_dim must be even",
+        ),
+        ("embeddinggemma2text", {"model_type": "embedding_gemma2"}, "must have text_config"),
     ],
 )
 def test_a_decoder_whose_config_contradicts_itself(
@@ -183,6 +194,44 @@ def test_a_decoder_whose_config_contradicts_itself(
 ) -> None:
     with pytest.raises(ModelFolderError, match=message):
         encoder_spec({**config_of(family), **changes}, pooling="mean", normalize=False)
+
+
+def test_layers_of_embedding_gemma_2() -> None:
+    config = config_of("embeddinggemma2text")
+    del config["per_layer_config"], config["layer_types"]
+    config |= {"num_hidden_layers": 8, "global_head_dim": 24, "num_global_key_value_heads": 4}
+    spec = encoder_spec(config, pooling="mean", normalize=True)
+    # Every sixth layer sees everything, and the last one.
+    assert [layer.window for layer in spec.layers] == [4, 4, 4, 4, 4, None, 4, None]
+    assert [layer.head_size for layer in spec.layers] == [8, 8, 8, 8, 8, 24, 8, 24]
+    assert [layer.kv_heads for layer in spec.layers] == [2, 2, 2, 2, 2, 4, 2, 4]
+    with pytest.raises(UnsupportedArchitectureError, match="no classification head"):
+        classifier_spec({**config, "architectures": ["EmbeddingGemma2ForSequenceClassification"]})
+
+
+def test_the_text_model_beside_others(tmp_path: Path) -> None:
+    folder = write_tiny_embedding_gemma2(tmp_path / "three")
+    model = quaver.Embedder.from_pretrained(folder, precision="float32")
+    vectors = model.encode(["a file", "where the data is"])
+    assert vectors.shape == (2, 96)
+    short = quaver.Embedder.from_pretrained(folder, precision="float32", max_seq_length=16)
+    assert np.array_equal(short.encode(["a file", "where the data is"]), vectors)
+    # The same model alone, as transformers saves EmbeddingGemma2TextModel.
+    tensors = load_file(folder / "model.safetensors")
+    text = {
+        name.removeprefix("language_model."): value
+        for name, value in tensors.items()
+        if name.startswith("language_model.")
+    }
+    save_file(text, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    write_json(folder / "config.json", config["text_config"])
+    alone = quaver.Embedder.from_pretrained(folder, precision="float32")
+    assert np.array_equal(alone.encode(["a file", "where the data is"]), vectors)
+    for missing in ("layers.1.layer_scalar", "ple.per_layer_model_projection.weight"):
+        save_file({n: v for n, v in text.items() if n != missing}, folder / "model.safetensors")
+        with pytest.raises(WeightsError, match=f"{missing}.* is missing"):
+            quaver.Embedder.from_pretrained(folder)
 
 
 def test_bidirectional_types_of_their_own() -> None:

@@ -17,8 +17,21 @@ from quaver.errors import (
     UnsupportedArchitectureError,
     WeightsError,
 )
-from quaver.models.linear import packed_int4, ranges_of_inputs, unpacked_int4
-from tiny_model import WORDS, write_json, write_tiny_decoder, write_tiny_model
+from quaver.models.linear import (
+    LinearWeights,
+    equal_groups,
+    packed_int4,
+    quantize_weight,
+    ranges_of_inputs,
+    unpacked_int4,
+)
+from tiny_model import (
+    WORDS,
+    write_json,
+    write_tiny_decoder,
+    write_tiny_embedding_gemma2,
+    write_tiny_model,
+)
 
 TEXTS = [" ".join(WORDS[i : i + 3 + i % 9]) for i in range(0, 100, 2)]
 QUERY = "layers.0.self_attn.q_proj"
@@ -215,3 +228,80 @@ def test_ranges_of_inputs() -> None:
     assert ranges_of_inputs(512, 32) == (192, 384, 512)
     assert ranges_of_inputs(3072, 32) == tuple(range(384, 3073, 384))
     assert ranges_of_inputs(4864, 128)[-2:] == (4480, 4864)
+
+
+@pytest.mark.parametrize("wide", [0, 5])
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [
+        ({}, 0.999),
+        ({"calibration": TEXTS, "samples": 50}, 0.999),
+        ({"scheme": "static", "calibration": TEXTS, "samples": 50}, 0.97),
+        ({"scheme": "int4"}, 0.96),
+    ],
+)
+def test_a_folder_of_embedding_gemma_2(
+    options: dict[str, Any], least: float, wide: int, tmp_path: Path
+) -> None:
+    source = write_tiny_embedding_gemma2(tmp_path / "source", wide=wide)
+    quaver.quantize(source, tmp_path / "target", **options)
+    truth = encoded(source, "float32")
+    int8 = encoded(tmp_path / "target")
+    assert cosine(int8, truth) > least
+    # In float32 only the weights are rounded.
+    assert cosine(encoded(tmp_path / "target", "float32"), truth) > least
+    tensors = load_file(tmp_path / "target" / "model.safetensors")
+    projection = "language_model.ple.per_layer_model_projection.weight"
+    assert tensors[projection].dtype == np.float16
+    assert tensors["language_model.embedding_projection.weight"].dtype == np.float32
+    config = json.loads((tmp_path / "target" / "config.json").read_text(encoding="utf-8"))
+    described = config["quantization_config"]
+    targets = [t for group in described["config_groups"].values() for t in group["targets"]]
+    # Towers of pictures and sounds may have layers of the same names.
+    assert targets
+    assert all(target.startswith(r"re:(.*\.)?language_model\.") for target in targets)
+    assert r"re:(.*\.)?language_model\.embedding_projection$" in described["ignore"]
+
+
+@pytest.mark.parametrize(("wide", "dtype"), [(0, np.int8), (5, np.float16)])
+def test_word_embeddings_with_wide_features_stay_in_floats(
+    wide: int, dtype: Any, tmp_path: Path
+) -> None:
+    source = write_tiny_decoder(tmp_path / "source", wide=wide)
+    quaver.quantize(source, tmp_path / "target")
+    tensors = load_file(tmp_path / "target" / "model.safetensors")
+    assert tensors["embed_tokens.weight"].dtype == dtype
+    assert cosine(encoded(tmp_path / "target"), encoded(source, "float32")) > 0.999
+    if wide:  # in eight bits 0.966
+        quaver.quantize(source, tmp_path / "int8", words="int8")
+        assert cosine(encoded(tmp_path / "int8"), encoded(source, "float32")) < 0.98
+
+
+def test_four_bits_of_any_shape() -> None:
+    """Scales are those that lose least, whatever the blocks that they are computed in."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal((70, 1056), np.float32)  # several blocks of rows
+    weight[3] = 0
+    power = np.exp(rng.standard_normal(1056))
+    linear = LinearWeights(weight, np.zeros(70, np.float32))
+    for size in (32, 64, 128):  # 1,056 inputs end with a shorter group of 32
+        groups = equal_groups(1056, size)
+        found = quantize_weight(linear, groups=groups, bits=4, power=power)
+        plain = quantize_weight(linear, groups=groups, bits=4)
+        assert found.scale.shape == plain.scale.shape == (70, len(groups))
+        for group, columns in enumerate(found.slices):
+            w, p = weight[:, columns].astype(np.float64), power[columns]
+            largest = np.abs(w).max(axis=1)
+            np.testing.assert_allclose(
+                plain.scale[:, group], np.where(largest > 0, largest / 7, 1), rtol=1e-6
+            )
+
+            def loss(scale: np.ndarray, w: np.ndarray = w, p: np.ndarray = p) -> np.ndarray:
+                q = np.clip(np.rint(w / scale[:, None]), -8, 7)
+                return np.asarray(np.square(w - q * scale[:, None]) @ p)
+
+            tried = [loss(plain.scale[:, group] * f) for f in np.linspace(0.7, 1, 13)]
+            np.testing.assert_allclose(
+                loss(found.scale[:, group].astype(np.float64)), np.min(tried, axis=0), rtol=1e-3
+            )
+    assert not found.weight[3].any()

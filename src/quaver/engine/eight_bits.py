@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,8 @@ _SEQUENCES, _LENGTH = 2, 32
 _MOST_STEPS = 10
 # Fields of `LayerWeights`, in the order they run, and those that read the hidden dimension.
 _LINEARS = ("qkv", "out", "up", "down")
-_READ_HIDDEN = ("qkv", "up")
+_OF_INPUT = ("input_gate", "input_out")
+_READ_HIDDEN = ("qkv", "up", "input_gate")
 
 Place = tuple[int, str]
 """A linear layer of the encoder: index of its layer, field of `LayerWeights`."""
@@ -170,18 +172,20 @@ def eight_bits(
     factors: dict[Place, NDArray[np.float32]] = {}
     taken: list[LayerWeights] = []
     power: dict[Place, NDArray[np.float64]] = {}
+    # A layer is read once for both uses here.
+    layers = LayersOnDemand(len(spec.layers), lru_cache(maxsize=1)(weights.layers.__getitem__))
+    places = [(i, name) for i, layer in enumerate(spec.layers) for name in _linear_names(layer)]
 
     def apply(x: FloatArray, linear: Linear) -> FloatArray:
         exact = dequantized(linear)
-        index, at = divmod(len(power), len(_LINEARS))
-        name = _LINEARS[at]
+        index, name = places[len(power)]
         layer = spec.layers[index]
-        if equalize:
+        if equalize and name in _LINEARS:
             if name == "qkv":
-                taken[:] = [weights.layers[index]]
+                taken[:] = [layers[index]]
             for place, found in _factors(layer, taken[0], name, x, exact, spec.norm_eps):
                 factors[index, place] = found
-        read = x / factors[index, name] if equalize else x
+        read = x / factors[index, name] if (index, name) in factors else x
         if name in _READ_HIDDEN:
             largest = np.abs(read).max(axis=0)
             np.maximum(width, largest / max(float(np.median(largest)), 1e-30), out=width)
@@ -190,7 +194,7 @@ def eight_bits(
         y: FloatArray = x @ exact.weight.T.astype(np.float64) + exact.bias
         return y
 
-    tables = replace(weights, relative=_in_float64(weights.relative))
+    tables = replace(weights, relative=_in_float64(weights.relative), layers=layers)
     with np.errstate(all="ignore"):  # broken weights are found when a text is encoded
         run_layers(spec, tables, _random_tokens(spec), apply=apply, dtype=np.float64)
         order = np.argsort(-_rounded(width, 3), kind="stable").astype(np.int32)
@@ -200,6 +204,10 @@ def eight_bits(
         ends = tuple(ranges_of_inputs(layer.intermediate_size, group) for layer in spec.layers)
     gate_last = spec.layers[0].gate == "last"
     return EightBits(wide, ends, power, group, factors, gate_last)
+
+
+def _linear_names(layer: LayerSpec) -> tuple[str, ...]:
+    return _LINEARS + (_OF_INPUT if layer.input_size else ())
 
 
 def _ones(size: int) -> NDArray[np.float32]:
@@ -248,6 +256,9 @@ def _factors(
 ) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield factors of the inputs of a layer's linear layer, and after `qkv` those of the scores."""
     read, weight = np.abs(x).mean(axis=0), _by_columns(linear)
+    if name == "out" and layer.value_norm:  # a norm of values has no factors that could change
+        yield name, _ones(layer.query_width)
+        return
     if name == "out":  # query heads of a group read the same values
         shape = (layer.kv_heads, layer.heads // layer.kv_heads, layer.head_size)
         read, weight = (v.reshape(shape).mean(axis=1) for v in (read, weight))
@@ -284,12 +295,7 @@ def _rounded(values: NDArray[np.float64], digits: int) -> NDArray[np.float64]:
 
 def _equalizes(layer: LayerSpec) -> bool:
     """Return whether factors may move: each norm is read by one linear layer alone, as in decoders."""
-    return (
-        layer.norm == "rms"
-        and layer.norm_places != "after"
-        and layer.gate != "none"
-        and not layer.value_norm
-    )
+    return layer.norm == "rms" and layer.norm_places != "after" and layer.gate != "none"
 
 
 def _random_tokens(spec: EncoderSpec) -> TokenBatch:
@@ -306,7 +312,8 @@ def _ends(spec: EncoderSpec, layer: LayerSpec) -> tuple[int, ...]:
     a folder with the group size of one of them.
     """
     size = layer.intermediate_size
-    common = math.gcd(size, spec.hidden_size, layer.query_width)
+    sizes = (n for other in spec.layers for n in (other.query_width, other.input_size))
+    common = math.gcd(size, spec.hidden_size, *sizes)
     for group in range(WIDE, common + 1, WIDE):
         if common % group == 0 and group >= _SMALLEST_GROUP and size <= group * _MOST_GROUPS:
             return tuple(range(group, size + 1, group)) if group < size else ()
@@ -330,7 +337,7 @@ def in_eight_bits(
 
     def take(i: int) -> LayerWeights:
         parts = how.equalized(i, weights.layers[i])
-        floats = {name: getattr(parts, name) for name in _LINEARS}
+        floats = {name: getattr(parts, name) for name in _linear_names(spec.layers[i])}
         made: dict[str, Any] = {
             name: how.quantize(linear, (i, name))
             for name, linear in floats.items()

@@ -24,6 +24,7 @@ from quaver.models import (
     Linear,
     NormWeights,
     TokenBatch,
+    dequantized,
     relative_rows,
     rotary_tables,
 )
@@ -58,9 +59,11 @@ def run_layers(
         (T, H), the output of the last layer, before a final norm.
     """
     states = embed(spec, weights, batch, dtype)
+    embedded = states
     for layer, parts in zip(spec.layers, weights.layers, strict=True):
         attend = _attention_of(spec, layer, weights, parts, batch.offsets)
         states = run_layer(layer, parts, states, attend, eps=spec.norm_eps, apply=apply)
+        states = _with_input(layer, parts, states, embedded, eps=spec.norm_eps, apply=apply)
     return states
 
 
@@ -143,6 +146,29 @@ def run_layer(
         return norm(a + fed_forward(a), parts.output_norm, eps)
     a = x + attended(norm(x, parts.attention_norm, eps))
     return a + fed_forward(norm(a, parts.output_norm, eps))
+
+
+def _with_input(
+    layer: LayerSpec,
+    parts: LayerWeights,
+    x: FloatArray,
+    embedded: FloatArray,
+    *,
+    eps: float,
+    apply: ApplyLinear,
+) -> FloatArray:
+    """Add what a layer makes of the embeddings, and scale the sum; (T, H).
+
+    `input` is not a layer that is calibrated: what it reads does not depend on other layers.
+    """
+    if parts.input is not None:
+        assert parts.input_gate is not None
+        assert parts.input_out is not None
+        exact = dequantized(parts.input)
+        own = norm(embedded @ exact.weight.T.astype(embedded.dtype), parts.input_norm, eps)
+        gated = activate(apply(x, parts.input_gate), layer.activation) * own
+        x = x + norm(apply(gated, parts.input_out), parts.input_post_norm, eps)
+    return x if parts.scale == 1 else x * np.float32(parts.scale)
 
 
 def norm(x: FloatArray, weights: NormWeights | None, eps: float) -> FloatArray:

@@ -406,6 +406,9 @@ def _parts(
             f"sentence_bert_config.json, tokenizer_config.json), too few for its tokenizer: {error}"
         ) from error
     tokenizer.require_vocabulary(spec.vocab_size)
+    if not spec.position_table and spec.bias == "none" and spec.relative is None:
+        # Tables of rotary positions end where texts do: those of EmbeddingGemma 2 could take 200 MB.
+        spec = replace(spec, max_positions=spec.position_offset + tokenizer.max_length)
     return tokenizer, _engine(folder, spec, options, normalize=normalize, token_head=token_head)
 
 

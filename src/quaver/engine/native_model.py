@@ -117,8 +117,11 @@ def native_model(
         "layers": _layers(spec, weights, tables, precision),
         "final_norm": _norm(weights.final_norm, spec.norm_eps),
         "head": [
-            _head_step(step, weight, of_tokens)
-            for step, weight in zip(spec.head, weights.head, strict=True)
+            *_output_steps(spec, weights),
+            *(
+                _head_step(step, weight, of_tokens)
+                for step, weight in zip(spec.head, weights.head, strict=True)
+            ),
         ],
         "words": _words(spec, weights, of_tokens),
     }
@@ -140,8 +143,9 @@ def _layers(
 ) -> Iterator[dict[str, Any]]:
     for layer, layer_weights in zip(spec.layers, weights.layers, strict=True):
         yield _layer(spec, layer, weights, layer_weights, tables, precision)
-        for linear in _linears(layer_weights):
-            release_pages(linear.weight)
+        for linear in (*_linears(layer_weights), layer_weights.input_gate, layer_weights.input_out):
+            if linear is not None:
+                release_pages(linear.weight)
 
 
 def _layer(
@@ -195,8 +199,32 @@ def _layer(
         "query_norm": _norm(query_norm, spec.norm_eps),
         "key_norm": _norm(parts.key_norm, spec.norm_eps),
         "value_norm": _norm(parts.value_norm, spec.norm_eps),
+        "input": _layer_input(spec, layer, weights, parts, "int8" if int8 else precision),
+        "scale": parts.scale,
         "position_queries": queries,
         "position_keys": keys,
+    }
+
+
+def _layer_input(
+    spec: EncoderSpec,
+    layer: LayerSpec,
+    weights: EncoderWeights,
+    parts: LayerWeights,
+    precision: Precision | None,
+) -> dict[str, Any] | None:
+    """Describe what a layer makes of the embeddings; files have `input` in floats."""
+    if parts.input is None:
+        return None
+    assert parts.input_gate is not None
+    assert parts.input_out is not None
+    return {
+        "size": layer.input_size,
+        "project": _linear(_in_precision(parts.input, precision)),
+        "norm": _norm(parts.input_norm, spec.norm_eps),
+        "gate": _linear(_in_precision(parts.input_gate, precision), wide=weights.wide),
+        "out": _linear(_in_precision(parts.input_out, precision)),
+        "output": _norm(parts.input_post_norm, spec.norm_eps),
     }
 
 
@@ -298,6 +326,17 @@ def _norm(norm: NormWeights | None, eps: float) -> dict[str, Any] | None:
 def _rotary(rotary: Rotary, length: int, head_size: int) -> dict[str, _Floats]:
     cosine, sine = rotary_tables(rotary, length, head_size)
     return {"cosine": cosine, "sine": sine}
+
+
+def _output_steps(spec: EncoderSpec, weights: EncoderWeights) -> list[dict[str, Any]]:
+    """Describe the projection of the last states: it is linear, so it may follow the pooling."""
+    projection = weights.output_projection
+    if projection is None:
+        return []
+    count = len(spec.poolings)
+    weight = np.kron(np.eye(count, dtype=np.float32), projection.weight)
+    each = LinearWeights(weight, np.tile(projection.bias, count))
+    return [{"linear": _linear(each), "activation": "none"}]
 
 
 def _head_step(

@@ -85,6 +85,13 @@ class LayerWeights:
         query_norm: of each head of the query, (D,), if the layer has `head_norms`.
         key_norm: of each head of the key likewise.
         value_norm: of each head of the value, if the layer has `value_norm`.
+        input: weight (P, H), of a token's embedding e, if the layer has an `input_size`. At the layer's
+            end x grows by input_post_norm(input_out(act(input_gate(x)) * input_norm(input(e)))).
+        input_norm: (P,).
+        input_gate: weight (P, H).
+        input_out: weight (H, P).
+        input_post_norm: (H,).
+        scale: what the layer's result is multiplied with.
     """
 
     qkv: Linear
@@ -98,6 +105,12 @@ class LayerWeights:
     query_norm: NormWeights | None = None
     key_norm: NormWeights | None = None
     value_norm: NormWeights | None = None
+    input: Linear | None = None
+    input_norm: NormWeights | None = None
+    input_gate: Linear | None = None
+    input_out: Linear | None = None
+    input_post_norm: NormWeights | None = None
+    scale: float = 1.0
 
 
 class LayersOnDemand(Sequence[LayerWeights]):
@@ -135,6 +148,7 @@ class EncoderWeights:
         projection: after that, weight (H, E); None without one.
         layers: one for each layer.
         final_norm: after the last layer if norms come first, else None.
+        output_projection: after that, weight (spec.output_size, H) in the natural order; None without one.
         distance_bias: float32 (heads, 2R - 1), R = spec.max_length: entry [h, j - i + R - 1] is
             added to the score of query i and key j in head h; None without such a bias.
         relative: float32 (2S, H), the embeddings of relative positions, which the query and key
@@ -157,6 +171,7 @@ class EncoderWeights:
     layers: Sequence[LayerWeights]
     projection: LinearWeights | None = None
     final_norm: NormWeights | None = None
+    output_projection: LinearWeights | None = None
     distance_bias: NDArray[np.float32] | None = None
     relative: NDArray[np.float32] | None = None
     relative_norm: NormWeights | None = None

@@ -193,6 +193,11 @@ class ConfigFile(Struct, frozen=True):
     sliding_window: Count | None = None
     sliding_window_pattern: Count | None = None
     max_window_layers: Whole | None = None
+    per_layer_config: dict[str, dict[str, Any]] | None = None
+    global_head_dim: Count | None = None
+    num_global_key_value_heads: Heads | None = None
+    hidden_size_per_layer_input: Count | None = None
+    embedding_dim: Count | None = None
     query_pre_attn_scalar: Base | None = None
 
     relative_attention_num_buckets: Annotated[int, Meta(ge=1, le=65536)] | None = None

@@ -167,6 +167,8 @@ class LayerSpec:
         causal: a token attends to none after it.
         rotary: rotates query and key by their positions; None for no rotation.
         attention_scale: what scores are multiplied with; None for one over the root of D.
+        input_size: P, features that the layer makes of a token's embedding, see `LayerWeights`; 0 for
+            none.
     """
 
     heads: int
@@ -183,6 +185,7 @@ class LayerSpec:
     causal: bool = False
     rotary: Rotary | None = None
     attention_scale: float | None = None
+    input_size: int = 0
 
     @property
     def query_width(self) -> int:
@@ -225,6 +228,8 @@ class EncoderSpec:
         embedding_scale: what word embeddings are multiplied with.
         embedding_size: E, features of the tables of embeddings, where a projection makes H of them after
             the norm; None for H without a projection.
+        output_size: what the last states are projected to before they are pooled; None for H without a
+            projection.
         bias: what is added to a score for the positions of query and key: "relative" learned for
             each distance, "alibi" a slope for each head.
         buckets: how distances share the rows of a "relative" bias; None for MPNet's, 32 up to 128.
@@ -252,6 +257,7 @@ class EncoderSpec:
     position_table: bool = True
     embedding_scale: float = 1.0
     embedding_size: int | None = None
+    output_size: int | None = None
     bias: Bias = "none"
     buckets: DistanceBuckets | None = None
     relative: RelativePositions | None = None
@@ -288,7 +294,7 @@ class EncoderSpec:
     @property
     def pooled_size(self) -> int:
         """The features of a pooled vector, before the head."""
-        return self.hidden_size * len(self.poolings)
+        return (self.output_size or self.hidden_size) * len(self.poolings)
 
     @property
     def outputs(self) -> int:

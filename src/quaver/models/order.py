@@ -109,7 +109,13 @@ def gathered(spec: EncoderSpec, weights: EncoderWeights) -> EncoderWeights:
 
     def take(i: int) -> LayerWeights:
         parts = moved.layers[i]
-        return replace(parts, qkv=_in_groups(parts.qkv, groups), up=_in_groups(parts.up, groups))
+        gate = None if parts.input_gate is None else _in_groups(parts.input_gate, groups)
+        return replace(
+            parts,
+            qkv=_in_groups(parts.qkv, groups),
+            up=_in_groups(parts.up, groups),
+            input_gate=gate,
+        )
 
     return replace(moved, layers=LayersOnDemand(len(lazy), take))
 
@@ -164,6 +170,10 @@ def _layer(
         ),
         attention_post_norm=_norm(parts.attention_post_norm, hidden),
         output_post_norm=_norm(parts.output_post_norm, hidden),
+        input=None if parts.input is None else _inputs(parts.input, hidden),
+        input_gate=None if parts.input_gate is None else _inputs(parts.input_gate, hidden),
+        input_out=None if parts.input_out is None else _outputs(parts.input_out, hidden),
+        input_post_norm=_norm(parts.input_post_norm, hidden),
     )
 
 

@@ -90,10 +90,13 @@ def linear_places(weights: EncoderWeights) -> Iterator[tuple[Place, Linear]]:
 
 
 def linears(layer: LayerWeights) -> Iterator[tuple[str, Linear]]:
-    """Yield the linear layers of one layer, by the field of `LayerWeights`."""
+    """Yield the linear layers of one layer, by the field of `LayerWeights`.
+
+    `input` is a slice of a tensor of all layers, which stays in floats in a file.
+    """
     for field in fields(layer):
         linear = getattr(layer, field.name)
-        if isinstance(linear, (LinearWeights, QuantizedLinear)):
+        if isinstance(linear, (LinearWeights, QuantizedLinear)) and field.name != "input":
             yield field.name, linear
 
 

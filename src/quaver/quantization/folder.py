@@ -29,6 +29,7 @@ from quaver.models import (
     ModelFolder,
     QuantizedLinear,
     StoredForm,
+    StoredTable,
     packed_int4,
     quantization_config,
     quantize_weight,
@@ -48,6 +49,11 @@ _LICENCES = ("LICENSE", "NOTICE")
 _ENTRY = 160
 # Settings of Stanford's ColBERT, and heads of BGE-M3 next to its encoder.
 _OTHER_FILES = ("artifact.metadata", "sparse_linear.pt", "colbert_linear.pt")
+# The name of a text model among others, and layers outside of the encoder's that have no bias.
+_TEXT = "language_model."
+_UNBIASED = ("ple.per_layer_model_projection.weight", "embedding_projection.weight")
+# Rows of word embeddings that decide how they are stored, and the loss from which they stay in floats.
+_ROWS, _MOST_LOSS = 4096, 1e-3
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
 
@@ -103,7 +109,7 @@ def quantized_tensors(
         names and tensors.
     """
     dense = [step for step in weights.head if isinstance(step, LinearWeights)]
-    dense += [] if weights.projection is None else [weights.projection]
+    dense += [p for p in (weights.projection, weights.output_projection) if p is not None]
     kept = {linear.parts[0].stored for linear in dense if linear.parts}
     done: set[str] = set()
     for index, layer in enumerate(weights.layers):
@@ -133,13 +139,29 @@ def quantized_tensors(
         release_pages(tensor)
 
 
+def word_format(word: NDArray[np.float32] | StoredTable) -> Words:
+    """Return "int8" for word embeddings, or "float16" where wide features leave the others too few levels.
+
+    Formula:
+        loss of a feature: the mean square of a row's step / 12, over the mean square of the feature; the
+        median over the features decides, about 5e-5 for normal values
+
+    Args:
+        word: (V, E).
+    """
+    rows = word[:: max(1, len(word) // _ROWS)].astype(np.float64)
+    steps = np.square(np.abs(rows).max(axis=1, initial=0) / 127).mean()
+    loss = steps / 12 / np.maximum(np.square(rows).mean(axis=0), 1e-300)
+    return "int8" if np.median(loss) <= _MOST_LOSS else "float16"
+
+
 def _is_word_table(name: str) -> bool:
     tables = {table for family in FAMILIES.values() for table in family.tables or (family.anchor,)}
     return any(f".{name}".endswith(f".{table}") for table in tables)
 
 
 def _half(tensor: NDArray[np.float32]) -> NDArray[Any]:
-    fits = np.abs(tensor).max(initial=0) <= _FLOAT16_MAX
+    fits = max(tensor.max(initial=0), -tensor.min(initial=0)) <= _FLOAT16_MAX
     return tensor.astype(np.float16) if fits else tensor
 
 
@@ -189,9 +211,10 @@ def quantized_config(
         stored: dtype and shape of the tensors of the new file.
     """
     forms: dict[StoredForm, list[str]] = {}
-    left = [name.removesuffix(".weight") for name in _left(layers.prefix, stored)]
+    tower = _TEXT if layers.prefix.endswith(_TEXT) else ""
+    left = [name.removesuffix(".weight") for name in _left(layers.prefix, tower, stored)]
     for parts, form in layers.stored.values():
-        names = [part.name for part in parts]
+        names = [tower + part.name for part in parts]
         if form is None:
             left += names
         else:
@@ -209,15 +232,24 @@ def quantized_config(
     return {**new, "dtype": "float32", "quantization_config": described}
 
 
-def _left(prefix: str, stored: Stored) -> list[str]:
-    """List weights with a bias that are not linear layers of the encoder: poolers, other heads."""
+def _left(prefix: str, tower: str, stored: Stored) -> list[str]:
+    """List linear layers that are not those of the encoder: poolers, other heads, projections.
+
+    Args:
+        prefix: of the encoder's names in the file.
+        tower: what of it stays, in a model of several towers whose layers may have the same names.
+        stored: dtype and shape of the tensors of the new file.
+    """
     return [
-        name.removeprefix(prefix)
+        tower + name.removeprefix(prefix) if name.startswith(prefix) else name
         for name, (dtype, shape) in sorted(stored.items())
         if name.endswith(".weight")
         and len(shape) == 2
         and dtype != "int8"
-        and f"{name.removesuffix('.weight')}.bias" in stored
+        and (
+            f"{name.removesuffix('.weight')}.bias" in stored
+            or name.removeprefix(prefix) in _UNBIASED
+        )
     ]
 
 

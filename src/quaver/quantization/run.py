@@ -59,6 +59,7 @@ from quaver.quantization.folder import (
     quantized_config,
     quantized_tensors,
     require_new,
+    word_format,
     write_folder,
 )
 from quaver.quantization.input_ranges import OBSERVERS, Observer
@@ -119,7 +120,8 @@ def quantize(
             most stay in float32 until the loss is within it.
         group_size: how many inputs share a scale in four bits: 32, 64 or 128.
         words: how the word embeddings are stored, "int8" (one scale for each row) or "float16". None is
-            "int8", and "float16" for int4: transformers reads all quantized tensors of a folder alike.
+            "int8", unless some of their features are so wide that the others would be lost; and "float16"
+            for int4: transformers reads all quantized tensors of a folder alike.
         pooling: as for `Embedder.from_pretrained`, for a folder that does not say how to pool.
         revision: branch, tag or commit on the hub.
         local_files_only: never use the network.
@@ -138,9 +140,8 @@ def quantize(
     """
     begin = time.perf_counter()
     recipe = _recipe(scheme, rounding, observer, strict, group_size, calibration is not None)
-    if words is None:
-        words = "float16" if scheme == "int4" else "int8"
-    check_choice("words", words, WORD_FORMATS)
+    if words is not None:
+        check_choice("words", words, WORD_FORMATS)
     if (scheme, words) == ("int4", "int8"):
         raise InputError(
             "word embeddings of an int4 folder must be float16, since transformers reads all quantized tensors "
@@ -179,6 +180,8 @@ def quantize(
             f"the layers of {folder.name} share weights, and each needs a rounding of its own; load it with "
             "Embedder.from_pretrained, which quantizes them while loading"
         )
+    if words is None:
+        words = "float16" if scheme == "int4" else word_format(weights.word)
     texts = None if calibration is None else calibration_texts(calibration, samples, column)
     if texts is not None:  # the calibration knows a layer by its identity
         weights = replace(weights, layers=tuple(weights.layers))
@@ -265,6 +268,7 @@ def _check_groups(spec: EncoderSpec, name: str, size: int) -> None:
         spec.hidden_size,
         *(layer.query_width for layer in layers),
         *(layer.intermediate_size for layer in layers),
+        *(layer.input_size for layer in layers),
     ):
         if inputs % size:
             advice = "take group_size=32" if inputs % 32 == 0 else "take the dynamic scheme"

@@ -45,11 +45,9 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> NDA
         float32 (N, spec.outputs).
     """
     pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
-    if weights.order is not None:
-        ordered = pooled.reshape(len(batch), -1, spec.hidden_size)
-        natural = np.empty_like(ordered)
-        natural[:, :, weights.order] = ordered
-        pooled = natural.reshape(pooled.shape)
+    if weights.output_projection is None:
+        rows = pooled.reshape(len(batch), -1, spec.hidden_size)
+        pooled = in_natural_order(weights, rows).reshape(pooled.shape)
     vectors = head(spec, weights, pooled)
     return (normalized(vectors) if spec.normalize else vectors).astype(np.float32)
 
@@ -64,20 +62,32 @@ def hidden_states(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch)
 
     Returns:
         one array more than there are layers, float64 (T, H), in the order of the weights. The last one
-        went through the final norm, if there is one.
+        went through the final norm and the projection behind it, if there are any.
     """
     texts = []
     for begin, end in pairwise(batch.offsets):
         types = None if batch.type_ids is None else batch.type_ids[begin:end]
         states = [embed(spec, weights, batch.ids[begin:end], types)]
         for index in range(len(spec.layers)):
-            states.append(layer(spec, weights, index, states[-1]))
+            states.append(layer(spec, weights, index, states[-1], states[0]))
         if weights.final_norm is not None:
             states[-1] = norm(states[-1], weights.final_norm, spec.norm_eps)
+        if weights.output_projection is not None:
+            states[-1] = linear(in_natural_order(weights, states[-1]), weights.output_projection)
         texts.append(states)
     if not texts:
-        return [np.empty((0, spec.hidden_size))] * (len(spec.layers) + 1)
+        last = np.empty((0, spec.output_size or spec.hidden_size))
+        return [*[np.empty((0, spec.hidden_size))] * len(spec.layers), last]
     return [np.concatenate(layers) for layers in zip(*texts, strict=True)]
+
+
+def in_natural_order(weights: EncoderWeights, x: Array) -> Array:
+    """Undo the order of the hidden dimension, the last one of x, that the weights have."""
+    if weights.order is None:
+        return x
+    natural = np.empty_like(x)
+    natural[..., weights.order] = x
+    return natural
 
 
 def embed(
@@ -102,13 +112,17 @@ def embed(
     return norm(total, weights.embedding_norm, spec.norm_eps)
 
 
-def layer(spec: EncoderSpec, weights: EncoderWeights, index: int, x: Array) -> Array:
+def layer(
+    spec: EncoderSpec, weights: EncoderWeights, index: int, x: Array, embedded: Array
+) -> Array:
     """Run one layer on a text, float64 (T, H) to (T, H).
 
     Formula:
         norms after:   a = norm(x + out(attend(qkv(x))));  y = norm'(a + down(inner(a)))
         norms before:  a = x + out(attend(qkv(norm(x))));  y = a + down(inner(norm'(a)))
         norms on both sides: as before, with each result of out and down through a norm of its own
+        an input of the layer's own: y + norm(input_out(act(input_gate(y)) * norm(input(embedded))))
+        and then times the layer's scale
     """
     parts = weights.layers[index]
     eps, after = spec.norm_eps, spec.layers[index].norm_places == "after"
@@ -123,9 +137,17 @@ def layer(spec: EncoderSpec, weights: EncoderWeights, index: int, x: Array) -> A
 
     if after:
         a = norm(x + attended(x), parts.attention_norm, eps)
-        return norm(a + fed_forward(a), parts.output_norm, eps)
-    a = x + attended(norm(x, parts.attention_norm, eps))
-    return a + fed_forward(norm(a, parts.output_norm, eps))
+        y = norm(a + fed_forward(a), parts.output_norm, eps)
+    else:
+        a = x + attended(norm(x, parts.attention_norm, eps))
+        y = a + fed_forward(norm(a, parts.output_norm, eps))
+    if parts.input is not None:
+        assert parts.input_gate is not None
+        assert parts.input_out is not None
+        own = norm(linear(embedded, parts.input), parts.input_norm, eps)
+        gated = ACTIVATIONS[spec.layers[index].activation](linear(y, parts.input_gate)) * own
+        y = y + norm(linear(gated, parts.input_out), parts.input_post_norm, eps)
+    return y * parts.scale
 
 
 def inner(layer_spec: LayerSpec, parts: LayerWeights, x: Array) -> Array:

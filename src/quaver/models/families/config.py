@@ -28,7 +28,10 @@ _EVERYWHERE: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False, None),
     "is_encoder_decoder": (False, None),
     "pruned_heads": ({}, None),
+    "per_layer_config": ({}, None),
 }
+# Families whose layers have sizes of their own.
+_BY_LAYER = frozenset({"embedding_gemma2", "embedding_gemma2_text"})
 
 
 class Sizes(TypedDict):
@@ -63,6 +66,7 @@ class Config:
         self.file = checked(ConfigFile, dict(values), "config.json")
         self.model_type = str(self.file.model_type)
         kept = {"is_encoder_decoder"} if self.model_type in _WITH_DECODER else set()
+        kept |= {"per_layer_config"} if self.model_type in _BY_LAYER else set()
         self.require({key: values for key, values in _EVERYWHERE.items() if key not in kept})
 
     def require(self, options: Mapping[str, tuple[object, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""Decoders as encoders of text: Llama, Mistral, Qwen2, Qwen3, EuroBERT and Gemma 3.
+"""Decoders as encoders of text: Llama, Mistral, Qwen2, Qwen3, EuroBERT, Gemma 3 and EmbeddingGemma 2.
 
 RMSNorm before each half of a layer, grouped queries, rotary positions and a gate. What differs is in
 the configuration: biases, norms of heads, windows, and whether a token sees those after it.
@@ -12,14 +12,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
+
+import numpy as np
 
 from quaver.errors import ModelFolderError, UnsupportedArchitectureError
-from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, LayerWeights
+from quaver.models.encoder_weights import EncoderWeights, LayersOnDemand, LayerWeights, NormWeights
 from quaver.models.families.config import Config
 from quaver.models.families.family import ClassifierSpec, Family, LayerNames, rms_norm
 from quaver.models.files import Rope
 from quaver.models.geometry import EncoderSpec, LayerSpec, Llama3Scaling, Rotary, YarnScaling
 from quaver.models.head import DenseStep
+from quaver.models.linear import LinearWeights, dequantized
 from quaver.models.tensors import NamedTensors
 
 WORD_TABLE = "embed_tokens.weight"
@@ -54,6 +58,10 @@ _GEMMA = replace(
     output_post_norm="post_feedforward_layernorm",
     norm_offset=1.0,
 )
+_EMBEDDING_GEMMA2 = replace(_GEMMA, norm_offset=0.0)
+# Of EmbeddingGemma 2: the projection of embeddings, a slice for each layer, and the norm of each slice.
+_INPUTS, _INPUT_NORM = "ple.per_layer_model_projection", "ple.per_layer_projection_norm"
+_OUTPUT = "embedding_projection"
 
 
 # --- Geometry -------------------------------------------------------------------------------------
@@ -229,6 +237,81 @@ def _gemma3_spec(config: Config) -> EncoderSpec:
     )
 
 
+def _embedding_gemma2_spec(config: Config) -> EncoderSpec:
+    """Read the text model, which is alone in config.json or beside those of pictures and sounds."""
+    text = config.values.get("text_config")
+    if config.model_type == "embedding_gemma2":
+        if not isinstance(text, dict):
+            raise ModelFolderError(
+                f"config.json of an embedding_gemma2 must have text_config, an object: got {text!r}"
+            )
+        inner = Config({**text, "model_type": "embedding_gemma2_text"})
+        return replace(_embedding_gemma2_spec(inner), model_type=config.model_type)
+    config.require({"use_bidirectional_attention": (True, None), "is_causal": (False, None)})
+    count = config.size("num_hidden_layers")
+    every = config.size("sliding_window_pattern", default=_GEMMA_PATTERN)
+    kinds = _kinds(config, count) or [_SLIDING if (i + 1) % every else _FULL for i in range(count)]
+    kinds = [*kinds[:-1], _FULL]
+    window = config.size("sliding_window", default=512)
+    hidden = config.size("hidden_size")
+    rotary = {kind: _gemma_rotary(config, kind) for kind in sorted(set(kinds))}
+    layers = tuple(
+        LayerSpec(
+            **sizes.grouped_sizes(256, kv_heads=2)[1],
+            activation=config.activation("hidden_activation", "gelu_pytorch_tanh"),
+            gate="first",
+            norm="rms",
+            norm_places="both",
+            head_norms=True,
+            value_norm=True,
+            window=window if kind == _SLIDING else None,
+            rotary=rotary[kind],
+            attention_scale=1.0,
+            input_size=config.size("hidden_size_per_layer_input", default=512),
+        )
+        for kind, sizes in zip(kinds, _by_layer(config, kinds), strict=True)
+    )
+    return EncoderSpec(
+        family="embedding_gemma2",
+        model_type=config.model_type,
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden,
+        layers=layers,
+        max_positions=config.length("max_position_embeddings", default=262_144),
+        position_table=False,
+        type_vocab_size=0,
+        norm_eps=config.number("rms_norm_eps", default=1e-6),
+        embedding_scale=math.sqrt(hidden),
+        output_size=config.size("embedding_dim", default=768),
+        biases=("qkv", "out") if config.flag("attention_bias", False) else (),
+    )
+
+
+def _by_layer(config: Config, kinds: list[str]) -> list[Config]:
+    """Return config.json as each layer sees it: those that see everything have wider heads and fewer."""
+    stated = config.file.per_layer_config
+    if stated is None:
+        wide = {
+            "head_dim": config.size("global_head_dim", default=512),
+            "num_key_value_heads": config.size("num_global_key_value_heads", default=1),
+        }
+        stated = {str(i): wide for i, kind in enumerate(kinds) if kind == _FULL}
+    changes: dict[int, dict[str, Any]] = {}
+    for number, own in stated.items():
+        other = [key for key in own if key not in ("head_dim", "num_key_value_heads", "skip")]
+        if other or own.get("skip"):
+            raise UnsupportedArchitectureError(
+                f"config.json has per_layer_config={{{number!r}: {own!r}}}; {config.model_type} is supported with "
+                "head_dim and num_key_value_heads in it"
+            )
+        if not (number.isascii() and number.isdecimal() and int(number) < len(kinds)):
+            raise ModelFolderError(
+                f"config.json must have per_layer_config by the numbers of {len(kinds)} layers: got {number!r}"
+            )
+        changes[int(number)] = own
+    return [Config({**config.values, **changes.get(i, {})}) for i in range(len(kinds))]
+
+
 # --- Rotary positions -----------------------------------------------------------------------------
 def _gemma_rotary(config: Config, kind: str) -> Rotary:
     parameters = config.file.rope_parameters or Rope()
@@ -325,6 +408,47 @@ def _weights_under(names: LayerNames) -> Callable[[EncoderSpec, NamedTensors], E
     return weights
 
 
+def _embedding_gemma2_weights(spec: EncoderSpec, named: NamedTensors) -> EncoderWeights:
+    hidden, size = spec.hidden_size, spec.layers[0].input_size
+    names = _EMBEDDING_GEMMA2.with_biases(spec.biases)
+    inputs = dequantized(named.linear(_INPUTS, len(spec.layers) * size, hidden, bias=False))
+    # A part of the weights: the norm behind them adds its epsilon to the squares, so a factor is not lost in it.
+    scale = np.float32(hidden**-0.5)
+    input_norm = rms_norm(named, _INPUT_NORM, size)
+
+    def take(i: int) -> LayerWeights:
+        taken, at = names.layer(spec, named, i), f"layers.{i}"
+        gate = named.linear(f"{at}.ple_block.per_layer_input_gate", size, hidden, bias=False)
+        out = named.linear(f"{at}.ple_block.per_layer_projection", hidden, size, bias=False)
+        own = inputs.weight[i * size : (i + 1) * size] * scale
+        head_size = spec.layers[i].head_size
+        values = NormWeights(np.ones(head_size, np.float32), np.zeros(head_size, np.float32), "rms")
+        post = rms_norm(named, f"{at}.ple_block.post_per_layer_input_norm", hidden)
+        factor = float(named.take(f"{at}.layer_scalar", 1)[0])
+        named.require_all_taken(f"{at}.", f"a layer of a {spec.model_type}")
+        return replace(
+            taken,
+            value_norm=values,
+            input=LinearWeights(own, named.zeros(size)),
+            input_norm=input_norm,
+            input_gate=gate,
+            input_out=out,
+            input_post_norm=post,
+            scale=factor,
+        )
+
+    assert spec.output_size is not None
+    return EncoderWeights(
+        word=named.table(WORD_TABLE, spec.vocab_size, hidden),
+        position=None,
+        token_type=None,
+        embedding_norm=None,
+        layers=LayersOnDemand(len(spec.layers), take),
+        final_norm=rms_norm(named, "norm", hidden),
+        output_projection=dequantized(named.linear(_OUTPUT, spec.output_size, hidden, bias=False)),
+    )
+
+
 # --- Heads ----------------------------------------------------------------------------------------
 def _last_token_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     """Return score(h), h the last state of the last token."""
@@ -346,6 +470,13 @@ def _eurobert_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
     )
 
 
+def _no_classifier(config: Config, spec: EncoderSpec) -> ClassifierSpec:
+    raise UnsupportedArchitectureError(
+        f"a {config.model_type} has no classification head; it is an embedding model: open it with "
+        "Embedder.from_pretrained(...)"
+    )
+
+
 LLAMA = Family(_llama_spec, _weights_under(_LAYER), _last_token_classifier, anchor=WORD_TABLE)
 LLAMA_BIDIRECTIONAL = replace(LLAMA, spec=_both_ways("llama_bidirec", _llama_spec))
 EUROBERT = Family(_eurobert_spec, _weights_under(_LAYER), _eurobert_classifier, anchor=WORD_TABLE)
@@ -354,3 +485,6 @@ QWEN2 = Family(_qwen2_spec, _weights_under(_QWEN2), _last_token_classifier, anch
 QWEN3 = Family(_qwen3_spec, _weights_under(_QWEN3), _last_token_classifier, anchor=WORD_TABLE)
 QWEN3_BIDIRECTIONAL = replace(QWEN3, spec=_both_ways("bidirectional_pplx_qwen3", _qwen3_spec))
 GEMMA3 = Family(_gemma3_spec, _weights_under(_GEMMA), _last_token_classifier, anchor=WORD_TABLE)
+EMBEDDING_GEMMA2 = Family(
+    _embedding_gemma2_spec, _embedding_gemma2_weights, _no_classifier, anchor=WORD_TABLE
+)

@@ -28,6 +28,7 @@ from quaver.models.families.bert import (
 from quaver.models.families.config import Config
 from quaver.models.families.deberta import DEBERTA_V2
 from quaver.models.families.decoder import (
+    EMBEDDING_GEMMA2,
     EUROBERT,
     GEMMA3,
     LLAMA,
@@ -69,6 +70,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3": QWEN3,
     "bidirectional_pplx_qwen3": QWEN3_BIDIRECTIONAL,
     "gemma3_text": GEMMA3,
+    "embedding_gemma2": EMBEDDING_GEMMA2,
     "t5": T5,
 }
 # model_type of config.json to the family.
@@ -78,6 +80,7 @@ _MODEL_TYPES = {
     "camembert": "roberta",
     "new": "gte",
     "mt5": "t5",
+    "embedding_gemma2_text": "embedding_gemma2",
 }
 SUPPORTED = tuple(_MODEL_TYPES)
 _EXPERTS = "a mixture of experts"
@@ -93,7 +96,6 @@ _RELATIVES = {
     "mllama": _PICTURES,
     "mistral3": _PICTURES,
     "gemma3": _PICTURES,
-    "embedding_gemma2": "EmbeddingGemma 2, which adds embeddings to every layer",
     "qwen3_next": "a hybrid with linear attention",
     "qwen3_5": "a hybrid with linear attention",
     "lfm2": "a hybrid with convolutions",
@@ -124,9 +126,14 @@ def encoder_spec(config: Mapping[str, Any], *, pooling: str | None, normalize: b
     is_quantized(config)  # refuses layouts that Quaver does not read
     read = Config(config)
     spec = FAMILIES[_family(read)].spec(read)
-    return replace(
-        spec, pooling=_pooling(pooling, read.file.architectures or ()), normalize=normalize
-    )
+    pooling = _pooling(pooling, read.file.architectures or ())
+    if spec.output_size is not None and "max" in pooling.split("+"):
+        others = ", ".join(name for name in POOLINGS if name != "max")
+        raise UnsupportedArchitectureError(
+            f"a {spec.model_type} is projected after its pooling, which must be linear: got "
+            f"pooling={pooling!r}; supported: {others}"
+        )
+    return replace(spec, pooling=pooling, normalize=normalize)
 
 
 def classifier_spec(config: Mapping[str, Any]) -> EncoderSpec:
