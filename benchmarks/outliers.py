@@ -173,9 +173,9 @@ def outlier_model(name: str, seed: int = 0) -> Model:
     return Model(spec, replace(weights, layers=tuple(weights.layers)))
 
 
-def texts() -> TokenBatch:
+def texts(seed: int = 1) -> TokenBatch:
     """Draw random ids; every text begins with token 0, which has the massive values."""
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng(seed)
     offsets = np.concatenate([[0], np.cumsum(LENGTHS)]).astype(np.int32)
     ids = rng.integers(1, VOCABULARY, int(offsets[-1])).astype(np.int32)
     ids[offsets[:-1]] = 0
@@ -268,6 +268,28 @@ def quantized(
     return replace(weights, layers=tuple(layers), wide=how.wide if wide else None)
 
 
+def with_floats(
+    spec: EncoderSpec, exact: EncoderWeights, made: EncoderWeights, count: int
+) -> EncoderWeights:
+    """Leave those linear layers in float32 whose rounding alone moves the vectors of other texts most."""
+    layers = [list(exact.layers), list(made.layers)]
+    probe = texts(seed=2)
+    truth = Engine(spec, exact, precision="float32").encode(probe).astype(np.float64)
+    losses = {}
+    for i, parts in enumerate(layers[1]):
+        for name in LINEARS:
+            changed: dict[str, Any] = {name: getattr(parts, name)}
+            one = list(layers[0])
+            one[i] = replace(one[i], **changed)
+            weights = replace(exact, layers=tuple(one), wide=made.wide)
+            got = Engine(spec, weights, precision=None).encode(probe).astype(np.float64)
+            losses[i, name] = 1 - float(row_cosines(got, truth).mean())
+    for i, name in sorted(losses, key=lambda place: -losses[place])[:count]:
+        kept: dict[str, Any] = {name: getattr(layers[0][i], name)}
+        layers[1][i] = replace(layers[1][i], **kept)
+    return replace(made, layers=tuple(layers[1]))
+
+
 def forms(model: Model) -> Iterator[tuple[str, EncoderWeights, FloatArray | None]]:
     """Yield names of forms, their weights, and what turns their vectors back."""
     spec, weights = model.spec, model.weights
@@ -290,8 +312,20 @@ def forms(model: Model) -> Iterator[tuple[str, EncoderWeights, FloatArray | None
     same = replace(weights, layers=tuple(how.equalized(i, p) for i, p in enumerate(weights.layers)))
     yield "factors moved", quantized(same, how), None
     yield "factors moved, wide features apart", quantized(same, how, wide=True), None
-    yield "the default", in_eight_bits(spec, weights), None
-    yield "int4, groups of 32", in_eight_bits(spec, weights, group=32), None
+    default = in_eight_bits(spec, weights)
+    yield "the default", default, None
+    few = max(1, len(spec.layers) * len(LINEARS) // 10)
+    yield (
+        "the default, a tenth of its layers in float32",
+        with_floats(spec, same, default, few),
+        None,
+    )
+    int4 = in_eight_bits(spec, weights, group=32)
+    yield "int4, groups of 32", int4, None
+    of_int4 = eight_bits(spec, weights, group=32)
+    moved = tuple(of_int4.equalized(i, p) for i, p in enumerate(weights.layers))
+    exact = replace(weights, layers=moved)
+    yield "int4, a tenth of its layers in float32", with_floats(spec, exact, int4, few), None
 
 
 def compare(name: str) -> list[dict[str, Any]]:
