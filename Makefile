@@ -17,7 +17,7 @@ test test-long test-serve test-page test-frameworks: export OPENBLAS_NUM_THREADS
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate test-portable sanitize many-cores bench bench-servers bench-kernels quality lint stub format wheel parity parity-families golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate test-portable sanitize many-cores bench bench-servers bench-kernels quality lint stub format wheel parity parity-families parity-pylate golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -319,17 +319,19 @@ parity: .envs/parity/made $(MODEL)/config.json
 	.envs/parity/bin/python tools/parity.py $(MODEL) examples/python-docs
 	.envs/parity/bin/python tools/parity_quantized.py $(MODEL) examples/python-docs
 
-# PyLate pins the version of sentence-transformers.
+# PyLate pins sentence-transformers, and fast-plaid, which it needs, torch.
 .envs/pylate/made: $(WHEEL)
 	$(call install,.envs/pylate,--group parity-pylate)
 	@touch $@
 
-parity-families: .envs/parity/made .envs/pylate/made
+parity-families: .envs/parity/made
 	.envs/parity/bin/python tools/tokenizer_parity.py
 	.envs/parity/bin/python tools/vocabulary_parity.py
 	.envs/parity/bin/python tools/families.py
 	.envs/parity/bin/python tools/families.py --real
 	.envs/parity/bin/python tools/module_folders.py
+
+parity-pylate: .envs/pylate/made
 	.envs/pylate/bin/python tools/pylate_parity.py
 
 golden: .envs/parity/made $(MODEL)/config.json
