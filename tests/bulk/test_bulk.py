@@ -249,6 +249,38 @@ def test_dictionaries_and_files_without_rows(tmp_path: Path, tiny_folder: Path) 
     assert read_vectors(report).shape == (3, 64)
 
 
+@pytest.mark.parametrize("format", ["parquet", "npy"])
+def test_an_output_without_rows_has_the_columns_of_the_others(
+    format: Any, tmp_path: Path, tiny_folder: Path
+) -> None:
+    long = {"id": "1", "text": "the file " * 2_000}  # a line that reaches over several parts
+    lines = [{"id": "0", "text": "list"}, long, {"id": "2", "text": "dict"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "b.csv").write_text("id,text\n")
+    (tmp_path / "c.csv").write_text("")
+    none = pa.table({"id": pa.array([], pa.string()), "text": pa.array([], pa.string())})
+    parquet.write_table(none, tmp_path / "d.parquet")
+    feather.write_feather(none, tmp_path / "e.feather")
+    with ipc.new_stream(tmp_path / "f.arrow", none.schema) as writer:
+        writer.write_table(none)
+    assert plan(tmp_path, model=tiny_folder, shard_bytes=3_000).rows > 0
+    keep = ["id"] if format == "parquet" else []
+    report = embed(
+        tmp_path, tmp_path / "out", model=tiny_folder, keep=keep, shard_bytes=3_000, format=format
+    )
+    assert report.failed == ()
+    rows = [record.rows for record in report.records]
+    assert len(rows) > 9
+    assert rows.count(0) >= 8
+    assert sum(rows) == 3
+    files = [tmp_path / "out" / record.output for record in report.records]
+    if format == "parquet":
+        assert {tuple(parquet.read_schema(file).names) for file in files} == {("id", "vector")}
+        assert pa.concat_tables(map(parquet.read_table, files))["id"].to_pylist() == ["0", "1", "2"]
+    else:
+        assert {np.load(file).shape[1] for file in files} == {64}
+
+
 # --- Running again --------------------------------------------------------------------------------
 def test_a_finished_shard_is_left_out_and_a_changed_file_done_again(
     tmp_path: Path, tiny_folder: Path

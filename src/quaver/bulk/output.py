@@ -165,7 +165,7 @@ class Output:
 
     def _write_group(self) -> None:
         table = pa.Table.from_batches(self._waiting)
-        self._writer.write_table(table, row_group_size=len(table))
+        self._writer.write_table(table, row_group_size=max(len(table), 1))
         self._waiting, self._bytes = [], 0
 
     def commit(self) -> None:

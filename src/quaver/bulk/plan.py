@@ -128,7 +128,7 @@ def _first(shard: Shard, column: str, wanted: int) -> tuple[list[str], int, floa
             texts = block.texts[: max(wanted - rows, 1)]
             kept += [text for text in texts if isinstance(text, str)]
             rows += len(texts)
-            share += (block.share - share) * len(texts) / len(block.texts)
+            share += (block.share - share) * len(texts) / max(len(block.texts), 1)
             if rows >= wanted:
                 # CSV and compressed files do not say how much of them was read.
                 size = sum(len(text.encode(errors="replace")) for text in kept)

@@ -350,7 +350,7 @@ def find_shards(
             continue  # the run reports it, and embeds the others
         finally:
             blocks.close()
-        if block is None:
+        if block is None or not block.texts:
             continue
         for column in texts:
             missing = f"no column {column!r}"

@@ -200,7 +200,7 @@ class Reader:
             shard: the shard.
 
         Yields:
-            blocks; together they have every row once.
+            blocks; together they have every row once. A shard without rows is one empty block.
 
         Raises:
             BulkError: the file cannot be read.
@@ -236,6 +236,7 @@ class Reader:
                     groups.append(group)
                 begin = end
             if not groups:
+                yield self._without_rows(file.schema_arrow)
                 return
             left = total = last - shard.first
             columns = list(dict.fromkeys((*self.texts, *self.keep)))
@@ -260,11 +261,20 @@ class Reader:
                 file = ipc.open_stream(stream)
                 batches, total = file, 0
             self._check(file.schema, place)
+            empty = True
             for number, batch in enumerate(batches):
                 for begin in range(0, batch.num_rows, self.rows):
+                    empty = False
                     yield self._block(
                         batch.slice(begin, self.rows), number / total if total else 0.0
                     )
+            if empty:
+                yield self._without_rows(file.schema)
+
+    def _without_rows(self, schema: Any) -> Block:
+        """Return an empty block, so that an empty output has the columns of the others."""
+        kept = pa.schema([schema.field(name) for name in self.keep])
+        return Block([], {}, pa.RecordBatch.from_pylist([], kept) if self.keep else None, 1.0)
 
     def _check(self, schema: Any, place: Place) -> None:
         check_columns(schema.names, (*self.texts, *self.keep), place)
@@ -301,7 +311,7 @@ class Reader:
             rows.add(*self._json_row(line))
             if rows.full(len(line or b"")):
                 yield rows.take(share)
-        if rows:
+        if rows or not rows.taken:
             yield rows.take(1.0)
 
     def _json_row(self, line: bytes | None) -> tuple[Text | None, str, Mapping[str, Any]]:
@@ -345,7 +355,7 @@ class Reader:
             rows.add(text, reason, {self.texts[0]: text})
             if rows.full(len(line or b"")):
                 yield rows.take(share)
-        if rows:
+        if rows or not rows.taken:
             yield rows.take(1.0)
 
     def _csv(self, shard: Shard, place: Place) -> Iterator[Block]:
@@ -356,12 +366,13 @@ class Reader:
                 io.BufferedReader(stream, 1 << 20), "utf-8-sig", "surrogateescape", newline=""
             )
             reader = csv.reader(lines, delimiter=delimiter)
+            rows = _Rows(self.keep, self.rows)
             try:
                 header = next(reader, None)
                 if header is None:
+                    yield rows.take(1.0)
                     return
                 check_columns(header, (*self.texts, *self.keep), place)
-                rows = _Rows(self.keep, self.rows)
                 for values in reader:
                     if not values:
                         continue
@@ -374,7 +385,7 @@ class Reader:
                         rows.add(self._text_of(row), "", row)
                     if rows.full(sum(map(len, values))):
                         yield rows.take(0.0)
-                if rows:
+                if rows or not rows.taken:
                     yield rows.take(1.0)
             except csv.Error as error:
                 raise BulkError(
@@ -392,6 +403,7 @@ class _Rows:
     reasons: dict[int, str] = field(default_factory=dict)
     kept: list[Mapping[str, Any]] = field(default_factory=list)
     size: int = 0
+    taken: bool = False
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -414,6 +426,7 @@ class _Rows:
             kept = pa.RecordBatch.from_pylist(self.kept, schema=schema)
         block = Block(self.texts, self.reasons, kept, share)
         self.texts, self.reasons, self.kept, self.size = [], {}, [], 0
+        self.taken = True
         return block
 
 
