@@ -207,11 +207,11 @@ def three_nodes() -> Iterator[Any]:
     """Start a Ray cluster of three nodes in processes, each with room for one worker."""
     from ray.cluster_utils import Cluster
 
-    memory = {"object_store_memory": 80_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
+    node = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1, **memory)
+            cluster.add_node(**node)
         yield cluster
     finally:
         cluster.shutdown()
