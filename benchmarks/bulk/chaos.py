@@ -114,10 +114,12 @@ def drive(engine: str, source: Path, target: Path, model: str, cluster: str) -> 
 
 def outputs_done(target: Path) -> int:
     """Return how many outputs this run and killed ones have finished."""
-    folder = target / "_quaver" / "done"
-    manifest = target / "_quaver" / "manifest.jsonl"
-    whole = len(manifest.read_bytes().splitlines()) if manifest.is_file() else 0
-    return whole + (len(list(folder.glob("*.json"))) if folder.is_dir() else 0)
+    own = target / "_quaver"
+    manifest = own / "manifest.jsonl"
+    lines = manifest.read_text().splitlines() if manifest.is_file() else []
+    # Both have a record while a run moves it into the manifest.
+    done = {json.loads(line)["output"].rpartition(".")[0] for line in lines}
+    return len(done | {path.stem for path in (own / "done").glob("*.json")})
 
 
 class Driver:
@@ -239,11 +241,16 @@ def disturb(
         what happened.
     """
     story: dict[str, Any] = {"outputs_at_death_of_driver": []}
-    part = max(1, outputs // 6)
-    for _ in range(2):
+
+    def start_and_wait() -> Driver:
+        """Start a driver; return it when a sixth of what is left is done."""
+        done = outputs_done(target)
         driver = Driver(line)
-        driver.wait_for(target, outputs_done(target) + part)
-        driver.kill()
+        driver.wait_for(target, done + max(1, (outputs - done) // 6))
+        return driver
+
+    for _ in range(2):
+        start_and_wait().kill()
         story["outputs_at_death_of_driver"].append(outputs_done(target))
         say(f"{engine}: driver killed with {outputs_done(target)} of {outputs} outputs")
     story["outputs_when_the_disk_was_full"] = None
@@ -253,8 +260,7 @@ def disturb(
         assert code == DISK_FULL, (code, errors)
         story["outputs_when_the_disk_was_full"] = outputs_done(target)
         say(f"{engine}: disk full: {errors.strip().splitlines()[-1][:160]}")
-    driver = Driver(line)
-    driver.wait_for(target, outputs_done(target) + part)
+    driver = start_and_wait()
     if engine == "ray":
         cluster.remove_node(cluster.worker_nodes.copy().pop(), allow_graceful=False)
         story["killed"] = "one of three nodes"
