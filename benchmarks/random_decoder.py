@@ -61,7 +61,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 2000,
         "hidden_size": 256,
         "num_hidden_layers": 6,
-        "num_attention_heads": 3,
+        "num_attention_heads": 4,
         "num_key_value_heads": 1,
         "head_dim": 64,
         "query_pre_attn_scalar": 64,
