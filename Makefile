@@ -17,7 +17,7 @@ test test-long test-serve test-page test-frameworks: export OPENBLAS_NUM_THREADS
 SOURCES := $(shell find src native -type f -not -name '*.so' -not -path '*/__pycache__/*') CMakeLists.txt pyproject.toml
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: help docs demo examples test test-long test-all test-cpp test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate test-portable sanitize many-cores bench bench-servers bench-kernels quality lint stub format wheel parity parity-families parity-pylate golden clean
+.PHONY: help docs demo examples test test-long test-all test-cpp test-amx test-arm test-kill test-page fuzz fuzz-quick test-emulated test-integrations test-bulk test-serve test-frameworks test-sentence-transformers test-evaluate test-portable sanitize many-cores bench bench-servers bench-kernels quality lint stub format wheel parity parity-families parity-pylate golden clean
 
 help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
@@ -25,7 +25,8 @@ help:
 	@echo
 	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests but the server's"
 	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
-	@echo "make test-emulated  the golden vectors on emulated AVX512-VNNI and AVX-VNNI kernels"
+	@echo "make test-emulated  the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
+	@echo "make test-amx       the AMX kernels' real instructions in Bochs 3.0 (downloads Debian 13's package where it is missing)"
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
 	@echo "make test-serve     the server with the clients of OpenAI, Cohere, Ollama, Hugging Face, LangChain and LiteLLM"
@@ -178,6 +179,10 @@ test-portable: $(VENV)/installed $(VENV)/test-tools
 	QUAVER_PORTABLE=1 PYTHONPATH=build/portable/package $(BIN)/python -m pytest -q tests/system tests/engine/test_threads.py \
 	  tests/engine/test_machine.py tests/engine/test_geometry.py tests/store/test_folder.py -k "not failing_disk"
 
+# The real instructions of the AMX kernels, in an emulated machine without an operating system.
+test-amx:
+	native/tests/bochs/run.sh build/bochs
+
 # The Arm kernels under qemu, with every feature and on a core that has none. Debian's cross compiler and qemu are installed where
 # they are missing, which needs root.
 ARM_PACKAGES = g++-aarch64-linux-gnu qemu-user-static
@@ -204,7 +209,7 @@ many-cores: build/bench/made
 	$(BIN)/python benchmarks/many_cores.py --build build/bench --out $(OUT)
 
 test-emulated: build/emulated/made $(MODEL)/config.json
-	for isa in avx512vnni avxvnni; do \
+	for isa in amx avx512vnni avxvnni avx512; do \
 	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) PYTHONPATH=build/emulated $(BIN)/python -m pytest -q --timeout 900 \
 	    tests/engine/test_golden.py || exit 1; \
 	done

@@ -2,10 +2,10 @@
 //
 //   kernels [seconds per case]        prints one JSON object; `make bench-kernels` builds and runs it
 //
-// "peak" is the instruction sequence of the tile with everything in registers: vpdpbusd alone, or for plain AVX2 two
-// vpmaddwd and two vpaddd for 32 products. "sum" is sum_int8, "linear" the layer with its epilogue (dequantize, bias,
-// GELU). A ratio is the median of pairs measured one after the other, so that a machine whose speed drifts drifts in
-// both.
+// "peak" is the instruction sequence of the tile with everything in registers: tdpbusd or vpdpbusd alone, or two
+// vpmaddwd and two vpaddd for 32 products of AVX2, 64 of AVX-512. "sum" is sum_int8, "linear" the layer with its
+// epilogue (dequantize, bias, GELU). A ratio is the median of pairs measured one after the other, so that a machine
+// whose speed drifts drifts in both.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -54,6 +54,18 @@ double products_avxvnni() {
   return static_cast<double>(kLoops) * 12 * 32;
 }
 
+double products_avx512() {
+#define STEP(i)                                                                                                        \
+  "vpmaddwd %%zmm14, %%zmm15, %%zmm12\n vpaddd %%zmm12, %%zmm" #i ", %%zmm" #i "\n"                                    \
+  "vpmaddwd %%zmm14, %%zmm15, %%zmm13\n vpaddd %%zmm13, %%zmm" #i ", %%zmm" #i "\n"
+  for (long n = 0; n < kLoops; ++n)
+    asm volatile(REPEAT12(STEP)::
+                     : "zmm0", "zmm1", "zmm2", "zmm3", "zmm4", "zmm5", "zmm6", "zmm7", "zmm8", "zmm9", "zmm10", "zmm11",
+                       "zmm12", "zmm13");
+#undef STEP
+  return static_cast<double>(kLoops) * 12 * 64;
+}
+
 double products_avx2() {
 #define STEP(i)                                                                                                        \
   "vpmaddwd %%ymm14, %%ymm15, %%ymm12\n vpaddd %%ymm12, %%ymm" #i ", %%ymm" #i "\n"                                    \
@@ -64,6 +76,14 @@ double products_avx2() {
                        "xmm12", "xmm13");
 #undef STEP
   return static_cast<double>(kLoops) * 12 * 32;
+}
+
+// Four sums, as the tile of 32 x 32 has; the thread has entered, so the tiles are configured.
+double products_amx() {
+  for (long n = 0; n < kLoops / 16; ++n)
+    asm volatile("tdpbusd %%tmm6, %%tmm4, %%tmm0\n tdpbusd %%tmm7, %%tmm4, %%tmm1\n"
+                 "tdpbusd %%tmm6, %%tmm5, %%tmm2\n tdpbusd %%tmm7, %%tmm5, %%tmm3\n" ::);
+  return static_cast<double>(kLoops / 16) * 4 * 16 * 64 * 16;
 }
 
 double seconds(const std::function<double()> &work, double *products) {
@@ -118,7 +138,7 @@ void bench(const KernelTable &k, const std::function<double()> &peak, double bud
     const Int8Linear linear(weight.data(), scale.data(), bias.data(), {0.0f, 0}, shape.outputs, shape.inputs, k,
                             memory);
     const Int8Weights view = linear.view();
-    std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * shape.inputs));
+    std::vector<std::uint8_t> q(static_cast<std::size_t>((rows + k.overread_rows) * shape.inputs));
     for (auto &v : q)
       v = static_cast<std::uint8_t>(random());
     std::vector<float> row_scale(rows, 0.01f), y(static_cast<std::size_t>(rows * shape.outputs));
@@ -159,10 +179,17 @@ int main(int argc, char **argv) {
     if (set.available && name != "scalar")
       work.emplace_back(set.kernels, name == "avx2"      ? products_avx2
                                      : name == "avxvnni" ? products_avxvnni
+                                     : name == "amx"     ? products_amx
+                                     : name == "avx512"  ? products_avx512
                                                          : products_avx512vnni);
   }
   std::printf("{\"cpu\": \"%s\", \"threads\": 1, \"kernels\": [\n", cpu_name().c_str());
-  for (const auto &[kernels, peak] : work)
+  for (const auto &[kernels, peak] : work) {
+    if (kernels->enter != nullptr)
+      kernels->enter();
     bench(*kernels, peak, budget, kernels == work.back().first);
+    if (kernels->leave != nullptr)
+      kernels->leave();
+  }
   std::printf("]}\n");
 }

@@ -554,6 +554,13 @@ NB_MODULE(_native, m) {
       sets.emplace_back(set.kernels->name, set.available);
     return sets;
   });
+  m.def("refusals", [] {
+    std::vector<std::tuple<std::string, std::string>> reasons;
+    for (const quaver::InstructionSet &set : quaver::instruction_sets())
+      if (!set.refusal.empty())
+        reasons.emplace_back(set.kernels->name, set.refusal);
+    return reasons;
+  });
   m.def("cpu_name", &quaver::cpu_name);
   m.attr("compiler") = QUAVER_COMPILER;
 #ifdef QUAVER_EMULATE

@@ -4,6 +4,12 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <cerrno>
+
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <fstream>
 
@@ -14,6 +20,13 @@
 
 namespace quaver {
 namespace {
+
+// What this process can use, of the features that the list of this architecture names.
+struct Features {
+  unsigned usable = 0;
+  unsigned refused = 0; // what the CPU has and the system refuses
+  std::string refusal{};
+};
 
 #if defined(__x86_64__)
 
@@ -50,11 +63,31 @@ enum Feature : unsigned {
   avx512bw = 1u << 5,
   avx512vl = 1u << 6,
   avx512vnni = 1u << 7,
+  amx_tile = 1u << 8,
+  amx_int8 = 1u << 9,
 };
 
+// Ask for the tile registers. Empty where this process, its threads and its children may use them, else why not. A
+// process that does not ask gets SIGILL from the first tile. Linux alone has them; other systems say nothing.
+std::string tile_refusal() {
+#if defined(__linux__)
+  constexpr long request = 0x1023, tile_data = 18; // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA; headers may be older
+  if (syscall(SYS_arch_prctl, request, tile_data) == 0)
+    return {};
+  const int error = errno;
+  const std::string why = std::string("Linux refuses the tile registers: ") + std::strerror(error);
+  if (error == ENOSPC) // it checks the stack of every thread
+    return why + "; an alternate signal stack is too small for them, so create the model before what made that stack";
+  return why + "; Linux 5.16 or later gives them, unless a sandbox forbids arch_prctl";
+#else
+  return "this system has no tile registers";
+#endif
+}
+
 // What the CPU has and the operating system saves.
-unsigned detect() {
-  unsigned found = 0;
+Features detect() {
+  unsigned found = 0, refused = 0;
+  std::string refusal;
   const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = cpuid(7, 1);
   const unsigned states = saved_states();
   const auto add = [&found](Feature feature, bool there) { found |= there ? feature : 0u; };
@@ -69,6 +102,13 @@ unsigned detect() {
       add(avx512vl, bit(seven.ebx, 31));
       add(avx512vnni, bit(seven.ecx, 11));
     }
+    if (bit(seven.edx, 24)) { // a system that does not save tiles is asked as well: it says why not
+      const unsigned tiles = amx_tile | (bit(seven.edx, 25) ? unsigned{amx_int8} : 0u);
+      refusal = tile_refusal();
+      if (refusal.empty() && (states & 0x60000u) != 0x60000u)
+        refusal = "the system does not save the tile registers";
+      (refusal.empty() ? found : refused) |= tiles;
+    }
   }
 #ifdef QUAVER_EVEX // avxvnni.cpp holds the same instruction in AVX-512's encoding
   found &= ~unsigned{avxvnni};
@@ -77,8 +117,9 @@ unsigned detect() {
 #ifdef QUAVER_EMULATE // everything beyond these two is emulated, see CMakeLists.txt
   constexpr unsigned native = avx2 | fma;
   found = (found & native) == native ? ~0u : found & native;
+  refused = 0;
 #endif
-  return found;
+  return {found, refused, refusal};
 }
 
 #elif defined(__aarch64__)
@@ -98,7 +139,7 @@ bool has(const char *feature) {
 }
 #endif
 
-unsigned detect() {
+Features detect() {
   unsigned found = simd;
 #if defined(__linux__) // the bits of Linux' asm/hwcap.h, which older systems' headers lack
   found |= (getauxval(AT_HWCAP) >> 20 & 1u) != 0 ? dotprod : 0u;
@@ -107,12 +148,12 @@ unsigned detect() {
   found |= has("hw.optional.arm.FEAT_DotProd") ? dotprod : 0u;
   found |= has("hw.optional.arm.FEAT_I8MM") ? i8mm : 0u;
 #endif
-  return found;
+  return {found};
 }
 
 #else
 
-unsigned detect() { return 0; }
+Features detect() { return {}; }
 
 #endif
 
@@ -121,11 +162,13 @@ unsigned detect() { return 0; }
 const std::vector<InstructionSet> &instruction_sets() {
   static const std::vector<InstructionSet> sets = [] {
     std::vector<InstructionSet> listed;
-    [[maybe_unused]] const unsigned there = detect();
-#define QUAVER_ADD(name, features) listed.push_back({&name##_kernels, (there & (features)) == (features)});
+    [[maybe_unused]] const Features found = detect();
+#define QUAVER_ADD(name, features)                                                                                     \
+  listed.push_back({&name##_kernels, (found.usable & (features)) == (features),                                        \
+                    (found.refused & (features)) != 0 ? found.refusal : ""});
     QUAVER_INSTRUCTION_SETS(QUAVER_ADD)
 #undef QUAVER_ADD
-    listed.push_back({&scalar_kernels, true});
+    listed.push_back({&scalar_kernels, true, {}});
     return listed;
   }();
   return sets;

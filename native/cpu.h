@@ -10,10 +10,12 @@ namespace quaver {
 
 struct InstructionSet {
   const KernelTable *kernels;
-  bool available; // the CPU has every feature that the file was compiled for, and the system saves the registers
+  bool available;        // the CPU has every feature that the file was compiled for, and the system saves the registers
+  std::string refusal{}; // why the system does not let this process use what the CPU has; empty otherwise
 };
 
-// Every instruction set of this build, the best first; the last is "scalar", which is always available.
+// Every instruction set of this build, the best first; the last is "scalar", which is always available. The first call
+// asks the system for what needs its permission, once for the process.
 const std::vector<InstructionSet> &instruction_sets();
 
 // What the CPU calls itself, for reports.

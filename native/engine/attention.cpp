@@ -11,11 +11,11 @@ struct PackedHead {
   Int8Head int8{};
 
   // Go on to the key `first`, where a strip begins.
-  void skip_keys(int first, int head_size) {
+  void skip_keys(int first, int head_size, const KernelTable &kernels) {
     if (keys != nullptr) {
       keys += static_cast<std::ptrdiff_t>(first) * head_size;
     } else {
-      int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, 32);
+      int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, kernels.key_step);
       int8.key_scale += first;
       int8.key_sums += first;
     }
@@ -30,7 +30,7 @@ public:
   PackedHead room_for(const AttentionHead &head, int rows) const {
     Scratch &s = scratch();
     if (int8_)
-      return {nullptr, nullptr, s.head.fit(rows, head.length, head.head_size, kernels_.overread_rows)};
+      return {nullptr, nullptr, s.head.fit(rows, head.length, head.head_size, kernels_)};
     return {s.keys.resize(area(round_up(head.length, kStrip), head.head_size)),
             s.values.resize(area(head.length, round_up(head.head_size, kStrip))),
             {}};
@@ -200,7 +200,7 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
     part.value += begin * ld;
     PackedHead packed_part = packed;
     if (keys_once)
-      packed_part.skip_keys(begin, d);
+      packed_part.skip_keys(begin, d, model.kernels);
     else
       kind.pack_keys(part, packed_part);
     kind.pack_values(part, packed_part);

@@ -134,13 +134,17 @@ struct Team {
     }
   }
 
-  // Blocks of rows, none larger than kBlockRows, the same number for each thread: work(first, last).
+  // Blocks of rows, none larger than kBlockRows, the same number for each thread: work(first, last). Where no other
+  // thread waits for the largest one, they begin at whole tiles of the instruction set with the highest ones.
   template <class Work> void each_block(int rows, Work &&work) const {
+    constexpr int tile = 16;
+    static_assert(kBlockRows % tile == 0);
     const int blocks = std::min(round_up((rows + kBlockRows - 1) / kBlockRows, width), rows);
-    each(blocks, [&](int i) {
-      work(static_cast<int>(static_cast<std::int64_t>(rows) * i / blocks),
-           static_cast<int>(static_cast<std::int64_t>(rows) * (i + 1) / blocks));
-    });
+    const auto edge = [=, this](int i) {
+      const auto at = static_cast<int>(static_cast<std::int64_t>(rows) * i / blocks);
+      return width == 1 && rows >= tile * blocks && i < blocks ? round_up(at, tile) : at;
+    };
+    each(blocks, [&](int i) { work(edge(i), edge(i + 1)); });
   }
 
   // One share of [0, all) for each thread: work(first, last).

@@ -25,12 +25,12 @@ struct Int8HeadBuffers {
   Buffer<std::int8_t> keys, values;
 
   // For `rows` queries, and keys and values of `length` tokens.
-  Int8Head fit(int rows, int length, int head_size, int overread_rows) {
+  Int8Head fit(int rows, int length, int head_size, const KernelTable &kernels) {
     const int padded = round_up(length, kPanel), columns = round_up(head_size, value_width(head_size));
-    return {query.resize(area(rows + overread_rows, round_up(head_size, kDepthStep))),
+    return {query.resize(area(rows + kernels.overread_rows, round_up(head_size, kDepthStep))),
             query_scale.resize(area(rows, 1)),
             query_zero.resize(area(rows, 1)),
-            keys.resize(area(padded, round_up(head_size, 32))),
+            keys.resize(area(padded, round_up(head_size, kernels.key_step))),
             key_scale.resize(area(padded, 1)),
             key_sums.resize(area(padded, 1)),
             values.resize(area(padded, columns)),

@@ -261,8 +261,10 @@ float mean_of(const float *x, std::ptrdiff_t step, int size) {
   return sum * (1.0f / static_cast<float>(size));
 }
 
+constexpr int kKeyStep = 32;
+
 void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
-  const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
+  const int d = head.head_size, depth = round_up(d, kKeyStep), padded = round_up(head.length, kStrip);
   bool finite = true; // a key that is not finite spoils all: no window may hide it
   for (int j = 0; j < head.length; ++j)
     finite = finite && all_finite(head.key + j * head.ld, d);
@@ -299,7 +301,7 @@ void pack_values_int8(const AttentionHead &head, const Int8Head &packed) noexcep
 
 void attend_int8(const AttentionHead &head, const Int8Head &packed, int first_row, int last_row, float *scores,
                  float *out, std::ptrdiff_t ldo) noexcept {
-  const int d = head.head_size, depth = round_up(d, 32), ldq = round_up(d, kDepthStep);
+  const int d = head.head_size, depth = round_up(d, kKeyStep), ldq = round_up(d, kDepthStep);
   const int padded = round_up(head.length, kStrip);
   for (int r = first_row; r < last_row; ++r) {
     float top = -INFINITY;
@@ -380,6 +382,7 @@ constinit const KernelTable scalar_kernels = {.name = "scalar",
                                               .tile_rows = 1,
                                               .overread_rows = 0,
                                               .group = kGroup,
+                                              .key_step = kKeyStep,
                                               .score_bytes = sizeof(float),
                                               .enter = nullptr,
                                               .leave = nullptr,

@@ -144,7 +144,7 @@ struct AttentionHead {
 
 // One head of one sequence in eight bits. The encoder owns the memory. `quantize_rows` fills the query,
 // `pack_keys_int8` and `pack_values_int8` fill the others, `attend_int8` reads everything.
-//   L' = length rounded up to 16        D' = D rounded up to 32        W = value_width(D)
+//   L' = length rounded up to 16        D' = D rounded up to key_step        W = value_width(D)
 // Keys are a linear layer with one output per token, values one with an output per feature: the same tiles serve both.
 // What follows the last key is read and ignored: it may be zero or another key.
 struct Int8Head {
@@ -171,6 +171,7 @@ struct KernelTable {
   int tile_rows;     // rows of int8 inputs that a tile multiplies at a time
   int overread_rows; // rows behind the last one that a tile may read: buffers of int8 rows have room for them
   int group;         // inputs of one output side by side in an int8 panel
+  int key_step;      // features of an int8 key are rounded up to this
   int score_bytes;   // scratch of `attend` and `attend_int8`, for each key; keys count up to a multiple of kPanel
 
   // Called by a thread before the first and after the last of a series of calls to the functions below; null for

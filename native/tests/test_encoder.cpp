@@ -669,30 +669,47 @@ void test_first_not_finite() {
     }
 }
 
+// Blocks cover all rows once, in order; those of one thread begin at whole tiles.
+void test_blocks() {
+  for (int rows = 1; rows < 700; ++rows) {
+    int next = 0;
+    Team{1}.each_block(rows, [&](int first, int last) {
+      CHECK(first == next && last > first && last - first <= kBlockRows, "%d rows: %d to %d", rows, first, last);
+      CHECK(first % 16 == 0, "%d rows: a block begins at %d", rows, first);
+      next = last;
+    });
+    CHECK(next == rows, "%d rows: %d", rows, next);
+  }
+}
+
 // What a table wants done by every thread before and after it uses the kernels.
 namespace hooks {
 std::atomic<int> entered{0}, left{0}, outside{0};
 thread_local int depth = 0;
+const KernelTable *original;
 void enter() noexcept {
   ++entered;
   ++depth;
+  if (original->enter != nullptr)
+    original->enter();
 }
 void leave() noexcept {
   ++left;
   --depth;
+  if (original->leave != nullptr)
+    original->leave();
 }
 } // namespace hooks
 
 void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
-  static const KernelTable *original;
-  original = &k;
+  hooks::original = &k;
   KernelTable watched = k;
   watched.enter = hooks::enter;
   watched.leave = hooks::leave;
   watched.add_norm = [](float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                         const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept {
     hooks::outside += hooks::depth == 1 ? 0 : 1;
-    original->add_norm(x, ldx, y, ldy, rows, cols, norm, out, ldo);
+    hooks::original->add_norm(x, ldx, y, ldy, rows, cols, norm, out, ldo);
   };
   const Encoder e = make_encoder(m, watched, true), plain = make_encoder(m, k, true);
   for (const std::size_t texts : {std::size_t{1}, std::size_t{40}})
@@ -712,6 +729,7 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
 int main(int argc, char **argv) {
   test_first_not_finite();
   test_plans();
+  test_blocks();
   const Drawn even({.hidden = 64, .heads = 4, .intermediate = 256, .pooling = Pooling::mean}),
       odd({.hidden = 36, .heads = 3, .intermediate = 100, .pooling = Pooling::cls}),
       first_rows({.hidden = 64, .heads = 2, .intermediate = 128, .pooling = Pooling::cls}),

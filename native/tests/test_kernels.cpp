@@ -49,7 +49,7 @@ struct Head {
         key_scale(area(round_up(tokens, kPanel), 1)), key_sums(key_scale.size()),
         value_scale(area(round_up(features, value_width(features)), 1)), value_mean(value_scale.size()),
         query_zero(area(tokens, 1)), query(area(tokens + k.overread_rows, round_up(features, kDepthStep))),
-        keys(area(round_up(tokens, kPanel), round_up(features, 32))),
+        keys(area(round_up(tokens, kPanel), round_up(features, k.key_step))),
         values(area(round_up(tokens, kPanel), round_up(features, value_width(features)))) {}
 
   float *row(int part, int token) { return qkv.data() + (3 * token + part) * head_size; }
@@ -94,11 +94,12 @@ struct Head {
 // Sums of bytes: equal to the last bit, also where every product has the largest magnitude.
 void test_sums(const KernelTable &k) {
   for (const int depth : {64, 128, 384, 1088, 1536}) {
-    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 13, 31}) {
+    for (const int rows : {1, 2, 3, 4, 5, 6, 7, 13, 16, 17, 18, 19, 31, 32, 34, 70}) {
       for (int extreme = 0; extreme < 4; ++extreme) {
         const auto d = static_cast<std::size_t>(depth), r = static_cast<std::size_t>(rows);
-        Guarded<std::uint8_t> q(r * d);
-        Guarded<std::int8_t> panel(d * kPanel);
+        Guarded<std::uint8_t> q((r + area(k.overread_rows, 1)) * d);
+        Guarded<std::int8_t> panel(d * kPanel),
+            oracle(panel.size()); // the same weights as the scalar kernel packs them
         fill_integers(q, 0, 255);
         fill_integers(panel, -127, 127);
         if (extreme == 1 || extreme == 2)
@@ -108,8 +109,11 @@ void test_sums(const KernelTable &k) {
         if (extreme == 2)
           std::fill(panel.begin(), panel.end(), std::int8_t{-127});
         Guarded<std::int32_t> got(r * kPanel), expected(r * kPanel);
+        for (int o = 0; o < kPanel; ++o)
+          for (int i = 0; i < depth; ++i)
+            oracle[at_strip(scalar_kernels, o, i, depth)] = panel[at_strip(k, o, i, depth)];
         k.sum_int8(q.data(), depth, rows, panel.data(), depth, got.data());
-        scalar_kernels.sum_int8(q.data(), depth, rows, panel.data(), depth, expected.data());
+        scalar_kernels.sum_int8(q.data(), depth, rows, oracle.data(), depth, expected.data());
         for (std::size_t i = 0; i < expected.size(); ++i)
           CHECK(got[i] == expected[i], "%s rows %d depth %d at %zu: %d, not %d", k.name, rows, depth, i, got[i],
                 expected[i]);
@@ -210,7 +214,7 @@ void test_quantize_fixed(const KernelTable &k) {
 void test_linear_int8(const KernelTable &k) {
   for (const int inputs : {1, 17, 64, 65, 384}) {
     for (const int outputs : {1, 63, 64, 65, 200}) {
-      for (const int rows : {1, 5, 6, 7, 16}) {
+      for (const int rows : {1, 5, 6, 7, 16, 35}) {
         const auto in = static_cast<std::size_t>(inputs), out = static_cast<std::size_t>(outputs);
         Guarded<std::int8_t> weight(in * out);
         Guarded<float> scale(out), bias(out), x(static_cast<std::size_t>(rows) * in);
@@ -220,9 +224,10 @@ void test_linear_int8(const KernelTable &k) {
         for (float &s : scale)
           s = 0.001f + 0.01f * static_cast<float>(generator() % 100) / 100.0f;
         WeightMemory memory;
-        const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
+        const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory),
+            oracle(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, scalar_kernels, memory);
         const int ldq = round_up(inputs, kDepthStep), ldy = round_up(outputs, kPanel);
-        std::vector<std::uint8_t> q(static_cast<std::size_t>(rows * ldq));
+        std::vector<std::uint8_t> q(area(rows + k.overread_rows, ldq));
         std::vector<float> row_scale(static_cast<std::size_t>(rows));
         std::vector<std::int32_t> zero(static_cast<std::size_t>(rows));
         scalar_kernels.quantize_rows(x.data(), inputs, rows, inputs, q.data(), ldq, row_scale.data(), zero.data());
@@ -230,7 +235,7 @@ void test_linear_int8(const KernelTable &k) {
         for (const Activation act : kActivations) {
           Guarded<float> got(static_cast<std::size_t>(rows * ldy)), expected(got.size());
           k.linear_int8(a, rows, {}, w.view(), 0, w.panels(), got.data(), ldy, act);
-          scalar_kernels.linear_int8(a, rows, {}, w.view(), 0, w.panels(), expected.data(), ldy, act);
+          scalar_kernels.linear_int8(a, rows, {}, oracle.view(), 0, w.panels(), expected.data(), ldy, act);
           // An activation of an output that will be rounded to eight bits is a polynomial, see short_activate.
           const float tolerance = act == Activation::silu                                   ? 6e-4f
                                   : act == Activation::gelu || act == Activation::gelu_tanh ? 4e-4f
@@ -239,7 +244,7 @@ void test_linear_int8(const KernelTable &k) {
         }
         // The scalar kernel against the definition, in double precision.
         std::vector<float> y(static_cast<std::size_t>(rows * ldy));
-        scalar_kernels.linear_int8(a, rows, {}, w.view(), 0, w.panels(), y.data(), ldy, Activation::none);
+        scalar_kernels.linear_int8(a, rows, {}, oracle.view(), 0, w.panels(), y.data(), ldy, Activation::none);
         for (int r = 0; r < rows; ++r)
           for (int o = 0; o < outputs; ++o) {
             double sum = bias[static_cast<std::size_t>(o)];
@@ -370,7 +375,7 @@ void test_linear_int4(const KernelTable &k) {
             const int all = rows + residuals, ldq = round_up(inputs, kDepthStep);
             Guarded<std::int8_t> weight(area(outputs, inputs));
             Guarded<float> scale(area(outputs, groups)), bias(area(outputs, 1)), row_scale(area(all, 1));
-            Guarded<std::uint8_t> q(area(all, ldq));
+            Guarded<std::uint8_t> q(area(all + k.overread_rows, ldq));
             Guarded<std::int32_t> zero(area(all, 1)), of(area(residuals, 1));
             fill_integers(weight, -8, 7);
             fill_integers(q, 0, 255);
@@ -426,6 +431,7 @@ void test_linear_int4(const KernelTable &k) {
               for (int i = 0; i < lost.rows; ++i) { // a row with its residual row, both in one tile
                 std::vector<std::uint8_t> both(q.data() + lost.of[i] * ldq, q.data() + (lost.of[i] + 1) * ldq);
                 both.insert(both.end(), q.data() + (rows + i) * ldq, q.data() + (rows + i + 1) * ldq);
+                both.resize(area(2 + k.overread_rows, ldq));
                 const float scales[] = {row_scale[area(lost.of[i], 1)], row_scale[area(rows + i, 1)]};
                 const std::int32_t zeros[] = {zero[area(lost.of[i], 1)], zero[area(rows + i, 1)]}, first = 0;
                 k.linear_int4({both.data(), ldq, scales, zeros}, 1, {1, &first}, w.view(), 0, w.panels(), alone.data(),
@@ -521,14 +527,15 @@ void test_residual_rows(const KernelTable &k) {
   fill_integers(weight, -127, 127);
   fill_normal(bias, 1.0f);
   WeightMemory memory;
-  const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
+  const Int8Linear w(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory),
+      packed_by_oracle(weight.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, scalar_kernels, memory);
   const int ldq = round_up(inputs, kDepthStep), ldy = w.panels() * kPanel;
   for (const int rows : {1, 4, 6, 13})
     for (const int residuals : {1, 2, 7}) {
       if (residuals > rows)
         continue;
       const int all = rows + residuals;
-      Guarded<std::uint8_t> q(area(all, ldq));
+      Guarded<std::uint8_t> q(area(all + k.overread_rows, ldq));
       Guarded<float> row_scale(area(all, 1)), got(area(rows, ldy)), oracle(got.size());
       Guarded<std::int32_t> zero(area(all, 1)), of(area(residuals, 1));
       fill_integers(q, 0, 255);
@@ -539,8 +546,8 @@ void test_residual_rows(const KernelTable &k) {
         of[area(i, 1)] = (rows - 1) * (residuals - i) / residuals; // falling, from the last row
       const Int8Rows a{q.data(), ldq, row_scale.data(), zero.data()};
       k.linear_int8(a, rows, {residuals, of.data()}, w.view(), 0, w.panels(), got.data(), ldy, Activation::none);
-      scalar_kernels.linear_int8(a, rows, {residuals, of.data()}, w.view(), 0, w.panels(), oracle.data(), ldy,
-                                 Activation::none);
+      scalar_kernels.linear_int8(a, rows, {residuals, of.data()}, packed_by_oracle.view(), 0, w.panels(), oracle.data(),
+                                 ldy, Activation::none);
       for (int r = 0; r < rows; ++r)
         for (int o = 0; o < outputs; ++o) {
           const auto output = [&](int row) {
@@ -749,7 +756,7 @@ void test_pack_int8(const KernelTable &k) {
         k.pack_values_int8(head.view(), head.packed());
         scalar_kernels.pack_keys_int8(oracle.view(), oracle.packed());
         scalar_kernels.pack_values_int8(oracle.view(), oracle.packed());
-        const int padded = round_up(length, kStrip), depth = round_up(d, 32);
+        const int padded = round_up(length, kStrip), depth = round_up(d, k.key_step);
         const auto same = [&](const char *what, const auto &got, const auto &expected, std::size_t count) {
           const auto at =
               std::mismatch(got.begin(), got.begin() + static_cast<std::ptrdiff_t>(count), expected.begin());
@@ -759,10 +766,20 @@ void test_pack_int8(const KernelTable &k) {
                 k.name, what, length, d, at.first - got.begin(), static_cast<double>(*at.first),
                 static_cast<double>(*at.second));
         };
-        same("keys", head.keys, oracle.keys, area(padded, depth));
+        for (int j = 0; j < padded; ++j)
+          for (int c = 0; c < depth; ++c) {
+            const int q = head.keys[at_strip(k, j, c, depth)], features = round_up(d, scalar_kernels.key_step);
+            const int expected = c < features ? oracle.keys[at_strip(scalar_kernels, j, c, features)] : 0;
+            CHECK(q == expected, "%s key %d %d: %d, not %d", k.name, j, c, q, expected);
+          }
         same("key scale", head.key_scale, oracle.key_scale, area(padded, 1));
         same("key sums", head.key_sums, oracle.key_sums, area(padded, 1));
-        same("values", head.values, oracle.values, area(padded, round_up(d, value_width(d))));
+        for (int c = 0; c < round_up(d, value_width(d)); ++c)
+          for (int j = 0; j < padded; ++j) {
+            const int q = head.values[at_strip(k, c, j, padded)],
+                      expected = oracle.values[at_strip(scalar_kernels, c, j, padded)];
+            CHECK(q == expected, "%s value %d %d: %d, not %d", k.name, j, c, q, expected);
+          }
         same("value scale", head.value_scale, oracle.value_scale, area(round_up(d, value_width(d)), 1));
         same("value mean", head.value_mean, oracle.value_mean, area(round_up(d, value_width(d)), 1));
         for (int j = 0; j < padded; ++j) {
@@ -808,7 +825,7 @@ void check_attention(const KernelTable &k, Head &head, bool int8, const char *wh
       for (int c = 0; c < d; ++c)
         score += int8
                      ? double(head.query[area(r, round_up(d, kDepthStep)) + area(c, 1)] - head.query_zero[area(r, 1)]) *
-                           head.keys[at_strip(k, j, c, round_up(d, 32))]
+                           head.keys[at_strip(k, j, c, round_up(d, k.key_step))]
                      : double{head.row(0, r)[c]} * double{head.row(1, j)[c]};
       if (int8)
         score *= double{head.query_scale[area(r, 1)]} * double{head.key_scale[area(j, 1)]};
@@ -1080,7 +1097,7 @@ void test_not_finite_linear(const KernelTable &k) {
   const Int4Linear four(halves.data(), scale.data(), bias.data(), {0.0f, 0}, 128, outputs, inputs, k, memory);
   const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
   const BFloat16Linear b(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
-  std::vector<std::uint8_t> q(rows * ldq);
+  std::vector<std::uint8_t> q(area(rows + k.overread_rows, ldq));
   std::vector<float> row_scale(rows), y(rows * ldy);
   std::vector<std::int32_t> zero(rows);
   for (const Activation act : kActivations) {
@@ -1272,6 +1289,7 @@ void test_rotate(const KernelTable &k) {
 // The engine provides the memory that a table asks for.
 void test_table(const KernelTable &k) {
   CHECK(k.alignment >= 1 && kAlignment % k.alignment == 0, "%s alignment %d", k.name, k.alignment);
+  CHECK(k.key_step >= 1 && kDepthStep % k.key_step == 0, "%s keys %d", k.name, k.key_step);
   CHECK(k.tile_rows >= 1 && k.overread_rows >= 0 && k.group >= 1 && kDepthStep % k.group == 0, "%s", k.name);
   CHECK(k.score_bytes >= static_cast<int>(sizeof(float)), "%s scratch %d", k.name, k.score_bytes);
   CHECK(score_floats(k, 65) * 4 >= 128 * k.score_bytes, "%s scratch of 65 keys", k.name);
@@ -1290,7 +1308,7 @@ void test_rows_alone(const KernelTable &k) {
   WeightMemory memory;
   const Float32Linear f(weight.data(), bias.data(), outputs, inputs, k, memory);
   const Int8Linear i(small.data(), scale.data(), bias.data(), {0.0f, 0}, outputs, inputs, k, memory);
-  std::vector<std::uint8_t> q(rows * inputs);
+  std::vector<std::uint8_t> q(area(rows + k.overread_rows, inputs));
   std::vector<float> row_scale(rows), together(rows * outputs), alone(rows * outputs);
   std::vector<std::int32_t> zero(rows);
   k.quantize_rows(x.data(), inputs, rows, inputs, q.data(), inputs, row_scale.data(), zero.data());
@@ -1331,6 +1349,8 @@ int main(int argc, char **argv) {
   test_weight_memory();
   for (const KernelTable *k : available_kernels(argc, argv)) {
     const int before = checks;
+    if (k->enter != nullptr)
+      k->enter();
     test_table(*k);
     test_sums(*k);
     test_quantize(*k);
@@ -1361,6 +1381,8 @@ int main(int argc, char **argv) {
     test_short_activations(*k);
     test_rotate(*k);
     test_rows_alone(*k);
+    if (k->leave != nullptr)
+      k->leave();
     std::printf("%s: %d checks\n", k->name, checks - before);
   }
   return report("kernels");

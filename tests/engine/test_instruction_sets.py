@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from quaver.engine.instruction_sets import choose_isa, instruction_sets
+from quaver.engine.instruction_sets import choose_isa, explain_choice, instruction_sets
 from quaver.errors import InstructionSetError
 
 ISAS = [name for name, available in instruction_sets().items() if available]
@@ -14,7 +14,10 @@ ISAS = [name for name, available in instruction_sets().items() if available]
 
 def test_scalar_is_everywhere_and_the_last_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("QUAVER_ISA", raising=False)
-    assert set(instruction_sets()) == {"avx512vnni", "avxvnni", "avx2", "scalar"}
+    assert set(instruction_sets()) in (
+        {"amx", "avx512vnni", "avxvnni", "avx512", "avx2", "scalar"},
+        {"neon_i8mm", "neon_dotprod", "neon", "scalar"},
+    )
     assert list(instruction_sets())[-1] == ISAS[-1] == "scalar"
     assert choose_isa() == ISAS[0]
 
@@ -47,3 +50,21 @@ def test_an_instruction_set_that_this_machine_lacks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("QUAVER_ISA", "avx512vnni")
     with pytest.raises(InstructionSetError, match=r"^QUAVER_ISA='avx512vnni' cannot run here"):
         choose_isa()
+
+
+def test_an_instruction_set_that_the_system_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QUAVER_ISA", raising=False)
+    assert explain_choice() == "the best that this CPU and system allow"
+    sets = {"amx": False, "avx512vnni": True, "scalar": True}
+    module = "quaver.engine.instruction_sets"
+    monkeypatch.setattr(f"{module}.instruction_sets", lambda: sets)
+    monkeypatch.setattr(f"{module}.refusals", lambda: {"amx": "Linux refuses the tiles"})
+    with pytest.raises(
+        InstructionSetError,
+        match=r"^isa='amx' cannot run here: Linux refuses the tiles; available: avx512vnni, scalar",
+    ):
+        choose_isa("amx")
+    assert choose_isa() == "avx512vnni"
+    assert explain_choice().endswith("; amx is refused (Linux refuses the tiles)")
+    monkeypatch.setenv("QUAVER_ISA", "scalar")
+    assert explain_choice() == "QUAVER_ISA asks for it"

@@ -11,6 +11,15 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   using Linear = LinearKernels<L, Tile>;
   // Scratch for each key: rows of float scores for `attend`; for `attend_int8` rows of float scores, then of bytes.
   static constexpr int score_bytes = L::float_rows * 4 > Tile::rows * 5 ? L::float_rows * 4 : Tile::rows * 5;
+  // Inputs that a tile multiplies at a time. A deep one reads what follows the features of a key and the weights of the
+  // last keys: zeros.
+  static constexpr int depth_step = [] {
+    if constexpr (requires { Tile::depth_step; })
+      return Tile::depth_step;
+    else
+      return kStrip;
+  }();
+  static constexpr int key_step = depth_step > 32 ? depth_step : 32;
   static constexpr float kHidden = 1000.0f; // powers of two between a row's highest score and a hidden one
 
   static void pack_keys(const AttentionHead &head, float *packed) noexcept {
@@ -169,7 +178,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
   }
 
   static void pack_keys_int8(const AttentionHead &head, const Int8Head &packed) noexcept {
-    const int d = head.head_size, depth = round_up(d, 32), padded = round_up(head.length, kStrip);
+    const int d = head.head_size, depth = round_up(d, key_step), padded = round_up(head.length, kStrip);
     V seen = L::zero();
     for (int j = 0; j < padded; j += kGroup) {
       V factor[kGroup];
@@ -282,14 +291,11 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       Linear::template sum_rows<kStrip>(q, ldq, rows, strips, strip, depth, sums);
   }
 
-  // Where the keys of a tile may begin in eight bits: the tile reads weights 32 at a time.
-  static constexpr int kKeyStep = 32;
-
   // scores[r][j] = query . key / query_scale_r, for one tile of rows and the keys [first, seen); highest[r] is the
   // largest of a row.
   static void score_int8(const AttentionHead &head, const Int8Head &packed, int row, int rows, int first, int seen,
                          float *scores, int lds, float *highest) {
-    const int depth = round_up(head.head_size, 32), ldq = round_up(head.head_size, kDepthStep);
+    const int depth = round_up(head.head_size, key_step), ldq = round_up(head.head_size, kDepthStep);
     alignas(64) std::int32_t sums[Tile::rows * kPanel];
     V top[Tile::rows];
     for (int r = 0; r < rows; ++r)
@@ -364,7 +370,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     for (int first = 0; first < head.head_size; first += width) {
       sum_columns(width, weights + first_key, ldw, rows,
                   packed.values + static_cast<std::ptrdiff_t>(first) * padded + first_key * kStrip, padded,
-                  round_up(seen, kStrip) - first_key, sums);
+                  round_up(seen, depth_step) - first_key, sums);
       const int columns = least(width, head.head_size - first);
       for (int r = 0; r < rows; ++r) {
         const V factor = L::set(1.0f / total[r]);
@@ -385,8 +391,9 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     const int lds = round_up(head.length, kPanel);
     auto *weights = reinterpret_cast<std::uint8_t *>(scores + static_cast<std::ptrdiff_t>(Tile::rows) * lds);
     for (int row = first_row, rows; row < last_row; row += rows) {
-      rows = tile_height(last_row - row, Tile::rows);
-      const int first = seen_from(head, row, kKeyStep), seen = seen_until(head, row + rows - 1);
+      rows = Linear::height_of(last_row - row);
+      // A tile reads weights from here on, 32 at a time or more.
+      const int first = seen_from(head, row, key_step), seen = seen_until(head, row + rows - 1);
       float highest[Tile::rows], total[Tile::rows];
       score_int8(head, packed, row, rows, first, seen, scores, lds, highest);
       for (int r = 0; r < rows && is_placed(head); ++r)

@@ -145,6 +145,11 @@ void bfloat16_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const std::u
 template <class L, class Tile> struct LinearKernels {
   using V = typename L::V;
 
+  // Whether one function of the tile takes any number of rows, and costs as much for a few as for all. Others have one
+  // for each number.
+  static constexpr bool any_height = requires { Tile::any_height; };
+  static int height_of(int left) { return any_height ? least(Tile::rows, left) : tile_height(left, Tile::rows); }
+
   static void quantize_rows(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint8_t *q, std::ptrdiff_t ldq,
                             float *scale, std::int32_t *zero) noexcept {
     const int full = cols / L::width * L::width;
@@ -215,10 +220,13 @@ template <class L, class Tile> struct LinearKernels {
   }
 
   // sums [rows][W] over `depth` inputs of a panel W columns wide, whose strips are `strip` bytes apart; rows <= R.
+  // There is room for the sums of Tile::rows rows.
   template <int W, int R = Tile::rows, class Fetch = Nothing>
   static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel,
                        std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) noexcept {
-    if (rows == R) {
+    if constexpr (any_height) {
+      Tile::template run<W>(q, ldq, rows, panel, strip, depth, sums, ahead);
+    } else if (rows == R) {
       Tile::template run<R, W>(q, ldq, panel, strip, depth, sums, ahead);
     } else if constexpr (R > 1) {
       sum_rows<W, R - 1>(q, ldq, rows, panel, strip, depth, sums, ahead);
@@ -227,9 +235,14 @@ template <class L, class Tile> struct LinearKernels {
 
   static void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                        std::int32_t *sums) noexcept {
-    for (int r = 0; r < rows; r += Tile::rows)
-      sum_rows<kPanel>(q + r * ldq, ldq, least(Tile::rows, rows - r), panel,
-                       static_cast<std::ptrdiff_t>(depth) * kStrip, depth, sums + r * kPanel);
+    alignas(64) std::int32_t last[Tile::rows * kPanel]; // the caller has no room for all rows of a tile
+    const std::ptrdiff_t strip = static_cast<std::ptrdiff_t>(depth) * kStrip;
+    for (int r = 0; r < rows; r += Tile::rows) {
+      const int height = least(Tile::rows, rows - r);
+      sum_rows<kPanel>(q + r * ldq, ldq, height, panel, strip, depth, height == Tile::rows ? sums + r * kPanel : last);
+      if (height < Tile::rows)
+        __builtin_memcpy(sums + r * kPanel, last, sizeof *last * static_cast<std::size_t>(height * kPanel));
+    }
   }
 
   // The tile leaves its sums in 64 columns on the stack (they stay in L1); this turns them into outputs. A few vectors
@@ -378,7 +391,7 @@ template <class L, class Tile> struct LinearKernels {
       const int column = panel * kPanel;
       const std::int8_t *next = weights + panel_bytes; // prefetched by the first tiles, a quarter each
       for (int r = 0, height; r < all; r += height) {
-        height = tile_height(all - r, Tile::rows);
+        height = height_of(all - r);
         for (int g = 0, begin = 0, groups; g < w.groups; g += groups) {
           groups = least(group_block, w.groups - g);
           for (int i = 0, end; i < groups; ++i, begin = end) {
@@ -433,7 +446,7 @@ template <class L, class Tile> struct LinearKernels {
       const std::int8_t *next = weights + panel_bytes;
       for (int r = 0, height; r < all; r += height) {
         const int tiles = (all - r + Tile::rows - 1) / Tile::rows, wanted = (quarters + tiles - 1) / tiles;
-        height = tile_height(all - r, Tile::rows);
+        height = height_of(all - r);
         const std::uint8_t *q = a.q + r * a.ldq;
         if (wanted >= 2)
           sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums, Ahead<2>{next});
@@ -509,7 +522,7 @@ template <class L, class Tile> struct LinearKernels {
           const float *scale = w.scale + g * static_cast<std::ptrdiff_t>(w.outputs) + column;
           const float *row_scales = a.scale + part * a.stride;
           for (int r = 0, height; r < all; r += height) {
-            height = tile_height(all - r, Tile::rows);
+            height = height_of(all - r);
             sum_rows<kPanel>(a.q + r * a.ldq + begin + first, a.ldq, height, block + first * kStrip,
                              static_cast<std::ptrdiff_t>(inputs) * kStrip, last - first, sums);
             for (int i = 0; i < height; ++i) {

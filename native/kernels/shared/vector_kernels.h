@@ -3,7 +3,8 @@
 // Each instruction set's file defines
 //   struct Lanes   one vector of float32: width, V, load, store, ... (lanes_avx2.h shows the list)
 //   struct Tile    `rows`, the height of its int8 tile, and run<R, W>(q, ldq, panel, strip, depth, sums) for
-//   panels of W columns whose strips are `strip` bytes apart
+//   panels of W columns whose strips are `strip` bytes apart; or any_height, depth_step, overread_rows and run<W> with
+//   the number of rows as an argument (amx.cpp); and another one for attention where that needs fewer rows
 // and makes its table from VectorKernels<Lanes, Tile>. Everything is in an anonymous namespace: two files compiled with
 // different flags must not share one instantiation, or the linker may keep the one that the CPU cannot run.
 #pragma once
@@ -13,10 +14,10 @@
 namespace quaver {
 namespace {
 
-template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> {
+template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : AttentionKernels<L, HeadTile> {
   using V = typename L::V;
   using Linear = LinearKernels<L, Tile>;
-  using Attention = AttentionKernels<L, Tile>;
+  using Attention = AttentionKernels<L, HeadTile>;
 
   static void add_norm(float *x, std::ptrdiff_t ldx, const float *y, std::ptrdiff_t ldy, int rows, int cols,
                        const NormWeights &norm, float *out, std::ptrdiff_t ldo) noexcept {
@@ -173,12 +174,20 @@ template <class L, class Tile> struct VectorKernels : AttentionKernels<L, Tile> 
       }
   }
 
+  static constexpr int overread_rows = [] {
+    if constexpr (requires { Tile::overread_rows; })
+      return Tile::overread_rows;
+    else
+      return 0;
+  }();
+
   static constexpr KernelTable table(const char *name) {
     return {.name = name,
             .alignment = static_cast<int>(sizeof(V)),
             .tile_rows = Tile::rows,
-            .overread_rows = 0,
+            .overread_rows = overread_rows,
             .group = kGroup,
+            .key_step = Attention::key_step,
             .score_bytes = Attention::score_bytes,
             .enter = nullptr,
             .leave = nullptr,

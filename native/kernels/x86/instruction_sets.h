@@ -1,7 +1,10 @@
-// The instruction sets of x86-64; see kernels/instruction_sets.h. The features are compiler options without their -m.
+// The instruction sets of x86-64; see kernels/instruction_sets.h. The features are compiler options without their -m,
+// and with _ for -.
 #pragma once
 
 #define QUAVER_INSTRUCTION_SETS(X)                                                                                     \
+  X(amx, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512vnni | amx_tile | amx_int8)                     \
   X(avx512vnni, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl | avx512vnni)                                    \
   X(avxvnni, avx2 | fma | avxvnni)                                                                                     \
+  X(avx512, avx2 | fma | avx512f | avx512dq | avx512bw | avx512vl)                                                     \
   X(avx2, avx2 | fma)

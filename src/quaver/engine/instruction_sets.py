@@ -16,6 +16,19 @@ def instruction_sets() -> dict[str, bool]:
     return dict(_native.instruction_sets())
 
 
+def refusals() -> dict[str, str]:
+    """Return the instruction sets that this CPU has and the system refuses, and why it does."""
+    return dict(_native.refusals())
+
+
+def explain_choice() -> str:
+    """Return why `choose_isa` chooses what it chooses without an argument, as a phrase."""
+    if os.environ.get(ISA_VARIABLE):
+        return f"{ISA_VARIABLE} asks for it"
+    reasons = [f"{name} is refused ({why})" for name, why in refusals().items()]
+    return "; ".join(["the best that this CPU and system allow", *reasons])
+
+
 def choose_isa(isa: str | None = None) -> str:
     """Return the instruction set to run: the argument, else QUAVER_ISA, else the best one available.
 
@@ -38,8 +51,8 @@ def choose_isa(isa: str | None = None) -> str:
             f"available here: {', '.join(available)}"
         )
     if not sets[wanted]:
+        why = refusals().get(wanted, "the CPU or the operating system lacks it")
         raise InstructionSetError(
-            f"{origin}={wanted!r} cannot run here: the CPU or the operating system lacks it; "
-            f"available: {', '.join(available)}"
+            f"{origin}={wanted!r} cannot run here: {why}; available: {', '.join(available)}"
         )
     return wanted

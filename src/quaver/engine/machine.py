@@ -8,7 +8,7 @@ from importlib import metadata
 from typing import Any
 
 from quaver import _native
-from quaver.engine.instruction_sets import choose_isa, instruction_sets
+from quaver.engine.instruction_sets import choose_isa, explain_choice, instruction_sets
 from quaver.engine.threads import available_threads
 from quaver.system import (
     allocator,
@@ -26,11 +26,11 @@ def info() -> dict[str, Any]:
     """Return the facts about this machine and build that a report about speed needs.
 
     Returns:
-        "version", "cpu", "isa" (what an engine would choose now), "instruction_sets" (name to
-        whether it is available), "threads" (what an engine would choose now), "cpus" (of the
-        machine), "compiler", "python", "platform", "packages" (name to version), "settings" (what
-        this process runs under: CPUs, quota, NUMA nodes, SMT, governor, huge pages, allocator) and
-        "advice" (sentences on settings that would make encoding faster).
+        "version", "cpu", "isa" (what an engine would choose now), "isa_reason" (why),
+        "instruction_sets" (name to whether it is available), "threads" (what an engine would
+        choose now), "cpus" (of the machine), "compiler", "python", "platform", "packages" (name to
+        version), "settings" (what this process runs under: CPUs, quota, NUMA nodes, SMT, governor,
+        huge pages, allocator) and "advice" (sentences on settings that would make encoding faster).
 
     Raises:
         InstructionSetError: QUAVER_ISA names one that this machine cannot run.
@@ -41,6 +41,7 @@ def info() -> dict[str, Any]:
         "version": metadata.version("quaver"),
         "cpu": _native.cpu_name(),
         "isa": choose_isa(),
+        "isa_reason": explain_choice(),
         "instruction_sets": instruction_sets(),
         "threads": available_threads(),
         "cpus": os.cpu_count(),
