@@ -26,6 +26,21 @@ struct Nothing {
   void fetch_strip() {}
 };
 
+// The quarters of the next panel, which the tiles of a panel share out, two at most for each, so that memory is asked
+// for all the time. Other memory follows the last panel: a prefetch never faults.
+struct Quarters {
+  const std::int8_t *next;
+  std::ptrdiff_t panel_bytes;
+  int left = 4;
+
+  // Of the next tile, where so many tiles are left.
+  int asked(int tiles) const { return least((left + tiles - 1) / tiles, 2); }
+  void take(int asked) {
+    left -= asked;
+    next += asked * panel_bytes / 4;
+  }
+};
+
 // y[R][C vectors] = x[R][depth] * w[depth][C vectors]: one accumulator per element, one chain over depth. w is strips
 // of 16 columns, `strip` floats apart: each is read from front to back, and no two rows of it share a place in L1.
 template <class L, int R, int C, class Fetch>
@@ -233,6 +248,18 @@ template <class L, class Tile> struct LinearKernels {
     }
   }
 
+  // The same for 64 columns, while `asked` quarters as deep as these inputs are prefetched from `next` on.
+  static void sum_rows(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel,
+                       std::ptrdiff_t strip, int depth, std::int32_t *sums, int asked,
+                       const std::int8_t *next) noexcept {
+    if (asked == 2)
+      sum_rows<kPanel>(q, ldq, rows, panel, strip, depth, sums, Ahead<2>{next});
+    else if (asked == 1)
+      sum_rows<kPanel>(q, ldq, rows, panel, strip, depth, sums, Ahead<1>{next});
+    else
+      sum_rows<kPanel>(q, ldq, rows, panel, strip, depth, sums);
+  }
+
   static void sum_int8(const std::uint8_t *q, std::ptrdiff_t ldq, int rows, const std::int8_t *panel, int depth,
                        std::int32_t *sums) noexcept {
     alignas(64) std::int32_t last[Tile::rows * kPanel]; // the caller has no room for all rows of a tile
@@ -389,21 +416,17 @@ template <class L, class Tile> struct LinearKernels {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
-      const std::int8_t *next = weights + panel_bytes; // prefetched by the first tiles, a quarter each
+      Quarters quarters{weights + panel_bytes, panel_bytes};
       for (int r = 0, height; r < all; r += height) {
         height = height_of(all - r);
+        const int asked = quarters.asked((all - r + Tile::rows - 1) / Tile::rows);
         for (int g = 0, begin = 0, groups; g < w.groups; g += groups) {
           groups = least(group_block, w.groups - g);
           for (int i = 0, end; i < groups; ++i, begin = end) {
             end = w.groups == 1 ? w.depth : w.ends[g + i];
-            const std::uint8_t *q = a.q + r * a.ldq + begin;
-            const std::int8_t *part = weights + static_cast<std::ptrdiff_t>(begin) * kStrip;
-            std::int32_t *of_group = sums + i * Tile::rows * kPanel;
-            if (r / Tile::rows < 4)
-              sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, of_group,
-                               Ahead<1>{next + r / Tile::rows * strip + begin * kStrip});
-            else
-              sum_rows<kPanel>(q, a.ldq, height, part, strip, end - begin, of_group);
+            const std::ptrdiff_t place = static_cast<std::ptrdiff_t>(begin) * kStrip;
+            sum_rows(a.q + r * a.ldq + begin, a.ldq, height, weights + place, strip, end - begin,
+                     sums + i * Tile::rows * kPanel, asked, quarters.next + asked * place);
           }
           const bool last = g + groups == w.groups;
           TileRows tile;
@@ -419,6 +442,7 @@ template <class L, class Tile> struct LinearKernels {
           else
             add_groups_of<Activation::relu>(groups, a, r, height, w, g, panel, sums, tile, act);
         }
+        quarters.take(asked);
         for (int i = r < rows ? rows - r : 0; i < height; ++i) {
           float *out = y + residuals.of[r + i - rows] * ldy + column;
           for (int c = 0; c < kPanel; c += L::width)
@@ -440,23 +464,12 @@ template <class L, class Tile> struct LinearKernels {
     for (int panel = first_panel; panel < last_panel; ++panel) {
       const std::int8_t *weights = w.panels + panel * panel_bytes;
       const int column = panel * kPanel;
-      // The tiles share out the quarters of the next panel, two at most for each, so that memory is asked for all the
-      // time. Other memory follows the last one: a prefetch never faults.
-      int quarters = 4;
-      const std::int8_t *next = weights + panel_bytes;
+      Quarters quarters{weights + panel_bytes, panel_bytes};
       for (int r = 0, height; r < all; r += height) {
-        const int tiles = (all - r + Tile::rows - 1) / Tile::rows, wanted = (quarters + tiles - 1) / tiles;
         height = height_of(all - r);
-        const std::uint8_t *q = a.q + r * a.ldq;
-        if (wanted >= 2)
-          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums, Ahead<2>{next});
-        else if (wanted == 1)
-          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums, Ahead<1>{next});
-        else
-          sum_rows<kPanel>(q, a.ldq, height, weights, strip, w.depth, sums);
-        const int asked = least(wanted, 2);
-        quarters -= asked;
-        next += asked * panel_bytes / 4;
+        const int asked = quarters.asked((all - r + Tile::rows - 1) / Tile::rows);
+        sum_rows(a.q + r * a.ldq, a.ldq, height, weights, strip, w.depth, sums, asked, quarters.next);
+        quarters.take(asked);
         const int own = least(height, rows - r);
         if (own > 0) {
           float *out = y + r * ldy + column;
