@@ -314,6 +314,8 @@ def make(case: Case, *, head: bool, real: bool = False, labels: int = 1, seed: i
             if weight.ndim == 2 and "embed" not in name:
                 weight.normal_(std=weight.shape[1] ** -0.5)
                 weight[:, :: max(1, weight.shape[1] // 3)] *= 3  # outlier channels
+                if real and name.endswith("SelfAttention.q.weight"):
+                    weight *= model.config.d_kv**-0.5  # instead of scaled scores, as T5 does
             elif weight.ndim == 2:
                 weight.normal_(std=0.5)
             elif name.endswith("bias"):
