@@ -153,11 +153,11 @@ def test_another_format_version_is_a_mismatch(store: FolderStore) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 99}))
     with pytest.raises(
         StoreMismatchError,
-        match="has format version 99, this Quaver reads 3 and 4; upgrade Quaver, or",
+        match="has format version 99, this Quaver reads 3, 4, 5; upgrade Quaver, or",
     ):
         FolderStore.open(store.path)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 2}))
-    with pytest.raises(StoreMismatchError, match="reads 3 and 4; index again into another place"):
+    with pytest.raises(StoreMismatchError, match="reads 3, 4, 5; index again into another place"):
         FolderStore.open(store.path)
 
 

@@ -46,7 +46,8 @@ def encode(spec: EncoderSpec, weights: EncoderWeights, batch: TokenBatch) -> NDA
     """
     pooled = pool(spec, hidden_states(spec, weights, batch)[-1], batch.offsets)
     if weights.output_projection is None:
-        rows = pooled.reshape(len(batch), -1, spec.hidden_size)
+        parts = pooled.shape[1] // spec.hidden_size  # of joined poolings
+        rows = pooled.reshape(len(batch), parts, spec.hidden_size)
         pooled = in_natural_order(weights, rows).reshape(pooled.shape)
     vectors = head(spec, weights, pooled)
     return (normalized(vectors) if spec.normalize else vectors).astype(np.float32)
