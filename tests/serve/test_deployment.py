@@ -49,20 +49,33 @@ def checked(arguments: list[str], config: Path, keys: Path) -> dict[str, Any]:
     ]
     done = CliRunner().invoke(app, ["serve", *given, "--check"], env={"QUAVER_API_KEYS": ""})
     assert done.exit_code == 0, done.output
-    shown: dict[str, Any] = msgspec.toml.decode(done.output)
+    shown: dict[str, Any] = msgspec.toml.decode(done.stdout)
     return shown
 
 
-def test_the_commands_are_accepted(tmp_path: Path) -> None:
-    settings = tmp_path / "models.toml"
-    settings.write_text(manifests()["ConfigMap"]["data"]["models.toml"], encoding="utf-8")
+def test_the_commands_are_accepted(
+    tmp_path: Path, tiny_folder: Path, reranker_folder: Path
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    (volume / "bge-small-en-v1.5").symlink_to(tiny_folder)
+    (volume / "ms-marco-MiniLM-L12-v2").symlink_to(reranker_folder)
+
+    def here(text: str, name: str) -> Path:
+        """Write settings whose models are in a folder of this machine, instead of the mounted volume."""
+        path = tmp_path / name
+        path.write_text(text.replace('"/models/', f'"{volume}/'), encoding="utf-8")
+        return path
+
+    pods = here(manifests()["ConfigMap"]["data"]["models.toml"], "pods.toml")
+    settings = here((DEPLOY / "models.toml").read_text(encoding="utf-8"), "models.toml")
     keys = tmp_path / "api-keys"
     keys.write_text("a-secret-key\n", encoding="utf-8")
-    pod = checked(container()["args"], settings, keys)
+    pod = checked(container()["args"], pods, keys)
     assert [model["task"] for model in pod["model"]] == ["embed", "rerank"]
-    assert checked(compose()["command"], DEPLOY / "models.toml", keys)["cache"] == 256_000_000
+    assert checked(compose()["command"], settings, keys)["cache"] == 256_000_000
     (line,) = re.findall(r"^ExecStart=\S+/quaver serve (.*)$", unit(), re.MULTILINE)
-    service = checked(shlex.split(line), DEPLOY / "models.toml", keys)
+    service = checked(shlex.split(line), settings, keys)
     assert service["idle_unload"] == 1800.0
 
 
