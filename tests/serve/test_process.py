@@ -242,6 +242,19 @@ def test_a_taken_port_is_said_so(tiny_folder: Path) -> None:
             assert "is another server running there?" in server.lines[-1]["text"]
 
 
+def test_a_host_that_is_no_address_is_said_so(tiny_folder: Path) -> None:
+    for host, says in (
+        ("300.1.1.1", "300.1.1.1 is no address, and no name with one"),
+        ("a..b", "a..b is no address"),
+        ("192.0.2.1", "no address of this machine: give --host one"),
+    ):
+        with process("-m", str(tiny_folder), "--host", host, "--port", "0") as server:
+            assert server.child.wait(60) == 1
+            server.reading.join()
+            assert says in server.lines[-1]["text"]
+            assert "another server" not in server.lines[-1]["text"]
+
+
 def test_a_socket_in_a_folder_that_does_not_exist_is_said_so(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

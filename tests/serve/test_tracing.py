@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import logging
+import socket
 import subprocess
 import sys
 import threading
@@ -12,7 +16,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from quaver.serve import Settings
+from quaver import InputError
+from quaver.serve import Settings, check
+from quaver.serve.app import Log
+from quaver.serve.server import make_server
 from running_server import running
 
 pytest.importorskip("opentelemetry.sdk")
@@ -70,6 +77,51 @@ def test_each_request_is_a_span_of_its_clients_trace(
     assert facts["quaver.inputs"].int_value == 1
     assert facts["http.response.status_code"].int_value == 200
     assert all(b"secret" not in body for body in bodies)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["foo", "localhost:4318", "http://", "ftp://x/v1", "http://[x/"]
+)
+def test_an_endpoint_that_is_no_url_is_refused(settings: Settings, endpoint: str) -> None:
+    wrong = msgspec.structs.replace(settings, otlp_endpoint=endpoint)
+    for start in (check, lambda settings: make_server(settings, log=Log(io.StringIO()))):
+        with pytest.raises(InputError, match="otlp_endpoint must be a URL such as"):
+            start(wrong)
+
+
+def test_what_the_exporter_logs_is_json(settings: Settings) -> None:
+    with socket.socket() as taken:  # nobody listens there
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1/traces"
+        own = msgspec.structs.replace(settings, otlp_endpoint=url)
+        with running(own) as run:
+            assert run.post("/embed", {"inputs": "a secret text"}).is_success
+            run.server.state.tracing._provider.force_flush(100)
+            for name in (
+                "opentelemetry.sdk",
+                "opentelemetry.exporter.otlp",
+                "urllib3.connectionpool",
+            ):
+                logging.getLogger(name).warning("said by %s", name)
+    lines = [json.loads(line) for line in run.log.getvalue().splitlines()]
+    assert {
+        "said by opentelemetry.sdk",
+        "said by opentelemetry.exporter.otlp",
+        "said by urllib3.connectionpool",
+    } <= {line.get("message") for line in lines}
+    assert "secret" not in run.log.getvalue()
+
+
+def test_check_names_the_extra_of_tracing(settings: Settings) -> None:
+    code = (
+        "import sys; sys.modules['opentelemetry'] = None\n"
+        "from quaver.__main__ import main\n"
+        "sys.argv = ['quaver', 'serve', '--check', '-m', 'some/model', '--otlp-endpoint', 'http://localhost:1/v1']\n"
+        "sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("pip install 'quaver[tracing]'")
 
 
 def test_tracing_without_opentelemetry_names_its_extra() -> None:

@@ -69,7 +69,7 @@ def serve(
         int | None, typer.Option(help="Port; 0 takes a free one; default: 8080.")
     ] = None,
     unix_socket: Annotated[
-        str | None, typer.Option(help="Listen on a socket at this path instead.")
+        str | None, typer.Option(help="Listen on a socket at this path, instead of a port.")
     ] = None,
     tls_certificate: Annotated[str | None, typer.Option(help="PEM file, for HTTPS.")] = None,
     tls_key: Annotated[str | None, typer.Option(help="PEM file with its private key.")] = None,
@@ -87,40 +87,48 @@ def serve(
             "loopback address answers only to that address and localhost."
         ),
     ] = None,
-    cache: Annotated[str | None, typer.Option(help=f"Keep vectors in memory. {_SIZE}")] = None,
-    idle_unload: Annotated[
-        str | None, typer.Option(help=f"Unload a model that nobody uses. {_TIME}")
+    cache: Annotated[
+        str | None, typer.Option(help=f"Keep vectors in memory; default: none. {_SIZE}")
     ] = None,
-    max_body: Annotated[str | None, typer.Option(help=f"Largest request. {_SIZE}")] = None,
+    idle_unload: Annotated[
+        str | None, typer.Option(help=f"Unload a model that nobody uses; default: never. {_TIME}")
+    ] = None,
+    max_body: Annotated[
+        str | None, typer.Option(help=f"Largest request; default: 32MB. {_SIZE}")
+    ] = None,
     max_inputs: Annotated[
-        int | None, typer.Option(help="Maximum number of inputs in a request.")
+        int | None, typer.Option(help="Maximum number of inputs in a request; default: 2048.")
     ] = None,
     queue_requests: Annotated[
-        int | None, typer.Option(help="Maximum number of requests that wait.")
+        int | None, typer.Option(help="Maximum number of requests that wait; default: 512.")
     ] = None,
     queue_inputs: Annotated[
-        int | None, typer.Option(help="Maximum number of inputs that wait.")
+        int | None, typer.Option(help="Maximum number of inputs that wait; default: 16384.")
     ] = None,
     queue_tokens: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens that wait.")
+        int | None, typer.Option(help="Maximum number of tokens that wait; default: 2000000.")
     ] = None,
     queue_bytes: Annotated[
-        str | None, typer.Option(help=f"Largest total of requests that wait. {_SIZE}")
+        str | None,
+        typer.Option(help=f"Largest total of requests that wait; default: 256MB. {_SIZE}"),
     ] = None,
     queue_time: Annotated[
-        str | None, typer.Option(help=f"Longest wait that a request is accepted for. {_TIME}")
+        str | None,
+        typer.Option(help=f"Longest wait that a request is accepted for; default: 30s. {_TIME}"),
     ] = None,
     batch_tokens: Annotated[
-        int | None, typer.Option(help="Maximum number of tokens in a batch.")
+        int | None, typer.Option(help="Maximum number of tokens in a batch; default: 16384.")
     ] = None,
     batch_time: Annotated[
-        str | None, typer.Option(help=f"Longest batch, which a query waits for. {_TIME}")
+        str | None,
+        typer.Option(help=f"Longest batch, which a query waits for; default: 40ms. {_TIME}"),
     ] = None,
     timeout: Annotated[
-        str | None, typer.Option(help=f"Give a request up after this. {_TIME}")
+        str | None, typer.Option(help=f"Give a request up after this; default: 60s. {_TIME}")
     ] = None,
     grace: Annotated[
-        str | None, typer.Option(help=f"Time to finish requests after SIGTERM. {_TIME}")
+        str | None,
+        typer.Option(help=f"Time to finish requests after SIGTERM; default: 30s. {_TIME}"),
     ] = None,
     threads: ThreadsOption = None,
     access_log: Annotated[

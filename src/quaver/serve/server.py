@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
+import socket
 import ssl
+import stat
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -182,6 +189,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, state: State, grace: float, log: Log) -> None:
         """Serve an application; see `make_server`."""
         super().__init__(config)
+        self._socket: tuple[int, int] | None = None
         self.state = state
         self.addresses: list[Any] = []
         self.lost = 0
@@ -197,6 +205,9 @@ class Server(uvicorn.Server):
         """Listen, and say where."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
+        if self.config.uds is not None:
+            made = Path(self.config.uds).stat()
+            self._socket = made.st_dev, made.st_ino
         for server in self.servers:
             for listening in server.sockets:
                 address = listening.getsockname()
@@ -236,6 +247,17 @@ class Server(uvicorn.Server):
             for task in self.server_state.tasks:
                 task.cancel()
             await self.lifespan.shutdown()
+        self._remove_socket()
+
+    def _remove_socket(self) -> None:
+        """Remove the file of the Unix socket, unless another server's is there by now."""
+        if self._socket is None or self.config.uds is None:
+            return
+        path = Path(self.config.uds)
+        with suppress(FileNotFoundError):  # the loop may have removed it
+            found = path.stat()
+            if (found.st_dev, found.st_ino) == self._socket:
+                path.unlink()
 
     async def _stop(self) -> None:
         deadline = time.monotonic() + self._grace
@@ -272,12 +294,9 @@ def serve(settings: Settings, *, warnings: Sequence[str] = (), log: Log | None =
     try:
         server.run()
     # uvicorn ends the process if it cannot listen on a port, and raises for a socket's path.
-    except (SystemExit, OSError) as error:
-        place = settings.unix_socket or f"{settings.host}:{settings.port}"
-        why = f"{error.strerror}; " if isinstance(error, OSError) else ""
-        raise EngineError(
-            f"cannot listen on {place}: {why}is another server running there?"
-        ) from error
+    except (SystemExit, OSError, UnicodeError) as error:
+        cause = error.__context__ if isinstance(error, SystemExit) else error
+        raise EngineError(_cannot_listen(settings, cause)) from error
     finally:
         sys.setswitchinterval(interval)
     log.write("stopped", lost=server.lost)
@@ -296,6 +315,51 @@ def serve(settings: Settings, *, warnings: Sequence[str] = (), log: Log | None =
         )
 
 
+def _cannot_listen(settings: Settings, cause: BaseException | None) -> str:
+    place = settings.unix_socket or f"{settings.host}:{settings.port}"
+    if isinstance(cause, (socket.gaierror, UnicodeError)):
+        return (
+            f"cannot listen on {place}: {settings.host} is no address, and no name with one; "
+            "give --host an address of this machine, such as 127.0.0.1, or 0.0.0.0 for all of them"
+        )
+    number = cause.errno if isinstance(cause, OSError) else None
+    advice = {
+        errno.EADDRNOTAVAIL: "no address of this machine: give --host one, or 0.0.0.0 for all of them",
+        errno.EACCES: "this user may not: ports below 1024 need a privilege, and a socket a folder to write",
+        None: "is another server running there?",
+        errno.EADDRINUSE: "is another server running there?",
+    }
+    why = os.strerror(number) if number else ""
+    return f"cannot listen on {place}: {advice.get(number, why)}"
+
+
+def _check_socket(path: str) -> None:
+    """Check that a Unix socket's path is free, or left by a server that is gone.
+
+    Raises:
+        InputError: a server answers there, or it is a file of another kind.
+        EngineError: it cannot be found out.
+    """
+    try:
+        found = Path(path).stat()
+        if not stat.S_ISSOCK(found.st_mode):
+            raise InputError(
+                f"unix_socket must be a free path: {path} is no socket; remove it, or give another path"
+            )
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            probe.connect(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return
+    except (BlockingIOError, TimeoutError):
+        pass  # somebody listens, and has no time
+    except OSError as error:
+        raise EngineError(f"cannot listen on {path}: {error.strerror or error}") from error
+    raise InputError(
+        f"another server answers on {path}: end it first, or give --unix-socket another path"
+    )
+
+
 def check(settings: Settings) -> None:
     """Check what a server finds out when it starts, without loading a model, listening, or the network.
 
@@ -303,7 +367,9 @@ def check(settings: Settings) -> None:
         settings: the configuration.
 
     Raises:
-        InputError: names of models clash, there is none, or the files of keys or TLS cannot be read.
+        InputError: names of models clash, there is none, a key is empty, the endpoint for spans is no URL, or
+            the files of keys or TLS cannot be read.
+        ImportError: a library of an extra is missing; the message names the extra.
         StoreError: a store cannot be opened.
         ModelNotFoundError: a model is neither a folder nor a hub id, or may only come from this machine,
             which does not have it.
@@ -327,6 +393,18 @@ def _check(settings: Settings) -> None:
     """Check what stops a start; a model that cannot be loaded leaves the others serving."""
     Models(_with_store_models(settings).model)
     settings.keys()
+    if settings.otlp_endpoint is not None:
+        try:
+            url = urlsplit(settings.otlp_endpoint)
+            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise InputError(
+                "otlp_endpoint must be a URL such as http://localhost:4318/v1/traces: got "
+                f"{settings.otlp_endpoint!r}"
+            )
+        import quaver.serve.tracing  # noqa: F401 - a missing library ends the start, and names its extra
     if settings.tls_certificate is None or settings.tls_key is None:
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -351,14 +429,18 @@ def make_server(settings: Settings, *, log: Log) -> Server:
         the server; its `run` blocks.
 
     Raises:
-        InputError: the settings are wrong.
+        InputError: the settings are wrong, or another server answers on the Unix socket.
+        ImportError: a library of an extra is missing; the message names the extra.
+        EngineError: whether the Unix socket is free cannot be found out.
     """
     _check(settings)
+    if settings.unix_socket is not None:
+        _check_socket(settings.unix_socket)
     app = create_app(settings, log=log)
     state: State = app.state.server
     protocol = type("Protocol", (_Protocol,), {"settings": settings})
     handler = LogHandler(log)
-    for name in ("uvicorn.error", "asyncio"):
+    for name in ("uvicorn.error", "asyncio", "opentelemetry", "urllib3"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
     config = uvicorn.Config(

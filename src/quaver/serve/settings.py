@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -17,6 +17,7 @@ from quaver.models import mismatch_in_words
 Task = Literal["embed", "sparse", "multi-vector", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Filled = Annotated[str, msgspec.Meta(min_length=1)]
 
 _UNITS = {
     "": 1,
@@ -165,8 +166,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     tls_key: str | None = None
     api_keys: tuple[str, ...] = ()
     api_key_file: str | None = None
-    cors: tuple[str, ...] = ()
-    allow_host: tuple[str, ...] = ()
+    cors: tuple[Filled, ...] = ()
+    allow_host: tuple[Filled, ...] = ()
     threads: Count | None = None
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
@@ -191,15 +192,23 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         """Return the API keys of the settings and of the key file.
 
         Raises:
-            InputError: the file cannot be read, or holds no key.
+            InputError: a key is empty or has spaces around it, or the file cannot be read or holds no key.
         """
+        for i, key in enumerate(self.api_keys):
+            if not key.strip() or key != key.strip():
+                fault = "has spaces around it" if key.strip() else "is empty"
+                raise InputError(
+                    f"an API key must not be empty, and needs no spaces around it: api_keys[{i}] {fault}; "
+                    "remove the empty entry, such as a comma at the end, or the spaces"
+                )
         if self.api_key_file is None:
             return self.api_keys
         try:
-            lines = Path(self.api_key_file).read_text(encoding="utf-8").splitlines()
+            lines = Path(self.api_key_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read the API keys of {self.api_key_file}: {error}") from error
-        found = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        stripped = (line.strip() for line in lines)
+        found = tuple(line for line in stripped if line and not line.startswith("#"))
         if not found:
             raise InputError(f"a key file holds one key a line: {self.api_key_file} holds none")
         return (*self.api_keys, *found)
@@ -248,12 +257,17 @@ def read_settings(
     """
     path = file or (Path(environ["QUAVER_CONFIG"]) if environ.get("QUAVER_CONFIG") else None)
     values: dict[str, Any] = {} if path is None else _read_file(path)
+    from_file = set(values)
+    from_environ = set()
     hints = get_type_hints(Settings)
     for name in hints:
         if name not in _TABLES and (given := environ.get(f"QUAVER_{name.upper()}")):
             listed = name in {"api_keys", "cors", "allow_host"}
             values[name] = [part.strip() for part in given.split(",")] if listed else given
-    values.update({name: value for name, value in flags.items() if value is not None})
+            from_environ.add(name)
+    given_flags = {name: value for name, value in flags.items() if value is not None}
+    values.update(given_flags)
+    _check_place(from_file, from_environ, given_flags)
     models = models or _listed(environ.get("QUAVER_MODEL"))
     rerankers = rerankers or _listed(environ.get("QUAVER_RERANK"))
     if models or rerankers:
@@ -285,6 +299,25 @@ def read_settings(
         if getattr(settings, name) and not getattr(settings, needed):
             raise InputError(f"{name} has no effect without {needed}: give both, or neither")
     return settings
+
+
+def _check_place(*levels: Collection[str]) -> None:
+    """Check that no port is given where a Unix socket is, or over it.
+
+    A socket may replace the port of a level below, such as a container's environment.
+
+    Args:
+        levels: names of the settings that each level gives, the lowest first.
+
+    Raises:
+        InputError: the port or host would have no effect.
+    """
+    highest = {name: i for i, level in enumerate(levels) for name in level}
+    for name in ("host", "port"):
+        if highest.get(name, -1) >= highest.get("unix_socket", len(levels)):
+            raise InputError(
+                f"{name} has no effect with unix_socket, which replaces it: give one of them"
+            )
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
