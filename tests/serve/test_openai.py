@@ -81,7 +81,7 @@ def test_a_prompt_is_applied_once(server: Running, embedder: Embedder, role: str
         (b'{"input": [""]}', 400, "input"),
         (b'{"input": [[]]}', 400, "input"),
         (b'{"input": [[["x"]]]}', 400, "input"),
-        (b'{"input": [{"text": "x"}]}', 400, "input"),
+        (b'{"input": [{"image": "x"}]}', 400, "input"),
         (b'{"input": ["x", 5]}', 400, "input"),
         (b'{"input": [5, [5]]}', 400, "input"),
         (b'{"input": [-1]}', 400, "input"),
@@ -119,6 +119,68 @@ def test_a_bad_body_gets_openais_error(
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert (error["type"], error["param"]) == ("invalid_request_error", field)
+
+
+def test_what_jina_documents(server: Running, embedder: Embedder) -> None:
+    def embed(**options: object) -> Any:
+        answer = server.post("/v1/embeddings", {"input": ["Paris", "Rome"], **options})
+        assert answer.status_code == 200, answer.text
+        return vectors_of(answer)
+
+    texts = ["Paris", "Rome"]
+    plain = embedder.encode(texts, prompt="")
+    for task in ("text-matching", "classification", "separation", "clustering", "none"):
+        assert np.array_equal(embed(task=task), plain)
+    assert np.array_equal(embed(task="retrieval.query"), embedder.encode_query(texts))
+    assert np.array_equal(embed(task="retrieval.passage"), embedder.encode_document(texts))
+    objects = [{"text": text} for text in texts]
+    assert np.array_equal(embed(input=objects), embedder.encode(texts))
+    assert np.array_equal(embed(embedding_type=["float"]), embedder.encode(texts))
+    int8 = embed(embedding_type=["int8"])
+    assert np.array_equal(int8, embedder.encode(texts, output="int8"))
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "says"),
+    [
+        ({"task": "poem"}, "task", "task must be retrieval.query, "),
+        ({"input_type": "poem"}, "input_type", "input_type must be query or document"),
+        ({"embedding_type": ["float", "binary"]}, "embedding_type", "one format: got 2"),
+        ({"embedding_type": []}, "embedding_type", "one format: got 0"),
+        ({"embedding_type": ["hex"]}, "embedding_type", "must be one of float, base64"),
+        ({"input": [{"image": "x"}]}, "input", "input[0] must have text"),
+        (
+            {"input_type": "query", "prompt_name": "document"},
+            "prompt_name",
+            "input_type and prompt_name must",
+        ),
+        ({"input_type": "query", "task": "retrieval.passage"}, "task", "input_type and task must"),
+        (
+            {"task": "text-matching", "prompt_name": "query"},
+            "prompt_name",
+            "task and prompt_name must",
+        ),
+    ],
+)
+def test_an_error_names_the_field_that_was_sent(
+    server: Running, body: dict[str, Any], field: str, says: str
+) -> None:
+    answer = server.post("/v1/embeddings", {"input": "x", **body})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["param"] == field
+    assert says in answer.json()["error"]["message"]
+
+
+def test_fields_that_agree_are_taken(server: Running, embedder: Embedder) -> None:
+    body = {
+        "input": "x",
+        "input_type": "search_query",
+        "task": "retrieval.query",
+        "prompt_name": "query",
+    }
+    assert np.array_equal(
+        vectors_of(server.post("/v1/embeddings", body))[0], embedder.encode_query("x")
+    )
 
 
 def test_late_chunking_embeds_parts_of_one_document(server: Running, embedder: Embedder) -> None:

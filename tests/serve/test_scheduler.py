@@ -288,7 +288,7 @@ def test_a_full_queue_refuses_at_once(embedder: Embedder) -> None:
                 assert caught.value.retry_after is not None
                 assert caught.value.retry_after >= 1
             jobs.append(scheduler.submit(gate.lane, ["d"]))
-            with pytest.raises(Refusal, match="the queue is full: 3 requests with 10 inputs wait"):
+            with pytest.raises(Refusal, match="waiting requests: 3, their inputs: 10"):
                 scheduler.submit(gate.lane, ["e"])
             assert scheduler.counts.refused == 3
             gate.open.set()

@@ -109,8 +109,16 @@ def refuse(refusal: Refusal) -> Response:
 
 
 def _texts(body: EmbedRequest) -> list[str]:
-    if (body.texts is None) == (body.inputs is None):
-        raise Refusal(Reason.INVALID, "give texts or inputs: got both or neither", field="texts")
+    if body.texts is None and body.inputs is None:
+        raise Refusal(
+            Reason.INVALID, "the body must have texts or inputs: got neither", field="texts"
+        )
+    if body.texts is not None and body.inputs is not None:
+        raise Refusal(
+            Reason.INVALID,
+            "the body must have texts or inputs: got both; leave one out",
+            field="texts",
+        )
     if body.texts is not None:
         return body.texts
     found = []
@@ -137,7 +145,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     if body.input_type == "image":
         raise Refusal(Reason.INVALID, "images are not supported", field="input_type")
     truncates: dict[str, Truncate] = {"NONE": "never", "START": "start", "END": "end"}
-    service.check_count(len(texts), "texts")
+    service.check_count(len(texts), "texts" if body.inputs is None else "inputs")
     served, loaded = await service.embedder(body.model)
     role: Literal["query", "document"] | None = None
     prompt, prompt_name = None, None
@@ -158,7 +166,8 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         dimensions=body.output_dimension,
         truncate=truncates[body.truncate],
         longest=body.max_tokens,
-        field="texts",
+        field="texts" if body.inputs is None else "inputs",
+        dimensions_field="output_dimension",
     )
     found: dict[str, Any] = {}
     for kind in dict.fromkeys(body.embedding_types or ["float"]):
@@ -259,7 +268,7 @@ def _set_priority(call: Call[Any], priority: int | None) -> None:
         call.waiter.interactive = interactive(priority)
 
 
-_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 _EMBED = "Turn texts into vectors of any of Cohere's formats."
 _RERANK = "Rank documents for a query."
 ROUTES = (

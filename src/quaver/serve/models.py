@@ -247,6 +247,7 @@ class ServedModel:
         loaded: the model while it is ready.
         load_seconds: how long the last load took.
         created: Unix time of the start of the server, which OpenAI's list of models shows.
+        on_load: called with this model whenever it was loaded, or could not be.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
@@ -261,6 +262,7 @@ class ServedModel:
         self.load_seconds = 0.0
         self.created = int(time.time())
         self.holds = 0
+        self.on_load: Callable[[ServedModel], None] = lambda model: None
         self._failed_at = -_RETRY_SECONDS
         self._loading: asyncio.Future[Loaded] | None = None
 
@@ -304,6 +306,7 @@ class ServedModel:
             self.status = "failed"
             self.error = str(error) if known else f"{type(error).__name__}: {error}"
             self._failed_at = time.monotonic()
+            self.on_load(self)
             raise self._unavailable(math.ceil(_RETRY_SECONDS)) from error
         finally:
             self._loading = None
@@ -311,12 +314,14 @@ class ServedModel:
         self.loaded, self.status, self.error = loaded, "ready", None
         if self.settings.task == "embed":
             self.task, self.unknown = _task_of(loaded), False
+        self.on_load(self)
         return loaded
 
     def _unavailable(self, seconds: int) -> Refusal:
+        # Why is for the log: it may name folders of this machine.
         return Refusal(
             Reason.UNAVAILABLE,
-            f"the model {self.name} could not be loaded: {self.error}",
+            f"the model {self.name} could not be loaded: the server's log says why; try again in {seconds} s",
             retry_after=seconds,
         )
 
@@ -433,14 +438,15 @@ class Models:
         """Load every model that is not marked to be loaded on demand; one that fails leaves the others.
 
         Args:
-            report: called after each, whether it loaded or failed.
+            report: called with each model whenever it was loaded or could not be, also later on demand.
         """
+        for model in self.all:
+            model.on_load = report
         for model in self.all:
             if model.settings.on_demand:
                 continue
             with suppress(Refusal):  # model.error says why
                 await self.loaded(model)
-            report(model)
 
     @property
     def usable(self) -> bool:

@@ -9,7 +9,8 @@ as they are: they get no prompt and no special tokens.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -34,6 +35,23 @@ _ROLES: dict[str, Role] = {
     "retrieval.passage": "document",
 }
 
+_SYMMETRIC = frozenset({"text-matching", "classification", "separation", "clustering", "none"})
+"""Jina's tasks that compare texts of one kind: they have the model's prompt of that name, or none."""
+
+EmbeddingType = Literal["float", "base64", "int8", "binary", "ubinary"]
+"""Jina's formats of vectors."""
+
+
+class TextInput(msgspec.Struct):
+    """An input as Jina's models for texts and images take it.
+
+    Attributes:
+        text: the text; images are refused.
+    """
+
+    text: str
+
+
 _CODES = {
     Reason.NOT_FOUND: "model_not_found",
     Reason.UNAUTHORIZED: "invalid_api_key",
@@ -45,22 +63,23 @@ class EmbeddingsRequest(msgspec.Struct):
     """The body of /v1/embeddings.
 
     Attributes:
-        input: a text, texts, the token ids of a text, or of several.
+        input: a text, texts, the token ids of a text, or of several; Jina's `{"text": ...}` for a text.
         model: a model's name or alias; left out, the first model.
         encoding_format: "float", or "base64" for the bytes of little-endian float32.
         dimensions: leading components to keep.
         user: ignored.
         input_type: "query" or "document", for the model's prompts.
         prompt_name: name of one of the model's prompts.
-        task: Jina's word for `input_type`, such as "retrieval.query".
+        task: Jina's word for `input_type`, such as "retrieval.query" or "text-matching".
         normalized: false for vectors as the model gives them.
-        embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary".
+        embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary". One of them,
+            also in a list.
         truncate: false refuses a text that is too long.
         late_chunking: Jina's: the inputs are parts of one document, in its order, and their vectors
             know the others.
     """
 
-    input: str | list[str | TokenId | list[TokenId]]
+    input: str | list[str | TokenId | list[TokenId] | TextInput]
     model: str | None = None
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = None
@@ -69,7 +88,7 @@ class EmbeddingsRequest(msgspec.Struct):
     prompt_name: str | None = None
     task: str | None = None
     normalized: bool | None = None
-    embedding_type: Literal["float", "base64", "int8", "binary", "ubinary"] | None = None
+    embedding_type: EmbeddingType | list[EmbeddingType] | None = None
     truncate: bool | Literal["NONE", "START", "END"] | None = None
     late_chunking: bool | None = None
 
@@ -78,18 +97,19 @@ class MultiVectorRequest(msgspec.Struct):
     """The body of /v1/multi-vector, Jina's route for ColBERT models.
 
     Attributes:
-        input: a text or texts.
+        input: a text or texts; Jina's `{"text": ...}` for a text.
         model: a model's name or alias; left out, the first multi-vector model.
         input_type: "query" or "document".
-        embedding_type: "float", or "base64" for the bytes of little-endian float32, a vector each.
+        embedding_type: "float", or "base64" for the bytes of little-endian float32, a vector each; also in
+            a list.
         dimensions: the size of the model's vectors; they cannot be shortened.
         truncate: false refuses a text that is too long.
     """
 
-    input: str | list[str]
+    input: str | list[str | TextInput]
     model: str | None = None
     input_type: Role = "document"
-    embedding_type: Literal["float", "base64"] = "float"
+    embedding_type: Literal["float", "base64"] | list[Literal["float", "base64"]] = "float"
     dimensions: int | None = None
     truncate: bool | Literal["NONE", "START", "END"] | None = None
 
@@ -208,7 +228,7 @@ def refuse(refusal: Refusal) -> Response:
     return json_response({"error": error}, status)
 
 
-def read_inputs(given: str | list[str | int | list[int]]) -> list[Input]:
+def read_inputs(given: str | Sequence[str | int | list[int] | TextInput]) -> list[Input]:
     """Return the texts and lists of token ids of a request.
 
     Raises:
@@ -216,10 +236,11 @@ def read_inputs(given: str | list[str | int | list[int]]) -> list[Input]:
     """
     if isinstance(given, str):
         return [given]
-    numbers = [each for each in given if isinstance(each, int)]
+    plain = [each.text if isinstance(each, TextInput) else each for each in given]
+    numbers = [each for each in plain if isinstance(each, int)]
     if not numbers:
-        return [each for each in given if not isinstance(each, int)]
-    if len(numbers) < len(given):
+        return [each for each in plain if not isinstance(each, int)]
+    if len(numbers) < len(plain):
         raise Refusal(
             Reason.INVALID,
             "input must be texts, or the token ids of one text, or lists of token ids: got token ids "
@@ -229,21 +250,93 @@ def read_inputs(given: str | list[str | int | list[int]]) -> list[Input]:
     return [numbers]
 
 
-def read_role(name: str | None, prompts: dict[str, str]) -> tuple[Role | None, str | None]:
-    """Return what `input_type` or `task` asks for: a role, or the name of a prompt.
+class _Words(NamedTuple):
+    """What goes before the texts of a request, as the arguments of `Service.embed`."""
+
+    role: Role | None = None
+    prompt_name: str | None = None
+    prompt: str | None = None
+
+
+def _words_of(name: str, prompts: Mapping[str, str], field: str) -> _Words:
+    """Return what one of the fields asks for: a prompt of the model, a role, or no words.
 
     Raises:
-        Refusal: it is neither.
+        Refusal: it is none of them.
     """
-    if name is None or name in prompts:
-        return None, name
+    if name in prompts or field == "prompt_name":
+        return _Words(prompt_name=name)
+    # Jina's models for code call the prompt of the task "nl2code.passage" so.
+    alike = name.replace(".", "_").replace("_passage", "_document")
+    if alike in prompts:
+        return _Words(prompt_name=alike)
     if name in _ROLES:
-        return _ROLES[name], None
+        return _Words(_ROLES[name])
+    if name in _SYMMETRIC:
+        return _Words(prompt="")
+    rule = "query or document"
+    if field == "task":
+        rule = "retrieval.query, retrieval.passage, text-matching, classification, separation, clustering, none"
     raise Refusal(
         Reason.INVALID,
-        f"input_type must be query or document, or name a prompt of the model: got {name[:64]!r}",
-        field="input_type",
+        f"{field} must be {rule}, or name a prompt of the model: got {name[:64]!r}",
+        field=field,
     )
+
+
+def read_words(body: EmbeddingsRequest, prompts: Mapping[str, str]) -> _Words:
+    """Return what `input_type`, `task` and `prompt_name` ask for together.
+
+    Args:
+        body: the body.
+        prompts: the model's.
+
+    Raises:
+        Refusal: one of them is unknown, or they contradict each other.
+    """
+    given = {
+        field: name
+        for field in ("input_type", "task", "prompt_name")
+        if (name := getattr(body, field)) is not None
+    }
+    words = {field: _words_of(name, prompts, field) for field, name in given.items()}
+    if not words:
+        return _Words()
+    first, *others = words
+    for field in others:
+        if not _same(words[first], words[field]):
+            raise Refusal(
+                Reason.INVALID,
+                f"{first} and {field} must ask for the same prompt: got {given[first][:64]!r} and "
+                f"{given[field][:64]!r}; leave one of them out",
+                field=field,
+            )
+    return words[others[-1] if others else first]
+
+
+def _same(one: _Words, other: _Words) -> bool:
+    """Return whether two fields ask for the same: "query" may be a role, and the prompt of that name."""
+    if one == other:
+        return True
+    kinds = {each.role or _ROLES.get(each.prompt_name or "") for each in (one, other)}
+    return len(kinds) == 1 and kinds != {None}
+
+
+def read_embedding_type(given: str | Sequence[str] | None) -> str | None:
+    """Return Jina's format of vectors, which may come in a list.
+
+    Raises:
+        Refusal: it asks for several.
+    """
+    if given is None or isinstance(given, str):
+        return given
+    if len(given) != 1:
+        raise Refusal(
+            Reason.INVALID,
+            f"embedding_type must have one format: got {len(given)}; send a request for each",
+            field="embedding_type",
+        )
+    return given[0]
 
 
 def read_truncate(given: bool | str | None) -> Truncate:
@@ -260,13 +353,12 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
     call.service.check_count(len(inputs), "input")
     served, loaded = await call.service.embedder(body.model)
-    role, prompt_name = read_role(body.input_type or body.task, loaded.embedder.prompts)
-    kind = body.embedding_type or body.encoding_format or "float"
+    words = read_words(body, loaded.embedder.prompts)
+    kind = read_embedding_type(body.embedding_type) or body.encoding_format or "float"
     outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
     options: dict[str, Any] = {
         "model": served.name,
-        "prompt_name": body.prompt_name or prompt_name,
-        "role": role,
+        **words._asdict(),
         "normalize": body.normalized,
         "dimensions": body.dimensions,
         "output": outputs.get(kind, "float32"),
@@ -305,9 +397,10 @@ def _after(call: Call[Any]) -> bytes:
 async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
     """Embed each token."""
     body = call.body
-    texts = [body.input] if isinstance(body.input, str) else body.input
+    texts = [each for each in read_inputs(body.input) if isinstance(each, str)]
     if any(each == "" for each in texts):
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
+    kind = read_embedding_type(body.embedding_type)
     found = await call.service.embed_multi_vectors(
         call.waiter,
         texts,
@@ -320,7 +413,7 @@ async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
     def form(row: tuple[int, NDArray[np.float32]]) -> dict[str, Any]:
         index, vectors = row
         written: Any = vectors
-        if body.embedding_type == "base64":
+        if kind == "base64":
             written = [_base64(vector) for vector in vectors]
         return {"object": "embedding", "index": index, "embeddings": written}
 
@@ -352,7 +445,7 @@ async def model(call: Call[None]) -> Response:
     )
 
 
-_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 ROUTES = (
     Route(
         "POST",

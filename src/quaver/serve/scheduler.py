@@ -560,7 +560,7 @@ class Scheduler:
             seconds = self.retry_after()
         raise Refusal(
             Reason.OVERLOADED,
-            f"the queue is full: {waiting.requests} requests with {waiting.inputs} inputs wait; "
+            f"the queue is full (waiting requests: {waiting.requests}, their inputs: {waiting.inputs}): "
             f"try again in {seconds} s",
             retry_after=seconds,
         )

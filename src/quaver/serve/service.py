@@ -362,10 +362,12 @@ class Service:
         truncate: Truncate = "end",
         longest: int | None = None,
         field: str = "input",
+        dimensions_field: str = "dimensions",
     ) -> NDArray[np.float32]:
         """Turn a request's inputs into pooled vectors, for `quaver.embedder.finish_vectors`.
 
-        Arguments and errors are those of `embed`; `longest` is the maximum number of tokens in a text.
+        Arguments and errors are those of `embed`; `longest` is the maximum number of tokens in a text, and
+        `dimensions_field` the body's name for the dimensions.
 
         Returns:
             float32 (N, O).
@@ -374,7 +376,7 @@ class Service:
         served, loaded = await self.embedder(model)
         embedder = loaded.embedder
         waiter.model = served.name
-        _check_dimensions(embedder, dimensions)
+        _check_dimensions(served.name, embedder, dimensions, dimensions_field)
         least = loaded.tokenizer.special_tokens + 1
         if longest is not None and longest < least:
             raise Refusal(
@@ -384,7 +386,7 @@ class Service:
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
         items = [
-            _item(embedder, each, before, truncate, longest, f"{field}[{i}]")
+            _item(embedder, each, before, truncate, longest, f"{field}[{i}]", served=waiter.model)
             for i, each in enumerate(inputs)
         ]
         with _held(served):
@@ -430,7 +432,7 @@ class Service:
             )
         before = _words_before(embedder, prompt=None, prompt_name=prompt_name)
         items = [
-            _item(embedder, each, before, truncate, None, f"{field}[{i}]")
+            _item(embedder, each, before, truncate, None, f"{field}[{i}]", served=waiter.model)
             for i, each in enumerate(inputs)
         ]
         width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
@@ -519,7 +521,7 @@ class Service:
             if not isinstance(each, str):
                 raise Refusal(
                     Reason.INVALID,
-                    f"{encoder.name} puts tokens of its own before texts, so it takes texts: {field}[{i}] "
+                    f"{waiter.model} puts tokens of its own before texts, so it takes texts: {field}[{i}] "
                     "has token ids",
                     field=field,
                 )
@@ -562,7 +564,7 @@ class Service:
         else:
             before = _words_before(encoder, prompt=None, prompt_name=prompt_name, role=role)
         items = [
-            _item(encoder, each, before, truncate, None, f"{field}[{i}]")
+            _item(encoder, each, before, truncate, None, f"{field}[{i}]", served=waiter.model)
             for i, each in enumerate(inputs)
         ]
         with _held(served):
@@ -580,6 +582,7 @@ class Service:
         texts: Sequence[str],
         *,
         model: str | None = None,
+        prompt: str | None = None,
         prompt_name: str | None = None,
         role: Literal["query", "document"] | None = None,
         normalize: bool | None = None,
@@ -599,7 +602,7 @@ class Service:
         served, loaded = await self.embedder(model)
         embedder = loaded.embedder
         waiter.model = served.name
-        _check_dimensions(embedder, dimensions)
+        _check_dimensions(served.name, embedder, dimensions)
         characters = sum(map(len, texts))
         if characters > _MOST_CHARACTERS:
             raise Refusal(
@@ -607,7 +610,7 @@ class Service:
                 f"a document may have {_MOST_CHARACTERS} characters: got {characters}",
                 field=field,
             )
-        before = _words_before(embedder, prompt=None, prompt_name=prompt_name, role=role)
+        before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
         try:
             windows, cut = await self.scheduler.aside(
                 partial(windows_of_texts, embedder, texts, before)
@@ -719,7 +722,7 @@ class Service:
         most = None if longest is None else longest + loaded.tokenizer.special_tokens
         items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
         items += [
-            _item(embedder, document, before, truncate, most, f"{field}[{i}]")
+            _item(embedder, document, before, truncate, most, f"{field}[{i}]", served=waiter.model)
             for i, document in enumerate(documents)
         ]
         if truncate == "never":
@@ -911,9 +914,11 @@ def _words_before(
 
 def _unknown_prompt(name: str | None, prompts: Iterable[str]) -> Refusal:
     # A client of TEI reads the names from these words.
+    listed = ", ".join(prompts)
+    have = f"Available prompts: [{listed}]" if listed else "The model has no prompts."
     return Refusal(
         Reason.INVALID,
-        f"no prompt is named {name!r:.64}. Available prompts: [{', '.join(prompts)}]",
+        f"no prompt is named {name!r:.64}. {have}",
         field="prompt_name",
     )
 
@@ -947,6 +952,8 @@ def _item(
     truncate: Truncate,
     longest: int | None,
     name: str,
+    *,
+    served: str,
 ) -> Item:
     if isinstance(given, str):
         return _text_item(with_prompt(before, given), truncate, longest)
@@ -959,7 +966,7 @@ def _item(
     if min(given) < 0 or max(given) > highest:
         raise Refusal(
             Reason.INVALID,
-            f"token ids of {model.name} go from 0 to {highest}: {name} has others; were they made "
+            f"token ids of {served} go from 0 to {highest}: {name} has others; were they made "
             "with another model's tokenizer?",
             field="input",
         )
@@ -974,11 +981,13 @@ def _item(
     return np.array(given, np.int32).tobytes()
 
 
-def _check_dimensions(embedder: Embedder, dimensions: int | None) -> None:
+def _check_dimensions(
+    name: str, embedder: Embedder, dimensions: int | None, field: str = "dimensions"
+) -> None:
     most = embedder.spec.outputs
     if dimensions is not None and not 1 <= dimensions <= most:
         raise Refusal(
             Reason.INVALID,
-            f"dimensions must be from 1 to {most}, the size of {embedder.name}'s vectors: got {dimensions}",
-            field="dimensions",
+            f"{field} must be from 1 to {most}, the size of {name}'s vectors: got {dimensions}",
+            field=field,
         )
