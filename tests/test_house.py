@@ -94,7 +94,7 @@ MADE_AROUND = {
     "serve.page": {"jinja2", "markdown_it", "markupsafe", "starlette"},
     "serve.scheduler": {"cachetools"},
     "serve.server": {"uvicorn"},
-    "serve.search": {"msgspec", "orjson", "starlette"},
+    "serve.search": {"msgspec", "starlette"},
     "serve.settings": {"msgspec"},
     "serve.stores": {"msgspec"},
     "serve.tracing": {"opentelemetry"},

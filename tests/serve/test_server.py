@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import socket
@@ -15,9 +17,21 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from quaver import Embedder, InputError
-from quaver.serve import ModelSettings, Settings, check, read_settings, unknown_variables
+from quaver import Embedder, InputError, cli
+from quaver.serve import (
+    ModelSettings,
+    Settings,
+    check,
+    create_app,
+    read_settings,
+    unknown_variables,
+)
+from quaver.serve.app import Keys, Log
+from quaver.serve.refusal import Refusal
+from quaver.serve.server import make_server
+from quaver.serve.service import Service
 from running_server import Running, running
 
 
@@ -30,6 +44,10 @@ def connect(run: Running) -> socket.socket:
     return socket.create_connection((host, port), timeout=30)
 
 
+def log_of(run: Running) -> list[Any]:
+    return [json.loads(line) for line in run.log.getvalue().splitlines()]
+
+
 def wait_until(holds: Any) -> None:
     pause = threading.Event()
     while not holds():
@@ -39,7 +57,7 @@ def wait_until(holds: Any) -> None:
 # --- Keys -----------------------------------------------------------------------------------------
 def test_a_key_of_several_is_needed(settings: Settings, tmp_path: Path) -> None:
     file = tmp_path / "keys"
-    file.write_text("# keys\nsecret-2\n\nsecret-3\n")
+    file.write_text("# keys\nsecret-2\n\n  # comment\n\t\n  secret-3 \n")
     with running(changed(settings, api_keys=("secret-1",), api_key_file=str(file))) as run:
 
         def status(header: str | None, path: str = "/v1/embeddings") -> int:
@@ -48,7 +66,7 @@ def test_a_key_of_several_is_needed(settings: Settings, tmp_path: Path) -> None:
 
         for key in ("secret-1", "secret-2", "secret-3"):
             assert status(f"Bearer {key}") == status(f"bearer  {key}") == status(key) == 200
-        for wrong in (None, "", "Bearer", "Bearer secret", "Basic secret-1", "# keys"):
+        for wrong in (None, "", "Bearer", "Bearer secret", "Basic secret-1", "# keys", "# comment"):
             assert status(wrong) == 401, wrong
         assert (
             run.post("/v1/embeddings", {"input": "x"}).json()["error"]["code"] == "invalid_api_key"
@@ -61,6 +79,26 @@ def test_a_key_of_several_is_needed(settings: Settings, tmp_path: Path) -> None:
             assert run.client.get(path).status_code == 200
         assert "secret" not in run.log.getvalue()
         assert "security" in run.client.get("/openapi.json").json()["paths"]["/embed"]["post"]
+
+
+@pytest.mark.parametrize("given", ["secret,", ",secret", ",", " ", "a,,b"])
+def test_an_empty_key_is_refused(settings: Settings, given: str) -> None:
+    keys = read_settings({}, models=["x"], environ={"QUAVER_API_KEYS": given}).api_keys
+    for refused in (keys, ("",), ("a", " ")):
+        wrong = changed(settings, api_keys=refused)
+        with pytest.raises(InputError, match=r"api_keys\[\d\] is empty; remove the empty entry"):
+            check(wrong)
+        with pytest.raises(InputError, match="must not be empty"):
+            create_app(wrong)
+    with pytest.raises(InputError, match="has spaces around it"):
+        check(changed(settings, api_keys=("secret ",)))
+
+
+def test_a_header_without_a_key_matches_none() -> None:
+    keys = Keys([""])
+    for header in (None, "", "Bearer", "Bearer ", "Basic", "Basic Og=="):
+        with pytest.raises(Refusal):
+            keys.check(header)
 
 
 def test_cors_is_off_unless_asked_for(server: Running, settings: Settings) -> None:
@@ -81,6 +119,157 @@ def test_a_unix_socket(settings: Settings, tmp_path: Path, embedder: Embedder) -
     with running(server_settings, unix_socket=path) as run:
         found = run.post("/embed", {"inputs": "Paris"}).json()
         assert np.array_equal(np.float32(found[0]), embedder.encode("Paris"))
+
+
+def test_a_live_unix_socket_is_not_taken(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    own = changed(settings, unix_socket=str(path))
+    with running(own, unix_socket=path) as run:
+        with pytest.raises(InputError, match=f"another server answers on {path}: end it first"):
+            make_server(own, log=Log(io.StringIO()))
+        check(own)  # a check before a restart
+        assert run.post("/embed", {"inputs": "Paris"}).is_success
+    assert not path.exists()
+    path.write_text("no socket")
+    with pytest.raises(InputError, match="is no socket; remove it"):
+        make_server(own, log=Log(io.StringIO()))
+    assert path.read_text() == "no socket"
+
+
+def test_a_socket_that_another_server_made_stays(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with (
+        running(changed(settings, unix_socket=str(path)), unix_socket=path),
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        path.rename(tmp_path / "before")
+        other.bind(str(path))
+    assert path.exists()
+
+
+def test_a_port_has_no_effect_with_a_socket() -> None:
+    for flags, environ in (
+        ({"unix_socket": "s", "port": 80}, {}),
+        ({"unix_socket": "s", "host": "::1"}, {}),
+        ({"port": 80}, {"QUAVER_UNIX_SOCKET": "s"}),
+        ({}, {"QUAVER_UNIX_SOCKET": "s", "QUAVER_PORT": "80"}),
+    ):
+        with pytest.raises(InputError, match="has no effect with unix_socket"):
+            read_settings(flags, models=["x"], environ=environ)
+    # As in a container, whose environment has a port.
+    environ = {"QUAVER_PORT": "80", "QUAVER_HOST": "0.0.0.0"}
+    assert read_settings({"unix_socket": "s"}, models=["x"], environ=environ).unix_socket == "s"
+
+
+def test_the_help_has_the_defaults_of_the_limits() -> None:
+    shown = CliRunner().invoke(cli.app, ["serve", "--help"], env={"COLUMNS": "500"}).output
+    settings = Settings()
+    for name, default in (
+        ("max_inputs", "2048"),
+        ("queue_requests", "512"),
+        ("queue_inputs", "16384"),
+        ("queue_tokens", "2000000"),
+        ("batch_tokens", "16384"),
+        ("max_body", "32MB"),
+        ("queue_bytes", "256MB"),
+        ("queue_time", "30s"),
+        ("batch_time", "40ms"),
+        ("timeout", "60s"),
+        ("grace", "30s"),
+    ):
+        given = read_settings({name: default}, models=["x"], environ={})
+        assert getattr(given, name) == getattr(settings, name)
+        (line,) = [each for each in shown.splitlines() if f"--{name.replace('_', '-')} " in each]
+        assert f"default: {default}" in line, line
+
+
+# --- Failures that nobody expected ----------------------------------------------------------------
+@pytest.mark.parametrize("path", ["/v2/rerank", "/v1/rerank", "/rerank"])
+@pytest.mark.parametrize("odd", ["9" * 30, "[" * 300 + "]" * 300, '{"a":' * 253 + "1" + "}" * 253])
+def test_a_document_comes_back_as_it_was_sent(server: Running, path: str, odd: str) -> None:
+    document = '{"text": "Paris", "odd": ' + odd + "}"
+    body = '{"query": "x", "documents": [' + document + '], "return_documents": true}'
+    answer = server.client.post(path, content=body.encode())
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["results"][0]["document"] == json.loads(document)
+
+
+def test_every_depth_of_a_document_is_answered_or_refused(server: Running) -> None:
+    for depth in (*range(240, 270), *range(400, 1100, 7)):
+        nested = "[" * depth + "]" * depth
+        body = '{"query": "x", "documents": [{"text": "a", "odd": ' + nested
+        body += '}], "return_documents": true}'
+        answer = server.client.post("/v2/rerank", content=body.encode())
+        assert answer.status_code in (200, 400), (depth, answer.text)
+        assert answer.status_code == 200 or set(answer.json()) == {"id", "message"}
+
+
+def test_an_unexpected_failure_has_the_dialects_answer(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("a secret text")
+
+    monkeypatch.setattr(Service, "check_count", fail)
+    with running(settings) as run:
+        for path, body, status, keys in (
+            ("/v1/embeddings", {"input": "x"}, 500, {"error"}),
+            ("/v2/embed", {"texts": ["x"]}, 500, {"id", "message"}),
+            ("/api/embed", {"model": "tiny", "input": "x"}, 500, {"error"}),
+            ("/embed", {"inputs": "x"}, 424, {"error", "error_type"}),
+        ):
+            answer = run.post(path, body, headers={"x-request-id": "mine"})
+            assert (answer.status_code, set(answer.json())) == (status, keys)
+            assert answer.headers["x-request-id"] == "mine"
+            assert "secret" not in answer.text
+            counted = f'route="{path}",status="{status}"}} 1.0'
+            assert counted in run.client.get("/metrics").text
+    lines = [line for line in log_of(run) if line["event"] in ("exception", "request")]
+    assert [line["event"] for line in lines] == ["exception", "request"] * 4
+    assert {(line["id"], line.get("kind"), line.get("reason")) for line in lines} == {
+        ("mine", "RuntimeError", None),
+        ("mine", None, "failed"),
+    }
+    assert "secret" not in run.log.getvalue()
+
+
+def test_no_path_and_no_method_have_the_dialects_answer(server: Running) -> None:
+    for method, path, status in (
+        ("GET", "/api/embed", 405),
+        ("GET", "/api/none", 404),
+        ("DELETE", "/v2/rerank", 405),
+        ("GET", "/v2/none", 404),
+        ("GET", "/v1/embeddings", 405),
+        ("GET", "/v1/none", 404),
+        ("GET", "/embed", 405),
+        ("GET", "/none", 404),
+    ):
+        answer = server.client.request(method, path)
+        assert answer.status_code == status
+        assert answer.headers["x-request-id"]
+        if status == 405:
+            assert answer.headers["allow"] == "POST"
+            assert f"{path} takes POST: got {method}" in answer.text
+        if path == "/embed":
+            continue  # TEI answers in plain text
+        body = answer.json()
+        if path.startswith("/api"):
+            assert isinstance(body["error"], str)
+        elif path.startswith("/v2"):
+            assert isinstance(body["message"], str)
+        else:
+            assert isinstance(body["error"]["message"], str)
+
+
+def test_a_compressed_body_is_refused(server: Running) -> None:
+    for path in ("/embed", "/v1/embeddings", "/v2/embed", "/api/embed"):
+        answer = server.client.post(
+            path, content=gzip.compress(b"{}"), headers={"content-encoding": "gzip"}
+        )
+        assert answer.status_code == 415
+        assert "send it uncompressed" in answer.text
+    plain = {"content-encoding": "identity"}
+    assert server.post("/embed", {"inputs": "x"}, headers=plain).is_success
 
 
 # --- Probes, metrics, the description -------------------------------------------------------------
@@ -116,7 +305,21 @@ def test_the_description_names_every_route(server: Running) -> None:
 def test_a_field_outside_its_type_is_named_in_words(server: Running) -> None:
     for path, body, says in (
         ("/embed", {"inputs": 5}, "inputs must be a text or a list: got 5"),
-        ("/embed", {}, "the content must have inputs: got {}"),
+        ("/embed", {}, "the body must have inputs: got {}"),
+        ("/embed", [], "the body must be"),
+        ("/v2/embed", {}, "the body must have texts or inputs: got neither"),
+        ("/v2/embed", {"texts": ["x"], "inputs": []}, "got both"),
+        (
+            "/v2/embed",
+            {"texts": ["x"], "output_dimension": 65},
+            "output_dimension must be from 1 to 64, the size of tiny's",
+        ),
+        (
+            "/v1/embeddings",
+            {"input": "x", "dimensions": 65},
+            "dimensions must be from 1 to 64, the size of tiny's",
+        ),
+        ("/v1/embeddings", {"input": [2**31 - 1]}, "token ids of tiny go"),
         ("/", {"inputs": "x", "dimensions": "3"}, "dimensions must be a whole number: got '3'"),
         (
             "/v1/embeddings",
@@ -160,7 +363,21 @@ def test_a_model_that_does_not_load_leaves_the_others(settings: Settings, tmp_pa
         answer = run.post("/v1/embeddings", {"input": "x", "model": "broken"})
         assert answer.status_code == 503
         assert 1 <= int(answer.headers["retry-after"]) <= 30
-        assert "config.json" in answer.json()["error"]["message"]
+        assert "the server's log says why" in answer.json()["error"]["message"]
+        assert str(tmp_path) not in answer.text
+        assert "config.json" in run.log.getvalue()
+
+
+def test_a_model_that_fails_on_demand_is_logged(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    broken = ModelSettings(source=str(tmp_path / "broken"), name="broken", on_demand=True)
+    with running(changed(settings, model=(*settings.model, broken))) as run:
+        answer = run.post("/api/embed", {"model": "broken", "input": "x"})
+        assert answer.status_code == 503
+        assert str(tmp_path) not in answer.text
+    (line,) = [each for each in log_of(run) if each.get("model") == "broken"]
+    assert line["status"] == "failed"
+    assert str(tmp_path) in line["error"]
 
 
 def test_a_model_is_loaded_on_demand_and_unloaded_when_idle(

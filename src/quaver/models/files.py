@@ -544,7 +544,11 @@ def checked(kind: type[File], value: Any, where: object) -> File:
 
 
 def mismatch_in_words(
-    error: msgspec.ValidationError, value: Any, choices: Iterable[str] = ()
+    error: msgspec.ValidationError,
+    value: Any,
+    choices: Iterable[str] = (),
+    *,
+    whole: str = "the content",
 ) -> str:
     """Put an error of msgspec into words: the rule, and what was found.
 
@@ -552,10 +556,11 @@ def mismatch_in_words(
         error: the error.
         value: what was converted.
         choices: the values allowed at this place, if it is an enumeration.
+        whole: what to call all of it.
     """
     reason, _, place = str(error).partition(" - at ")
     place = place.strip("`") or "$"
-    name = place.removeprefix("$").removeprefix(".") or "the content"
+    name = place.removeprefix("$").removeprefix(".") or whole
     extra = reason.removeprefix("Object contains unknown field ")
     if extra != reason:
         return f"{name} has the unknown key {extra.strip('`')}: correct or remove it"

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import hmac
 import logging
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route as StarletteRoute
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quaver.serve import cohere, http, ollama, openai, operations, tei
@@ -77,9 +79,9 @@ class LogHandler(logging.Handler):
         super().__init__(logging.WARNING)
         self._log = log
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def emit(self, record: logging.LogRecord, **facts: Any) -> None:
         """Write a record; of an exception its kind and the lines of code, not its message."""
-        fields: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name}
+        fields: dict[str, Any] = {"level": record.levelname.lower(), "logger": record.name, **facts}
         kind, error, trace = record.exc_info or (None, None, None)
         if kind is None or error is None:
             self._log.write("message", **fields, message=record.getMessage())
@@ -90,6 +92,14 @@ class LogHandler(logging.Handler):
             places.append(f"{code.co_filename}:{trace.tb_lineno} {code.co_name}")
             trace = trace.tb_next
         self._log.write("exception", **fields, kind=kind.__name__, places=places[-12:])
+
+
+def _log_failure(log: Log, error: Exception, name: str) -> None:
+    """Log a failure that nobody expected, with the id of its request."""
+    record = logging.LogRecord(
+        "quaver.serve", logging.ERROR, "", 0, "", None, (type(error), error, error.__traceback__)
+    )
+    LogHandler(log).emit(record, id=name)
 
 
 class Keys:
@@ -117,7 +127,8 @@ class Keys:
             given = _password(rest.strip())
         digest = hashlib.sha256(given.encode("utf-8", "surrogateescape")).digest()
         # No early exit: the time says nothing about which keys there are.
-        if sum(hmac.compare_digest(digest, each) for each in self._digests) == 0:
+        matches = sum(hmac.compare_digest(digest, each) for each in self._digests)
+        if not given or not matches:
             raise Refusal(
                 Reason.UNAUTHORIZED,
                 "this server needs an API key: send the header Authorization: Bearer KEY",
@@ -198,6 +209,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         *store_routes,
         *operations.routes(state),
     ]
+    patterns = [(compile_path(route.path)[0], route) for route in routes]
     description = operations.describe(routes, keys=bool(keys))
     state.openapi = msgspec.json.encode(description)
     state.page = operations.page(description)
@@ -223,17 +235,9 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
 
     async def unmatched(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = {
-            404: "there is no such path: GET /docs lists them",
-            405: "the path has another method",
-        }
-        body = {"error": {"message": message.get(error.status_code, error.detail)}}
-        return http.json_response(body, error.status_code, error.headers)
-
-    async def failed(request: Request, error: Exception) -> Response:
-        return http.json_response(
-            {"error": {"message": "the server failed; its log says where"}}, 500
-        )
+        response = _unmatched(request, patterns)
+        response.headers["x-request-id"] = http.request_id(request)
+        return response
 
     endpoints = {(route.method, route.path): _endpoint(route, state, keys, log) for route in routes}
     middleware = []
@@ -256,11 +260,39 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
             for (method, path), endpoint in endpoints.items()
         ],
         middleware=middleware,
-        exception_handlers={HTTPException: unmatched, Exception: failed},
+        exception_handlers={HTTPException: unmatched},
         lifespan=lifespan,
     )
     app.state.server = state
     return app
+
+
+_DIALECTS = {
+    "/api/": ollama.refuse,
+    "/v2/": cohere.refuse,
+    "/v1/embed/": cohere.refuse,
+    "/v1/rerank/": cohere.refuse,
+    "/v1/": openai.refuse,
+}
+"""Whose client asked, by how the path begins; where no dialect has the path, OpenAI's words are the best known."""
+
+
+def _unmatched(request: Request, patterns: Sequence[tuple[re.Pattern[str], Route]]) -> Response:
+    """Answer a request for a path or a method that no route has, in the words of the path's dialect."""
+    path = request.scope["path"]
+    here = {route.method: route.refuse for pattern, route in patterns if pattern.match(path)}
+    if here:
+        methods = ", ".join(sorted(here))
+        message = f"{path[:128]} takes {methods}: got {request.method[:16]}"
+        response = next(iter(here.values()))(Refusal(Reason.NOT_ALLOWED, message))
+        response.headers["allow"] = methods
+        return response
+    refuse = next(
+        (refuse for start, refuse in _DIALECTS.items() if f"{path}/".startswith(start)),
+        openai.refuse,
+    )
+    message = f"there is no path {path[:128]}: GET /docs lists all of them"
+    return refuse(Refusal(Reason.NO_PATH, message))
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -314,6 +346,12 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
             stopped = Refusal(Reason.UNAVAILABLE, "the server stopped before it had an answer")
             response, reason = route.refuse(stopped), stopped.reason.value
             response.headers["connection"] = "close"
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets its dialect's answer
+            _log_failure(log, error, name)
+            failed = Refusal(
+                Reason.FAILED, f"the server failed; its log says where, by the request's id {name}"
+            )
+            response, reason = route.refuse(failed), failed.reason.value
         finally:
             state.in_flight -= counted
         if counted and isinstance(response, http.Stream):  # in flight until its last piece

@@ -21,6 +21,7 @@ from typing import (
 )
 
 import msgspec
+import numpy as np
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -114,12 +115,36 @@ class Stream(StreamingResponse):
                 self.on_end()
 
 
+def json_of(value: Any) -> bytes:
+    """Write JSON; NumPy arrays are written as they are, float32 with the digits that tell it apart.
+
+    Raises:
+        Refusal: what a client sent, and gets back, is nested too deeply.
+    """
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError:
+        # orjson writes no integer above 64 bits, and 254 levels; msgspec read them, and writes them.
+        try:
+            return msgspec.json.encode(value, enc_hook=_plain)
+        except RecursionError as error:
+            raise Refusal(
+                Reason.INVALID, "what the answer repeats of the request is nested too deeply"
+            ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Return what msgspec can write of a NumPy array or number."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    raise NotImplementedError(f"an answer cannot have a {type(value).__name__}")
+
+
 def json_response(
     value: Any, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Return JSON; NumPy arrays are written as they are, float32 with the digits that tell it apart."""
-    content = orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(content, status, headers, media_type="application/json")
+    """Return JSON; see `json_of`."""
+    return Response(json_of(value), status, headers, media_type="application/json")
 
 
 async def rows_response(
@@ -149,8 +174,7 @@ async def rows_response(
         some = rows[start : start + at_once]
         if form is not None:
             some = [form(row) for row in some]
-        piece = orjson.dumps(some, option=orjson.OPT_SERIALIZE_NUMPY)
-        parts.append(piece[1:-1])
+        parts.append(json_of(some)[1:-1])
     parts.append(after)
     return Response(b"".join(parts), 200, headers, media_type="application/json")
 
@@ -179,9 +203,15 @@ async def read_body(
         the body.
 
     Raises:
-        Refusal: it is too large, took too long, or there is no room for it.
+        Refusal: it is compressed or too large, took too long, or there is no room for it.
         HungUp: the client went away.
     """
+    encoding = request.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise Refusal(
+            Reason.ENCODED,
+            f"the body must come as it is: got Content-Encoding {encoding[:64]!r}; send it uncompressed",
+        )
     announced = request.headers.get("content-length", "0")
     if announced.isdigit() and int(announced) > most:
         raise _too_large(most)
@@ -259,7 +289,9 @@ def misfit(what: str, error: msgspec.ValidationError, value: Any, kind: Any) -> 
         parts = (hint, *get_args(hint))
         listed = [each for part in parts if get_origin(part) is Literal for each in get_args(part)]
     if value is not None and (listed or "enum" not in words):
-        words = mismatch_in_words(error, value, listed)
+        words = mismatch_in_words(error, value, listed, whole=what)
+        if words.startswith(what):
+            return Refusal(Reason.INVALID, words, field=field)
     return Refusal(Reason.INVALID, f"{what} does not fit: {words}", field=field)
 
 

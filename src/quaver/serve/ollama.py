@@ -223,7 +223,7 @@ def _nanoseconds(begin: float) -> int:
     return round((time.perf_counter() - begin) * 1e9)
 
 
-_ERRORS = (400, 401, 404, 408, 413, 429, 500, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 503, 504)
 
 
 def _post(path: str, answer: Any, summary: str, body: Any) -> Route:

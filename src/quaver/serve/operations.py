@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
 from quaver.serve.http import Call, Route, json_response
+from quaver.serve.refusal import STATUSES, Refusal
 
 if TYPE_CHECKING:
     from quaver.serve.service import Service
@@ -188,11 +189,11 @@ def routes(state: State) -> Iterator[Route]:
         ("/openapi.json", openapi, "This description."),
         ("/docs", docs, "A page of it."),
     ):
-        yield Route("GET", path, "operations", answer, _never, summary, statuses=(503,), open=True)
+        yield Route("GET", path, "operations", answer, _refuse, summary, statuses=(503,), open=True)
 
 
-def _never(refusal: Any) -> Response:
-    return PlainTextResponse(refusal.message, 503)
+def _refuse(refusal: Refusal) -> Response:
+    return PlainTextResponse(f"{refusal.message}\n", STATUSES[refusal.reason])
 
 
 def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
@@ -285,10 +286,11 @@ _MEANINGS = {
     404: "No model, store, document or passage has this name.",
     408: "The body took too long to arrive.",
     413: "The body is too large.",
+    415: "The body is compressed.",
     422: "The body is outside its rule.",
     424: "The model cannot do this, or failed.",
     429: "The queue is full; Retry-After says when to try again.",
-    500: "The engine failed.",
+    500: "The engine or the server failed; the log says where.",
     502: "The language model's endpoint failed.",
     503: "The model could not be loaded, or the server stops.",
     504: "The answer took too long.",

@@ -16,10 +16,14 @@ class Reason(Enum):
     """There is nothing to compute."""
     TOO_LARGE = "too large"
     """The body has more bytes than the server reads."""
+    ENCODED = "encoded"
+    """The body is compressed."""
     UNAUTHORIZED = "unauthorized"
     """The API key is missing or wrong."""
     NOT_FOUND = "not found"
-    """No model has this name, or no route this path."""
+    """No model has this name."""
+    NO_PATH = "no path"
+    """No route has this path."""
     NOT_ALLOWED = "not allowed"
     """The route has another method."""
     WRONG_MODEL = "wrong model"
@@ -35,7 +39,7 @@ class Reason(Enum):
     UPSTREAM = "upstream"
     """The language model's endpoint failed, hung or answered nonsense."""
     FAILED = "failed"
-    """The engine failed on these inputs."""
+    """The engine failed on these inputs, or the server on the request."""
 
 
 STATUSES = {
@@ -43,8 +47,10 @@ STATUSES = {
     Reason.INVALID: 400,
     Reason.EMPTY: 400,
     Reason.TOO_LARGE: 413,
+    Reason.ENCODED: 415,
     Reason.UNAUTHORIZED: 401,
     Reason.NOT_FOUND: 404,
+    Reason.NO_PATH: 404,
     Reason.NOT_ALLOWED: 405,
     Reason.WRONG_MODEL: 400,
     Reason.OVERLOADED: 429,

@@ -9,14 +9,13 @@ from functools import partial
 from typing import Annotated, Any
 
 import msgspec
-import orjson
 from starlette.responses import Response
 
 from quaver.answers import DEFAULT_PASSAGES, Answer
 from quaver.documents import Passage
 from quaver.errors import InputError
 from quaver.index import Library, Reading
-from quaver.serve.http import Call, Route, Stream, json_response
+from quaver.serve.http import Call, Route, Stream, json_of, json_response
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.stores import MOST_HITS, Event, ModeName, Query
 from quaver.store import CANDIDATES, Hit, StoreStatus, read_filter
@@ -497,7 +496,7 @@ def _line(event: Event) -> bytes:
         }
     else:
         data = error_body(value)
-    return b"event: " + event.name.encode() + b"\ndata: " + orjson.dumps(data) + b"\n\n"
+    return b"event: " + event.name.encode() + b"\ndata: " + json_of(data) + b"\n\n"
 
 
 def _library(call: Call[Any]) -> Library:
@@ -532,7 +531,7 @@ def _passage(passage: Passage | Hit) -> dict[str, Any]:
     return asdict(passage)
 
 
-_ERRORS = (400, 401, 404, 408, 413, 429, 500, 502, 503, 504)
+_ERRORS = (400, 401, 404, 408, 413, 415, 429, 500, 502, 503, 504)
 _READ_ERRORS = (400, 401, 404, 429, 500, 503, 504)
 
 

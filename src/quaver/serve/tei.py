@@ -37,6 +37,7 @@ _STATUSES = {
 _PLAIN = {
     Reason.MALFORMED,
     Reason.TOO_LARGE,
+    Reason.ENCODED,
     Reason.SLOW,
     Reason.NOT_FOUND,
     Reason.NOT_ALLOWED,
@@ -398,7 +399,7 @@ async def rerank(call: Call[RerankRequest]) -> Response:
     body = call.body
     if body.texts is None:
         if body.documents is None:
-            raise Refusal(Reason.INVALID, "the body does not fit: it must have `texts`")
+            raise Refusal(Reason.INVALID, "the body must have texts or documents: got neither")
         documents = cohere.RerankRequest(
             body.query,
             body.documents,
@@ -579,7 +580,7 @@ def _as(kind: Any, body: Any) -> Any:
         raise misfit("the body", error, body, kind) from error
 
 
-_ERRORS = (400, 401, 408, 413, 422, 424, 429, 503, 504)
+_ERRORS = (400, 401, 408, 413, 415, 422, 424, 429, 503, 504)
 
 
 def _post(path: str, answer: Any, summary: str, body: Any, returns: Any) -> Route:
