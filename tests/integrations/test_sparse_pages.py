@@ -1,4 +1,4 @@
-"""The blocks of code of the integrations' pages about sparse vectors run, with tiny random models, and find a text."""
+"""The blocks of the integrations' pages that search sparse vectors run, with tiny random models, and find a text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ LIBRARIES = {
     "others.md": ("qdrant_client",),
 }
 TEXTS = ("Paris is the capital of France.", "Lyon is the third largest city of France.")
-BLOCK = re.compile(r"\n## Sparse vectors[^\n]*\n.*?```python\n(.+?)```", re.DOTALL)
+SECTION = re.compile(r"\n## Sparse vectors[^\n]*\n(.+?)(?=\n## |\Z)", re.DOTALL)
+BLOCK = re.compile(r"```python\n(.+?)```", re.DOTALL)
 
 
 def content_of(hit: Any) -> Any:
@@ -34,9 +35,10 @@ def content_of(hit: Any) -> Any:
     "page", [page for page, names in LIBRARIES.items() if all(map(find_spec, names))]
 )
 def test_a_block_runs(page: str, tiny: str, splade: str) -> None:
-    found = BLOCK.search((DOCS / page).read_text(encoding="utf-8"))
-    assert found, f"{page} has no block of Python below its heading about sparse vectors"
-    code = found[1].replace("sentence-transformers/all-MiniLM-L6-v2", tiny)
+    section = SECTION.search((DOCS / page).read_text(encoding="utf-8"))
+    assert section, f"{page} has no heading about sparse vectors"
+    (block,) = (block for block in BLOCK.findall(section[1]) if "\nfound = " in block)
+    code = block.replace("sentence-transformers/all-MiniLM-L6-v2", tiny)
     code = code.replace("naver/splade-v3", splade).replace("embedding_dim=384", "embedding_dim=64")
     assert tiny in code or page == "others.md"
     names: dict[str, Any] = {}
