@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import unicodedata
 from collections.abc import Callable
 from functools import cache
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from quaver.models.leading_text import _LETTERS, leading_text
+from quaver.models.leading_text import _LETTERS, leading_text, trailing_text
 from quaver.models.tokenizer import Tokenizer
 from tiny_model import tiny_tokenizer
 
@@ -133,7 +134,7 @@ def cutter_of(kind: str) -> tuple[Backend, Callable[[str, int], str]]:
 def tokenizers_of(kind: str, length: int) -> tuple[Tokenizer, Tokenizer]:
     """Return a tokenizer that cuts its texts first, and one that does not."""
     tokenizer, whole = (Tokenizer(KINDS[kind](), max_length=length) for _ in range(2))
-    whole._leading = None
+    whole._leading = whole._trailing = None
     return tokenizer, whole
 
 
@@ -154,12 +155,42 @@ def test_tokens_of_a_start_are_the_first_of_the_text(kind: str, text: str, data:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@given(
+    text=TEXTS.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)), data=st.data()
+)
+def test_tokens_of_an_end_are_the_last_of_the_text(kind: str, text: str, data: Any) -> None:
+    backend, _ = cutter_of(kind)
+    cut = trailing_text(backend)
+    if cut is None:
+        return
+    end = cut(text, data.draw(st.integers(0, len(text)), label="size"))
+    assert text.endswith(end)
+    last = ids(backend, end)
+    assert ids(backend, text)[-len(last) or sys.maxsize :] == last
+
+
+def test_which_tokenizers_cut_the_start_off() -> None:
+    assert {kind for kind in KINDS if trailing_text(KINDS[kind]()) is not None} >= {
+        "tiny",
+        "bert-uncased",
+        "qwen",
+    }
+    # Its added tokens take the whitespace that follows them.
+    assert trailing_text(KINDS["bert with words"]()) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @given(text=TEXTS.filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
 def test_a_cut_text_has_the_ids_of_the_whole(kind: str, text: str) -> None:
     tokenizer, whole = tokenizers_of(kind, 8)
     for found, expected in (
         (tokenizer.encode([text, "a"]), whole.encode([text, "a"])),
         (tokenizer.encode_pairs([("a", text)]), whole.encode_pairs([("a", text)])),
+        (tokenizer.encode([text, "a"], keep="end"), whole.encode([text, "a"], keep="end")),
+        (
+            tokenizer.encode_pairs([("a", text)], keep="end"),
+            whole.encode_pairs([("a", text)], keep="end"),
+        ),
     ):
         assert found.ids.tolist() == expected.ids.tolist()
         assert found.offsets.tolist() == expected.offsets.tolist()

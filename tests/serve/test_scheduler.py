@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver import CrossEncoder, Embedder
+from quaver import CrossEncoder, Embedder, InputError
 from quaver.embedder import finish_vectors
 from quaver.models import TokenBatch
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, _apart
@@ -364,6 +364,49 @@ def test_one_bad_input_fails_its_request_alone(cross_encoder: CrossEncoder) -> N
             assert not scheduler._in_flight
 
         run(main)
+
+
+def test_inputs_of_a_failed_request_are_not_tokenized_one_by_one(embedder: Embedder) -> None:
+    inner = LoadedEmbedder(embedder).lane
+    alone: list[Item] = []
+
+    def tokenize(items: Sequence[Item]) -> Any:
+        if len(items) == 1:
+            alone.extend(items)
+        raise InputError("no")
+
+    lane = Lane("broken", tokenize, inner.compute, width=64, longest=64)
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            job = scheduler.submit(lane, ["a", "b", "c", "d"])
+            with pytest.raises(Refusal, match="no"):
+                await job.future
+            with pytest.raises(Refusal):
+                await scheduler.submit(lane, ["last"]).future
+            assert not scheduler._in_flight
+
+        run(main)
+    assert alone == ["a", "last"]
+
+
+def test_long_inputs_are_tokenized_in_small_groups(embedder: Embedder) -> None:
+    inner = LoadedEmbedder(embedder).lane
+    sizes: list[int] = []
+
+    def tokenize(items: Sequence[Item]) -> Any:
+        sizes.append(len(items))
+        return inner.tokenize(items)
+
+    lane = Lane("noted", tokenize, inner.compute, width=64, longest=64)
+    texts = [f"{i} " + "word " * 20_000 for i in range(6)]
+    with scheduling() as scheduler:
+
+        async def main() -> None:
+            await rows(scheduler, lane, texts)
+
+        run(main)
+    assert sizes == [2, 2, 2]
 
 
 def test_a_failing_engine_fails_only_what_it_fails_on(embedder: Embedder) -> None:

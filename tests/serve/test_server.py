@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import quaver.serve.models as models_of_the_server
 from quaver import Embedder, InputError, cli
 from quaver.serve import (
     ModelSettings,
@@ -394,6 +395,78 @@ def test_a_model_is_loaded_on_demand_and_unloaded_when_idle(
             found = run.post("/v1/embeddings", {"input": "Paris", "model": "late"}).json()
             vector = np.float32(found["data"][0]["embedding"])
             assert np.array_equal(vector, embedder.encode("Paris"))
+
+
+class SlowLoads:
+    """Models that load only when they may."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hold up every load of a model on demand."""
+        self.may = {"late": threading.Event(), "later": threading.Event()}
+        self.begun: list[str] = []
+        inner = models_of_the_server._open
+
+        def slow(settings: ModelSettings, threads: int | None) -> Any:
+            if settings.name in self.may:
+                self.begun.append(settings.name)
+                assert self.may[settings.name].wait(60)
+            return inner(settings, threads)
+
+        monkeypatch.setattr(models_of_the_server, "_open", slow)
+
+
+def test_waiting_for_a_model_has_limits(
+    settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request ends after --timeout while loading goes on; another model's load is not held up."""
+    slow = SlowLoads(monkeypatch)
+    late, later = (
+        ModelSettings(source=str(tiny_folder), name=name, on_demand=True)
+        for name in ("late", "later")
+    )
+    few = changed(settings, model=(*settings.model, late, later), timeout=2, queue_requests=2)
+    with running(few) as run, ThreadPoolExecutor(2) as pool:
+        scheduler = run.server.state.service.scheduler
+
+        def ask(name: str) -> Any:
+            return run.post("/v1/embeddings", {"input": "Paris", "model": name})
+
+        asked = [pool.submit(ask, "late") for _ in range(2)]
+        wait_until(lambda: scheduler.waiting.requests == 2)
+        assert ask("tiny").status_code == 429
+        for each in asked:
+            answer = each.result()
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+            assert "still being loaded" in answer.json()["error"]["message"]
+        assert scheduler.waiting.requests == 0
+        slow.may["later"].set()
+        wait_until(lambda: ask("later").status_code == 200)
+        assert run.client.get("/readyz").json()["models"]["late"] == "loading"
+        body = json.dumps({"input": "x", "model": "late"}).encode()
+        with connect(run) as client:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(head.encode() + body)
+            wait_until(lambda: scheduler.waiting.requests == 1)
+        wait_until(lambda: scheduler.waiting.requests == 0)
+        slow.may["late"].set()
+        wait_until(lambda: ask("late").status_code == 200)
+        assert slow.begun == ["late", "later"]
+
+
+def test_a_stopping_server_does_not_wait_for_a_load(
+    settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = SlowLoads(monkeypatch)
+    late = ModelSettings(source=str(tiny_folder), name="late", on_demand=True)
+    once = changed(settings, model=(*settings.model, late), grace=0.1)
+    with running(once) as run, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(run.post, "/v1/embeddings", {"input": "x", "model": "late"})
+        wait_until(lambda: slow.begun == ["late"])
+        run.server._loop.call_soon_threadsafe(run.server.begin_to_stop)
+        assert asked.result().status_code == 503
+        assert run.server.lost == 1
+    slow.may["late"].set()
 
 
 def test_an_embedding_model_can_rerank(settings: Settings, tiny_folder: Path) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -245,6 +251,127 @@ def test_tokenize_and_decode(server: Running) -> None:
     assert (
         len(server.post("/tokenize", {"inputs": "a", "add_special_tokens": False}).json()[0]) == 1
     )
+
+
+class Reads:
+    """The characters of the texts that a tokenizer's library is given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Stand before a tokenizer's library."""
+        self.inner, self.characters = tokenizer._backend, 0
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the library has."""
+        return getattr(self.inner, name)
+
+    def encode_batch_fast(self, texts: list[str], **options: Any) -> Any:
+        self.characters += sum(map(len, texts))
+        return self.inner.encode_batch_fast(texts, **options)
+
+
+@contextmanager
+def reading(run: Running, place: int) -> Iterator[Reads]:
+    tokenizer = run.server.state.service.models.all[place].loaded.tokenizer
+    reads = Reads(tokenizer)
+    tokenizer._backend = reads
+    try:
+        yield reads
+    finally:
+        tokenizer._backend = reads.inner
+
+
+def test_no_option_makes_the_tokenizer_read_a_long_text(server: Running) -> None:
+    """One text of 150,000 characters, of which 64 tokens count."""
+    long = "text " * 30_000
+    with reading(server, 0) as reads:
+        refused = server.post("/embed", {"inputs": ["a", long], "truncate": False})
+        assert refused.status_code == 422
+        assert "Given: more than 64 tokens in entry 1" in refused.json()["error"]
+        assert server.post("/embed_all", {"inputs": long, "truncate": False}).status_code == 422
+        left = {"inputs": long, "truncation_direction": "Left"}
+        assert server.post("/embed", left).status_code == 200
+        body = {"texts": [long], "model": "tiny", "input_type": "classification"}
+        for truncate, status in (("NONE", 400), ("START", 200), ("END", 200)):
+            assert server.post("/v2/embed", {**body, "truncate": truncate}).status_code == status
+        assert 0 < reads.characters < 20_000
+    with reading(server, 1) as reads:
+        for query, options in (
+            (long, {}),
+            ("a", {"truncate": False}),
+            ("a", {"truncation_direction": "Left"}),
+        ):
+            texts = [f"{long}{i}" for i in range(2)] if query == "a" else ["a", "b", "c"]
+            answer = server.post("/rerank", {"query": query, "texts": texts, **options})
+            assert answer.status_code == (200 if "truncation_direction" in options else 422)
+        assert server.post("/predict", {"inputs": [long, "b"]}).status_code == 422
+        assert 0 < reads.characters < 50_000
+
+
+def test_a_text_that_fits_is_embedded_without_cutting_it(
+    server: Running, embedder: Embedder, cross_encoder: CrossEncoder
+) -> None:
+    fits = "text " * 62
+    assert embedder.tokenizer.encode([fits]).tokens == 64
+    answer = server.post("/embed", {"inputs": [fits, "a"], "truncate": False})
+    assert np.array_equal(np.float32(answer.json()), embedder.encode([fits, "a"]))
+    body = {"query": "a", "texts": ["b", "text " * 60], "truncate": False, "raw_scores": True}
+    found = server.post("/rerank", body).json()
+    expected = cross_encoder.predict([("a", text) for text in body["texts"]], activation="identity")
+    assert {each["index"]: np.float32(each["score"]) for each in found} == dict(enumerate(expected))
+    assert server.post("/rerank", {**body, "texts": ["text " * 61]}).status_code == 422
+
+
+def test_a_text_without_a_place_to_cut_has_a_bound(server: Running, settings: Settings) -> None:
+    with running(msgspec.structs.replace(settings, max_characters=10_000)) as run:
+        solid = "-" * 20_000
+        for options in ({}, {"truncate": False}, {"truncation_direction": "Left"}):
+            answer = run.post("/embed", {"inputs": ["a", solid], **options})
+            assert answer.status_code == 422
+            assert "at most 10000 characters" in answer.json()["error"]
+        answer = run.post("/rerank", {"query": solid, "texts": ["a", "b"]})
+        assert (answer.status_code, answer.json()["error_type"]) == (422, "Validation")
+        for path, body in (
+            ("/tokenize", {"inputs": ["some text " * 600] * 2}),
+            ("/decode", {"ids": [[5] * 6000, [5] * 6000]}),
+        ):
+            answer = run.post(path, body)
+            assert answer.status_code == 422
+            assert "may have at most 10000" in answer.json()["error"]
+
+
+def test_what_is_done_aside_has_places_in_the_queue(settings: Settings) -> None:
+    """/tokenize and /decode: refused beyond the limits, given up in time and with their client."""
+    with running(msgspec.structs.replace(settings, queue_requests=2, timeout=0.3)) as run:
+        scheduler = run.server.state.service.scheduler
+        held, begun, steps = threading.Event(), threading.Event(), []
+
+        def wait() -> None:
+            begun.set()
+            assert held.wait(60)
+
+        tokenizer = run.server.state.service.models.all[0].loaded.tokenizer
+        pieces = tokenizer.pieces
+
+        def noted(text: str, **options: Any) -> Any:
+            steps.append(text)
+            wait()
+            return pieces(text, **options)
+
+        tokenizer.pieces = noted
+        body = {"inputs": ["a", "b", "c"]}
+        with ThreadPoolExecutor(2) as pool:
+            asked = [pool.submit(run.post, "/tokenize", body) for _ in range(2)]
+            begun.wait(60)
+            while scheduler.waiting.requests < 2:
+                pass
+            assert run.post("/decode", {"ids": [5]}).status_code == 429
+            late = [each.result() for each in asked]
+            assert {answer.status_code for answer in late} == {504}
+            assert all("retry-after" in answer.headers for answer in late)
+        assert scheduler.waiting.requests == 0
+        held.set()
+        assert run.post("/decode", {"ids": [5]}).status_code == 200
+        assert steps == ["a"]  # no other step of a request that was given up
 
 
 def test_info_and_probes(server: Running) -> None:

@@ -99,6 +99,10 @@ def serve(
     max_inputs: Annotated[
         int | None, typer.Option(help="Maximum number of inputs in a request; default: 2048.")
     ] = None,
+    max_characters: Annotated[
+        int | None,
+        typer.Option(help="Maximum number of characters of a text that is tokenized whole."),
+    ] = None,
     queue_requests: Annotated[
         int | None, typer.Option(help="Maximum number of requests that wait; default: 512.")
     ] = None,
@@ -159,6 +163,7 @@ def serve(
         "idle_unload": idle_unload,
         "max_body": max_body,
         "max_inputs": max_inputs,
+        "max_characters": max_characters,
         "queue_requests": queue_requests,
         "queue_inputs": queue_inputs,
         "queue_tokens": queue_tokens,

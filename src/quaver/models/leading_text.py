@@ -25,6 +25,12 @@ up to the place does not depend on what follows.
 4. Models see the pieces one by one, and the pieces before the place are whole.
 
 A tokenizer with any other step is not cut: its texts are tokenized whole.
+
+The end of a text, from the space on, has the same tokens alone as in the text, with fewer parts. Splitters
+match from the left, and none of them looks back over the place, so they are where they would be at
+the start of a text. Added tokens and normalizers do not reach over it either. But a part that treats the
+start of a text otherwise than the middle would add or remove something there: `Strip`, `Prepend`,
+`Metaspace`. `_LOCAL_AT_START` has none of them, and a place must keep its space.
 """
 
 from __future__ import annotations
@@ -71,6 +77,24 @@ _LOCAL_SPLITTERS = {
     "Punctuation",
     "Split",
 }
+_LOCAL_AT_START = {
+    "BertNormalizer",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Lowercase",
+    "StripAccents",
+    "BertPreTokenizer",
+    "Whitespace",
+    "WhitespaceSplit",
+    "ByteLevel",
+    "Digits",
+    "Punctuation",
+    "Split",
+}
+"""Steps that treat the start of a text as they treat its middle after a space."""
+
 _WHITESPACE = {" {2,}", r"\s{2,}", r"\s+", r"\s{2,}|[\n\r\t]", r"[\n\r\t]"}
 """Expressions that match whitespace alone."""
 
@@ -102,11 +126,7 @@ def leading_text(backend: Backend) -> Callable[[str, int], str] | None:
     local = all(map(_normalizes_locally, normalizers)) and all(map(_splits_locally, splitters))
     if not local or not any(map(_splits_at_spaces, splitters)):
         return None
-    normalizer = backend.normalizer
-
-    def normalized(text: str) -> str:
-        return text if normalizer is None else str(normalizer.normalize_str(text))
-
+    normalized = _normalized(backend)
     for token in backend.get_added_tokens_decoder().values():
         for content in (token.content, normalized(token.content)):
             if "\u2581" in content or any(character.isspace() for character in content):
@@ -114,14 +134,52 @@ def leading_text(backend: Backend) -> Callable[[str, int], str] | None:
 
     def cut(text: str, size: int) -> str:
         places = [found.end() for found in _PLACE.finditer(text, max(0, size - _LOOK_BACK), size)]
-        if not places:
+        if not places or not _behaves(normalized, text[places[-1] - 1]):
             return text
-        start = text[: places[-1]]
-        alone, followed = normalized(start[-1]), normalized(f"{start[-1]} x")
-        behaves = alone and not alone[-1].isspace() and followed.startswith(f"{alone} ")
-        return start if behaves else text
+        return text[: places[-1]]
 
     return cut
+
+
+def trailing_text(backend: Backend) -> Callable[[str, int], str] | None:
+    """Return a function that cuts texts of this tokenizer without changing the tokens after the cut.
+
+    Args:
+        backend: the tokenizer, with the normalizer it will have.
+
+    Returns:
+        the same as `leading_text` returns, for the end of a text.
+    """
+    steps = [
+        *part_steps(part_state(backend.normalizer), "normalizers"),
+        *part_steps(part_state(backend.pre_tokenizer), "pretokenizers"),
+    ]
+    if any(step["type"] not in _LOCAL_AT_START for step in steps) or leading_text(backend) is None:
+        return None
+    # Such a token before the place takes the space with it.
+    if any(token.rstrip for token in backend.get_added_tokens_decoder().values()):
+        return None
+    normalized = _normalized(backend)
+
+    def cut(text: str, size: int) -> str:
+        first = len(text) - size
+        found = _PLACE.search(text, first, min(first + _LOOK_BACK, len(text)))
+        if found is None or not _behaves(normalized, text[found.start()]):
+            return text
+        return text[found.end() :]
+
+    return cut
+
+
+def _normalized(backend: Backend) -> Callable[[str], str]:
+    normalizer = backend.normalizer
+    return lambda text: text if normalizer is None else str(normalizer.normalize_str(text))
+
+
+def _behaves(normalized: Callable[[str], str], letter: str) -> bool:
+    """Return whether a letter and the space after it stay what they are, whatever is beside them."""
+    alone, followed = normalized(letter), normalized(f"{letter} x")
+    return bool(alone) and not alone[-1].isspace() and followed.startswith(f"{alone} ")
 
 
 def _normalizes_locally(step: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from quaver.errors import InputError, QuaverError, TokenizerError, TokenRangeError
 from quaver.models.chat_template import ChatTemplate, PairText
 from quaver.models.files import ConfigFile, TokenizerConfigFile, read_file
-from quaver.models.leading_text import leading_text
+from quaver.models.leading_text import leading_text, trailing_text
 from quaver.models.prompts import with_prompt
 from quaver.models.tokenizer_files import tokenizer_from_vocabulary
 from quaver.models.tokenizer_settings import (
@@ -156,6 +156,11 @@ class Tokenizer:
     Why not the library's truncation: it is a setting of the tokenizer, so texts and pairs would each
     need a copy, and every truncated text carries its whole overflow. Truncating before special tokens
     are added gives the same ids.
+
+    Attributes:
+        max_length: maximum number of tokens in a text or pair, special tokens included.
+        max_characters: maximum number of characters of a text that the tokenizer must read at once; a text
+            whose start or end is enough may be longer. None for any number.
     """
 
     def __init__(
@@ -200,6 +205,7 @@ class Tokenizer:
                 lower_first(backend)
             self._backend = backend
             self.max_length = max_length
+            self.max_characters: int | None = None
             self._plain = plain
             self._template = template
             self._prompts: tuple[str, ...] | None = None
@@ -216,6 +222,7 @@ class Tokenizer:
             self.vocab_size = max(vocabulary.values(), default=-1) + 1
             self._try()
             self._leading = leading_text(backend)
+            self._trailing = trailing_text(backend)
         if max_length <= self.special_tokens:
             raise InputError(
                 f"max_length must leave room besides the {self.special_tokens} special tokens: "
@@ -366,10 +373,11 @@ class Tokenizer:
         if most < sys.maxsize and not isinstance(texts, (str, bytes)):
             kept = slice(most) if keep == "start" else slice(-most, None)
             pieces = [text[kept] if isinstance(text, str) else text for text in texts]
-        wanted = room if keep == "start" else None
         if self._plain:
             return self._encode_plain(texts, pieces, room, keep, position)
-        encodings = self._tokenize(pieces, position=position, wanted=wanted)
+        # How much of a prompt was cut off is counted, which needs all tokens before the end.
+        wanted = None if keep == "end" and self._prompts is not None else room
+        encodings = self._tokenize(pieces, position=position, wanted=wanted, keep=keep)
         truncated, lost = 0, np.zeros(len(encodings), np.int32)
         for i, encoding in enumerate(encodings):
             if len(encoding) > room:
@@ -420,8 +428,7 @@ class Tokenizer:
     ) -> TokenBatch:
         """Tokenize texts whose characters were cut to `pieces`, without special tokens."""
         if self._words is None:
-            wanted = room if keep == "start" else None
-            encodings = self._tokenize(pieces, position=position, wanted=wanted)
+            encodings = self._tokenize(pieces, position=position, wanted=room, keep=keep)
             rows = [encoding.ids for encoding in encodings]
         else:
             _check_items(pieces, "text", position)
@@ -473,16 +480,20 @@ class Tokenizer:
         queries = [pair[0] for pair in pairs]
         if prompt:
             queries = [with_prompt(prompt, q) if isinstance(q, str) else q for q in queries]
-        firsts = self._tokenize(queries, "first text of pair", position)
+        _check_items(queries, "first text of pair", position)
+        different = list(dict.fromkeys(queries))
+        found = self._tokenize(different, "first text of pair", wanted=room)
+        first_of = dict(zip(different, found, strict=True))
+        firsts = [first_of[query] for query in queries]
         documents = [pair[1] for pair in pairs]
-        wanted = room if keep == "start" else None
-        seconds = self._tokenize(documents, "second text of pair", position, wanted=wanted)
+        seconds = self._tokenize(documents, "second text of pair", position, wanted=room, keep=keep)
         truncated = 0
         for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
             if len(first) >= room:
+                some = "at least " if self._is_long(queries[i], room) else ""
                 raise InputError(
                     "the first text of a pair must leave room for the second: "
-                    f"pair {_at(i, position)} has {len(first)} tokens of {room}; shorten it"
+                    f"pair {_at(i, position)} has {some}{len(first)} tokens of {room}; shorten it"
                 )
             most = min(room - len(first), longest_second or room)
             if len(second) > most:
@@ -580,11 +591,13 @@ class Tokenizer:
         """
         return len(self._tokenize([text])[0])
 
-    def counts(self, texts: Sequence[str]) -> list[int]:
+    def counts(self, texts: Sequence[str], *, wanted: int | None = None) -> list[int]:
         """Count the tokens of many texts at once, each as `count` does.
 
         Args:
             texts: the texts.
+            wanted: if a text has more tokens than this, any number above it will do, so only as much of
+                the text is read as proves it. None counts all.
 
         Returns:
             the number of tokens of each.
@@ -592,7 +605,7 @@ class Tokenizer:
         Raises:
             InputError: an item is not a str, or has half of a surrogate pair.
         """
-        return [len(encoding) for encoding in self._tokenize(texts)]
+        return [len(encoding) for encoding in self._tokenize(texts, wanted=wanted)]
 
     def token_ends(self, text: str) -> list[int]:
         """Find where the tokens of a text end, without special tokens and without truncation.
@@ -608,7 +621,7 @@ class Tokenizer:
         """
         _check_texts([text], "text", None)
         with _guard(_FAILED):
-            offsets = self._backend.encode(text, add_special_tokens=False).offsets
+            offsets = self._encode(text).offsets
         return [end for _, end in offsets]
 
     def pieces(self, text: str, *, special_tokens: bool = True) -> list[Piece]:
@@ -626,7 +639,7 @@ class Tokenizer:
         """
         _check_texts([text], "text", None)
         with _guard(_FAILED):
-            encoding = self._backend.encode(text, add_special_tokens=special_tokens)
+            encoding = self._encode(text, special_tokens=special_tokens)
             masks = encoding.special_tokens_mask
             return [
                 Piece(id, token, bool(mask), start, stop)
@@ -649,7 +662,7 @@ class Tokenizer:
         """
         _check_items([text], "text", None)
         with _guard(_FAILED):
-            encoding = self._backend.encode(text, add_special_tokens=False)
+            encoding = self._encode(text)
             ids = np.array(encoding.ids, np.int32)
             offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         if self._unknown is not None:
@@ -695,6 +708,10 @@ class Tokenizer:
         with _guard(_FAILED):
             return str(self._backend.decode(list(ids), skip_special_tokens=skip_special_tokens))
 
+    def _encode(self, text: str, *, special_tokens: bool = False) -> Encoding:
+        """Tokenize a text with offsets; unlike `encode` of the library, other Python threads go on meanwhile."""
+        return self._backend.encode_batch([text], add_special_tokens=special_tokens)[0]
+
     def _tokenize(
         self,
         texts: Sequence[str],
@@ -702,18 +719,22 @@ class Tokenizer:
         position: Callable[[int], int] | None = None,
         *,
         wanted: int | None = None,
+        keep: Literal["start", "end"] = "start",
     ) -> list[Encoding]:
-        """Tokenize texts, of long ones only the start if `wanted` tokens are enough.
+        """Tokenize texts, of long ones only the start or end if `wanted` tokens are enough.
 
-        A text of more than `wanted` tokens gets more than that, and they are the first of the text.
+        A text of more than `wanted` tokens gets more than that, and they are the first of the text, or
+        the last.
         """
         _check_items(texts, name, position)
-        if wanted is None or self._leading is None:
+        if wanted is None or (self._leading if keep == "start" else self._trailing) is None:
+            self._check_characters(texts, texts, name, position)
             with _guard(_FAILED):
                 return self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
         size = max(wanted * _CHARACTERS, _MIN_CHARACTERS)
         with _guard(_FAILED):
-            heads = [self._head(text, size) for text in texts]
+            heads = [self._part(text, size, keep) for text in texts]
+            self._check_characters(heads, texts, name, position)
             encodings = self._backend.encode_batch_fast(heads, add_special_tokens=False)
             while short := [
                 i
@@ -722,18 +743,43 @@ class Tokenizer:
             ]:
                 size *= 4
                 for i in short:
-                    heads[i] = self._head(texts[i], size)
+                    heads[i] = self._part(texts[i], size, keep)
+                self._check_characters(heads, texts, name, position)
                 again = [heads[i] for i in short]
                 longer = self._backend.encode_batch_fast(again, add_special_tokens=False)
                 for i, encoding in zip(short, longer, strict=True):
                     encodings[i] = encoding
         return encodings
 
-    def _head(self, text: str, size: int) -> str:
-        """Return the start of a text that is much longer than `size` characters, else the text."""
-        if self._leading is None or len(text) <= 2 * size:
+    def _part(self, text: str, size: int, keep: Literal["start", "end"]) -> str:
+        """Return the start or end of a text that is much longer than `size` characters, else the text."""
+        cut = self._leading if keep == "start" else self._trailing
+        if cut is None or len(text) <= 2 * size:
             return text
-        return self._leading(text, size)
+        return cut(text, size)
+
+    @staticmethod
+    def _is_long(text: str, wanted: int) -> bool:
+        """Return whether `_tokenize` may have read a part of a text alone."""
+        return len(text) > 2 * max(wanted * _CHARACTERS, _MIN_CHARACTERS)
+
+    def _check_characters(
+        self,
+        parts: Sequence[str],
+        texts: Sequence[str],
+        name: str,
+        position: Callable[[int], int] | None,
+    ) -> None:
+        """Check the size of what is about to be tokenized of texts."""
+        most = self.max_characters
+        if most is None:
+            return
+        for i, part in enumerate(parts):
+            if len(part) > most:
+                raise InputError(
+                    f"a text may have at most {most} characters where no part of it is known to be enough: "
+                    f"{name} {_at(i, position)} has {len(texts[i])}; split it"
+                )
 
 
 def _check_items(texts: Sequence[str], name: str, position: Callable[[int], int] | None) -> None:

@@ -146,7 +146,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         raise Refusal(Reason.INVALID, "images are not supported", field="input_type")
     truncates: dict[str, Truncate] = {"NONE": "never", "START": "start", "END": "end"}
     service.check_count(len(texts), "texts" if body.inputs is None else "inputs")
-    served, loaded = await service.embedder(body.model)
+    served, loaded = await service.embedder(call.waiter, body.model)
     role: Literal["query", "document"] | None = None
     prompt, prompt_name = None, None
     if body.input_type == "search_query":

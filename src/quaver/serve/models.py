@@ -6,9 +6,10 @@ import asyncio
 import gc
 import itertools
 import math
+import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -30,12 +31,13 @@ from quaver.multi_vector_encoder import (
     Side,
     TokenVectors,
     embed_tokenized,
+    longest_text,
     require_pooling,
     tokenize_texts,
 )
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Cut, Item, Lane, Pair, SpanBatch, Spans, Tokens
+from quaver.serve.scheduler import Cut, Item, Lane, Pair, SpanBatch, Spans, Tokens, TooLong
 from quaver.serve.settings import ModelSettings, Task
 from quaver.sparse_encoder import (
     SparseEncoder,
@@ -49,6 +51,9 @@ Status = Literal["unloaded", "loading", "ready", "failed"]
 
 _RETRY_SECONDS = 30.0
 """How long a model that failed to load is not tried again."""
+
+_LOADS_AT_ONCE = 4
+"""How many models are loaded at the same time, so that a slow download holds up no other one."""
 
 _loads = itertools.count()
 
@@ -93,6 +98,11 @@ class LoadedEmbedder:
         return self.lane, self.parts
 
     @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizers of the lanes."""
+        return (self.tokenizer,)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self.embedder.tokenizer
@@ -122,6 +132,11 @@ class LoadedCrossEncoder:
     def lanes(self) -> tuple[Lane, ...]:
         """The model's lanes."""
         return (self.lane,)
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizers of the lanes."""
+        return (self.tokenizer,)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -163,6 +178,11 @@ class LoadedSparse:
     def lanes(self) -> tuple[Lane, ...]:
         """The model's lanes."""
         return self.lane, self.queries
+
+    @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizers of the lanes."""
+        return (self.tokenizer, query_tokenizer(self.model))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -207,6 +227,11 @@ class LoadedMultiVector:
         return self.documents, self.queries
 
     @property
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """The tokenizers of the lanes."""
+        return (self.tokenizer,)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The model's tokenizer."""
         return self.model.tokenizer
@@ -217,6 +242,11 @@ class _Sided:
 
     def __init__(self, model: MultiVectorEncoder, side: Side) -> None:
         self._model, self._side = model, side
+        self.special_tokens = model.tokenizer.special_tokens
+        self.max_length = min(model.tokenizer.max_length, longest_text(model, side))
+
+    def counts(self, texts: Sequence[str], *, wanted: int | None = None) -> list[int]:
+        return self._model.tokenizer.counts(texts, wanted=wanted)
 
     def encode(
         self,
@@ -250,8 +280,9 @@ class ServedModel:
         on_load: called with this model whenever it was loaded, or could not be.
     """
 
-    def __init__(self, settings: ModelSettings) -> None:
-        """Offer a model."""
+    def __init__(self, settings: ModelSettings, *, max_characters: int | None = None) -> None:
+        """Offer a model; `max_characters` is that of its tokenizer."""
+        self._max_characters = max_characters
         self.settings = settings
         self.name = settings.name
         self.task: Task = settings.task
@@ -271,35 +302,43 @@ class ServedModel:
         """Whether it was given for reranking."""
         return self.task == "rerank"
 
-    async def load(self, pool: ThreadPoolExecutor, threads: int | None) -> Loaded:
-        """Load the model, or wait for whoever is loading it.
+    def begin_to_load(
+        self, slots: asyncio.Semaphore, threads: int | None
+    ) -> asyncio.Future[Loaded]:
+        """Load the model on a thread of its own, unless that has begun already.
 
         Args:
-            pool: where loading runs.
+            slots: bounds how many models are loaded at the same time.
             threads: of the engine.
 
         Returns:
-            the loaded model.
+            the loaded model, or the Refusal of one that cannot be loaded. It goes on whoever gives up
+            waiting for it; do not cancel it.
 
         Raises:
-            Refusal: it cannot be loaded; for half a minute it is not tried again.
+            Refusal: it could not be loaded less than half a minute ago.
         """
-        if self.loaded is not None:
-            return self.loaded
         if self._loading is None:
             waited = time.monotonic() - self._failed_at
             if waited < _RETRY_SECONDS:
                 raise self._unavailable(math.ceil(_RETRY_SECONDS - waited))
             self.status = "loading"
-            self._loading = asyncio.ensure_future(self._load(pool, threads))
-        return await asyncio.shield(self._loading)
+            self._loading = asyncio.ensure_future(self._load(slots, threads))
+            # If nobody waits for it any more, `error` says why it failed.
+            self._loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        return self._loading
 
-    async def _load(self, pool: ThreadPoolExecutor, threads: int | None) -> Loaded:
+    def stop_loading(self) -> None:
+        """Wait no longer for a load; its thread ends with the process."""
+        if self._loading is not None:
+            self._loading.cancel()
+
+    async def _load(self, slots: asyncio.Semaphore, threads: int | None) -> Loaded:
         begin = time.perf_counter()
         try:
-            loaded = await asyncio.get_running_loop().run_in_executor(
-                pool, _open, self.settings, threads
-            )
+            async with slots:
+                begin = time.perf_counter()
+                loaded = await _on_own_thread(lambda: _open(self.settings, threads))
         except Exception as error:
             # Whatever a folder made fail, the other models are served.
             known = isinstance(error, (QuaverError, OSError))
@@ -311,6 +350,8 @@ class ServedModel:
         finally:
             self._loading = None
         self.load_seconds = time.perf_counter() - begin
+        for tokenizer in loaded.tokenizers:
+            tokenizer.max_characters = self._max_characters
         self.loaded, self.status, self.error = loaded, "ready", None
         if self.settings.task == "embed":
             self.task, self.unknown = _task_of(loaded), False
@@ -346,21 +387,28 @@ class ServedModel:
 class Models:
     """All models of a server, by name and alias."""
 
-    def __init__(self, settings: Sequence[ModelSettings], *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        settings: Sequence[ModelSettings],
+        *,
+        threads: int | None = None,
+        max_characters: int | None = None,
+    ) -> None:
         """Offer models; none is loaded yet.
 
         Args:
             settings: the models; the first of a task is its default.
             threads: of the engine, for each model.
+            max_characters: of their tokenizers, see `Tokenizer.max_characters`.
 
         Raises:
             InputError: two models have the same name or alias, or there is no model.
         """
         if not settings:
             raise InputError("a server needs a model: got none; give --model, --rerank or --store")
-        self.all = [ServedModel(each) for each in settings]
+        self.all = [ServedModel(each, max_characters=max_characters) for each in settings]
         self._threads = threads
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="quaver-loader")
+        self._slots = asyncio.Semaphore(_LOADS_AT_ONCE)
         self._by_name: dict[str, ServedModel] = {}
         for model in self.all:
             for name in (model.name, *model.settings.aliases):
@@ -431,8 +479,18 @@ class Models:
         )
 
     async def loaded(self, model: ServedModel) -> Loaded:
-        """Return a model ready to run, loading it if needed; see `ServedModel.load`."""
-        return model.loaded or await model.load(self._pool, self._threads)
+        """Return a model ready to run, loading it if needed, however long that takes.
+
+        Raises:
+            Refusal: it cannot be loaded.
+        """
+        if model.loaded is not None:
+            return model.loaded
+        return await asyncio.shield(self.begin_to_load(model))
+
+    def begin_to_load(self, model: ServedModel) -> asyncio.Future[Loaded]:
+        """Begin to load a model; see `ServedModel.begin_to_load`."""
+        return model.begin_to_load(self._slots, self._threads)
 
     async def load_all(self, report: Callable[[ServedModel], None]) -> None:
         """Load every model that is not marked to be loaded on demand; one that fails leaves the others.
@@ -442,11 +500,12 @@ class Models:
         """
         for model in self.all:
             model.on_load = report
-        for model in self.all:
-            if model.settings.on_demand:
-                continue
+
+        async def load(model: ServedModel) -> None:
             with suppress(Refusal):  # model.error says why
                 await self.loaded(model)
+
+        await asyncio.gather(*(load(each) for each in self.all if not each.settings.on_demand))
 
     @property
     def usable(self) -> bool:
@@ -455,7 +514,8 @@ class Models:
 
     def close(self) -> None:
         """Load no more."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for model in self.all:
+            model.stop_loading()
 
 
 _DO: dict[Task, str] = {
@@ -525,6 +585,21 @@ def _unstated(settings: ModelSettings) -> PoolingError:
         'file of settings (--config) give it task = "sparse" if it is a sparse encoder, or a pooling if it makes '
         "one vector for a text"
     )
+
+
+async def _on_own_thread(call: Callable[[], Loaded]) -> Loaded:
+    """Run something on a thread that does not hold up the end of the process, as those of a pool do."""
+    future: Future[Loaded] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - whoever waits for it must learn of it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="quaver-loader", daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def _open(settings: ModelSettings, threads: int | None) -> Loaded:
@@ -600,9 +675,9 @@ def _tokenized(
     for i, item in enumerate(items):
         kind: Any = type(item)
         if isinstance(item, Cut):
-            kind = (Cut, item.keep_end, item.longest)
+            kind = (Cut, item.keep_end, item.longest, item.whole)
         elif isinstance(item, Pair):
-            kind = (Pair, item.keep_end, item.longest)
+            kind = (Pair, item.keep_end, item.longest, item.whole)
         groups.setdefault(kind, []).append(i)
     found: dict[int, Tokens] = {}
     for kind, rows in groups.items():
@@ -612,21 +687,43 @@ def _tokenized(
         if kind is str:
             batch = tokenizer.encode([_text(items[i]) for i in rows])
         else:
-            part, keep_end, longest = kind
+            part, keep_end, longest, whole = kind
             keep: Literal["start", "end"] = "end" if keep_end else "start"
             if part is Cut:
                 texts = [_text(items[i]) for i in rows]
+                if whole:
+                    _require_whole(tokenizer, texts, longest)
                 batch = tokenizer.encode(texts, keep=keep, longest=longest)
             else:
                 assert isinstance(tokenizer, Tokenizer)
                 pairs = [
                     (each.query, each.document) for each in map(_pair, (items[i] for i in rows))
                 ]
+                if whole:
+                    _require_whole_pairs(tokenizer, pairs)
                 batch = tokenizer.encode_pairs(
                     pairs, longest_second=longest, prompt=prompt, keep=keep
                 )
         found.update(zip(rows, _apart(batch), strict=True))
     return [found[i] for i in range(len(items))]
+
+
+def _require_whole(
+    tokenizer: Tokenizer | _Sided, texts: Sequence[str], longest: int | None
+) -> None:
+    """Refuse texts that would have to be cut."""
+    most = min(tokenizer.max_length, longest or tokenizer.max_length)
+    room = most - tokenizer.special_tokens
+    if max(tokenizer.counts(texts, wanted=room)) > room:
+        raise TooLong(most)
+
+
+def _require_whole_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> None:
+    room = tokenizer.max_length - tokenizer.special_tokens_of_pair
+    texts = list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
+    counts = dict(zip(texts, tokenizer.counts(texts, wanted=room), strict=True))
+    if any(counts[query] + counts[document] > room for query, document in pairs):
+        raise TooLong(tokenizer.max_length)
 
 
 def _apart(batch: TokenBatch) -> list[Tokens]:

@@ -104,7 +104,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     begin = time.perf_counter()
     body = call.body
     name = _name(call, body.model)
-    served, _ = await call.service.embedder(name)
+    served, _ = await call.service.embedder(call.waiter, name)
     loaded = time.perf_counter()
     texts = [body.input] if isinstance(body.input, str) else body.input
     vectors: Any = []
@@ -132,7 +132,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     """Embed one text; Ollama's older route does not normalize."""
     body = call.body
     name = _name(call, body.model)
-    await call.service.embedder(name)
+    await call.service.embedder(call.waiter, name)
     vector: Any = []
     if body.prompt:
         vectors = await call.service.embed(
@@ -176,7 +176,7 @@ async def tags(call: Call[None]) -> Response:
 async def show(call: Call[ShowRequest]) -> Response:
     """Describe a model."""
     model = call.service.models.named(_name(call, call.body.model or call.body.name))
-    loaded = await call.service.models.loaded(model)
+    loaded = await call.service.loaded(call.waiter, model)
     length = loaded.tokenizer.max_length
     facts: dict[str, Any] = {"general.architecture": "quaver", "quaver.context_length": length}
     if isinstance(loaded, LoadedEmbedder):

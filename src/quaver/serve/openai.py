@@ -352,7 +352,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     if any(each == "" for each in inputs):
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
     call.service.check_count(len(inputs), "input")
-    served, loaded = await call.service.embedder(body.model)
+    served, loaded = await call.service.embedder(call.waiter, body.model)
     words = read_words(body, loaded.embedder.prompts)
     kind = read_embedding_type(body.embedding_type) or body.encoding_format or "float"
     outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}

@@ -634,7 +634,7 @@ class Page:
         root = given.get("root", "")
         if not await call.stores.run(call.waiter, partial(can_update, library, root)):
             raise Refusal(Reason.NOT_FOUND, f"the store cannot update {root[:200]!r}", field="root")
-        embedder = await call.stores.embedder(call.service, library)
+        embedder = await call.stores.embedder(call.service, call.waiter, library)
         self._updates.begin(library, root, embedder)
         return await self._status(call, library)
 

@@ -27,7 +27,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
@@ -49,6 +48,9 @@ _READ = 8
 _TEXTS_AT_ONCE = 64
 """Maximum number of inputs the tokenizer thread takes at once; bounds how long an interactive one waits for it."""
 
+_CHARACTERS_AT_ONCE = 2**18
+"""Maximum number of characters of those inputs, unless one alone has more."""
+
 _ON_LOOP_SECONDS = 0.005
 """Maximum time, as far as the last batches tell, of a request that is computed on the event loop."""
 
@@ -67,12 +69,14 @@ class Pair(NamedTuple):
         document: the second text.
         longest: maximum number of tokens in the document, or None for as many as fit.
         keep_end: keep the end of a document that is too long.
+        whole: refuse a pair that is too long with `TooLong`.
     """
 
     query: str
     document: str
     longest: int | None = None
     keep_end: bool = False
+    whole: bool = False
 
 
 class Cut(NamedTuple):
@@ -82,11 +86,28 @@ class Cut(NamedTuple):
         text: the text.
         keep_end: keep the end of a text that is too long.
         longest: maximum number of tokens, special tokens included, or None for the model's own.
+        whole: refuse a text that is too long with `TooLong`.
     """
 
     text: str
     keep_end: bool
     longest: int | None = None
+    whole: bool = False
+
+
+class TooLong(Exception):  # noqa: N818 - the client's mistake
+    """An input that may not be cut has too many tokens.
+
+    Attributes:
+        most: the maximum number of tokens.
+        row: its place among the job's inputs.
+    """
+
+    def __init__(self, most: int, row: int = 0) -> None:
+        """Refuse an input of more than `most` tokens."""
+        super().__init__(f"more than {most} tokens")
+        self.most = most
+        self.row = row
 
 
 class Spans(NamedTuple):
@@ -404,7 +425,7 @@ class _Waiting:
 
 
 class Scheduler:
-    """Two threads, and the queues between them and the event loop; see the module."""
+    """Three threads, and the queues between them and the event loop; see the module."""
 
     def __init__(self, limits: Limits) -> None:
         """Start the threads.
@@ -421,7 +442,10 @@ class Scheduler:
         # For each stage: interactive, bulk.
         self._lines = [(_Line(stage), _Line(stage)) for stage in (_TOKENIZE, _COMPUTE)]
         self._in_flight: dict[tuple[str, Item], Unit] = {}
-        self._aside = ThreadPoolExecutor(1, thread_name_prefix="quaver-serve-aside")
+        self._to_run_aside = threading.Condition(self._lock)
+        self._aside: deque[tuple[Job, deque[Callable[[], Any]]]] = deque()
+        # What is done aside, or waits for a model, has places in the queue as other requests have.
+        self._aside_lane = Lane("aside", _no_tokens, _no_tokens, width=None, longest=2**31 - 1)
         # Rows, with the numbers of their tokens.
         self._cache: LRUCache[Hashable, tuple[NDArray[np.float32], int]] | None = None
         if limits.cache_bytes:
@@ -436,13 +460,14 @@ class Scheduler:
         self._threads = [
             threading.Thread(target=self._tokenize_all, name="quaver-serve-tokenizer", daemon=True),
             threading.Thread(target=self._compute_all, name="quaver-serve-engine", daemon=True),
+            threading.Thread(target=self._run_all_aside, name="quaver-serve-aside", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether both threads run; if one died of a bug, no request is ever answered."""
+        """Whether all threads run; if one died of a bug, no request is ever answered."""
         return all(thread.is_alive() for thread in self._threads)
 
     # --- On the event loop ------------------------------------------------------------------------
@@ -507,24 +532,54 @@ class Scheduler:
             self.counts.abandoned += error is None
             self._settle([(job, error or HungUp())])
 
-    async def aside(self, call: Callable[[], Any]) -> Any:
-        """Run something on a thread of its own, such as counting the tokens of a long text.
+    def submit_aside(self, steps: Sequence[Callable[[], Any]], *, tokens: int) -> Job:
+        """Accept work for neither tokenizer nor engine, such as showing the tokens of texts.
 
-        Such calls wait for each other, and keep neither the event loop nor the other threads waiting.
+        It has a place in the queue, and a thread of its own, which takes a step of each such request in
+        turn. Once the job is over, no other step of it is taken.
 
         Args:
-            call: what to run.
+            steps: one or more calls; their results become `job.rows`.
+            tokens: about how many tokens they read.
 
         Returns:
-            what it returns.
+            the job.
 
         Raises:
-            Refusal: it raised an error.
+            Refusal: the queue is full.
         """
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._aside, call)
-        except Exception as error:
-            raise _refusal(error) from error
+        job = self._accept_aside(len(steps), tokens)
+        with self._lock:
+            self._aside.append((job, deque(steps)))
+            self._to_run_aside.notify()
+        return job
+
+    def submit_wait(self, awaited: asyncio.Future[Any]) -> Job:
+        """Accept a request that waits for something else first, such as a model that loads.
+
+        Args:
+            awaited: what it waits for; giving up the job leaves it alone.
+
+        Returns:
+            a job without results that is over when `awaited` is, with its error.
+
+        Raises:
+            Refusal: the queue is full.
+        """
+        job = self._accept_aside(1, 0)
+
+        def end(awaited: asyncio.Future[Any]) -> None:
+            error = HungUp() if awaited.cancelled() else awaited.exception()
+            self._settle([(job, error)], here=True)
+
+        awaited.add_done_callback(end)
+        return job
+
+    def _accept_aside(self, inputs: int, tokens: int) -> Job:
+        lane = self._aside_lane
+        self._admit(lane, inputs, tokens)
+        lane.jobs += 1
+        return Job(lane, inputs, interactive=False, estimate=tokens, due=0.0)
 
     def retry_after(self) -> int:
         """Return the whole seconds after which the present queue is likely to be empty."""
@@ -538,9 +593,9 @@ class Scheduler:
             self._closed = True
             self._to_tokenize.notify_all()
             self._to_compute.notify_all()
+            self._to_run_aside.notify_all()
         for thread in self._threads:
             thread.join()
-        self._aside.shutdown(cancel_futures=True)
 
     def _admit(self, lane: Lane, inputs: int, tokens: int) -> None:
         waiting, limits = self.waiting, self.limits
@@ -640,12 +695,15 @@ class Scheduler:
             del work  # nothing of a request is kept while this thread waits for the next
 
     def _take_texts(self, line: _Line) -> tuple[Lane, list[Unit]] | None:
-        room = _TEXTS_AT_ONCE
+        room, characters = _TEXTS_AT_ONCE, 0
 
         def fits(unit: Unit) -> bool:
-            nonlocal room
-            room -= 1
-            return room >= 0
+            nonlocal room, characters
+            size = sum(map(len, _texts(unit.item)))
+            if room == 0 or (characters and characters + size > _CHARACTERS_AT_ONCE):
+                return False
+            room, characters = room - 1, characters + size
+            return True
 
         return line.take(fits, self._drop)
 
@@ -655,8 +713,11 @@ class Scheduler:
             tokens = lane.tokenize([unit.item for unit in units])
         except Exception as error:  # noqa: BLE001 - whatever a hostile text made fail is its request's alone
             if len(units) > 1:
-                for unit in units:
-                    self._tokenize(lane, [unit], wake=wake)
+                for (
+                    unit
+                ) in units:  # a request that failed or was given up meanwhile wants none of them
+                    if self._still_wanted(lane, unit):
+                        self._tokenize(lane, [unit], wake=wake)
             else:
                 self._fail(lane, units, error)
             return
@@ -750,7 +811,8 @@ class Scheduler:
         except Exception as error:  # noqa: BLE001 - the thread serves every client and must go on
             if len(units) > 1:
                 for unit in units:  # each alone, so only the faulty one fails
-                    self._compute(lane, [unit], here=here)
+                    if self._still_wanted(lane, unit):
+                        self._compute(lane, [unit], here=here)
             else:
                 self._fail(lane, units, error)
             return
@@ -789,18 +851,61 @@ class Scheduler:
         if row.nbytes + _CACHE_OVERHEAD <= self._cache.maxsize:
             self._cache[key] = row.copy(), length
 
+    # --- The thread for what is done aside ------------------------------------------------------------
+    def _run_all_aside(self) -> None:
+        while True:
+            with self._lock:
+                while not (self._closed or self._aside):
+                    self._to_run_aside.wait()
+                if self._closed:
+                    return
+                job, steps = self._aside.popleft()
+            self._run_step(job, steps)
+            del job, steps  # nothing of a request is kept while this thread waits for the next
+
+    def _run_step(self, job: Job, steps: deque[Callable[[], Any]]) -> None:
+        if job.over:
+            return
+        begin = time.perf_counter()
+        try:
+            job.rows[len(job.rows) - job.missing] = steps.popleft()()
+        except Exception as error:  # noqa: BLE001 - the thread serves every client and must go on
+            self._settle([(job, _refusal(error))])
+            return
+        job.tokenize_seconds += time.perf_counter() - begin
+        job.missing -= 1
+        if job.missing:
+            with self._lock:
+                self._aside.append((job, steps))
+        else:
+            self._settle([(job, None)])
+
     # --- The end of a job -------------------------------------------------------------------------
     def _drop(self, lane: Lane, unit: Unit) -> None:
         """Forget a unit that nobody needs; the lock is held."""
         unit.state = _State.DONE
         self._in_flight.pop((lane.key, unit.item), None)
 
+    def _still_wanted(self, lane: Lane, unit: Unit) -> bool:
+        """Return whether anybody waits for a unit, and forget it if nobody does."""
+        with self._lock:
+            if unit.wanted:
+                return True
+            self._drop(lane, unit)
+        return False
+
     def _fail(self, lane: Lane, units: Iterable[Unit], error: Exception) -> None:
-        failed = []
+        failed: list[tuple[Job, BaseException | None]] = []
         with self._lock:
             for unit in units:
                 self._drop(lane, unit)
-                failed += [(job, _refusal(error)) for job, _ in unit.waiters if not job.over]
+                for job, row in unit.waiters:
+                    if job.over:
+                        continue
+                    if isinstance(error, TooLong):
+                        failed.append((job, TooLong(error.most, row)))
+                    else:
+                        failed.append((job, _refusal(error)))
         self._settle(failed)
 
     def _settle(
@@ -869,8 +974,24 @@ def _about(item: Item) -> int:
         return len(item) // 4
     if isinstance(item, Spans):
         return len(item.ids) // 4
-    texts = (item,) if isinstance(item, str) else item[:2] if isinstance(item, Pair) else item[:1]
-    return 3 + sum(len(text) // (4 if text.isascii() else 1) for text in texts)
+    return 3 + sum(map(about_tokens_of_text, _texts(item)))
+
+
+def about_tokens_of_text(text: str) -> int:
+    """Estimate the tokens of a text without tokenizing it."""
+    return len(text) // (4 if text.isascii() else 1)
+
+
+def _texts(item: Item) -> tuple[str, ...]:
+    if isinstance(item, str):
+        return (item,)
+    if isinstance(item, Pair):
+        return item.query, item.document
+    return (item.text,) if isinstance(item, Cut) else ()
+
+
+def _no_tokens(given: Any) -> Any:
+    raise AssertionError("what is done aside goes through no lane")
 
 
 def _size(unit: Unit) -> int:

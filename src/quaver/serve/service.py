@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,12 @@ from quaver.engine import Matrix, Output, ShortMatrix, similarity
 from quaver.errors import InputError
 from quaver.models import (
     EncoderSpec,
-    Tokenizer,
     choose_prompt,
     document_prompt,
     query_prompt,
     with_prompt,
 )
-from quaver.multi_vector_encoder import Side, TokenVectors, longest_text
+from quaver.multi_vector_encoder import Side, TokenVectors
 from quaver.reranker import CrossEncoder, ScoreActivation, activated
 from quaver.serve.models import (
     Loaded,
@@ -44,10 +43,14 @@ from quaver.serve.scheduler import (
     Pair,
     Scheduler,
     Spans,
+    TooLong,
     about_tokens,
+    about_tokens_of_text,
 )
 from quaver.serve.settings import Settings, Task
-from quaver.sparse_encoder import SparseEncoder, query_tokenizer
+from quaver.sparse_encoder import SparseEncoder
+
+Form = TypeVar("Form")
 
 Truncate = Literal["start", "end", "never"]
 """What is cut off a text that is too long; "never" refuses it."""
@@ -57,6 +60,9 @@ Input = str | Sequence[int]
 
 _MOST_NUMBERS = 2**24
 """Maximum number of numbers that a request with a vector for each token asks for, about 200 MB of JSON."""
+
+_RETRY_LOADING = 5
+"""Seconds after which a client may ask again for a model that is being loaded."""
 
 _WITHOUT_TOKENS = frozenset[str]({"rerank", "sparse"})
 """Tasks whose models have no vectors of tokens."""
@@ -151,16 +157,20 @@ class Waiter:
         return max(0.0, self._deadline - time.monotonic())
 
     async def wait(self, scheduler: Scheduler, job: Job) -> None:
-        """Wait until a job is done; give it up if the client goes away or the time is over.
+        """Wait until a job is done, and count it; give it up if the client goes away or the time is over.
 
         Raises:
             Refusal: the time was over, or the inputs failed.
+            TooLong: an input that may not be cut is too long.
             HungUp: the client went away.
         """
         if job.future.done():  # computed on the event loop, or from the cache
             job.future.result()
         else:
-            await self._wait(scheduler, job)
+            late = Refusal(
+                Reason.TIMEOUT, f"the answer took longer than {self._timeout:g} s", retry_after=1
+            )
+            await self.await_job(scheduler, job, late)
         self.tokens += int(job.lengths.sum())
         self.inputs += len(job.rows)
         self.tokenize_seconds += job.tokenize_seconds
@@ -168,7 +178,14 @@ class Waiter:
         spent = time.perf_counter() - job.arrived
         self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
 
-    async def _wait(self, scheduler: Scheduler, job: Job) -> None:
+    async def await_job(self, scheduler: Scheduler, job: Job, late: Refusal) -> None:
+        """Wait as `wait` does, without counting the job's inputs.
+
+        Args:
+            scheduler: the scheduler that accepted the job.
+            job: the job.
+            late: what to raise once the time is over.
+        """
         loop = asyncio.get_running_loop()
         watcher: asyncio.Task[None] | None = None
 
@@ -182,19 +199,18 @@ class Waiter:
             watcher = loop.create_task(watch())
 
         def expire() -> None:
-            message = f"the answer took longer than {self._timeout:g} s"
-            scheduler.cancel(job, Refusal(Reason.TIMEOUT, message, retry_after=1))
+            scheduler.cancel(job, late)
 
         # Most answers are there before it is worth asking whether the client still is.
         soon = None if self._hung_up is None else loop.call_later(0.02, begin_watching)
-        late = loop.call_later(self.seconds_left, expire)
+        timer = loop.call_later(self.seconds_left, expire)
         try:
             await job.future
         except asyncio.CancelledError:
             scheduler.cancel(job)
             raise
         finally:
-            late.cancel()
+            timer.cancel()
             if soon is not None:
                 soon.cancel()
             if watcher is not None:
@@ -232,7 +248,9 @@ class Service:
             InputError: the models' names clash, or there is none.
         """
         self.settings = settings
-        self.models = Models(settings.model, threads=settings.threads)
+        self.models = Models(
+            settings.model, threads=settings.threads, max_characters=settings.max_characters
+        )
         self._arriving = 0
         self.bodies = Bodies(settings.queue_bytes)
         self.scheduler = Scheduler(
@@ -270,30 +288,55 @@ class Service:
                 field=field,
             )
 
-    async def embedder(self, name: str | None) -> tuple[ServedModel, LoadedEmbedder]:
+    async def loaded(self, waiter: Waiter, model: ServedModel) -> Loaded:
+        """Return a model ready to run, loading it if needed.
+
+        A request that waits for it has a place in the queue, and ends with its client or its time; loading
+        goes on for the next one.
+
+        Raises:
+            Refusal: it cannot be loaded, or not in time, or the queue is full.
+            HungUp: the client went away.
+        """
+        if model.loaded is not None:
+            return model.loaded
+        loading = self.models.begin_to_load(model)
+        late = Refusal(
+            Reason.UNAVAILABLE,
+            f"the model {model.name} is still being loaded; try again in {_RETRY_LOADING} s",
+            retry_after=_RETRY_LOADING,
+        )
+        await waiter.await_job(self.scheduler, self.scheduler.submit_wait(loading), late)
+        return loading.result()
+
+    async def embedder(
+        self, waiter: Waiter, name: str | None
+    ) -> tuple[ServedModel, LoadedEmbedder]:
         """Return an embedding model by name, loaded.
 
         Raises:
             Refusal: there is no such model, or it cannot be loaded.
         """
-        model, loaded = await self._model(name, "embed")
+        model, loaded = await self._model(waiter, name, "embed")
         assert isinstance(loaded, LoadedEmbedder)
         return model, loaded
 
-    async def _model(self, name: str | None, task: Task) -> tuple[ServedModel, Loaded]:
+    async def _model(
+        self, waiter: Waiter, name: str | None, task: Task
+    ) -> tuple[ServedModel, Loaded]:
         while True:
             model = self.models.find(name, task)
-            loaded = await self.models.loaded(model)
+            loaded = await self.loaded(waiter, model)
             if model.task == task:  # loading tells what an unknown folder is
                 return model, loaded
 
-    async def reranker(self, name: str | None) -> tuple[ServedModel, Loaded]:
+    async def reranker(self, waiter: Waiter, name: str | None) -> tuple[ServedModel, Loaded]:
         """Return a reranking model by name, loaded.
 
         Raises:
             Refusal: there is no such model, or it cannot be loaded.
         """
-        return await self._model(name, "rerank")
+        return await self._model(waiter, name, "rerank")
 
     async def embed(
         self,
@@ -333,7 +376,7 @@ class Service:
             Refusal: an argument is outside its rule, the queue is full, or the model is not to be had.
             HungUp: the client went away.
         """
-        _, loaded = await self.embedder(model)
+        _, loaded = await self.embedder(waiter, model)
         job = await self.pool(
             waiter,
             inputs,
@@ -373,7 +416,7 @@ class Service:
             float32 (N, O).
         """
         self.check_count(len(inputs), field)
-        served, loaded = await self.embedder(model)
+        served, loaded = await self.embedder(waiter, model)
         embedder = loaded.embedder
         waiter.model = served.name
         _check_dimensions(served.name, embedder, dimensions, dimensions_field)
@@ -390,9 +433,8 @@ class Service:
             for i, each in enumerate(inputs)
         ]
         with _held(served):
-            if truncate == "never":
-                await self._require_fitting(loaded.tokenizer, items, field, longest)
-            rows: NDArray[np.float32] = (await self._run(waiter, loaded.lane, items)).rows
+            job = await self._run(waiter, loaded.lane, items, field=field)
+        rows: NDArray[np.float32] = job.rows
         return rows
 
     async def embed_tokens(
@@ -413,7 +455,7 @@ class Service:
             for each input float32 (n, H), of its n tokens.
         """
         self.check_count(len(inputs), field)
-        several = await self._first_of_tokens()
+        several = await self._first_of_tokens(waiter)
         if several is not None:
             if prompt_name not in (None, "query", "document"):
                 raise _unknown_prompt(prompt_name, ("query", "document"))
@@ -421,7 +463,7 @@ class Service:
             return await self.embed_multi_vectors(
                 waiter, inputs, side, model=several.name, truncate=truncate, field=field
             )
-        served, loaded = await self.embedder(None)
+        served, loaded = await self.embedder(waiter, None)
         embedder = loaded.embedder
         waiter.model = served.name
         if isinstance(embedder.spec, EncoderSpec) and embedder.spec.head:
@@ -438,18 +480,17 @@ class Service:
         width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
         _check_numbers(loaded.parts, items, width, field)
         with _held(served):
-            if truncate == "never":
-                await self._require_fitting(loaded.tokenizer, items, field)
-            rows: list[NDArray[np.float32]] = (await self._run(waiter, loaded.parts, items)).rows
+            job = await self._run(waiter, loaded.parts, items, field=field)
+        rows: list[NDArray[np.float32]] = job.rows
         # With several poolings one token's vector is there once for each.
         return [np.ascontiguousarray(each[:, :width]) for each in rows]
 
-    async def _first_of_tokens(self) -> ServedModel | None:
+    async def _first_of_tokens(self, waiter: Waiter) -> ServedModel | None:
         """Return the first model with vectors of tokens if it is a multi-vector model."""
         for model in self.models.all:
             if model.task in _WITHOUT_TOKENS:
                 continue
-            await self.models.loaded(model)
+            await self.loaded(waiter, model)
             if model.task == "multi-vector":
                 return model
             if model.task == "embed":
@@ -485,7 +526,7 @@ class Service:
             for each input float32 (n, D).
         """
         self.check_count(len(inputs), field)
-        served, loaded = await self._model(model, "multi-vector")
+        served, loaded = await self._model(waiter, model, "multi-vector")
         assert isinstance(loaded, LoadedMultiVector)
         waiter.model = served.name
         own = loaded.model.dimension
@@ -527,10 +568,7 @@ class Service:
                 )
             items.append(_text_item(with_prompt(before, each), truncate, longest))
         _check_numbers(lane, items, encoder.dimension, field)
-        if truncate == "never":
-            most = longest_text(encoder, side)
-            await self._require_fitting(loaded.tokenizer, items, field, min(most, longest or most))
-        rows: list[NDArray[np.float32]] = (await self._run(waiter, lane, items)).rows
+        rows: list[NDArray[np.float32]] = (await self._run(waiter, lane, items, field=field)).rows
         return rows
 
     async def embed_sparse(
@@ -554,12 +592,12 @@ class Service:
             for each input the words with a weight, of the dtype `quaver.serve.models.ENTRY`.
         """
         self.check_count(len(inputs), field)
-        served, loaded = await self._model(model, "sparse")
+        served, loaded = await self._model(waiter, model, "sparse")
         assert isinstance(loaded, LoadedSparse)
-        encoder, lane, tokenizer = loaded.model, loaded.lane, loaded.tokenizer
+        encoder, lane = loaded.model, loaded.lane
         waiter.model = served.name
         if "query" in (prompt_name, role) and encoder.queries_without_model:
-            lane, tokenizer = loaded.queries, query_tokenizer(encoder)
+            lane = loaded.queries
             before = query_prompt(encoder.prompts)
         else:
             before = _words_before(encoder, prompt=None, prompt_name=prompt_name, role=role)
@@ -568,9 +606,7 @@ class Service:
             for i, each in enumerate(inputs)
         ]
         with _held(served):
-            if truncate == "never":
-                await self._require_fitting(tokenizer, items, field)
-            rows: list[NDArray[Any]] = (await self._run(waiter, lane, items)).rows
+            rows: list[NDArray[Any]] = (await self._run(waiter, lane, items, field=field)).rows
         numbers = sum(map(len, rows))
         if numbers > _MOST_NUMBERS:
             raise _too_many_numbers(f"{len(inputs)} inputs have {numbers}", field)
@@ -599,7 +635,7 @@ class Service:
             (N, D), of the dtype that `output` names.
         """
         self.check_count(len(texts), field)
-        served, loaded = await self.embedder(model)
+        served, loaded = await self.embedder(waiter, model)
         embedder = loaded.embedder
         waiter.model = served.name
         _check_dimensions(served.name, embedder, dimensions)
@@ -612,8 +648,10 @@ class Service:
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
         try:
-            windows, cut = await self.scheduler.aside(
-                partial(windows_of_texts, embedder, texts, before)
+            ((windows, cut),) = await self._aside(
+                waiter,
+                [partial(windows_of_texts, embedder, texts, before)],
+                sum(map(about_tokens_of_text, texts)),
             )
         except Refusal as refusal:
             raise Refusal(refusal.reason, refusal.message, field=field) from refusal
@@ -626,7 +664,7 @@ class Service:
             )
         items = [Spans(each.ids.tobytes(), each.parts.tobytes()) for each in windows]
         with _held(served):
-            rows = (await self._run(waiter, loaded.parts, items)).rows
+            rows = (await self._run(waiter, loaded.parts, items, field=field)).rows
         pooled = np.empty((len(texts), embedder.spec.outputs), np.float32)
         pooled[[place for each in windows for place in each.places]] = np.concatenate(rows)
         return finish_vectors(
@@ -666,7 +704,7 @@ class Service:
             HungUp: the client went away.
         """
         self.check_count(len(documents), field)
-        served, loaded = await self.reranker(model)
+        served, loaded = await self.reranker(waiter, model)
         waiter.model = served.name
         options: dict[str, Any] = {"truncate": truncate, "longest": longest, "field": field}
         with _held(served):
@@ -699,10 +737,12 @@ class Service:
                 f"{waiter.model} has {loaded.model.labels} labels: ask for /predict",
             )
         query = with_prompt(_words_before(loaded.model, prompt=None, prompt_name=None), query)
-        pairs = [Pair(query, document, longest, truncate == "start") for document in documents]
-        if truncate == "never":
-            await self._require_fitting(loaded.tokenizer, pairs, field)
-        logits: NDArray[np.float32] = (await self._run(waiter, loaded.lane, pairs)).rows[:, 0]
+        pairs = [
+            Pair(query, document, longest, truncate == "start", truncate == "never")
+            for document in documents
+        ]
+        job = await self._run(waiter, loaded.lane, pairs, field=field)
+        logits: NDArray[np.float32] = job.rows[:, 0]
         return logits
 
     async def _compare(
@@ -725,9 +765,7 @@ class Service:
             _item(embedder, document, before, truncate, most, f"{field}[{i}]", served=waiter.model)
             for i, document in enumerate(documents)
         ]
-        if truncate == "never":
-            await self._require_fitting(loaded.tokenizer, items[1:], field, most)
-        job = await self._run(waiter, loaded.lane, items)
+        job = await self._run(waiter, loaded.lane, items, field=field, first=1)
         vectors = finish_vectors(embedder, job.rows)
         return embedder.similarity(vectors[0], vectors[1:])
 
@@ -752,8 +790,9 @@ class Service:
             waiter, loaded, documents, "document", truncate=truncate, longest=most, field=field
         )
         vectors = TokenVectors(np.concatenate(found), np.cumsum([0, *map(len, found)]))
-        scores: NDArray[np.float32] = await self.scheduler.aside(
-            lambda: encoder.similarity(asked[0], vectors)
+        scores: NDArray[np.float32]
+        (scores,) = await self._aside(
+            waiter, [lambda: encoder.similarity(asked[0], vectors)], len(vectors.vectors)
         )
         return scores
 
@@ -762,16 +801,14 @@ class Service:
     ) -> tuple[LoadedCrossEncoder, NDArray[np.float32]]:
         """Return the default classifier's logits, float32 (N, labels), for texts and pairs."""
         self.check_count(len(items), "inputs")
-        served, loaded = await self.reranker(None)
+        served, loaded = await self.reranker(waiter, None)
         waiter.model = served.name
         if not isinstance(loaded, LoadedCrossEncoder):
             raise Refusal(
                 Reason.WRONG_MODEL, f"{served.name} has no labels: it is an embedding model"
             )
         with _held(served):
-            if truncate == "never":
-                await self._require_fitting(loaded.tokenizer, items, "inputs")
-            job = await self._run(waiter, loaded.lane, items)
+            job = await self._run(waiter, loaded.lane, items, field="inputs")
         return loaded, job.rows
 
     async def similarities(
@@ -795,10 +832,31 @@ class Service:
         return similarity(found[0], found[1:], metric="cosine")
 
     async def pieces(
-        self, texts: Sequence[str], *, prompt_name: str | None, special_tokens: bool
-    ) -> list[list[dict[str, Any]]]:
-        """Show the tokens of texts, as the default model's tokenizer makes them."""
-        loaded = await self._any()
+        self,
+        waiter: Waiter,
+        texts: Sequence[str],
+        *,
+        prompt_name: str | None,
+        special_tokens: bool,
+        form: Callable[[list[dict[str, Any]]], Form],
+        field: str = "inputs",
+    ) -> list[Form]:
+        """Show the tokens of texts, as the default model's tokenizer makes them.
+
+        Args:
+            waiter: waits for the request.
+            texts: the texts.
+            prompt_name: name of the prompt to put before them.
+            special_tokens: add the special tokens.
+            form: turns the tokens of a text into what is returned of it, off the event loop.
+            field: the body's name for the texts, for messages.
+
+        Returns:
+            what `form` makes of each text.
+        """
+        self.check_count(len(texts), field)
+        self._check_size(sum(map(len, texts)), "characters", field)
+        loaded = await self._any(waiter)
         before = ""
         if isinstance(loaded, LoadedEmbedder):
             before = _words_before(loaded.embedder, prompt=None, prompt_name=prompt_name, role=None)
@@ -806,77 +864,101 @@ class Service:
             before = _words_before(loaded.model, prompt=None, prompt_name=prompt_name, role=None)
         tokenizer = loaded.tokenizer
 
-        def show(text: str) -> list[dict[str, Any]]:
+        def show(text: str) -> Form:
             found = tokenizer.pieces(with_prompt(before, text), special_tokens=special_tokens)
-            return [
-                {
-                    "id": piece.id,
-                    "text": piece.token,
-                    "special": piece.special,
-                    "start": None if piece.special else piece.start,
-                    "stop": None if piece.special else piece.stop,
-                }
-                for piece in found
-            ]
+            return form(
+                [
+                    {
+                        "id": piece.id,
+                        "text": piece.token,
+                        "special": piece.special,
+                        "start": None if piece.special else piece.start,
+                        "stop": None if piece.special else piece.stop,
+                    }
+                    for piece in found
+                ]
+            )
 
-        return [await self.scheduler.aside(partial(show, text)) for text in texts]
+        steps = [partial(show, text) for text in texts]
+        return await self._aside(waiter, steps, sum(map(about_tokens_of_text, texts)))
 
     async def decode(
-        self, texts: Sequence[Sequence[int]], *, skip_special_tokens: bool
-    ) -> list[str]:
-        """Turn the token ids of texts into text, as the default model's tokenizer does."""
-        tokenizer = (await self._any()).tokenizer
-        return [
-            await self.scheduler.aside(
-                partial(tokenizer.decode, ids, skip_special_tokens=skip_special_tokens)
+        self,
+        waiter: Waiter,
+        texts: Sequence[Sequence[int]],
+        *,
+        skip_special_tokens: bool,
+        form: Callable[[str], Form],
+        field: str = "ids",
+    ) -> list[Form]:
+        """Turn the token ids of texts into text, as the default model's tokenizer does.
+
+        Args:
+            waiter: waits for the request.
+            texts: the ids of each text.
+            skip_special_tokens: leave the special tokens out.
+            form: turns a text into what is returned of it, off the event loop.
+            field: the body's name for the ids, for messages.
+
+        Returns:
+            what `form` makes of each text.
+        """
+        self.check_count(len(texts), field)
+        count = sum(map(len, texts))
+        self._check_size(count, "token ids", field)
+        tokenizer = (await self._any(waiter)).tokenizer
+
+        def show(ids: Sequence[int]) -> Form:
+            return form(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+        return await self._aside(waiter, [partial(show, ids) for ids in texts], count)
+
+    def _check_size(self, count: int, what: str, field: str) -> None:
+        most = self.settings.max_characters
+        if count > most:
+            raise Refusal(
+                Reason.INVALID,
+                f"`{field}` may have at most {most} {what} together: got {count}; send several requests",
+                field=field,
             )
-            for ids in texts
-        ]
 
-    async def _any(self) -> Loaded:
-        return await self.models.loaded(self.models.all[0])
+    async def _aside(
+        self, waiter: Waiter, steps: Sequence[Callable[[], Any]], tokens: int
+    ) -> list[Any]:
+        """Compute what is for neither tokenizer nor engine; see `Scheduler.submit_aside`."""
+        job = self.scheduler.submit_aside(steps, tokens=tokens)
+        late = Refusal(
+            Reason.TIMEOUT,
+            f"the answer took longer than {self.settings.timeout:g} s",
+            retry_after=1,
+        )
+        await waiter.await_job(self.scheduler, job, late)
+        rows: list[Any] = job.rows
+        return rows
 
-    async def _run(self, waiter: Waiter, lane: Lane, items: Sequence[Item]) -> Job:
+    async def _any(self, waiter: Waiter) -> Loaded:
+        return await self.loaded(waiter, self.models.all[0])
+
+    async def _run(
+        self, waiter: Waiter, lane: Lane, items: Sequence[Item], *, field: str, first: int = 0
+    ) -> Job:
+        """Compute items, of which those from `first` on are the entries of a body's field."""
         # Requests that arrived together get this far, too, before this one asks whether it is alone.
         self._arriving += 1
         await asyncio.sleep(0)
         alone = self._arriving == 1
         self._arriving -= 1
         job = self.scheduler.submit(lane, items, interactive=waiter.interactive, alone=alone)
-        await waiter.wait(self.scheduler, job)
+        try:
+            await waiter.wait(self.scheduler, job)
+        except TooLong as error:
+            raise Refusal(
+                Reason.INVALID,
+                f"`{field}` must have at most {error.most} tokens when truncate is off. "
+                f"Given: more than {error.most} tokens in entry {error.row - first}",
+                field=field,
+            ) from error
         return job
-
-    async def _require_fitting(
-        self, tokenizer: Tokenizer, items: Sequence[Item], field: str, longest: int | None = None
-    ) -> None:
-        """Refuse inputs that would have to be cut."""
-
-        def lengths() -> list[int]:
-            texts: list[str] = []
-            for item in items:
-                if isinstance(item, Pair):
-                    texts += [item.query, item.document]
-                elif isinstance(item, (str, Cut)):
-                    texts.append(item if isinstance(item, str) else item.text)
-            counts = iter(tokenizer.counts(texts))
-            return [
-                len(item) // 4
-                if isinstance(item, bytes)
-                else next(counts) + next(counts) + tokenizer.special_tokens_of_pair
-                if isinstance(item, Pair)
-                else next(counts) + tokenizer.special_tokens
-                for item in items
-            ]
-
-        most = min(tokenizer.max_length, longest or tokenizer.max_length)
-        for i, count in enumerate(await self.scheduler.aside(lengths)):
-            if count > most:
-                raise Refusal(
-                    Reason.INVALID,
-                    f"`{field}` must have at most {most} tokens when truncate is off. "
-                    f"Given: {count} in entry {i}",
-                    field=field,
-                )
 
 
 @contextmanager
@@ -941,8 +1023,8 @@ def _too_many_numbers(found: str, field: str) -> Refusal:
 
 
 def _text_item(text: str, truncate: Truncate, longest: int | None) -> Item:
-    plain = truncate != "start" and longest is None
-    return text if plain else Cut(text, truncate == "start", longest)
+    plain = truncate == "end" and longest is None
+    return text if plain else Cut(text, truncate == "start", longest, truncate == "never")
 
 
 def _item(
@@ -963,6 +1045,8 @@ def _item(
         )
     words = model.dimension if isinstance(model, SparseEncoder) else model.spec.vocab_size
     highest, most = words - 1, model.max_seq_length
+    if truncate == "never":
+        most = min(most, longest or most)
     if min(given) < 0 or max(given) > highest:
         raise Refusal(
             Reason.INVALID,

@@ -136,6 +136,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         idle_unload: seconds after which an unused model is unloaded; 0 keeps it.
         max_body: maximum number of bytes in a request's body.
         max_inputs: maximum number of inputs in a request.
+        max_characters: maximum number of characters of a text that must be tokenized at once, of all texts of
+            a request to /tokenize, and of token ids in one to /decode.
         max_connections: most open connections.
         queue_requests: maximum number of requests accepted and not yet answered.
         queue_inputs: maximum number of inputs of those requests.
@@ -173,6 +175,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     max_body: Count = 32_000_000
     max_inputs: Count = 2048
+    max_characters: Count = 500_000
     max_connections: Count = 16384
     queue_requests: Count = 512
     queue_inputs: Count = 16384

@@ -33,7 +33,6 @@ from quaver.serve.models import (
     LoadedEmbedder,
     LoadedMultiVector,
     LoadedSparse,
-    Models,
     ServedModel,
 )
 from quaver.serve.refusal import Reason, Refusal
@@ -230,7 +229,7 @@ class Stores:
             ranker = service.models.find(query.rerank or None, "rerank")
         vector: NDArray[np.float32] | None = None
         if "dense" in RANKINGS[mode]:
-            model = await self._model(service.models, library)
+            model = await self._model(service, waiter, library)
             vectors = await service.embed(waiter, [query.text], model=model.name, role="query")
             vector = np.asarray(vectors[0], np.float32)
         weights: SparseVector | None = None
@@ -278,7 +277,7 @@ class Stores:
         self, service: Service, waiter: Waiter, library: Library, text: str
     ) -> SparseVector | None:
         """Weigh a question with a served model; None leaves that to the index, which loads one of its own."""
-        model, loaded = await _served_of(service.models, library.manifest.sparse)
+        model, loaded = await _served_of(service, waiter, library.manifest.sparse)
         if model is None or not isinstance(loaded, LoadedSparse):
             return None
         (row,) = await service.embed_sparse(waiter, [text], model=model.name, role="query")
@@ -290,32 +289,33 @@ class Stores:
         self, service: Service, waiter: Waiter, library: Library, text: str
     ) -> NDArray[np.float32] | None:
         """Return a question's token vectors; None as of `_weights`."""
-        model, loaded = await _served_of(service.models, library.manifest.multi)
+        model, loaded = await _served_of(service, waiter, library.manifest.multi)
         if model is None or not isinstance(loaded, LoadedMultiVector):
             return None
         (vectors,) = await service.embed_multi_vectors(waiter, [text], "query", model=model.name)
         return stored_query(vectors, loaded.model)
 
-    async def embedder(self, service: Service, library: Library) -> Embedder:
+    async def embedder(self, service: Service, waiter: Waiter, library: Library) -> Embedder:
         """Return the model that a store was made with.
 
         Raises:
             Refusal: the server does not have it, or it cannot be loaded.
         """
-        model = await self._model(service.models, library)
-        loaded = await service.models.loaded(model)
+        model = await self._model(service, waiter, library)
+        loaded = await service.loaded(waiter, model)
         assert isinstance(loaded, LoadedEmbedder)
         return loaded.embedder
 
-    async def _model(self, models: Models, library: Library) -> ServedModel:
+    async def _model(self, service: Service, waiter: Waiter, library: Library) -> ServedModel:
         """Return the served model that the store was made with, loaded."""
         manifest = library.manifest
+        models = service.models
         for model in models.all:
             if _fits(model, manifest):
                 return model
         for model in models.all:
             if model.loaded is None and _is_model_of(model.settings, manifest):
-                await models.loaded(model)
+                await service.loaded(waiter, model)
                 if _fits(model, manifest):
                     return model
         raise Refusal(
@@ -542,16 +542,16 @@ def _fits(model: ServedModel, manifest: Manifest) -> bool:
 
 
 async def _served_of(
-    models: Models, made: TokenModel | None
+    service: Service, waiter: Waiter, made: TokenModel | None
 ) -> tuple[ServedModel | None, Loaded | None]:
     """Return the served model that made a store's sparse or token vectors, loaded, if there is one."""
     if made is None:
         return None, None
-    for model in models.all:
+    for model in service.models.all:
         if model.reranks or not (model.loaded is not None or _is_named(model.settings, made)):
             continue
         with suppress(Refusal):  # it cannot be loaded: the index says why, or has one of its own
-            loaded = await models.loaded(model)
+            loaded = await service.loaded(waiter, model)
             if isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
                 own = token_model(loaded.model)
                 if replace(own, model=made.model) == made:

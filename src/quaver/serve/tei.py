@@ -489,21 +489,27 @@ async def tokenize(call: Call[TokenizeRequest]) -> Response:
     """Show the tokens of texts."""
     body = call.body
     texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
-    call.service.check_count(len(texts), "inputs")
     found = await call.service.pieces(
-        texts, prompt_name=body.prompt_name, special_tokens=body.add_special_tokens
+        call.waiter,
+        texts,
+        prompt_name=body.prompt_name,
+        special_tokens=body.add_special_tokens,
+        form=msgspec.json.encode,
     )
-    return Response(msgspec.json.encode(found), media_type="application/json")
+    return Response(b"[" + b",".join(found) + b"]", media_type="application/json")
 
 
 async def decode(call: Call[DecodeRequest]) -> Response:
     """Turn token ids into text."""
     inputs = _inputs(list(call.body.ids))
     ids = [list(each) for each in inputs if not isinstance(each, str)]
-    call.service.check_count(len(ids), "ids")
-    return json_response(
-        await call.service.decode(ids, skip_special_tokens=call.body.skip_special_tokens)
+    found = await call.service.decode(
+        call.waiter,
+        ids,
+        skip_special_tokens=call.body.skip_special_tokens,
+        form=msgspec.json.encode,
     )
+    return Response(b"[" + b",".join(found) + b"]", media_type="application/json")
 
 
 async def info(call: Call[None]) -> Response:
@@ -512,7 +518,7 @@ async def info(call: Call[None]) -> Response:
 
     service = call.service
     model = service.models.all[0]
-    loaded = await service.models.loaded(model)
+    loaded = await service.loaded(call.waiter, model)
     kind: dict[str, Any]
     if isinstance(loaded, LoadedCrossEncoder):
         names = loaded.model.label_names
@@ -561,7 +567,7 @@ async def root(call: Call[Any]) -> Response:
     if model.reranks:
         body = _as(RerankRequest, call.body)
         return await rerank(replace(call, body=body))
-    await call.service.models.loaded(model)
+    await call.service.loaded(call.waiter, model)
     if model.task in ("sparse", "multi-vector"):
         body = _as(EmbedAllRequest, call.body)
         answer = embed_sparse if model.task == "sparse" else embed_all
