@@ -211,10 +211,11 @@ def test_late_chunking_embeds_parts_of_one_document(server: Running, embedder: E
 
 def test_a_model_that_pools_one_token_has_no_late_chunking(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "cls", pooling="cls")
-    with running(Settings(model=(ModelSettings(source=str(folder)),), port=0)) as run:
+    served = ModelSettings(source=str(folder), name="mine")
+    with running(Settings(model=(served,), port=0)) as run:
         answer = run.post("/v1/embeddings", {"input": ["x"], "late_chunking": True})
     assert answer.status_code == 400
-    assert "was trained to pool one (cls)" in answer.json()["error"]["message"]
+    assert "mine was trained to pool one (cls)" in answer.json()["error"]["message"]
 
 
 def test_a_text_that_must_not_be_cut_is_refused(server: Running, embedder: Embedder) -> None:

@@ -349,6 +349,8 @@ class ServedModel:
             raise self._unavailable(math.ceil(_RETRY_SECONDS)) from error
         finally:
             self._loading = None
+        own = loaded.embedder if isinstance(loaded, LoadedEmbedder) else loaded.model
+        own.name = self.name  # errors call it as its clients do, not as its folder is called
         self.load_seconds = time.perf_counter() - begin
         for tokenizer in loaded.tokenizers:
             tokenizer.max_characters = self._max_characters
