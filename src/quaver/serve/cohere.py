@@ -247,7 +247,14 @@ def _text(given: str | dict[str, Any], i: int, fields: list[str] | None) -> str:
     if isinstance(given, str):
         return given
     if fields:
-        return "\n".join(f"{name}: {given[name]}" for name in fields if name in given)
+        try:
+            return "\n".join(f"{name}: {given[name]}" for name in fields if name in given)
+        except RecursionError as error:
+            raise Refusal(
+                Reason.INVALID,
+                f"documents[{i}] is nested too deeply to be read as text",
+                field="documents",
+            ) from error
     text = given.get("text")
     if not isinstance(text, str):
         raise Refusal(
