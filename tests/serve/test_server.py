@@ -404,15 +404,13 @@ class SlowLoads:
         """Hold up every load of a model on demand."""
         self.may = {"late": threading.Event(), "later": threading.Event()}
         self.begun: list[str] = []
-        inner = models_of_the_server._open
 
-        def slow(settings: ModelSettings, threads: int | None) -> Any:
+        def slow(settings: ModelSettings) -> None:
             if settings.name in self.may:
                 self.begun.append(settings.name)
                 assert self.may[settings.name].wait(60)
-            return inner(settings, threads)
 
-        monkeypatch.setattr(models_of_the_server, "_open", slow)
+        monkeypatch.setattr(models_of_the_server, "_fetch", slow)
 
 
 def test_waiting_for_a_model_has_limits(
@@ -454,7 +452,36 @@ def test_waiting_for_a_model_has_limits(
         assert slow.begun == ["late", "later"]
 
 
-def test_a_stopping_server_does_not_wait_for_a_load(
+def test_a_stopping_server_waits_for_a_model_that_is_read(
+    settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Native code on another thread would crash while the process is taken down."""
+    late = ModelSettings(source=str(tiny_folder), name="late", on_demand=True)
+    begun, may, done = (threading.Event() for _ in range(3))
+    inner = models_of_the_server._open
+
+    def slow(settings: ModelSettings, threads: int | None) -> Any:
+        if settings.name == "late":
+            begun.set()
+            assert may.wait(60)
+        loaded = inner(settings, threads)
+        if settings.name == "late":
+            done.set()
+        return loaded
+
+    monkeypatch.setattr(models_of_the_server, "_open", slow)
+    once = changed(settings, model=(*settings.model, late), grace=0.1)
+    with running(once) as run, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(run.post, "/v1/embeddings", {"input": "x", "model": "late"})
+        assert begun.wait(60)
+        run.server._loop.call_soon_threadsafe(run.server.begin_to_stop)
+        assert asked.result().status_code == 503
+        assert not done.is_set()
+        may.set()
+    assert done.is_set()
+
+
+def test_a_stopping_server_does_not_wait_for_a_download(
     settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = SlowLoads(monkeypatch)

@@ -25,7 +25,14 @@ from quaver.errors import (
     QuaverError,
     UnsupportedArchitectureError,
 )
-from quaver.models import ModelFolder, TokenBatch, Tokenizer, is_hub_id, kind_of_model
+from quaver.models import (
+    ModelFolder,
+    TokenBatch,
+    Tokenizer,
+    find_folder,
+    is_hub_id,
+    kind_of_model,
+)
 from quaver.multi_vector_encoder import (
     MultiVectorEncoder,
     Side,
@@ -302,14 +309,11 @@ class ServedModel:
         """Whether it was given for reranking."""
         return self.task == "rerank"
 
-    def begin_to_load(
-        self, slots: asyncio.Semaphore, threads: int | None
-    ) -> asyncio.Future[Loaded]:
+    def begin_to_load(self, loader: _Loader) -> asyncio.Future[Loaded]:
         """Load the model on a thread of its own, unless that has begun already.
 
         Args:
-            slots: bounds how many models are loaded at the same time.
-            threads: of the engine.
+            loader: loads it.
 
         Returns:
             the loaded model, or the Refusal of one that cannot be loaded. It goes on whoever gives up
@@ -323,22 +327,20 @@ class ServedModel:
             if waited < _RETRY_SECONDS:
                 raise self._unavailable(math.ceil(_RETRY_SECONDS - waited))
             self.status = "loading"
-            self._loading = asyncio.ensure_future(self._load(slots, threads))
+            self._loading = asyncio.ensure_future(self._load(loader))
             # If nobody waits for it any more, `error` says why it failed.
             self._loading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         return self._loading
 
     def stop_loading(self) -> None:
-        """Wait no longer for a load; its thread ends with the process."""
+        """Wait no longer for a load."""
         if self._loading is not None:
             self._loading.cancel()
 
-    async def _load(self, slots: asyncio.Semaphore, threads: int | None) -> Loaded:
+    async def _load(self, loader: _Loader) -> Loaded:
         begin = time.perf_counter()
         try:
-            async with slots:
-                begin = time.perf_counter()
-                loaded = await _on_own_thread(lambda: _open(self.settings, threads))
+            loaded = await loader.load(self.settings)
         except Exception as error:
             # Whatever a folder made fail, the other models are served.
             known = isinstance(error, (QuaverError, OSError))
@@ -409,8 +411,7 @@ class Models:
         if not settings:
             raise InputError("a server needs a model: got none; give --model, --rerank or --store")
         self.all = [ServedModel(each, max_characters=max_characters) for each in settings]
-        self._threads = threads
-        self._slots = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._loader = _Loader(threads)
         self._by_name: dict[str, ServedModel] = {}
         for model in self.all:
             for name in (model.name, *model.settings.aliases):
@@ -492,7 +493,7 @@ class Models:
 
     def begin_to_load(self, model: ServedModel) -> asyncio.Future[Loaded]:
         """Begin to load a model; see `ServedModel.begin_to_load`."""
-        return model.begin_to_load(self._slots, self._threads)
+        return model.begin_to_load(self._loader)
 
     async def load_all(self, report: Callable[[ServedModel], None]) -> None:
         """Load every model that is not marked to be loaded on demand; one that fails leaves the others.
@@ -515,9 +516,10 @@ class Models:
         return any(model.status != "failed" for model in self.all)
 
     def close(self) -> None:
-        """Load no more."""
+        """Load no more; models that are being read from disk are read to their end, and dropped."""
         for model in self.all:
             model.stop_loading()
+        self._loader.close()
 
 
 _DO: dict[Task, str] = {
@@ -589,19 +591,56 @@ def _unstated(settings: ModelSettings) -> PoolingError:
     )
 
 
-async def _on_own_thread(call: Callable[[], Loaded]) -> Loaded:
-    """Run something on a thread that does not hold up the end of the process, as those of a pool do."""
-    future: Future[Loaded] = Future()
-    future.set_running_or_notify_cancel()
+class _Loader:
+    """Loads models, each on a thread of its own.
 
-    def run() -> None:
+    A download does not hold up the end of the process, so the threads are daemons. Native code must not run
+    while the process is taken down, so `close` waits for models that are read from disk.
+    """
+
+    def __init__(self, threads: int | None) -> None:
+        self._threads = threads
+        self._slots = asyncio.Semaphore(_LOADS_AT_ONCE)
+        self._changed = threading.Condition()
+        self._reading = 0
+        self._closed = False
+
+    async def load(self, settings: ModelSettings) -> Loaded:
+        async with self._slots:
+            future: Future[Loaded] = Future()
+            future.set_running_or_notify_cancel()
+
+            def run() -> None:
+                try:
+                    future.set_result(self._load(settings))
+                except BaseException as error:  # noqa: BLE001 - whoever waits for it must learn of it
+                    future.set_exception(error)
+
+            threading.Thread(target=run, name="quaver-loader", daemon=True).start()
+            return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: not self._reading)
+
+    def _load(self, settings: ModelSettings) -> Loaded:
+        _fetch(settings)
+        with self._changed:
+            if self._closed:
+                raise Refusal(Reason.UNAVAILABLE, "the server is stopping", retry_after=1)
+            self._reading += 1
         try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it must learn of it
-            future.set_exception(error)
+            return _open(settings, self._threads)
+        finally:
+            with self._changed:
+                self._reading -= 1
+                self._changed.notify_all()
 
-    threading.Thread(target=run, name="quaver-loader", daemon=True).start()
-    return await asyncio.wrap_future(future)
+
+def _fetch(settings: ModelSettings) -> None:
+    """Download a model that is not on this machine."""
+    find_folder(settings.source, settings.revision, settings.local_files_only, None)
 
 
 def _open(settings: ModelSettings, threads: int | None) -> Loaded:
