@@ -110,7 +110,9 @@ def test_killed_again_and_again(
     seconds = 2.0
     kills: Counter[str] = Counter()
     turn = 0
-    while kills.total() < KILLS:
+    # A turn with late chunking embeds whole documents again, and takes several times as long.
+    wanted = max(3, KILLS // 3) if late else KILLS
+    while kills.total() < wanted:
         turn += 1
         before = folder.passages()
         if turn > 1:
@@ -167,7 +169,7 @@ def test_killed_again_and_again(
                 assert not set(stored) & {p.id for p in loose_passages(turn)[: LOOSE // 2]}
             index.store.delete(sorted(loose))
             safe -= loose
-    assert min(kills[step] for step in ("ready", "stored", "updated", "added")) >= KILLS // 50, (
+    assert min(kills[step] for step in ("ready", "stored", "updated", "added")) >= wanted // 50, (
         kills
     )
     # On a slow machine, every process may have died before it made the store.
