@@ -111,9 +111,8 @@ def test_hits_are_the_librarys(run: Running, index: Index, mode: str, own: Any) 
         assert found(run, mode=mode, k=k) == plain(index.search("a list of text", k=k, mode=own))
 
 
-def test_sparse_and_token_vectors_are_searched(
-    settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
-) -> None:
+def store_with_token_models(embedder: Embedder, folder: Path, tmp_path: Path) -> Path:
+    """Index a folder with sparse and token vectors; their models are unpacked beside the store."""
     for name in ("splade-bert", "colbert"):
         with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
             packed.extractall(tmp_path / name)
@@ -122,6 +121,13 @@ def test_sparse_and_token_vectors_are_searched(
     multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
     with Index.create(path, embedder, sparse=sparse, multi=multi) as made:
         made.update(folder)
+    return path
+
+
+def test_sparse_and_token_vectors_are_searched(
+    settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
+) -> None:
+    path = store_with_token_models(embedder, folder, tmp_path)
     served = msgspec.structs.replace(settings, store=(StoreSettings(location=str(path)),))
     with running(served) as run, Index.open(path, embedder, read_only=True) as index:
         for mode in ("sparse", "dense+sparse", "dense+bm25+sparse"):
@@ -134,14 +140,7 @@ def test_sparse_and_token_vectors_are_searched(
 def test_a_stores_models_that_are_served_are_not_loaded_again(
     settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("splade-bert", "colbert"):
-        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-            packed.extractall(tmp_path / name)
-    path = tmp_path / "kb"
-    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
-    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
-    with Index.create(path, embedder, sparse=sparse, multi=multi) as made:
-        made.update(folder)
+    path = store_with_token_models(embedder, folder, tmp_path)
     models = (
         *settings.model,
         ModelSettings(source=str(tmp_path / "splade-bert"), on_demand=True),
