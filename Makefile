@@ -151,8 +151,9 @@ SIMDE  = $$($(BIN)/python -c 'import simde_py; print(simde_py.get_include())')
 CTEST  = $(BIN)/ctest --output-on-failure --parallel 2 --test-dir
 
 .PHONY: build-cpp
+# With the benchmarks, so that they keep compiling.
 build-cpp: $(VENV)/test-tools
-	$(CMAKE) -B build/cpp -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null
+	$(CMAKE) -B build/cpp -DQUAVER_BENCH=ON -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null
 	$(BIN)/cmake --build build/cpp
 
 test-cpp: build-cpp

@@ -84,7 +84,7 @@ void kernels_of(const KernelTable &k) {
                          .ld = row_step(3 * d),
                          .length = length,
                          .head_size = d};
-      const Int8Head packed = scratch().head.fit(length, length, d, k.overread_rows);
+      const Int8Head packed = scratch().head.fit(length, length, d, k);
       float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(k, length)));
       k.pack_keys_int8(head, packed);
       k.pack_values_int8(head, packed);
