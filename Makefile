@@ -164,9 +164,9 @@ test-cpp: build-cpp
 sanitize: $(VENV)/test-tools
 	for kind in address,undefined thread; do \
 	  $(CMAKE) -B build/$$kind -DQUAVER_SANITIZE=$$kind > /dev/null && \
-	  $(BIN)/cmake --build build/$$kind $$([ $$kind = thread ] && echo --target test_encoder test_threads) && \
+	  $(BIN)/cmake --build build/$$kind $$([ $$kind = thread ] && echo --target test_encoder test_threads test_words) && \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(CTEST) build/$$kind \
-	    $$([ $$kind = thread ] && echo -R "encoder|threads") || exit 1; \
+	    $$([ $$kind = thread ] && echo -R "encoder|threads|words") || exit 1; \
 	done
 
 # The forms for systems that are not Linux, on Linux: in C++ by an option, in Python by a variable.

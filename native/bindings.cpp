@@ -17,6 +17,7 @@
 #include "engine/encoder.h"
 #include "engine/pool.h"
 #include "system/thread_end.h"
+#include "words/word_pieces.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -530,6 +531,56 @@ private:
   quaver::Encoder encoder_;
 };
 
+// Words and their tokens. Texts and words are ASCII, which Python stores as it is: nothing is copied.
+class WordPieces {
+public:
+  using Ids = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>;
+
+  WordPieces(bool lowercase, std::vector<std::string> added) : words_(lowercase, std::move(added)) {}
+
+  void add(const std::vector<std::string> &words, const Vector<std::int32_t> &ids,
+           const Vector<std::int32_t> &offsets) {
+    const std::vector<std::int32_t> tokens = copy(ids), bounds = copy(offsets);
+    require(bounds.size() == words.size() + 1 && bounds.front() == 0 && std::is_sorted(bounds.begin(), bounds.end()) &&
+                static_cast<std::size_t>(bounds.back()) == tokens.size(),
+            "offsets are (W + 1,) and go from 0 to the number of ids");
+    words_.add(words, tokens, bounds);
+  }
+
+  std::tuple<Ids, Ids, std::vector<std::string>> read(const nb::typed<nb::list, nb::str> &texts, std::size_t most,
+                                                      const WordPieces *more) const {
+    require(more != this, "more words are those of another object");
+    std::vector<nb::object> kept; // another thread may change the list
+    std::vector<std::string_view> views;
+    for (const nb::handle text : texts) {
+      Py_ssize_t size = 0;
+      const char *characters = PyUnicode_AsUTF8AndSize(text.ptr(), &size);
+      if (characters == nullptr)
+        throw nb::python_error();
+      kept.push_back(nb::borrow(text));
+      views.emplace_back(characters, static_cast<std::size_t>(size));
+    }
+    quaver::WordPieces::Tokens found;
+    {
+      const WithoutGil without;
+      found = words_.read(views, most, more == nullptr ? nullptr : &more->words_);
+    }
+    return {array_of(std::move(found.ids)), array_of(std::move(found.counts)), std::move(found.missing)};
+  }
+
+  std::size_t size() const { return words_.size(); }
+
+private:
+  static Ids array_of(std::vector<std::int32_t> &&values) {
+    auto owned = std::make_unique<std::vector<std::int32_t>>(std::move(values));
+    const nb::capsule owner(owned.get(), [](void *p) noexcept { delete static_cast<std::vector<std::int32_t> *>(p); });
+    std::vector<std::int32_t> *const vector = owned.release();
+    return Ids(vector->data(), {vector->size()}, owner);
+  }
+
+  quaver::WordPieces words_;
+};
+
 } // namespace
 
 NB_MODULE(_native, m) {
@@ -547,6 +598,12 @@ NB_MODULE(_native, m) {
       .def("prefix", &Encoder::prefix, "ids"_a.noconvert(), "threads"_a)
       .def_prop_ro("outputs", &Encoder::outputs)
       .def_prop_ro("weight_bytes", &Encoder::weight_bytes);
+
+  nb::class_<WordPieces>(m, "WordPieces")
+      .def(nb::init<bool, std::vector<std::string>>(), "lowercase"_a, "added"_a)
+      .def("add", &WordPieces::add, "words"_a, "ids"_a.noconvert(), "offsets"_a.noconvert())
+      .def("read", &WordPieces::read, "texts"_a, "most"_a, "more"_a.none() = nb::none())
+      .def("__len__", &WordPieces::size);
 
   m.def("instruction_sets", [] {
     std::vector<std::tuple<std::string, bool>> sets;

@@ -51,7 +51,12 @@ ROWS = {room: row for row, rooms in enumerate(ORDER) for room in rooms}
 NEVER_IMPORTED = {"reference", "integrations", "cli"}
 # The commands that hand a model to a framework; a framework's module is a door of its own.
 FRAMEWORK_COMMANDS = {"cli.evaluate", "cli.export_st"}
-NATIVE_CALLERS = {"engine.engine", "engine.instruction_sets", "engine.machine"}
+NATIVE_CALLERS = {
+    "engine.engine",
+    "engine.instruction_sets",
+    "engine.machine",
+    "engine.word_pieces",
+}
 # The one library a module is made around may be imported with it; every other waits for its first
 # use. On the model's side that is all but numpy.
 MADE_AROUND = {

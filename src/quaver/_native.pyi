@@ -2,6 +2,7 @@
 The native engine. Private: use quaver.Embedder, or quaver.engine.Engine for token batches.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import numpy
@@ -58,6 +59,27 @@ class Encoder:
     def outputs(self) -> int: ...
     @property
     def weight_bytes(self) -> int: ...
+
+class WordPieces:
+    def __init__(self, lowercase: bool, added: Sequence[str]) -> None: ...
+    def add(
+        self,
+        words: Sequence[str],
+        ids: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+        offsets: Annotated[
+            NDArray[numpy.int32], dict(shape=(None,), order="C", device="cpu", writable=False)
+        ],
+    ) -> None: ...
+    def read(
+        self, texts: list[str], most: int, more: WordPieces | None = None
+    ) -> tuple[
+        Annotated[NDArray[numpy.int32], dict(shape=(None,))],
+        Annotated[NDArray[numpy.int32], dict(shape=(None,))],
+        list[str],
+    ]: ...
+    def __len__(self) -> int: ...
 
 def instruction_sets() -> list[tuple[str, bool]]: ...
 def refusals() -> list[tuple[str, str]]: ...

@@ -10,6 +10,7 @@ import pickle
 import random
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ from quaver import (
     WeightsError,
     quantize,
 )
+from quaver.engine import word_pieces
 from quaver.index.embedding import passage_budget
-from quaver.models import word_pieces
 from tiny_model import tiny_tokenizer, tiny_vocabulary, write_json
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
@@ -235,17 +236,39 @@ def test_words_looked_up_are_what_the_library_gives(
         draw.choice(("", " ")).join(draw.choices(PIECES, k=draw.randrange(12))) for _ in range(2000)
     ]
     truth = [e.ids for e in backend.encode_batch_fast(texts, add_special_tokens=False)]
-    for most in (100_000, 20):
-        monkeypatch.setattr(word_pieces, "_MAX_WORDS", most)
-        words = word_pieces.word_pieces(backend)
-        assert words is not None
+    longest = max(map(len, truth))
+
+    def rows(given: list[str], most: int = longest) -> list[list[int]]:
+        ids, offsets = words.encode(given, most)
+        assert ids.dtype == offsets.dtype == np.int32
+        assert offsets[-1] == len(ids)
+        return [ids[i:j].tolist() for i, j in pairwise(offsets.tolist())]
+
+    for kept in (100_000, 20):
+        monkeypatch.setattr(word_pieces, "_MAX_WORDS", kept)
+        made = word_pieces.word_pieces(backend)
+        assert made is not None
+        words = made
         for _ in range(2):
-            assert words.encode(texts) == truth
-        assert [words.encode([text])[0] for text in texts[:100]] == truth[:100]
-        assert len(words._known) <= most
+            assert rows(texts) == truth
+        assert [rows([text])[0] for text in texts[:100]] == truth[:100]
+        assert len(words) <= kept
+        for most in (0, 1, 5):
+            for row, all_of_it in zip(rows(texts, most), truth, strict=True):
+                assert row[: most + 1] == all_of_it[: most + 1]
     with ThreadPoolExecutor(4) as pool:
-        assert all(rows == truth for rows in pool.map(words.encode, [texts] * 8))
-    assert words.encode([]) == []
+        assert all(found == truth for found in pool.map(rows, [texts] * 8))
+    assert rows([]) == []
+
+
+def test_a_text_is_read_no_further_than_needed() -> None:
+    backend = tiny_tokenizer()
+    backend.no_truncation()
+    backend.no_padding()
+    words = word_pieces.word_pieces(backend)
+    assert words is not None
+    ids, _ = words.encode(["a " * 1000], 10)
+    assert len(ids) == 11
 
 
 @pytest.mark.parametrize(

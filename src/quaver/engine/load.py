@@ -12,6 +12,7 @@ from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.engine.static import StaticEngine
 from quaver.engine.tasks import TaskEngine
 from quaver.engine.threads import choose_threads
+from quaver.engine.word_pieces import word_pieces
 from quaver.errors import (
     InputError,
     ModelFolderError,
@@ -163,7 +164,7 @@ def _load_static(folder: ModelFolder, options: Mapping[str, Any]) -> LoadedModel
     if length is not None:
         check_range("max_seq_length", length, MAX_TOKENS)
     spec, weights = static_model(folder, pooling=options["pooling"], normalize=options["normalize"])
-    tokenizer = static_tokenizer(folder, spec, length)
+    tokenizer = static_tokenizer(folder, spec, length, word_pieces)
     return LoadedModel(folder, spec, tokenizer, StaticEngine(spec, weights), options)
 
 
@@ -222,7 +223,11 @@ def load_sparse(
         )
     spec = sparse_spec(folder)
     tokenizer, engine = _parts(folder, spec, options)
-    queries = None if folder.sparse.query is None else word_table(folder, folder.sparse.query)
+    queries = (
+        None
+        if folder.sparse.query is None
+        else word_table(folder, folder.sparse.query, word_pieces)
+    )
     if queries is not None and len(queries.weights) != spec.vocab_size:
         raise ModelFolderError(
             f"queries and documents of {folder.name} must have the same vocabulary: "

@@ -16,8 +16,8 @@ from quaver.models import StaticSpec, StaticWeights, TokenBatch
 class StaticEngine:
     """A table of vectors that is run as an `Engine` is.
 
-    Why NumPy, and one thread: it sums three million tokens of 256 features a second, more than a
-    tokenizer makes on a core, and the next texts are tokenized meanwhile.
+    Why NumPy, and one thread: it sums three million tokens of 256 features a second, and the next texts
+    are tokenized meanwhile.
 
     A text's vector is the same bits alone and in any batch: rows are summed text by text, in order.
 

@@ -19,7 +19,7 @@ from quaver.errors import PoolingError, WeightsError
 from quaver.models.files import TokenizerConfigFile, read_checked
 from quaver.models.folder import ModelFolder
 from quaver.models.geometry import MAX_WIDTH
-from quaver.models.tokenizer import MAX_TOKENS, Tokenizer
+from quaver.models.tokenizer import MAX_TOKENS, MakeWords, Tokenizer
 from quaver.models.weights_file import read_tensors
 
 _MODEL2VEC_LENGTH = 512  # what model2vec cuts at where config.json does not say
@@ -117,13 +117,16 @@ def static_model(
     return spec, StaticWeights(rows, mapping, weights)
 
 
-def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | None) -> Tokenizer:
+def static_tokenizer(
+    folder: ModelFolder, spec: StaticSpec, max_length: int | None, words: MakeWords
+) -> Tokenizer:
     """Read the tokenizer of a static model, which adds no special tokens.
 
     Args:
         folder: the model's folder.
         spec: the model.
         max_length: maximum number of tokens in a text; None takes the model's.
+        words: a faster way to the same ids, see `Tokenizer`.
 
     Returns:
         the tokenizer, checked against the table.
@@ -136,6 +139,7 @@ def static_tokenizer(folder: ModelFolder, spec: StaticSpec, max_length: int | No
         max_length=max_length or spec.longest,
         lowercase=folder.lowercase,
         plain=True,
+        words=words,
         drop_unknown=spec.drops_unknown,
     )
     tokenizer.require_vocabulary(spec.vocab_size)
@@ -155,12 +159,13 @@ class WordTable:
     tokenizer: Tokenizer
 
 
-def word_table(folder: ModelFolder, path: Path) -> WordTable:
+def word_table(folder: ModelFolder, path: Path, words: MakeWords) -> WordTable:
     """Read the SparseStaticEmbedding of a sparse encoder.
 
     Args:
         folder: the model's folder.
         path: the module's folder.
+        words: a faster way to the same ids, see `Tokenizer`.
 
     Returns:
         the table.
@@ -181,6 +186,7 @@ def word_table(folder: ModelFolder, path: Path) -> WordTable:
         settings=settings,
         model=folder.file,
         plain=True,
+        words=words,
     )
     tokenizer.require_vocabulary(len(weights))
     return WordTable(weights, tokenizer)

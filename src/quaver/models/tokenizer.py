@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, takewhile
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,6 @@ from quaver.models.tokenizer_settings import (
     require_bounded,
     unknown_id,
 )
-from quaver.models.word_pieces import word_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
@@ -43,6 +42,24 @@ MAX_TOKENS = 2**31 - 1  # the maximum number of tokens in a text where nothing s
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
 _FAILED = "the model's tokenizer fails on a text"
+
+
+class Words(Protocol):
+    """A faster way to the ids of texts, without special tokens."""
+
+    def encode(
+        self, texts: Sequence[str], most: int
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the ids int32 (T,) of N texts, and offsets int32 (N + 1,).
+
+        Args:
+            texts: of valid Unicode.
+            most: how many tokens of a text are needed; of one that has more, at least one more is
+                returned.
+        """
+
+
+MakeWords = Callable[["Backend"], Words | None]
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,7 @@ class Tokenizer:
         max_length: int | None,
         lowercase: bool = False,
         plain: bool = False,
+        words: MakeWords | None = None,
         drop_unknown: bool = False,
         template: ChatTemplate | None = None,
         unpooled: Collection[str] | None = None,
@@ -183,6 +201,8 @@ class Tokenizer:
             lowercase: lowercase every text, but not special tokens such as [MASK], like
                 `do_lower_case` of sentence-transformers.
             plain: add no special tokens; then `encode_pairs` has nothing to put between two texts.
+            words: makes a faster way to the same ids, or returns None for a tokenizer that it does not
+                know; used if `plain`.
             drop_unknown: leave out the token of unknown words after a text was cut, and cut texts at
                 `max_length` times the median length of a token in characters first; what model2vec
                 does.
@@ -215,7 +235,7 @@ class Tokenizer:
             self.special_tokens_of_pair = int(backend.num_special_tokens_to_add(True))
             vocabulary = backend.get_vocab(with_added_tokens=True)
             self._unknown = unknown_id(backend) if drop_unknown else None
-            self._words = word_pieces(backend) if plain else None
+            self._words = words(backend) if plain and words is not None else None
             self._most_characters = sys.maxsize
             if drop_unknown and vocabulary:
                 self._most_characters = max_length * int(median(map(len, vocabulary)))
@@ -258,6 +278,7 @@ class Tokenizer:
         settings: TokenizerConfigFile | None = None,
         model: ConfigFile | None = None,
         plain: bool = False,
+        words: MakeWords | None = None,
         drop_unknown: bool = False,
         template: ChatTemplate | None = None,
         unpooled: Collection[str] | None = None,
@@ -273,6 +294,7 @@ class Tokenizer:
                 tokenizer.json alone.
             model: config.json, which determines the tokenizer's class if the settings do not.
             plain: add no special tokens.
+            words: see `__init__`.
             drop_unknown: leave out unknown words, see `__init__`.
             template: see `__init__`.
             unpooled: see `__init__`.
@@ -310,6 +332,7 @@ class Tokenizer:
             max_length=max_length,
             lowercase=lowercase,
             plain=plain,
+            words=words,
             drop_unknown=drop_unknown,
             template=template,
             unpooled=unpooled,
@@ -429,19 +452,27 @@ class Tokenizer:
         """Tokenize texts whose characters were cut to `pieces`, without special tokens."""
         if self._words is None:
             encodings = self._tokenize(pieces, position=position, wanted=room, keep=keep)
-            rows = [encoding.ids for encoding in encodings]
+            ids, offsets = _joined([encoding.ids for encoding in encodings])
         else:
             _check_items(pieces, "text", position)
             with _guard(_FAILED):
-                rows = self._words.encode(pieces)
-        truncated = 0
-        for i, (text, piece) in enumerate(zip(texts, pieces, strict=True)):
-            if len(rows[i]) > room:
-                rows[i] = rows[i][:room] if keep == "start" else rows[i][-room:]
-                truncated += 1
-            elif len(text) > len(piece):
-                truncated += 1
-        return _plain_batch(rows, truncated, self._unknown)
+                ids, offsets = self._words.encode(pieces, room if keep == "start" else sys.maxsize)
+        counts = np.diff(offsets)
+        cut = counts > room
+        truncated = int(np.count_nonzero(cut))
+        if pieces is not texts:
+            shorter = [len(piece) < len(text) for text, piece in zip(texts, pieces, strict=True)]
+            truncated = int(np.count_nonzero(cut | np.array(shorter, np.bool_)))
+        kept = np.ones(len(ids), np.bool_) if self._unknown is None else ids != self._unknown
+        if cut.any():
+            first = offsets[:-1] if keep == "start" else offsets[1:] - np.minimum(counts, room)
+            places = np.arange(len(ids)) - np.repeat(first, counts)
+            kept &= (places >= 0) & (places < room)
+        if kept.all():
+            return TokenBatch(ids, offsets, None, truncated)
+        before = np.zeros(len(ids) + 1, np.int32)
+        np.cumsum(kept, out=before[1:])
+        return TokenBatch(ids[kept], before[offsets], None, truncated)
 
     def encode_pairs(
         self,
@@ -539,7 +570,7 @@ class Tokenizer:
                     kept = whole[:first] + whole[len(whole) - (most - first) :]
                 rows[i] = [*kept, *behind]
                 truncated += 1
-        batch = _plain_batch(rows, truncated, None)
+        batch = TokenBatch(*_joined(rows), None, truncated)
         return replace(batch, splits=self._shared(around, pairs, rows))
 
     def _shared(
@@ -830,17 +861,6 @@ def _guard(what: str, advice: str = "use a model whose tokenizer works") -> Iter
         if not panic and not isinstance(error, Exception):
             raise
         raise TokenizerError(f"{what}: {error}; {advice}") from (None if panic else error)
-
-
-def _plain_batch(rows: Sequence[list[int]], truncated: int, unknown: int | None) -> TokenBatch:
-    """Return the tokens of texts without the unknown ones; a text may have none."""
-    ids, offsets = _joined(rows)
-    if unknown is not None:
-        known = ids != unknown
-        kept = np.zeros(len(ids) + 1, np.int32)
-        np.cumsum(known, out=kept[1:])
-        ids, offsets = ids[known], kept[offsets]
-    return TokenBatch(ids, offsets, None, truncated)
 
 
 def _joined(rows: Sequence[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
