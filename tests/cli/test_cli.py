@@ -300,6 +300,7 @@ def test_quantizing_without_text_speaks_of_the_option(
     assert f"{' '.join(options[: 1 if 'loss' in options[0] else 2])} needs calibration" in errors
 
 
+@pytest.mark.slow
 def test_embed_gives_what_the_library_gives(tiny_folder: Path, tmp_path: Path) -> None:
     texts = ["the list", "", "the dict of files"]
     expected = Embedder.from_pretrained(tiny_folder).encode(texts)
@@ -363,6 +364,7 @@ def test_info_prints_what_the_library_says(monkeypatch: pytest.MonkeyPatch) -> N
     ]
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(tiny_folder: Path) -> None:
     command = [*QUAVER, "embed", "-m", str(tiny_folder), *(f"text {i}" for i in range(500))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -394,6 +396,7 @@ def test_ctrl_c_while_the_command_line_is_loaded_is_no_traceback() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "quaver: interrupted\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
@@ -444,6 +447,7 @@ def in_a_terminal(
     return process.wait(60), shown.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("columns", "pattern"),
     [
@@ -465,6 +469,7 @@ def test_a_terminal_gets_a_progress_bar(
     assert max(map(cell_len, lines)) <= columns
 
 
+@pytest.mark.slow
 def test_quiet_shows_nothing_on_a_terminal(tiny_folder: Path, folder: Path, tmp_path: Path) -> None:
     code, shown = in_a_terminal(
         *("index", folder, "-m", tiny_folder, "-s", tmp_path / "kb", "--quiet"), columns=80
@@ -542,6 +547,7 @@ def test_a_duration_is_as_rough_as_it_is_known(seconds: float, shown: str) -> No
     assert duration(seconds) == shown
 
 
+@pytest.mark.slow
 def test_a_store_is_searched_while_another_process_writes(
     tiny_folder: Path, folder: Path, tmp_path: Path
 ) -> None:
@@ -682,6 +688,7 @@ def test_an_excerpt_shows_a_word_of_the_question_in_any_text(
         assert [span for span in found.spans if "bold" in str(span.style)]
 
 
+@pytest.mark.slow
 def test_words_are_bold_on_a_terminal_and_nowhere_else(
     tiny_folder: Path, folder: Path, tmp_path: Path
 ) -> None:

@@ -45,6 +45,7 @@ def test_tables_on_the_terminal(tiny_folder: Path, tasks: Path) -> None:
         assert text in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_figures_are_whole_in_any_terminal(
     tiny_folder: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int

@@ -153,6 +153,7 @@ def test_many_parts_are_refused(converter: Converter) -> None:
         converter.convert(".docx", write_zip(parts))
 
 
+@pytest.mark.slow
 def test_a_far_cell_costs_no_more_memory_than_allowed() -> None:
     with Converter(memory_bytes=1 << 30) as worker:
         with pytest.raises(DocumentError, match="needs more than 1024 MiB"):
@@ -180,6 +181,7 @@ def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
     return put
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("deed", "reason"),
     [
@@ -213,6 +215,7 @@ def test_every_format_is_read_in_the_worker(
         assert read_document(path, converter=converter).source == path.name
 
 
+@pytest.mark.slow
 def test_a_crash_costs_one_file_of_those_sent_together(
     misbehaving: Callable[[str], None], tmp_path: Path
 ) -> None:

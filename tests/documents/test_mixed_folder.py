@@ -41,6 +41,7 @@ def call(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+@pytest.mark.slow
 def test_what_fails_is_reason_and_the_rest_is_stored(embedder: Embedder, folder: Path) -> None:
     with Index.create(":memory:", embedder) as index:
         report = index.update(folder)

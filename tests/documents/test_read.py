@@ -120,6 +120,7 @@ def test_html_gives_the_visible_text_of_the_main_content(tmp_path: Path) -> None
     assert outline(document) == [("Top", "One bold word.\n\na\n\nb"), ("Top > Sub", "x = 1\n  y")]
 
 
+@pytest.mark.slow
 def test_html_of_several_articles_or_inside_a_form_keeps_all_text(tmp_path: Path) -> None:
     articles = "<body><article><p>One</p></article><article><p>Two</p></article></body>"
     assert outline(read(tmp_path, "a.html", articles)) == [("", "One\n\nTwo")]
@@ -134,6 +135,7 @@ def test_html_rows_and_cells_need_no_end_tags(tmp_path: Path) -> None:
     assert outline(read(tmp_path, "a.html", table)) == [("", "a | b c\nd | e f")]
 
 
+@pytest.mark.slow
 def test_html_that_is_never_closed_keeps_its_text(tmp_path: Path) -> None:
     page = "<p>one <!-- two <b>three</b> <a href='four"
     assert outline(read(tmp_path, "a.html", page)) == [("", "one <!-- two three <a href='four")]
@@ -141,6 +143,7 @@ def test_html_that_is_never_closed_keeps_its_text(tmp_path: Path) -> None:
     assert outline(read(tmp_path, "b.html", page)) == [("", "one two three")]
 
 
+@pytest.mark.slow
 def test_html_without_a_body_and_deeply_nested_is_read(tmp_path: Path) -> None:
     assert outline(read(tmp_path, "a.htm", "just text"))[0][1] == "just text"
     deep = "<div>" * 3000 + "deep" + "</div>" * 3000

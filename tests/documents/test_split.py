@@ -111,6 +111,7 @@ def test_a_long_heading_has_an_end(tokenizer: Tokenizer) -> None:
     assert passage.heading == "list"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "unit", ["東京都新宿区", "a,", "the list ", "x(){}", "the list\n", "the\n\n"]
 )

@@ -70,6 +70,7 @@ def test_broken_weights_have_groups_all_the_same() -> None:
     assert len(set(how.wide.tolist())) == 64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_wide_features_apart_lose_less(isa: str, threads: int) -> None:

@@ -19,7 +19,7 @@ from quaver import _native
 
 ROOT = Path(__file__).parents[2]
 KERNELS = ROOT / "native/kernels"
-OBJECTS = ROOT / "build/cpp/CMakeFiles/quaver_core.dir/native/kernels"
+OBJECTS = ROOT / "build/native/CMakeFiles/quaver_core.dir/native/kernels"
 SOURCES = {path.stem: path for path in KERNELS.rglob("*.cpp")}
 ISAS = sorted(SOURCES)
 

@@ -112,6 +112,7 @@ print(len(before) >= 2, workers() == before)  # who ran in between was switched 
 
 
 # --- Threads --------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_other_python_threads_run_during_a_call() -> None:
     body = """
 engine, many = make(threads=1), texts(1000)
@@ -189,6 +190,7 @@ print(failed)
     assert run(body, timeout=100) == "0"
 
 
+@pytest.mark.slow
 def test_spawned_processes_encode(tiny_folder: Path, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
@@ -214,6 +216,7 @@ if __name__ == "__main__":
     assert done.stdout.strip() == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_the_interpreter_ends_while_daemon_threads_encode() -> None:
     body = """
@@ -241,6 +244,7 @@ end()
     assert run(body, timeout=100) == "20 set()"
 
 
+@pytest.mark.slow
 def test_the_thread_that_ends_the_interpreter_encodes() -> None:
     body = """
 class Last:
@@ -285,6 +289,7 @@ print(encoded + refused)
 
 
 # --- Ctrl-C ---------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_ctrl_c_ends_a_long_call(threads: int) -> None:
@@ -335,6 +340,7 @@ for _ in range(2):
     assert run(body) == "True True"
 
 
+@pytest.mark.slow
 @linux_only
 def test_scratch_memory_does_not_grow_with_the_list() -> None:
     body = """
@@ -349,6 +355,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert int(run(body)) < 20_000
 
 
+@pytest.mark.slow
 @linux_only
 def test_a_long_text_does_not_keep_its_memory() -> None:
     body = """

@@ -175,6 +175,7 @@ def test_a_query_without_scores_is_named() -> None:
 
 
 # --- Statistics -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_interval_agrees_with_scipy() -> None:
     from scipy.stats import bootstrap
 
@@ -299,6 +300,7 @@ def test_a_report_counts_what_a_worse_system_loses() -> None:
 POOL = {"q1": {"d1": 1, "d2": 0}, "q2": {"d1": 0, "d2": 1}}
 
 
+@pytest.mark.slow
 def test_tables_json_and_picture(tmp_path: Path) -> None:
     report = report_of(TASK)
     table = loss_table(report)

@@ -141,6 +141,7 @@ def test_in_memory(libraries: list[Library]) -> None:
     with_client(create_server(libraries), every_tool)
 
 
+@pytest.mark.slow
 def test_over_stdio(store: Path, other: Path) -> None:
     command = ["-m", "quaver", "mcp", "--store", f"kb={store}", "--store", str(other)]
     environ = {name: value for name, value in os.environ.items() if name.startswith("PYTHON")}

@@ -99,6 +99,7 @@ def test_split_bounds_tokens_and_keeps_every_text() -> None:
     assert all(part.offsets[0] == 0 and part.offsets[-1] == part.tokens for _, part in parts)
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=80), max_size=6), st.integers(3, 20))
 def test_every_text_alone_has_the_ids_it_has_in_a_batch(texts: list[str], length: int) -> None:
     one = tokenizer(length)

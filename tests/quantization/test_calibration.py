@@ -68,6 +68,7 @@ def test_a_folder_of_documents(tmp_path: Path) -> None:
     assert found.name == tmp_path.name
 
 
+@pytest.mark.slow
 def test_a_broken_file_of_a_folder_is_passed_over_and_told(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(b"%PDF-1.7 and no more")
     (tmp_path / "b.md").write_text("# Wine\n\nRed.\n\n# Bread\n\nWhite.\n")

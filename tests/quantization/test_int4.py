@@ -119,6 +119,7 @@ def test_wide_features_have_a_range_of_their_own(
     assert cosine(apart, together) > 0.999
 
 
+@pytest.mark.slow
 def test_gptq_loses_less_than_rounding_to_nearest(source: Path, tmp_path: Path) -> None:
     report = quaver.quantize(
         source, tmp_path / "gptq", scheme="int4", calibration=TEXTS, samples=40
@@ -137,6 +138,7 @@ def test_gptq_loses_less_than_rounding_to_nearest(source: Path, tmp_path: Path) 
     assert report.loss < 0.7 * nearest.loss
 
 
+@pytest.mark.slow
 def test_groups_and_a_bound(source: Path, tmp_path: Path) -> None:
     losses = {}
     for size in (32, 128):

@@ -257,6 +257,7 @@ def test_a_layer_with_wide_tokens_keeps_ranges_by_token(tmp_path: Path) -> None:
     assert "quaver" not in json.loads((tmp_path / "strict/config.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "megabytes"),
     [(384, {"float16": 46, "int8": 35}), (768, {"float16": 135, "int8": 112})],
@@ -352,6 +353,7 @@ KILLS = min(int(os.environ.get("QUAVER_TEST_KILLS", "1")), 4)
 """`make test-long` kills four times."""
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # several processes, on a machine that may be busy
 def test_a_killed_run_leaves_no_folder(tmp_path: Path) -> None:
     source = write_tiny_model(tmp_path / "source", hidden=128, layers=6)
@@ -378,6 +380,7 @@ def test_a_killed_run_leaves_no_folder(tmp_path: Path) -> None:
             assert not list(tmp_path.glob(f".{target.name}.partial-*"))
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills(tiny_folder: Path, tmp_path: Path) -> None:
     def small_files() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

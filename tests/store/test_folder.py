@@ -269,6 +269,7 @@ def test_a_failing_disk_is_an_error_and_keeps_what_is_stored(
     assert check_store(store.path).ok
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
 @pytest.mark.parametrize(
     ("seen_before", "message"), [(True, "MB are needed"), (False, "No space left")]
@@ -315,6 +316,7 @@ def test_a_really_full_disk_does_not_kill_the_process(
         subprocess.run(["umount", disk], check=True)
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_size_is_a_write_error(tmp_path: Path) -> None:
     result = in_another_process(
         """

@@ -192,6 +192,7 @@ READ = """
     """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("mount"), reason="mounting needs root")
 def test_reading_from_a_read_only_file_system_while_it_is_written(
     store: FolderStore, tmp_path: Path
@@ -280,6 +281,7 @@ def _read_on(path: Path, said: Connection, end: Any) -> None:
         said.send(("bad", repr(error), newest))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_many_readers_beside_a_writer_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "kb"

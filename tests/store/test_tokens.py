@@ -486,6 +486,7 @@ def require_sound_or_said(path: Path, whole: dict[str, Any]) -> None:
         assert now == whole
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("how", ["flipped", "gone", "half", "zeros"])
 def test_damage_is_never_believed(sound: Path, tmp_path: Path, how: str) -> None:
