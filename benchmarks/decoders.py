@@ -118,10 +118,13 @@ def pooled(folder: Path, dtype: Any) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.model = AutoModel.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+            self.both_ways = bool(getattr(self.model.config, "use_bidirectional_attention", False))
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
             states = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+                input_ids=input_ids,
+                attention_mask=self.seen(attention_mask) if self.both_ways else attention_mask,
+                use_cache=False,
             ).last_hidden_state
             counts = attention_mask.sum(1)
             if mean:
@@ -129,6 +132,13 @@ def pooled(folder: Path, dtype: Any) -> Any:
                 return (states * weights).sum(1).float() / counts[:, None]
             rows = torch.arange(states.shape[0], device=states.device)
             return states[rows, counts - 1].float()
+
+        def seen(self, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            """Return which tokens each token sees: OpenVINO cannot trace how transformers finds it."""
+            places = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+            near = (places[:, None] - places).abs() < self.model.config.sliding_window
+            everything = attention_mask[:, None, None, :].bool() & torch.ones_like(near)
+            return {"full_attention": everything, "sliding_attention": everything & near}
 
     return Pooled().eval()
 
