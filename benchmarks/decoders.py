@@ -11,9 +11,9 @@ does not run at all. With --out, rows that the file has are not measured again, 
 
 Shapes are those of random_decoder.py: random weights, the words of a random text are ids. `1x32` is one text of 32
 tokens, `8x256` eight of 256, `ragged64` sixty-four of 8 to 512, `rerank50` fifty documents of 128 tokens behind 100
-that all share, which Quaver computes once, beside Quaver without that (`quaver-int8-whole`). torch and OpenVINO get
-ragged texts sorted by length, eight in a batch, padded; llama.cpp gets them without padding. Cosines are those of the
-vectors to torch's: they would show that an engine computes another model.
+that all share, which Quaver computes once, beside Quaver without that (`quaver-int8-whole`; causal shapes alone). torch
+and OpenVINO get ragged texts sorted by length, eight in a batch, padded; llama.cpp gets them without padding. Cosines
+are those of the vectors to torch's: they would show that an engine computes another model.
 
 OpenVINO has two forms of int8: `openvino-int8` by NNCF with inputs in eight bits and fixed ranges, and
 `openvino-int8-weights`, what OpenVINO recommends for decoders: compressed weights, inputs quantized while running.
@@ -590,7 +590,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def study(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what the record does not have yet."""
     from quaver_bench.record import describe_run
-    from random_decoder import write_folder
+    from random_decoder import SHAPES, write_folder
 
     rows: list[dict[str, Any]] = []
     if chosen.out and chosen.out.is_file():
@@ -598,6 +598,8 @@ def study(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     for shape in chosen.shapes.split(","):
         have = {row["case"] for row in rows if row["shape"] == shape}
         cases = [case for case in chosen.cases.split(",") if case not in have]
+        if SHAPES[shape].get("use_bidirectional_attention"):  # every token sees what follows it
+            cases = [case for case in cases if case != "rerank50"]
         folder = chosen.cache / shape
         if cases and not (folder / "tokenizer.json").is_file():
             write_folder(folder, shape)
