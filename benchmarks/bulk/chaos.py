@@ -275,7 +275,9 @@ def disturb(
     story["outputs_at_that_moment"] = outputs_done(target)
     code, out, errors = driver.finish()
     assert code == 0, (code, errors)
-    story["outputs_before_the_last_run"] = json.loads(out.splitlines()[-1])["before"]
+    # Ray prints what it hears of lost nodes into the same stream, also after the answer.
+    answer = next(line for line in reversed(out.splitlines()) if line.startswith('{"before"'))
+    story["outputs_before_the_last_run"] = json.loads(answer)["before"]
     say(f"{engine}: finished, {story['killed']} killed on the way")
     return story
 

@@ -24,8 +24,8 @@ with needs_extra("bulk"):
 Format = Literal["parquet", "npy"]
 """What an output file is."""
 
-GROUP_BYTES = 32 << 20
-"""Bytes of results in a row group."""
+GROUP_BYTES = 16 << 20
+"""Bytes of results in a row group, which is in memory two or three times while it is written."""
 
 
 class _Hashed(io.RawIOBase):
