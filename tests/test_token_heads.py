@@ -24,7 +24,7 @@ from quaver import (
     UnsupportedArchitectureError,
     WeightsError,
 )
-from quaver.engine import Engine
+from quaver.engine import Engine, bytes_of_folder
 from quaver.models import ModelFolder, encoder_weights
 from quaver.reference import hidden_states
 from tiny_model import write_json, write_tiny_model
@@ -267,3 +267,12 @@ def test_nothing_of_a_head_is_run(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="no code of a file is ever run"):
         Embedder.from_pretrained(folder)
     assert not (tmp_path / "made").exists()
+
+
+def test_the_bytes_of_the_heads_are_known_before_they_are_loaded(tmp_path: Path) -> None:
+    folder = write_m3(tmp_path / "m3")
+    needed = bytes_of_folder(ModelFolder.open_any(folder))
+    assert needed == Embedder.from_pretrained(folder).nbytes
+    for name in ("sparse_linear.pt", "colbert_linear.pt"):
+        (folder / name).unlink()
+    assert bytes_of_folder(ModelFolder.open_any(folder)) < needed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from quaver.errors import (
@@ -36,6 +36,7 @@ from quaver.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
     from quaver.answers import Answer, ChatModel, ask
     from quaver.documents import Passage, read_passages
     from quaver.embedder import Embedder, EncodedTexts, EncodeReport
@@ -53,8 +54,6 @@ if TYPE_CHECKING:
     from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranked, Ranker
     from quaver.sparse_encoder import SparseEncoder, SparseVector, SparseVectors
     from quaver.store import And, Compare, Hit, Not, Or
-
-__version__ = metadata.version("quaver")
 
 # Loaded when first named: `import quaver` reads no model code, no tokenizer and no store.
 _HOMES = {
@@ -166,6 +165,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
+    if name == "__version__":
+        from importlib import metadata  # takes longer than all of the above
+
+        return metadata.version("quaver")
     raise AttributeError(f"module 'quaver' has no attribute {name!r}")
 
 

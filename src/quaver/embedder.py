@@ -293,6 +293,11 @@ class Embedder:
         return self._engine.threads
 
     @property
+    def nbytes(self) -> int:
+        """The bytes that the model holds: packed weights, tables (mapped from a file or not), and its tokenizer."""
+        return self._engine.nbytes + self.tokenizer.nbytes
+
+    @property
     def document_prompt(self) -> str:
         """The prompt of documents: the one named "document", else "passage", else ""."""
         return document_prompt(self.prompts)

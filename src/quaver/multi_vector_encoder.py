@@ -219,6 +219,11 @@ class MultiVectorEncoder:
         """The number of threads that the engine uses."""
         return self._engine.threads
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the model holds: packed weights, tables (mapped from a file or not), and its tokenizer."""
+        return self._engine.nbytes + self.tokenizer.nbytes
+
     @overload
     def encode_query(  # type: ignore[overload-overlap]
         self,

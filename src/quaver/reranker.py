@@ -274,6 +274,11 @@ class CrossEncoder(Ranker):
         """The number of threads that the engine uses."""
         return self._engine.threads
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the model holds: packed weights, tables (mapped from a file or not), and its tokenizer."""
+        return self._engine.nbytes + self.tokenizer.nbytes
+
     @explain_keywords(_PREDICT)
     def predict(
         self,

@@ -265,6 +265,13 @@ class SparseEncoder:
         return self._engine.threads
 
     @property
+    def nbytes(self) -> int:
+        """The bytes that the model holds: packed weights, tables (mapped from a file or not), and its tokenizer."""
+        table = self._queries
+        queries = 0 if table is None else table.weights.nbytes + table.tokenizer.nbytes
+        return self._engine.nbytes + self.tokenizer.nbytes + queries
+
+    @property
     def queries_without_model(self) -> bool:
         """Whether the words of queries are weighed by a table."""
         return self._queries is not None

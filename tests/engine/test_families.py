@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from quaver import _native, reference
 from quaver.engine.engine import Engine
+from quaver.engine.footprint import layer_bytes, table_bytes
+from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.errors import UnsupportedArchitectureError
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
 from quaver.models.geometry import POOLINGS
@@ -117,6 +119,19 @@ def test_the_reference_is_transformers_layer_by_layer(golden: Golden) -> None:
     assert len(states) == len(golden.states)
     for layer, (got, truth) in enumerate(zip(states, golden.states, strict=True)):
         assert relative(got, truth) < TOLERANCE, f"layer {layer}"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_bytes_of_an_engine_are_known_before_it_is_packed(
+    golden: Golden, precision: Precision
+) -> None:
+    spec = encoder_spec(golden.configs["encoder"], pooling="cls", normalize=False)
+    weights = encoder_weights(spec, golden.tensors("encoder"))
+    engine = Engine(spec, weights, precision=precision, threads=1)
+    assert layer_bytes(spec, weights, precision) == engine._encoder.weight_bytes
+    tables = table_bytes(spec, weights, precision)
+    assert tables >= 2 * spec.vocab_size * spec.table_width
+    assert engine.nbytes == engine._encoder.weight_bytes + tables
 
 
 @pytest.mark.parametrize("pooling", [*POOLINGS, "cls+mean+max"])

@@ -320,6 +320,19 @@ def _ends(spec: EncoderSpec, layer: LayerSpec) -> tuple[int, ...]:
     return ()
 
 
+def group_count(spec: EncoderSpec, layer: LayerSpec, name: str) -> int:
+    """Return how many groups the inputs of a linear layer have in eight bits, without running the model.
+
+    Args:
+        spec: the encoder.
+        layer: one of its layers.
+        name: the linear layer, a field of `LayerWeights`.
+    """
+    if name == "down":
+        return max(1, len(_ends(spec, layer)))
+    return 2 if name in _READ_HIDDEN and spec.hidden_size >= _SMALLEST_HIDDEN else 1
+
+
 def in_eight_bits(
     spec: EncoderSpec, weights: EncoderWeights, *, group: int | None = None
 ) -> EncoderWeights:

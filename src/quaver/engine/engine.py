@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from quaver import _native
 from quaver.engine.eight_bits import in_eight_bits
+from quaver.engine.footprint import table_bytes
 from quaver.engine.instruction_sets import choose_isa
 from quaver.engine.native_model import PRECISIONS, Precision, computes_in, native_model
 from quaver.engine.threads import choose_threads
@@ -50,6 +51,7 @@ class Engine:
             else "float32".
         isa: the instruction set in use.
         threads: how many threads take part in a call at most.
+        nbytes: bytes of the packed weights and of the tables, mapped or not.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Engine:
         self._encoder = _native.Encoder(
             self.isa, native_model(spec, _prepared(spec, weights, precision), precision)
         )
+        self.nbytes = self._encoder.weight_bytes + table_bytes(spec, weights, precision)
         # What a text begins with can be computed once for several where no token of it sees those behind.
         self._splits = (
             spec.poolings == ("lasttoken",)

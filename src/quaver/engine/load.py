@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 from typing import Any, Literal
 
 from quaver.engine.engine import Engine
+from quaver.engine.footprint import layer_bytes, packed_bytes, table_bytes
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.engine.static import StaticEngine
 from quaver.engine.tasks import TaskEngine
@@ -24,6 +25,7 @@ from quaver.models import (
     MAX_TOKENS,
     POOLINGS,
     EncoderSpec,
+    EncoderWeights,
     LinearWeights,
     ModelFolder,
     StaticSpec,
@@ -41,6 +43,7 @@ from quaver.models import (
     static_model,
     static_tokenizer,
     token_heads,
+    tokenizer_bytes,
     wide_features,
     word_table,
 )
@@ -122,8 +125,7 @@ def load_model(
     _require_embedder(folder)
     if folder.static:
         return _load_static(folder, options)
-    spec = folder.encoder_spec(pooling=agreed_pooling(folder, pooling), normalize=normalize)
-    spec = replace(spec, head=module_steps(folder.modules, spec.pooled_size))
+    spec = _embedder_spec(folder, pooling, normalize)
     heads = token_heads(folder, spec)
     tokenizer, engine = _parts(
         folder, spec, options, token_head=None if heads is None else heads.linear
@@ -132,6 +134,13 @@ def load_model(
     if folder.queries is None:
         return loaded
     return replace(loaded, engine=_task_engine(folder.queries, loaded, engine))
+
+
+def _embedder_spec(
+    folder: ModelFolder, pooling: str | None, normalize: bool | None = None
+) -> EncoderSpec:
+    spec = folder.encoder_spec(pooling=agreed_pooling(folder, pooling), normalize=normalize)
+    return replace(spec, head=module_steps(folder.modules, spec.pooled_size))
 
 
 def _task_engine(queries: ModelFolder, loaded: LoadedModel, documents: Engine) -> TaskEngine:
@@ -260,6 +269,59 @@ def load_multi_vector(
     spec = multi_vector_spec(folder)
     tokenizer, engine = _parts(folder, spec, options, normalize=spec.normalize)
     return LoadedMultiVector(folder, spec, tokenizer, engine, options)
+
+
+def bytes_of_folder(
+    folder: ModelFolder,
+    *,
+    precision: Precision = "int8",
+    max_seq_length: int | None = None,
+    pooling: str | None = None,
+) -> int:
+    """Estimate the bytes that a model will hold once it is loaded, without packing it.
+
+    Args:
+        folder: the opened folder of any kind of model.
+        precision: as of `Embedder.from_pretrained`; so are the others.
+        max_seq_length: maximum number of tokens in a text.
+        pooling: for a folder that does not say.
+
+    Returns:
+        what `nbytes` of the loaded model will be, within a few percent.
+
+    Raises:
+        ModelError: the model cannot be loaded; see the subclasses.
+    """
+    if folder.static:
+        spec, weights = static_model(folder, pooling=pooling, normalize=None)
+        words = tokenizer_bytes(folder.transformer, spec.vocab_size)
+        return StaticEngine(spec, weights).nbytes + words
+    encoder = _spec_of(folder, pooling)
+    length = max_seq_length or encoder.length_within(folder.max_seq_length)
+    encoder = _with_short_tables(encoder, length)
+    read, kept = _weights_as_stored(folder, encoder, precision)
+    total = layer_bytes(encoder, read, kept) + table_bytes(encoder, read, kept)
+    if folder.queries is not None:
+        total *= 2
+    total += tokenizer_bytes(folder.transformer, encoder.vocab_size)
+    if folder.kind == "embedder" and (heads := token_heads(folder, encoder)) is not None:
+        # Beside the heads, the vector goes through the same layer as it is.
+        size = encoder.pooled_size
+        total += packed_bytes(size + len(heads.linear.bias), size, "float32")
+    if folder.sparse is not None and folder.sparse.query is not None:
+        total += 4 * encoder.vocab_size
+        total += tokenizer_bytes(folder.sparse.query, encoder.vocab_size)
+    return total
+
+
+def _spec_of(folder: ModelFolder, pooling: str | None) -> EncoderSpec:
+    if folder.kind == "sparse":
+        return sparse_spec(folder)
+    if folder.kind == "multi-vector":
+        return multi_vector_spec(folder)
+    if folder.kind == "cross-encoder":
+        return cross_encoder_spec(folder)
+    return _embedder_spec(folder, pooling)
 
 
 def check_loaded(name: str, model: object, kind: type) -> None:
@@ -411,10 +473,26 @@ def _parts(
             f"sentence_bert_config.json, tokenizer_config.json), too few for its tokenizer: {error}"
         ) from error
     tokenizer.require_vocabulary(spec.vocab_size)
-    if not spec.position_table and spec.bias == "none" and spec.relative is None:
-        # Tables of rotary positions end where texts do: those of EmbeddingGemma 2 could take 200 MB.
-        spec = replace(spec, max_positions=spec.position_offset + tokenizer.max_length)
+    spec = _with_short_tables(spec, tokenizer.max_length)
     return tokenizer, _engine(folder, spec, options, normalize=normalize, token_head=token_head)
+
+
+def _with_short_tables(spec: EncoderSpec, length: int) -> EncoderSpec:
+    """Let tables of rotary positions end where texts do: those of EmbeddingGemma 2 could take 200 MB."""
+    if spec.position_table or spec.bias != "none" or spec.relative is not None:
+        return spec
+    return replace(spec, max_positions=spec.position_offset + length)
+
+
+def _weights_as_stored(
+    folder: ModelFolder, spec: EncoderSpec, precision: Precision
+) -> tuple[EncoderWeights, Precision | None]:
+    """Return a folder's weights, and the precision they are to be packed in; None leaves each as it is."""
+    weights = encoder_weights(spec, model_tensors(folder, spec))
+    if not is_quantized(folder.config):
+        return weights, precision
+    weights = replace(weights, wide=wide_features(folder.config, spec.hidden_size))
+    return weights, None if precision == "int8" else precision
 
 
 def _engine(
@@ -425,15 +503,11 @@ def _engine(
     normalize: bool,
     token_head: LinearWeights | None = None,
 ) -> Engine:
-    precision = options["precision"]
-    quantized = is_quantized(folder.config)
-    weights = encoder_weights(spec, model_tensors(folder, spec))
-    if quantized:
-        weights = replace(weights, wide=wide_features(folder.config, spec.hidden_size))
+    weights, precision = _weights_as_stored(folder, spec, options["precision"])
     return Engine(
         replace(spec, normalize=normalize),
         weights,
-        precision=None if quantized and precision == "int8" else precision,
+        precision=precision,
         threads=options["threads"],
         isa=options["isa"],
         token_head=token_head,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from typing import Any
 
 from quaver import _native
@@ -35,6 +34,8 @@ def info() -> dict[str, Any]:
     Raises:
         InstructionSetError: QUAVER_ISA names one that this machine cannot run.
     """
+    from importlib import metadata  # the start of a server would wait for it
+
     packages = ("numpy", "tokenizers", "safetensors", "huggingface-hub")
     settings = cpu_settings()
     return {

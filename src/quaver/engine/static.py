@@ -26,6 +26,7 @@ class StaticEngine:
         precision: "int8" if the table is int8, else "float32".
         isa: always "numpy": no kernel runs.
         threads: always 1.
+        nbytes: bytes of the table, mapped or not.
     """
 
     def __init__(self, spec: StaticSpec, weights: StaticWeights) -> None:
@@ -40,6 +41,8 @@ class StaticEngine:
         self.isa = "numpy"
         self.threads = 1
         self._weights = weights
+        arrays = (weights.rows, weights.mapping, weights.weights)
+        self.nbytes = sum(array.nbytes for array in arrays if array is not None)
 
     def encode(
         self,

@@ -23,6 +23,7 @@ class TaskEngine:
         precision: as of `Engine`.
         isa: as of `Engine`.
         threads: as of `Engine`.
+        nbytes: as of `Engine`; those of the queries' engine count before it is loaded.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class TaskEngine:
         self.precision = documents.precision
         self.isa = documents.isa
         self.threads = documents.threads
+        self.nbytes = 2 * documents.nbytes
         self._documents, self._load = documents, load_queries
         self._loaded: Engine | None = None
         self._loading = threading.Lock()

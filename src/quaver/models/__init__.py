@@ -87,7 +87,13 @@ from quaver.models.token_modules import (
     MultiVectorModules,
     QueryExpansion,
 )
-from quaver.models.tokenizer import MAX_TOKENS, LocatedTokens, TokenBatch, Tokenizer
+from quaver.models.tokenizer import (
+    MAX_TOKENS,
+    LocatedTokens,
+    TokenBatch,
+    Tokenizer,
+    tokenizer_bytes,
+)
 from quaver.models.weights_file import WEIGHTS_FILE, WEIGHTS_INDEX, release_pages, weight_files
 
 __all__ = [
@@ -168,6 +174,7 @@ __all__ = [
     "static_model",
     "static_tokenizer",
     "token_heads",
+    "tokenizer_bytes",
     "weight_files",
     "wide_features",
     "with_modules",

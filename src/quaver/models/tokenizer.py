@@ -24,6 +24,7 @@ from quaver.models.tokenizer_settings import (
     checked_tokenizer,
     follow,
     lower_first,
+    model_type,
     require_bounded,
     unknown_id,
 )
@@ -38,6 +39,9 @@ _CHARACTERS = 6
 """Characters that are read for each token needed at first; if they are too few, four times as many."""
 _MIN_CHARACTERS = 256
 _MAX_ID = 2**31 - 1
+_WORD_BYTES, _UNIGRAM_BYTES = 210, 1250
+"""Bytes that the `tokenizers` library holds for each word, and for each of a Unigram model, which has a tree of them;
+measured by benchmarks/tokenizer_memory.py."""
 MAX_TOKENS = 2**31 - 1  # the maximum number of tokens in a text where nothing sets a bound
 # Each tokenizer is tested on this: case, accents, several scripts, a ligature that expands, an emoji.
 _TRIAL = "Hello,  World! na\u00efve \u4e2d\u6587 \u0434\u0430 \ufb01 \ufdfa \U0001f642 x"
@@ -337,6 +341,11 @@ class Tokenizer:
             template=template,
             unpooled=unpooled,
         )
+
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the tokenizer holds, by its kind and the size of its vocabulary."""
+        return _bytes_of(type(self._backend.model).__name__, self.vocab_size)
 
     def require_vocabulary(self, rows: int) -> None:
         """Check by their sizes that tokenizer and embedding table belong to the same model.
@@ -811,6 +820,28 @@ class Tokenizer:
                     f"a text may have at most {most} characters where no part of it is known to be enough: "
                     f"{name} {_at(i, position)} has {len(texts[i])}; split it"
                 )
+
+
+def tokenizer_bytes(folder: Path, words: int) -> int:
+    """Estimate `Tokenizer.nbytes` without building the tokenizer.
+
+    Args:
+        folder: the folder that holds tokenizer.json, or its vocabulary.
+        words: the size of the vocabulary.
+
+    Raises:
+        TokenizerError: tokenizer.json is broken.
+        ModelFolderError: tokenizer.json is not a regular file, too large, or a git-lfs pointer.
+    """
+    path = folder / "tokenizer.json"
+    content = read_file(path, _MAX_BYTES)
+    if content is None:
+        return _bytes_of("Unigram" if any(folder.glob("*.model")) else "", words)
+    return _bytes_of(model_type(content, path), words)
+
+
+def _bytes_of(kind: str, words: int) -> int:
+    return words * (_UNIGRAM_BYTES if kind == "Unigram" else _WORD_BYTES)
 
 
 def _check_items(texts: Sequence[str], name: str, position: Callable[[int], int] | None) -> None:

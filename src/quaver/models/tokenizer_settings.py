@@ -87,6 +87,27 @@ def checked_tokenizer(content: bytes, path: Path) -> bytes:
     return msgspec.json.encode({**parts, "normalizer": normalizer, "model": model})
 
 
+def model_type(content: bytes, path: Path) -> str:
+    """Return the type of a tokenizer's model, such as "Unigram"; "" if it does not say.
+
+    Args:
+        content: tokenizer.json.
+        path: the file, for messages.
+
+    Raises:
+        TokenizerError: it is not JSON, or has no model.
+    """
+    import msgspec
+
+    try:
+        parts = msgspec.json.decode(content, type=dict[str, msgspec.Raw])
+        model = msgspec.json.decode(parts["model"], type=dict[str, msgspec.Raw])
+        kind = msgspec.json.decode(model.get("type", b'""'))
+    except (msgspec.DecodeError, RecursionError, KeyError, UnicodeDecodeError) as error:
+        raise TokenizerError(f"{path} is broken: {error!r}; download it again") from error
+    return kind if isinstance(kind, str) else ""
+
+
 def _require_maps(state: Any) -> None:
     """Check that every character map is as long as it declares, because the library allocates that much."""
     if isinstance(state, list):
