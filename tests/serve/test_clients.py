@@ -162,6 +162,21 @@ def test_huggingface_hub(
     assert api.health_check()
 
 
+def test_a_classifier_answers_huggingface_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = client("huggingface_hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    folder = write_tiny_cross_encoder(tmp_path / "labels", labels=3)
+    model = ModelSettings(source=str(folder), task="rerank")
+    with running(Settings(model=(model,), port=0)) as run:
+        api = hub.InferenceClient(model=run.url, provider="hf-inference", token="none")
+        best = api.text_classification(QUERY)
+        expected = run.post("/predict", {"inputs": QUERY}).json()[0]
+    # The client takes the first entry of what it expects to be a list for each text.
+    assert (best.label, best.score) == (expected["label"], expected["score"])
+
+
 def test_llama_index_tei(server: Running, embedder: Embedder) -> None:
     module = client("llama_index.embeddings.text_embeddings_inference")
     model = module.TextEmbeddingsInference(
@@ -311,6 +326,9 @@ def test_ollama(server: Running, embedder: Embedder) -> None:
     assert np.array_equal(np.float32(older.embedding), embedder.encode(QUERY, normalize=False))
     assert [model.model for model in api.list().models] == ["tiny", "ranker"]
     assert api.show("tiny").capabilities == ["embedding"]
+    loaded = api.ps().models
+    assert [model.model for model in loaded] == ["tiny", "ranker"]
+    assert loaded[0].size == embedder.nbytes
     with pytest.raises(ollama.ResponseError) as caught:
         api.embed(model="none", input="x")
     assert caught.value.status_code == 404

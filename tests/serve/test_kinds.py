@@ -227,6 +227,10 @@ def test_multi_vectors_are_the_librarys(run: Running, colbert: MultiVectorEncode
     rows = [np.frombuffer(base64.b64decode(v), "<f4") for v in answer["data"][0]["embeddings"]]
     assert np.array_equal(np.stack(rows), documents[0])
     assert answer["usage"]["prompt_tokens"] >= len(rows)
+    both = {"input": TEXTS[0], "embedding_type": ["base64", "float"]}
+    (entry,) = run.post("/v1/multi-vector", both).json()["data"]
+    assert entry["embeddings"]["base64"] == answer["data"][0]["embeddings"]
+    assert np.array_equal(np.float32(entry["embeddings"]["float"]), documents[0])
 
 
 @pytest.mark.parametrize(

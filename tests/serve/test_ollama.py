@@ -39,12 +39,18 @@ def test_rerank(server: Running, cross_encoder: CrossEncoder) -> None:
     assert len(server.post("/api/rerank", {**body, "top_n": 1}).json()["results"]) == 1
 
 
-def test_models(server: Running) -> None:
+def test_models(server: Running, embedder: Embedder) -> None:
     listed = server.client.get("/api/tags").json()["models"]
     assert [each["name"] for each in listed] == ["tiny", "ranker"]
     shown = server.post("/api/show", {"model": "tiny"}).json()
     assert shown["capabilities"] == ["embedding"]
     assert shown["model_info"]["quaver.embedding_length"] == 64
+    loaded = server.client.get("/api/ps").json()["models"]
+    assert [(each["model"], each["context_length"]) for each in loaded] == [
+        ("tiny", 64),
+        ("ranker", 64),
+    ]
+    assert loaded[0]["size"] == listed[0]["size"] == embedder.nbytes
     assert "version" in server.client.get("/api/version").json()
 
 

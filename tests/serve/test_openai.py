@@ -140,13 +140,27 @@ def test_what_jina_documents(server: Running, embedder: Embedder) -> None:
     assert np.array_equal(int8, embedder.encode(texts, output="int8"))
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_several_formats_at_once(server: Running, late: bool) -> None:
+    """Each embedding is an object of the formats, as the schema of Jina's API says."""
+    kinds = ["float", "base64", "int8", "binary", "ubinary"]
+    body = {"input": ["Paris", "Rome"], "dimensions": 32, "late_chunking": late}
+    together = server.post("/v1/embeddings", {**body, "embedding_type": [*kinds, "float"]}).json()
+    assert [set(each["embedding"]) for each in together["data"]] == [set(kinds)] * 2
+    for kind in kinds:
+        alone = server.post("/v1/embeddings", {**body, "embedding_type": kind}).json()
+        assert alone["usage"] == together["usage"]
+        for one, several in zip(alone["data"], together["data"], strict=True):
+            assert several["embedding"][kind] == one["embedding"]
+            assert several["index"] == one["index"]
+
+
 @pytest.mark.parametrize(
     ("body", "field", "says"),
     [
         ({"task": "poem"}, "task", "task must be retrieval.query, "),
         ({"input_type": "poem"}, "input_type", "input_type must be query or document"),
-        ({"embedding_type": ["float", "binary"]}, "embedding_type", "one format: got 2"),
-        ({"embedding_type": []}, "embedding_type", "one format: got 0"),
+        ({"embedding_type": []}, "embedding_type", "must name a format: got an empty list"),
         ({"embedding_type": ["hex"]}, "embedding_type", "must be one of float, base64"),
         ({"input": [{"image": "x"}]}, "input", "input[0] must have text"),
         (

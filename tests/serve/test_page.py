@@ -498,6 +498,7 @@ def test_an_update_waits_for_the_writers_lock(
         while (found := page(run, "/status", **{"hx-request": "true"})).select("[hx-trigger]"):
             pause.wait(0.05)
         assert "one process at a time can write to a store" in found.text
+        assert str(tmp_path / "kb") not in found.select_one("[role=alert]").text
 
 
 def test_a_store_knows_how_a_folder_was_updated(embedder: Embedder, tmp_path: Path) -> None:

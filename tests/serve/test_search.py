@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import pytest
 
+import quaver.serve.models as models_of_the_server
 from chat_server import ANSWER, ChatServer, chat_server
 from quaver import (
     CrossEncoder,
@@ -156,6 +157,36 @@ def test_a_stores_models_that_are_served_are_not_loaded_again(
         (library,) = run.server.state.stores.all  # type: ignore[union-attr]
         assert library.index.encoders.loaded() == (None, None)
         assert [model.status for model in run.server.state.service.models.all] == ["ready"] * 4
+
+
+def test_a_stores_model_that_does_not_fit_is_not_loaded_past_the_bound(
+    settings: Settings,
+    embedder: Embedder,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = store_with_token_models(embedder, folder, tmp_path)
+    inner = models_of_the_server.needed_bytes
+
+    def needed(model: ModelSettings) -> int:
+        return 10**9 if model.name == "splade-bert" else inner(model)
+
+    monkeypatch.setattr(models_of_the_server, "needed_bytes", needed)
+    sparse = ModelSettings(source=str(tmp_path / "splade-bert"), on_demand=True)
+    served = msgspec.structs.replace(
+        settings,
+        model=(*settings.model, sparse),
+        store=(StoreSettings(location=str(path)),),
+        memory=10**8,
+    )
+    with running(served) as run:
+        refused = run.post("/v1/stores/kb/search", {"query": "a list", "mode": "sparse"})
+        assert refused.status_code == 503
+        assert "splade-bert needs 1000.0 MB" in refused.json()["error"]["message"]
+        (library,) = run.server.state.stores.all  # type: ignore[union-attr]
+        assert library.index.encoders.loaded() == (None, None)
+        assert found(run, mode="words")
 
 
 def test_reranked_hits_are_the_librarys(
@@ -343,7 +374,13 @@ def test_an_update_by_another_process_is_seen(
             path.unlink()
         answer = run.post("/v1/stores/mine/search", {"query": "a list", "mode": "words"})
         assert answer.status_code == 500
-        assert "kb" in answer.json()["error"]["message"]
+        assert answer.json()["error"]["message"].endswith("the server's log says why")
+        assert str(tmp_path) not in answer.text
+        (line,) = [
+            json.loads(each) for each in run.log.getvalue().splitlines() if "refusal" in each
+        ]
+        assert str(tmp_path / "kb") in line["message"]
+        assert line["id"] == answer.headers["x-request-id"]
         assert run.post("/embed", {"inputs": "x"}).status_code == 200
         with Index.create(tmp_path / "kb", embedder, passage_tokens=20) as index:
             index.add_texts(["A list once more."])
@@ -431,6 +468,8 @@ def test_the_model_of_a_store_is_served(
     with running(Settings(model=(other,), store=(served,), port=0)) as run:
         answer = run.post("/v1/stores/kb/search", {"query": "x"})
         assert answer.status_code == 503
+        assert "made with gone, and no model" in answer.json()["error"]["message"]
+        assert str(tmp_path) not in answer.text
         assert "name it with --model" in answer.json()["error"]["message"]
         assert found(run, mode="words")
 

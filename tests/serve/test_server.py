@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -20,7 +21,7 @@ import pytest
 from typer.testing import CliRunner
 
 import quaver.serve.models as models_of_the_server
-from quaver import Embedder, InputError, cli
+from quaver import Embedder, InputError, ModelFolderError, cli
 from quaver.serve import (
     ModelSettings,
     Settings,
@@ -34,6 +35,7 @@ from quaver.serve.refusal import Refusal
 from quaver.serve.server import make_server
 from quaver.serve.service import Service
 from running_server import Running, running
+from tiny_model import write_tiny_model
 
 
 def changed(settings: Settings, **changes: Any) -> Settings:
@@ -452,6 +454,45 @@ def test_waiting_for_a_model_has_limits(
         assert slow.begun == ["late", "later"]
 
 
+def test_models_begin_to_load_before_there_is_a_loop(
+    settings: Settings, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = write_tiny_model(tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{")
+    others = (
+        ModelSettings(source=str(broken), name="broken"),
+        ModelSettings(source=str(tiny_folder), name="late", on_demand=True),
+        ModelSettings(source="hub/model", name="of the hub", local_files_only=True),
+    )
+    opened: list[str] = []
+    inner = models_of_the_server._open
+
+    def count(settings: ModelSettings, threads: int | None) -> Any:
+        opened.append(settings.name)
+        return inner(settings, threads)
+
+    monkeypatch.setattr(models_of_the_server, "_open", count)
+    models = models_of_the_server.Models.of(changed(settings, model=(*settings.model, *others)))
+    models.begin_early()
+    wait_until(lambda: len(opened) == 3)
+    asyncio.run(models.load_all(lambda model: None))
+    models.close()
+    assert sorted(opened) == ["broken", "ranker", "tiny"]
+    statuses = {model.name: model.status for model in models.all}
+    assert statuses == {
+        "tiny": "ready",
+        "ranker": "ready",
+        "broken": "failed",
+        "late": "unloaded",
+        "of the hub": "failed",
+    }
+    assert all(model.load_seconds > 0 for model in models.all if model.loaded)
+    bounded = models_of_the_server.Models.of(changed(settings, memory=1))
+    bounded.begin_early()
+    bounded.close()
+    assert len(opened) == 3
+
+
 def test_a_stopping_server_waits_for_a_model_that_is_read(
     settings: Settings, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -854,6 +895,39 @@ def test_names_must_differ() -> None:
         create_app(Settings(model=models))
     with pytest.raises(InputError, match="a server needs a model"):
         create_app(Settings())
+
+
+def test_a_model_is_not_named_by_its_folder(tmp_path: Path, tiny_folder: Path) -> None:
+    names = {
+        "BAAI/bge-small-en-v1.5": "BAAI/bge-small-en-v1.5",
+        str(tmp_path / "missing" / "e5"): "e5",
+        "~/models/e5": "e5",
+        "./e5": "e5",
+        str(tiny_folder): tiny_folder.name,
+    }
+    for source, name in names.items():
+        settings = ModelSettings(source=source)
+        assert settings.name == name
+        assert settings.hub_id == (source if source == name else None)
+
+
+def test_what_fails_inside_a_model_names_no_folder(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter, for one, is read with the first query."""
+
+    def fail(*arguments: Any) -> Any:
+        raise ModelFolderError(f"{tmp_path} has no adapter")
+
+    monkeypatch.setattr(models_of_the_server, "pool_tokenized", fail)
+    with running(settings) as run:
+        answer = run.post("/v1/embeddings", {"input": "x"})
+        assert answer.status_code == 500
+        assert str(tmp_path) not in answer.text
+        assert "log says why" in answer.json()["error"]["message"]
+    (line,) = [each for each in log_of(run) if each["event"] == "refusal"]
+    assert line["id"] == answer.headers["x-request-id"]
+    assert line["message"] == f"{tmp_path} has no adapter"
 
 
 def test_a_wrong_setting_is_said_to_come_from_its_place(tmp_path: Path) -> None:

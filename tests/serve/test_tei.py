@@ -375,8 +375,11 @@ def test_what_is_done_aside_has_places_in_the_queue(settings: Settings) -> None:
 
 
 def test_info_and_probes(server: Running) -> None:
-    info = server.client.get("/info").json()
+    answer = server.client.get("/info")
+    info = answer.json()
     assert info["model_type"] == {"embedding": {"pooling": "mean"}}
+    assert info["model_id"] == info["served_model_name"] == "tiny"
+    assert "/" not in answer.text  # no folder of the server's machine
     assert info["max_input_length"] == 64
     for path in ("/health", "/ping", "/", "/livez", "/readyz"):
         assert server.client.get(path).status_code == 200

@@ -90,6 +90,13 @@ def serve(
     cache: Annotated[
         str | None, typer.Option(help=f"Keep vectors in memory; default: none. {_SIZE}")
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Most bytes that all loaded models hold; default: any. Idle ones make room for one that is "
+            f"loaded on demand. {_SIZE}"
+        ),
+    ] = None,
     idle_unload: Annotated[
         str | None, typer.Option(help=f"Unload a model that nobody uses; default: never. {_TIME}")
     ] = None,
@@ -160,6 +167,7 @@ def serve(
         "cors": cors,
         "allow_host": allow_host,
         "cache": cache,
+        "memory": memory,
         "idle_unload": idle_unload,
         "max_body": max_body,
         "max_inputs": max_inputs,

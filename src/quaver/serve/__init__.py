@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from quaver.errors import needs_extra
-from quaver.serve.settings import ModelSettings, Settings, read_settings, unknown_variables
 
 with needs_extra("serve"):
+    from quaver.serve.settings import ModelSettings, Settings, read_settings, unknown_variables
+from quaver.serve.start import serve
+
+if TYPE_CHECKING:
     from quaver.serve.app import create_app
-    from quaver.serve.server import check, serve
+    from quaver.serve.checks import check
+
+# Loaded when first named: `serve` lets models load before the libraries that these need are imported.
+_HOMES = {"check": "quaver.serve.checks", "create_app": "quaver.serve.app"}
 
 __all__ = [
     "ModelSettings",
@@ -18,3 +27,10 @@ __all__ = [
     "serve",
     "unknown_variables",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        with needs_extra("serve"):
+            return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'quaver.serve' has no attribute {name!r}")

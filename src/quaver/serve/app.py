@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quaver.serve import cohere, http, ollama, openai, operations, tei
 from quaver.serve.http import Call, Route
-from quaver.serve.models import ServedModel
+from quaver.serve.models import Models, ServedModel
 from quaver.serve.operations import State
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.service import Service, Waiter
@@ -166,7 +166,9 @@ def _password(credentials: str) -> str:
         return ""
 
 
-def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
+def create_app(
+    settings: Settings, *, log: Log | None = None, models: Models | None = None
+) -> Starlette:
     """Make the ASGI application of a server.
 
     Its `state.server` is a `State`. Models are loaded when the application starts.
@@ -174,6 +176,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
     Args:
         settings: the configuration.
         log: where to write; None for stderr.
+        models: the models; None to offer those of the settings.
 
     Returns:
         the application.
@@ -194,7 +197,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         settings = with_store_models(settings)
         stores = Stores(settings)
         store_routes = (*search.ROUTES, *Page(allow_update=settings.allow_update).routes())
-    service = Service(settings)
+    service = Service(settings, models or Models.of(settings))
     state = State(service, stores)
     if settings.otlp_endpoint is not None:
         from quaver.serve.tracing import Tracing
@@ -210,9 +213,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         *operations.routes(state),
     ]
     patterns = [(compile_path(route.path)[0], route) for route in routes]
-    description = operations.describe(routes, keys=bool(keys))
-    state.openapi = msgspec.json.encode(description)
-    state.page = operations.page(description)
+    state.describe = lambda: operations.describe(routes, keys=bool(keys))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -220,7 +221,7 @@ def create_app(settings: Settings, *, log: Log | None = None) -> Starlette:
         if stores is not None:
             tasks.append(asyncio.create_task(stores.warm()))
         if settings.idle_unload:
-            tasks.append(asyncio.create_task(_unload_idle(service, settings.idle_unload, log)))
+            tasks.append(asyncio.create_task(_unload_idle(service, settings.idle_unload)))
         try:
             yield
         finally:
@@ -333,6 +334,7 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
             response = await _answer(route, request, state, keys, waiter)
         except Refusal as refusal:
             response, reason = route.refuse(refusal), refusal.reason.value
+            waiter.detail = waiter.detail or refusal.detail
             if refusal.retry_after is not None:
                 response.headers["retry-after"] = str(refusal.retry_after)
             # A client that waits for "100 Continue" may now send its body or leave it out.
@@ -354,6 +356,8 @@ def _endpoint(route: Route, state: State, keys: Keys, log: Log) -> Endpoint:
             response, reason = route.refuse(failed), failed.reason.value
         finally:
             state.in_flight -= counted
+        if waiter.detail is not None:
+            log.write("refusal", level="error", id=name, message=waiter.detail)
         if counted and isinstance(response, http.Stream):  # in flight until its last piece
             state.in_flight += 1
             response.on_end = state.end_stream
@@ -420,19 +424,22 @@ async def _load(state: State, log: Log) -> None:
             status=model.status,
             error=model.error,
             seconds=round(model.load_seconds, 3),
+            bytes=model.nbytes,
         )
 
-    await state.service.models.load_all(report)
+    models = state.service.models
+    await models.load_all(report)
+    await state.listening.wait()  # models may be there before
     state.loading = False
-    if state.service.models.usable:
+    if models.usable and models.overfull is None:
         log.write("ready")
     else:
         state.on_failure()
 
 
-async def _unload_idle(service: Service, seconds: float, log: Log) -> None:
+async def _unload_idle(service: Service, seconds: float) -> None:
     while True:
         await asyncio.sleep(min(seconds / 4, 10.0))
         for model in service.models.all:
-            if model.unload_if_idle(seconds):
-                log.write("model", model=model.name, status=model.status)
+            if model.idle and time.monotonic() - model.used >= seconds:
+                model.unload()

@@ -18,7 +18,15 @@ import numpy as np
 from starlette.responses import Response
 
 from quaver.embedder import finish_vectors
-from quaver.serve.http import Call, Route, interactive, json_response
+from quaver.serve.http import (
+    Call,
+    Route,
+    interactive,
+    json_response,
+    object_of,
+    rows_of,
+    written_response,
+)
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.service import Truncate
 
@@ -169,18 +177,18 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         field="texts" if body.inputs is None else "inputs",
         dimensions_field="output_dimension",
     )
-    found: dict[str, Any] = {}
+    found: dict[str, bytes] = {}
     for kind in dict.fromkeys(body.embedding_types or ["float"]):
-        found[kind] = _format(loaded.embedder, pooled, kind, body.output_dimension)
-    return json_response(
-        {
-            "id": str(uuid.uuid4()),
-            "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
-            "embeddings": found if by_type else found["float"],
-            "texts": texts,
-            "meta": _meta(call, {"input_tokens": call.waiter.tokens}),
-        }
-    )
+        vectors = _format(loaded.embedder, pooled, kind, body.output_dimension)
+        found[kind] = await rows_of(vectors, pooled.shape[1])
+    fields = {
+        "id": str(uuid.uuid4()),
+        "response_type": "embeddings_by_type" if by_type else "embeddings_floats",
+        "texts": texts,
+        "meta": _meta(call, {"input_tokens": call.waiter.tokens}),
+    }
+    written = object_of(found, {}) if by_type else found["float"]
+    return written_response(object_of({"embeddings": written}, fields))
 
 
 def _format(embedder: Any, pooled: Any, kind: str, dimension: int | None) -> Any:

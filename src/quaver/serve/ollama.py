@@ -1,4 +1,4 @@
-"""Ollama's dialect: /api/embed, /api/embeddings, /api/tags, /api/show, /api/version and /api/rerank.
+"""Ollama's dialect: /api/embed, /api/embeddings, /api/tags, /api/ps, /api/show, /api/version, /api/rerank.
 
 Prompts: a text gets the model's default prompt, as of `Embedder.encode`. Names may carry Ollama's tag
 ":latest". /api/rerank is as in Ollama's open pull request 14172; Ollama itself has no such route.
@@ -7,13 +7,19 @@ Prompts: a text gets the model's default prompt, as of `Embedder.encode`. Names 
 from __future__ import annotations
 
 import time
-from importlib import metadata
 from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
-from quaver.serve.http import Call, Route, json_response
+from quaver.serve.http import (
+    Call,
+    Route,
+    json_response,
+    object_of,
+    rows_of,
+    written_response,
+)
 from quaver.serve.models import LoadedEmbedder, LoadedMultiVector, LoadedSparse, ServedModel
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 
@@ -107,7 +113,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     served, _ = await call.service.embedder(call.waiter, name)
     loaded = time.perf_counter()
     texts = [body.input] if isinstance(body.input, str) else body.input
-    vectors: Any = []
+    written = b"[]"
     # Ollama's way to load a model is to ask for nothing.
     if texts and body.input != "":
         vectors = await call.service.embed(
@@ -117,15 +123,14 @@ async def embed(call: Call[EmbedRequest]) -> Response:
             dimensions=body.dimensions,
             truncate="never" if body.truncate is False else "end",
         )
-    return json_response(
-        {
-            "model": body.model,
-            "embeddings": vectors,
-            "total_duration": _nanoseconds(begin),
-            "load_duration": round((loaded - begin) * 1e9),
-            "prompt_eval_count": call.waiter.tokens,
-        }
-    )
+        written = await rows_of(vectors, vectors.shape[1])
+    fields = {
+        "model": body.model,
+        "total_duration": _nanoseconds(begin),
+        "load_duration": round((loaded - begin) * 1e9),
+        "prompt_eval_count": call.waiter.tokens,
+    }
+    return written_response(object_of({"embeddings": written}, fields))
 
 
 async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
@@ -173,6 +178,23 @@ async def tags(call: Call[None]) -> Response:
     return json_response({"models": [_listed(model) for model in call.service.models.all]})
 
 
+async def running(call: Call[None]) -> Response:
+    """List the models that are in memory."""
+    idle = call.service.settings.idle_unload
+    found = []
+    for model in call.service.models.all:
+        if model.loaded is None:
+            continue
+        entry = _listed(model)
+        del entry["modified_at"]
+        entry |= {"size_vram": 0, "context_length": model.loaded.tokenizer.max_length}
+        if idle:
+            left = max(0.0, model.used + idle - time.monotonic())
+            entry["expires_at"] = _time(time.time() + left)
+        found.append(entry)
+    return json_response({"models": found})
+
+
 async def show(call: Call[ShowRequest]) -> Response:
     """Describe a model."""
     model = call.service.models.named(_name(call, call.body.model or call.body.name))
@@ -198,6 +220,8 @@ async def show(call: Call[ShowRequest]) -> Response:
 
 async def version(call: Call[None]) -> Response:
     """Say which version this is."""
+    from importlib import metadata
+
     return json_response({"version": metadata.version("quaver")})
 
 
@@ -205,8 +229,8 @@ def _listed(model: ServedModel) -> dict[str, Any]:
     return {
         "name": model.name,
         "model": model.name,
-        "modified_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(model.created)),
-        "size": 0,
+        "modified_at": _time(model.created),
+        "size": model.nbytes,
         "digest": "",
         "details": {
             "parent_model": "",
@@ -217,6 +241,10 @@ def _listed(model: ServedModel) -> dict[str, Any]:
             "quantization_level": model.settings.precision,
         },
     }
+
+
+def _time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def _nanoseconds(begin: float) -> int:
@@ -237,6 +265,17 @@ ROUTES = (
     _post("/api/show", show, "Describe a model.", ShowRequest),
     Route(
         "GET", "/api/tags", "ollama", tags, refuse, "List the models.", None, dict[str, Any], (401,)
+    ),
+    Route(
+        "GET",
+        "/api/ps",
+        "ollama",
+        running,
+        refuse,
+        "List the models that are in memory.",
+        None,
+        dict[str, Any],
+        (401,),
     ),
     Route(
         "GET",

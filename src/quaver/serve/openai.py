@@ -17,8 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
+from quaver.embedder import finish_vectors
 from quaver.engine import Output
-from quaver.serve.http import Call, Route, json_response, rows_response
+from quaver.serve.http import (
+    Call,
+    Route,
+    json_response,
+    object_of,
+    rows_of,
+    written_response,
+)
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.service import Input, Truncate
 
@@ -72,8 +80,8 @@ class EmbeddingsRequest(msgspec.Struct):
         prompt_name: name of one of the model's prompts.
         task: Jina's word for `input_type`, such as "retrieval.query" or "text-matching".
         normalized: false for vectors as the model gives them.
-        embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary". One of them,
-            also in a list.
+        embedding_type: Jina's word for `encoding_format`; also "int8", "binary" and "ubinary". With several in
+            a list, each embedding is an object of all of them.
         truncate: false refuses a text that is too long.
         late_chunking: Jina's: the inputs are parts of one document, in its order, and their vectors
             know the others.
@@ -100,8 +108,8 @@ class MultiVectorRequest(msgspec.Struct):
         input: a text or texts; Jina's `{"text": ...}` for a text.
         model: a model's name or alias; left out, the first multi-vector model.
         input_type: "query" or "document".
-        embedding_type: "float", or "base64" for the bytes of little-endian float32, a vector each; also in
-            a list.
+        embedding_type: "float", or "base64" for the bytes of little-endian float32, a vector each; with both
+            in a list, `embeddings` is an object of both.
         dimensions: the size of the model's vectors; they cannot be shortened.
         truncate: false refuses a text that is too long.
     """
@@ -120,12 +128,13 @@ class MultiVector(msgspec.Struct):
     Attributes:
         object: "embedding".
         index: the input's position.
-        embeddings: a vector for each token: numbers, or base64 of little-endian float32.
+        embeddings: a vector for each token: numbers, or base64 of little-endian float32; where several formats
+            were asked for, an object of them.
     """
 
     object: str
     index: int
-    embeddings: list[list[float] | str]
+    embeddings: list[list[float] | str] | dict[str, list[list[float] | str]]
 
 
 class Embedding(msgspec.Struct):
@@ -134,12 +143,13 @@ class Embedding(msgspec.Struct):
     Attributes:
         object: "embedding".
         index: the input's position.
-        embedding: numbers, or base64 of little-endian float32.
+        embedding: numbers, or base64 of little-endian float32; where several formats were asked for, an
+            object of them.
     """
 
     object: str
     index: int
-    embedding: list[float] | str
+    embedding: list[float] | str | dict[str, list[float] | str]
 
 
 class Usage(msgspec.Struct):
@@ -322,21 +332,21 @@ def _same(one: _Words, other: _Words) -> bool:
     return len(kinds) == 1 and kinds != {None}
 
 
-def read_embedding_type(given: str | Sequence[str] | None) -> str | None:
-    """Return Jina's format of vectors, which may come in a list.
+def read_embedding_types(given: str | Sequence[str] | None) -> list[str]:
+    """Return Jina's formats of vectors, each once; nothing if the request does not say.
 
     Raises:
-        Refusal: it asks for several.
+        Refusal: the list is empty.
     """
     if given is None or isinstance(given, str):
-        return given
-    if len(given) != 1:
+        return [] if given is None else [given]
+    if not given:
         raise Refusal(
             Reason.INVALID,
-            f"embedding_type must have one format: got {len(given)}; send a request for each",
+            "embedding_type must name a format: got an empty list; leave it out for float",
             field="embedding_type",
         )
-    return given[0]
+    return list(dict.fromkeys(given))
 
 
 def read_truncate(given: bool | str | None) -> Truncate:
@@ -354,14 +364,11 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     call.service.check_count(len(inputs), "input")
     served, loaded = await call.service.embedder(call.waiter, body.model)
     words = read_words(body, loaded.embedder.prompts)
-    kind = read_embedding_type(body.embedding_type) or body.encoding_format or "float"
-    outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
+    kinds = read_embedding_types(body.embedding_type) or [body.encoding_format or "float"]
     options: dict[str, Any] = {
         "model": served.name,
         **words._asdict(),
-        "normalize": body.normalized,
         "dimensions": body.dimensions,
-        "output": outputs.get(kind, "float32"),
         "truncate": read_truncate(body.truncate),
     }
     if body.late_chunking:
@@ -370,28 +377,40 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
             raise Refusal(
                 Reason.INVALID, "late_chunking needs texts: got token ids", field="late_chunking"
             )
-        found = await call.service.embed_together(call.waiter, texts, **options)
+        pooled = await call.service.pool_together(call.waiter, texts, **options)
     else:
-        found = await call.service.embed(call.waiter, inputs, **options)
-    rows: list[Any]
-    if kind == "base64":
-        rows = [_base64(np.asarray(row, np.float32)) for row in found]
-    elif kind == "binary":
-        rows = list((found.astype(np.int16) - 128).astype(np.int8))
-    else:
-        rows = list(found)
-    data = [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)]
-    return await rows_response(_BEFORE, data, _after(call))
+        pooled = await call.service.pool(call.waiter, inputs, **options)
+    outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
+    found: dict[str, Any] = {
+        kind: finish_vectors(
+            loaded.embedder,
+            pooled,
+            normalize=body.normalized,
+            truncate_dim=body.dimensions,
+            output=outputs.get(kind, "float32"),
+        )
+        for kind in kinds
+    }
+    if "binary" in found:
+        found["binary"] = (found["binary"].astype(np.int16) - 128).astype(np.int8)
+
+    def form(i: int) -> dict[str, Any]:
+        rows = {
+            kind: _base64(each[i]) if kind == "base64" else each[i] for kind, each in found.items()
+        }
+        row = rows if len(rows) > 1 else rows[kinds[0]]
+        return {"object": "embedding", "index": i, "embedding": row}
+
+    width = pooled.shape[1] * len(kinds)
+    return _listed(call, await rows_of(range(len(pooled)), width, form=form))
 
 
-_BEFORE = b'{"object":"list","data":['
-
-
-def _after(call: Call[Any]) -> bytes:
-    """Return the end of an answer: which model gave it, and its tokens."""
+def _listed(call: Call[Any], data: bytes) -> Response:
+    """Return an answer: the vectors, which model gave them, and its tokens."""
     tokens = call.waiter.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return b"]," + msgspec.json.encode({"model": call.waiter.model, "usage": usage})[1:]
+    fields = {"object": "list", "model": call.waiter.model, "usage": usage}
+    return written_response(object_of({"data": data}, fields))
 
 
 async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
@@ -400,7 +419,7 @@ async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
     texts = [each for each in read_inputs(body.input) if isinstance(each, str)]
     if any(each == "" for each in texts):
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
-    kind = read_embedding_type(body.embedding_type)
+    kinds = read_embedding_types(body.embedding_type)
     found = await call.service.embed_multi_vectors(
         call.waiter,
         texts,
@@ -410,15 +429,17 @@ async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
         truncate=read_truncate(body.truncate),
     )
 
-    def form(row: tuple[int, NDArray[np.float32]]) -> dict[str, Any]:
-        index, vectors = row
-        written: Any = vectors
-        if kind == "base64":
-            written = [_base64(vector) for vector in vectors]
-        return {"object": "embedding", "index": index, "embeddings": written}
-
-    rows = list(enumerate(found))
-    return await rows_response(_BEFORE, rows, _after(call), at_once=1, form=form)
+    rows = []
+    for i, vectors in enumerate(found):
+        forms = {
+            kind: await rows_of(
+                vectors, vectors.shape[1], form=_base64 if kind == "base64" else None
+            )
+            for kind in kinds
+        }
+        written = object_of(forms, {}) if len(kinds) > 1 else forms[kinds[0]]
+        rows.append(object_of({"embeddings": written}, {"object": "embedding", "index": i}))
+    return _listed(call, b"[" + b",".join(rows) + b"]")
 
 
 def _base64(vector: NDArray[np.float32]) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib import metadata
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -81,7 +82,7 @@ class _Collector(Collector):
         """Yield the numbers."""
         counts, waiting = self._service.scheduler.counts, self._service.scheduler.waiting
         bodies = self._service.bodies
-        refused = counts.refused + bodies.refused
+        refused, bound = counts.refused + bodies.refused, self._service.models.memory.bound
         for name, text, value in (
             ("batches", "Batches computed.", counts.batches),
             ("batch_tokens", "Tokens computed in batches.", counts.tokens),
@@ -99,6 +100,8 @@ class _Collector(Collector):
             ("queue_bytes", "Bytes of bodies that arrived and are not yet answered.", bodies.held),
             ("last_batch_tokens", "Tokens of the last batch.", counts.last_batch_tokens),
             ("last_batch_inputs", "Inputs of the last batch.", counts.last_batch_inputs),
+            ("memory_limit_bytes", "Bytes that all models together may hold; 0 for any.", bound),
+            ("cache_bytes", "Bytes of the cache of vectors.", self._service.scheduler.cache_bytes),
         ):
             yield GaugeMetricFamily(f"quaver_{name}", text, value)
         loaded = GaugeMetricFamily(
@@ -107,6 +110,14 @@ class _Collector(Collector):
         for model in self._service.models.all:
             loaded.add_metric((model.name, model.status), float(model.loaded is not None))
         yield loaded
+        held = GaugeMetricFamily(
+            "quaver_model_bytes",
+            "Bytes that a model holds: packed weights, tables and tokenizer.",
+            labels=("model",),
+        )
+        for model in self._service.models.all:
+            held.add_metric((model.name,), float(model.nbytes))
+        yield held
 
 
 class State:
@@ -116,11 +127,11 @@ class State:
         service: its models.
         stores: its stores, or None without any.
         loading: whether the models of the start are not loaded yet.
+        listening: set once clients can connect; always set where that is another's work.
         stopping: whether it finishes what it accepted, and nothing else.
         in_flight: requests that are being answered.
         metrics: its numbers.
-        openapi: the description of its API, as JSON.
-        page: a page of it, as HTML.
+        describe: describes its API; it is called once somebody asks.
         tracing: makes a span for each request, or None.
         on_failure: called if no model could be loaded at the start.
     """
@@ -130,11 +141,12 @@ class State:
         self.service = service
         self.stores = stores
         self.loading = True
+        self.listening = asyncio.Event()
+        self.listening.set()
         self.stopping = False
         self.in_flight = 0
         self.metrics = Metrics(service)
-        self.openapi = b""
-        self.page = ""
+        self.describe: Callable[[], dict[str, Any]] = dict
         self.tracing: Tracing | None = None
         self.on_failure: Callable[[], None] = lambda: None
 
@@ -173,11 +185,19 @@ def routes(state: State) -> Iterator[Route]:
     async def metrics(call: Call[None]) -> Response:
         return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
+    @lru_cache(maxsize=1)
+    def description() -> dict[str, Any]:
+        return state.describe()
+
+    async def described() -> dict[str, Any]:
+        # It takes as long as many requests, and nobody needs it while the server starts.
+        return await asyncio.get_running_loop().run_in_executor(None, description)
+
     async def openapi(call: Call[None]) -> Response:
-        return Response(state.openapi, media_type="application/json")
+        return json_response(await described())
 
     async def docs(call: Call[None]) -> Response:
-        return HTMLResponse(state.page)
+        return HTMLResponse(page(await described()))
 
     for path, answer, summary in (
         ("/livez", livez, "Whether the process runs."),
@@ -203,6 +223,8 @@ def describe(routes: Sequence[Route], *, keys: bool) -> dict[str, Any]:
         routes: the routes.
         keys: whether they need an API key.
     """
+    from importlib import metadata
+
     types = [
         t for route in routes for t in (route.body, route.query, route.returns) if t is not None
     ]

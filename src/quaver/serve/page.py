@@ -634,8 +634,8 @@ class Page:
         root = given.get("root", "")
         if not await call.stores.run(call.waiter, partial(can_update, library, root)):
             raise Refusal(Reason.NOT_FOUND, f"the store cannot update {root[:200]!r}", field="root")
-        embedder = await call.stores.embedder(call.service, call.waiter, library)
-        self._updates.begin(library, root, embedder)
+        model = await call.stores.model_of(call.service, call.waiter, library)
+        self._updates.begin(library, root, model)
         return await self._status(call, library)
 
     async def _status(self, call: Call[None], library: Library) -> Response:

@@ -71,6 +71,7 @@ class Refusal(Exception):  # noqa: N818 - most are the client's mistakes
         message: the rule, what was found, and what to do.
         field: the field of the body that is wrong, or None.
         retry_after: seconds after which the client may try again, or None.
+        detail: what the log says besides, since it may name folders of this machine; or None.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Refusal(Exception):  # noqa: N818 - most are the client's mistakes
         *,
         field: str | None = None,
         retry_after: int | None = None,
+        detail: str | None = None,
     ) -> None:
         """Refuse a request.
 
@@ -88,12 +90,14 @@ class Refusal(Exception):  # noqa: N818 - most are the client's mistakes
             message: the rule, what was found, and what to do.
             field: the field of the body that is wrong.
             retry_after: seconds after which the client may try again.
+            detail: what only the log says.
         """
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.field = field
         self.retry_after = retry_after
+        self.detail = detail
 
 
 class HungUp(Exception):  # noqa: N818 - nothing failed here

@@ -35,7 +35,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from quaver.errors import InputError, QuaverError
+from quaver.errors import EngineError, InputError, QuaverError
 from quaver.models import TokenBatch
 from quaver.serve.refusal import HungUp, Reason, Refusal
 
@@ -198,7 +198,6 @@ class Lane:
         cached: whether results go into the cache.
         rate: tokens a second, as the last batches tell; 0 before the first.
         jobs: requests in flight; the model must not be unloaded while there are any.
-        used: when the last request came, by `time.monotonic`.
     """
 
     def __init__(
@@ -220,7 +219,6 @@ class Lane:
         self.cached = cached
         self.rate = 0.0
         self.jobs = 0
-        self.used = time.monotonic()
 
 
 class _State(Enum):
@@ -470,6 +468,11 @@ class Scheduler:
         """Whether all threads run; if one died of a bug, no request is ever answered."""
         return all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def cache_bytes(self) -> int:
+        """The bytes of the cache of results."""
+        return 0 if self._cache is None else int(self._cache.currsize)
+
     # --- On the event loop ------------------------------------------------------------------------
     def submit(
         self,
@@ -504,7 +507,6 @@ class Scheduler:
         due = self._shared[not interactive] + estimate
         job = Job(lane, len(items), interactive=interactive, estimate=estimate, due=due)
         lane.jobs += 1
-        lane.used = time.monotonic()
         on_loop = (
             alone
             and interactive
@@ -951,8 +953,11 @@ def _refusal(error: Exception) -> Refusal:
         return error
     if isinstance(error, InputError):
         return Refusal(Reason.INVALID, str(error))
-    if isinstance(error, QuaverError):
+    if isinstance(error, EngineError):
         return Refusal(Reason.FAILED, str(error))
+    if isinstance(error, QuaverError):  # such as of an adapter that is read with the first query
+        message = "the model failed: the server's log says why"
+        return Refusal(Reason.FAILED, message, detail=str(error))
     return Refusal(Reason.FAILED, f"the engine failed: {type(error).__name__}")
 
 

@@ -7,32 +7,27 @@ import errno
 import logging
 import os
 import socket
-import ssl
 import stat
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from quaver.errors import EngineError, InputError
 from quaver.serve.app import Log, LogHandler, create_app
-from quaver.serve.models import Models, check_source
+from quaver.serve.checks import check_start
+from quaver.serve.models import Models
 from quaver.serve.operations import State
 from quaver.serve.settings import Settings
 from quaver.system import allow_files
 
 _MOST_HEAD_BYTES = 64 * 1024
 """Maximum number of bytes in a request's line and headers."""
-
-_SWITCH_SECONDS = 0.0005
-"""How long one Python thread may keep the others waiting; Python's own 5 ms is the time of a batch."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -183,7 +178,7 @@ class Server(uvicorn.Server):
         addresses: where it listens, once it does.
         lost: accepted requests that were not finished.
         forced: whether a second signal ended it before the grace time was over.
-        failed: whether it stopped because no model could be loaded.
+        failed: whether it stopped because its models could not be loaded.
     """
 
     def __init__(self, config: uvicorn.Config, state: State, grace: float, log: Log) -> None:
@@ -200,6 +195,7 @@ class Server(uvicorn.Server):
         self._stopping: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         state.on_failure = self.fail
+        state.listening.clear()
 
     async def startup(self, sockets: Any = None) -> None:
         """Listen, and say where."""
@@ -213,6 +209,7 @@ class Server(uvicorn.Server):
                 address = listening.getsockname()
                 self.addresses.append(address if isinstance(address, str) else list(address[:2]))
                 self._log.write("listening", address=self.addresses[-1], tls=self.config.is_ssl)
+        self.state.listening.set()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop; the second time at once."""
@@ -223,7 +220,7 @@ class Server(uvicorn.Server):
         self._loop.call_soon_threadsafe(self._stop_at_once if again else self.begin_to_stop)
 
     def fail(self) -> None:
-        """Stop because no model could be loaded."""
+        """Stop because the models could not be loaded."""
         self.failed = True
         self.begin_to_stop()
 
@@ -271,36 +268,29 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, *, warnings: Sequence[str] = (), log: Log | None = None) -> None:
-    """Run a server until SIGTERM or Ctrl-C.
+def run(settings: Settings, models: Models | None, *, warnings: Sequence[str]) -> None:
+    """Run a server until SIGTERM or Ctrl-C; see `quaver.serve.serve`.
 
     Args:
         settings: the configuration.
+        models: its models, some of which may be loading already; None to offer those of the settings.
         warnings: sentences about it for the log.
-        log: where to write; None for stderr.
-
-    Raises:
-        InputError: the settings are wrong.
-        EngineError: no model could be loaded, the address could not be had, or accepted requests
-            were not finished within the grace time.
     """
-    log = log or Log()
+    log = Log()
     for warning in warnings:
         log.write("message", level="warning", logger="quaver.serve", message=warning)
-    server = make_server(settings, log=log)
+    server = make_server(settings, log=log, models=models)
     allow_files(settings.max_connections + 512)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         server.run()
     # uvicorn ends the process if it cannot listen on a port, and raises for a socket's path.
     except (SystemExit, OSError, UnicodeError) as error:
         cause = error.__context__ if isinstance(error, SystemExit) else error
         raise EngineError(_cannot_listen(settings, cause)) from error
-    finally:
-        sys.setswitchinterval(interval)
     log.write("stopped", lost=server.lost)
     if server.failed:
+        if server.state.service.models.overfull is not None:
+            raise EngineError(server.state.service.models.overfull)
         errors = "; ".join(str(model.error) for model in server.state.service.models.all)
         raise EngineError(f"no model could be loaded: {errors}")
     if server.lost:
@@ -360,70 +350,13 @@ def _check_socket(path: str) -> None:
     )
 
 
-def check(settings: Settings) -> None:
-    """Check what a server finds out when it starts, without loading a model, listening, or the network.
-
-    Args:
-        settings: the configuration.
-
-    Raises:
-        InputError: names of models clash, there is none, a key is empty, the endpoint for spans is no URL, or
-            the files of keys or TLS cannot be read.
-        ImportError: a library of an extra is missing; the message names the extra.
-        StoreError: a store cannot be opened.
-        ModelNotFoundError: a model is neither a folder nor a hub id, or may only come from this machine,
-            which does not have it.
-        ModelFolderError: a file of a model's folder is missing or broken.
-        UnsupportedArchitectureError: Quaver does not run a model's modules.
-    """
-    for model in _with_store_models(settings).model:
-        check_source(model)
-    _check(settings)
-
-
-def _with_store_models(settings: Settings) -> Settings:
-    if not settings.store:
-        return settings
-    from quaver.serve.stores import with_store_models
-
-    return with_store_models(settings)
-
-
-def _check(settings: Settings) -> None:
-    """Check what stops a start; a model that cannot be loaded leaves the others serving."""
-    Models(_with_store_models(settings).model)
-    settings.keys()
-    if settings.otlp_endpoint is not None:
-        try:
-            url = urlsplit(settings.otlp_endpoint)
-            usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise InputError(
-                "otlp_endpoint must be a URL such as http://localhost:4318/v1/traces: got "
-                f"{settings.otlp_endpoint!r}"
-            )
-        import quaver.serve.tracing  # noqa: F401 - a missing library ends the start, and names its extra
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # A password would be asked for at the terminal.
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password=lambda: "")
-    except OSError as error:
-        raise InputError(
-            f"cannot use the TLS certificate {settings.tls_certificate} with the key {settings.tls_key}: "
-            f"{error.strerror or error}; both must be PEM files, the key without a password"
-        ) from error
-
-
-def make_server(settings: Settings, *, log: Log) -> Server:
+def make_server(settings: Settings, *, log: Log, models: Models | None = None) -> Server:
     """Make a server that does not listen yet.
 
     Args:
         settings: the configuration.
         log: where to write.
+        models: its models; None to offer those of the settings.
 
     Returns:
         the server; its `run` blocks.
@@ -433,10 +366,10 @@ def make_server(settings: Settings, *, log: Log) -> Server:
         ImportError: a library of an extra is missing; the message names the extra.
         EngineError: whether the Unix socket is free cannot be found out.
     """
-    _check(settings)
+    check_start(settings)
     if settings.unix_socket is not None:
         _check_socket(settings.unix_socket)
-    app = create_app(settings, log=log)
+    app = create_app(settings, log=log, models=models)
     state: State = app.state.server
     protocol = type("Protocol", (_Protocol,), {"settings": settings})
     handler = LogHandler(log)

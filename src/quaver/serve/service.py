@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -60,6 +61,9 @@ Input = str | Sequence[int]
 
 _MOST_NUMBERS = 2**24
 """Maximum number of numbers that a request with a vector for each token asks for, about 200 MB of JSON."""
+
+_IDS_AT_ONCE, _IDS_OF_TEXT = 2**16, 2**8
+"""Token ids that are checked without letting other requests in between, a millisecond; and what a text counts."""
 
 _RETRY_LOADING = 5
 """Seconds after which a client may ask again for a model that is being loaded."""
@@ -124,6 +128,7 @@ class Waiter:
         tokenize_seconds: time in the tokenizer.
         compute_seconds: time in the engine.
         queue_seconds: time spent waiting for them.
+        detail: what the log says of a refusal, and the client is not shown; or None.
     """
 
     def __init__(
@@ -147,6 +152,7 @@ class Waiter:
         self.tokenize_seconds = 0.0
         self.compute_seconds = 0.0
         self.queue_seconds = 0.0
+        self.detail: str | None = None
         self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._hung_up = hung_up
@@ -241,16 +247,15 @@ class Service:
         bodies: the bodies of requests that are not yet answered.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Offer the models; none is loaded yet.
+    def __init__(self, settings: Settings, models: Models) -> None:
+        """Offer models.
 
-        Raises:
-            InputError: the models' names clash, or there is none.
+        Args:
+            settings: the configuration.
+            models: the models.
         """
         self.settings = settings
-        self.models = Models(
-            settings.model, threads=settings.threads, max_characters=settings.max_characters
-        )
+        self.models = models
         self._arriving = 0
         self.bodies = Bodies(settings.queue_bytes)
         self.scheduler = Scheduler(
@@ -306,7 +311,9 @@ class Service:
             f"the model {model.name} is still being loaded; try again in {_RETRY_LOADING} s",
             retry_after=_RETRY_LOADING,
         )
-        await waiter.await_job(self.scheduler, self.scheduler.submit_wait(loading), late)
+        # Until the caller holds it, too: another model may need the room as soon as this one is loaded.
+        with model.held():
+            await waiter.await_job(self.scheduler, self.scheduler.submit_wait(loading), late)
         return loading.result()
 
     async def embedder(
@@ -428,11 +435,8 @@ class Service:
                 field="max_tokens",
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
-        items = [
-            _item(embedder, each, before, truncate, longest, f"{field}[{i}]", served=waiter.model)
-            for i, each in enumerate(inputs)
-        ]
-        with _held(served):
+        with served.held():
+            items = await _items(embedder, inputs, before, truncate, longest, field, served.name)
             job = await self._run(waiter, loaded.lane, items, field=field)
         rows: NDArray[np.float32] = job.rows
         return rows
@@ -473,13 +477,10 @@ class Service:
                 "that could be compared with those of texts",
             )
         before = _words_before(embedder, prompt=None, prompt_name=prompt_name)
-        items = [
-            _item(embedder, each, before, truncate, None, f"{field}[{i}]", served=waiter.model)
-            for i, each in enumerate(inputs)
-        ]
         width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
-        _check_numbers(loaded.parts, items, width, field)
-        with _held(served):
+        with served.held():
+            items = await _items(embedder, inputs, before, truncate, None, field, served.name)
+            _check_numbers(loaded.parts, items, width, field)
             job = await self._run(waiter, loaded.parts, items, field=field)
         rows: list[NDArray[np.float32]] = job.rows
         # With several poolings one token's vector is there once for each.
@@ -536,7 +537,7 @@ class Service:
                 f"vectors of {served.name} have {own} dimensions and cannot be shortened: got {dimensions}",
                 field="dimensions",
             )
-        with _held(served):
+        with served.held():
             return await self._multi_vectors(
                 waiter, loaded, inputs, side, truncate=truncate, longest=None, field=field
             )
@@ -601,18 +602,15 @@ class Service:
             before = query_prompt(encoder.prompts)
         else:
             before = _words_before(encoder, prompt=None, prompt_name=prompt_name, role=role)
-        items = [
-            _item(encoder, each, before, truncate, None, f"{field}[{i}]", served=waiter.model)
-            for i, each in enumerate(inputs)
-        ]
-        with _held(served):
+        with served.held():
+            items = await _items(encoder, inputs, before, truncate, None, field, served.name)
             rows: list[NDArray[Any]] = (await self._run(waiter, lane, items, field=field)).rows
         numbers = sum(map(len, rows))
         if numbers > _MOST_NUMBERS:
             raise _too_many_numbers(f"{len(inputs)} inputs have {numbers}", field)
         return rows
 
-    async def embed_together(
+    async def pool_together(
         self,
         waiter: Waiter,
         texts: Sequence[str],
@@ -621,18 +619,16 @@ class Service:
         prompt: str | None = None,
         prompt_name: str | None = None,
         role: Literal["query", "document"] | None = None,
-        normalize: bool | None = None,
         dimensions: int | None = None,
-        output: Output = "float32",
         truncate: Truncate = "end",
         field: str = "input",
-    ) -> Matrix | ShortMatrix:
-        """Turn texts that follow each other in a document into vectors that know the others.
+    ) -> NDArray[np.float32]:
+        """Turn texts that follow each other in a document into pooled vectors that know the others.
 
         Arguments and errors are those of `embed`; see `Embedder.encode_spans`.
 
         Returns:
-            (N, D), of the dtype that `output` names.
+            float32 (N, O), for `quaver.embedder.finish_vectors`.
         """
         self.check_count(len(texts), field)
         served, loaded = await self.embedder(waiter, model)
@@ -647,29 +643,27 @@ class Service:
                 field=field,
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
-        try:
-            ((windows, cut),) = await self._aside(
-                waiter,
-                [partial(windows_of_texts, embedder, texts, before)],
-                sum(map(about_tokens_of_text, texts)),
-            )
-        except Refusal as refusal:
-            raise Refusal(refusal.reason, refusal.message, field=field) from refusal
-        if cut and truncate == "never":
-            raise Refusal(
-                Reason.INVALID,
-                f"`{field}` must have at most {embedder.max_seq_length} tokens in an entry when "
-                f"truncate is off: {cut} have more",
-                field=field,
-            )
-        items = [Spans(each.ids.tobytes(), each.parts.tobytes()) for each in windows]
-        with _held(served):
+        with served.held():
+            try:
+                ((windows, cut),) = await self._aside(
+                    waiter,
+                    [partial(windows_of_texts, embedder, texts, before)],
+                    sum(map(about_tokens_of_text, texts)),
+                )
+            except Refusal as refusal:
+                raise Refusal(refusal.reason, refusal.message, field=field) from refusal
+            if cut and truncate == "never":
+                raise Refusal(
+                    Reason.INVALID,
+                    f"`{field}` must have at most {embedder.max_seq_length} tokens in an entry when "
+                    f"truncate is off: {cut} have more",
+                    field=field,
+                )
+            items = [Spans(each.ids.tobytes(), each.parts.tobytes()) for each in windows]
             rows = (await self._run(waiter, loaded.parts, items, field=field)).rows
         pooled = np.empty((len(texts), embedder.spec.outputs), np.float32)
         pooled[[place for each in windows for place in each.places]] = np.concatenate(rows)
-        return finish_vectors(
-            embedder, pooled, normalize=normalize, truncate_dim=dimensions, output=output
-        )
+        return pooled
 
     async def score(
         self,
@@ -707,7 +701,7 @@ class Service:
         served, loaded = await self.reranker(waiter, model)
         waiter.model = served.name
         options: dict[str, Any] = {"truncate": truncate, "longest": longest, "field": field}
-        with _held(served):
+        with served.held():
             if isinstance(loaded, LoadedCrossEncoder):
                 plain = await self._pair_logits(waiter, loaded, query, documents, **options)
                 scores = activated(loaded.model, plain, activation)
@@ -761,10 +755,7 @@ class Service:
         before = embedder.document_prompt
         most = None if longest is None else longest + loaded.tokenizer.special_tokens
         items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
-        items += [
-            _item(embedder, document, before, truncate, most, f"{field}[{i}]", served=waiter.model)
-            for i, document in enumerate(documents)
-        ]
+        items += await _items(embedder, documents, before, truncate, most, field, waiter.model)
         job = await self._run(waiter, loaded.lane, items, field=field, first=1)
         vectors = finish_vectors(embedder, job.rows)
         return embedder.similarity(vectors[0], vectors[1:])
@@ -807,7 +798,7 @@ class Service:
             raise Refusal(
                 Reason.WRONG_MODEL, f"{served.name} has no labels: it is an embedding model"
             )
-        with _held(served):
+        with served.held():
             job = await self._run(waiter, loaded.lane, items, field="inputs")
         return loaded, job.rows
 
@@ -856,7 +847,8 @@ class Service:
         """
         self.check_count(len(texts), field)
         self._check_size(sum(map(len, texts)), "characters", field)
-        loaded = await self._any(waiter)
+        model = self.models.all[0]
+        loaded = await self.loaded(waiter, model)
         before = ""
         if isinstance(loaded, LoadedEmbedder):
             before = _words_before(loaded.embedder, prompt=None, prompt_name=prompt_name, role=None)
@@ -880,7 +872,8 @@ class Service:
             )
 
         steps = [partial(show, text) for text in texts]
-        return await self._aside(waiter, steps, sum(map(about_tokens_of_text, texts)))
+        with model.held():
+            return await self._aside(waiter, steps, sum(map(about_tokens_of_text, texts)))
 
     async def decode(
         self,
@@ -906,12 +899,14 @@ class Service:
         self.check_count(len(texts), field)
         count = sum(map(len, texts))
         self._check_size(count, "token ids", field)
-        tokenizer = (await self._any(waiter)).tokenizer
+        model = self.models.all[0]
+        tokenizer = (await self.loaded(waiter, model)).tokenizer
 
         def show(ids: Sequence[int]) -> Form:
             return form(tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
-        return await self._aside(waiter, [partial(show, ids) for ids in texts], count)
+        with model.held():
+            return await self._aside(waiter, [partial(show, ids) for ids in texts], count)
 
     def _check_size(self, count: int, what: str, field: str) -> None:
         most = self.settings.max_characters
@@ -936,9 +931,6 @@ class Service:
         rows: list[Any] = job.rows
         return rows
 
-    async def _any(self, waiter: Waiter) -> Loaded:
-        return await self.loaded(waiter, self.models.all[0])
-
     async def _run(
         self, waiter: Waiter, lane: Lane, items: Sequence[Item], *, field: str, first: int = 0
     ) -> Job:
@@ -959,16 +951,6 @@ class Service:
                 field=field,
             ) from error
         return job
-
-
-@contextmanager
-def _held(model: ServedModel) -> Iterator[None]:
-    """Keep a model loaded while a request uses it."""
-    model.holds += 1
-    try:
-        yield
-    finally:
-        model.holds -= 1
 
 
 def _words_before(
@@ -1027,6 +1009,27 @@ def _text_item(text: str, truncate: Truncate, longest: int | None) -> Item:
     return text if plain else Cut(text, truncate == "start", longest, truncate == "never")
 
 
+async def _items(
+    model: Embedder | SparseEncoder,
+    inputs: Sequence[Input],
+    before: str,
+    truncate: Truncate,
+    longest: int | None,
+    field: str,
+    served: str,
+) -> list[Item]:
+    """Return the inputs of a request as they are computed; other requests go on in between."""
+    items = []
+    read = 0
+    for i, each in enumerate(inputs):
+        if read > _IDS_AT_ONCE:
+            read = 0
+            await asyncio.sleep(0)
+        items.append(_item(model, each, before, truncate, longest, f"{field}[{i}]", served=served))
+        read += _IDS_OF_TEXT if isinstance(each, str) else len(each)
+    return items
+
+
 def _item(
     model: Embedder | SparseEncoder,
     given: Input,
@@ -1047,22 +1050,23 @@ def _item(
     highest, most = words - 1, model.max_seq_length
     if truncate == "never":
         most = min(most, longest or most)
-    if min(given) < 0 or max(given) > highest:
+    ids = np.frombuffer(array("i", given), np.int32)  # bodies have none of more bits
+    if ids.min() < 0 or ids.max() > highest:
         raise Refusal(
             Reason.INVALID,
             f"token ids of {served} go from 0 to {highest}: {name} has others; were they made "
             "with another model's tokenizer?",
             field="input",
         )
-    if len(given) > most:
+    if len(ids) > most:
         if truncate == "never":
             raise Refusal(
                 Reason.INVALID,
                 f"{name} may have at most {most} token ids: got {len(given)}",
                 field="input",
             )
-        given = given[-most:] if truncate == "start" else given[:most]
-    return np.array(given, np.int32).tobytes()
+        ids = ids[-most:] if truncate == "start" else ids[:most]
+    return ids.tobytes()
 
 
 def _check_dimensions(

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import msgspec
 
 from quaver.errors import InputError
-from quaver.models import mismatch_in_words
+from quaver.models import is_hub_id, mismatch_in_words
 
 Task = Literal["embed", "sparse", "multi-vector", "rerank"]
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -30,7 +30,7 @@ _UNITS = {
     "gib": 2**30,
 }
 _TIMES = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_BYTES = {"cache", "max_body", "queue_bytes"}
+_BYTES = {"cache", "memory", "max_body", "queue_bytes"}
 _DURATIONS = {
     "timeout",
     "grace",
@@ -86,9 +86,14 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     def __post_init__(self) -> None:
         """Give the model a name."""
         if not self.name:
-            folder = Path(self.source)
-            name = folder.resolve().name if folder.exists() else self.source
-            msgspec.structs.force_setattr(self, "name", name)
+            # Clients do not see where a folder is, also one that is missing.
+            name = self.hub_id or Path(self.source).resolve().name
+            msgspec.structs.force_setattr(self, "name", name or self.source)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The source if it is a hub id; None for a folder."""
+        return self.source if is_hub_id(self.source) and not Path(self.source).exists() else None
 
 
 class StoreSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -132,7 +137,9 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         allow_host: names by which stores may be asked for, or "*"; by default any with a key or on a
             network address, and else those of the loopback address.
         threads: of the engine; None takes the CPUs this process may use.
-        cache: bytes for the cache of vectors; 0 for none.
+        cache: bytes for the cache of vectors; 0 for none. They are besides those of `memory`.
+        memory: maximum number of bytes that all loaded models hold together; 0 for any. For a model that is
+            loaded on demand, idle ones are unloaded, the least recently used first.
         idle_unload: seconds after which an unused model is unloaded; 0 keeps it.
         max_body: maximum number of bytes in a request's body.
         max_inputs: maximum number of inputs in a request.
@@ -172,6 +179,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     allow_host: tuple[Filled, ...] = ()
     threads: Count | None = None
     cache: Annotated[int, msgspec.Meta(ge=0)] = 0
+    memory: Annotated[int, msgspec.Meta(ge=0)] = 0
     idle_unload: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     max_body: Count = 32_000_000
     max_inputs: Count = 2048

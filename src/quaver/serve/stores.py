@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from quaver.answers import ChatModel, Message, answer_from
 from quaver.documents import embedded_text
-from quaver.embedder import Embedder
 from quaver.errors import (
     InputError,
     LanguageModelError,
+    ModelError,
     QuaverError,
     StoreClosedError,
     StoreError,
@@ -29,6 +29,7 @@ from quaver.errors import (
 )
 from quaver.index import Library, stored_query, stored_weights, token_model
 from quaver.serve.models import (
+    DoesNotFit,
     Loaded,
     LoadedEmbedder,
     LoadedMultiVector,
@@ -197,7 +198,9 @@ class Stores:
             # A thread cannot be stopped: what nobody waits for any more still counts until it ends.
             return await asyncio.wait_for(asyncio.shield(future), waiter.seconds_left)
         except (asyncio.TimeoutError, QuaverError) as error:
-            raise refusal_of(error) from error
+            refusal = refusal_of(error)
+            waiter.detail = refusal.detail  # a page may show the refusal itself
+            raise refusal from error
 
     def _done(self, future: asyncio.Future[Any]) -> None:
         self._waiting -= 1
@@ -244,9 +247,9 @@ class Stores:
             index = library.index
             try:
                 if "sparse" in RANKINGS[mode]:
-                    index.store.manifest.token_model("sparse", library.location)
+                    index.store.manifest.token_model("sparse", library.name)
                 if query.maxsim:
-                    index.store.manifest.token_model("multi", library.location)
+                    index.store.manifest.token_model("multi", library.name)
             except StoreMismatchError as error:  # it is the request that does not fit
                 raise InputError(str(error)) from error
             return index.store.search(
@@ -295,16 +298,15 @@ class Stores:
         (vectors,) = await service.embed_multi_vectors(waiter, [text], "query", model=model.name)
         return stored_query(vectors, loaded.model)
 
-    async def embedder(self, service: Service, waiter: Waiter, library: Library) -> Embedder:
-        """Return the model that a store was made with.
+    async def model_of(self, service: Service, waiter: Waiter, library: Library) -> ServedModel:
+        """Return the model that a store was made with, loaded.
 
         Raises:
             Refusal: the server does not have it, or it cannot be loaded.
         """
         model = await self._model(service, waiter, library)
-        loaded = await service.loaded(waiter, model)
-        assert isinstance(loaded, LoadedEmbedder)
-        return loaded.embedder
+        await service.loaded(waiter, model)
+        return model
 
     async def _model(self, service: Service, waiter: Waiter, library: Library) -> ServedModel:
         """Return the served model that the store was made with, loaded."""
@@ -320,8 +322,9 @@ class Stores:
                     return model
         raise Refusal(
             Reason.UNAVAILABLE,
-            f"the store {library.name} was made with {manifest.model}, and no model of this server has "
+            f"the store {library.name} was made with {_shown(manifest.model)}, and no model of this server has "
             "the same files and settings: name it with --model, or search by words",
+            detail=f"the store at {library.location} was made with {manifest.model}",
         )
 
     async def ask(
@@ -469,17 +472,25 @@ def with_store_models(settings: Settings) -> Settings:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """Return the refusal for an error of the library."""
+    """Return the refusal for an error of the library; folders of this machine are only for the log."""
     if isinstance(error, InputError):
         return Refusal(Reason.INVALID, str(error))
     if isinstance(error, (StoreUnavailableError, StoreClosedError)):
-        return Refusal(Reason.UNAVAILABLE, str(error), retry_after=5)
+        message = "the store cannot be reached: try again in 5 s"
+        return Refusal(Reason.UNAVAILABLE, message, retry_after=5, detail=str(error))
     if isinstance(error, asyncio.TimeoutError):
         return Refusal(Reason.TIMEOUT, "the store took too long", retry_after=1)
     if isinstance(error, LanguageModelError):
         return Refusal(Reason.UPSTREAM, str(error))
     assert isinstance(error, QuaverError)
-    return Refusal(Reason.FAILED, str(error))
+    failed = "model of the store" if isinstance(error, ModelError) else "store"
+    message = f"the {failed} cannot be read: the server's log says why"
+    return Refusal(Reason.FAILED, message, detail=str(error))
+
+
+def _shown(model: str) -> str:
+    """Return what clients may know of a model's source: its hub id, or the last part of its folder."""
+    return Path(model).name if Path(model).is_absolute() else model
 
 
 def _opened(stores: Sequence[StoreSettings]) -> list[Library]:
@@ -544,18 +555,26 @@ def _fits(model: ServedModel, manifest: Manifest) -> bool:
 async def _served_of(
     service: Service, waiter: Waiter, made: TokenModel | None
 ) -> tuple[ServedModel | None, Loaded | None]:
-    """Return the served model that made a store's sparse or token vectors, loaded, if there is one."""
+    """Return the served model that made a store's sparse or token vectors, loaded, if there is one.
+
+    Raises:
+        Refusal: it has no room beside others.
+    """
     if made is None:
         return None, None
     for model in service.models.all:
         if model.reranks or not (model.loaded is not None or _is_named(model.settings, made)):
             continue
-        with suppress(Refusal):  # it cannot be loaded: the index says why, or has one of its own
+        try:
             loaded = await service.loaded(waiter, model)
-            if isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
-                own = token_model(loaded.model)
-                if replace(own, model=made.model) == made:
-                    return model, loaded
+        except DoesNotFit:  # nor would one of the index's own
+            raise
+        except Refusal:  # it cannot be loaded: the index says why, or has one of its own
+            continue
+        if isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
+            own = token_model(loaded.model)
+            if replace(own, model=made.model) == made:
+                return model, loaded
     return None, None
 
 

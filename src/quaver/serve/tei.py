@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve import cohere
-from quaver.serve.http import Call, Route, json_response, misfit, rows_response
+from quaver.serve.http import Call, Route, json_response, misfit, rows_of, written_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Cut, Item, Pair
@@ -50,6 +50,10 @@ _TYPES = {
     Reason.TIMEOUT: "Unhealthy",
     Reason.FAILED: "Backend",
 }
+
+
+_NUMBERS_OF_WORD = 8
+"""A word of a sparse vector, written as an object, takes as long as this many numbers of a vector."""
 
 
 class EmbedRequest(msgspec.Struct):
@@ -327,7 +331,8 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         truncate=_truncate(body.truncate, body.truncation_direction),
         field="inputs",
     )
-    return await rows_response(b"[", list(found), b"]", _headers(call, _characters(inputs)))
+    written = await rows_of(found, found.shape[1])
+    return written_response(written, _headers(call, _characters(inputs)))
 
 
 async def embed_all(call: Call[EmbedAllRequest]) -> Response:
@@ -347,8 +352,8 @@ async def embed_all(call: Call[EmbedAllRequest]) -> Response:
                 Reason.WRONG_MODEL, f"model does not give embeddings of tokens: {refusal.message}"
             ) from refusal
         raise
-    headers = _headers(call, _characters(inputs))
-    return await rows_response(b"[", list(found), b"]", headers, at_once=1)
+    rows = [await rows_of(each, each.shape[1]) for each in found]
+    return written_response(b"[" + b",".join(rows) + b"]", _headers(call, _characters(inputs)))
 
 
 async def embed_sparse(call: Call[EmbedAllRequest]) -> Response:
@@ -368,8 +373,8 @@ async def embed_sparse(call: Call[EmbedAllRequest]) -> Response:
                 Reason.WRONG_MODEL, "model is not an embedding model with SPLADE pooling"
             ) from refusal
         raise
-    headers = _headers(call, _characters(inputs))
-    return await rows_response(b"[", found, b"]", headers, at_once=16, form=_words)
+    written = await rows_of(found, max(map(len, found)) * _NUMBERS_OF_WORD, form=_words)
+    return written_response(written, _headers(call, _characters(inputs)))
 
 
 def _words(row: NDArray[Any]) -> list[dict[str, Any]]:
@@ -539,7 +544,7 @@ async def info(call: Call[None]) -> Response:
     settings = service.settings
     return json_response(
         {
-            "model_id": model.settings.source,
+            "model_id": model.settings.hub_id or model.name,
             "model_sha": model.settings.revision,
             "model_dtype": precision,
             "served_model_name": model.name,
@@ -559,15 +564,17 @@ async def info(call: Call[None]) -> Response:
 
 
 async def root(call: Call[Any]) -> Response:
-    """Answer with the default route of the first model, as TEI does: /embed, /embed_sparse or /rerank.
+    """Answer with the default route of the first model, as TEI does: /embed, /embed_sparse, /rerank or /predict.
 
     Of a multi-vector model it is /embed_all.
     """
     model = call.service.models.all[0]
+    loaded = await call.service.loaded(call.waiter, model)
+    if isinstance(loaded, LoadedCrossEncoder) and loaded.model.labels > 1:
+        return await predict(replace(call, body=_as(PredictRequest, call.body)))
     if model.reranks:
         body = _as(RerankRequest, call.body)
         return await rerank(replace(call, body=body))
-    await call.service.loaded(call.waiter, model)
     if model.task in ("sparse", "multi-vector"):
         body = _as(EmbedAllRequest, call.body)
         answer = embed_sparse if model.task == "sparse" else embed_all

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from quaver.errors import QuaverError
 from quaver.index import Index, Library, UpdateProgress, UpdateReport
+from quaver.serve.models import LoadedEmbedder, ServedModel
 from quaver.serve.refusal import Reason, Refusal
-
-if TYPE_CHECKING:
-    from quaver.embedder import Embedder
 
 _LOCK_SECONDS = 10.0
 """How long to wait for another process that writes to the store."""
@@ -58,13 +58,13 @@ class Updates:
         """Return whether an update of a store runs."""
         return any(update.running for update in self.of(library).values())
 
-    def begin(self, library: Library, root: str, embedder: Embedder) -> None:
+    def begin(self, library: Library, root: str, model: ServedModel) -> None:
         """Begin to update a folder; call it on the event loop.
 
         Args:
             library: the store.
             root: the folder, or its name.
-            embedder: the store's model.
+            model: the store's model, loaded. It stays so until the update ends.
 
         Raises:
             Refusal: an update of this store runs already.
@@ -73,21 +73,35 @@ class Updates:
             raise Refusal(Reason.INVALID, "an update of this store runs already: wait for it")
         update = Update(root)
         self._last.setdefault(library.name, {})[root] = update
+        loaded, loop = model.loaded, asyncio.get_running_loop()
+        assert isinstance(loaded, LoadedEmbedder)
+        embedder = loaded.embedder
+        model.hold()
 
         def run() -> None:
             try:
                 with Index.open(library.location, embedder, wait=_LOCK_SECONDS) as index:
                     update.report = index.update_again(root, on_progress=update.see)
             except (QuaverError, ImportError) as error:  # an extra that a file needs
-                update.error = str(error)
+                update.error = _named(str(error), library)
             except BaseException:
                 update.error = "the server failed; its log says where"
                 raise
             finally:
                 update.running = False
+                with suppress(RuntimeError):  # the loop was closed
+                    loop.call_soon_threadsafe(model.release)
 
         # A daemon: an update that is killed loses nothing that was stored.
         threading.Thread(target=run, name="quaver-update", daemon=True).start()
+
+
+def _named(message: str, library: Library) -> str:
+    """Call a store in a message as its clients do, not by its folder."""
+    place = str(library.location)
+    for folder in (str(Path(place).resolve()), place):
+        message = message.replace(folder, library.name)
+    return message
 
 
 def can_update(library: Library, root: str) -> bool:
