@@ -10,7 +10,8 @@
 //   int8 rows     u8 [rows][K'], K' = K rounded up to 64; the bytes behind K hold anything, their weights are zero
 //   int8 panels   s8 [O'/16][K'/4][16][4]: strips of 16 outputs side by side, four inputs deep; a panel is four strips.
 //                 One 64-byte load is 16 outputs for AVX-512, one 32-byte load 8 outputs for AVX2; AMX reads 16 groups
-//                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four.
+//                 as a tile (stride 64 bytes), and Arm's dot product uses the same groups of four. Arm's usmmla reads
+//                 groups of eight, [O'/16][K'/8][16][8]: a table says how deep its groups are, here and below.
 //   float panels  f32 [O'/16][K][16]: strips of 16 outputs
 //   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
 //                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a
@@ -42,7 +43,7 @@ namespace quaver {
 
 inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
-inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every table packs
+inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every table but one packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
 inline constexpr int kInt4Block = 128;   // inputs of a panel that are unpacked at a time, the largest int4 group
 inline constexpr int kMaxDepth = 65536;  // see Overflow

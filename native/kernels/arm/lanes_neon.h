@@ -115,6 +115,22 @@ struct Lanes {
     for (int i = 0; i < kGroup; ++i)
       vst1q_s8(target + i * kStrip * kGroup, vreinterpretq_s8_s64(columns[i]));
   }
+  // The same for groups of eight, two in each row.
+  static void store_groups_of_eight(std::int8_t *target, const Sixteen (&rows)[kGroup]) {
+    for (int i = 0; i < kGroup; ++i) {
+      vst1_s8(target + i * 8, vget_low_s8(rows[i]));
+      vst1_s8(target + kStrip * 8 + i * 8, vget_high_s8(rows[i]));
+    }
+  }
+  // Two lines of sixteen groups of four as one of groups of eight.
+  static void join_lines(std::int8_t *target, const std::int8_t (&lines)[2][kStrip * kGroup]) {
+    for (int i = 0; i < kStrip * kGroup; i += 16) {
+      const int32x4_t near = vreinterpretq_s32_s8(vld1q_s8(lines[0] + i)),
+                      far = vreinterpretq_s32_s8(vld1q_s8(lines[1] + i));
+      vst1q_s8(target + 2 * i, vreinterpretq_s8_s32(vzip1q_s32(near, far)));
+      vst1q_s8(target + 2 * i + 16, vreinterpretq_s8_s32(vzip2q_s32(near, far)));
+    }
+  }
   // The nearest integers, in -128..127, of four vectors as s8 side by side: a0 b0 c0 d0 a1 ...
   static void store_fours(std::int8_t *p, V a, V b, V c, V d) {
     const int32x4_t byte = vdupq_n_s32(255);

@@ -1,8 +1,7 @@
 // AArch64 with usmmla: Neoverse V1 and N2 (Graviton 3 and 4, Axion, Cobalt), Apple M2 and later.
 //
 // The instruction multiplies two rows of eight unsigned bytes with two outputs of eight signed ones: 32 products, twice
-// as many as a dot product. Two groups of four inputs are zipped into the eight of an output, so the panels are those
-// of the other sets.
+// as many as a dot product. So groups are eight inputs deep in this table's panels: 16 bytes are two outputs.
 #include "kernels/arm/lanes_neon.h"
 #include "kernels/shared/vector_kernels.h"
 
@@ -11,16 +10,17 @@ namespace {
 
 struct Tile {
   static constexpr int rows = 6; // 3 pairs x 8 sums, 3 of inputs and 2 of weights fill 29 of 32 registers
+  static constexpr int group = 8;
 
   template <int R, int W, class Fetch = Nothing>
   [[gnu::noinline]] static void run(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
                                     std::ptrdiff_t strip, int depth, std::int32_t *sums, Fetch ahead = {}) {
     for (int column = 0; column < W; column += kStrip)
-      multiply<R, W>(q, ldq, panel + column / kStrip * strip, depth / kGroup, sums + column, ahead);
+      multiply<R, W>(q, ldq, panel + column / kStrip * strip, depth / group, sums + column, ahead);
   }
 
   // R rows x 16 outputs. A sum holds two rows of two outputs. With an odd number of rows the last one is paired with
-  // itself, which costs nothing that matters. `groups` is even.
+  // itself, which costs nothing that matters.
   template <int R, int W, class Fetch>
   [[gnu::noinline]] static void multiply(const std::uint8_t *q, std::ptrdiff_t ldq, const std::int8_t *panel,
                                          int groups, std::int32_t *sums, Fetch &ahead_of) {
@@ -32,7 +32,7 @@ struct Tile {
 #pragma GCC unroll 8
       for (int d = 0; d < doubles; ++d)
         sum[p][d] = vdupq_n_s32(0);
-    for (int g = 0; g < groups; g += 2, panel += 2 * kStrip * kGroup, q += 2 * kGroup) {
+    for (int g = 0; g < groups; ++g, panel += kStrip * group, q += group) {
       uint8x16_t inputs[pairs];
 #pragma GCC unroll 8
       for (int p = 0; p < pairs; ++p)
@@ -40,16 +40,11 @@ struct Tile {
       ahead.fetch_strip();
       ahead.fetch_strip();
 #pragma GCC unroll 8
-      for (int d = 0; d < doubles; d += 2) {
-        const int32x4_t near = vreinterpretq_s32_s8(vld1q_s8(panel + d * 2 * kGroup)),
-                        far = vreinterpretq_s32_s8(vld1q_s8(panel + kStrip * kGroup + d * 2 * kGroup));
-        const int8x16_t low = vreinterpretq_s8_s32(vzip1q_s32(near, far)),
-                        high = vreinterpretq_s8_s32(vzip2q_s32(near, far));
+      for (int d = 0; d < doubles; ++d) {
+        const int8x16_t weights = vld1q_s8(panel + d * 2 * group);
 #pragma GCC unroll 8
-        for (int p = 0; p < pairs; ++p) {
-          sum[p][d] = vusmmlaq_s32(sum[p][d], inputs[p], low);
-          sum[p][d + 1] = vusmmlaq_s32(sum[p][d + 1], inputs[p], high);
-        }
+        for (int p = 0; p < pairs; ++p)
+          sum[p][d] = vusmmlaq_s32(sum[p][d], inputs[p], weights);
       }
     }
 #pragma GCC unroll 8

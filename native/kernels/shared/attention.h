@@ -188,13 +188,16 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
         factor[i] = L::set(largest > 1e-30f ? 127.0f / largest : 0.0f);
       }
       std::int8_t *target =
-          packed.keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * depth + j % kStrip * kGroup;
+          packed.keys + static_cast<std::ptrdiff_t>(j / kStrip) * kStrip * depth + j % kStrip * Linear::group;
       for (int c = 0; c < depth; c += kStrip, target += kStrip * kStrip) {
         typename L::Sixteen rows[kGroup];
         for (int i = 0; i < kGroup; ++i)
           rows[i] = j + i < head.length && c < d ? sixteen_of(head.key + (j + i) * head.ld + c, d - c, factor[i])
                                                  : L::no_bytes();
-        L::store_groups(target, rows);
+        if constexpr (Linear::group == kGroup)
+          L::store_groups(target, rows);
+        else
+          L::store_groups_of_eight(target, rows);
       }
     }
     sum_keys(packed, padded, depth);
@@ -226,7 +229,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
     }
   }
 
-  // One strip of values: columns [first, first + 16) of the head, four tokens deep.
+  // One strip of values: columns [first, first + 16) of the head, a group of tokens deep.
   static void pack_value_strip(const AttentionHead &head, int first, std::int8_t *target, float *scale, float *mean) {
     constexpr int vectors = kStrip / L::width;
     const int columns = least(kStrip, head.head_size - first), padded = round_up(head.length, kStrip);
@@ -255,7 +258,7 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
       }
       factor[i] = L::load(lanes);
     }
-    for (int j = 0; j < padded; j += kGroup, target += kStrip * kGroup)
+    const auto store_four = [&](int j, std::int8_t *line) {
       for (int i = 0; i < vectors; ++i) {
         V v[kGroup];
         for (int g = 0; g < kGroup; ++g)
@@ -263,7 +266,17 @@ template <class L, class Tile> struct AttentionKernels : LinearKernels<L, Tile> 
               j + g < head.length
                   ? L::mul(L::sub(load_columns(value + (j + g) * head.ld, columns, i * L::width), centre[i]), factor[i])
                   : L::zero();
-        L::store_fours(target + i * L::width * kGroup, v[0], v[1], v[2], v[3]);
+        L::store_fours(line + i * L::width * kGroup, v[0], v[1], v[2], v[3]);
+      }
+    };
+    for (int j = 0; j < padded; j += Linear::group, target += kStrip * Linear::group)
+      if constexpr (Linear::group == kGroup) {
+        store_four(j, target);
+      } else {
+        alignas(64) std::int8_t lines[2][kStrip * kGroup];
+        store_four(j, lines[0]);
+        store_four(j + kGroup, lines[1]);
+        L::join_lines(target, lines);
       }
   }
 

@@ -160,6 +160,14 @@ void bfloat16_tile_of(int rows, const float *x, std::ptrdiff_t ldx, const std::u
 template <class L, class Tile> struct LinearKernels {
   using V = typename L::V;
 
+  // Inputs of an output side by side in a panel.
+  static constexpr int group = [] {
+    if constexpr (requires { Tile::group; })
+      return Tile::group;
+    else
+      return kGroup;
+  }();
+
   // Whether one function of the tile takes any number of rows, and costs as much for a few as for all. Others have one
   // for each number.
   static constexpr bool any_height = requires { Tile::any_height; };
@@ -490,7 +498,7 @@ template <class L, class Tile> struct LinearKernels {
   // A block of a panel as an int8 panel, in sixteenths. The strips of the block are `inputs` deep, those of the panel
   // `depth`.
   static void unpack(const std::uint8_t *panel, int depth, int inputs, std::int8_t *block) {
-    const std::ptrdiff_t line = kStrip * kGroup;
+    const std::ptrdiff_t line = kStrip * group;
     for (int strip = 0; strip < kPanel / kStrip; ++strip, panel += static_cast<std::ptrdiff_t>(kStrip) * depth / 2)
       for (const std::uint8_t *pair = panel; pair != panel + kStrip * inputs / 2; pair += line, block += 2 * line)
         for (int i = 0; i < line; ++i) {

@@ -4,7 +4,8 @@
 //   struct Lanes   one vector of float32: width, V, load, store, ... (lanes_avx2.h shows the list)
 //   struct Tile    `rows`, the height of its int8 tile, and run<R, W>(q, ldq, panel, strip, depth, sums) for
 //   panels of W columns whose strips are `strip` bytes apart; or any_height, depth_step, overread_rows and run<W> with
-//   the number of rows as an argument (amx.cpp); and another one for attention where that needs fewer rows
+//   the number of rows as an argument (amx.cpp); `group` where groups are not of four (neon_i8mm.cpp); and another one
+//   for attention where that needs fewer rows
 // and makes its table from VectorKernels<Lanes, Tile>. Everything is in an anonymous namespace: two files compiled with
 // different flags must not share one instantiation, or the linker may keep the one that the CPU cannot run.
 #pragma once
@@ -186,7 +187,7 @@ template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : Att
             .alignment = static_cast<int>(sizeof(V)),
             .tile_rows = Tile::rows,
             .overread_rows = overread_rows,
-            .group = kGroup,
+            .group = Linear::group,
             .key_step = Attention::key_step,
             .score_bytes = Attention::score_bytes,
             .enter = nullptr,
