@@ -239,6 +239,8 @@ void test_prefix(const Encoder &e) {
     }
     const auto outputs = static_cast<std::size_t>(e.model().outputs());
     for (const int threads : {1, 3}) {
+      if (left_out())
+        continue;
       TokenBatch split = whole.view(), behind = rests.view();
       std::vector<float> together(texts.size() * outputs), after(together.size()), alone(outputs);
       const auto prefix = e.prefix(first.data(), shared, threads);
@@ -306,8 +308,11 @@ void test_one_short_text(const Encoder &e) {
     Batch batch;
     batch.add(text);
     const auto alone = encode(e, batch, 1);
-    for (const int threads : {2, 3, 28})
+    for (const int threads : {2, 3, 28}) {
+      if (left_out())
+        continue;
       CHECK(encode(e, batch, threads) == alone, "%s: %zu tokens, %d threads", e.model().kernels.name, length, threads);
+    }
   }
 }
 
@@ -333,7 +338,7 @@ void test_divisions(const Encoder &e) {
     const TokenBatch view = batch.view();
     for (const int width : {2, 5, 28})
       for (const int blocks : {0, 1, 3}) {
-        if (blocks > 0 && (!divides || batch.offsets.back() < blocks))
+        if ((blocks > 0 && (!divides || batch.offsets.back() < blocks)) || left_out())
           continue;
         std::vector<float> vectors(alone.size());
         ThreadPool::shared().together(
@@ -407,7 +412,7 @@ void test_schedule(const Encoder &e) {
 // Spans are pooled as texts are: one of a whole text is its vector. The vectors of tokens have the same bits in any
 // batch and with any number of threads.
 void test_spans(const Encoder &e) {
-  const auto texts = make_texts(20);
+  const auto texts = make_texts(test_share() > 1 ? 6 : 20);
   const auto width = static_cast<std::size_t>(e.model().outputs());
   Batch plain, whole, tokens;
   std::vector<std::vector<float>> alone;
@@ -499,6 +504,8 @@ void test_keys(const Encoder &e) {
     std::vector<std::int32_t> text(length);
     fill_integers(text, 0, kVocabulary - 1);
     for (const std::size_t count : {std::size_t{1}, length / 2, length - 1}) {
+      if (left_out())
+        continue;
       Batch masked, shorter, changed;
       masked.add_tokens(text, static_cast<int>(count));
       shorter.add_tokens({text.begin(), text.begin() + static_cast<std::ptrdiff_t>(count)}, static_cast<int>(count));
@@ -712,7 +719,7 @@ void test_enter_and_leave(const Drawn &m, const KernelTable &k) {
     hooks::original->add_norm(x, ldx, y, ldy, rows, cols, norm, out, ldo);
   };
   const Encoder e = make_encoder(m, watched, true), plain = make_encoder(m, k, true);
-  for (const std::size_t texts : {std::size_t{1}, std::size_t{40}})
+  for (const std::size_t texts : {std::size_t{1}, std::size_t{test_share() > 1 ? 8u : 40u}})
     for (const int threads : {1, 2, 4}) {
       Batch batch;
       for (const auto &text : make_texts(texts))
@@ -811,8 +818,9 @@ int main(int argc, char **argv) {
     const std::size_t texts = k == &scalar_kernels ? 8 : 24;
 #else
     const char *many = std::getenv("QUAVER_TEST_ROUNDS"); // make test-long draws more of them, from more texts
-    const int most = many == nullptr ? 3 : std::atoi(many), rounds = k == &scalar_kernels ? std::min(most, 4) : most;
-    const std::size_t texts = many == nullptr ? 24 : 48;
+    const int few = test_share() > 1 ? 2 : 3;
+    const int most = many == nullptr ? few : std::atoi(many), rounds = k == &scalar_kernels ? std::min(most, 4) : most;
+    const std::size_t texts = many != nullptr ? 48 : test_share() > 1 ? 8 : 24;
 #endif
     for (const Drawn *m :
          {&even, &odd, &first_rows, &panels, &panels_first, &before, &relative, &relative_first, &causal,
