@@ -51,7 +51,7 @@ help:
 	@echo "make docs           build the documentation site in build/site; a broken link or reference is an error"
 	@echo "make wheel          build a wheel and try it in a clean environment without a compiler"
 	@echo
-	@echo "make bench          compare speed with torch, OpenVINO, ONNX Runtime and others (installs them; an hour or more)"
+	@echo "make bench          compare speed with torch, OpenVINO, ONNX Runtime and others (installs them; under 90 minutes, then)"
 	@echo "make bench-servers  quaver serve beside other servers, then ten times its load; RERANKER=FOLDER of a cross-encoder"
 	@echo "make bench-kernels  each int8 kernel against the peak of its own instruction set"
 	@echo "make many-cores     simulate machines of 8 to 96 cores with what the kernels cost here, and check it with 1 and 2 threads"
@@ -293,7 +293,7 @@ test-sentence-transformers: .envs/sentence-transformers/frameworks-made $(MODEL)
 	QUAVER_TEST_MODEL=$(MODEL) .envs/sentence-transformers/bin/python $(SUITE) \
 	  tests/integrations/test_sentence_transformers.py tests/integrations/test_mteb.py \
 	  tests/integrations/test_sentence_transformers_families.py tests/integrations/test_sentence_transformers_tokens.py \
-	  tests/docs/test_pages.py
+	  tests/quaver_bench/test_kinds.py tests/docs/test_pages.py
 
 # mteb's mock tasks through Quaver's wrappers, and Quaver's metrics against mteb's.
 test-evaluate: .envs/sentence-transformers/frameworks-made
@@ -377,18 +377,32 @@ $(SERVERS): .envs/%/made: benchmarks/environments/%.txt
 	@touch $@
 
 # Run it on a quiet machine: the study with its tables and plots in $(RESULTS), then the README's table and plot from them. Ctrl-C
-# keeps what was measured, and the same command continues; remove the folder to start again. It takes about an hour on two cores of
-# Zen 5, without installing. To save time, batches that take an engine more than three seconds are left out, and the shapes get fewer
+# keeps what was measured, and the same command continues; remove the folder to start again. It takes under 90 minutes on two cores,
+# without installing. To save time, batches that take an engine more than a few seconds are left out, and the larger models get fewer
 # engines and cases. An environment that cannot be made here (IPEX and zentorch have few builds, llama.cpp is compiled) is left out,
 # and the result says so.
-RESULTS ?= benchmarks/results/this-machine
-BENCH   ?=
-JUDGED  ?= examples/tasks/xquad-en
-STUDY   := .envs/peers/bin/quaver bench $(MODEL) --name all-MiniLM-L6-v2 --cache-folder build/bench-models --resume --seconds 8
-TUNED   := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
-SHAPES  := --only-shapes --parts latency,throughput --environments none --rounds 2 \
-  --against $(TUNED),onnxruntime-int8-dynamic,torch-float32
-SINGLE  := 1x16,1x32,1x256,1x512
+#
+# Folders of real models are optional: SMALL (384 x 12, such as bge-small-en-v1.5), BASE (768 x 12, all-mpnet-base-v2) and LARGE
+# (1024 x 24) are measured instead of BGE's shapes with random weights; RERANKER is a cross-encoder, SPARSE a sparse encoder, MULTI a
+# multi-vector model. DECODERS are shapes of benchmarks/random_decoder.py, or empty.
+RESULTS  ?= benchmarks/results/this-machine
+BENCH    ?=
+JUDGED   ?= examples/tasks/pubmedqa-100
+SMALL    ?=
+BASE     ?=
+LARGE    ?=
+RERANKER ?=
+SPARSE   ?=
+MULTI    ?=
+DECODERS ?= qwen3-0.6b
+STUDY    := .envs/peers/bin/quaver bench
+KEPT     := --cache-folder build/bench-models --resume --seconds 8
+TUNED    := openvino-int8,openvino-int8-tuned,openvino-float32-tuned
+SIZED    := $(KEPT) --parts latency,throughput --environments none --rounds 2 --longest 8
+SINGLE   := 1x16,1x32,1x256,1x512
+LATENCY  := 1x8,1x16,1x32,1x64,1x128,1x256,1x512
+# $(call sized,FOLDER,SHAPE): a real model if there is one, or its shape.
+sized     = $(if $(1),$(1),$(MODEL) --only-shapes --shapes $(2))
 # The instruction sets between scalar and this CPU's best.
 FORCED  := from quaver import _native; print(*[name for name, there in _native.instruction_sets() if there][1:-1])
 
@@ -396,21 +410,34 @@ bench: .envs/peers/made $(MODEL)/config.json
 	-$(MAKE) .envs/ipex/made
 	-$(MAKE) .envs/zentorch/made
 	-$(MAKE) .envs/llamacpp/made
-	$(STUDY) --against all --out $(RESULTS) --corpus examples/python-docs --count 64 --judgments $(JUDGED) --longest 3 $(BENCH)
-	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes small,base --cases $(SINGLE),32x256,ragged64 $(BENCH)
-	$(STUDY) --out $(RESULTS) $(SHAPES) --shapes large --cases $(SINGLE),8x256,ragged64 $(BENCH)
+	$(STUDY) $(MODEL) --name all-MiniLM-L6-v2 $(KEPT) --out $(RESULTS) --against all --cases $(LATENCY),4x256,8x256,32x256,128x256,ragged256 \
+	  --corpus examples/python-docs --count 32 --clients 1,4 --judgments $(JUDGED) --longest 3 $(BENCH)
+	$(STUDY) $(call sized,$(SMALL),small) $(SIZED) --out $(RESULTS) --cases $(SINGLE),32x256,ragged64 \
+	  --against $(TUNED),onnxruntime-int8-dynamic,torch-float32 $(BENCH)
+	$(STUDY) $(call sized,$(BASE),base) $(SIZED) --out $(RESULTS) --cases $(SINGLE),8x256,32x256,ragged64 \
+	  --against $(TUNED),onnxruntime-int8-dynamic,torch-float32 $(BENCH)
+	$(STUDY) $(call sized,$(LARGE),large) $(SIZED) --out $(RESULTS) --cases $(SINGLE),8x256,ragged64 \
+	  --against openvino-int8,openvino-int8-tuned $(BENCH)
+	for model in $(RERANKER) $(SPARSE) $(MULTI); do \
+	  $(STUDY) $$model $(KEPT) --out $(RESULTS) --against all --longest 8 $(BENCH) || exit 1; \
+	done
 	for isa in $$(.envs/peers/bin/python -c "$(FORCED)"); do \
-	  QUAVER_ISA=$$isa $(STUDY) --out $(RESULTS)/$$isa --only-shapes --parts throughput --environments none \
-	    --shapes small,base --cases 32x256 --against quaver-int8 $(BENCH) || exit 1; \
+	  for model in "$(call sized,$(SMALL),small)" "$(call sized,$(BASE),base)"; do \
+	    QUAVER_ISA=$$isa $(STUDY) $$model $(KEPT) --out $(RESULTS)/$$isa --parts throughput --environments none \
+	      --cases 32x256 --against quaver-int8 $(BENCH) || exit 1; \
+	  done; \
 	done
 	$(MAKE) $(RESULTS)/process.json $(RESULTS)/kernels.json $(RESULTS)/batches.json
+	test -z "$(DECODERS)" || .envs/peers/bin/python benchmarks/decoders.py --shapes "$(DECODERS)" --cases 1x32,1x512 --seconds 15 \
+	  --limit 20 --minutes 10 $(addprefix --python llamacpp=,$(wildcard .envs/llamacpp/bin/python)) --out $(RESULTS)/decoders.json
+	$(STUDY) --report $(RESULTS)
 	.envs/peers/bin/python benchmarks/targets.py $(RESULTS)
 	.envs/peers/bin/python benchmarks/readme.py $(RESULTS)
 
 %/process.json: | .envs/peers/made $(MODEL)/config.json
 	.envs/peers/bin/python benchmarks/process.py --model $(MODEL) --out $@
 
-# Nothing in it is timed. RERANKER: folder of a cross-encoder, whose scores are followed, too.
+# Nothing in it is timed. The scores of RERANKER are followed, too.
 %/batches.json: | .envs/peers/made $(MODEL)/config.json
 	.envs/peers/bin/python benchmarks/batches.py --model $(MODEL) --name all-MiniLM-L6-v2 $(if $(RERANKER),--pairs $(RERANKER)) --out $@
 
@@ -419,7 +446,6 @@ bench: .envs/peers/made $(MODEL)/config.json
 	mv $@.part $@
 
 # Quaver's server beside others, on a quiet machine: tables and a picture in $(RESULTS). A server that cannot be installed is left out.
-RERANKER ?=
 bench-servers: $(VENV)/test-tools $(MODEL)/config.json
 	-$(MAKE) --keep-going $(SERVERS)
 	$(call install,$(VENV),gguf,[serve$(comma)bench])

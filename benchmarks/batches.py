@@ -21,11 +21,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import quaver
 from quaver.evaluate import write_between
 from quaver_bench.engines import CannotRunError, Setup
-from quaver_bench.engines.registry import choose_forms
-from quaver_bench.inputs import Ids, Request, TextSource, lognormal_lengths
+from quaver_bench.engines.registry import ALL, choose_forms
+from quaver_bench.inputs import Ids, Request, lognormal_lengths
 from quaver_bench.models import open_model, short_name
 from quaver_bench.record import describe_run
 
@@ -34,6 +33,8 @@ DOCUMENTS = REPOSITORY / "examples" / "python-docs"
 START, END = "<!-- batches:start -->", "<!-- batches:end -->"
 TOKENS, SHORTEST, LONGEST, MOST_OTHERS, POOL = 24, 4, 32, 7, 256
 """Tokens of the text that is followed, of the shortest and the longest other, most others, and how many there are."""
+QUERY = 16
+"""Tokens that a pair has more than a text, for its query."""
 CALIBRATION_TEXTS = 64
 ENGINES = (
     *(
@@ -94,19 +95,22 @@ def random_batches(count: int) -> list[list[int]]:
     return batches
 
 
-def vectors(options: argparse.Namespace, done: set[str]) -> Iterator[Followed | str]:
-    """Follow a text through every engine that is installed; yield why one cannot run the model."""
-    model = open_model(str(options.model), options.cache_folder)
-    source = TextSource(model.folder.transformer, _documents())
+def followed(folder: Path, options: argparse.Namespace, done: set[str]) -> Iterator[Followed | str]:
+    """Follow a text or a pair through every engine that is installed; yield why one cannot run the model."""
+    model = open_model(str(folder), options.cache_folder)
+    source = model.kind.source(model.folder.transformer, _documents())
+    more = QUERY if source.pairs else 0
     chance = random.Random(1)
     lengths = [TOKENS, *(chance.randint(SHORTEST, LONGEST) for _ in range(POOL))]
-    made = source.request(lengths, seed=2, batch=len(lengths))
-    text = source.request(lognormal_lengths(CALIBRATION_TEXTS), seed=3, batch=1)
+    made = source.request([n + more for n in lengths], seed=2, batch=len(lengths))
+    calibration = [min(512, n + more) for n in lognormal_lengths(CALIBRATION_TEXTS)]
+    text = source.request(calibration, seed=3, batch=1)
     assert made.texts is not None
     assert text.texts is not None
     texts = made.texts
-    setup = Setup(model, options.threads, 256, text.ids, text.texts)
-    forms = {form.name: form for form in choose_forms(("all",))}
+    plain = [each for each in text.texts if isinstance(each, str)]
+    setup = Setup(model, options.threads, 256, text.ids, plain)
+    forms = {form.name: form for form in choose_forms((ALL,), model.kind)}
     for name in ENGINES:
         if name in done or name not in forms or forms[name].missing:
             continue
@@ -119,109 +123,9 @@ def vectors(options: argparse.Namespace, done: set[str]) -> Iterator[Followed | 
         def encode(batch: Sequence[int], engine: Any = engine) -> NDArray[np.float32]:
             ids: tuple[Ids, ...] = tuple(made.ids[i] for i in batch)
             request = Request(ids, tuple(texts[i] for i in batch), len(batch))
-            rows: NDArray[np.float32] = engine.prepare(request)()
-            return rows
+            return model.kind.plain(engine.prepare(request)())
 
         yield follow(name, encode, options.drawn)
-
-
-def scores(options: argparse.Namespace, done: set[str]) -> Iterator[Followed]:
-    """Follow a pair through Quaver, and through other engines that are installed."""
-    texts = _documents()
-    chance = random.Random(4)
-    query = "How do I merge two dictionaries?"
-    pairs = [
-        (query, " ".join(chance.choice(texts).split()[: chance.randint(SHORTEST, LONGEST)]))
-        for _ in range(POOL + 1)
-    ]
-    for precision in ("int8", "float32"):
-        if f"quaver-{precision}" in done:
-            continue
-        ranker = quaver.CrossEncoder.from_pretrained(
-            options.pairs, precision=precision, threads=options.threads
-        )
-
-        def predict(
-            batch: Sequence[int], ranker: quaver.CrossEncoder = ranker
-        ) -> NDArray[np.float32]:
-            return ranker.predict([pairs[i] for i in batch], activation="identity")[:, None]
-
-        yield follow(f"quaver-{precision}", predict, options.drawn)
-    yield from _scores_of_others(options, pairs, done)
-
-
-def _scores_of_others(
-    options: argparse.Namespace, pairs: list[tuple[str, str]], done: set[str]
-) -> Iterator[Followed]:
-    """Follow a pair through torch, and ONNX Runtime's dynamic int8 of the same model, where they are installed."""
-    try:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    except ImportError:
-        return
-    torch.set_num_threads(options.threads)
-    tokenizer = AutoTokenizer.from_pretrained(options.pairs, local_files_only=True)
-    model = AutoModelForSequenceClassification.from_pretrained(options.pairs, local_files_only=True)
-
-    class Scored(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> Any:
-            # Numbers added to the scores: with a mask of 0 and 1, tracing would fix whether there is padding.
-            added = (1.0 - mask.to(torch.float32))[:, None, None, :]
-            added = added * torch.finfo(torch.float32).min
-            found = self.model(input_ids=ids, attention_mask=added, token_type_ids=types)
-            return found.logits[:, :1]
-
-    scored = Scored().eval()
-
-    def inputs(batch: Sequence[int]) -> tuple[torch.Tensor, ...]:
-        questions, documents = zip(*(pairs[i] for i in batch), strict=True)
-        made = tokenizer(
-            list(questions), list(documents), padding=True, truncation=True, return_tensors="pt"
-        )
-        return made["input_ids"], made["attention_mask"], made["token_type_ids"]
-
-    def by_torch(batch: Sequence[int]) -> NDArray[np.float32]:
-        with torch.inference_mode():
-            rows: NDArray[np.float32] = scored(*inputs(batch)).numpy()
-        return rows
-
-    if "torch-float32" not in done:
-        yield follow("torch-float32", by_torch, options.drawn)
-    name = "onnxruntime-int8-dynamic"
-    if name in done or choose_forms((name,))[-1].missing:
-        return
-    import onnxruntime
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    options.cache_folder.mkdir(parents=True, exist_ok=True)
-    plain = options.cache_folder / f"pairs-{short_name(str(options.pairs))}.onnx"
-    rounded = plain.with_suffix(".int8.onnx")
-    axes = {0: torch.export.Dim("pairs"), 1: torch.export.Dim("length", max=512)}
-    names = ["ids", "mask", "types"]
-    torch.onnx.export(
-        scored,
-        inputs([0, 1]),
-        plain,
-        input_names=names,
-        output_names=["scores"],
-        dynamic_shapes=(axes,) * 3,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    quantize_dynamic(plain, rounded, weight_type=QuantType.QInt8, per_channel=True)
-    session = onnxruntime.InferenceSession(rounded, providers=["CPUExecutionProvider"])
-
-    def by_onnxruntime(batch: Sequence[int]) -> NDArray[np.float32]:
-        arrays = dict(zip(names, (tensor.numpy() for tensor in inputs(batch)), strict=True))
-        rows: NDArray[np.float32] = session.run(None, arrays)[0]
-        return rows
-
-    yield follow(name, by_onnxruntime, options.drawn)
 
 
 def _documents() -> list[str]:
@@ -283,14 +187,14 @@ def main() -> None:
         record |= json.loads(options.out.read_text(encoding="utf-8"))
     names = record.setdefault("models", {})
     names["vectors"] = options.name or short_name(str(options.model))
-    measured: dict[str, Any] = {"vectors": vectors}
+    folders = {"vectors": options.model}
     if options.pairs is not None:
         names["scores"] = short_name(str(options.pairs))
-        measured["scores"] = scores
+        folders["scores"] = options.pairs
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    for kind, measure in measured.items():
+    for kind, folder in folders.items():
         rows = record.setdefault(kind, [])
-        for row in measure(options, {row["engine"] for row in rows}):
+        for row in followed(folder, options, {row["engine"] for row in rows}):
             print(row, file=sys.stderr, flush=True)
             if isinstance(row, str):
                 record.setdefault("not_measured", []).append(row)

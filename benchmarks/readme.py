@@ -54,6 +54,8 @@ def results_section(place: str) -> str:
         if (REPOSITORY / place / f"{name}.svg").is_file()
     ]
     source = f"All engines, parts, settings and versions: [{place}](../{place}/results.md)."
+    if (REPOSITORY / place / "decoders.md").is_file():
+        source += f" [Decoders](../{place}/decoders.md), with random weights."
     return "\n\n".join([summary(result), f"{caption(result)} {source}", *pictures])
 
 

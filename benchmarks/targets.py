@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from quaver_bench.engines.registry import OURS
-from quaver_bench.report import machine, table
+from quaver_bench.kinds import EMBEDDER
+from quaver_bench.report import kind_of, machine, share_of_peak, table
 from quaver_bench.result import RESULTS, Result, Row, read_result
 
 PEER = "openvino-int8"
 BEST = ("openvino-int8-tuned", "openvino-float32-tuned", PEER, "openvino-float32")
-SIZES = ("small", "base", "large")
+SIZES = {"small": "384 x 12", "base": "768 x 12", "large": "1024 x 24"}
+"""Size to how the models of its shape are described."""
 RATIOS: dict[str, tuple[float, float, float]] = {
     "1x16": (2.6, 2.0, 1.6),
     "1x32": (2.2, 1.8, 1.5),
@@ -90,7 +92,13 @@ def _notes(result: Result) -> list[str]:
 
 
 def _model(result: Result, size: str) -> str | None:
-    return next((name for name in result.models if f"bge-{size}" in name), None)
+    """Return the embedding model of a size: a real one, else a shape with random weights."""
+    found = {
+        facts["weights"]: name
+        for name, facts in result.models.items()
+        if facts["describe"].startswith(f"{SIZES[size]},") and kind_of(facts) is EMBEDDER
+    }
+    return found.get("real") or found.get("random")
 
 
 def _row(result: Result, model: str | None, case: str, engine: str) -> Row | None:
@@ -103,7 +111,14 @@ def _row(result: Result, model: str | None, case: str, engine: str) -> Row | Non
 
 
 def _ratios(result: Result) -> str:
-    real = next((name for name, f in result.models.items() if f["weights"] == "real"), None)
+    real = next(
+        (
+            name
+            for name, facts in result.models.items()
+            if facts["weights"] == "real" and kind_of(facts) is EMBEDDER
+        ),
+        None,
+    )
     models = [(real, 0), *((_model(result, size), at) for at, size in enumerate(SIZES))]
     lines = []
     for model, at in models:
@@ -144,8 +159,8 @@ def _shares(results: Sequence[Result], kernels: dict[str, Any]) -> str:
         if row is None or row.settings["isa"] not in peaks:
             continue
         isa, threads = row.settings["isa"], row.settings["threads"]
-        share = row.values["gmacs_per_second"] / (peaks[isa]["peak_gmacs"] * threads)
-        case = f"bge-{size} shape, {row.case}, {threads} threads"
+        share = share_of_peak(row, {isa: peaks[isa]["peak_gmacs"]})
+        case = f"{row.model}, {row.case}, {threads} threads"
         lines.append([isa, case, *_judged(share, SHARES[isa][at])])
     for isa, found in peaks.items():
         for shape in found["shapes"]:

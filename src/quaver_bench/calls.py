@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
 
 from quaver_bench.engines import Engine, Run, Vectors
 from quaver_bench.engines.registry import FORMS
+from quaver_bench.forecast import PATIENCE
 from quaver_bench.inputs import PADDED_BATCH, Request, case_lengths, get_case
+from quaver_bench.kinds import Output, Rows
 from quaver_bench.result import Row, rounded
 from quaver_bench.stage import Stage
 from quaver_bench.timing import Timing
 
-_COSINE_REQUESTS = 4
+_COMPARED = 4
+"""Calls of a case whose outputs are compared with those of float32."""
 _TUNING_TEXTS = 256
-_PATIENCE = 3
-"""How many times `--longest` a call with texts of different lengths may take: no smaller batch predicts it."""
 
 
 def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
-    """Time the calls of a case, from token ids to vectors.
+    """Time the calls of a case, from token ids to vectors, or from text for kinds that start from it.
 
     Args:
         stage: model and engines.
@@ -47,11 +48,13 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
         if not ragged and stage.too_long(engine_name, name, case.tokens):
             continue
         stage.progress.say(f"{name}: {engine_name}")
-        made = stage.attempt(engine_name, name, partial(_prepared, engine, case.requests))
+        made = stage.attempt(
+            engine_name, name, partial(_prepared, engine, case.requests, stage.model.kind.plain)
+        )
         if made is not None:
             calls[engine_name], vectors[engine_name], took[engine_name] = made
     stage.progress.say(f"{name}: all in turns")
-    timing = stage.alternate(calls, took, patience=_PATIENCE if ragged else 1)
+    timing = stage.alternate(calls, took, patience=PATIENCE if ragged else 1)
     count = stage.options.instances
     products = count * stage.model.multiply_adds(case_lengths(name))
     values = {}
@@ -66,15 +69,18 @@ def measure_case(stage: Stage, part: str, name: str) -> list[Row]:
     return stage.rows(part, name, timing, values, vectors, case.requests[0])
 
 
-def _prepared(engine: Engine, requests: Sequence[Request]) -> tuple[list[Run], Vectors, float]:
-    """Return the calls, the vectors of the first few, and the seconds of the last one that was run."""
+def _prepared(
+    engine: Engine, requests: Sequence[Request], plain: Callable[[Output], Rows]
+) -> tuple[list[Run], Rows, float]:
+    """Return the calls, the rows of the first few, and the seconds of the last one that was run."""
     calls = [engine.prepare(request) for request in requests]
-    found = []
-    begin = time.perf_counter()
-    for call in calls[:_COSINE_REQUESTS]:
+    found, took = [], 0.0
+    for call in calls[:_COMPARED]:
         begin = time.perf_counter()
-        found.append(call())
-    return calls, np.concatenate(found), time.perf_counter() - begin
+        output = call()
+        took = time.perf_counter() - begin
+        found.append(plain(output))
+    return calls, np.concatenate(found), took
 
 
 def measure_text(stage: Stage) -> list[Row]:
@@ -106,7 +112,7 @@ def measure_text(stage: Stage) -> list[Row]:
             vectors[name], took[name] = found
             calls[name] = [partial(engine.encode, texts)]
     stage.progress.say(f"{case}: all in turns")
-    timing = stage.alternate(calls, took, patience=_PATIENCE)
+    timing = stage.alternate(calls, took, patience=PATIENCE)
     values = {}
     for name in timing.calls:
         values[name] = call_values(timing, name, texts=len(texts), tokens=tokens)

@@ -14,6 +14,8 @@ import numpy as np
 
 from quaver_bench.engines import Engine
 from quaver_bench.engines.registry import FORMS, OURS
+from quaver_bench.forecast import CLIENTS_BLOCK
+from quaver_bench.inputs import Text
 from quaver_bench.result import Row, rounded
 from quaver_bench.stage import Stage
 from quaver_bench.timing import Turns, take_turns
@@ -21,7 +23,7 @@ from quaver_bench.timing import Turns, take_turns
 QUERY_TOKENS = (8, 12, 16, 16, 20, 24, 32)
 """Lengths of the queries in tokens, in turns: typical of search boxes."""
 _QUERIES = 56
-_BLOCK_SECONDS = 0.6
+_BLOCK_SECONDS = CLIENTS_BLOCK
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Block:
     seconds: tuple[float, ...]
 
 
-def run_clients(engine: Engine, queries: Sequence[str], clients: int, seconds: float) -> Block:
+def run_clients(engine: Engine, queries: Sequence[Text], clients: int, seconds: float) -> Block:
     """Let clients send one query after another, each waiting for its answer.
 
     Args:
@@ -119,7 +121,7 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
         own=stage.processes,
         on_round=stage.progress.refresh,
     )
-    cosines = stage.cosines(vectors)
+    cosines = stage.fidelity(vectors)
     return [_row(stage, name, engine_name, turns, cosines[engine_name]) for engine_name in blocks]
 
 

@@ -12,17 +12,19 @@ from pathlib import Path
 from quaver import DocumentError, EngineError, InputError, info
 from quaver_bench.compare import comparison
 from quaver_bench.configuration import check_same, warnings
-from quaver_bench.engines import CannotRunError
-from quaver_bench.engines.registry import ALL, OURS, QUICK, choose_forms
+from quaver_bench.engines import CannotRunError, Form
+from quaver_bench.engines.registry import ALL, ALWAYS, OURS, QUICK, choose_forms
 from quaver_bench.environments import measure_elsewhere, part_forms
+from quaver_bench.forecast import Forecast
 from quaver_bench.instances import share_cpus
+from quaver_bench.kinds import EMBEDDER, Kind
 from quaver_bench.models import Model, open_model, random_model
-from quaver_bench.plan import not_reached, steps_of, still_missing
+from quaver_bench.plan import has, judging_step, not_reached, steps_of, still_missing
 from quaver_bench.plots import write_plots
-from quaver_bench.progress import StudyProgress
+from quaver_bench.progress import Plan, StudyProgress
 from quaver_bench.quality import read_judgments
 from quaver_bench.record import describe_run
-from quaver_bench.report import markdown, own_table
+from quaver_bench.report import markdown, own_table, read_peaks
 from quaver_bench.result import PARTS, RESULTS, Result, read_result
 from quaver_bench.stage import Options
 from quaver_bench.study import measure
@@ -30,10 +32,13 @@ from quaver_bench.study import measure
 OUT = Path("bench-results")
 """Default folder of a comparison."""
 _OWN_PARTS = ("latency", "throughput")
-_OWN_CASES = ("1x16", "1x128", "1x512", "32x256", "ragged64")
-_QUICK_CASES = ("1x16", "1x128", "1x512", "8x256", "32x256")
 _SECONDS, _QUICK_SECONDS = 20.0, 6.0
-_COUNT, _QUICK_COUNT = 256, 200
+_COUNT, _QUICK_COUNT = 256, 100
+_SLACK, _LEAST_LIMIT = 4.0, 900.0
+"""How many times the expected seconds a process in another environment may take, and its least limit: what
+its engines compile is not known."""
+_TYPICAL = 256
+"""Tokens of a text by whose multiply-adds models are compared."""
 _CLIENTS, _QUICK_CLIENTS = ("1", "2", "4", "8"), ("1", "4")
 
 
@@ -84,18 +89,11 @@ def run(line: CommandLine) -> None:
         KeyboardInterrupt: Ctrl-C; the rows measured so far are shown, and written to the folder, first.
     """
     if line.against:
-        _measure(replace(line, parts=line.parts or PARTS), line.out or OUT, alone=False)
+        _measure(line, line.out or OUT, alone=False)
         return
     if line.out is None and (line.add or line.resume or line.overwrite):
         raise InputError("--add, --resume and --overwrite need the folder of results: give --out")
-    defaults = replace(
-        line,
-        against=(OURS,),
-        parts=line.parts or _OWN_PARTS,
-        cases=line.cases or _OWN_CASES,
-        quick=True,
-    )
-    _measure(defaults, line.out, alone=True)
+    _measure(replace(line, against=(OURS,)), line.out, alone=True)
 
 
 def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
@@ -113,8 +111,9 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
     if out is not None:
         _check_folder(line, out)
     hold_cpus(line.cores)
-    options = _options(line)
-    steps = steps_of(options)
+    model = _real_model(line)
+    options = _options(line, model.kind, alone=alone)
+    steps_of(options)  # a case without a valid name is an error before anything is measured
     hold_threads(options.threads)
     kept = Result()
     if out is not None and (line.add or line.resume) and (out / RESULTS).is_file():
@@ -140,7 +139,7 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
         print(f"advice: {sentence}", file=sys.stderr)
     for name, why in missing.items():
         print(f"{name} is not measured: {why}", file=sys.stderr)
-    models = _models(line)
+    models = _models(line, model)
     kept.missing = still_missing(kept.missing, models, options)
     if out is not None:
         _make_folder(out)
@@ -156,18 +155,32 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
             whole.write(out / RESULTS)
         return whole
 
+    ours = [form for form in forms if form.name in ALWAYS]
+    # As much time for an engine as here: the budget of a case is for all of them together.
+    shares = {name: min(1.0, (len(fs) + 2) / len(forms)) for name, fs in elsewhere.items()}
     try:
         with StudyProgress(
-            steps * len(models), seconds=options.seconds, least=options.least, quiet=alone
+            _plan(models, options, forms),
+            Forecast(
+                {model.name: model.multiply_adds([_TYPICAL]) / _TYPICAL for model in models},
+                seconds=options.seconds,
+                least=options.least,
+                longest=options.longest,
+            ),
+            later=[
+                _plan(models, options, [*ours, *fs], shares[name], before)
+                for name, fs in elsewhere.items()
+            ],
+            quiet=alone,
         ) as bar:
             for model in models:
                 wanted = replace(options, forms=forms)
                 measure(model, wanted, here, before=before, save=save, progress=bar)
-        for name, others in elsewhere.items():
-            # As much time for an engine as here: the budget of a case is for all of them together.
-            share = min(1.0, (len(others) + 2) / len(forms))
-            given = _given(line, replace(options, seconds=round(options.seconds * share, 1)))
-            measure_elsewhere(line.environments, name, others, given, before, save)
+            limits = [max(_LEAST_LIMIT, _SLACK * expected) for expected in bar.later_seconds()]
+        for (name, others), limit in zip(elsewhere.items(), limits, strict=True):
+            seconds = round(options.seconds * shares[name], 1)
+            given = _given(line, replace(options, seconds=seconds))
+            measure_elsewhere(line.environments, name, others, given, before, save, limit=limit)
     except CannotRunError as error:
         raise EngineError(f"Quaver cannot run {line.model}: {error}") from error
     except KeyboardInterrupt as error:
@@ -194,6 +207,36 @@ def _measure(line: CommandLine, out: Path | None, *, alone: bool) -> None:
         )
 
 
+def _plan(
+    models: Sequence[Model],
+    options: Options,
+    forms: Sequence[Form],
+    share: float = 1.0,
+    before: Result | None = None,
+) -> Plan:
+    """Return what a process measures.
+
+    Args:
+        models: the models.
+        options: the plan of each.
+        forms: the engines.
+        share: of the time budget of a case.
+        before: an earlier result; cases that it has of all engines but Quaver's are left out. None leaves
+            out none.
+    """
+    others = [form for form in forms if form.name not in ALWAYS]
+    steps = [
+        (model.name, step)
+        for model in models
+        for step in (
+            *([judging_step(options.judgments)] if options.judgments and model.judged else []),
+            *steps_of(options),
+        )
+        if before is None or not has(before, model.name, step, others)
+    ]
+    return Plan(steps, [form.name for form in forms], share)
+
+
 def _make_folder(out: Path) -> None:
     """Make the folder before measuring, to fail early if the results could not be written."""
     try:
@@ -204,11 +247,22 @@ def _make_folder(out: Path) -> None:
         raise InputError(f"--out must be a folder that can be written to: {out} is not")
 
 
-def _options(line: CommandLine) -> Options:
+def _options(line: CommandLine, kind: Kind, *, alone: bool) -> Options:
     for part in line.parts:
         if part not in PARTS:
             raise InputError(f"a part must be one of {', '.join(PARTS)}: got {part!r}")
-    quick = line.quick
+        if part not in kind.parts:
+            raise InputError(
+                f"{kind.title} is measured in {' and '.join(kind.parts)}: got the part {part!r}"
+            )
+    for option, given in (
+        ("--shapes", line.shapes),
+        ("--judgments", line.judgments),
+        ("--random-ids", line.random_ids),
+    ):
+        if given and kind is not EMBEDDER:
+            raise InputError(f"{option} is for embedding models: {line.model} is {kind.title}")
+    quick = line.quick or alone
     clients = line.clients or (_QUICK_CLIENTS if quick else _CLIENTS)
     if not all(number.isdigit() and 0 < int(number) <= 1024 for number in clients):
         raise InputError(f"--clients must be numbers from 1 to 1024: got {','.join(clients)}")
@@ -220,9 +274,9 @@ def _options(line: CommandLine) -> Options:
     seconds, count = (_QUICK_SECONDS, _QUICK_COUNT) if quick else (_SECONDS, _COUNT)
     threads, cpus = share_machine(line.threads, line.instances)
     return Options(
-        forms=choose_forms(QUICK if quick and list(line.against) == [ALL] else line.against),
-        parts=line.parts,
-        cases=line.cases or (_QUICK_CASES if quick else ()),
+        forms=choose_forms(QUICK if quick and list(line.against) == [ALL] else line.against, kind),
+        parts=line.parts or (_OWN_PARTS if alone else kind.parts),
+        cases=line.cases or (kind.own if alone else kind.quick if quick else kind.cases),
         threads=threads,
         cpus=cpus,
         seconds=seconds if line.seconds is None else line.seconds,
@@ -264,10 +318,12 @@ def _given(line: CommandLine, options: Options) -> list[str]:
     return given
 
 
-def _models(line: CommandLine) -> list[Model]:
+def _real_model(line: CommandLine) -> Model:
     real = open_model(line.model, line.cache)
-    if line.name:
-        real = replace(real, name=line.name)
+    return replace(real, name=line.name) if line.name else real
+
+
+def _models(line: CommandLine, real: Model) -> list[Model]:
     if line.only_shapes and not line.shapes:
         raise InputError("--only-shapes needs --shapes: name one of small, base, large")
     shapes = [random_model(shape, real) for shape in line.shapes]
@@ -364,7 +420,7 @@ def report(path: Path, *, short: bool = False) -> None:
     """
     folder = path if path.is_dir() else path.parent
     result = read_result(path)
-    text = markdown(result)
+    text = markdown(result, read_peaks(folder))
     (folder / "results.md").write_text(text, encoding="utf-8")
     print(own_table(result) if short else text)
     try:

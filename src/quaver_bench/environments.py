@@ -61,6 +61,8 @@ def measure_elsewhere(
     options: Sequence[str],
     before: Result,
     keep: Callable[[Result], object],
+    *,
+    limit: float | None = None,
 ) -> None:
     """Run the study in another environment.
 
@@ -71,6 +73,7 @@ def measure_elsewhere(
         options: options of `quaver bench`, model first, without --against and --out.
         before: rows that are not measured again.
         keep: called with the rows of these forms, or with the reason why there are none.
+        limit: seconds after which the process is stopped; its rows so far count. None waits forever.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; `keep` is called first.
@@ -84,14 +87,25 @@ def measure_elsewhere(
             before.write(Path(folder) / RESULTS)
         print(f"in {environments / name}: {against}", file=sys.stderr)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        interrupted = False
+        interrupted = stopped = False
         try:
-            process.wait()
+            process.wait(limit)
         except KeyboardInterrupt:
             interrupted = True
             _end(process)
-        code = _INTERRUPTED if interrupted else process.returncode
-        keep(_outcome(Path(folder), name, forms, code))
+        except subprocess.TimeoutExpired:
+            stopped = True
+            _end(process)
+        code = _INTERRUPTED if interrupted or stopped else process.returncode
+        outcome = _outcome(Path(folder), name, forms, code)
+        if stopped and limit is not None:
+            why = f"quaver bench in {name} was stopped after {limit / 60:.0f} minutes"
+            outcome.missing = {
+                **dict.fromkeys([form.name for form in forms], why),
+                **outcome.missing,
+            }
+            print(f"{why}: {against}", file=sys.stderr)
+        keep(outcome)
     if interrupted:
         raise KeyboardInterrupt
 

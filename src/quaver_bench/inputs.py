@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from quaver.errors import InputError
 
 Ids = NDArray[np.int64]
+Text = str | tuple[str, str]
+"""A text, or a pair of texts."""
 LATENCY_LENGTHS = (8, 16, 32, 64, 128, 256, 512)
 THROUGHPUT_BATCHES = (4, 8, 16, 32, 64, 128, 256)
 THROUGHPUT_LENGTH = 256
@@ -21,6 +23,8 @@ PADDED_BATCH = 32
 """Default number of texts in a padded batch, as in sentence-transformers."""
 _TEXTS_PER_LATENCY_CASE = 16
 _FILLER = "the"
+_QUERY_TOKENS = 12
+"""Tokens of the query of a pair, without special tokens; fewer in short pairs."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +32,13 @@ class Request:
     """One call.
 
     Attributes:
-        ids: ids of each text, special tokens included.
-        texts: the texts; None for random ids.
+        ids: ids of each text or pair, special tokens included.
+        texts: the texts or pairs; None for random ids.
         batch: number of texts in a batch of engines that pad.
     """
 
     ids: tuple[Ids, ...]
-    texts: tuple[str, ...] | None
+    texts: tuple[Text, ...] | None
     batch: int
 
 
@@ -62,7 +66,9 @@ class Case:
 
 
 class TextSource:
-    """Cut pieces with exact numbers of tokens from running text."""
+    """Cut texts with exact numbers of tokens from running text."""
+
+    pairs = False
 
     def __init__(
         self, transformer: Path, texts: Sequence[str], *, random_ids: bool = False
@@ -84,7 +90,7 @@ class TextSource:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._random_ids = random_ids
-        self._special = self._tokenizer.num_special_tokens_to_add(False)
+        self._special = self._tokenizer.num_special_tokens_to_add(self.pairs)
         words = [word for text in texts for word in text.split()]
         if not words:
             raise InputError("the text to cut from must have words: it is empty; give a --corpus")
@@ -99,50 +105,71 @@ class TextSource:
             )
         self._words, self._counts = words, np.array(counts)
 
-    def tokenize(self, texts: Sequence[str]) -> tuple[Ids, ...]:
-        """Return the ids of texts, special tokens included, without truncation."""
+    def tokenize(self, texts: Sequence[Text]) -> tuple[Ids, ...]:
+        """Return the ids of texts or pairs, special tokens included, without truncation."""
         return tuple(np.array(e.ids, np.int64) for e in self._tokenizer.encode_batch(list(texts)))
 
     def request(self, lengths: Sequence[int], *, seed: int, batch: int) -> Request:
-        """Cut pieces at random places.
+        """Cut texts at random places.
 
         Args:
-            lengths: tokens of each piece, special tokens included; at least 3.
+            lengths: tokens of each text, special tokens included; at least 3.
             seed: of the places.
             batch: see `Request`.
 
         Returns:
             the request.
+
+        Raises:
+            InputError: the tokenizer does not split at spaces, or a pair is too short.
         """
         random = np.random.default_rng(seed)
         if self._random_ids:
             return Request(tuple(self._draw(n, random) for n in lengths), None, batch)
-        texts = tuple(self._cut(length, random) for length in lengths)
-        return Request(self.tokenize(texts), texts, batch)
+        texts = self._texts(lengths, random)
+        ids = self.tokenize(texts)
+        for wanted, found in zip(lengths, map(len, ids), strict=True):
+            if found != wanted:
+                raise InputError(
+                    f"this tokenizer does not split at spaces (wanted {wanted} tokens, got {found}), "
+                    "so texts of exact lengths cannot be cut; use --random-ids"
+                )
+        return Request(ids, texts, batch)
+
+    def _texts(self, lengths: Sequence[int], random: np.random.Generator) -> tuple[Text, ...]:
+        return tuple(self._cut(length - self._special, random) for length in lengths)
 
     def _draw(self, length: int, random: np.random.Generator) -> Ids:
         frame = np.array(self._tokenizer.encode(_FILLER).ids, np.int64)
         body = random.integers(0, self._tokenizer.get_vocab_size(), length - self._special)
         return np.concatenate([frame[:1], body, frame[-1:]]).astype(np.int64)
 
-    def _cut(self, length: int, random: np.random.Generator) -> str:
-        """Take the words that fit, then fill up with the filler."""
-        room = length - self._special
+    def _cut(self, room: int, random: np.random.Generator) -> str:
+        """Take the words that fit into so many tokens, then fill up with the filler."""
         first = int(random.integers(len(self._words)))
         taken: list[str] = []
-        for step in range(2 * length):
+        for step in range(2 * (room + self._special)):
             at = (first + step) % len(self._words)
             if self._counts[at] <= room:
                 taken.append(self._words[at])
                 room -= int(self._counts[at])
-        text = " ".join([*taken, *[_FILLER] * room])
-        found = len(self._tokenizer.encode(text).ids)
-        if found != length:
+        return " ".join([*taken, *[_FILLER] * room])
+
+
+class PairSource(TextSource):
+    """Cut pairs: the texts of a request share one query, as the candidates of a reranker do."""
+
+    pairs = True
+
+    def _texts(self, lengths: Sequence[int], random: np.random.Generator) -> tuple[Text, ...]:
+        shortest = min(lengths) - self._special
+        if shortest < 2:
             raise InputError(
-                f"this tokenizer does not split at spaces (wanted {length} tokens, got {found}), "
-                "so texts of exact lengths cannot be cut; use --random-ids"
+                f"a pair must have a word on each side, {self._special + 2} tokens: got {min(lengths)}"
             )
-        return text
+        room = min(_QUERY_TOKENS, shortest // 2)
+        query, taken = self._cut(room, random), room + self._special
+        return tuple((query, self._cut(length - taken, random)) for length in lengths)
 
 
 def lognormal_lengths(count: int, *, mean: float = 90, sigma: float = 0.8) -> list[int]:
@@ -218,6 +245,19 @@ class PaddedBatch:
     ids: Ids
     mask: Ids
     rows: NDArray[np.intp]
+
+    def arrays(self, names: Sequence[str]) -> dict[str, Ids]:
+        """Return what a model reads.
+
+        Args:
+            names: some of "input_ids", "attention_mask" and "token_type_ids". The types of a pair are
+                0 up to the first separator, with which every text ends, and 1 from there on.
+        """
+        found = {"input_ids": self.ids, "attention_mask": self.mask}
+        if "token_type_ids" in names:
+            ends = self.ids == self.ids[0, self.mask[0].sum() - 1]
+            found["token_type_ids"] = (np.cumsum(ends, axis=1) > ends) * self.mask
+        return found
 
 
 def pad(texts: Sequence[Ids], size: int, *, by_length: bool = True) -> list[PaddedBatch]:

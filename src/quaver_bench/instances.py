@@ -13,8 +13,9 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 
-from quaver_bench.engines import Engine, Form, Run, Setup, Vectors
-from quaver_bench.inputs import Request
+from quaver_bench.engines import Engine, Form, Run, Setup
+from quaver_bench.inputs import Request, Text
+from quaver_bench.kinds import Output
 
 T = TypeVar("T")
 
@@ -57,11 +58,11 @@ class _Child:
         self._runs[number] = engine.prepare(request)
         return number, engine.settings
 
-    def run(self, number: int) -> Vectors:
+    def run(self, number: int) -> Output:
         """Run a prepared call."""
         return self._runs[number]()
 
-    def encode(self, texts: list[str]) -> Vectors:
+    def encode(self, texts: list[Text]) -> Output:
         """Encode texts."""
         return cast(Engine, self._engine).encode(texts)
 
@@ -126,7 +127,7 @@ class InstancesEngine:
         ]
         return lambda: self._all(runs)[0]
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[Text]) -> Output:
         """Distribute the texts over the instances; fewer texts go to one instance, in turn; see `engines.Engine`."""
         count = len(self._children)
         if len(texts) < count:

@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver import InputError, ModelFolder
+from quaver_bench.kinds import EMBEDDER, KINDS, Kind
 
 POOLINGS = ("cls", "mean")
 
@@ -60,25 +62,51 @@ class Model:
     cache: Path
 
     @property
+    def kind(self) -> Kind:
+        """The kind of model."""
+        return KINDS[self.folder.kind]
+
+    @property
     def pooling(self) -> str:
-        """The pooling: "cls" or "mean"."""
+        """The pooling of an embedding model, "cls" or "mean"; "" for other kinds."""
         return self.folder.pooling or ""
+
+    @property
+    def judged(self) -> bool:
+        """Whether a ranking by its vectors means anything: a real embedding model."""
+        return self.weights == "real" and self.kind is EMBEDDER
+
+    @property
+    def longest(self) -> int:
+        """Maximum number of tokens in a text, special tokens included."""
+        return int(self._spec().max_length)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What transformers' model reads: with token types if it has them and gets pairs."""
+        typed = self.kind.source.pairs and int(self.folder.config.get("type_vocab_size", 0)) > 1
+        return ("input_ids", "attention_mask", *(["token_type_ids"] if typed else []))
 
     def multiply_adds(self, lengths: Sequence[int]) -> float:
         """Return the number of multiply-adds of a forward pass over texts of these lengths, without padding.
 
         Formula:
             for each layer and text of L tokens: L (2 H (Hq + Hkv) D + 2 H I) + 2 Hq D L min(L, W),
-            with 3 H I instead of 2 H I if the feed-forward part has a gate, and a window of W tokens
+            with 3 H I instead of 2 H I if the feed-forward part has a gate, and a window of W tokens;
+            and the head that weighs the words of a vocabulary
         """
-        spec = self.folder.encoder_spec()
-        total = 0.0
+        spec = self._spec()
+        total = self.kind.head_products(self.folder, sum(lengths))
         for layer in spec.layers:
             inner = layer.up_width + layer.intermediate_size
             row = spec.hidden_size * (2 * layer.query_width + 2 * layer.kv_width + inner)
             reach = math.inf if layer.window is None else 2 * layer.window + 1
             total += sum(n * row + 2 * layer.query_width * n * min(n, reach) for n in lengths)
         return total
+
+    def _spec(self) -> Any:
+        """Return the geometry of the encoder; how other kinds use its tokens does not matter."""
+        return self.folder.encoder_spec(pooling=self.pooling or "mean")
 
     def built(self, engine: str, suffix: str) -> Path:
         """Return the path for a file that an engine makes from this model; its folder exists."""
@@ -100,7 +128,7 @@ def open_model(name_or_path: str, cache: Path) -> Model:
         ModelError: it cannot be opened.
         InputError: its pooling is not implemented for the other engines.
     """
-    return _model(ModelFolder.open(name_or_path), short_name(name_or_path), "real", cache)
+    return _model(ModelFolder.open_any(name_or_path), short_name(name_or_path), "real", cache)
 
 
 def random_model(shape: str, like: Model) -> Model:
@@ -129,7 +157,7 @@ def _model(folder: ModelFolder, name: str, weights: str, cache: Path) -> Model:
         raise InputError(
             f"a model must have an encoder to be measured: {name} is a static model, a table of vectors"
         )
-    if folder.pooling not in POOLINGS:
+    if folder.kind == "embedder" and folder.pooling not in POOLINGS:
         raise InputError(
             f"a model must pool by {' or '.join(POOLINGS)} to be measured: {name} has "
             f"{folder.pooling!r} in modules.json"

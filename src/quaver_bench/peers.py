@@ -53,7 +53,8 @@ class PeerEncoder:
         # Engines print while they convert a model; that must not mix with the report.
         with redirect_stdout(sys.stderr):
             engine = self._engine()
-        return engine.encode(prompted(texts, self._embedder.prompts, names))
+        vectors: NDArray[np.float32] = engine.encode(prompted(texts, self._embedder.prompts, names))
+        return vectors
 
 
 def peer_systems(

@@ -6,22 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from quaver_bench.clients import clients_title
 from quaver_bench.engines import Form
-from quaver_bench.inputs import (
-    LATENCY_LENGTHS,
-    RAGGED,
-    THROUGHPUT_BATCHES,
-    THROUGHPUT_LENGTH,
-    case_lengths,
-)
+from quaver_bench.forecast import JUDGING, Step, engines_of
+from quaver_bench.inputs import case_lengths, lognormal_lengths
 from quaver_bench.models import Model
-from quaver_bench.progress import Step
-from quaver_bench.quality import JUDGED
+from quaver_bench.quality import JUDGED, Judgments
 from quaver_bench.result import Result
 from quaver_bench.stage import Options
 
 NOT_REACHED = "not reached: interrupted"
 """Reason for cases that Ctrl-C prevented; `--resume` measures them."""
-_TOKENS_OF_A_TEXT = 100
+_CHARACTERS = 4
+"""Characters of a token, about."""
 
 
 def steps_of(options: Options) -> list[Step]:
@@ -31,28 +26,32 @@ def steps_of(options: Options) -> list[Step]:
         options: what to measure.
 
     Returns:
-        the steps, each with the tokens of its call.
+        the steps. The lengths of the corpus are not known here: those of passages are typical.
 
     Raises:
         InputError: a case has no valid name.
     """
-    latency = options.cases or [f"1x{length}" for length in LATENCY_LENGTHS]
-    batches = [f"{n}x{THROUGHPUT_LENGTH}" for n in THROUGHPUT_BATCHES]
-    throughput = options.cases or [*batches, RAGGED]
     found: list[Step] = []
-    for part, names, single in (("latency", latency, True), ("throughput", throughput, False)):
+    for part, single in (("latency", True), ("throughput", False)):
         if part in options.parts:
-            for name in names:
+            for name in options.cases:
                 lengths = case_lengths(name)
                 if (len(lengths) == 1) == single:
-                    found.append(Step(part, name, sum(lengths)))
+                    found.append(Step(part, name, tuple(lengths)))
     if "text" in options.parts:
-        found.append(Step("text", "text", _TOKENS_OF_A_TEXT * options.count))
+        found.append(Step("text", "text", tuple(lognormal_lengths(options.count))))
     if "concurrency" in options.parts:
-        found += [Step("concurrency", str(clients), 0) for clients in options.clients]
+        found += [Step("concurrency", str(clients)) for clients in options.clients]
     if "start" in options.parts:
-        found.append(Step("start", "start", 0))
+        found.append(Step("start", "start"))
     return found
+
+
+def judging_step(tasks: Sequence[Judgments]) -> Step:
+    """Return the step that ranks judged texts."""
+    texts = [text for task in tasks for text in (*task.documents, *task.queries)]
+    lengths = (min(512, 2 + len(text) // _CHARACTERS) for text in texts)
+    return Step(JUDGING, JUDGED, tuple(lengths))
 
 
 def has(
@@ -75,14 +74,16 @@ def _absent(
 ) -> list[Form]:
     """Return the forms for which a result has neither a row nor a reason."""
     found = _engines(result, model, step, corpus)
+    able = engines_of(step, [form.name for form in forms])
     called = {_title(step, corpus), step.case}
     every = ("every engine", step.part)
     if any(f"{who} ({model}, {name})" in result.missing for who in every for name in called):
         return []
     return [
         form
-        for form in _measured_by(step, forms)
-        if form.name not in found
+        for form in forms
+        if form.name in able
+        and form.name not in found
         and f"{form.name} ({model})" not in result.missing
         and not any(f"{form.name} ({model}, {name})" in result.missing for name in called)
     ]
@@ -96,11 +97,6 @@ def _engines(result: Result, model: str, step: Step, corpus: str | None) -> set[
         for row in result.rows
         if (row.part, row.model) == (step.part, model) and title in (row.case, None)
     }
-
-
-def _measured_by(step: Step, forms: Sequence[Form]) -> list[Form]:
-    single = step.part in ("latency", "concurrency", "start")
-    return [form for form in forms if not (single and form.batches)]
 
 
 def _title(step: Step, corpus: str | None) -> str | None:
@@ -140,7 +136,7 @@ def _keys(result: Result, model: Model, options: Options, forms: Sequence[Form])
         if _engines(result, name, step, None):
             begun.add(title)
     ranked = result.quality.get(name, {}).keys()
-    if options.judgments and model.weights == "real":
+    if options.judgments and model.judged:
         reasons = [f" ({name})", f" ({name}, {JUDGED})"]
         absent[JUDGED] = [
             form

@@ -32,6 +32,7 @@ _COLORS = {
     "llamacpp": "#999933",
     "ipex": "#7F7F7F",
     "zentorch": "#882255",
+    "flashrank": "#44AA99",
 }
 # Forms of an engine differ in marker and dashes, so no plot relies on color alone.
 _MARKERS = "osD^vP"
@@ -107,7 +108,11 @@ def _matched(rows: Sequence[Row], unit: str) -> dict[tuple[str, str, str, str], 
 
 def _overview(result: Result) -> Any:
     """Draw a bar for the fastest form of each well-known engine, with texts of different lengths."""
-    rows = _rows(result, "throughput", lambda row: row.case.startswith("ragged"))
+    rows = _rows(
+        result,
+        "throughput",
+        lambda row: row.case.startswith("ragged") and row.cosine is not None,
+    )
     named = {form.name for family in WELL_KNOWN for form in FAMILIES[family]}
     found = fastest_of_each({row.engine: row for row in rows})
     shown = [row for row in found if row.engine in named]

@@ -1,4 +1,4 @@
-"""The quality of an engine's vectors: cosine to float32, and ranking of judged texts."""
+"""The quality of an engine's vectors: ranking of judged texts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from quaver.errors import InputError
 from quaver.evaluate import Task, find_folders, read_task
-from quaver_bench.engines import Engine, Vectors
+from quaver_bench.engines import Engine
 
 K = 10
 JUDGED = "judged texts"
@@ -35,11 +35,6 @@ def prompted(texts: Sequence[str], prompts: Mapping[str, str], names: Sequence[s
     """
     prompt = next((prompts[name] for name in names if name in prompts), "")
     return [text if text.startswith(prompt) else prompt + text for text in texts]
-
-
-def mean_cosine(vectors: Vectors, truth: Vectors) -> float:
-    """Return the mean cosine between unit rows (N, H) and the true ones."""
-    return float((vectors * truth).sum(1, dtype=np.float64).mean())
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ PACKAGES = (
     "torchao",
     "ctranslate2",
     "fastembed",
+    "flashrank",
     "onnxscript",
     "llama-cpp-python",
     "gguf",

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from quaver.errors import InputError
 from quaver_bench.engines.registry import FORMS, OURS
-from quaver_bench.result import SOUND, Result, Row
+from quaver_bench.kinds import EMBEDDER, KINDS, Kind
+from quaver_bench.result import FARTHEST, SOUND, Result, Row
 
 Figures = dict[str, dict[str, float]]
 """Engine to its figures on judged texts."""
 NOT_MEASURED = "-"
 EXACT = "quaver-float32"
+_OF_PEAK = "share_of_peak"
 _CALLS = ("latency", "throughput", "text")
 """Parts whose rows are times of single calls."""
 
 
-def markdown(result: Result) -> str:
+def markdown(result: Result, peaks: Mapping[str, float] | None = None) -> str:
     """Return the whole report.
 
     Args:
         result: what was measured.
+        peaks: see `share_of_peak`; None leaves that column out.
 
     Returns:
         Markdown with a section for each part that has rows.
     """
+    for row in result.rows if peaks else ():
+        if (share := share_of_peak(row, peaks or {})) is not None:
+            row.values[_OF_PEAK] = share
     parts = ["# How fast, on this machine", machine(result)]
     for model, facts in result.models.items():
         rows = [row for row in result.rows if row.model == model]
         if rows:
-            parts.append(f"## {model} ({facts['describe']}, {facts['pooling']} pooling)")
+            parts.append(f"## {model} ({_about(facts)})")
+            parts.append(
+                "Latency and throughput start from text, tokenization included."
+                if kind_of(facts).from_text
+                else "Latency and throughput start from token ids."
+            )
         figures = result.quality.get(model, {})
         parts += [text for make in _SECTIONS.values() if (text := make(rows, figures))]
         if figures:
@@ -45,6 +59,55 @@ def markdown(result: Result) -> str:
         parts.append("## Not measured\n\n" + "\n".join(lines))
     parts.append("## Runs\n\n" + "\n".join(map(_run_line, result.runs)))
     return "\n\n".join(parts) + "\n"
+
+
+def kind_of(facts: Mapping[str, str]) -> Kind:
+    """Return the kind of a model of `Result.models`; older results have embedding models alone."""
+    return KINDS[facts.get("kind", EMBEDDER.name)]
+
+
+def _about(facts: Mapping[str, str]) -> str:
+    kind = kind_of(facts)
+    about = f"{facts['pooling']} pooling" if kind is EMBEDDER else kind.title
+    return f"{facts['describe']}, {about}"
+
+
+def read_peaks(folder: Path) -> dict[str, float]:
+    """Return the peak of each instruction set, from kernels.json of a folder of results.
+
+    Args:
+        folder: the folder; without the file there are no peaks.
+
+    Returns:
+        instruction set to int8 multiply-adds per second of one core, in billions.
+
+    Raises:
+        InputError: the file is not what `make bench-kernels` writes.
+    """
+    path = folder / "kernels.json"
+    if not path.is_file():
+        return {}
+    try:
+        kernels = json.loads(path.read_text(encoding="utf-8"))["kernels"]
+        return {found["isa"]: float(found["peak_gmacs"]) for found in kernels}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} must be written by make bench-kernels: {error}") from error
+
+
+def share_of_peak(row: Row, peaks: Mapping[str, float]) -> float | None:
+    """Return which share of the peak of its threads' cores a row of Quaver int8 has reached.
+
+    Args:
+        row: any row.
+        peaks: instruction set to the peak of a core, see `read_peaks`.
+
+    Returns:
+        0 to 1; None for other engines, and where the peak is not known.
+    """
+    peak = peaks.get(str(row.settings.get("isa")))
+    if row.engine != OURS or peak is None or "gmacs_per_second" not in row.values:
+        return None
+    return row.values["gmacs_per_second"] / (peak * int(row.settings["threads"]))
 
 
 def own_table(result: Result) -> str:
@@ -82,7 +145,8 @@ def own_table(result: Result) -> str:
 
 def _own_cases(rows: Sequence[Row]) -> str:
     exact = {row.key[:3]: row for row in rows if row.engine == EXACT}
-    head = ["texts x tokens", "int8, ms", "texts/s", "tokens/s", "float32, ms", "speedup", "cosine"]
+    head = ["texts x tokens", "int8, ms", "texts/s", "tokens/s", "float32, ms", "speedup"]
+    head.append(fidelity_title(rows))
     lines = [head]
     for row in rows:
         if row.engine != OURS or row.part not in _CALLS:
@@ -96,7 +160,7 @@ def _own_cases(rows: Sequence[Row]) -> str:
                 f"{row.values['tokens_per_second']:,.0f}",
                 "" if beside is None else f"{beside.values['median_ms']:.2f}",
                 "" if beside is None or beside.ratio is None else f"{beside.ratio[0]:.2f}",
-                "" if row.cosine is None else f"{row.cosine:.4f}",
+                fidelity(row),
             ]
         )
     if len(lines) == 1:
@@ -200,14 +264,19 @@ def _section(
         if not mine:
             return ""
         judged = ["NDCG@10 lost"] if figures else []
-        head = ["case", "engine", *columns, "cosine", *judged]
+        shown = {
+            title: show
+            for title, show in columns.items()
+            if show is not _peak or any(_OF_PEAK in row.values for row in mine)
+        }
+        head = ["case", "engine", *shown, fidelity_title(mine), *judged]
         head += ["Quaver int8 is faster by", "rounds (dropped)"]
         cells = [
             [
                 row.case,
                 row.engine,
-                *(show(row) for show in columns.values()),
-                _cosine(row),
+                *(show(row) for show in shown.values()),
+                fidelity(row, 5),
                 *([_lost(figures, row.engine)] if figures else []),
                 ratio(row),
                 f"{row.rounds} ({row.dropped})" + (" *" if row.disturbed else ""),
@@ -225,16 +294,23 @@ def _section(
 
 
 def _wrong(rows: Iterable[Row]) -> str:
-    """Return a note on the engines whose vectors are not the model's."""
-    cosines: dict[str, list[float]] = {}
+    """Return a note on the engines whose vectors or scores are not the model's."""
+    found: dict[str, Row] = {}
     for row in rows:
-        if not row.sound and row.cosine is not None:
-            cosines.setdefault(row.engine, []).append(row.cosine)
-    names = ", ".join(f"{name} (cosine {min(found):.2f})" for name, found in cosines.items())
+        if not row.sound and (row.engine not in found or _worse(row, found[row.engine])):
+            found[row.engine] = row
+    names = ", ".join(f"{name} ({row.distance})" for name, row in found.items())
     return names and (
         f"Computes something else here: {names}. Below a mean cosine to float32 of {SOUND:g} the vectors "
-        "are not the model's: such a row has no ratio and is in no plot, and its speed means nothing."
+        f"are not the model's, and beyond a mean difference of {FARTHEST:g} the scores: such a row has no "
+        "ratio and is in no plot, and its speed means nothing."
     )
+
+
+def _worse(row: Row, other: Row) -> bool:
+    if row.score_difference is not None and other.score_difference is not None:
+        return row.score_difference > other.score_difference
+    return (row.cosine or 0.0) < (other.cosine or 0.0)
 
 
 def in_order(rows: Iterable[Row]) -> list[Row]:
@@ -276,8 +352,17 @@ def _value(name: str) -> Callable[[Row], str]:
     return lambda row: number(row.values.get(name))
 
 
-def _cosine(row: Row) -> str:
-    return NOT_MEASURED if row.cosine is None else f"{row.cosine:.5f}"
+def fidelity(row: Row, digits: int = 4) -> str:
+    """Return the figure that compares a row with float32: a cosine, or a difference of scores."""
+    if row.score_difference is not None:
+        return f"{row.score_difference:.{digits - 1}f}"
+    return NOT_MEASURED if row.cosine is None else f"{row.cosine:.{digits}f}"
+
+
+def fidelity_title(rows: Iterable[Row]) -> str:
+    """Return the title of a column of `fidelity`."""
+    scores = any(row.score_difference is not None for row in rows)
+    return "score difference" if scores else "cosine"
 
 
 def _lost(figures: Figures, engine: str) -> str:
@@ -289,18 +374,24 @@ def _padding(row: Row) -> str:
     return NOT_MEASURED if row.padding is None else f"{100 * row.padding:.0f} %"
 
 
+def _peak(row: Row) -> str:
+    share = row.values.get(_OF_PEAK)
+    return NOT_MEASURED if share is None else f"{100 * share:.0f} %"
+
+
 _LATENCY = {f"{p} ms": _value(f"{p}_ms") for p in ("p50", "p95", "p99")}
 _RATES = {"texts/s": _value("texts_per_second"), "tokens/s": _value("tokens_per_second")}
 _SECTIONS = {
-    "latency": _section("latency", "Latency: one text, from token ids", _LATENCY),
+    "latency": _section("latency", "Latency: one text or pair", _LATENCY),
     "throughput": _section(
         "throughput",
-        "Throughput: many texts, from token ids",
+        "Throughput: many texts or pairs",
         {
             "ms": _value("median_ms"),
             **_RATES,
             "padding": _padding,
             "GMAC/s": _value("gmacs_per_second"),
+            "of peak": _peak,
         },
     ),
     "text": _section(

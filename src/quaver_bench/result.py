@@ -16,6 +16,8 @@ RESULTS = "results.json"
 PARTS = ("latency", "throughput", "text", "concurrency", "start")
 SOUND = 0.8
 """Lowest mean cosine to float32 of vectors that still are the model's: the worst measured int8 has 0.88."""
+FARTHEST = 2.0
+"""Largest mean difference to float32, in logits, of scores that still are the model's."""
 
 
 def rounded(value: float, digits: int = 5) -> float:
@@ -43,6 +45,7 @@ class Row:
         disturbed: whether other programs disturbed most rounds, so all of them count.
         settings: settings of the engine.
         ndcg10_difference: difference to float32 in NDCG@10 on judged texts; None without such texts.
+        score_difference: mean absolute difference to the scores of float32, in logits; None for vectors.
     """
 
     part: str
@@ -59,6 +62,7 @@ class Row:
     disturbed: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     ndcg10_difference: float | None = None
+    score_difference: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -67,8 +71,16 @@ class Row:
 
     @property
     def sound(self) -> bool:
-        """Whether the vectors are the model's, or the cosine was not measured; False for nan."""
-        return self.cosine is None or self.cosine >= SOUND
+        """Whether vectors or scores are the model's, or were not compared with float32; False for nan."""
+        near = self.cosine is None or self.cosine >= SOUND
+        return near and (self.score_difference is None or self.score_difference <= FARTHEST)
+
+    @property
+    def distance(self) -> str:
+        """The figure that compares vectors or scores with float32, in words; "" if there is none."""
+        if self.score_difference is not None:
+            return f"mean difference of scores to float32 {self.score_difference:.2f}"
+        return "" if self.cosine is None else f"mean cosine to float32 {self.cosine:.2f}"
 
     def compare(self, median: float, low: float, high: float) -> None:
         """Set the ratio, unless the vectors are not the model's: then the speed means nothing.
@@ -87,7 +99,8 @@ class Result:
 
     Attributes:
         runs: machine, versions, commit and command of each run of `quaver bench`.
-        models: name to "describe", "weights" and "pooling", and "judged" if judged texts were ranked.
+        models: name to "describe", "weights", "pooling" and "kind", and "judged" if judged texts were
+            ranked.
         missing: engine, or engine and case, to the reason why it was not measured.
         quality: model to engine to figures on judged texts: "ndcg10", and "difference" to float32.
         rows: the rows.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,17 +12,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quaver_bench.corpus import Corpus
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup
 from quaver_bench.engines.registry import FORMS, OURS
+from quaver_bench.forecast import Step
 from quaver_bench.inputs import Request, TextSource, pad, padding_share
 from quaver_bench.instances import InstancesEngine
+from quaver_bench.kinds import Rows
 from quaver_bench.models import Model
 from quaver_bench.progress import StudyProgress
-from quaver_bench.quality import Judgments, mean_cosine
+from quaver_bench.quality import Judgments
 from quaver_bench.result import Row
 from quaver_bench.timing import Timing, alternate
 
 T = TypeVar("T")
+_PROBES, _PROBED = 4, 128
+"""Texts of the call that is timed after loading, and their tokens."""
 REFERENCES = ("torch-float32", "quaver-float32")
 """Engines whose vectors are the reference; the first that is loaded is used."""
 
@@ -31,9 +36,9 @@ class Options:
     """What to measure, and for how long.
 
     Attributes:
-        forms: the engines, including Quaver int8.
+        forms: the engines, including Quaver int8; all run the kind of the models.
         parts: some of `quaver_bench.result.PARTS`.
-        cases: names for `get_case`; empty for the default ones.
+        cases: names for `get_case`.
         threads: threads of every engine.
         seconds: time for each case, all engines together, without loading.
         least: minimum number of rounds of a case.
@@ -104,11 +109,25 @@ class Stage:
         Raises:
             CannotRunError: Quaver int8 cannot run the model.
         """
+        probe = Step("latency", "probe", (min(_PROBED, self.setup.max_length),) * _PROBES)
         for form in self.options.forms:
             self.progress.say(f"{self.model.name}: loading {form.name}")
+            begin = time.monotonic()
             engine = self.attempt(form.name, "", partial(self._loaded, form))
             if engine is not None:
                 self.engines[form.name] = engine
+                seconds = self.attempt(form.name, None, partial(self._probed, engine, probe))
+                if seconds is not None:
+                    self.progress.forecast.learn(probe, self.model.name, form.name, seconds)
+            self.progress.loaded(self.model.name, form.name, time.monotonic() - begin)
+
+    def _probed(self, engine: Engine, probe: Step) -> float:
+        """Return the seconds of a call of a loaded engine, for the time left."""
+        run = engine.prepare(self.source.request(probe.lengths, seed=0, batch=_PROBES))
+        run()
+        begin = time.perf_counter()
+        run()
+        return time.perf_counter() - begin
 
     def release(self) -> None:
         """Release the engines and their memory."""
@@ -133,12 +152,12 @@ class Stage:
         several = [e for e in self.engines.values() if isinstance(e, InstancesEngine)]
         return [process for engine in several for process in engine.processes]
 
-    def attempt(self, engine: str, case: str, action: Callable[[], T]) -> T | None:
+    def attempt(self, engine: str, case: str | None, action: Callable[[], T]) -> T | None:
         """Run an action of an engine; if it fails, note the reason and return None.
 
         Args:
             engine: name of the engine.
-            case: name of the case; "" for all cases.
+            case: name of the case; "" for all cases; None notes nothing.
             action: the action.
 
         Returns:
@@ -157,7 +176,8 @@ class Stage:
             if engine == OURS:
                 raise
             why = f"{type(error).__name__}: {error}"
-        self.miss(engine, case, why)
+        if case is not None:
+            self.miss(engine, case, why)
         return None
 
     def miss(self, engine: str, case: str, why: str) -> None:
@@ -181,7 +201,7 @@ class Stage:
 
     def alternate(
         self,
-        calls: Mapping[str, Sequence[Callable[[], Vectors]]],
+        calls: Mapping[str, Sequence[Run]],
         took: Mapping[str, float],
         *,
         patience: int = 1,
@@ -212,7 +232,7 @@ class Stage:
         case: str,
         timing: Timing,
         values: Mapping[str, dict[str, float]],
-        vectors: Mapping[str, Vectors],
+        vectors: Mapping[str, Rows],
         request: Request,
     ) -> list[Row]:
         """Make the rows of a case that was timed.
@@ -222,7 +242,7 @@ class Stage:
             case: name of the case in the tables.
             timing: the times.
             values: engine to its figures.
-            vectors: engine to its vectors of the same texts.
+            vectors: engine to its rows of the same texts, as `Kind.plain` makes them.
             request: these texts.
 
         Returns:
@@ -230,11 +250,11 @@ class Stage:
         """
         for name, why in timing.left_out.items():
             self.miss(name, case, why)
-        cosines = self.cosines(vectors)
+        near = self.fidelity(vectors)
         rows = []
         for name, figures in values.items():
             row = Row(part, self.model.name, case, name, self.run, figures)
-            row.cosine = cosines[name]
+            setattr(row, self.model.kind.figure, near[name])
             if name != OURS and OURS in values:
                 row.compare(*timing.ratio(OURS, name))
             row.settings = dict(self.engines[name].settings)
@@ -244,13 +264,13 @@ class Stage:
             rows.append(row)
         return rows
 
-    @staticmethod
-    def cosines(vectors: Mapping[str, Vectors]) -> dict[str, float]:
-        """Return the mean cosine of each engine's vectors to those of the reference."""
-        if not vectors:
+    def fidelity(self, rows: Mapping[str, Rows]) -> dict[str, float]:
+        """Return how near each engine's rows are to those of the reference, by the kind's figure."""
+        if not rows:
             return {}
-        truth = vectors[next((name for name in REFERENCES if name in vectors), OURS)]
-        return {name: round(mean_cosine(found, truth), 6) for name, found in vectors.items()}
+        truth = rows[next((name for name in REFERENCES if name in rows), OURS)]
+        near = self.model.kind.fidelity
+        return {name: round(near(found, truth), 6) for name, found in rows.items()}
 
 
 def _padding(form: Form, settings: Mapping[str, Any], request: Request) -> float:

@@ -83,7 +83,7 @@ def measure_start(stage: Stage) -> list[Row]:
         started = [one for one in given if one is not None]
         if started and len(started) == len(given):
             found[name] = started
-    cosines = stage.cosines({name: started[0].vector[None] for name, started in found.items()})
+    cosines = stage.fidelity({name: started[0].vector[None] for name, started in found.items()})
     rows = []
     for name, started in found.items():
         row = Row("start", stage.model.name, "start", name, stage.run, _medians(started))

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from quaver_bench.inputs import case_lengths
+from quaver_bench.kinds import KINDS
 
 Count = Annotated[int, Meta(ge=1)]
 Index = Annotated[int, Meta(ge=0)]
@@ -81,6 +82,7 @@ class _Model(Struct):
     weights: str
     pooling: str
     judged: str = ""
+    kind: str = "embedder"
 
 
 class _Quality(Struct):
@@ -104,6 +106,7 @@ class _Row(Struct, forbid_unknown_fields=True):
     disturbed: bool = False
     settings: dict[str, Any] = {}
     ndcg10_difference: float | None = None
+    score_difference: float | None = None
 
 
 def check(content: Mapping[str, Any]) -> None:
@@ -120,6 +123,10 @@ def check(content: Mapping[str, Any]) -> None:
         _check(_Run, run, f"run {at}")
     for name, facts in content["models"].items():
         _check(_Model, facts, f"model {name}")
+        if facts.get("kind", "embedder") not in KINDS:
+            raise BrokenError(
+                f"model {name}: its kind must be one of {', '.join(KINDS)}: got {facts['kind']!r:.80}"
+            )
     for name, why in content["missing"].items():
         _check(str, why, f"missing {name}")
     for model, figures in content["quality"].items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -9,10 +10,11 @@ from quaver_bench.calls import corpus_title, measure_case, measure_text
 from quaver_bench.clients import measure_clients
 from quaver_bench.corpus import read_corpus
 from quaver_bench.engines import Setup
-from quaver_bench.inputs import TextSource, lognormal_lengths
+from quaver_bench.forecast import Step
+from quaver_bench.inputs import Ids, lognormal_lengths
 from quaver_bench.models import Model
-from quaver_bench.plan import has, steps_of
-from quaver_bench.progress import Step, StudyProgress
+from quaver_bench.plan import has, judging_step, steps_of
+from quaver_bench.progress import StudyProgress
 from quaver_bench.quality import JUDGED, judged_names, ndcg
 from quaver_bench.result import Result, Row
 from quaver_bench.stage import REFERENCES, Options, Stage
@@ -50,44 +52,75 @@ def measure(
         "describe": model.describe,
         "weights": model.weights,
         "pooling": model.pooling,
+        "kind": model.kind.name,
     }
-    if options.judgments and model.weights == "real":
+    if options.judgments and model.judged:
         result.models[model.name]["judged"] = judged_names(options.judgments)
     steps = []
     for step in steps_of(options):
         if has(before, model.name, step, options.forms, corpus_title(stage)):
-            progress.skip(step)
+            progress.skip(step, model.name)
+        elif step.part == "text":
+            lengths = map(len, _tokenized_corpus(stage))
+            steps.append(progress.resize(step, model.name, list(lengths)))
         else:
             steps.append(step)
     unjudged = _unjudged(stage, before)
+    judging = judging_step(options.judgments)
+    if options.judgments and model.judged and not unjudged:
+        progress.skip(judging, model.name)
+    took: dict[str, float] = result.runs[-1].setdefault("seconds", {})
+
+    def noted(what: str, begin: float) -> None:
+        took[f"{model.name}, {what}"] = round(time.monotonic() - begin, 1)
+
     if any(step.part != "start" for step in steps) or unjudged:
+        begin = time.monotonic()
         stage.load()
+        noted("loading", begin)
     if unjudged:
-        _judge(stage, result, before, unjudged)
+        begin = time.monotonic()
+        with progress.step(judging, model.name):
+            _judge(stage, result, before, unjudged)
+        noted(JUDGED, begin)
         save()
     for step in steps:
         if step.part == "start":  # the last step, in its own processes
             stage.release()
+        begin = time.monotonic()
         with progress.step(step, model.name):
             rows = _measured(stage, step)
+        noted(f"{step.part} {step.case}", begin)
         result.add(rows)
         for row in rows:
+            if step.lengths:
+                seconds = row.values["median_ms"] / 1000
+                progress.forecast.learn(step, model.name, row.engine, seconds)
             progress.print(shown(row))
         save()
     stage.release()
 
 
+def _tokenized_corpus(stage: Stage) -> list[Ids]:
+    ids = stage.source.tokenize(stage.corpus.texts)
+    return [text[: stage.setup.max_length] for text in ids]
+
+
 def _stage(model: Model, options: Options, result: Result, progress: StudyProgress) -> Stage:
-    folder = model.folder
-    tokenizer = folder.tokenizer(
-        min(512, folder.encoder_spec().max_length)
-    )  # every model is measured up to 512
+    folder, makes = model.folder, model.kind.source
+    tokenizer = folder.tokenizer(min(512, model.longest))  # every model is measured up to 512
     corpus = read_corpus(options.corpus, tokenizer, options.count)
-    source = TextSource(folder.transformer, corpus.texts, random_ids=options.random_ids)
+    source = makes(folder.transformer, corpus.texts, random_ids=options.random_ids)
     lengths = [min(n, tokenizer.max_length) for n in lognormal_lengths(_CALIBRATION_TEXTS)]
-    calibration = source.request(lengths, seed=_CALIBRATION_SEED, batch=1)
-    texts = calibration.texts or corpus.texts[:_CALIBRATION_TEXTS]
-    setup = Setup(model, options.threads, tokenizer.max_length, calibration.ids, texts)
+    # Each pair with a query of its own.
+    parts = [[length] for length in lengths] if makes.pairs else [lengths]
+    requests = [
+        source.request(part, seed=_CALIBRATION_SEED + i, batch=1) for i, part in enumerate(parts)
+    ]
+    ids = [text for request in requests for text in request.ids]
+    texts = [text for request in requests for text in request.texts or () if isinstance(text, str)]
+    texts = texts or list(corpus.texts[:_CALIBRATION_TEXTS])
+    setup = Setup(model, options.threads, tokenizer.max_length, ids, texts)
     run = len(result.runs) - 1
     return Stage(options, setup, corpus, source, progress, run, result.missing)
 
@@ -103,9 +136,9 @@ def _measured(stage: Stage, step: Step) -> list[Row]:
 
 
 def _unjudged(stage: Stage, before: Result) -> set[str]:
-    """Return the forms that still have to rank the judged texts; none for random weights."""
+    """Return the forms that still have to rank the judged texts; none for a model that cannot."""
     model = stage.model
-    if not stage.options.judgments or model.weights != "real":
+    if not stage.options.judgments or not model.judged:
         return set()
     known = set(_judged(stage, before))
     for form in stage.options.forms:
@@ -155,6 +188,6 @@ def shown(row: Row) -> str:
     figures = [text.format(row.values[key]) for key, text in units.items() if key in row.values]
     ratio = "" if row.ratio is None else f"; Quaver int8 is {row.ratio[0]:.2f} times as fast"
     if not row.sound:
-        ratio = f"; computes something else: mean cosine to float32 {row.cosine:.2f}"
+        ratio = f"; computes something else: {row.distance}"
     disturbed = ", disturbed" if row.disturbed else ""
     return f"  {row.case:>10} {row.engine:<26} {', '.join(figures)}{ratio}{disturbed}"

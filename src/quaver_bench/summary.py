@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from quaver_bench.engines.registry import FAMILIES, OURS
-from quaver_bench.report import NOT_MEASURED, case_title, cpu_title, machine, number, table
+from quaver_bench.kinds import EMBEDDER
+from quaver_bench.report import (
+    NOT_MEASURED,
+    case_title,
+    cpu_title,
+    fidelity,
+    kind_of,
+    machine,
+    number,
+    table,
+)
 from quaver_bench.result import Result, Row
 
 _CASES = ("1x16", "1x128", "1x512", "32x256", "8x256", "ragged256", "ragged64")
 _FAMILIES = ("openvino", "onnxruntime", "torch", "sentence-transformers")
-_OTHERS = ("fastembed", "ctranslate2", "llamacpp", "ipex", "zentorch")
+_OTHERS = ("fastembed", "ctranslate2", "llamacpp", "ipex", "zentorch", "flashrank")
 _BEST = "openvino-int8"
 
 
@@ -28,24 +38,28 @@ def summary(result: Result) -> str:
             continue
         cells = [
             case_title(case) + (" \\*" if ours.disturbed else ""),
-            f"{number(ours.values['median_ms'])} ({ours.cosine:.4f})",
+            f"{number(ours.values['median_ms'])} ({fidelity(ours)})",
             _peer(rows.get(_BEST), None),
         ]
         cells += [_peer(_fastest(rows, family), family) for family in _FAMILIES]
         cells.append(_peer(_fastest(rows, *_OTHERS), ""))
         lines.setdefault(model, []).append(cells)
     titles = [f"{name}, fastest form" for name in _FAMILIES[:-1]] + [_FAMILIES[-1]]
-    head = ["texts x tokens", OURS, _BEST, *titles, f"fastest of {', '.join(_OTHERS)}"]
     parts = []
     for model, rows_of_model in lines.items():
+        kind = kind_of(result.models[model])
+        others = [
+            name for name in _OTHERS if any(kind.name in form.kinds for form in FAMILIES[name])
+        ]
+        head = ["texts x tokens", OURS, _BEST, *titles, f"fastest of {', '.join(others)}"]
         columns = [
             column
             for column in zip(head, *rows_of_model, strict=True)
             if set(column[1:]) != {NOT_MEASURED}
         ]
-        titles, *measured = map(list, zip(*columns, strict=True))
+        head, *measured = map(list, zip(*columns, strict=True))
         parts.append(f"### {model} ({result.models[model]['describe']})")
-        parts.append(table(titles, measured, words=1))
+        parts.append(table(head, measured, words=1))
     return "\n\n".join(parts)
 
 
@@ -156,7 +170,9 @@ def fastest_of_each(rows: dict[str, Row]) -> list[Row]:
 def _by_case(result: Result) -> dict[tuple[str, str], dict[str, Row]]:
     found: dict[tuple[str, str], dict[str, Row]] = {}
     for row in result.rows:
-        if row.part == "text" or (row.part in ("latency", "throughput") and row.case in _CASES):
+        kind = kind_of(result.models[row.model])
+        wanted = row.case in (_CASES if kind is EMBEDDER else kind.cases)
+        if row.part == "text" or (row.part in ("latency", "throughput") and wanted):
             found.setdefault((row.model, row.case), {})[row.engine] = row
     models = list(result.models)
     return dict(sorted(found.items(), key=lambda item: models.index(item[0][0])))
@@ -174,7 +190,7 @@ def _peer(row: Row | None, family: str | None) -> str:
     if row is None or row.ratio is None:
         return NOT_MEASURED
     form = "" if family in (None, row.engine) else row.engine.removeprefix(f"{family}-")
-    inside = ", ".join(part for part in (form, f"{row.cosine:.4f}") if part)
+    inside = ", ".join(part for part in (form, fidelity(row)) if part)
     return f"{number(row.values['median_ms'])} ({inside}) **{row.ratio[0]:.2f}**"
 
 
@@ -190,12 +206,20 @@ def caption(result: Result) -> str:
     commits = ", ".join(dict.fromkeys(run["commit"] or "unknown" for run in result.runs))
     random = any(facts["weights"] == "random" for facts in result.models.values())
     disturbed = any(row.disturbed for row in result.rows)
+    scores = any(row.score_difference is not None for row in result.rows)
+    others = any(kind_of(facts).from_text for facts in result.models.values())
     parts = [
         "Median milliseconds per call; in brackets, the mean cosine to float32 on the same texts. Bold: how many "
         "times as fast quaver-int8 is, the median over rounds in which the engines took turns in one process "
         "(llama.cpp, IPEX and zentorch in processes of their own, in turns with Quaver). Rows with a corpus "
         "start from text and include tokenization; the others start from token ids. Other engines get padded "
         "batches of texts sorted by length (fastembed: unsorted).",
+        "Models of other kinds than embedding models start from text in every row."
+        if others
+        else "",
+        "For a cross-encoder the brackets have the mean difference of its scores to those of float32, in logits."
+        if scores
+        else "",
         "Random weights are used to measure the speed of a shape; their cosine says nothing about retrieval."
         if random
         else "",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import statistics
@@ -22,6 +23,8 @@ SLOW = 0.5
 """Seconds from which a call needs no warm-up and runs once in a block."""
 SETTLED = 1.0
 """Seconds from which the first call of a case predicts the time of a warm one."""
+BLOCK = 0.3
+"""Fewest seconds of an engine's timed calls in a round."""
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,42 @@ def take_turns(
     return Turns(kept, len(rounds) - len(kept), disturbed)
 
 
+def expected_rounds(round_seconds: float, *, seconds: float, least: int, most: int = 25) -> int:
+    """Return how many rounds `take_turns` runs if none is disturbed.
+
+    Args:
+        round_seconds: of all blocks.
+        seconds: as for `take_turns`.
+        least: as for `take_turns`.
+        most: as for `take_turns`.
+    """
+    if round_seconds <= 0:
+        return least
+    enough = min(least, max(2, least - 1)) if round_seconds > seconds > 0 else least
+    return min(most, max(enough, math.ceil(seconds / round_seconds)))
+
+
+def expected_seconds(
+    calls: Sequence[float], *, seconds: float, least: int, block: float = BLOCK
+) -> float:
+    """Return how long `alternate` takes if no round is disturbed.
+
+    Args:
+        calls: seconds of a call of each engine.
+        seconds: as for `alternate`.
+        least: as for `alternate`.
+        block: as for `alternate`.
+    """
+    warm = sum(2 * call for call in calls if call < SETTLED)
+    whole = sum(call if call > SLOW else call + max(block, call) for call in calls)
+    return warm + whole * expected_rounds(whole, seconds=seconds, least=least)
+
+
 def alternate(
     engines: Mapping[str, Sequence[Call]],
     *,
     seconds: float,
-    block: float = 0.3,
+    block: float = BLOCK,
     least: int = 3,
     longest: float = 60.0,
     took: Mapping[str, float] | None = None,
@@ -244,9 +278,11 @@ def _block(calls: Sequence[Call], slow: bool, seconds: float) -> tuple[float, ..
     if not slow:
         calls[-1]()
     times: list[float] = []
-    while not times or (sum(times) < seconds and not slow):
+    total = 0.0
+    while not times or (total < seconds and not slow):
         call = calls[len(times) % len(calls)]
         start = time.perf_counter()
         call()
         times.append(time.perf_counter() - start)
+        total += times[-1]
     return tuple(times)

@@ -44,6 +44,7 @@ from quaver_bench.inputs import (
     padding_share,
 )
 from quaver_bench.instances import share_cpus
+from quaver_bench.kinds import KINDS
 from quaver_bench.models import open_model, random_model
 from quaver_bench.plan import NOT_REACHED, not_reached, steps_of, still_missing
 from quaver_bench.quality import DOCUMENT, QUERY, ndcg, prompted, read_judgments
@@ -582,6 +583,25 @@ def test_the_report_holds_the_numbers_of_the_rows() -> None:
     assert "`quaver bench x`" in text
 
 
+def test_the_share_of_the_peak_is_beside_our_rows(tmp_path: Path) -> None:
+    result = many_cases()
+    for found in result.rows:
+        found.values["gmacs_per_second"] = 90.0
+        found.settings |= {"isa": "avx2", "threads": 2}
+    result.write(tmp_path / "results.json")
+    peaks = {"kernels": [{"isa": "avx2", "peak_gmacs": 60.0}]}
+    (tmp_path / "kernels.json").write_text(json.dumps(peaks))
+    done = bench("--report", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert "| GMAC/s | of peak |" in done.output
+    assert done.output.count("| 90.0 | 75 % |") == 2
+    assert "of peak" not in markdown(result)
+    (tmp_path / "kernels.json").write_text('{"kernels": [1]}')
+    done = bench("--report", tmp_path)
+    assert done.exit_code == 2
+    assert "must be written by make bench-kernels" in " ".join(done.output.split())
+
+
 def test_the_summary_shows_the_fastest_form_and_a_dash_for_what_was_not_measured() -> None:
     result = stored()
     result.rows += [latency(OURS, 7.0, case="1x512"), latency("openvino-int8", 14.0, 2.0, "1x512")]
@@ -855,6 +875,28 @@ def test_ctrl_c_ends_another_environment_and_keeps_its_rows(
     assert "ipex-int8" not in kept[0].missing
 
 
+def test_another_environment_that_takes_too_long_is_stopped_and_its_rows_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, engine in (("first", OURS), ("last", "ipex-int8")):
+        result = stored()
+        result.rows = [latency(engine, 7.0)]
+        result.write(tmp_path / f"{name}.json")
+    study = tmp_path / "study.py"
+    study.write_text(_STUDY.format(polite=True), encoding="utf-8")
+    python = tmp_path / "ipex" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} {study} {tmp_path} "$@"\n')
+    python.chmod(0o755)
+    kept: list[Result] = []
+    forms = [FORMS["ipex-int8"], FORMS["ipex-bf16"]]
+    measure_elsewhere(tmp_path, "ipex", forms, [], Result(), kept.append, limit=1.0)
+    assert [row.engine for row in kept[0].rows] == ["ipex-int8"]
+    kept[0].drop_unused()
+    assert kept[0].missing == {"ipex-bf16": "quaver bench in ipex was stopped after 0 minutes"}
+    assert "was stopped after 0 minutes: ipex-int8,ipex-bf16" in capsys.readouterr().err
+
+
 # --- The command ----------------------------------------------------------------------------------
 def bench(*arguments: object) -> Any:
     return RUNNER.invoke(app, ["bench", *map(str, arguments)])
@@ -1043,11 +1085,11 @@ def test_adding_keeps_what_was_measured_before(
     ("given", "found"),
     [
         ([], (20.0, 256, [1, 2, 4, 8], 15)),
-        (["--quick"], (6.0, 200, [1, 4], 5)),
-        (["--quick", "--seconds", 30], (30.0, 200, [1, 4], 5)),
+        (["--quick"], (6.0, 100, [1, 4], 5)),
+        (["--quick", "--seconds", 30], (30.0, 100, [1, 4], 5)),
         (["--quick", "--count", 500], (6.0, 500, [1, 4], 5)),
-        (["--quick", "--clients", "1,16"], (6.0, 200, [1, 16], 5)),
-        (["--quick", "--cases", "1x8"], (6.0, 200, [1, 4], 1)),
+        (["--quick", "--clients", "1,16"], (6.0, 100, [1, 16], 5)),
+        (["--quick", "--cases", "1x8"], (6.0, 100, [1, 4], 1)),
     ],
 )
 def test_quick_is_a_set_of_defaults(
@@ -1290,7 +1332,7 @@ def test_what_ctrl_c_came_before_is_listed_by_engine_where_others_got_there() ->
     result = stored()  # 1x16 of all but IPEX, which is elsewhere
     result.missing["openvino-int8 (mini, 1x32)"] = "no"
     result.rows.append(latency(OURS, 2.0, case="1x32"))
-    model: Any = type("Named", (), {"name": "mini", "weights": "real"})
+    model: Any = type("Named", (), {"name": "mini", "judged": True})
     assert not_reached(result, [model], options, forms).keys() == {
         "ipex-int8 (mini)",
         "every engine (mini, 4 clients)",
@@ -1310,7 +1352,7 @@ def test_what_cannot_be_loaded_is_not_called_interrupted() -> None:
     options = replace(plan_options(forms, ["1x16"], []), judgments=[None])
     result = stored()  # Quaver ranked the judged texts, OpenVINO did not
     result.missing["ipex-int8 (mini)"] = "cannot load"
-    model: Any = type("Named", (), {"name": "mini", "weights": "real"})
+    model: Any = type("Named", (), {"name": "mini", "judged": True})
     found = not_reached(result, [model], options, forms)
     assert found == {"openvino-int8 (mini, judged texts)": NOT_REACHED}
 
@@ -1412,7 +1454,7 @@ def test_an_engine_that_computes_something_else_gets_no_ratio(
     assert done.output.count("computes something else: mean cosine to float32") == len(rows)
     report = (tmp_path / "out" / "results.md").read_text(encoding="utf-8")
     assert report.count("| computes something else |") == len(rows)
-    assert "Computes something else here: torch-bf16 (cosine" in report
+    assert "Computes something else here: torch-bf16 (mean cosine to float32" in report
     if (drawing := tmp_path / "out" / "throughput.svg").is_file():
         assert "torch-bf16" not in drawing.read_text(encoding="utf-8")
 
@@ -1522,7 +1564,14 @@ def test_names_of_engines_and_of_their_forms_choose() -> None:
     ]
     chosen = {form.name for form in choose_forms(["openvino", "quaver"])}
     assert {"openvino-int8-tuned", "quaver-float32", OURS} <= chosen
-    assert len(choose_forms(())) == len(FORMS)
+    everything = [form for form in FORMS.values() if "embedder" in form.kinds]
+    assert choose_forms(()) == everything
+    pairs = [form.name for form in choose_forms(["all"], KINDS["cross-encoder"])]
+    assert pairs[:2] == [OURS, "quaver-float32"]
+    assert {"flashrank", "sentence-transformers", "onnxruntime-int8-dynamic"} < set(pairs)
+    assert "fastembed" not in pairs
+    with pytest.raises(InputError, match=r"a sparse encoder is measured with .*: got 'flashrank'"):
+        choose_forms(["flashrank"], KINDS["sparse"])
 
 
 def test_choosing_engines_imports_none(tiny_folder: Path) -> None:

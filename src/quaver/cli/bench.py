@@ -29,8 +29,8 @@ def bench(
     parts: Annotated[
         str,
         typer.Option(
-            help=f"What to measure, separated by commas: {', '.join(PARTS)}. Default: all; without --against the "
-            "first two."
+            help=f"What to measure, separated by commas: {', '.join(PARTS)}. Default: all; without --against, and of "
+            "other models than embedding models, the first two."
         ),
     ] = "",
     cases: Annotated[
@@ -60,7 +60,7 @@ def bench(
     count: Annotated[
         int | None,
         typer.Option(
-            help="Maximum number of texts of the corpus. Default: 256; without --against or with --quick 200.",
+            help="Maximum number of texts of the corpus. Default: 256; without --against or with --quick 100.",
             min=1,
         ),
     ] = None,
@@ -159,12 +159,12 @@ def bench(
         ),
     ] = None,
 ) -> None:
-    """Measure how fast a model runs here, alone or against other engines.
+    """Measure how fast a model of any kind runs here, alone or against other engines.
 
     Example: quaver bench sentence-transformers/all-MiniLM-L6-v2 --against openvino,onnxruntime
 
     Engines take turns with the same texts and the same number of threads. Each row has the speed, and the
-    mean cosine of the vectors to float32. Ctrl-C keeps the rows measured so far.
+    mean cosine of the vectors to float32, or the mean difference of scores. Ctrl-C keeps the rows measured so far.
     """
     with reported_errors(interrupted="interrupted: nothing was measured yet"):
         if sum(choice is not None for choice in (model, compare_files, report_file)) != 1:

@@ -12,12 +12,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver_bench.inputs import Ids, Request
+from quaver_bench.inputs import Ids, Request, Text
+from quaver_bench.kinds import EMBEDDER, KINDS, Output
 from quaver_bench.models import Model
 
 Vectors = NDArray[np.float32]
-Run = Callable[[], Vectors]
-"""One call: encodes its texts and returns float32 (N, H), unit rows in the order of the texts."""
+Run = Callable[[], Output]
+"""One call. Of an embedding model it returns float32 (N, H), unit rows in the order of the texts; other
+kinds may have a form of the engine's own, see `Kind.plain`."""
+EVERY_KIND = tuple(KINDS)
 
 
 class CannotRunError(Exception):
@@ -34,7 +37,7 @@ class Engine(Protocol):
     settings: dict[str, Any]
 
     def prepare(self, request: Request) -> Run:
-        """Make the inputs of a call from its ids; this is not timed.
+        """Make the inputs of a call; this is not timed. Kinds that start from text tokenize in the call.
 
         Args:
             request: the call.
@@ -47,14 +50,14 @@ class Engine(Protocol):
         """
         ...
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[Text]) -> Output:
         """Encode texts, tokenization included.
 
         Args:
-            texts: N texts, truncated as in every engine.
+            texts: N texts or pairs, truncated as in every engine.
 
         Returns:
-            float32 (N, H), unit rows.
+            what a `Run` returns.
         """
         ...
 
@@ -109,6 +112,7 @@ class Form:
         artifact: makes the file or folder that is loaded instead of the model folder, and returns its path.
         batches: whether it is meant for many texts, so its latency is not measured.
         compiles: whether its first calls compile, so their time does not predict later calls.
+        kinds: names of the kinds of models that it runs.
     """
 
     name: str
@@ -122,6 +126,7 @@ class Form:
     artifact: Callable[[Setup], Path] | None = None
     batches: bool = False
     compiles: bool = False
+    kinds: tuple[str, ...] = (EMBEDDER.name,)
 
     @property
     def missing(self) -> tuple[str, ...]:

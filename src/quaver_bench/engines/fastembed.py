@@ -12,6 +12,7 @@ import numpy as np
 
 from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
 from quaver_bench.engines.padded import TextEngine
+from quaver_bench.inputs import Text
 
 _FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -84,7 +85,7 @@ class FastEmbedEngine(TextEngine):
         self._model.model.tokenizer.enable_truncation(setup.max_length)
         self.settings = {"threads": setup.threads, "tokenization": "included"}
 
-    def embed(self, texts: Sequence[str], batch: int) -> Vectors:
+    def embed(self, texts: Sequence[Text], batch: int) -> Vectors:
         """Call `TextEmbedding.embed`."""
         return np.array(list(self._model.embed(list(texts), batch_size=batch)), np.float32)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from quaver.errors import QuaverError
 from quaver_bench.engines import CannotRunError, Form, Run, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.inputs import Ids, Request
+from quaver_bench.inputs import Ids
 
 TOKENS = 512
 """Tokens of one computation, llama.cpp's default. It compares every token with all others, masked or not, so
@@ -232,10 +232,10 @@ class LlamaEngine(PaddedEngine):
             "system": llama_cpp.llama_print_system_info().decode(),
         }
 
-    def prepare(self, request: Request) -> Run:
-        """Lay out the texts without padding; see `engines.Engine`."""
-        parts = pack([len(text) for text in request.ids])
-        batches = [Batch.of([request.ids[index] for index in part]) for part in parts]
+    def lay_out(self, ids: Sequence[Ids], size: int) -> Run:
+        """Lay out the texts without padding, as many in a computation as fit; see `PaddedEngine`."""
+        parts = pack([len(text) for text in ids])
+        batches = [Batch.of([ids[index] for index in part]) for part in parts]
         return lambda: np.concatenate([self._encode(batch) for batch in batches])
 
     def _encode(self, batch: Batch) -> Vectors:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver_bench.engines import CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines import EVERY_KIND, CannotRunError, Engine, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import export_onnx, pooled_module
+from quaver_bench.engines.pytorch import export_onnx, module_of
 from quaver_bench.inputs import Ids, PaddedBatch
 
 PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
@@ -30,7 +30,13 @@ def plain_graph(setup: Setup) -> Path:
     path = setup.model.built(f"onnx-torch-{metadata.version('torch')}-float32", ".onnx")
     if not path.is_file():
         part = path.with_name(f"part-{path.name}")
-        export_onnx(pooled_module(setup), part, output="vectors", max_length=setup.max_length)
+        export_onnx(
+            module_of(setup),
+            part,
+            output="vectors",
+            max_length=setup.max_length,
+            inputs=setup.model.inputs,
+        )
         part.rename(path)
     return path
 
@@ -195,6 +201,17 @@ def _built(setup: Setup, form: str) -> Path:
     return setup.model.built(f"onnxruntime-{version}-{form}", ".onnx")
 
 
+def open_session(path: Path, threads: int) -> Any:
+    """Return a session of a .onnx file: sequential execution over all threads."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 class OnnxRuntimeEngine(PaddedEngine):
     """Sequential execution over all threads."""
 
@@ -211,22 +228,13 @@ class OnnxRuntimeEngine(PaddedEngine):
             graph: makes the .onnx file.
             settings: more settings for the record.
         """
-        import onnxruntime
-
         super().__init__(setup)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = setup.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            graph(setup), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(graph(setup), setup.threads)
         self.settings = {"threads": setup.threads, **(settings or {})}
 
     def compute(self, inputs: PaddedBatch) -> Vectors:
         """Run the session."""
-        arrays = {"input_ids": inputs.ids, "attention_mask": inputs.mask}
-        vectors: Vectors = self._session.run(None, arrays)[0]
+        vectors: Vectors = self._session.run(None, inputs.arrays(self._inputs))[0]
         return vectors
 
 
@@ -250,7 +258,7 @@ FORMS = (
     replace(
         _DYNAMIC, name="onnxruntime-float32", load=_fused, artifact=lambda s: fused_graph(s)[0]
     ),
-    _DYNAMIC,
+    replace(_DYNAMIC, kinds=EVERY_KIND),
     replace(
         _DYNAMIC,
         name="onnxruntime-int8-static",

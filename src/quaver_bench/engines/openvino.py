@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver_bench.engines import CannotRunError, Form, Run, Setup, Vectors
+from quaver_bench.engines import EVERY_KIND, CannotRunError, Form, Run, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
-from quaver_bench.engines.pytorch import example, pooled_module
+from quaver_bench.engines.pytorch import example, module_of
 from quaver_bench.inputs import PADDED_BATCH, PaddedBatch, Request, pad
+from quaver_bench.kinds import EMBEDDER, Output
 
 PACKAGES = ("openvino", "torch", "transformers")
 RUNS_ON = ("openvino", "tokenizers")
@@ -27,7 +28,6 @@ INT8_INSTALL = f"{INSTALL} nncf"
 TUNED_BATCHES = (1, 4, 8, 16, 32)
 _SEARCHED = 64
 """Texts that the search for the best settings uses, at most twice as many."""
-_INPUTS = ("input_ids", "attention_mask")
 
 
 def float32_graph(setup: Setup) -> Path:
@@ -37,13 +37,14 @@ def float32_graph(setup: Setup) -> Path:
 
     path = setup.model.built(f"openvino-{metadata.version('openvino')}-float32", ".xml")
     if not path.is_file():
-        inputs = dict(zip(_INPUTS, example(), strict=True))
+        names = setup.model.inputs
+        inputs = dict(zip(names, example(names), strict=True))
         with torch.inference_mode():
-            graph = ov.convert_model(pooled_module(setup), example_input=inputs)
-        for tensor, name in zip(graph.inputs, _INPUTS, strict=True):
+            graph = ov.convert_model(module_of(setup), example_input=inputs)
+        for tensor, name in zip(graph.inputs, names, strict=True):
             tensor.get_node().set_friendly_name(name)
             tensor.get_tensor().set_names({name})
-        graph.reshape({name: [-1, -1] for name in _INPUTS})
+        graph.reshape({name: [-1, -1] for name in names})
         _save(graph, path)
     return path
 
@@ -57,8 +58,9 @@ def int8_graph(setup: Setup) -> Path:
     path = setup.model.built(f"nncf-{version}-int8-{setup.calibration_name}", ".xml")
     if not path.is_file():
         samples = [
-            {"input_ids": text[None], "attention_mask": np.ones((1, len(text)), np.int64)}
+            batch.arrays(setup.model.inputs)
             for text in setup.calibration
+            for batch in pad([text], 1)
         ]
         graph = nncf.quantize(
             ov.Core().read_model(float32_graph(setup)),
@@ -128,7 +130,7 @@ class OpenVinoEngine(PaddedEngine):
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
-        arrays = {"input_ids": inputs.ids, "attention_mask": inputs.mask}
+        arrays = inputs.arrays(self._inputs)
         result = request.infer(arrays, share_inputs=True, share_outputs=True)
         vectors: Vectors = result[0].copy()
         return vectors
@@ -194,7 +196,7 @@ class TunedOpenVinoEngine(PaddedEngine):
             seconds[key] = time.perf_counter() - start
         return min(sorted(seconds, key=seconds.__getitem__)[:3], key=seconds.__getitem__)
 
-    def encode(self, texts: Any) -> Vectors:
+    def encode(self, texts: Any) -> Output:
         """Tokenize, sort, pad and compute with the last best settings."""
         request = Request(self.tokenize(texts), None, PADDED_BATCH)
         return self._run(request, *self._best)()
@@ -225,6 +227,7 @@ _FLOAT32 = Form(
     RUNS_ON,
     INSTALL,
     artifact=float32_graph,
+    kinds=EVERY_KIND,
 )
 _INT8 = Form(
     "openvino-int8",
@@ -233,6 +236,7 @@ _INT8 = Form(
     RUNS_ON,
     INT8_INSTALL,
     artifact=int8_graph,
+    kinds=EVERY_KIND,
 )
 FORMS = (
     _FLOAT32,
@@ -241,6 +245,7 @@ FORMS = (
         name="openvino-float32-tuned",
         load=partial(TunedOpenVinoEngine, graph=float32_graph),
         batches=True,
+        kinds=(EMBEDDER.name,),
     ),
     replace(
         _FLOAT32,
@@ -253,5 +258,6 @@ FORMS = (
         name="openvino-int8-tuned",
         load=partial(TunedOpenVinoEngine, graph=int8_graph),
         batches=True,
+        kinds=(EMBEDDER.name,),
     ),
 )

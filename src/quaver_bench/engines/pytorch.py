@@ -1,17 +1,20 @@
-"""torch and transformers: float32, bf16 autocast, compiled; and the module that other engines convert."""
+"""torch and transformers: float32, bf16 autocast, compiled; and the modules that other engines convert."""
 
 from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, cast
 
-from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
+from quaver_bench.engines import EVERY_KIND, CannotRunError, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.inputs import PaddedBatch
+from quaver_bench.kinds import EMBEDDER
 
 PACKAGES = ("torch", "transformers")
 RUNS_ON = ("torch", "transformers")
@@ -19,24 +22,25 @@ INSTALL = "pip install torch transformers"
 
 
 @lru_cache(maxsize=1)
-def load_encoder(folder: str, attention: str = "sdpa") -> Any:
+def load_encoder(folder: str, attention: str = "sdpa", opens: str = "AutoModel") -> Any:
     """Load a model in float32, in evaluation mode; the last one is kept.
 
     Args:
         folder: model folder.
         attention: transformers' name of the attention implementation.
+        opens: transformers' class that opens it.
 
     Returns:
-        transformers' model without its pooling layer.
+        transformers' model; without a pooling layer, if it is an `AutoModel`.
 
     Raises:
         CannotRunError: transformers cannot load it.
     """
     import torch
-    from transformers import AutoModel
+    import transformers
 
     try:
-        encoder = AutoModel.from_pretrained(
+        encoder = getattr(transformers, opens).from_pretrained(
             folder, local_files_only=True, attn_implementation=attention
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
@@ -68,19 +72,14 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) 
     """
     import torch
 
-    dtype = torch.bfloat16 if bf16 else torch.float32
-
     class Pooled(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             encoder = load_encoder(str(setup.model.folder.transformer), attention)
-            self.encoder = copy.deepcopy(encoder).to(dtype) if bf16 else encoder
+            self.encoder = copy.deepcopy(encoder).to(torch.bfloat16) if bf16 else encoder
 
         def tokens(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            # The mask is passed as numbers added to the scores: with a mask of 0 and 1, tracing would fix
-            # whether there is padding.
-            added = 1.0 - attention_mask.to(dtype)[:, None, None, :]
-            added = added * torch.finfo(dtype).min
+            added = _added(attention_mask, torch.bfloat16 if bf16 else torch.float32)
             vectors = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
             return cast(torch.Tensor, vectors)
 
@@ -90,6 +89,151 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) 
             return pool(hidden, attention_mask.to(torch.float32), setup.model.pooling)
 
     return Pooled().eval()
+
+
+def _added(mask: Any, dtype: Any = None) -> Any:
+    """Return what is added to the scores of attention for a mask (B, L): 0 for a token, and the least number.
+
+    With a mask of 0 and 1, tracing would fix whether there is padding.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    return (1.0 - mask.to(dtype)[:, None, None, :]) * torch.finfo(dtype).min
+
+
+def _score_module(setup: Setup) -> Any:
+    """Return a torch module from ids, mask and token types (B, L) to the logits (B, labels) of pairs."""
+    import torch
+
+    folder = setup.model.folder
+    if folder.scores:
+        raise CannotRunError("its scores come from modules of sentence-transformers")
+    classifier = load_encoder(str(folder.transformer), opens="AutoModelForSequenceClassification")
+
+    class Scores(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.classifier = classifier
+
+        def forward(
+            self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: Any = None
+        ) -> Any:
+            types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+            added = _added(attention_mask)
+            return self.classifier(input_ids=input_ids, attention_mask=added, **types).logits
+
+    return Scores().eval()
+
+
+def _words_module(setup: Setup) -> Any:
+    """Return a torch module from ids and mask (B, L) to the weights (B, V) of the words.
+
+    The largest value of a word is found before its logarithms, which do not change which one it is. So
+    they are computed of V numbers for a text, not of L V.
+    """
+    import torch
+
+    folder = setup.model.folder
+    words = folder.sparse
+    if words is None:
+        raise CannotRunError("it weighs no words")
+    summed, logarithms = words.pooling == "sum", words.logarithms
+    language = load_encoder(str(folder.transformer), opens="AutoModelForMaskedLM")
+
+    def weights(logits: torch.Tensor) -> torch.Tensor:
+        found = logits.float().relu()
+        for _ in range(logarithms):
+            found = found.log1p()
+        return found
+
+    class Words(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.language = language
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            added = _added(attention_mask)
+            logits = self.language(input_ids=input_ids, attention_mask=added).logits
+            logits = logits.masked_fill(attention_mask[:, :, None] == 0, 0.0)
+            return weights(logits).sum(1) if summed else weights(logits.amax(1))
+
+    return Words().eval()
+
+
+def _token_module(setup: Setup) -> Any:
+    """Return a torch module from ids and mask (B, L) to a vector for each token (B, L, D)."""
+    import torch
+
+    folder = setup.model.folder
+    modules = folder.multi_vector
+    if modules is None:
+        raise CannotRunError("it has one vector for a text")
+    encoder, normalize = load_encoder(str(folder.transformer)), modules.normalize
+    layers = _projections(setup)
+
+    class Tokens(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.layers = encoder, torch.nn.Sequential(*layers)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            added = _added(attention_mask)
+            hidden = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
+            found = self.layers(hidden)
+            return torch.nn.functional.normalize(found, dim=-1) if normalize else found
+
+    return Tokens().eval()
+
+
+def _projections(setup: Setup) -> list[Any]:
+    """Return the linear layers that a multi-vector model runs on each token."""
+    import torch
+    from safetensors.torch import load_file
+
+    folder = setup.model.folder
+    places = [(module.config, module.path) for module in folder.modules]
+    if folder.multi_vector is not None and folder.multi_vector.inline:
+        places = [({}, folder.transformer)]
+    layers = []
+    for config, place in places:
+        activation = str(config.get("activation_function") or "Identity").rpartition(".")[2]
+        file = place / "model.safetensors"
+        if activation != "Identity" or not file.is_file():
+            raise CannotRunError(
+                f"its projection must be linear, in model.safetensors: {place.name} is not"
+            )
+        tensors = load_file(file)
+        outputs, width = tensors["linear.weight"].shape
+        layer = torch.nn.Linear(width, outputs, bias="linear.bias" in tensors)
+        layer.load_state_dict(
+            {name: tensors[f"linear.{name}"].float() for name in dict(layer.named_parameters())}
+        )
+        layers.append(layer.requires_grad_(False))
+    return layers
+
+
+_MODULES = {
+    "embedder": pooled_module,
+    "cross-encoder": _score_module,
+    "sparse": _words_module,
+    "multi-vector": _token_module,
+}
+
+
+def module_of(setup: Setup) -> Any:
+    """Return a torch module from the model's inputs (B, L) to its output, for other engines to convert.
+
+    Args:
+        setup: see `Setup`.
+
+    Returns:
+        the module, in evaluation mode; it takes the tensors of `Model.inputs`.
+
+    Raises:
+        CannotRunError: transformers cannot load the model, or has no such module.
+    """
+    return _MODULES[setup.model.kind.name](setup)
 
 
 def pool(hidden: Any, mask: Any, pooling: str) -> Any:
@@ -109,16 +253,29 @@ def pool(hidden: Any, mask: Any, pooling: str) -> Any:
     return pooled / pooled.norm(dim=1, keepdim=True)
 
 
-def example() -> tuple[Any, Any]:
-    """Return ids and mask of two texts to export with: one is padded, so that the export keeps the mask."""
+def example(names: Sequence[str] = ("input_ids", "attention_mask")) -> tuple[Any, ...]:
+    """Return tensors of two texts to export with: one is padded, so that the export keeps the mask.
+
+    Args:
+        names: the inputs, as `Model.inputs` has them.
+    """
     import torch
 
     mask = torch.ones((2, 8), dtype=torch.int64)
     mask[1, 5:] = 0
-    return torch.ones((2, 8), dtype=torch.int64), mask
+    ids = torch.ones_like(mask)
+    given = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
+    return tuple(given[name] for name in names)
 
 
-def export_onnx(module: Any, path: Path, *, output: str, max_length: int) -> None:
+def export_onnx(
+    module: Any,
+    path: Path,
+    *,
+    output: str,
+    max_length: int,
+    inputs: Sequence[str] = ("input_ids", "attention_mask"),
+) -> None:
     """Export a module of ids and mask (B, L) as an ONNX file.
 
     Args:
@@ -126,6 +283,7 @@ def export_onnx(module: Any, path: Path, *, output: str, max_length: int) -> Non
         path: the file to write.
         output: name of the output.
         max_length: longest text, in tokens.
+        inputs: names of the inputs.
     """
     import torch
 
@@ -134,11 +292,11 @@ def export_onnx(module: Any, path: Path, *, output: str, max_length: int) -> Non
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module,
-            example(),
+            example(inputs),
             path,
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=(axes, axes),
+            dynamic_shapes=(axes,) * len(inputs),
             dynamo=True,
             external_data=False,
             verbose=False,
@@ -158,7 +316,7 @@ class ProgramEngine(PaddedEngine):
         """Make tensors."""
         import torch
 
-        return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask)
+        return tuple(map(torch.from_numpy, batch.arrays(self._inputs).values()))
 
     def compute(self, inputs: Any) -> Vectors:
         """Run the program."""
@@ -167,6 +325,43 @@ class ProgramEngine(PaddedEngine):
         with torch.no_grad():
             vectors: Vectors = self.program(*inputs).float().numpy()
         return vectors
+
+
+def load_torch(setup: Setup, *, bf16: bool = False) -> PaddedEngine:
+    """Load transformers in float32 or with autocast to bfloat16, for any kind of model."""
+    engine = TorchEngine if setup.model.kind is EMBEDDER else TorchModuleEngine
+    return engine(setup, bf16=bf16)
+
+
+class TorchModuleEngine(ProgramEngine):
+    """The module of a kind that has more than one vector for a text, or scores."""
+
+    def __init__(self, setup: Setup, *, bf16: bool = False) -> None:
+        """Load the model.
+
+        Args:
+            setup: see `Setup`.
+            bf16: autocast to bfloat16.
+        """
+        import torch
+
+        super().__init__(setup)
+        torch.set_num_threads(setup.threads)
+        self.program, self._bf16 = module_of(setup), bf16
+        self.settings = {
+            "threads": torch.get_num_threads(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        }
+
+    def compute(self, inputs: Any) -> Vectors:
+        """Run the module."""
+        import torch
+
+        cast: AbstractContextManager[Any] = (
+            torch.autocast("cpu", torch.bfloat16) if self._bf16 else nullcontext()
+        )
+        with torch.inference_mode(), cast:
+            return super().compute(inputs)
 
 
 class TorchEngine(PaddedEngine):
@@ -216,9 +411,10 @@ class TorchEngine(PaddedEngine):
         return vectors
 
 
+_FLOAT32 = Form("torch-float32", load_torch, PACKAGES, RUNS_ON, INSTALL, kinds=EVERY_KIND)
 FORMS = (
-    Form("torch-float32", TorchEngine, PACKAGES, RUNS_ON, INSTALL),
-    Form("torch-bf16", partial(TorchEngine, bf16=True), PACKAGES, RUNS_ON, INSTALL),
+    _FLOAT32,
+    replace(_FLOAT32, name="torch-bf16", load=partial(load_torch, bf16=True)),
     Form(
         "torch-compile-bf16",
         partial(TorchEngine, bf16=True, compiled=True),

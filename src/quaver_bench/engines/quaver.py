@@ -11,13 +11,30 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quaver import Embedder, QuaverError, quantize
-from quaver_bench.engines import CannotRunError, Engine, Form, Run, Setup, Vectors
-from quaver_bench.inputs import Request
+from quaver import (
+    CrossEncoder,
+    Embedder,
+    MultiVectorEncoder,
+    QuaverError,
+    SparseEncoder,
+    quantize,
+)
+from quaver_bench.engines import EVERY_KIND, CannotRunError, Engine, Form, Run, Setup, Vectors
+from quaver_bench.engines.padded import require_texts
+from quaver_bench.inputs import Request, Text
+from quaver_bench.kinds import Output
+
+_CALLS: dict[str, tuple[Any, str, dict[str, Any]]] = {
+    "embedder": (Embedder, "encode", {"prompt": "", "normalize": True}),
+    "cross-encoder": (CrossEncoder, "predict", {"prompt": "", "activation": "identity"}),
+    "sparse": (SparseEncoder, "encode_document", {}),
+    "multi-vector": (MultiVectorEncoder, "encode_document", {}),
+}
+"""Kind to the class that opens it, its method, and the method's arguments."""
 
 
 class QuaverEngine:
-    """`Embedder.encode` for texts, and `Embedder.encode_ids` for ids."""
+    """The class and method of the model's kind for texts, and `Embedder.encode_ids` for ids."""
 
     def __init__(
         self, setup: Setup, precision: Literal["int8", "float32"], folder: Path | None = None
@@ -32,8 +49,10 @@ class QuaverEngine:
         Raises:
             CannotRunError: Quaver cannot run this model.
         """
+        kind = setup.model.kind
+        opens, method, options = _CALLS[kind.name]
         try:
-            self._embedder = Embedder.from_pretrained(
+            model = opens.from_pretrained(
                 folder or setup.model.folder.path,
                 precision=precision,
                 threads=setup.threads,
@@ -42,24 +61,25 @@ class QuaverEngine:
             )
         except QuaverError as error:
             raise CannotRunError(str(error)) from error
-        self.settings: dict[str, Any] = {
-            "isa": self._embedder.isa,
-            "threads": self._embedder.threads,
-        }
+        self._model, self._kind = model, kind
+        self._call = partial(getattr(model, method), **options)
+        self.settings: dict[str, Any] = {"isa": model.isa, "threads": model.threads}
 
     def prepare(self, request: Request) -> Run:
-        """Make the token batches; see `engines.Engine`."""
+        """Make the token batches, unless calls start from text; see `engines.Engine`."""
+        if self._kind.from_text:
+            return partial(self._call, list(require_texts(request)))
         ids = np.concatenate(request.ids).astype(np.int32)
         offsets = np.cumsum([0, *map(len, request.ids)], dtype=np.int32)
 
         def run() -> Vectors:
-            return _unit(self._embedder.encode_ids(ids, offsets))
+            return _unit(self._model.encode_ids(ids, offsets))
 
         return run
 
-    def encode(self, texts: Sequence[str]) -> Vectors:
+    def encode(self, texts: Sequence[Text]) -> Output:
         """Encode texts; see `engines.Engine`."""
-        return _unit(self._embedder.encode(texts, prompt="", normalize=True))
+        return self._call(list(texts))
 
 
 def _unit(vectors: Vectors) -> Vectors:
@@ -102,9 +122,16 @@ _INT8 = Form(
     runs_on=("quaver",),
     environment="",
     pads=False,
+    kinds=EVERY_KIND,
 )
 FORMS = (
     _INT8,
-    replace(_INT8, name="quaver-int8-static", load=_static, artifact=static_folder),
+    replace(
+        _INT8,
+        name="quaver-int8-static",
+        load=_static,
+        artifact=static_folder,
+        kinds=("embedder",),
+    ),
     replace(_INT8, name="quaver-float32", load=partial(QuaverEngine, precision="float32")),
 )

@@ -123,7 +123,8 @@ def make_inputs(embed: Model, rerank: Model | None, *, corpus: Path | None, thre
     source = TextSource(embed.folder.transformer, text)
 
     def cut(count: int, tokens: int, seed: int) -> list[str]:
-        return list(source.request([tokens] * count, seed=seed, batch=count).texts or ())
+        texts = source.request([tokens] * count, seed=seed, batch=count).texts or ()
+        return [text for text in texts if isinstance(text, str)]
 
     queries = cut(_QUERIES, QUERY_TOKENS, 1)
     bulks = [cut(BULK_TEXTS, BULK_TOKENS, 100 + i) for i in range(_BULKS)]

@@ -1,0 +1,89 @@
+"""FlashRank: its own code over ONNX Runtime's int8 file of the model.
+
+It downloads its models from a hub, by their names. Here it finds a folder of such a name, with the model's
+tokenizer and file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from quaver_bench.engines import CannotRunError, Form, Setup
+from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session
+from quaver_bench.engines.padded import TextEngine
+from quaver_bench.inputs import Text
+from quaver_bench.kinds import Rows
+
+_NAME, _FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
+_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+_LEAST = 1e-7
+"""Distance of a score from 0 and 1 that float32 can tell; its logit is 16."""
+
+
+def folder(setup: Setup) -> Path:
+    """Return a folder as FlashRank needs it; its model is in a folder inside, under one of its names.
+
+    Raises:
+        CannotRunError: the model folder lacks a file that FlashRank reads.
+    """
+    path = setup.model.built("flashrank", "")
+    if path.is_dir():
+        return path
+    transformer = setup.model.folder.transformer
+    if lacking := [file for file in _FILES if not (transformer / file).is_file()]:
+        raise CannotRunError(f"it needs {', '.join(lacking)} in the model folder")
+    part = path.with_name(f"part-{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / _NAME).mkdir(parents=True)
+    for file in _FILES:
+        shutil.copy(transformer / file, part / _NAME / file)
+    shutil.copy(dynamic_graph(setup), part / _NAME / _FILE)
+    part.rename(path)
+    return path
+
+
+class FlashRankEngine(TextEngine):
+    """`Ranker.rerank`, with as many threads as the others; its scores are turned back into logits."""
+
+    def __init__(self, setup: Setup) -> None:
+        """Load.
+
+        Args:
+            setup: see `Setup`.
+        """
+        from flashrank import Ranker
+
+        path = folder(setup)
+        self._ranker = Ranker(
+            _NAME, cache_dir=str(path), max_length=setup.max_length, log_level="ERROR"
+        )
+        self._ranker.session = open_session(path / _NAME / _FILE, setup.threads)
+        self.settings = {"threads": setup.threads, "tokenization": "included"}
+
+    def embed(self, texts: Sequence[Text], batch: int) -> Rows:
+        """Call `Ranker.rerank` with pairs of one query, which it computes in one batch."""
+        from flashrank import RerankRequest
+
+        passages = [{"id": index, "text": pair[1]} for index, pair in enumerate(texts)]
+        scores = np.empty(len(texts))
+        for passage in self._ranker.rerank(RerankRequest(query=texts[0][0], passages=passages)):
+            scores[passage["id"]] = passage["score"]
+        scores = scores.clip(_LEAST, 1 - _LEAST)
+        return np.log(scores / (1 - scores)).astype(np.float32)
+
+
+FORMS = (
+    Form(
+        "flashrank",
+        FlashRankEngine,
+        ("flashrank", *PACKAGES),
+        ("flashrank",),
+        "pip install flashrank onnx onnxscript torch transformers",
+        artifact=folder,
+        kinds=("cross-encoder",),
+    ),
+)
