@@ -7,7 +7,9 @@
 Every engine is a process of its own, with the Python that --python names for it, since not all can be installed side by
 side: `make .envs/peers/made .envs/llamacpp/made`. They take turns: one call of each, then again. An engine whose first
 call takes longer than --limit seconds is stopped and left out of that case; the record says so, and why an engine
-does not run at all. With --out, rows that the file has are not measured again, so an interrupted run continues.
+does not run at all. With --out, rows that the file has are not measured again, so an interrupted run continues, and a
+table is written beside the file. --minutes bounds the whole run: no case begins after them, and an engine that
+loads or computes longer is stopped.
 
 Shapes are those of random_decoder.py: random weights, the words of a random text are ids. `1x32` is one text of 32
 tokens, `8x256` eight of 256, `ragged64` sixty-four of 8 to 512, `rerank50` fifty documents of 128 tokens behind 100
@@ -24,6 +26,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import os
 import select
 import statistics
@@ -444,7 +447,7 @@ class Worker:
                 env={**os.environ, **PASSIVE},
             )
             self.prepared = set()
-            self.loaded = self._answer(LOADING)
+            self.loaded = self._answer(min(LOADING, self._left()))
         assert self.loaded is not None
         return self.loaded
 
@@ -458,7 +461,11 @@ class Worker:
         self.process.stdin.write(json.dumps(line) + "\n")
         self.process.stdin.flush()
         self.prepared.add(case)
-        return self._answer(limit)
+        return self._answer(min(limit, self._left()))
+
+    def _left(self) -> float:
+        """Return the seconds until the end of the run, at least one."""
+        return max(1.0, self.chosen.end - time.monotonic())
 
     def _answer(self, limit: float) -> dict[str, Any]:
         assert self.process is not None
@@ -466,7 +473,8 @@ class Worker:
         ready, _, _ = select.select([self.process.stdout], [], [], limit)
         if not ready:
             self.stop()
-            raise LeftOutError(f"a call takes longer than the limit of {limit:.0f} s")
+            what = "a call" if self.loaded else "loading"
+            raise LeftOutError(f"{what} takes longer than the limit of {limit:.0f} s")
         line = self.process.stdout.readline()
         if not line:
             self.stop()
@@ -480,8 +488,8 @@ class Worker:
     def stop(self) -> None:
         """End the process."""
         if self.process is not None:
-            self.process.kill()
-            self.process.wait()
+            with self.process:  # waits, and closes its pipes
+                self.process.kill()
         self.process = None
 
 
@@ -535,7 +543,9 @@ def measured(shape: str, case: str, workers: dict[str, Worker], limits: Any) -> 
     if asked:
         own = [w.process.pid for w, _, _ in asked.values() if w.process is not None]
         turns = take_turns(
-            {name: partial(once, name) for name in asked}, seconds=limits.seconds, own=own
+            {name: partial(once, name) for name in asked},
+            seconds=min(limits.seconds, max(0.0, limits.end - time.monotonic())),
+            own=own,
         )
         rounds, dropped, disturbed = turns.rounds, turns.dropped, turns.disturbed
     tokens = sum(map(len, ids))
@@ -587,6 +597,16 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def about(run: dict[str, Any]) -> str:
+    """Return the machine and the date of a run."""
+    from quaver_bench.report import machine_line
+
+    return (
+        f"Random weights in the shapes of published decoders. {machine_line(run)}; "
+        f"commit {run['commit'] or 'unknown'}; {run['date']}."
+    )
+
+
 def study(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure what the record does not have yet."""
     from quaver_bench.record import describe_run
@@ -606,6 +626,9 @@ def study(chosen: argparse.Namespace) -> list[dict[str, Any]]:
         workers = {name: Worker(name, folder, chosen) for name in chosen.engines.split(",")}
         try:
             for case in cases:
+                if time.monotonic() >= chosen.end:
+                    print(f"{shape} {case} was not reached: --minutes are over", file=sys.stderr)
+                    continue
                 print(f"{shape} {case}", file=sys.stderr, flush=True)
                 try:
                     rows.append(measured(shape, case, workers, chosen))
@@ -618,6 +641,8 @@ def study(chosen: argparse.Namespace) -> list[dict[str, Any]]:
                     chosen.out.parent.mkdir(parents=True, exist_ok=True)
                     text = json.dumps(result, indent=1) + "\n"
                     chosen.out.write_text(text, encoding="utf-8")
+                    page = f"# Decoders\n\n{about(run)}\n\n{table(rows)}\n"
+                    chosen.out.with_suffix(".md").write_text(page, encoding="utf-8")
         finally:
             for worker in workers.values():
                 worker.stop()
@@ -632,6 +657,7 @@ def main() -> None:
     parser.add_argument("--engines", default=",".join(ENGINES), help="with commas")
     parser.add_argument("--seconds", type=float, default=60.0, help="for each case")
     parser.add_argument("--limit", type=float, default=120.0, help="seconds of a call")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="for everything")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument(
         "--python",
@@ -651,6 +677,7 @@ def main() -> None:
         return
     chosen.pythons = dict(pair.split("=", 1) for pair in chosen.python)
     chosen.cache = chosen.cache.resolve()
+    chosen.end = time.monotonic() + 60 * chosen.minutes
     rows = study(chosen)
     print(table(rows))
 

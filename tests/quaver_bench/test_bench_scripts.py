@@ -180,6 +180,45 @@ def test_targets_stand_beside_what_was_reached(
         assert line in text
 
 
+def decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cases: str, *options: object) -> Path:
+    """Run the study of decoders with the tiny shape and Quaver alone; return its record."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    out = tmp_path / "decoders.json"
+    given = ["decoders.py", "--shapes", "tiny", "--cases", cases, "--engines", "quaver-int8"]
+    given += ["--seconds", "0", "--cache", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", [*given, *map(str, options)])
+    script("decoders").main()
+    return out
+
+
+def test_a_study_of_decoders_is_a_record_and_a_table_and_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = decoders(tmp_path, monkeypatch, "1x32")
+    first = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    out = decoders(tmp_path, monkeypatch, "1x32,rerank50", "--limit", 0)
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
+    assert rows[:1] == first
+    assert [row["case"] for row in rows] == ["1x32", "rerank50"]
+    assert rows[0]["engines"]["quaver-int8"]["tokens_per_second"] > 0
+    assert "longer than the limit" in rows[1]["left_out"]["quaver-int8"]
+    page = out.with_suffix(".md").read_text(encoding="utf-8")
+    assert page.startswith("# Decoders\n\nRandom weights")
+    assert "| tiny | 1x32 | quaver-int8 |" in page
+
+
+def test_no_case_of_decoders_begins_after_the_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "tokenizer.json").touch()  # a model that is not written again
+    out = decoders(tmp_path, monkeypatch, "1x32,8x256", "--minutes", 0)
+    assert not out.exists()
+    said = capsys.readouterr().err
+    for case in ("1x32", "8x256"):
+        assert f"tiny {case} was not reached: --minutes are over" in said
+
+
 # The rows of docs/guide/models.md and the random models that stand for them.
 FAMILY_ROWS = {
     "`bert`": "Bert",
