@@ -708,6 +708,35 @@ def test_a_comparison_says_what_changed_and_what_is_only_in_one() -> None:
     assert "no row in common" in comparison(before, Result([dict(RUN)]))
 
 
+def test_a_change_within_the_quartiles_is_noise() -> None:
+    def timed(middle: float, low: float, high: float) -> Row:
+        found = latency(OURS, middle)
+        found.values |= {"quartile1_ms": low, "quartile3_ms": high}
+        return found
+
+    before, after = stored(), stored()
+    before.rows = [timed(2.0, 1.9, 2.1), latency("torch-bf16", 9.0, 4.5)]
+    before.rows += [latency("openvino-int8", 5.0, 2.5), latency("torch-float32", 8.0, 4.0)]
+    after.rows = [timed(1.0, 0.95, 1.05), latency("torch-bf16", 9.0, 4.7)]
+    after.rows += [
+        replace(latency("openvino-int8", 5.0, 5.0), cosine=0.98),
+        latency("torch-float32", 8.0, 3.0),
+    ]
+    found = {change.after.engine: change.verdict for change in changes(before, after)}
+    assert found == {
+        OURS: "faster",
+        "torch-bf16": "noise",
+        "openvino-int8": "more",
+        "torch-float32": "less",
+    }
+    text = comparison(before, after)
+    assert "| 5.00 | 5.00 | 1.00 | 2.00 | 10 % | more | 0.9900 to 0.9800 |" in text
+    assert "| 2.00 | 1.00 | 2.00 | - | 5 % | faster | 0.9900 |" in text
+    before.rows[0].ratio = None
+    del before.rows[0].values["quartile1_ms"]
+    assert changes(before, after)[0].verdict == "-"
+
+
 def many_cases() -> Result:
     result = stored()
     result.rows = [latency(OURS, 2.0 * n, None, f"1x{n}") for n in (8, 16)]
