@@ -118,6 +118,9 @@ constexpr Choice<quaver::Pooling> kPoolings[] = {{"cls", quaver::Pooling::cls},
                                                  {"lasttoken", quaver::Pooling::last},
                                                  {"mean_sqrt_len_tokens", quaver::Pooling::mean_sqrt},
                                                  {"weightedmean", quaver::Pooling::weighted}};
+constexpr Choice<quaver::AttentionPrecision> kAttentions[] = {{"float32", quaver::AttentionPrecision::float32},
+                                                              {"bfloat16", quaver::AttentionPrecision::bfloat16},
+                                                              {"int8", quaver::AttentionPrecision::int8}};
 constexpr Choice<quaver::NormKind> kNorms[] = {{"layer", quaver::NormKind::layer}, {"rms", quaver::NormKind::rms}};
 
 template <class T, std::size_t N> T choose(const Choice<T> (&choices)[N], const std::string &name) {
@@ -150,7 +153,8 @@ quaver::Norm norm_of(const nb::handle &norm, int size) {
 // Makes a model's parts for one instruction set.
 class ModelReader {
 public:
-  ModelReader(const quaver::KernelTable &kernels, std::vector<nb::object> &kept) : kernels_(kernels), kept_(kept) {}
+  ModelReader(const quaver::InstructionSet &set, std::vector<nb::object> &kept)
+      : kernels_(*set.kernels), multiplies_bfloat16_(set.bfloat16), kept_(kept) {}
 
   quaver::Model read(const nb::handle &model) {
     quaver::Model m{.kernels = kernels_,
@@ -243,7 +247,7 @@ private:
     return made;
   }
 
-  static quaver::LayerSpec spec_of(const nb::handle &layer) {
+  quaver::LayerSpec spec_of(const nb::handle &layer) const {
     const quaver::LayerSpec spec{
         .heads = get_size(layer, "heads", 1, quaver::kMaxDepth),
         .kv_heads = get_size(layer, "kv_heads", 1, quaver::kMaxDepth),
@@ -252,10 +256,11 @@ private:
         .behind = get_size(layer, "behind", 0, quaver::kMaxLength),
         .ahead = get_size(layer, "ahead", 0, quaver::kMaxLength),
         .rotary = get_size(layer, "rotary", -1, kAny),
-        .int8_attention = get<bool>(layer, "int8_attention"),
+        .attention = choose(kAttentions, get<std::string>(layer, "attention")),
         .gate = choose(kGates, get<std::string>(layer, "gate")),
         .activation = choose(kActivations, get<std::string>(layer, "activation")),
         .input = layer["input"].is_none() ? 0 : get_size(layer["input"], "size", 1, quaver::kMaxDepth)};
+    require(multiplies_bfloat16_ || spec.attention != quaver::AttentionPrecision::bfloat16, kBFloat16Rule);
     require(spec.heads % spec.kv_heads == 0, "kv_heads divides heads");
     require(spec.heads <= quaver::kMaxDepth / spec.head_size, "all heads together have at most 65536 features");
     return spec;
@@ -306,18 +311,22 @@ private:
                   weight.shape(1) == static_cast<std::size_t>(inputs),
               "a linear layer has weight (O, K)");
     };
-    if (kind == "float32" || kind == "bfloat16") {
+    const bool pairs = kind == "bfloat16";
+    if (kind == "float32" || pairs || kind == "bfloat16-weights") {
       const auto weight = get<Matrix<float>>(linear, "weight");
       require_weight(weight);
-      if (kind == "bfloat16") {
-        const auto scale = get<Vector<float>>(linear, "scale");
-        require_length(scale, outputs, "a linear layer in bfloat16 has scale (O,)");
-        return std::make_unique<quaver::BFloat16Linear>(weight.data(), scale.data(), bias.data(), outputs, inputs,
-                                                        kernels_, memory_);
-      }
-      return std::make_unique<quaver::Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels_, memory_);
+      if (kind == "float32")
+        return std::make_unique<quaver::Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels_, memory_);
+      require(multiplies_bfloat16_ || !pairs, kBFloat16Rule);
+      const auto scale = get<Vector<float>>(linear, "scale");
+      require_length(scale, outputs, "a linear layer in bfloat16 has scale (O,)");
+      const auto make = [&]<class Kind>(const Kind *) -> quaver::LinearPtr {
+        return std::make_unique<Kind>(weight.data(), scale.data(), bias.data(), outputs, inputs, kernels_, memory_);
+      };
+      return pairs ? make(static_cast<quaver::PairLinear *>(nullptr))
+                   : make(static_cast<quaver::BFloat16Linear *>(nullptr));
     }
-    require(kind == "int8" || kind == "int4", "a linear layer is float32, bfloat16, int8 or int4");
+    require(kind == "int8" || kind == "int4", "a linear layer is float32, bfloat16, bfloat16-weights, int8 or int4");
     const auto weight = get<Matrix<std::int8_t>>(linear, "weight");
     require_weight(weight);
     quaver::InputRange range{0.0f, 0};
@@ -437,7 +446,10 @@ private:
     return values.data();
   }
 
+  static constexpr const char *kBFloat16Rule = "this instruction set has products of bfloat16 here";
+
   const quaver::KernelTable &kernels_;
+  const bool multiplies_bfloat16_;
   std::vector<nb::object> &kept_;
   quaver::WeightMemory memory_;
   int bias_heads_ = 0, span_ = 0;
@@ -446,7 +458,7 @@ private:
 // An encoder together with the arrays that it reads in place.
 class Encoder {
 public:
-  Encoder(const std::string &isa, const nb::object &model) : encoder_(ModelReader(kernels(isa), kept_).read(model)) {}
+  Encoder(const std::string &isa, const nb::object &model) : encoder_(ModelReader(set_of(isa), kept_).read(model)) {}
 
   // Returns nothing when all is well, the first vector that is not finite, or -1 for a batch that is not accepted.
   // Works on copies: other threads may write to the arrays.
@@ -520,10 +532,10 @@ public:
   std::size_t weight_bytes() const { return encoder_.weight_bytes(); }
 
 private:
-  static const quaver::KernelTable &kernels(const std::string &isa) {
+  static const quaver::InstructionSet &set_of(const std::string &isa) {
     for (const quaver::InstructionSet &set : quaver::instruction_sets())
       if (set.available && isa == set.kernels->name)
-        return *set.kernels;
+        return set;
     throw nb::value_error("isa is one of the available instruction sets");
   }
 
@@ -609,6 +621,13 @@ NB_MODULE(_native, m) {
     std::vector<std::tuple<std::string, bool>> sets;
     for (const quaver::InstructionSet &set : quaver::instruction_sets())
       sets.emplace_back(set.kernels->name, set.available);
+    return sets;
+  });
+  m.def("bfloat16_sets", [] {
+    std::vector<std::string> sets;
+    for (const quaver::InstructionSet &set : quaver::instruction_sets())
+      if (set.bfloat16)
+        sets.emplace_back(set.kernels->name);
     return sets;
   });
   m.def("refusals", [] {

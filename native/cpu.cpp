@@ -65,6 +65,7 @@ enum Feature : unsigned {
   avx512vnni = 1u << 7,
   amx_tile = 1u << 8,
   amx_int8 = 1u << 9,
+  avx512bf16 = 1u << 10,
 };
 
 // Ask for the tile registers. Empty where this process, its threads and its children may use them, else why not. A
@@ -101,6 +102,7 @@ Features detect() {
       add(avx512bw, bit(seven.ebx, 30));
       add(avx512vl, bit(seven.ebx, 31));
       add(avx512vnni, bit(seven.ecx, 11));
+      add(avx512bf16, bit(seven_one.eax, 5));
     }
     if (bit(seven.edx, 24)) { // a system that does not save tiles is asked as well: it says why not
       const unsigned tiles = amx_tile | (bit(seven.edx, 25) ? unsigned{amx_int8} : 0u);
@@ -157,6 +159,16 @@ Features detect() { return {}; }
 
 #endif
 
+// Whether a table has products of bfloat16, and this process can use what they need.
+bool has_bfloat16([[maybe_unused]] const KernelTable &table, [[maybe_unused]] const Features &found) {
+#define QUAVER_ASK(name, features)                                                                                     \
+  if (table.bfloat16 == &name##_kernels)                                                                               \
+    return (found.usable & (features)) == (features);
+  QUAVER_BFLOAT16_SETS(QUAVER_ASK)
+#undef QUAVER_ASK
+  return false;
+}
+
 } // namespace
 
 const std::vector<InstructionSet> &instruction_sets() {
@@ -169,6 +181,8 @@ const std::vector<InstructionSet> &instruction_sets() {
     QUAVER_INSTRUCTION_SETS(QUAVER_ADD)
 #undef QUAVER_ADD
     listed.push_back({&scalar_kernels, true, {}});
+    for (InstructionSet &set : listed)
+      set.bfloat16 = set.available && has_bfloat16(*set.kernels, found);
     return listed;
   }();
   return sets;

@@ -12,6 +12,7 @@ struct InstructionSet {
   const KernelTable *kernels;
   bool available;        // the CPU has every feature that the file was compiled for, and the system saves the registers
   std::string refusal{}; // why the system does not let this process use what the CPU has; empty otherwise
+  bool bfloat16 = false; // whether the set is available, with products of bfloat16, kernels->bfloat16
 };
 
 // Every instruction set of this build, the best first; the last is "scalar", which is always available. The first call

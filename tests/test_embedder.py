@@ -87,7 +87,7 @@ def test_float32_is_the_reference(model: Embedder) -> None:
     assert np.allclose(model.encode(TEXTS), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("precision", ["int8", "bfloat16", "float32"])
+@pytest.mark.parametrize("precision", ["int8", "bfloat16-weights", "float32"])
 def test_the_text_whose_vector_is_not_finite_is_named(precision: Any, tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path / "huge")
     tensors = load_file(folder / "model.safetensors")
@@ -431,7 +431,10 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path, tiny_folder: Pa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int4"}, "precision must be 'int8', 'bfloat16' or 'float32': got 'int4'"),
+        (
+            {"precision": "int4"},
+            "precision must be 'int8', 'bfloat16', 'bfloat16-weights' or 'float32': got 'int4'",
+        ),
         ({"pooling": "cls+cls"}, "several joined by"),
         (
             {"pooling": "cls+sum"},

@@ -60,7 +60,7 @@ inline Model model_of(const Shape &shape, const KernelTable &kernels, Tables &ta
                        .behind = kMaxLength,
                        .ahead = kMaxLength,
                        .rotary = -1,
-                       .int8_attention = true,
+                       .attention = AttentionPrecision::int8,
                        .gate = Gate::none,
                        .activation = Activation::gelu};
   Model m{.kernels = kernels,

@@ -5,15 +5,18 @@
 namespace quaver {
 namespace {
 
-// One head as the kernels read it: float keys and values, or everything in eight bits.
+// One head as the kernels read it: float keys and values, or everything in bfloat16 or in eight bits.
 struct PackedHead {
   float *keys = nullptr, *values = nullptr;
+  BFloat16Head pairs{};
   Int8Head int8{};
 
   // Go on to the key `first`, where a strip begins.
   void skip_keys(int first, int head_size, const KernelTable &kernels) {
     if (keys != nullptr) {
       keys += static_cast<std::ptrdiff_t>(first) * head_size;
+    } else if (pairs.keys != nullptr) {
+      pairs.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, kPairStep);
     } else {
       int8.keys += static_cast<std::ptrdiff_t>(first) * round_up(head_size, kernels.key_step);
       int8.key_scale += first;
@@ -25,28 +28,37 @@ struct PackedHead {
 // The kernels of one kind of attention.
 class Kind {
 public:
-  Kind(const KernelTable &kernels, bool int8) : kernels_(kernels), int8_(int8) {}
+  Kind(const KernelTable &kernels, AttentionPrecision precision) : kernels_(kernels), precision_(precision) {}
 
   PackedHead room_for(const AttentionHead &head, int rows) const {
     Scratch &s = scratch();
-    if (int8_)
-      return {nullptr, nullptr, s.head.fit(rows, head.length, head.head_size, kernels_)};
-    return {s.keys.resize(area(round_up(head.length, kStrip), head.head_size)),
-            s.values.resize(area(head.length, round_up(head.head_size, kStrip))),
-            {}};
+    PackedHead packed;
+    if (precision_ == AttentionPrecision::int8) {
+      packed.int8 = s.head.fit(rows, head.length, head.head_size, kernels_);
+    } else if (precision_ == AttentionPrecision::bfloat16) {
+      packed.pairs = s.pairs.fit(rows, head.length, head.head_size);
+    } else {
+      packed.keys = s.keys.resize(area(round_up(head.length, kStrip), head.head_size));
+      packed.values = s.values.resize(area(head.length, round_up(head.head_size, kStrip)));
+    }
+    return packed;
   }
 
   void pack_keys(const AttentionHead &head, const PackedHead &packed) const {
-    if (int8_)
+    if (precision_ == AttentionPrecision::int8)
       kernels_.pack_keys_int8(head, packed.int8);
+    else if (precision_ == AttentionPrecision::bfloat16)
+      kernels_.bfloat16->pack_keys(head, packed.pairs);
     else
       kernels_.pack_keys(head, packed.keys);
   }
 
   // In eight bits values depend on all that are packed together: their mean and scale are those of the block.
   void pack_values(const AttentionHead &head, const PackedHead &packed) const {
-    if (int8_)
+    if (precision_ == AttentionPrecision::int8)
       kernels_.pack_values_int8(head, packed.int8);
+    else if (precision_ == AttentionPrecision::bfloat16)
+      kernels_.bfloat16->pack_values(head, packed.pairs);
     else
       kernels_.pack_values(head, packed.values);
   }
@@ -54,21 +66,29 @@ public:
   // The rows [first, last) of a head whose keys and values are packed.
   void attend(const AttentionHead &head, const PackedHead &packed, int first, int last, float *out,
               std::ptrdiff_t ldo) const {
-    float *scores = scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels_, head.length)));
-    if (!int8_) {
-      kernels_.attend(head, packed.keys, packed.values, first, last, scores, out, ldo);
-      return;
+    const auto scores = [&](const auto &kernels) {
+      return scratch().scores.resize(static_cast<std::size_t>(score_floats(kernels, head.length)));
+    };
+    const float *query = head.query + first * head.ld;
+    if (precision_ == AttentionPrecision::int8) {
+      const Int8Head &p = packed.int8;
+      const std::ptrdiff_t ldq = round_up(head.head_size, kDepthStep);
+      kernels_.quantize_rows(query, head.ld, last - first, head.head_size, p.query + first * ldq, ldq,
+                             p.query_scale + first, p.query_zero + first);
+      kernels_.attend_int8(head, p, first, last, scores(kernels_), out, ldo);
+    } else if (precision_ == AttentionPrecision::bfloat16) {
+      const BFloat16Head &p = packed.pairs;
+      const std::ptrdiff_t ldq = round_up(head.head_size, kPairStep);
+      kernels_.bfloat16->round_rows(query, head.ld, last - first, head.head_size, p.query + first * ldq, ldq);
+      kernels_.bfloat16->attend(head, p, first, last, scores(*kernels_.bfloat16), out, ldo);
+    } else {
+      kernels_.attend(head, packed.keys, packed.values, first, last, scores(kernels_), out, ldo);
     }
-    const Int8Head &p = packed.int8;
-    const std::ptrdiff_t ldq = round_up(head.head_size, kDepthStep);
-    kernels_.quantize_rows(head.query + first * head.ld, head.ld, last - first, head.head_size, p.query + first * ldq,
-                           ldq, p.query_scale + first, p.query_zero + first);
-    kernels_.attend_int8(head, p, first, last, scores, out, ldo);
   }
 
 private:
   const KernelTable &kernels_;
-  const bool int8_;
+  const AttentionPrecision precision_;
 };
 
 // The bias of a head's scores: values[r * step + j]; null for none. The next head's begins `heads` further on.
@@ -175,7 +195,7 @@ void attend(const Model &model, const Layer &layer, const Sequence &sequence, in
   // Some tokens are no keys only where every token sees all of its text.
   const bool everything = spec.behind >= length - 1;
   const int step = everything ? length : block_rows(spec), keys = everything ? before + sequence.keys : length;
-  const Kind kind(model.kernels, spec.int8_attention);
+  const Kind kind(model.kernels, spec.attention);
   const AttentionHead head{.query = query,
                            .key = key,
                            .value = value,

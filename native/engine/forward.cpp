@@ -165,7 +165,7 @@ void Forward::run(const Stage &stage, const Values &values, int first, int last)
   }
   case Kind::gate:
     model_.kernels.gate(to.row(first), to.ld, rows, stage.columns, stage.last, stage.activation,
-                        stage.linear->prepares());
+                        stage.linear->rounds_to_bytes());
     break;
   case Kind::scale:
     for (int row = first; row < last; ++row)

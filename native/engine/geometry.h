@@ -12,6 +12,9 @@ namespace quaver {
 // Which half of the feed-forward part's first layer goes through the activation before it multiplies the other half.
 enum class Gate : std::int32_t { none, first, last };
 
+// What the scores of attention, and what it mixes, are multiplied in.
+enum class AttentionPrecision : std::int32_t { float32, bfloat16, int8 };
+
 // Weighted counts each token by its place, from 1.
 enum class Pooling : std::int32_t { cls, mean, max, last, mean_sqrt, weighted };
 
@@ -24,13 +27,13 @@ struct WordPooling {
 
 // One layer. Query head h reads the keys and values of head h / (heads / kv_heads).
 struct LayerSpec {
-  int heads;           // Hq, of the query
-  int kv_heads;        // Hkv, of key and value; divides heads
-  int head_size;       // D
-  int intermediate;    // I, width of the feed-forward part
-  int behind, ahead;   // a token attends to those at most this far before and after it; kMaxLength for all
-  int rotary;          // which of the model's tables turns query and key; -1 for none
-  bool int8_attention; // attention in eight bits
+  int heads;         // Hq, of the query
+  int kv_heads;      // Hkv, of key and value; divides heads
+  int head_size;     // D
+  int intermediate;  // I, width of the feed-forward part
+  int behind, ahead; // a token attends to those at most this far before and after it; kMaxLength for all
+  int rotary;        // which of the model's tables turns query and key; -1 for none
+  AttentionPrecision attention;
   Gate gate;
   Activation activation;
   int input = 0; // P, features that the layer makes of a token's embedding, see LayerInput; 0 for none

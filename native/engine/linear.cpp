@@ -74,6 +74,20 @@ std::size_t BFloat16Linear::bytes() const {
          sizeof(float) * (scale_.size() + bias_.size());
 }
 
+LinearInput PairLinear::read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows, InputRoom &room) const {
+  return {x, ldx, rows, {}, {}, nullptr, room.pairs.resize(area(rows, row_size()))};
+}
+
+void PairLinear::prepare(const LinearInput &input, int first, int last) const {
+  kernels_.bfloat16->round_rows(input.x + first * input.ldx, input.ldx, last - first, inputs_,
+                                input.pairs + first * row_size(), row_size());
+}
+
+void PairLinear::multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                          Activation act) const {
+  kernels_.bfloat16->linear(input.pairs, row_size(), input.rows, view(), first_panel, last_panel, y, ldy, act);
+}
+
 // --- Kinds that read u8 ----------------------------------------------------------------------------------------------
 
 namespace {

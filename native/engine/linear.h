@@ -29,12 +29,15 @@ struct RoundedRows {
 
 // Room for the input of a linear layer, as that layer reads it.
 struct InputRoom {
-  Buffer<std::uint8_t> q;    // [rows][K']
-  Buffer<float> scale, sums; // [groups][rows]
-  Buffer<std::int32_t> zero; // [groups][rows]
-  Buffer<float> lost;        // [residual rows][K], see LinearInput
+  Buffer<std::uint8_t> q;      // [rows][K']
+  Buffer<float> scale, sums;   // [groups][rows]
+  Buffer<std::int32_t> zero;   // [groups][rows]
+  Buffer<float> lost;          // [residual rows][K], see LinearInput
+  Buffer<std::uint16_t> pairs; // bfloat16 rows
 
-  std::size_t bytes() const { return q.bytes() + scale.bytes() + sums.bytes() + zero.bytes() + lost.bytes(); }
+  std::size_t bytes() const {
+    return q.bytes() + scale.bytes() + sums.bytes() + zero.bytes() + lost.bytes() + pairs.bytes();
+  }
 };
 
 // What a linear layer multiplies: rows, and of some of them also what rounding lost, where the kind rounds.
@@ -45,6 +48,7 @@ struct LinearInput {
   ResidualRows residuals; // of[i] rises
   RoundedRows rounded;    // of the rows, then of the residual rows
   float *lost;
+  std::uint16_t *pairs = nullptr; // bfloat16 rows [rows][K+]
 };
 
 // One linear layer y = x W^T + b.
@@ -60,6 +64,9 @@ public:
 
   // Whether rows have to be prepared before they are multiplied.
   virtual bool prepares() const = 0;
+
+  // Whether the rows are rounded to eight bits: what comes before may be computed in a short form.
+  virtual bool rounds_to_bytes() const { return false; }
 
   // `rows` rows of x as this layer reads them, not yet prepared. They stay in the room until it is used again.
   virtual LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
@@ -89,9 +96,10 @@ using LinearPtr = std::unique_ptr<const Linear>;
 
 class FloatInputLinear : public Linear {
 public:
-  bool prepares() const final { return false; }
-  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &room) const final;
-  void prepare(const LinearInput &input, int first, int last) const final;
+  bool prepares() const override { return false; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                   InputRoom &room) const override;
+  void prepare(const LinearInput &input, int first, int last) const override;
 
 protected:
   using Linear::Linear;
@@ -114,7 +122,7 @@ private:
 };
 
 // Weights in bfloat16, half the bytes; products and sums in float32.
-class BFloat16Linear final : public FloatInputLinear {
+class BFloat16Linear : public FloatInputLinear {
 public:
   // weight f32 [outputs][inputs], finite, rounded to the nearest bfloat16: that of a bfloat16 file stays the same.
   // scale, bias f32 [outputs]: y = scale * (x W^T) + bias. Natural order, as on disk.
@@ -129,6 +137,23 @@ public:
 private:
   std::shared_ptr<std::uint16_t> panels_;
   Buffer<float> scale_; // [O']
+};
+
+// The same weights, and rows rounded to bfloat16 as well: products of pairs, summed in float32. For tables whose
+// products of bfloat16 run here, see cpu.h.
+class PairLinear final : public BFloat16Linear {
+public:
+  using BFloat16Linear::BFloat16Linear;
+
+  bool prepares() const override { return true; }
+  LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals,
+                   InputRoom &room) const override;
+  void prepare(const LinearInput &input, int first, int last) const override;
+  void multiply(const LinearInput &input, int first_panel, int last_panel, float *y, std::ptrdiff_t ldy,
+                Activation act) const override;
+
+private:
+  std::ptrdiff_t row_size() const { return round_up(inputs_, kPairStep); } // K+
 };
 
 // --- Kinds that read u8 ----------------------------------------------------------------------------------------------
@@ -152,6 +177,7 @@ struct InputGroups {
 class ByteInputLinear : public Linear {
 public:
   bool prepares() const final { return true; }
+  bool rounds_to_bytes() const final { return true; }
   LinearInput read(const float *x, std::ptrdiff_t ldx, int rows, ResidualRows residuals, InputRoom &room) const final;
   void prepare(const LinearInput &input, int first, int last) const final;
 

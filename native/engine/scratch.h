@@ -44,6 +44,20 @@ struct Int8HeadBuffers {
   }
 };
 
+// Room for a BFloat16Head.
+struct BFloat16HeadBuffers {
+  Buffer<std::uint16_t> query, keys, values;
+
+  // For `rows` queries, and keys and values of `length` tokens.
+  BFloat16Head fit(int rows, int length, int head_size) {
+    const int padded = round_up(length, kStrip), row = round_up(head_size, kPairStep);
+    return {query.resize(area(rows, row)), keys.resize(area(padded, row)),
+            values.resize(area(padded, round_up(head_size, value_width(head_size))))};
+  }
+
+  std::size_t bytes() const { return query.bytes() + keys.bytes() + values.bytes(); }
+};
+
 // Scratch of one thread, kept for the next call unless it has grown large (see AtWork). A thread is in one stage of one
 // call at a time, so the parts are free whenever a stage begins.
 struct Scratch {
@@ -51,6 +65,7 @@ struct Scratch {
   Buffer<float> branch, wide;           // of a block of rows, see Value
   Buffer<float> keys, values, scores;   // see KernelTable::attend
   Int8HeadBuffers head;                 // see KernelTable::attend_int8
+  BFloat16HeadBuffers pairs;            // see BFloat16Kernels::attend
   Buffer<float> joined;                 // queries, keys and values behind a prefix
   Buffer<float> by_query, by_key, bias; // of relative positions, see attention.cpp
   Buffer<std::int32_t> first_tokens;    // see Forward::first_tokens
@@ -61,8 +76,8 @@ struct Scratch {
 
   std::size_t bytes() const {
     return input.bytes() + branch.bytes() + wide.bytes() + keys.bytes() + values.bytes() + scores.bytes() +
-           head.bytes() + joined.bytes() + by_query.bytes() + by_key.bytes() + bias.bytes() + first_tokens.bytes() +
-           others.bytes() + natural.bytes() + pooled.bytes() + stepped.bytes() + logits.bytes();
+           head.bytes() + pairs.bytes() + joined.bytes() + by_query.bytes() + by_key.bytes() + bias.bytes() +
+           first_tokens.bytes() + others.bytes() + natural.bytes() + pooled.bytes() + stepped.bytes() + logits.bytes();
   }
 };
 

@@ -16,6 +16,7 @@
 //   bfloat16 panels  u16 [O'/16][K"/2][16][2], K" = K rounded up to 2: strips of 16 outputs as above, two inputs deep.
 //                 A 32-bit lane is a pair of inputs of one output, as AVX512-BF16 and AMX read them; the first of a
 //                 pair becomes float32 by a shift, the second by a mask.
+//   bfloat16 rows u16 [rows][K+], K+ = K rounded up to 32, zero behind K
 //   int4 panels   u8 [O'/16][K'/8][16][4]: two lines of an int8 panel in one. The lower halves of the bytes are the
 //                 weights of the line that comes first, the upper halves those of the next, in two's complement.
 //   O' = O rounded up to 64, K' = K rounded up to 64; the padding is zero.
@@ -45,6 +46,7 @@ inline constexpr int kPanel = 64;        // outputs in a panel
 inline constexpr int kStrip = 16;        // outputs in a strip of an int8 panel
 inline constexpr int kGroup = 4;         // inputs in one 32-bit lane, what every table but one packs
 inline constexpr int kDepthStep = 64;    // K is padded to this
+inline constexpr int kPairStep = 32;     // bfloat16 rows and keys are padded to this
 inline constexpr int kInt4Block = 128;   // inputs of a panel that are unpacked at a time, the largest int4 group
 inline constexpr int kMaxDepth = 65536;  // see Overflow
 inline constexpr int kMaxHead = 1024;    // features of one attention head; a packed key fits the stack
@@ -160,8 +162,49 @@ struct Int8Head {
   float *value_mean;        // [W'], over the sequence
 };
 
+// One head of one sequence in bfloat16; as Int8Head, without scales.
+//   L' = length rounded up to 16        D+ = D rounded up to 32        W' = D rounded up to value_width(D)
+struct BFloat16Head {
+  std::uint16_t *query;  // bfloat16 rows [length][D+]
+  std::uint16_t *keys;   // strips [L'/16][D+/2][16][2], zero behind the last feature and the last key
+  std::uint16_t *values; // strips [W'/16][L'/2][16][2], zero behind the last feature and the last token
+};
+
 // Columns of a panel of values: a narrow head does not pay for 64 of them.
 static constexpr int value_width(int head_size) { return head_size <= 16 ? 16 : head_size <= 32 ? 32 : 64; }
+
+// Products of bfloat16 with bfloat16, where a CPU has instructions for them; sums are float32. They go with the tables
+// of some instruction sets, and a CPU may have such a set without them.
+//
+// What is rounded to bfloat16 goes to the nearest, halves to the even neighbor; denormal numbers become zero. Every
+// product is exact, and a sum adds them in an order of its own instruction set that does not depend on the number of
+// rows.
+struct BFloat16Kernels {
+  const char *name; // as kernels/instruction_sets.h lists it
+  int score_bytes;  // as in KernelTable, of `attend`
+
+  // Round rows to bfloat16. NaN stays NaN, and what is larger than every bfloat16 becomes infinite.
+  //   x f32 [rows][ldx], q bfloat16 rows [rows][ldq], ldq >= cols rounded up to 32: all of these are written
+  void (*round_rows)(const float *x, std::ptrdiff_t ldx, int rows, int cols, std::uint16_t *q,
+                     std::ptrdiff_t ldq) noexcept;
+
+  // y[r][o] = act(scale[o] * sum over k of q[r][k] * w[k][o] + bias[o]) for the outputs of panels [first_panel,
+  // last_panel).
+  //   q bfloat16 rows [rows][ldq], y f32 [rows][ldy], ldy >= O'; all 64 columns of a panel are written
+  void (*linear)(const std::uint16_t *q, std::ptrdiff_t ldq, int rows, const BFloat16Weights &w, int first_panel,
+                 int last_panel, float *y, std::ptrdiff_t ldy, Activation act) noexcept;
+
+  // Round the keys of one head, each from that key alone; its values.
+  void (*pack_keys)(const AttentionHead &head, const BFloat16Head &packed) noexcept;
+  void (*pack_values)(const AttentionHead &head, const BFloat16Head &packed) noexcept;
+
+  // As KernelTable::attend, in bfloat16: scores of rounded queries and keys; their softmax in float32; its weights
+  // rounded, times rounded values, divided by the sum of the rounded weights. Reads packed.query of the rows
+  // [first_row, last_row) alone.
+  //   scores is scratch of score_floats(kernels, length)
+  void (*attend)(const AttentionHead &head, const BFloat16Head &packed, int first_row, int last_row, float *scores,
+                 float *out, std::ptrdiff_t ldo) noexcept;
+};
 
 struct KernelTable {
   // As kernels/instruction_sets.h lists it, or "scalar".
@@ -174,6 +217,9 @@ struct KernelTable {
   int group;         // inputs of one output side by side in an int8 panel
   int key_step;      // features of an int8 key are rounded up to this
   int score_bytes;   // scratch of `attend` and `attend_int8`, for each key; keys count up to a multiple of kPanel
+
+  // Products of bfloat16 that go with this set where the CPU has them, too (see cpu.h); null for none.
+  const BFloat16Kernels *bfloat16;
 
   // Called by a thread before the first and after the last of a series of calls to the functions below; null for
   // nothing. (AMX configures its tiles here, and releases them.)
@@ -271,16 +317,20 @@ struct KernelTable {
                  const float *sine) noexcept;
 };
 
-// Floats of scratch that `attend` and `attend_int8` need for a sequence of this length.
-static constexpr std::ptrdiff_t score_floats(const KernelTable &table, int length) {
+// Floats of scratch that `attend` and `attend_int8` of a table need for a sequence of this length.
+static constexpr std::ptrdiff_t score_floats(const auto &table, int length) {
   constexpr auto size = static_cast<std::ptrdiff_t>(sizeof(float));
   return (static_cast<std::ptrdiff_t>(table.score_bytes) * round_up(length, kPanel) + size - 1) / size;
 }
 
-// One table per kernel file. Only cpu.cpp names them; everything else asks cpu.h for one.
+// One table per kernel file. Only cpu.cpp names them, and a set that goes with products of bfloat16 names these;
+// everything else asks cpu.h for one.
 extern const KernelTable scalar_kernels;
 #define QUAVER_DECLARE(name, features) extern const KernelTable name##_kernels;
 QUAVER_INSTRUCTION_SETS(QUAVER_DECLARE)
+#undef QUAVER_DECLARE
+#define QUAVER_DECLARE(name, features) extern const BFloat16Kernels name##_kernels;
+QUAVER_BFLOAT16_SETS(QUAVER_DECLARE)
 #undef QUAVER_DECLARE
 
 } // namespace quaver

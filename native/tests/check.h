@@ -123,4 +123,16 @@ inline std::vector<const KernelTable *> available_kernels(int count = 0, char **
   return tables;
 }
 
+// Products of bfloat16 that go with a table and run here, or null; those that several tables name, with the last of
+// these alone.
+inline const BFloat16Kernels *bfloat16_kernels(const KernelTable &table) {
+  const BFloat16Kernels *found = nullptr;
+  for (const InstructionSet &set : instruction_sets())
+    if (set.kernels == &table && set.bfloat16)
+      found = table.bfloat16;
+    else if (set.bfloat16 && set.kernels->bfloat16 == found)
+      found = nullptr;
+  return found;
+}
+
 } // namespace quaver::testing

@@ -1,5 +1,5 @@
-// The encoder on every available instruction set: the same bits in any batch and with any number of threads, int8 near
-// float32, float32 near the scalar one, interruption.
+// The encoder on every available instruction set: the same bits in any batch and with any number of threads, int8 and
+// bfloat16 near float32, float32 near the scalar one, interruption.
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -98,11 +98,16 @@ struct DrawnLinear {
   }
 };
 
-LinearPtr make_linear(int outputs, int inputs, const KernelTable &kernels, bool int8, unsigned seed) {
+using Precision = AttentionPrecision; // of all linear layers as well
+
+LinearPtr make_linear(int outputs, int inputs, const KernelTable &kernels, Precision precision, unsigned seed) {
   const auto [weight, bias] = DrawnLinear(outputs, inputs, seed);
   static WeightMemory memory;
-  if (!int8)
+  if (precision == Precision::float32)
     return std::make_unique<Float32Linear>(weight.data(), bias.data(), outputs, inputs, kernels, memory);
+  if (precision == Precision::bfloat16)
+    return std::make_unique<PairLinear>(weight.data(), std::vector<float>(bias.size(), 1.0f).data(), bias.data(),
+                                        outputs, inputs, kernels, memory);
   std::vector<std::int8_t> q(weight.size());
   std::vector<float> scale(bias.size());
   for (int o = 0; o < outputs; ++o) {
@@ -120,7 +125,7 @@ LinearPtr make_linear(int outputs, int inputs, const KernelTable &kernels, bool 
 
 constexpr unsigned kProjection = 900; // its seed
 
-Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
+Encoder make_encoder(const Drawn &d, const KernelTable &kernels, Precision precision) {
   const Sketch &s = d.sketch;
   const LayerSpec spec{.heads = s.heads,
                        .kv_heads = s.kv_heads,
@@ -129,7 +134,7 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
                        .behind = s.behind,
                        .ahead = s.ahead,
                        .rotary = s.rotary ? 0 : -1,
-                       .int8_attention = int8,
+                       .attention = precision,
                        .gate = s.gate,
                        .activation = Activation::gelu,
                        .input = s.input};
@@ -146,19 +151,19 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
           .head = {},
           .words = {}};
   if (s.embedding > 0)
-    m.embeddings.projection = make_linear(s.hidden, s.embedding, kernels, int8, kProjection);
+    m.embeddings.projection = make_linear(s.hidden, s.embedding, kernels, precision, kProjection);
   if (s.rotary)
     m.rotary.push_back({d.cosine.data(), d.sine.data()});
   if (s.span > 0)
     m.relative = {d.relative.data(), kPositions};
   for (unsigned l = 0; l < 2; ++l) {
     const auto linear = [&](int outputs, int inputs, unsigned number) {
-      return make_linear(outputs, inputs, kernels, int8, 10 * l + number);
+      return make_linear(outputs, inputs, kernels, precision, 10 * l + number);
     };
     const auto positions = [&](unsigned first) {
       std::vector<LinearPtr> heads;
       for (unsigned i = 0; s.span > 0 && i < static_cast<unsigned>(s.heads); ++i)
-        heads.push_back(make_linear(2 * s.span, s.head_size, kernels, int8, 100 * l + first + i));
+        heads.push_back(make_linear(2 * s.span, s.head_size, kernels, precision, 100 * l + first + i));
       return heads;
     };
     const auto of_heads = [&] { return s.head_norms ? d.norm(s.head_size, s.norm) : Norm{}; };
@@ -184,8 +189,12 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
     }
   }
   if (s.words > 0)
-    m.words = {make_linear(kVocabulary, s.hidden, kernels, int8, 500), {s.sum, s.words}};
+    m.words = {make_linear(kVocabulary, s.hidden, kernels, precision, 500), {s.sum, s.words}};
   return Encoder(std::move(m));
+}
+
+Encoder make_encoder(const Drawn &d, const KernelTable &kernels, bool int8) {
+  return make_encoder(d, kernels, int8 ? Precision::int8 : Precision::float32);
 }
 
 struct Batch {
@@ -573,6 +582,30 @@ void test_values(const Drawn &m, const KernelTable &k) {
           static_cast<double>(cosine(&expected[i], &rounded[i], m.sketch.hidden)));
 }
 
+// Products of bfloat16: near float32, with the same bits however a batch is divided.
+void test_bfloat16(const Drawn &m, const KernelTable &k, int rounds, std::size_t texts) {
+  const Encoder e = make_encoder(m, k, Precision::bfloat16);
+  if (m.sketch.words == 0) {
+    Batch batch;
+    for (const auto &text : make_texts(12))
+      batch.add(text);
+    const auto expected = encode(make_encoder(m, k, Precision::float32), batch, 2), got = encode(e, batch, 2);
+    const int width = m.sketch.hidden;
+    for (std::size_t i = 0; i < got.size(); i += static_cast<std::size_t>(width)) // one token averages nothing
+      CHECK(cosine(&expected[i], &got[i], width) > 0.999f * cosine(&expected[i], &expected[i], width),
+            "%s bfloat16: cosine %.7g", k.name, static_cast<double>(cosine(&expected[i], &got[i], width)));
+    CHECK(got != expected, "%s: bfloat16 is float32", k.name);
+    test_spans(e);
+  }
+  test_same_bits(e, rounds, texts);
+  test_one_short_text(e);
+  test_divisions(e);
+  if (m.sketch.ahead == 0)
+    test_prefix(e);
+  else if (m.sketch.behind == kMaxLength && m.sketch.words == 0)
+    test_keys(e);
+}
+
 // A linear layer without weights, for plans.
 class Weightless final : public Linear {
 public:
@@ -597,7 +630,7 @@ void test_plans() {
                          .behind = kMaxLength,
                          .ahead = kMaxLength,
                          .rotary = -1,
-                         .int8_attention = true,
+                         .attention = Precision::int8,
                          .gate = Gate::none,
                          .activation = Activation::gelu};
     Model m{.kernels = scalar_kernels,
@@ -845,6 +878,10 @@ int main(int argc, char **argv) {
         if (int8)
           test_divisions(e);
       }
+    if (bfloat16_kernels(*k) != nullptr)
+      for (const Drawn *m :
+           {&even, &odd, &panels_first, &relative, &causal, &causal_panels, &both, &inputs_kept, &words_max})
+        test_bfloat16(*m, *k, std::min(rounds, 2), texts / 2);
     for (const bool int8 : {true, false})
       test_weighted(make_encoder(weighted_long, *k, int8));
     test_projection(*k);

@@ -2,6 +2,7 @@
 // end at guard pages. Integers must be equal; floats have a tolerance with its reason.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "check.h"
 #include "engine/linear.h"
@@ -1359,6 +1360,267 @@ void test_rows_alone(const KernelTable &k) {
   same("linear_float32");
 }
 
+// --- Products of bfloat16 --------------------------------------------------------------------------------------------
+
+constexpr double kUnit = 0x1p-24, kUnitBFloat16 = 0x1p-8; // largest relative error of a rounding
+
+float flushed(float v) { return std::abs(v) < 0x1p-126f ? std::copysign(0.0f, v) : v; }
+
+// What the instructions make of a number: denormal ones are zero, those beyond the largest infinite.
+float rounded_bfloat16(float v) {
+  return std::abs(v) >= 0x1.ffp127f ? std::copysign(INFINITY, v) : flushed(nearest_bfloat16(flushed(v)));
+}
+
+float widened(std::uint16_t v) {
+  const std::uint32_t bits = std::uint32_t{v} << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+void test_round_rows(const BFloat16Kernels &b) {
+  const float special[] = {0.0f,          -0.0f,           1.0f,           1.00390625f, -1.01171875f,   1.0039063f,
+                           1e-38f,        1.17549421e-38f, 1.1754944e-38f, -1e-40f,     3.38953139e38f, 3.3895e38f,
+                           3.4028235e38f, -3.4028235e38f,  INFINITY};
+  for (const int cols : kSizes) {
+    const int rows = 3, ldx = cols + 1, ldq = round_up(cols, kPairStep);
+    Guarded<float> x(area(rows, ldx) - 1);
+    Guarded<std::uint16_t> q(area(rows, ldq));
+    fill_normal(x, 1.0f);
+    for (std::size_t i = 0; i < x.size() && i < std::size(special); ++i)
+      x[x.size() - 1 - i] = special[i];
+    std::fill(q.begin(), q.end(), std::uint16_t{7});
+    b.round_rows(x.data(), ldx, rows, cols, q.data(), ldq);
+    for (int r = 0; r < rows; ++r)
+      for (int c = 0; c < ldq; ++c) {
+        const float is = widened(q[area(r, ldq) + area(c, 1)]),
+                    expected = c < cols ? rounded_bfloat16(x[area(r, ldx) + area(c, 1)]) : 0.0f;
+        CHECK(is == expected && std::signbit(is) == std::signbit(expected), "%s cols %d at %d %d: %g, not %g", b.name,
+              cols, r, c, double{is}, double{expected});
+      }
+    x[0] = NAN;
+    b.round_rows(x.data(), ldx, rows, cols, q.data(), ldq);
+    CHECK(std::isnan(widened(q[0])), "%s cols %d: NaN became %g", b.name, cols, double{widened(q[0])});
+  }
+  // A payload that is in the lower half alone.
+  const std::uint32_t low = 0x7f800001u;
+  float quiet;
+  std::memcpy(&quiet, &low, sizeof quiet);
+  std::uint16_t q[kPairStep];
+  b.round_rows(&quiet, 1, 1, 1, q, kPairStep);
+  CHECK(std::isnan(widened(q[0])), "%s: %g", b.name, double{widened(q[0])});
+}
+
+// Rows and weights as a layer rounds them, in its order.
+struct PairProducts {
+  PairProducts(const Guarded<float> &x, const Guarded<float> &weight, int inputs) : inputs(inputs) {
+    for (const float v : x)
+      rows.push_back(rounded_bfloat16(v));
+    for (const float v : weight)
+      weights.push_back(rounded_bfloat16(v));
+  }
+
+  // Rounded as vdpbf16ps does: after the second product of a pair, and after the first.
+  float in_order(int row, int output) const {
+    float sum = 0.0f;
+    for (int k = 0; k < inputs; k += 2)
+      for (const int i : {k + 1, k})
+        if (i < inputs)
+          sum =
+              flushed(std::fma(rows[area(row, inputs) + area(i, 1)], weights[area(output, inputs) + area(i, 1)], sum));
+    return sum;
+  }
+
+  // The sum, and that of magnitudes.
+  std::pair<double, double> exact(int row, int output) const {
+    double sum = 0.0, size = 0.0;
+    for (int i = 0; i < inputs; ++i) {
+      const double product =
+          double{rows[area(row, inputs) + area(i, 1)]} * double{weights[area(output, inputs) + area(i, 1)]};
+      sum += product;
+      size += std::abs(product);
+    }
+    return {sum, size};
+  }
+
+  std::vector<float> rows, weights;
+  const int inputs;
+};
+
+void test_bfloat16_linear(const KernelTable &k, const BFloat16Kernels &b) {
+  for (const int inputs : kSizes)
+    for (const int outputs : {1, 64, 130})
+      for (const int rows : {1, 2, 5, 6, 13}) {
+        Guarded<float> weight(area(outputs, inputs)), scale(area(outputs, 1)), bias(scale.size()),
+            x(area(rows, inputs));
+        fill_normal(weight, 0.2f);
+        fill_normal(scale, 1.0f);
+        fill_normal(bias, 1.0f);
+        fill_normal(x, 1.0f);
+        weight[weight.size() / 2] = 1e-40f; // a denormal number, and a product that is one
+        weight[0] = x[0] = 0x1p-70f;
+        WeightMemory memory;
+        const PairLinear layer(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
+        const PairProducts products(x, weight, inputs);
+        const int ldq = round_up(inputs, kPairStep), panels = layer.panels(), ldy = panels * kPanel;
+        Guarded<std::uint16_t> q(area(rows, ldq));
+        b.round_rows(x.data(), inputs, rows, inputs, q.data(), ldq);
+        for (const Activation act : kActivations) {
+          Guarded<float> got(area(rows, ldy));
+          for (int panel = 0; panel < panels; panel += 2)
+            b.linear(q.data(), ldq, rows, layer.view(), panel, std::min(panel + 2, panels), got.data(), ldy, act);
+          for (int r = 0; r < rows; ++r)
+            for (int o = 0; o < outputs; ++o) {
+              const float is = got[area(r, ldy) + area(o, 1)];
+              const double s = double{scale[area(o, 1)]}, add = double{bias[area(o, 1)]};
+              const auto [sum, size] = products.exact(r, o);
+              const double value = s * sum + add;
+              // Each input is added with one rounding, and a sum below the smallest normal number is lost.
+              double most = std::abs(s) * (inputs * (kUnit * size + 0x1p-126)) + 2.0 * kUnit * std::abs(value);
+              if (act != Activation::none) // see test_linear_float32
+                most += 1e-5 * (1.0 + std::abs(value));
+              CHECK(std::abs(double{is} - activation(value, act)) <= most,
+                    "%s %d rows, %d x %d, activation %d: %.9g, not %.9g", b.name, rows, outputs, inputs,
+                    static_cast<int>(act), double{is}, activation(value, act));
+              if (act == Activation::none && std::strcmp(b.name, "avx512bf16") == 0)
+                CHECK(is == std::fma(products.in_order(r, o), scale[area(o, 1)], bias[area(o, 1)]),
+                      "%s %d rows, %d x %d: another order", b.name, rows, outputs, inputs);
+            }
+        }
+      }
+}
+
+// A row's bits do not depend on the others; one that is not finite becomes NaN alone.
+void test_bfloat16_rows(const KernelTable &k, const BFloat16Kernels &b) {
+  const int inputs = 385, outputs = 192, rows = 29, ldq = round_up(inputs, kPairStep);
+  std::vector<float> weight(area(outputs, inputs)), scale(outputs, 0.5f), bias(outputs), x(area(rows, inputs)),
+      together(area(rows, outputs)), alone(outputs);
+  fill_normal(weight, 0.1f);
+  fill_normal(bias, 1.0f);
+  fill_normal(x, 1.0f);
+  WeightMemory memory;
+  const PairLinear layer(weight.data(), scale.data(), bias.data(), outputs, inputs, k, memory);
+  std::vector<std::uint16_t> q(area(rows, ldq));
+  for (const float bad : {0.0f, NAN, INFINITY, -INFINITY}) {
+    if (bad != 0.0f)
+      x[area(3, inputs) + 9] = bad;
+    b.round_rows(x.data(), inputs, rows, inputs, q.data(), ldq);
+    for (const Activation act : kActivations) {
+      b.linear(q.data(), ldq, rows, layer.view(), 0, 3, together.data(), outputs, act);
+      for (int r = 0; r < rows; ++r) {
+        b.linear(q.data() + r * ldq, ldq, 1, layer.view(), 0, 3, alone.data(), outputs, act);
+        CHECK(std::memcmp(alone.data(), together.data() + r * outputs, alone.size() * sizeof(float)) == 0,
+              "%s activation %d row %d", b.name, static_cast<int>(act), r);
+        if (act == Activation::none)
+          CHECK(bad != 0.0f && r == 3 ? none_finite(alone.data(), outputs) : all_finite(alone.data(), outputs),
+                "%s row %d beside %g", b.name, r, double{bad});
+      }
+    }
+  }
+}
+
+std::vector<float> attend_bfloat16(const BFloat16Kernels &b, Head &head, int step = 0) {
+  const int d = head.head_size, ldq = round_up(d, kPairStep), padded = round_up(head.length, kStrip);
+  Guarded<std::uint16_t> query(area(head.length, ldq)), keys(area(padded, ldq)),
+      values(area(padded, round_up(d, value_width(d))));
+  Guarded<float> scores(static_cast<std::size_t>(score_floats(b, head.length))), out(area(head.length, d));
+  const BFloat16Head packed{query.data(), keys.data(), values.data()};
+  const AttentionHead view = head.view();
+  b.round_rows(view.query, view.ld, head.length, d, query.data(), ldq);
+  b.pack_keys(view, packed);
+  b.pack_values(view, packed);
+  for (int first = 0, last; first < head.length; first = last) {
+    last = step == 0 ? head.length : std::min(first + step, head.length);
+    b.attend(view, packed, first, last, scores.data(), out.data(), d);
+  }
+  return {out.begin(), out.end()};
+}
+
+// Against the formula in double, of rounded queries, keys and values.
+void check_attention_bfloat16(const BFloat16Kernels &b, Head &head) {
+  const int d = head.head_size;
+  const auto got = attend_bfloat16(b, head);
+  for (const int step : {1, 7})
+    CHECK(attend_bfloat16(b, head, step) == got, "%s length %d head size %d: %d rows at a time", b.name, head.length, d,
+          step);
+  const auto rounded = [&](int part, int token, int c) { return double{rounded_bfloat16(head.row(part, token)[c])}; };
+  for (int row = 0; row < head.length; ++row) {
+    std::vector<double> weights;
+    double total = 0.0, top = -1e300, off = 0.0;
+    const int first = std::max(0, row - head.behind), last = std::min(head.length, row + head.ahead + 1);
+    for (int j = first; j < last; ++j) {
+      double score = 0.0, size = 0.0;
+      for (int c = 0; c < d; ++c) {
+        score += rounded(0, row, c) * rounded(1, j, c);
+        size += std::abs(rounded(0, row, c) * rounded(1, j, c));
+      }
+      const double added = head.bias == nullptr ? 0.0 : double{head.bias[row * head.bias_step + j]};
+      size += std::abs(score) + 2.0 * std::abs(added);
+      score += added;
+      weights.push_back(score);
+      top = std::max(top, score);
+      off = std::max(off, (d + 2) * kUnit * size);
+    }
+    for (double &w : weights)
+      total += w = std::exp2(w - top);
+    // A weight errs by rounding, the short power and its score, relative to itself; the sum of the rounded ones
+    // divides.
+    const double error = kUnitBFloat16 + 1.1e-4 + 1.4 * off;
+    for (int c = 0; c < d; ++c) {
+      double mixed = 0.0, spread = 0.0, size = 0.0;
+      for (int j = first; j < last; ++j)
+        mixed += weights[area(j - first, 1)] * rounded(2, j, c) / total;
+      for (int j = first; j < last; ++j) {
+        spread += weights[area(j - first, 1)] * std::abs(rounded(2, j, c) - mixed) / total;
+        size += weights[area(j - first, 1)] * std::abs(rounded(2, j, c)) / total;
+      }
+      const double is = double{got[area(row, d) + area(c, 1)]};
+      const double most = error / (1.0 - error) * spread + (last - first + 4) * kUnit * size + 1e-30;
+      CHECK(std::abs(is - mixed) <= most, "%s length %d head size %d row %d at %d: %.9g, not %.9g (%.2g)", b.name,
+            head.length, d, row, c, is, mixed, most);
+    }
+  }
+}
+
+void test_bfloat16_attention(const KernelTable &k, const BFloat16Kernels &b) {
+  for (const int length : {1, 2, 3, 5, 6, 7, 16, 17, 33, 64, 70, 130})
+    for (const int head_size : {1, 7, 16, 32, 40, 64, 80, 128}) {
+      if (length > 33 && head_size % 32 != 0 && head_size != 7)
+        continue;
+      Head head(k, length, head_size);
+      fill_normal(head.qkv, 1.0f);
+      check_attention_bfloat16(b, head);
+      head.ahead = 0; // causal, then a window, then with a bias for each distance
+      check_attention_bfloat16(b, head);
+      head.behind = head.ahead = 5;
+      check_attention_bfloat16(b, head);
+      std::vector<float> bias(area(2 * length, 1));
+      fill_normal(bias, 3.0f);
+      head.bias = bias.data() + length;
+      head.bias_step = -1;
+      check_attention_bfloat16(b, head);
+      head.behind = head.ahead = kMaxLength;
+      check_attention_bfloat16(b, head);
+      head.bias = nullptr;
+      for (const int part : {0, 1, 2})
+        for (const float bad : kNotFinite) {
+          float &value = head.row(part, length / 2)[head_size / 3];
+          const float before = std::exchange(value, bad);
+          const auto got = attend_bfloat16(b, head);
+          value = before;
+          // An infinite score may be minus infinity: no weight, as it should be.
+          for (int row = 0; row < length && (part == 2 || std::isnan(bad)); ++row) {
+            const float *out = got.data() + row * head_size;
+            CHECK(part == 0 && row != length / 2 ? all_finite(out, head_size)
+                  : part == 2                    ? none_finite(out + head_size / 3, 1)
+                                                 : all_nan(out, head_size),
+                  "%s length %d head size %d part %d row %d: %g", b.name, length, head_size, part, row,
+                  double{out[head_size / 3]});
+          }
+        }
+    }
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -1399,6 +1661,13 @@ int main(int argc, char **argv) {
     test_short_activations(*k);
     test_rotate(*k);
     test_rows_alone(*k);
+    if (const BFloat16Kernels *b = bfloat16_kernels(*k); b != nullptr) {
+      CHECK(b->score_bytes >= static_cast<int>(sizeof(float)), "%s scratch %d", b->name, b->score_bytes);
+      test_round_rows(*b);
+      test_bfloat16_linear(*k, *b);
+      test_bfloat16_rows(*k, *b);
+      test_bfloat16_attention(*k, *b);
+    }
     if (k->leave != nullptr)
       k->leave();
     std::printf("%s: %d checks\n", k->name, checks - before);

@@ -134,7 +134,7 @@ class Embedder:
         source: the name that loads this model again in any process: the hub id, or the folder's
             absolute path.
         spec: the model as data, an encoder or a table.
-        precision: "int8", "bfloat16" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         prompts: words that go before a text, by name.
         default_prompt_name: the prompt that `encode` uses by default, or None.
         max_seq_length: maximum number of tokens in a text, special tokens included; longer texts are truncated.
@@ -217,8 +217,10 @@ class Embedder:
         Args:
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
-                the weights as they are; "bfloat16" stores them in half the memory and computes in
-                float32, as fast as that. A static model has no layers: its table stays as it is.
+                the weights as they are; "bfloat16" rounds weights and activations to bfloat16, on CPUs
+                that multiply it (`quaver info` says so); "bfloat16-weights" stores weights in half the
+                memory of "float32" and computes in that, on every CPU. A static model has no layers:
+                its table stays as it is.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a text; None allows the model's maximum.
             truncate_dim: leading components to keep, 1 to all, for models trained for it; None
@@ -244,7 +246,7 @@ class Embedder:
             ModelError: the folder is broken, not supported, or does not say how to pool; see the
                 subclasses.
             InputError: an argument is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or this CPU lacks what precision needs.
         """
         model = load_model(
             name_or_path,

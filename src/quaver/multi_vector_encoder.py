@@ -91,7 +91,7 @@ class MultiVectorEncoder:
     Attributes:
         name: hub id or folder name.
         source: the name that loads this model again in any process.
-        precision: "int8", "bfloat16" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         prompts: texts that go before a text, by name.
         max_seq_length: maximum number of tokens in a document, special tokens included; longer ones are truncated.
         query_length: the same of a query.
@@ -156,8 +156,8 @@ class MultiVectorEncoder:
 
         Args:
             name_or_path: local folder, or hub id.
-            precision: "int8" quantizes the weights while loading; "bfloat16" and "float32" as for
-                `Embedder.from_pretrained`. The projection of the tokens is float32 in all.
+            precision: "int8" quantizes the weights while loading; "bfloat16", "bfloat16-weights" and
+                "float32" as for `Embedder.from_pretrained`. The projection of the tokens is float32 in all.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a document; None follows the folder.
             threads: threads of the engine; None uses the CPUs this process may use.
@@ -174,7 +174,7 @@ class MultiVectorEncoder:
                 named.
             ModelError: the folder is broken or not supported; see the subclasses.
             InputError: an argument is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or this CPU lacks what precision needs.
         """
         model = load_multi_vector(
             name_or_path,

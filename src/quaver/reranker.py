@@ -98,8 +98,8 @@ class Ranker(ABC):
 
         Args:
             name_or_path: local folder, or hub id.
-            precision: "int8" quantizes the weights while loading; "float32" keeps them; "bfloat16"
-                stores them in half the memory and computes in float32.
+            precision: "int8" quantizes the weights while loading; "float32" keeps them; "bfloat16" and
+                "bfloat16-weights" as for `Embedder.from_pretrained`.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a text or pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.
@@ -116,7 +116,7 @@ class Ranker(ABC):
                 model.
             ModelError: the folder is broken; see the subclasses.
             InputError: an argument is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or this CPU lacks what precision needs.
         """
         options: dict[str, Any] = {
             "precision": precision,
@@ -160,7 +160,7 @@ class CrossEncoder(Ranker):
     Attributes:
         name: hub id or folder name.
         source: the name that loads this model again in any process.
-        precision: "int8", "bfloat16" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         max_seq_length: maximum number of tokens in query and document together, special tokens included.
         labels: number of scores for a pair; 1 for a reranker.
         label_names: their names, as config.json has them.
@@ -217,8 +217,8 @@ class CrossEncoder(Ranker):
         Args:
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading; "float32" is the same engine with
-                the weights as they are; "bfloat16" stores them in half the memory and computes in
-                float32. The head is float32 in all of them.
+                the weights as they are; "bfloat16" and "bfloat16-weights" as for
+                `Embedder.from_pretrained`. The head is float32 in all of them.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a pair; None allows the model's maximum.
             threads: threads of the engine; None uses the CPUs this process may use.
@@ -233,7 +233,7 @@ class CrossEncoder(Ranker):
             ModelNotFoundError: no such folder or hub model.
             ModelError: the folder is broken or not supported; see the subclasses.
             InputError: an argument is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or this CPU lacks what precision needs.
         """
         model = load_classifier(
             name_or_path,

@@ -143,7 +143,7 @@ class SparseEncoder:
     Attributes:
         name: hub id or folder name.
         source: the name that loads this model again in any process.
-        precision: "int8" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         prompts: texts that go before a text, by name; most models have none.
         default_prompt_name: the prompt that `encode` uses by default, or None.
         max_seq_length: maximum number of tokens in a text, special tokens included; longer texts are truncated.
@@ -201,7 +201,7 @@ class SparseEncoder:
         Args:
             name_or_path: local folder, or hub id.
             precision: "int8" quantizes the weights while loading, those of the vocabulary too;
-                "float32" is the same engine with the weights as they are.
+                "bfloat16", "bfloat16-weights" and "float32" as for `Embedder.from_pretrained`.
             revision: branch, tag or commit on the hub.
             max_seq_length: maximum number of tokens in a text; None allows the model's maximum.
             max_active_dims: the most words that a vector keeps; None follows the folder.
@@ -219,7 +219,7 @@ class SparseEncoder:
                 named.
             ModelError: the folder is broken or not supported; see the subclasses.
             InputError: an argument is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or this CPU lacks what precision needs.
         """
         model = load_sparse(
             name_or_path,

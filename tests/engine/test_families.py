@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from quaver import _native, reference
 from quaver.engine.engine import Engine
 from quaver.engine.footprint import layer_bytes, table_bytes
+from quaver.engine.instruction_sets import bfloat16_sets, choose_isa
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.errors import UnsupportedArchitectureError
 from quaver.models.families.registry import classifier_spec, encoder_spec, encoder_weights
@@ -125,6 +126,8 @@ def test_the_reference_is_transformers_layer_by_layer(golden: Golden) -> None:
 def test_the_bytes_of_an_engine_are_known_before_it_is_packed(
     golden: Golden, precision: Precision
 ) -> None:
+    if precision == "bfloat16" and choose_isa() not in bfloat16_sets():
+        pytest.skip("bfloat16 is not multiplied here")
     spec = encoder_spec(golden.configs["encoder"], pooling="cls", normalize=False)
     weights = encoder_weights(spec, golden.tensors("encoder"))
     engine = Engine(spec, weights, precision=precision, threads=1)
@@ -184,6 +187,17 @@ def test_int8_stays_near(golden: Golden, isa: str) -> None:
     # Sixteen features of which several are outliers: a rough step. What is promised is measured at
     # real shapes (tools/families.py --real); this finds a tensor that is quantized wrongly.
     assert (got * truth).sum(axis=1).mean() > 0.98
+
+
+def test_bfloat16_is_near(golden: Golden, isa: str) -> None:
+    if isa not in bfloat16_sets():
+        pytest.skip(f"{isa} does not multiply bfloat16 here")
+    spec = encoder_spec(golden.configs["encoder"], pooling="mean", normalize=True)
+    weights = encoder_weights(spec, golden.tensors("encoder"))
+    got = Engine(spec, weights, precision="bfloat16", isa=isa).encode(golden.batch)
+    truth = reference.normalized(reference.pool(spec, golden.states[-1], golden.batch.offsets))
+    # An outlier errs in proportion to its own size, and sixteen features average little; see test_int8_stays_near.
+    assert (got * truth).sum(axis=1).mean() > 0.998
 
 
 def test_a_window_is_linear_and_the_same_as_a_mask(isa: str) -> None:

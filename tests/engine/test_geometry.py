@@ -15,7 +15,7 @@ import pytest
 from quaver import reference
 from quaver.engine.engine import Engine
 from quaver.engine.forward import run_layers
-from quaver.engine.instruction_sets import instruction_sets
+from quaver.engine.instruction_sets import bfloat16_sets, instruction_sets
 from quaver.engine.native_model import PRECISIONS, Precision
 from quaver.errors import WeightsError
 from quaver.models.encoder_weights import EncoderWeights, LayerWeights, NormWeights
@@ -109,6 +109,15 @@ LENGTHS = (1, 2, 5, 16, 17, 33, 64, 65, 100, 130)
 
 every_isa = pytest.mark.parametrize("isa", ISAS)
 every_case = pytest.mark.parametrize("spec", CASES.values(), ids=CASES)
+every_kind = pytest.mark.parametrize(
+    ("isa", "precision"),
+    [
+        (isa, precision)
+        for isa in ISAS
+        for precision in PRECISIONS
+        if precision != "bfloat16" or isa in bfloat16_sets()
+    ],
+)
 
 
 def drawn_weights(spec: EncoderSpec, seed: int = 0) -> EncoderWeights:
@@ -201,25 +210,46 @@ def as_bfloat16(weights: EncoderWeights) -> EncoderWeights:
 
 @every_isa
 @every_case
-def test_bfloat16_keeps_weights_that_are_bfloat16(spec: EncoderSpec, isa: str) -> None:
+def test_weights_that_are_bfloat16_stay_the_same(spec: EncoderSpec, isa: str) -> None:
     weights, texts = drawn_weights(spec), batch(*LENGTHS)
     kept = as_bfloat16(weights)
-    got = Engine(spec, kept, precision="bfloat16", isa=isa, threads=2).encode(texts)
+    got = Engine(spec, kept, precision="bfloat16-weights", isa=isa, threads=2).encode(texts)
     # As in float32: the scale of scores is not rounded with the queries' weights.
     np.testing.assert_allclose(got, reference.encode(spec, kept, texts), rtol=0, atol=1e-5)
     # Others lose 8 of 24 bits.
-    rounded = Engine(spec, weights, precision="bfloat16", isa=isa).encode(texts)
+    rounded = Engine(spec, weights, precision="bfloat16-weights", isa=isa).encode(texts)
     cosines = (rounded * reference.encode(spec, weights, texts)).sum(axis=1)
     assert 0.9999 < cosines.min() < 0.9999999
 
 
 def test_bfloat16_takes_half_the_memory() -> None:
     spec = spec_of(PLAIN, PLAIN, hidden=256)
-    float32, bfloat16 = (
-        Engine(spec, drawn_weights(spec), precision=precision)._encoder.weight_bytes
-        for precision in ("float32", "bfloat16")
-    )
-    assert bfloat16 < 0.52 * float32  # biases and scales are float32
+
+    def weight_bytes(precision: Precision, isa: str | None = None) -> int:
+        engine = Engine(spec, drawn_weights(spec), precision=precision, isa=isa)
+        return engine._encoder.weight_bytes
+
+    half = weight_bytes("bfloat16-weights")
+    assert half < 0.52 * weight_bytes("float32")  # biases and scales are float32
+    for isa in bfloat16_sets():
+        assert weight_bytes("bfloat16", isa) == half
+
+
+@pytest.mark.parametrize("isa", bfloat16_sets())
+@every_case
+def test_products_of_bfloat16_are_near_the_reference(spec: EncoderSpec, isa: str) -> None:
+    weights, texts = drawn_weights(spec), batch(*LENGTHS)
+    expected = reference.encode(spec, weights, texts)
+    got = Engine(spec, weights, precision="bfloat16", isa=isa, threads=2).encode(texts)
+    cosines = (got * expected).sum(axis=1)
+    # Numbers of eight bits, rounded; a last token averages over nothing.
+    assert cosines.min() > (0.9995 if spec.pooling == "lasttoken" else 0.9999)
+    assert cosines.max() < 0.9999999
+    # Weights that are bfloat16 err no more.
+    kept = as_bfloat16(weights)
+    exact = Engine(spec, kept, precision="bfloat16", isa=isa).encode(texts)
+    errors = 1 - (exact * reference.encode(spec, kept, texts)).sum(axis=1)
+    assert errors.mean() < 1 - cosines.mean()
 
 
 @every_isa
@@ -233,9 +263,8 @@ def test_int8_is_near_the_reference(spec: EncoderSpec, isa: str) -> None:
     assert cosines.mean() > (0.98 if spec.pooling == "lasttoken" else 0.99)
 
 
-@every_isa
+@every_kind
 @every_case
-@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_text_alone_is_the_same_bits(spec: EncoderSpec, isa: str, precision: Precision) -> None:
     weights, texts = drawn_weights(spec), batch(*LENGTHS)
     one, two, three = (
@@ -248,8 +277,7 @@ def test_a_text_alone_is_the_same_bits(spec: EncoderSpec, isa: str, precision: P
         assert np.array_equal(two.encode(text)[0], together[i])
 
 
-@every_isa
-@pytest.mark.parametrize("precision", PRECISIONS)
+@every_kind
 def test_a_causal_token_does_not_see_what_follows(isa: str, precision: Precision) -> None:
     spec = replace(CASES["qwen3"], pooling="cls")
     engine = Engine(spec, drawn_weights(spec), precision=precision, isa=isa, threads=1)

@@ -15,7 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
+from quaver.engine.instruction_sets import bfloat16_sets, choose_isa
 from quaver.engine.native_model import Precision
+from quaver.errors import InstructionSetError
 from quaver.models.families.registry import encoder_spec, encoder_weights
 from quaver.models.folder import ModelFolder
 from quaver.reference import encode as reference_encode
@@ -58,6 +60,17 @@ def test_float32_agrees(golden: NDArray[np.float32]) -> None:
     report = load("float32").encode_with_report(TEXTS)
     assert np.abs(report.vectors - golden).max() < 1e-5
     assert report.truncated == 4
+
+
+def test_bfloat16_agrees(golden: NDArray[np.float32]) -> None:
+    if choose_isa() not in bfloat16_sets():
+        with pytest.raises(InstructionSetError, match="precision='bfloat16' needs"):
+            load("bfloat16")
+        return
+    cosines = (load("bfloat16").encode(TEXTS) * golden).sum(axis=1)
+    # Six tenths of the loss are the weights', which are published in float32.
+    assert cosines[ENGLISH].mean() >= 0.99998
+    assert cosines.min() >= 0.99995, f"text {cosines.argmin()}: {TEXTS[cosines.argmin()][:60]!r}"
 
 
 def test_int8_agrees(golden: NDArray[np.float32]) -> None:

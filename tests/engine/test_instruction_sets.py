@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from quaver.engine.instruction_sets import choose_isa, explain_choice, instruction_sets
+from quaver.engine.instruction_sets import (
+    bfloat16_sets,
+    choose_isa,
+    explain_choice,
+    instruction_sets,
+    require_bfloat16,
+)
 from quaver.errors import InstructionSetError
 
 ISAS = [name for name, available in instruction_sets().items() if available]
@@ -68,3 +74,24 @@ def test_an_instruction_set_that_the_system_refuses(monkeypatch: pytest.MonkeyPa
     assert explain_choice().endswith("; amx is refused (Linux refuses the tiles)")
     monkeypatch.setenv("QUAVER_ISA", "scalar")
     assert explain_choice() == "QUAVER_ISA asks for it"
+
+
+def test_bfloat16_is_multiplied_where_a_set_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(bfloat16_sets()) <= {"amx", "avx512vnni"} & set(ISAS)
+    for isa in bfloat16_sets():
+        require_bfloat16(isa)
+    module = "quaver.engine.instruction_sets"
+    monkeypatch.setattr(f"{module}.bfloat16_sets", lambda: ["amx", "avx512vnni"])
+    require_bfloat16("avx512vnni")
+    with pytest.raises(
+        InstructionSetError,
+        match=r"^precision='bfloat16' needs .*: avx2 has none; leave out isa and QUAVER_ISA, or choose "
+        r"amx or avx512vnni\. Otherwise use precision='float32', 'int8', ",
+    ):
+        require_bfloat16("avx2")
+    monkeypatch.setattr(f"{module}.bfloat16_sets", list)
+    with pytest.raises(
+        InstructionSetError,
+        match=r": this CPU or its operating system lacks them: .+\. Otherwise use precision=",
+    ):
+        require_bfloat16("avx512vnni")

@@ -69,6 +69,7 @@ def test_a_length_of_the_folder_without_room_is_the_folders_fault(tmp_path: Path
 @pytest.mark.parametrize("load", [load_model, load_classifier])
 def test_an_unknown_precision(load: Any, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match="precision must be 'int8', 'bfloat16' or 'float32': got 'int4'"
+        InputError,
+        match="precision must be 'int8', 'bfloat16', 'bfloat16-weights' or 'float32': got 'int4'",
     ):
         load(tmp_path / "none", precision="int4")  # before the folder is looked for

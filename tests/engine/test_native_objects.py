@@ -90,3 +90,5 @@ def test_the_tiles_multiply_unsigned_by_signed_bytes() -> None:
     assert len(products) >= 8
     for name in ("ldtilecfg", "tilerelease", "tileloadd", "tilestored", "tilezero"):
         assert re.search(rf"\t{name}\b", done.stdout), name
+    for name in ("vdpbf16ps", "vcvtneps2bf16"):
+        assert re.search(rf"\t{name}[xy]? ", done.stdout), name

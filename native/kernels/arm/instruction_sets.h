@@ -5,3 +5,6 @@
   X(neon_i8mm, simd | dotprod | i8mm)                                                                                  \
   X(neon_dotprod, simd | dotprod)                                                                                      \
   X(neon, simd)
+
+// None yet. bfdot multiplies pairs, as the panels hold them; bfmmla would read them in fours.
+#define QUAVER_BFLOAT16_SETS(B)

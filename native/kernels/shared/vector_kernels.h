@@ -182,7 +182,7 @@ template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : Att
       return 0;
   }();
 
-  static constexpr KernelTable table(const char *name) {
+  static constexpr KernelTable table(const char *name, const BFloat16Kernels *bfloat16 = nullptr) {
     return {.name = name,
             .alignment = static_cast<int>(sizeof(V)),
             .tile_rows = Tile::rows,
@@ -190,6 +190,7 @@ template <class L, class Tile, class HeadTile = Tile> struct VectorKernels : Att
             .group = Linear::group,
             .key_step = Attention::key_step,
             .score_bytes = Attention::score_bytes,
+            .bfloat16 = bfloat16,
             .enter = nullptr,
             .leave = nullptr,
             .quantize_rows = Linear::quantize_rows,

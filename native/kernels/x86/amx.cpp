@@ -4,7 +4,7 @@
 // bytes is that of AVX-512.
 #include "kernels/shared/vector_kernels.h"
 #include "kernels/x86/lanes_avx512.h"
-#include "kernels/x86/tile_avx512vnni.h"
+#include "kernels/x86/tile_avx512.h"
 #include "kernels/x86/tiles.h"
 
 namespace quaver {
@@ -130,7 +130,7 @@ struct HeadTile : Tile {
 };
 
 constexpr KernelTable table() {
-  KernelTable t = VectorKernels<Lanes, Tile, HeadTile>::table("amx");
+  KernelTable t = VectorKernels<Lanes, Tile, HeadTile>::table("amx", &avx512bf16_kernels);
   t.enter = configure_tiles;
   t.leave = release_tiles;
   return t;

@@ -2,10 +2,11 @@
 // Needs the feature bits avx512f, bw, dq, vl and vnni.
 #include "kernels/shared/vector_kernels.h"
 #include "kernels/x86/lanes_avx512.h"
-#include "kernels/x86/tile_avx512vnni.h"
+#include "kernels/x86/tile_avx512.h"
 
 namespace quaver {
 
-constinit const KernelTable avx512vnni_kernels = VectorKernels<Lanes, VnniTile>::table("avx512vnni");
+constinit const KernelTable avx512vnni_kernels =
+    VectorKernels<Lanes, VnniTile>::table("avx512vnni", &avx512bf16_kernels);
 
 } // namespace quaver

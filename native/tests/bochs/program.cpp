@@ -1,4 +1,5 @@
-// The kernels of amx.cpp with real tile instructions, in Bochs, against the same file with portable tiles.
+// The kernels of amx.cpp with real tile instructions, in Bochs, against the same file with portable tiles; and those of
+// avx512bf16.cpp with its instructions against portable ones.
 //
 // Bochs 3.0 multiplies the weights of all four int8 products as if they were unsigned. The portable tiles of this
 // program do the same, so results must be equal to the last bit. That proves configuration, packing, tails and the
@@ -173,6 +174,74 @@ void test_attention() {
       }
 }
 
+// Rounding, with every kind of number, layers of odd depths too, and attention.
+void test_bfloat16() {
+  const BFloat16Kernels *kernels[] = {real.bfloat16, portable.bfloat16};
+  constexpr int most = 192;
+  alignas(64) static std::uint16_t weights[most * kMaxOutputs];
+  static float rows[kMaxRows * most], scale[kMaxOutputs], bias[kMaxOutputs];
+  alignas(64) static std::uint16_t pairs[2][kMaxRows * most];
+  const auto anything = [](auto bits) { // of all exponents, also those of denormal numbers, infinity and NaN
+    return __builtin_bit_cast(float, static_cast<std::uint32_t>(bits));
+  };
+  for (const int cols : {1, 7, 64, most})
+    for (int round = 0; round < 20; ++round) {
+      for (auto &v : rows)
+        v = anything(round % 2 == 0 ? draw() : draw() & 0x80ffffffu);
+      for (int t = 0; t < 2; ++t)
+        kernels[t]->round_rows(rows, most, kMaxRows, cols, pairs[t], most);
+      check_equal("rounding", cols, round, 0, pairs[0], pairs[1], sizeof pairs[0]);
+    }
+  for (int i = 0; i < kMaxOutputs; ++i) {
+    scale[i] = draw_float();
+    bias[i] = draw_float();
+  }
+  for (const int depth : {1, 2, 31, 64, most - 1, most})
+    for (const int count : {1, 2, 5, 6, 7, 13, kMaxRows})
+      for (const Activation act : {Activation::none, Activation::gelu, Activation::silu})
+        for (const float size : {1.0f, 0x1p-62f}) { // of products that are denormal numbers as well
+          for (auto &v : rows)
+            v = size * draw_float();
+          kernels[0]->round_rows(rows, most, kMaxRows, depth, pairs[0], most);
+          for (auto &v : weights)
+            v = static_cast<std::uint16_t>(__builtin_bit_cast(std::uint32_t, size *draw_float()) >> 16);
+          if (depth % 2 != 0) // behind the last input
+            for (auto &v : weights)
+              v = 0;
+          if (depth % 2 != 0)
+            for (int o = 0; o < kMaxOutputs; ++o)
+              for (int k = 0; k < depth; ++k)
+                weights[o / kStrip * kStrip * (depth + 1) + k / 2 * 2 * kStrip + o % kStrip * 2 + k % 2] =
+                    static_cast<std::uint16_t>(draw() % 2 << 15 | (0x3f00 + draw() % 256));
+          for (int t = 0; t < 2; ++t)
+            kernels[t]->linear(pairs[0], most, count, {weights, scale, bias, depth}, 0, kMaxOutputs / kPanel,
+                               outputs[t], kMaxOutputs, act);
+          check_equal("pairs", depth, count, static_cast<int>(act), outputs[0], outputs[1],
+                      sizeof(float) * static_cast<std::size_t>(count * kMaxOutputs));
+        }
+  static float qkv[kMaxTokens * 3 * 96], scores[kMaxTokens * 16], out[2][kMaxTokens * 96];
+  alignas(64) static std::uint16_t query[kMaxTokens * 96], keys[2][kMaxTokens * 96], values[2][kMaxTokens * 128];
+  for (auto &v : qkv)
+    v = draw_float();
+  for (const int d : {16, 32, 40, 64, 96})
+    for (const int length : {1, 5, 16, 17, 33, 64, 100, 192})
+      for (const int window : {kMaxLength, 20}) {
+        for (int t = 0; t < 2; ++t) {
+          AttentionHead head{qkv, qkv + d, qkv + 2 * d, 3 * d, length, d};
+          head.behind = head.ahead = window;
+          const BFloat16Head packed{query, keys[t], values[t]};
+          kernels[t]->round_rows(qkv, 3 * d, length, d, query, round_up(d, kPairStep));
+          kernels[t]->pack_keys(head, packed);
+          kernels[t]->pack_values(head, packed);
+          kernels[t]->attend(head, packed, 0, length, scores, out[t], d);
+        }
+        check_equal("packed pairs", d, length, window, keys[0], keys[1], sizeof keys[0]);
+        check_equal("packed values", d, length, window, values[0], values[1], sizeof values[0]);
+        check_equal("attention of pairs", d, length, window, out[0], out[1],
+                    sizeof(float) * static_cast<std::size_t>(length * d));
+      }
+}
+
 // --- Instruction counts ---------------------------------------------------------------------------------------------
 // Bochs' time stamp counter grows by one with each instruction. The layers of BERT-base, over one text of 256 tokens.
 
@@ -285,6 +354,7 @@ extern char begin_of_zeros[], end_of_zeros[];
   test_sums();
   test_linear();
   test_attention();
+  test_bfloat16();
   count_layer(real);
   portable.leave();
   real.leave();

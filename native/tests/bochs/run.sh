@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the AMX kernels' real instructions in Bochs: `make test-amx`. Needs gcc 12 or later, binutils, and Bochs 3.0 or later.
+# Run the real instructions of the AMX and bfloat16 kernels in Bochs: `make test-amx`. Needs gcc 12 or later, binutils, and Bochs 3.0 or later.
 # Usage: native/tests/bochs/run.sh BUILD_FOLDER
 #
 # A bochs on PATH is used if it is new enough (Debian 13's package; 2.7 of Debian 12 has no AMX). Elsewhere on Debian, apt downloads
@@ -44,15 +44,20 @@ fi
 
 # --- The disk ---------------------------------------------------------------------------------------------------------
 # The flags of the real build: those of CMakeLists.txt's kernels, and the features of the list.
-features=$(sed -nE 's/.*X\(amx, ([^)]*)\).*/\1/p' "$native/kernels/x86/instruction_sets.h" | tr '_' '-' | sed -E 's/ *\| */ -m/g; s/^/-m/')
+features() {
+  sed -nE "s/.*[XB]\($1, ([^)]*)\).*/\1/p" "$native/kernels/x86/instruction_sets.h" | tr '_' '-' | sed -E 's/ *\| */ -m/g; s/^/-m/'
+}
 flags="-std=c++20 -O3 -ffp-contract=off -fno-exceptions -fno-rtti -fno-pic -fno-stack-protector -fcf-protection=none
-  -fno-asynchronous-unwind-tables -w -I$native $features"
+  -fno-asynchronous-unwind-tables -w -I$native"
 cxx=${CXX:-g++}
-$cxx $flags -c "$native/kernels/x86/amx.cpp" -o "$build/real.o"
-$cxx $flags -DQUAVER_EMULATE_TILES -DQUAVER_UNSIGNED_TILES -Dthread_local= -Damx_kernels=amx_portable_kernels \
-  -c "$native/kernels/x86/amx.cpp" -o "$build/portable.o"
-$cxx $flags -fno-tree-loop-distribute-patterns -c "$here/program.cpp" -o "$build/program.o"
-ld -nostdlib -static -T "$here/program.ld" "$build"/{program,real,portable}.o -o "$build/program.elf"
+amx="$(features amx) $native/kernels/x86/amx.cpp" pairs="$(features avx512bf16) $native/kernels/x86/avx512bf16.cpp"
+portable="-Damx_kernels=amx_portable_kernels -Davx512bf16_kernels=avx512bf16_portable_kernels"
+$cxx $flags -c $amx -o "$build/real.o"
+$cxx $flags -c $pairs -o "$build/real_pairs.o"
+$cxx $flags $portable -DQUAVER_EMULATE_TILES -DQUAVER_UNSIGNED_TILES -Dthread_local= -c $amx -o "$build/portable.o"
+$cxx $flags $portable -DQUAVER_EMULATE_PAIRS -c $pairs -o "$build/portable_pairs.o"
+$cxx $flags $(features amx) -fno-tree-loop-distribute-patterns -c "$here/program.cpp" -o "$build/program.o"
+ld -nostdlib -static -T "$here/program.ld" "$build"/{program,real,portable,real_pairs,portable_pairs}.o -o "$build/program.elf"
 objcopy -O binary --remove-section .bss "$build/program.elf" "$build/program.bin"
 sectors=$(( ($(stat -c %s "$build/program.bin") + 511) / 512 ))
 $cxx -DSECTORS=$sectors -c "$here/boot.S" -o "$build/boot.o"

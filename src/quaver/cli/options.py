@@ -23,6 +23,7 @@ class Precision(str, Enum):
 
     int8 = "int8"
     bfloat16 = "bfloat16"
+    bfloat16_weights = "bfloat16-weights"
     float32 = "float32"
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from quaver import _native
 from quaver.engine.eight_bits import in_eight_bits
 from quaver.engine.footprint import table_bytes
-from quaver.engine.instruction_sets import choose_isa
+from quaver.engine.instruction_sets import choose_isa, require_bfloat16
 from quaver.engine.native_model import PRECISIONS, Precision, computes_in, native_model
 from quaver.engine.threads import choose_threads
 from quaver.errors import (
@@ -37,9 +37,11 @@ class Engine:
 
     In "int8" the linear layers multiply u8 activations (one scale and zero point for each token)
     with s8 weights (one scale for each output), and attention quantizes its heads the same way;
-    norms and embeddings stay float32. "float32" is the same engine with float weights, "bfloat16"
-    the same with weights rounded to bfloat16: half the memory, products and sums in float32. Weights that
-    are int8 already keep their integers; some of a model's layers may be int8 and others float32.
+    norms and embeddings stay float32. "float32" is the same engine with float weights. "bfloat16"
+    multiplies weights, activations and heads that are rounded to bfloat16 and adds in float32, on
+    CPUs with instructions for it. "bfloat16-weights" rounds the weights alone: half the memory,
+    products and sums in float32, on every CPU. Weights that are int8 already keep their integers;
+    some of a model's layers may be int8 and others float32.
 
     A text's vector is the same bits alone, in any batch, at any position, and with any number of
     threads. Several Python threads may call `encode` at once; the work runs without the GIL. Ctrl-C
@@ -74,8 +76,8 @@ class Engine:
                 alive with the engine; where they are mapped from a file, writing to the file
                 changes vectors, and cutting it short ends the process.
             precision: what the linear layers compute in: "int8" quantizes those in float32,
-                "float32" dequantizes those in int8, "bfloat16" does so and rounds all weights to
-                bfloat16, None leaves each as it is.
+                "float32" dequantizes those in int8, "bfloat16" and "bfloat16-weights" do so and
+                round all weights to bfloat16, None leaves each as it is.
             threads: at least 1; None takes the CPUs this process may use.
             isa: instruction set to force; None takes QUAVER_ISA, else the best available.
             token_head: a layer (E, H) that reads each token's last state in float32, for
@@ -83,7 +85,8 @@ class Engine:
 
         Raises:
             InputError: precision or threads is invalid.
-            InstructionSetError: isa is unknown or not available here.
+            InstructionSetError: isa is unknown or not available here, or does not multiply bfloat16
+                where precision asks for that.
             UnsupportedArchitectureError: texts may have more tokens than the kernels can sum over.
         """
         if precision is not None and precision not in PRECISIONS:
@@ -103,6 +106,8 @@ class Engine:
             self._width = spec.outputs
         self.precision: Precision = computes_in(weights, precision)
         self.isa = choose_isa(isa)
+        if precision == "bfloat16":
+            require_bfloat16(self.isa)
         self.threads = choose_threads(threads)
         self._encoder = _native.Encoder(
             self.isa, native_model(spec, _prepared(spec, weights, precision), precision)
@@ -409,7 +414,7 @@ def _prepared(
     spec: EncoderSpec, weights: EncoderWeights, precision: Precision | None
 ) -> EncoderWeights:
     """Return the weights that are packed; those that have an order already stay as they are."""
-    if precision in ("float32", "bfloat16") or weights.order is not None:
+    if precision in ("float32", "bfloat16", "bfloat16-weights") or weights.order is not None:
         return weights
     return gathered(spec, in_eight_bits(spec, weights) if precision == "int8" else weights)
 

@@ -146,7 +146,7 @@ def packed_bytes(
     padded = _up_to(_PANEL, outputs)
     if kind == "float32":
         return _FLOAT * padded * (inputs + 1)
-    if kind == "bfloat16":
+    if kind == "bfloat16" or kind == "bfloat16-weights":
         return padded * (2 * _up_to(2, inputs) + 2 * _FLOAT)
     # Of each group a scale, a sum and with centers a shift, besides the bias.
     numbers = 1 + groups * (3 if centers else 2)

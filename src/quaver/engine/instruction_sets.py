@@ -21,6 +21,34 @@ def refusals() -> dict[str, str]:
     return dict(_native.refusals())
 
 
+def bfloat16_sets() -> list[str]:
+    """Return the instruction sets that multiply bfloat16 here, the best first."""
+    return _native.bfloat16_sets()
+
+
+def require_bfloat16(isa: str) -> None:
+    """Check that an instruction set multiplies bfloat16 here.
+
+    Args:
+        isa: one that is available.
+
+    Raises:
+        InstructionSetError: it does not; the message says why, and what to take instead.
+    """
+    able = bfloat16_sets()
+    if isa in able:
+        return
+    if able:
+        why = f"{isa} has none; leave out isa and {ISA_VARIABLE}, or choose {' or '.join(able)}"
+    else:
+        why = f"this CPU or its operating system lacks them: {_native.cpu_name()}"
+    raise InstructionSetError(
+        f"precision='bfloat16' needs instructions that multiply bfloat16, such as AVX512-BF16: {why}. "
+        "Otherwise use precision='float32', 'int8', which is smaller and faster, or "
+        "'bfloat16-weights', which stores weights in bfloat16 and multiplies in float32"
+    )
+
+
 def explain_choice() -> str:
     """Return why `choose_isa` chooses what it chooses without an argument, as a phrase."""
     if os.environ.get(ISA_VARIABLE):

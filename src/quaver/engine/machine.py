@@ -7,7 +7,12 @@ import platform
 from typing import Any
 
 from quaver import _native
-from quaver.engine.instruction_sets import choose_isa, explain_choice, instruction_sets
+from quaver.engine.instruction_sets import (
+    bfloat16_sets,
+    choose_isa,
+    explain_choice,
+    instruction_sets,
+)
 from quaver.engine.threads import available_threads
 from quaver.system import (
     allocator,
@@ -26,7 +31,8 @@ def info() -> dict[str, Any]:
 
     Returns:
         "version", "cpu", "isa" (what an engine would choose now), "isa_reason" (why),
-        "instruction_sets" (name to whether it is available), "threads" (what an engine would
+        "instruction_sets" (name to whether it is available), "bfloat16" (the instruction sets that
+        multiply it here), "threads" (what an engine would
         choose now), "cpus" (of the machine), "compiler", "python", "platform", "packages" (name to
         version), "settings" (what this process runs under: CPUs, quota, NUMA nodes, SMT, governor,
         huge pages, allocator) and "advice" (sentences on settings that would make encoding faster).
@@ -44,6 +50,7 @@ def info() -> dict[str, Any]:
         "isa": choose_isa(),
         "isa_reason": explain_choice(),
         "instruction_sets": instruction_sets(),
+        "bfloat16": bfloat16_sets(),
         "threads": available_threads(),
         "cpus": os.cpu_count(),
         "compiler": _native.compiler,

@@ -33,7 +33,7 @@ LOADING_KEYWORDS: Mapping[str, str] = {
     "config_kwargs": "leave it out: the configuration comes from the folder",
     "default_prompt_name": "name the prompt in encode(texts, prompt_name=...)",
     "device": "leave it out: the engine runs on the CPU, with as many threads as threads says",
-    "dtype": "use precision: 'int8', 'bfloat16' or 'float32'",
+    "dtype": "use precision: 'int8', 'bfloat16', 'bfloat16-weights' or 'float32'",
     "max_length": "use max_seq_length",
     "model_kwargs": "leave it out: precision, threads and isa are separate arguments",
     "model_name_or_path": "give the name or folder as the first argument",
@@ -41,7 +41,7 @@ LOADING_KEYWORDS: Mapping[str, str] = {
     "processor_kwargs": "leave it out: max_seq_length is a separate argument",
     "similarity_fn_name": "leave it out: it comes from the model folder",
     "tokenizer_kwargs": "leave it out: max_seq_length is a separate argument",
-    "torch_dtype": "use precision: 'int8', 'bfloat16' or 'float32'",
+    "torch_dtype": "use precision: 'int8', 'bfloat16', 'bfloat16-weights' or 'float32'",
     "trust_remote_code": "leave it out: no code from a model folder is run",
     "use_auth_token": "use token",
 }

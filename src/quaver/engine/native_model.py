@@ -37,8 +37,8 @@ from quaver.models import (
     rotary_tables,
 )
 
-Precision = Literal["int8", "bfloat16", "float32"]
-PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "float32")
+Precision = Literal["int8", "bfloat16", "bfloat16-weights", "float32"]
+PRECISIONS: tuple[Precision, ...] = ("int8", "bfloat16", "bfloat16-weights", "float32")
 
 _Floats = NDArray[np.float32]
 _Tables = tuple[Rotary, int]
@@ -55,11 +55,13 @@ class _BFloat16Linear:
     Why a scale: the factor of scores, multiplied into a weight that is bfloat16 already, would be rounded.
 
     Attributes:
+        kind: "bfloat16" rounds x as well, "bfloat16-weights" does not.
         weight: float32 (O, K).
         scale: float32 (O,).
         bias: float32 (O,).
     """
 
+    kind: Literal["bfloat16", "bfloat16-weights"]
     weight: _Floats
     scale: _Floats
     bias: _Floats
@@ -187,7 +189,7 @@ def _layer(
         "behind": reach,
         "ahead": 0 if layer.causal else reach,
         "rotary": -1 if layer.rotary is None else tables.index((layer.rotary, layer.head_size)),
-        "int8_attention": int8,
+        "attention": "int8" if int8 else "bfloat16" if precision == "bfloat16" else "float32",
         "gate": layer.gate,
         "activation": layer.activation,
         "qkv": _linear(qkv, wide=weights.wide),
@@ -242,9 +244,10 @@ def _linears(parts: LayerWeights) -> tuple[Linear, Linear, Linear, Linear]:
 def _in_precision(linear: Linear, precision: Precision | None) -> _NativeLinear:
     if precision == "float32":
         return dequantized(linear)
-    if precision == "bfloat16":
+    if precision == "bfloat16" or precision == "bfloat16-weights":
         exact = dequantized(linear)
-        return _BFloat16Linear(exact.weight, np.ones(len(exact.bias), np.float32), exact.bias)
+        ones = np.ones(len(exact.bias), np.float32)
+        return _BFloat16Linear(precision, exact.weight, ones, exact.bias)
     if precision == "int8" and isinstance(linear, LinearWeights):
         return quantize_weight(linear)
     return linear
@@ -277,7 +280,7 @@ def _linear(
         return {"kind": "float32", "weight": linear.weight, "bias": linear.bias}
     if isinstance(linear, _BFloat16Linear):
         return {
-            "kind": "bfloat16",
+            "kind": linear.kind,
             "weight": linear.weight,
             "scale": linear.scale,
             "bias": linear.bias,

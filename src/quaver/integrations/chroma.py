@@ -36,7 +36,7 @@ class QuaverEmbeddingFunction(EmbeddingFunction[Documents]):
         self,
         model_name: str | Path,
         *,
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         truncate_dim: int | None = None,
         max_seq_length: int | None = None,
         pooling: str | None = None,

@@ -31,7 +31,7 @@ class QuaverLanceEmbeddings(TextEmbeddingFunction):
 
     name: str
     """Model folder or hub id."""
-    precision: Literal["int8", "bfloat16", "float32"] = "int8"
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8"
     """Precision of the engine."""
     truncate_dim: int | None = None
     """Number of leading components to keep; None keeps all."""

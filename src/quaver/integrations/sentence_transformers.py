@@ -88,7 +88,7 @@ class QuaverModule(InputModule):
     Attributes:
         model: model folder or hub id.
         task: "embed", "rank", "sparse" or "multi-vector".
-        precision: "int8", "bfloat16" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         pooling: such as "mean" or "cls+mean", for a model folder that does not specify it.
         prompts: prompts by name; empty for a cross-encoder.
     """
@@ -101,7 +101,7 @@ class QuaverModule(InputModule):
         model: str,
         *,
         task: Task = "embed",
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         pooling: str | None = None,
         max_seq_length: int | None = None,
         prompts: Mapping[str, str] | None = None,

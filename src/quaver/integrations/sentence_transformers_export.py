@@ -48,7 +48,7 @@ def export_sentence_transformers(
     name_or_path: str | Path,
     target: str | Path,
     *,
-    precision: Literal["int8", "bfloat16", "float32"] = "int8",
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
     pooling: str | None = None,
     revision: str | None = None,
     local_files_only: bool = False,

@@ -59,7 +59,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             model as a sparse encoder.
         aliases: other names, such as the one that a client has built in.
         on_demand: load it with the first request, not at the start.
-        precision: "int8", "bfloat16" or "float32".
+        precision: "int8", "bfloat16", "bfloat16-weights" or "float32".
         revision: branch, tag or commit on the hub.
         max_seq_length: maximum number of tokens in a text.
         truncate_dim: components kept of every vector.
@@ -74,7 +74,7 @@ class ModelSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     task: Task = "embed"
     aliases: tuple[str, ...] = ()
     on_demand: bool = False
-    precision: Literal["int8", "bfloat16", "float32"] = "int8"
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8"
     revision: str | None = None
     max_seq_length: Count | None = None
     truncate_dim: Count | None = None

@@ -33,7 +33,7 @@ class QuaverEmbeddings(BaseModel, Embeddings):
     """Replaces the model's document prompt; "" for no prompt."""
     normalize: bool | None = None
     """Whether to return unit vectors; None follows the model."""
-    precision: Literal["int8", "bfloat16", "float32"] = "int8"
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8"
     """Precision of the engine; embeddings are lists of floats either way."""
     truncate_dim: int | None = None
     """Number of leading components to keep; None keeps all."""

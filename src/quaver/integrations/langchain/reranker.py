@@ -39,7 +39,7 @@ class QuaverReranker(BaseDocumentCompressor, BaseCrossEncoder):
     """Minimum relevance score of a returned document."""
     activation: Literal["sigmoid", "identity"] | None = None
     """Activation applied to scores; None uses the model's own, usually the sigmoid."""
-    precision: Literal["int8", "bfloat16", "float32"] = "int8"
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8"
     """Precision of the engine."""
     max_seq_length: int | None = None
     """Maximum tokens of query and document together."""

@@ -41,7 +41,7 @@ class QuaverSparseEmbeddings(BaseModel, SparseEmbeddings):
     """Replaces the model's document prompt; "" for no prompt."""
     max_active_dims: int | None = None
     """The most words that a vector keeps; None follows the model folder."""
-    precision: Literal["int8", "float32"] = "int8"
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8"
     """Precision of the engine; weights are floats either way."""
     max_seq_length: int | None = None
     """Maximum tokens of a text; longer texts are truncated."""

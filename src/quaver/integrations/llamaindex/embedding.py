@@ -49,7 +49,7 @@ class QuaverEmbedding(BaseEmbedding):
     normalize: bool | None = Field(
         default=None, description="Whether to return unit vectors; None follows the model."
     )
-    precision: Literal["int8", "bfloat16", "float32"] = Field(
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = Field(
         default="int8", description="Precision of the engine."
     )
     truncate_dim: int | None = Field(

@@ -40,7 +40,7 @@ class QuaverRerank(BaseNodePostprocessor):
     activation: Literal["sigmoid", "identity"] | None = Field(
         default=None, description="Activation applied to scores; None uses the model's own."
     )
-    precision: Literal["int8", "bfloat16", "float32"] = Field(
+    precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = Field(
         default="int8", description="Precision of the engine."
     )
     max_length: int | None = Field(

@@ -50,7 +50,7 @@ class QuaverDocumentEmbedder(EmbedderComponent):
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         truncate_dim: int | None = None,
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         pooling: str | None = None,

@@ -43,7 +43,7 @@ class QuaverSparseDocumentEmbedder(SparseEmbedderComponent):
         meta_fields_to_embed: list[str] | None = None,
         embedding_separator: str = "\n",
         max_active_dims: int | None = None,
-        precision: Literal["int8", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         threads: int | None = None,

@@ -38,7 +38,7 @@ class QuaverSparseTextEmbedder(SparseEmbedderComponent):
         prefix: str | None = None,
         suffix: str = "",
         max_active_dims: int | None = None,
-        precision: Literal["int8", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         threads: int | None = None,

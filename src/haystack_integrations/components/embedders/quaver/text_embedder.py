@@ -33,7 +33,7 @@ class QuaverTextEmbedder(EmbedderComponent):
         suffix: str = "",
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         pooling: str | None = None,

@@ -57,7 +57,7 @@ class QuantizedBiEncoderRanker(RankerComponent[SharedEmbedder]):
         scale_score: bool = False,
         score_threshold: float | None = None,
         truncate_dim: int | None = None,
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         pooling: str | None = None,

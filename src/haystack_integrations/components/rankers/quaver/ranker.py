@@ -48,7 +48,7 @@ class QuaverRanker(RankerComponent[SharedCrossEncoder]):
         embedding_separator: str = "\n",
         scale_score: bool = True,
         score_threshold: float | None = None,
-        precision: Literal["int8", "bfloat16", "float32"] = "int8",
+        precision: Literal["int8", "bfloat16", "bfloat16-weights", "float32"] = "int8",
         revision: str | None = None,
         max_seq_length: int | None = None,
         threads: int | None = None,
