@@ -1,4 +1,4 @@
-"""Count the instructions in the inner loops of the int8 tiles: a model of speed, not a measurement.
+"""Count the instructions in the inner loops of the tiles: a model of speed, not a measurement.
 
 The object code is that of `make test-arm` or of `make bench-kernels`; its architecture decides:
 
@@ -29,7 +29,11 @@ X86 = (
     ("avxvnni", "vpdpbusd", 32),
     ("avx512", "vpmaddwd", 32),
     ("avx2", "vpmaddwd", 16),
+    ("avx512bf16", "vdpbf16ps", 32),
+    ("avx512vnni", "vfmadd231ps", 16),
 )
+# The tile of float32 has 24 sums; another loop of that object, over weights in bfloat16, has two products for each.
+FLOAT_SUMS = 24
 # KleidiAI at 495f6524d981, matmul_clamp_f32_qai8dxp_qsi8cxp: 16 rows x 4 outputs x 32 inputs, packed beforehand.
 # Name, instructions of the loop, those that multiply, products.
 KLEIDIAI = (("KleidiAI 16x4 i8mm", 111, 64, 2048), ("KleidiAI 16x4 dotprod", 175, 128, 2048))
@@ -57,6 +61,8 @@ def tile_loop(objdump: str, kernel: Path, multiply: str) -> list[str]:
     command = [objdump, "-d", "--no-show-raw-insn", str(kernel)]
     found = loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     most = max(loop.count(multiply) for loop in found)
+    if multiply == "vfmadd231ps":
+        most = FLOAT_SUMS
     return min((loop for loop in found if loop.count(multiply) == most), key=len)
 
 
@@ -88,9 +94,8 @@ def main() -> None:
         kernel = folder / ("arm" if arm else "x86") / f"{isa}.cpp.o"
         loop = tile_loop(objdump, kernel, multiply)
         multiplies = loop.count(multiply)
-        rows.append(
-            (f"`{isa}`", len(loop), multiplies, multiplies * products, skylake_cycles(isa, loop))
-        )
+        name = f"`{isa}`" + (", float32" if multiply == "vfmadd231ps" else "")
+        rows.append((name, len(loop), multiplies, multiplies * products, skylake_cycles(isa, loop)))
     if arm:
         rows += [(*peer, None) for peer in KLEIDIAI]
     for name, size, multiplies, total, cycles in rows:

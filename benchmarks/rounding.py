@@ -1,8 +1,9 @@
-"""Cost of each rounding in int8, alone and together.
+"""Cost of each rounding in int8, alone and together, and of bfloat16.
 
     python benchmarks/rounding.py MODEL TEXTS [--count 40]
     python benchmarks/rounding.py MODEL TEXTS ... --forms [--json FILE]
     python benchmarks/rounding.py MODEL TEXTS ... --schemes [--calibration TEXTS ...] [--json FILE]
+    python benchmarks/rounding.py MODEL TEXTS ... --bfloat16 [--json FILE]
 
 MODEL is a model folder; TEXTS a folder of documents, or a .jsonl file with "text" in its lines. Prints the loss, 1 -
 mean cosine to float32 in parts of 10,000, also of vectors less their mean, with the first percentile and the smallest
@@ -12,7 +13,8 @@ with that text and with the next one.
 Alone, the roundings of symmetric weights and single ranges are simulated in NumPy, for BERT models. With --forms the
 engine runs whole forms of int8, from one scale for each output to the default; with --schemes, what `quaver quantize`
 makes: dynamic without text; with --calibration also dynamic and static with text that is not among TEXTS, the same
-number from each source.
+number from each source. With --bfloat16 it runs both precisions with weights in bfloat16; a CPU that does not multiply
+bfloat16 needs the build of `make test-emulated` (PYTHONPATH=build/emulated QUAVER_ISA=avx512vnni).
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ from quaver_bench.record import describe_run
 FloatArray = NDArray[np.float32]
 LINEARS = ("qkv", "out", "up", "down")
 PARTS = ("query", "key", "weight", "value")
+IN_BFLOAT16: dict[str, Precision] = {
+    "bfloat16-weights": "bfloat16-weights",
+    "bfloat16": "bfloat16",
+}
 
 
 @dataclass(frozen=True)
@@ -253,8 +259,12 @@ def compare_in_engine(options: argparse.Namespace) -> None:
         "isa": choose_isa(None),
         "commit": describe_run(1, sys.argv)["commit"],
     }
-    made: Iterable[tuple[str, EncoderWeights]] = forms(spec, weights).items()
-    if options.schemes:
+    made: Iterable[tuple[str, EncoderWeights]]
+    if options.bfloat16:
+        made = [(name, weights) for name in IN_BFLOAT16]
+    elif options.forms:
+        made = forms(spec, weights).items()
+    else:
         text = tokens(calibration) if calibration else None
         found["calibration"] = ["/".join(path.parts[-2:]) for path in options.calibration]
         if text is not None:
@@ -262,7 +272,7 @@ def compare_in_engine(options: argparse.Namespace) -> None:
         made = schemes(spec, weights, text)
     rows = found["rows"] = []
     for name, quantized in made:
-        got = outputs(quantized, None)
+        got = outputs(quantized, IN_BFLOAT16.get(name))
         row: dict[str, Any] = {"form": name}
         if scores:
             row["difference"] = float(np.abs(got - truth).mean())
@@ -301,8 +311,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128, help="calibration texts in all")
     parser.add_argument("--name", help="the model's name in the file; default: its folder's")
     parser.add_argument("--json", type=Path, help="write the rows of the engine to a file")
+    parser.add_argument(
+        "--bfloat16", action="store_true", help="compare precisions with weights in bfloat16"
+    )
     options = parser.parse_args()
-    if options.forms or options.schemes:
+    if options.forms or options.schemes or options.bfloat16:
         compare_in_engine(options)
         return
     folder = ModelFolder.open(options.model)
