@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quaver.serve.http import json_of, object_of, rows_of
+from quaver.serve import Settings
+from quaver.serve.http import json_of, list_of, object_of, rows_of
 from quaver.serve.service import _IDS_AT_ONCE, _items
+from running_server import running
 
 
 async def counted(written: Any) -> tuple[Any, int]:
@@ -35,15 +37,15 @@ async def counted(written: Any) -> tuple[Any, int]:
 def test_vectors_are_written_in_pieces(shape: tuple[int, int]) -> None:
     vectors = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     written, turns = asyncio.run(counted(rows_of(vectors, shape[1])))
-    assert written == json_of(vectors)
-    assert np.array_equal(np.float32(json.loads(written)).reshape(shape), vectors)
+    assert b"".join(written) == json_of(vectors)
+    assert np.array_equal(np.float32(json.loads(b"".join(written))).reshape(shape), vectors)
     pieces = -(-shape[0] // max(1, 2**14 // shape[1]))
     assert turns >= pieces - 1
 
 
 def test_vectors_that_are_the_start_of_longer_ones_keep_their_digits() -> None:
     vectors = np.random.default_rng(0).standard_normal((9, 8)).astype(np.float32)[:, :3]
-    assert asyncio.run(rows_of(vectors, 3)) == json_of(vectors.copy())
+    assert b"".join(asyncio.run(rows_of(vectors, 3))) == json_of(vectors.copy())
 
 
 def test_rows_take_their_form_when_it_is_their_turn() -> None:
@@ -65,9 +67,38 @@ def test_rows_take_their_form_when_it_is_their_turn() -> None:
 
 
 def test_an_object_of_written_parts() -> None:
-    parts = {"a": b"[1,2]", 'b"': b"{}"}
-    assert json.loads(object_of(parts, {"c": None})) == {"a": [1, 2], 'b"': {}, "c": None}
-    assert json.loads(object_of(parts, {})) == {"a": [1, 2], 'b"': {}}
+    parts = {"a": [b"[1,", b"2]"], 'b"': [b"{}"]}
+    three = b"".join(object_of(parts, {"c": None}))
+    assert json.loads(three) == {"a": [1, 2], 'b"': {}, "c": None}
+    assert json.loads(b"".join(object_of(parts, {}))) == {"a": [1, 2], 'b"': {}}
+    assert json.loads(b"".join(list_of([[b"[", b"1]"], [b"2"]]))) == [[1], 2]
+    assert list_of([]) == [b"[", b"]"]
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v2/embed", "/api/embed", "/embed"])
+def test_a_large_answer_is_that_of_small_ones(
+    settings: Settings, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("quaver.serve.http._NUMBERS_AT_ONCE", 64)
+    monkeypatch.setattr("quaver.serve.http._BYTES_AT_ONCE", 1000)
+    texts = [f"text {i}" for i in range(90)]
+    names = {"/v2/embed": "texts", "/embed": "inputs"}
+    with running(settings) as run:
+
+        def ask(some: list[str]) -> Any:
+            answer = run.post(path, {names.get(path, "input"): some, "model": "tiny"})
+            assert answer.status_code == 200
+            assert int(answer.headers["content-length"]) == len(answer.content)
+            assert len(answer.headers["x-request-id"]) == 32
+            found = answer.json()
+            if path == "/v1/embeddings":
+                return [each["embedding"] for each in found["data"]]
+            if path == "/v2/embed":
+                return found["embeddings"]["float"]
+            return found if path == "/embed" else found["embeddings"]
+
+        assert ask(texts) == ask(texts[:40]) + ask(texts[40:])
+        assert run.log.getvalue().count('"event":"request"') == 3
 
 
 def test_token_ids_are_checked_in_pieces(embedder: Any) -> None:

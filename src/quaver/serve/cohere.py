@@ -177,7 +177,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
         field="texts" if body.inputs is None else "inputs",
         dimensions_field="output_dimension",
     )
-    found: dict[str, bytes] = {}
+    found: dict[str, list[bytes]] = {}
     for kind in dict.fromkeys(body.embedding_types or ["float"]):
         vectors = _format(loaded.embedder, pooled, kind, body.output_dimension)
         found[kind] = await rows_of(vectors, pooled.shape[1])

@@ -43,6 +43,9 @@ _NUMBERS_AT_ONCE = 2**14
 A thread of its own would not help: what writes JSON keeps the other threads waiting until it is done.
 """
 
+_BYTES_AT_ONCE = 2**18
+"""About how many bytes of an answer are joined."""
+
 _MOST_SHOWN_BYTES = 64 * 1024
 """Bytes of a body that is read a second time to show what does not fit."""
 
@@ -153,18 +156,22 @@ def json_response(
 
 async def rows_of(
     rows: Sequence[Any] | NDArray[Any], width: int, *, form: Callable[[Any], Any] | None = None
-) -> bytes:
+) -> list[bytes]:
     """Write a JSON list; other requests go on in between.
 
     Args:
         rows: the rows; may hold NumPy arrays.
         width: about how many numbers a row has.
         form: turns a row into what is written of it, when its turn comes.
+
+    Returns:
+        pieces of the JSON, not joined: that would copy megabytes.
     """
-    parts = []
+    parts = [b"["]
     at_once = max(1, _NUMBERS_AT_ONCE // max(1, width))
     for start in range(0, len(rows), at_once):
         if start:
+            parts.append(b",")
             await asyncio.sleep(0)
         some: Any = rows[start : start + at_once]
         if form is not None:
@@ -172,18 +179,56 @@ async def rows_of(
         elif isinstance(some, np.ndarray):
             some = np.ascontiguousarray(some)  # vectors may be the start of longer ones
         parts.append(json_of(some)[1:-1])
-    return b"[" + b",".join(parts) + b"]"
+    return [*parts, b"]"]
 
 
-def object_of(written: Mapping[str, bytes], fields: Mapping[str, Any]) -> bytes:
+def list_of(written: Sequence[list[bytes]]) -> list[bytes]:
+    """Write a JSON list of values that are written already."""
+    parts = [b"["]
+    for i, value in enumerate(written):
+        parts += [b",", *value] if i else value
+    return [*parts, b"]"]
+
+
+def object_of(written: Mapping[str, list[bytes]], fields: Mapping[str, Any]) -> list[bytes]:
     """Write a JSON object of fields that are written already, one at least, and others."""
-    parts = [json_of(name) + b":" + value for name, value in written.items()]
-    return b"{" + b",".join(parts) + (b"," if fields else b"") + json_of(fields)[1:]
+    parts: list[bytes] = []
+    for name, value in written.items():
+        parts += [b"," if parts else b"{", json_of(name), b":", *value]
+    return [*parts, b"," if fields else b"", json_of(fields)[1:]]
 
 
-def written_response(content: bytes, headers: Mapping[str, str] | None = None) -> Response:
-    """Return JSON that is written already."""
-    return Response(content, 200, headers, media_type="application/json")
+class Pieces(Response):
+    """JSON in pieces, sent one after another."""
+
+    def __init__(self, parts: Sequence[bytes], headers: Mapping[str, str]) -> None:
+        """Answer with the pieces."""
+        size = {"content-length": str(sum(map(len, parts)))}
+        super().__init__(None, 200, {**headers, **size}, media_type="application/json")
+        self.parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send them."""
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        body: dict[str, Any] = {"type": "http.response.body"}
+        held, size = [], 0
+        for part in self.parts:
+            held.append(part)
+            size += len(part)
+            if size >= _BYTES_AT_ONCE:
+                await send({**body, "body": b"".join(held), "more_body": True})
+                held, size = [], 0
+        await send({**body, "body": b"".join(held), "more_body": False})
+        if self.background is not None:
+            await self.background()
+
+
+def written_response(parts: list[bytes], headers: Mapping[str, str] | None = None) -> Response:
+    """Return JSON that is written already; a large one is not joined."""
+    if sum(map(len, parts)) > _BYTES_AT_ONCE:
+        return Pieces(parts, headers or {})
+    return Response(b"".join(parts), 200, headers, media_type="application/json")
 
 
 def _too_large(most: int) -> Refusal:

@@ -113,7 +113,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     served, _ = await call.service.embedder(call.waiter, name)
     loaded = time.perf_counter()
     texts = [body.input] if isinstance(body.input, str) else body.input
-    written = b"[]"
+    written = [b"[]"]
     # Ollama's way to load a model is to ask for nothing.
     if texts and body.input != "":
         vectors = await call.service.embed(

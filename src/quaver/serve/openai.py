@@ -23,6 +23,7 @@ from quaver.serve.http import (
     Call,
     Route,
     json_response,
+    list_of,
     object_of,
     rows_of,
     written_response,
@@ -405,7 +406,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     return _listed(call, await rows_of(range(len(pooled)), width, form=form))
 
 
-def _listed(call: Call[Any], data: bytes) -> Response:
+def _listed(call: Call[Any], data: list[bytes]) -> Response:
     """Return an answer: the vectors, which model gave them, and its tokens."""
     tokens = call.waiter.tokens
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
@@ -439,7 +440,7 @@ async def multi_vector(call: Call[MultiVectorRequest]) -> Response:
         }
         written = object_of(forms, {}) if len(kinds) > 1 else forms[kinds[0]]
         rows.append(object_of({"embeddings": written}, {"object": "embedding", "index": i}))
-    return _listed(call, b"[" + b",".join(rows) + b"]")
+    return _listed(call, list_of(rows))
 
 
 def _base64(vector: NDArray[np.float32]) -> str:

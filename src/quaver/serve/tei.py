@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve import cohere
-from quaver.serve.http import Call, Route, json_response, misfit, rows_of, written_response
+from quaver.serve.http import Call, Route, json_response, list_of, misfit, rows_of, written_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Cut, Item, Pair
@@ -353,7 +353,7 @@ async def embed_all(call: Call[EmbedAllRequest]) -> Response:
             ) from refusal
         raise
     rows = [await rows_of(each, each.shape[1]) for each in found]
-    return written_response(b"[" + b",".join(rows) + b"]", _headers(call, _characters(inputs)))
+    return written_response(list_of(rows), _headers(call, _characters(inputs)))
 
 
 async def embed_sparse(call: Call[EmbedAllRequest]) -> Response:
