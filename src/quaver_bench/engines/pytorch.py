@@ -91,14 +91,21 @@ def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) 
     return Pooled().eval()
 
 
-def _added(mask: Any, dtype: Any = None) -> Any:
+def _mask(mask: Any) -> Any:
+    """Return what transformers gets for a mask (B, L): the mask itself, or `_added` while a program is made."""
+    import torch
+
+    traced = torch.jit.is_tracing() or torch.compiler.is_exporting()
+    return _added(mask, torch.float32) if traced else mask
+
+
+def _added(mask: Any, dtype: Any) -> Any:
     """Return what is added to the scores of attention for a mask (B, L): 0 for a token, and the least number.
 
     With a mask of 0 and 1, tracing would fix whether there is padding.
     """
     import torch
 
-    dtype = dtype or torch.float32
     return (1.0 - mask.to(dtype)[:, None, None, :]) * torch.finfo(dtype).min
 
 
@@ -120,8 +127,8 @@ def _score_module(setup: Setup) -> Any:
             self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: Any = None
         ) -> Any:
             types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            added = _added(attention_mask)
-            return self.classifier(input_ids=input_ids, attention_mask=added, **types).logits
+            mask = _mask(attention_mask)
+            return self.classifier(input_ids=input_ids, attention_mask=mask, **types).logits
 
     return Scores().eval()
 
@@ -139,6 +146,7 @@ def _words_module(setup: Setup) -> Any:
     if words is None:
         raise CannotRunError("it weighs no words")
     summed, logarithms = words.pooling == "sum", words.logarithms
+    most = folder.max_active_dims
     language = load_encoder(str(folder.transformer), opens="AutoModelForMaskedLM")
 
     def weights(logits: torch.Tensor) -> torch.Tensor:
@@ -153,10 +161,14 @@ def _words_module(setup: Setup) -> Any:
             self.language = language
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            added = _added(attention_mask)
-            logits = self.language(input_ids=input_ids, attention_mask=added).logits
+            mask = _mask(attention_mask)
+            logits = self.language(input_ids=input_ids, attention_mask=mask).logits
             logits = logits.masked_fill(attention_mask[:, :, None] == 0, 0.0)
-            return weights(logits).sum(1) if summed else weights(logits.amax(1))
+            found = weights(logits).sum(1) if summed else weights(logits.amax(1))
+            if most is None:
+                return found
+            least = found.topk(most).values[:, -1:]
+            return found * (found >= least)
 
     return Words().eval()
 
@@ -178,8 +190,8 @@ def _token_module(setup: Setup) -> Any:
             self.encoder, self.layers = encoder, torch.nn.Sequential(*layers)
 
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            added = _added(attention_mask)
-            hidden = self.encoder(input_ids=input_ids, attention_mask=added).last_hidden_state
+            mask = _mask(attention_mask)
+            hidden = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
             found = self.layers(hidden)
             return torch.nn.functional.normalize(found, dim=-1) if normalize else found
 
