@@ -39,7 +39,7 @@ END
   for headers in "$root"/usr/include/python3.*; do ln -sfn ../aarch64-linux-gnu "$headers/aarch64-linux-gnu"; done
   touch "$build/unpacked"
 fi
-export QEMU_LD_PREFIX=$root PYTHONDONTWRITEBYTECODE=1 OPENBLAS_NUM_THREADS=1
+export QEMU_LD_PREFIX=$root PYTHONPYCACHEPREFIX=$build/pycache OPENBLAS_NUM_THREADS=1
 unset OPENBLAS_CORETYPE # of this machine
 arm=(qemu-aarch64-static "$root/usr/bin/python3")
 version=$("${arm[@]}" -c 'import platform; print(".".join(platform.python_version_tuple()[:2]))')
