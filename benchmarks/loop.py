@@ -4,7 +4,8 @@
 
 Other requests wait for the longest step, in which a body is read, say. The application runs in this process without
 a network. A step is a callback of asyncio's loop, and counts by the CPU time of the loop's thread, so other load on
-the machine changes little. Each request is asked three times; figures are medians.
+the machine changes little. Each request is asked three times; figures are medians. Before that it measures how long
+JSON that is read or written on a thread of its own keeps the other threads waiting.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import io
 import json
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
 
 from quaver import Embedder, info
 from quaver.serve import ModelSettings, Settings, create_app
@@ -42,7 +48,7 @@ def bodies(ids: list[int]) -> dict[str, tuple[str, dict[str, Any]]]:
             "/api/embed",
             {"model": "model", "input": [f"{i} {query}" for i in range(2048)]},
         ),
-        "2,048 equal lists of 512 ids": ("/v1/embeddings", {"input": [ids] * 2048}),
+        "2,048 equal lists of 256 ids": ("/v1/embeddings", {"input": [ids] * 2048}),
     }
 
 
@@ -102,7 +108,7 @@ async def measured(model: str) -> dict[str, Any]:
         model=(ModelSettings(source=model, name="model"),), timeout=600.0, queue_time=600.0
     )
     app = create_app(settings, log=Log(io.StringIO()))
-    ids = Embedder.from_pretrained(model).tokenizer.encode([WORDS * 60]).ids.tolist()
+    ids = Embedder.from_pretrained(model).tokenizer.encode([WORDS * 60], longest=256).ids.tolist()
     steps = Steps()
     found: dict[str, Any] = {}
     async with app.router.lifespan_context(app):
@@ -128,17 +134,63 @@ async def measured(model: str) -> dict[str, Any]:
     return found
 
 
+def gap(work: Callable[[], object]) -> float:
+    """Return the longest time in milliseconds in which a thread that does some work lets no other one run."""
+    gaps: list[float] = []
+    over = threading.Event()
+
+    def tick() -> None:
+        last = time.perf_counter()
+        while not over.is_set():
+            now = time.perf_counter()
+            gaps.append(now - last)
+            last = now
+            time.sleep(0)
+
+    ticking, working = threading.Thread(target=tick), threading.Thread(target=work)
+    ticking.start()
+    time.sleep(0.05)
+    gaps.clear()
+    working.start()
+    working.join()
+    over.set()
+    ticking.join()
+    return max(gaps) * 1000
+
+
+def threads() -> dict[str, float]:
+    """Return how long reading and writing JSON on a thread of its own keeps the others waiting, in milliseconds."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(0.0005)  # as the server does
+    body = json.dumps([list(range(1000, 1512))] * 2048).encode()
+    decoder = msgspec.json.Decoder(list[list[int]])
+    vectors = np.random.default_rng(0).standard_normal((2048, 384)).astype(np.float32)
+    works: dict[str, Callable[[], object]] = {
+        "nothing": lambda: time.sleep(0.05),
+        "read 2,048 lists of 512 ids": lambda: decoder.decode(body),
+        "write 2,048 vectors": lambda: orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY),
+    }
+    found = {
+        name: statistics.median(gap(work) for _ in range(ROUNDS)) for name, work in works.items()
+    }
+    sys.setswitchinterval(interval)
+    return {name: round(milliseconds, 2) for name, milliseconds in found.items()}
+
+
 def main() -> None:
     """Measure, and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    gaps = threads()
+    print(gaps)
     requests = asyncio.run(measured(options.model))
     result = {
         "kind": "loop",
         "run": describe_run(info()["threads"], sys.argv),
         "requests": requests,
+        "gap_of_other_threads_ms": gaps,
     }
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
