@@ -22,12 +22,13 @@ INSTALL = "pip install torch transformers"
 
 
 @lru_cache(maxsize=1)
-def load_encoder(folder: str, attention: str = "sdpa", opens: str = "AutoModel") -> Any:
+def load_encoder(folder: str, attention: str | None = None, opens: str = "AutoModel") -> Any:
     """Load a model in float32, in evaluation mode; the last one is kept.
 
     Args:
         folder: model folder.
-        attention: transformers' name of the attention implementation.
+        attention: transformers' name of the attention implementation; None for its own choice, which is
+            torch's fused one ("sdpa") where the architecture has it.
         opens: transformers' class that opens it.
 
     Returns:
@@ -41,7 +42,9 @@ def load_encoder(folder: str, attention: str = "sdpa", opens: str = "AutoModel")
 
     try:
         encoder = getattr(transformers, opens).from_pretrained(
-            folder, local_files_only=True, attn_implementation=attention
+            folder,
+            local_files_only=True,
+            **({"attn_implementation": attention} if attention else {}),
         )
     except (OSError, ValueError, ImportError, RuntimeError) as error:
         raise CannotRunError(f"transformers cannot load it: {first_line(error)}") from error
@@ -57,7 +60,7 @@ def first_line(error: BaseException) -> str:
     return lines[0][:300] if lines else type(error).__name__
 
 
-def pooled_module(setup: Setup, *, attention: str = "sdpa", bf16: bool = False) -> Any:
+def pooled_module(setup: Setup, *, attention: str | None = None, bf16: bool = False) -> Any:
     """Return a torch module from ids and mask (B, L) to unit vectors, for other engines to convert.
 
     Its method `tokens` returns the token vectors (B, L, H).
