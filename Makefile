@@ -26,7 +26,7 @@ help:
 	@echo "make test           the C++ tests on this CPU's instruction sets, then the Python tests but slow ones and the server's; five minutes"
 	@echo "make test-all       these and the long ones: slow tests, the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
 	@echo "make test-emulated  the C++ tests on every instruction set, and the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
-	@echo "make test-amx       the AMX kernels' real instructions in Bochs 3.0 (downloads Debian 13's package where it is missing)"
+	@echo "make test-amx       the real instructions of the AMX and bfloat16 kernels in Bochs 3.0 (downloads Debian 13's package where it is missing)"
 	@echo "make test-arm       the C++ tests of the Arm kernels under qemu (installs Debian's cross compiler)"
 	@echo "make test-arm-python  a wheel for aarch64, and the engine's Python tests with it, under qemu"
 	@echo "make test-kill      kill an index a hundred times while it is updated and deleted from; two minutes"
@@ -187,7 +187,7 @@ test-portable: $(VENV)/installed $(VENV)/test-tools
 	QUAVER_PORTABLE=1 PYTHONPATH=build/portable/package $(BIN)/python -m pytest -q tests/system tests/engine/test_threads.py \
 	  tests/engine/test_machine.py tests/engine/test_geometry.py tests/store/test_folder.py -k "not failing_disk"
 
-# The real instructions of the AMX kernels, in an emulated machine without an operating system.
+# The real instructions of the AMX and bfloat16 kernels, in an emulated machine without an operating system.
 test-amx:
 	native/tests/bochs/run.sh build/bochs
 
