@@ -192,7 +192,7 @@ test-amx:
 	native/tests/bochs/run.sh build/bochs
 
 # The Arm kernels under qemu, each instruction set on the oldest core that has it. Debian's cross compiler and qemu are installed
-# where they are missing, which needs root. QUAVER_TEST_SHARE=1 goes through all shapes, which takes hours. The encoder of the
+# where they are missing, which needs root. QUAVER_TEST_SHARE=1 goes through all shapes. The encoder of the
 # scalar kernels is left out: it is the same code as in test-cpp, and the slowest here.
 ARM_TOOLS = { command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64-static; } > /dev/null || \
   { apt-get -qq update && apt-get -qq install -y g++-aarch64-linux-gnu qemu-user-static > /dev/null; }
