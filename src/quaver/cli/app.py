@@ -79,7 +79,8 @@ COMMANDS = {
         "Measure what int8 costs: NDCG@10 in retrieval and MAP in reranking, compared with float32.",
     ),
     "bench": Command(
-        "bench:bench", "Measure how fast a model runs here, alone or against other engines."
+        "bench:bench",
+        "Measure how fast a model of any kind runs here, alone or against other engines.",
     ),
     "export-st": Command(
         "export_st:export_st",
