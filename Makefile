@@ -23,7 +23,7 @@ help:
 	@echo "make demo           install, fetch a model, index the sample documents and ask five questions; under three minutes"
 	@echo "make examples       run every script of examples/*/, the notebook, and the first code block of each page"
 	@echo
-	@echo "make test           the C++ tests on this CPU's instruction sets, then the Python tests but slow ones and the server's; five minutes"
+	@echo "make test           the C++ tests on this CPU's instruction sets, then the Python tests but slow ones and the server's"
 	@echo "make test-all       these and the long ones: slow tests, the study, fuzzers, kills, 200 examples of each property (make test-long: only those)"
 	@echo "make test-emulated  the C++ tests on every instruction set, and the golden vectors on emulated AMX, AVX512-VNNI, AVX-VNNI and AVX-512 kernels"
 	@echo "make test-amx       the real instructions of the AMX and bfloat16 kernels in Bochs 3.0 (downloads Debian 13's package where it is missing)"
