@@ -23,7 +23,6 @@ from quaver_bench.timing import Turns, take_turns
 QUERY_TOKENS = (8, 12, 16, 16, 20, 24, 32)
 """Lengths of the queries in tokens, in turns: typical of search boxes."""
 _QUERIES = 56
-_BLOCK_SECONDS = CLIENTS_BLOCK
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ def measure_clients(stage: Stage, clients: int) -> list[Row]:
         if FORMS[engine_name].batches:
             continue
         stage.progress.say(f"{name}: {engine_name}")
-        block = partial(run_clients, engine, queries, clients, _BLOCK_SECONDS)
-        warm = partial(run_clients, engine, queries, clients, _BLOCK_SECONDS / 3)
+        block = partial(run_clients, engine, queries, clients, CLIENTS_BLOCK)
+        warm = partial(run_clients, engine, queries, clients, CLIENTS_BLOCK / 3)
         encoded = partial(engine.encode, queries)
         if (found := stage.attempt(engine_name, name, encoded)) is None:
             continue

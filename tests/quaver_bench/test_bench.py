@@ -941,7 +941,7 @@ def corpus_file(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def same_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command sets variables for libraries, which the next test shall not see; short blocks."""
-    monkeypatch.setattr(clients, "_BLOCK_SECONDS", 0.05)
+    monkeypatch.setattr(clients, "CLIENTS_BLOCK", 0.05)
     monkeypatch.setattr(start, "PROCESSES", 1)
     for name in (
         "OMP_NUM_THREADS",

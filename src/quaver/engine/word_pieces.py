@@ -59,10 +59,10 @@ class WordPieces:
             int32 (T,), the first ids of each as the tokenizers library gives them, and offsets int32
             (N + 1,).
         """
-        plain = [text for text in texts if text.isascii()]
-        ids, found = self._read(plain, most)
+        plain = [i for i, text in enumerate(texts) if text.isascii()]
+        ids, found = self._read([texts[i] for i in plain], most)
         counts = np.full(len(texts), -1, np.int64)
-        counts[[i for i, text in enumerate(texts) if text.isascii()]] = found
+        counts[plain] = found
         others = np.flatnonzero(counts < 0)
         if len(others):
             encodings = self._by_library([texts[i] for i in others.tolist()])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -10,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
-from quaver_bench.engines.padded import TextEngine
+from quaver_bench.engines import Form, Setup, Vectors
+from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
 from quaver_bench.inputs import Text
-
-_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def folder(setup: Setup) -> Path:
@@ -30,14 +27,7 @@ def folder(setup: Setup) -> Path:
     path = setup.model.built(f"fastembed-torch-{metadata.version('torch')}", "")
     if path.is_dir():
         return path
-    transformer = setup.model.folder.transformer
-    if lacking := [file for file in _FILES if not (transformer / file).is_file()]:
-        raise CannotRunError(f"it needs {', '.join(lacking)} in the model folder")
-    part = path.with_name(f"part-{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    for file in _FILES:
-        shutil.copy(transformer / file, part / file)
+    part = folder_with_tokenizer(setup, path)
     module = pooled_module(setup)
 
     class Tokens(torch.nn.Module):

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from quaver_bench.engines import CannotRunError, Form, Setup
+from quaver_bench.engines import Form, Setup
 from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session
-from quaver_bench.engines.padded import TextEngine
+from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
 from quaver_bench.inputs import Text
 from quaver_bench.kinds import Rows
 
 _NAME, _FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
-_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 _LEAST = 1e-7
 """Distance of a score from 0 and 1 that float32 can tell; its logit is 16."""
 
@@ -33,14 +32,7 @@ def folder(setup: Setup) -> Path:
     path = setup.model.built("flashrank", "")
     if path.is_dir():
         return path
-    transformer = setup.model.folder.transformer
-    if lacking := [file for file in _FILES if not (transformer / file).is_file()]:
-        raise CannotRunError(f"it needs {', '.join(lacking)} in the model folder")
-    part = path.with_name(f"part-{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / _NAME).mkdir(parents=True)
-    for file in _FILES:
-        shutil.copy(transformer / file, part / _NAME / file)
+    part = folder_with_tokenizer(setup, path, _NAME)
     shutil.copy(dynamic_graph(setup), part / _NAME / _FILE)
     part.rename(path)
     return path

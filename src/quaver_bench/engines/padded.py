@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -123,6 +125,34 @@ def _document_tokens(setup: Setup, tokenizer: Any) -> tuple[str, list[int], Ids]
     tokens = [tokenizer.token_to_id(name) for name in (text, *text.split()[:1])]
     known = [token for token in tokens if token is not None][:1]
     return prompt if known else text + prompt, known, np.array(skipped, np.int64)
+
+
+_TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+
+def folder_with_tokenizer(setup: Setup, path: Path, inside: str = "") -> Path:
+    """Begin the folder of a library that reads a model's files by itself: rename it to `path` when it is whole.
+
+    Args:
+        setup: see `Setup`.
+        path: the folder to be.
+        inside: the folder in it that gets the files; "" for the folder itself.
+
+    Returns:
+        a folder beside `path` with config.json and the tokenizer's files.
+
+    Raises:
+        CannotRunError: the model folder lacks one of them.
+    """
+    transformer = setup.model.folder.transformer
+    if lacking := [file for file in _TOKENIZER if not (transformer / file).is_file()]:
+        raise CannotRunError(f"it needs {', '.join(lacking)} in the model folder")
+    part = path.with_name(f"part-{path.name}")
+    shutil.rmtree(part, ignore_errors=True)
+    (part / inside).mkdir(parents=True)
+    for file in _TOKENIZER:
+        shutil.copy(transformer / file, part / inside / file)
+    return part
 
 
 class TextEngine:
