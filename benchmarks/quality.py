@@ -2,10 +2,13 @@
 
     python benchmarks/quality.py MODEL --calibration TEXTS --tasks FOLDER --out FOLDER
 
-MODEL is a folder of any kind. The record in --out grows task by task, the smallest first; a run that was interrupted
-continues when it is started again, and a later one adds tasks. A measurement is repeated when the model, the task, or
-a bit of the vectors of a few probes has changed, so a record never mixes two forms of int8. schemes.json has sizes,
-seconds and the error of each layer, and with --times the time of a call in each scheme.
+MODEL is a folder of any kind. float32 and the first scheme are measured on all tasks, the smallest first, and then each
+other scheme and engine. Every measurement of a task is kept in --work: a run that was interrupted continues when it is
+started again, and a later one adds tasks, schemes and engines without a second look at what is there. The record in
+--out is written after each task of the first scheme and after each other system, but a run never takes a task or a
+system from a record before its end. A measurement is repeated when the model, the task, or a bit of the vectors of a
+few probes has changed, so a record never mixes two forms of int8. schemes.json has sizes, seconds and the error of each
+layer, and with --times the time of a call in each scheme.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,6 +35,7 @@ from quaver.evaluate import (
     PairSystem,
     System,
     Task,
+    TaskResult,
     TokenSystem,
     VectorCache,
     VectorSystem,
@@ -196,8 +200,8 @@ def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
     return found
 
 
-def evaluate(options: argparse.Namespace, kind: ModelKind, tasks: Iterable[Task]) -> None:
-    """Measure task after task, and write the record after each."""
+def evaluate(options: argparse.Namespace, kind: ModelKind, tasks: Sequence[Task]) -> None:
+    """Measure system after system on all tasks, and write the record as it grows."""
     opens, wraps = CLASSES[kind]
     kept = options.work / "measured"
     kept.mkdir(parents=True, exist_ok=True)
@@ -229,18 +233,40 @@ def evaluate(options: argparse.Namespace, kind: ModelKind, tasks: Iterable[Task]
         "samples": options.samples,
         "commit": describe_run(exact.threads, sys.argv)["commit"],
     }
-    results: list[Any] = []
-    for task in tasks:
-        if kind == "cross-encoder" and task.kind != "reranking":
-            print(f"{task.name} is left out: a cross-encoder reranks", file=sys.stderr)
-            continue
 
-        def step(task: str, system: str) -> None:
-            print(f"{datetime.now():%H:%M:%S} {task}, {system}", file=sys.stderr, flush=True)
+    def step(task: str, system: str) -> None:
+        print(f"{datetime.now():%H:%M:%S} {task}, {system}", file=sys.stderr, flush=True)
 
-        results += compare(baseline, systems, [task], on_step=step).tasks
-        names = [each.name for each in systems]
-        write_report(EvaluationReport(BASELINE, names, results, run=run), options.out)
+    grown: dict[str, TaskResult] = {}
+    for number, each in enumerate(systems, start=1):
+        for task in tasks:
+            (result,) = compare(baseline, [each], [task], on_step=step).tasks
+            grown[task.name] = joined(grown.get(task.name), result)
+            if number > 1 and task is not tasks[-1]:
+                continue  # the other tasks lack this system
+            names = [system.name for system in systems[:number]]
+            report = EvaluationReport(BASELINE, names, list(grown.values()), run=run)
+            if covers(report, options.out) or (each is systems[-1] and task is tasks[-1]):
+                write_report(report, options.out)
+
+
+def joined(known: TaskResult | None, new: TaskResult) -> TaskResult:
+    """Add a system to the result of a task."""
+    if known is None:
+        return new
+    scores, near = {**known.scores, **new.scores}, {**known.nearness, **new.nearness}
+    return TaskResult(known.task, known.baseline, scores, near)
+
+
+def covers(report: EvaluationReport, folder: Path) -> bool:
+    """Return whether a report has every task and system of the record in a folder."""
+    try:
+        record = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):  # none, or a run was killed as it wrote
+        return True
+    tasks = {task["task"] for task in record["tasks"]}
+    measured = {result.task.name for result in report.tasks}
+    return tasks <= measured and set(record["systems"]) <= set(report.systems)
 
 
 def _command() -> str:
@@ -293,7 +319,13 @@ def main() -> None:
         record["times"] = times(options.work, options.calibration)
     text = json.dumps(record, indent=1) + "\n"
     (options.out / "schemes.json").write_text(text, encoding="utf-8")
-    evaluate(options, kind, sorted(tasks, key=_size))
+    if kind == "cross-encoder":
+        for task in tasks:
+            if task.kind != "reranking":
+                print(f"{task.name} is left out: a cross-encoder reranks", file=sys.stderr)
+        tasks = [task for task in tasks if task.kind == "reranking"]
+    if tasks:
+        evaluate(options, kind, sorted(tasks, key=_size))
 
 
 def _size(task: Task) -> int:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import csv
 import importlib.util
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 from typing import Any
 
@@ -39,6 +41,42 @@ def test_the_quality_tables_are_those_of_the_records(page: str) -> None:
         "SCHEMES_PAGE": readme.schemes_section,
     }[page]
     assert shown == section().strip(), "run benchmarks/readme_quality.py"
+
+
+def test_a_record_of_quality_counts_each_set_once() -> None:
+    found = script("readme_quality").records()
+    assert found
+    for place, results in found.items():
+        with (REPOSITORY / place / "queries.csv").open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        sets = [[row for row in rows if row["task"] == task["task"]] for task in results["tasks"]]
+        assert results["overall"]["tasks"] == len(sets)
+        assert results["overall"]["queries"] == len(rows)
+        means = {
+            system: fmean(fmean(float(row[system]) for row in rows) for rows in sets)
+            for system in [results["baseline"], *results["systems"]]
+        }
+        base = means.pop(results["baseline"])
+        for system, mean in means.items():
+            own = results["overall"]["systems"][system]
+            assert own["relative"] == pytest.approx(mean / base - 1, abs=2e-6)
+            assert own["low"] <= own["relative"] <= own["high"]
+
+
+@pytest.mark.parametrize(
+    ("low", "mean", "high", "verdict"),
+    [
+        (-0.0009, 0.0002, 0.001, "yes"),
+        (-0.0011, 0.0002, 0.0005, "the mean"),
+        (-0.0003, -0.001, 0.0012, "the mean"),
+        (-0.004, -0.002, 0.0, "no"),
+    ],
+)
+def test_a_loss_is_within_the_goal_only_if_its_interval_is(
+    low: float, mean: float, high: float, verdict: str
+) -> None:
+    found = {"low": low, "relative": mean, "high": high}
+    assert script("readme_quality")._verdict(found) == verdict
 
 
 def sections(page: Path) -> Iterator[tuple[str, str]]:

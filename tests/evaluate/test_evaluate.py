@@ -30,7 +30,7 @@ from quaver.evaluate.fidelity import overlaps, row_cosines, summarize
 from quaver.evaluate.metrics import best_documents, query_scores
 from quaver.evaluate.model_card import END, START, write_between
 from quaver.evaluate.plot import draw
-from quaver.evaluate.report import OtherResult
+from quaver.evaluate.report import OtherResult, TaskResult
 from quaver.evaluate.statistics import paired_difference
 from quaver.evaluate.system import IndexSystem
 from quaver.evaluate.table import fidelity_table, loss_table, markdown_report, percent
@@ -218,6 +218,38 @@ def test_a_mean_counts_every_task_once_and_draws_repeat() -> None:
     assert paired_difference([pair]).low != paired_difference([pair], seed=1).low
 
 
+def test_the_mean_of_all_counts_every_task_of_both_kinds_once() -> None:
+    random = np.random.default_rng(3)
+
+    def result(name: str, kind: str, queries: int, loss: float) -> TaskResult:
+        # The queries' losses differ, so that the interval has a width.
+        a = random.uniform(0.4, 0.6, queries)
+        own = a - loss + random.normal(0, 0.01, queries)
+        judged = {str(q): {"d1": 1} for q in range(queries)}
+        task = Task(name, kind, {"d1": "x"}, dict.fromkeys(judged, "y"), judged)  # type: ignore[arg-type]
+        return TaskResult(task, a, {"int8": own}, {})
+
+    results = [
+        result("large", "retrieval", 400, 0.0),
+        result("small", "retrieval", 25, 0.02),
+        result("pools", "reranking", 100, 0.01),
+    ]
+    report = EvaluationReport("float32", ["int8"], results)
+    overall = report.overall["int8"]
+    within = [[r.baseline.mean(), r.scores["int8"].mean()] for r in results]
+    base, own = np.mean(within, axis=0)
+    assert (overall.baseline, overall.mean) == pytest.approx((base, own))
+    assert overall.relative == pytest.approx(own / base - 1)
+    pooled = np.concatenate([r.scores["int8"] - r.baseline for r in results])
+    assert overall.relative < pooled.mean() / base  # a task with many queries does not count more
+    # The standard error of a mean of independent means, each over its own queries.
+    errors = [np.std(r.scores["int8"] - r.baseline) / len(r.baseline) ** 0.5 for r in results]
+    width = 2 * 1.96 * float(np.linalg.norm(errors)) / 3 / base
+    assert overall.high - overall.low == pytest.approx(width, rel=0.1)
+    alone = EvaluationReport("float32", ["int8"], results[:2])
+    assert alone.overall == alone.means["retrieval"]
+
+
 # --- Fidelity -------------------------------------------------------------------------------------
 def test_cosines_raw_and_centred() -> None:
     # In a cone around the first axis a raw cosine is near 1, whatever the rest does.
@@ -295,6 +327,8 @@ def test_a_report_counts_what_a_worse_system_loses() -> None:
     assert (near.texts, near.same_first, near.overlap_10) == (8, 0.5, 1)
     assert near.raw is not None
     assert near.raw.minimum == pytest.approx(0.2 / 1.01, rel=1e-5)
+    assert near.score_difference is None
+    assert fidelity_table(report).head[-1] == "same first"
 
 
 POOL = {"q1": {"d1": 1, "d2": 0}, "q2": {"d1": 0, "d2": 1}}
@@ -314,6 +348,15 @@ def test_tables_json_and_picture(tmp_path: Path) -> None:
     data = json.loads(json.dumps(report.to_json()))
     assert data["means"]["retrieval"]["systems"]["bad"]["relative"] == pytest.approx(-0.18453512)
     assert data["tasks"][0]["queries"] == 2
+    assert data["overall"]["systems"] == data["means"]["retrieval"]["systems"]
+    both = report_of(TASK, Task("pool", "reranking", TASK.corpus, TASK.queries, POOL, 1))
+    last = loss_table(both).rows[-1]
+    assert last[:4] == ["mean of all", "NDCG@10, MAP", "4", "1.0000"]
+    assert float(last[-2].removesuffix(" %")) == pytest.approx(-(18.4535 + 25) / 2, abs=0.01)
+    assert "| **mean of all** |" in markdown_report(both)
+    data = both.to_json()["overall"]
+    assert (data["tasks"], data["queries"], list(data["systems"])) == (2, 4, ["good", "bad"])
+    draw(both, tmp_path / "both.png")
     draw(report, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match="cannot write"):
@@ -329,6 +372,7 @@ def test_tasks_of_mteb_stand_beside_ours() -> None:
         others=[other],
     )
     assert report.losses("bad") == {"STS": pytest.approx(0.25)}
+    assert report.overall == {}
     assert loss_table(report).rows[0][-3:] == ["0.6000", "-25.00 %", "-"]
     assert fidelity_table(report).rows == []
     assert "STS" in markdown_report(report)
@@ -376,13 +420,14 @@ def test_the_key_of_an_embedder_tells_precisions_apart(tiny_folder: Path) -> Non
 
 
 class FakeScorer:
-    def __init__(self, labels: int = 1) -> None:
-        """Give so many scores for each pair."""
-        self.labels = labels
+    def __init__(self, labels: int = 1, added: float = 0) -> None:
+        """Give so many scores for each pair, with something added."""
+        self.labels, self.added = labels, added
 
     def predict(self, pairs: list[tuple[str, str]], *, activation: str) -> NDArray[np.float32]:
         assert activation == "identity"
         scores = np.array([float(q == "north") == (d == "up") for q, d in pairs], np.float32)
+        scores += self.added
         return scores if self.labels == 1 else np.stack([scores] * self.labels, axis=1)
 
 
@@ -438,6 +483,13 @@ def test_cross_encoders_rerank_and_nothing_else() -> None:
     near = report.fidelity("b")
     assert near is not None
     assert (near.texts, near.raw, near.overlap_10, near.same_first) == (0, None, None, 1)
+    assert near.score_difference == 0
+    far = compare(PairSystem("a", FakeScorer()), [PairSystem("b", FakeScorer(added=0.25))], [pool])
+    near = far.fidelity("b")
+    assert near is not None
+    assert near.score_difference == 0.25
+    table = fidelity_table(far)
+    assert (table.head[-1], table.rows[0][-1]) == ("score difference", "0.2500")
     with pytest.raises(TaskError, match="a is a cross-encoder, which reranks: got the retrieval"):
         PairSystem("a", FakeScorer()).measure(TASK)
     with pytest.raises(TaskError, match="returns 2, so it is a classifier"):

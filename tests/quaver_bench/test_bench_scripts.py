@@ -94,6 +94,60 @@ def test_a_quality_run_continues_where_it_was(
     assert str(tmp_path) not in json.dumps([second, schemes])
 
 
+def test_a_quality_run_that_is_cut_leaves_a_whole_record(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quality = script("quality")
+    measured: list[tuple[str, str]] = []
+    cut: list[tuple[str, str]] = []
+    plain = VectorSystem.measure
+
+    def counted(system: VectorSystem, task: Task) -> Any:
+        measured.append((task.name, system.name))
+        if measured[-1] in cut:
+            raise KeyboardInterrupt
+        return plain(system, task)
+
+    monkeypatch.setattr(VectorSystem, "measure", counted)
+    for name in ("one", "other"):
+        write_task(tmp_path / "tasks" / name)
+    text = tmp_path / "texts.txt"
+    text.write_text("".join(f"the list of files has {i} keys and values\n" for i in range(8)))
+
+    def run(*schemes: str) -> tuple[list[str], list[str]]:
+        """Run until the cut, and return the tasks and the systems of the record."""
+        given = ["quality.py", str(tiny_folder), "--tasks", str(tmp_path / "tasks")]
+        given += ["--calibration", str(text), "--samples", "8", "--against", ""]
+        given += ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [*given, "--schemes", *schemes])
+        measured.clear()
+        if cut:
+            with pytest.raises(KeyboardInterrupt):
+                quality.main()
+        else:
+            quality.main()
+        record = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+        assert all(list(task["systems"]) == record["systems"] for task in record["tasks"])
+        return [task["task"] for task in record["tasks"]], record["systems"]
+
+    cut[:] = [("other", "static")]
+    assert run("dynamic", "static") == (["one", "other"], ["dynamic"])
+    assert len(measured) == 6  # both tasks in the default before the next scheme begins
+    cut.clear()
+    assert run("dynamic", "static") == (["one", "other"], ["dynamic", "static"])
+    assert measured == [("other", "static")]
+    # While a third task is measured, the record keeps both systems.
+    write_task(tmp_path / "tasks" / "third")
+    cut[:] = [("third", "static")]
+    assert run("dynamic", "static") == (["one", "other"], ["dynamic", "static"])
+    assert measured == [("third", "float32"), ("third", "dynamic"), ("third", "static")]
+    cut.clear()
+    assert run("dynamic") == (["one", "other", "third"], ["dynamic"])
+    assert measured == []
+    (tmp_path / "out" / "results.json").write_text('{"kind": "eval', encoding="utf-8")
+    assert run("dynamic") == (["one", "other", "third"], ["dynamic"])
+
+
 def test_another_form_of_a_model_has_another_key(tiny_folder: Path) -> None:
     key_of = script("quality").key_of
     exact = Embedder.from_pretrained(tiny_folder, precision="float32")

@@ -7,7 +7,7 @@ from quaver.evaluate.compare import compare, compare_models
 from quaver.evaluate.model_card import is_quantized_folder, write_between, write_card
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_mteb
 from quaver.evaluate.plot import draw
-from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.report import EvaluationReport, TaskResult
 from quaver.evaluate.report_files import write_report
 from quaver.evaluate.system import (
     IndexSystem,
@@ -38,6 +38,7 @@ __all__ = [
     "Table",
     "Task",
     "TaskOptions",
+    "TaskResult",
     "TokenSystem",
     "VectorCache",
     "VectorSystem",

@@ -42,6 +42,8 @@ class Fidelity:
         overlap_10: share of the baseline's ten best documents among the system's ten best, the mean
             over queries of retrieval tasks; None without such a task.
         same_first: share of queries with the same best document.
+        score_difference: the mean absolute difference of a candidate's score, over all pairs of
+            query and candidate in reranking tasks; None with vectors, or without such a task.
     """
 
     texts: int
@@ -49,6 +51,7 @@ class Fidelity:
     centred: Cosines | None
     overlap_10: float | None
     same_first: float
+    score_difference: float | None = None
 
 
 @dataclass(frozen=True)
@@ -60,12 +63,15 @@ class Nearness:
         centred: float64 (texts,).
         overlap_10: float64 (queries,), empty for reranking.
         same_first: float64 (queries,), 0 or 1.
+        score_differences: float64 (pairs,), empty with vectors, and for retrieval, where each
+            system keeps the scores of its own best documents.
     """
 
     raw: NDArray[np.float64]
     centred: NDArray[np.float64]
     overlap_10: NDArray[np.float64]
     same_first: NDArray[np.float64]
+    score_differences: NDArray[np.float64]
 
 
 def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
@@ -80,12 +86,20 @@ def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
         one number for each text and each query.
     """
     empty = np.zeros(0)
-    raw = centred = empty
+    raw = centred = differences = empty
     if baseline.vectors is not None and system.vectors is not None:
         documents, queries = baseline.vectors
         ours, theirs = np.concatenate([documents, queries]), np.concatenate(system.vectors)
         raw = row_cosines(ours, theirs)
         centred = row_cosines(ours, theirs, centre=documents.mean(axis=0))
+    elif task.kind == "reranking":
+        differences = np.array(
+            [
+                abs(score - system.scores[query][document])
+                for query, row in baseline.scores.items()
+                for document, score in row.items()
+            ]
+        )
     return Nearness(
         raw=raw,
         centred=centred,
@@ -93,6 +107,7 @@ def nearness(task: Task, baseline: Measured, system: Measured) -> Nearness:
         if task.kind == "retrieval"
         else empty,
         same_first=overlaps(baseline.scores, system.scores, 1),
+        score_differences=differences,
     )
 
 
@@ -101,12 +116,14 @@ def fidelity(parts: Sequence[Nearness]) -> Fidelity:
     raw = np.concatenate([part.raw for part in parts])
     centred = np.concatenate([part.centred for part in parts])
     overlap = np.concatenate([part.overlap_10 for part in parts])
+    differences = np.concatenate([part.score_differences for part in parts])
     return Fidelity(
         texts=len(raw),
         raw=summarize(raw) if len(raw) else None,
         centred=summarize(centred) if len(raw) else None,
         overlap_10=float(overlap.mean()) if len(overlap) else None,
         same_first=float(np.concatenate([part.same_first for part in parts]).mean()),
+        score_difference=float(differences.mean()) if len(differences) else None,
     )
 
 

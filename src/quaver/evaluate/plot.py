@@ -79,4 +79,6 @@ def _lines(report: EvaluationReport) -> list[tuple[str, dict[str, Difference]]]:
     for kind in report.kinds:
         lines += [(r.task.name, r.differences) for r in report.of_kind(kind)]
         lines.append((f"mean of {kind}", report.means[kind]))
+    if len(report.kinds) > 1:
+        lines.append(("mean of all", report.overall))
     return lines

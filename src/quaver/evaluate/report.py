@@ -88,12 +88,21 @@ class EvaluationReport:
     @cached_property
     def means(self) -> dict[Kind, dict[str, Difference]]:
         """Each system's mean over the tasks of a kind, each task counted once."""
+        return {kind: self._means(self.of_kind(kind)) for kind in self.kinds}
+
+    @cached_property
+    def overall(self) -> dict[str, Difference]:
+        """Each system's mean over all tasks of both kinds, each task counted once; empty without tasks.
+
+        NDCG@10 of retrieval and MAP of reranking enter one mean as they are: both go from 0 to 1.
+        """
+        if len(self.kinds) == 1:
+            return self.means[self.kinds[0]]
+        return self._means(self.tasks) if self.tasks else {}
+
+    def _means(self, results: Sequence[TaskResult]) -> dict[str, Difference]:
         return {
-            kind: {
-                s: paired_difference([(r.baseline, r.scores[s]) for r in self.of_kind(kind)])
-                for s in self.systems
-            }
-            for kind in self.kinds
+            s: paired_difference([(r.baseline, r.scores[s]) for r in results]) for s in self.systems
         }
 
     def fidelity(self, system: str) -> Fidelity | None:
@@ -129,6 +138,11 @@ class EvaluationReport:
                     "systems": {s: asdict(found) for s, found in means.items()},
                 }
                 for kind, means in self.means.items()
+            },
+            "overall": {
+                "tasks": len(self.tasks),
+                "queries": sum(len(result.baseline) for result in self.tasks),
+                "systems": {s: asdict(found) for s, found in self.overall.items()},
             },
             "others": [asdict(other) for other in self.others],
             "fidelity": {

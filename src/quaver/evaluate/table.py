@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quaver.evaluate.fidelity import Cosines
-from quaver.evaluate.report import EvaluationReport
+from quaver.evaluate.report import EvaluationReport, TaskResult
 from quaver.evaluate.statistics import Difference
 from quaver.evaluate.task import METRICS
 
@@ -30,7 +30,7 @@ class Table:
 
 
 def loss_table(report: EvaluationReport) -> Table:
-    """Return a table with a row for each task, and the mean of each kind.
+    """Return a table with a row for each task, the mean of each kind, and that of all tasks.
 
     Args:
         report: the report.
@@ -49,19 +49,30 @@ def loss_table(report: EvaluationReport) -> Table:
             for system in report.systems:
                 cells += _difference(result.differences[system])
             rows.append([result.task.name, METRICS[kind], str(len(result.baseline)), *cells])
-        found = report.means[kind]
-        cells = [f"{found[report.systems[0]].baseline:.4f}"]
-        for system in report.systems:
-            cells += _difference(found[system])
-        queries = sum(len(result.baseline) for result in report.of_kind(kind))
         means.add(len(rows))
-        rows.append([f"mean of {kind}", METRICS[kind], str(queries), *cells])
+        rows.append(
+            _mean_row(f"mean of {kind}", METRICS[kind], report.of_kind(kind), report.means[kind])
+        )
+    if len(report.kinds) > 1:
+        means.add(len(rows))
+        metrics = ", ".join(METRICS[kind] for kind in report.kinds)
+        rows.append(_mean_row("mean of all", metrics, report.tasks, report.overall))
     for other in report.others:
         cells = [f"{other.baseline:.4f}"]
         for system in report.systems:
             cells += [f"{other.scores[system]:.4f}", percent(other.relative(system)), "-"]
         rows.append([other.task, other.metric, "-", *cells])
     return Table(head, rows, frozenset(means), shared=4)
+
+
+def _mean_row(
+    name: str, metric: str, results: Sequence[TaskResult], found: Mapping[str, Difference]
+) -> list[str]:
+    """Return a row of `loss_table` with the means over several tasks."""
+    cells = [f"{next(iter(found.values())).baseline:.4f}"]
+    for difference in found.values():
+        cells += _difference(difference)
+    return [name, metric, str(sum(len(result.baseline) for result in results)), *cells]
 
 
 def fidelity_table(report: EvaluationReport) -> Table:
@@ -71,18 +82,23 @@ def fidelity_table(report: EvaluationReport) -> Table:
         report: the report.
 
     Returns:
-        columns: system, cosines raw and centred, top 10 in common, same first document.
+        columns: system, cosines raw and centred, top 10 in common, same first document, and the
+        mean difference of a candidate's score if a system has one.
     """
     three = ("mean", "1st percentile", "minimum")
     head = ["", *(f"cosine {c}" for c in three), *(f"centred {c}" for c in three)]
+    head += ["top 10 in common", "same first"]
+    near = {s: found for s in report.systems if (found := report.fidelity(s)) is not None}
+    scores = any(found.score_difference is not None for found in near.values())
+    head += ["score difference"] if scores else []
     rows = []
-    for system in report.systems:
-        found = report.fidelity(system)
-        if found is None:
-            continue
+    for system, found in near.items():
         cells = [*_cosines(found.raw), *_cosines(found.centred)]
-        rows.append([system, *cells, _share(found.overlap_10), _share(found.same_first)])
-    return Table([*head, "top 10 in common", "same first"], rows)
+        cells += [_share(found.overlap_10), _share(found.same_first)]
+        if scores:
+            cells.append("-" if found.score_difference is None else f"{found.score_difference:.4f}")
+        rows.append([system, *cells])
+    return Table(head, rows)
 
 
 def by_system(table: Table) -> list[Table]:
@@ -142,8 +158,10 @@ def caption(report: EvaluationReport) -> str:
     run: dict[str, Any] = dict(report.run)
     parts = [
         "Differences are relative to the float32 column, measured in the same run on the same "
-        "queries; the interval is a paired bootstrap over queries (10,000 draws). Centred cosines: "
-        "the mean of the float32 document vectors is subtracted from both."
+        "queries; the interval is a paired bootstrap over queries (10,000 draws). A mean counts each "
+        "task once: queries are averaged within a task, then the tasks, and the draws are within "
+        "each task. Centred cosines: the mean of the float32 document vectors is subtracted from "
+        "both."
     ]
     graded = [r.task for r in report.tasks if r.task.relevance != 1 and r.task.kind == "reranking"]
     parts += [f"{t.name}: relevant from score {t.relevance}." for t in graded]
