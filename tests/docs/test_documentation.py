@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import json
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from quaver.cli.app import COMMANDS, load
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = sorted(
@@ -165,6 +168,112 @@ def test_the_paths_that_a_page_names_exist(page: Path) -> None:
     )
     missing = [path for path in named if not (REPOSITORY / path).exists()]
     assert not missing
+
+
+COMMAND = re.compile(
+    r"(?:[A-Z_]+=\S+ +)*(?:\.\S*/)?(?:python3? +(?:benchmarks|tools)/|make |quaver )"
+)
+VALUES = {"store_true": 0, "store_false": 0, "help": 0}
+"""Actions of argparse that take no value."""
+
+
+def commands(page: Path) -> Iterator[list[str]]:
+    """Yield the words of the commands that a page shows, in code spans, indented lines and blocks of code."""
+    text = re.sub(r" *\\\n *", " ", page.read_text(encoding="utf-8"))
+    lines = [line.strip() for line in re.findall(r"^    .+$", text, re.M)]
+    lines += [
+        line
+        for block in re.findall(
+            r"^```(?:sh|bash|shell|console|text)?\n(.*?)^```", text, re.M | re.S
+        )
+        for line in block.splitlines()
+    ]
+    for shown in [*lines, *re.findall(r"(?<!`)`([^`]+)`(?!`)", text)]:
+        if COMMAND.match(shown):
+            words = shlex.split(" ".join(shown.split()), comments=True)
+            yield [word for word in words if word not in ("...", "[FOLDER") and word != "...]"]
+
+
+def arguments_of(script: Path) -> tuple[dict[str, tuple[Any, bool]], int]:
+    """Return the options of a script with their number of values, and whether each is required.
+
+    Returns:
+        the options, and how many positional arguments are required.
+    """
+    options: dict[str, tuple[Any, bool]] = {}
+    positional = 0
+    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        names = [a.value for a in node.args if isinstance(a, ast.Constant)]
+        if name not in ("add", "add_argument") or not all(isinstance(n, str) for n in names):
+            continue
+        given = {
+            word.arg: word.value.value
+            for word in node.keywords
+            if isinstance(word.value, ast.Constant)
+        }
+        values = given.get("nargs", VALUES.get(str(given.get("action")), 1))
+        for option in (n for n in names if isinstance(n, str) and n.startswith("-")):
+            options[option] = values, bool(given.get("required"))
+        positional += bool(names) and not str(names[0]).startswith("-") and values not in ("*", "?")
+    return options, positional
+
+
+def wrong_with_script(words: list[str]) -> Iterator[str]:
+    """Yield what a script would not understand, or lacks."""
+    options, positional = arguments_of(REPOSITORY / words[0])
+    waiting: Any = 0
+    given = set()
+    for word in words[1:]:
+        option, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            given.add(option)
+            if option not in options and option != "--help":
+                yield f"no option {option}"
+            waiting = 0 if equals else options.get(option, (0, False))[0]
+        elif waiting in ("*", "+"):
+            continue
+        elif waiting:
+            waiting = 0
+        else:
+            positional -= 1
+    if words[1:] and "--help" not in given:  # a name alone is no call
+        yield from (f"lacks {o}" for o, (_, needed) in options.items() if needed and o not in given)
+        if positional > 0:
+            yield f"lacks {positional} arguments"
+
+
+def wrong_with(words: list[str]) -> Iterator[str]:
+    """Yield what is wrong with a command."""
+    while re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    program, *words = words
+    if program.endswith("make"):
+        makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+        known = set(re.findall(r"^([a-z][\w.-]*(?: [a-z][\w.-]*)*):", makefile, re.M))
+        verbs = {verb for names in known for verb in names.split()}
+        asked = [word for word in words if "=" not in word and "/" not in word]
+        yield from (f"no verb {word}" for word in asked if word not in verbs)
+        named = {word.partition("=")[0] for word in words if "=" in word}
+        yield from (f"no variable {name}" for name in named if name not in makefile)
+    elif program.endswith("quaver"):
+        if words and words[0] in COMMANDS:
+            parameters = load(words[0]).params
+            known = {"--help", *(o for p in parameters for o in (*p.opts, *p.secondary_opts))}
+            asked = [word.partition("=")[0] for word in words if re.match(r"--\w", word)]
+            yield from (f"no option {option}" for option in asked if option not in known)
+        elif words and not (words[0].startswith("-") or words[0].isupper()):
+            yield f"no command {words[0]}"
+    elif words:
+        yield from wrong_with_script(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
+def test_the_commands_that_a_page_shows_exist_with_their_options(page: Path) -> None:
+    wrong = {" ".join(words): found for words in commands(page) if (found := [*wrong_with(words)])}
+    assert not wrong
 
 
 PUBLIC = ("quaver", "quaver.bulk", "quaver.errors", "quaver.evaluate", "quaver.store")
