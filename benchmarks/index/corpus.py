@@ -6,34 +6,58 @@ import json
 import os
 import random
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 from quaver import info
 
 WORDS = 8
+WINDOW = 32
+"""Words of a paragraph in later turns."""
+TURNS = WINDOW
+_STEP = 7  # has no factor in common with WINDOW, so each turn begins at another word
 _SAMPLE = 5000
 
 
 def texts(corpora: Sequence[Path]) -> Iterator[str]:
-    """Yield the texts of .jsonl files, then repeat them endlessly with every sentence changed."""
-    for turn in count():
-        number = 0
-        for corpus in corpora:
-            with corpus.open(encoding="utf-8") as file:
-                for line in file:
-                    text = json.loads(line)["text"]
-                    yield text if turn == 0 else text.replace(". ", f", copy{turn}x{number}. ")
-                    number += 1
+    """Yield the texts of .jsonl files, then the same words cut into other paragraphs, `TURNS` times in all."""
+    for turn in range(TURNS):
+        yield from texts_of(turn, corpora)
+
+
+def texts_of(turn: int, corpora: Sequence[Path]) -> Iterator[str]:
+    """Yield the texts of .jsonl files; in a later turn, paragraphs of `WINDOW` words from another word on.
+
+    So a passage of a later turn is in no other. Texts that are shorter than a paragraph are left out of these.
+    """
+    for corpus in corpora:
+        with corpus.open(encoding="utf-8") as file:
+            for line in file:
+                text = json.loads(line)["text"]
+                if turn == 0:
+                    yield text
+                elif len(words := text.split()) >= WINDOW:
+                    first = _STEP * turn % WINDOW
+                    cuts = [0, *range(first, len(words), WINDOW), len(words)]
+                    yield "\n\n".join(" ".join(words[a:b]) for a, b in pairwise(cuts))
 
 
 def write_folder(folder: Path, corpora: Sequence[Path], number: int) -> None:
-    """Write texts as .txt files, a thousand to a folder."""
-    for i, text in enumerate(islice(texts(corpora), number)):
-        path = folder / f"{i // 1000}" / f"{i}.txt"
+    """Write texts as .txt files, a thousand to a folder.
+
+    Raises:
+        ValueError: the files do not have so many.
+    """
+    written = 0
+    for written, text in enumerate(islice(texts(corpora), number), start=1):
+        path = folder / f"{(written - 1) // 1000}" / f"{written - 1}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    if written < number:
+        raise ValueError(
+            f"the files must make {number} texts: got {written}; give more or longer ones"
+        )
 
 
 def questions(corpora: Sequence[Path], number: int) -> list[str]:

@@ -149,6 +149,9 @@ class Recorder:
         self._seconds, self._cpu = before["seconds"], before["cpu_seconds"]
         self._record, self._store, self._paused = record, store, 0.0
         self._by_thread: dict[str, float] = {}
+        self._cpu_begin = (
+            time.process_time()
+        )  # a process keeps its time when it becomes the next step
         self._begin, self._started, self._merging = time.perf_counter(), 0.0, 0.0
         self._lock, self._done = threading.Lock(), threading.Event()
         self._thread = threading.Thread(
@@ -209,7 +212,8 @@ class Recorder:
             "merging": self._merging,
             "libraries": self._by_thread.get("", 0.0),
         }
-        return {**shares, "others": max(0.0, time.process_time() - sum(shares.values()))}
+        used = time.process_time() - self._cpu_begin
+        return {**shares, "others": max(0.0, used - sum(shares.values()))}
 
     def stop(self) -> None:
         """Stop the thread and add a last row."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver import Embedder
+from quaver import Embedder, Index
 from quaver.evaluate import Task, VectorSystem
 from quaver_bench.engines.registry import OURS
 from quaver_bench.record import describe_run
@@ -328,3 +330,123 @@ def test_a_verdict_needs_every_start(starts: list[float], verdict: str) -> None:
     case = builds.Case(Path("model"), "model", 1, 16, starts=quads)
     assert case.range() == (starts[0], starts[1], starts[2])
     assert case.verdict(0.02) == verdict
+
+
+def scale_content(sizes: Sequence[int]) -> dict[str, Any]:
+    """Return a record in which everything grows along a line."""
+    rows = [
+        {"passages": n, "seconds": n, "cpu_seconds": {"model": 1 + n / 2, "storing": n / 2}}
+        | {"anonymous_mb": 50 + n, "mapped_mb": 9.0, "peak_mb": 60 + n, "disk_mb": 2 * n, "load": 1}
+        for n in sizes
+    ]
+    times = {"p50_ms": 9.0, "p99_ms": 9.0}
+    searches = [
+        {
+            "passages": n,
+            "open_seconds": 0.1,
+            "first_seconds": n,
+            "questions": 3,
+            "recall_at_10": 1.0,
+        }
+        | {mode: {**times, "cpu_p50_ms": 1 + n} for mode in ("dense", "bm25", "hybrid")}
+        | {"memory": {"anonymous_mb": 5.0, "mapped_mb": 1.0}}
+        for n in sizes[-3:]
+    ]
+    timed = {"rows": 1, "signs_ms": 1.0, "vectors_ms": 1.0}
+    again = {"unchanged": 1, "cpu_seconds": 1.0, "anonymous_mb": 1.0, "peak_mb": 1.0}
+    steps = {"texts": {}, "index": {"passages": sizes[-1]}, "again": again, "search": {}}
+    steps["parts"] = {"dimension": 8, "measured": timed, "simulated": timed}
+    settings = {"model": "m", "table": False, "threads": 1, "passage_tokens": 64}
+    return {
+        "run": {"cpu": "a CPU", "cpus": 2},
+        "settings": {**settings, "passages": sizes[-1]},
+        **{"rows": rows, "searches": searches, "steps": steps, "runs": [{}]},
+    }
+
+
+def test_ten_times_as_many_passages_are_forecast_along_a_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS / "index")
+    scale = script("index/scale")
+    content = scale_content([10, 20, 100, 200, 400, 800])
+    found = scale.forecast(content)
+    assert found["CPU seconds of indexing"] == pytest.approx(
+        {"measured": 801, "forecast": 8001, "tested": 1}
+    )
+    assert found["disk, MB"] == pytest.approx({"measured": 1600, "forecast": 16_000, "tested": 1})
+    assert found["bm25 search, CPU ms"]["forecast"] == pytest.approx(8001)
+    # Two thirds of what the smaller sizes let expect: the test of the method says so.
+    for row in content["rows"][2:]:
+        row["disk_mb"] = 40 + 4 / 3 * (row["passages"] - 20)
+    assert scale.forecast(content)["disk, MB"]["tested"] == pytest.approx(1600 / 1080)
+
+
+def test_a_record_of_scale_says_whether_its_limit_was_met_and_the_machine_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS / "index")
+    scale = script("index/scale")
+    content = scale_content([10, 20, 100, 200, 400, 800])
+    shown = scale.section(content)
+    assert "at most 860 MB, so the limit of 1,500 MB was met" in shown
+    assert "the model 50 %, storing 50 %" in shown
+    assert "busy" not in shown
+    content["rows"][-1] |= {"peak_mb": 1501.0, "load": 9}
+    shown = scale.section(content)
+    assert "so the limit of 1,500 MB was missed" in shown
+    assert "| passages | CPU seconds | seconds, busy machine |" in shown
+    del content["steps"]["index"]
+    assert scale.section(content).endswith("the same command continues.")
+
+
+@pytest.mark.slow
+def test_indexing_many_passages_continues_after_it_was_killed(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = (
+        "the list of files has keys and values. " * (5 + i % 3) + f"{i} " * 9 for i in range(90)
+    )
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in lines))
+    place, out = tmp_path / "place", tmp_path / "record.json"
+    command = [sys.executable, str(BENCHMARKS / "index" / "scale.py"), str(tiny_folder)]
+    command += [str(corpus), "--place", str(place), "--out", str(out), "--table"]
+    command += ["--passages", "1500", "--passage-tokens", "16", "--every", "0.02"]
+    command += ["--questions", "5"]
+
+    def content() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
+        return found
+
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=BENCHMARKS.parent)
+    while not out.is_file() or not any(row["passages"] for row in content()["rows"]):
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    before = content()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=BENCHMARKS.parent
+    )
+    after = content()
+    assert after["rows"][: len(before["rows"])] == before["rows"]
+    assert list(after["steps"]) == ["texts", "index", "again", "search", "parts"]
+    assert len(after["runs"]) >= len(before["runs"])
+    with Index.open(place / "kb", read_only=True) as index:
+        stored = index.store.count()
+    assert stored == after["steps"]["index"]["passages"] == after["rows"][-1]["passages"]
+    assert stored == pytest.approx(1500, rel=0.2)
+    assert after["steps"]["again"] | {"added": 0, "unchanged": stored} == after["steps"]["again"]
+    times = [row["seconds"] for row in after["rows"]]
+    assert times == sorted(times)
+    sizes = [found["passages"] for found in after["searches"]]
+    assert sizes == sorted(sizes)
+    assert sizes[-1] == stored
+    assert after["searches"][-1]["recall_at_10"] > 0.99  # so few are compared exactly
+    assert "was met" in done.stdout
+    other = subprocess.run(
+        [*command, "--passages", "9"], capture_output=True, text=True, cwd=BENCHMARKS.parent
+    )
+    assert "has other settings" in other.stderr
+    assert other.returncode == 1
