@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from quaver import Embedder, InputError, calibration_texts
 from quaver.evaluate import VectorCache, VectorSystem
-from quaver_bench.engines import Engine, Setup
+from quaver_bench.engines import Engine, Setup, products_saturate
 from quaver_bench.engines.registry import FORMS
 from quaver_bench.models import open_model
 from quaver_bench.quality import DOCUMENT, QUERY, prompted
@@ -94,9 +94,9 @@ def peer_systems(
         model = open_model(embedder.source, graphs / digest[:12])
         setup = Setup(model, embedder.threads, embedder.max_seq_length, ids)
         versions = [f"{package} {metadata.version(package)}" for package in form.packages]
-        key = " ".join(
-            [form.name, *versions, model.folder.fingerprint, digest, str(embedder.max_seq_length)]
-        )
+        bits = "7" if products_saturate() else "8"
+        facts = (model.folder.fingerprint, digest, str(embedder.max_seq_length), bits)
+        key = " ".join([form.name, *versions, *facts])
         encoder = PeerEncoder(partial(form.load, setup), embedder)
         systems.append(VectorSystem(form.name, encoder, cache=kept, key=key))
     return systems

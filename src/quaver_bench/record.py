@@ -60,7 +60,7 @@ def describe_run(
     return {
         "cpu": facts["cpu"],
         "cpu_model": f"family {cpu.get('cpu family', '?')} model {cpu.get('model', '?')}",
-        "cpu_flags": [flag for flag in FLAGS if flag in cpu.get("flags", "").split()],
+        "cpu_flags": cpu_flags(),
         "cpus": facts["cpus"],
         "affinity": sorted(os.sched_getaffinity(0)),
         "threads": threads,
@@ -78,6 +78,12 @@ def describe_run(
         "command": " ".join(map(_shown, command)),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def cpu_flags() -> list[str]:
+    """Return which of FLAGS this CPU has."""
+    flags = _cpu().get("flags", "").split()
+    return [flag for flag in FLAGS if flag in flags]
 
 
 def _cpu() -> dict[str, str]:

@@ -330,6 +330,49 @@ def test_graphs_calibrated_with_other_texts_are_others(
     assert function(setups[0]) == function(replace(setups[0], threads=2))
 
 
+@pytest.mark.parametrize(
+    ("flags", "reduced"),
+    [
+        (["avx2"], True),
+        (["avx2", "avx512f"], True),
+        (["avx2", "avx_vnni"], False),
+        (["avx2", "avx512f", "avx512_vnni"], False),
+        ([], False),  # Arm
+    ],
+)
+@pytest.mark.parametrize("make", ["dynamic", "static"])
+def test_onnxruntime_gets_weights_of_seven_bits_where_products_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, flags: list[str], reduced: bool
+) -> None:
+    """ONNX Runtime itself need not be here."""
+    quantization, shapes = MagicMock(), MagicMock()
+    monkeypatch.setitem(sys.modules, "onnxruntime", MagicMock())
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization", quantization)
+    monkeypatch.setitem(sys.modules, "onnxruntime.quantization.shape_inference", shapes)
+    monkeypatch.setattr(metadata, "version", lambda name: "1.0")
+    monkeypatch.setattr("quaver_bench.engines.cpu_flags", lambda: flags)
+    module = import_module("quaver_bench.engines.onnxruntime")
+    monkeypatch.setattr(module, "plain_graph", lambda setup: tmp_path / "plain.onnx")
+    given: dict[str, Any] = {}
+
+    def quantized(source: Path, target: Path, *rest: object, **options: Any) -> None:
+        given.update(options)
+        target.touch()
+
+    shapes.quant_pre_process = quantized
+    quantization.quantize_dynamic = quantization.quantize_static = quantized
+
+    class Made:
+        def built(self, name: str, suffix: str) -> Path:
+            return tmp_path / f"{name}{suffix}"
+
+    path = getattr(module, f"{make}_graph")(calls_setup(Made()))
+    assert path.is_file()
+    assert given["reduce_range"] is reduced
+    # A file that another machine made must not be taken for this one's.
+    assert ("reduced" in path.name) is reduced
+
+
 def judged_folder(path: Path, *, lines: str = "q\td1\t2\nq\td3\t1\nq\td0\t0") -> Path:
     documents = [{"_id": f"d{i}", "text": f"text {i}"} for i in range(4)]
     (path / "qrels").mkdir(parents=True)

@@ -15,12 +15,30 @@ from numpy.typing import NDArray
 from quaver_bench.inputs import Ids, Request, Text
 from quaver_bench.kinds import EMBEDDER, KINDS, Output
 from quaver_bench.models import Model
+from quaver_bench.record import cpu_flags
 
 Vectors = NDArray[np.float32]
 Run = Callable[[], Output]
 """One call. Of an embedding model it returns float32 (N, H), unit rows in the order of the texts; other
 kinds may have a form of the engine's own, see `Kind.plain`."""
 EVERY_KIND = tuple(KINDS)
+SEVEN_BITS = "7 bits, since products with 8 saturate without VNNI"
+"""The setting in a record of weights that were quantized where `products_saturate`."""
+
+
+def products_saturate() -> bool:
+    """Return whether sums of two products of bytes saturate at 16 bits in most engines on this CPU.
+
+    x86 CPUs without VNNI multiply bytes by `vpmaddubsw`. A sum of two products of 0 to 255 with -128 to 127
+    does not fit its 16 bits, but one with -64 to 63 does. So these engines advise weights of seven bits
+    there, or activations of seven bits.
+
+    Source:
+        ONNX Runtime, "Quantize ONNX models", on `reduce_range`; NNCF, `OverflowFix`; torchao,
+        `get_default_x86_inductor_quantization_config`.
+    """
+    flags = cpu_flags()
+    return "avx2" in flags and not {"avx_vnni", "avx512_vnni"}.intersection(flags)
 
 
 class CannotRunError(Exception):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from quaver_bench.engines import Form, Setup
+from quaver_bench.engines import SEVEN_BITS, Form, Setup, products_saturate
 from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session
 from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
 from quaver_bench.inputs import Text
@@ -29,7 +29,7 @@ def folder(setup: Setup) -> Path:
     Raises:
         CannotRunError: the model folder lacks a file that FlashRank reads.
     """
-    path = setup.model.built("flashrank", "")
+    path = setup.model.built(f"flashrank{'-reduced' if products_saturate() else ''}", "")
     if path.is_dir():
         return path
     part = folder_with_tokenizer(setup, path, _NAME)
@@ -55,6 +55,8 @@ class FlashRankEngine(TextEngine):
         )
         self._ranker.session = open_session(path / _NAME / _FILE, setup.threads)
         self.settings = {"threads": setup.threads, "tokenization": "included"}
+        if products_saturate():
+            self.settings["weights"] = SEVEN_BITS
 
     def embed(self, texts: Sequence[Text], batch: int) -> Rows:
         """Call `Ranker.rerank` with pairs of one query, which it computes in one batch."""

@@ -15,7 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from quaver_bench.engines import EVERY_KIND, CannotRunError, Engine, Form, Setup, Vectors
+from quaver_bench.engines import (
+    EVERY_KIND,
+    SEVEN_BITS,
+    CannotRunError,
+    Engine,
+    Form,
+    Setup,
+    Vectors,
+    products_saturate,
+)
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.pytorch import export_onnx, module_of
 from quaver_bench.inputs import Ids, PaddedBatch
@@ -23,6 +32,7 @@ from quaver_bench.inputs import Ids, PaddedBatch
 PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
 RUNS_ON = ("onnxruntime", "tokenizers")
 INSTALL = "pip install onnxruntime onnx onnxscript torch transformers"
+_REDUCED = "-reduced"
 
 
 def plain_graph(setup: Setup) -> Path:
@@ -145,10 +155,17 @@ def dynamic_graph(setup: Setup) -> Path:
     """Return the model with int8 weights; activations are quantized at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    path = _built(setup, "int8-dynamic")
+    reduced = products_saturate()
+    path = _built(setup, f"int8-dynamic{_REDUCED if reduced else ''}")
     if not path.is_file():
         part = path.with_name(f"part-{path.name}")
-        quantize_dynamic(plain_graph(setup), part, weight_type=QuantType.QInt8, per_channel=True)
+        quantize_dynamic(
+            plain_graph(setup),
+            part,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+            reduce_range=reduced,
+        )
         part.rename(path)
     return path
 
@@ -163,7 +180,8 @@ def static_graph(setup: Setup) -> Path:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    path = _built(setup, f"int8-static-{setup.calibration_name}")
+    reduced = products_saturate()
+    path = _built(setup, f"int8-static-{setup.calibration_name}{_REDUCED if reduced else ''}")
     if path.is_file():
         return path
 
@@ -188,6 +206,7 @@ def static_graph(setup: Setup) -> Path:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         per_channel=True,
+        reduce_range=reduced,
         op_types_to_quantize=["MatMul", "Gemm"],
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
@@ -231,6 +250,8 @@ class OnnxRuntimeEngine(PaddedEngine):
         super().__init__(setup)
         self._session = open_session(graph(setup), setup.threads)
         self.settings = {"threads": setup.threads, **(settings or {})}
+        if graph in (dynamic_graph, static_graph) and products_saturate():
+            self.settings["weights"] = SEVEN_BITS
 
     def compute(self, inputs: PaddedBatch) -> Vectors:
         """Run the session."""
