@@ -29,6 +29,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from quaver_bench.record import describe_run
+
 # Median latencies of a cache line between cores, compare-exchange of two threads: 51 ns within an Ice Lake Xeon of
 # 32 cores, 107 ns between the caches of an EPYC of 48, 108 ns between two of these Xeons and 197 ns between two EPYCs;
 # 18 ns within one L3 of Zen 3. Source: github.com/nviennot/core-to-core-latency, README.md
@@ -53,9 +55,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where to record")
     given = parser.parse_args()
     if given.costs is None:
+        run = describe_run(2, sys.argv)
         lines = _run([given.build / "measure", str(given.seconds)], "")
     else:
-        lines = json.loads(given.costs.read_text())["costs"]
+        recorded = json.loads(given.costs.read_text())
+        run, lines = recorded["run"], recorded["costs"]
     machines = {"here-1": (1, HERE, True, 1.0), "here-2": (2, HERE, True, 1.0)}
     for cores, line in LINE.items():
         for faster in (1.0, 4.0):
@@ -74,7 +78,12 @@ def main() -> None:
     measured = {
         tuple(words[1:4]): float(words[4]) for words in map(str.split, lines) if words[0] == "call"
     }
-    record: dict[str, Any] = {"isa": lines[0].split()[1], "here": [], "machines": []}
+    record: dict[str, Any] = {
+        "run": run,
+        "isa": lines[0].split()[1],
+        "here": [],
+        "machines": [],
+    }
     print(f"{'this machine':32} {'measured':>10} {'simulated':>10}")
     for row in simulated:
         cores, line, awake, faster = machines[row["machine"]]
