@@ -135,15 +135,17 @@ class Recorder:
         passages: how many are stored; set by the caller.
     """
 
-    def __init__(self, record: Record, store: Path, seconds: float) -> None:
+    def __init__(self, record: Record, store: Path, seconds: float, passages: int) -> None:
         """Start the thread; times go on from the last row of the record.
 
         Args:
             record: gets the rows.
             store: the store's folder.
             seconds: between two rows.
+            passages: how many are stored before.
         """
-        self.passages = 0
+        self.passages = passages
+        self._last = passages, 0.0
         rows = record.content["rows"]
         before = rows[-1] if rows else {"seconds": 0.0, "cpu_seconds": {}}
         self._seconds, self._cpu = before["seconds"], before["cpu_seconds"]
@@ -185,8 +187,12 @@ class Recorder:
         """Add a row and save the record."""
         with self._lock:
             elapsed = time.perf_counter() - self._begin - self._paused
+            new = self.passages - self._last[0]
+            rate = new / max(elapsed - self._last[1], 1e-9)
+            self._last = self.passages, elapsed
             row = {
                 "passages": self.passages,
+                "passages_per_second": round(rate, 1),
                 "seconds": round(self._seconds + elapsed, 1),
                 "cpu_seconds": {
                     part: round(self._cpu.get(part, 0.0) + value, 1)
@@ -318,8 +324,8 @@ def index_texts(given: argparse.Namespace, record: Record) -> dict[str, Any]:
         opened = Index.create(store, embedder, passage_tokens=given.passage_tokens)
     end = time.monotonic() + 60 * given.minutes
     with opened as index:
-        recorder = Recorder(record, store, given.every)
-        recorder.passages = before = index.store.count()
+        before = index.store.count()
+        recorder = Recorder(record, store, given.every, before)
         record.content["runs"].append({"began": _now(), "passages": before})
         searched = max((row["passages"] for row in record.content["searches"]), default=0)
         sizes = [given.passages // part for part in SEARCHED_AT]
