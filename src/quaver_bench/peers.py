@@ -94,8 +94,8 @@ def peer_systems(
         model = open_model(embedder.source, graphs / digest[:12])
         setup = Setup(model, embedder.threads, embedder.max_seq_length, ids)
         versions = [f"{package} {metadata.version(package)}" for package in form.packages]
-        bits = "7" if products_saturate() else "8"
-        facts = (model.folder.fingerprint, digest, str(embedder.max_seq_length), bits)
+        weights = "unsigned" if products_saturate() else "signed"
+        facts = (model.folder.fingerprint, digest, str(embedder.max_seq_length), weights)
         key = " ".join([form.name, *versions, *facts])
         encoder = PeerEncoder(partial(form.load, setup), embedder)
         systems.append(VectorSystem(form.name, encoder, cache=kept, key=key))

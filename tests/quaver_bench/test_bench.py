@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from enum import Enum
 from functools import partial
 from importlib import import_module, metadata
 from pathlib import Path
@@ -331,7 +332,7 @@ def test_graphs_calibrated_with_other_texts_are_others(
 
 
 @pytest.mark.parametrize(
-    ("flags", "reduced"),
+    ("flags", "unsigned"),
     [
         (["avx2"], True),
         (["avx2", "avx512f"], True),
@@ -341,8 +342,8 @@ def test_graphs_calibrated_with_other_texts_are_others(
     ],
 )
 @pytest.mark.parametrize("make", ["dynamic", "static"])
-def test_onnxruntime_gets_weights_of_seven_bits_where_products_saturate(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, flags: list[str], reduced: bool
+def test_onnxruntime_gets_unsigned_weights_where_products_saturate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: str, flags: list[str], unsigned: bool
 ) -> None:
     """ONNX Runtime itself need not be here."""
     quantization, shapes = MagicMock(), MagicMock()
@@ -360,6 +361,7 @@ def test_onnxruntime_gets_weights_of_seven_bits_where_products_saturate(
         target.touch()
 
     shapes.quant_pre_process = quantized
+    quantization.QuantType = Enum("QuantType", ["QInt8", "QUInt8"])
     quantization.quantize_dynamic = quantization.quantize_static = quantized
 
     class Made:
@@ -368,9 +370,10 @@ def test_onnxruntime_gets_weights_of_seven_bits_where_products_saturate(
 
     path = getattr(module, f"{make}_graph")(calls_setup(Made()))
     assert path.is_file()
-    assert given["reduce_range"] is reduced
+    kind = "QUInt8" if unsigned else "QInt8"
+    assert given["weight_type"].name == kind
     # A file that another machine made must not be taken for this one's.
-    assert ("reduced" in path.name) is reduced
+    assert path.stem.endswith(f"-{kind}")
 
 
 def judged_folder(path: Path, *, lines: str = "q\td1\t2\nq\td3\t1\nq\td0\t0") -> Path:

@@ -22,20 +22,19 @@ Run = Callable[[], Output]
 """One call. Of an embedding model it returns float32 (N, H), unit rows in the order of the texts; other
 kinds may have a form of the engine's own, see `Kind.plain`."""
 EVERY_KIND = tuple(KINDS)
-SEVEN_BITS = "7 bits, since products with 8 saturate without VNNI"
-"""The setting in a record of weights that were quantized where `products_saturate`."""
+UNSIGNED = "unsigned, since unsigned times signed bytes saturate without VNNI"
+"""The setting in a record of ONNX Runtime's weights where `products_saturate`."""
 
 
 def products_saturate() -> bool:
-    """Return whether sums of two products of bytes saturate at 16 bits in most engines on this CPU.
+    """Return whether ONNX Runtime's sums of unsigned times signed bytes saturate at 16 bits on this CPU.
 
-    x86 CPUs without VNNI multiply bytes by `vpmaddubsw`. A sum of two products of 0 to 255 with -128 to 127
-    does not fit its 16 bits, but one with -64 to 63 does. So these engines advise weights of seven bits
-    there, or activations of seven bits.
+    x86 CPUs without VNNI multiply bytes by `vpmaddubsw`, which adds two products in 16 bits. Its
+    documentation names two remedies, weights of seven bits and unsigned weights, which take a slower
+    instruction. `benchmarks/saturation.py` compares them: unsigned weights are nearer to float32.
 
     Source:
-        ONNX Runtime, "Quantize ONNX models", on `reduce_range`; NNCF, `OverflowFix`; torchao,
-        `get_default_x86_inductor_quantization_config`.
+        ONNX Runtime, "Quantize ONNX models", on U8S8 and U8U8; Optimum, `AutoQuantizationConfig.avx2`.
     """
     flags = cpu_flags()
     return "avx2" in flags and not {"avx_vnni", "avx512_vnni"}.intersection(flags)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from quaver_bench.engines import SEVEN_BITS, Form, Setup, products_saturate
-from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session
+from quaver_bench.engines import UNSIGNED, Form, Setup, products_saturate
+from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session, weight_type
 from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
 from quaver_bench.inputs import Text
 from quaver_bench.kinds import Rows
@@ -29,7 +29,7 @@ def folder(setup: Setup) -> Path:
     Raises:
         CannotRunError: the model folder lacks a file that FlashRank reads.
     """
-    path = setup.model.built(f"flashrank{'-reduced' if products_saturate() else ''}", "")
+    path = setup.model.built(f"flashrank-{weight_type()}", "")
     if path.is_dir():
         return path
     part = folder_with_tokenizer(setup, path, _NAME)
@@ -56,7 +56,7 @@ class FlashRankEngine(TextEngine):
         self._ranker.session = open_session(path / _NAME / _FILE, setup.threads)
         self.settings = {"threads": setup.threads, "tokenization": "included"}
         if products_saturate():
-            self.settings["weights"] = SEVEN_BITS
+            self.settings["weights"] = UNSIGNED
 
     def embed(self, texts: Sequence[Text], batch: int) -> Rows:
         """Call `Ranker.rerank` with pairs of one query, which it computes in one batch."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from quaver_bench.engines import (
     EVERY_KIND,
-    SEVEN_BITS,
+    UNSIGNED,
     CannotRunError,
     Engine,
     Form,
@@ -32,7 +32,6 @@ from quaver_bench.inputs import Ids, PaddedBatch
 PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
 RUNS_ON = ("onnxruntime", "tokenizers")
 INSTALL = "pip install onnxruntime onnx onnxscript torch transformers"
-_REDUCED = "-reduced"
 
 
 def plain_graph(setup: Setup) -> Path:
@@ -151,20 +150,23 @@ def _written_out(layer: Any, hidden: Any, added: Any) -> Any:
     return layer.output(layer.intermediate(attended), attended)
 
 
+def weight_type() -> str:
+    """Return the name of the `QuantType` of weights whose products do not saturate on this CPU."""
+    return "QUInt8" if products_saturate() else "QInt8"
+
+
 def dynamic_graph(setup: Setup) -> Path:
     """Return the model with int8 weights; activations are quantized at run time."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    reduced = products_saturate()
-    path = _built(setup, f"int8-dynamic{_REDUCED if reduced else ''}")
+    path = _built(setup, f"int8-dynamic-{weight_type()}")
     if not path.is_file():
         part = path.with_name(f"part-{path.name}")
         quantize_dynamic(
             plain_graph(setup),
             part,
-            weight_type=QuantType.QInt8,
+            weight_type=QuantType[weight_type()],
             per_channel=True,
-            reduce_range=reduced,
         )
         part.rename(path)
     return path
@@ -180,8 +182,7 @@ def static_graph(setup: Setup) -> Path:
     )
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    reduced = products_saturate()
-    path = _built(setup, f"int8-static-{setup.calibration_name}{_REDUCED if reduced else ''}")
+    path = _built(setup, f"int8-static-{setup.calibration_name}-{weight_type()}")
     if path.is_file():
         return path
 
@@ -204,9 +205,8 @@ def static_graph(setup: Setup) -> Path:
         Reader(iter(setup.calibration)),
         quant_format=QuantFormat.QDQ,
         activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
+        weight_type=QuantType[weight_type()],
         per_channel=True,
-        reduce_range=reduced,
         op_types_to_quantize=["MatMul", "Gemm"],
         extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
     )
@@ -251,7 +251,7 @@ class OnnxRuntimeEngine(PaddedEngine):
         self._session = open_session(graph(setup), setup.threads)
         self.settings = {"threads": setup.threads, **(settings or {})}
         if graph in (dynamic_graph, static_graph) and products_saturate():
-            self.settings["weights"] = SEVEN_BITS
+            self.settings["weights"] = UNSIGNED
 
     def compute(self, inputs: PaddedBatch) -> Vectors:
         """Run the session."""
