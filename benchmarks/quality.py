@@ -50,6 +50,7 @@ from quaver.models import ModelFolder, ModelKind
 from quaver.quantization.calibration import calibration_texts
 from quaver_bench.models import short_name
 from quaver_bench.record import describe_run
+from quaver_bench.whole_files import written_whole
 
 Model = quaver.Embedder | quaver.CrossEncoder | quaver.SparseEncoder | quaver.MultiVectorEncoder
 BASELINE = "float32"
@@ -114,9 +115,8 @@ class KeptSystem:
         }
         if measured.vectors is not None:
             arrays["corpus"], arrays["queries"] = measured.vectors
-        part = path.with_name(f"part-{path.name}")
-        np.savez(part, **arrays)
-        part.rename(path)
+        with written_whole(path) as part:
+            np.savez(part, **arrays)
         return measured
 
 

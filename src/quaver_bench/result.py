@@ -10,6 +10,7 @@ from typing import Any
 
 from quaver.errors import InputError
 from quaver_bench.stored import BrokenError, check
+from quaver_bench.whole_files import written_whole
 
 KIND, FORMAT = "quaver bench", 1
 RESULTS = "results.json"
@@ -153,11 +154,10 @@ class Result:
             InputError: the file cannot be written.
         """
         content = {"kind": KIND, "format": FORMAT, **asdict(self)}
-        part = path.with_name(f"part-{path.name}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-            part.replace(path)
+            with written_whole(path) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write {path}: {error.strerror}") from error
 

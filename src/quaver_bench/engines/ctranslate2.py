@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -14,6 +13,7 @@ from quaver_bench.engines import CannotRunError, Form, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.pytorch import first_line
 from quaver_bench.inputs import PaddedBatch
+from quaver_bench.whole_files import written_whole
 
 
 def converted(setup: Setup, kind: str) -> Path:
@@ -31,14 +31,12 @@ def converted(setup: Setup, kind: str) -> Path:
     version = metadata.version("ctranslate2")
     path = setup.model.built(f"ctranslate2-{version}-{kind}", "")
     if not path.is_dir():
-        part = path.with_name(f"part-{path.name}")
-        shutil.rmtree(part, ignore_errors=True)
         try:
             converter = TransformersConverter(str(setup.model.folder.transformer))
-            converter.convert(str(part), quantization=kind)
+            with written_whole(path) as part:
+                converter.convert(str(part), quantization=kind)
         except (ValueError, RuntimeError, NotImplementedError, OSError) as error:
             raise CannotRunError(f"it cannot convert it: {first_line(error)}") from error
-        part.rename(path)
     return path
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from quaver_bench.engines import Form, Setup, Vectors
-from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
+from quaver_bench.engines.padded import TextEngine, copy_tokenizer
 from quaver_bench.inputs import Text
+from quaver_bench.whole_files import written_whole
 
 
 def folder(setup: Setup) -> Path:
@@ -27,7 +28,6 @@ def folder(setup: Setup) -> Path:
     path = setup.model.built(f"fastembed-torch-{metadata.version('torch')}", "")
     if path.is_dir():
         return path
-    part = folder_with_tokenizer(setup, path)
     module = pooled_module(setup)
 
     class Tokens(torch.nn.Module):
@@ -38,9 +38,14 @@ def folder(setup: Setup) -> Path:
         def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
             return self.module.tokens(input_ids, attention_mask)
 
-    output = "last_hidden_state"
-    export_onnx(Tokens().eval(), part / "model.onnx", output=output, max_length=setup.max_length)
-    part.rename(path)
+    with written_whole(path) as part:
+        copy_tokenizer(setup, part)
+        export_onnx(
+            Tokens().eval(),
+            part / "model.onnx",
+            output="last_hidden_state",
+            max_length=setup.max_length,
+        )
     return path
 
 

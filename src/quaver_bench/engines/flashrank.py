@@ -14,9 +14,10 @@ import numpy as np
 
 from quaver_bench.engines import UNSIGNED, Form, Setup, products_saturate
 from quaver_bench.engines.onnxruntime import PACKAGES, dynamic_graph, open_session, weight_type
-from quaver_bench.engines.padded import TextEngine, folder_with_tokenizer
+from quaver_bench.engines.padded import TextEngine, copy_tokenizer
 from quaver_bench.inputs import Text
 from quaver_bench.kinds import Rows
+from quaver_bench.whole_files import written_whole
 
 _NAME, _FILE = "ms-marco-MiniLM-L-12-v2", "flashrank-MiniLM-L-12-v2_Q.onnx"
 _LEAST = 1e-7
@@ -30,11 +31,10 @@ def folder(setup: Setup) -> Path:
         CannotRunError: the model folder lacks a file that FlashRank reads.
     """
     path = setup.model.built(f"flashrank-{weight_type()}", "")
-    if path.is_dir():
-        return path
-    part = folder_with_tokenizer(setup, path, _NAME)
-    shutil.copy(dynamic_graph(setup), part / _NAME / _FILE)
-    part.rename(path)
+    if not path.is_dir():
+        with written_whole(path) as part:
+            copy_tokenizer(setup, part / _NAME)
+            shutil.copy(dynamic_graph(setup), part / _NAME / _FILE)
     return path
 
 

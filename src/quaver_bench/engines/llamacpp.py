@@ -19,6 +19,7 @@ from quaver.errors import QuaverError
 from quaver_bench.engines import CannotRunError, Form, Run, Setup, Vectors
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.inputs import Ids
+from quaver_bench.whole_files import written_whole
 
 TOKENS = 512
 """Tokens of one computation, llama.cpp's default. It compares every token with all others, masked or not, so
@@ -44,9 +45,8 @@ def converted(setup: Setup, kind: str, *, vocabulary: bool = False) -> Path:
     form = f"{kind}-vocabulary" if vocabulary else kind
     path = setup.model.built(f"gguf-{version}-{form}", ".gguf")
     if not path.is_file():
-        part = path.with_name(f"part-{path.name}")
-        _write(setup, kind, part, vocabulary=vocabulary)
-        part.rename(path)
+        with written_whole(path) as part:
+            _write(setup, kind, part, vocabulary=vocabulary)
     return path
 
 

@@ -28,6 +28,7 @@ from quaver_bench.engines import (
 from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.pytorch import export_onnx, module_of
 from quaver_bench.inputs import Ids, PaddedBatch
+from quaver_bench.whole_files import written_whole
 
 PACKAGES = ("onnxruntime", "onnx", "onnxscript", "torch", "transformers")
 RUNS_ON = ("onnxruntime", "tokenizers")
@@ -38,15 +39,14 @@ def plain_graph(setup: Setup) -> Path:
     """Return the model as an ONNX file, and export it if needed."""
     path = setup.model.built(f"onnx-torch-{metadata.version('torch')}-float32", ".onnx")
     if not path.is_file():
-        part = path.with_name(f"part-{path.name}")
-        export_onnx(
-            module_of(setup),
-            part,
-            output="vectors",
-            max_length=setup.max_length,
-            inputs=setup.model.inputs,
-        )
-        part.rename(path)
+        with written_whole(path) as part:
+            export_onnx(
+                module_of(setup),
+                part,
+                output="vectors",
+                max_length=setup.max_length,
+                inputs=setup.model.inputs,
+            )
     return path
 
 
@@ -82,9 +82,8 @@ def _fuse(setup: Setup, path: Path, counts: Path) -> None:
     names = ("Attention", "MultiHeadAttention", "SkipLayerNormalization", "Gelu", "BiasGelu")
     found = {name: nodes.count(name) for name in names if name in nodes}
     counts.write_text(json.dumps(found), encoding="utf-8")
-    part = path.with_name(f"part-{path.name}")
-    optimized.save_model_to_file(str(part))
-    part.rename(path)
+    with written_whole(path) as part:
+        optimized.save_model_to_file(str(part))
 
 
 def _traced_graph(setup: Setup) -> Path:
@@ -114,10 +113,9 @@ def _traced_graph(setup: Setup) -> Path:
                 hidden = _written_out(layer, hidden, added)
             return pool(hidden, attention_mask.to(hidden.dtype), setup.model.pooling)
 
-    part = path.with_name(f"part-{path.name}")
     ones = torch.ones((2, 8), dtype=torch.int64)
     names = ["input_ids", "attention_mask"]
-    with warnings.catch_warnings():
+    with written_whole(path) as part, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             Traced().eval(),
@@ -129,7 +127,6 @@ def _traced_graph(setup: Setup) -> Path:
             opset_version=17,
             dynamo=False,
         )
-    part.rename(path)
     return path
 
 
@@ -161,14 +158,9 @@ def dynamic_graph(setup: Setup) -> Path:
 
     path = _built(setup, f"int8-dynamic-{weight_type()}")
     if not path.is_file():
-        part = path.with_name(f"part-{path.name}")
-        quantize_dynamic(
-            plain_graph(setup),
-            part,
-            weight_type=QuantType[weight_type()],
-            per_channel=True,
-        )
-        part.rename(path)
+        plain = plain_graph(setup)
+        with written_whole(path) as part:
+            quantize_dynamic(plain, part, weight_type=QuantType[weight_type()], per_channel=True)
     return path
 
 
@@ -198,20 +190,19 @@ def static_graph(setup: Setup) -> Path:
 
     prepared = setup.model.built("onnx-prepared", ".onnx")
     quant_pre_process(plain_graph(setup), prepared, skip_symbolic_shape=True)
-    part = path.with_name(f"part-{path.name}")
-    quantize_static(
-        prepared,
-        part,
-        Reader(iter(setup.calibration)),
-        quant_format=QuantFormat.QDQ,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType[weight_type()],
-        per_channel=True,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
-    )
+    with written_whole(path) as part:
+        quantize_static(
+            prepared,
+            part,
+            Reader(iter(setup.calibration)),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType[weight_type()],
+            per_channel=True,
+            op_types_to_quantize=["MatMul", "Gemm"],
+            extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+        )
     prepared.unlink()
-    part.rename(path)
     return path
 
 

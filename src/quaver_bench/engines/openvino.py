@@ -19,6 +19,7 @@ from quaver_bench.engines.padded import PaddedEngine
 from quaver_bench.engines.pytorch import example, module_of
 from quaver_bench.inputs import PADDED_BATCH, PaddedBatch, Request, pad
 from quaver_bench.kinds import EMBEDDER, Output
+from quaver_bench.whole_files import written_whole
 
 PACKAGES = ("openvino", "torch", "transformers")
 RUNS_ON = ("openvino", "tokenizers")
@@ -75,10 +76,9 @@ def int8_graph(setup: Setup) -> Path:
 def _save(graph: Any, path: Path) -> None:
     import openvino as ov
 
-    part = path.with_name(f"part-{path.name}")
-    ov.save_model(graph, part, compress_to_fp16=False)
-    part.with_suffix(".bin").rename(path.with_suffix(".bin"))
-    part.rename(path)
+    # The weights get their name first: the graph is what is looked for.
+    with written_whole(path) as part, written_whole(path.with_suffix(".bin")):
+        ov.save_model(graph, part, compress_to_fp16=False)
 
 
 def _compile(graph: Path, options: dict[str, Any]) -> Any:

@@ -130,16 +130,12 @@ def _document_tokens(setup: Setup, tokenizer: Any) -> tuple[str, list[int], Ids]
 _TOKENIZER = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def folder_with_tokenizer(setup: Setup, path: Path, inside: str = "") -> Path:
-    """Begin the folder of a library that reads a model's files by itself: rename it to `path` when it is whole.
+def copy_tokenizer(setup: Setup, folder: Path) -> None:
+    """Copy config.json and the tokenizer's files, for a library that reads a model's files by itself.
 
     Args:
         setup: see `Setup`.
-        path: the folder to be.
-        inside: the folder in it that gets the files; "" for the folder itself.
-
-    Returns:
-        a folder beside `path` with config.json and the tokenizer's files.
+        folder: a new folder; it is made, with its parents.
 
     Raises:
         CannotRunError: the model folder lacks one of them.
@@ -147,12 +143,9 @@ def folder_with_tokenizer(setup: Setup, path: Path, inside: str = "") -> Path:
     transformer = setup.model.folder.transformer
     if lacking := [file for file in _TOKENIZER if not (transformer / file).is_file()]:
         raise CannotRunError(f"it needs {', '.join(lacking)} in the model folder")
-    part = path.with_name(f"part-{path.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    (part / inside).mkdir(parents=True)
+    folder.mkdir(parents=True)
     for file in _TOKENIZER:
-        shutil.copy(transformer / file, part / inside / file)
-    return part
+        shutil.copy(transformer / file, folder / file)
 
 
 class TextEngine:

@@ -30,14 +30,14 @@ def main() -> None:
     kind: Any = AutoModel if given.pooling else AutoModelForSequenceClassification
     model = kind.from_pretrained(given.model, attn_implementation="eager").eval()
     config = AutoConfig.from_pretrained(given.model)
-    part = given.folder.with_name(f"part-{given.folder.name}")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    given.folder.mkdir()
     for file in FILES:
         if (given.model / file).is_file():
-            shutil.copy(given.model / file, part / file)
-    if not (part / "special_tokens_map.json").exists():  # newer folders have it in another file
-        (part / "special_tokens_map.json").write_text(
+            shutil.copy(given.model / file, given.folder / file)
+    if not (
+        given.folder / "special_tokens_map.json"
+    ).exists():  # newer folders have it in another file
+        (given.folder / "special_tokens_map.json").write_text(
             json.dumps({"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]"})
         )
 
@@ -54,7 +54,7 @@ def main() -> None:
     torch.onnx.export(
         Plain().eval(),
         (ones, ones, ones),
-        str(part / "model.onnx"),
+        str(given.folder / "model.onnx"),
         input_names=list(NAMES),
         output_names=["output"],
         dynamic_axes={name: {0: "texts", 1: "length"} for name in NAMES},
@@ -62,8 +62,7 @@ def main() -> None:
         dynamo=False,
     )
     facts = {"pooling": given.pooling, "hidden": config.hidden_size}
-    (part / "facts.json").write_text(json.dumps(facts))
-    part.rename(given.folder)
+    (given.folder / "facts.json").write_text(json.dumps(facts))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from quaver_bench.engines import CannotRunError, Setup
 from quaver_bench.engines.llamacpp import converted
 from quaver_bench.environments import interpreter
 from quaver_bench.models import Model
+from quaver_bench.whole_files import written_whole
 
 _FOLDER = Path(__file__).parent
 APPLICATION = _FOLDER / "behind_fastapi.py"
@@ -136,12 +137,13 @@ def _fastembed(offer: Offer, python: Path) -> list[str]:
                     "its ONNX files are exported in the environment serve-sentence-transformers, "
                     "which does not exist"
                 )
-            command = [str(exporter), str(EXPORT), str(path), str(folder.resolve())]
-            command += ["--pooling", pooling] if pooling else []
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-                raise CannotRunError(f"its ONNX file could not be exported: {last}")
+            with written_whole(folder.resolve()) as part:
+                command = [str(exporter), str(EXPORT), str(path), str(part)]
+                command += ["--pooling", pooling] if pooling else []
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+                    raise CannotRunError(f"its ONNX file could not be exported: {last}")
         return folder
 
     embed = written(offer.embed.folder.transformer, offer.embed, offer.embed.pooling)
