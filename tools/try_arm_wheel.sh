@@ -13,32 +13,13 @@ cd "$(dirname "$0")/.."
 pip="python -m pip --disable-pip-version-check --quiet"
 
 # --- Python for arm64 ---------------------------------------------------------------------------------------------------
-if [ ! -e "$build/unpacked" ]; then
-  { command -v apt-get && command -v dpkg-deb; } > /dev/null || { echo "make test-arm-python needs apt-get and dpkg-deb" >&2; exit 1; }
-  rm -rf "$root" "$build/apt"
-  mkdir -p "$build"/apt/{lists/partial,archives/partial} "$root"
-  : > "$build/apt/status"
-  cat > "$build/apt/conf" <<END
+tools/unpack_debian.sh "$root" python3 libpython3-dev libstdc++6 <<END
 APT::Architecture "arm64";
 APT::Architectures { "arm64"; };
-APT::Install-Recommends "false";
-APT::Sandbox::User "";
-Dir::State::lists "$build/apt/lists";
-Dir::State::status "$build/apt/status";
-Dir::Cache::archives "$build/apt/archives";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
 END
-  export APT_CONFIG=$build/apt/conf
-  apt-get -qq update || echo "apt-get could not read all of its sources; going on with the others" >&2
-  apt-get -qq -y --download-only install python3 libpython3-dev libstdc++6 > /dev/null
-  for package in "$build"/apt/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
-  rm -r "$build/apt"
-  [ -e "$root/lib/ld-linux-aarch64.so.1" ] || ln -s usr/lib "$root/lib" # from Debian 13 on
-  # Debian's pyconfig.h includes the one of the architecture from /usr/include, where the compiler has none.
-  for headers in "$root"/usr/include/python3.*; do ln -sfn ../aarch64-linux-gnu "$headers/aarch64-linux-gnu"; done
-  touch "$build/unpacked"
-fi
+[ -e "$root/lib/ld-linux-aarch64.so.1" ] || ln -s usr/lib "$root/lib" # from Debian 13 on
+# Debian's pyconfig.h includes the one of the architecture from /usr/include, where the compiler has none.
+for headers in "$root"/usr/include/python3.*; do ln -sfn ../aarch64-linux-gnu "$headers/aarch64-linux-gnu"; done
 export QEMU_LD_PREFIX=$root PYTHONPYCACHEPREFIX=$build/pycache OPENBLAS_NUM_THREADS=1
 unset OPENBLAS_CORETYPE # of this machine
 arm=(qemu-aarch64-static "$root/usr/bin/python3")

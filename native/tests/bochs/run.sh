@@ -15,27 +15,11 @@ if ! { command -v bochs && bochs --help 2>&1 | grep -Eq 'Bochs x86 Emulator ([3-
   command -v apt-get > /dev/null && command -v dpkg-deb > /dev/null ||
     { echo "make test-amx needs Bochs 3.0 or later with AMX on PATH (Debian 13: bochs, bochs-term); skipped" >&2; exit 0; }
   root=$build/root
-  if [ ! -e "$build/unpacked" ]; then
-    mkdir -p "$build"/apt/{lists/partial,archives/partial} "$root"
-    : > "$build/apt/status"
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${BOCHS_SUITE:-trixie} main" > "$build/apt/list"
-    cat > "$build/apt/conf" <<END
-Dir::Etc::sourcelist "$build/apt/list";
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian ${BOCHS_SUITE:-trixie} main" > "$build/sources"
+  "$native/../tools/unpack_debian.sh" "$root" bochs bochsbios vgabios bochs-term <<END
+Dir::Etc::sourcelist "$build/sources";
 Dir::Etc::sourceparts "-";
-Dir::State::lists "$build/apt/lists";
-Dir::State::status "$build/apt/status";
-Dir::Cache::archives "$build/apt/archives";
-Dir::Cache::pkgcache "";
-Dir::Cache::srcpkgcache "";
-APT::Install-Recommends "false";
-APT::Sandbox::User "";
 END
-    APT_CONFIG=$build/apt/conf apt-get -qq update
-    APT_CONFIG=$build/apt/conf apt-get -qq -y --download-only install bochs bochsbios vgabios bochs-term > /dev/null
-    for package in "$build"/apt/archives/*.deb; do dpkg-deb -x "$package" "$root"; done
-    rm -r "$build/apt/archives"
-    touch "$build/unpacked"
-  fi
   share=$root/usr/share/bochs library=$root/usr/lib/x86_64-linux-gnu
   export LTDL_LIBRARY_PATH=$library/bochs/plugins
   # With its own loader and libraries: those of this system may be older.
