@@ -21,7 +21,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
@@ -32,16 +32,15 @@ import numpy as np
 import quaver
 from quaver.evaluate import (
     EvaluationReport,
-    PairSystem,
+    Model,
     System,
     Task,
     TaskResult,
-    TokenSystem,
     VectorCache,
-    VectorSystem,
     compare,
     find_folders,
     read_task,
+    system_of,
     write_report,
 )
 from quaver.evaluate.cache import code_digest
@@ -52,7 +51,6 @@ from quaver_bench.models import short_name
 from quaver_bench.record import describe_run
 from quaver_bench.whole_files import written_whole
 
-Model = quaver.Embedder | quaver.CrossEncoder | quaver.SparseEncoder | quaver.MultiVectorEncoder
 BASELINE = "float32"
 # Arguments of `quaver.quantize`; "calibration" is replaced by the text.
 SCHEMES: dict[str, dict[str, Any]] = {
@@ -62,11 +60,11 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "strict": {"scheme": "static", "calibration": True, "strict": True},
 }
 EVALUATED = ("dynamic", "calibrated", "static")
-CLASSES: dict[ModelKind, tuple[Any, Callable[[str, Any], System]]] = {
-    "embedder": (quaver.Embedder, VectorSystem),
-    "cross-encoder": (quaver.CrossEncoder, PairSystem),
-    "sparse": (quaver.SparseEncoder, TokenSystem),
-    "multi-vector": (quaver.MultiVectorEncoder, TokenSystem),
+CLASSES: dict[ModelKind, Any] = {
+    "embedder": quaver.Embedder,
+    "cross-encoder": quaver.CrossEncoder,
+    "sparse": quaver.SparseEncoder,
+    "multi-vector": quaver.MultiVectorEncoder,
 }
 # Their bits tell two forms of a model apart: short, long, numbers, code, another script.
 PROBES = (
@@ -202,13 +200,12 @@ def times(work: Path, calibration: str) -> dict[str, dict[str, float]]:
 
 def evaluate(options: argparse.Namespace, kind: ModelKind, tasks: Sequence[Task]) -> None:
     """Measure system after system on all tasks, and write the record as it grows."""
-    opens, wraps = CLASSES[kind]
     kept = options.work / "measured"
     kept.mkdir(parents=True, exist_ok=True)
 
     def system(name: str, folder: Path, precision: str) -> tuple[System, Model]:
-        model = opens.from_pretrained(folder, precision=precision, threads=options.threads)
-        return KeptSystem(wraps(name, model), key_of(model), kept), model
+        model = CLASSES[kind].from_pretrained(folder, precision=precision, threads=options.threads)
+        return KeptSystem(system_of(name, model), key_of(model), kept), model
 
     baseline, exact = system(BASELINE, options.model, BASELINE)
     systems = [system(scheme, options.work / scheme, "int8")[0] for scheme in options.schemes]

@@ -181,8 +181,9 @@ def test_the_loss_goes_into_the_card_of_a_quantized_folder(
 
 def test_cross_encoders_are_known_by_their_head(tasks: Path, tmp_path: Path) -> None:
     cross = write_tiny_cross_encoder(tmp_path / "cross")
-    code, out, _ = call(cross, "-t", tasks / "pool", "--json")
+    code, out, _ = call(cross, "-t", tasks / "pool", "--json", "--cache-folder", tmp_path / "kept")
     assert code == 0
+    assert len(list((tmp_path / "kept").iterdir())) == 2  # the scores of the model and its baseline
     report = json.loads(out)
     assert report["tasks"][0]["queries"] == 3
     assert report["fidelity"]["int8"]["raw"] is None
@@ -195,6 +196,9 @@ def test_through_an_index(tiny_folder: Path, tasks: Path) -> None:
     code, out, _ = call(tiny_folder, "-t", tasks / "search", "--index", "--mode", "dense", "--json")
     assert code == 0
     assert json.loads(out)["fidelity"]["int8"]["overlap_10"] == 1
+    code, _, err = call(tiny_folder, "-t", tasks / "search", "--index", "--cache-folder", tasks)
+    assert code == 2
+    assert "leave out --cache-folder or --index" in err
 
 
 def test_a_query_without_hits_is_counted(tiny_folder: Path, tasks: Path) -> None:

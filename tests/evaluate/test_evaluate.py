@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from quaver import InputError, TaskError
+from golden_folders import unpacked
+from quaver import CrossEncoder, InputError, MultiVectorEncoder, SparseEncoder, TaskError
 from quaver.embedder import Embedder
 from quaver.evaluate import (
     EvaluationReport,
@@ -23,6 +26,7 @@ from quaver.evaluate import (
     compare_models,
     find_folders,
     read_task,
+    system_of,
 )
 from quaver.evaluate import cache as cache_module
 from quaver.evaluate.cache import VectorCache, quaver_key
@@ -36,6 +40,7 @@ from quaver.evaluate.system import IndexSystem
 from quaver.evaluate.table import fidelity_table, loss_table, markdown_report, percent
 from quaver.evaluate.task import KINDS, Scores
 from task_folder import CORPUS, POOLS, QRELS, QUERIES, write_lines, write_task
+from tiny_model import write_tiny_cross_encoder
 
 
 # --- Folders --------------------------------------------------------------------------------------
@@ -404,9 +409,42 @@ def test_vectors_are_kept_under_all_they_depend_on(tmp_path: Path) -> None:
     assert a.scores == b.scores
     assert a.scores != c.scores
     assert not list(cache.folder.glob("*.part"))
+    assert [path.suffix for path in cache.folder.iterdir()] == [".npz"] * 4
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the cache"):
         VectorCache(tmp_path / "file")
+
+
+def test_a_cache_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    cache = VectorCache(tmp_path / "vectors")
+    cache.folder.rmdir()
+    cache.folder.touch()
+    with pytest.raises(InputError, match=f"cannot write to the cache {cache.folder}: "):
+        VectorSystem("a", Axes(RIGHT), cache=cache, key="one").measure(TASK)
+
+
+@pytest.mark.parametrize(
+    ("opens", "name"),
+    [(CrossEncoder, ""), (SparseEncoder, "splade-distilbert"), (MultiVectorEncoder, "colbert")],
+)
+def test_other_kinds_of_models_compute_nothing_that_is_kept(
+    opens: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second run gets the same scores from the files, and calls no model."""
+    folder = unpacked(name, tmp_path) if name else write_tiny_cross_encoder(tmp_path / "pairs")
+    model = opens.from_pretrained(folder, threads=1)
+    task = replace(TASK, kind="reranking")
+    cache = VectorCache(tmp_path / "kept")
+    expected = system_of("a", model).measure(task).scores
+    assert system_of("a", model, cache=cache).measure(task).scores == expected
+    for method in ("predict", "encode_query", "encode_document"):
+        if hasattr(opens, method):
+            monkeypatch.setattr(opens, method, Mock(side_effect=AssertionError("not kept")))
+    again = system_of("a", opens.from_pretrained(folder, threads=1), cache=cache)
+    assert again.measure(task).scores == expected
+    other = replace(task, corpus={**task.corpus, next(iter(task.corpus)): "another text"})
+    with pytest.raises(AssertionError, match="not kept"):
+        again.measure(other)
 
 
 def test_the_key_of_an_embedder_tells_precisions_apart(tiny_folder: Path) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from enum import Enum
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, cast
 
 import typer
 from rich.box import SIMPLE
@@ -39,14 +39,12 @@ from quaver.errors import InputError, TaskError
 from quaver.evaluate import (
     EvaluationReport,
     IndexSystem,
-    PairSystem,
+    Model,
     System,
     Table,
     Task,
     TaskOptions,
-    TokenSystem,
     VectorCache,
-    VectorSystem,
     by_system,
     caption,
     compare,
@@ -58,10 +56,10 @@ from quaver.evaluate import (
     loss_table,
     markdown_report,
     percent,
-    quaver_key,
     read_mteb,
     read_task,
     run_mteb,
+    system_of,
     write_card,
     write_report,
 )
@@ -71,8 +69,6 @@ from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
 from quaver.store import RANKINGS, Mode
-
-Model: TypeAlias = Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
 _PATHLIKE = re.compile(r"[./~]|.*[/\\]")
 _NAME = 12
@@ -191,7 +187,7 @@ def evaluate(
         Path | None,
         typer.Option(
             "--cache-folder",
-            help="Folder that keeps vectors for later runs of the same code and models.",
+            help="Folder that keeps vectors and scores for later runs of the same code and models.",
         ),
     ] = None,
     pooling: PoolingOption = None,
@@ -219,6 +215,11 @@ def evaluate(
                 f"{mode.value if mode else 'hybrid'} and --sparse {sparse or 'none'}"
             )
         require_option("--against", against, {"--calibration": calibration})
+        if index and cache is not None and against is None:
+            raise InputError(
+                "--cache-folder keeps what a model makes of each text, and an index computes that "
+                "anew: leave out --cache-folder or --index"
+            )
         require_option("--out", out, {"--overwrite": overwrite})
         if out is not None:
             require_new(out / "results.json", overwrite=overwrite)
@@ -405,7 +406,7 @@ def _load_models(
         baseline: folder or hub id of the model to run in float32; None uses the only model in names.
         others: engines to compare with.
         calibration: text for the engines that need it.
-        cache: folder that keeps vectors, or None.
+        cache: folder that keeps vectors and scores, or None.
         search: how an index searches, or None to measure the models alone.
         settings: pooling, max_seq_length and threads.
 
@@ -465,26 +466,18 @@ def _load(name: str, precision: Any, settings: dict[str, Any]) -> Model:
 
 
 def _system(name: str, model: Model, cache: VectorCache | None, search: _Search | None) -> System:
-    if search is not None and not isinstance(model, Embedder):
-        raise InputError(f"--index is for embedding models: got {KIND_NAMES[_kind_of(model)]}")
-    if isinstance(model, CrossEncoder):
-        return PairSystem(name, model)
+    if search is None:
+        return system_of(name, model, cache=cache)
     if not isinstance(model, Embedder):
-        return TokenSystem(name, model)
-    if search is not None:
-        options: dict[str, Any] = {"precision": model.precision, "threads": model.threads}
-        return IndexSystem(
-            name,
-            model,
-            mode=search.mode,
-            sparse=SparseEncoder.from_pretrained(search.sparse, **options)
-            if search.sparse
-            else None,
-            multi=MultiVectorEncoder.from_pretrained(search.multi, **options)
-            if search.multi
-            else None,
-        )
-    return VectorSystem(name, model, cache=cache, key=quaver_key(model) if cache else "")
+        raise InputError(f"--index is for embedding models: got {KIND_NAMES[_kind_of(model)]}")
+    options: dict[str, Any] = {"precision": model.precision, "threads": model.threads}
+    return IndexSystem(
+        name,
+        model,
+        mode=search.mode,
+        sparse=SparseEncoder.from_pretrained(search.sparse, **options) if search.sparse else None,
+        multi=MultiVectorEncoder.from_pretrained(search.multi, **options) if search.multi else None,
+    )
 
 
 def _kind_of(model: Model) -> ModelKind:

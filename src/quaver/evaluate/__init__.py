@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quaver.evaluate.cache import VectorCache, quaver_key
+from quaver.evaluate.cache import Model, VectorCache, quaver_key
 from quaver.evaluate.compare import compare, compare_models
 from quaver.evaluate.model_card import is_quantized_folder, write_between, write_card
 from quaver.evaluate.mteb_tasks import find_mteb, has_judgments, read_mteb, run_mteb
@@ -16,6 +16,7 @@ from quaver.evaluate.system import (
     System,
     TokenSystem,
     VectorSystem,
+    system_of,
 )
 from quaver.evaluate.table import (
     Table,
@@ -33,6 +34,7 @@ __all__ = [
     "EvaluationReport",
     "IndexSystem",
     "Measured",
+    "Model",
     "PairSystem",
     "System",
     "Table",
@@ -59,6 +61,7 @@ __all__ = [
     "read_mteb",
     "read_task",
     "run_mteb",
+    "system_of",
     "write_between",
     "write_card",
     "write_report",

@@ -1,18 +1,24 @@
-"""Vectors kept between runs, under a key of everything they depend on."""
+"""Vectors and scores kept between runs, under a key of everything they depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError
+from quaver.multi_vector_encoder import MultiVectorEncoder
+from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder
+
+Model: TypeAlias = Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
 # Rooms whose code changes no vector.
 _NO_VECTORS = {
@@ -22,7 +28,7 @@ _NO_VECTORS = {
 
 
 class VectorCache:
-    """A folder of .npy files, one for each list of texts and each system.
+    """A folder of .npz files, one for each list of texts and each system.
 
     Attributes:
         folder: the folder.
@@ -32,7 +38,7 @@ class VectorCache:
         """Make the folder if it does not exist.
 
         Args:
-            folder: where vectors are kept.
+            folder: where vectors and scores are kept.
 
         Raises:
             InputError: the folder cannot be made.
@@ -46,51 +52,65 @@ class VectorCache:
     def get(
         self,
         key: tuple[str, ...],
-        texts: list[str],
-        encode: Callable[[], NDArray[np.float32]],
-    ) -> NDArray[np.float32]:
-        """Return the vectors of texts, from the folder if they are kept there.
+        texts: Iterable[str],
+        compute: Callable[[], Sequence[NDArray[Any]]],
+    ) -> list[NDArray[Any]]:
+        """Return what a model makes of texts, from the folder if it is kept there.
 
         Args:
-            key: what the vectors depend on besides the texts.
+            key: what it depends on besides the texts.
             texts: the texts.
-            encode: computes the vectors.
+            compute: computes it.
 
         Returns:
-            float32 (N, D).
+            the arrays of `compute`.
+
+        Raises:
+            InputError: the folder cannot be written.
         """
-        path = self.folder / f"{_digest((*key, *texts))}.npy"
+        path = self.folder / f"{_digest((*key, *texts))}.npz"
         if path.is_file():
-            kept: NDArray[np.float32] = np.load(path, allow_pickle=False)
-            return kept
-        vectors = encode()
+            with np.load(path, allow_pickle=False) as kept:
+                return [kept[name] for name in kept.files]
+        arrays = list(compute())
         part = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        with part.open("wb") as file:
-            np.save(file, vectors)
-        part.rename(path)
-        return vectors
+        try:
+            try:
+                with part.open("wb") as file:
+                    np.savez(file, *arrays)
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"cannot write to the cache {self.folder}: {error.strerror or error}"
+            ) from error
+        return arrays
 
 
-def quaver_key(embedder: Embedder) -> str:
-    """Return what the vectors of an embedder depend on besides the texts.
+def quaver_key(model: Model) -> str:
+    """Return what the vectors or scores of a model depend on besides the texts.
 
     That is the model's files and settings, the instruction set, and the code: Quaver's Python
     sources and its native module. Another build of Quaver never gets the vectors of this one.
 
     Args:
-        embedder: the model.
+        model: the model.
 
     Returns:
         64 hex digits.
     """
+    most = model.max_active_dims if isinstance(model, SparseEncoder) else None
     return _digest(
         (
-            embedder.fingerprint,
-            embedder.source,
-            embedder.precision,
-            embedder.isa,
-            str(embedder.max_seq_length),
-            repr(sorted(embedder.prompts.items())),
+            type(model).__name__,
+            model.fingerprint,
+            model.source,
+            model.precision,
+            model.isa,
+            str(model.max_seq_length),
+            str(most),
+            repr(sorted(model.prompts.items())),
             metadata.version("tokenizers"),
             code_digest(),
         )

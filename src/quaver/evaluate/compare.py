@@ -8,10 +8,11 @@ from typing import Any
 
 from quaver.embedder import Embedder
 from quaver.errors import InputError
+from quaver.evaluate.cache import Model
 from quaver.evaluate.fidelity import nearness
 from quaver.evaluate.metrics import query_scores
 from quaver.evaluate.report import EvaluationReport, OtherResult, TaskResult
-from quaver.evaluate.system import PairSystem, System, TokenSystem, VectorSystem
+from quaver.evaluate.system import System, system_of
 from quaver.evaluate.task import Task
 from quaver.evaluate.task_folder import find_folders, read_task
 from quaver.multi_vector_encoder import MultiVectorEncoder
@@ -20,7 +21,7 @@ from quaver.sparse_encoder import SparseEncoder
 
 
 def compare_models(
-    models: Mapping[str, Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder | System],
+    models: Mapping[str, Model | System],
     tasks: str | Path | Task | Iterable[str | Path | Task],
     *,
     baseline: str,
@@ -73,15 +74,9 @@ def compare_models(
     )
 
 
-def _system(
-    name: str, model: Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder | System
-) -> System:
-    if isinstance(model, Embedder):
-        return VectorSystem(name, model)
-    if isinstance(model, CrossEncoder):
-        return PairSystem(name, model)
-    if isinstance(model, (SparseEncoder, MultiVectorEncoder)):
-        return TokenSystem(name, model)
+def _system(name: str, model: Model | System) -> System:
+    if isinstance(model, (Embedder, CrossEncoder, SparseEncoder, MultiVectorEncoder)):
+        return system_of(name, model)
     if not callable(getattr(model, "measure", None)) or getattr(model, "name", None) != name:
         raise InputError(
             f"models[{name!r}] must be a model that is loaded, or a system with this name: got "

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from quaver.embedder import Embedder
 from quaver.errors import TaskError
-from quaver.evaluate.cache import VectorCache
+from quaver.evaluate.cache import Model, VectorCache, quaver_key
 from quaver.evaluate.task import Scores, Task
 from quaver.index import CorpusIndex
-from quaver.multi_vector_encoder import MultiVectorEncoder
-from quaver.sparse_encoder import SparseEncoder
+from quaver.multi_vector_encoder import MultiVectorEncoder, TokenVectors
+from quaver.reranker import CrossEncoder
+from quaver.sparse_encoder import SparseEncoder, SparseVectors
 from quaver.store import Mode
 
 Rows = NDArray[np.float32]
@@ -136,26 +137,38 @@ class VectorSystem:
 
         if self._cache is None:
             return encode()
-        return self._cache.get((self._key, role), texts, encode)
+        (vectors,) = self._cache.get((self._key, role), texts, lambda: [encode()])
+        return vectors
 
 
 class TokenSystem:
     """A system that ranks by what a model makes of each token: weights of words, or a vector for each."""
 
-    def __init__(self, name: str, encoder: SparseEncoder | MultiVectorEncoder) -> None:
+    def __init__(
+        self,
+        name: str,
+        encoder: SparseEncoder | MultiVectorEncoder,
+        *,
+        cache: VectorCache | None = None,
+        key: str = "",
+    ) -> None:
         """Wrap an encoder.
 
         Args:
             name: heading of the column.
             encoder: encodes the texts.
+            cache: see `VectorSystem`.
+            key: see `VectorSystem`.
         """
         self.name = name
         self._encoder: Any = encoder
+        self._cache = cache
+        self._key = key
 
     def measure(self, task: Task) -> Measured:
         """Score a task; there are no vectors to compare, one for each text."""
-        corpus = self._encoder.encode_document(list(task.corpus.values()))
-        queries = self._encoder.encode_query(list(task.queries.values()))
+        corpus = self._tokens("document", list(task.corpus.values()))
+        queries = self._tokens("query", list(task.queries.values()))
         ids = list(task.corpus)
         place = {document: row for row, document in enumerate(ids)}
         kept = min(RANKING_DEPTH, len(ids))
@@ -169,19 +182,46 @@ class TokenSystem:
             scores[query] = {ids[i]: float(near[i]) for i in best.tolist()}
         return Measured(scores)
 
+    def _tokens(self, role: str, texts: list[str]) -> SparseVectors | TokenVectors:
+        def encode() -> SparseVectors | TokenVectors:
+            encoder = self._encoder
+            call = encoder.encode_query if role == "query" else encoder.encode_document
+            tokens: SparseVectors | TokenVectors = call(texts)
+            return tokens
+
+        if self._cache is None:
+            return encode()
+        kept = self._cache.get((self._key, role), texts, lambda: _arrays(encode()))
+        if isinstance(self._encoder, SparseEncoder):
+            indptr, indices, values, size = kept
+            return SparseVectors(indptr, indices, values, int(size))
+        return TokenVectors(*kept)
+
+
+def _arrays(tokens: SparseVectors | TokenVectors) -> list[NDArray[Any]]:
+    if isinstance(tokens, SparseVectors):
+        return [tokens.indptr, tokens.indices, tokens.values, np.array(tokens.size)]
+    return [tokens.vectors, tokens.offsets]
+
 
 class PairSystem:
     """A system that ranks by a cross-encoder's score of each pair of query and document."""
 
-    def __init__(self, name: str, scorer: PairScorer) -> None:
+    def __init__(
+        self, name: str, scorer: PairScorer, *, cache: VectorCache | None = None, key: str = ""
+    ) -> None:
         """Wrap a cross-encoder.
 
         Args:
             name: heading of the column.
             scorer: scores the pairs.
+            cache: keeps scores between runs; None keeps none.
+            key: identifies everything that the scores depend on besides the texts.
         """
         self.name = name
         self._scorer = scorer
+        self._cache = cache
+        self._key = key
 
     def measure(self, task: Task) -> Measured:
         """Score a reranking task.
@@ -196,8 +236,7 @@ class PairSystem:
             )
         rows = [(query, document) for query in task.queries for document in task.judgments[query]]
         pairs = [(task.queries[q], task.corpus[d]) for q, d in rows]
-        # The sigmoid would round high scores to the same value.
-        predicted = self._scorer.predict(pairs, activation="identity")
+        predicted = self._scores(pairs)
         if predicted.ndim != 1:
             raise TaskError(
                 f"a model that reranks must return one score for a pair: {self.name} returns "
@@ -207,6 +246,17 @@ class PairSystem:
         for (query, document), score in zip(rows, predicted.tolist(), strict=True):
             scores.setdefault(query, {})[document] = score
         return Measured(scores)
+
+    def _scores(self, pairs: list[tuple[str, str]]) -> Rows:
+        def predict() -> Rows:
+            # The sigmoid would round high scores to the same value.
+            return self._scorer.predict(pairs, activation="identity")
+
+        if self._cache is None:
+            return predict()
+        texts = (text for pair in pairs for text in pair)
+        (scores,) = self._cache.get((self._key, "pairs"), texts, lambda: [predict()])
+        return scores
 
 
 class IndexSystem:
@@ -253,3 +303,19 @@ class IndexSystem:
             return Measured(
                 {q: index.search(text, RANKING_DEPTH) for q, text in task.queries.items()}
             )
+
+
+def system_of(name: str, model: Model, *, cache: VectorCache | None = None) -> System:
+    """Wrap a model in the system that ranks by what this kind of model computes.
+
+    Args:
+        name: heading of the column.
+        model: the model.
+        cache: keeps its vectors or scores between runs; None keeps none.
+    """
+    key = "" if cache is None else quaver_key(model)
+    if isinstance(model, Embedder):
+        return VectorSystem(name, model, cache=cache, key=key)
+    if isinstance(model, CrossEncoder):
+        return PairSystem(name, model, cache=cache, key=key)
+    return TokenSystem(name, model, cache=cache, key=key)
