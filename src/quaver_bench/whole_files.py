@@ -1,4 +1,7 @@
-"""Files and folders that are there whole or not at all, even after a run that was killed."""
+"""Files and folders that are there whole or not at all, whenever a run is killed.
+
+`quaver.system`, which is not public, has the same with other names: engines here go by the suffix of a file.
+"""
 
 from __future__ import annotations
 

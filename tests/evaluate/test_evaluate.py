@@ -408,7 +408,6 @@ def test_vectors_are_kept_under_all_they_depend_on(tmp_path: Path) -> None:
     assert (first.calls, second.calls, other.calls) == (2, 0, 2)
     assert a.scores == b.scores
     assert a.scores != c.scores
-    assert not list(cache.folder.glob("*.part"))
     assert [path.suffix for path in cache.folder.iterdir()] == [".npz"] * 4
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot make the cache"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +16,7 @@ from quaver.errors import InputError
 from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
+from quaver.system import written_whole
 
 Model: TypeAlias = Embedder | CrossEncoder | SparseEncoder | MultiVectorEncoder
 
@@ -73,14 +73,9 @@ class VectorCache:
             with np.load(path, allow_pickle=False) as kept:
                 return [kept[name] for name in kept.files]
         arrays = list(compute())
-        part = path.with_name(f"{path.stem}.{os.getpid()}.part")
         try:
-            try:
-                with part.open("wb") as file:
-                    np.savez(file, *arrays)
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
+            with written_whole(path) as partial, partial.open("wb") as file:
+                np.savez(file, *arrays)
         except OSError as error:
             raise InputError(
                 f"cannot write to the cache {self.folder}: {error.strerror or error}"

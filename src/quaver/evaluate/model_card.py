@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 from quaver.errors import InputError
 from quaver.evaluate.report import EvaluationReport
 from quaver.evaluate.table import markdown_report
 from quaver.quantization import LOSS_TABLE_MARKS
+from quaver.system import written_whole
 
 START, END = LOSS_TABLE_MARKS
 
@@ -71,10 +71,8 @@ def write_between(file: Path, text: str, *, start: str = START, end: str = END) 
         raise InputError(f"{file} must have {start} and then {end}, once each: correct the file")
     before, _, rest = content.partition(start)
     _, _, after = rest.partition(end)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
     try:
-        part.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
-        part.replace(file)
+        with written_whole(file) as partial:
+            partial.write_text(f"{before}{start}\n{text.strip()}\n{end}{after}", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputError(f"cannot write {file}: {error.strerror}") from error

@@ -17,6 +17,7 @@ from quaver.models import ModelFolder, ModelKind, find_folder
 from quaver.multi_vector_encoder import MultiVectorEncoder
 from quaver.reranker import CrossEncoder
 from quaver.sparse_encoder import SparseEncoder
+from quaver.system import written_whole
 
 Task = Literal["embed", "rank", "sparse", "multi-vector"]
 TASKS: Mapping[ModelKind, Task] = {
@@ -81,24 +82,21 @@ def export_sentence_transformers(
     if task == "embed" and pooling is not None:
         settings["pooling"] = pooling
     config, labels = _sentence_transformers_config(found.path, task, settings)
-    unfinished = goal.with_name(goal.name + ".unfinished")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        copy_model(found.path, unfinished / MODEL_FOLDER)
-        modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
-        if labels > 1:
-            _write_labels(unfinished / _LABELS, labels)
-            modules.append({"idx": 1, "name": "1", "path": _LABELS, "type": _DENSE})
-        _write(unfinished / "modules.json", modules)
-        _write(unfinished / "config_sentence_transformers.json", config)
-        _write(unfinished / CONFIG_FILE, {"task": task, **settings})
-        if goal.exists():
-            goal.rmdir()
-        unfinished.rename(goal)
+        goal.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(goal) as partial:
+            copy_model(found.path, partial / MODEL_FOLDER)
+            modules = [{"idx": 0, "name": "0", "path": "", "type": _MODULE}]
+            if labels > 1:
+                _write_labels(partial / _LABELS, labels)
+                modules.append({"idx": 1, "name": "1", "path": _LABELS, "type": _DENSE})
+            _write(partial / "modules.json", modules)
+            _write(partial / "config_sentence_transformers.json", config)
+            _write(partial / CONFIG_FILE, {"task": task, **settings})
+            if goal.exists():
+                goal.rmdir()
     except OSError as error:
         raise InputError(f"cannot write {goal}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
     return task
 
 

@@ -38,7 +38,7 @@ from quaver.models import (
 )
 from quaver.quantization.convert import linears
 from quaver.quantization.weights_writer import write_weights
-from quaver.system import is_running, sync
+from quaver.system import sync, written_whole
 
 Words = Literal["int8", "float16"]
 WORD_FORMATS: tuple[Words, ...] = ("int8", "float16")
@@ -390,29 +390,17 @@ def _keep_words(folder: Path, source: ModelFolder) -> None:
 
 @contextmanager
 def _new_folder(target: Path, needed: int) -> Iterator[Path]:
-    """Yield a folder that is renamed to the target when the block ends, and removed if it fails."""
+    """Yield a folder that becomes the target when the block ends, and is removed if it fails."""
     target = target.absolute()
-    partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(target)
-        require_disk_space(target, needed, QuantizationError)
-        partial.mkdir()
-        yield partial
-        require_new(target)
-        partial.rename(target)
+        with written_whole(target) as partial:
+            require_disk_space(target, needed, QuantizationError)
+            partial.mkdir()
+            yield partial
+            require_new(target)
         sync(target.parent)
     except OSError as error:
         raise QuantizationError(
             f"cannot write {target}: {error.strerror or error}; nothing was left there"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_leftovers(target: Path) -> None:
-    """Remove what earlier runs for this target left when they were killed."""
-    for path in target.parent.glob(f".{target.name}.partial-*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not is_running(int(pid)):
-            shutil.rmtree(path, ignore_errors=True)

@@ -34,6 +34,7 @@ from quaver.sparse_encoder import SparseVector
 from quaver.store.manifest import Manifest
 from quaver.store.payload import VERSION_FIELDS
 from quaver.store.protocol import FileVersion, PassageTokens, StoredPassage, VectorStore
+from quaver.system import written_whole
 
 ROW_GROUP = 4096
 """Passages in memory at a time, and in a row group of a written file."""
@@ -62,23 +63,20 @@ def write_parquet(store: VectorStore, path: Path) -> int:
         import pyarrow as pa
         from pyarrow import parquet
     schema = _schema(store.manifest)
-    unfinished = path.with_name(f"{path.name}.new")
     written = 0
     try:
-        with parquet.ParquetWriter(unfinished, schema, compression="zstd") as writer:
+        with (
+            written_whole(path) as partial,
+            parquet.ParquetWriter(partial, schema, compression="zstd") as writer,
+        ):
             rows = store.scan(with_vectors=True)
             while page := list(islice(rows, ROW_GROUP)):
                 writer.write_batch(
                     pa.RecordBatch.from_pydict(_columns(page, store.manifest), schema=schema)
                 )
                 written += len(page)
-        unfinished.replace(path)
     except (OSError, pa.ArrowException) as error:
-        unfinished.unlink(missing_ok=True)
         raise StoreWriteError(f"cannot write {path}: {error}") from error
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
     return written
 
 

@@ -17,6 +17,7 @@ from quaver.system.processes import is_running
 from quaver.system.quota import cpu_quota
 from quaver.system.switch import LINUX
 from quaver.system.tuning import allocator, governor, transparent_huge_pages
+from quaver.system.whole import written_whole
 
 __all__ = [
     "LINUX",
@@ -39,4 +40,5 @@ __all__ = [
     "sync",
     "transparent_huge_pages",
     "write_at",
+    "written_whole",
 ]
