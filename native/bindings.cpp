@@ -157,17 +157,7 @@ public:
       : kernels_(*set.kernels), multiplies_bfloat16_(set.bfloat16), kept_(kept) {}
 
   quaver::Model read(const nb::handle &model) {
-    quaver::Model m{.kernels = kernels_,
-                    .geometry = geometry_of(model),
-                    .embeddings = {nullptr, nullptr, nullptr, {}},
-                    .order = {},
-                    .rotary = {},
-                    .bias = {},
-                    .relative = {},
-                    .layers = {},
-                    .final_norm = {},
-                    .head = {},
-                    .words = {}};
+    quaver::Model m{.kernels = kernels_, .geometry = geometry_of(model), .embeddings = {nullptr, nullptr, nullptr}};
     const quaver::Geometry &g = m.geometry;
     if (!model["order"].is_none())
       m.order = order_of(get<Vector<std::int32_t>>(model, "order"), g.hidden);

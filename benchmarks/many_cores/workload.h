@@ -65,15 +65,7 @@ inline Model model_of(const Shape &shape, const KernelTable &kernels, Tables &ta
                        .activation = Activation::gelu};
   Model m{.kernels = kernels,
           .geometry = {hidden, kVocabulary, kPositions, 0, 2, 1.0f, {Pooling::cls}, true},
-          .embeddings = {tables.words.data(), tables.positions.data(), tables.types.data(), plain_norm(hidden)},
-          .order = {},
-          .rotary = {},
-          .bias = {},
-          .relative = {},
-          .layers = {},
-          .final_norm = {},
-          .head = {},
-          .words = {}};
+          .embeddings = {tables.words.data(), tables.positions.data(), tables.types.data(), plain_norm(hidden)}};
   WeightMemory memory;
   for (int l = 0; l < shape.layers; ++l)
     m.layers.push_back({.spec = spec,
@@ -82,12 +74,7 @@ inline Model model_of(const Shape &shape, const KernelTable &kernels, Tables &ta
                         .qkv = random_linear(spec.qkv_width(), hidden, kernels, memory),
                         .out = random_linear(hidden, hidden, kernels, memory),
                         .up = random_linear(4 * hidden, hidden, kernels, memory),
-                        .down = random_linear(hidden, 4 * hidden, kernels, memory),
-                        .query_norm = {},
-                        .key_norm = {},
-                        .value_norm = {},
-                        .position_queries = {},
-                        .position_keys = {}});
+                        .down = random_linear(hidden, 4 * hidden, kernels, memory)});
   return m;
 }
 

@@ -36,16 +36,16 @@ struct LayerInput {
 
 struct Layer {
   LayerSpec spec;
-  Norms attention, feed_forward;
+  Norms attention{}, feed_forward{};
   LinearPtr qkv;  // (Hq + 2 Hkv) D x H; scores are in base two, see AttentionHead
   LinearPtr out;  // H x Hq D
   LinearPtr up;   // I x H, with a gate 2I x H
   LinearPtr down; // H x I
   // Of each head, before rotation.
-  Norm query_norm, key_norm, value_norm;
+  Norm query_norm{}, key_norm{}, value_norm{};
   // The projections of relative positions by the layer's query and key, 2S x D for each head; empty without them.
   // Position queries are scaled as the query is.
-  std::vector<LinearPtr> position_queries, position_keys;
+  std::vector<LinearPtr> position_queries{}, position_keys{};
   LayerInput input{};
   float scale = 1.0f; // what x is multiplied with at the end of the layer
 };
@@ -99,7 +99,7 @@ struct Embeddings {
   WordTable word;
   const float *position;   // [positions][E], E = H without a projection; or null
   const float *token_type; // [token_types][E], or null
-  Norm norm;
+  Norm norm{};
   LinearPtr projection{}; // H x E, after the norm, in the order of the model; or null
 };
 
@@ -143,14 +143,14 @@ struct Model {
   const KernelTable &kernels;
   Geometry geometry;
   Embeddings embeddings;
-  FeatureOrder order;
-  std::vector<Rotary> rotary;
-  DistanceBias bias;
-  RelativeRows relative;
-  std::vector<Layer> layers;
-  Norm final_norm; // after the last layer
-  std::vector<HeadStep> head;
-  Words words;
+  FeatureOrder order{};
+  std::vector<Rotary> rotary{};
+  DistanceBias bias{};
+  RelativeRows relative{};
+  std::vector<Layer> layers{};
+  Norm final_norm{}; // after the last layer
+  std::vector<HeadStep> head{};
+  Words words{};
 
   // Features of a vector: H for each pooling, or the outputs of the head's last dense layer, or of the words.
   int outputs() const;

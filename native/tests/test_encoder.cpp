@@ -142,14 +142,7 @@ Encoder make_encoder(const Drawn &d, const KernelTable &kernels, Precision preci
           .geometry = {s.hidden, kVocabulary, kPositions, 0, 2, 1.0f, {s.pooling}, s.normalize, s.embedding},
           .embeddings = {d.word.data(), d.position.data(), d.token_type.data(),
                          s.bare ? Norm{} : d.norm(s.table_width(), NormKind::layer)},
-          .order = {},
-          .rotary = {},
-          .bias = {},
-          .relative = {},
-          .layers = {},
-          .final_norm = s.before || s.both ? d.norm(s.hidden, s.norm) : Norm{},
-          .head = {},
-          .words = {}};
+          .final_norm = s.before || s.both ? d.norm(s.hidden, s.norm) : Norm{}};
   if (s.embedding > 0)
     m.embeddings.projection = make_linear(s.hidden, s.embedding, kernels, precision, kProjection);
   if (s.rotary)
@@ -635,28 +628,13 @@ void test_plans() {
                          .activation = Activation::gelu};
     Model m{.kernels = scalar_kernels,
             .geometry = {hidden, 1, 512, 0, 0, 1.0f, {Pooling::cls}, true},
-            .embeddings = {nullptr, nullptr, nullptr, {}},
-            .order = {},
-            .rotary = {},
-            .bias = {},
-            .relative = {},
-            .layers = {},
-            .final_norm = {},
-            .head = {},
-            .words = {}};
+            .embeddings = {nullptr, nullptr, nullptr}};
     for (int l = 0; l < 12; ++l) {
       Layer layer{.spec = spec,
-                  .attention = {},
-                  .feed_forward = {},
                   .qkv = std::make_unique<Weightless>(3 * hidden, hidden),
                   .out = std::make_unique<Weightless>(hidden, hidden),
                   .up = std::make_unique<Weightless>(4 * hidden, hidden),
-                  .down = std::make_unique<Weightless>(hidden, 4 * hidden),
-                  .query_norm = {},
-                  .key_norm = {},
-                  .value_norm = {},
-                  .position_queries = {},
-                  .position_keys = {}};
+                  .down = std::make_unique<Weightless>(hidden, 4 * hidden)};
       m.layers.push_back(std::move(layer));
     }
     Batch batch;
