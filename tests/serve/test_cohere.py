@@ -84,6 +84,11 @@ def test_a_documents_tokens_can_be_bounded(server: Running, cross_encoder: Cross
     score = server.post("/v2/rerank", body).json()["results"][0]["relevance_score"]
     expected = cross_encoder.predict([("list", "some text about")])
     assert np.float32(score) == expected[0]
+    refused = server.post("/v2/rerank", {**body, "truncation": False})
+    assert refused.status_code == 400
+    assert "at most 3 tokens when truncate is off" in refused.json()["message"]
+    whole = {**body, "truncation": False, "max_tokens_per_doc": 20}
+    assert server.post("/v2/rerank", whole).status_code == 200
 
 
 @pytest.mark.parametrize(

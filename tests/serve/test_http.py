@@ -11,6 +11,7 @@ import pytest
 
 from quaver.serve import Settings
 from quaver.serve.http import json_of, list_of, object_of, rows_of
+from quaver.serve.scheduler import Length
 from quaver.serve.service import _IDS_AT_ONCE, _items
 from running_server import running
 
@@ -106,7 +107,7 @@ def test_token_ids_are_checked_in_pieces(embedder: Any) -> None:
     many = [ids] * (4 * _IDS_AT_ONCE // len(ids))
 
     async def check() -> tuple[Any, int]:
-        return await counted(_items(embedder, many, "", "start", None, "input", "tiny"))
+        return await counted(_items(embedder, many, "", Length(truncate="start"), "input", "tiny"))
 
     items, turns = asyncio.run(check())
     assert turns >= 3

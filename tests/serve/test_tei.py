@@ -321,6 +321,17 @@ def test_a_text_that_fits_is_embedded_without_cutting_it(
     assert server.post("/rerank", {**body, "texts": ["text " * 61]}).status_code == 422
 
 
+@pytest.mark.parametrize("before", [[], ["a"]])
+def test_what_may_not_be_cut_is_not_classified(server: Running, before: list[str]) -> None:
+    fits = "text " * (60 if before else 62)
+    whole, long = [[*before, fits]], [[*before, fits + "text"]]
+    for inputs, truncate, status in ((long, None, 200), (long, False, 422), (whole, False, 200)):
+        answer = server.post("/predict", {"inputs": inputs, "truncate": truncate})
+        assert answer.status_code == status
+        if status == 422:
+            assert "at most 64 tokens when truncate is off" in answer.json()["error"]
+
+
 def test_a_text_without_a_place_to_cut_has_a_bound(server: Running, settings: Settings) -> None:
     with running(msgspec.structs.replace(settings, max_characters=10_000)) as run:
         solid = "-" * 20_000

@@ -631,13 +631,11 @@ class Tokenizer:
         """
         return len(self._tokenize([text])[0])
 
-    def counts(self, texts: Sequence[str], *, wanted: int | None = None) -> list[int]:
+    def counts(self, texts: Sequence[str]) -> list[int]:
         """Count the tokens of many texts at once, each as `count` does.
 
         Args:
             texts: the texts.
-            wanted: if a text has more tokens than this, any number above it will do, so only as much of
-                the text is read as proves it. None counts all.
 
         Returns:
             the number of tokens of each.
@@ -645,7 +643,7 @@ class Tokenizer:
         Raises:
             InputError: an item is not a str, or has half of a surrogate pair.
         """
-        return [len(encoding) for encoding in self._tokenize(texts, wanted=wanted)]
+        return [len(encoding) for encoding in self._tokenize(texts)]
 
     def token_ends(self, text: str) -> list[int]:
         """Find where the tokens of a text end, without special tokens and without truncation.

@@ -28,7 +28,7 @@ from quaver.serve.http import (
     written_response,
 )
 from quaver.serve.refusal import STATUSES, Reason, Refusal
-from quaver.serve.service import Truncate
+from quaver.serve.scheduler import Truncate
 
 InputType = Literal["search_document", "search_query", "classification", "clustering", "image"]
 EmbeddingType = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]

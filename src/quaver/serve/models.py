@@ -45,7 +45,17 @@ from quaver.multi_vector_encoder import (
 )
 from quaver.reranker import BiEncoderRanker, CrossEncoder, Ranker, pair_logits
 from quaver.serve.refusal import Reason, Refusal
-from quaver.serve.scheduler import Cut, Item, Lane, Pair, SpanBatch, Spans, Tokens, TooLong
+from quaver.serve.scheduler import (
+    Cut,
+    Item,
+    Lane,
+    Length,
+    Pair,
+    SpanBatch,
+    Spans,
+    Tokens,
+    TooLong,
+)
 from quaver.serve.settings import ModelSettings, Settings, Task
 from quaver.sparse_encoder import (
     SparseEncoder,
@@ -275,11 +285,7 @@ class _Sided:
 
     def __init__(self, model: MultiVectorEncoder, side: Side) -> None:
         self._model, self._side = model, side
-        self.special_tokens = model.tokenizer.special_tokens
         self.max_length = min(model.tokenizer.max_length, longest_text(model, side))
-
-    def counts(self, texts: Sequence[str], *, wanted: int | None = None) -> list[int]:
-        return self._model.tokenizer.counts(texts, wanted=wanted)
 
     def encode(
         self,
@@ -972,59 +978,29 @@ def _tokenized(
     tokenizer: Tokenizer | _Sided, items: Sequence[Item], prompt: str = ""
 ) -> list[Tokens]:
     """Tokenize inputs of any kind, each kind in one call, with the prompt before the query of a pair."""
-    groups: dict[Any, list[int]] = {}
+    groups: dict[tuple[type[Item], Length], list[int]] = {}
     for i, item in enumerate(items):
-        kind: Any = type(item)
-        if isinstance(item, Cut):
-            kind = (Cut, item.keep_end, item.longest, item.whole)
-        elif isinstance(item, Pair):
-            kind = (Pair, item.keep_end, item.longest, item.whole)
-        groups.setdefault(kind, []).append(i)
+        length = item.length if isinstance(item, (Cut, Pair)) else Length()
+        groups.setdefault((type(item), length), []).append(i)
     found: dict[int, Tokens] = {}
-    for kind, rows in groups.items():
+    for (kind, length), rows in groups.items():
         if kind is bytes or kind is Spans:
             found.update((i, _given(items[i])) for i in rows)
             continue
-        if kind is str:
-            batch = tokenizer.encode([_text(items[i]) for i in rows])
+        keep: Literal["start", "end"] = "end" if length.truncate == "start" else "start"
+        if kind is Pair:
+            assert isinstance(tokenizer, Tokenizer)
+            pairs = [(each.query, each.document) for each in map(_pair, (items[i] for i in rows))]
+            batch = tokenizer.encode_pairs(
+                pairs, longest_second=length.most, prompt=prompt, keep=keep
+            )
         else:
-            part, keep_end, longest, whole = kind
-            keep: Literal["start", "end"] = "end" if keep_end else "start"
-            if part is Cut:
-                texts = [_text(items[i]) for i in rows]
-                if whole:
-                    _require_whole(tokenizer, texts, longest)
-                batch = tokenizer.encode(texts, keep=keep, longest=longest)
-            else:
-                assert isinstance(tokenizer, Tokenizer)
-                pairs = [
-                    (each.query, each.document) for each in map(_pair, (items[i] for i in rows))
-                ]
-                if whole:
-                    _require_whole_pairs(tokenizer, pairs)
-                batch = tokenizer.encode_pairs(
-                    pairs, longest_second=longest, prompt=prompt, keep=keep
-                )
+            texts = [_text(items[i]) for i in rows]
+            batch = tokenizer.encode(texts, keep=keep, longest=length.most)
+        if length.truncate == "never" and batch.truncated:
+            raise TooLong(min(tokenizer.max_length, length.most or tokenizer.max_length))
         found.update(zip(rows, _apart(batch), strict=True))
     return [found[i] for i in range(len(items))]
-
-
-def _require_whole(
-    tokenizer: Tokenizer | _Sided, texts: Sequence[str], longest: int | None
-) -> None:
-    """Refuse texts that would have to be cut."""
-    most = min(tokenizer.max_length, longest or tokenizer.max_length)
-    room = most - tokenizer.special_tokens
-    if max(tokenizer.counts(texts, wanted=room)) > room:
-        raise TooLong(most)
-
-
-def _require_whole_pairs(tokenizer: Tokenizer, pairs: Sequence[tuple[str, str]]) -> None:
-    room = tokenizer.max_length - tokenizer.special_tokens_of_pair
-    texts = list(dict.fromkeys(itertools.chain.from_iterable(pairs)))
-    counts = dict(zip(texts, tokenizer.counts(texts, wanted=room), strict=True))
-    if any(counts[query] + counts[document] > room for query, document in pairs):
-        raise TooLong(tokenizer.max_length)
 
 
 def _apart(batch: TokenBatch) -> list[Tokens]:

@@ -29,7 +29,8 @@ from quaver.serve.http import (
     written_response,
 )
 from quaver.serve.refusal import STATUSES, Reason, Refusal
-from quaver.serve.service import Input, Truncate
+from quaver.serve.scheduler import Truncate
+from quaver.serve.service import Input
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Role = Literal["query", "document"]

@@ -29,7 +29,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
@@ -61,38 +61,47 @@ _CACHE_OVERHEAD = 250
 """Bytes of a cached row's key, its array object and its place in the cache, besides its numbers."""
 
 
+Truncate = Literal["start", "end", "never"]
+"""What is cut off an input that is too long; "never" refuses it."""
+
+
+class Length(NamedTuple):
+    """How many tokens an input may have, and what is done with one that has more.
+
+    Attributes:
+        most: maximum number of tokens, with special tokens in a text, of the document alone in a pair; None for
+            as many as the model takes, which is never exceeded.
+        truncate: what is cut off, or "never" to refuse the input with `TooLong`.
+    """
+
+    most: int | None = None
+    truncate: Truncate = "end"
+
+
 class Pair(NamedTuple):
     """A query with a document, to be read together.
 
     Attributes:
         query: the first text; it is never cut.
         document: the second text.
-        longest: maximum number of tokens in the document, or None for as many as fit.
-        keep_end: keep the end of a document that is too long.
-        whole: refuse a pair that is too long with `TooLong`.
+        length: how long the document may be.
     """
 
     query: str
     document: str
-    longest: int | None = None
-    keep_end: bool = False
-    whole: bool = False
+    length: Length = Length()
 
 
 class Cut(NamedTuple):
-    """A text that is cut otherwise than by default: at the model's length, keeping the start.
+    """A text that is cut otherwise than by default.
 
     Attributes:
         text: the text.
-        keep_end: keep the end of a text that is too long.
-        longest: maximum number of tokens, special tokens included, or None for the model's own.
-        whole: refuse a text that is too long with `TooLong`.
+        length: how long it may be.
     """
 
     text: str
-    keep_end: bool
-    longest: int | None = None
-    whole: bool = False
+    length: Length
 
 
 class TooLong(Exception):  # noqa: N818 - the client's mistake

@@ -40,11 +40,13 @@ from quaver.serve.scheduler import (
     Item,
     Job,
     Lane,
+    Length,
     Limits,
     Pair,
     Scheduler,
     Spans,
     TooLong,
+    Truncate,
     about_tokens,
     about_tokens_of_text,
 )
@@ -52,9 +54,6 @@ from quaver.serve.settings import Settings, Task
 from quaver.sparse_encoder import SparseEncoder
 
 Form = TypeVar("Form")
-
-Truncate = Literal["start", "end", "never"]
-"""What is cut off a text that is too long; "never" refuses it."""
 
 Input = str | Sequence[int]
 """A text, or the ids of its tokens, special tokens included."""
@@ -435,8 +434,9 @@ class Service:
                 field="max_tokens",
             )
         before = _words_before(embedder, prompt=prompt, prompt_name=prompt_name, role=role)
+        length = Length(longest, truncate)
         with served.held():
-            items = await _items(embedder, inputs, before, truncate, longest, field, served.name)
+            items = await _items(embedder, inputs, before, length, field, served.name)
             job = await self._run(waiter, loaded.lane, items, field=field)
         rows: NDArray[np.float32] = job.rows
         return rows
@@ -479,7 +479,9 @@ class Service:
         before = _words_before(embedder, prompt=None, prompt_name=prompt_name)
         width = embedder.spec.outputs // len(embedder.spec.pooling.split("+"))
         with served.held():
-            items = await _items(embedder, inputs, before, truncate, None, field, served.name)
+            items = await _items(
+                embedder, inputs, before, Length(truncate=truncate), field, served.name
+            )
             _check_numbers(loaded.parts, items, width, field)
             job = await self._run(waiter, loaded.parts, items, field=field)
         rows: list[NDArray[np.float32]] = job.rows
@@ -539,7 +541,7 @@ class Service:
             )
         with served.held():
             return await self._multi_vectors(
-                waiter, loaded, inputs, side, truncate=truncate, longest=None, field=field
+                waiter, loaded, inputs, side, Length(truncate=truncate), field
             )
 
     async def _multi_vectors(
@@ -548,9 +550,7 @@ class Service:
         loaded: LoadedMultiVector,
         inputs: Sequence[Input],
         side: Side,
-        *,
-        truncate: Truncate,
-        longest: int | None,
+        length: Length,
         field: str,
     ) -> list[NDArray[np.float32]]:
         encoder = loaded.model
@@ -567,7 +567,7 @@ class Service:
                     "has token ids",
                     field=field,
                 )
-            items.append(_text_item(with_prompt(before, each), truncate, longest))
+            items.append(_cut(with_prompt(before, each), length))
         _check_numbers(lane, items, encoder.dimension, field)
         rows: list[NDArray[np.float32]] = (await self._run(waiter, lane, items, field=field)).rows
         return rows
@@ -603,7 +603,9 @@ class Service:
         else:
             before = _words_before(encoder, prompt=None, prompt_name=prompt_name, role=role)
         with served.held():
-            items = await _items(encoder, inputs, before, truncate, None, field, served.name)
+            items = await _items(
+                encoder, inputs, before, Length(truncate=truncate), field, served.name
+            )
             rows: list[NDArray[Any]] = (await self._run(waiter, lane, items, field=field)).rows
         numbers = sum(map(len, rows))
         if numbers > _MOST_NUMBERS:
@@ -687,7 +689,7 @@ class Service:
             activation: what a cross-encoder applies to its logits: "sigmoid", "identity", or None for the
                 model's own. Similarities stay as they are.
             truncate: what to do with a document that is too long.
-            longest: maximum number of tokens in a document.
+            longest: maximum number of tokens in a document, special tokens and the query's not counted.
             field: the body's name for the documents, for messages.
 
         Returns:
@@ -700,16 +702,20 @@ class Service:
         self.check_count(len(documents), field)
         served, loaded = await self.reranker(waiter, model)
         waiter.model = served.name
-        options: dict[str, Any] = {"truncate": truncate, "longest": longest, "field": field}
         with served.held():
             if isinstance(loaded, LoadedCrossEncoder):
-                plain = await self._pair_logits(waiter, loaded, query, documents, **options)
+                length = Length(longest, truncate)
+                plain = await self._pair_logits(waiter, loaded, query, documents, length, field)
                 scores = activated(loaded.model, plain, activation)
-            elif isinstance(loaded, LoadedMultiVector):
-                plain = scores = await self._interact(waiter, loaded, query, documents, **options)
-            else:
-                assert isinstance(loaded, LoadedEmbedder)
-                plain = scores = await self._compare(waiter, loaded, query, documents, **options)
+            else:  # a document is a text of its own, with special tokens
+                most = None if longest is None else longest + loaded.tokenizer.special_tokens
+                length = Length(most, truncate)
+                if isinstance(loaded, LoadedMultiVector):
+                    plain = await self._interact(waiter, loaded, query, documents, length, field)
+                else:
+                    assert isinstance(loaded, LoadedEmbedder)
+                    plain = await self._compare(waiter, loaded, query, documents, length, field)
+                scores = plain
         # Sorted before the sigmoid, which rounds large scores to the same number.
         return Scores(served, scores, np.argsort(-plain, kind="stable"))
 
@@ -719,9 +725,7 @@ class Service:
         loaded: LoadedCrossEncoder,
         query: str,
         documents: Sequence[str],
-        *,
-        truncate: Truncate,
-        longest: int | None,
+        length: Length,
         field: str,
     ) -> NDArray[np.float32]:
         """Return the logits of the query with each document, as `CrossEncoder.rank` sorts by."""
@@ -731,10 +735,7 @@ class Service:
                 f"{waiter.model} has {loaded.model.labels} labels: ask for /predict",
             )
         query = with_prompt(_words_before(loaded.model, prompt=None, prompt_name=None), query)
-        pairs = [
-            Pair(query, document, longest, truncate == "start", truncate == "never")
-            for document in documents
-        ]
+        pairs = [Pair(query, document, length) for document in documents]
         job = await self._run(waiter, loaded.lane, pairs, field=field)
         logits: NDArray[np.float32] = job.rows[:, 0]
         return logits
@@ -745,17 +746,14 @@ class Service:
         loaded: LoadedEmbedder,
         query: str,
         documents: Sequence[str],
-        *,
-        truncate: Truncate,
-        longest: int | None,
+        length: Length,
         field: str,
     ) -> NDArray[np.float32]:
         """Return the similarities of vectors, as `BiEncoderRanker` does."""
         embedder = loaded.embedder
         before = embedder.document_prompt
-        most = None if longest is None else longest + loaded.tokenizer.special_tokens
         items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
-        items += await _items(embedder, documents, before, truncate, most, field, waiter.model)
+        items += await _items(embedder, documents, before, length, field, waiter.model)
         job = await self._run(waiter, loaded.lane, items, field=field, first=1)
         vectors = finish_vectors(embedder, job.rows)
         return embedder.similarity(vectors[0], vectors[1:])
@@ -766,20 +764,13 @@ class Service:
         loaded: LoadedMultiVector,
         query: str,
         documents: Sequence[str],
-        *,
-        truncate: Truncate,
-        longest: int | None,
+        length: Length,
         field: str,
     ) -> NDArray[np.float32]:
         """Return the scores of MaxSim, as `MultiVectorEncoder.similarity` does."""
         encoder = loaded.model
-        most = None if longest is None else longest + loaded.tokenizer.special_tokens
-        asked = await self._multi_vectors(
-            waiter, loaded, [query], "query", truncate="end", longest=None, field="query"
-        )
-        found = await self._multi_vectors(
-            waiter, loaded, documents, "document", truncate=truncate, longest=most, field=field
-        )
+        asked = await self._multi_vectors(waiter, loaded, [query], "query", Length(), "query")
+        found = await self._multi_vectors(waiter, loaded, documents, "document", length, field)
         vectors = TokenVectors(np.concatenate(found), np.cumsum([0, *map(len, found)]))
         scores: NDArray[np.float32]
         (scores,) = await self._aside(
@@ -788,16 +779,24 @@ class Service:
         return scores
 
     async def classify(
-        self, waiter: Waiter, items: Sequence[Item], *, truncate: Truncate = "end"
+        self,
+        waiter: Waiter,
+        inputs: Sequence[str | tuple[str, str]],
+        *,
+        truncate: Truncate = "end",
     ) -> tuple[LoadedCrossEncoder, NDArray[np.float32]]:
         """Return the default classifier's logits, float32 (N, labels), for texts and pairs."""
-        self.check_count(len(items), "inputs")
+        self.check_count(len(inputs), "inputs")
         served, loaded = await self.reranker(waiter, None)
         waiter.model = served.name
         if not isinstance(loaded, LoadedCrossEncoder):
             raise Refusal(
                 Reason.WRONG_MODEL, f"{served.name} has no labels: it is an embedding model"
             )
+        length = Length(truncate=truncate)
+        items = [
+            _cut(each, length) if isinstance(each, str) else Pair(*each, length) for each in inputs
+        ]
         with served.held():
             job = await self._run(waiter, loaded.lane, items, field="inputs")
         return loaded, job.rows
@@ -1004,17 +1003,15 @@ def _too_many_numbers(found: str, field: str) -> Refusal:
     )
 
 
-def _text_item(text: str, truncate: Truncate, longest: int | None) -> Item:
-    plain = truncate == "end" and longest is None
-    return text if plain else Cut(text, truncate == "start", longest, truncate == "never")
+def _cut(text: str, length: Length) -> Item:
+    return text if length == Length() else Cut(text, length)
 
 
 async def _items(
     model: Embedder | SparseEncoder,
     inputs: Sequence[Input],
     before: str,
-    truncate: Truncate,
-    longest: int | None,
+    length: Length,
     field: str,
     served: str,
 ) -> list[Item]:
@@ -1025,7 +1022,7 @@ async def _items(
         if read > _IDS_AT_ONCE:
             read = 0
             await asyncio.sleep(0)
-        items.append(_item(model, each, before, truncate, longest, f"{field}[{i}]", served=served))
+        items.append(_item(model, each, before, length, f"{field}[{i}]", served=served))
         read += _IDS_OF_TEXT if isinstance(each, str) else len(each)
     return items
 
@@ -1034,22 +1031,20 @@ def _item(
     model: Embedder | SparseEncoder,
     given: Input,
     before: str,
-    truncate: Truncate,
-    longest: int | None,
+    length: Length,
     name: str,
     *,
     served: str,
 ) -> Item:
     if isinstance(given, str):
-        return _text_item(with_prompt(before, given), truncate, longest)
+        return _cut(with_prompt(before, given), length)
     if not given:
         raise Refusal(
             Reason.EMPTY, f"{name} must have at least one token id: got none", field="input"
         )
     words = model.dimension if isinstance(model, SparseEncoder) else model.spec.vocab_size
-    highest, most = words - 1, model.max_seq_length
-    if truncate == "never":
-        most = min(most, longest or most)
+    highest = words - 1
+    most = min(model.max_seq_length, length.most or model.max_seq_length)
     ids = np.frombuffer(array("i", given), np.int32)  # bodies have none of more bits
     if ids.min() < 0 or ids.max() > highest:
         raise Refusal(
@@ -1059,13 +1054,13 @@ def _item(
             field="input",
         )
     if len(ids) > most:
-        if truncate == "never":
+        if length.truncate == "never":
             raise Refusal(
                 Reason.INVALID,
                 f"{name} may have at most {most} token ids: got {len(given)}",
                 field="input",
             )
-        ids = ids[-most:] if truncate == "start" else ids[:most]
+        ids = ids[-most:] if length.truncate == "start" else ids[:most]
     return ids.tobytes()
 
 

@@ -21,8 +21,8 @@ from quaver.serve import cohere
 from quaver.serve.http import Call, Route, json_response, list_of, misfit, rows_of, written_response
 from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
-from quaver.serve.scheduler import Cut, Item, Pair
-from quaver.serve.service import Input, Truncate
+from quaver.serve.scheduler import Truncate
+from quaver.serve.service import Input
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Direction = Literal["Left", "Right", "left", "right"]
@@ -443,8 +443,8 @@ async def predict(call: Call[PredictRequest]) -> Response:
     """Classify texts or pairs of texts; the first reranker or classifier answers."""
     body = call.body
     truncate = _truncate(body.truncate, body.truncation_direction)
-    items, single = _classified(body.inputs, keep_end=truncate == "start")
-    loaded, logits = await call.service.classify(call.waiter, items, truncate=truncate)
+    inputs, single = _classified(body.inputs)
+    loaded, logits = await call.service.classify(call.waiter, inputs, truncate=truncate)
     scores = logits if body.raw_scores else _probabilities(logits)
     names = loaded.model.label_names
     found = [
@@ -461,21 +461,21 @@ async def predict(call: Call[PredictRequest]) -> Response:
     )
 
 
-def _classified(given: str | list[str | list[str]], *, keep_end: bool) -> tuple[list[Item], bool]:
+def _classified(given: str | list[str | list[str]]) -> tuple[list[str | tuple[str, str]], bool]:
     """Return texts and pairs, and whether the request had only one: "a", ["a", "b"] or [["a"], ["a", "b"]]."""
     if isinstance(given, str):
         given = [given]
     if all(isinstance(each, str) for each in given):
-        return [_text_or_pair(given, keep_end=keep_end)], True
-    return [_text_or_pair(each, keep_end=keep_end) for each in given], False
+        return [_text_or_pair(given)], True
+    return [_text_or_pair(each) for each in given], False
 
 
-def _text_or_pair(given: Any, *, keep_end: bool) -> Item:
+def _text_or_pair(given: Any) -> str | tuple[str, str]:
     texts = [each for each in given if isinstance(each, str)] if isinstance(given, list) else []
     if len(texts) == 1:
-        return Cut(texts[0], keep_end) if keep_end else texts[0]
+        return texts[0]
     if len(texts) == 2:
-        return Pair(texts[0], texts[1], keep_end=keep_end)
+        return texts[0], texts[1]
     raise Refusal(
         Reason.INVALID,
         "`inputs` must be a text, a pair of texts, or a list of lists of one or two texts",
