@@ -18,8 +18,16 @@ import msgspec
 import pytest
 from bs4 import BeautifulSoup, Tag
 
+from golden_folders import unpacked
 from hostile_documents import NAME, write_hostile_documents
-from quaver import DocumentError, Embedder, Index, SparseEncoder, StoreWriteError
+from quaver import (
+    DocumentError,
+    Embedder,
+    Index,
+    MultiVectorEncoder,
+    SparseEncoder,
+    StoreWriteError,
+)
 from quaver.index import QueryWords
 from quaver.serve import Settings
 from quaver.serve.page import _markdown, pieces_of
@@ -479,6 +487,42 @@ def test_an_update_with_its_progress(
             pause.wait(0.05)
         assert "The update failed:" in shown().text
         assert "4 passages, updated" in " ".join(shown().text.split())
+
+
+def test_an_update_takes_the_models_of_the_server(
+    settings: Settings, embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text("A list.")
+    sparse = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path), threads=1)
+    multi = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path), threads=1)
+    with Index.create(tmp_path / "kb", embedder, sparse=sparse, multi=multi) as index:
+        index.update(docs)
+    for name in ("b.txt", "c.txt"):
+        (docs / name).write_text("A new list.")
+    opens, given = Index.open, []
+
+    def spy(*place: object, **options: object) -> Index:
+        given.append(options)
+        return opens(*place, **options)  # type: ignore[arg-type]
+
+    stores = (StoreSettings(location=str(tmp_path / "kb")),)
+    with running(msgspec.structs.replace(settings, store=stores, allow_update=True)) as run:
+        monkeypatch.setattr("quaver.serve.updates.Index.open", spy)
+        (button,) = page(run, "/status").select("button[hx-post]")
+        begun = run.client.post(str(button["hx-post"]), headers={"hx-request": "true"})
+        assert begun.status_code == 200
+        pause = threading.Event()
+        while (shown := page(run, "/status", **{"hx-request": "true"})).select("[hx-trigger]"):
+            pause.wait(0.05)
+        assert "2 passages added, 0 reused, 1 unchanged" in shown.text
+        models = {each.task: each for each in run.server.state.service.models.all}
+        (options,) = given
+        assert options["embedder"] is models["embed"].loaded.embedder
+        assert options["sparse"] is models["sparse"].loaded.model
+        assert options["multi"] is models["multi-vector"].loaded.model
+        assert [each.holds for each in models.values()] == [0] * 4
 
 
 def test_an_update_waits_for_the_writers_lock(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import pytest
 
 import quaver.serve.models as models_of_the_server
 from chat_server import ANSWER, ChatServer, chat_server
+from golden_folders import unpacked
 from quaver import (
     CrossEncoder,
     Embedder,
@@ -30,12 +30,11 @@ from quaver import (
 from quaver.index import Library
 from quaver.serve import ModelSettings, Settings, check, read_settings
 from quaver.serve.settings import StoreSettings
-from quaver.serve.stores import _ASKING
+from quaver.serve.stores import _ASKING, with_store_models
 from quaver.store import read_filter
 from running_server import Running, running
 from tiny_model import write_tiny_model
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 WORDS = ("list", "dict", "function", "error", "file", "string", "text", "number")
 
 
@@ -114,12 +113,9 @@ def test_hits_are_the_librarys(run: Running, index: Index, mode: str, own: Any) 
 
 def store_with_token_models(embedder: Embedder, folder: Path, tmp_path: Path) -> Path:
     """Index a folder with sparse and token vectors; their models are unpacked beside the store."""
-    for name in ("splade-bert", "colbert"):
-        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-            packed.extractall(tmp_path / name)
     path = tmp_path / "kb"
-    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
-    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
+    sparse = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path), threads=1)
+    multi = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path), threads=1)
     with Index.create(path, embedder, sparse=sparse, multi=multi) as made:
         made.update(folder)
     return path
@@ -136,6 +132,37 @@ def test_sparse_and_token_vectors_are_searched(
                 wanted = index.search("a list of text", k=4, mode=mode, **options)  # type: ignore[arg-type]
                 assert found(run, mode=mode, k=4, **options) == plain(wanted)
                 assert wanted
+        # Its models are served as all others are, and count.
+        (library,) = run.server.state.stores.all  # type: ignore[union-attr]
+        assert library.index.encoders.loaded() == (None, None)
+        models = run.server.state.service.models
+        assert {each.name: each.task for each in models.all} == {
+            "tiny": "embed",
+            "ranker": "rerank",
+            "splade-bert": "sparse",
+            "colbert": "multi-vector",
+        }
+        assert models.memory.held == sum(each.loaded.nbytes for each in models.all)
+
+
+def test_a_stores_model_of_other_settings_is_served_beside_the_one_given(
+    settings: Settings, embedder: Embedder, folder: Path, tmp_path: Path
+) -> None:
+    source = unpacked("splade-bert", tmp_path)
+    sparse = SparseEncoder.from_pretrained(source, max_seq_length=12, threads=1)
+    least = SparseEncoder.from_pretrained(source, max_active_dims=3, threads=1)
+    stores = []
+    for name, encoder in (("short", sparse), ("few", least)):
+        with Index.create(tmp_path / name, embedder, sparse=encoder) as made:
+            made.add_texts(["a list of text"])
+        stores.append(StoreSettings(location=str(tmp_path / name)))
+    given = ModelSettings(source=str(source), on_demand=True)
+    served = msgspec.structs.replace(settings, model=(*settings.model, given), store=tuple(stores))
+    found = with_store_models(served).model[len(settings.model) :]
+    assert [(each.name, each.max_seq_length) for each in found] == [
+        ("splade-bert", None),
+        ("splade-bert of short", 12),
+    ]
 
 
 def test_a_stores_models_that_are_served_are_not_loaded_again(
@@ -159,7 +186,9 @@ def test_a_stores_models_that_are_served_are_not_loaded_again(
         assert [model.status for model in run.server.state.service.models.all] == ["ready"] * 4
 
 
+@pytest.mark.parametrize("given", [True, False])
 def test_a_stores_model_that_does_not_fit_is_not_loaded_past_the_bound(
+    given: bool,
     settings: Settings,
     embedder: Embedder,
     folder: Path,
@@ -176,7 +205,7 @@ def test_a_stores_model_that_does_not_fit_is_not_loaded_past_the_bound(
     sparse = ModelSettings(source=str(tmp_path / "splade-bert"), on_demand=True)
     served = msgspec.structs.replace(
         settings,
-        model=(*settings.model, sparse),
+        model=(*settings.model, sparse) if given else settings.model,
         store=(StoreSettings(location=str(path)),),
         memory=10**8,
     )

@@ -12,6 +12,7 @@ import json
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
@@ -634,8 +635,12 @@ class Page:
         root = given.get("root", "")
         if not await call.stores.run(call.waiter, partial(can_update, library, root)):
             raise Refusal(Reason.NOT_FOUND, f"the store cannot update {root[:200]!r}", field="root")
-        model = await call.stores.model_of(call.service, call.waiter, library)
-        self._updates.begin(library, root, model)
+        with ExitStack() as held:
+            models = []
+            async for model in call.stores.models_of(call.service, call.waiter, library):
+                held.enter_context(model.held())
+                models.append(model)
+            self._updates.begin(library, root, models)
         return await self._status(call, library)
 
     async def _status(self, call: Call[None], library: Library) -> Response:

@@ -38,7 +38,7 @@ from quaver.serve.models import (
 )
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.service import Service, Waiter
-from quaver.serve.settings import ModelSettings, Settings, StoreSettings
+from quaver.serve.settings import ModelSettings, Settings, StoreSettings, Task
 from quaver.sparse_encoder import SparseVector
 from quaver.store import CANDIDATES, RANKINGS, Filter, Hit, Manifest, Mode, TokenModel
 
@@ -298,15 +298,25 @@ class Stores:
         (vectors,) = await service.embed_multi_vectors(waiter, [text], "query", model=model.name)
         return stored_query(vectors, loaded.model)
 
-    async def model_of(self, service: Service, waiter: Waiter, library: Library) -> ServedModel:
-        """Return the model that a store was made with, loaded.
+    async def models_of(
+        self, service: Service, waiter: Waiter, library: Library
+    ) -> AsyncGenerator[ServedModel, None]:
+        """Load the models that a store was made with: the embedding model, then those of its tokens.
+
+        Yields:
+            each model once it is loaded; one that nobody holds may be unloaded before the next. A model of tokens
+            that the server cannot load is left to the index.
 
         Raises:
-            Refusal: the server does not have it, or it cannot be loaded.
+            Refusal: the server does not have the embedding model, it cannot be loaded, or there is no room.
         """
         model = await self._model(service, waiter, library)
         await service.loaded(waiter, model)
-        return model
+        yield model
+        for made in (library.manifest.sparse, library.manifest.multi):
+            found, _ = await _served_of(service, waiter, made)
+            if found is not None:
+                yield found
 
     async def _model(self, service: Service, waiter: Waiter, library: Library) -> ServedModel:
         """Return the served model that the store was made with, loaded."""
@@ -444,6 +454,8 @@ class _StoppedError(Exception):
 def with_store_models(settings: Settings) -> Settings:
     """Add the models that the stores were made with, unless the settings name them.
 
+    Those of sparse and token vectors are loaded when a search first needs them.
+
     Args:
         settings: the configuration.
 
@@ -459,15 +471,31 @@ def with_store_models(settings: Settings) -> Settings:
     for library in libraries:
         manifest = library.manifest
         library.close()
-        if any(_is_model_of(model, manifest) for model in models):
-            continue
-        if Path(manifest.model).is_absolute() and not Path(manifest.model).exists() and models:
-            continue  # it has moved, and one of the models may be it
-        own = ModelSettings(source=manifest.model, **manifest.settings)
-        names = {name for model in models for name in (model.name, *model.aliases)}
-        if own.name in names:
-            own = msgspec.structs.replace(own, name=f"{own.name} of {library.name}")
-        models.append(own)
+        wanted: list[ModelSettings] = []
+        if not any(_is_model_of(model, manifest) for model in models):
+            wanted.append(ModelSettings(source=manifest.model, **manifest.settings))
+        made: dict[Task, TokenModel | None] = {
+            "sparse": manifest.sparse,
+            "multi-vector": manifest.multi,
+        }
+        for task, tokens in made.items():
+            # A served model has no max_active_dims: the index loads such an encoder itself.
+            if tokens is None or "max_active_dims" in tokens.settings:
+                continue
+            longest = tokens.settings.get("max_seq_length")
+            if not any(
+                _is_named(each, tokens) and each.max_seq_length == longest for each in models
+            ):
+                wanted.append(
+                    ModelSettings(source=tokens.model, task=task, on_demand=True, **tokens.settings)
+                )
+        for own in wanted:
+            if Path(own.source).is_absolute() and not Path(own.source).exists() and models:
+                continue  # it has moved, and one of the models may be it
+            names = {name for model in models for name in (model.name, *model.aliases)}
+            if own.name in names:
+                own = msgspec.structs.replace(own, name=f"{own.name} of {library.name}")
+            models.append(own)
     return msgspec.structs.replace(settings, model=tuple(models))
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from quaver.errors import QuaverError
 from quaver.index import Index, Library, UpdateProgress, UpdateReport
-from quaver.serve.models import LoadedEmbedder, ServedModel
+from quaver.serve.models import LoadedEmbedder, LoadedMultiVector, LoadedSparse, ServedModel
 from quaver.serve.refusal import Reason, Refusal
 
 _LOCK_SECONDS = 10.0
@@ -58,13 +60,13 @@ class Updates:
         """Return whether an update of a store runs."""
         return any(update.running for update in self.of(library).values())
 
-    def begin(self, library: Library, root: str, model: ServedModel) -> None:
+    def begin(self, library: Library, root: str, models: Sequence[ServedModel]) -> None:
         """Begin to update a folder; call it on the event loop.
 
         Args:
             library: the store.
             root: the folder, or its name.
-            model: the store's model, loaded. It stays so until the update ends.
+            models: the store's models, loaded. They stay so until the update ends.
 
         Raises:
             Refusal: an update of this store runs already.
@@ -73,14 +75,25 @@ class Updates:
             raise Refusal(Reason.INVALID, "an update of this store runs already: wait for it")
         update = Update(root)
         self._last.setdefault(library.name, {})[root] = update
-        loaded, loop = model.loaded, asyncio.get_running_loop()
-        assert isinstance(loaded, LoadedEmbedder)
-        embedder = loaded.embedder
-        model.hold()
+        loop = asyncio.get_running_loop()
+        own: dict[str, Any] = {}
+        for model in models:
+            model.hold()
+            loaded = model.loaded
+            if isinstance(loaded, LoadedEmbedder):
+                own["embedder"] = loaded.embedder
+            elif isinstance(loaded, LoadedSparse):
+                own["sparse"] = loaded.model
+            elif isinstance(loaded, LoadedMultiVector):
+                own["multi"] = loaded.model
+
+        def release() -> None:
+            for model in models:
+                model.release()
 
         def run() -> None:
             try:
-                with Index.open(library.location, embedder, wait=_LOCK_SECONDS) as index:
+                with Index.open(library.location, wait=_LOCK_SECONDS, **own) as index:
                     update.report = index.update_again(root, on_progress=update.see)
             except (QuaverError, ImportError) as error:  # an extra that a file needs
                 update.error = _named(str(error), library)
@@ -90,7 +103,7 @@ class Updates:
             finally:
                 update.running = False
                 with suppress(RuntimeError):  # the loop was closed
-                    loop.call_soon_threadsafe(model.release)
+                    loop.call_soon_threadsafe(release)
 
         # A daemon: an update that is killed loses nothing that was stored.
         threading.Thread(target=run, name="quaver-update", daemon=True).start()
