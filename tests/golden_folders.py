@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden" / "folders"
 
@@ -18,3 +22,21 @@ def unpacked(name: str, folder: Path) -> Path:
     with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
         packed.extractall(folder / name)
     return folder / name
+
+
+def unpacked_with_outputs(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
+    """Unpack a model as `unpacked` does, and return its folder and what its own library computed.
+
+    Args:
+        name: of the zip file.
+        folder: where to.
+
+    Returns:
+        the folder, and the content of expected.json: float32 arrays, but lists of texts and of ids.
+    """
+    path = unpacked(name, folder)
+    outputs = json.loads((path / "expected.json").read_text(encoding="utf-8"))
+    return path, {
+        key: values if key in ("ids", "texts") else np.asarray(values, np.float32)
+        for key, values in outputs.items()
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from golden_folders import unpacked
 from quaver import Embedder, InputError, ModelFolder, reference
 from quaver.embedder import windows_of_texts
 from quaver.models import TokenBatch, encoder_weights
 from tiny_model import write_tiny_model
 
-GOLDEN = Path(__file__).parent / "golden" / "folders"
 TEXT = "the file was read by a function and it returns some text about the query"
 SPANS = [(0, 8), (9, 32), (36, len(TEXT)), (0, len(TEXT)), (5, 12)]
 LONG = " ".join(f"{word} {i}" for i, word in enumerate(["the", "file", "of", "data", "is"] * 60))
@@ -118,9 +117,7 @@ def test_texts_that_follow_each_other_keep_their_tokens(exact: Embedder) -> None
 
 
 def test_spans_of_a_static_model_are_its_texts(tmp_path: Path) -> None:
-    with zipfile.ZipFile(GOLDEN / "model2vec-float32.zip") as packed:
-        packed.extractall(tmp_path)
-    embedder = Embedder.from_pretrained(tmp_path)
+    embedder = Embedder.from_pretrained(unpacked("model2vec-float32", tmp_path))
     found = embedder.encode_spans(TEXT, SPANS[:3], prompt="")
     expected = embedder.encode([TEXT[start:stop] for start, stop in SPANS[:3]], prompt="")
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -5,18 +5,16 @@ tests/golden/folders holds tiny random models: `tools/module_folders.py --golden
 
 from __future__ import annotations
 
-import json
 import pickle
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from golden_folders import unpacked, unpacked_with_outputs
 from quaver import (
     Embedder,
     InputError,
@@ -26,9 +24,8 @@ from quaver import (
     TokenVectors,
     UnsupportedArchitectureError,
 )
-from tiny_model import WORDS, write_json, write_tiny_model
+from tiny_model import WORDS, edit_json, write_tiny_model
 
-GOLDEN = Path(__file__).parent / "golden" / "folders"
 TEXTS = [
     "the python module has a class",
     "text and data",
@@ -45,22 +42,9 @@ TOLERANCE = 1e-5
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, NDArray[np.float32]]]:
-    """Unpack a golden folder; return it with what is expected of it."""
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    expected = json.loads((folder / name / "expected.json").read_text(encoding="utf-8"))
-    return folder / name, {key: np.asarray(v, np.float32) for key, v in expected.items()}
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**value, **changes})
-
-
 @every_model
 def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = MultiVectorEncoder.from_pretrained(folder, precision="float32")
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS)
     assert np.diff(documents.offsets).tolist() == expected["document_counts"].tolist()
@@ -73,7 +57,7 @@ def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -
 
 @every_model
 def test_int8_scores_are_near_and_the_same_bits_alone(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = MultiVectorEncoder.from_pretrained(folder)
     assert model.precision == "int8"
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS)
@@ -89,7 +73,7 @@ def test_int8_scores_are_near_and_the_same_bits_alone(name: str, tmp_path: Path)
 
 
 def test_scores_by_hand(tmp_path: Path) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS[:3])
     scores = model.similarity(queries, documents)
     assert scores.shape == (3, len(TEXTS))
@@ -111,7 +95,7 @@ def test_scores_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_block_of_documents_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS)
     whole = model.similarity(queries, documents)
     monkeypatch.setattr("quaver.multi_vector_encoder._MOST_PRODUCTS", 100)
@@ -119,7 +103,7 @@ def test_a_block_of_documents_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_short_outputs(tmp_path: Path) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert-modernbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert-modernbert", tmp_path))
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS)
     scores = model.similarity(queries, documents)
     small = model.encode_document(TEXTS, output="int8")
@@ -135,7 +119,7 @@ def test_short_outputs(tmp_path: Path) -> None:
 
 
 def test_queries_get_mask_tokens_and_documents_lose_punctuation(tmp_path: Path) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     assert (model.query_length, model.max_seq_length, model.dimension) == (16, 24, 12)
     assert np.diff(model.encode_query(TEXTS).offsets).tolist() == [16] * len(TEXTS)
     documents = model.encode_document(["data, text!", "data text"])
@@ -146,7 +130,7 @@ def test_queries_get_mask_tokens_and_documents_lose_punctuation(tmp_path: Path) 
 
 def test_pooled_tokens(tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     whole = model.encode_document(TEXTS)
     halves = model.encode_document(TEXTS, pool_factor=2)
     for i in range(len(TEXTS)):
@@ -163,14 +147,14 @@ def test_pooled_tokens(tmp_path: Path) -> None:
 def test_pooling_without_scipy_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     monkeypatch.setitem(sys.modules, "scipy.cluster", None)
     with pytest.raises(ImportError, match=r"quaver\[scipy\]"):
         model.encode_document(TEXTS, pool_factor=2)
 
 
 def test_pickling_loads_it_again(tmp_path: Path) -> None:
-    folder, _ = unpacked("colbert", tmp_path)
+    folder = unpacked("colbert", tmp_path)
     model = MultiVectorEncoder.from_pretrained(folder, max_seq_length=9)
     again = pickle.loads(pickle.dumps(model))
     assert again.max_seq_length == 9
@@ -178,14 +162,14 @@ def test_pickling_loads_it_again(tmp_path: Path) -> None:
         again.encode_document(TEXTS).vectors, model.encode_document(TEXTS).vectors
     )
     state = pickle.dumps(model)
-    edit(folder / "2_MultiVectorMask/config.json", skiplist_words=["text"])
+    edit_json(folder / "2_MultiVectorMask/config.json", skiplist_words=["text"])
     with pytest.raises(ModelFolderError, match="a pickled multi-vector encoder"):
         pickle.loads(state)
 
 
 def test_a_folder_of_another_kind_names_the_class_that_opens_it(tmp_path: Path) -> None:
     for name in MODELS:
-        folder, _ = unpacked(name, tmp_path)
+        folder = unpacked(name, tmp_path)
         for opens in (Embedder, SparseEncoder):
             with pytest.raises(UnsupportedArchitectureError, match="open it with MultiVectorEncod"):
                 opens.from_pretrained(folder)  # type: ignore[attr-defined]
@@ -226,14 +210,14 @@ def test_a_folder_of_another_kind_names_the_class_that_opens_it(tmp_path: Path) 
 def test_what_is_refused(
     path: str, changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    folder, _ = unpacked("colbert", tmp_path)
-    edit(folder / path, **changes)
+    folder = unpacked("colbert", tmp_path)
+    edit_json(folder / path, **changes)
     with pytest.raises(error, match=message):
         MultiVectorEncoder.from_pretrained(folder)
 
 
 def test_a_colbert_without_its_projection(tmp_path: Path) -> None:
-    folder, _ = unpacked("colbert-stanford", tmp_path)
+    folder = unpacked("colbert-stanford", tmp_path)
     tensors = load_file(folder / "model.safetensors")
     del tensors["linear.weight"]
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
@@ -242,7 +226,7 @@ def test_a_colbert_without_its_projection(tmp_path: Path) -> None:
 
 
 def test_wrong_vectors_are_refused(tmp_path: Path) -> None:
-    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path)[0])
+    model = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path))
     with pytest.raises(InputError, match="must be TokenVectors"):
         model.similarity(np.zeros(12, np.float32), np.zeros((2, 12), np.float32))
     with pytest.raises(InputError, match="must have the model's dimension, 12"):

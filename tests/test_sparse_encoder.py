@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from golden_folders import unpacked, unpacked_with_outputs
 from quaver import (
     CrossEncoder,
     Embedder,
@@ -28,9 +28,8 @@ from quaver import (
     UnsupportedArchitectureError,
     WeightsError,
 )
-from tiny_model import write_json, write_tiny_cross_encoder, write_tiny_model
+from tiny_model import edit_json, write_tiny_cross_encoder, write_tiny_model
 
-GOLDEN = Path(__file__).parent / "golden" / "folders"
 TEXTS = [
     "the python module has a class",
     "text and data",
@@ -45,19 +44,6 @@ TOLERANCE = 1e-5
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, NDArray[np.float32]]]:
-    """Unpack a golden folder; return it with what is expected of it."""
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    expected = json.loads((folder / name / "expected.json").read_text(encoding="utf-8"))
-    return folder / name, {key: np.asarray(v, np.float32) for key, v in expected.items()}
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**value, **changes})
-
-
 def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float32]:
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products: NDArray[np.float32] = np.einsum("nd,nd->n", a, b) / lengths
@@ -66,7 +52,7 @@ def cosines(a: NDArray[np.float32], b: NDArray[np.float32]) -> NDArray[np.float3
 
 @every_model
 def test_weights_are_those_of_sentence_transformers(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = SparseEncoder.from_pretrained(folder, precision="float32")
     documents, queries = model.encode_document(TEXTS), model.encode_query(TEXTS)
     np.testing.assert_allclose(documents.to_dense(), expected["documents"], atol=TOLERANCE)
@@ -79,7 +65,7 @@ def test_weights_are_those_of_sentence_transformers(name: str, tmp_path: Path) -
 
 @every_model
 def test_int8_is_near_and_the_same_bits_alone(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = SparseEncoder.from_pretrained(folder)
     assert model.precision == "int8"
     together = model.encode_document(TEXTS)
@@ -94,7 +80,7 @@ def test_int8_is_near_and_the_same_bits_alone(name: str, tmp_path: Path) -> None
 
 
 def test_the_layout_of_a_result(tmp_path: Path) -> None:
-    model = SparseEncoder.from_pretrained(unpacked("splade-modernbert", tmp_path)[0])
+    model = SparseEncoder.from_pretrained(unpacked("splade-modernbert", tmp_path))
     vectors = model.encode(TEXTS)
     assert isinstance(vectors, SparseVectors)
     assert isinstance(model.encode("a text"), SparseVector)
@@ -118,7 +104,7 @@ def test_the_layout_of_a_result(tmp_path: Path) -> None:
 
 
 def test_a_limit_keeps_the_largest_weights(tmp_path: Path) -> None:
-    folder, expected = unpacked("splade-bert", tmp_path)
+    folder, expected = unpacked_with_outputs("splade-bert", tmp_path)
     model = SparseEncoder.from_pretrained(folder, precision="float32", max_active_dims=500)
     whole = model.encode_document(TEXTS)
     assert np.diff(whole.indptr).max() > 40
@@ -136,7 +122,7 @@ def test_a_limit_keeps_the_largest_weights(tmp_path: Path) -> None:
 
 
 def test_words_are_decoded_heaviest_first(tmp_path: Path) -> None:
-    model = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path)[0])
+    model = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path))
     vectors = model.encode_query(TEXTS)
     decoded = model.decode(vectors, top_k=3)
     assert [len(words) for words in decoded] == [3] * 5
@@ -152,7 +138,7 @@ def test_words_are_decoded_heaviest_first(tmp_path: Path) -> None:
 
 
 def test_queries_by_a_table(tmp_path: Path) -> None:
-    folder, _ = unpacked("splade-distilbert", tmp_path)
+    folder = unpacked("splade-distilbert", tmp_path)
     model = SparseEncoder.from_pretrained(folder)
     assert model.queries_without_model
     one = model.encode_query("data data and text")
@@ -165,7 +151,7 @@ def test_queries_by_a_table(tmp_path: Path) -> None:
 
 
 def test_prompts(tmp_path: Path) -> None:
-    model = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path)[0])
+    model = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path))
     by_name = model.encode(TEXTS, prompt_name="query")
     assert np.array_equal(by_name.values, model.encode_query(TEXTS).values)
     assert not np.array_equal(by_name.values, model.encode_document(TEXTS).values)
@@ -174,7 +160,7 @@ def test_prompts(tmp_path: Path) -> None:
 
 
 def test_a_model_alone_takes_the_largest_value(tmp_path: Path) -> None:
-    folder, expected = unpacked("splade-modernbert", tmp_path)
+    folder, expected = unpacked_with_outputs("splade-modernbert", tmp_path)
     for path in (*folder.glob("*sentence*"), folder / "modules.json"):
         path.unlink()
     assert json.loads((folder / "config.json").read_text())["architectures"]
@@ -184,19 +170,19 @@ def test_a_model_alone_takes_the_largest_value(tmp_path: Path) -> None:
 
 
 def test_pickling_loads_it_again(tmp_path: Path) -> None:
-    folder, _ = unpacked("splade-bert", tmp_path)
+    folder = unpacked("splade-bert", tmp_path)
     model = SparseEncoder.from_pretrained(folder, max_active_dims=5, precision="float32")
     again = pickle.loads(pickle.dumps(model))
     assert (again.max_active_dims, again.precision) == (5, "float32")
     assert np.array_equal(again.encode(TEXTS).values, model.encode(TEXTS).values)
     state = pickle.dumps(model)
-    edit(folder / "1_SpladePooling/config.json", pooling_strategy="sum")
+    edit_json(folder / "1_SpladePooling/config.json", pooling_strategy="sum")
     with pytest.raises(ModelFolderError, match="a pickled sparse encoder"):
         pickle.loads(state)
 
 
 def test_a_folder_of_another_kind_names_the_class_that_opens_it(tmp_path: Path) -> None:
-    sparse, _ = unpacked("splade-bert", tmp_path)
+    sparse = unpacked("splade-bert", tmp_path)
     for opens in (Embedder, CrossEncoder):
         with pytest.raises(UnsupportedArchitectureError, match="open it with SparseEncoder"):
             opens.from_pretrained(sparse)  # type: ignore[attr-defined]
@@ -278,21 +264,21 @@ def test_what_is_refused(
     message: str,
     tmp_path: Path,
 ) -> None:
-    folder, _ = unpacked(name, tmp_path)
-    edit(folder / path, **changes)
+    folder = unpacked(name, tmp_path)
+    edit_json(folder / path, **changes)
     with pytest.raises(error, match=message):
         SparseEncoder.from_pretrained(folder)
 
 
 def test_a_sparse_encoder_without_its_head(tmp_path: Path) -> None:
-    folder, _ = unpacked("splade-bert", tmp_path)
+    folder = unpacked("splade-bert", tmp_path)
     without_head(folder)
     with pytest.raises(WeightsError, match="needs its masked-language-model head"):
         SparseEncoder.from_pretrained(folder)
 
 
 def test_a_broken_table_of_queries(tmp_path: Path) -> None:
-    folder, _ = unpacked("splade-distilbert", tmp_path)
+    folder = unpacked("splade-distilbert", tmp_path)
     (inside,) = folder.glob("query_0_*")
     save_file({"weight": np.ones(9, np.float32)}, inside / "model.safetensors")
     with pytest.raises(TokenizerError, match="every token needs a row"):

@@ -151,6 +151,12 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=1), encoding="utf-8")
 
 
+def edit_json(path: Path, **changes: object) -> None:
+    """Change entries of a JSON file, or write a new one with them."""
+    before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    write_json(path, {**before, **changes})
+
+
 def write_tiny_model(
     folder: Path,
     *,

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from pyarrow import parquet
 from test_bulk import TEXTS
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver import (
     BulkError,
     BulkWriteError,
@@ -33,7 +33,6 @@ from quaver import (
 from quaver.bulk import embed, import_vectors, load
 from tiny_model import write_tiny_cross_encoder, write_tiny_model
 
-FOLDERS = Path(__file__).parents[1] / "golden" / "folders"
 ROWS = 400
 
 pytestmark = [
@@ -321,8 +320,7 @@ def test_qdrant_takes_weights_of_words_and_vectors_of_tokens(
     database = Qdrant(monkeypatch)
     parquet.write_table(pa.table({"text": TEXTS[:20]}), tmp_path / "a.parquet")
     for name in ("splade-bert", "colbert"):
-        with zipfile.ZipFile(FOLDERS / f"{name}.zip") as packed:
-            packed.extractall(tmp_path / name)
+        unpacked(name, tmp_path)
     embed(tmp_path / "a.parquet", tmp_path / "words", model=tmp_path / "splade-bert", kind="sparse")
     load(tmp_path / "words", database.place)
     encoder = SparseEncoder.from_pretrained(tmp_path / "splade-bert")
@@ -351,9 +349,8 @@ def test_postgres_takes_weights_of_words(server: Any, tmp_path: Path) -> None:
     pytest.importorskip("psycopg")
     server.psql("DROP TABLE IF EXISTS passages")
     parquet.write_table(pa.table({"text": TEXTS[:20]}), tmp_path / "a.parquet")
-    with zipfile.ZipFile(FOLDERS / "splade-bert.zip") as packed:
-        packed.extractall(tmp_path)
-    embed(tmp_path / "a.parquet", tmp_path / "words", model=tmp_path, kind="sparse")
+    model = unpacked("splade-bert", tmp_path)
+    embed(tmp_path / "a.parquet", tmp_path / "words", model=model, kind="sparse")
     database = Postgres(server.get_uri())
     load(tmp_path / "words", database.place)
     want = SparseEncoder.from_pretrained(tmp_path).encode_document(TEXTS[:20])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,11 @@ from pyarrow import parquet
 from test_bulk import TEXTS, digests, write_corpus
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver import BulkError, CrossEncoder, InputError, MultiVectorEncoder, SparseEncoder, cli
 from quaver.bulk import BulkReport, embed
 from tiny_model import write_tiny_cross_encoder
 
-FOLDERS = Path(__file__).parents[1] / "golden" / "folders"
 # Every tenth row has no text.
 SOME: list[str | None] = [None if i % 10 == 3 else text for i, text in enumerate(TEXTS[:300])]
 PRESENT = [text for text in SOME if text is not None]
@@ -27,12 +26,6 @@ PRESENT = [text for text in SOME if text is not None]
 @pytest.fixture(scope="module")
 def cross_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_cross_encoder(tmp_path_factory.mktemp("models") / "cross")
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    with zipfile.ZipFile(FOLDERS / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    return folder / name
 
 
 def table_of(report: BulkReport) -> pa.Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver import Embedder, MultiVectorEncoder, SparseEncoder, compare_models
 from quaver.cli import app
 from quaver.evaluate import IndexSystem, Task, TokenSystem
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 CORPUS = {f"d{i}": text for i, text in enumerate(("a file", "the python class", "data", "text"))}
 QUERIES = {"q": "python", "r": "a data text"}
 JUDGED = {"q": {"d1": 1, "d0": 0}, "r": {"d2": 1, "d3": 0, "d1": 0}}
@@ -24,9 +23,8 @@ JUDGED = {"q": {"d1": 1, "d0": 0}, "r": {"d2": 1, "d3": 0, "d1": 0}}
     ("opens", "name"), [(SparseEncoder, "splade-distilbert"), (MultiVectorEncoder, "colbert")]
 )
 def test_a_model_of_tokens_is_measured(opens: Any, name: str, tmp_path: Path) -> None:
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(tmp_path)
-    model = opens.from_pretrained(tmp_path)
+    folder = unpacked(name, tmp_path)
+    model = opens.from_pretrained(folder)
     scores = model.similarity(
         model.encode_query(list(QUERIES.values())), model.encode_document(list(CORPUS.values()))
     )
@@ -42,7 +40,7 @@ def test_a_model_of_tokens_is_measured(opens: Any, name: str, tmp_path: Path) ->
     assert {query: set(row) for query, row in ranked.items()} == {
         q: set(p) for q, p in JUDGED.items()
     }
-    exact = opens.from_pretrained(tmp_path, precision="float32")
+    exact = opens.from_pretrained(folder, precision="float32")
     report = compare_models({"float32": exact, "int8": model}, retrieval, baseline="float32")
     assert report.systems == ["int8"]
     assert np.isfinite(report.tasks[0].scores["int8"].tolist()).all()
@@ -50,12 +48,9 @@ def test_a_model_of_tokens_is_measured(opens: Any, name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", ["sparse", "dense+sparse", "hybrid"])
 def test_an_index_with_them_is_measured(mode: Any, tiny_folder: Path, tmp_path: Path) -> None:
-    for name in ("splade-bert", "colbert"):
-        with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-            packed.extractall(tmp_path / name)
     embedder = Embedder.from_pretrained(tiny_folder, threads=1)
-    sparse = SparseEncoder.from_pretrained(tmp_path / "splade-bert", threads=1)
-    multi = MultiVectorEncoder.from_pretrained(tmp_path / "colbert", threads=1)
+    sparse = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path), threads=1)
+    multi = MultiVectorEncoder.from_pretrained(unpacked("colbert", tmp_path), threads=1)
     retrieval = Task("all", "retrieval", CORPUS, QUERIES, JUDGED)
     system = IndexSystem("index", embedder, mode=mode, sparse=sparse, multi=multi)
     found = system.measure(retrieval).scores

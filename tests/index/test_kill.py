@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import time
-import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from golden_folders import unpacked
 from kill_worker import LOOSE, loose_passages, work
 from quaver.documents import read_document, split
 from quaver.embedder import Embedder
@@ -29,7 +29,6 @@ KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "3"))
 """`make test-kill` kills a hundred times."""
 
 FILES = 10
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +95,7 @@ def test_killed_again_and_again(
     token_models = None
     late = kind == "late"
     if kind == "tokens":
-        token_models = tmp_path / "splade-bert", tmp_path / "colbert"
-        for path in token_models:
-            with zipfile.ZipFile(GOLDEN / f"{path.name}.zip") as packed:
-                packed.extractall(path)
+        token_models = unpacked("splade-bert", tmp_path), unpacked("colbert", tmp_path)
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["kill_worker", "quaver.cli.index", "quaver.store.folder"])
     tokens = late_passage_tokens(embedder) if late else passage_budget(embedder)

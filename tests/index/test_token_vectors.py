@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from golden_folders import unpacked
 from quaver import (
     CrossEncoder,
     Embedder,
@@ -27,19 +27,12 @@ from quaver.index import update as update_module
 from quaver.store import RANKINGS
 from tiny_model import write_tiny_cross_encoder
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 QUESTION = "who returns the python error"
 
 
 @pytest.fixture(scope="module")
 def embedder(tiny_folder: Path) -> Embedder:
     return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    return folder / name
 
 
 @pytest.fixture(scope="module")

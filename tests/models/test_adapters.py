@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from golden_folders import unpacked
 from quaver import (
     Embedder,
     Index,
@@ -28,9 +28,8 @@ from quaver import (
     WeightsError,
     quantize,
 )
-from tiny_model import write_json, write_tiny_model
+from tiny_model import edit_json, write_json, write_tiny_model
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 TASKS = ("retrieval.query", "retrieval.passage", "separation", "classification", "text-matching")
 QUERIES, DOCUMENTS = TASKS[:2]
 TOLERANCE = 1e-5
@@ -39,19 +38,13 @@ Tensors = dict[str, NDArray[Any]]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    with zipfile.ZipFile(GOLDEN / "jina-v3.zip") as packed:
-        packed.extractall(tmp_path / "jina-v3")
-    return tmp_path / "jina-v3"
+    return unpacked("jina-v3", tmp_path)
 
 
 @pytest.fixture
 def expected(folder: Path) -> dict[str, Any]:
     content = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
     return {key: value if key == "texts" else np.array(value) for key, value in content.items()}
-
-
-def edit(path: Path, **changes: Any) -> None:
-    write_json(path, {**json.loads(path.read_text()), **changes})
 
 
 def change(folder: Path, edit_tensors: Callable[[Tensors], object]) -> None:
@@ -145,7 +138,7 @@ def test_a_task_that_the_model_does_not_have(folder: Path, tmp_path: Path) -> No
     plain = write_tiny_model(tmp_path / "plain")
     with pytest.raises(InputError, match="has no adapters of tasks"):
         Embedder.from_pretrained(plain, task="retrieval")
-    edit(folder / "config.json", lora_adaptations=["a", "b"], task_instructions={})
+    edit_json(folder / "config.json", lora_adaptations=["a", "b"], task_instructions={})
     with pytest.raises(InputError, match="one of a, b: got None"):
         Embedder.from_pretrained(folder)
     with pytest.raises(QuantizationError, match="an adapter for each task"):
@@ -153,12 +146,12 @@ def test_a_task_that_the_model_does_not_have(folder: Path, tmp_path: Path) -> No
 
 
 def restored(folder: Path) -> Path:
-    edit(folder / "config.json", lora_adaptations=list(TASKS))
+    edit_json(folder / "config.json", lora_adaptations=list(TASKS))
     return folder
 
 
 def test_queries_without_a_prompt_of_their_own(folder: Path) -> None:
-    edit(folder / "config.json", task_instructions={})
+    edit_json(folder / "config.json", task_instructions={})
     with pytest.raises(ModelFolderError, match=r"open it twice, with task='retrieval\.query'"):
         Embedder.from_pretrained(folder)
     assert Embedder.from_pretrained(folder, task=QUERIES).prompts["query"] == ""
@@ -177,7 +170,7 @@ def test_queries_without_a_prompt_of_their_own(folder: Path) -> None:
 def test_a_config_that_contradicts_itself(
     changes: dict[str, Any], message: str, folder: Path
 ) -> None:
-    edit(folder / "config.json", **changes)
+    edit_json(folder / "config.json", **changes)
     with pytest.raises(ModelFolderError, match=message):
         Embedder.from_pretrained(folder)
 
@@ -279,7 +272,7 @@ def test_an_adapter_in_a_folder_of_its_own(
 def test_prompts_of_a_folder_that_are_named_as_its_tasks(folder: Path) -> None:
     as_peft(folder)
     settings = folder / "config_sentence_transformers.json"
-    edit(settings, prompts={"retrieval.query": "query: ", "document": "text: "})
+    edit_json(settings, prompts={"retrieval.query": "query: ", "document": "text: "})
     assert Embedder.from_pretrained(folder, task=QUERIES).prompts["query"] == "query: "
     both = Embedder.from_pretrained(folder)
     assert (both.prompts["query"], both.document_prompt) == ("query: ", "text: ")
@@ -299,7 +292,7 @@ def test_an_adapter_of_another_kind(
     changes: dict[str, Any], error: type[Exception], message: str, folder: Path
 ) -> None:
     as_peft(folder)
-    edit(folder / "separation/adapter_config.json", **changes)
+    edit_json(folder / "separation/adapter_config.json", **changes)
     with pytest.raises(error, match=message):
         Embedder.from_pretrained(folder, task="separation")
 

@@ -21,7 +21,13 @@ from quaver.models.folder import ModelFolder
 from quaver.models.geometry import MAX_LENGTH
 from quaver.models.tokenizer import Tokenizer
 from quaver.reranker import CrossEncoder
-from tiny_model import tiny_tokenizer, write_json, write_tiny_cross_encoder, write_tiny_model
+from tiny_model import (
+    edit_json,
+    tiny_tokenizer,
+    write_json,
+    write_tiny_cross_encoder,
+    write_tiny_model,
+)
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -29,11 +35,6 @@ Change = Callable[[dict[str, Any]], None]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "tiny")
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**value, **changes})
 
 
 # --- JSON -----------------------------------------------------------------------------------------
@@ -136,7 +137,7 @@ def test_a_module_outside_the_folder(folder: Path, place: str) -> None:
     ],
 )
 def test_a_value_of_another_kind_is_named(folder: Path, name: str, key: str, value: object) -> None:
-    edit(folder / name, **{key: value})
+    edit_json(folder / name, **{key: value})
     with pytest.raises(ModelError) as caught:
         Embedder.from_pretrained(folder)
     assert key in str(caught.value) or "pooling" in str(caught.value)
@@ -208,7 +209,7 @@ def test_a_size_in_a_file_costs_nothing(folder: Path) -> None:
     """No tuple of 200 million layers is made: it took 1.6 GB and 46 s of CPU time."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for layers in (3, 1024, 1025, 200_000_000):
-        edit(folder / "config.json", num_hidden_layers=layers)
+        edit_json(folder / "config.json", num_hidden_layers=layers)
         with pytest.raises(ModelError, match=r"num_hidden_layers|encoder\.layer\.2"):
             Embedder.from_pretrained(folder)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10

@@ -16,17 +16,12 @@ from quaver.errors import (
     UnsupportedArchitectureError,
 )
 from quaver.models.folder import ModelFolder
-from tiny_model import PROMPTS, write_json, write_tiny_model
+from tiny_model import PROMPTS, edit_json, write_json, write_tiny_model
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return write_tiny_model(tmp_path / "tiny")
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text())
-    write_json(path, {**value, **changes})
 
 
 def test_what_the_folder_says(folder: Path) -> None:
@@ -107,7 +102,7 @@ def test_max_seq_length(
 ) -> None:
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": stated})
     write_json(folder / "tokenizer_config.json", {"model_max_length": model_max_length})
-    edit(folder / "config.json", max_position_embeddings=positions)
+    edit_json(folder / "config.json", max_position_embeddings=positions)
     assert Embedder.from_pretrained(folder).max_seq_length == expected
 
 
@@ -118,16 +113,16 @@ def test_do_lower_case(folder: Path) -> None:
 
 def test_similarity_from_the_folder(folder: Path) -> None:
     for name in ("dot", "euclidean", "manhattan"):
-        edit(folder / "config_sentence_transformers.json", similarity_fn_name=name)
+        edit_json(folder / "config_sentence_transformers.json", similarity_fn_name=name)
         assert ModelFolder.open(folder).similarity == name
-    edit(folder / "config_sentence_transformers.json", similarity_fn_name="hamming")
+    edit_json(folder / "config_sentence_transformers.json", similarity_fn_name="hamming")
     with pytest.raises(UnsupportedArchitectureError, match=r"'hamming'; supported are cosine"):
         ModelFolder.open(folder)
 
 
 def test_truncate_dim_of_the_folder(folder: Path) -> None:
     whole = Embedder.from_pretrained(folder)
-    edit(folder / "config_sentence_transformers.json", truncate_dim=16)
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=16)
     short = Embedder.from_pretrained(folder)
     assert (short.truncate_dim, short.dimension) == (16, 16)
     expected = whole.encode(["the file", "a list"], truncate_dim=16)
@@ -136,7 +131,7 @@ def test_truncate_dim_of_the_folder(folder: Path) -> None:
     # What the caller says wins, back to the whole vector too.
     assert Embedder.from_pretrained(folder, truncate_dim=8).dimension == 8
     assert Embedder.from_pretrained(folder, truncate_dim=64).dimension == 64
-    edit(folder / "config_sentence_transformers.json", truncate_dim=1000)
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=1000)
     assert Embedder.from_pretrained(folder).dimension == 64
 
 
@@ -150,17 +145,17 @@ def test_another_module_is_named(folder: Path) -> None:
 
 
 def test_joined_pooling_modes(folder: Path) -> None:
-    edit(folder / "1_Pooling/config.json", pooling_mode_cls_token=True)
+    edit_json(folder / "1_Pooling/config.json", pooling_mode_cls_token=True)
     assert ModelFolder.open(folder).pooling == "cls+mean"
-    edit(folder / "1_Pooling/config.json", pooling_mode=["mean", "max"])
+    edit_json(folder / "1_Pooling/config.json", pooling_mode=["mean", "max"])
     assert ModelFolder.open(folder).pooling == "mean+max"
 
 
 def test_pooling_without_the_prompt(folder: Path) -> None:
     assert ModelFolder.open(folder).pools_prompt
-    edit(folder / "1_Pooling/config.json", include_prompt=False)
+    edit_json(folder / "1_Pooling/config.json", include_prompt=False)
     assert not ModelFolder.open(folder).pools_prompt
-    edit(folder / "1_Pooling/config.json", pooling_mode="weightedmean")
+    edit_json(folder / "1_Pooling/config.json", pooling_mode="weightedmean")
     with pytest.raises(UnsupportedArchitectureError, match="include_prompt=false for weightedmean"):
         ModelFolder.open(folder)
 
@@ -193,7 +188,7 @@ def test_broken_modules_are_named(folder: Path, content: str) -> None:
     "changes", [{"prompts": ["a"]}, {"prompts": {"q": 1}}, {"default_prompt_name": "missing"}]
 )
 def test_prompts_must_be_texts(folder: Path, changes: dict[str, Any]) -> None:
-    edit(folder / "config_sentence_transformers.json", **changes)
+    edit_json(folder / "config_sentence_transformers.json", **changes)
     with pytest.raises(ModelFolderError, match=r"config_sentence_transformers.json.*must"):
         ModelFolder.open(folder)
 
@@ -222,7 +217,7 @@ def test_the_fingerprint_follows_the_files(tmp_path: Path) -> None:
     other = write_tiny_model(tmp_path / "b", seed=1)
     assert ModelFolder.open(first).fingerprint == ModelFolder.open(same).fingerprint
     assert ModelFolder.open(first).fingerprint != ModelFolder.open(other).fingerprint
-    edit(same / "config.json", layer_norm_eps=1e-5)
+    edit_json(same / "config.json", layer_norm_eps=1e-5)
     assert ModelFolder.open(first).fingerprint != ModelFolder.open(same).fingerprint
 
 

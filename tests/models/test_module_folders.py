@@ -6,13 +6,13 @@ tests/golden/folders holds tiny random models: `tools/module_folders.py --golden
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from golden_folders import unpacked, unpacked_with_outputs
 from quaver import (
     CrossEncoder,
     Embedder,
@@ -23,9 +23,8 @@ from quaver import (
     quantize,
 )
 from quaver.embedder import encode_tokenized
-from tiny_model import write_json, write_tiny_cross_encoder, write_tiny_model
+from tiny_model import edit_json, write_json, write_tiny_cross_encoder, write_tiny_model
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 QUERY = "which file has the class"
 TEXTS = [
     "the python module has a class",
@@ -47,25 +46,9 @@ SCORERS = [
 DECODERS = ["qwen3-embedding", "e5-mistral", "embedding-gemma"]
 
 
-def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    """Unpack a golden folder; return it with what is expected of it."""
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    expected = json.loads((folder / name / "expected.json").read_text(encoding="utf-8"))
-    return folder / name, {
-        key: values if key == "ids" else np.asarray(values, np.float32)
-        for key, values in expected.items()
-    }
-
-
-def edit(path: Path, **changes: Any) -> None:
-    value = json.loads(path.read_text()) if path.is_file() else {}
-    write_json(path, {**value, **changes})
-
-
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_reranker_scores_as_sentence_transformers(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = CrossEncoder.from_pretrained(folder, precision="float32")
     np.testing.assert_allclose(model.predict(PAIRS), expected["scores"], atol=TOLERANCE)
     logits = model.predict(PAIRS, activation="identity")
@@ -75,13 +58,13 @@ def test_a_reranker_scores_as_sentence_transformers(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_score_alone_has_the_same_bits(name: str, tmp_path: Path) -> None:
-    model = CrossEncoder.from_pretrained(unpacked(name, tmp_path)[0])
+    model = CrossEncoder.from_pretrained(unpacked(name, tmp_path))
     alone = np.concatenate([model.predict([pair]) for pair in PAIRS])
     assert np.array_equal(alone, model.predict(PAIRS))
 
 
 def test_a_modular_reranker_ranks_and_keeps_its_activation(tmp_path: Path) -> None:
-    folder, expected = unpacked("ettin-reranker", tmp_path)
+    folder, expected = unpacked_with_outputs("ettin-reranker", tmp_path)
     model = Ranker.from_pretrained(folder, precision="float32")
     assert isinstance(model, CrossEncoder)
     assert (model.labels, model.activation, model.label_names) == (1, "identity", ("LABEL_0",))
@@ -90,7 +73,7 @@ def test_a_modular_reranker_ranks_and_keeps_its_activation(tmp_path: Path) -> No
 
 
 def test_the_prompt_of_a_reranker(tmp_path: Path) -> None:
-    folder, expected = unpacked("labels-with-prompt", tmp_path)
+    folder, expected = unpacked_with_outputs("labels-with-prompt", tmp_path)
     model = CrossEncoder.from_pretrained(folder, precision="float32")
     assert model.default_prompt_name == "query"
     default = model.predict(PAIRS)
@@ -105,7 +88,7 @@ def test_the_prompt_of_a_reranker(tmp_path: Path) -> None:
 
 
 def test_a_dense_behind_a_normalize_and_a_dropout(tmp_path: Path) -> None:
-    folder, expected = unpacked("normalized-early", tmp_path)
+    folder, expected = unpacked_with_outputs("normalized-early", tmp_path)
     model = Embedder.from_pretrained(folder, precision="float32")
     assert (model.dimension, model.normalize, model.similarity_fn_name) == (12, False, "euclidean")
     vectors = model.encode(TEXTS)
@@ -119,7 +102,7 @@ def test_a_dense_behind_a_normalize_and_a_dropout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["weighted-mean", "gtr", "instructor"])
 def test_an_embedder_is_that_of_sentence_transformers(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = Embedder.from_pretrained(folder, precision="float32")
     np.testing.assert_allclose(model.encode(TEXTS), expected["vectors"], atol=TOLERANCE)
     np.testing.assert_allclose(model.encode_query(TEXTS), expected["queries"], atol=TOLERANCE)
@@ -133,7 +116,7 @@ def test_an_embedder_is_that_of_sentence_transformers(name: str, tmp_path: Path)
 
 
 def test_an_instruction_is_read_and_not_pooled(tmp_path: Path) -> None:
-    folder, expected = unpacked("instructor", tmp_path)
+    folder, expected = unpacked_with_outputs("instructor", tmp_path)
     model = Embedder.from_pretrained(folder, precision="float32")
     prompt = model.prompts["query"]
     for own in (
@@ -151,7 +134,7 @@ def test_an_instruction_is_read_and_not_pooled(tmp_path: Path) -> None:
     short = Embedder.from_pretrained(folder, max_seq_length=4)
     with pytest.raises(InputError, match=r"has 4 tokens, and its prompt .*shorten"):
         short.encode(["represent", "text"], prompt="represent the text and the file:")
-    edit(folder / "1_Pooling/config.json", include_prompt=True)
+    edit_json(folder / "1_Pooling/config.json", include_prompt=True)
     pooled = Embedder.from_pretrained(folder, precision="float32")
     assert pooled.fingerprint != model.fingerprint
     assert np.abs(pooled.encode_query(TEXTS) - expected["queries"]).max() > 1e-3
@@ -163,7 +146,7 @@ def test_an_instruction_is_read_and_not_pooled(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_a_modular_reranker_in_int8(scheme: Any, tmp_path: Path) -> None:
-    folder, expected = unpacked("ettin-reranker", tmp_path)
+    folder, expected = unpacked_with_outputs("ettin-reranker", tmp_path)
     calibration = [f"{QUERY} {text}" for text in TEXTS] if scheme == "static" else None
     quantize(folder, tmp_path / "int8", scheme=scheme, calibration=calibration, samples=5)
     model = CrossEncoder.from_pretrained(tmp_path / "int8")
@@ -180,7 +163,7 @@ def test_a_modular_reranker_in_int8(scheme: Any, tmp_path: Path) -> None:
 # --- Decoders -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_embeds_as_sentence_transformers(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = Embedder.from_pretrained(folder, precision="float32")
     # The state that counts is that of a token which the tokenizer puts behind the text.
     tokens = model.tokenizer.encode(TEXTS)
@@ -195,7 +178,7 @@ def test_a_decoder_embeds_as_sentence_transformers(name: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", DECODERS)
 def test_a_decoder_in_an_int8_folder(name: str, tmp_path: Path) -> None:
-    folder, _ = unpacked(name, tmp_path)
+    folder = unpacked(name, tmp_path)
     quantize(folder, tmp_path / "int8", words="float16")
     model = Embedder.from_pretrained(tmp_path / "int8")
     assert model.precision == "int8"
@@ -203,7 +186,7 @@ def test_a_decoder_in_an_int8_folder(name: str, tmp_path: Path) -> None:
 
 
 def test_a_truncated_text_keeps_the_token_behind_it(tmp_path: Path) -> None:
-    folder, expected = unpacked("qwen3-embedding", tmp_path)
+    folder, expected = unpacked_with_outputs("qwen3-embedding", tmp_path)
     model = Embedder.from_pretrained(folder, max_seq_length=8)
     ids = model.tokenizer.encode([TEXTS[3]]).ids
     assert ids.tolist() == [*expected["ids"][3][:7], expected["ids"][3][-1]]
@@ -211,7 +194,7 @@ def test_a_truncated_text_keeps_the_token_behind_it(tmp_path: Path) -> None:
 
 def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> None:
     """Qwen3-Reranker as published: its name is all that tells how it scores."""
-    folder, expected = unpacked("qwen3-reranker", tmp_path)
+    folder, expected = unpacked_with_outputs("qwen3-reranker", tmp_path)
     known = folder.rename(tmp_path / "Qwen3-Reranker-0.6B")
     for name in ("modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"):
         (known / name).unlink()
@@ -228,7 +211,7 @@ def test_a_reranker_of_words_that_its_folder_does_not_name(tmp_path: Path) -> No
 
 
 def test_the_document_of_a_chat_template_is_cut_and_nothing_behind_it(tmp_path: Path) -> None:
-    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    folder = unpacked("qwen3-reranker", tmp_path)
     model = CrossEncoder.from_pretrained(folder)
     whole = model.tokenizer.encode_pairs([(QUERY, "text and data")])
     batch = model.tokenizer.encode_pairs([(QUERY, "text and data " * 50), (QUERY, "text")])
@@ -245,7 +228,7 @@ def test_the_document_of_a_chat_template_is_cut_and_nothing_behind_it(tmp_path: 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_a_reranker_of_words_in_int8(scheme: Any, tmp_path: Path) -> None:
-    folder, expected = unpacked("qwen3-reranker", tmp_path)
+    folder, expected = unpacked_with_outputs("qwen3-reranker", tmp_path)
     calibration = [f"{QUERY} {text}" for text in TEXTS] if scheme == "static" else None
     quantize(folder, tmp_path / "int8", scheme=scheme, calibration=calibration, samples=5)
     scores = CrossEncoder.from_pretrained(tmp_path / "int8").predict(PAIRS)
@@ -270,7 +253,7 @@ def test_a_reranker_of_words_in_int8(scheme: Any, tmp_path: Path) -> None:
 def test_a_chat_template_that_is_none_of_a_reranker(
     template: str, message: str, tmp_path: Path
 ) -> None:
-    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    folder = unpacked("qwen3-reranker", tmp_path)
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     model = CrossEncoder.from_pretrained(folder)
     with pytest.raises(ModelFolderError, match=message):
@@ -278,46 +261,46 @@ def test_a_chat_template_that_is_none_of_a_reranker(
 
 
 def test_the_layout_and_the_variables_of_a_template(tmp_path: Path) -> None:
-    folder, _ = unpacked("qwen3-reranker", tmp_path)
+    folder = unpacked("qwen3-reranker", tmp_path)
     template = "{% for m in messages %}{{ m.content[0].text }}{{ eos_token }}{% endfor %}{{ mark }}"
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     message = {"method": "forward", "method_output_name": "logits", "format": "structured"}
-    edit(
+    edit_json(
         folder / "sentence_bert_config.json",
         modality_config={"message": message},
         processing_kwargs={"chat_template": {"mark": "yes"}},
     )
-    edit(folder / "tokenizer_config.json", eos_token="<|im_end|>")
+    edit_json(folder / "tokenizer_config.json", eos_token="<|im_end|>")
     model = CrossEncoder.from_pretrained(folder)
     got = model.tokenizer.encode_pairs([("a", "b")], prompt="q").ids.tolist()
     assert got == model.tokenizer.encode(["q<|im_end|>a<|im_end|>b<|im_end|>yes"]).ids.tolist()
-    edit(folder / "sentence_bert_config.json", processing_kwargs={"text": {"padding": True}})
+    edit_json(folder / "sentence_bert_config.json", processing_kwargs={"text": {"padding": True}})
     with pytest.raises(UnsupportedArchitectureError, match="simple variables of the chat template"):
         CrossEncoder.from_pretrained(folder)
 
 
 def test_words_that_a_reranker_does_not_have(tmp_path: Path) -> None:
-    folder, _ = unpacked("qwen3-reranker", tmp_path)
-    edit(folder / "1_LogitScore" / "config.json", true_token_id=10_000)
+    folder = unpacked("qwen3-reranker", tmp_path)
+    edit_json(folder / "1_LogitScore" / "config.json", true_token_id=10_000)
     with pytest.raises(ModelFolderError, match=r"tokens of the vocabulary: got 10000 of"):
         CrossEncoder.from_pretrained(folder)
-    edit(folder / "1_LogitScore" / "config.json", true_token_id=None)
+    edit_json(folder / "1_LogitScore" / "config.json", true_token_id=None)
     with pytest.raises(ModelFolderError, match="must have true_token_id"):
         CrossEncoder.from_pretrained(folder)
-    edit(folder / "1_LogitScore" / "config.json", true_token_id=7)
+    edit_json(folder / "1_LogitScore" / "config.json", true_token_id=7)
     with pytest.raises(UnsupportedArchitectureError, match="open it with CrossEncoder"):
         Embedder.from_pretrained(folder)
 
 
 # --- Refusals -------------------------------------------------------------------------------------
 def test_each_class_names_the_one_that_opens_the_folder(tmp_path: Path) -> None:
-    modular = unpacked("ettin-reranker", tmp_path)[0]
+    modular = unpacked("ettin-reranker", tmp_path)
     with pytest.raises(UnsupportedArchitectureError, match=r"open it with CrossEncoder\.from_pret"):
         Embedder.from_pretrained(modular)
     with pytest.raises(UnsupportedArchitectureError, match=r"open it with CrossEncoder\.from_pret"):
         Embedder.from_pretrained(write_tiny_cross_encoder(tmp_path / "plain"))
     with pytest.raises(UnsupportedArchitectureError, match=r"with Embedder\.from_pretrained"):
-        CrossEncoder.from_pretrained(unpacked("normalized-early", tmp_path)[0])
+        CrossEncoder.from_pretrained(unpacked("normalized-early", tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -418,16 +401,16 @@ def test_kinds_that_other_classes_open(
 def test_options_that_would_change_the_scores(
     path: str, changes: dict[str, Any], error: type[Exception], message: str, tmp_path: Path
 ) -> None:
-    folder, _ = unpacked("ettin-reranker", tmp_path)
+    folder = unpacked("ettin-reranker", tmp_path)
     name = f"{path}/config.json" if path else "sentence_bert_config.json"
-    edit(folder / name, **changes)
+    edit_json(folder / name, **changes)
     with pytest.raises(error, match=message):
         CrossEncoder.from_pretrained(folder)
 
 
 def test_an_activation_is_never_imported(tmp_path: Path) -> None:
-    folder, _ = unpacked("ettin-reranker", tmp_path)
-    edit(folder / "config_sentence_transformers.json", activation_fn="os.system")
+    folder = unpacked("ettin-reranker", tmp_path)
+    edit_json(folder / "config_sentence_transformers.json", activation_fn="os.system")
     with pytest.raises(UnsupportedArchitectureError, match="never imported"):
         CrossEncoder.from_pretrained(folder)
 

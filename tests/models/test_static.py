@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import pickle
 import random
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import AddedToken, normalizers, pre_tokenizers
 
+from golden_folders import unpacked, unpacked_with_outputs
 from quaver import (
     BiEncoderRanker,
     CrossEncoder,
@@ -41,15 +41,8 @@ from quaver.engine import word_pieces
 from quaver.index.embedding import passage_budget
 from tiny_model import tiny_tokenizer, tiny_vocabulary, write_json
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 KINDS = ["float32", "float16", "int8", "clusters", "unigram"]
 NAMES = ["static-embedding", *(f"model2vec-{kind}" for kind in KINDS)]
-
-
-def unpacked(name: str, folder: Path) -> tuple[Path, dict[str, Any]]:
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    return folder / name, json.loads((folder / name / "expected.json").read_text("utf-8"))
 
 
 def change(folder: Path, **tensors: np.ndarray | None) -> Path:
@@ -62,17 +55,17 @@ def change(folder: Path, **tensors: np.ndarray | None) -> Path:
 
 @pytest.fixture
 def words(tmp_path: Path) -> Path:
-    return unpacked("model2vec-float32", tmp_path)[0]
+    return unpacked("model2vec-float32", tmp_path)
 
 
 @pytest.fixture
 def clusters(tmp_path: Path) -> Path:
-    return unpacked("model2vec-clusters", tmp_path)[0]
+    return unpacked("model2vec-clusters", tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_vectors_are_those_of_the_library_that_wrote_the_folder(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model = Embedder.from_pretrained(folder)
     # model2vec rounds its vectors to half precision if its table has it.
     tolerance = 3e-4 if name.endswith("float16") else 1e-6
@@ -89,7 +82,7 @@ def test_vectors_are_those_of_the_library_that_wrote_the_folder(name: str, tmp_p
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_text_alone_has_the_same_bits(name: str, tmp_path: Path) -> None:
-    folder, expected = unpacked(name, tmp_path)
+    folder, expected = unpacked_with_outputs(name, tmp_path)
     model, texts = Embedder.from_pretrained(folder), expected["texts"]
     whole = model.encode(texts)
     assert np.array_equal(whole, np.stack([model.encode(text) for text in texts]))
@@ -99,7 +92,7 @@ def test_a_text_alone_has_the_same_bits(name: str, tmp_path: Path) -> None:
 
 
 def test_what_a_folder_says(tmp_path: Path) -> None:
-    lengths = {name: Embedder.from_pretrained(unpacked(name, tmp_path)[0]) for name in NAMES}
+    lengths = {name: Embedder.from_pretrained(unpacked(name, tmp_path)) for name in NAMES}
     assert lengths["model2vec-float32"].max_seq_length == 12
     assert lengths["model2vec-unigram"].max_seq_length == 2**31 - 1
     # The tiny tokenizer's own truncation, which sentence-transformers follows, was taken out.
@@ -120,7 +113,7 @@ def test_a_text_is_cut_and_counted(words: Path) -> None:
 
 
 def test_the_truncation_of_tokenizer_json_holds_for_a_static_embedding(tmp_path: Path) -> None:
-    folder, _ = unpacked("static-embedding", tmp_path)
+    folder = unpacked("static-embedding", tmp_path)
     path = next(folder.rglob("tokenizer.json"))
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     write_json(path, {**json.loads(path.read_text()), "truncation": truncation})
@@ -168,10 +161,8 @@ def test_an_index_of_a_static_model(words: Path, tmp_path: Path) -> None:
 
 
 def test_passages_of_a_model_without_a_bound(tmp_path: Path) -> None:
-    assert (
-        passage_budget(Embedder.from_pretrained(unpacked("model2vec-unigram", tmp_path)[0])) == 512
-    )
-    assert passage_budget(Embedder.from_pretrained(unpacked("model2vec-int8", tmp_path)[0])) == 12
+    assert passage_budget(Embedder.from_pretrained(unpacked("model2vec-unigram", tmp_path))) == 512
+    assert passage_budget(Embedder.from_pretrained(unpacked("model2vec-int8", tmp_path))) == 12
 
 
 def test_token_ids_of_the_caller(clusters: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golden_folders import unpacked, unpacked_with_outputs
 from quaver import Embedder, ModelError, ModelFolderError, WeightsError
 from quaver.models import torch_file
 from quaver.models.weights_file import read_tensors
@@ -96,11 +97,9 @@ def test_tensors_are_views_of_the_file(files: Path, tmp_path: Path) -> None:
 
 
 def test_a_whole_folder_of_checkpoints(tmp_path: Path) -> None:
-    with zipfile.ZipFile(GOLDEN / "folders/checkpoints.zip") as packed:
-        packed.extractall(tmp_path)
-    assert not list(tmp_path.rglob("*.safetensors"))
-    expected = json.loads((tmp_path / "expected.json").read_text())
-    model = Embedder.from_pretrained(tmp_path, precision="float32")
+    folder, expected = unpacked_with_outputs("checkpoints", tmp_path)
+    assert not list(folder.rglob("*.safetensors"))
+    model = Embedder.from_pretrained(folder, precision="float32")
     np.testing.assert_allclose(
         model.encode_query(["the python module has a class", "text and data"]),
         expected["queries"][:2],
@@ -112,13 +111,12 @@ def test_a_whole_folder_of_checkpoints(tmp_path: Path) -> None:
 def test_an_exported_folder_keeps_its_checkpoints(tmp_path: Path) -> None:
     from quaver.integrations.sentence_transformers_export import copy_model
 
-    with zipfile.ZipFile(GOLDEN / "folders/checkpoints.zip") as packed:
-        packed.extractall(tmp_path / "source")
-    copy_model(tmp_path / "source", tmp_path / "copy")
-    whole, copy = (Embedder.from_pretrained(tmp_path / name) for name in ("source", "copy"))
+    source = unpacked("checkpoints", tmp_path)
+    copy_model(source, tmp_path / "copy")
+    whole, copy = (Embedder.from_pretrained(folder) for folder in (source, tmp_path / "copy"))
     assert copy.fingerprint == whole.fingerprint
-    (tmp_path / "source/model.safetensors").write_bytes(b"")
-    copy_model(tmp_path / "source", tmp_path / "other")
+    (source / "model.safetensors").write_bytes(b"")
+    copy_model(source, tmp_path / "other")
     assert not (tmp_path / "other/pytorch_model.bin").exists()
 
 

@@ -7,7 +7,6 @@ import base64
 import gc
 import os
 import re
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from golden_folders import unpacked
 from quaver import CrossEncoder, Embedder, Index
 from quaver.serve import ModelSettings, Settings
 from quaver.serve.settings import StoreSettings
@@ -24,7 +24,6 @@ from tiny_model import write_tiny_cross_encoder
 
 TEXTS = ["Paris is in France.", "Rome is in Italy.", "A quaver is an eighth note."]
 QUERY = "Where is Paris?"
-FOLDERS = Path(__file__).resolve().parents[1] / "golden" / "folders"
 
 # Some clients warn about their own dependencies when they are imported.
 pytestmark = [
@@ -346,9 +345,7 @@ def with_a_store(
     stores = (StoreSettings(location=str(tmp_path / "kb")),)
     others = []
     for name in ("splade-bert", "colbert"):
-        with zipfile.ZipFile(FOLDERS / f"{name}.zip") as packed:
-            packed.extractall(tmp_path / name)
-        others.append(ModelSettings(source=str(tmp_path / name), name=name))
+        others.append(ModelSettings(source=str(unpacked(name, tmp_path)), name=name))
     changes = {"store": stores, "model": (*settings.model, *others)}
     with running(msgspec.structs.replace(settings, **changes)) as run:
         yield run

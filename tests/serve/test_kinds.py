@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from golden_folders import unpacked
 from quaver import MultiVectorEncoder, SparseEncoder, SparseVector
 from quaver.errors import PoolingError
 from quaver.serve import ModelSettings, Settings, check
 from running_server import Running, running
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "folders"
 TEXTS = ["the python module has a class", "text and data", "who? the file. what, the list!"]
 LONG = "the python module has a class of data " * 60
-
-
-def unpacked(name: str, folder: Path) -> Path:
-    with zipfile.ZipFile(GOLDEN / f"{name}.zip") as packed:
-        packed.extractall(folder / name)
-    return folder / name
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 import threading
-import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
@@ -34,7 +33,6 @@ from quaver.serve.page import _markdown, pieces_of
 from quaver.serve.settings import StoreSettings
 from running_server import Running, running
 
-FOLDERS = Path(__file__).resolve().parents[1] / "golden" / "folders"
 EVENT = re.compile(r"^on|^hx-|^style$|^srcdoc$")
 
 
@@ -137,9 +135,7 @@ def test_hits_are_those_of_the_api(run: Running, mode: str) -> None:
 def test_a_store_with_sparse_vectors_has_more_modes(
     settings: Settings, embedder: Embedder, run: Running, tmp_path: Path
 ) -> None:
-    with zipfile.ZipFile(FOLDERS / "splade-bert.zip") as packed:
-        packed.extractall(tmp_path / "splade")
-    sparse = SparseEncoder.from_pretrained(tmp_path / "splade")
+    sparse = SparseEncoder.from_pretrained(unpacked("splade-bert", tmp_path))
     with Index.create(tmp_path / "kb", embedder, sparse=sparse) as index:
         index.add_texts(["a list of text", "the file", "a class of data"])
     stores = (StoreSettings(location=str(tmp_path / "kb")),)

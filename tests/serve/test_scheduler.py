@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from golden_folders import unpacked
 from quaver import CrossEncoder, Embedder, InputError
 from quaver.embedder import finish_vectors
 from quaver.models import TokenBatch
@@ -22,8 +22,6 @@ from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, _apart
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler, Unit, _joined
 from tiny_model import tiny_vocabulary, write_json, write_tiny_cross_encoder, write_tiny_model
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "folders"
 
 
 @contextmanager
@@ -132,9 +130,7 @@ def test_a_reranker_puts_its_prompt_before_queries(tmp_path: Path) -> None:
 
 
 def test_a_static_model_is_served_too(tmp_path: Path) -> None:
-    with zipfile.ZipFile(GOLDEN / "model2vec-float32.zip") as packed:
-        packed.extractall(tmp_path)
-    model = Embedder.from_pretrained(tmp_path)
+    model = Embedder.from_pretrained(unpacked("model2vec-float32", tmp_path))
     texts = ["the file", "", "\u2603", "a list of words " * 20]
     with scheduling() as scheduler:
 
