@@ -229,7 +229,7 @@ class _Examined:
         self._sound: NDArray[np.intp] = np.empty(0, np.intp)
         self._vector_sound: NDArray[np.bool_] = np.empty(0, np.bool_)
         self.generation = self._generation()
-        self._columns = self._opened()
+        self._columns = self._open_columns()
         try:
             self._examine()
         finally:
@@ -303,7 +303,7 @@ class _Examined:
         sizes = {g: (self.path / f"rows.{g}").stat().st_size for g in found}
         return max(found, key=lambda g: (sizes[g], g), default=1)
 
-    def _opened(self) -> dict[str, Column | None]:
+    def _open_columns(self) -> dict[str, Column | None]:
         columns: dict[str, Column | None] = {}
         for name, width in column_widths(self.manifest).items():
             path = self.path / f"{name}.{self.generation}"
@@ -402,8 +402,8 @@ class _Examined:
     def _examine_vectors(self, records: NDArray[np.void], wanted: int | None) -> None:
         dimension = self.manifest.dimension
         vectors = np.frombuffer(self._held("vectors", wanted), np.float32).reshape(-1, dimension)
-        drawn = np.frombuffer(self._held("sketches", wanted), np.uint64)
-        drawn = drawn.reshape(-1, words_of(dimension))
+        stored = np.frombuffer(self._held("sketches", wanted), np.uint64)
+        stored = stored.reshape(-1, words_of(dimension))
         self._vector_sound = np.zeros(len(records), np.bool_)
         unlike = 0
         for first in range(0, len(self._sound), _PAGE):
@@ -418,9 +418,9 @@ class _Examined:
                 high, low = records["id"][row].tolist()
                 self.vectors_lost += 1
                 self._say("vector", "its vector is broken", id=str(UUID(int=high << 64 | low)))
-            known = there[fits][there[fits] < len(drawn)]
+            known = there[fits][there[fits] < len(stored)]
             expected = sketches(found[fits][: len(known)])
-            unlike += int((drawn[known] != expected).any(axis=1).sum())
+            unlike += int((stored[known] != expected).any(axis=1).sum())
         if unlike:
             self._say(
                 "sketch", f"the sketches of {unlike} vectors are broken: they may not be found"

@@ -125,7 +125,7 @@ MIN_DROPPED = 1000
 """Number of dropped rows below which nothing is rewritten."""
 
 _MANY_RUNS = 4
-"""Number of word files up to which `optimize` merges nothing."""
+"""Number of files of postings up to which `optimize` merges nothing."""
 
 _KEPT = 8
 """Number of filters whose rows, and of fields whose values, are cached until something changes."""
@@ -150,7 +150,7 @@ _OWN_FILES = {
 
 
 class Files:
-    """The files of a generation, without its words.
+    """The files of a generation, without its postings.
 
     Attributes:
         rows: records of `rows.ROW`.
@@ -191,9 +191,9 @@ class Files:
         except BaseException:
             self.close()
             raise
-        one = self.columns
-        self.rows, self.texts, self.vectors = one["rows"], one["texts"], one["vectors"]
-        self.sketches, self.dropped = one["sketches"], one["dropped"]
+        self.rows, self.texts = self.columns["rows"], self.columns["texts"]
+        self.vectors, self.sketches = self.columns["vectors"], self.columns["sketches"]
+        self.dropped = self.columns["dropped"]
 
     def close(self) -> None:
         """Close the files; mapped views stay valid."""
@@ -202,8 +202,8 @@ class Files:
 
 
 @dataclass(frozen=True)
-class _Words:
-    """A file of words, or of sparse vectors, and its postings."""
+class _MappedRun:
+    """A file of words or of sparse vectors, mapped, and its postings."""
 
     path: Path
     run: Run
@@ -220,7 +220,7 @@ class _Inverted:
         written: its files.
     """
 
-    def __init__(self, name: str, written: list[_Words]) -> None:
+    def __init__(self, name: str, written: list[_MappedRun]) -> None:
         self.name, self.weights, self.written = name, INVERTED[name], written
         self._pending: list[tuple[NDArray[np.uint32], NDArray[np.uint32], Weights]] = []
         self._joined: Postings | None = None
@@ -427,7 +427,7 @@ class FolderStore:
         for attempt in range(10):
             committed = State.read(self.path)
             try:
-                self._opened(committed)
+                self._open_state(committed)
                 return
             except FileNotFoundError as error:
                 # A writer started a new generation in between, or the file is really gone.
@@ -438,7 +438,13 @@ class FolderStore:
                     ) from error
         raise StoreError(f"{self.path} changes faster than it can be opened; try again")
 
-    def _opened(self, committed: State) -> None:
+    def _open_state(self, committed: State) -> None:
+        """Open the files of a state, check them, and move to them; until then nothing is changed.
+
+        Raises:
+            FileNotFoundError: one is missing.
+            StoreError: one is broken, or cannot be opened.
+        """
         made = agreed(committed.manifest, self.manifest)
         if made is None:
             raise StoreError(
@@ -472,7 +478,7 @@ class FolderStore:
             alive[dropped] = False
             runs = {"words": committed.runs, "sparse": committed.sparse_runs}
             indexes = {
-                name: _Inverted(name, [self._run(name, committed, run) for run in runs[name]])
+                name: _Inverted(name, [self._mapped(name, committed, run) for run in runs[name]])
                 for name in INVERTED
             }
         except BaseException:
@@ -496,21 +502,21 @@ class FolderStore:
             self._count = int(alive.sum())
             self._indexes = indexes
             self._retired: list[Path] = []
-            # Files of words whose checksum was compared, or that this process wrote.
+            # Files of postings whose checksum was compared, or that this process wrote.
             self._checked: set[Path] = set()
             self._lookups: dict[str, Lookup] = {}
             self._sketches: Sketches | None = None
             self._filtered: dict[str, NDArray[np.intp]] = {}
             self._fields: dict[str, Field] = {}
 
-    def _run(self, name: str, committed: State, run: Run) -> _Words:
+    def _mapped(self, name: str, committed: State, run: Run) -> _MappedRun:
         path = self.path / f"{name}.{committed.generation}.{run.number}"
         column = Column(path, 1, writable=False)
         try:
             if column.records() != run.size:
                 raise self._broken(path)
             data = column.view(run.size)
-            return _Words(path, run, data, Postings.read(data, path, INVERTED[name]))
+            return _MappedRun(path, run, data, Postings.read(data, path, INVERTED[name]))
         finally:
             column.close()
 
@@ -557,7 +563,7 @@ class FolderStore:
             if not self.read_only:
                 return False
             before, generation = self._files, self._state.generation
-            drawn, fields = self._sketches, self._fields
+            sketched, fields = self._sketches, self._fields
             committed = State.read(self.path)
             if committed.commit == self._state.commit:
                 return False
@@ -568,7 +574,8 @@ class FolderStore:
             self._load()
             before.close()
             if self._state.generation == generation:
-                self._sketches, self._fields = drawn, fields  # they take what the new rows have
+                # They take what the new rows have when they are next used.
+                self._sketches, self._fields = sketched, fields
             return True
 
     # --- Writing --------------------------------------------------------------------------------
@@ -711,7 +718,7 @@ class FolderStore:
         first = self._rows
         if first + len(records) > MAX_ROWS:
             raise StoreWriteError(f"a store holds {MAX_ROWS} rows at most: {self.path} is full")
-        sizes = records["head"].astype(np.uint64) + records["text"]
+        sizes = _text_sizes(records)
         records["at"] = self._texts + np.cumsum(sizes) - sizes
         seal(records)
         keys = [(int(high), int(low)) for high, low in records["id"]]
@@ -800,7 +807,7 @@ class FolderStore:
         """Write the postings of uncommitted rows, and merge files of similar size."""
         for index in self._indexes.values():
             if index.waiting:
-                index.written.append(self._new_words(index, index.unwritten(), level=0))
+                index.written.append(self._new_run(index, index.unwritten(), level=0))
                 index.clear()
             while _should_merge(index):
                 self._merge(index, len(index.written) - MERGE_FAN_IN, len(index.written))
@@ -813,12 +820,12 @@ class FolderStore:
             dropped=self._dropped,
             rows_sum=self._rows_sum,
             dropped_sum=self._dropped_sum,
-            runs=tuple(words.run for words in self._indexes["words"].written),
+            runs=tuple(mapped.run for mapped in self._indexes["words"].written),
             next_run=self._next_run,
             weights=self._weights,
             multi=self._multi,
             tokens_sum=self._tokens_sum,
-            sparse_runs=tuple(words.run for words in self._indexes["sparse"].written),
+            sparse_runs=tuple(mapped.run for mapped in self._indexes["sparse"].written),
         )
         if now == self._state:
             return
@@ -847,25 +854,26 @@ class FolderStore:
             raise
         self._state = now
 
-    def _new_words(self, index: _Inverted, postings: Postings, *, level: int) -> _Words:
+    def _new_run(self, index: _Inverted, postings: Postings, *, level: int) -> _MappedRun:
         """Write a file of postings; it belongs to the store after the next commit."""
         number, self._next_run = self._next_run, self._next_run + 1
-        made = write_words(
-            self.path, self._state.generation, number, postings, level=level, name=index.name
-        )
+        generation = self._state.generation
+        made = _write_run(self.path, generation, number, postings, level=level, name=index.name)
         self._checked.add(made.path)
         return made
 
     def _merge(self, index: _Inverted, first: int, last: int) -> None:
         """Merge several files of postings into one."""
         group = index.written[first:last]
-        postings = merged([self._sound(words) for words in group], self._alive[: self._rows])
-        level = 1 + max(words.run.level for words in group)
-        index.written[first:last] = [self._new_words(index, postings, level=level)]
-        self._retired += [words.path for words in group]
+        postings = merged(
+            [self._checked_postings(each) for each in group], self._alive[: self._rows]
+        )
+        level = 1 + max(each.run.level for each in group)
+        index.written[first:last] = [self._new_run(index, postings, level=level)]
+        self._retired += [each.path for each in group]
 
     def optimize(self) -> None:
-        """Merge files of words, and rewrite everything if many rows were dropped."""
+        """Merge files of postings, and rewrite everything if many rows were dropped."""
         with self._mutex:
             self._require_writable()
             self._write_pending()
@@ -876,7 +884,7 @@ class FolderStore:
             for index in self._indexes.values():
                 if len(index.written) <= _MANY_RUNS:
                     continue
-                for first, last in reversed(_groups([words.run for words in index.written])):
+                for first, last in reversed(_groups([each.run for each in index.written])):
                     if last - first > 1:
                         self._merge(index, first, last)
             self._commit()
@@ -885,69 +893,32 @@ class FolderStore:
         """Write the remaining rows as the next generation."""
         generation = self._state.generation + 1
         kept = np.flatnonzero(self._alive[: self._rows])
-        renamed = np.zeros(self._rows, np.uint32)
-        renamed[kept] = np.arange(len(kept), dtype=np.uint32)
-        dimension = self.manifest.dimension
-        records = self._records()
-        texts = self._files.texts.view(self._texts)
-        vectors = self._files.vectors.view(self._rows)
-        drawn = self._files.sketches.view(self._rows)
-        sizes = records["head"][kept].astype(np.int64) + records["text"][kept]
-        words = sum(
-            written.run.size for index in self._indexes.values() for written in index.written
-        )
-        anew = _TokenCopies(self._files, self._rows, self._weights, self._multi)
-        self.require_space(len(kept), int(sizes.sum()) + words + anew.size(kept))
-        rows = size = rows_sum = 0
+        postings = sum(each.run.size for index in self._indexes.values() for each in index.written)
+        tokens = _TokenCopies(self._files, self._rows, self._weights, self._multi)
+        texts = int(_text_sizes(self._records()[kept]).sum())
+        self.require_space(len(kept), texts + postings + tokens.size(kept))
         try:
             files = Files(self.path, generation, self.manifest, writable=True, create=True)
         except FileNotFoundError as error:
             raise StoreError(f"cannot reach the store at {self.path}: {error.strerror}") from error
         try:
-            for first in range(0, len(kept), _PAGE):
-                page = kept[first : first + _PAGE]
-                part = records[page]
-                sizes = part["head"].astype(np.int64) + part["text"]
-                places = zip(part["at"].tolist(), sizes.tolist(), strict=True)
-                blob = b"".join(texts[at : at + length] for at, length in places)
-                part["at"] = size + np.cumsum(sizes) - sizes
-                seal(part)
-                data = part.tobytes()
-                files.texts.write(size, blob)
-                files.vectors.write(rows, _taken(vectors, page, 4 * dimension))
-                files.sketches.write(rows, _taken(drawn, page, 8 * words_of(dimension)))
-                anew.write(files, rows, page)
-                files.rows.write(rows, data)
-                rows, size, rows_sum = (
-                    rows + len(page),
-                    size + len(blob),
-                    zlib.crc32(data, rows_sum),
-                )
-            runs: dict[str, list[Run]] = {}
-            number = 1
-            for name, index in self._indexes.items():
-                runs[name] = []
-                for first, last in _groups([words.run for words in index.written]):
-                    group = [self._sound(words) for words in index.written[first:last]]
-                    postings = merged(group, self._alive[: self._rows], renamed)
-                    made = write_words(self.path, generation, number, postings, level=1, name=name)
-                    runs[name].append(made.run)
-                    number += 1
+            rows_sum = self._copy_rows(kept, files, tokens)
+            runs = self._copy_runs(kept, generation)
             for column in files.columns.values():
                 column.sync()
             sync_folder(self.path)
             State(
                 commit=self._state.commit + 1,
                 generation=generation,
-                rows=rows,
-                texts=size,
+                rows=len(kept),
+                texts=texts,
                 rows_sum=rows_sum,
                 runs=tuple(runs["words"]),
-                next_run=number,
+                next_run=1 + sum(map(len, runs.values())),
                 manifest=self._state.manifest,
-                weights=anew.weights,
-                multi=anew.multi,
-                tokens_sum=anew.summed,
+                weights=tokens.weights,
+                multi=tokens.multi,
+                tokens_sum=tokens.summed,
                 sparse_runs=tuple(runs["sparse"]),
             ).write(self.path)
         except BaseException:
@@ -960,6 +931,48 @@ class FolderStore:
         self._load()
         before.close()
         self._tidy()
+
+    def _copy_rows(self, kept: NDArray[np.intp], files: Files, tokens: _TokenCopies) -> int:
+        """Write rows, their texts, vectors and tokens into new files, and return the rows' checksum."""
+        dimension = self.manifest.dimension
+        records = self._records()
+        texts = self._files.texts.view(self._texts)
+        vectors = self._files.vectors.view(self._rows)
+        sketched = self._files.sketches.view(self._rows)
+        size = rows_sum = 0
+        for first in range(0, len(kept), _PAGE):
+            page = kept[first : first + _PAGE]
+            part = records[page]
+            sizes = _text_sizes(part)
+            places = zip(part["at"].tolist(), sizes.tolist(), strict=True)
+            blob = b"".join(texts[at : at + length] for at, length in places)
+            part["at"] = size + np.cumsum(sizes) - sizes
+            seal(part)
+            data = part.tobytes()
+            files.texts.write(size, blob)
+            files.vectors.write(first, _taken(vectors, page, 4 * dimension))
+            files.sketches.write(first, _taken(sketched, page, 8 * words_of(dimension)))
+            tokens.write(files, first, page)
+            files.rows.write(first, data)
+            size += len(blob)
+            rows_sum = zlib.crc32(data, rows_sum)
+        return rows_sum
+
+    def _copy_runs(self, kept: NDArray[np.intp], generation: int) -> dict[str, list[Run]]:
+        """Write the postings of rows, merged, as files of a generation, and return them by index."""
+        renamed = np.zeros(self._rows, np.uint32)
+        renamed[kept] = np.arange(len(kept), dtype=np.uint32)
+        runs: dict[str, list[Run]] = {}
+        number = 1
+        for name, index in self._indexes.items():
+            runs[name] = []
+            for first, last in _groups([each.run for each in index.written]):
+                group = [self._checked_postings(each) for each in index.written[first:last]]
+                postings = merged(group, self._alive[: self._rows], renamed)
+                made = _write_run(self.path, generation, number, postings, level=1, name=name)
+                runs[name].append(made.run)
+                number += 1
+        return runs
 
     # --- Searching --------------------------------------------------------------------------------
     def search(
@@ -1001,7 +1014,8 @@ class FolderStore:
             allowed = None if filter is None else _mask(self._matching(filter), len(alive))
             vectored = self._vectored[: self._rows]
             vectors = self._vectors() if "dense" in names else None
-            drawn = self._sketched() if "dense" in names and self._rows > EXACT_ROWS else None
+            approximate = "dense" in names and self._rows > EXACT_ROWS
+            sketched = self._all_sketches() if approximate else None
             texts = self._files.texts.view(self._texts)
             words = self._postings("words") if "bm25" in names else []
             weighted = self._postings("sparse") if "sparse" in names else []
@@ -1009,7 +1023,7 @@ class FolderStore:
         rankings = []
         if vector is not None and vectors is not None:
             among = alive & vectored if allowed is None else alive & vectored & allowed
-            rows, values = nearest(vector, vectors, among, drawn, limit)
+            rows, values = nearest(vector, vectors, among, sketched, limit)
             ranking = _best(records, rows, values, limit)
             self._check_vectors(records, vectors, [row for _, row, _ in ranking[:k]])
             rankings.append(ranking)
@@ -1039,7 +1053,7 @@ class FolderStore:
     def _postings(self, name: str) -> list[Postings]:
         """Return all postings of an inverted index, those of uncommitted rows too."""
         index = self._indexes[name]
-        found = [self._sound(words) for words in index.written]
+        found = [self._checked_postings(each) for each in index.written]
         return [*found, index.unwritten()] if index.waiting else found
 
     def _held_tokens(self) -> HeldTokens:
@@ -1058,25 +1072,25 @@ class FolderStore:
             if zlib.crc32(vector.data) != wanted:
                 raise self._broken(self._files.vectors.path)
 
-    def _sound(self, words: _Words) -> Postings:
+    def _checked_postings(self, mapped: _MappedRun) -> Postings:
         """Return the postings of a file, compared with their checksum once."""
-        if words.path not in self._checked:
-            if zlib.crc32(words.data) != words.run.sum:
-                raise self._broken(words.path)
-            self._checked.add(words.path)
-        return words.postings
+        if mapped.path not in self._checked:
+            if zlib.crc32(mapped.data) != mapped.run.sum:
+                raise self._broken(mapped.path)
+            self._checked.add(mapped.path)
+        return mapped.postings
 
-    def _sketched(self) -> NDArray[np.uint64]:
+    def _all_sketches(self) -> NDArray[np.uint64]:
+        """Return the sketches of all rows, uint64 (N, words), read from the file as far as they are new."""
         if self._sketches is None:
             self._sketches = Sketches(self.manifest.dimension)
         held = self._sketches
         if held.rows < self._rows:
             words = words_of(self.manifest.dimension)
-            drawn = np.frombuffer(self._files.sketches.view(self._rows), np.uint64).reshape(
-                -1, words
-            )
+            stored = np.frombuffer(self._files.sketches.view(self._rows), np.uint64)
+            stored = stored.reshape(-1, words)
             for first in range(held.rows, self._rows, 1 << 16):
-                held.extend(drawn[first : first + (1 << 16)])
+                held.extend(stored[first : first + (1 << 16)])
         return held.all()
 
     # --- Reading ----------------------------------------------------------------------------------
@@ -1109,51 +1123,54 @@ class FolderStore:
 
     def vectors(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return stored vectors; see `VectorStore.vectors`."""
-        wanted = list(dict.fromkeys(ids))
-        with self._mutex:
-            self._require_open()
-            found = self._rows_of("id", [id_key(i) for i in wanted])
-            rows = {i: row for i, rows in zip(wanted, found, strict=True) for row in rows}
-            rows = {i: row for i, row in rows.items() if self._vectored[row]}
-            return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
+        return self._vectors_by("id", {i: id_key(i) for i in ids})
 
     def vectors_of_content(self, digests: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Return vectors by content; see `VectorStore.vectors_of_content`."""
-        wanted = list(dict.fromkeys(digests))
+        return self._vectors_by("content", {digest: content_key(digest) for digest in digests})
+
+    def _vectors_by(
+        self, name: str, keys: Mapping[str, tuple[int, int]]
+    ) -> dict[str, NDArray[np.float32]]:
         with self._mutex:
             self._require_open()
-            found = self._rows_of("content", [content_key(digest) for digest in wanted])
-            rows = {
-                digest: row
-                for digest, rows in zip(wanted, found, strict=True)
-                for row in rows
-                if self._vectored[row]
-            }
+            rows = self._row_of_each(name, keys, self._vectored)
             return dict(zip(rows, self._sound_vectors(list(rows.values())), strict=True))
 
     def tokens(self, ids: Sequence[str]) -> dict[str, PassageTokens]:
         """Return sparse and token vectors; see `VectorStore.tokens`."""
-        return self._tokens_of("id", {i: id_key(i) for i in ids})
+        return self._tokens_by("id", {i: id_key(i) for i in ids})
 
     def tokens_of_content(self, digests: Sequence[str]) -> dict[str, PassageTokens]:
         """Return sparse and token vectors by content; see `VectorStore.tokens_of_content`."""
-        return self._tokens_of("content", {digest: content_key(digest) for digest in digests})
+        return self._tokens_by("content", {digest: content_key(digest) for digest in digests})
 
-    def _tokens_of(
-        self, name: str, wanted: Mapping[str, tuple[int, int]]
+    def _tokens_by(
+        self, name: str, keys: Mapping[str, tuple[int, int]]
     ) -> dict[str, PassageTokens]:
         with self._mutex:
             self._require_open()
-            held, whole = self._held_tokens(), self._is_complete()
-            found = self._rows_of(name, list(wanted.values()))
-            rows = {
-                key: row
-                for key, rows in zip(wanted, found, strict=True)
-                for row in rows
-                if whole[row]
-            }
-            flags = self._records()["flags"]
+            held, flags = self._held_tokens(), self._records()["flags"]
+            rows = self._row_of_each(name, keys, self._is_complete())
             return {key: held.of(row, int(flags[row])) for key, row in rows.items()}
+
+    def _row_of_each(
+        self, name: str, keys: Mapping[str, tuple[int, int]], among: NDArray[np.bool_]
+    ) -> dict[str, int]:
+        """Return a row for each key that has one with a flag; of several the last.
+
+        Args:
+            name: "id" or "content".
+            keys: what is asked for, and its key in the records.
+            among: the flag of each row.
+        """
+        found = self._rows_of(name, list(keys.values()))
+        return {
+            asked: row
+            for asked, rows in zip(keys, found, strict=True)
+            for row in rows
+            if among[row]
+        }
 
     def count(self, filter: Filter | None = None) -> int:
         """Return the number of stored passages, or of those that match."""
@@ -1440,15 +1457,9 @@ def make_empty(
     State(commit=first, generation=generation, manifest=manifest.to_json()).write(path)
 
 
-def write_words(
-    store: Path,
-    generation: int,
-    number: int,
-    postings: Postings,
-    *,
-    level: int,
-    name: str = "words",
-) -> _Words:
+def _write_run(
+    store: Path, generation: int, number: int, postings: Postings, *, level: int, name: str
+) -> _MappedRun:
     """Write a file of postings; it belongs to the store once a state lists it.
 
     Args:
@@ -1473,8 +1484,8 @@ def write_words(
         column.write(0, data)
         column.sync()
         # Mapped, so that it need not stay in memory.
-        mapped = column.view(len(data))
-        held = Postings.read(mapped, path, INVERTED[name])
+        view = column.view(len(data))
+        held = Postings.read(view, path, INVERTED[name])
     except StoreError:
         with suppress(OSError):
             path.unlink()
@@ -1482,7 +1493,7 @@ def write_words(
     finally:
         column.close()
     run = Run(number, level, len(postings.rows), len(data), zlib.crc32(data))
-    return _Words(path, run, mapped, held)
+    return _MappedRun(path, run, view, held)
 
 
 def unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -1556,7 +1567,7 @@ def _placed(mine: TokenModel | None, kept: TokenModel | None) -> TokenModel | No
 
 
 def _should_merge(index: _Inverted) -> bool:
-    last = [words.run for words in index.written[-MERGE_FAN_IN:]]
+    last = [mapped.run for mapped in index.written[-MERGE_FAN_IN:]]
     return (
         len(last) == MERGE_FAN_IN
         and len({run.level for run in last}) == 1
@@ -1697,7 +1708,7 @@ def _encoded(tokens: Sequence[PassageTokens] | None, count: int) -> _Tokens:
 
 
 def _groups(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """Return the range of neighboring word files to merge, as (first, one past the last)."""
+    """Return the ranges of neighboring runs to merge, each as (first, one past the last)."""
     groups: list[tuple[int, int]] = []
     size = 0
     for at, run in enumerate(runs):
@@ -1741,6 +1752,12 @@ def _grown(flags: NDArray[np.bool_], count: int, value: bool) -> NDArray[np.bool
     grown = np.full(max(count, len(flags) * 5 // 4), value, np.bool_)
     grown[: len(flags)] = flags
     return grown
+
+
+def _text_sizes(records: NDArray[np.void]) -> NDArray[np.int64]:
+    """Return the bytes of each row's head and text."""
+    sizes: NDArray[np.int64] = records["head"].astype(np.int64) + records["text"]
+    return sizes
 
 
 def _taken(data: memoryview, rows: NDArray[np.intp], width: int) -> bytes:
