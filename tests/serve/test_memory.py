@@ -122,7 +122,7 @@ def test_an_unloaded_model_leaves_memory(tiny_folder: Path, size: int) -> None:
         models = {model.name: model for model in run.server.state.service.models.all}
         kept = models["a"].loaded
         assert kept is not None
-        engine = weakref.ref(kept.embedder)
+        engine = weakref.ref(kept.model)
         del kept
         assert ask(run, "b").is_success
         gc.collect()

@@ -515,7 +515,7 @@ def test_an_update_takes_the_models_of_the_server(
         assert "2 passages added, 0 reused, 1 unchanged" in shown.text
         models = {each.task: each for each in run.server.state.service.models.all}
         (options,) = given
-        assert options["embedder"] is models["embed"].loaded.embedder
+        assert options["embedder"] is models["embed"].loaded.model
         assert options["sparse"] is models["sparse"].loaded.model
         assert options["multi"] is models["multi-vector"].loaded.model
         assert [each.holds for each in models.values()] == [0] * 4

@@ -162,7 +162,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     elif body.input_type == "search_document":
         role = "document"
     elif body.input_type is not None:
-        has = body.input_type in loaded.embedder.prompts
+        has = body.input_type in loaded.model.prompts
         prompt, prompt_name = (None, body.input_type) if has else ("", None)
     pooled = await service.pool(
         call.waiter,
@@ -179,7 +179,7 @@ async def embed(call: Call[EmbedRequest]) -> Response:
     )
     found: dict[str, list[bytes]] = {}
     for kind in dict.fromkeys(body.embedding_types or ["float"]):
-        vectors = _format(loaded.embedder, pooled, kind, body.output_dimension)
+        vectors = _format(loaded.model, pooled, kind, body.output_dimension)
         found[kind] = await rows_of(vectors, pooled.shape[1])
     fields = {
         "id": str(uuid.uuid4()),

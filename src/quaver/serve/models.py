@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,7 @@ from quaver.sparse_encoder import (
 )
 
 T = TypeVar("T")
+Model = TypeVar("Model", Embedder, CrossEncoder, SparseEncoder, MultiVectorEncoder)
 
 Status = Literal["unloaded", "loading", "ready", "failed"]
 
@@ -81,18 +82,46 @@ _LOADS_AT_ONCE = 4
 _loads = itertools.count()
 
 
-class LoadedEmbedder:
-    """An embedding model with its lane.
+class _LoadedModel(Generic[Model]):
+    """What every loaded model has.
 
     Attributes:
-        embedder: the model.
+        model: the model.
+        lanes: its lanes.
+        tokenizers: the tokenizers of the lanes, the model's own first.
+    """
+
+    model: Model
+    lanes: tuple[Lane, ...]
+    tokenizers: tuple[Tokenizer, ...]
+
+    def __init__(self, model: Model) -> None:
+        """Take the model; a subclass makes the lanes."""
+        self.model = model
+        self.tokenizers = (model.tokenizer,)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.model.tokenizer
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that the model holds."""
+        return self.model.nbytes
+
+
+class LoadedEmbedder(_LoadedModel[Embedder]):
+    """An embedding model with its lanes.
+
+    Attributes:
         lane: computes pooled vectors, which `quaver.embedder.finish_vectors` completes.
         parts: computes the same of parts of texts; of a text without parts, for each of its tokens.
     """
 
     def __init__(self, embedder: Embedder) -> None:
-        """Give the model a lane."""
-        self.embedder = embedder
+        """Give the model its lanes."""
+        super().__init__(embedder)
         # A model that was unloaded and loaded again may have other files.
         key = f"{embedder.fingerprint}/{embedder.precision}/{embedder.isa}/{next(_loads)}"
 
@@ -114,39 +143,19 @@ class LoadedEmbedder:
             longest=embedder.max_seq_length,
             cached=False,
         )
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """The model's lanes."""
-        return self.lane, self.parts
-
-    @property
-    def tokenizers(self) -> tuple[Tokenizer, ...]:
-        """The tokenizers of the lanes."""
-        return (self.tokenizer,)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self.embedder.tokenizer
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the model holds."""
-        return self.embedder.nbytes
+        self.lanes = (self.lane, self.parts)
 
 
-class LoadedCrossEncoder:
+class LoadedCrossEncoder(_LoadedModel[CrossEncoder]):
     """A cross-encoder with its lane.
 
     Attributes:
-        model: the model.
         lane: computes logits, which `quaver.reranker.activated` completes.
     """
 
     def __init__(self, model: CrossEncoder) -> None:
         """Give the model a lane."""
-        self.model = model
+        super().__init__(model)
         self.lane = Lane(
             f"{model.source}/{model.precision}/{model.isa}/{next(_loads)}",
             lambda items: _tokenized(model.tokenizer, items, model.default_prompt),
@@ -155,40 +164,20 @@ class LoadedCrossEncoder:
             longest=model.max_seq_length,
             cached=False,
         )
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """The model's lanes."""
-        return (self.lane,)
-
-    @property
-    def tokenizers(self) -> tuple[Tokenizer, ...]:
-        """The tokenizers of the lanes."""
-        return (self.tokenizer,)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self.model.tokenizer
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the model holds."""
-        return self.model.nbytes
+        self.lanes = (self.lane,)
 
 
-class LoadedSparse:
+class LoadedSparse(_LoadedModel[SparseEncoder]):
     """A sparse encoder with its lanes.
 
     Attributes:
-        model: the model.
         lane: computes the weights of texts, as arrays of `ENTRY`.
         queries: computes those of queries; the same lane unless a table weighs them.
     """
 
     def __init__(self, model: SparseEncoder) -> None:
         """Give the model its lanes."""
-        self.model = model
+        super().__init__(model)
         key = f"{model.fingerprint}/{model.precision}/{model.isa}/{next(_loads)}"
         self.lane = self.queries = Lane(
             key,
@@ -206,33 +195,14 @@ class LoadedSparse:
                 width=None,
                 longest=tokenizer.max_length,
             )
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """The model's lanes."""
-        return self.lane, self.queries
-
-    @property
-    def tokenizers(self) -> tuple[Tokenizer, ...]:
-        """The tokenizers of the lanes."""
-        return (self.tokenizer, query_tokenizer(self.model))
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self.model.tokenizer
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the model holds."""
-        return self.model.nbytes
+            self.tokenizers = (model.tokenizer, tokenizer)
+        self.lanes = (self.lane, self.queries)
 
 
-class LoadedMultiVector:
+class LoadedMultiVector(_LoadedModel[MultiVectorEncoder]):
     """A multi-vector model with its lanes.
 
     Attributes:
-        model: the model.
         documents: computes the vectors of the tokens of documents.
         queries: computes those of queries.
     """
@@ -243,7 +213,7 @@ class LoadedMultiVector:
         Raises:
             ImportError: its folder says that documents are pooled, and scipy is not installed.
         """
-        self.model = model
+        super().__init__(model)
         require_pooling(model)
         key = f"{model.fingerprint}/{model.precision}/{model.isa}/{next(_loads)}"
 
@@ -258,26 +228,7 @@ class LoadedMultiVector:
 
         self.documents = lane("document", model.max_seq_length)
         self.queries = lane("query", model.query_length)
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """The model's lanes."""
-        return self.documents, self.queries
-
-    @property
-    def tokenizers(self) -> tuple[Tokenizer, ...]:
-        """The tokenizers of the lanes."""
-        return (self.tokenizer,)
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        return self.model.tokenizer
-
-    @property
-    def nbytes(self) -> int:
-        """The bytes that the model holds."""
-        return self.model.nbytes
+        self.lanes = (self.documents, self.queries)
 
 
 class _Sided:
@@ -408,8 +359,9 @@ class ServedModel:
             raise self._unavailable(math.ceil(_RETRY_SECONDS)) from error
         finally:
             self._loading = None
-        own = loaded.embedder if isinstance(loaded, LoadedEmbedder) else loaded.model
-        own.name = self.name  # errors call it as its clients do, not as its folder is called
+        loaded.model.name = (
+            self.name
+        )  # errors call it as its clients do, not as its folder is called
         self.load_seconds = time.perf_counter() - begin
         for tokenizer in loaded.tokenizers:
             tokenizer.max_characters = self._max_characters

@@ -201,9 +201,7 @@ async def show(call: Call[ShowRequest]) -> Response:
     loaded = await call.service.loaded(call.waiter, model)
     length = loaded.tokenizer.max_length
     facts: dict[str, Any] = {"general.architecture": "quaver", "quaver.context_length": length}
-    if isinstance(loaded, LoadedEmbedder):
-        facts["quaver.embedding_length"] = loaded.embedder.dimension
-    elif isinstance(loaded, (LoadedSparse, LoadedMultiVector)):
+    if isinstance(loaded, (LoadedEmbedder, LoadedSparse, LoadedMultiVector)):
         facts["quaver.embedding_length"] = loaded.model.dimension
     return json_response(
         {

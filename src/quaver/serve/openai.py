@@ -365,7 +365,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
         raise Refusal(Reason.EMPTY, "input must not hold an empty text", field="input")
     call.service.check_count(len(inputs), "input")
     served, loaded = await call.service.embedder(call.waiter, body.model)
-    words = read_words(body, loaded.embedder.prompts)
+    words = read_words(body, loaded.model.prompts)
     kinds = read_embedding_types(body.embedding_type) or [body.encoding_format or "float"]
     options: dict[str, Any] = {
         "model": served.name,
@@ -385,7 +385,7 @@ async def embeddings(call: Call[EmbeddingsRequest]) -> Response:
     outputs: dict[str, Output] = {"int8": "int8", "binary": "binary", "ubinary": "binary"}
     found: dict[str, Any] = {
         kind: finish_vectors(
-            loaded.embedder,
+            loaded.model,
             pooled,
             normalize=body.normalized,
             truncate_dim=body.dimensions,

@@ -461,7 +461,7 @@ class Scheduler:
             )
         self._interactive_seconds = 0.0
         # Of each class the tokens that a job which always waited would have got by an even share.
-        self._shared = [0.0, 0.0]
+        self._even_share = [0.0, 0.0]
         self._engine_idle = False
         self._closed = False
         self._threads = [
@@ -513,7 +513,7 @@ class Scheduler:
             interactive = (
                 estimate <= INTERACTIVE_TOKENS and sum(lengths) <= _READ * INTERACTIVE_TOKENS
             )
-        due = self._shared[not interactive] + estimate
+        due = self._even_share[not interactive] + estimate
         job = Job(lane, len(items), interactive=interactive, estimate=estimate, due=due)
         lane.jobs += 1
         on_loop = (
@@ -724,9 +724,8 @@ class Scheduler:
             tokens = lane.tokenize([unit.item for unit in units])
         except Exception as error:  # noqa: BLE001 - whatever a hostile text made fail is its request's alone
             if len(units) > 1:
-                for (
-                    unit
-                ) in units:  # a request that failed or was given up meanwhile wants none of them
+                # Each alone, so only the faulty one fails; requests that ended meanwhile want none of them.
+                for unit in units:
                     if self._still_wanted(lane, unit):
                         self._tokenize(lane, [unit], wake=wake)
             else:
@@ -734,10 +733,10 @@ class Scheduler:
             return
         seconds = time.perf_counter() - begin
         with self._lock:
-            for unit, unit.tokens in zip(units, tokens, strict=True):
-                unit.state = _State.TOKENIZED
+            for unit, found in zip(units, tokens, strict=True):
+                unit.tokens, unit.state = found, _State.TOKENIZED
                 for job, row in unit.waiters:
-                    job.lengths[row] = len(unit.tokens.ids)
+                    job.lengths[row] = len(found.ids)
                 for job in unit.owners:  # every waiter is an owner, too
                     if not job.over:
                         job.units[_COMPUTE].append(unit)
@@ -789,7 +788,7 @@ class Scheduler:
             waiting = len(line)
             work = self._take_units(line)
             if work is not None:
-                self._shared[not kind] += sum(_size(unit) for unit in work[1]) / waiting
+                self._even_share[not kind] += sum(_size(unit) for unit in work[1]) / waiting
                 return work, kind
         return None, False
 
@@ -821,7 +820,7 @@ class Scheduler:
             rows = lane.compute(batch)
         except Exception as error:  # noqa: BLE001 - the thread serves every client and must go on
             if len(units) > 1:
-                for unit in units:  # each alone, so only the faulty one fails
+                for unit in units:  # as in `_tokenize`
                     if self._still_wanted(lane, unit):
                         self._compute(lane, [unit], here=here)
             else:
@@ -834,9 +833,8 @@ class Scheduler:
         counts.inputs += len(units)
         counts.last_batch_tokens, counts.last_batch_inputs = batch.tokens, len(units)
         rate = batch.tokens / seconds
-        if (
-            batch.tokens >= 256 or rate > lane.rate
-        ):  # a small batch says only how fast it is at least
+        # A small batch says only how fast the model is at least.
+        if batch.tokens >= 256 or rate > lane.rate:
             lane.rate = rate if not lane.rate else 0.7 * lane.rate + 0.3 * rate
         finished: list[tuple[Job, BaseException | None]] = []
         with self._lock:

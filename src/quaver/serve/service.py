@@ -172,10 +172,7 @@ class Waiter:
         if job.future.done():  # computed on the event loop, or from the cache
             job.future.result()
         else:
-            late = Refusal(
-                Reason.TIMEOUT, f"the answer took longer than {self._timeout:g} s", retry_after=1
-            )
-            await self.await_job(scheduler, job, late)
+            await self.await_job(scheduler, job)
         self.tokens += int(job.lengths.sum())
         self.inputs += len(job.rows)
         self.tokenize_seconds += job.tokenize_seconds
@@ -183,13 +180,13 @@ class Waiter:
         spent = time.perf_counter() - job.arrived
         self.queue_seconds += max(0.0, spent - job.tokenize_seconds - job.compute_seconds)
 
-    async def await_job(self, scheduler: Scheduler, job: Job, late: Refusal) -> None:
+    async def await_job(self, scheduler: Scheduler, job: Job, late: Refusal | None = None) -> None:
         """Wait as `wait` does, without counting the job's inputs.
 
         Args:
             scheduler: the scheduler that accepted the job.
             job: the job.
-            late: what to raise once the time is over.
+            late: what to raise once the time is over; None says so.
         """
         loop = asyncio.get_running_loop()
         watcher: asyncio.Task[None] | None = None
@@ -204,7 +201,8 @@ class Waiter:
             watcher = loop.create_task(watch())
 
         def expire() -> None:
-            scheduler.cancel(job, late)
+            message = f"the answer took longer than {self._timeout:g} s"
+            scheduler.cancel(job, late or Refusal(Reason.TIMEOUT, message, retry_after=1))
 
         # Most answers are there before it is worth asking whether the client still is.
         soon = None if self._hung_up is None else loop.call_later(0.02, begin_watching)
@@ -395,7 +393,7 @@ class Service:
             field=field,
         )
         return finish_vectors(
-            loaded.embedder, job, normalize=normalize, truncate_dim=dimensions, output=output
+            loaded.model, job, normalize=normalize, truncate_dim=dimensions, output=output
         )
 
     async def pool(
@@ -423,7 +421,7 @@ class Service:
         """
         self.check_count(len(inputs), field)
         served, loaded = await self.embedder(waiter, model)
-        embedder = loaded.embedder
+        embedder = loaded.model
         waiter.model = served.name
         _check_dimensions(served.name, embedder, dimensions, dimensions_field)
         least = loaded.tokenizer.special_tokens + 1
@@ -468,7 +466,7 @@ class Service:
                 waiter, inputs, side, model=several.name, truncate=truncate, field=field
             )
         served, loaded = await self.embedder(waiter, None)
-        embedder = loaded.embedder
+        embedder = loaded.model
         waiter.model = served.name
         if isinstance(embedder.spec, EncoderSpec) and embedder.spec.head:
             raise Refusal(
@@ -554,10 +552,10 @@ class Service:
         field: str,
     ) -> list[NDArray[np.float32]]:
         encoder = loaded.model
-        lane = loaded.queries if side == "query" else loaded.documents
-        before = query_prompt(encoder.prompts)
-        if side == "document":
-            before = document_prompt(encoder.prompts)
+        if side == "query":
+            lane, before = loaded.queries, query_prompt(encoder.prompts)
+        else:
+            lane, before = loaded.documents, document_prompt(encoder.prompts)
         items: list[Item] = []
         for i, each in enumerate(inputs):
             if not isinstance(each, str):
@@ -634,7 +632,7 @@ class Service:
         """
         self.check_count(len(texts), field)
         served, loaded = await self.embedder(waiter, model)
-        embedder = loaded.embedder
+        embedder = loaded.model
         waiter.model = served.name
         _check_dimensions(served.name, embedder, dimensions)
         characters = sum(map(len, texts))
@@ -750,7 +748,7 @@ class Service:
         field: str,
     ) -> NDArray[np.float32]:
         """Return the similarities of vectors, as `BiEncoderRanker` does."""
-        embedder = loaded.embedder
+        embedder = loaded.model
         before = embedder.document_prompt
         items: list[Item] = [with_prompt(query_prompt(embedder.prompts), query)]
         items += await _items(embedder, documents, before, length, field, waiter.model)
@@ -849,10 +847,8 @@ class Service:
         model = self.models.all[0]
         loaded = await self.loaded(waiter, model)
         before = ""
-        if isinstance(loaded, LoadedEmbedder):
-            before = _words_before(loaded.embedder, prompt=None, prompt_name=prompt_name, role=None)
-        elif isinstance(loaded, LoadedSparse):
-            before = _words_before(loaded.model, prompt=None, prompt_name=prompt_name, role=None)
+        if isinstance(loaded, (LoadedEmbedder, LoadedSparse)):
+            before = _words_before(loaded.model, prompt=None, prompt_name=prompt_name)
         tokenizer = loaded.tokenizer
 
         def show(text: str) -> Form:
@@ -921,12 +917,7 @@ class Service:
     ) -> list[Any]:
         """Compute what is for neither tokenizer nor engine; see `Scheduler.submit_aside`."""
         job = self.scheduler.submit_aside(steps, tokens=tokens)
-        late = Refusal(
-            Reason.TIMEOUT,
-            f"the answer took longer than {self.settings.timeout:g} s",
-            retry_after=1,
-        )
-        await waiter.await_job(self.scheduler, job, late)
+        await waiter.await_job(self.scheduler, job)
         rows: list[Any] = job.rows
         return rows
 

@@ -576,7 +576,7 @@ def _fits(model: ServedModel, manifest: Manifest) -> bool:
     return (
         isinstance(loaded, LoadedEmbedder)
         and not model.reranks
-        and loaded.embedder.fingerprint == manifest.fingerprint
+        and loaded.model.fingerprint == manifest.fingerprint
     )
 
 

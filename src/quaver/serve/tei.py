@@ -534,9 +534,9 @@ async def info(call: Call[None]) -> Response:
         kind = {"reranker" if loaded.model.labels == 1 else "classifier": labels}
         length, precision = loaded.model.max_seq_length, loaded.model.precision
     elif isinstance(loaded, LoadedEmbedder):
-        pooling = loaded.embedder.spec.pooling
+        pooling = loaded.model.spec.pooling
         kind = {"embedding": {"pooling": "last_token" if pooling == "lasttoken" else pooling}}
-        length, precision = loaded.embedder.max_seq_length, loaded.embedder.precision
+        length, precision = loaded.model.max_seq_length, loaded.model.precision
     else:
         pooling = "splade" if isinstance(loaded, LoadedSparse) else "multi_vector"
         kind = {"embedding": {"pooling": pooling}}

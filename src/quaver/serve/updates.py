@@ -81,7 +81,7 @@ class Updates:
             model.hold()
             loaded = model.loaded
             if isinstance(loaded, LoadedEmbedder):
-                own["embedder"] = loaded.embedder
+                own["embedder"] = loaded.model
             elif isinstance(loaded, LoadedSparse):
                 own["sparse"] = loaded.model
             elif isinstance(loaded, LoadedMultiVector):
