@@ -28,11 +28,6 @@ from quaver.store.folder import FolderStore
 from tiny_model import write_tiny_model
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Three documents, one of them in a sub-folder and in several passages."""

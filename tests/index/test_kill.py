@@ -31,11 +31,6 @@ KILLS = int(os.environ.get("QUAVER_TEST_KILLS", "3"))
 FILES = 10
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 class Folder:
     """A folder whose files change, and the passages that it should give."""
 

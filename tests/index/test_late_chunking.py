@@ -41,11 +41,6 @@ SHORT = (
 STORES = ("kb", ":memory:", "qdrant://localhost/kb")
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A file that fits the model, one that does not, and one with headings."""

@@ -10,11 +10,6 @@ from quaver.embedder import Embedder
 from quaver.index import Index, Library
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 def test_the_status_is_made_again_only_after_a_change(
     embedder: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

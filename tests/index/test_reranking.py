@@ -29,11 +29,6 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
-@pytest.fixture(scope="module")
 def other_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("other") / "other", seed=1)
 

@@ -31,11 +31,6 @@ QUESTION = "who returns the python error"
 
 
 @pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
-@pytest.fixture(scope="module")
 def splade(tmp_path_factory: pytest.TempPathFactory) -> SparseEncoder:
     folder = unpacked("splade-bert", tmp_path_factory.mktemp("sparse"))
     return SparseEncoder.from_pretrained(folder, threads=1, max_active_dims=30)

@@ -20,11 +20,6 @@ from quaver.store.location import open_store
 from tiny_model import write_tiny_model
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "docs"

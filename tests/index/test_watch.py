@@ -17,11 +17,6 @@ from quaver.index.watching import watch
 PATIENCE = 60
 
 
-@pytest.fixture(scope="module")
-def embedder(tiny_folder: Path) -> Embedder:
-    return Embedder.from_pretrained(tiny_folder, threads=1)
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     folder = tmp_path / "docs"
