@@ -208,7 +208,7 @@ def test_it_pickles_and_is_quantized_with_its_heads(m3: Path, tmp_path: Path) ->
 
 def test_what_is_refused(m3: Path, tiny_folder: Path, tmp_path: Path) -> None:
     model = Embedder.from_pretrained(m3)
-    for wrong in ((), ("dense", "dense"), ("sparse", "words"), "dense"):
+    for wrong in ((), ("dense", "dense"), ("sparse", "words"), "dense", {"dense"}, [["dense"]]):
         with pytest.raises(InputError, match="outputs must be some of 'dense', 'sparse', 'multi'"):
             model.encode_document(TEXTS, outputs=wrong)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="needs a model with heads for words and tokens"):

@@ -763,11 +763,7 @@ class Embedder:
         show_progress_bar: bool,
     ) -> EncodedTexts:
         """Encode texts through the engine once, with its head for tokens."""
-        wanted = set(outputs) if isinstance(outputs, (list, tuple)) else {outputs}
-        if not wanted or not wanted <= set(_OUTPUTS) or len(wanted) < len(outputs):
-            raise InputError(
-                f"outputs must be some of {', '.join(map(repr, _OUTPUTS))}, each once: got {outputs!r}"
-            )
+        _check_outputs(outputs)
         heads, engine = self._heads, self._engine
         if heads is None or not isinstance(engine, Engine):
             raise InputError(
@@ -792,7 +788,7 @@ class Embedder:
             of_texts, of_tokens = engine.encode_tokens_too(batch, position=position)
             pooled.append(of_texts)
             weights.append(of_tokens[:, 0].copy())
-            if "multi" in wanted:
+            if "multi" in outputs:  # the first token of a text has no vector
                 kept = np.delete(of_tokens[:, 1:], batch.offsets[:-1], axis=0)
                 vectors.append(convert(kept, normalize=True, output=output))
             ids.append(batch.ids)
@@ -806,7 +802,7 @@ class Embedder:
             truncate_dim=truncate_dim,
             output=output,
         )
-        if "sparse" in wanted:
+        if "sparse" in outputs:
             unused = [self.tokenizer.token_id(token) for token in heads.unused]
             sparse = weights_of_words(
                 np.concatenate(ids),
@@ -815,12 +811,12 @@ class Embedder:
                 engine.spec.vocab_size,
                 np.array([id for id in unused if id is not None], np.int32),
             )
-        if "multi" in wanted:
+        if "multi" in outputs:
             multi = TokenVectors(np.concatenate(vectors), offsets - np.arange(len(offsets)))
-        found = EncodedTexts(dense if "dense" in wanted else None, sparse, multi)
+        encoded = EncodedTexts(dense if "dense" in outputs else None, sparse, multi)
         if not isinstance(texts, str):
-            return found
-        one = None if found.dense is None else found.dense[0]
+            return encoded
+        one = None if encoded.dense is None else encoded.dense[0]
         return EncodedTexts(one, None if sparse is None else sparse[0], multi)
 
     def _encode_tokens(self, tokens: TokenBatch) -> NDArray[np.float32]:
@@ -943,6 +939,14 @@ class Embedder:
             InputError: the shapes differ, or the vectors are binary.
         """
         return similarity_pairwise(a, b, metric=self._metric)
+
+
+def _check_outputs(outputs: Sequence[Outputs]) -> None:
+    known = isinstance(outputs, (list, tuple)) and all(each in _OUTPUTS for each in outputs)
+    if not known or not outputs or len(set(outputs)) < len(outputs):
+        raise InputError(
+            f"outputs must be some of {', '.join(map(repr, _OUTPUTS))}, each once: got {outputs!r}"
+        )
 
 
 def tokenize_documents(embedder: Embedder, texts: Sequence[str]) -> TokenBatch:
