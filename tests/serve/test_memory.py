@@ -18,6 +18,7 @@ import pytest
 
 import quaver.serve.models as models_of_the_server
 from quaver import Embedder, EngineError, InputError
+from quaver.embedder import pool_tokenized
 from quaver.models import TokenBatch
 from quaver.serve import ModelSettings, Settings, check, read_settings, serve
 from quaver.serve.models import DoesNotFit, Memory, Models, ServedModel
@@ -137,14 +138,14 @@ class SlowEngine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Hold up every batch of an embedding model."""
         self.begun, self.may = threading.Event(), threading.Event()
-        inner = models_of_the_server.pool_tokenized
+        inner = pool_tokenized
 
         def slow(embedder: Embedder, batch: TokenBatch) -> Any:
             self.begun.set()
             assert self.may.wait(60)
             return inner(embedder, batch)
 
-        monkeypatch.setattr(models_of_the_server, "pool_tokenized", slow)
+        monkeypatch.setattr("quaver.serve.loaded.pool_tokenized", slow)
 
 
 def test_a_model_with_requests_in_flight_is_not_unloaded(

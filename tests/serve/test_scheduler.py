@@ -18,7 +18,7 @@ from golden_folders import unpacked
 from quaver import CrossEncoder, Embedder, InputError
 from quaver.embedder import finish_vectors
 from quaver.models import TokenBatch
-from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, _apart
+from quaver.serve.loaded import LoadedCrossEncoder, LoadedEmbedder, _apart
 from quaver.serve.refusal import HungUp, Reason, Refusal
 from quaver.serve.scheduler import Item, Lane, Limits, Pair, Scheduler, Unit, _joined
 from tiny_model import tiny_vocabulary, write_json, write_tiny_cross_encoder, write_tiny_model

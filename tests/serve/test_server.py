@@ -919,7 +919,7 @@ def test_what_fails_inside_a_model_names_no_folder(
     def fail(*arguments: Any) -> Any:
         raise ModelFolderError(f"{tmp_path} has no adapter")
 
-    monkeypatch.setattr(models_of_the_server, "pool_tokenized", fail)
+    monkeypatch.setattr("quaver.serve.loaded.pool_tokenized", fail)
     with running(settings) as run:
         answer = run.post("/v1/embeddings", {"input": "x"})
         assert answer.status_code == 500

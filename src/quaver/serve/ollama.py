@@ -20,7 +20,8 @@ from quaver.serve.http import (
     rows_of,
     written_response,
 )
-from quaver.serve.models import LoadedEmbedder, LoadedMultiVector, LoadedSparse, ServedModel
+from quaver.serve.loaded import LoadedEmbedder, LoadedMultiVector, LoadedSparse
+from quaver.serve.models import ServedModel
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 
 

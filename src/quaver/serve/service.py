@@ -25,15 +25,14 @@ from quaver.models import (
 )
 from quaver.multi_vector_encoder import Side, TokenVectors
 from quaver.reranker import CrossEncoder, ScoreActivation, activated
-from quaver.serve.models import (
+from quaver.serve.loaded import (
     Loaded,
     LoadedCrossEncoder,
     LoadedEmbedder,
     LoadedMultiVector,
     LoadedSparse,
-    Models,
-    ServedModel,
 )
+from quaver.serve.models import Models, ServedModel
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.scheduler import (
     Cut,
@@ -588,7 +587,7 @@ class Service:
         model does what that does.
 
         Returns:
-            for each input the words with a weight, of the dtype `quaver.serve.models.ENTRY`.
+            for each input the words with a weight, of the dtype `quaver.serve.loaded.ENTRY`.
         """
         self.check_count(len(inputs), field)
         served, loaded = await self._model(waiter, model, "sparse")

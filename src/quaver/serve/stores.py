@@ -28,14 +28,8 @@ from quaver.errors import (
     StoreUnavailableError,
 )
 from quaver.index import Library, stored_query, stored_weights, token_model
-from quaver.serve.models import (
-    DoesNotFit,
-    Loaded,
-    LoadedEmbedder,
-    LoadedMultiVector,
-    LoadedSparse,
-    ServedModel,
-)
+from quaver.serve.loaded import Loaded, LoadedEmbedder, LoadedMultiVector, LoadedSparse
+from quaver.serve.models import DoesNotFit, ServedModel
 from quaver.serve.refusal import Reason, Refusal
 from quaver.serve.service import Service, Waiter
 from quaver.serve.settings import ModelSettings, Settings, StoreSettings, Task

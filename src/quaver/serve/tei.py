@@ -19,7 +19,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from quaver.serve import cohere
 from quaver.serve.http import Call, Route, json_response, list_of, misfit, rows_of, written_response
-from quaver.serve.models import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
+from quaver.serve.loaded import LoadedCrossEncoder, LoadedEmbedder, LoadedSparse
 from quaver.serve.refusal import STATUSES, Reason, Refusal
 from quaver.serve.scheduler import Truncate
 from quaver.serve.service import Input

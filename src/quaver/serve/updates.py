@@ -12,7 +12,8 @@ from typing import Any
 
 from quaver.errors import QuaverError
 from quaver.index import Index, Library, UpdateProgress, UpdateReport
-from quaver.serve.models import LoadedEmbedder, LoadedMultiVector, LoadedSparse, ServedModel
+from quaver.serve.loaded import LoadedEmbedder, LoadedMultiVector, LoadedSparse
+from quaver.serve.models import ServedModel
 from quaver.serve.refusal import Reason, Refusal
 
 _LOCK_SECONDS = 10.0
