@@ -1379,26 +1379,30 @@ class FolderStore:
         """
         if not rows:
             return
-        part = (self._records() if records is None else records)[rows]
+        records = self._records() if records is None else records
         held = self._files.texts.view(self._texts) if held is None else held
         fields = ("at", "head", "head_sum", "text", "text_sum")
-        for at, head, head_sum, text, text_sum in zip(
-            *(part[name].tolist() for name in fields), strict=True
-        ):
-            data = held[at : at + head]
-            if zlib.crc32(data) != head_sum:
-                raise self._broken(self._files.texts.path)
-            found = bytes(data)
-            if needles is not None and not any(needle in found for needle in needles):
-                yield None
-                continue
-            payload: dict[str, Any] = json.loads(found)
-            if texts:
-                data = held[at + head : at + head + text]
-                if zlib.crc32(data) != text_sum:
+        for first in range(
+            0, len(rows), _PAGE
+        ):  # a million rows at once would be 290 MB of numbers
+            part = records[rows[first : first + _PAGE]]
+            for at, head, head_sum, text, text_sum in zip(
+                *(part[name].tolist() for name in fields), strict=True
+            ):
+                data = held[at : at + head]
+                if zlib.crc32(data) != head_sum:
                     raise self._broken(self._files.texts.path)
-                payload["text"] = from_text(bytes(data))
-            yield payload
+                found = bytes(data)
+                if needles is not None and not any(needle in found for needle in needles):
+                    yield None
+                    continue
+                payload: dict[str, Any] = json.loads(found)
+                if texts:
+                    data = held[at + head : at + head + text]
+                    if zlib.crc32(data) != text_sum:
+                        raise self._broken(self._files.texts.path)
+                    payload["text"] = from_text(bytes(data))
+                yield payload
 
     def _sound_vectors(self, rows: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         """Yield the vectors of rows, checked."""
