@@ -332,6 +332,16 @@ def test_a_verdict_needs_every_start(starts: list[float], verdict: str) -> None:
     assert case.verdict(0.02) == verdict
 
 
+def test_the_tables_of_scale_are_those_of_their_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS / "index")
+    scale = script("index/scale")
+    page = BENCHMARKS.parent / "docs" / "guide" / "scale.md"
+    shown = page.read_text(encoding="utf-8").partition(scale.START)[2].partition(scale.END)[0]
+    found = re.search(r"\[The record\]\(\.\./\.\./(benchmarks/results/[\w./-]+\.json)\)", shown)
+    assert found, "docs/guide/scale.md must name its record"
+    assert shown.strip() == scale.page_section(found[1]), "run benchmarks/index/scale.py --page"
+
+
 def scale_content(sizes: Sequence[int]) -> dict[str, Any]:
     """Return a record in which everything grows along a line."""
     rows = [
@@ -353,7 +363,7 @@ def scale_content(sizes: Sequence[int]) -> dict[str, Any]:
         for n in sizes[-3:]
     ]
     timed = {"rows": 1, "signs_ms": 1.0, "vectors_ms": 1.0}
-    again = {"unchanged": 1, "cpu_seconds": 1.0, "anonymous_mb": 1.0, "peak_mb": 1.0}
+    again = {"unchanged": 1, "cpu_seconds": 1.0, "private_mb": 1.0, "peak_mb": 1.0}
     steps = {"texts": {}, "index": {"passages": sizes[-1]}, "again": again, "search": {}}
     steps["parts"] = {"dimension": 8, "measured": timed, "simulated": timed}
     settings = {"model": "m", "table": False, "threads": 1, "passage_tokens": 64}
@@ -389,12 +399,12 @@ def test_a_record_of_scale_says_whether_its_limit_was_met_and_the_machine_busy(
     scale = script("index/scale")
     content = scale_content([10, 20, 100, 200, 400, 800])
     shown = scale.section(content)
-    assert "at most 860 MB, so the limit of 1,500 MB was met" in shown
+    assert "at most 860 MB: the limit of 1,500 MB was met" in shown
     assert "the model 50 %, storing 50 %" in shown
     assert "busy" not in shown
     content["rows"][-1] |= {"peak_mb": 1501.0, "load": 9}
     shown = scale.section(content)
-    assert "so the limit of 1,500 MB was missed" in shown
+    assert "the limit of 1,500 MB was missed" in shown
     assert "| passages | CPU seconds | seconds, busy machine |" in shown
     del content["steps"]["index"]
     assert scale.section(content).endswith("the same command continues.")
