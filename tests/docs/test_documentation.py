@@ -66,6 +66,24 @@ def test_a_record_of_quality_counts_each_set_once() -> None:
             assert own["low"] <= own["relative"] <= own["high"]
 
 
+def test_a_model_is_summarized_by_its_record_with_the_most_queries(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    readme = script("readme_quality")
+    (place, results), *_ = readme.records().items()
+    small = json.loads(json.dumps(results))
+    small["overall"]["queries"] = results["overall"]["queries"] - 1
+    for found in ({place: results, "other": small}, {"other": small, place: results}):
+        monkeypatch.setattr(readme, "records", lambda found=found: found)
+        assert readme.largest() == {place: results}
+        assert readme.readme_section().count(results["run"]["model"]) == 1
+        name = results["run"]["model"]
+        headings = re.findall(rf"^### {re.escape(name)}.*$", readme.results_section(), flags=re.M)
+        assert [heading.endswith(", on smaller sets") for heading in headings] == [
+            key == "other" for key in found
+        ]
+
+
 @pytest.mark.parametrize(
     ("low", "mean", "high", "verdict"),
     [
