@@ -117,8 +117,8 @@ class Watch(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        """Look five times a second."""
-        while not self._done.wait(0.2):
+        """Look once a second: what the kernel keeps is the largest size so far, and looking takes CPU time."""
+        while not self._done.wait(1.0):
             for process in family()[1:]:
                 try:
                     words = Path(f"/proc/{process}/cmdline").read_bytes()

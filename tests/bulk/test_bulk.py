@@ -122,6 +122,19 @@ def test_a_part_of_a_row_group_is_a_shard_too(
     assert ids["id"].to_pylist() == list(range(1000))
 
 
+def test_a_row_group_is_not_in_memory(tmp_path: Path) -> None:
+    text = random.Random(6)
+    texts = [text.randbytes(512).hex() for _ in range(30_000)]
+    source = write_corpus(tmp_path / "source.parquet", texts, group=len(texts))
+    before = pa.total_allocated_bytes()
+    (listed,) = find_files([str(source)], ENDINGS)
+    (shard,) = split_file(listed, listed.size)
+    blocks = Reader("text", ["id"])(shard)
+    most = max(pa.total_allocated_bytes() - before for _ in blocks)
+    assert source.stat().st_size > 15_000_000
+    assert most < 12_000_000
+
+
 @pytest.mark.parametrize("output", ["float16", "int8", "binary"])
 @pytest.mark.parametrize("format", ["parquet", "npy"])
 def test_vectors_are_stored_in_fewer_bits(

@@ -20,6 +20,7 @@ import numpy as np
 
 from quaver.bulk.kinds import KINDS
 from quaver.bulk.place import Place, reading
+from quaver.bulk.shard import open_parquet
 from quaver.bulk.target import Record, Settings, Target
 from quaver.errors import BulkError, BulkWriteError, InputError, needs_extra
 
@@ -258,7 +259,7 @@ def read_output(place: Place, record: Record) -> Iterator[Any]:
     """
     file = place / record.output
     with reading(file), file.filesystem.open_input_file(file.path) as stream:
-        yield from parquet.ParquetFile(stream, buffer_size=4 << 20).iter_batches(ROWS)
+        yield from open_parquet(stream).iter_batches(ROWS)
 
 
 def check_id(name: str | None, schema: Any) -> None:

@@ -176,6 +176,21 @@ def _even(total: int, parts: int) -> list[int]:
     return sorted({total * part // parts for part in range(parts + 1)}) if total else [0, -1]
 
 
+def open_parquet(stream: Any) -> Any:
+    """Open a Parquet file of which row groups of any size are read in bounded memory.
+
+    Args:
+        stream: the file, open.
+
+    Returns:
+        a `ParquetFile` that reads column chunks in pieces of 4 MiB; by default it reads them whole.
+
+    Raises:
+        ArrowException: the file is not Parquet.
+    """
+    return parquet.ParquetFile(stream, buffer_size=4 << 20, pre_buffer=False)
+
+
 class Reader:
     """Reads the blocks of shards."""
 
@@ -221,9 +236,8 @@ class Reader:
 
     # --- Columns ------------------------------------------------------------------------------------
     def _parquet(self, shard: Shard, place: Place) -> Iterator[Block]:
-        # Buffered: otherwise a whole column chunk of a row group is in memory.
         with place.filesystem.open_input_file(place.path) as stream:
-            file = parquet.ParquetFile(stream, buffer_size=4 << 20)
+            file = open_parquet(stream)
             self._check(file.schema_arrow, place)
             metadata = file.metadata
             last = metadata.num_rows if shard.last < 0 else shard.last

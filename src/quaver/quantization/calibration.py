@@ -186,7 +186,7 @@ def _parquet(path: Path, column: str | None) -> Iterator[Row]:
         import pyarrow
         import pyarrow.parquet
     try:
-        file = pyarrow.parquet.ParquetFile(path)
+        file = pyarrow.parquet.ParquetFile(path, buffer_size=4 << 20, pre_buffer=False)
         chosen = _column(file.schema_arrow.names, column, path.name)
         at = 0
         for batch in file.iter_batches(columns=[chosen]):

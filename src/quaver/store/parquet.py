@@ -104,7 +104,7 @@ class ParquetPassages:
             import pyarrow as pa
             from pyarrow import parquet
         try:
-            self._file = parquet.ParquetFile(path)
+            self._file = parquet.ParquetFile(path, buffer_size=4 << 20, pre_buffer=False)
         except (OSError, pa.ArrowException) as error:
             raise DocumentError(f"cannot read {path} as Parquet: {error}") from error
         self.path, self.rows = path, int(self._file.metadata.num_rows)
